@@ -1,0 +1,64 @@
+# What a person does daily. Each target sets up what it needs in $(VENV); the second time that is free.
+
+PYTHON ?= python3
+VENV   ?= .venv
+JOBS   ?= 2
+
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
+
+# The demo's recordings (JapaneseVowels) ship inside this wheel; no code of it runs, so none of its
+# dependencies come along. Pinned because it is data.
+DATA := aeon==1.6.0
+
+.DEFAULT_GOAL := help
+.NOTPARALLEL: # two targets may fill the same environment
+.PHONY: help demo test slow lint types doctest format clean
+
+help: ## print this list
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
+	@echo
+	@echo "  Settings: PYTHON=$(PYTHON)  VENV=$(VENV)  JOBS=$(JOBS) (test processes)"
+
+demo: $(VENV)/.examples $(VENV)/.data ## train a speaker recogniser on real recordings
+	$(BIN)/python examples/speaker.py
+	@echo "Plots are in out/speaker/"
+
+test: $(VENV)/.test ## run the tests and the doctests
+	$(BIN)/python -m pytest -n $(JOBS) -m "not slow"
+
+# pytest leaves with 5 when no test is marked slow, which is no failure here.
+slow: $(VENV)/.test ## run the tests that `make test` leaves out
+	$(BIN)/python -m pytest -n $(JOBS) -m slow tests || test $$? -eq 5
+
+doctest: $(VENV)/.test ## run the examples in the docstrings alone
+	$(BIN)/python -m pytest -n $(JOBS) seqjax
+
+lint: $(VENV)/.dev ## check style and formatting
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: $(VENV)/.dev ## check types of the package, the tests and the examples
+	$(BIN)/mypy
+
+format: $(VENV)/.dev ## mend style and formatting where that can be done safely
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+clean: ## remove the environment, caches and outputs
+	rm -rf $(VENV) .cache .hypothesis .mypy_cache .pytest_cache .ruff_cache build dist out
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# pip comes last when an environment is made, so its presence says that the whole of it is there.
+$(BIN)/pip:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "seqjax needs Python 3.11 or newer, $(PYTHON) is " + sys.version + "; try make PYTHON=python3.12 ...")'
+	$(PYTHON) -m venv $(VENV)
+
+# One stamp an extra: set up again only when pyproject.toml has changed since.
+$(VENV)/.examples $(VENV)/.test $(VENV)/.dev: $(VENV)/.%: pyproject.toml | $(BIN)/pip
+	$(PIP) --editable '.[$*]'
+	@touch $@
+
+$(VENV)/.data: Makefile | $(BIN)/pip
+	$(PIP) --no-deps '$(DATA)'
+	@touch $@

@@ -1,0 +1,24 @@
+"""seqjax: recurrent networks for JAX.
+
+Write a recurrent cell once, as pure functions; get the best known way to run it and to
+differentiate it, everywhere JAX runs.
+"""
+
+from seqjax import cells, kernels, losses, metrics, nn, sequences
+from seqjax.cells import CELLS
+from seqjax.types import Unrolled
+from seqjax.unroll import unroll
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "CELLS",
+    "Unrolled",
+    "cells",
+    "kernels",
+    "losses",
+    "metrics",
+    "nn",
+    "sequences",
+    "unroll",
+]

@@ -1,0 +1,81 @@
+"""Recurrent cells: equations as pure functions, one file a family.
+
+`CELLS` is the registry. A cell that stands in it gets masks, resets, every kernel, the Flax layer
+and the conformance tests with no further edit.
+"""
+
+from typing import Any
+
+from seqjax.cells import initializers
+from seqjax.cells.base import Cell, DenseCell
+from seqjax.cells.conv_lstm import ConvLSTM1D, ConvLSTM2D
+from seqjax.cells.elman import Elman, ElmanParams, ElmanReadout, ElmanReadoutParams
+from seqjax.cells.gru import GRU, MGU, ChoGRU, ChoGRUParams, GRUParams, MGUParams
+from seqjax.cells.indrnn import IndRNN, IndRNNParams
+from seqjax.cells.lstm import (
+    LSTM,
+    CoupledLSTM,
+    LayerNormLSTM,
+    LayerNormLSTMParams,
+    LSTMParams,
+    LSTMState,
+    PeepholeLSTM,
+    PeepholeLSTMParams,
+    ProjectedLSTM,
+    ProjectedLSTMParams,
+)
+from seqjax.cells.minimal import LinearCell, MinGRU, MinLSTM, MinParams
+
+__all__ = [
+    "CELLS",
+    "GRU",
+    "LSTM",
+    "MGU",
+    "Cell",
+    "ChoGRU",
+    "ChoGRUParams",
+    "ConvLSTM1D",
+    "ConvLSTM2D",
+    "CoupledLSTM",
+    "DenseCell",
+    "Elman",
+    "ElmanParams",
+    "ElmanReadout",
+    "ElmanReadoutParams",
+    "GRUParams",
+    "IndRNN",
+    "IndRNNParams",
+    "LSTMParams",
+    "LSTMState",
+    "LayerNormLSTM",
+    "LayerNormLSTMParams",
+    "LinearCell",
+    "MGUParams",
+    "MinGRU",
+    "MinLSTM",
+    "MinParams",
+    "PeepholeLSTM",
+    "PeepholeLSTMParams",
+    "ProjectedLSTM",
+    "ProjectedLSTMParams",
+    "initializers",
+]
+
+CELLS: dict[str, type[Cell[Any, Any]]] = {
+    "elman": Elman,
+    "elman_readout": ElmanReadout,
+    "lstm": LSTM,
+    "peephole_lstm": PeepholeLSTM,
+    "coupled_lstm": CoupledLSTM,
+    "projected_lstm": ProjectedLSTM,
+    "layer_norm_lstm": LayerNormLSTM,
+    "gru": GRU,
+    "cho_gru": ChoGRU,
+    "mgu": MGU,
+    "indrnn": IndRNN,
+    "min_gru": MinGRU,
+    "min_lstm": MinLSTM,
+    "conv_lstm_1d": ConvLSTM1D,
+    "conv_lstm_2d": ConvLSTM2D,
+}
+"""Every cell by name; each builds from `Cls(input_size=…, hidden_size=…)`."""

@@ -1,0 +1,16 @@
+"""Kernels: ways to run a cell over time. `scan` defines what the others must equal.
+
+A kernel is a function `(cell, problem, *, reverse, remat, unroll) -> Unrolled` on time-major
+arrays; `KERNELS` names them for `unroll(implementation=…)`.
+"""
+
+from collections.abc import Callable
+
+from seqjax.kernels.problem import Problem
+from seqjax.kernels.scan import REMAT, scan
+from seqjax.types import Unrolled
+
+__all__ = ["KERNELS", "REMAT", "Problem", "scan"]
+
+KERNELS: dict[str, Callable[..., Unrolled]] = {"scan": scan}
+"""Every kernel by name."""

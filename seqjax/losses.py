@@ -1,0 +1,118 @@
+"""Losses: means over the real positions of a batch, as scalars for `jax.grad`.
+
+Each is the value of the mean of the same name in `seqjax.metrics`. Common to all:
+
+- They compute in at least float32, whatever the dtype of their inputs.
+- Masked inputs are replaced before the computation, so garbage in padding (NaN, inf, labels of -1)
+  reaches neither the value nor the gradient. With every position masked, value and gradient are 0.
+- A real label out of range raises a ValueError outside tracing and makes the value NaN under it.
+"""
+
+import jax
+from jax.typing import ArrayLike
+
+from seqjax import metrics
+
+__all__ = ["binary_cross_entropy", "cross_entropy", "mean_squared_error"]
+
+
+def cross_entropy(
+    logits: ArrayLike,
+    labels: ArrayLike,
+    *,
+    mask: ArrayLike | None = None,
+    label_smoothing: float = 0.0,
+) -> jax.Array:
+    """Softmax cross entropy in nats, averaged over the real positions.
+
+    With N real positions n, C classes, logits z, labels y and smoothing α
+
+        p_n = softmax(z_n)
+        q_n = (1 - α) onehot(y_n) + α / C
+        L   = -(1/N) Σ_n Σ_c q_nc log p_nc
+
+    Args:
+      logits: float [..., C], such as [B, T, C] for tokens or [B, C] for whole sequences.
+      labels: int [...], classes in [0, C).
+      mask: bool [...], the shape of labels, True is real.
+      label_smoothing: float in [0, 1), the share α of the probability spread over all classes.
+
+    Returns:
+      float scalar, float32 or wider.
+
+    Raises:
+      TypeError: logits are not float, labels not integer, or mask not bool.
+      ValueError: shapes do not match, label_smoothing is not in [0, 1), or (outside tracing) a
+        real label is not in [0, C).
+
+    References:
+      Szegedy et al. 2016, Rethinking the Inception Architecture, section 7 (label smoothing).
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> logits = jnp.array([[[2.0, 0.0], [jnp.nan, jnp.inf]]])
+      >>> labels, mask = jnp.array([[0, -1]]), jnp.array([[True, False]])
+      >>> print(f"{cross_entropy(logits, labels, mask=mask):.4f}")  # log(1 + exp(-2))
+      0.1269
+    """
+    return metrics.cross_entropy(logits, labels, mask=mask, label_smoothing=label_smoothing).value()
+
+
+def binary_cross_entropy(
+    logits: ArrayLike, labels: ArrayLike, *, mask: ArrayLike | None = None
+) -> jax.Array:
+    """Logistic cross entropy in nats, averaged over the elements of the real positions.
+
+    With N real elements n, logits z and labels y
+
+        L = -(1/N) Σ_n y_n log σ(z_n) + (1 - y_n) log σ(-z_n)
+
+    Args:
+      logits: float [...], the log-odds of class 1; several independent labels a position, such as
+        the 88 keys of a piano roll [B, T, 88], are trailing axes.
+      labels: float, int or bool, of the shape of logits: 0 or 1, or a probability in between.
+      mask: bool, True is real; its shape is a leading part of the shape of logits.
+
+    Returns:
+      float scalar, float32 or wider.
+
+    Raises:
+      TypeError: logits are not float, or mask is not bool.
+      ValueError: shapes do not match, or (outside tracing) a real label is not in [0, 1].
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> print(f"{binary_cross_entropy(jnp.zeros((2, 3)), jnp.ones((2, 3))):.4f}")  # log 2
+      0.6931
+    """
+    return metrics.binary_cross_entropy(logits, labels, mask=mask).value()
+
+
+def mean_squared_error(
+    predictions: ArrayLike, targets: ArrayLike, *, mask: ArrayLike | None = None
+) -> jax.Array:
+    """Squared error, averaged over the elements of the real positions.
+
+    With N real elements n, predictions ŷ and targets y
+
+        L = (1/N) Σ_n (ŷ_n - y_n)²
+
+    Args:
+      predictions: float [...]; its dtype, if wider than float32, is that of the computation.
+      targets: float, int or bool, of the shape of predictions.
+      mask: bool, True is real; its shape is a leading part of the shape of predictions.
+
+    Returns:
+      float scalar, float32 or wider.
+
+    Raises:
+      TypeError: predictions are not float, or mask is not bool.
+      ValueError: shapes do not match.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> predictions, targets = jnp.array([[1.0, 9.0]]), jnp.array([[3.0, 0.0]])
+      >>> float(mean_squared_error(predictions, targets, mask=jnp.array([[True, False]])))
+      4.0
+    """
+    return metrics.mean_squared_error(predictions, targets, mask=mask).value()

@@ -1,0 +1,336 @@
+"""Metrics of a batch as mergeable means over its real positions: padding never counts.
+
+Every function returns a `Mean`, which keeps total and count apart, so that an evaluation over
+batches of unequal size is exact. The losses of `seqjax.losses` are the values of these means.
+"""
+
+import math
+from typing import NamedTuple, NoReturn
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jax.typing import ArrayLike
+
+__all__ = [
+    "Mean",
+    "accuracy",
+    "binary_accuracy",
+    "binary_cross_entropy",
+    "cross_entropy",
+    "mean_squared_error",
+    "perplexity",
+]
+
+
+class Mean(NamedTuple):
+    """A mean kept as its total and its count, so that means of unequal batches merge exactly.
+
+    An empty mean (count 0) has the value 0 and gradient 0, never NaN: a batch of padding alone
+    neither moves a training step nor spoils an evaluation. `Mean()` is where accumulating starts.
+
+    Attributes:
+      total: float scalar, the sum over the real elements.
+      count: int scalar, how many there were. An int32 holds 2**31 - 1; to count further, merge on
+        the host with Python numbers, `Mean(float(m.total), int(m.count))`.
+
+    Example:
+      >>> long, short = Mean.of(jnp.array([1.0, 2.0, 3.0])), Mean.of(jnp.array([10.0]))
+      >>> float(long.merge(short).value())
+      4.0
+      >>> float(Mean().value())
+      0.0
+    """
+
+    total: jax.Array | float = 0.0
+    count: jax.Array | int = 0  # type: ignore[assignment]  # hides tuple.count, of no use here
+
+    @classmethod
+    def of(cls, values: ArrayLike, mask: ArrayLike | None = None) -> "Mean":
+        """Mean over the real elements of an array.
+
+        Args:
+          values: float, int or bool [...]; summed in at least float32.
+          mask: bool, True is real; its shape is a leading part of the shape of values, and a
+            position counts with all the elements it holds. What it hides may be NaN.
+
+        Returns:
+          The mean, its count being the number of elements (not of positions).
+
+        Raises:
+          TypeError: mask is not bool.
+          ValueError: the shape of mask is not a leading part of the shape of values.
+
+        Example:
+          >>> float(Mean.of(jnp.array([1.0, 3.0, jnp.nan]), jnp.arange(3) < 2).value())
+          2.0
+        """
+        values = _at_least_float32(jnp.asarray(values))
+        if mask is None:
+            return cls(values.sum(), jnp.array(values.size, dtype=int))
+        mask = _checked_mask(mask, values.shape)
+        elements = math.prod(values.shape[mask.ndim :])
+        return cls(_hide(values, mask).sum(), mask.sum(dtype=int) * elements)
+
+    def merge(self, other: "Mean") -> "Mean":
+        """The mean over the elements of both, as if they had come in one batch."""
+        return Mean(self.total + other.total, self.count + other.count)
+
+    def value(self) -> jax.Array:
+        """The mean itself: total / count, or 0 when nothing was counted."""
+        total = jnp.asarray(self.total)
+        return total / jnp.maximum(jnp.asarray(self.count, total.dtype), 1)
+
+    def __add__(self, other: object) -> NoReturn:
+        # A tuple's own + would concatenate two means into four numbers without a word.
+        raise TypeError("Mean: join two means with a.merge(b), not a + b")
+
+
+def cross_entropy(
+    logits: ArrayLike,
+    labels: ArrayLike,
+    *,
+    mask: ArrayLike | None = None,
+    label_smoothing: float = 0.0,
+) -> Mean:
+    """`seqjax.losses.cross_entropy` as a mergeable mean, in nats a position.
+
+    Args:
+      logits: float [..., C].
+      labels: int [...], in [0, C).
+      mask: bool [...], True is real.
+      label_smoothing: float in [0, 1). Leave it at 0 for a perplexity.
+
+    Returns:
+      The mean over the real positions, in at least float32.
+
+    Raises:
+      TypeError, ValueError: as `seqjax.losses.cross_entropy`.
+
+    Example:
+      >>> mean = cross_entropy(jnp.zeros((1, 3, 4)), jnp.array([[0, 1, 3]]))
+      >>> int(mean.count), round(float(perplexity(mean)), 4)
+      (3, 4.0)
+    """
+    if not 0.0 <= label_smoothing < 1.0:
+        raise ValueError(f"label_smoothing: expected a number in [0, 1), got {label_smoothing}")
+    logits, labels, mask, valid = _classes(logits, labels, mask)
+    if label_smoothing:
+        one_hot = jax.nn.one_hot(labels, logits.shape[-1], dtype=logits.dtype)
+        values = optax.softmax_cross_entropy(logits, optax.smooth_labels(one_hot, label_smoothing))
+    else:
+        values = optax.softmax_cross_entropy_with_integer_labels(logits, labels)
+    return Mean.of(jnp.where(valid, values, jnp.nan), mask)
+
+
+def binary_cross_entropy(
+    logits: ArrayLike, labels: ArrayLike, *, mask: ArrayLike | None = None
+) -> Mean:
+    """`seqjax.losses.binary_cross_entropy` as a mergeable mean, in nats an element.
+
+    Args:
+      logits: float [...], the log-odds of class 1.
+      labels: float, int or bool [...], 0 or 1 or a probability in between.
+      mask: bool, True is real; its shape is a leading part of the shape of logits.
+
+    Returns:
+      The mean over the elements of the real positions, in at least float32.
+
+    Raises:
+      TypeError, ValueError: as `seqjax.losses.binary_cross_entropy`.
+
+    Example:
+      >>> mean = binary_cross_entropy(jnp.zeros((2, 3)), jnp.ones((2, 3)))
+      >>> int(mean.count), round(float(mean.value()), 4)
+      (6, 0.6931)
+    """
+    logits, labels, mask, valid = _binary(logits, labels, mask)
+    values = optax.sigmoid_binary_cross_entropy(logits, labels)
+    return Mean.of(jnp.where(valid, values, jnp.nan), mask)
+
+
+def mean_squared_error(
+    predictions: ArrayLike, targets: ArrayLike, *, mask: ArrayLike | None = None
+) -> Mean:
+    """`seqjax.losses.mean_squared_error` as a mergeable mean.
+
+    Args:
+      predictions: float [...].
+      targets: float, int or bool, of the shape of predictions.
+      mask: bool, True is real; its shape is a leading part of the shape of predictions.
+
+    Returns:
+      The mean over the elements of the real positions, in at least float32.
+
+    Raises:
+      TypeError, ValueError: as `seqjax.losses.mean_squared_error`.
+
+    Example:
+      >>> mean = mean_squared_error(jnp.ones((2, 3)), jnp.zeros((2, 3)))
+      >>> int(mean.count), float(mean.value())
+      (6, 1.0)
+    """
+    predictions, targets, mask = _pair("predictions", predictions, "targets", targets, mask)
+    return Mean.of(optax.squared_error(predictions, targets), mask)
+
+
+def accuracy(logits: ArrayLike, labels: ArrayLike, *, mask: ArrayLike | None = None) -> Mean:
+    """Fraction of the real positions whose largest logit (the first on ties) is the label's.
+
+    Args:
+      logits: float [..., C].
+      labels: int [...], in [0, C); under tracing, a label outside is a miss.
+      mask: bool [...], True is real.
+
+    Returns:
+      The mean of the hits, its count being the number of real positions.
+
+    Raises:
+      TypeError, ValueError: as `seqjax.losses.cross_entropy`.
+
+    Example:
+      >>> logits = jnp.array([[[2.0, 1.0], [0.0, 1.0], [5.0, 0.0]]])
+      >>> mask = jnp.array([[True, True, False]])
+      >>> float(accuracy(logits, jnp.array([[0, 0, 0]]), mask=mask).value())
+      0.5
+    """
+    logits, labels, mask, valid = _classes(logits, labels, mask)
+    return Mean.of(valid & (jnp.argmax(logits, axis=-1).astype(labels.dtype) == labels), mask)
+
+
+def binary_accuracy(logits: ArrayLike, labels: ArrayLike, *, mask: ArrayLike | None = None) -> Mean:
+    """Fraction of the real elements where "logit above 0" agrees with "label above 1/2".
+
+    Args:
+      logits: float [...], the log-odds of class 1.
+      labels: float, int or bool [...], 0 or 1 or a probability in between; under tracing, a label
+        outside [0, 1] is a miss.
+      mask: bool, True is real; its shape is a leading part of the shape of logits.
+
+    Returns:
+      The mean of the hits, its count being the number of real elements.
+
+    Raises:
+      TypeError, ValueError: as `seqjax.losses.binary_cross_entropy`.
+
+    Example:
+      >>> float(binary_accuracy(jnp.array([3.0, -1.0]), jnp.array([1, 1])).value())
+      0.5
+    """
+    logits, labels, mask, valid = _binary(logits, labels, mask)
+    return Mean.of(valid & ((logits > 0) == (labels > 0.5)), mask)
+
+
+def perplexity(mean: Mean) -> jax.Array:
+    """The exponential of a mean cross entropy in nats; 1 for an empty mean.
+
+    Merge the means of all batches first: an average of perplexities is not a perplexity.
+
+    Args:
+      mean: what `cross_entropy` returned, merged over the evaluation.
+
+    Returns:
+      float scalar.
+
+    Example:
+      >>> round(float(perplexity(Mean(total=3 * math.log(8.0), count=3))), 4)
+      8.0
+    """
+    return jnp.exp(mean.value())
+
+
+def _classes(
+    logits: ArrayLike, labels: ArrayLike, mask: ArrayLike | None
+) -> tuple[jax.Array, jax.Array, jax.Array | None, jax.Array]:
+    """Logits, labels and mask, checked and harmless where masked; where labels are in range."""
+    logits, labels = _floating("logits", logits), _array(labels)
+    if not logits.ndim or not logits.shape[-1]:
+        raise ValueError(f"logits: expected [..., C] with at least one class, got {logits.shape}")
+    if labels.shape != logits.shape[:-1]:
+        raise ValueError(
+            f"labels: expected {logits.shape[:-1]} for logits {logits.shape}, got {labels.shape}"
+        )
+    if not jnp.issubdtype(labels.dtype, jnp.integer):
+        raise TypeError(f"labels: expected integer classes, got {labels.dtype}")
+    if mask is not None:
+        mask = _checked_mask(mask, labels.shape, whole=True)
+    classes = logits.shape[-1]
+    # Checked before JAX converts: a wide integer could wrap around into the range.
+    _check_range(labels, mask, classes - 1)
+    labels = jnp.asarray(labels)
+    # A narrow integer need not be able to hold the number of classes it is compared with.
+    labels = labels.astype(jnp.int32) if labels.dtype.itemsize < 4 else labels
+    valid = (labels >= 0) & (labels < classes)
+    return _hide(logits, mask), _hide(labels, valid), mask, valid
+
+
+def _binary(
+    logits: ArrayLike, labels: ArrayLike, mask: ArrayLike | None
+) -> tuple[jax.Array, jax.Array, jax.Array | None, jax.Array]:
+    """Logits, labels and mask, checked and harmless where masked; where labels are in range."""
+    logits, labels, mask = _pair("logits", logits, "labels", labels, mask)
+    _check_range(labels, mask, 1)
+    return logits, labels, mask, (labels >= 0) & (labels <= 1)
+
+
+def _pair(
+    name: str, values: ArrayLike, target_name: str, targets: ArrayLike, mask: ArrayLike | None
+) -> tuple[jax.Array, jax.Array, jax.Array | None]:
+    """Two arrays of one shape and dtype with their mask, checked and 0 where masked."""
+    values, targets = _floating(name, values), _array(targets)
+    if targets.shape != values.shape:
+        raise ValueError(
+            f"{target_name}: expected the shape of {name}, {values.shape}, got {targets.shape}"
+        )
+    if mask is not None:
+        mask = _checked_mask(mask, values.shape)
+    return _hide(values, mask), _hide(jnp.asarray(targets, values.dtype), mask), mask
+
+
+def _array(x: ArrayLike) -> jax.Array | np.ndarray:
+    return x if isinstance(x, (jax.Array, np.ndarray)) else np.asarray(x)
+
+
+def _floating(name: str, x: ArrayLike) -> jax.Array:
+    x = jnp.asarray(x)
+    if not jnp.issubdtype(x.dtype, jnp.floating):
+        raise TypeError(f"{name}: expected a float array, got {x.dtype}")
+    return _at_least_float32(x)
+
+
+def _at_least_float32(x: jax.Array) -> jax.Array:
+    wide = jnp.issubdtype(x.dtype, jnp.floating) and x.dtype.itemsize >= 4
+    return x if wide else x.astype(jnp.float32)
+
+
+def _checked_mask(mask: ArrayLike, shape: tuple[int, ...], *, whole: bool = False) -> jax.Array:
+    """The mask as an array, its shape being `shape` or (unless whole) a leading part of it."""
+    mask = _array(mask)
+    if mask.dtype != bool:
+        raise TypeError(f"mask: expected bool (True where real), got {mask.dtype}")
+    if mask.shape != (shape if whole else shape[: mask.ndim]):
+        expected = f"shape {shape}" if whole else f"a leading part of {shape}"
+        raise ValueError(f"mask: expected {expected}, got {mask.shape}")
+    return jnp.asarray(mask)
+
+
+def _hide(x: jax.Array, mask: jax.Array | None) -> jax.Array:
+    """0 where masked, else x. Done to the inputs, it keeps NaN out of the gradients as well."""
+    if mask is None:
+        return x
+    mask = mask.reshape(mask.shape + (1,) * (x.ndim - mask.ndim))
+    return jnp.where(mask, x, jnp.zeros((), x.dtype))
+
+
+def _check_range(labels: jax.Array | np.ndarray, mask: jax.Array | None, high: int) -> None:
+    """Raises on a real label outside [0, high], if the values can be looked at."""
+    for array in (labels, mask):
+        if isinstance(array, jax.core.Tracer) or not getattr(array, "is_fully_addressable", True):
+            return
+    real = np.asarray(labels) if mask is None else np.asarray(labels)[np.asarray(mask)]
+    wrong = ~((real >= 0) & (real <= high))
+    if wrong.any():
+        raise ValueError(
+            f"labels: expected values in [0, {high}] at real positions, got {real[wrong][0]}"
+        )

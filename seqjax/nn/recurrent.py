@@ -1,0 +1,493 @@
+"""Recurrent layers as Flax NNX modules: stacks, directions and regularisation over `unroll`.
+
+No equation stands here: parameters go to the cells' functions through `seqjax.unroll`.
+"""
+
+from collections.abc import Callable
+from typing import Any, Literal
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from seqjax import checks, sequences
+from seqjax.cells.base import Cell, compute_dtype
+from seqjax.nn import noise
+from seqjax.nn.layer import MERGE_MODES, Bidirectional, Direction, Layer, MergeMode, merge
+from seqjax.types import Array, PyTree, Shape, Unrolled
+from seqjax.unroll import as_floating, layout
+
+__all__ = ["Recurrent"]
+
+
+class Recurrent(nnx.Module):
+    r"""Any cell as a layer: stacked, in one or both directions, regularised.
+
+    The modules are pytrees: they work under `nnx.jit` and `nnx.grad`, and under plain `jax.jit`,
+    `jax.grad` and `jax.vmap`. They hold no random stream; a call that needs randomness is given it.
+
+    Parameters have readable paths: `layer.layers[0].forward.w_ih`, `layer.layers[1].backward.b`.
+
+    Args:
+      cell: the first layer's cell; further layers have the same with their input size.
+      num_layers: layers, each reading the outputs of the one before.
+      bidirectional: whether each layer also has a direction that starts at the last real step.
+      merge_mode: how the directions' outputs are joined: "concat", "sum", "mean", "mul", or "none"
+        for the pair (which layers in between join by "concat").
+      dropout: rate on the outputs of each layer but the last, each element on its own.
+      input_dropout: rate on the inputs of each layer, the same features at every step.
+      recurrent_dropout: rate on what enters the recurrent product, the same units at every step.
+      zoneout: the probability that a unit of the state keeps its value at a step.
+      norm: "layer" or "batch" normalisation of the outputs of each layer but the last; batch
+        statistics are over real steps.
+      residual: whether each layer whose outputs are as wide as its inputs adds the inputs to them
+        (not to a pair).
+      learned_initial_state: whether the initial state is a parameter (starts at zero).
+      time_major: whether sequences are `[T, ..., I]`.
+      dtype: the dtype to compute in; that of the inputs if None. Parameters are cast to it.
+      param_dtype: the dtype of the parameters.
+      rngs: draws the parameters: `nnx.Rngs(0)`, or a random key.
+
+    Attributes:
+      layers: the parameters, one `Layer` a layer.
+      deterministic: True in evaluation; set by `layer.eval()` and `layer.train()`. A new layer is
+        in training mode, which asks for `rngs` in a call if there is anything random.
+
+    Raises:
+      TypeError, ValueError: a size, rate or name that is not what it must be; recurrent dropout
+        for a cell without a recurrent product.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from flax import nnx
+      >>> from seqjax import cells, nn
+      >>> layer = nn.Recurrent(cells.MGU(3, 5), num_layers=2, bidirectional=True, rngs=nnx.Rngs(0))
+      >>> outputs, state = layer(jnp.ones([2, 7, 3]), lengths=jnp.array([7, 4]))
+      >>> outputs.shape, len(state), state[1].backward.shape
+      ((2, 7, 10), 2, (2, 5))
+    """
+
+    def __init__(
+        self,
+        cell: Cell[Any, Any],
+        *,
+        num_layers: int = 1,
+        bidirectional: bool = False,
+        merge_mode: MergeMode = "concat",
+        dropout: float = 0.0,
+        input_dropout: float = 0.0,
+        recurrent_dropout: float = 0.0,
+        zoneout: float = 0.0,
+        norm: Literal["layer", "batch"] | None = None,
+        residual: bool = False,
+        learned_initial_state: bool = False,
+        time_major: bool = False,
+        dtype: Any = None,
+        param_dtype: Any = jnp.float32,
+        rngs: nnx.Rngs | jax.Array,
+    ) -> None:
+        if not isinstance(cell, Cell):
+            raise TypeError(f"cell: expected a cell such as seqjax.cells.MGU(3, 5), got {cell!r}")
+        self.cell = cell
+        self.num_layers = checks.require_positive("num_layers", num_layers)
+        self.bidirectional = bool(bidirectional)
+        self.merge_mode: MergeMode = checks.require_name("merge_mode", merge_mode, MERGE_MODES)  # type: ignore[assignment]
+        self.dropout = checks.require_rate("dropout", dropout)
+        self.input_dropout = checks.require_rate("input_dropout", input_dropout)
+        self.recurrent_dropout = checks.require_rate("recurrent_dropout", recurrent_dropout)
+        self.zoneout = checks.require_rate("zoneout", zoneout)
+        self.norm = norm if norm is None else checks.require_name("norm", norm, ("layer", "batch"))
+        self.residual = bool(residual)
+        self.time_major = bool(time_major)
+        self.dtype = None if dtype is None else _floating_dtype("dtype", dtype)
+        self.deterministic = False
+        if self.recurrent_dropout and cell.recurrent_input(cell.initial_state()) is None:
+            raise ValueError(
+                f"recurrent_dropout: expected 0 for {type(cell).__name__}, which has no recurrent "
+                f"product, got {recurrent_dropout}"
+            )
+        rngs = rngs if isinstance(rngs, nnx.Rngs) else nnx.Rngs(checks.require_key("rngs", rngs))
+        param_dtype = _floating_dtype("param_dtype", param_dtype)
+        draws = rngs
+
+        def direction(cell: Cell[Any, Any]) -> Direction:
+            return Direction(
+                cell,
+                learned_initial_state=learned_initial_state,
+                param_dtype=param_dtype,
+                rngs=draws,
+            )
+
+        self.layers: nnx.List[Layer] = nnx.List([])
+        for index in range(self.num_layers):
+            if index:
+                cell = cell.stacked_on(self._width(between=True))
+            self.layers.append(
+                Layer(
+                    direction(cell),
+                    direction(cell) if self.bidirectional else None,
+                    self._make_norm(param_dtype, rngs) if index < self.num_layers - 1 else None,
+                )
+            )
+
+    def _width(self, *, between: bool) -> int:
+        """Features of a layer's merged outputs."""
+        features = self.cell.output_shape[-1]
+        joined = self.merge_mode == "concat" or (between and self.merge_mode == "none")
+        return features * (2 if self.bidirectional and joined else 1)
+
+    def _make_norm(self, param_dtype: Any, rngs: nnx.Rngs) -> Any:
+        if self.norm is None:
+            return None
+        kind = nnx.LayerNorm if self.norm == "layer" else nnx.BatchNorm
+        width = self._width(between=True)
+        return kind(width, dtype=self.dtype, param_dtype=param_dtype, rngs=rngs)
+
+    @property
+    def output_size(self) -> int:
+        """Features of the outputs; of each direction's with `merge_mode="none"`."""
+        return self._width(between=False)
+
+    def initial_state(self, batch_shape: Shape = (), dtype: Any = None) -> tuple[Any, ...]:
+        """The state before the first step: a tuple with one entry a layer.
+
+        Args:
+          batch_shape: the batch axes.
+          dtype: of the state; the layer's `dtype`, or float32, if not given.
+
+        Returns:
+          For each layer the cell's state, `Bidirectional(forward, backward)` of two if the layer
+          has both directions.
+        """
+        dtype = dtype or self.dtype or jnp.float32
+        states = []
+        for layer in self.layers:
+            ends = [direction.start(batch_shape, dtype) for direction in layer.directions]
+            states.append(Bidirectional(*ends) if self.bidirectional else ends[0])
+        return tuple(states)
+
+    def __call__(
+        self,
+        xs: PyTree,
+        *,
+        lengths: Any = None,
+        mask: Any = None,
+        resets: Any = None,
+        initial_state: Any = None,
+        return_sequences: bool = True,
+        deterministic: bool | None = None,
+        rngs: noise.Rngs | None = None,
+        implementation: str = "auto",
+        remat: str = "auto",
+    ) -> Unrolled:
+        """Runs the layers over sequences.
+
+        Args:
+          xs: `[..., T, I]` (`[T, ..., I]` when time-major), any number of batch axes.
+          lengths: integers of the batch shape; or
+          mask: bool `[..., T]` (`[T, ...]` when time-major), True at real steps.
+          resets: bool, shaped like `mask`: True where a new sequence starts. The forward direction
+            starts anew before such a step, the backward direction after it.
+          initial_state: as from `layer.initial_state(batch_shape)` or returned by an earlier call.
+          return_sequences: if False, the outputs are one vector a sequence (many-to-one): of the
+            last real step, and of the first real one for the backward direction, where each has
+            seen the whole sequence; a residual connection adds the last real step. Zeros for a
+            sequence without real steps.
+          deterministic: True for evaluation, False for training; the layer's own if None.
+          rngs: `nnx.Rngs` (stream "dropout") or a random key; needed in training if there is any
+            dropout or zoneout.
+          implementation: see `seqjax.unroll`.
+          remat: see `seqjax.unroll`.
+
+        Returns:
+          `Unrolled(outputs, state)`: outputs `[..., T, width]`, zero at masked steps (a pair with
+          `merge_mode="none"`), or `[..., width]` without the time axis; and the final state, a
+          tuple with one entry a layer, like `initial_state`.
+
+        Raises:
+          TypeError, ValueError: see `seqjax.unroll`; a missing `rngs` in training.
+        """
+        xs = jax.tree.map(as_floating, xs)
+        if self.dtype is not None:
+            xs = jax.tree.map(lambda x: x.astype(self.dtype), xs)
+        batch_shape, steps = layout(self.cell, xs, time_major=self.time_major)
+        mask = sequences.step_mask(lengths, mask, batch_shape, steps, time_major=self.time_major)
+        deterministic = self.deterministic if deterministic is None else deterministic
+        keys = self._keys(deterministic, rngs)
+        states = self._states(initial_state, batch_shape, compute_dtype(xs))
+
+        finals = []
+        for index, layer in enumerate(self.layers):
+            last = index == self.num_layers - 1
+            key_input, key_dropout, *key_directions = next(keys)
+            inputs = self._inputs_dropped(key_input, xs, batch_shape)
+            outputs, ends = [], []
+            for backward, direction in enumerate(layer.directions):
+                ran = self._run_direction(
+                    direction,
+                    inputs,
+                    states[index][backward],
+                    key_directions[backward],
+                    batch_shape,
+                    steps,
+                    bool(backward),
+                    resets,
+                    dict(mask=mask, implementation=implementation, remat=remat),
+                )
+                outputs.append(ran.outputs)
+                ends.append(ran.state)
+            finals.append(Bidirectional(*ends) if self.bidirectional else ends[0])
+            if last and not return_sequences:
+                xs = self._ends_joined(outputs, xs, mask, len(batch_shape))
+                break
+            xs = self._joined(outputs, xs, mask, between=not last)
+            if layer.norm is not None:
+                xs = self._normalized(layer.norm, xs, mask, deterministic)
+            if not last and self.dropout and key_dropout is not None:
+                xs = noise.dropout(key_dropout, self.dropout, xs)
+        return Unrolled(xs, tuple(finals))
+
+    def step(self, x_t: PyTree, state: Any = None) -> Unrolled:
+        """One step in evaluation mode: what a call gives for a sequence of this one input.
+
+        Args:
+          x_t: `[..., I]`.
+          state: as from `layer.initial_state(batch_shape)` or the step before; the initial state
+            if None.
+
+        Returns:
+          `Unrolled(output, state)`, the output `[..., width]`.
+
+        Raises:
+          ValueError: a bidirectional layer, which needs whole sequences.
+
+        Example:
+          >>> from seqjax import cells
+          >>> layer = Recurrent(cells.GRU(3, 5), rngs=nnx.Rngs(0))
+          >>> output, state = layer.step(jnp.ones([2, 3]))
+          >>> output, state = layer.step(jnp.ones([2, 3]), state)
+          >>> output.shape
+          (2, 5)
+        """
+        if self.bidirectional:
+            raise ValueError("step: a bidirectional layer needs whole sequences; call it instead")
+
+        def lifted(x: Any, shape: Shape) -> Array:
+            x = as_floating(x)
+            if x.ndim < len(shape) or x.shape[x.ndim - len(shape) :] != shape:
+                sizes = ", ".join(map(str, shape))
+                raise ValueError(f"x_t: expected [..., {sizes}], got {x.shape}")
+            return jnp.expand_dims(x, 0 if self.time_major else x.ndim - len(shape))
+
+        xs = jax.tree.map(lifted, x_t, self.cell.input_shape)
+        outputs, state = self(xs, initial_state=state, deterministic=True)
+        axis = 0 if self.time_major else -len(self.cell.output_shape) - 1
+        return Unrolled(outputs.squeeze(axis), state)
+
+    def one_to_many(
+        self,
+        x: Array,
+        steps: int,
+        *,
+        feedback: Callable[[Array], Array] | None = None,
+        initial_state: Any = None,
+        **options: Any,
+    ) -> Unrolled:
+        """A sequence from one input, which is repeated or followed by the layer's own outputs.
+
+        Args:
+          x: `[..., I]`.
+          steps: T.
+          feedback: makes the next input `[..., I]` of an output `[..., width]`; if None, `x` is the
+            input of every step. With it the layer runs in evaluation mode.
+          initial_state: as in a call.
+          options: of a call, such as `lengths`, where nothing is fed back.
+
+        Returns:
+          `Unrolled(outputs, state)`, outputs `[..., T, width]` (`[T, ...]` when time-major).
+
+        Raises:
+          TypeError, ValueError: steps that are not positive; feedback in both directions.
+
+        Example:
+          >>> from seqjax import cells
+          >>> layer = Recurrent(cells.GRU(4, 4), rngs=nnx.Rngs(0))
+          >>> layer.one_to_many(jnp.ones([2, 4]), 6).outputs.shape
+          (2, 6, 4)
+          >>> layer.one_to_many(jnp.ones([2, 4]), 6, feedback=lambda y: y).outputs.shape
+          (2, 6, 4)
+        """
+        x = as_floating(x)
+        steps = checks.require_positive("steps", steps)
+        if feedback is None:
+            axis = 0 if self.time_major else x.ndim - len(self.cell.input_shape)
+            xs = jnp.repeat(jnp.expand_dims(x, axis), steps, axis=axis)
+            return self(xs, initial_state=initial_state, **options)
+        if options:
+            raise ValueError(
+                f"feedback: expected no further options with it, got {sorted(options)}"
+            )
+        batch_shape = x.shape[: x.ndim - len(self.cell.input_shape)]
+        if initial_state is None:
+            initial_state = self.initial_state(batch_shape, self.dtype or x.dtype)
+
+        def one(carry: Any, _: None) -> Any:
+            x_t, state = carry
+            output, state = self.step(x_t, state)
+            return (feedback(output).astype(x_t.dtype), state), output
+
+        (_, state), outputs = jax.lax.scan(one, (x, initial_state), length=steps)
+        if not self.time_major:
+            outputs = sequences.to_batch_major(outputs, len(batch_shape))
+        return Unrolled(outputs, state)
+
+    def _keys(self, deterministic: bool, rngs: noise.Rngs | None) -> Any:
+        """For each layer four keys: inputs, outputs, two directions; all None in evaluation."""
+        rates = {
+            "dropout": self.dropout if self.num_layers > 1 else 0.0,
+            "input_dropout": self.input_dropout,
+            "recurrent_dropout": self.recurrent_dropout,
+            "zoneout": self.zoneout,
+        }
+        active = [name for name, rate in rates.items() if rate]
+        if deterministic or not active:
+            return iter([[None] * 4] * self.num_layers)
+        if rngs is None:
+            raise ValueError(
+                f"rngs: expected nnx.Rngs or a random key in training with {', '.join(active)}, "
+                "got None; call layer.eval() or pass deterministic=True for evaluation"
+            )
+        keys = jax.random.split(noise.dropout_key(rngs), (self.num_layers, 4))
+        return iter([list(row) for row in keys])
+
+    def _states(self, initial_state: Any, batch_shape: Shape, dtype: Any) -> list[tuple[Any, ...]]:
+        """For each layer the initial states of its directions."""
+        if initial_state is None:
+            initial_state = self.initial_state(batch_shape, dtype)
+        if not isinstance(initial_state, (tuple, list)) or len(initial_state) != self.num_layers:
+            raise ValueError(
+                f"initial_state: expected a tuple of {self.num_layers} states, one a layer, "
+                f"got {jax.tree.map(jnp.shape, initial_state)}"
+            )
+        if not self.bidirectional:
+            return [(state,) for state in initial_state]
+        for state in initial_state:
+            if not isinstance(state, tuple) or len(state) != 2:
+                raise ValueError(
+                    "initial_state: expected Bidirectional(forward, backward) for each layer, "
+                    f"got {jax.tree.map(jnp.shape, state)}"
+                )
+        return [tuple(state) for state in initial_state]
+
+    def _inputs_dropped(self, key: Any, xs: PyTree, batch_shape: Shape) -> PyTree:
+        """The inputs with the same features dropped at every step."""
+        if key is None or not self.input_dropout:
+            return xs
+        axis = 0 if self.time_major else len(batch_shape)
+
+        def one(x: Array, key: Array) -> Array:
+            shape = (*x.shape[:axis], 1, *x.shape[axis + 1 :])
+            return x * noise.variational_mask(key, self.input_dropout, shape, x.dtype)
+
+        leaves, structure = jax.tree.flatten(xs)
+        keys = jax.random.split(key, len(leaves))
+        return jax.tree.unflatten(structure, list(map(one, leaves, keys)))
+
+    def _run_direction(
+        self,
+        direction: Direction,
+        xs: PyTree,
+        state: PyTree,
+        key: Any,
+        batch_shape: Shape,
+        steps: int,
+        backward: bool,
+        resets: Any,
+        options: dict[str, Any],
+    ) -> Unrolled:
+        """One direction's `unroll`, with the noise and the resets that are its own."""
+        lead = (steps, *batch_shape) if self.time_major else (*batch_shape, steps)
+        dtype = compute_dtype(xs)
+        reset_state = None
+        if resets is not None:
+            resets = sequences.check_mask("resets", resets, lead)
+            resets = self._ends(resets, len(batch_shape)) if backward else resets
+            reset_state = direction.start(batch_shape, dtype)
+        key_recurrent, key_zoneout = (None, None) if key is None else jax.random.split(key)
+        recurrent_mask = zoneout = None
+        if self.recurrent_dropout and key_recurrent is not None:
+            target = jax.eval_shape(direction.cell.recurrent_input, state)
+            recurrent_mask = noise.variational_mask(
+                key_recurrent, self.recurrent_dropout, target.shape, dtype
+            )
+        if self.zoneout:
+            zoneout = noise.zoneout_holds(key_zoneout, self.zoneout, state, lead, len(batch_shape))
+        return direction(
+            xs,
+            state=state,
+            reset_state=reset_state,
+            resets=resets,
+            reverse=backward,
+            time_major=self.time_major,
+            recurrent_mask=recurrent_mask,
+            zoneout=zoneout,
+            **options,
+        )
+
+    def _ends(self, starts: Array, batch_ndim: int) -> Array:
+        """Where sequences end, from where they start: the steps before which the backward
+        direction starts anew.
+        """
+        axis = 0 if self.time_major else batch_ndim
+        rolled = jnp.roll(starts, -1, axis=axis)
+        last = jnp.arange(starts.shape[axis]) == starts.shape[axis] - 1
+        last = last.reshape(-1, *[1] * (starts.ndim - 1 - axis))
+        return jnp.where(last, False, rolled)
+
+    def _joined(self, outputs: list[Array], xs: Array, mask: Any, *, between: bool) -> Any:
+        """The layer's outputs from its directions', with the residual connection."""
+        if not self.bidirectional:
+            joined = outputs[0]
+        elif between and self.merge_mode == "none":
+            joined = merge("concat", *outputs)
+        else:
+            joined = merge(self.merge_mode, *outputs)
+        return self._with_residual(joined, xs, mask)
+
+    def _with_residual(self, joined: Any, xs: Array, mask: Any) -> Any:
+        if not self.residual or isinstance(joined, Bidirectional) or xs.shape != joined.shape:
+            return joined
+        total = joined + xs
+        return total if mask is None else sequences.zero_masked(total, mask)
+
+    def _ends_joined(self, outputs: list[Array], xs: Array, mask: Any, batch_ndim: int) -> Any:
+        """One vector a sequence: where each direction has seen all of it."""
+        if not self.residual:
+            xs = outputs[0]
+        if self.time_major:
+            outputs, xs, mask = sequences.to_batch_major((outputs, xs, mask), batch_ndim)
+        if mask is None:
+            mask = jnp.ones(outputs[0].shape[: batch_ndim + 1], bool)
+        joined = sequences.last_real(outputs[0], mask=mask)
+        if self.bidirectional:
+            joined = merge(self.merge_mode, joined, sequences.first_real(outputs[1], mask=mask))
+        if not self.residual:
+            return joined
+        return self._with_residual(joined, sequences.last_real(xs, mask=mask), None)
+
+    def _normalized(self, norm: Any, xs: Array, mask: Any, deterministic: bool) -> Array:
+        if isinstance(norm, nnx.LayerNorm):
+            return norm(xs)
+        over = None if mask is None else mask.reshape(*mask.shape, *[1] * (xs.ndim - mask.ndim))
+        return norm(xs, use_running_average=deterministic, mask=over)
+
+
+def _floating_dtype(name: str, dtype: Any) -> jnp.dtype:
+    """A dtype given by a user, which must be floating-point."""
+    try:
+        found = jnp.dtype(dtype)
+    except TypeError:
+        raise TypeError(f"{name}: expected a floating-point dtype, got {dtype!r}") from None
+    if not jnp.issubdtype(found, jnp.floating):
+        raise TypeError(f"{name}: expected a floating-point dtype, got {found}")
+    return found

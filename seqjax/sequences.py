@@ -1,0 +1,324 @@
+"""Sequences of unequal length: lengths and masks, layouts, picking and pooling real steps.
+
+A mask is boolean with True at real steps; `lengths` stands for a mask that is True before each
+sequence's length. Functions here are batch-major, `[..., T, …]`.
+"""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from seqjax import checks
+from seqjax.types import Array, Shape
+
+__all__ = [
+    "check_lengths",
+    "check_mask",
+    "first_real",
+    "last_real",
+    "lengths_to_mask",
+    "mask_to_lengths",
+    "max_pool",
+    "mean_pool",
+    "repeat",
+    "reverse",
+    "step_mask",
+    "zero_masked",
+]
+
+
+def check_lengths(lengths: Any, batch_shape: Shape, steps: int) -> Array:
+    """Checks lengths against a batch and returns them as int32.
+
+    Args:
+      lengths: integers of `batch_shape`, of any integer dtype.
+      batch_shape: the shape they must have.
+      steps: T, which none may exceed.
+
+    Raises:
+      TypeError: not integers.
+      ValueError: another shape; outside tracing, a length below 0 or above T. Under tracing, where
+        values are not known, a length above T means T and one below 0 means 0.
+
+    Example:
+      >>> check_lengths(np.array([2, 3], np.uint8), (2,), 3).tolist()
+      [2, 3]
+    """
+    lengths = np.asarray(lengths) if isinstance(lengths, (list, tuple, int)) else lengths
+    if getattr(lengths, "size", 1) == 0 and isinstance(lengths, np.ndarray):
+        lengths = lengths.astype(np.int32)  # numpy makes an empty list float64
+    checks.require_dtype("lengths", lengths, jnp.integer, "integers")
+    if lengths.shape != tuple(batch_shape):
+        raise ValueError(
+            f"lengths: expected the batch shape {tuple(batch_shape)}, got {lengths.shape}"
+        )
+    if not checks.is_traced(lengths) and lengths.size:
+        values = np.asarray(lengths)
+        if values.min() < 0 or values.max() > steps:
+            raise ValueError(
+                f"lengths: expected 0 to {steps}, the number of steps, "
+                f"got {values.min()} to {values.max()}"
+            )
+        lengths = values
+    return jnp.asarray(lengths.astype(np.int32))
+
+
+def check_mask(name: str, mask: Any, shape: Shape) -> Array:
+    """Checks a boolean array over steps (a mask, resets) against the shape it must have.
+
+    Raises:
+      TypeError: not boolean; a float mask is ambiguous.
+      ValueError: another shape.
+
+    Example:
+      >>> check_mask("mask", np.array([True, False]), (2,)).tolist()
+      [True, False]
+    """
+    mask = np.asarray(mask) if isinstance(mask, (list, tuple)) else mask
+    checks.require_dtype(
+        name, mask, jnp.bool_, "bool, True at real steps" if name == "mask" else "bool"
+    )
+    if mask.shape != tuple(shape):
+        raise ValueError(f"{name}: expected shape {tuple(shape)}, got {mask.shape}")
+    return jnp.asarray(mask)
+
+
+def lengths_to_mask(lengths: Any, steps: int) -> Array:
+    """The mask that is True before each length.
+
+    Args:
+      lengths: integers `[...]`, 0 to T.
+      steps: T.
+
+    Returns:
+      bool `[..., T]`.
+
+    Raises:
+      TypeError, ValueError: see `check_lengths`.
+
+    Example:
+      >>> lengths_to_mask(jnp.array([0, 2]), 3).astype(int).tolist()
+      [[0, 0, 0], [1, 1, 0]]
+    """
+    lengths = check_lengths(lengths, np.shape(lengths), steps)
+    return jnp.arange(steps, dtype=jnp.int32) < lengths[..., None]
+
+
+def mask_to_lengths(mask: Any) -> Array:
+    """The number of real steps of each sequence, int32 `[...]`.
+
+    Args:
+      mask: bool `[..., T]`. For a mask with holes this counts its real steps.
+
+    Example:
+      >>> mask_to_lengths(jnp.array([[True, True, False]])).tolist()
+      [2]
+    """
+    checks.require_dtype("mask", mask, jnp.bool_, "bool, True at real steps")
+    return mask.sum(axis=-1, dtype=jnp.int32)
+
+
+def step_mask(
+    lengths: Any, mask: Any, batch_shape: Shape, steps: int, *, time_major: bool = False
+) -> Array | None:
+    """The mask meant by `lengths` or `mask`, checked; None where all steps are real.
+
+    Args:
+      lengths: integers of `batch_shape`, or None.
+      mask: bool `[*batch_shape, T]` (`[T, *batch_shape]` when time-major), or None.
+      batch_shape: the batch axes.
+      steps: T.
+      time_major: whether the mask, given and returned, has the time axis first.
+
+    Raises:
+      TypeError, ValueError: both given, or one that does not fit.
+
+    Example:
+      >>> step_mask(jnp.array([1]), None, (1,), 2).tolist()
+      [[True, False]]
+    """
+    if lengths is not None and mask is not None:
+        raise ValueError("lengths, mask: expected one of them, got both")
+    if lengths is not None:
+        check_lengths(lengths, batch_shape, steps)
+        mask = lengths_to_mask(lengths, steps)
+        return jnp.moveaxis(mask, -1, 0) if time_major else mask
+    if mask is not None:
+        return check_mask(
+            "mask", mask, (steps, *batch_shape) if time_major else (*batch_shape, steps)
+        )
+    return None
+
+
+def _mask_of(xs: Array, lengths: Any, mask: Any, axis: int) -> Array:
+    """The mask meant by `lengths` or `mask` for xs with its time axis at `axis`."""
+    if axis >= xs.ndim:
+        raise ValueError(f"xs: expected a time axis at {axis}, got shape {xs.shape}")
+    batch_shape, steps = xs.shape[:axis], xs.shape[axis]
+    found = step_mask(lengths, mask, batch_shape, steps)
+    return jnp.ones((*batch_shape, steps), bool) if found is None else found
+
+
+def _time_axis(xs: Array, lengths: Any, mask: Any) -> int:
+    """Where the time axis of xs is: behind the batch axes of lengths or mask, else before the
+    last.
+    """
+    if lengths is not None:
+        return np.ndim(lengths)
+    if mask is not None:
+        return np.ndim(mask) - 1
+    return xs.ndim - 2
+
+
+def _over(mask: Array, xs: Array) -> Array:
+    """The mask with trailing axes of size one, to broadcast against xs."""
+    return mask.reshape(*mask.shape, *[1] * (xs.ndim - mask.ndim))
+
+
+def zero_masked(xs: Array, mask: Array) -> Array:
+    """Xs with zeros at masked steps, whatever stood there, NaN included.
+
+    Args:
+      xs: `[..., T, …]`.
+      mask: bool `[..., T]`.
+
+    Example:
+      >>> zero_masked(jnp.array([[1.0], [jnp.nan]]), jnp.array([True, False])).tolist()
+      [[1.0], [0.0]]
+    """
+    return jnp.where(_over(mask, xs), xs, jnp.zeros((), xs.dtype))
+
+
+def _picked(xs: Array, mask: Array, axis: int, *, last: bool) -> Array:
+    steps = xs.shape[axis]
+    if steps == 0:
+        return jnp.zeros(xs.shape[:axis] + xs.shape[axis + 1 :], xs.dtype)
+    index = steps - 1 - jnp.argmax(mask[..., ::-1], -1) if last else jnp.argmax(mask, -1)
+    picked = jnp.take_along_axis(xs, _over(index[..., None], xs), axis=axis).squeeze(axis)
+    return zero_masked(picked, mask.any(axis=-1))
+
+
+def last_real(xs: Array, *, lengths: Any = None, mask: Any = None) -> Array:
+    """The last real step of each sequence (many-to-one), zeros where there is none.
+
+    Args:
+      xs: `[..., T, …]`.
+      lengths: integers `[...]`; or
+      mask: bool `[..., T]`, any pattern. Without both, all steps are real and the time axis is the
+        last but one.
+
+    Returns:
+      `[..., …]`, without the time axis.
+
+    Raises:
+      TypeError, ValueError: lengths or mask that do not fit.
+
+    Example:
+      >>> xs = jnp.arange(6.0).reshape(2, 3, 1)
+      >>> last_real(xs, lengths=jnp.array([2, 0])).tolist()
+      [[1.0], [0.0]]
+    """
+    axis = _time_axis(xs, lengths, mask)
+    return _picked(xs, _mask_of(xs, lengths, mask, axis), axis, last=True)
+
+
+def first_real(xs: Array, *, lengths: Any = None, mask: Any = None) -> Array:
+    """The first real step of each sequence, where a backward layer ends; see `last_real`.
+
+    Example:
+      >>> xs = jnp.arange(3.0).reshape(1, 3, 1)
+      >>> first_real(xs, mask=jnp.array([[False, True, True]])).tolist()
+      [[1.0]]
+    """
+    axis = _time_axis(xs, lengths, mask)
+    return _picked(xs, _mask_of(xs, lengths, mask, axis), axis, last=False)
+
+
+def mean_pool(xs: Array, *, lengths: Any = None, mask: Any = None) -> Array:
+    """The mean over real steps, zeros where there is none; arguments as for `last_real`.
+
+    Sums in float32 or wider, returns the dtype of xs.
+
+    Example:
+      >>> mean_pool(jnp.array([[[1.0], [3.0], [99.0]]]), lengths=jnp.array([2])).tolist()
+      [[2.0]]
+    """
+    axis = _time_axis(xs, lengths, mask)
+    mask = _mask_of(xs, lengths, mask, axis)
+    wide = jnp.promote_types(xs.dtype, jnp.float32)
+    total = zero_masked(xs, mask).astype(wide).sum(axis=axis)
+    count = jnp.maximum(mask.sum(axis=-1), 1).astype(wide)
+    return (total / _over(count, total)).astype(xs.dtype)
+
+
+def max_pool(xs: Array, *, lengths: Any = None, mask: Any = None) -> Array:
+    """The maximum over real steps, zeros where there is none; arguments as for `last_real`.
+
+    Example:
+      >>> max_pool(jnp.array([[[1.0], [3.0], [99.0]]]), lengths=jnp.array([2])).tolist()
+      [[3.0]]
+    """
+    axis = _time_axis(xs, lengths, mask)
+    mask = _mask_of(xs, lengths, mask, axis)
+    if xs.shape[axis] == 0:
+        return _picked(xs, mask, axis, last=True)
+    lowest = jnp.asarray(-jnp.inf, xs.dtype)
+    highest = jnp.where(_over(mask, xs), xs, lowest).max(axis=axis)
+    return zero_masked(highest, mask.any(axis=-1))
+
+
+def reverse(xs: Array, *, lengths: Any = None, mask: Any = None) -> Array:
+    """Reverses each sequence within its length; what lies behind the length stays in place.
+
+    Args:
+      xs: `[..., T, …]`.
+      lengths: integers `[...]`; or
+      mask: bool `[..., T]`, whose real steps change places among themselves. Without both, the
+        whole time axis (the last but one) is reversed.
+
+    Example:
+      >>> reverse(jnp.array([[1, 2, 3, 9]])[..., None], lengths=jnp.array([3]))[..., 0].tolist()
+      [[3, 2, 1, 9]]
+    """
+    axis = _time_axis(xs, lengths, mask)
+    mask = _mask_of(xs, lengths, mask, axis)
+    steps = xs.shape[axis]
+    # The k-th real step takes the place of the k-th real step from the end.
+    order = jnp.argsort(~mask, axis=-1, stable=True)  # real steps first, in their order
+    rank = jnp.cumsum(mask, axis=-1) - 1
+    opposite = jnp.clip(mask.sum(axis=-1, keepdims=True) - 1 - rank, 0, max(steps - 1, 0))
+    source = jnp.where(mask, jnp.take_along_axis(order, opposite, axis=-1), jnp.arange(steps))
+    return jnp.take_along_axis(xs, _over(source, xs), axis=axis)
+
+
+def repeat(x: Array, steps: int) -> Array:
+    """The same input at each of `steps` steps (one-to-many; Keras's `RepeatVector`).
+
+    Args:
+      x: `[..., I]`.
+      steps: T.
+
+    Returns:
+      `[..., T, I]`.
+
+    Raises:
+      TypeError, ValueError: `steps` is not a positive integer.
+
+    Example:
+      >>> repeat(jnp.ones([2, 3]), 5).shape
+      (2, 5, 3)
+    """
+    steps = checks.require_positive("steps", steps)
+    return jnp.broadcast_to(x[..., None, :], (*x.shape[:-1], steps, x.shape[-1]))
+
+
+def to_time_major(tree: Any, batch_ndim: int) -> Any:
+    """Moves the time axis of each array from behind the batch axes to the front."""
+    return jax.tree.map(lambda a: jnp.moveaxis(a, batch_ndim, 0), tree)
+
+
+def to_batch_major(tree: Any, batch_ndim: int) -> Any:
+    """Moves the time axis of each array from the front to behind the batch axes."""
+    return jax.tree.map(lambda a: jnp.moveaxis(a, 0, batch_ndim), tree)

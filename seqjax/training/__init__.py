@@ -1,0 +1,28 @@
+"""Training Flax NNX models: a pure step, the optimiser, and a plain loop around them.
+
+`fit` runs the whole loop; `init_state`, `make_train_step`, `make_eval_step` and `evaluate` are the
+pieces it is made of, for those who write their own.
+"""
+
+from seqjax.training.fit import FitResult, fit
+from seqjax.training.optimizer import optimizer
+from seqjax.training.step import (
+    TrainState,
+    evaluate,
+    init_state,
+    make_eval_step,
+    make_train_step,
+    state_to_model,
+)
+
+__all__ = [
+    "FitResult",
+    "TrainState",
+    "evaluate",
+    "fit",
+    "init_state",
+    "make_eval_step",
+    "make_train_step",
+    "optimizer",
+    "state_to_model",
+]

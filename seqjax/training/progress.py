@@ -1,0 +1,131 @@
+"""What a training run shows while it runs: a live bar on a terminal, plain lines elsewhere."""
+
+import datetime
+import time
+from collections.abc import Mapping
+from typing import Self
+
+import rich.console
+import rich.progress
+
+__all__ = ["Progress"]
+
+# Seconds between two looks at the device's numbers: often enough for an eye, seldom enough that
+# waiting for the device costs nothing. In a log a sign of life is enough.
+_LIVE_SECONDS = 0.5
+_PLAIN_SECONDS = 30.0
+
+
+class Progress:
+    """Shows epoch, step, loss, gradient norm, steps a second and the time left.
+
+    On a terminal a bar is kept up to date and each epoch leaves a line; elsewhere (a pipe, a file)
+    there are only lines: one an epoch, and one now and then during a long epoch.
+
+    Example:
+      >>> import io
+      >>> console = rich.console.Console(file=io.StringIO())
+      >>> with Progress(2, console=console) as progress:
+      ...     progress.begin_epoch(3)
+      ...     for _ in range(3):
+      ...         due = progress.advance()
+      ...     progress.end_epoch({"epoch": 1, "step": 3, "loss": 0.123456})
+      >>> print(console.file.getvalue())
+      epoch 1/2  step 3  loss 0.1235  ... steps/s  ... left
+      <BLANKLINE>
+    """
+
+    def __init__(
+        self, epochs: int, *, enabled: bool = True, console: rich.console.Console | None = None
+    ) -> None:
+        """Shows nothing yet.
+
+        Args:
+          epochs: how many the run has.
+          enabled: False shows nothing at all.
+          console: where to write; the default is standard error.
+        """
+        self._console = console or rich.console.Console(stderr=True)
+        self._enabled = enabled
+        self._live = enabled and self._console.is_terminal
+        self._bar = rich.progress.Progress(
+            rich.progress.BarColumn(bar_width=20),
+            rich.progress.TextColumn("{task.description}"),
+            console=self._console,
+            transient=True,
+            disable=not self._live,
+        )
+        self._task = self._bar.add_task("compiling", total=None)
+        self._epochs = epochs
+        self._epoch = 0
+        self._epoch_start = 0
+        self._step = 0
+        self._total: int | None = None  # steps of the whole run, as far as known
+        self._shown_at = time.monotonic()
+        # The speed is the steps since this mark over the seconds since it.
+        self._mark = (0, self._shown_at)
+
+    def __enter__(self) -> Self:
+        """Starts the bar."""
+        self._bar.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Takes the bar away, whatever happened."""
+        self._bar.stop()
+
+    def begin_epoch(self, steps: int | None = None) -> None:
+        """Starts the next epoch, of `steps` steps (None: not known, taken to be as the last)."""
+        self._epoch += 1
+        self._epoch_start = self._step
+        self._mark = (self._step, time.monotonic())
+        if steps is not None:
+            self._expect(self._step + steps * (self._epochs - self._epoch + 1))
+
+    def advance(self) -> bool:
+        """Counts a step; True when it is time to `show` fresh numbers."""
+        self._step += 1
+        now = time.monotonic()
+        if self._step == 1:  # its time was the compiler's
+            self._mark = (1, now)
+        interval = _LIVE_SECONDS if self._live else _PLAIN_SECONDS
+        return self._enabled and now - self._shown_at >= interval
+
+    def show(self, metrics: Mapping[str, float]) -> None:
+        """Shows the numbers of the latest step."""
+        self._shown_at = time.monotonic()
+        line = self._line({"epoch": self._epoch, "step": self._step, **metrics})
+        if self._live:
+            self._bar.update(self._task, completed=self._step, description=line)
+        else:
+            self._print(line)
+
+    def end_epoch(self, record: Mapping[str, float]) -> None:
+        """Leaves the line of a finished epoch."""
+        steps = self._step - self._epoch_start
+        self._expect(self._step + steps * (self._epochs - self._epoch))
+        self._print(self._line(record))
+
+    def _expect(self, total: int) -> None:
+        self._total = total
+        self._bar.update(self._task, total=total, completed=self._step)
+
+    def _line(self, numbers: Mapping[str, float]) -> str:
+        texts = [f"epoch {numbers['epoch']}/{self._epochs}"]
+        for name, value in numbers.items():
+            if name != "epoch":
+                texts.append(f"{name} {value if isinstance(value, int) else format(value, '.4g')}")
+        step, since = self._mark
+        seconds = time.monotonic() - since
+        if self._step > step and seconds > 0:
+            speed = (self._step - step) / seconds
+            texts.append(f"{speed:.3g} steps/s")
+            if self._total is not None and self._total > self._step:
+                left = datetime.timedelta(seconds=round((self._total - self._step) / speed))
+                texts.append(f"{left} left")
+        return "  ".join(texts)
+
+    def _print(self, line: str) -> None:
+        if self._enabled:
+            # Neither wrapped nor styled, so that a log's line stays one line.
+            self._console.print(line, soft_wrap=True, markup=False, highlight=False)

@@ -1,0 +1,50 @@
+"""Shared types and the shape legend.
+
+The legend holds in every docstring of the package:
+
+====  =====================================================
+T     time steps
+B     batch; `...` stands for any number of batch axes
+I     input features (`input_size`)
+H     hidden features (`hidden_size`)
+G     gates of a cell (4 for LSTM, 3 for GRU, 1 for Elman)
+S     source positions of attention
+V     vocabulary size
+====  =====================================================
+
+A name with `_t` is a value at step t, with `_tm1` at step t - 1.
+"""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple, TypeAlias
+
+import jax
+
+__all__ = ["Array", "Initializer", "PRNGKey", "PyTree", "Shape", "Unrolled"]
+
+Array: TypeAlias = jax.Array
+PRNGKey: TypeAlias = jax.Array
+PyTree: TypeAlias = Any
+Shape: TypeAlias = tuple[int, ...]
+Initializer: TypeAlias = Callable[[PRNGKey, Shape, Any], Array]
+
+
+class Unrolled(NamedTuple):
+    """What running a sequence gives: every output and the final state.
+
+    Attributes:
+      outputs: the outputs of all steps, `[..., T, O]` (`[T, ..., O]` when time-major), zero at
+        masked steps.
+      state: the state after the last processed step.
+
+    Example:
+      >>> import jax, jax.numpy as jnp, seqjax
+      >>> cell = seqjax.cells.GRU(3, 5)
+      >>> params = cell.init(jax.random.key(0))
+      >>> outputs, state = seqjax.unroll(cell, params, jnp.ones([2, 7, 3]))
+      >>> outputs.shape, state.shape
+      ((2, 7, 5), (2, 5))
+    """
+
+    outputs: PyTree
+    state: PyTree

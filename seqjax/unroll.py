@@ -1,0 +1,305 @@
+"""`unroll`, the only way into running a cell over a sequence: it checks, then calls a kernel."""
+
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from seqjax import checks, sequences
+from seqjax.cells.base import Cell, cast, compute_dtype
+from seqjax.kernels import KERNELS, REMAT, Problem
+from seqjax.types import Array, PyTree, Shape, Unrolled
+
+__all__ = ["unroll"]
+
+
+def unroll(
+    cell: Cell[Any, Any],
+    params: PyTree,
+    xs: PyTree,
+    *,
+    state: PyTree | None = None,
+    lengths: Any = None,
+    mask: Any = None,
+    resets: Any = None,
+    reset_state: PyTree | None = None,
+    reverse: bool = False,
+    time_major: bool = False,
+    recurrent_mask: Any = None,
+    zoneout: PyTree | None = None,
+    implementation: str = "auto",
+    remat: str = "auto",
+    unroll: int = 1,
+) -> Unrolled:
+    r"""Runs a cell over sequences.
+
+        s'_t     = reset_state where resets_t else s_{t-1}
+        s_t, y_t = step(x_t, s'_t)   at real steps
+        s_t, y_t = s'_t, 0           at masked steps
+
+    Values in padding, NaN and inf among them, never reach an output, a state or a gradient. A
+    sequence of length 0 returns its initial state. The function is compiled once for each
+    combination of cell configuration, shapes and dtypes; it may be differentiated (`jax.grad` is
+    backpropagation through time), mapped and nested in other transformations.
+
+    Args:
+      cell: a cell, e.g. `seqjax.cells.LSTM(input_size, hidden_size)`.
+      params: its parameters, as from `cell.init`.
+      xs: inputs, floating-point `[..., T, I]` with any number of batch axes; for spatial cells
+        `[..., T, *space, C]`; for cells with several inputs a pytree of such arrays. Their dtype is
+        that of the computation and the outputs: parameters are cast to it, while products are
+        summed in float32 or wider.
+      state: the state before the first step, as from `cell.initial_state(batch_shape)`, or without
+        the batch axes (a learned initial state, from which every sequence starts). Zeros if not
+        given. It keeps its dtype.
+      lengths: integers of the batch shape, 0 to T: steps from a sequence's length on are masked.
+        Under tracing, where values are not known, a length above T means T, below 0 means 0.
+      mask: bool `[..., T]` (`[T, ...]` when time-major) with True at real steps, any pattern; not
+        together with `lengths`.
+      resets: bool, shaped like `mask`; True puts the state back to `reset_state` before step t,
+        in the order of processing (episode boundaries, packed rows), whether t is masked or not.
+      reset_state: what resets put back, with or without batch axes; the cell's initial state if not
+        given (not `state`, which may have been carried over from an earlier window).
+      reverse: process t = T-1 … 0. Outputs keep the order of xs and the final state is the one
+        after t = 0. With right padding it equals running each sequence reversed within its length.
+      time_major: xs, mask, resets, zoneout and the outputs have the time axis first, `[T, ..., I]`.
+      recurrent_mask: float, of the batch shape plus the recurrent input's features, or something
+        that broadcasts to it; multiplies what enters the recurrent product, the same at every step
+        (variational dropout; Gal, Ghahramani 2016).
+      zoneout: the fraction of the old state that each unit holds, s_t = d ⊙ s_{t-1} + (1-d) ⊙ s_t
+        (Krueger et al. 2017): a pytree like the state with leaves that are None, numbers (as in
+        evaluation) or arrays `[..., T, H]` (bool or float, as in training).
+      implementation: a kernel by name, or "auto", which chooses one.
+      remat: what the backward pass stores. "none" all intermediate values; "step" the states
+        only; "sqrt" about √T states, recomputing stretches of √T steps; "auto" chooses.
+      unroll: steps in one iteration of the compiled loop.
+
+    Returns:
+      `Unrolled(outputs, state)`: outputs `[..., T, O]` (`[T, ..., O]` when time-major) in the dtype
+      of xs, and the final state.
+
+    Raises:
+      TypeError: xs that are not floating-point, lengths that are not integers, a mask or resets
+        that are not boolean.
+      ValueError: shapes that do not fit each other or the cell; outside tracing, lengths beyond 0
+        to T; an unknown implementation; lengths together with mask.
+
+    Example:
+      >>> import jax, jax.numpy as jnp, seqjax
+      >>> cell = seqjax.cells.LSTM(3, 5)
+      >>> params = cell.init(jax.random.key(0))
+      >>> xs = jnp.ones([2, 7, 3]).at[1, 4:].set(jnp.nan)
+      >>> outputs, state = seqjax.unroll(cell, params, xs, lengths=jnp.array([7, 4]))
+      >>> outputs.shape, bool(jnp.isfinite(outputs).all())
+      ((2, 7, 5), True)
+      >>> bool((state.h[1] == outputs[1, 3]).all())
+      True
+    """
+    if not isinstance(cell, Cell):
+        raise TypeError(
+            f"cell: expected a cell such as seqjax.cells.GRU(3, 5), got {_described(cell)}"
+        )
+    if implementation != "auto":
+        checks.require_name("implementation", implementation, ["auto", *KERNELS])
+    checks.require_name("remat", remat, REMAT)
+    unroll = checks.require_positive("unroll", unroll)
+
+    xs = jax.tree.map(as_floating, xs)
+    batch_shape, steps = layout(cell, xs, time_major=time_major)
+    step_shape = (steps, *batch_shape) if time_major else (*batch_shape, steps)
+    dtype = compute_dtype(xs)
+    mask = sequences.step_mask(lengths, mask, batch_shape, steps, time_major=time_major)
+    if resets is not None:
+        resets = sequences.check_mask("resets", resets, step_shape)
+    params = jax.tree.map(jnp.asarray, params)
+    _check_params(cell, params)
+    state = _batched("state", cell, state, batch_shape, dtype)
+    reset_state = _batched("reset_state", cell, reset_state, batch_shape, dtype)
+    reset_state = jax.tree.map(lambda r, s: r.astype(s.dtype), reset_state, state)
+    problem = Problem(
+        params=cast(params, dtype),
+        xs=xs,
+        state=state,
+        reset_state=reset_state,
+        mask=mask,
+        resets=resets,
+        recurrent_mask=_recurrent_mask(cell, recurrent_mask, state, dtype),
+        zoneout=_holds(zoneout, state, step_shape, time_major, dtype),
+    )
+    name = "scan" if implementation == "auto" else implementation
+    return _run(
+        problem,
+        cell=cell,
+        kernel=name,
+        batch_ndim=0 if time_major else len(batch_shape),
+        reverse=bool(reverse),
+        remat=remat,
+        unroll=unroll,
+    )
+
+
+@functools.partial(
+    jax.jit, static_argnames=("cell", "kernel", "batch_ndim", "reverse", "remat", "unroll")
+)
+def _run(
+    problem: Problem,
+    *,
+    cell: Cell[Any, Any],
+    kernel: str,
+    batch_ndim: int,
+    reverse: bool,
+    remat: str,
+    unroll: int,
+) -> Unrolled:
+    """Brings a problem into the kernels' form and its outputs back; compiled as a whole."""
+    xs = problem.xs
+    if problem.mask is not None:
+        # Replaced before anything is computed from it: in a gradient 0 · NaN would be NaN.
+        mask = problem.mask
+        xs = jax.tree.map(lambda x: sequences.zero_masked(x, mask), xs)
+    inputs = (xs, problem.mask, problem.resets, problem.zoneout)
+    xs, mask_tm, resets, zoneout = sequences.to_time_major(inputs, batch_ndim)
+    time_major = Problem(
+        params=problem.params,
+        xs=xs,
+        state=problem.state,
+        reset_state=problem.reset_state,
+        mask=mask_tm,
+        resets=resets,
+        recurrent_mask=problem.recurrent_mask,
+        zoneout=zoneout,
+    )
+    outputs, state = KERNELS[kernel](cell, time_major, reverse=reverse, remat=remat, unroll=unroll)
+    return Unrolled(sequences.to_batch_major(outputs, batch_ndim), state)
+
+
+def _described(value: Any) -> str:
+    return f"the class {value.__name__}" if isinstance(value, type) else type(value).__name__
+
+
+def as_floating(x: Any) -> Array:
+    """An input as a JAX array, which must be floating-point."""
+    x = jnp.asarray(x)
+    checks.require_dtype("xs", x, jnp.floating, "floating-point inputs")
+    return x
+
+
+def same_structure(
+    tree: PyTree, other: PyTree, is_leaf: Callable[[Any], bool] | None = None
+) -> bool:
+    """Whether two pytrees have the same structure, `is_leaf` saying what a leaf is in the other."""
+    structure: Any = jax.tree.structure(tree)
+    return bool(structure == jax.tree.structure(other, is_leaf=is_leaf))
+
+
+def _is_shape(value: Any) -> bool:
+    return isinstance(value, tuple) and all(isinstance(n, int) for n in value)
+
+
+def layout(cell: Cell[Any, Any], xs: PyTree, *, time_major: bool) -> tuple[Shape, int]:
+    """The batch shape and the number of steps of xs, after checking it against the cell."""
+    shapes, structure = jax.tree.flatten(cell.input_shape, is_leaf=_is_shape)
+    if not same_structure(xs, cell.input_shape, is_leaf=_is_shape):
+        raise ValueError(
+            f"xs: expected the structure of {type(cell).__name__}.input_shape, {structure}, "
+            f"got {jax.tree.structure(xs)}"
+        )
+    found: tuple[Shape, int] | None = None
+    for x, event in zip(jax.tree.leaves(xs), shapes, strict=True):
+        lead = x.shape[: x.ndim - len(event)]
+        if x.ndim < len(event) + 1 or x.shape[len(lead) :] != event:
+            lead_text = "T, ..." if time_major else "..., T"
+            sizes = ", ".join(map(str, event))
+            option = "input_size" if len(event) == 1 else "input_shape"
+            meant = event[0] if len(event) == 1 else event
+            raise ValueError(
+                f"xs: expected [{lead_text}, {sizes}] for {option}={meant}, got {x.shape}"
+            )
+        layout_of_x = (lead[1:], lead[0]) if time_major else (lead[:-1], lead[-1])
+        if found is not None and found != layout_of_x:
+            shapes = jax.tree.map(jnp.shape, xs)
+            raise ValueError(f"xs: expected equal batch and time axes, got {shapes}")
+        found = layout_of_x
+    if found is None:
+        raise ValueError("xs: expected at least one array, got an empty pytree")
+    return found
+
+
+@functools.lru_cache(maxsize=256)
+def _param_shapes(cell: Cell[Any, Any]) -> PyTree:
+    key = jax.eval_shape(lambda: jax.random.key(0))
+    return jax.tree.map(lambda a: a.shape, jax.eval_shape(cell.init, key))
+
+
+def _check_params(cell: Cell[Any, Any], params: PyTree) -> None:
+    expected = _param_shapes(cell)
+    got = jax.tree.map(np.shape, params)
+    if not same_structure(params, expected, is_leaf=_is_shape) or got != expected:
+        raise ValueError(f"params: expected those of {cell}, {expected}, got {got}")
+
+
+def _batched(
+    name: str, cell: Cell[Any, Any], state: PyTree | None, batch_shape: Shape, dtype: Any
+) -> PyTree:
+    """The state to start from or to reset to, with batch axes."""
+    if state is None:
+        return cell.initial_state(batch_shape, dtype)
+    event = jax.eval_shape(lambda: cell.initial_state((), dtype))
+    state = jax.tree.map(jnp.asarray, state)
+    shapes = jax.tree.map(jnp.shape, state)
+    batched = jax.tree.map(lambda a: (*batch_shape, *a.shape), event)
+    if not same_structure(state, event):
+        raise ValueError(f"{name}: expected the structure {batched}, got {shapes}")
+    for leaf, spec in zip(jax.tree.leaves(state), jax.tree.leaves(event), strict=True):
+        if leaf.shape not in ((*batch_shape, *spec.shape), spec.shape):
+            raise ValueError(f"{name}: expected {batched}, got {shapes}")
+        checks.require_dtype(name, leaf, jnp.floating, "floating-point arrays")
+    return jax.tree.map(
+        lambda leaf, spec: jnp.broadcast_to(leaf, (*batch_shape, *spec.shape)), state, event
+    )
+
+
+def _recurrent_mask(cell: Cell[Any, Any], mask: Any, state: PyTree, dtype: Any) -> Array | None:
+    if mask is None:
+        return None
+    target = jax.eval_shape(cell.recurrent_input, state)
+    if target is None:
+        raise ValueError(
+            f"recurrent_mask: {type(cell).__name__} has no recurrent product to mask; expected None"
+        )
+    mask = jnp.asarray(mask)
+    try:
+        return jnp.broadcast_to(mask, target.shape).astype(dtype)
+    except ValueError:
+        raise ValueError(f"recurrent_mask: expected {target.shape}, got {mask.shape}") from None
+
+
+def _holds(
+    zoneout: PyTree | None, state: PyTree, step_shape: Shape, time_major: bool, dtype: Any
+) -> PyTree | None:
+    """Zoneout's fractions with a time axis, one array a state leaf."""
+    if zoneout is None:
+        return None
+    leaves, structure = jax.tree.flatten(state)
+    given = jax.tree.leaves(zoneout, is_leaf=lambda leaf: leaf is None)
+    if not same_structure(state, zoneout, is_leaf=lambda leaf: leaf is None):
+        raise ValueError(
+            f"zoneout: expected the structure of the state, {structure}, got {zoneout}"
+        )
+    batch_ndim = len(step_shape) - 1
+    holds = []
+    for hold, leaf in zip(given, leaves, strict=True):
+        shape = (*step_shape, *leaf.shape[batch_ndim:])
+        hold = jnp.asarray(0.0 if hold is None else hold)
+        hold = hold if hold.dtype == jnp.bool_ else hold.astype(dtype)
+        if hold.shape not in ((), shape):
+            raise ValueError(f"zoneout: expected a number or {shape}, got {hold.shape}")
+        if hold.shape == ():  # a time axis alone, so that constants cost no memory
+            ones = [1] * len(shape)
+            ones[0 if time_major else batch_ndim] = step_shape[0 if time_major else -1]
+            shape = tuple(ones)
+        holds.append(jnp.broadcast_to(hold, shape))
+    return jax.tree.unflatten(structure, holds)

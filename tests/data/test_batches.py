@@ -1,0 +1,347 @@
+"""Padding, buckets and batches: nothing lost, nothing twice, zeros where there is nothing."""
+
+from typing import Any
+
+import ml_dtypes
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from seqjax.data import batches, bucket_boundaries, pad
+
+LENGTHS = st.lists(st.integers(0, 12), min_size=1, max_size=20)
+
+
+def _examples(lengths):
+    """Frames and tokens of the given lengths, and a number that tells the examples apart."""
+    rng = np.random.default_rng(len(lengths))
+    return {
+        "frames": [rng.normal(size=(t, 2)).astype(np.float32) for t in lengths],
+        "tokens": [rng.integers(1, 9, t).tolist() for t in lengths],
+        "number": np.arange(len(lengths)),
+    }
+
+
+def _order(made):
+    return [batch["number"][batch["weights"]].tolist() for batch in made]
+
+
+# pad
+
+
+@given(lengths=LENGTHS, extra=st.integers(0, 3), value=st.sampled_from([0, -1, 7]))
+def test_pad(lengths, extra, value):
+    sequences = _examples(lengths)["frames"]
+    array, found = pad(sequences, length=max(lengths) + extra, value=value)
+    assert array.shape == (len(lengths), max(lengths) + extra, 2) and array.dtype == np.float32
+    assert found.tolist() == lengths and found.dtype == np.int32
+    for row, sequence, t in zip(array, sequences, lengths, strict=True):
+        np.testing.assert_array_equal(row[:t], sequence)
+        np.testing.assert_array_equal(row[t:], value)
+
+
+def test_pad_to_the_longest():
+    array, lengths = pad([[1], [], [2, 3]])
+    assert array.tolist() == [[1, 0], [0, 0], [2, 3]] and lengths.tolist() == [1, 0, 2]
+
+
+@pytest.mark.parametrize(
+    ("truncate", "expected"), [("right", [[1, 2], [5, 0]]), ("left", [[2, 3], [5, 0]])]
+)
+def test_pad_truncates(truncate, expected):
+    array, lengths = pad([[1, 2, 3], [5]], length=2, truncate=truncate)
+    assert array.tolist() == expected and lengths.tolist() == [2, 1]
+    array, lengths = pad([[1, 2, 3], [5]], length=0, truncate=truncate)
+    assert array.shape == (2, 0) and lengths.tolist() == [0, 0]
+
+
+def test_pad_empty_lists_leave_the_dtype_and_the_steps_alone():
+    array, _ = pad([[], np.ones((2, 3), np.int16)])
+    assert array.dtype == np.int16 and array.shape == (2, 2, 3)
+    array, lengths = pad([np.zeros((0, 3), np.int16), []])
+    assert array.shape == (2, 0, 3) and lengths.tolist() == [0, 0]
+    array, _ = pad([np.zeros(0, np.int16)], length=2)
+    assert array.tolist() == [[0, 0]] and array.dtype == np.int16
+
+
+@pytest.mark.parametrize(
+    "dtype", [np.bool_, np.uint8, np.float16, np.complex64, ml_dtypes.bfloat16]
+)
+def test_pad_keeps_the_dtype(dtype):
+    array, _ = pad([np.ones(1, dtype), np.ones(2, dtype)])
+    assert array.dtype == dtype and array.tolist() == [[1, 0], [1, 1]]
+
+
+def test_pad_of_mixed_numbers_loses_none():
+    array, _ = pad([[1, 2], [0.5]])
+    assert array.tolist() == [[1, 2], [0.5, 0]]
+
+
+def test_pad_with_nan():
+    assert np.isnan(pad([[1.0], []], value=np.nan)[0]).tolist() == [[False], [True]]
+
+
+@pytest.mark.parametrize(
+    ("sequences", "options", "error", "message"),
+    [
+        ([], {}, ValueError, "sequences: expected at least one"),
+        ([[1], 2], {}, ValueError, r"sequences\[1\]: expected a sequence .*single number"),
+        ([[[1], [1, 2]]], {}, ValueError, r"sequences\[0\]: .*differ in shape"),
+        ([["a"]], {}, TypeError, r"sequences\[0\]: expected numbers"),
+        (
+            [np.ones((1, 2)), np.ones((1, 3))],
+            {},
+            ValueError,
+            r"sequences\[1\]: expected steps of shape \(2,\), got \(3,\)",
+        ),
+        (
+            [np.ones((1, 2)), np.ones((0, 3))],
+            {},
+            ValueError,
+            r"sequences\[1\]: expected steps of shape \(2,\), got \(3,\)",
+        ),
+        ([[1], [1, 2]], {"length": 1}, ValueError, r"sequences\[1\]: .*length=1 steps, got 2"),
+        ([[1]], {"length": -1}, ValueError, "length: expected at least 0, got -1"),
+        ([[1]], {"length": 1.5}, TypeError, "length: expected an integer, got 1.5"),
+        ([[1]], {"truncate": "middle"}, ValueError, "truncate: .*got 'middle'"),
+        ([[1]], {"value": 0.5}, ValueError, "value: .*int64 can hold, got 0.5"),
+        ([[1]], {"value": np.nan}, ValueError, "value: .*got nan"),
+        ([np.ones(1, np.uint8)], {"value": -1}, ValueError, "value: .*uint8 can hold, got -1"),
+    ],
+)
+def test_pad_refuses(sequences, options, error, message):
+    with pytest.raises(error, match=message):
+        pad(sequences, **options)
+
+
+# bucket_boundaries
+
+
+@given(lengths=LENGTHS, num_buckets=st.integers(1, 6))
+def test_bucket_boundaries(lengths, num_buckets):
+    found = bucket_boundaries(lengths, num_buckets)
+    assert list(found) == sorted(set(found)) and 1 <= len(found) <= num_buckets
+    assert found[-1] == max(1, *lengths, 0)
+    for k in range(1, num_buckets + 1):
+        share = k / num_buckets - 1e-9
+        least = min(n for n in lengths if np.mean(np.array(lengths) <= n) >= share)
+        assert max(1, least) in found
+
+
+def test_buckets_hold_equally_many():
+    assert bucket_boundaries(np.arange(1, 101), 4) == (25, 50, 75, 100)
+
+
+@pytest.mark.parametrize(
+    ("lengths", "num_buckets", "error", "message"),
+    [
+        ([], 2, ValueError, r"lengths: expected shape \[N\]"),
+        ([[1]], 2, ValueError, r"lengths: .*got \(1, 1\)"),
+        ([1.5], 2, TypeError, "lengths: expected integers, got float64"),
+        ([1, -1], 2, ValueError, "lengths: expected at least 0, got -1"),
+        ([1], 0, ValueError, "num_buckets: expected at least 1, got 0"),
+    ],
+)
+def test_bucket_boundaries_refuse(lengths, num_buckets, error, message):
+    with pytest.raises(error, match=message):
+        bucket_boundaries(lengths, num_buckets)
+
+
+# batches
+
+
+@given(
+    lengths=LENGTHS,
+    batch_size=st.integers(1, 5),
+    num_buckets=st.integers(1, 3),
+    seed=st.none() | st.integers(0, 3),
+    pad_batch=st.booleans(),
+)
+def test_every_example_once_and_padded_right(lengths, batch_size, num_buckets, seed, pad_batch):
+    examples, boundaries = _examples(lengths), bucket_boundaries(lengths, num_buckets)
+    made = batches(
+        examples,
+        batch_size=batch_size,
+        sequence_keys=("frames", "tokens"),
+        boundaries=boundaries,
+        seed=seed,
+        pad_batch=pad_batch,
+    )
+    seen = []
+    for batch in made:
+        size, length = batch["tokens"].shape
+        assert size == batch_size if pad_batch else 1 <= size <= batch_size
+        assert length in boundaries and batch["frames"].shape == (size, length, 2)
+        assert {name: batch[name].dtype for name in ("frames", "lengths", "weights")} == {
+            "frames": np.float32,
+            "lengths": np.int32,
+            "weights": np.bool_,
+        }
+        assert batch["weights"].any() and (pad_batch or batch["weights"].all())
+        for row in range(size):
+            t, n = batch["lengths"][row], batch["number"][row]
+            if batch["weights"][row]:
+                seen.append(n)
+                assert t == lengths[n]
+                # The smallest boundary that fits, no other.
+                assert length == min(boundary for boundary in boundaries if boundary >= t)
+                np.testing.assert_array_equal(batch["tokens"][row, :t], examples["tokens"][n])
+                np.testing.assert_array_equal(batch["frames"][row, :t], examples["frames"][n])
+            else:
+                assert t == n == 0
+            assert not batch["tokens"][row, t:].any() and not batch["frames"][row, t:].any()
+    assert sorted(seen) == list(range(len(lengths)))
+    assert len(made) == len(list(made))
+
+
+def test_without_a_seed_the_order_is_kept():
+    made = batches(_examples([3, 1, 2, 3, 1]), batch_size=2)
+    assert _order(made) == [[0, 1], [2, 3], [4]]
+    assert [batch["tokens"].shape for batch in made] == [(2, 3)] * 3
+
+
+def test_without_a_seed_a_batch_comes_when_its_bucket_is_full():
+    made = batches(_examples([9, 1, 1, 9, 1]), batch_size=2, boundaries=(1, 9))
+    assert _order(made) == [[1, 2], [0, 3], [4]]
+
+
+def test_epochs_are_shuffled_differently_and_repeatably():
+    examples = _examples([n % 5 for n in range(40)])
+
+    def order(seed, epoch, boundaries=None):
+        made = batches(examples, batch_size=4, seed=seed, epoch=epoch, boundaries=boundaries)
+        assert _order(made) == _order(made)
+        return _order(made)
+
+    orders = [order(seed, epoch) for seed in (0, 1) for epoch in (0, 1)]
+    assert all(orders[a] != orders[b] for a in range(4) for b in range(a))
+    assert order(1, 1) == orders[3]
+    assert order(0, 0, boundaries=(2, 4)) != order(0, 1, boundaries=(2, 4))
+
+
+def test_shuffling_moves_the_short_batch_too():
+    examples = _examples([3, 1, 2, 3, 1])
+    epochs = [_order(batches(examples, batch_size=2, seed=0, epoch=epoch)) for epoch in range(9)]
+    assert {[len(numbers) for numbers in order].index(1) for order in epochs} == {0, 1, 2}
+
+
+def test_any_batch_by_its_index():
+    made = batches(_examples([3, 1, 2, 3, 1]), batch_size=2, seed=0)
+    for index, batch in enumerate(made):
+        for name, array in made[index].items():
+            np.testing.assert_array_equal(array, batch[name])
+    with pytest.raises(IndexError):
+        made[3]
+
+
+@pytest.mark.parametrize("pad_batch", [False, True])
+def test_drop_remainder(pad_batch):
+    examples = _examples([1, 9, 1, 9, 9])
+    made = batches(
+        examples, batch_size=2, boundaries=(1, 9), drop_remainder=True, pad_batch=pad_batch
+    )
+    assert _order(made) == [[0, 2], [1, 3]] and len(made) == 2
+    assert len(batches(examples, batch_size=9, drop_remainder=True)) == 0
+
+
+def test_short_batch_without_filler():
+    *_, last = batches(_examples([3, 1, 2]), batch_size=2, pad_batch=False)
+    assert last["tokens"].shape == (1, 3) and last["weights"].tolist() == [True]
+
+
+def test_detected_fields():
+    examples: dict[str, Any] = {
+        "a": [[1], [1, 2]],
+        "b": [[1, 2], [3, 4]],
+        "c": np.ones((2, 2, 3)),
+        "d": [5, 6],
+    }
+    (batch,) = batches(examples, batch_size=2, boundaries=[4])
+    assert {name: array.shape for name, array in batch.items()} == {
+        "a": (2, 4),
+        "b": (2, 2),
+        "c": (2, 2, 3),
+        "d": (2,),
+        "lengths": (2,),
+        "weights": (2,),
+    }
+
+
+def test_named_fields_of_equal_length():
+    (batch,) = batches({"a": np.ones((2, 3))}, batch_size=2, sequence_keys=["a"], boundaries=[4])
+    assert batch["a"].tolist() == [[1, 1, 1, 0]] * 2 and batch["lengths"].tolist() == [3, 3]
+
+
+def test_no_field_over_time():
+    batch = batches({"x": np.ones((3, 2))}, batch_size=2, sequence_keys=())[1]
+    assert set(batch) == {"x", "weights"} and batch["x"].tolist() == [[1, 1], [0, 0]]
+
+
+def test_dtypes_are_those_of_the_whole_field():
+    """A batch that happens to hold whole numbers alone must not have its own dtype: it compiles."""
+    made = batches({"x": [[], [1], [2, 3], [0.5]], "y": [1, 2, 3, 4.5]}, batch_size=1)
+    assert {(batch["x"].dtype.name, batch["y"].dtype.name) for batch in made} == {("float64",) * 2}
+    made = batches({"x": [[], [1], [2, 3]]}, batch_size=1)
+    assert {batch["x"].dtype.name for batch in made} == {"int64"}
+
+
+GOOD = {"x": [[1], [1, 2]], "y": [0, 1]}
+
+
+@pytest.mark.parametrize(
+    ("examples", "options", "error", "message"),
+    [
+        ([[1], [2]], {}, TypeError, "examples: expected a dict of fields, got list"),
+        ({}, {}, ValueError, "examples: expected at least one example, got no field"),
+        ({"x": []}, {}, ValueError, "examples: expected at least one example, got {'x': 0}"),
+        ({"x": [[1]], "y": [1, 2]}, {}, ValueError, "every field, got {'x': 1, 'y': 2}"),
+        (GOOD | {"lengths": [1, 2]}, {}, ValueError, "the name 'lengths'"),
+        (GOOD | {"weights": [1, 2]}, {}, ValueError, "the name 'weights'"),
+        (
+            GOOD | {"z": [[1, 2], [3]]},
+            {},
+            ValueError,
+            "of one length an example, got 'x' 1, 'z' 2 in example 0",
+        ),
+        (GOOD | {"z": ["a", "b"]}, {}, TypeError, r"examples\['z'\]\[0\]: expected numbers"),
+        ({"x": [[1], [2]]}, {}, ValueError, "sequence_keys: no field"),
+        (GOOD, {"sequence_keys": ("z",)}, ValueError, r"sequence_keys: expected some of .*'z'"),
+        (GOOD, {"sequence_keys": "x"}, ValueError, "sequence_keys: .*got 'x'"),
+        (
+            {"y": [0]},
+            {"sequence_keys": ("y",)},
+            ValueError,
+            r"examples\['y'\]\[0\]: .*single number",
+        ),
+        (
+            GOOD,
+            {"sequence_keys": ()},
+            ValueError,
+            r"examples\['x'\]\[1\]: expected entries of shape \(1,\), got \(2,\)",
+        ),
+        (
+            {"x": np.ones(2)},
+            {"sequence_keys": (), "boundaries": [1]},
+            ValueError,
+            "boundaries: expected None",
+        ),
+        (
+            GOOD,
+            {"boundaries": [1]},
+            ValueError,
+            "boundaries: expected the last to be at least 2, the length of example 1, got 1",
+        ),
+        (GOOD, {"boundaries": []}, ValueError, r"boundaries: expected increasing .*\(\)"),
+        (GOOD, {"boundaries": [4, 2]}, ValueError, r"boundaries: expected increasing .*\(4, 2\)"),
+        (GOOD, {"boundaries": [2, 2]}, ValueError, "boundaries: expected increasing"),
+        (GOOD, {"boundaries": [0, 2]}, ValueError, "boundaries: expected at least 1, got 0"),
+        (GOOD, {"batch_size": 0}, ValueError, "batch_size: expected at least 1, got 0"),
+        (GOOD, {"batch_size": 2.0}, TypeError, "batch_size: expected an integer, got 2.0"),
+        (GOOD, {"seed": -1}, ValueError, "seed: expected at least 0, got -1"),
+        (GOOD, {"epoch": -1}, ValueError, "epoch: expected at least 0, got -1"),
+    ],
+)
+def test_batches_refuse(examples, options, error, message):
+    with pytest.raises(error, match=message):
+        batches(examples, **{"batch_size": 2, **options})

@@ -1,0 +1,302 @@
+"""Losses: values and gradients against float64 loops, and nothing of what is masked."""
+
+import math
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
+
+from seqjax import losses
+
+Reference = Callable[[np.ndarray, Any], tuple[float, np.ndarray]]
+
+
+def cross_entropy_reference(z, y, label_smoothing=0.0):
+    """One position: -Σ_c q_c log p_c and its gradient p - q."""
+    top = max(z)
+    normaliser = top + math.log(sum(math.exp(value - top) for value in z))
+    q = [(1 - label_smoothing) * (c == y) + label_smoothing / len(z) for c in range(len(z))]
+    value = -sum(q_c * (z_c - normaliser) for q_c, z_c in zip(q, z, strict=True))
+    return value, np.array(
+        [math.exp(z_c - normaliser) - q_c for q_c, z_c in zip(q, z, strict=True)]
+    )
+
+
+def binary_cross_entropy_reference(z, y):
+    """One element: -y log p - (1 - y) log(1 - p) and its gradient p - y."""
+    p = 1 / (1 + math.exp(-z))
+    return -y * math.log(p) - (1 - y) * math.log(1 - p), np.array(p - y)
+
+
+def squared_error_reference(prediction, target):
+    """One element: (ŷ - y)² and its gradient 2 (ŷ - y)."""
+    return (prediction - target) ** 2, np.array(2 * (prediction - target))
+
+
+class Case(NamedTuple):
+    """A loss on inputs of one shape, its mask of another, and the reference for one element."""
+
+    loss: Callable[..., jax.Array]
+    reference: Reference
+    shape: tuple[int, ...]
+    mask_shape: tuple[int, ...]
+    targets: str
+    label_smoothing: float | None = None
+
+    @property
+    def options(self):
+        return {} if self.label_smoothing is None else {"label_smoothing": self.label_smoothing}
+
+    def draw(self, seed=0):
+        """Float64 predictions, targets and a mask with both values in it."""
+        rng = np.random.default_rng(seed)
+        predictions = rng.normal(size=self.shape) * 2
+        targets = {
+            "classes": lambda: rng.integers(0, self.shape[-1], self.shape[:-1]),
+            "bits": lambda: rng.integers(0, 2, self.shape),
+            "probabilities": lambda: rng.uniform(size=self.shape),
+            "reals": lambda: rng.normal(size=self.shape),
+        }[self.targets]()
+        mask = rng.uniform(size=self.mask_shape) < 0.6
+        mask.flat[0], mask.flat[-1] = True, False
+        return predictions, targets, mask
+
+    def expect(self, predictions, targets, mask):
+        """Value and gradient by a loop over the elements whose position is real."""
+        total, count, gradient = 0.0, 0, np.zeros(predictions.shape)
+        for index in np.ndindex(targets.shape):
+            if mask[index[: mask.ndim]]:
+                value, slope = self.reference(predictions[index], targets[index], **self.options)
+                total, count = total + value, count + 1
+                gradient[index] = slope
+        return (total / count, gradient / count) if count else (0.0, gradient)
+
+    def value_and_grad(self, predictions, targets, mask):
+        def loss(values):
+            return self.loss(values, targets, mask=mask, **self.options)
+
+        return jax.value_and_grad(loss)(jnp.asarray(predictions))
+
+    def garbage(self, predictions, targets, mask):
+        """The same inputs with rubbish wherever the mask hides them."""
+        predictions, targets = predictions.copy(), targets.copy()
+        hidden = predictions[~mask]
+        hidden.flat = np.resize([np.nan, np.inf, -np.inf, 1e30], hidden.size)
+        predictions[~mask] = hidden
+        rubbish = [-1, 10**6, 2**31 - 1] if targets.dtype.kind == "i" else [np.nan, -np.inf, 7.0]
+        hidden = targets[~mask]
+        hidden.flat = np.resize(rubbish, hidden.size)
+        targets[~mask] = hidden
+        return predictions, targets
+
+
+CROSS_ENTROPY = (losses.cross_entropy, cross_entropy_reference)
+BINARY = (losses.binary_cross_entropy, binary_cross_entropy_reference)
+SQUARED = (losses.mean_squared_error, squared_error_reference)
+CASES = {
+    "tokens": Case(*CROSS_ENTROPY, (2, 4, 3), (2, 4), "classes"),
+    "tokens_smoothed": Case(*CROSS_ENTROPY, (2, 4, 3), (2, 4), "classes", 0.1),
+    "whole_sequences": Case(*CROSS_ENTROPY, (5, 3), (5,), "classes"),
+    "bits": Case(*BINARY, (2, 4), (2, 4), "bits"),
+    "piano_roll": Case(*BINARY, (2, 4, 3), (2, 4), "probabilities"),
+    "reals": Case(*SQUARED, (2, 4), (2, 4), "reals"),
+    "frames": Case(*SQUARED, (2, 4, 3), (2, 4), "reals"),
+    "whole_frames": Case(*SQUARED, (3, 2, 3), (3,), "reals"),
+}
+
+
+@pytest.fixture(params=list(CASES.values()), ids=list(CASES))
+def case(request):
+    return request.param
+
+
+def test_value_and_gradient(case):
+    predictions, targets, mask = case.draw()
+    value, gradient = case.value_and_grad(predictions, targets, mask)
+    expected, slope = case.expect(predictions, targets, mask)
+    assert value.shape == () and value.dtype == jnp.float32
+    np.testing.assert_allclose(value, expected, rtol=2e-6)
+    np.testing.assert_allclose(gradient, slope, rtol=2e-5, atol=1e-7)
+
+
+def test_no_mask_is_all_real(case):
+    predictions, targets, mask = case.draw()
+    value, gradient = case.value_and_grad(predictions, targets, None)
+    expected, slope = case.expect(predictions, targets, np.ones_like(mask))
+    np.testing.assert_allclose(value, expected, rtol=2e-6)
+    np.testing.assert_allclose(gradient, slope, rtol=2e-5, atol=1e-7)
+
+
+@pytest.mark.parametrize("compiled", [False, True], ids=["eager", "jit"])
+def test_garbage_in_masked_places_changes_nothing(case, compiled):
+    predictions, targets, mask = case.draw()
+    run = case.value_and_grad
+    run = jax.jit(run) if compiled else run
+    value, gradient = run(predictions, targets, mask)
+    dirty, dirty_gradient = run(*case.garbage(predictions, targets, mask), mask)
+    assert dirty == value
+    np.testing.assert_array_equal(dirty_gradient, gradient)
+    np.testing.assert_array_equal(np.asarray(dirty_gradient)[~mask], 0)
+    assert np.isfinite(dirty_gradient).all()
+
+
+def test_all_masked_is_zero(case):
+    predictions, targets, mask = case.draw()
+    mask = np.zeros_like(mask)
+    predictions, targets = case.garbage(predictions, targets, mask)
+    value, gradient = case.value_and_grad(predictions, targets, mask)
+    assert value == 0
+    np.testing.assert_array_equal(gradient, 0)
+
+
+def test_empty_is_zero(case):
+    predictions, targets, mask = (array[:0] for array in case.draw())
+    value, gradient = case.value_and_grad(predictions, targets, mask)
+    assert value == 0 and gradient.shape == predictions.shape
+
+
+@pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float16])
+def test_half_inputs_are_computed_in_float32(case, dtype):
+    predictions, targets, mask = case.draw()
+    rounded = jnp.asarray(predictions, dtype)
+    value, gradient = case.value_and_grad(rounded, targets, mask)
+    expected, _ = case.expect(np.asarray(rounded, np.float64), targets, mask)
+    assert value.dtype == jnp.float32 and gradient.dtype == dtype
+    np.testing.assert_allclose(value, expected, rtol=2e-6)
+
+
+def test_float64(case, x64):
+    predictions, targets, mask = case.draw()
+    value, gradient = case.value_and_grad(predictions, targets, mask)
+    expected, slope = case.expect(predictions, targets, mask)
+    assert value.dtype == jnp.float64
+    np.testing.assert_allclose(value, expected, rtol=1e-13)
+    np.testing.assert_allclose(gradient, slope, rtol=1e-11, atol=1e-15)
+
+
+def test_no_implicit_promotion(case):
+    inputs = [jnp.asarray(array) for array in case.draw()]
+    with jax.numpy_dtype_promotion("strict"), jax.numpy_rank_promotion("raise"):
+        value, _ = case.value_and_grad(*inputs)
+    assert np.isfinite(value)
+
+
+@given(mask=hnp.arrays(bool, (2, 4)), seed=st.integers(0, 9))
+def test_any_mask(mask, seed):
+    case = CASES["tokens_smoothed"]
+    predictions, targets, _ = case.draw(seed)
+    dirty_predictions, dirty_targets = case.garbage(predictions, targets, mask)
+    value, gradient = case.value_and_grad(dirty_predictions, dirty_targets, mask)
+    expected, slope = case.expect(predictions, targets, mask)
+    np.testing.assert_allclose(value, expected, rtol=5e-6)
+    np.testing.assert_allclose(gradient, slope, rtol=5e-5, atol=1e-6)
+
+
+def test_targets_get_no_garbage_gradient():
+    """A target that is itself computed (distillation) gets zeros where it is masked."""
+    predictions, mask = jnp.array([1.0, 2.0]), jnp.array([True, False])
+    for loss in (losses.mean_squared_error, losses.binary_cross_entropy):
+        gradient = jax.grad(loss, argnums=1)(predictions, jnp.array([0.5, jnp.nan]), mask=mask)
+        assert gradient[0] != 0 and gradient[1] == 0
+
+
+def test_extreme_logits_are_exact():
+    logits = jnp.array([1e4, -1e4])
+    assert losses.cross_entropy(logits[None], jnp.array([1])) == 2e4
+    assert losses.binary_cross_entropy(logits, jnp.array([0, 1])) == 1e4
+
+
+def test_excluded_class_costs_nothing():
+    """A logit of -inf rules a class out; the loss of the others stays finite."""
+    logits = jnp.array([[0.0, 0.0, -jnp.inf]])
+    np.testing.assert_allclose(losses.cross_entropy(logits, jnp.array([0])), math.log(2), rtol=1e-6)
+
+
+@pytest.mark.parametrize("dtype", [np.int8, np.uint8, np.int16, np.uint32, np.int64])
+def test_label_dtypes(dtype):
+    """The number of classes, 300, need not fit the type of the labels."""
+    logits = jnp.zeros((3, 300)).at[0, 3].set(5.0)
+    labels = np.array([3, 0, 100], dtype)
+    expected = losses.cross_entropy(logits, np.array([3, 0, 100], np.int32))
+    assert losses.cross_entropy(logits, labels) == expected
+    assert jax.jit(losses.cross_entropy)(logits, labels) == expected
+
+
+@pytest.mark.parametrize("label", [-1, 3, 10**6])
+def test_class_out_of_range(label):
+    logits, labels = jnp.zeros((2, 3)), np.array([0, label])
+    with pytest.raises(ValueError, match=rf"labels: expected values in \[0, 2\].*got {label}"):
+        losses.cross_entropy(logits, labels)
+    with pytest.raises(ValueError, match="labels"):
+        jax.grad(losses.cross_entropy)(logits, labels, mask=np.array([False, True]))
+    assert losses.cross_entropy(logits, labels, mask=np.array([True, False])) > 0
+    for smoothing in (0.0, 0.1):
+        value = jax.jit(lambda y, a=smoothing: losses.cross_entropy(logits, y, label_smoothing=a))
+        assert jnp.isnan(value(labels)) and jnp.isfinite(value(labels[:1].repeat(2)))
+
+
+def test_wide_class_does_not_wrap_into_range():
+    with pytest.raises(ValueError, match="labels"):
+        losses.cross_entropy(jnp.zeros((1, 3)), np.array([2**32 + 1]))
+
+
+@pytest.mark.parametrize("label", [-0.5, 1.5, np.nan])
+def test_probability_out_of_range(label):
+    logits, labels = jnp.zeros(2), np.array([0.5, label], np.float32)
+    with pytest.raises(ValueError, match=r"labels: expected values in \[0, 1\]"):
+        losses.binary_cross_entropy(logits, labels)
+    assert losses.binary_cross_entropy(logits, labels, mask=np.array([True, False])) > 0
+    assert jnp.isnan(jax.jit(losses.binary_cross_entropy)(logits, labels))
+
+
+def test_bool_and_int_targets():
+    values, bits = jnp.array([0.5, -2.0, 1.0]), np.array([True, False, True])
+    for loss in (losses.binary_cross_entropy, losses.mean_squared_error):
+        expected = loss(values, bits.astype(np.float32))
+        assert loss(values, bits) == loss(values, bits.astype(np.int64)) == expected
+
+
+BAD: dict[str, tuple[dict[str, Any], type[Exception], str]] = {
+    "int logits": ({"logits": (2, 3), "dtype": int}, TypeError, "logits: expected a float array"),
+    "scalar logits": ({"logits": ()}, ValueError, r"logits: expected \[\.\.\., C\].*got \(\)"),
+    "no classes": ({"logits": (2, 0)}, ValueError, "at least one class"),
+    "labels shape": ({"labels": 3}, ValueError, r"labels: expected \(2,\) .*\(2, 3\), got \(3,\)"),
+    "float labels": ({"label_dtype": float}, TypeError, "labels: expected integer .*got float64"),
+    "bool labels": ({"label_dtype": bool}, TypeError, "labels: expected integer .*got bool"),
+    "smoothing 1": ({"label_smoothing": 1}, ValueError, r"label_smoothing: .*\[0, 1\), got 1"),
+    "smoothing < 0": ({"label_smoothing": -0.1}, ValueError, "label_smoothing: .*got -0.1"),
+    "float mask": ({"mask": np.ones(2)}, TypeError, "mask: expected bool .*got float64"),
+    "int mask": ({"mask": np.ones(2, int)}, TypeError, "mask: expected bool .*got int64"),
+    "mask shape": ({"mask": np.ones((2, 3), bool)}, ValueError, r"mask: .*\(2,\), got \(2, 3\)"),
+    "scalar mask": ({"mask": np.array(True)}, ValueError, r"mask: .*\(2,\), got \(\)"),
+}
+
+
+@pytest.mark.parametrize(("arguments", "error", "message"), BAD.values(), ids=BAD)
+def test_cross_entropy_refuses(arguments, error, message):
+    options = dict(arguments)
+    logits = np.zeros(options.pop("logits", (2, 3)), options.pop("dtype", np.float32))
+    labels = np.zeros(options.pop("labels", 2), options.pop("label_dtype", int))
+    with pytest.raises(error, match=message):
+        losses.cross_entropy(logits, labels, **options)
+
+
+@pytest.mark.parametrize("loss", [losses.mean_squared_error, losses.binary_cross_entropy])
+def test_elementwise_losses_refuse(loss):
+    values = jnp.zeros((2, 4, 3))
+    with pytest.raises(ValueError, match=r"(targets|labels): .*\(2, 4, 3\), got \(2, 4\)"):
+        loss(values, jnp.zeros((2, 4)))
+    with pytest.raises(TypeError, match="expected a float array, got int32"):
+        loss(values.astype(jnp.int32), values)
+    with pytest.raises(TypeError, match="mask: expected bool"):
+        loss(values, values, mask=jnp.ones((2, 4)))
+    with pytest.raises(ValueError, match=r"mask: expected a leading part of .*, got \(4,\)"):
+        loss(values, values, mask=jnp.ones(4, bool))
+    with pytest.raises(ValueError, match="mask"):
+        loss(values, values, mask=jnp.ones((2, 4, 3, 1), bool))

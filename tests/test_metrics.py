@@ -1,0 +1,171 @@
+"""Metrics: means that merge to exactly what one pass over all the data would give."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from seqjax import losses, metrics
+from seqjax.metrics import Mean
+
+LOGITS = np.random.default_rng(0).normal(size=(6, 4, 3)).astype(np.float32)
+LABELS = np.random.default_rng(1).integers(0, 3, (6, 4))
+MASK = np.random.default_rng(2).uniform(size=(6, 4)) < 0.5
+
+
+def _accumulate(metric, splits):
+    """The merged mean over batches that end at the given rows, the last with the rest."""
+    mean = Mean()
+    for rows in np.split(np.arange(6), sorted(splits)):
+        mean = mean.merge(metric(LOGITS[rows], LABELS[rows], mask=MASK[rows]))
+    return mean
+
+
+@given(splits=st.lists(st.integers(0, 6), max_size=4))
+def test_merge_is_the_mean_over_everything(splits):
+    """Empty batches among them, and whatever the number of real positions of each."""
+    accuracy = _accumulate(metrics.accuracy, splits)
+    hits = (LOGITS.argmax(-1) == LABELS)[MASK]
+    assert (float(accuracy.total), int(accuracy.count)) == (hits.sum(), hits.size)
+    entropy = _accumulate(metrics.cross_entropy, splits)
+    assert entropy.count == MASK.sum()
+    whole = losses.cross_entropy(LOGITS, LABELS, mask=MASK)
+    np.testing.assert_allclose(entropy.value(), whole, rtol=1e-6)
+
+
+def test_merge_is_not_the_mean_of_means():
+    one, three = Mean.of(jnp.array([8.0])), Mean.of(jnp.array([0.0, 0.0, 0.0]))
+    assert one.merge(three).value() == three.merge(one).value() == 2
+
+
+def test_count_stays_exact_beyond_float32():
+    many = Mean(jnp.float32(0), jnp.int32(2**24))
+    assert many.merge(Mean.of(jnp.ones(1))).count == 2**24 + 1
+
+
+def test_merge_on_the_host_counts_without_bound():
+    half = Mean(total=2e9, count=2**31)
+    whole = half.merge(half)
+    assert whole.count == 2**32
+    np.testing.assert_allclose(whole.value(), 4e9 / 2**32, rtol=1e-6)
+
+
+def test_mean_as_a_scan_carry():
+    def step(mean, batch):
+        return mean.merge(metrics.accuracy(*batch)), None
+
+    batches = jnp.asarray(LOGITS), jnp.asarray(LABELS)
+    scanned, _ = jax.jit(lambda mean: jax.lax.scan(step, mean, batches))(Mean())
+    assert scanned == metrics.accuracy(LOGITS, LABELS)
+
+
+@pytest.mark.parametrize("mask_shape", [(), (2,), (2, 3), (2, 3, 4)])
+def test_mean_of_counts_elements(mask_shape):
+    values = np.arange(24.0).reshape(2, 3, 4)
+    mask = np.ones(mask_shape, bool)
+    mask.flat[-1] = False
+    real = values[mask].ravel()
+    mean = Mean.of(values, mask)
+    assert (mean.total, mean.count) == (real.sum(), real.size)
+    assert jnp.result_type(mean.total) == jnp.float32
+    assert jnp.result_type(mean.count) == jnp.int32
+
+
+def test_mean_of_without_a_mask_counts_alike():
+    values = np.arange(24.0).reshape(2, 3, 4)
+    assert Mean.of(values) == Mean.of(values, np.ones(2, bool)) == Mean(276.0, 24)
+
+
+def test_mean_of_half_precision_sums_in_float32():
+    mean = Mean.of(jnp.ones(5000, jnp.bfloat16))
+    assert jnp.result_type(mean.total) == jnp.float32 and mean.total == 5000
+
+
+def test_mean_of_integers_and_bools():
+    assert Mean.of(np.array([1, 2, 6])).value() == 3
+    assert Mean.of(np.array([True, False])).value() == 0.5
+
+
+def test_mean_of_keeps_garbage_out_of_the_gradient():
+    mask = np.array([True, False])
+    gradient = jax.grad(lambda x: Mean.of(x, mask).value())(jnp.array([2.0, jnp.nan]))
+    assert gradient.tolist() == [1, 0]
+
+
+def test_empty_mean():
+    empty = Mean.of(jnp.full(3, jnp.nan), np.zeros(3, bool))
+    assert empty.value() == Mean().value() == 0
+    assert metrics.perplexity(empty) == 1
+    assert empty.merge(Mean.of(jnp.array([3.0]))).value() == 3
+
+
+def test_adding_means_is_refused():
+    with pytest.raises(TypeError, match="merge"):
+        Mean() + Mean()
+
+
+@pytest.mark.parametrize("masked", [False, True])
+def test_accuracy(masked):
+    hits = [
+        LOGITS[index].argmax() == LABELS[index]
+        for index in np.ndindex(LABELS.shape)
+        if MASK[index] or not masked
+    ]
+    mean = metrics.accuracy(LOGITS, LABELS, mask=MASK if masked else None)
+    assert (mean.total, mean.count) == (sum(hits), len(hits))
+
+
+def test_accuracy_of_whole_sequences_ignores_filler():
+    logits = jnp.array([[0.0, 1.0], [1.0, 0.0], [jnp.nan, 0.0]])
+    mean = metrics.accuracy(logits, jnp.array([1, 1, -7]), mask=jnp.array([True, True, False]))
+    assert mean == Mean(1.0, 2)
+
+
+def test_accuracy_takes_the_first_of_equals():
+    assert metrics.accuracy(jnp.zeros((2, 3)), jnp.array([0, 1])).value() == 0.5
+
+
+@pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float16])
+def test_accuracy_of_half_precision(dtype):
+    logits = jnp.array([[1.0, 1.0078125]], dtype)
+    assert metrics.accuracy(logits, jnp.array([1])).value() == 1
+
+
+def test_out_of_range_labels_are_misses_under_tracing():
+    wrong = np.array([-1, 3])
+    with pytest.raises(ValueError, match="labels"):
+        metrics.accuracy(jnp.zeros((2, 3)), wrong)
+    assert jax.jit(metrics.accuracy)(jnp.zeros((2, 3)), wrong) == Mean(0.0, 2)
+    wrong = np.array([-3.0, 2.0])
+    with pytest.raises(ValueError, match="labels"):
+        metrics.binary_accuracy(jnp.array([-1.0, 1.0]), wrong)
+    assert jax.jit(metrics.binary_accuracy)(jnp.array([-1.0, 1.0]), wrong) == Mean(0.0, 2)
+
+
+def test_binary_accuracy():
+    logits = jnp.array([[2.0, -0.1], [0.0, 3.0], [jnp.nan, 1.0]])
+    labels = jnp.array([[1, 1], [0, 1], [1, 1]])
+    mask = jnp.array([True, True, False])
+    assert metrics.binary_accuracy(logits, labels, mask=mask) == Mean(3.0, 4)
+    assert metrics.binary_accuracy(jnp.array([1.0, -1.0]), jnp.array([0.9, 0.5])) == Mean(2.0, 2)
+
+
+def test_counts_of_element_metrics():
+    """Frames of 3 numbers: a masked and an unmasked batch weigh alike in a merge."""
+    ones, mask = jnp.ones((2, 4, 3)), jnp.ones((2, 4), bool)
+    for metric in (metrics.mean_squared_error, metrics.binary_cross_entropy):
+        masked, plain = metric(ones, ones, mask=mask), metric(ones, ones)
+        assert masked.count == plain.count == 24
+        np.testing.assert_allclose(masked.total, plain.total, rtol=1e-6)
+
+
+def test_perplexity():
+    mean = metrics.cross_entropy(LOGITS, LABELS, mask=MASK)
+    probability = np.exp(LOGITS.astype(np.float64))
+    probability /= probability.sum(-1, keepdims=True)
+    of_labels = np.take_along_axis(probability, LABELS[..., None], -1)[..., 0][MASK]
+    np.testing.assert_allclose(
+        metrics.perplexity(mean), np.prod(of_labels) ** (-1 / MASK.sum()), rtol=1e-5
+    )

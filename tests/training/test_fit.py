@@ -1,0 +1,238 @@
+"""The loop: what it returns, that one seed fixes it, its mistakes, and what it shows."""
+
+import io
+import math
+import re
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+import rich.console
+from flax import nnx
+
+from seqjax import metrics, training
+from seqjax.training.progress import Progress
+
+
+class Model(nnx.Module):
+    def __init__(self, rngs):
+        self.inner = nnx.Linear(2, 8, rngs=rngs)
+        self.dropout = nnx.Dropout(0.5)
+        self.outer = nnx.Linear(8, 1, rngs=rngs)
+
+    def __call__(self, x, rngs=None):
+        return self.outer(self.dropout(jnp.tanh(self.inner(x)), rngs=rngs))[..., 0]
+
+
+def loss_fn(model, batch, rngs):
+    errors = model(batch["x"], rngs=rngs) - batch["y"]
+    return jnp.mean(errors**2), {"bias": errors.mean()}
+
+
+def metric_fn(model, batch):
+    return {"error": metrics.mean_squared_error(model(batch["x"]), batch["y"])}
+
+
+def make_batches(number=4, size=8):
+    rng = np.random.default_rng(0)
+    xs = rng.normal(size=(number, size, 2)).astype(np.float32)
+    return [{"x": x, "y": x[:, 0] - x[:, 1]} for x in xs]
+
+
+def run(batches=None, **options):
+    options = {"epochs": 2, "progress": False, **options}
+    optimizer = options.pop("optimizer", training.optimizer(0.01))
+    loss = options.pop("loss_fn", loss_fn)
+    train_batches = make_batches() if batches is None else batches
+    return training.fit(Model(nnx.Rngs(0)), loss, optimizer, train_batches, **options)
+
+
+def bits(result):
+    return [np.asarray(leaf).tobytes() for leaf in jax.tree.leaves(result.state.params)]
+
+
+def without_time(history):
+    return [{key: record[key] for key in record if key != "seconds"} for record in history]
+
+
+def test_one_seed_fixes_everything():
+    one, same, other = run(seed=1), run(seed=1), run(seed=2)
+    assert bits(one) == bits(same)
+    assert without_time(one.history) == without_time(same.history)
+    assert bits(one) != bits(other)
+
+
+def test_the_loop_is_nothing_but_steps():
+    batches = make_batches()
+    model, optimizer = Model(nnx.Rngs(0)), training.optimizer(0.01)
+    state = training.init_state(model, optimizer)
+    train_step = training.make_train_step(model, loss_fn, optimizer)
+    reported = []
+    for batch in batches + batches:
+        state, numbers = train_step(state, batch, jax.random.key(3))
+        reported.append({name: float(value) for name, value in numbers.items()})
+    result = run(batches, optimizer=optimizer, seed=3)
+    for one, other in zip(
+        jax.tree.leaves(result.state.params), jax.tree.leaves(state.params), strict=True
+    ):
+        np.testing.assert_allclose(one, other, atol=1e-6)
+    for record, steps in zip(result.history, (reported[:4], reported[4:]), strict=True):
+        for name in ("loss", "grad_norm", "bias"):
+            expected = np.mean([numbers[name] for numbers in steps])
+            np.testing.assert_allclose(record[name], expected, rtol=1e-5)
+
+
+def test_history_and_result():
+    seen = []
+    result = run(
+        epochs=3,
+        eval_batches=make_batches(2),
+        metric_fn=metric_fn,
+        on_epoch_end=lambda record, state: seen.append((record, int(state.step))),
+    )
+    assert [record["epoch"] for record in result.history] == [1, 2, 3]
+    assert [record["step"] for record in result.history] == [4, 8, 12]
+    assert seen == [(record, record["step"]) for record in result.history]
+    keys = ["epoch", "step", "loss", "bias", "grad_norm", "seconds", "eval_error"]
+    assert list(result.history[0]) == keys
+    assert all(isinstance(value, int | float) for value in result.history[0].values())
+    # The model is the trained one, ready to be used, and what was measured last is what it does.
+    assert result.model.dropout.deterministic
+    eval_step = training.make_eval_step(result.model, metric_fn)
+    measured = training.evaluate(eval_step, result.state, make_batches(2))
+    assert measured["error"] == result.history[-1]["eval_error"]
+    batch = make_batches(2)
+    xs, ys = (np.concatenate([part[name] for part in batch]) for name in "xy")
+    np.testing.assert_allclose(np.mean((result.model(xs) - ys) ** 2), measured["error"], rtol=1e-5)
+
+
+def test_it_learns():
+    result = run(epochs=40, optimizer=training.optimizer(0.02, clip_norm=1.0))
+    assert result.history[-1]["loss"] < 0.5 * result.history[0]["loss"]
+
+
+def test_a_mean_among_the_metrics_is_weighted_by_its_count():
+    def counting(model, batch, rngs):
+        hits = metrics.Mean.of(batch["y"] > 0)
+        return loss_fn(model, batch, rngs)[0], {"positive": hits}
+
+    batches = make_batches()
+    batches[1] = {name: array[:3] for name, array in batches[1].items()}
+    result = run(batches, loss_fn=counting, epochs=1)
+    expected = np.mean(np.concatenate([batch["y"] for batch in batches]) > 0)
+    assert result.history[0]["positive"] == pytest.approx(expected, rel=1e-6)
+
+
+def test_batches_from_a_function_of_the_epoch():
+    asked = []
+
+    def batches(epoch):
+        asked.append(epoch)
+        return iter(make_batches()[: epoch + 1])
+
+    result = run(batches, epochs=3)
+    assert asked == [0, 1, 2]
+    assert [record["step"] for record in result.history] == [1, 3, 6]
+
+
+def test_the_model_given_is_left_alone():
+    model = Model(nnx.Rngs(0))
+    before = jax.tree.map(np.array, nnx.as_pure(nnx.state(model)))
+    training.fit(model, loss_fn, training.optimizer(0.1), make_batches(), epochs=2, progress=False)
+    jax.tree.map(np.testing.assert_array_equal, before, nnx.as_pure(nnx.state(model)))
+    assert not model.dropout.deterministic
+
+
+def test_the_host_does_not_wait_at_each_step(monkeypatch):
+    fetches = []
+    device_get = jax.device_get
+    monkeypatch.setattr(jax, "device_get", lambda tree: fetches.append(1) or device_get(tree))
+    run(make_batches(50), epochs=2)
+    assert len(fetches) == 2
+
+
+@pytest.mark.parametrize(
+    ("options", "error", "message"),
+    [
+        ({"batches": []}, ValueError, "train_batches: expected batches, got none in epoch 0"),
+        ({"batches": lambda epoch: []}, ValueError, "train_batches: .*got none in epoch 0"),
+        ({"batches": 3}, TypeError, "train_batches: expected an iterable of batches.*got int"),
+        ({"batches": iter(make_batches())}, ValueError, "train_batches: .*each of 2 epochs"),
+        ({"epochs": 0}, ValueError, "epochs: expected a positive integer, got 0"),
+        ({"eval_batches": []}, ValueError, "eval_batches, metric_fn: .*eval_batches alone"),
+        ({"metric_fn": metric_fn}, ValueError, "eval_batches, metric_fn: .*metric_fn alone"),
+        (
+            {"metric_fn": metric_fn, "eval_batches": []},
+            ValueError,
+            "batches: expected at least one batch",
+        ),
+        ({"loss_fn": lambda model, batch, rngs: (batch["y"], {})}, ValueError, r"got float32\[8\]"),
+    ],
+)
+def test_mistakes_are_named(options, error, message):
+    with pytest.raises(error, match=message):
+        run(**options)
+
+
+def test_an_iterator_will_do_for_one_epoch():
+    assert run(iter(make_batches()), epochs=1).history[0]["step"] == 4
+
+
+def test_plain_lines_where_there_is_no_terminal(capsys):
+    run(epochs=3, progress=True)
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    lines = captured.err.splitlines()
+    assert len(lines) == 3 and "\x1b" not in captured.err
+    for epoch, line in enumerate(lines, start=1):
+        assert line.startswith(f"epoch {epoch}/3  step {4 * epoch}  loss ")
+        assert re.search(r"grad_norm [\d.e+-]+ ", line) and re.search(r"[\d.e+]+ steps/s", line)
+    assert lines[0].endswith(" left") and not lines[-1].endswith(" left")
+
+
+def test_nothing_is_shown_when_not_asked_for(capsys):
+    run(progress=False)
+    assert capsys.readouterr() == ("", "")
+
+
+def test_a_live_bar_on_a_terminal(monkeypatch):
+    """Numbers, speed and the time left are in the bar; each epoch leaves a line behind."""
+    clock = iter(range(1000))
+    monkeypatch.setattr("seqjax.training.progress.time.monotonic", lambda: float(next(clock)))
+    file = io.StringIO()
+    console = rich.console.Console(file=file, force_terminal=True, width=120)
+    with Progress(2, console=console) as progress:
+        for epoch in (1, 2):
+            progress.begin_epoch(5)
+            for _ in range(5):
+                if progress.advance():
+                    progress.show({"loss": 0.25, "grad_norm": math.pi})
+            progress.end_epoch({"epoch": epoch, "step": 5 * epoch, "loss": 0.125})
+    text = re.sub(r"\x1b\[[\d;?]*[a-zA-Z]", "", file.getvalue())
+    assert re.search(r"epoch 1/2  step 5  loss 0.25  grad_norm 3.142  \S+ steps/s  0:00:\d\d", text)
+    assert "epoch 1/2  step 5  loss 0.125" in text and "epoch 2/2  step 10  loss 0.125" in text
+
+
+def test_a_long_epoch_shows_signs_of_life_in_a_log(monkeypatch):
+    clock = iter(range(0, 10000, 20))
+    monkeypatch.setattr("seqjax.training.progress.time.monotonic", lambda: float(next(clock)))
+    console = rich.console.Console(file=io.StringIO())
+    with Progress(1, console=console) as progress:
+        progress.begin_epoch(None)
+        shown = 0
+        for _ in range(20):
+            if progress.advance():
+                progress.show({"loss": 1.0})
+                shown += 1
+    assert 0 < shown < 20
+    assert len(console.file.getvalue().splitlines()) == shown
+
+
+def test_the_bar_goes_away_after_an_error():
+    console = rich.console.Console(file=io.StringIO(), force_terminal=True)
+    with pytest.raises(RuntimeError, match="boom"), Progress(1, console=console) as progress:
+        progress.begin_epoch(3)
+        raise RuntimeError("boom")
+    assert console.file.getvalue().endswith("\x1b[?25h\r\x1b[1A\x1b[2K")  # cursor back, line gone
