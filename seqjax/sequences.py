@@ -172,8 +172,8 @@ def _time_axis(xs: Array, lengths: Any, mask: Any) -> int:
     return xs.ndim - 2
 
 
-def _over(mask: Array, xs: Array) -> Array:
-    """The mask with trailing axes of size one, to broadcast against xs."""
+def over_features(mask: Array, xs: Array) -> Array:
+    """The mask `[..., T]` with trailing axes of size one, to broadcast against xs `[..., T, …]`."""
     return mask.reshape(*mask.shape, *[1] * (xs.ndim - mask.ndim))
 
 
@@ -188,7 +188,7 @@ def zero_masked(xs: Array, mask: Array) -> Array:
       >>> zero_masked(jnp.array([[1.0], [jnp.nan]]), jnp.array([True, False])).tolist()
       [[1.0], [0.0]]
     """
-    return jnp.where(_over(mask, xs), xs, jnp.zeros((), xs.dtype))
+    return jnp.where(over_features(mask, xs), xs, jnp.zeros((), xs.dtype))
 
 
 def _picked(xs: Array, mask: Array, axis: int, *, last: bool) -> Array:
@@ -196,7 +196,7 @@ def _picked(xs: Array, mask: Array, axis: int, *, last: bool) -> Array:
     if steps == 0:
         return jnp.zeros(xs.shape[:axis] + xs.shape[axis + 1 :], xs.dtype)
     index = steps - 1 - jnp.argmax(mask[..., ::-1], -1) if last else jnp.argmax(mask, -1)
-    picked = jnp.take_along_axis(xs, _over(index[..., None], xs), axis=axis).squeeze(axis)
+    picked = jnp.take_along_axis(xs, over_features(index[..., None], xs), axis=axis).squeeze(axis)
     return zero_masked(picked, mask.any(axis=-1))
 
 
@@ -250,7 +250,7 @@ def mean_pool(xs: Array, *, lengths: Any = None, mask: Any = None) -> Array:
     wide = jnp.promote_types(xs.dtype, jnp.float32)
     total = zero_masked(xs, mask).astype(wide).sum(axis=axis)
     count = jnp.maximum(mask.sum(axis=-1), 1).astype(wide)
-    return (total / _over(count, total)).astype(xs.dtype)
+    return (total / over_features(count, total)).astype(xs.dtype)
 
 
 def max_pool(xs: Array, *, lengths: Any = None, mask: Any = None) -> Array:
@@ -265,7 +265,7 @@ def max_pool(xs: Array, *, lengths: Any = None, mask: Any = None) -> Array:
     if xs.shape[axis] == 0:
         return _picked(xs, mask, axis, last=True)
     lowest = jnp.asarray(-jnp.inf, xs.dtype)
-    highest = jnp.where(_over(mask, xs), xs, lowest).max(axis=axis)
+    highest = jnp.where(over_features(mask, xs), xs, lowest).max(axis=axis)
     return zero_masked(highest, mask.any(axis=-1))
 
 
@@ -290,7 +290,7 @@ def reverse(xs: Array, *, lengths: Any = None, mask: Any = None) -> Array:
     rank = jnp.cumsum(mask, axis=-1) - 1
     opposite = jnp.clip(mask.sum(axis=-1, keepdims=True) - 1 - rank, 0, max(steps - 1, 0))
     source = jnp.where(mask, jnp.take_along_axis(order, opposite, axis=-1), jnp.arange(steps))
-    return jnp.take_along_axis(xs, _over(source, xs), axis=axis)
+    return jnp.take_along_axis(xs, over_features(source, xs), axis=axis)
 
 
 def repeat(x: Array, steps: int) -> Array:

@@ -22,6 +22,9 @@ jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
 hypothesis.settings.register_profile("seqjax", deadline=None, max_examples=25, derandomize=True)
 hypothesis.settings.load_profile("seqjax")
 
+# A second CPU device, for the tests that shard.
+jax.config.update("jax_num_cpu_devices", 2)
+
 os.environ.setdefault("MPLBACKEND", "Agg")
 
 

@@ -5,6 +5,7 @@ import io
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
@@ -118,7 +119,10 @@ def test_hidden_states_errors(shape, options, message):
 
 @pytest.mark.parametrize("log", [True, False])
 def test_gradient_flow_draws_each_model(log):
-    norms = {"elman": jnp.array([0.0, 0.1, 1.0]), "lstm": np.array([0.5, 0.6, 0.7, 0.8])}
+    norms: dict[str, Any] = {
+        "elman": jnp.array([0.0, 0.1, 1.0]),
+        "lstm": np.array([0.5, 0.6, 0.7, 0.8]),
+    }
     figure = viz.gradient_flow(norms, log=log)
     assert isinstance(figure, Figure) and renders(figure)
     (axes,) = figure.axes
@@ -128,7 +132,8 @@ def test_gradient_flow_draws_each_model(log):
         np.testing.assert_array_equal(np.array(drawn[name])[:, 0], np.arange(len(norm)))
         np.testing.assert_array_equal(np.array(drawn[name])[:, 1], np.asarray(norm, np.float64))
     assert axes.get_yscale() == ("log" if log else "linear")
-    assert [text.get_text() for text in axes.get_legend().get_texts()] == ["elman", "lstm"]
+    legend = axes.get_legend()
+    assert legend and [text.get_text() for text in legend.get_texts()] == ["elman", "lstm"]
 
 
 def test_gradient_flow_tells_many_models_apart():

@@ -192,7 +192,7 @@ class Cell(abc.ABC, Generic[Params, State]):
 
     @property
     def input_shape(self) -> PyTree:
-        """The shape of one step's input without batch axes; a pytree of shapes for pytree inputs."""
+        """The shape of one step's input without batch axes; a pytree of them for pytree inputs."""
         return (self.input_size,)
 
     @property

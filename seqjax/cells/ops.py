@@ -40,7 +40,8 @@ def accumulator_dtype(dtype: Any) -> jnp.dtype:
       >>> accumulator_dtype(jnp.bfloat16).name, accumulator_dtype("float64").name
       ('float32', 'float64')
     """
-    return jnp.promote_types(dtype, jnp.float32)
+    dtype = jnp.dtype(dtype)
+    return dtype if jnp.finfo(dtype).bits >= 32 else jnp.dtype(jnp.float32)
 
 
 def matmul(x: Array, w: Array) -> Array:

@@ -80,14 +80,15 @@ def scan(
             output = select(mask_t, output, jax.tree.map(jnp.zeros_like, output))
         return new, output
 
+    state = varying_like(problem.state, problem)
     steps = jax.tree.leaves(problem.xs)[0].shape[0]
     if remat in ("step", "sqrt"):
         step = jax.checkpoint(step)
     if remat == "sqrt" and steps > 3:
         run = _in_stretches(step, per_step, math.isqrt(steps), reverse=reverse, unroll=unroll)
-        state, outputs = run(problem.state)
+        state, outputs = run(state)
     else:
-        state, outputs = jax.lax.scan(step, problem.state, per_step, reverse=reverse, unroll=unroll)
+        state, outputs = jax.lax.scan(step, state, per_step, reverse=reverse, unroll=unroll)
     return Unrolled(outputs, state)
 
 
@@ -121,6 +122,25 @@ def _in_stretches(
         return state, joined
 
     return run
+
+
+def varying_like(state: Any, problem: Problem) -> Any:
+    """The state as one that differs between shards wherever anything of the problem does.
+
+    Inside `jax.shard_map` a loop's carry must have that type from the start, while zeros made
+    there are the same on every shard.
+    """
+
+    def axes(leaf: Array) -> frozenset[str]:
+        return getattr(getattr(jax.typeof(leaf), "manual_axis_type", None), "varying", frozenset())
+
+    wanted = frozenset().union(*map(axes, jax.tree.leaves(problem)))
+
+    def one(leaf: Array) -> Array:
+        missing = tuple(sorted(wanted - axes(leaf)))
+        return jax.lax.pcast(leaf, missing, to="varying") if missing else leaf
+
+    return jax.tree.map(one, state)
 
 
 def select(condition: Array, if_true: PyTree, if_false: PyTree) -> PyTree:

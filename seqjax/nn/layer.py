@@ -1,16 +1,29 @@
 """One layer of a stack: the parameters of one or two directions, and how they are run."""
 
+import dataclasses
+from collections.abc import Callable
 from typing import Any, Literal, NamedTuple, TypeAlias
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from seqjax.cells.base import Cell
-from seqjax.types import Array, PyTree, Shape, Unrolled
+from seqjax import checks, sequences
+from seqjax.cells.base import Cell, compute_dtype
+from seqjax.nn import noise
+from seqjax.types import Array, PRNGKey, PyTree, Shape, Unrolled
 from seqjax.unroll import unroll
 
-__all__ = ["MERGE_MODES", "Bidirectional", "Direction", "Layer", "MergeMode", "merge"]
+__all__ = [
+    "MERGE_MODES",
+    "Bidirectional",
+    "Direction",
+    "Layer",
+    "LayerOptions",
+    "MergeMode",
+    "Sequences",
+    "merge",
+]
 
 MergeMode: TypeAlias = Literal["concat", "sum", "mean", "mul", "none"]
 MERGE_MODES: tuple[MergeMode, ...] = ("concat", "sum", "mean", "mul", "none")
@@ -120,39 +133,210 @@ class Direction(nnx.Module):
             [jnp.broadcast_to(a.astype(dtype), (*batch_shape, *a.shape)) for a in leaves],
         )
 
-    def __call__(
-        self, xs: PyTree, *, state: PyTree, reset_state: PyTree, **options: Any
-    ) -> Unrolled:
-        """Runs `unroll` with these parameters; arguments as there."""
-        return unroll(self.cell, self.params, xs, state=state, reset_state=reset_state, **options)
+
+@dataclasses.dataclass(frozen=True)
+class Sequences:
+    """What all layers know of one call: the layout of its sequences and where steps are real.
+
+    Attributes:
+      batch_shape: the batch axes.
+      steps: T.
+      time_major: whether the time axis is first.
+      mask: bool, the batch axes and T in their layout; or None.
+      resets: likewise; True where a sequence starts.
+      options: for `seqjax.unroll`.
+
+    Example:
+      >>> call = Sequences((2,), 3, False, None, jnp.array([[0, 1, 0], [0, 0, 1]], bool), {})
+      >>> call.ends().astype(int).tolist()
+      [[1, 0, 0], [0, 1, 0]]
+    """
+
+    batch_shape: Shape
+    steps: int
+    time_major: bool
+    mask: Array | None
+    resets: Array | None
+    options: dict[str, Any]
+
+    @property
+    def axis(self) -> int:
+        """Where the time axis is."""
+        return 0 if self.time_major else len(self.batch_shape)
+
+    @property
+    def step_shape(self) -> Shape:
+        """The batch axes and T in their layout."""
+        batch, steps = self.batch_shape, self.steps
+        return (steps, *batch) if self.time_major else (*batch, steps)
+
+    def ends(self) -> Array | None:
+        """The resets of the backward direction: True where a sequence ends, after which another
+        starts.
+        """
+        if self.resets is None:
+            return None
+        following = jnp.moveaxis(self.resets, self.axis, 0)[1:]
+        following = jnp.concatenate([following, jnp.zeros((1, *self.batch_shape), bool)])
+        return jnp.moveaxis(following[: self.steps], 0, self.axis)
+
+    def zero_masked(self, xs: Array) -> Array:
+        """Xs with zeros at masked steps."""
+        return xs if self.mask is None else sequences.zero_masked(xs, self.mask)
+
+    def picked(self, xs: Array, pick: Callable[..., Array]) -> Array:
+        """Applies `sequences.last_real` or `first_real`: one real step a sequence, no time axis."""
+        mask = jnp.ones(self.step_shape, bool) if self.mask is None else self.mask
+        if self.time_major:
+            xs, mask = sequences.to_batch_major((xs, mask), len(self.batch_shape))
+        return pick(xs, mask=mask)
+
+
+@dataclasses.dataclass(frozen=True)
+class LayerOptions:
+    """What a layer does besides running its directions; see `Recurrent` for the meaning.
+
+    Attributes:
+      merge_mode: how the directions' outputs are joined.
+      input_dropout: rate on the inputs.
+      recurrent_dropout: rate on what enters the recurrent product.
+      zoneout: the probability that a unit of the state is held.
+      residual: whether inputs are added to outputs of the same width.
+
+    Example:
+      >>> LayerOptions(zoneout=0.1).zoneout
+      0.1
+    """
+
+    merge_mode: MergeMode = "concat"
+    input_dropout: float = 0.0
+    recurrent_dropout: float = 0.0
+    zoneout: float = 0.0
+    residual: bool = False
+
+    def __post_init__(self) -> None:
+        checks.require_name("merge_mode", self.merge_mode, MERGE_MODES)
+        for name in ("input_dropout", "recurrent_dropout", "zoneout"):
+            checks.require_rate(name, getattr(self, name))
 
 
 class Layer(nnx.Module):
-    """One layer of a stack: a direction or two, and the normalisation of what they give.
+    """One layer of a stack: one direction or two, joined.
 
-    Attributes:
+    Args:
+      options: what it does besides running its directions.
       forward: the direction that starts at the first step.
       backward: the other one, or None.
-      norm: `nnx.LayerNorm` or `nnx.BatchNorm` over the merged outputs, or None.
 
     Example:
       >>> from seqjax.cells import GRU
       >>> direction = Direction(GRU(3, 5), param_dtype=jnp.float32, rngs=nnx.Rngs(0))
-      >>> Layer(direction).backward is None
+      >>> Layer(LayerOptions(), direction).backward is None
       True
     """
 
     def __init__(
-        self,
-        forward: Direction,
-        backward: Direction | None = None,
-        norm: nnx.LayerNorm | nnx.BatchNorm | None = None,
+        self, options: LayerOptions, forward: Direction, backward: Direction | None = None
     ) -> None:
+        self.options = options
         self.forward = forward
         self.backward = backward
-        self.norm = norm
 
-    @property
-    def directions(self) -> tuple[Direction, ...]:
-        """The forward direction, and the backward one if there is one."""
-        return (self.forward,) if self.backward is None else (self.forward, self.backward)
+    def initial_state(self, batch_shape: Shape, dtype: Any) -> Any:
+        """The state to start from: the cell's, or `Bidirectional` of two."""
+        forward = self.forward.start(batch_shape, dtype)
+        if self.backward is None:
+            return forward
+        return Bidirectional(forward, self.backward.start(batch_shape, dtype))
+
+    def __call__(
+        self, xs: PyTree, state: Any, call: Sequences, *, ends_only: bool, key: PRNGKey | None
+    ) -> Unrolled:
+        """Runs the directions and joins their outputs.
+
+        Args:
+          xs: inputs.
+          state: as from `initial_state`.
+          call: what is known of the sequences.
+          ends_only: whether to return one vector a sequence, where each direction has seen it all.
+          key: a random key in training with noise, else None.
+        """
+        key_input, key_forward, key_backward = (
+            [None] * 3 if key is None else jax.random.split(key, 3)
+        )
+        inputs = self._inputs_dropped(xs, call, key_input)
+        forward_state = state if self.backward is None else state[0]
+        forward = self._run(self.forward, inputs, forward_state, call, key_forward, reverse=False)
+        joined, final = (
+            self._end(forward.outputs, call, sequences.last_real, ends_only),
+            forward.state,
+        )
+        if self.backward is not None:
+            backward = self._run(self.backward, inputs, state[1], call, key_backward, reverse=True)
+            other = self._end(backward.outputs, call, sequences.first_real, ends_only)
+            joined = merge(self.options.merge_mode, joined, other)
+            final = Bidirectional(final, backward.state)
+        if self.options.residual and not isinstance(joined, Bidirectional):
+            joined = self._with_residual(joined, xs, call, ends_only)
+        return Unrolled(joined, final)
+
+    def _end(
+        self, outputs: Array, call: Sequences, pick: Callable[..., Array], ends_only: bool
+    ) -> Array:
+        return call.picked(outputs, pick) if ends_only else outputs
+
+    def _with_residual(self, joined: Array, xs: Array, call: Sequences, ends_only: bool) -> Array:
+        shortcut = call.picked(xs, sequences.last_real) if ends_only else call.zero_masked(xs)
+        return joined + shortcut if shortcut.shape == joined.shape else joined
+
+    def _inputs_dropped(self, xs: PyTree, call: Sequences, key: PRNGKey | None) -> PyTree:
+        """The inputs with the same features dropped at every step."""
+        rate = self.options.input_dropout
+        if key is None or not rate:
+            return xs
+
+        def one(x: Array, key: PRNGKey) -> Array:
+            shape = (*x.shape[: call.axis], 1, *x.shape[call.axis + 1 :])
+            return x * noise.variational_mask(key, rate, shape, x.dtype)
+
+        leaves, structure = jax.tree.flatten(xs)
+        keys = jax.random.split(key, len(leaves))
+        return jax.tree.unflatten(structure, list(map(one, leaves, keys)))
+
+    def _run(
+        self,
+        direction: Direction,
+        xs: PyTree,
+        state: Any,
+        call: Sequences,
+        key: PRNGKey | None,
+        *,
+        reverse: bool,
+    ) -> Unrolled:
+        """One direction's `unroll`, with the noise and the resets that are its own."""
+        recurrent_mask = zoneout = key_zoneout = None
+        if key is not None:
+            key_recurrent, key_zoneout = jax.random.split(key)
+            if self.options.recurrent_dropout:
+                target = jax.eval_shape(direction.cell.recurrent_input, state)
+                recurrent_mask = noise.variational_mask(
+                    key_recurrent, self.options.recurrent_dropout, target.shape
+                )
+        if self.options.zoneout:
+            zoneout = noise.zoneout_holds(
+                key_zoneout, self.options.zoneout, state, call.step_shape, len(call.batch_shape)
+            )
+        return unroll(
+            direction.cell,
+            direction.params,
+            xs,
+            state=state,
+            reset_state=direction.start(call.batch_shape, compute_dtype(xs)),
+            mask=call.mask,
+            resets=call.ends() if reverse else call.resets,
+            reverse=reverse,
+            time_major=call.time_major,
+            recurrent_mask=recurrent_mask,
+            zoneout=zoneout,
+            **call.options,
+        )

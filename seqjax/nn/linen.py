@@ -1,5 +1,6 @@
 """The same cells for users of Flax Linen: an adapter of a few lines over `seqjax.unroll`."""
 
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -7,6 +8,7 @@ import jax.numpy as jnp
 from flax import linen
 
 from seqjax.cells.base import Cell
+from seqjax.nn.layer import path_name
 from seqjax.types import Unrolled
 from seqjax.unroll import unroll
 
@@ -39,12 +41,9 @@ class LinenRecurrent(linen.Module):
         """Runs `seqjax.unroll`; arguments and result as there."""
         shapes = jax.eval_shape(self.cell.init, jax.random.key(0))
         leaves, structure = jax.tree_util.tree_flatten_with_path(shapes)
-        names = [
-            "_".join(jax.tree_util.keystr((k,), simple=True) for k in path) or "value"
-            for path, _ in leaves
-        ]
+        names = [path_name(path) for path, _ in leaves]
 
-        def drawn(index: int):
+        def drawn(index: int) -> Callable[[Any], Any]:
             # Every parameter draws from the same key, so that together they are one `cell.init`.
             return lambda _: jax.tree.leaves(self.cell.init(key, self.param_dtype))[index]
 

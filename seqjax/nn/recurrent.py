@@ -3,6 +3,7 @@
 No equation stands here: parameters go to the cells' functions through `seqjax.unroll`.
 """
 
+import dataclasses
 from collections.abc import Callable
 from typing import Any, Literal
 
@@ -13,8 +14,8 @@ from flax import nnx
 from seqjax import checks, sequences
 from seqjax.cells.base import Cell, compute_dtype
 from seqjax.nn import noise
-from seqjax.nn.layer import MERGE_MODES, Bidirectional, Direction, Layer, MergeMode, merge
-from seqjax.types import Array, PyTree, Shape, Unrolled
+from seqjax.nn.layer import Direction, Layer, LayerOptions, MergeMode, Sequences
+from seqjax.types import Array, PRNGKey, PyTree, Shape, Unrolled
 from seqjax.unroll import as_floating, layout
 
 __all__ = ["Recurrent"]
@@ -91,57 +92,53 @@ class Recurrent(nnx.Module):
         self.cell = cell
         self.num_layers = checks.require_positive("num_layers", num_layers)
         self.bidirectional = bool(bidirectional)
-        self.merge_mode: MergeMode = checks.require_name("merge_mode", merge_mode, MERGE_MODES)  # type: ignore[assignment]
+        self.merge_mode: MergeMode = merge_mode
         self.dropout = checks.require_rate("dropout", dropout)
-        self.input_dropout = checks.require_rate("input_dropout", input_dropout)
-        self.recurrent_dropout = checks.require_rate("recurrent_dropout", recurrent_dropout)
-        self.zoneout = checks.require_rate("zoneout", zoneout)
         self.norm = norm if norm is None else checks.require_name("norm", norm, ("layer", "batch"))
-        self.residual = bool(residual)
         self.time_major = bool(time_major)
         self.dtype = None if dtype is None else _floating_dtype("dtype", dtype)
         self.deterministic = False
-        if self.recurrent_dropout and cell.recurrent_input(cell.initial_state()) is None:
+        if recurrent_dropout and cell.recurrent_input(cell.initial_state()) is None:
             raise ValueError(
                 f"recurrent_dropout: expected 0 for {type(cell).__name__}, which has no recurrent "
                 f"product, got {recurrent_dropout}"
             )
-        rngs = rngs if isinstance(rngs, nnx.Rngs) else nnx.Rngs(checks.require_key("rngs", rngs))
+        options = LayerOptions(merge_mode, input_dropout, recurrent_dropout, zoneout, residual)
+        # What a pair of directions gives to the next layer can only be one array.
+        inner = (
+            dataclasses.replace(options, merge_mode="concat") if merge_mode == "none" else options
+        )
+        streams = rngs if isinstance(rngs, nnx.Rngs) else nnx.Rngs(checks.require_key("rngs", rngs))
         param_dtype = _floating_dtype("param_dtype", param_dtype)
-        draws = rngs
 
         def direction(cell: Cell[Any, Any]) -> Direction:
             return Direction(
                 cell,
                 learned_initial_state=learned_initial_state,
                 param_dtype=param_dtype,
-                rngs=draws,
+                rngs=streams,
             )
 
         self.layers: nnx.List[Layer] = nnx.List([])
+        self.norms: nnx.List[Any] = nnx.List([])
         for index in range(self.num_layers):
-            if index:
-                cell = cell.stacked_on(self._width(between=True))
-            self.layers.append(
-                Layer(
-                    direction(cell),
-                    direction(cell) if self.bidirectional else None,
-                    self._make_norm(param_dtype, rngs) if index < self.num_layers - 1 else None,
-                )
-            )
+            last = index == self.num_layers - 1
+            backward = direction(cell) if self.bidirectional else None
+            self.layers.append(Layer(options if last else inner, direction(cell), backward))
+            if not last:
+                width = self._width(between=True)
+                cell = cell.stacked_on(width)
+                if self.norm is not None:
+                    kind = nnx.LayerNorm if self.norm == "layer" else nnx.BatchNorm
+                    self.norms.append(
+                        kind(width, dtype=self.dtype, param_dtype=param_dtype, rngs=streams)
+                    )
 
     def _width(self, *, between: bool) -> int:
         """Features of a layer's merged outputs."""
         features = self.cell.output_shape[-1]
         joined = self.merge_mode == "concat" or (between and self.merge_mode == "none")
         return features * (2 if self.bidirectional and joined else 1)
-
-    def _make_norm(self, param_dtype: Any, rngs: nnx.Rngs) -> Any:
-        if self.norm is None:
-            return None
-        kind = nnx.LayerNorm if self.norm == "layer" else nnx.BatchNorm
-        width = self._width(between=True)
-        return kind(width, dtype=self.dtype, param_dtype=param_dtype, rngs=rngs)
 
     @property
     def output_size(self) -> int:
@@ -160,11 +157,7 @@ class Recurrent(nnx.Module):
           has both directions.
         """
         dtype = dtype or self.dtype or jnp.float32
-        states = []
-        for layer in self.layers:
-            ends = [direction.start(batch_shape, dtype) for direction in layer.directions]
-            states.append(Bidirectional(*ends) if self.bidirectional else ends[0])
-        return tuple(states)
+        return tuple(layer.initial_state(batch_shape, dtype) for layer in self.layers)
 
     def __call__(
         self,
@@ -212,40 +205,36 @@ class Recurrent(nnx.Module):
             xs = jax.tree.map(lambda x: x.astype(self.dtype), xs)
         batch_shape, steps = layout(self.cell, xs, time_major=self.time_major)
         mask = sequences.step_mask(lengths, mask, batch_shape, steps, time_major=self.time_major)
+        options = {"implementation": implementation, "remat": remat}
+        call = Sequences(batch_shape, steps, self.time_major, mask, resets, options)
+        if resets is not None:
+            resets = sequences.check_mask("resets", resets, call.step_shape)
+            call = dataclasses.replace(call, resets=resets)
         deterministic = self.deterministic if deterministic is None else deterministic
         keys = self._keys(deterministic, rngs)
         states = self._states(initial_state, batch_shape, compute_dtype(xs))
 
         finals = []
-        for index, layer in enumerate(self.layers):
+        for index, (layer, state, key) in enumerate(zip(self.layers, states, keys, strict=True)):
             last = index == self.num_layers - 1
-            key_input, key_dropout, *key_directions = next(keys)
-            inputs = self._inputs_dropped(key_input, xs, batch_shape)
-            outputs, ends = [], []
-            for backward, direction in enumerate(layer.directions):
-                ran = self._run_direction(
-                    direction,
-                    inputs,
-                    states[index][backward],
-                    key_directions[backward],
-                    batch_shape,
-                    steps,
-                    bool(backward),
-                    resets,
-                    dict(mask=mask, implementation=implementation, remat=remat),
-                )
-                outputs.append(ran.outputs)
-                ends.append(ran.state)
-            finals.append(Bidirectional(*ends) if self.bidirectional else ends[0])
-            if last and not return_sequences:
-                xs = self._ends_joined(outputs, xs, mask, len(batch_shape))
-                break
-            xs = self._joined(outputs, xs, mask, between=not last)
-            if layer.norm is not None:
-                xs = self._normalized(layer.norm, xs, mask, deterministic)
-            if not last and self.dropout and key_dropout is not None:
-                xs = noise.dropout(key_dropout, self.dropout, xs)
+            key_layer, key_dropout = (None, None) if key is None else jax.random.split(key)
+            ends_only = last and not return_sequences
+            xs, final = layer(xs, state, call, ends_only=ends_only, key=key_layer)
+            finals.append(final)
+            if not last:
+                xs = self._between(index, xs, mask, key_dropout, deterministic)
         return Unrolled(xs, tuple(finals))
+
+    def _between(
+        self, index: int, xs: Array, mask: Array | None, key: PRNGKey | None, deterministic: bool
+    ) -> Array:
+        """What happens to a layer's outputs on the way to the next: normalisation, dropout."""
+        if self.norm == "layer":
+            xs = self.norms[index](xs)
+        if self.norm == "batch":
+            over = None if mask is None else sequences.over_features(mask, xs)
+            xs = self.norms[index](xs, use_running_average=deterministic, mask=over)
+        return noise.dropout(key, self.dropout, xs) if self.dropout and key is not None else xs
 
     def step(self, x_t: PyTree, state: Any = None) -> Unrolled:
         """One step in evaluation mode: what a call gives for a sequence of this one input.
@@ -341,145 +330,41 @@ class Recurrent(nnx.Module):
             outputs = sequences.to_batch_major(outputs, len(batch_shape))
         return Unrolled(outputs, state)
 
-    def _keys(self, deterministic: bool, rngs: noise.Rngs | None) -> Any:
-        """For each layer four keys: inputs, outputs, two directions; all None in evaluation."""
+    def _keys(self, deterministic: bool, rngs: noise.Rngs | None) -> list[PRNGKey | None]:
+        """A key for each layer; None where nothing is random."""
+        options = self.layers[0].options
         rates = {
             "dropout": self.dropout if self.num_layers > 1 else 0.0,
-            "input_dropout": self.input_dropout,
-            "recurrent_dropout": self.recurrent_dropout,
-            "zoneout": self.zoneout,
+            "input_dropout": options.input_dropout,
+            "recurrent_dropout": options.recurrent_dropout,
+            "zoneout": options.zoneout,
         }
         active = [name for name, rate in rates.items() if rate]
         if deterministic or not active:
-            return iter([[None] * 4] * self.num_layers)
+            return [None] * self.num_layers
         if rngs is None:
             raise ValueError(
                 f"rngs: expected nnx.Rngs or a random key in training with {', '.join(active)}, "
                 "got None; call layer.eval() or pass deterministic=True for evaluation"
             )
-        keys = jax.random.split(noise.dropout_key(rngs), (self.num_layers, 4))
-        return iter([list(row) for row in keys])
+        return list(jax.random.split(noise.dropout_key(rngs), self.num_layers))
 
-    def _states(self, initial_state: Any, batch_shape: Shape, dtype: Any) -> list[tuple[Any, ...]]:
-        """For each layer the initial states of its directions."""
+    def _states(self, initial_state: Any, batch_shape: Shape, dtype: Any) -> tuple[Any, ...]:
+        """The initial state of each layer, its structure checked."""
         if initial_state is None:
-            initial_state = self.initial_state(batch_shape, dtype)
+            return self.initial_state(batch_shape, dtype)
         if not isinstance(initial_state, (tuple, list)) or len(initial_state) != self.num_layers:
             raise ValueError(
                 f"initial_state: expected a tuple of {self.num_layers} states, one a layer, "
                 f"got {jax.tree.map(jnp.shape, initial_state)}"
             )
-        if not self.bidirectional:
-            return [(state,) for state in initial_state]
         for state in initial_state:
-            if not isinstance(state, tuple) or len(state) != 2:
+            if self.bidirectional and not (isinstance(state, tuple) and len(state) == 2):
                 raise ValueError(
                     "initial_state: expected Bidirectional(forward, backward) for each layer, "
                     f"got {jax.tree.map(jnp.shape, state)}"
                 )
-        return [tuple(state) for state in initial_state]
-
-    def _inputs_dropped(self, key: Any, xs: PyTree, batch_shape: Shape) -> PyTree:
-        """The inputs with the same features dropped at every step."""
-        if key is None or not self.input_dropout:
-            return xs
-        axis = 0 if self.time_major else len(batch_shape)
-
-        def one(x: Array, key: Array) -> Array:
-            shape = (*x.shape[:axis], 1, *x.shape[axis + 1 :])
-            return x * noise.variational_mask(key, self.input_dropout, shape, x.dtype)
-
-        leaves, structure = jax.tree.flatten(xs)
-        keys = jax.random.split(key, len(leaves))
-        return jax.tree.unflatten(structure, list(map(one, leaves, keys)))
-
-    def _run_direction(
-        self,
-        direction: Direction,
-        xs: PyTree,
-        state: PyTree,
-        key: Any,
-        batch_shape: Shape,
-        steps: int,
-        backward: bool,
-        resets: Any,
-        options: dict[str, Any],
-    ) -> Unrolled:
-        """One direction's `unroll`, with the noise and the resets that are its own."""
-        lead = (steps, *batch_shape) if self.time_major else (*batch_shape, steps)
-        dtype = compute_dtype(xs)
-        reset_state = None
-        if resets is not None:
-            resets = sequences.check_mask("resets", resets, lead)
-            resets = self._ends(resets, len(batch_shape)) if backward else resets
-            reset_state = direction.start(batch_shape, dtype)
-        key_recurrent, key_zoneout = (None, None) if key is None else jax.random.split(key)
-        recurrent_mask = zoneout = None
-        if self.recurrent_dropout and key_recurrent is not None:
-            target = jax.eval_shape(direction.cell.recurrent_input, state)
-            recurrent_mask = noise.variational_mask(
-                key_recurrent, self.recurrent_dropout, target.shape, dtype
-            )
-        if self.zoneout:
-            zoneout = noise.zoneout_holds(key_zoneout, self.zoneout, state, lead, len(batch_shape))
-        return direction(
-            xs,
-            state=state,
-            reset_state=reset_state,
-            resets=resets,
-            reverse=backward,
-            time_major=self.time_major,
-            recurrent_mask=recurrent_mask,
-            zoneout=zoneout,
-            **options,
-        )
-
-    def _ends(self, starts: Array, batch_ndim: int) -> Array:
-        """Where sequences end, from where they start: the steps before which the backward
-        direction starts anew.
-        """
-        axis = 0 if self.time_major else batch_ndim
-        rolled = jnp.roll(starts, -1, axis=axis)
-        last = jnp.arange(starts.shape[axis]) == starts.shape[axis] - 1
-        last = last.reshape(-1, *[1] * (starts.ndim - 1 - axis))
-        return jnp.where(last, False, rolled)
-
-    def _joined(self, outputs: list[Array], xs: Array, mask: Any, *, between: bool) -> Any:
-        """The layer's outputs from its directions', with the residual connection."""
-        if not self.bidirectional:
-            joined = outputs[0]
-        elif between and self.merge_mode == "none":
-            joined = merge("concat", *outputs)
-        else:
-            joined = merge(self.merge_mode, *outputs)
-        return self._with_residual(joined, xs, mask)
-
-    def _with_residual(self, joined: Any, xs: Array, mask: Any) -> Any:
-        if not self.residual or isinstance(joined, Bidirectional) or xs.shape != joined.shape:
-            return joined
-        total = joined + xs
-        return total if mask is None else sequences.zero_masked(total, mask)
-
-    def _ends_joined(self, outputs: list[Array], xs: Array, mask: Any, batch_ndim: int) -> Any:
-        """One vector a sequence: where each direction has seen all of it."""
-        if not self.residual:
-            xs = outputs[0]
-        if self.time_major:
-            outputs, xs, mask = sequences.to_batch_major((outputs, xs, mask), batch_ndim)
-        if mask is None:
-            mask = jnp.ones(outputs[0].shape[: batch_ndim + 1], bool)
-        joined = sequences.last_real(outputs[0], mask=mask)
-        if self.bidirectional:
-            joined = merge(self.merge_mode, joined, sequences.first_real(outputs[1], mask=mask))
-        if not self.residual:
-            return joined
-        return self._with_residual(joined, sequences.last_real(xs, mask=mask), None)
-
-    def _normalized(self, norm: Any, xs: Array, mask: Any, deterministic: bool) -> Array:
-        if isinstance(norm, nnx.LayerNorm):
-            return norm(xs)
-        over = None if mask is None else mask.reshape(*mask.shape, *[1] * (xs.ndim - mask.ndim))
-        return norm(xs, use_running_average=deterministic, mask=over)
+        return tuple(initial_state)
 
 
 def _floating_dtype(name: str, dtype: Any) -> jnp.dtype:

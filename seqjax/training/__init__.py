@@ -4,16 +4,11 @@
 pieces it is made of, for those who write their own.
 """
 
+from seqjax.training.evaluation import evaluate, make_eval_step
 from seqjax.training.fit import FitResult, fit
 from seqjax.training.optimizer import optimizer
-from seqjax.training.step import (
-    TrainState,
-    evaluate,
-    init_state,
-    make_eval_step,
-    make_train_step,
-    state_to_model,
-)
+from seqjax.training.state import TrainState, init_state, state_to_model
+from seqjax.training.step import make_train_step
 
 __all__ = [
     "FitResult",

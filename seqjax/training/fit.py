@@ -9,17 +9,10 @@ import optax
 from flax import nnx
 
 from seqjax import checks
+from seqjax.training.evaluation import MetricFn, evaluate, make_eval_step
 from seqjax.training.progress import Progress
-from seqjax.training.step import (
-    LossFn,
-    MetricFn,
-    TrainState,
-    evaluate,
-    init_state,
-    make_eval_step,
-    make_train_step,
-    state_to_model,
-)
+from seqjax.training.state import TrainState, init_state, state_to_model
+from seqjax.training.step import LossFn, make_train_step
 from seqjax.training.totals import Totals
 
 __all__ = ["BatchSource", "FitResult", "Record", "fit"]
@@ -77,8 +70,9 @@ def fit(
 
     Returns:
       The trained module, the final state and the history: for each epoch a dict with `epoch` and
-      `step` (how many were done), `loss`, `grad_norm` and the metrics of `loss_fn` (means over the
-      epoch's steps), `seconds` (of its training), and each metric of `metric_fn` under `eval_name`.
+      `step` (how many were done), `loss`, `grad_norm` and the metrics of `loss_fn` (averaged over
+      the epoch's steps; a `Mean` by its count), `seconds` (of its training), and each metric of
+      `metric_fn` under `eval_name`.
 
     Raises:
       TypeError: an argument of the wrong type.
@@ -132,11 +126,13 @@ def fit(
                 state, metrics = train_step(state, batch, key)
                 totals.add(metrics)
                 if display.advance():
-                    display.show(_loss_first(totals.latest()))
+                    latest = totals.latest()
+                    display.show({name: latest[name] for name in ("loss", "grad_norm")})
             if not totals.batches:
                 raise ValueError(f"train_batches: expected batches, got none in epoch {epoch}")
             step += totals.batches
             record: Record = {"epoch": epoch + 1, "step": step, **_loss_first(totals.values())}
+            display.stop_clock()  # not before: reading the totals has waited for the device
             record["seconds"] = time.perf_counter() - start
             if eval_step is not None and eval_batches is not None:
                 measured = evaluate(eval_step, state, _read(eval_batches, epoch))

@@ -31,8 +31,7 @@ class Progress:
       ...         due = progress.advance()
       ...     progress.end_epoch({"epoch": 1, "step": 3, "loss": 0.123456})
       >>> print(console.file.getvalue())
-      epoch 1/2  step 3  loss 0.1235  ... steps/s  ... left
-      <BLANKLINE>
+      epoch 1/2  step 3  loss 0.1235...
     """
 
     def __init__(
@@ -49,9 +48,11 @@ class Progress:
         self._enabled = enabled
         self._live = enabled and self._console.is_terminal
         self._bar = rich.progress.Progress(
-            rich.progress.BarColumn(bar_width=20),
-            rich.progress.TextColumn("{task.description}"),
+            rich.progress.TextColumn("{task.description}", markup=False),
+            rich.progress.BarColumn(bar_width=None),  # what the text leaves of the line
+            expand=True,
             console=self._console,
+            auto_refresh=False,  # drawn when there are fresh numbers, and no thread of its own
             transient=True,
             disable=not self._live,
         )
@@ -62,8 +63,9 @@ class Progress:
         self._step = 0
         self._total: int | None = None  # steps of the whole run, as far as known
         self._shown_at = time.monotonic()
-        # The speed is the steps since this mark over the seconds since it.
+        # The speed is the steps since this mark over the seconds since it, until the clock stops.
         self._mark = (0, self._shown_at)
+        self._stopped_at: float | None = None
 
     def __enter__(self) -> Self:
         """Starts the bar."""
@@ -78,7 +80,7 @@ class Progress:
         """Starts the next epoch, of `steps` steps (None: not known, taken to be as the last)."""
         self._epoch += 1
         self._epoch_start = self._step
-        self._mark = (self._step, time.monotonic())
+        self._mark, self._stopped_at = (self._step, time.monotonic()), None
         if steps is not None:
             self._expect(self._step + steps * (self._epochs - self._epoch + 1))
 
@@ -96,9 +98,13 @@ class Progress:
         self._shown_at = time.monotonic()
         line = self._line({"epoch": self._epoch, "step": self._step, **metrics})
         if self._live:
-            self._bar.update(self._task, completed=self._step, description=line)
+            self._bar.update(self._task, completed=self._step, description=line, refresh=True)
         else:
             self._print(line)
+
+    def stop_clock(self) -> None:
+        """Says that the epoch's steps are done, and what follows does not count for the speed."""
+        self._stopped_at = time.monotonic()
 
     def end_epoch(self, record: Mapping[str, float]) -> None:
         """Leaves the line of a finished epoch."""
@@ -116,10 +122,10 @@ class Progress:
             if name != "epoch":
                 texts.append(f"{name} {value if isinstance(value, int) else format(value, '.4g')}")
         step, since = self._mark
-        seconds = time.monotonic() - since
+        seconds = (self._stopped_at or time.monotonic()) - since
         if self._step > step and seconds > 0:
             speed = (self._step - step) / seconds
-            texts.append(f"{speed:.3g} steps/s")
+            texts.append(f"{speed:{'.0f' if speed >= 10 else '.2g'}} steps/s")
             if self._total is not None and self._total > self._step:
                 left = datetime.timedelta(seconds=round((self._total - self._step) / speed))
                 texts.append(f"{left} left")

@@ -1,0 +1,108 @@
+"""The state of a training run, and the way between it and a Flax NNX module.
+
+A module is a static graph definition and a pytree of arrays. The arrays that change in training
+are in a `TrainState`; a step closes over the definition.
+"""
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+from flax import nnx
+
+from seqjax.types import Array, PyTree
+
+__all__ = ["TrainState", "graphdef_of", "init_state", "state_to_model"]
+
+
+class TrainState(NamedTuple):
+    """All that a training run carries from step to step, a pytree of arrays.
+
+    Attributes:
+      params: the values of the model's `nnx.Param` variables, an `nnx.State` of arrays.
+      model_state: the values of its other variables (`nnx.BatchStat`, random streams, …).
+      opt_state: the optimiser's state.
+      step: int32 scalar, how many updates were made.
+    """
+
+    params: PyTree
+    model_state: PyTree
+    opt_state: PyTree
+    step: Array
+
+
+def init_state(model: nnx.Module, optimizer: optax.GradientTransformation) -> TrainState:
+    """The state at step 0: a copy of the model's arrays and a fresh optimiser state.
+
+    Args:
+      model: a Flax NNX module; it is neither changed nor shared with the state.
+      optimizer: any optax transformation.
+
+    Returns:
+      The `TrainState`.
+
+    Raises:
+      TypeError: `model` is not an `nnx.Module`.
+      ValueError: `model` has no `nnx.Param`.
+
+    Example:
+      >>> import optax
+      >>> from flax import nnx
+      >>> from seqjax import training
+      >>> state = training.init_state(nnx.Linear(3, 2, rngs=nnx.Rngs(0)), optax.sgd(0.1))
+      >>> state.params["kernel"].shape, int(state.step)
+      ((3, 2), 0)
+    """
+    if not isinstance(model, nnx.Module):
+        raise TypeError(f"model: expected a flax.nnx.Module, got {type(model).__name__}")
+    _, *states = nnx.split(model, nnx.Param, ...)
+    # Copied, because a step that donates its state would delete the model's own arrays.
+    params, model_state = (jax.tree.map(jnp.copy, nnx.as_pure(part)) for part in states)
+    if not jax.tree.leaves(params):
+        raise ValueError(f"model: expected at least one nnx.Param, {type(model).__name__} has none")
+    return TrainState(params, model_state, optimizer.init(params), jnp.zeros([], jnp.int32))
+
+
+def state_to_model(model: nnx.Module | nnx.GraphDef, state: TrainState) -> Any:
+    """A new module with the state's values, in the mode (train or eval) of `model`.
+
+    Args:
+      model: the module the state was made from, or its graph definition; it is not changed.
+      state: a `TrainState`.
+
+    Returns:
+      An `nnx.Module` of the same class.
+
+    Example:
+      >>> import jax, optax
+      >>> from flax import nnx
+      >>> from seqjax import training
+      >>> model = nnx.Linear(3, 2, rngs=nnx.Rngs(0))
+      >>> state = training.init_state(model, optax.sgd(0.1))
+      >>> doubled = state._replace(params=jax.tree.map(lambda p: 2 * p, state.params))
+      >>> trained = training.state_to_model(model, doubled)
+      >>> bool((trained.kernel[...] == 2 * model.kernel[...]).all())
+      True
+    """
+    return nnx.merge(graphdef_of(model), state.params, state.model_state)
+
+
+def graphdef_of(model: nnx.Module | nnx.GraphDef) -> nnx.GraphDef:
+    """The static part of a module: what is left of it without the arrays of its state.
+
+    Raises:
+      TypeError: `model` is neither a module nor a graph definition.
+
+    Example:
+      >>> model = nnx.Linear(3, 2, rngs=nnx.Rngs(0))
+      >>> graphdef_of(model) == graphdef_of(graphdef_of(model)) == nnx.graphdef(model)
+      True
+    """
+    if isinstance(model, nnx.GraphDef):
+        return model
+    if not isinstance(model, nnx.Module):
+        raise TypeError(
+            f"model: expected a flax.nnx.Module or its GraphDef, got {type(model).__name__}"
+        )
+    return nnx.graphdef(model)

@@ -1,0 +1,119 @@
+"""The table that every cross-cutting test runs over: all registered cells, and their options.
+
+A cell joins by standing in `seqjax.CELLS`; an option worth testing on its own is one more line.
+"""
+
+import functools
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+import seqjax
+from seqjax import cells
+from tests import references
+
+I, H, T = 3, 4, 6
+
+
+class Case(NamedTuple):
+    """A cell and the registry name under which its NumPy twin stands."""
+
+    name: str
+    cell: Any
+
+
+CASES: dict[str, Case] = {
+    name: Case(name, cls(input_size=I, hidden_size=H)) for name, cls in seqjax.CELLS.items()
+} | {
+    "elman-relu": Case("elman", cells.Elman(I, H, activation="relu")),
+    "elman-identity": Case("elman", cells.Elman(I, H, activation="identity")),
+    "elman-no-bias": Case("elman", cells.Elman(I, H, use_bias=False)),
+    "elman_readout-wide": Case("elman_readout", cells.ElmanReadout(I, H, output_size=5)),
+    "lstm-no-bias": Case("lstm", cells.LSTM(I, H, use_bias=False)),
+    "projected_lstm-3": Case("projected_lstm", cells.ProjectedLSTM(I, H, proj_size=3)),
+    "gru-no-bias": Case("gru", cells.GRU(I, H, use_bias=False)),
+    "indrnn-tanh": Case("indrnn", cells.IndRNN(I, H, activation="tanh")),
+    "conv_lstm_1d-valid": Case(
+        "conv_lstm_1d",
+        cells.ConvLSTM1D(I, 2, spatial_shape=7, kernel_size=2, stride=2, padding="VALID"),
+    ),
+    "conv_lstm_2d-stride": Case(
+        "conv_lstm_2d", cells.ConvLSTM2D(I, 2, spatial_shape=(5, 4), kernel_size=(3, 2), stride=2)
+    ),
+}
+
+REGISTERED = {name: CASES[name] for name in seqjax.CELLS}
+
+
+def all_cases(function: Any) -> Any:
+    """Parametrises a test over every case."""
+    import pytest
+
+    return pytest.mark.parametrize("case", CASES.values(), ids=CASES.keys())(function)
+
+
+def registered(function: Any) -> Any:
+    """Parametrises a test over every registered cell with its defaults."""
+    import pytest
+
+    return pytest.mark.parametrize("case", REGISTERED.values(), ids=REGISTERED.keys())(function)
+
+
+def draw_like(tree: Any, seed: int, scale: float = 1.0, dtype: Any = np.float32) -> Any:
+    """A pytree of normal random arrays: nothing is zero, the biases least of all."""
+    rng = np.random.default_rng(seed)
+    return jax.tree.map(lambda a: (scale * rng.normal(size=a.shape)).astype(dtype), tree)
+
+
+@functools.cache
+def params_of(cell: Any) -> Any:
+    """Random parameters with non-zero biases, small enough for a stable recurrence."""
+    shapes = jax.eval_shape(cell.init, jax.random.key(0))
+    return jax.tree.map(jnp.asarray, draw_like(shapes, 1, 0.4))
+
+
+def state_of(cell: Any, batch: tuple[int, ...], seed: int = 2) -> Any:
+    """A random state with batch axes."""
+    return jax.tree.map(jnp.asarray, draw_like(cell.initial_state(batch), seed, 0.5))
+
+
+def inputs_of(cell: Any, batch: tuple[int, ...], steps: int = T, seed: int = 3) -> np.ndarray:
+    """Random inputs, batch-major."""
+    rng = np.random.default_rng(seed)
+    return rng.normal(size=(*batch, steps, *cell.input_shape)).astype(np.float32)
+
+
+def mask_of(batch: tuple[int, ...], steps: int = T, seed: int = 4) -> np.ndarray:
+    """A mask of any pattern: holes, padding on both sides, and one sequence without real steps."""
+    mask = np.random.default_rng(seed).random((*batch, steps)) < 0.6
+    mask.reshape(-1, steps)[-1] = False
+    return mask
+
+
+def with_garbage(xs: np.ndarray, mask: np.ndarray) -> np.ndarray:
+    """The inputs with NaN and inf at masked steps."""
+    over = mask.reshape(*mask.shape, *[1] * (xs.ndim - mask.ndim))
+    garbage = np.where(np.arange(xs.shape[-1]) % 2, np.nan, np.inf).astype(xs.dtype)
+    return np.where(over, xs, garbage)
+
+
+def reference(case: Case, params: Any, xs: Any, **options: Any) -> Any:
+    """What the NumPy twin says."""
+    options.setdefault("initial_state", None)
+    if options["initial_state"] is None:
+        batch = xs.shape[: xs.ndim - 1 - len(case.cell.input_shape)]
+        options["initial_state"] = case.cell.initial_state(batch)
+    return references.unroll(case.name, case.cell, params, np.asarray(xs), **options)
+
+
+def assert_close(actual: Any, expected: Any, atol: float = 2e-6, rtol: float = 2e-6) -> None:
+    """Compares two pytrees leaf by leaf in float64."""
+    got, want = jax.tree.leaves(actual), jax.tree.leaves(expected)
+    assert len(got) == len(want)
+    for a, b in zip(got, want, strict=True):
+        assert np.shape(a) == np.shape(b)
+        np.testing.assert_allclose(
+            np.asarray(a, np.float64), np.asarray(b, np.float64), atol=atol, rtol=rtol
+        )

@@ -1,0 +1,131 @@
+"""Gradients of every cell: against differences of the NumPy twin, and untouched by padding."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import seqjax
+from tests.cases import (
+    T,
+    all_cases,
+    assert_close,
+    draw_like,
+    inputs_of,
+    mask_of,
+    params_of,
+    reference,
+    registered,
+    state_of,
+    with_garbage,
+)
+
+BATCH = (3,)
+
+
+def loss_of(outputs, state, weights):
+    """A random linear function of everything that comes out."""
+    leaves = zip(jax.tree.leaves((outputs, state)), jax.tree.leaves(weights), strict=True)
+    return sum((leaf * weight).sum() for leaf, weight in leaves)
+
+
+@functools.cache
+def problem(case, reverse=False):
+    """A loss over all outputs and the final state, with mask and resets, and its arguments."""
+    cell = case.cell
+    xs, mask, resets = inputs_of(cell, BATCH), mask_of(BATCH), mask_of(BATCH, seed=9)
+    params, state = params_of(cell), state_of(cell, BATCH)
+    shapes = jax.eval_shape(lambda: tuple(seqjax.unroll(cell, params, xs)))
+    weights = draw_like(shapes, 10)
+
+    def loss(params, xs, state, **options):
+        ran = seqjax.unroll(
+            cell, params, xs, state=state, mask=mask, resets=resets, reverse=reverse, **options
+        )
+        return loss_of(*ran, weights)
+
+    return loss, (params, xs, state), mask, resets, weights
+
+
+@functools.cache
+def gradients(case, reverse=False):
+    loss, arguments, *_ = problem(case, reverse)
+    return jax.jit(jax.grad(loss, (0, 1, 2)))(*arguments)
+
+
+@pytest.mark.parametrize("reverse", [False, True])
+@all_cases
+def test_gradient_equals_differences_of_the_numpy_twin(case, reverse):
+    _, (params, xs, state), mask, resets, weights = problem(case, reverse)
+    ours = gradients(case, reverse)
+    direction = draw_like((params, xs, state), 11, dtype=np.float64)
+    size = 1e-6
+
+    def at(sign):
+        moved = jax.tree.map(
+            lambda a, d: np.asarray(a, np.float64) + sign * size * d, (params, xs, state), direction
+        )
+        ran = reference(
+            case,
+            moved[0],
+            moved[1],
+            initial_state=moved[2],
+            mask=mask,
+            resets=resets,
+            reverse=reverse,
+        )
+        return loss_of(*ran, weights)
+
+    slope = (at(1) - at(-1)) / (2 * size)
+    along = sum(
+        (np.asarray(g, np.float64) * d).sum()
+        for g, d in zip(jax.tree.leaves(ours), jax.tree.leaves(direction), strict=True)
+    )
+    scale = sum(float(jnp.abs(g).sum()) for g in jax.tree.leaves(ours))
+    assert abs(slope) > 1e-3
+    np.testing.assert_allclose(along, slope, rtol=1e-4, atol=1e-6 * scale)
+
+
+@registered
+def test_padding_never_reaches_a_gradient(case):
+    loss, (params, xs, state), mask, *_ = problem(case)
+    clean = gradients(case)
+    dirty = jax.jit(jax.grad(loss, (0, 1, 2)))(params, with_garbage(xs, mask), state)
+    assert all(bool(jnp.isfinite(leaf).all()) for leaf in jax.tree.leaves(dirty))
+    assert_close(dirty, clean)
+    assert (np.asarray(dirty[1])[~mask] == 0).all()
+
+
+@pytest.mark.parametrize("remat", ["step", "sqrt"])
+@registered
+def test_remat_changes_nothing(case, remat):
+    loss, arguments, *_ = problem(case)
+    assert_close(
+        jax.jit(jax.grad(lambda *a: loss(*a, remat=remat), (0, 1, 2)))(*arguments), gradients(case)
+    )
+
+
+@pytest.mark.parametrize("reverse", [False, True])
+@pytest.mark.parametrize("steps", [1, 3, 4, 11, 16])
+def test_remat_in_stretches_of_any_number_of_steps(steps, reverse):
+    cell = seqjax.cells.GRU(3, 4)
+    params, xs = params_of(cell), inputs_of(cell, (2,), steps)
+    mask = mask_of((2,), steps)
+
+    def run(remat):
+        def loss(params):
+            ran = seqjax.unroll(cell, params, xs, mask=mask, reverse=reverse, remat=remat)
+            return jnp.square(ran.outputs).sum() + ran.state.sum(), ran
+
+        return jax.value_and_grad(loss, has_aux=True)(params)
+
+    assert_close(run("sqrt"), run("none"))
+
+
+def test_unrolled_iterations_change_nothing():
+    cell = seqjax.cells.LSTM(3, 4)
+    params, xs = params_of(cell), inputs_of(cell, (2,))
+    assert_close(seqjax.unroll(cell, params, xs, unroll=4), seqjax.unroll(cell, params, xs))
+    assert T % 4  # with a rest

@@ -1,0 +1,173 @@
+"""Every cell under JAX's transformations, and what its compiled program looks like."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.sharding import NamedSharding, PartitionSpec
+
+import seqjax
+from seqjax import kernels
+from tests.cases import (
+    CASES,
+    T,
+    assert_close,
+    draw_like,
+    inputs_of,
+    mask_of,
+    params_of,
+    registered,
+)
+
+BATCH = (4,)
+
+
+@functools.cache
+def run_of(case):
+    cell, mask = case.cell, mask_of(BATCH)
+
+    def run(params, xs):
+        return tuple(seqjax.unroll(cell, params, xs, mask=mask))
+
+    def loss(params, xs):
+        outputs, state = run(params, xs)
+        return jnp.square(outputs).sum() + sum(jnp.square(s).sum() for s in jax.tree.leaves(state))
+
+    return run, loss, params_of(cell), inputs_of(cell, BATCH)
+
+
+@registered
+def test_jit_and_checkpoint_and_vmap(case):
+    run, _, params, xs = run_of(case)
+    want = run(params, xs)
+    assert_close(jax.jit(run)(params, xs), want)
+    assert_close(jax.checkpoint(run)(params, xs), want)
+    cell, mask = case.cell, mask_of(BATCH)
+    one = lambda x, m: tuple(seqjax.unroll(cell, params, x, mask=m))  # noqa: E731
+    assert_close(jax.vmap(one)(xs, mask), want)
+
+
+@registered
+def test_forward_mode_equals_reverse_mode(case):
+    _, loss, params, xs = run_of(case)
+    tangent = jax.tree.map(jnp.asarray, draw_like(params, 12))
+    _, slope = jax.jvp(lambda p: loss(p, xs), (params,), (tangent,))
+    gradient = jax.grad(loss)(params, xs)
+    along = sum(
+        (g * t).sum()
+        for g, t in zip(jax.tree.leaves(gradient), jax.tree.leaves(tangent), strict=True)
+    )
+    np.testing.assert_allclose(slope, along, rtol=1e-4)
+
+
+@registered
+def test_gradient_of_gradient(case):
+    _, loss, params, xs = run_of(case)
+    tangent = jax.tree.map(jnp.asarray, draw_like(params, 12))
+
+    def slope(p):
+        gradient = jax.grad(loss)(p, xs)
+        pairs = zip(jax.tree.leaves(gradient), jax.tree.leaves(tangent), strict=True)
+        return sum((g * t).sum() for g, t in pairs)
+
+    # Reverse over reverse, against forward over reverse.
+    backward = jax.jit(jax.grad(slope))(params)
+    _, forward = jax.jit(lambda p: jax.jvp(jax.grad(lambda q: loss(q, xs)), (p,), (tangent,)))(
+        params
+    )
+    scale = max(float(jnp.abs(leaf).max()) for leaf in jax.tree.leaves(forward))
+    assert scale > 0
+    assert_close(backward, forward, 1e-4 * scale, 1e-3)
+
+
+@registered
+def test_shard_map_over_the_batch(case):
+    run, _, params, xs = run_of(case)
+    cell, mask = case.cell, mask_of(BATCH)
+    mesh = jax.make_mesh((2,), ("batch",), axis_types=(jax.sharding.AxisType.Auto,))
+    spec = PartitionSpec("batch")
+    sharded = jax.shard_map(
+        lambda p, x, m: tuple(seqjax.unroll(cell, p, x, mask=m)),
+        mesh=mesh,
+        in_specs=(PartitionSpec(), spec, spec),
+        out_specs=spec,
+    )
+    assert_close(jax.jit(sharded)(params, xs, mask), run(params, xs))
+    # The same by sharding the arguments of a jitted function.
+    placed = jax.device_put(xs, NamedSharding(mesh, spec))
+    assert_close(jax.jit(run)(params, placed), run(params, xs))
+
+
+def test_equal_cells_share_one_trace_and_second_calls_trace_nothing(monkeypatch):
+    traces = []
+
+    def counted(*arguments, **options):
+        traces.append(1)
+        return kernels.scan(*arguments, **options)
+
+    monkeypatch.setitem(kernels.KERNELS, "scan", counted)
+    make = lambda: seqjax.cells.GRU(7, 9)  # noqa: E731
+    cell = make()
+    assert cell == make() and hash(cell) == hash(make()) and cell != seqjax.cells.GRU(7, 8)
+    params, xs = params_of(cell), inputs_of(cell, (2,))
+    for cell in (make(), make(), make()):
+        seqjax.unroll(cell, params, xs, lengths=np.array([2, 3]))
+        seqjax.unroll(cell, params, xs, lengths=np.array([1, 6]))
+    assert len(traces) == 1
+    seqjax.unroll(cell, params, xs)
+    assert len(traces) == 2  # another program: no mask
+
+
+# Products that stand inside the time loop: the recurrent one, and what the equations add to it.
+PRODUCTS = {
+    "elman": 1, "elman_readout": 2, "lstm": 1, "peephole_lstm": 1, "coupled_lstm": 1,
+    "projected_lstm": 2, "layer_norm_lstm": 1, "gru": 1, "cho_gru": 2, "mgu": 2, "indrnn": 0,
+    "min_gru": 0, "min_lstm": 0, "conv_lstm_1d": 1, "conv_lstm_2d": 1,
+}  # fmt: skip
+
+
+def products(jaxpr, inside=False):
+    """Counts products inside and outside loops of a jaxpr."""
+    count = [0, 0]
+    for equation in jaxpr.eqns:
+        if equation.primitive.name in ("dot_general", "conv_general_dilated"):
+            count[inside] += 1
+        looped = inside or equation.primitive.name in ("scan", "while")
+        for sub in jax.tree.leaves(
+            list(equation.params.values()),
+            is_leaf=lambda p: hasattr(p, "eqns") or hasattr(p, "jaxpr"),
+        ):
+            if hasattr(sub, "eqns") or hasattr(sub, "jaxpr"):
+                more = products(getattr(sub, "jaxpr", sub), looped)
+                count = [a + b for a, b in zip(count, more, strict=True)]
+    return count
+
+
+@registered
+def test_the_input_product_is_outside_the_loop(case):
+    run, _, params, xs = run_of(case)
+    outside, inside = products(jax.make_jaxpr(run)(params, xs).jaxpr)
+    assert outside == 1
+    assert inside == PRODUCTS[case.name]
+
+
+def test_compiled_time_does_not_depend_on_steps():
+    cell = CASES["lstm"].cell
+    params = params_of(cell)
+    sizes = {
+        len(jax.jit(lambda x: seqjax.unroll(cell, params, x)).lower(xs).as_text().splitlines())
+        for xs in (inputs_of(cell, (2,), T), inputs_of(cell, (2,), 50 * T))
+    }
+    assert len(sizes) == 1
+
+
+@pytest.mark.parametrize("platform", ["cpu", "cuda", "rocm", "tpu"])
+@registered
+def test_lowers_for_every_platform(case, platform):
+    _, loss, params, xs = run_of(case)
+    exported = jax.export.export(jax.jit(jax.value_and_grad(loss)), platforms=[platform])(
+        params, xs
+    )
+    assert exported.platforms == (platform,)
