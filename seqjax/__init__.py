@@ -4,7 +4,7 @@ Write a recurrent cell once, as pure functions; get the best known way to run it
 differentiate it, everywhere JAX runs.
 """
 
-from seqjax import cells, kernels, losses, metrics, nn, sequences
+from seqjax import cells, data, kernels, losses, metrics, nn, sequences, training, viz
 from seqjax.cells import CELLS
 from seqjax.types import Unrolled
 from seqjax.unroll import unroll
@@ -15,10 +15,13 @@ __all__ = [
     "CELLS",
     "Unrolled",
     "cells",
+    "data",
     "kernels",
     "losses",
     "metrics",
     "nn",
     "sequences",
+    "training",
     "unroll",
+    "viz",
 ]

@@ -18,12 +18,13 @@ A name with `_t` is a value at step t, with `_tm1` at step t - 1.
 from collections.abc import Callable
 from typing import Any, NamedTuple, TypeAlias
 
+import chex
 import jax
 
 __all__ = ["Array", "Initializer", "PRNGKey", "PyTree", "Shape", "Unrolled"]
 
 Array: TypeAlias = jax.Array
-PRNGKey: TypeAlias = jax.Array
+PRNGKey: TypeAlias = chex.PRNGKey
 PyTree: TypeAlias = Any
 Shape: TypeAlias = tuple[int, ...]
 Initializer: TypeAlias = Callable[[PRNGKey, Shape, Any], Array]

@@ -120,7 +120,7 @@ def test_equal_cells_share_one_trace_and_second_calls_trace_nothing(monkeypatch)
     assert len(traces) == 2  # another program: no mask
 
 
-# Products that stand inside the time loop: the recurrent one, and what the equations add to it.
+# Products inside the time loop by the equations of our cells: the recurrent one, and any other.
 PRODUCTS = {
     "elman": 1, "elman_readout": 2, "lstm": 1, "peephole_lstm": 1, "coupled_lstm": 1,
     "projected_lstm": 2, "layer_norm_lstm": 1, "gru": 1, "cho_gru": 2, "mgu": 2, "indrnn": 0,
@@ -148,9 +148,12 @@ def products(jaxpr, inside=False):
 @registered
 def test_the_input_product_is_outside_the_loop(case):
     run, _, params, xs = run_of(case)
-    outside, inside = products(jax.make_jaxpr(run)(params, xs).jaxpr)
-    assert outside == 1
-    assert inside == PRODUCTS[case.name]
+    cell, state = case.cell, case.cell.initial_state(BATCH)
+    projected = jax.eval_shape(cell.project, params, xs[:, 0])
+    of_project, _ = products(jax.make_jaxpr(cell.project)(params, xs).jaxpr)
+    of_step, _ = products(jax.make_jaxpr(cell.advance)(params, projected, state).jaxpr)
+    assert products(jax.make_jaxpr(run)(params, xs).jaxpr) == [of_project, of_step]
+    assert of_step == PRODUCTS.get(case.name, of_step)
 
 
 def test_compiled_time_does_not_depend_on_steps():
