@@ -17,34 +17,33 @@ from seqjax.types import Shape
 __all__ = [
     "is_traced",
     "require_dtype",
+    "require_integer",
     "require_key",
     "require_name",
-    "require_positive",
     "require_rate",
 ]
 
 
-def require_positive(name: str, value: Any) -> int:
-    """Returns `value` as an int, or raises if it is not a positive integer.
+def require_integer(name: str, value: Any, *, least: int = 1) -> int:
+    """Returns `value` as an int, or raises if it is not an integer of at least `least`.
 
     Raises:
       TypeError: not an integer.
-      ValueError: zero or negative.
+      ValueError: below `least`.
 
     Example:
-      >>> require_positive("hidden_size", 4)
+      >>> require_integer("hidden_size", np.int64(4))
       4
     """
-    if isinstance(value, bool):
-        raise TypeError(f"{name}: expected a positive integer, got {value!r}")
+    expected = "a positive integer" if least == 1 else f"an integer of at least {least}"
     try:
-        integer = operator.index(value)
+        integer = None if isinstance(value, (bool, np.bool_)) else operator.index(value)
     except TypeError:
-        raise TypeError(
-            f"{name}: expected a positive integer, got {value!r} ({type(value).__name__})"
-        ) from None
-    if integer <= 0:
-        raise ValueError(f"{name}: expected a positive integer, got {integer}")
+        integer = None
+    if integer is None:
+        raise TypeError(f"{name}: expected {expected}, got {value!r} ({type(value).__name__})")
+    if integer < least:
+        raise ValueError(f"{name}: expected {expected}, got {integer}")
     return integer
 
 

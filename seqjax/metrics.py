@@ -13,6 +13,8 @@ import numpy as np
 import optax
 from jax.typing import ArrayLike
 
+from seqjax import checks
+
 __all__ = [
     "Mean",
     "accuracy",
@@ -113,8 +115,7 @@ def cross_entropy(
       >>> int(mean.count), round(float(perplexity(mean)), 4)
       (3, 4.0)
     """
-    if not 0.0 <= label_smoothing < 1.0:
-        raise ValueError(f"label_smoothing: expected a number in [0, 1), got {label_smoothing}")
+    label_smoothing = checks.require_rate("label_smoothing", label_smoothing)
     logits, labels, mask, valid = _classes(logits, labels, mask)
     if label_smoothing:
         one_hot = jax.nn.one_hot(labels, logits.shape[-1], dtype=logits.dtype)

@@ -310,7 +310,7 @@ def repeat(x: Array, steps: int) -> Array:
       >>> repeat(jnp.ones([2, 3]), 5).shape
       (2, 5, 3)
     """
-    steps = checks.require_positive("steps", steps)
+    steps = checks.require_integer("steps", steps)
     return jnp.broadcast_to(x[..., None, :], (*x.shape[:-1], steps, x.shape[-1]))
 
 

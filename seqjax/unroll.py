@@ -105,7 +105,7 @@ def unroll(
     if implementation != "auto":
         checks.require_name("implementation", implementation, ["auto", *KERNELS])
     checks.require_name("remat", remat, REMAT)
-    unroll = checks.require_positive("unroll", unroll)
+    unroll = checks.require_integer("unroll", unroll)
 
     xs = jax.tree.map(as_floating, xs)
     batch_shape, steps = layout(cell, xs, time_major=time_major)

@@ -12,11 +12,10 @@ from seqjax.cells.conv_lstm import ConvLSTM1D, ConvLSTM2D
 from seqjax.cells.elman import Elman, ElmanParams, ElmanReadout, ElmanReadoutParams
 from seqjax.cells.gru import GRU, MGU, ChoGRU, ChoGRUParams, GRUParams, MGUParams
 from seqjax.cells.indrnn import IndRNN, IndRNNParams
+from seqjax.cells.layer_norm_lstm import LayerNormLSTM, LayerNormLSTMParams
 from seqjax.cells.lstm import (
     LSTM,
     CoupledLSTM,
-    LayerNormLSTM,
-    LayerNormLSTMParams,
     LSTMParams,
     LSTMState,
     PeepholeLSTM,

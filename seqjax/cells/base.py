@@ -67,7 +67,7 @@ class Cell(abc.ABC, Generic[Params, State]):
 
     def __post_init__(self) -> None:
         for name in ("input_size", "hidden_size"):
-            object.__setattr__(self, name, checks.require_positive(name, getattr(self, name)))
+            object.__setattr__(self, name, checks.require_integer(name, getattr(self, name)))
 
     @abc.abstractmethod
     def init(self, key: PRNGKey, dtype: Any = jnp.float32) -> Params:

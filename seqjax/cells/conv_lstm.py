@@ -44,7 +44,7 @@ class _ConvLSTM(DenseCell[LSTMParams, LSTMState]):
         values = tuple(value) if isinstance(value, (tuple, list)) else (value,) * self.ndim
         if len(values) != self.ndim:
             raise ValueError(f"{name}: expected {self.ndim} sizes or one for all, got {value}")
-        return tuple(checks.require_positive(name, size) for size in values)
+        return tuple(checks.require_integer(name, size) for size in values)
 
     @property
     def input_shape(self) -> Shape:

@@ -157,7 +157,7 @@ class ElmanReadout(_Elman):
         super().__post_init__()
         if self.output_size is None:
             object.__setattr__(self, "output_size", self.hidden_size)
-        checks.require_positive("output_size", self.output_size)
+        checks.require_integer("output_size", self.output_size)
 
     def init(self, key: PRNGKey, dtype: Any = jnp.float32) -> ElmanReadoutParams:
         k_h, k_hy, k_y = jax.random.split(key, 3)
@@ -173,4 +173,4 @@ class ElmanReadout(_Elman):
 
     @property
     def output_shape(self) -> Shape:
-        return (checks.require_positive("output_size", self.output_size),)
+        return (checks.require_integer("output_size", self.output_size),)

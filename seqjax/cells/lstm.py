@@ -4,6 +4,7 @@ All share the state `LSTMState(h, c)` and gates in column blocks of width H; the
 gates there are and in what the gates see.
 """
 
+import abc
 import dataclasses
 from typing import Any, ClassVar, NamedTuple
 
@@ -18,10 +19,9 @@ from seqjax.types import Array, PRNGKey, Shape
 __all__ = [
     "LSTM",
     "CoupledLSTM",
+    "GatedLSTM",
     "LSTMParams",
     "LSTMState",
-    "LayerNormLSTM",
-    "LayerNormLSTMParams",
     "PeepholeLSTM",
     "PeepholeLSTMParams",
     "ProjectedLSTM",
@@ -66,20 +66,6 @@ class ProjectedLSTMParams(NamedTuple):
     w_hr: Array
 
 
-class LayerNormLSTMParams(NamedTuple):
-    """Parameters of `LayerNormLSTM`: `w_ih [I, 4H]`, `w_hh [H, 4H]`, `b [4H]`, `gain_x [4H]`,
-    `gain_h [4H]`, `gain_c [H]`, `bias_c [H]`.
-    """
-
-    w_ih: Array
-    w_hh: Array
-    b: Array | None
-    gain_x: Array
-    gain_h: Array
-    gain_c: Array
-    bias_c: Array
-
-
 def memory_update(i: Array, f: Array, g: Array, o: Array, c_tm1: Array) -> LSTMState:
     """The equations every LSTM ends with, from activated gates.
 
@@ -91,8 +77,19 @@ def memory_update(i: Array, f: Array, g: Array, o: Array, c_tm1: Array) -> LSTMS
 
 
 @dataclasses.dataclass(frozen=True)
-class _LSTM(DenseCell[Any, LSTMState]):
-    """What the cells of this file share: sizes, initialisation, how gates are laid out."""
+class GatedLSTM(DenseCell[Any, LSTMState]):
+    """Base of the LSTMs: sizes, initialisation, how gates are laid out.
+
+    A subclass gives `init`, which adds its own parameters, and `transition`.
+
+    Attributes:
+      forget_bias: see `LSTM`.
+      chrono: see `LSTM`.
+
+    Example:
+      >>> issubclass(LSTM, GatedLSTM), LSTM.gates
+      (True, 4)
+    """
 
     additive: ClassVar[bool] = True
     gates: ClassVar[int] = 4
@@ -125,15 +122,28 @@ class _LSTM(DenseCell[Any, LSTMState]):
     def recurrent_matrix(self, params: Any) -> Array:
         return params.w_hh
 
-    def preactivations(
-        self, projected: tuple[Array, ...], recurrent: Array | None
-    ) -> tuple[Array, ...]:
-        """The sums inside the gates, `[..., H]` each."""
-        if recurrent is None:
-            return projected
-        return tuple(
-            p + r for p, r in zip(projected, ops.split(recurrent, self.gates), strict=True)
-        )
+    def update(
+        self,
+        params: Any,
+        projected: tuple[Array, ...],
+        recurrent: Array | None,
+        state: LSTMState,
+    ) -> tuple[LSTMState, Array]:
+        z = projected
+        if recurrent is not None:
+            gates = ops.split(self.recurrent_terms(params, recurrent), self.gates)
+            z = tuple(p + q for p, q in zip(projected, gates, strict=True))
+        state = self.transition(params, z, state)
+        return state, state.h
+
+    def recurrent_terms(self, params: Any, recurrent: Array) -> Array:
+        """What is added to the projection: the recurrent product as it is."""
+        del params
+        return recurrent
+
+    @abc.abstractmethod
+    def transition(self, params: Any, z: tuple[Array, ...], state: LSTMState) -> LSTMState:
+        """The new state from the sums inside the gates, `[..., H]` each."""
 
     def _init(self, key: PRNGKey, dtype: Any) -> tuple[Array, Array, Array | None]:
         k_ih, k_hh, k_b, k_chrono = jax.random.split(key, 4)
@@ -158,7 +168,7 @@ class _LSTM(DenseCell[Any, LSTMState]):
 
 
 @dataclasses.dataclass(frozen=True)
-class LSTM(_LSTM):
+class LSTM(GatedLSTM):
     r"""Long short-term memory with a forget gate, as PyTorch, Keras and cuDNN have it.
 
         [z_i z_f z_g z_o] = x_t W_ih + h_{t-1} W_hh + b
@@ -195,21 +205,14 @@ class LSTM(_LSTM):
     def init(self, key: PRNGKey, dtype: Any = jnp.float32) -> LSTMParams:
         return LSTMParams(*self._init(key, dtype))
 
-    def update(
-        self,
-        params: Any,
-        projected: tuple[Array, ...],
-        recurrent: Array | None,
-        state: LSTMState,
-    ) -> tuple[LSTMState, Array]:
-        z_i, z_f, z_g, z_o = self.preactivations(projected, recurrent)
+    def transition(self, params: Any, z: tuple[Array, ...], state: LSTMState) -> LSTMState:
+        z_i, z_f, z_g, z_o = z
         i, f, o = jax.nn.sigmoid(z_i), jax.nn.sigmoid(z_f), jax.nn.sigmoid(z_o)
-        state = memory_update(i, f, jnp.tanh(z_g), o, state.c)
-        return state, state.h
+        return memory_update(i, f, jnp.tanh(z_g), o, state.c)
 
 
 @dataclasses.dataclass(frozen=True)
-class PeepholeLSTM(_LSTM):
+class PeepholeLSTM(GatedLSTM):
     r"""An LSTM whose gates see the memory.
 
         i = σ(z_i + p_i ⊙ c_{t-1})      f = σ(z_f + p_f ⊙ c_{t-1})      g = tanh(z_g)
@@ -241,24 +244,17 @@ class PeepholeLSTM(_LSTM):
         peepholes = [jnp.zeros(self.hidden_size, dtype)] * 3
         return PeepholeLSTMParams(*self._init(key, dtype), *peepholes)
 
-    def update(
-        self,
-        params: Any,
-        projected: tuple[Array, ...],
-        recurrent: Array | None,
-        state: LSTMState,
-    ) -> tuple[LSTMState, Array]:
-        z_i, z_f, z_g, z_o = self.preactivations(projected, recurrent)
+    def transition(self, params: Any, z: tuple[Array, ...], state: LSTMState) -> LSTMState:
+        z_i, z_f, z_g, z_o = z
         i = jax.nn.sigmoid(z_i + ops.scaled(params.p_i, state.c))
         f = jax.nn.sigmoid(z_f + ops.scaled(params.p_f, state.c))
         c = f * state.c + i * jnp.tanh(z_g)
         o = jax.nn.sigmoid(z_o + ops.scaled(params.p_o, c))
-        h = o * jnp.tanh(c)
-        return LSTMState(h, c), h
+        return LSTMState(o * jnp.tanh(c), c)
 
 
 @dataclasses.dataclass(frozen=True)
-class CoupledLSTM(_LSTM):
+class CoupledLSTM(GatedLSTM):
     r"""An LSTM that writes just as much as it forgets (CIFG); three gates f, g, o.
 
         [z_f z_g z_o] = x_t W_ih + h_{t-1} W_hh + b
@@ -290,21 +286,14 @@ class CoupledLSTM(_LSTM):
     def init(self, key: PRNGKey, dtype: Any = jnp.float32) -> LSTMParams:
         return LSTMParams(*self._init(key, dtype))
 
-    def update(
-        self,
-        params: Any,
-        projected: tuple[Array, ...],
-        recurrent: Array | None,
-        state: LSTMState,
-    ) -> tuple[LSTMState, Array]:
-        z_f, z_g, z_o = self.preactivations(projected, recurrent)
+    def transition(self, params: Any, z: tuple[Array, ...], state: LSTMState) -> LSTMState:
+        z_f, z_g, z_o = z
         f = jax.nn.sigmoid(z_f)
-        state = memory_update(1 - f, f, jnp.tanh(z_g), jax.nn.sigmoid(z_o), state.c)
-        return state, state.h
+        return memory_update(1 - f, f, jnp.tanh(z_g), jax.nn.sigmoid(z_o), state.c)
 
 
 @dataclasses.dataclass(frozen=True)
-class ProjectedLSTM(_LSTM):
+class ProjectedLSTM(GatedLSTM):
     r"""An LSTM whose recurrent state is a projection of P features, fewer than H.
 
         i, f, g, o, c_t as in `LSTM`, with h_{t-1} of P features
@@ -337,11 +326,11 @@ class ProjectedLSTM(_LSTM):
         super().__post_init__()
         if self.proj_size is None:
             object.__setattr__(self, "proj_size", max(1, self.hidden_size // 2))
-        checks.require_positive("proj_size", self.proj_size)
+        checks.require_integer("proj_size", self.proj_size)
 
     @property
     def output_shape(self) -> Shape:
-        return (checks.require_positive("proj_size", self.proj_size),)
+        return (checks.require_integer("proj_size", self.proj_size),)
 
     def init(self, key: PRNGKey, dtype: Any = jnp.float32) -> ProjectedLSTMParams:
         k_cell, k_hr = jax.random.split(key)
@@ -350,89 +339,8 @@ class ProjectedLSTM(_LSTM):
             *self._init(k_cell, dtype), self.draw("kernel_init", k_hr, shape, 1, dtype)
         )
 
-    def update(
-        self,
-        params: Any,
-        projected: tuple[Array, ...],
-        recurrent: Array | None,
-        state: LSTMState,
-    ) -> tuple[LSTMState, Array]:
-        z_i, z_f, z_g, z_o = self.preactivations(projected, recurrent)
+    def transition(self, params: Any, z: tuple[Array, ...], state: LSTMState) -> LSTMState:
+        z_i, z_f, z_g, z_o = z
         i, f, o = jax.nn.sigmoid(z_i), jax.nn.sigmoid(z_f), jax.nn.sigmoid(z_o)
         full, c = memory_update(i, f, jnp.tanh(z_g), o, state.c)
-        h = ops.matmul(full, params.w_hr)
-        return LSTMState(h, c), h
-
-
-@dataclasses.dataclass(frozen=True)
-class LayerNormLSTM(_LSTM):
-    r"""An LSTM that normalises its pre-activations and its memory.
-
-        z = α_x ⊙ LN(x_t W_ih) + α_h ⊙ LN(h_{t-1} W_hh) + b
-        i, f, g, o, c_t from z as in `LSTM`
-        h_t = o ⊙ tanh(α_c ⊙ LN(c_t) + β_c)
-
-    LN(v) = (v - mean v) / √(var v + ε), over all 4H columns of a product together.
-
-    Attributes:
-      epsilon: ε.
-      forget_bias, chrono: see `LSTM`.
-      use_bias, kernel_init, recurrent_init, bias_init: see `DenseCell`.
-
-    State: `LSTMState(h [..., H], c [..., H])`. Output: `h_t [..., H]`.
-
-    Raises:
-      TypeError, ValueError: a size that is not a positive integer, an unknown initialiser, an
-        ε that is not positive.
-
-    References:
-      Ba, Kiros, Hinton (2016), Layer normalization, eq. 20-22.
-
-    Example:
-      >>> LayerNormLSTM(3, 5).init(jax.random.key(0)).gain_h.shape
-      (20,)
-    """
-
-    additive: ClassVar[bool] = False
-
-    _: dataclasses.KW_ONLY
-    epsilon: float = 1e-5
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if not self.epsilon > 0:
-            raise ValueError(f"epsilon: expected a positive number, got {self.epsilon}")
-
-    def init(self, key: PRNGKey, dtype: Any = jnp.float32) -> LayerNormLSTMParams:
-        columns = self.gates * self.hidden_size
-        return LayerNormLSTMParams(
-            *self._init(key, dtype),
-            gain_x=jnp.ones(columns, dtype),
-            gain_h=jnp.ones(columns, dtype),
-            gain_c=jnp.ones(self.hidden_size, dtype),
-            bias_c=jnp.zeros(self.hidden_size, dtype),
-        )
-
-    def project(self, params: Any, x: Array) -> tuple[Array, ...]:
-        z = ops.scaled(params.gain_x, self._normalized(ops.matmul(x, params.w_ih)))
-        return ops.split(z if params.b is None else z + params.b.astype(z.dtype), self.gates)
-
-    def update(
-        self,
-        params: Any,
-        projected: tuple[Array, ...],
-        recurrent: Array | None,
-        state: LSTMState,
-    ) -> tuple[LSTMState, Array]:
-        if recurrent is not None:
-            recurrent = ops.scaled(params.gain_h, self._normalized(recurrent))
-        z_i, z_f, z_g, z_o = self.preactivations(projected, recurrent)
-        c = jax.nn.sigmoid(z_f) * state.c + jax.nn.sigmoid(z_i) * jnp.tanh(z_g)
-        normalized = ops.scaled(params.gain_c, self._normalized(c))
-        h = jax.nn.sigmoid(z_o) * jnp.tanh(normalized + params.bias_c.astype(c.dtype))
-        return LSTMState(h, c), h
-
-    def _normalized(self, v: Array) -> Array:
-        centred = v - v.mean(axis=-1, keepdims=True)
-        variance = jnp.square(centred).mean(axis=-1, keepdims=True)
-        return centred * jax.lax.rsqrt(variance + self.epsilon)
+        return LSTMState(ops.matmul(full, params.w_hr), c)

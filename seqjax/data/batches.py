@@ -8,6 +8,8 @@ from typing import Any, Literal, NamedTuple, TypeAlias, get_args
 import numpy as np
 from numpy.typing import ArrayLike
 
+from seqjax import checks
+
 __all__ = ["Batches", "batches", "bucket_boundaries", "pad"]
 
 Field: TypeAlias = Sequence[Any] | np.ndarray
@@ -58,7 +60,7 @@ def pad(
         raise ValueError("sequences: expected at least one, got none")
     spec = _spec("sequences", arrays, over_time=True)
     longest = max(len(array) for array in arrays)
-    length = longest if length is None else _integer("length", length, least=0)
+    length = longest if length is None else checks.require_integer("length", length, least=0)
     if longest > length and truncate == "error":
         b = next(b for b, array in enumerate(arrays) if len(array) > length)
         raise ValueError(
@@ -91,7 +93,10 @@ def bucket_boundaries(lengths: ArrayLike, num_buckets: int) -> tuple[int, ...]:
       >>> bucket_boundaries([3, 4, 4, 5, 9, 30], num_buckets=3)
       (4, 5, 30)
     """
-    lengths, num_buckets = np.asarray(lengths), _integer("num_buckets", num_buckets, least=1)
+    lengths, num_buckets = (
+        np.asarray(lengths),
+        checks.require_integer("num_buckets", num_buckets, least=1),
+    )
     if lengths.ndim != 1 or not lengths.size:
         raise ValueError(f"lengths: expected shape [N] with N > 0, got {lengths.shape}")
     if lengths.dtype.kind not in "iu":
@@ -152,14 +157,14 @@ def batches(
       [[1, 2, 0], [3, 0, 0]] [2 1] [0 1] [ True  True]
       [[4, 5, 6], [0, 0, 0]] [3 0] [1 0] [ True False]
     """
-    batch_size = _integer("batch_size", batch_size, least=1)
-    epoch = _integer("epoch", epoch, least=0)
+    batch_size = checks.require_integer("batch_size", batch_size, least=1)
+    epoch = checks.require_integer("epoch", epoch, least=0)
     num_examples = _num_examples(examples)
     specs, lengths = _scan(examples, num_examples, sequence_keys)
     bucket_lengths, buckets = _assign(lengths, boundaries, num_examples)
     rng = None
     if seed is not None:
-        rng = np.random.default_rng((_integer("seed", seed, least=0), epoch))
+        rng = np.random.default_rng((checks.require_integer("seed", seed, least=0), epoch))
 
     plan: list[tuple[int, list[int]]] = []
     waiting: list[list[int]] = [[] for _ in bucket_lengths]
@@ -322,7 +327,9 @@ def _assign(
         return (0,), [0] * num_examples
     if boundaries is None:
         boundaries = bucket_boundaries(lengths, 1)
-    checked = tuple(_integer("boundaries", boundary, least=1) for boundary in boundaries)
+    checked = tuple(
+        checks.require_integer("boundaries", boundary, least=1) for boundary in boundaries
+    )
     if not checked or list(checked) != sorted(set(checked)):
         raise ValueError(f"boundaries: expected increasing lengths, got {checked}")
     longest = int(lengths.argmax())
@@ -356,13 +363,3 @@ def _numbers(name: str, entry: ArrayLike) -> np.ndarray:
     if array.dtype.kind in "OUSMm":
         raise TypeError(f"{name}: expected numbers, got {array.dtype}")
     return array
-
-
-def _integer(name: str, value: Any, *, least: int) -> int:
-    try:
-        integer = operator.index(value)
-    except TypeError:
-        raise TypeError(f"{name}: expected an integer, got {value!r}") from None
-    if integer < least:
-        raise ValueError(f"{name}: expected at least {least}, got {integer}")
-    return integer

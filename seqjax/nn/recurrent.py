@@ -90,7 +90,7 @@ class Recurrent(nnx.Module):
         if not isinstance(cell, Cell):
             raise TypeError(f"cell: expected a cell such as seqjax.cells.MGU(3, 5), got {cell!r}")
         self.cell = cell
-        self.num_layers = checks.require_positive("num_layers", num_layers)
+        self.num_layers = checks.require_integer("num_layers", num_layers)
         self.bidirectional = bool(bidirectional)
         self.merge_mode: MergeMode = merge_mode
         self.dropout = checks.require_rate("dropout", dropout)
@@ -307,7 +307,7 @@ class Recurrent(nnx.Module):
           (2, 6, 4)
         """
         x = as_floating(x)
-        steps = checks.require_positive("steps", steps)
+        steps = checks.require_integer("steps", steps)
         if feedback is None:
             axis = 0 if self.time_major else x.ndim - len(self.cell.input_shape)
             xs = jnp.repeat(jnp.expand_dims(x, axis), steps, axis=axis)

@@ -99,7 +99,7 @@ def fit(
       >>> result.history[0]["loss"] > result.history[-1]["loss"]
       True
     """
-    checks.require_positive("epochs", epochs)
+    checks.require_integer("epochs", epochs)
     if (eval_batches is None) != (metric_fn is None):
         raise ValueError(
             "eval_batches, metric_fn: expected both or neither, got "

@@ -102,8 +102,8 @@ def test_pad_with_nan():
             r"sequences\[1\]: expected steps of shape \(2,\), got \(3,\)",
         ),
         ([[1], [1, 2]], {"length": 1}, ValueError, r"sequences\[1\]: .*length=1 steps, got 2"),
-        ([[1]], {"length": -1}, ValueError, "length: expected at least 0, got -1"),
-        ([[1]], {"length": 1.5}, TypeError, "length: expected an integer, got 1.5"),
+        ([[1]], {"length": -1}, ValueError, "length: expected an integer of at least 0, got -1"),
+        ([[1]], {"length": 1.5}, TypeError, "length: expected an integer of at least 0, got 1.5"),
         ([[1]], {"truncate": "middle"}, ValueError, "truncate: .*got 'middle'"),
         ([[1]], {"value": 0.5}, ValueError, "value: .*int64 can hold, got 0.5"),
         ([[1]], {"value": np.nan}, ValueError, "value: .*got nan"),
@@ -140,7 +140,7 @@ def test_buckets_hold_equally_many():
         ([[1]], 2, ValueError, r"lengths: .*got \(1, 1\)"),
         ([1.5], 2, TypeError, "lengths: expected integers, got float64"),
         ([1, -1], 2, ValueError, "lengths: expected at least 0, got -1"),
-        ([1], 0, ValueError, "num_buckets: expected at least 1, got 0"),
+        ([1], 0, ValueError, "num_buckets: expected a positive integer, got 0"),
     ],
 )
 def test_bucket_boundaries_refuse(lengths, num_buckets, error, message):
@@ -335,11 +335,11 @@ GOOD = {"x": [[1], [1, 2]], "y": [0, 1]}
         (GOOD, {"boundaries": []}, ValueError, r"boundaries: expected increasing .*\(\)"),
         (GOOD, {"boundaries": [4, 2]}, ValueError, r"boundaries: expected increasing .*\(4, 2\)"),
         (GOOD, {"boundaries": [2, 2]}, ValueError, "boundaries: expected increasing"),
-        (GOOD, {"boundaries": [0, 2]}, ValueError, "boundaries: expected at least 1, got 0"),
-        (GOOD, {"batch_size": 0}, ValueError, "batch_size: expected at least 1, got 0"),
-        (GOOD, {"batch_size": 2.0}, TypeError, "batch_size: expected an integer, got 2.0"),
-        (GOOD, {"seed": -1}, ValueError, "seed: expected at least 0, got -1"),
-        (GOOD, {"epoch": -1}, ValueError, "epoch: expected at least 0, got -1"),
+        (GOOD, {"boundaries": [0, 2]}, ValueError, "boundaries: expected a positive integer, got 0"),
+        (GOOD, {"batch_size": 0}, ValueError, "batch_size: expected a positive integer, got 0"),
+        (GOOD, {"batch_size": 2.0}, TypeError, "batch_size: expected a positive integer, got 2.0"),
+        (GOOD, {"seed": -1}, ValueError, "seed: expected an integer of at least 0, got -1"),
+        (GOOD, {"epoch": -1}, ValueError, "epoch: expected an integer of at least 0, got -1"),
     ],
 )
 def test_batches_refuse(examples, options, error, message):

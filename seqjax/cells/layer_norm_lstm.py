@@ -1,0 +1,96 @@
+"""The LSTM with layer normalisation."""
+
+import dataclasses
+from typing import Any, ClassVar, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from seqjax.cells import ops
+from seqjax.cells.lstm import GatedLSTM, LSTMState
+from seqjax.types import Array, PRNGKey
+
+__all__ = ["LayerNormLSTM", "LayerNormLSTMParams"]
+
+
+class LayerNormLSTMParams(NamedTuple):
+    """Parameters of `LayerNormLSTM`: `w_ih [I, 4H]`, `w_hh [H, 4H]`, `b [4H]`, `gain_x [4H]`,
+    `gain_h [4H]`, `gain_c [H]`, `bias_c [H]`.
+    """
+
+    w_ih: Array
+    w_hh: Array
+    b: Array | None
+    gain_x: Array
+    gain_h: Array
+    gain_c: Array
+    bias_c: Array
+
+
+@dataclasses.dataclass(frozen=True)
+class LayerNormLSTM(GatedLSTM):
+    r"""An LSTM that normalises its pre-activations and its memory.
+
+        z = α_x ⊙ LN(x_t W_ih) + α_h ⊙ LN(h_{t-1} W_hh) + b
+        i, f, g, o, c_t from z as in `LSTM`
+        h_t = o ⊙ tanh(α_c ⊙ LN(c_t) + β_c)
+
+    LN(v) = (v - mean v) / √(var v + ε), over all 4H columns of a product together.
+
+    Attributes:
+      epsilon: ε.
+      forget_bias, chrono: see `LSTM`.
+      use_bias, kernel_init, recurrent_init, bias_init: see `DenseCell`.
+
+    State: `LSTMState(h [..., H], c [..., H])`. Output: `h_t [..., H]`.
+
+    Raises:
+      TypeError, ValueError: a size that is not a positive integer, an unknown initialiser, an
+        ε that is not positive.
+
+    References:
+      Ba, Kiros, Hinton (2016), Layer normalization, eq. 20-22.
+
+    Example:
+      >>> LayerNormLSTM(3, 5).init(jax.random.key(0)).gain_h.shape
+      (20,)
+    """
+
+    additive: ClassVar[bool] = False
+
+    _: dataclasses.KW_ONLY
+    epsilon: float = 1e-5
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not self.epsilon > 0:
+            raise ValueError(f"epsilon: expected a positive number, got {self.epsilon}")
+
+    def init(self, key: PRNGKey, dtype: Any = jnp.float32) -> LayerNormLSTMParams:
+        columns = self.gates * self.hidden_size
+        return LayerNormLSTMParams(
+            *self._init(key, dtype),
+            gain_x=jnp.ones(columns, dtype),
+            gain_h=jnp.ones(columns, dtype),
+            gain_c=jnp.ones(self.hidden_size, dtype),
+            bias_c=jnp.zeros(self.hidden_size, dtype),
+        )
+
+    def project(self, params: Any, x: Array) -> tuple[Array, ...]:
+        z = ops.scaled(params.gain_x, self._normalized(ops.matmul(x, params.w_ih)))
+        return ops.split(z if params.b is None else z + params.b.astype(z.dtype), self.gates)
+
+    def recurrent_terms(self, params: Any, recurrent: Array) -> Array:
+        return ops.scaled(params.gain_h, self._normalized(recurrent))
+
+    def transition(self, params: Any, z: tuple[Array, ...], state: LSTMState) -> LSTMState:
+        z_i, z_f, z_g, z_o = z
+        c = jax.nn.sigmoid(z_f) * state.c + jax.nn.sigmoid(z_i) * jnp.tanh(z_g)
+        normalized = ops.scaled(params.gain_c, self._normalized(c))
+        h = jax.nn.sigmoid(z_o) * jnp.tanh(normalized + params.bias_c.astype(c.dtype))
+        return LSTMState(h, c)
+
+    def _normalized(self, v: Array) -> Array:
+        centred = v - v.mean(axis=-1, keepdims=True)
+        variance = jnp.square(centred).mean(axis=-1, keepdims=True)
+        return centred * jax.lax.rsqrt(variance + self.epsilon)
