@@ -12,14 +12,15 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from seqjax.types import Shape
-
 __all__ = [
     "is_traced",
-    "require_dtype",
+    "require_array",
+    "require_bool",
+    "require_floating_dtype",
     "require_integer",
     "require_key",
     "require_name",
+    "require_number",
     "require_rate",
 ]
 
@@ -41,7 +42,7 @@ def require_integer(name: str, value: Any, *, least: int = 1) -> int:
     except TypeError:
         integer = None
     if integer is None:
-        raise TypeError(f"{name}: expected {expected}, got {value!r} ({type(value).__name__})")
+        raise TypeError(f"{name}: expected {expected}, got {brief(value)}")
     if integer < least:
         raise ValueError(f"{name}: expected {expected}, got {integer}")
     return integer
@@ -59,7 +60,7 @@ def require_rate(name: str, value: Any) -> float:
       0.5
     """
     if isinstance(value, bool) or not isinstance(value, (int, float, np.number)):
-        raise TypeError(f"{name}: expected a number in [0, 1), got {value!r}")
+        raise TypeError(f"{name}: expected a number in [0, 1), got {brief(value)}")
     if not 0.0 <= value < 1.0:
         raise ValueError(f"{name}: expected a number in [0, 1), got {value}")
     return float(value)
@@ -77,7 +78,7 @@ def require_name(name: str, value: Any, known: Iterable[str]) -> str:
     """
     known = list(known)
     if not isinstance(value, str) or value not in known:
-        raise ValueError(f"{name}: expected one of {', '.join(known)}; got {value!r}")
+        raise ValueError(f"{name}: expected one of {', '.join(known)}; got {brief(value)}")
     return value
 
 
@@ -94,25 +95,103 @@ def require_key(name: str, key: Any) -> jax.Array:
     dtype = getattr(key, "dtype", None)
     typed = dtype is not None and jnp.issubdtype(dtype, jax.dtypes.prng_key)
     raw = dtype == np.uint32 and getattr(key, "shape", ())[-1:] in ((2,), (4,))
-    if not (typed or raw):
-        raise TypeError(f"{name}: expected a random key such as jax.random.key(0), got {key!r}")
+    if not (typed and key.shape == ()) and not (raw and len(key.shape) == 1):
+        raise TypeError(
+            f"{name}: expected a random key such as jax.random.key(0), got {brief(key)}"
+        )
     return key
 
 
-def require_dtype(name: str, array: Any, kind: Any, expected: str) -> None:
-    """Raises unless the array's dtype is a subtype of `kind`.
+def require_number(name: str, value: Any) -> float:
+    """Returns `value` as a float, or raises if it is not a real number.
 
     Raises:
-      TypeError: another dtype, or not an array.
+      TypeError: something else.
 
     Example:
-      >>> require_dtype("mask", np.ones(3, bool), np.bool_, "bool")
+      >>> require_number("forget_bias", 1)
+      1.0
     """
-    dtype = getattr(array, "dtype", None)
-    if dtype is None:
-        raise TypeError(f"{name}: expected an array of {expected}, got {type(array).__name__}")
-    if not jnp.issubdtype(dtype, kind):
+    if isinstance(value, (bool, np.bool_)) or not isinstance(value, (int, float, np.number)):
+        raise TypeError(f"{name}: expected a number, got {brief(value)}")
+    return float(value)
+
+
+def require_bool(name: str, value: Any) -> bool:
+    """Returns `value` as a bool, or raises if it is not True or False.
+
+    Raises:
+      TypeError: something else, an array among them.
+
+    Example:
+      >>> require_bool("reverse", True)
+      True
+    """
+    if not isinstance(value, (bool, np.bool_)):
+        raise TypeError(f"{name}: expected a bool, got {brief(value)}")
+    return bool(value)
+
+
+def require_floating_dtype(name: str, dtype: Any) -> jnp.dtype:
+    """Returns `dtype` as a dtype, or raises if it is not a floating-point one.
+
+    Raises:
+      TypeError: something else.
+
+    Example:
+      >>> require_floating_dtype("param_dtype", "bfloat16").name
+      'bfloat16'
+    """
+    try:
+        found = jnp.dtype("none" if dtype is None else dtype)  # NumPy's None means float64
+    except TypeError:
+        raise TypeError(f"{name}: expected a floating-point dtype, got {brief(dtype)}") from None
+    if not jnp.issubdtype(found, jnp.floating):
+        raise TypeError(f"{name}: expected a floating-point dtype, got {found}")
+    return found
+
+
+def require_array(name: str, value: Any, kind: Any, expected: str) -> jax.Array:
+    """Returns `value` as a JAX array, or raises if it is none or of another kind of dtype.
+
+    Args:
+      name: of the argument.
+      value: an array, or what `jnp.asarray` makes one of.
+      kind: a scalar type such as `jnp.floating`.
+      expected: the kind in words, for the message.
+
+    Raises:
+      TypeError: not an array, or of another kind.
+
+    Example:
+      >>> require_array("mask", [True, False], jnp.bool_, "bool").shape
+      (2,)
+    """
+    try:
+        array = jnp.asarray(value)
+    except (TypeError, ValueError):
+        raise TypeError(f"{name}: expected {expected}, got {brief(value)}") from None
+    if not jnp.issubdtype(array.dtype, kind):
+        dtype = getattr(value, "dtype", array.dtype)  # before JAX narrowed it
         raise TypeError(f"{name}: expected {expected}, got dtype {dtype}")
+    return array
+
+
+def _is_numeric(leaf: Any) -> bool:
+    return isinstance(leaf, jax.Array) or (isinstance(leaf, np.ndarray) and leaf.dtype != object)
+
+
+def brief(value: Any) -> str:
+    """A value as it stands in messages: arrays by their shapes, the rest in less than a line."""
+    leaves = jax.tree.leaves(value)
+    if leaves and all(_is_numeric(leaf) for leaf in leaves):
+        text = repr(jax.tree.map(np.shape, value))
+        return text if len(text) <= 400 else text[:397] + "..."
+    if isinstance(value, np.ndarray):
+        return f"an array of shape {value.shape} and dtype {value.dtype}"
+    text = repr(value)
+    text = text if len(text) <= 60 else text[:57] + "..."
+    return f"{text} ({type(value).__name__})"
 
 
 def is_traced(*arrays: Any) -> bool:
@@ -123,8 +202,3 @@ def is_traced(*arrays: Any) -> bool:
       (False, True)
     """
     return any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves(arrays))
-
-
-def shape_text(shape: Shape, *, lead: str = "...") -> str:
-    """A shape as it stands in messages, e.g. `[..., 3]`."""
-    return "[" + ", ".join([lead, *map(str, shape)] if lead else map(str, shape)) + "]"

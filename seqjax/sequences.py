@@ -46,23 +46,36 @@ def check_lengths(lengths: Any, batch_shape: Shape, steps: int) -> Array:
       >>> check_lengths(np.array([2, 3], np.uint8), (2,), 3).tolist()
       [2, 3]
     """
-    lengths = np.asarray(lengths) if isinstance(lengths, (list, tuple, int)) else lengths
-    if getattr(lengths, "size", 1) == 0 and isinstance(lengths, np.ndarray):
-        lengths = lengths.astype(np.int32)  # numpy makes an empty list float64
-    checks.require_dtype("lengths", lengths, jnp.integer, "integers")
+    traced = checks.is_traced(lengths)
+    if not traced and not isinstance(lengths, jax.Array):
+        given = lengths
+        try:
+            lengths = np.asarray(lengths)
+        except ValueError:
+            raise TypeError(f"lengths: expected integers, got {checks.brief(given)}") from None
+        if lengths.dtype.kind in "OUS":
+            raise TypeError(f"lengths: expected integers, got {checks.brief(given)}")
+        if lengths.size == 0 and lengths.dtype == np.float64:
+            lengths = lengths.astype(np.int32)  # what numpy makes of an empty list
+    elif isinstance(lengths, (list, tuple)):
+        lengths = jnp.asarray(lengths)
+    if not jnp.issubdtype(lengths.dtype, jnp.integer):
+        raise TypeError(f"lengths: expected integers, got dtype {lengths.dtype}")
     if lengths.shape != tuple(batch_shape):
         raise ValueError(
             f"lengths: expected the batch shape {tuple(batch_shape)}, got {lengths.shape}"
         )
-    if not checks.is_traced(lengths) and lengths.size:
-        values = np.asarray(lengths)
-        if values.min() < 0 or values.max() > steps:
-            raise ValueError(
-                f"lengths: expected 0 to {steps}, the number of steps, "
-                f"got {values.min()} to {values.max()}"
-            )
-        lengths = values
-    return jnp.asarray(lengths.astype(np.int32))
+    if traced:
+        # In their own dtype, so that nothing wraps around on the way to int32.
+        most = min(steps, int(jnp.iinfo(lengths.dtype).max))
+        return jnp.clip(lengths, 0, most).astype(jnp.int32)
+    values = np.asarray(lengths)
+    if values.size and (values.min() < 0 or values.max() > steps):
+        raise ValueError(
+            f"lengths: expected 0 to {steps}, the number of steps, "
+            f"got {values.min()} to {values.max()}"
+        )
+    return jnp.asarray(values.astype(np.int32))
 
 
 def check_mask(name: str, mask: Any, shape: Shape) -> Array:
@@ -76,13 +89,11 @@ def check_mask(name: str, mask: Any, shape: Shape) -> Array:
       >>> check_mask("mask", np.array([True, False]), (2,)).tolist()
       [True, False]
     """
-    mask = np.asarray(mask) if isinstance(mask, (list, tuple)) else mask
-    checks.require_dtype(
-        name, mask, jnp.bool_, "bool, True at real steps" if name == "mask" else "bool"
-    )
+    expected = "bool, True at real steps" if name == "mask" else "bool"
+    mask = checks.require_array(name, mask, jnp.bool_, expected)
     if mask.shape != tuple(shape):
         raise ValueError(f"{name}: expected shape {tuple(shape)}, got {mask.shape}")
-    return jnp.asarray(mask)
+    return mask
 
 
 def lengths_to_mask(lengths: Any, steps: int) -> Array:
@@ -102,6 +113,7 @@ def lengths_to_mask(lengths: Any, steps: int) -> Array:
       >>> lengths_to_mask(jnp.array([0, 2]), 3).astype(int).tolist()
       [[0, 0, 0], [1, 1, 0]]
     """
+    steps = checks.require_integer("steps", steps, least=0)
     lengths = check_lengths(lengths, np.shape(lengths), steps)
     return jnp.arange(steps, dtype=jnp.int32) < lengths[..., None]
 
@@ -116,7 +128,9 @@ def mask_to_lengths(mask: Any) -> Array:
       >>> mask_to_lengths(jnp.array([[True, True, False]])).tolist()
       [2]
     """
-    checks.require_dtype("mask", mask, jnp.bool_, "bool, True at real steps")
+    mask = checks.require_array("mask", mask, jnp.bool_, "bool, True at real steps")
+    if mask.ndim == 0:
+        raise ValueError("mask: expected a time axis, [..., T], got a scalar")
     return mask.sum(axis=-1, dtype=jnp.int32)
 
 
@@ -142,8 +156,7 @@ def step_mask(
     if lengths is not None and mask is not None:
         raise ValueError("lengths, mask: expected one of them, got both")
     if lengths is not None:
-        check_lengths(lengths, batch_shape, steps)
-        mask = lengths_to_mask(lengths, steps)
+        mask = lengths_to_mask(check_lengths(lengths, batch_shape, steps), steps)
         return jnp.moveaxis(mask, -1, 0) if time_major else mask
     if mask is not None:
         return check_mask(
@@ -152,16 +165,16 @@ def step_mask(
     return None
 
 
-def _mask_of(xs: Array, lengths: Any, mask: Any, axis: int) -> Array:
+def _mask_of(xs: Array | np.ndarray, lengths: Any, mask: Any, axis: int) -> Array:
     """The mask meant by `lengths` or `mask` for xs with its time axis at `axis`."""
-    if axis >= xs.ndim:
-        raise ValueError(f"xs: expected a time axis at {axis}, got shape {xs.shape}")
+    if not 0 <= axis < xs.ndim:
+        raise ValueError(f"xs: expected a time axis behind the batch axes, got shape {xs.shape}")
     batch_shape, steps = xs.shape[:axis], xs.shape[axis]
     found = step_mask(lengths, mask, batch_shape, steps)
     return jnp.ones((*batch_shape, steps), bool) if found is None else found
 
 
-def _time_axis(xs: Array, lengths: Any, mask: Any) -> int:
+def _time_axis(xs: Array | np.ndarray, lengths: Any, mask: Any) -> int:
     """Where the time axis of xs is: behind the batch axes of lengths or mask, else before the
     last.
     """
@@ -172,12 +185,12 @@ def _time_axis(xs: Array, lengths: Any, mask: Any) -> int:
     return xs.ndim - 2
 
 
-def over_features(mask: Array, xs: Array) -> Array:
+def over_features(mask: Array | np.ndarray, xs: Array | np.ndarray) -> Array:
     """The mask `[..., T]` with trailing axes of size one, to broadcast against xs `[..., T, …]`."""
     return mask.reshape(*mask.shape, *[1] * (xs.ndim - mask.ndim))
 
 
-def zero_masked(xs: Array, mask: Array) -> Array:
+def zero_masked(xs: Array | np.ndarray, mask: Array | np.ndarray) -> Array:
     """Xs with zeros at masked steps, whatever stood there, NaN included.
 
     Args:
@@ -188,10 +201,12 @@ def zero_masked(xs: Array, mask: Array) -> Array:
       >>> zero_masked(jnp.array([[1.0], [jnp.nan]]), jnp.array([True, False])).tolist()
       [[1.0], [0.0]]
     """
+    if mask.shape != xs.shape[: mask.ndim]:
+        raise ValueError(f"mask: expected {xs.shape[: mask.ndim]}, got {mask.shape}")
     return jnp.where(over_features(mask, xs), xs, jnp.zeros((), xs.dtype))
 
 
-def _picked(xs: Array, mask: Array, axis: int, *, last: bool) -> Array:
+def _picked(xs: Array | np.ndarray, mask: Array, axis: int, *, last: bool) -> Array:
     steps = xs.shape[axis]
     if steps == 0:
         return jnp.zeros(xs.shape[:axis] + xs.shape[axis + 1 :], xs.dtype)
@@ -200,7 +215,7 @@ def _picked(xs: Array, mask: Array, axis: int, *, last: bool) -> Array:
     return zero_masked(picked, mask.any(axis=-1))
 
 
-def last_real(xs: Array, *, lengths: Any = None, mask: Any = None) -> Array:
+def last_real(xs: Array | np.ndarray, *, lengths: Any = None, mask: Any = None) -> Array:
     """The last real step of each sequence (many-to-one), zeros where there is none.
 
     Args:
@@ -224,7 +239,7 @@ def last_real(xs: Array, *, lengths: Any = None, mask: Any = None) -> Array:
     return _picked(xs, _mask_of(xs, lengths, mask, axis), axis, last=True)
 
 
-def first_real(xs: Array, *, lengths: Any = None, mask: Any = None) -> Array:
+def first_real(xs: Array | np.ndarray, *, lengths: Any = None, mask: Any = None) -> Array:
     """The first real step of each sequence, where a backward layer ends; see `last_real`.
 
     Example:
@@ -236,7 +251,7 @@ def first_real(xs: Array, *, lengths: Any = None, mask: Any = None) -> Array:
     return _picked(xs, _mask_of(xs, lengths, mask, axis), axis, last=False)
 
 
-def mean_pool(xs: Array, *, lengths: Any = None, mask: Any = None) -> Array:
+def mean_pool(xs: Array | np.ndarray, *, lengths: Any = None, mask: Any = None) -> Array:
     """The mean over real steps, zeros where there is none; arguments as for `last_real`.
 
     Sums in float32 or wider, returns the dtype of xs.
@@ -253,7 +268,14 @@ def mean_pool(xs: Array, *, lengths: Any = None, mask: Any = None) -> Array:
     return (total / over_features(count, total)).astype(xs.dtype)
 
 
-def max_pool(xs: Array, *, lengths: Any = None, mask: Any = None) -> Array:
+def _lowest(dtype: Any) -> Any:
+    if dtype == jnp.bool_:
+        return False
+    floating = jnp.issubdtype(dtype, jnp.floating)
+    return -jnp.inf if floating else jnp.iinfo(dtype).min
+
+
+def max_pool(xs: Array | np.ndarray, *, lengths: Any = None, mask: Any = None) -> Array:
     """The maximum over real steps, zeros where there is none; arguments as for `last_real`.
 
     Example:
@@ -264,12 +286,11 @@ def max_pool(xs: Array, *, lengths: Any = None, mask: Any = None) -> Array:
     mask = _mask_of(xs, lengths, mask, axis)
     if xs.shape[axis] == 0:
         return _picked(xs, mask, axis, last=True)
-    lowest = jnp.asarray(-jnp.inf, xs.dtype)
-    highest = jnp.where(over_features(mask, xs), xs, lowest).max(axis=axis)
+    highest = jnp.max(xs, axis=axis, where=over_features(mask, xs), initial=_lowest(xs.dtype))
     return zero_masked(highest, mask.any(axis=-1))
 
 
-def reverse(xs: Array, *, lengths: Any = None, mask: Any = None) -> Array:
+def reverse(xs: Array | np.ndarray, *, lengths: Any = None, mask: Any = None) -> Array:
     """Reverses each sequence within its length; what lies behind the length stays in place.
 
     Args:
@@ -293,7 +314,7 @@ def reverse(xs: Array, *, lengths: Any = None, mask: Any = None) -> Array:
     return jnp.take_along_axis(xs, over_features(source, xs), axis=axis)
 
 
-def repeat(x: Array, steps: int) -> Array:
+def repeat(x: Array | np.ndarray, steps: int) -> Array:
     """The same input at each of `steps` steps (one-to-many; Keras's `RepeatVector`).
 
     Args:
@@ -311,6 +332,9 @@ def repeat(x: Array, steps: int) -> Array:
       (2, 5, 3)
     """
     steps = checks.require_integer("steps", steps)
+    x = jnp.asarray(x)
+    if x.ndim == 0:
+        raise ValueError("x: expected features, [..., I], got a scalar")
     return jnp.broadcast_to(x[..., None, :], (*x.shape[:-1], steps, x.shape[-1]))
 
 

@@ -102,22 +102,30 @@ def unroll(
         raise TypeError(
             f"cell: expected a cell such as seqjax.cells.GRU(3, 5), got {_described(cell)}"
         )
+    try:
+        hash(cell)
+    except TypeError:
+        raise TypeError(
+            f"cell: expected a hashable configuration (a frozen dataclass of hashable fields), "
+            f"got {checks.brief(cell)}"
+        ) from None
+    reverse = checks.require_bool("reverse", reverse)
+    time_major = checks.require_bool("time_major", time_major)
     if implementation != "auto":
         checks.require_name("implementation", implementation, ["auto", *KERNELS])
     checks.require_name("remat", remat, REMAT)
     unroll = checks.require_integer("unroll", unroll)
 
-    xs = jax.tree.map(as_floating, xs)
+    xs = floating_inputs(cell, xs)
     batch_shape, steps = layout(cell, xs, time_major=time_major)
     step_shape = (steps, *batch_shape) if time_major else (*batch_shape, steps)
     dtype = compute_dtype(xs)
     mask = sequences.step_mask(lengths, mask, batch_shape, steps, time_major=time_major)
     if resets is not None:
         resets = sequences.check_mask("resets", resets, step_shape)
-    params = jax.tree.map(jnp.asarray, params)
-    _check_params(cell, params)
-    state = _batched("state", cell, state, batch_shape, dtype)
-    reset_state = _batched("reset_state", cell, reset_state, batch_shape, dtype)
+    params = _checked_params(cell, params)
+    state = batched_state("state", cell, state, batch_shape, dtype)
+    reset_state = batched_state("reset_state", cell, reset_state, batch_shape, dtype)
     reset_state = jax.tree.map(lambda r, s: r.astype(s.dtype), reset_state, state)
     problem = Problem(
         params=cast(params, dtype),
@@ -135,7 +143,7 @@ def unroll(
         cell=cell,
         kernel=name,
         batch_ndim=0 if time_major else len(batch_shape),
-        reverse=bool(reverse),
+        reverse=reverse,
         remat=remat,
         unroll=unroll,
     )
@@ -180,11 +188,23 @@ def _described(value: Any) -> str:
     return f"the class {value.__name__}" if isinstance(value, type) else type(value).__name__
 
 
-def as_floating(x: Any) -> Array:
+def floating_inputs(cell: Cell[Any, Any], xs: PyTree) -> PyTree:
+    """The inputs of a cell as JAX arrays, which must be floating-point."""
+    if not same_structure(xs, cell.input_shape, is_leaf=_is_shape):
+        expected = jax.tree.map(
+            lambda shape: "[..., " + ", ".join(map(str, shape)) + "]",
+            cell.input_shape,
+            is_leaf=_is_shape,
+        )
+        raise ValueError(
+            f"xs: expected floating-point inputs as {expected}, got {checks.brief(xs)}"
+        )
+    return jax.tree.map(lambda x: as_floating("xs", x), xs)
+
+
+def as_floating(name: str, x: Any) -> Array:
     """An input as a JAX array, which must be floating-point."""
-    x = jnp.asarray(x)
-    checks.require_dtype("xs", x, jnp.floating, "floating-point inputs")
-    return x
+    return checks.require_array(name, x, jnp.floating, "floating-point inputs")
 
 
 def same_structure(
@@ -201,12 +221,7 @@ def _is_shape(value: Any) -> bool:
 
 def layout(cell: Cell[Any, Any], xs: PyTree, *, time_major: bool) -> tuple[Shape, int]:
     """The batch shape and the number of steps of xs, after checking it against the cell."""
-    shapes, structure = jax.tree.flatten(cell.input_shape, is_leaf=_is_shape)
-    if not same_structure(xs, cell.input_shape, is_leaf=_is_shape):
-        raise ValueError(
-            f"xs: expected the structure of {type(cell).__name__}.input_shape, {structure}, "
-            f"got {jax.tree.structure(xs)}"
-        )
+    shapes = jax.tree.leaves(cell.input_shape, is_leaf=_is_shape)
     found: tuple[Shape, int] | None = None
     for x, event in zip(jax.tree.leaves(xs), shapes, strict=True):
         lead = x.shape[: x.ndim - len(event)]
@@ -234,29 +249,49 @@ def _param_shapes(cell: Cell[Any, Any]) -> PyTree:
     return jax.tree.map(lambda a: a.shape, jax.eval_shape(cell.init, key))
 
 
-def _check_params(cell: Cell[Any, Any], params: PyTree) -> None:
+def _checked_params(cell: Cell[Any, Any], params: PyTree) -> PyTree:
     expected = _param_shapes(cell)
-    got = jax.tree.map(np.shape, params)
-    if not same_structure(params, expected, is_leaf=_is_shape) or got != expected:
-        raise ValueError(f"params: expected those of {cell}, {expected}, got {got}")
+    if same_structure(params, expected, is_leaf=_is_shape):
+        params = jax.tree.map(
+            lambda leaf: checks.require_array(
+                "params", leaf, jnp.floating, "floating-point arrays"
+            ),
+            params,
+        )
+        got = jax.tree.map(np.shape, params)
+        if got == expected:
+            return params
+        raise ValueError(f"params: expected {expected} for {type(cell).__name__}, got {got}")
+    raise ValueError(
+        f"params: expected {expected} for {type(cell).__name__}, got {checks.brief(params)}"
+    )
 
 
-def _batched(
+def batched_state(
     name: str, cell: Cell[Any, Any], state: PyTree | None, batch_shape: Shape, dtype: Any
 ) -> PyTree:
     """The state to start from or to reset to, with batch axes."""
     if state is None:
         return cell.initial_state(batch_shape, dtype)
     event = jax.eval_shape(lambda: cell.initial_state((), dtype))
-    state = jax.tree.map(jnp.asarray, state)
-    shapes = jax.tree.map(jnp.shape, state)
-    batched = jax.tree.map(lambda a: (*batch_shape, *a.shape), event)
+    expected = jax.tree.map(lambda a: (*batch_shape, *a.shape), event)
     if not same_structure(state, event):
-        raise ValueError(f"{name}: expected the structure {batched}, got {shapes}")
+        raise ValueError(f"{name}: expected arrays of {expected}, got {checks.brief(state)}")
+
+    def one(leaf: Any, spec: Any) -> Array:
+        floating = jnp.issubdtype(spec.dtype, jnp.floating)
+        kind, text = (
+            (jnp.floating, "floating-point arrays")
+            if floating
+            else (spec.dtype.type, f"arrays of {spec.dtype}")
+        )
+        return checks.require_array(name, leaf, kind, text)
+
+    state = jax.tree.map(one, state, event)
     for leaf, spec in zip(jax.tree.leaves(state), jax.tree.leaves(event), strict=True):
         if leaf.shape not in ((*batch_shape, *spec.shape), spec.shape):
-            raise ValueError(f"{name}: expected {batched}, got {shapes}")
-        checks.require_dtype(name, leaf, jnp.floating, "floating-point arrays")
+            shapes = jax.tree.map(jnp.shape, state)
+            raise ValueError(f"{name}: expected arrays of {expected}, got {shapes}")
     return jax.tree.map(
         lambda leaf, spec: jnp.broadcast_to(leaf, (*batch_shape, *spec.shape)), state, event
     )
@@ -270,7 +305,12 @@ def _recurrent_mask(cell: Cell[Any, Any], mask: Any, state: PyTree, dtype: Any) 
         raise ValueError(
             f"recurrent_mask: {type(cell).__name__} has no recurrent product to mask; expected None"
         )
-    mask = jnp.asarray(mask)
+    mask = checks.require_array(
+        "recurrent_mask",
+        jnp.asarray(mask, dtype) if (isinstance(mask, (int, float))) else mask,
+        jnp.floating,
+        "floating-point factors",
+    )
     try:
         return jnp.broadcast_to(mask, target.shape).astype(dtype)
     except ValueError:
@@ -284,22 +324,37 @@ def _holds(
     if zoneout is None:
         return None
     leaves, structure = jax.tree.flatten(state)
-    given = jax.tree.leaves(zoneout, is_leaf=lambda leaf: leaf is None)
     if not same_structure(state, zoneout, is_leaf=lambda leaf: leaf is None):
+        expected = jax.tree.map(jnp.shape, state)
         raise ValueError(
-            f"zoneout: expected the structure of the state, {structure}, got {zoneout}"
+            f"zoneout: expected numbers or arrays in the structure of the state, {expected}, "
+            f"got {checks.brief(zoneout)}"
         )
+    given = jax.tree.leaves(zoneout, is_leaf=lambda leaf: leaf is None)
     batch_ndim = len(step_shape) - 1
     holds = []
     for hold, leaf in zip(given, leaves, strict=True):
         shape = (*step_shape, *leaf.shape[batch_ndim:])
-        hold = jnp.asarray(0.0 if hold is None else hold)
-        hold = hold if hold.dtype == jnp.bool_ else hold.astype(dtype)
+        hold = _fraction(0.0 if hold is None else hold, dtype)
         if hold.shape not in ((), shape):
             raise ValueError(f"zoneout: expected a number or {shape}, got {hold.shape}")
         if hold.shape == ():  # a time axis alone, so that constants cost no memory
-            ones = [1] * len(shape)
-            ones[0 if time_major else batch_ndim] = step_shape[0 if time_major else -1]
-            shape = tuple(ones)
+            axis = 0 if time_major else batch_ndim
+            shape = tuple(step_shape[axis] if n == axis else 1 for n in range(len(shape)))
         holds.append(jnp.broadcast_to(hold, shape))
     return jax.tree.unflatten(structure, holds)
+
+
+def _fraction(hold: Any, dtype: Any) -> Array:
+    """One leaf of zoneout: bool, or a number or numbers from 0 to 1."""
+    kind = "bool or a fraction from 0 to 1"
+    array = checks.require_array("zoneout", hold, (jnp.generic), kind)
+    if array.dtype == jnp.bool_:
+        return array
+    if not jnp.issubdtype(array.dtype, jnp.floating) and not isinstance(hold, int):
+        raise TypeError(f"zoneout: expected {kind}, got dtype {array.dtype}")
+    if not checks.is_traced(array) and array.size:
+        least, most = float(array.min()), float(array.max())
+        if not (least >= 0 and most <= 1):
+            raise ValueError(f"zoneout: expected {kind}, got {least} to {most}")
+    return array.astype(dtype)

@@ -231,13 +231,25 @@ class DenseCell(Cell[Params, State]):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        checks.require_bool("use_bias", self.use_bias)
         for name in ("kernel_init", "recurrent_init", "bias_init"):
             initializers.resolve(name, getattr(self, name), self.hidden_size)
 
+    def keys(self, key: PRNGKey, number: int) -> Array:
+        """Splits the key that `init` was given, after checking that it is one."""
+        return jax.random.split(checks.require_key("key", key), number)
+
     def draw(self, option: str, key: PRNGKey, shape: Shape, gates: int, dtype: Any) -> Array:
         """Draws one weight array by the initialiser of an option, one gate at a time."""
+        dtype = checks.require_floating_dtype("dtype", dtype)
         initializer = initializers.resolve(option, getattr(self, option), self.hidden_size)
-        return initializers.per_gate(initializer, gates)(key, shape, dtype)
+        try:
+            return initializers.per_gate(initializer, gates)(key, shape, dtype)
+        except ValueError as error:  # such as an initialiser of matrices for a vector of biases
+            raise ValueError(
+                f"{option}: expected an initialiser for the shape {shape}, got one that says: "
+                f"{error}"
+            ) from error
 
     def draw_bias(self, key: PRNGKey, size: int, gates: int, dtype: Any) -> Array | None:
         """Draws a bias vector, or gives None for a cell without biases."""

@@ -64,7 +64,7 @@ class _ConvLSTM(DenseCell[LSTMParams, LSTMState]):
         )
 
     def init(self, key: PRNGKey, dtype: Any = jnp.float32) -> LSTMParams:
-        k_ih, k_hh, k_b = jax.random.split(key, 3)
+        k_ih, k_hh, k_b = self.keys(key, 3)
         window, columns = self._per_axis("kernel_size"), 4 * self.hidden_size
         return LSTMParams(
             w_ih=self.draw("kernel_init", k_ih, (*window, self.input_size, columns), 4, dtype),
@@ -73,8 +73,8 @@ class _ConvLSTM(DenseCell[LSTMParams, LSTMState]):
         )
 
     def initial_state(self, batch_shape: Shape = (), dtype: Any = jnp.float32) -> LSTMState:
-        zeros = jnp.zeros((*batch_shape, *self.output_shape), dtype)
-        return LSTMState(zeros, zeros)
+        shape = (*batch_shape, *self.output_shape)
+        return LSTMState(h=jnp.zeros(shape, dtype), c=jnp.zeros(shape, dtype))
 
     def project(self, params: LSTMParams, x: Array) -> tuple[Array, ...]:
         z = self._convolved(x, params.w_ih, self._per_axis("stride"), self.padding)

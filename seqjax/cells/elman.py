@@ -4,7 +4,6 @@ import dataclasses
 from collections.abc import Callable
 from typing import Any, ClassVar, NamedTuple, Self
 
-import jax
 import jax.numpy as jnp
 
 from seqjax import checks
@@ -55,7 +54,7 @@ class _Elman(DenseCell[Any, Array]):
           Le, Jaitly, Hinton (2015), A simple way to initialize recurrent networks of rectified
           linear units.
         """
-        init = "identity" if scale == 1.0 else initializers.identity(scale)
+        init = "identity" if scale == 1.0 else initializers.Identity(scale)
         return cls(input_size, hidden_size, activation="relu", recurrent_init=init, **options)
 
     def initial_state(self, batch_shape: Shape = (), dtype: Any = jnp.float32) -> Array:
@@ -78,7 +77,7 @@ class _Elman(DenseCell[Any, Array]):
         return h, self.output(params, h)
 
     def _init(self, key: PRNGKey, dtype: Any) -> tuple[Array, Array, Array | None]:
-        k_ih, k_hh, k_b = jax.random.split(key, 3)
+        k_ih, k_hh, k_b = self.keys(key, 3)
         return (
             self.draw("kernel_init", k_ih, (self.input_size, self.hidden_size), 1, dtype),
             self.draw("recurrent_init", k_hh, (self.hidden_size, self.hidden_size), 1, dtype),
@@ -107,6 +106,7 @@ class Elman(_Elman):
       Elman (1990), Finding structure in time.
 
     Example:
+      >>> import jax, jax.numpy as jnp
       >>> cell = Elman(3, 5, activation="relu")
       >>> params = cell.init(jax.random.key(0))
       >>> h_t, y_t = cell.step(params, jnp.ones([3]), cell.initial_state())
@@ -143,6 +143,7 @@ class ElmanReadout(_Elman):
       Learning, eq. 10.8-10.10.
 
     Example:
+      >>> import jax, jax.numpy as jnp
       >>> cell = ElmanReadout(3, 5, output_size=2)
       >>> params = cell.init(jax.random.key(0))
       >>> h_t, y_t = cell.step(params, jnp.ones([3]), cell.initial_state())
@@ -155,12 +156,11 @@ class ElmanReadout(_Elman):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.output_size is None:
-            object.__setattr__(self, "output_size", self.hidden_size)
-        checks.require_integer("output_size", self.output_size)
+        size = self.hidden_size if self.output_size is None else self.output_size
+        object.__setattr__(self, "output_size", checks.require_integer("output_size", size))
 
     def init(self, key: PRNGKey, dtype: Any = jnp.float32) -> ElmanReadoutParams:
-        k_h, k_hy, k_y = jax.random.split(key, 3)
+        k_h, k_hy, k_y = self.keys(key, 3)
         (size,) = self.output_shape
         return ElmanReadoutParams(
             *self._init(k_h, dtype),

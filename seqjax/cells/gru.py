@@ -84,17 +84,17 @@ class _ResetGRU(_GRU):
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.chrono is not None:
-            initializers.chrono(self.chrono)
+            initializers.Chrono(self.chrono)
             if not self.use_bias:
                 raise ValueError("use_bias: expected True with chrono, got False")
 
     def _biases(self, key: PRNGKey, dtype: Any) -> Array | None:
-        k_b, k_chrono = jax.random.split(key)
+        k_b, k_chrono = self.keys(key, 2)
         b = super()._biases(k_b, dtype)
         if b is None or self.chrono is None:
             return b
         b_r, _, b_n = ops.split(b, self.gates)
-        b_z = initializers.chrono(self.chrono)(k_chrono, (self.hidden_size,), b.dtype)
+        b_z = initializers.Chrono(self.chrono)(k_chrono, (self.hidden_size,), b.dtype)
         return jnp.concatenate([b_r, b_z, b_n])
 
 
@@ -134,7 +134,7 @@ class GRU(_ResetGRU):
     """
 
     def init(self, key: PRNGKey, dtype: Any = jnp.float32) -> GRUParams:
-        k_ih, k_hh, k_b, k_hn = jax.random.split(key, 4)
+        k_ih, k_hh, k_b, k_hn = self.keys(key, 4)
         return GRUParams(
             w_ih=self._input_weights(k_ih, dtype),
             w_hh=self._recurrent_weights(k_hh, self.gates, dtype),
@@ -192,7 +192,7 @@ class ChoGRU(_ResetGRU):
     keeps_recurrent_input: ClassVar[bool] = True
 
     def init(self, key: PRNGKey, dtype: Any = jnp.float32) -> ChoGRUParams:
-        k_ih, k_hh, k_hn, k_b = jax.random.split(key, 4)
+        k_ih, k_hh, k_hn, k_b = self.keys(key, 4)
         return ChoGRUParams(
             w_ih=self._input_weights(k_ih, dtype),
             w_hh=self._recurrent_weights(k_hh, 2, dtype),
@@ -249,7 +249,7 @@ class MGU(_GRU):
     keeps_recurrent_input: ClassVar[bool] = True
 
     def init(self, key: PRNGKey, dtype: Any = jnp.float32) -> MGUParams:
-        k_ih, k_hf, k_hn, k_b = jax.random.split(key, 4)
+        k_ih, k_hf, k_hn, k_b = self.keys(key, 4)
         return MGUParams(
             w_ih=self._input_weights(k_ih, dtype),
             w_hf=self._recurrent_weights(k_hf, 1, dtype),

@@ -60,7 +60,7 @@ class IndRNN(DenseCell[IndRNNParams, Array]):
             checks.require_name("activation", self.activation, ops.ACTIVATIONS)
 
     def init(self, key: PRNGKey, dtype: Any = jnp.float32) -> IndRNNParams:
-        k_ih, k_u, k_b = jax.random.split(key, 3)
+        k_ih, k_u, k_b = self.keys(key, 3)
         return IndRNNParams(
             w_ih=self.draw("kernel_init", k_ih, (self.input_size, self.hidden_size), 1, dtype),
             u=jax.random.uniform(k_u, (self.hidden_size,), dtype),

@@ -6,6 +6,7 @@ from typing import Any, ClassVar, NamedTuple
 import jax
 import jax.numpy as jnp
 
+from seqjax import checks
 from seqjax.cells import ops
 from seqjax.cells.lstm import GatedLSTM, LSTMState
 from seqjax.types import Array, PRNGKey
@@ -63,7 +64,7 @@ class LayerNormLSTM(GatedLSTM):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if not self.epsilon > 0:
+        if not checks.require_number("epsilon", self.epsilon) > 0:
             raise ValueError(f"epsilon: expected a positive number, got {self.epsilon}")
 
     def init(self, key: PRNGKey, dtype: Any = jnp.float32) -> LayerNormLSTMParams:

@@ -102,8 +102,13 @@ class GatedLSTM(DenseCell[Any, LSTMState]):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        checks.require_number("forget_bias", self.forget_bias)
         if self.chrono is not None:
-            initializers.chrono(self.chrono)
+            initializers.Chrono(self.chrono)
+            if self.forget_bias:
+                raise ValueError(
+                    f"forget_bias: expected 0 with chrono, which draws it, got {self.forget_bias}"
+                )
         if not self.use_bias and (self.chrono is not None or self.forget_bias):
             raise ValueError("use_bias: expected True with forget_bias or chrono, got False")
 
@@ -146,7 +151,7 @@ class GatedLSTM(DenseCell[Any, LSTMState]):
         """The new state from the sums inside the gates, `[..., H]` each."""
 
     def _init(self, key: PRNGKey, dtype: Any) -> tuple[Array, Array, Array | None]:
-        k_ih, k_hh, k_b, k_chrono = jax.random.split(key, 4)
+        k_ih, k_hh, k_b, k_chrono = self.keys(key, 4)
         columns = self.gates * self.hidden_size
         (recurrent_size,) = self.output_shape
         w_ih = self.draw("kernel_init", k_ih, (self.input_size, columns), self.gates, dtype)
@@ -160,7 +165,7 @@ class GatedLSTM(DenseCell[Any, LSTMState]):
         if self.chrono is None:
             blocks[self.forget_gate] += self.forget_bias
         else:
-            keep = initializers.chrono(self.chrono)(key, (self.hidden_size,), b.dtype)
+            keep = initializers.Chrono(self.chrono)(key, (self.hidden_size,), b.dtype)
             blocks[self.forget_gate] = keep
             if self.input_gate is not None:
                 blocks[self.input_gate] = -keep
@@ -241,8 +246,8 @@ class PeepholeLSTM(GatedLSTM):
     """
 
     def init(self, key: PRNGKey, dtype: Any = jnp.float32) -> PeepholeLSTMParams:
-        peepholes = [jnp.zeros(self.hidden_size, dtype)] * 3
-        return PeepholeLSTMParams(*self._init(key, dtype), *peepholes)
+        p_i, p_f, p_o = (jnp.zeros(self.hidden_size, dtype) for _ in range(3))
+        return PeepholeLSTMParams(*self._init(key, dtype), p_i, p_f, p_o)
 
     def transition(self, params: Any, z: tuple[Array, ...], state: LSTMState) -> LSTMState:
         z_i, z_f, z_g, z_o = z
@@ -324,16 +329,15 @@ class ProjectedLSTM(GatedLSTM):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.proj_size is None:
-            object.__setattr__(self, "proj_size", max(1, self.hidden_size // 2))
-        checks.require_integer("proj_size", self.proj_size)
+        size = max(1, self.hidden_size // 2) if self.proj_size is None else self.proj_size
+        object.__setattr__(self, "proj_size", checks.require_integer("proj_size", size))
 
     @property
     def output_shape(self) -> Shape:
         return (checks.require_integer("proj_size", self.proj_size),)
 
     def init(self, key: PRNGKey, dtype: Any = jnp.float32) -> ProjectedLSTMParams:
-        k_cell, k_hr = jax.random.split(key)
+        k_cell, k_hr = self.keys(key, 2)
         shape = (self.hidden_size, *self.output_shape)
         return ProjectedLSTMParams(
             *self._init(k_cell, dtype), self.draw("kernel_init", k_hr, shape, 1, dtype)

@@ -50,7 +50,7 @@ class LinearCell(DenseCell[MinParams, Array]):
         """
 
     def init(self, key: PRNGKey, dtype: Any = jnp.float32) -> MinParams:
-        k_ih, k_b = jax.random.split(key)
+        k_ih, k_b = self.keys(key, 2)
         columns = self.gates * self.hidden_size
         return MinParams(
             w_ih=self.draw("kernel_init", k_ih, (self.input_size, columns), self.gates, dtype),

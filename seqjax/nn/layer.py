@@ -12,7 +12,7 @@ from seqjax import checks, sequences
 from seqjax.cells.base import Cell, compute_dtype
 from seqjax.nn import noise
 from seqjax.types import Array, PRNGKey, PyTree, Shape, Unrolled
-from seqjax.unroll import unroll
+from seqjax.unroll import batched_state, unroll
 
 __all__ = [
     "MERGE_MODES",
@@ -102,18 +102,27 @@ class Direction(nnx.Module):
     ) -> None:
         self.cell = cell
         self._names, self._structure = self._store("", cell.init(rngs.params(), param_dtype))
-        self._state_names: tuple[str, ...] = ()
-        self._state_structure = None
+        self._state_names: tuple[str | None, ...] = ()
         if learned_initial_state:
             zeros = cell.initial_state((), param_dtype)
-            self._state_names, self._state_structure = self._store("initial_state", zeros)
+            self._state_names, _ = self._store("initial_state", zeros)
 
-    def _store(self, prefix: str, tree: PyTree) -> tuple[tuple[str, ...], Any]:
-        """Makes each leaf an attribute named by its path, e.g. `w_ih`, `initial_state_h`."""
+    def _store(self, prefix: str, tree: PyTree) -> tuple[tuple[str | None, ...], Any]:
+        """Makes each leaf an attribute named by its path, e.g. `w_ih`, `initial_state_h`.
+
+        Leaves that are not floating-point, such as counters, cannot be learned: their name is None.
+        """
         leaves, structure = jax.tree_util.tree_flatten_with_path(tree)
-        names = []
+        names: list[str | None] = []
         for path, leaf in leaves:
+            if not jnp.issubdtype(leaf.dtype, jnp.floating):
+                names.append(None)
+                continue
             name = path_name(path, prefix)
+            while hasattr(type(self), name) or name in vars(
+                self
+            ):  # a parameter may be called `cell`, as attributes here are
+                name += "_"
             setattr(self, name, nnx.Param(leaf))
             names.append(name)
         return tuple(names), structure
@@ -121,17 +130,20 @@ class Direction(nnx.Module):
     @property
     def params(self) -> PyTree:
         """The parameters as the cell knows them."""
-        return jax.tree.unflatten(self._structure, [getattr(self, n)[...] for n in self._names])
+        leaves = [getattr(self, str(name))[...] for name in self._names]
+        return jax.tree.unflatten(self._structure, leaves)
 
     def start(self, batch_shape: Shape, dtype: Any) -> PyTree:
         """The state to start from: learned, or the cell's own."""
+        state = self.cell.initial_state(batch_shape, dtype)
         if not self._state_names:
-            return self.cell.initial_state(batch_shape, dtype)
-        leaves = [getattr(self, name)[...] for name in self._state_names]
-        return jax.tree.unflatten(
-            self._state_structure,
-            [jnp.broadcast_to(a.astype(dtype), (*batch_shape, *a.shape)) for a in leaves],
-        )
+            return state
+        leaves, structure = jax.tree.flatten(state)
+        for index, name in enumerate(self._state_names):
+            if name is not None:
+                leaf = getattr(self, name)[...].astype(dtype)
+                leaves[index] = jnp.broadcast_to(leaf, leaves[index].shape)
+        return jax.tree.unflatten(structure, leaves)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -184,12 +196,12 @@ class Sequences:
         """Xs with zeros at masked steps."""
         return xs if self.mask is None else sequences.zero_masked(xs, self.mask)
 
-    def picked(self, xs: Array, pick: Callable[..., Array]) -> Array:
+    def picked(self, xs: PyTree, pick: Callable[..., Array]) -> PyTree:
         """Applies `sequences.last_real` or `first_real`: one real step a sequence, no time axis."""
         mask = jnp.ones(self.step_shape, bool) if self.mask is None else self.mask
         if self.time_major:
             xs, mask = sequences.to_batch_major((xs, mask), len(self.batch_shape))
-        return pick(xs, mask=mask)
+        return jax.tree.map(lambda x: pick(x, mask=mask), xs)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -314,6 +326,8 @@ class Layer(nnx.Module):
         reverse: bool,
     ) -> Unrolled:
         """One direction's `unroll`, with the noise and the resets that are its own."""
+        dtype = compute_dtype(xs)
+        state = batched_state("initial_state", direction.cell, state, call.batch_shape, dtype)
         recurrent_mask = zoneout = key_zoneout = None
         if key is not None:
             key_recurrent, key_zoneout = jax.random.split(key)
@@ -331,7 +345,7 @@ class Layer(nnx.Module):
             direction.params,
             xs,
             state=state,
-            reset_state=direction.start(call.batch_shape, compute_dtype(xs)),
+            reset_state=direction.start(call.batch_shape, dtype),
             mask=call.mask,
             resets=call.ends() if reverse else call.resets,
             reverse=reverse,

@@ -39,6 +39,10 @@ class LinenRecurrent(linen.Module):
     @linen.compact
     def __call__(self, xs: Any, **options: Any) -> Unrolled:
         """Runs `seqjax.unroll`; arguments and result as there."""
+        if not isinstance(self.cell, Cell):
+            raise TypeError(
+                f"cell: expected a cell such as seqjax.cells.GRU(3, 5), got {self.cell!r}"
+            )
         shapes = jax.eval_shape(self.cell.init, jax.random.key(0))
         leaves, structure = jax.tree_util.tree_flatten_with_path(shapes)
         names = [path_name(path) for path, _ in leaves]

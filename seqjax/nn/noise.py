@@ -25,9 +25,18 @@ def dropout_key(rngs: Rngs | None) -> PRNGKey:
       >>> dropout_key(jax.random.key(0)).shape
       ()
     """
-    if isinstance(rngs, nnx.Rngs):
-        return rngs.dropout()
-    return checks.require_key("rngs", rngs)
+    return streams(rngs, "dropout").dropout()
+
+
+def streams(rngs: Any, stream: str) -> nnx.Rngs:
+    """`nnx.Rngs` with a certain stream, itself or by default; of a plain key, made here."""
+    if not isinstance(rngs, nnx.Rngs):
+        return nnx.Rngs(checks.require_key("rngs", rngs))
+    if not hasattr(rngs, stream):
+        raise ValueError(
+            f"rngs: expected a stream {stream!r} or a default one, as in nnx.Rngs(0), got {rngs}"
+        )
+    return rngs
 
 
 def variational_mask(key: PRNGKey, rate: float, shape: Shape, dtype: Any = jnp.float32) -> Array:

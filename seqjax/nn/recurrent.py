@@ -9,6 +9,7 @@ from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import nnx
 
 from seqjax import checks, sequences
@@ -16,7 +17,7 @@ from seqjax.cells.base import Cell, compute_dtype
 from seqjax.nn import noise
 from seqjax.nn.layer import Direction, Layer, LayerOptions, MergeMode, Sequences
 from seqjax.types import Array, PRNGKey, PyTree, Shape, Unrolled
-from seqjax.unroll import as_floating, layout
+from seqjax.unroll import as_floating, floating_inputs, layout
 
 __all__ = ["Recurrent"]
 
@@ -96,7 +97,7 @@ class Recurrent(nnx.Module):
         self.dropout = checks.require_rate("dropout", dropout)
         self.norm = norm if norm is None else checks.require_name("norm", norm, ("layer", "batch"))
         self.time_major = bool(time_major)
-        self.dtype = None if dtype is None else _floating_dtype("dtype", dtype)
+        self.dtype = None if dtype is None else checks.require_floating_dtype("dtype", dtype)
         self.deterministic = False
         if recurrent_dropout and cell.recurrent_input(cell.initial_state()) is None:
             raise ValueError(
@@ -108,8 +109,8 @@ class Recurrent(nnx.Module):
         inner = (
             dataclasses.replace(options, merge_mode="concat") if merge_mode == "none" else options
         )
-        streams = rngs if isinstance(rngs, nnx.Rngs) else nnx.Rngs(checks.require_key("rngs", rngs))
-        param_dtype = _floating_dtype("param_dtype", param_dtype)
+        streams = noise.streams(rngs, "params")
+        param_dtype = checks.require_floating_dtype("param_dtype", param_dtype)
 
         def direction(cell: Cell[Any, Any]) -> Direction:
             return Direction(
@@ -200,7 +201,7 @@ class Recurrent(nnx.Module):
         Raises:
           TypeError, ValueError: see `seqjax.unroll`; a missing `rngs` in training.
         """
-        xs = jax.tree.map(as_floating, xs)
+        xs = floating_inputs(self.cell, xs)
         if self.dtype is not None:
             xs = jax.tree.map(lambda x: x.astype(self.dtype), xs)
         batch_shape, steps = layout(self.cell, xs, time_major=self.time_major)
@@ -229,11 +230,11 @@ class Recurrent(nnx.Module):
         self, index: int, xs: Array, mask: Array | None, key: PRNGKey | None, deterministic: bool
     ) -> Array:
         """What happens to a layer's outputs on the way to the next: normalisation, dropout."""
-        if self.norm == "layer":
-            xs = self.norms[index](xs)
-        if self.norm == "batch":
-            over = None if mask is None else sequences.over_features(mask, xs)
-            xs = self.norms[index](xs, use_running_average=deterministic, mask=over)
+        if self.norm is not None and xs.size:
+            norm = self.norms[index]
+            batch = self.norm == "batch"
+            normed = _batch_normed(norm, xs, mask, deterministic) if batch else norm(xs)
+            xs = normed.astype(xs.dtype)
         return noise.dropout(key, self.dropout, xs) if self.dropout and key is not None else xs
 
     def step(self, x_t: PyTree, state: Any = None) -> Unrolled:
@@ -262,7 +263,7 @@ class Recurrent(nnx.Module):
             raise ValueError("step: a bidirectional layer needs whole sequences; call it instead")
 
         def lifted(x: Any, shape: Shape) -> Array:
-            x = as_floating(x)
+            x = as_floating("x_t", x)
             if x.ndim < len(shape) or x.shape[x.ndim - len(shape) :] != shape:
                 sizes = ", ".join(map(str, shape))
                 raise ValueError(f"x_t: expected [..., {sizes}], got {x.shape}")
@@ -270,12 +271,17 @@ class Recurrent(nnx.Module):
 
         xs = jax.tree.map(lifted, x_t, self.cell.input_shape)
         outputs, state = self(xs, initial_state=state, deterministic=True)
-        axis = 0 if self.time_major else -len(self.cell.output_shape) - 1
-        return Unrolled(outputs.squeeze(axis), state)
+        axis = 0 if self.time_major else len(self._batch_shape(x_t))
+        return Unrolled(jax.tree.map(lambda y: y.squeeze(axis), outputs), state)
+
+    def _batch_shape(self, x_t: PyTree) -> Shape:
+        """The batch axes of one step's input."""
+        ranks = jax.tree.map(lambda x, shape: np.ndim(x) - len(shape), x_t, self.cell.input_shape)
+        return np.shape(jax.tree.leaves(x_t)[0])[: jax.tree.leaves(ranks)[0]]
 
     def one_to_many(
         self,
-        x: Array,
+        x: Array | np.ndarray,
         steps: int,
         *,
         feedback: Callable[[Array], Array] | None = None,
@@ -306,7 +312,7 @@ class Recurrent(nnx.Module):
           >>> layer.one_to_many(jnp.ones([2, 4]), 6, feedback=lambda y: y).outputs.shape
           (2, 6, 4)
         """
-        x = as_floating(x)
+        x = as_floating("x", x)
         steps = checks.require_integer("steps", steps)
         if feedback is None:
             axis = 0 if self.time_major else x.ndim - len(self.cell.input_shape)
@@ -316,14 +322,22 @@ class Recurrent(nnx.Module):
             raise ValueError(
                 f"feedback: expected no further options with it, got {sorted(options)}"
             )
-        batch_shape = x.shape[: x.ndim - len(self.cell.input_shape)]
+        if not callable(feedback):
+            raise TypeError(f"feedback: expected a function, got {checks.brief(feedback)}")
+        batch_shape = self._batch_shape(x)
         if initial_state is None:
             initial_state = self.initial_state(batch_shape, self.dtype or x.dtype)
 
         def one(carry: Any, _: None) -> Any:
             x_t, state = carry
             output, state = self.step(x_t, state)
-            return (feedback(output).astype(x_t.dtype), state), output
+            following = feedback(output)
+            if np.shape(following) != x_t.shape:
+                raise ValueError(
+                    f"feedback: expected it to make an input of shape {x_t.shape}, "
+                    f"got {checks.brief(following)}"
+                )
+            return (following.astype(x_t.dtype), state), output
 
         (_, state), outputs = jax.lax.scan(one, (x, initial_state), length=steps)
         if not self.time_major:
@@ -367,12 +381,15 @@ class Recurrent(nnx.Module):
         return tuple(initial_state)
 
 
-def _floating_dtype(name: str, dtype: Any) -> jnp.dtype:
-    """A dtype given by a user, which must be floating-point."""
-    try:
-        found = jnp.dtype(dtype)
-    except TypeError:
-        raise TypeError(f"{name}: expected a floating-point dtype, got {dtype!r}") from None
-    if not jnp.issubdtype(found, jnp.floating):
-        raise TypeError(f"{name}: expected a floating-point dtype, got {found}")
-    return found
+def _batch_normed(norm: nnx.BatchNorm, xs: Array, mask: Array | None, deterministic: bool) -> Array:
+    """Batch normalisation over real steps; without any, the running statistics stay as they are."""
+    if mask is None:
+        return norm(xs, use_running_average=deterministic)
+    some = mask.any()
+    before = norm.mean[...], norm.var[...]
+    over = sequences.over_features(mask | ~some, xs)  # a mean over nothing would be NaN
+    xs = norm(xs, use_running_average=deterministic, mask=over)
+    if not deterministic:
+        norm.mean[...] = jnp.where(some, norm.mean[...], before[0])
+        norm.var[...] = jnp.where(some, norm.var[...], before[1])
+    return xs

@@ -335,7 +335,12 @@ GOOD = {"x": [[1], [1, 2]], "y": [0, 1]}
         (GOOD, {"boundaries": []}, ValueError, r"boundaries: expected increasing .*\(\)"),
         (GOOD, {"boundaries": [4, 2]}, ValueError, r"boundaries: expected increasing .*\(4, 2\)"),
         (GOOD, {"boundaries": [2, 2]}, ValueError, "boundaries: expected increasing"),
-        (GOOD, {"boundaries": [0, 2]}, ValueError, "boundaries: expected a positive integer, got 0"),
+        (
+            GOOD,
+            {"boundaries": [0, 2]},
+            ValueError,
+            "boundaries: expected a positive integer, got 0",
+        ),
         (GOOD, {"batch_size": 0}, ValueError, "batch_size: expected a positive integer, got 0"),
         (GOOD, {"batch_size": 2.0}, TypeError, "batch_size: expected a positive integer, got 2.0"),
         (GOOD, {"seed": -1}, ValueError, "seed: expected an integer of at least 0, got -1"),

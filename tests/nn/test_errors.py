@@ -1,0 +1,248 @@
+"""A user's mistake is a ValueError or TypeError that names the argument."""
+
+import re
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+
+from seqjax import cells, nn
+from seqjax.nn import Bidirectional
+from tests.cases import assert_close
+from tests.nn.helpers import B, H, I, T, make, random
+
+KEY = jax.random.key(0)
+XS = random(B, T, I)
+MISTAKE = (ValueError, TypeError)
+
+
+def raises(kind, name):
+    """The error whose message is about the argument of this name."""
+    return pytest.raises(kind, match=rf"(^|\W){re.escape(name)}(\W|$)")
+
+
+SIZES = [(0, ValueError), (-1, ValueError), (2.5, TypeError), (True, TypeError), ("4", TypeError)]
+
+
+@pytest.mark.parametrize(("value", "kind"), SIZES)
+@pytest.mark.parametrize("cls", [nn.RNN, nn.LSTM, nn.GRU])
+def test_sizes(cls, value, kind):
+    with raises(kind, "input_size"):
+        cls(value, H, rngs=KEY)
+    with raises(kind, "hidden_size"):
+        cls(I, value, rngs=KEY)
+    with raises(kind, "num_layers"):
+        cls(I, H, num_layers=value, rngs=KEY)
+    if cls is nn.LSTM and value != 0:  # 0 means no projection, as in PyTorch
+        with raises(kind, "proj_size"):
+            cls(I, H, proj_size=value, rngs=KEY)
+
+
+@pytest.mark.parametrize("name", ["dropout", "input_dropout", "recurrent_dropout", "zoneout"])
+def test_rates(name):
+    for value in (1.0, 1, -0.1, 2, float("nan"), float("inf")):
+        with raises(ValueError, name):
+            nn.GRU(I, H, rngs=KEY, **{name: value})
+    for value in ("0.5", True, None, [0.5]):
+        with raises(TypeError, name):
+            nn.GRU(I, H, rngs=KEY, **{name: value})
+    nn.GRU(I, H, rngs=KEY, **{name: np.float32(0.5)})
+
+
+@pytest.mark.parametrize(
+    ("options", "kind"),
+    [
+        (dict(merge_mode="average"), ValueError),
+        (dict(merge_mode=None), ValueError),
+        (dict(norm="instance"), ValueError),
+        (dict(norm=True), ValueError),
+        (dict(dtype="float33"), TypeError),
+        (dict(dtype=jnp.int32), TypeError),
+        (dict(param_dtype=jnp.int8), TypeError),
+        (dict(param_dtype=None), TypeError),
+        (dict(kernel_init="glorot"), ValueError),
+        (dict(rngs=0), TypeError),
+        (dict(rngs=None), TypeError),
+        # Misspelled, or another cell's.
+        (dict(dropuot=0.1), TypeError),
+        (dict(forget_bias=1.0), TypeError),
+        (dict(activation="relu"), TypeError),
+    ],
+    ids=lambda value: str(value) if isinstance(value, dict) else value.__name__,
+)
+def test_constructor(options, kind):
+    (name,) = options
+    with raises(kind, name):
+        nn.GRU(I, H, **{"rngs": KEY} | options)
+
+
+@pytest.mark.parametrize("cell", [cells.GRU, "gru", None, nnx.GRUCell(I, H, rngs=nnx.Rngs(0))])
+def test_cell(cell):
+    with raises(TypeError, "cell"):
+        nn.Recurrent(cell, rngs=KEY)
+
+
+def test_rngs_without_the_stream_or_of_several_keys():
+    for rngs in (nnx.Rngs(dropout=0), jax.random.split(KEY, 2)):
+        with raises(MISTAKE, "rngs"):
+            nn.GRU(I, H, rngs=rngs)
+    layer = make(cells.GRU(I, H), num_layers=2, dropout=0.5)
+    for rngs in (nnx.Rngs(params=0), jax.random.split(KEY, 2)):
+        with raises(MISTAKE, "rngs"):
+            layer(XS, rngs=rngs)
+
+
+def test_rngs_must_be_given():
+    for build in (lambda: nn.GRU(I, H), lambda: nn.Recurrent(cells.GRU(I, H))):
+        with raises(TypeError, "rngs"):
+            build()
+
+
+@pytest.mark.parametrize("cls", [nn.RNN, nn.LSTM, nn.GRU])
+def test_unknown_activation_or_initialiser(cls):
+    with raises(ValueError, "recurrent_init"):
+        cls(I, H, recurrent_init="orthogonl", rngs=KEY)
+    if cls is nn.RNN:
+        with raises(ValueError, "activation"):
+            cls(I, H, activation="tan", rngs=KEY)
+
+
+LAYER = make(cells.GRU(I, H), num_layers=2)
+BOTH = make(cells.LSTM(I, H), bidirectional=True)
+ONE = make(cells.LSTM(I, H))
+h = jnp.zeros([B, H])
+hc = cells.LSTMState(h, h)
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "kind"),
+    [
+        ("lengths", [T, T + 1, 0], ValueError),
+        ("lengths", np.array([T, -1, 0]), ValueError),
+        ("lengths", np.ones(B), TypeError),
+        ("lengths", [T, T], ValueError),
+        ("lengths", T, ValueError),
+        ("mask", np.ones([B, T], np.float32), TypeError),
+        ("mask", np.ones([B, T], int), TypeError),
+        ("mask", np.ones([T, B], bool), ValueError),
+        ("mask", np.ones([B, T, 1], bool), ValueError),
+        ("resets", np.ones([B, T], np.float32), TypeError),
+        ("resets", np.ones([B, T + 1], bool), ValueError),
+        ("implementation", "fastest", ValueError),
+        ("remat", "everything", ValueError),
+        ("length", [T, T, T], TypeError),
+        ("state", (h, h), TypeError),
+    ],
+)
+@pytest.mark.parametrize("layer", [LAYER, BOTH], ids=["stack", "bidirectional"])
+def test_call(layer, name, value, kind):
+    with raises(kind, name):
+        layer(XS, **{name: value})
+
+
+def test_lengths_together_with_a_mask():
+    with pytest.raises(ValueError, match=r"^lengths, mask: expected one of them"):
+        LAYER(XS, lengths=[T, T, T], mask=np.ones([B, T], bool))
+
+
+@pytest.mark.parametrize("time_major", [False, True])
+def test_inputs(time_major):
+    layer = make(cells.GRU(I, H), num_layers=2, time_major=time_major)
+    lead = r"\[T, \.\.\., 3\]" if time_major else r"\[\.\.\., T, 3\]"
+    for shape in ((B, T, I + 1), (I,), (B, T, I, 1), ()):
+        with pytest.raises(ValueError, match=rf"^xs: expected {lead} .*{re.escape(str(shape))}"):
+            layer(np.ones(shape, np.float32))
+    with raises(TypeError, "xs"):
+        layer(np.ones([B, T, I], int))
+    with raises(MISTAKE, "xs"):
+        layer(XS.tolist())
+    with raises(MISTAKE, "xs"):
+        layer(None)
+
+
+BAD_STATES = {
+    "array": (LAYER, h),
+    "one array for all layers": (LAYER, jnp.zeros([2, B, H])),
+    "too few layers": (LAYER, (h,)),
+    "too many layers": (LAYER, (h, h, h)),
+    "hidden size": (LAYER, (h, jnp.zeros([B, H + 1]))),
+    "batch shape": (LAYER, (jnp.zeros([B + 1, H]), h)),
+    "integers": (LAYER, (h, jnp.zeros([B, H], int))),
+    "structure": (LAYER, (h, hc)),
+    "pairs": (LAYER, (Bidirectional(h, h),) * 2),
+    "not in a tuple": (ONE, hc),
+    "h alone": (ONE, (h,)),
+    "size of c": (ONE, (cells.LSTMState(h, jnp.zeros([B, H + 1])),)),
+    "one direction": (BOTH, (hc,)),
+    "two of one layer": (BOTH, (hc, hc)),
+    "pair not in a tuple": (BOTH, Bidirectional(hc, hc)),
+    "h alone, both": (BOTH, (Bidirectional(h, h),)),
+    "batch shape, backward": (BOTH, (Bidirectional(hc, cells.LSTMState(h, h[:1])),)),
+}
+
+
+@pytest.mark.parametrize("case", BAD_STATES)
+def test_initial_state(case):
+    layer, state = BAD_STATES[case]
+    with raises(MISTAKE, "initial_state"):
+        layer(XS, initial_state=state)
+
+
+def test_a_plain_pair_of_states_is_as_good():
+    state = make(cells.LSTM(I, H), bidirectional=True).initial_state((B,))
+    assert_close(BOTH(XS, initial_state=[tuple(state[0])]), BOTH(XS, initial_state=state))
+
+
+def test_random_numbers():
+    layer = make(cells.GRU(I, H), num_layers=2, dropout=0.5, zoneout=0.1)
+    with pytest.raises(ValueError, match=r"^rngs: .*dropout, zoneout, got None.*eval"):
+        layer(XS)
+    for rngs in (0, "dropout", np.ones(2), lambda: KEY):
+        with raises(TypeError, "rngs"):
+            layer(XS, rngs=rngs)
+
+
+def test_step():
+    for shape in ((B, I + 1), ()):
+        with raises(ValueError, "x_t"):
+            LAYER.step(np.ones(shape, np.float32))
+    with raises(ValueError, "initial_state"):
+        LAYER.step(XS[:, 0], (h,))
+    with raises(ValueError, "step"):
+        BOTH.step(XS[:, 0])
+
+
+def test_step_of_integers():
+    with raises(TypeError, "x_t"):
+        LAYER.step(np.ones([B, I], int))
+
+
+@pytest.mark.parametrize("feedback", [None, lambda y: y[..., :I]], ids=["repeat", "feedback"])
+def test_one_to_many(feedback):
+    x = XS[:, 0]
+    for steps, kind in SIZES:
+        with raises(kind, "steps"):
+            LAYER.one_to_many(x, steps, feedback=feedback)
+    with raises(ValueError, "initial_state"):
+        LAYER.one_to_many(x, T, feedback=feedback, initial_state=(h,))
+    for bad in (np.ones([B, I + 1], np.float32), np.ones([B, I], int)):
+        with pytest.raises(MISTAKE, match=r"^x(s|_t)?: expected"):
+            LAYER.one_to_many(bad, T, feedback=feedback)
+    with raises(MISTAKE, "lenghts"):
+        LAYER.one_to_many(x, T, feedback=feedback, lenghts=[1, 1, 1])
+
+
+def test_feedback():
+    x = XS[:, 0]
+    with raises(ValueError, "feedback"):
+        LAYER.one_to_many(x, T, feedback=lambda y: y[..., :I], lengths=[T, T, T])
+    with raises(ValueError, "bidirectional"):
+        BOTH.one_to_many(x, T, feedback=lambda y: y[..., :I])
+
+
+@pytest.mark.parametrize("feedback", [lambda y: y, lambda y: None, 3], ids=["H", "None", "3"])
+def test_feedback_that_makes_no_input(feedback):
+    with raises(MISTAKE, "feedback"):
+        LAYER.one_to_many(XS[:, 0], T, feedback=feedback)
