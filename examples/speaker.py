@@ -179,7 +179,7 @@ def plot(config: Config, result: training.FitResult, test_set: Any, speakers: li
     figure.savefig(config.out / "learning_curve.png", dpi=150)
     frames, speaker = test_set["frames"][0], speakers[test_set["speaker"][0]]
     outputs = result.model.recurrent(frames).outputs
-    title = f"A recording of speaker {speaker}: units read forward above, backward below"
+    title = f"Speaker {speaker}: forward units above, backward below"
     figure = viz.hidden_states(outputs, title=title)
     figure.savefig(config.out / "hidden_states.png", dpi=150)
 
@@ -200,15 +200,19 @@ def main(config: Config) -> list[float]:
 
     accuracies = [result.history[-1]["eval_accuracy"] for result in results]
     parameters = sum(array.size for array in jax.tree.leaves(results[0].state.params))
-    print(f"\n{'accuracy on the test recordings':<48}")
-    print(f"{f'always speaker {speakers[counts.argmax()]}, the most frequent':<48}{counts.max() / counts.sum():8.2%}")
+    most = counts.argmax()
+    rows = [(f"always speaker {speakers[most]}, the most frequent", counts[most] / counts.sum())]
     for seed, accuracy, s in zip(config.seeds, accuracies, seconds, strict=True):
-        print(f"{f'{config.cell}, seed {seed} ({s:.1f} s)':<48}{accuracy:8.2%}")
-    print(f"{f'{config.cell}, mean ± standard deviation':<48}{np.mean(accuracies):8.2%} ± {np.std(accuracies):.2%}")
+        rows.append((f"{config.cell}, seed {seed} ({s:.1f} s)", accuracy))
+    spread = f"standard deviation {np.std(accuracies):.2%}"
+    rows.append((f"{config.cell}, mean; {spread}", float(np.mean(accuracies))))
     if sizes == (270, 370):  # a figure on other data would not compare
-        print(f"{'published: an ensemble of 11 LSTMs':<48}{0.9886:8.2%}")
+        rows.append(("published: an ensemble of 11 LSTMs", 0.9886))
+    print("\naccuracy on the test recordings")
+    for name, value in rows:
+        print(f"  {name:<46}{value:8.2%}")
     print(
-        f"{parameters:,} parameters, {config.epochs} epochs, {sum(seconds):.0f} s with compilation, "
+        f"{parameters:,} parameters, {config.epochs} epochs, {sum(seconds):.0f} s with compiling, "
         f"{jax.devices()[0].device_kind}, {os.cpu_count()} cores; plots in {config.out}"
     )
     return accuracies

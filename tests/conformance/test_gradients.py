@@ -76,7 +76,7 @@ def test_gradient_equals_differences_of_the_numpy_twin(case, reverse):
             resets=resets,
             reverse=reverse,
         )
-        return loss_of(*ran, weights)
+        return loss_of(ran[0], ran[1], weights)
 
     slope = (at(1) - at(-1)) / (2 * size)
     along = sum(

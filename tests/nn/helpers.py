@@ -33,7 +33,7 @@ def drawn(build: Callable[[], Any], seed: int = 1) -> Any:
     return layer
 
 
-def make(cell: Any, **options: Any) -> nn.Recurrent:
+def make(cell: Any, **options: Any) -> Any:
     """A `Recurrent` of random parameters."""
     return drawn(lambda: nn.Recurrent(cell, rngs=nnx.Rngs(0), **options))
 

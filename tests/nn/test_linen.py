@@ -1,5 +1,7 @@
 """The adapter for Flax Linen: `unroll` with parameters that Linen keeps."""
 
+from typing import Any, cast
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -32,7 +34,7 @@ def variables_of(params):
 def test_equals_unroll_and_numpy(case):
     layer, params = LinenRecurrent(case.cell), params_of(case.cell)
     xs, mask = inputs_of(case.cell, (B,), T), mask_of((B,), T)
-    found = layer.apply(variables_of(params), with_garbage(xs, mask), mask=mask, reverse=True)
+    found: Any = layer.apply(variables_of(params), with_garbage(xs, mask), mask=mask, reverse=True)
     assert isinstance(found, seqjax.Unrolled)
     assert_close(found, seqjax.unroll(case.cell, params, xs, mask=mask, reverse=True), 0, 0)
     assert_close(found, reference(case, params, xs, mask=mask, reverse=True), 1e-5, 1e-5)
@@ -92,7 +94,8 @@ def test_gradient_and_jit():
     layer, params, xs = LinenRecurrent(cell), params_of(cell), random(B, T, I)
 
     def loss(variables, xs):
-        return jnp.square(layer.apply(variables, xs, lengths=LENGTHS).outputs).sum()
+        found: Any = layer.apply(variables, xs, lengths=LENGTHS)
+        return jnp.square(found.outputs).sum()
 
     def direct(params, xs):
         return jnp.square(seqjax.unroll(cell, params, xs, lengths=LENGTHS).outputs).sum()
@@ -118,7 +121,7 @@ def test_a_model_of_several():
     params = variables["params"]
     assert set(params) == {"LinenRecurrent_0", "back", "LinenRecurrent_1"}
     assert (params["back"]["w_ih"] != params["LinenRecurrent_0"]["w_ih"]).any()
-    found = jax.jit(model.apply)(variables, with_garbage(xs, REAL), LENGTHS)
+    found: Any = jax.jit(model.apply)(variables, with_garbage(xs, REAL), LENGTHS)
     assert_close(found, model.apply(variables, xs, LENGTHS))
     assert (np.asarray(found.outputs)[~REAL] == 0).all()
 
@@ -136,4 +139,4 @@ def test_errors_are_those_of_unroll():
 
 def test_a_cell_that_is_none():
     with pytest.raises(TypeError, match="cell: expected a cell"):
-        LinenRecurrent("gru").init(KEY, random(B, T, I))
+        LinenRecurrent(cast(Any, "gru")).init(KEY, random(B, T, I))

@@ -1,5 +1,7 @@
 """Dropout of every kind and zoneout: nothing in evaluation, the right places in training."""
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -31,7 +33,7 @@ KEY = jax.random.key(0)
 
 def linear(num_layers=1, *, w_ih=None, w_hh=None, **options):
     """Layers h_t = x_t W_ih + h_{t-1} W_hh: what a mask did can be read off their outputs."""
-    layer = nn.RNN(
+    layer: Any = nn.RNN(
         H, H, activation="identity", use_bias=False, num_layers=num_layers, rngs=KEY, **options
     )
     for one in layer.layers:
@@ -102,7 +104,7 @@ def test_zoneout_in_evaluation_is_its_expectation():
     layer = make(cells.LSTM(I, H), bidirectional=True, merge_mode="none", zoneout=0.3)
     xs, mask, (own,) = random(B, T, I), mask_of((B,), T), layer.initial_state()
     found = run(layer, with_garbage(xs, mask), mask=mask, deterministic=True)
-    one, hold = layer.layers[0], cells.LSTMState(0.3, 0.3)
+    one, hold = layer.layers[0], jax.tree.map(lambda s: 0.3, own.forward)
     ran = [
         references.unroll(
             "lstm",
@@ -237,7 +239,8 @@ def test_directions_and_layers_have_masks_of_their_own(monkeypatch):
 
 def recorded(monkeypatch):
     """What layers pass to `unroll` from now on."""
-    seen, unroll = [], layer_module.unroll
+    seen: list[dict[str, Any]] = []
+    unroll = vars(layer_module)["unroll"]
 
     def recording(cell, params, xs, **options):
         seen.append(dict(xs=xs, **options))
@@ -252,7 +255,7 @@ def recorded(monkeypatch):
     ["elman_readout", "projected_lstm", "gru", "cho_gru", "indrnn", "min_gru", "conv_lstm_1d"],
 )
 def test_training_equals_numpy_with_the_masks_drawn(name, monkeypatch):
-    cell = seqjax.CELLS[name](I, H)
+    cell: Any = seqjax.CELLS[name](I, H)
     recurs = cell.recurrent_input(cell.initial_state()) is not None
     layer = make(cell, input_dropout=0.5, zoneout=0.5, recurrent_dropout=0.5 if recurs else 0.0)
     xs, mask, state = inputs_of(cell, (B,), T), mask_of((B,), T), states_of(layer, (B,))
@@ -263,7 +266,7 @@ def test_training_equals_numpy_with_the_masks_drawn(name, monkeypatch):
         ratio = np.asarray(call["xs"]) / xs
     real = ratio[mask]
     assert set(real.flat) <= {0.0, 2.0}
-    noise = {}
+    noise: dict[str, Any] = {}
     if recurs:
         noise["recurrent_mask"] = np.asarray(call["recurrent_mask"])
         assert set(noise["recurrent_mask"].flat) == {0.0, 2.0}
