@@ -187,7 +187,7 @@ def _time_axis(xs: Array | np.ndarray, lengths: Any, mask: Any) -> int:
 
 def over_features(mask: Array | np.ndarray, xs: Array | np.ndarray) -> Array:
     """The mask `[..., T]` with trailing axes of size one, to broadcast against xs `[..., T, …]`."""
-    return mask.reshape(*mask.shape, *[1] * (xs.ndim - mask.ndim))
+    return jnp.asarray(mask).reshape(*mask.shape, *[1] * (xs.ndim - mask.ndim))
 
 
 def zero_masked(xs: Array | np.ndarray, mask: Array | np.ndarray) -> Array:
