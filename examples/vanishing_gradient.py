@@ -96,6 +96,8 @@ def measure(cell: cells.Cell[Any, Any], config: Config) -> tuple[np.ndarray, Any
 
 def main(config: Config) -> dict[str, np.ndarray]:
     """Measures, prints and draws; returns the norms over time of each cell."""
+    if config.steps < 1:
+        raise SystemExit(f"--steps: expected at least 1, got {config.steps}")
     clip = optax.clip_by_global_norm(config.clip_norm)
     norms, clipped_norms = {}, {}
     first, last = "∂loss/∂h_1", f"∂loss/∂h_{config.steps}"
@@ -114,8 +116,19 @@ def main(config: Config) -> dict[str, np.ndarray]:
         "back nothing that has vanished."
     )
     config.out.mkdir(parents=True, exist_ok=True)
-    for name, flow in (("gradient_flow", norms), ("gradient_flow_clipped", clipped_norms)):
-        viz.gradient_flow(flow).savefig(config.out / f"{name}.png", dpi=150)
+    plots = {
+        "gradient_flow": (norms, "The loss is on the last step"),
+        "gradient_flow_clipped": (
+            clipped_norms,
+            f"Scaled as clipping the parameters' gradient to norm {config.clip_norm:g} does",
+        ),
+    }
+    for name, (flow, title) in plots.items():
+        figure = viz.gradient_flow(flow)
+        figure.set_size_inches(8, 4.5)
+        figure.axes[0].set_title(title)
+        figure.axes[0].legend(loc="upper left", bbox_to_anchor=(1, 1), frameon=False)
+        figure.savefig(config.out / f"{name}.png", dpi=150)
     print(f"plots in {config.out}")
     return norms
 

@@ -72,7 +72,9 @@ def unroll(
       zoneout: the fraction of the old state that each unit holds, s_t = d ⊙ s_{t-1} + (1-d) ⊙ s_t
         (Krueger et al. 2017): a pytree like the state with leaves that are None, numbers (as in
         evaluation) or arrays `[..., T, H]` (bool or float, as in training).
-      implementation: a kernel by name, or "auto", which chooses one.
+      implementation: a kernel by name, or "auto", which chooses one. "scan" is `jax.lax.scan`;
+        "fused" has a backward loop that sums weight gradients in one product, which is faster, but
+        no forward-mode derivative. "auto" is "scan".
       remat: what the backward pass stores. "none" all intermediate values; "step" the states
         only; "sqrt" about √T states, recomputing stretches of √T steps; "auto" chooses.
       unroll: steps in one iteration of the compiled loop.

@@ -588,3 +588,17 @@ def test_names_of_parameters_are_free():
     assert layer(xs).outputs.shape == (B, T, H)
     variables = LinenRecurrent(cell).init(jax.random.key(0), xs)
     assert set(variables["params"]) == {"cell", "params", "start"}
+
+
+def test_zoneout_in_evaluation_leaves_counters_alone():
+    cell = CUSTOM["running_mean"]
+    params, xs = params_of(cell), inputs(cell)
+    plain = seqjax.unroll(cell, params, xs)
+    held = seqjax.unroll(
+        cell, params, xs, zoneout=jax.tree.map(lambda s: 0.1, cell.initial_state())
+    )
+    pairs = zip(jax.tree.leaves(held.state), jax.tree.leaves(plain.state), strict=True)
+    whole = [(a, b) for a, b in pairs if not jnp.issubdtype(a.dtype, jnp.floating)]
+    assert whole
+    for a, b in whole:
+        np.testing.assert_array_equal(a, b)

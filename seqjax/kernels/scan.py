@@ -156,9 +156,9 @@ def select(condition: Array, if_true: PyTree, if_false: PyTree) -> PyTree:
 
 def held(hold: Array, old: Array, new: Array) -> Array:
     """Zoneout's mix of the old and the new state: hold ⊙ old + (1 - hold) ⊙ new."""
-    if not jnp.issubdtype(new.dtype, jnp.floating):  # such as a counter: held or not
-        return jnp.where(hold.astype(bool), old, new)
     if hold.dtype == jnp.bool_:
         return jnp.where(hold, old, new)
+    if not jnp.issubdtype(new.dtype, jnp.floating):
+        return new  # a counter has no fractions
     hold = hold.astype(new.dtype)
     return hold * old + (1 - hold) * new

@@ -230,6 +230,7 @@ class LayerOptions:
         checks.require_name("merge_mode", self.merge_mode, MERGE_MODES)
         for name in ("input_dropout", "recurrent_dropout", "zoneout"):
             checks.require_rate(name, getattr(self, name))
+        checks.require_bool("residual", self.residual)
 
 
 class Layer(nnx.Module):
@@ -327,6 +328,8 @@ class Layer(nnx.Module):
     ) -> Unrolled:
         """One direction's `unroll`, with the noise and the resets that are its own."""
         dtype = compute_dtype(xs)
+        if state is None:
+            state = direction.start(call.batch_shape, dtype)
         state = batched_state("initial_state", direction.cell, state, call.batch_shape, dtype)
         recurrent_mask = zoneout = key_zoneout = None
         if key is not None:

@@ -3,7 +3,7 @@
 import dataclasses
 from typing import Any
 
-from seqjax import cells
+from seqjax import cells, checks
 from seqjax.nn.recurrent import Recurrent
 
 __all__ = ["GRU", "LSTM", "RNN"]
@@ -97,5 +97,6 @@ class GRU(Recurrent):
     def __init__(
         self, input_size: int, hidden_size: int, *, reset_after: bool = True, **options: Any
     ) -> None:
-        cell_class = cells.GRU if reset_after else cells.ChoGRU
+        after = checks.require_bool("reset_after", reset_after)
+        cell_class = cells.GRU if after else cells.ChoGRU
         super().__init__(_cell(cell_class, (input_size, hidden_size), options), **options)

@@ -92,11 +92,11 @@ class Recurrent(nnx.Module):
             raise TypeError(f"cell: expected a cell such as seqjax.cells.MGU(3, 5), got {cell!r}")
         self.cell = cell
         self.num_layers = checks.require_integer("num_layers", num_layers)
-        self.bidirectional = bool(bidirectional)
+        self.bidirectional = checks.require_bool("bidirectional", bidirectional)
         self.merge_mode: MergeMode = merge_mode
         self.dropout = checks.require_rate("dropout", dropout)
         self.norm = norm if norm is None else checks.require_name("norm", norm, ("layer", "batch"))
-        self.time_major = bool(time_major)
+        self.time_major = checks.require_bool("time_major", time_major)
         self.dtype = None if dtype is None else checks.require_floating_dtype("dtype", dtype)
         self.deterministic = False
         if recurrent_dropout and cell.recurrent_input(cell.initial_state()) is None:
@@ -110,7 +110,8 @@ class Recurrent(nnx.Module):
             dataclasses.replace(options, merge_mode="concat") if merge_mode == "none" else options
         )
         streams = noise.streams(rngs, "params")
-        param_dtype = checks.require_floating_dtype("param_dtype", param_dtype)
+        param_dtype = self.param_dtype = checks.require_floating_dtype("param_dtype", param_dtype)
+        checks.require_bool("learned_initial_state", learned_initial_state)
 
         def direction(cell: Cell[Any, Any]) -> Direction:
             return Direction(
@@ -151,13 +152,14 @@ class Recurrent(nnx.Module):
 
         Args:
           batch_shape: the batch axes.
-          dtype: of the state; the layer's `dtype`, or float32, if not given.
+          dtype: of the state; the layer's `dtype`, or else its `param_dtype`, if not given.
 
         Returns:
           For each layer the cell's state, `Bidirectional(forward, backward)` of two if the layer
           has both directions.
         """
-        dtype = dtype or self.dtype or jnp.float32
+        dtype = dtype or self.dtype or self.param_dtype
+        dtype = checks.require_floating_dtype("dtype", dtype)
         return tuple(layer.initial_state(batch_shape, dtype) for layer in self.layers)
 
     def __call__(
@@ -182,7 +184,8 @@ class Recurrent(nnx.Module):
           mask: bool `[..., T]` (`[T, ...]` when time-major), True at real steps.
           resets: bool, shaped like `mask`: True where a new sequence starts. The forward direction
             starts anew before such a step, the backward direction after it.
-          initial_state: as from `layer.initial_state(batch_shape)` or returned by an earlier call.
+          initial_state: as from `layer.initial_state(batch_shape)` or returned by an earlier call;
+            a layer's entry may be None, for its own initial state.
           return_sequences: if False, the outputs are one vector a sequence (many-to-one): of the
             last real step, and of the first real one for the backward direction, where each has
             seen the whole sequence; a residual connection adds the last real step. Zeros for a
@@ -211,7 +214,10 @@ class Recurrent(nnx.Module):
         if resets is not None:
             resets = sequences.check_mask("resets", resets, call.step_shape)
             call = dataclasses.replace(call, resets=resets)
-        deterministic = self.deterministic if deterministic is None else deterministic
+        if deterministic is None:
+            deterministic = self.deterministic
+        checks.require_bool("deterministic", deterministic)
+        checks.require_bool("return_sequences", return_sequences)
         keys = self._keys(deterministic, rngs)
         states = self._states(initial_state, batch_shape, compute_dtype(xs))
 

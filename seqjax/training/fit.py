@@ -105,6 +105,21 @@ def fit(
             "eval_batches, metric_fn: expected both or neither, got "
             + ("metric_fn alone" if eval_batches is None else "eval_batches alone")
         )
+    seed = checks.require_integer("seed", seed, least=0)
+    if not isinstance(optimizer, optax.GradientTransformation):
+        raise TypeError(
+            "optimizer: expected one of optax's or of seqjax.training.optimizer, "
+            f"got {checks.brief(optimizer)}"
+        )
+    for name, function in (
+        ("loss_fn", loss_fn),
+        ("metric_fn", metric_fn or loss_fn),
+        ("on_epoch_end", on_epoch_end or loss_fn),
+    ):
+        if not callable(function):
+            raise TypeError(f"{name}: expected a function, got {checks.brief(function)}")
+    if isinstance(eval_batches, Sized) and not len(eval_batches):
+        raise ValueError("eval_batches: expected at least one batch, got none")
     _require_readable("train_batches", train_batches, epochs)
     state = init_state(model, optimizer)
     train_step = make_train_step(model, loss_fn, optimizer, donate=True)

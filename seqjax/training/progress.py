@@ -107,10 +107,12 @@ class Progress:
         self._stopped_at = time.monotonic()
 
     def end_epoch(self, record: Mapping[str, float]) -> None:
-        """Leaves the line of a finished epoch."""
+        """Leaves the line of a finished epoch; of a long run, of some twenty of them."""
         steps = self._step - self._epoch_start
         self._expect(self._step + steps * (self._epochs - self._epoch))
-        self._print(self._line(record))
+        every = -(-self._epochs // 20)
+        if self._epoch in (1, self._epochs) or self._epoch % every == 0:
+            self._print(self._line(record))
 
     def _expect(self, total: int) -> None:
         self._total = total

@@ -71,3 +71,8 @@ def test_unknown_and_unfit_cells_are_refused():
         speaker.make_cell("transformer", 3, 4)
     with pytest.raises(SystemExit, match="reads images"):
         speaker.make_cell("conv_lstm_2d", 3, 4)
+
+
+def test_no_seeds_are_refused(tmp_path):
+    with pytest.raises(SystemExit, match="--seeds: expected at least one"):
+        speaker.main(speaker.Config(seeds=(), data_dir=tmp_path))

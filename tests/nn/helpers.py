@@ -126,6 +126,12 @@ def flat_params(layer: Any) -> dict[str, np.ndarray]:
     return {".".join(map(str, path)): np.asarray(leaf[...]) for path, leaf in flat}
 
 
+def flat_shapes(layer: Any) -> dict[str, tuple[int, ...]]:
+    """The shapes of the parameters by readable path, also of a layer that is only traced."""
+    flat = nnx.to_flat_state(nnx.state(layer, nnx.Param))
+    return {".".join(map(str, path)): leaf.shape for path, leaf in flat}
+
+
 def time_first(tree: Any, batch_ndim: int = 1) -> Any:
     """Arrays with their time axis moved to the front."""
     return jax.tree.map(lambda a: np.moveaxis(np.asarray(a), batch_ndim, 0), tree)

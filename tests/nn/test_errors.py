@@ -1,5 +1,6 @@
 """A user's mistake is a ValueError or TypeError that names the argument."""
 
+import functools
 import re
 from typing import Any
 
@@ -90,6 +91,23 @@ def test_constructor(options, kind):
         layer_of(**options)
 
 
+@pytest.mark.parametrize(
+    "name", ["bidirectional", "residual", "learned_initial_state", "time_major"]
+)
+def test_flags(name):
+    """The string "no" is true, so it would mean yes."""
+    for value in ("no", None, 2):
+        with raises(TypeError, name):
+            layer_of(**{name: value})
+    layer_of(**{name: np.bool_(False)})
+
+
+@pytest.mark.parametrize("name", ["return_sequences", "deterministic"])
+def test_flags_of_a_call(name):
+    with raises(TypeError, name):
+        layer_like("stack")(XS, **{name: "no"})
+
+
 @pytest.mark.parametrize("cell", [cells.GRU, "gru", None, nnx.GRUCell(I, H, rngs=nnx.Rngs(0))])
 def test_cell(cell):
     with raises(TypeError, "cell"):
@@ -120,10 +138,16 @@ def test_unknown_activation_or_initialiser(cls):
             cls(I, H, activation="tan", rngs=KEY)
 
 
-LAYER = make(cells.GRU(I, H), num_layers=2)
-BOTH = make(cells.LSTM(I, H), bidirectional=True)
-ONE = make(cells.LSTM(I, H))
-h = jnp.zeros([B, H])
+@functools.cache
+def layer_like(kind):
+    """A stack of GRUs, an LSTM in both directions, or in one."""
+    if kind == "stack":
+        return make(cells.GRU(I, H), num_layers=2)
+    return make(cells.LSTM(I, H), bidirectional=kind == "both")
+
+
+h: Any = np.zeros([B, H], np.float32)
+h_wide: Any = np.zeros([B, H + 1], np.float32)
 hc = cells.LSTMState(h, h)
 
 
@@ -147,15 +171,15 @@ hc = cells.LSTMState(h, h)
         ("state", (h, h), TypeError),
     ],
 )
-@pytest.mark.parametrize("layer", [LAYER, BOTH], ids=["stack", "bidirectional"])
+@pytest.mark.parametrize("layer", ["stack", "both"])
 def test_call(layer, name, value, kind):
     with raises(kind, name):
-        layer(XS, **{name: value})
+        layer_like(layer)(XS, **{name: value})
 
 
 def test_lengths_together_with_a_mask():
     with pytest.raises(ValueError, match=r"^lengths, mask: expected one of them"):
-        LAYER(XS, lengths=[T, T, T], mask=np.ones([B, T], bool))
+        layer_like("stack")(XS, lengths=[T, T, T], mask=np.ones([B, T], bool))
 
 
 @pytest.mark.parametrize("time_major", [False, True])
@@ -173,24 +197,24 @@ def test_inputs(time_major):
         layer(None)
 
 
-BAD_STATES = {
-    "array": (LAYER, h),
-    "one array for all layers": (LAYER, jnp.zeros([2, B, H])),
-    "too few layers": (LAYER, (h,)),
-    "too many layers": (LAYER, (h, h, h)),
-    "hidden size": (LAYER, (h, jnp.zeros([B, H + 1]))),
-    "batch shape": (LAYER, (jnp.zeros([B + 1, H]), h)),
-    "integers": (LAYER, (h, jnp.zeros([B, H], int))),
-    "structure": (LAYER, (h, hc)),
-    "pairs": (LAYER, (Bidirectional(h, h),) * 2),
-    "not in a tuple": (ONE, hc),
-    "h alone": (ONE, (h,)),
-    "size of c": (ONE, (cells.LSTMState(h, jnp.zeros([B, H + 1])),)),
-    "one direction": (BOTH, (hc,)),
-    "two of one layer": (BOTH, (hc, hc)),
-    "pair not in a tuple": (BOTH, Bidirectional(hc, hc)),
-    "h alone, both": (BOTH, (Bidirectional(h, h),)),
-    "batch shape, backward": (BOTH, (Bidirectional(hc, cells.LSTMState(h, h[:1])),)),
+BAD_STATES: dict[str, tuple[str, Any]] = {
+    "array": ("stack", h),
+    "one array for all layers": ("stack", np.zeros([2, B, H])),
+    "too few layers": ("stack", (h,)),
+    "too many layers": ("stack", (h, h, h)),
+    "hidden size": ("stack", (h, h_wide)),
+    "batch shape": ("stack", (np.zeros([B + 1, H]), h)),
+    "integers": ("stack", (h, np.zeros([B, H], int))),
+    "structure": ("stack", (h, hc)),
+    "pairs": ("stack", (Bidirectional(h, h),) * 2),
+    "not in a tuple": ("one", hc),
+    "h alone": ("one", (h,)),
+    "size of c": ("one", (cells.LSTMState(h, h_wide),)),
+    "one direction": ("both", (hc,)),
+    "two of one layer": ("both", (hc, hc)),
+    "pair not in a tuple": ("both", Bidirectional(hc, hc)),
+    "h alone, both": ("both", (Bidirectional(h, h),)),
+    "batch shape, backward": ("both", (Bidirectional(hc, cells.LSTMState(h, h[:1])),)),
 }
 
 
@@ -198,12 +222,13 @@ BAD_STATES = {
 def test_initial_state(case):
     layer, state = BAD_STATES[case]
     with raises(MISTAKE, "initial_state"):
-        layer(XS, initial_state=state)
+        layer_like(layer)(XS, initial_state=state)
 
 
 def test_a_plain_pair_of_states_is_as_good():
-    state = make(cells.LSTM(I, H), bidirectional=True).initial_state((B,))
-    assert_close(BOTH(XS, initial_state=[tuple(state[0])]), BOTH(XS, initial_state=state))
+    layer = layer_like("both")
+    state = layer.initial_state((B,))
+    assert_close(layer(XS, initial_state=[tuple(state[0])]), layer(XS, initial_state=state))
 
 
 def test_random_numbers():
@@ -218,16 +243,16 @@ def test_random_numbers():
 def test_step():
     for shape in ((B, I + 1), ()):
         with raises(ValueError, "x_t"):
-            LAYER.step(np.ones(shape, np.float32))
+            layer_like("stack").step(np.ones(shape, np.float32))
     with raises(ValueError, "initial_state"):
-        LAYER.step(XS[:, 0], (h,))
+        layer_like("stack").step(XS[:, 0], (h,))
     with raises(ValueError, "step"):
-        BOTH.step(XS[:, 0])
+        layer_like("both").step(XS[:, 0])
 
 
 def test_step_of_integers():
     with raises(TypeError, "x_t"):
-        LAYER.step(np.ones([B, I], int))
+        layer_like("stack").step(np.ones([B, I], int))
 
 
 @pytest.mark.parametrize("feedback", [None, lambda y: y[..., :I]], ids=["repeat", "feedback"])
@@ -235,25 +260,25 @@ def test_one_to_many(feedback):
     x = XS[:, 0]
     for steps, kind in SIZES:
         with raises(kind, "steps"):
-            LAYER.one_to_many(x, steps, feedback=feedback)
+            layer_like("stack").one_to_many(x, steps, feedback=feedback)
     with raises(ValueError, "initial_state"):
-        LAYER.one_to_many(x, T, feedback=feedback, initial_state=(h,))
+        layer_like("stack").one_to_many(x, T, feedback=feedback, initial_state=(h,))
     for bad in (np.ones([B, I + 1], np.float32), np.ones([B, I], int)):
         with pytest.raises(MISTAKE, match=r"^x(s|_t)?: expected"):
-            LAYER.one_to_many(bad, T, feedback=feedback)
+            layer_like("stack").one_to_many(bad, T, feedback=feedback)
     with raises(MISTAKE, "lenghts"):
-        LAYER.one_to_many(x, T, feedback=feedback, lenghts=[1, 1, 1])
+        layer_like("stack").one_to_many(x, T, feedback=feedback, lenghts=[1, 1, 1])
 
 
 def test_feedback():
     x = XS[:, 0]
     with raises(ValueError, "feedback"):
-        LAYER.one_to_many(x, T, feedback=lambda y: y[..., :I], lengths=[T, T, T])
+        layer_like("stack").one_to_many(x, T, feedback=lambda y: y[..., :I], lengths=[T, T, T])
     with raises(ValueError, "bidirectional"):
-        BOTH.one_to_many(x, T, feedback=lambda y: y[..., :I])
+        layer_like("both").one_to_many(x, T, feedback=lambda y: y[..., :I])
 
 
 @pytest.mark.parametrize("feedback", [lambda y: y, lambda y: None, 3], ids=["H", "None", "3"])
 def test_feedback_that_makes_no_input(feedback):
     with raises(MISTAKE, "feedback"):
-        LAYER.one_to_many(XS[:, 0], T, feedback=feedback)
+        layer_like("stack").one_to_many(XS[:, 0], T, feedback=feedback)

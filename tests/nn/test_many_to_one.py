@@ -100,9 +100,8 @@ def test_the_layers_before_the_last_give_sequences():
 
 @pytest.mark.parametrize("batch", [(), (2, 3), (3, 3)])
 def test_layouts_and_batch_axes(batch):
-    options = dict(num_layers=2, bidirectional=True)
-    layer = make(cells.GRU(I, H), **options)
-    turned = make(cells.GRU(I, H), time_major=True, **options)
+    layer = make(cells.GRU(I, H), bidirectional=True)
+    turned = make(cells.GRU(I, H), bidirectional=True, time_major=True)
     xs = random(*batch, T, I)
     lengths = np.random.default_rng(8).integers(0, T + 1, batch)
     mask = np.arange(T) < lengths[..., None]

@@ -36,7 +36,7 @@ def named(cls, **options):
     ],
 )
 def test_layers_by_name_equal_numpy(cls, options, name, cell):
-    layer = named(cls, num_layers=2, bidirectional=True, **options)
+    layer = named(cls, num_layers=2, **options)
     assert isinstance(layer, nn.Recurrent) and layer.cell == cell
     xs, lengths = random(B, T, I), np.array([T, 2, 0])
     found = run(layer, xs, lengths=lengths)

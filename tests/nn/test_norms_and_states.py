@@ -1,5 +1,7 @@
 """Normalisation between layers, over real steps only; and initial states that are learned."""
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -18,6 +20,7 @@ from tests.nn.helpers import (
     T,
     assert_finite,
     flat_params,
+    flat_shapes,
     float64,
     make,
     oracle,
@@ -28,6 +31,7 @@ from tests.nn.helpers import (
     train,
 )
 
+KEY = jax.random.key(0)
 FIRST, SECOND = slice(0, 1), slice(1, 2)
 EPSILON = {"layer": 1e-6, "batch": 1e-5}  # Flax's
 
@@ -206,27 +210,31 @@ def test_norms_stand_between_layers_only():
 
 
 @pytest.mark.parametrize("name", ["gru", "lstm", "projected_lstm", "conv_lstm_1d"])
-def test_learned_states_are_parameters_that_start_at_zero(name):
-    layer = nn.Recurrent(
-        seqjax.CELLS[name](I, H), num_layers=2, bidirectional=True, learned_initial_state=True,
-        rngs=nnx.Rngs(0),
-    )  # fmt: skip
-    plain = nn.Recurrent(
-        seqjax.CELLS[name](I, H), num_layers=2, bidirectional=True, rngs=nnx.Rngs(0)
-    )
+def test_learned_states_are_parameters(name):
+    def build(learned):
+        options: dict[str, Any] = dict(num_layers=2, bidirectional=True, rngs=KEY)
+        return nn.Recurrent(seqjax.CELLS[name](I, H), learned_initial_state=learned, **options)
+
     fields = [""] if name == "gru" else ["_h", "_c"]
-    new = {
+    params, others = (flat_shapes(jax.eval_shape(lambda b=b: build(b))) for b in (True, False))
+    assert set(params) - set(others) == {
         f"layers.{index}.{direction}.initial_state{field}"
-        for index in (0, 1) for direction in ("forward", "backward") for field in fields
-    }  # fmt: skip
-    params = flat_params(layer)
-    assert set(params) - set(flat_params(plain)) == new
-    for path in new:
-        assert not params[path].any()
-    event = jax.tree.leaves(layer.cell.initial_state())[-1].shape
-    assert params["layers.1.backward.initial_state" + fields[-1]].shape == event
-    # The other parameters are drawn as ever.
-    assert all((params[path] == value).all() for path, value in flat_params(plain).items())
+        for index in (0, 1)
+        for direction in ("forward", "backward")
+        for field in fields
+    }
+    event = jax.tree.leaves(seqjax.CELLS[name](I, H).initial_state())[-1].shape
+    assert params["layers.1.backward.initial_state" + fields[-1]] == event
+    assert others.items() < params.items()
+
+
+def test_learned_states_start_at_zero_and_change_no_other_draw():
+    learned: Any = nn.RNN(I, H, learned_initial_state=True, rngs=KEY)
+    plain: Any = nn.RNN(I, H, rngs=KEY)
+    assert not learned.layers[0].forward.initial_state[...].any()
+    for name in ("w_ih", "w_hh", "b"):
+        ours, theirs = (getattr(one.layers[0].forward, name)[...] for one in (learned, plain))
+        assert (ours == theirs).all()
 
 
 def test_learned_states_receive_the_gradient():
@@ -266,3 +274,19 @@ def test_initial_state_in_any_shape_and_dtype():
     assert_close(state[1].c[1, 2], layer.layers[1].forward.initial_state_c[...], 1e-2, 1e-2)
     zeros = make(cells.LSTM(I, H), num_layers=2).initial_state((B,))
     assert not any(leaf.any() for leaf in jax.tree.leaves(zeros))
+
+
+def test_an_entry_of_none_is_the_layers_own_initial_state():
+    layer = nn.GRU(I, H, learned_initial_state=True, rngs=nnx.Rngs(0))
+    learned: Any = layer.layers[0].forward
+    learned.initial_state[...] = jnp.ones(H)
+    xs = jnp.ones([2, 3, I])
+    np.testing.assert_array_equal(layer(xs, initial_state=(None,)).outputs, layer(xs).outputs)
+    zeros = (jnp.zeros([2, H]),)
+    assert not np.array_equal(layer(xs, initial_state=zeros).outputs, layer(xs).outputs)
+
+
+@pytest.mark.parametrize("flag", ["bidirectional", "time_major", "residual"])
+def test_flags_are_bools(flag):
+    with pytest.raises(TypeError, match=f"{flag}: expected a bool, got 'no'"):
+        nn.GRU(I, H, **{flag: "no"}, rngs=nnx.Rngs(0))  # type: ignore[arg-type]

@@ -10,6 +10,7 @@ import seqjax
 from seqjax import cells
 from seqjax.nn import Bidirectional
 from tests.cases import (
+    CASES,
     REGISTERED,
     assert_close,
     draw_like,
@@ -90,7 +91,7 @@ def weighted(results, weights):
 
 
 # Cells of each kind; the gradient of every cell alone is in the conformance suite.
-@pytest.mark.parametrize("name", ["elman_readout", "projected_lstm", "gru", "min_lstm"])
+@pytest.mark.parametrize("name", ["projected_lstm", "gru", "min_lstm"])
 def test_gradient_of_a_bidirectional_stack(name):
     layer, xs = stack(REGISTERED[name])
     mask, resets, state = mask_of((B,), T), resets_of((B,), T), states_of(layer, (B,))
@@ -151,10 +152,16 @@ def test_merge_modes(mode):
 
 @pytest.mark.parametrize(
     ("name", "batch"),
-    [("lstm", ()), ("lstm", (2, 3)), ("elman_readout", (3, 3)), ("conv_lstm_1d", (3, 3))],
+    [
+        ("lstm", ()),
+        ("lstm", (2, 3)),
+        ("elman_readout-wide", (3, 3)),
+        ("projected_lstm-3", (3, 3)),
+        ("conv_lstm_1d-valid", (3, 3)),
+    ],
 )
 def test_any_number_of_batch_axes(name, batch):
-    cell = seqjax.CELLS[name](I, H)
+    name, cell = CASES[name]
     layer = make(cell, num_layers=2, bidirectional=True, merge_mode="sum", residual=True)
     xs, resets = inputs_of(cell, batch, T), resets_of(batch, T)
     lengths = np.random.default_rng(8).integers(0, T + 1, batch)
@@ -205,13 +212,10 @@ def test_empty_time_and_empty_batch(mode):
             assert leaf.shape == (len(xs), layer.output_size) and not leaf.any()
 
 
-# Segment lengths and the gap (masked steps) between them.
+# Masked steps between the rows.
 @pytest.mark.parametrize("gap", [0, 2])
-@pytest.mark.parametrize("name", ["lstm", "gru"])
-def test_packed_rows_equal_separate_rows(name, gap):
-    layer = make(
-        seqjax.CELLS[name](I, H), num_layers=2, bidirectional=True, learned_initial_state=True
-    )
+def test_packed_rows_equal_separate_rows(gap):
+    layer = make(cells.LSTM(I, H), num_layers=2, bidirectional=True, learned_initial_state=True)
     rows, second = random(2, 4, I), 4 + gap
     steps = second + 2
     packed = np.full((1, steps, I), np.nan, np.float32)

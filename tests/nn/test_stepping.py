@@ -1,5 +1,7 @@
 """One step at a time and one to many: equal to whole sequences, and those to NumPy."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -105,23 +107,27 @@ def test_both_directions_cannot_step():
 # One to many.
 
 
-@jax.jit
-def repeated(layer, x, options):
+@functools.partial(jax.jit, static_argnames="return_sequences")
+def repeated(layer, x, **options):
     return layer.one_to_many(x, T, **options)
 
 
+@pytest.mark.parametrize("return_sequences", [True, False])
 @pytest.mark.parametrize("time_major", [False, True])
-def test_one_to_many_repeats_its_input(time_major):
-    layer = make(cells.LSTM(I, H), bidirectional=True, time_major=time_major)
-    x = random(2, B, I)
+def test_one_to_many_repeats_its_input(time_major, return_sequences):
+    layer = make(cells.GRU(I, H), bidirectional=True, time_major=time_major)
+    x, state = random(2, B, I), states_of(layer, (2, B))
     xs = np.repeat(x[..., None, :], T, axis=-2)
     xs = time_first(xs, 2) if time_major else xs
-    options = dict(initial_state=states_of(layer, (2, B)), lengths=np.array([[T, 2, 0], [1, 3, T]]))
-    found = repeated(layer, x, options)
+    options = dict(
+        initial_state=state,
+        lengths=np.array([[T, 2, 0], [1, 3, T]]),
+        return_sequences=return_sequences,
+    )
+    found = repeated(layer, x, **options)
     assert_close(found, run(layer, xs, **options))
-    assert found.outputs.shape == ((T, 2, B, 2 * H) if time_major else (2, B, T, 2 * H))
-    last = layer.one_to_many(x, T, return_sequences=False).outputs
-    assert_close(last, run(layer, xs, return_sequences=False).outputs)
+    lead = (T, 2, B) if time_major else (2, B, T)
+    assert found.outputs.shape == (*(lead if return_sequences else (2, B)), 2 * H)
 
 
 @pytest.mark.parametrize(
