@@ -16,6 +16,7 @@ from seqjax import checks, sequences
 from seqjax.cells.base import Cell, compute_dtype
 from seqjax.nn import noise
 from seqjax.nn.layer import Direction, Layer, LayerOptions, MergeMode, Sequences
+from seqjax.nn.norm import batch_normed
 from seqjax.types import Array, PRNGKey, PyTree, Shape, Unrolled
 from seqjax.unroll import as_floating, floating_inputs, layout
 
@@ -239,7 +240,7 @@ class Recurrent(nnx.Module):
         if self.norm is not None and xs.size:
             norm = self.norms[index]
             batch = self.norm == "batch"
-            normed = _batch_normed(norm, xs, mask, deterministic) if batch else norm(xs)
+            normed = batch_normed(norm, xs, mask, deterministic) if batch else norm(xs)
             xs = normed.astype(xs.dtype)
         return noise.dropout(key, self.dropout, xs) if self.dropout and key is not None else xs
 
@@ -385,17 +386,3 @@ class Recurrent(nnx.Module):
                     f"got {jax.tree.map(jnp.shape, state)}"
                 )
         return tuple(initial_state)
-
-
-def _batch_normed(norm: nnx.BatchNorm, xs: Array, mask: Array | None, deterministic: bool) -> Array:
-    """Batch normalisation over real steps; without any, the running statistics stay as they are."""
-    if mask is None:
-        return norm(xs, use_running_average=deterministic)
-    some = mask.any()
-    before = norm.mean[...], norm.var[...]
-    over = sequences.over_features(mask | ~some, xs)  # a mean over nothing would be NaN
-    xs = norm(xs, use_running_average=deterministic, mask=over)
-    if not deterministic:
-        norm.mean[...] = jnp.where(some, norm.mean[...], before[0])
-        norm.var[...] = jnp.where(some, norm.var[...], before[1])
-    return xs
