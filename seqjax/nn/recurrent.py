@@ -380,9 +380,13 @@ class Recurrent(nnx.Module):
                 f"got {jax.tree.map(jnp.shape, initial_state)}"
             )
         for state in initial_state:
-            if self.bidirectional and not (isinstance(state, tuple) and len(state) == 2):
+            if state is None or not self.bidirectional:
+                continue
+            if not isinstance(state, tuple) or len(state) != 2:
                 raise ValueError(
                     "initial_state: expected Bidirectional(forward, backward) for each layer, "
                     f"got {jax.tree.map(jnp.shape, state)}"
                 )
-        return tuple(initial_state)
+        own = self.initial_state(batch_shape, dtype)
+        pairs = zip(initial_state, own, strict=True)
+        return tuple(default if state is None else state for state, default in pairs)

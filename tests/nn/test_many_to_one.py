@@ -17,6 +17,7 @@ from tests.nn.helpers import (
     T,
     assert_finite,
     float64,
+    jit,
     make,
     oracle,
     random,
@@ -130,7 +131,7 @@ def test_a_state_that_outlives_all_padding_gives_no_output():
 def test_gradient_is_finite_and_zero_at_padding():
     layer = make(cells.Elman(I, H), num_layers=2, bidirectional=True, norm="layer")
 
-    @jax.jit
+    @jit
     def gradients(layer, xs):
         loss = lambda layer, xs: jnp.square(  # noqa: E731
             layer(xs, mask=HOLES, return_sequences=False).outputs

@@ -20,6 +20,7 @@ from tests.nn.helpers import (
     T,
     assert_finite,
     float64,
+    jit,
     make,
     random,
     run,
@@ -308,8 +309,8 @@ def assert_mean_is_evaluation(layer, xs, state=None, count=4000):
         found = layer(xs, initial_state=state, **options)
         return found.outputs, found.state[-1]
 
-    samples = jax.jit(jax.vmap(call))(jax.random.split(KEY, count))
-    want = jax.jit(call)()
+    samples = jit(jax.vmap(call))(jax.random.split(KEY, count))
+    want = jit(call)()
     for values, expected in zip(*map(jax.tree.leaves, float64((samples, want))), strict=True):
         error = 5 * values.std(0) / np.sqrt(count)
         assert error.any()
@@ -343,7 +344,7 @@ def test_padding_reaches_no_gradient_in_training():
     layer = make(cells.Elman(I, H), num_layers=2, norm="layer", **ALL)
     xs, mask = random(B, T, I), mask_of((B,), T)
 
-    @jax.jit
+    @jit
     def gradients(layer, xs):
         loss = lambda layer, xs: jnp.square(  # noqa: E731
             layer(xs, mask=mask, rngs=KEY).outputs

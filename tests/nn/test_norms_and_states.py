@@ -10,6 +10,7 @@ from flax import nnx
 
 import seqjax
 from seqjax import cells, nn
+from seqjax.nn import Bidirectional
 from tests.cases import assert_close, inputs_of, mask_of, with_garbage
 from tests.nn.helpers import (
     LENGTHS,
@@ -22,6 +23,7 @@ from tests.nn.helpers import (
     flat_params,
     flat_shapes,
     float64,
+    jit,
     make,
     oracle,
     random,
@@ -174,7 +176,7 @@ def test_gradient_of_norms_with_padding(norm):
     layer = make(cells.GRU(I, H), num_layers=2, norm=norm)
     xs, mask = random(B, T, I), mask_of((B,), T)
 
-    @jax.jit
+    @jit
     def gradients(layer, xs):
         loss = lambda layer, xs: jnp.square(layer(xs, mask=mask).outputs).sum()  # noqa: E731
         return jax.grad(loss, (0, 1))(layer, xs)
@@ -241,10 +243,10 @@ def test_learned_states_receive_the_gradient():
     layer = make(cells.GRU(I, H), num_layers=2, bidirectional=True, learned_initial_state=True)
     xs = random(B, T, I)
     loss = lambda layer, **options: jnp.square(layer(xs, **options).outputs).sum()  # noqa: E731
-    gradient = float64(jax.jit(jax.grad(loss))(layer).initial_state())
+    gradient = float64(jit(jax.grad(loss))(layer).initial_state())
     # One parameter starts every sequence: its gradient is the sum of theirs.
     given = jax.grad(lambda layer, state: loss(layer, initial_state=state), (0, 1))
-    elsewhere, each = jax.jit(given)(layer, layer.initial_state((B,)))
+    elsewhere, each = jit(given)(layer, layer.initial_state((B,)))
     assert_close(gradient, jax.tree.map(lambda g: g.sum(0), float64(each)), 1e-5, 1e-5)
     assert all(g.all() for g in jax.tree.leaves(gradient))
     # A given state takes its place.
@@ -265,6 +267,23 @@ def test_resets_return_to_the_learned_state(bidirectional):
     if not bidirectional:
         assert_close(found.outputs[:, :3], run(layer, xs[:, :3]).outputs)
         assert_close(found.outputs[:, 3:], run(layer, xs[:, 3:]).outputs)
+
+
+@pytest.mark.parametrize("bidirectional", [False, True])
+def test_none_stands_for_the_initial_state_of_a_layer(bidirectional):
+    layer = make(
+        cells.GRU(I, H), num_layers=2, bidirectional=bidirectional, learned_initial_state=True
+    )
+    xs, given, own = random(B, T, I), states_of(layer, (B,)), layer.initial_state((B,))
+    want = run(layer, xs, initial_state=(given[0], own[1]))
+    assert_close(run(layer, xs, initial_state=(given[0], None)), want)
+
+
+def test_none_stands_for_the_initial_state_of_a_direction():
+    layer = make(cells.GRU(I, H), bidirectional=True, learned_initial_state=True)
+    xs, (given,), (own,) = random(B, T, I), states_of(layer, (B,)), layer.initial_state((B,))
+    want = run(layer, xs, initial_state=(Bidirectional(given.forward, own.backward),))
+    assert_close(run(layer, xs, initial_state=(Bidirectional(given.forward, None),)), want)
 
 
 def test_initial_state_in_any_shape_and_dtype():

@@ -27,6 +27,7 @@ from tests.nn.helpers import (
     T,
     assert_finite,
     float64,
+    jit,
     make,
     oracle,
     random,
@@ -102,7 +103,7 @@ def test_gradient_of_a_bidirectional_stack(name):
         return weighted(found, weights)
 
     garbage = with_garbage(xs, mask)
-    found = jax.jit(jax.grad(loss, (0, 1, 2)))(layer, garbage, state)
+    found = jit(jax.grad(loss, (0, 1, 2)))(layer, garbage, state)
     assert_finite(found)
     assert (np.asarray(found[1])[~mask] == 0).all()
 

@@ -17,6 +17,7 @@ from tests.nn.helpers import (
     T,
     assert_finite,
     float64,
+    jit,
     make,
     random,
     run,
@@ -24,7 +25,7 @@ from tests.nn.helpers import (
     time_first,
 )
 
-step = jax.jit(lambda layer, x_t, state=None: layer.step(x_t, state))
+step = jit(lambda layer, x_t, state=None: layer.step(x_t, state))
 
 
 def stepped(layer, xs, state=None, axis=1):
@@ -107,7 +108,7 @@ def test_both_directions_cannot_step():
 # One to many.
 
 
-@functools.partial(jax.jit, static_argnames="return_sequences")
+@functools.partial(jit, static_argnames="return_sequences")
 def repeated(layer, x, **options):
     return layer.one_to_many(x, T, **options)
 
@@ -164,7 +165,7 @@ def test_one_to_many_of_a_spatial_cell():
 def test_one_to_many_compiles_and_has_a_gradient():
     layer = make(cells.LSTM(I, I), learned_initial_state=True)
 
-    @jax.jit
+    @jit
     @jax.grad
     def gradient(layer, x):
         return jnp.square(layer.one_to_many(x, T, feedback=lambda y: y).outputs).sum()

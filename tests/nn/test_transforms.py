@@ -11,7 +11,7 @@ from jax.sharding import PartitionSpec
 
 from seqjax import cells, nn
 from tests.cases import assert_close, draw_like, mask_of
-from tests.nn.helpers import B, H, I, T, flat_params, float64, make, oracle, random, run
+from tests.nn.helpers import B, H, I, T, flat_params, float64, jit, make, oracle, random, run
 
 OPTIONS: dict[str, Any] = dict(
     num_layers=2, norm="layer", residual=True, learned_initial_state=True
@@ -23,7 +23,7 @@ def loss(layer, xs, mask):
     return jnp.square(layer(xs, mask=mask).outputs).sum()
 
 
-graded = jax.jit(jax.value_and_grad(loss))
+graded = jit(jax.value_and_grad(loss))
 
 
 def layer_of(cell=None):
@@ -77,8 +77,8 @@ def test_second_calls_and_second_layers_trace_nothing():
 def test_vmap_over_the_batch():
     layer = layer_of()
     one = jax.vmap(lambda layer, x, m: layer(x, mask=m), (None, 0, 0))
-    assert_close(jax.jit(one)(layer, XS, MASK), run(layer, XS, mask=MASK))
-    each = jax.jit(jax.vmap(jax.grad(loss), (None, 0, 0)))(layer, XS, MASK)
+    assert_close(jit(one)(layer, XS, MASK), run(layer, XS, mask=MASK))
+    each = jit(jax.vmap(jax.grad(loss), (None, 0, 0)))(layer, XS, MASK)
     total = graded(layer, XS, MASK)[1]
     assert_close(jax.tree.map(lambda g: g.sum(0), float64(each)), total, 1e-5, 1e-5)
 
@@ -87,7 +87,7 @@ def test_vmap_over_lengths_and_keys():
     layer = make(cells.GRU(I, H), recurrent_dropout=0.5)
     keys, lengths = jax.random.split(jax.random.key(0), B), np.array([T, 2, 0])
     one = lambda x, n, k: layer(x, lengths=n, rngs=k).outputs  # noqa: E731
-    found, alone = jax.jit(jax.vmap(one))(XS, lengths, keys), jax.jit(one)
+    found, alone = jit(jax.vmap(one))(XS, lengths, keys), jit(one)
     for row in range(B):
         assert_close(found[row], alone(XS[row], lengths[row], keys[row]))
 
@@ -97,9 +97,9 @@ def test_an_ensemble_by_mapping_the_construction():
         return nn.RNN(I, H, num_layers=2, norm="batch", recurrent_init="torch_uniform", rngs=key)
 
     keys = jax.random.split(jax.random.key(0), 3)
-    ensemble: Any = jax.jit(jax.vmap(build))(keys)
+    ensemble: Any = jit(jax.vmap(build))(keys)
     assert ensemble.layers[0].forward.w_ih.shape == (3, I, H)
-    found = jax.jit(jax.vmap(lambda layer: layer(XS).outputs))(ensemble)
+    found = jit(jax.vmap(lambda layer: layer(XS).outputs))(ensemble)
     for member in range(3):
         assert_close(found[member], run(build(keys[member]), XS).outputs, 1e-5)
 
@@ -154,7 +154,7 @@ def test_tree_mode_of_flax():
 def test_checkpoint_changes_nothing():
     layer = layer_of()
     value, gradient = graded(layer, XS, MASK)
-    found = jax.jit(jax.value_and_grad(jax.checkpoint(loss)))(layer, XS, MASK)
+    found = jit(jax.value_and_grad(jax.checkpoint(loss)))(layer, XS, MASK)
     assert_close(found, (value, gradient), 1e-5, 1e-5)
 
 
@@ -164,7 +164,7 @@ def test_forward_mode_and_second_derivatives():
     dot = lambda a, b: sum(jax.tree.leaves(jax.tree.map(jnp.vdot, a, b)))  # noqa: E731
     grad = lambda p: jax.grad(loss)(p, XS, MASK)  # noqa: E731
 
-    @jax.jit
+    @jit
     def derivatives(layer):
         _, slope = jax.jvp(lambda p: loss(p, XS, MASK), (layer,), (tangent,))
         gradient, forward = jax.jvp(grad, (layer,), (tangent,))
@@ -173,7 +173,7 @@ def test_forward_mode_and_second_derivatives():
     slope, expected, forward = derivatives(layer)
     np.testing.assert_allclose(slope, expected, rtol=1e-4)
     # Reverse over reverse against forward over reverse.
-    backward = jax.jit(jax.grad(lambda p: dot(grad(p), tangent)))(layer)
+    backward = jit(jax.grad(lambda p: dot(grad(p), tangent)))(layer)
     scale = max(float(np.abs(leaf).max()) for leaf in jax.tree.leaves(forward))
     assert scale > 0
     assert_close(backward, forward, 1e-4 * scale, 1e-3)

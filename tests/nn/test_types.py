@@ -7,7 +7,7 @@ import pytest
 
 from seqjax import cells, nn
 from tests.cases import assert_close, mask_of
-from tests.nn.helpers import B, H, I, T, make, oracle, random, run, states_of
+from tests.nn.helpers import B, H, I, T, jit, make, oracle, random, run, states_of
 
 HALF = [jnp.bfloat16, jnp.float16]
 EVERYTHING = dict(num_layers=2, bidirectional=True, residual=True, learned_initial_state=True)
@@ -40,7 +40,7 @@ def test_half_precision_with_float32_parameters(cell, dtype):
 def test_gradients_have_the_dtype_of_the_parameters(cell, dtype):
     layer, full = make(cell, dtype=dtype), make(cell)
 
-    @jax.jit
+    @jit
     @jax.grad
     def gradient(layer):
         return jnp.square(layer(random(B, T, I)).outputs.astype(jnp.float32)).sum()
