@@ -2,7 +2,7 @@
 
 import dataclasses
 from collections.abc import Callable
-from typing import Any, Literal, NamedTuple, TypeAlias
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeAlias
 
 import jax
 import jax.numpy as jnp
@@ -126,6 +126,10 @@ class Direction(nnx.Module):
             setattr(self, name, nnx.Param(leaf))
             names.append(name)
         return tuple(names), structure
+
+    if TYPE_CHECKING:  # the parameters, whose names are the cell's
+
+        def __getattr__(self, name: str) -> nnx.Param: ...
 
     @property
     def params(self) -> PyTree:

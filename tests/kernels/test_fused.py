@@ -53,6 +53,12 @@ def loss_of(case, implementation, reverse=False, noise=True):
     return loss, arguments
 
 
+def assert_same(got, want):
+    """Equal to float32's rounding of sums: relative to the largest number, not to each."""
+    scale = max(float(jnp.abs(leaf).max()) for leaf in jax.tree.leaves(want))
+    assert_close(got, want, atol=1e-6 * max(scale, 1.0))
+
+
 @functools.cache
 def gradients(case, implementation, reverse):
     loss, arguments = loss_of(case, implementation, reverse)
@@ -62,7 +68,7 @@ def gradients(case, implementation, reverse):
 @pytest.mark.parametrize("reverse", [False, True])
 @all_cases
 def test_values_and_gradients_equal_scan(case, reverse):
-    assert_close(gradients(case, "fused", reverse), gradients(case, "scan", reverse))
+    assert_same(gradients(case, "fused", reverse), gradients(case, "scan", reverse))
 
 
 @registered
@@ -76,7 +82,7 @@ def test_without_mask_or_noise(case):
 
         return jax.jit(jax.value_and_grad(loss, (0, 1), has_aux=True))(params, xs)
 
-    assert_close(ran("fused"), ran("scan"))
+    assert_same(ran("fused"), ran("scan"))
 
 
 @registered
@@ -84,7 +90,7 @@ def test_padding_never_reaches_a_gradient(case):
     loss, (params, xs, *states) = loss_of(case, "fused")
     _, clean = gradients(case, "fused", False)
     dirty = jax.jit(jax.grad(loss, (0, 1, 2, 3)))(params, with_garbage(xs, mask_of(BATCH)), *states)
-    assert_close(dirty, clean)
+    assert_same(dirty, clean)
 
 
 @pytest.mark.parametrize("name", ["lstm", "gru", "cho_gru", "layer_norm_lstm"])
