@@ -1,5 +1,6 @@
 """`unroll`, the only way into running a cell over a sequence: it checks, then calls a kernel."""
 
+import dataclasses
 import functools
 from collections.abc import Callable
 from typing import Any
@@ -172,17 +173,8 @@ def _run(
         xs = jax.tree.map(lambda x: sequences.zero_masked(x, mask), xs)
     inputs = (xs, problem.mask, problem.resets, problem.zoneout)
     xs, mask_tm, resets, zoneout = sequences.to_time_major(inputs, batch_ndim)
-    time_major = Problem(
-        params=problem.params,
-        xs=xs,
-        state=problem.state,
-        reset_state=problem.reset_state,
-        mask=mask_tm,
-        resets=resets,
-        recurrent_mask=problem.recurrent_mask,
-        zoneout=zoneout,
-    )
-    outputs, state = KERNELS[kernel](cell, time_major, reverse=reverse, remat=remat, unroll=unroll)
+    problem = dataclasses.replace(problem, xs=xs, mask=mask_tm, resets=resets, zoneout=zoneout)
+    outputs, state = KERNELS[kernel](cell, problem, reverse=reverse, remat=remat, unroll=unroll)
     return Unrolled(sequences.to_batch_major(outputs, batch_ndim), state)
 
 

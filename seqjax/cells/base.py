@@ -163,6 +163,13 @@ class Cell(abc.ABC, Generic[Params, State]):
             output_dtype=compute_dtype(x),
         )
 
+    def masked_recurrent_input(self, state: State, recurrent_mask: Array | None) -> Array | None:
+        """`recurrent_input`, times the mask of recurrent dropout if there is one."""
+        r = self.recurrent_input(state)
+        if r is None or recurrent_mask is None:
+            return r
+        return r * recurrent_mask.astype(r.dtype)
+
     def advance(
         self,
         params: Params,
@@ -181,9 +188,7 @@ class Cell(abc.ABC, Generic[Params, State]):
         Returns:
           The new state and the output, not yet rounded.
         """
-        r = self.recurrent_input(state)
-        if r is not None and recurrent_mask is not None:
-            r = r * recurrent_mask.astype(r.dtype)
+        r = self.masked_recurrent_input(state, recurrent_mask)
         w = self.recurrent_matrix(params)
         recurrent: Any = r if w is None or r is None else ops.matmul(r, w)
         if self.keeps_recurrent_input:

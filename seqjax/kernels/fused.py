@@ -129,10 +129,7 @@ class _Plan(NamedTuple):
 
     def recurrent_input(self, state: Any, recurrent_mask: Array | None) -> Array | None:
         """What enters the recurrent product."""
-        r = self.cell.recurrent_input(widened(state))
-        if r is None or recurrent_mask is None:
-            return r
-        return r * recurrent_mask.astype(r.dtype)
+        return self.cell.masked_recurrent_input(widened(state), recurrent_mask)
 
     def is_additive(self, matrix: Array | None) -> bool:
         """Whether the projection and a product are one sum, of which one gradient is enough."""

@@ -284,10 +284,8 @@ class Layer(nnx.Module):
         inputs = self._inputs_dropped(xs, call, key_input)
         forward_state = state if self.backward is None else state[0]
         forward = self._run(self.forward, inputs, forward_state, call, key_forward, reverse=False)
-        joined, final = (
-            self._end(forward.outputs, call, sequences.last_real, ends_only),
-            forward.state,
-        )
+        joined: Any = self._end(forward.outputs, call, sequences.last_real, ends_only)
+        final = forward.state
         if self.backward is not None:
             backward = self._run(self.backward, inputs, state[1], call, key_backward, reverse=True)
             other = self._end(backward.outputs, call, sequences.first_real, ends_only)
