@@ -7,7 +7,7 @@ differentiate it, everywhere JAX runs.
 from seqjax import cells, data, kernels, losses, metrics, nn, sequences, training, viz
 from seqjax.cells import CELLS
 from seqjax.types import Unrolled
-from seqjax.unroll import unroll
+from seqjax.unroll import explain, unroll
 
 __version__ = "0.1.0"
 
@@ -16,6 +16,7 @@ __all__ = [
     "Unrolled",
     "cells",
     "data",
+    "explain",
     "kernels",
     "losses",
     "metrics",

@@ -1,4 +1,4 @@
-"""`unroll`, the only way into running a cell over a sequence: it checks, then calls a kernel."""
+"""`unroll`, the only way into running a cell over a sequence: it checks, plans, calls a kernel."""
 
 import dataclasses
 import functools
@@ -10,11 +10,11 @@ import jax.numpy as jnp
 import numpy as np
 
 from seqjax import checks, sequences
-from seqjax.cells.base import Cell, cast, compute_dtype
-from seqjax.kernels import KERNELS, REMAT, Problem
+from seqjax.cells.base import Cell, cast, compute_dtype, is_shape
+from seqjax.kernels import KERNELS, REMAT, WANTED, Plan, Problem, make_plan, run
 from seqjax.types import Array, PyTree, Shape, Unrolled
 
-__all__ = ["unroll"]
+__all__ = ["explain", "unroll"]
 
 
 def unroll(
@@ -33,6 +33,7 @@ def unroll(
     zoneout: PyTree | None = None,
     implementation: str = "auto",
     remat: str = "auto",
+    memory_budget: int | None = None,
     unroll: int = 1,
 ) -> Unrolled:
     r"""Runs a cell over sequences.
@@ -73,11 +74,14 @@ def unroll(
       zoneout: the fraction of the old state that each unit holds, s_t = d ⊙ s_{t-1} + (1-d) ⊙ s_t
         (Krueger et al. 2017): a pytree like the state with leaves that are None, numbers (as in
         evaluation) or arrays `[..., T, H]` (bool or float, as in training).
-      implementation: a kernel by name, or "auto", which chooses one. "scan" is `jax.lax.scan`;
-        "fused" has a backward loop that sums weight gradients in one product, which is faster, but
-        no forward-mode derivative. "auto" is "scan".
-      remat: what the backward pass stores. "none" all intermediate values; "step" the states
-        only; "sqrt" about √T states, recomputing stretches of √T steps; "auto" chooses.
+      implementation: a kernel by name, which runs or raises with the reason, or "auto", which
+        chooses one: see `seqjax.explain`. "scan" is `jax.lax.scan`; "fused" a loop whose weight
+        gradients are one product each; "associative" solves time in parallel for linear cells;
+        "cudnn" is NVIDIA's LSTM, never chosen by "auto".
+      remat: what reverse mode keeps. "none" what every step stored; "chunk" that of one segment of
+        a few megabytes, "sqrt" of √T steps, and the states between segments, running each step
+        twice; "log" segments within segments, for memory O(log T); "auto" chooses.
+      memory_budget: bytes that reverse mode may keep, about, inputs and outputs not counted.
       unroll: steps in one iteration of the compiled loop.
 
     Returns:
@@ -88,7 +92,8 @@ def unroll(
       TypeError: xs that are not floating-point, lengths that are not integers, a mask or resets
         that are not boolean.
       ValueError: shapes that do not fit each other or the cell; outside tracing, lengths beyond 0
-        to T; an unknown implementation; lengths together with mask.
+        to T; an unknown implementation, or one that cannot run this; lengths together with mask; a
+        memory budget that cannot be met.
 
     Example:
       >>> import jax, jax.numpy as jnp, seqjax
@@ -101,28 +106,17 @@ def unroll(
       >>> bool((state.h[1] == outputs[1, 3]).all())
       True
     """
-    if not isinstance(cell, Cell):
-        raise TypeError(
-            f"cell: expected a cell such as seqjax.cells.GRU(3, 5), got {_described(cell)}"
-        )
-    try:
-        hash(cell)
-    except TypeError:
-        raise TypeError(
-            f"cell: expected a hashable configuration (a frozen dataclass of hashable fields), "
-            f"got {checks.brief(cell)}"
-        ) from None
+    _check_cell(cell)
     reverse = checks.require_bool("reverse", reverse)
     time_major = checks.require_bool("time_major", time_major)
-    if implementation != "auto":
-        checks.require_name("implementation", implementation, ["auto", *KERNELS])
-    checks.require_name("remat", remat, REMAT)
-    unroll = checks.require_integer("unroll", unroll)
-
     xs = floating_inputs(cell, xs)
     batch_shape, steps = layout(cell, xs, time_major=time_major)
     step_shape = (steps, *batch_shape) if time_major else (*batch_shape, steps)
     dtype = compute_dtype(xs)
+    plan = _plan(
+        cell, batch_shape, steps, dtype, implementation=implementation, remat=remat,
+        memory_budget=memory_budget, unroll=unroll,
+    )  # fmt: skip
     mask = sequences.step_mask(lengths, mask, batch_shape, steps, time_major=time_major)
     if resets is not None:
         resets = sequences.check_mask("resets", resets, step_shape)
@@ -140,30 +134,109 @@ def unroll(
         recurrent_mask=_recurrent_mask(cell, recurrent_mask, state, dtype),
         zoneout=_holds(zoneout, state, step_shape, time_major, dtype),
     )
-    name = "scan" if implementation == "auto" else implementation
     return _run(
         problem,
         cell=cell,
-        kernel=name,
+        plan=plan,
         batch_ndim=0 if time_major else len(batch_shape),
         reverse=reverse,
-        remat=remat,
-        unroll=unroll,
     )
 
 
-@functools.partial(
-    jax.jit, static_argnames=("cell", "kernel", "batch_ndim", "reverse", "remat", "unroll")
-)
-def _run(
-    problem: Problem,
-    *,
+def explain(
     cell: Cell[Any, Any],
-    kernel: str,
-    batch_ndim: int,
-    reverse: bool,
+    xs: PyTree,
+    *,
+    time_major: bool = False,
+    implementation: str = "auto",
+    remat: str = "auto",
+    memory_budget: int | None = None,
+    unroll: int = 1,
+    wanted: str = "gradient",
+    platform: str | None = None,
+) -> Plan:
+    """Prints how `unroll` would run a cell over inputs of this shape, and why. Computes nothing.
+
+    Args:
+      cell: the cell.
+      xs: inputs as for `unroll`, or `jax.ShapeDtypeStruct`s like them; with the axes that `jax.vmap`
+        adds, if it is used.
+      time_major, implementation, remat, memory_budget, unroll: as for `unroll`.
+      wanted: "values", "gradient" (what `unroll` assumes) or "forward", for forward mode.
+      platform: "cpu", "gpu" or "tpu"; JAX's default backend if not given.
+
+    Returns:
+      The plan, whose text is what was printed.
+
+    Raises:
+      TypeError, ValueError: as `unroll` for the same arguments.
+
+    Example:
+      >>> import jax, jax.numpy as jnp, seqjax
+      >>> xs = jax.ShapeDtypeStruct((32, 100, 128), jnp.float32)
+      >>> plan = seqjax.explain(seqjax.cells.LSTM(128, 128), xs, platform="cpu")
+      kernel              fused
+      input product       for all steps at once
+      remat               none
+      unroll              1
+      kept for gradients  about 28.1 MB
+      - fused: weight gradients are one product each, not one a step
+      - one product for all steps is faster; its 6.2 MB stay in the CPU's caches
+      - 28.1 MB are kept without running any step twice
+    """
+    _check_cell(cell)
+    checks.require_name("wanted", wanted, WANTED)
+    if platform is not None:
+        checks.require_name("platform", platform, ["cpu", "gpu", "cuda", "rocm", "tpu"])
+    is_spec = lambda leaf: isinstance(leaf, jax.ShapeDtypeStruct)  # noqa: E731
+    if not any(map(is_spec, jax.tree.leaves(xs))):
+        xs = floating_inputs(cell, xs)
+    batch_shape, steps = layout(cell, xs, time_major=checks.require_bool("time_major", time_major))
+    plan = _plan(
+        cell, batch_shape, steps, compute_dtype(xs), implementation=implementation, remat=remat,
+        memory_budget=memory_budget, unroll=unroll, wanted=wanted, platform=platform,
+    )  # fmt: skip
+    print(plan)
+    return plan
+
+
+def _plan(
+    cell: Cell[Any, Any],
+    batch_shape: Shape,
+    steps: int,
+    dtype: Any,
+    *,
+    implementation: str,
     remat: str,
+    memory_budget: int | None,
     unroll: int,
+    wanted: str = "gradient",
+    platform: str | None = None,
+) -> Plan:
+    """The plan, once what was asked for has been checked."""
+    if implementation != "auto":
+        checks.require_name("implementation", implementation, ["auto", *KERNELS])
+    if memory_budget is not None:
+        memory_budget = checks.require_integer("memory_budget", memory_budget)
+    if not all(isinstance(n, int) for n in (steps, *batch_shape)):
+        batch_shape, steps = (), 1  # exported for any size, of which nothing is known
+    return make_plan(
+        cell,
+        tuple(batch_shape),
+        steps,
+        jnp.dtype(dtype),
+        platform=platform or jax.default_backend(),
+        wanted=wanted,
+        implementation=implementation,
+        remat=checks.require_name("remat", remat, REMAT),
+        memory_budget=memory_budget,
+        unroll=checks.require_integer("unroll", unroll),
+    )
+
+
+@functools.partial(jax.jit, static_argnames=("cell", "plan", "batch_ndim", "reverse"))
+def _run(
+    problem: Problem, *, cell: Cell[Any, Any], plan: Plan, batch_ndim: int, reverse: bool
 ) -> Unrolled:
     """Brings a problem into the kernels' form and its outputs back; compiled as a whole."""
     xs = problem.xs
@@ -174,8 +247,22 @@ def _run(
     inputs = (xs, problem.mask, problem.resets, problem.zoneout)
     xs, mask_tm, resets, zoneout = sequences.to_time_major(inputs, batch_ndim)
     problem = dataclasses.replace(problem, xs=xs, mask=mask_tm, resets=resets, zoneout=zoneout)
-    outputs, state = KERNELS[kernel](cell, problem, reverse=reverse, remat=remat, unroll=unroll)
+    outputs, state = run(cell, problem, plan, reverse=reverse)
     return Unrolled(sequences.to_batch_major(outputs, batch_ndim), state)
+
+
+def _check_cell(cell: Any) -> None:
+    if not isinstance(cell, Cell):
+        raise TypeError(
+            f"cell: expected a cell such as seqjax.cells.GRU(3, 5), got {_described(cell)}"
+        )
+    try:
+        hash(cell)
+    except TypeError:
+        raise TypeError(
+            f"cell: expected a hashable configuration (a frozen dataclass of hashable fields), "
+            f"got {checks.brief(cell)}"
+        ) from None
 
 
 def _described(value: Any) -> str:
@@ -184,11 +271,11 @@ def _described(value: Any) -> str:
 
 def floating_inputs(cell: Cell[Any, Any], xs: PyTree) -> PyTree:
     """The inputs of a cell as JAX arrays, which must be floating-point."""
-    if not same_structure(xs, cell.input_shape, is_leaf=_is_shape):
+    if not same_structure(xs, cell.input_shape, is_leaf=is_shape):
         expected = jax.tree.map(
             lambda shape: "[..., " + ", ".join(map(str, shape)) + "]",
             cell.input_shape,
-            is_leaf=_is_shape,
+            is_leaf=is_shape,
         )
         raise ValueError(
             f"xs: expected floating-point inputs as {expected}, got {checks.brief(xs)}"
@@ -209,13 +296,9 @@ def same_structure(
     return bool(structure == jax.tree.structure(other, is_leaf=is_leaf))
 
 
-def _is_shape(value: Any) -> bool:
-    return isinstance(value, tuple) and all(isinstance(n, int) for n in value)
-
-
 def layout(cell: Cell[Any, Any], xs: PyTree, *, time_major: bool) -> tuple[Shape, int]:
     """The batch shape and the number of steps of xs, after checking it against the cell."""
-    shapes = jax.tree.leaves(cell.input_shape, is_leaf=_is_shape)
+    shapes = cell.input_shapes
     found: tuple[Shape, int] | None = None
     for x, event in zip(jax.tree.leaves(xs), shapes, strict=True):
         lead = x.shape[: x.ndim - len(event)]
@@ -245,7 +328,7 @@ def _param_shapes(cell: Cell[Any, Any]) -> PyTree:
 
 def _checked_params(cell: Cell[Any, Any], params: PyTree) -> PyTree:
     expected = _param_shapes(cell)
-    if same_structure(params, expected, is_leaf=_is_shape):
+    if same_structure(params, expected, is_leaf=is_shape):
         params = jax.tree.map(
             lambda leaf: checks.require_array(
                 "params", leaf, jnp.floating, "floating-point arrays"

@@ -201,6 +201,11 @@ class Cell(abc.ABC, Generic[Params, State]):
         return (self.input_size,)
 
     @property
+    def input_shapes(self) -> list[Shape]:
+        """The shapes of `input_shape` in a list, one an array."""
+        return list(jax.tree.leaves(self.input_shape, is_leaf=is_shape))
+
+    @property
     def output_shape(self) -> Shape:
         """The shape of one step's output without batch axes; its last axis is the features."""
         return (self.hidden_size,)
@@ -259,6 +264,11 @@ class DenseCell(Cell[Params, State]):
     def draw_bias(self, key: PRNGKey, size: int, gates: int, dtype: Any) -> Array | None:
         """Draws a bias vector, or gives None for a cell without biases."""
         return self.draw("bias_init", key, (size,), gates, dtype) if self.use_bias else None
+
+
+def is_shape(value: Any) -> bool:
+    """Whether a value is the shape of an array, in contrast to a tuple of shapes."""
+    return isinstance(value, tuple) and all(isinstance(n, int) for n in value)
 
 
 def compute_dtype(xs: PyTree) -> jnp.dtype:

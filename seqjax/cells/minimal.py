@@ -74,7 +74,7 @@ class LinearCell(DenseCell[MinParams, Array]):
     ) -> tuple[Array, Array]:
         a, b = self.linear_terms(params, projected)
         h = a * state + b
-        return h, h
+        return h, self.output(params, h)
 
 
 @dataclasses.dataclass(frozen=True)

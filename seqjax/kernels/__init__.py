@@ -1,19 +1,35 @@
 """Kernels: ways to run a cell over time. `scan` defines what the others must equal.
 
-`fused` has a backward loop of its own, in which weight gradients are not summed step by step.
+- `scan`: `jax.lax.scan` as it stands.
+- `fused`: a loop with a derivative of its own, whose weight gradients are one product each.
+- `associative`: time in parallel, for linear cells.
+- `cudnn`: NVIDIA's LSTM; on request only.
 
-A kernel is a function `(cell, problem, *, reverse, remat, unroll) -> Unrolled` on time-major
-arrays; `KERNELS` names them for `unroll(implementation=…)`.
+A kernel is a function `(cell, problem, *, reverse, inline, unroll) -> Unrolled` on time-major
+arrays; `KERNELS` names them for `unroll(implementation=…)`, `make_plan` chooses one, and `run`
+carries a plan out, by checkpointed segments of time if the plan says so.
 """
 
-from collections.abc import Callable
-
+from seqjax.kernels.associative import associative
+from seqjax.kernels.cudnn import cudnn
 from seqjax.kernels.fused import fused
+from seqjax.kernels.plan import REMAT, WANTED, Plan, make_plan
 from seqjax.kernels.problem import Problem
-from seqjax.kernels.scan import REMAT, scan
-from seqjax.types import Unrolled
+from seqjax.kernels.run import KERNELS, run
+from seqjax.kernels.scan import scan
+from seqjax.kernels.segments import in_segments
 
-__all__ = ["KERNELS", "REMAT", "Problem", "fused", "scan"]
-
-KERNELS: dict[str, Callable[..., Unrolled]] = {"scan": scan, "fused": fused}
-"""Every kernel by name."""
+__all__ = [
+    "KERNELS",
+    "REMAT",
+    "WANTED",
+    "Plan",
+    "Problem",
+    "associative",
+    "cudnn",
+    "fused",
+    "in_segments",
+    "make_plan",
+    "run",
+    "scan",
+]

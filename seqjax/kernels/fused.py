@@ -1,21 +1,25 @@
-"""The kernel that sums weight gradients once: a loop with its own backward loop, by the contract.
+"""The kernel whose weight gradient is one product: a loop with a derivative of its own.
 
-The transpose of `lax.scan` carries the gradient of the recurrent matrix through the backward loop
-and adds a small product to it at every step. Here the backward loop only emits the gradient of the
-recurrent product, and one product after it gives the matrix's:
+`lax.scan` differentiates a loop as it stands, so the transpose of the loop carries the gradient of
+the recurrent matrix and adds a small product to it at every step. Here the loop's *derivative* is
+written so that the matrix moves outside of it. With r_t the recurrent input and dots for tangents,
 
-    dW = Σ_t r_t^T dq_t = [r_1 … r_T]^T [dq_1 … dq_T]
+    q̇_t = ṙ_t W + r_t Ẇ            the second term knows no earlier tangent, so for all steps at once
+    [r_1 … r_T] Ẇ                   it is one product, whose transpose is [r_1 … r_T]^T [dq_1 … dq_T]
 
-No cell's gradient is written by hand: `update` is differentiated by `jax.vjp`, at values recomputed
-from what the forward loop stored (the states, and the pre-activations).
+Nothing else is needed: JAX transposes this derivative into the backward loop, which emits dq_t, and
+the product after it. Forward mode, second derivatives and `vmap` follow from the same lines, and no
+cell's gradient is written by hand: `update` is differentiated by `jax.jvp`, at values recomputed
+from what the forward loop stored (states and pre-activations).
 """
 
 import functools
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
+from jax.custom_derivatives import SymbolicZero
 
 from seqjax.cells import ops
 from seqjax.cells.base import Cell, compute_dtype, rounded, widened
@@ -26,45 +30,31 @@ from seqjax.types import Array, PyTree, Unrolled
 __all__ = ["fused"]
 
 
-class _Inputs(NamedTuple):
-    """What the loops see of a problem; gradients flow to the first five fields."""
-
-    used: tuple[Array, ...]  # the parameters that `update` really uses
-    matrix: Array | None
-    projected: PyTree
-    state: Any
-    reset_state: Any
-    mask: Array | None
-    resets: Array | None
-    recurrent_mask: Array | None
-    zoneout: PyTree | None
-
-
 def fused(
     cell: Cell[Any, Any],
     problem: Problem,
     *,
     reverse: bool = False,
-    remat: str = "auto",
+    inline: bool = False,
     unroll: int = 1,
 ) -> Unrolled:
     """Runs a cell over time with one product of the recurrent matrix in each loop.
 
-    Equal to `scan` in values and in gradients, also of gradients. Forward mode (`jax.jvp`,
-    `jax.jacfwd`) has no rule here: JAX says so, and `implementation="scan"` has one.
+    Equal to `scan` in values and in derivatives of every kind and order.
 
     Args:
       cell: the cell.
       problem: arrays, time-major; see `Problem`.
       reverse: process t = T-1 … 0.
-      remat: only "auto" and "none"; the states and the pre-activations are stored.
+      inline: whether each step projects its own input, so that the projections of all steps are
+        not kept in memory; useful for `additive` cells alone.
       unroll: steps in one iteration of the compiled loops.
 
     Returns:
       `Unrolled` with time-major outputs.
 
     Raises:
-      ValueError: another `remat`; a state that is not all floating-point, which "scan" can run.
+      ValueError: a state that is not all floating-point, which "scan" can run.
 
     Example:
       >>> from seqjax.cells import GRU
@@ -74,143 +64,116 @@ def fused(
       >>> fused(cell, problem).outputs.shape
       (7, 2, 5)
     """
-    if remat not in ("auto", "none"):
-        raise ValueError(f"remat: expected auto or none with implementation='fused', got {remat!r}")
-    if not all(jnp.issubdtype(s.dtype, jnp.floating) for s in jax.tree.leaves(problem.state)):
+    if not has_floating_state(problem):
         raise ValueError(
             f"implementation: 'fused' differentiates the whole state, and that of "
             f"{type(cell).__name__} is not all floating-point; expected 'scan' or 'auto'"
         )
-    projected = cell.project(problem.params, problem.xs)
-    leaves, structure = jax.tree.flatten(problem.params)
-    used = _used_by_update(cell, problem, projected)
-    inputs = _Inputs(
-        used=tuple(leaves[i] for i in used),
-        matrix=cell.recurrent_matrix(problem.params),
-        projected=projected,
-        state=varying_like(problem.state, problem),
-        reset_state=problem.reset_state,
-        mask=problem.mask,
-        resets=problem.resets,
-        recurrent_mask=problem.recurrent_mask,
-        zoneout=problem.zoneout,
-    )
-    plan = _Plan(
-        cell,
-        structure,
-        tuple((leaf.shape, leaf.dtype.name) for leaf in leaves),
-        used,
-        compute_dtype(problem.xs).name,
-        reverse,
-        unroll,
-    )
-    return _loop(plan, inputs)
+    return _loop(_Setting(cell, reverse, inline, unroll), problem)
 
 
-class _Plan(NamedTuple):
+def has_floating_state(problem: Problem) -> bool:
+    """Whether every array of the state can be differentiated."""
+    return all(jnp.issubdtype(s.dtype, jnp.floating) for s in jax.tree.leaves(problem.state))
+
+
+class _Setting(NamedTuple):
     """The static part of a call."""
 
     cell: Cell[Any, Any]
-    structure: Any
-    leaves: tuple[tuple[tuple[int, ...], str], ...]
-    used: tuple[int, ...]
-    dtype: str
     reverse: bool
+    inline: bool
     unroll: int
 
-    def params(self, used: tuple[Array, ...]) -> PyTree:
-        """Parameters with zeros (which nothing reads) where `update` uses none."""
-        filled: list[Any] = [
-            np.broadcast_to(np.zeros((), jnp.dtype(dtype)), shape) for shape, dtype in self.leaves
-        ]
-        for index, leaf in zip(self.used, used, strict=True):
-            filled[index] = leaf
-        return jax.tree.unflatten(self.structure, filled)
 
-    def recurrent_input(self, state: Any, recurrent_mask: Array | None) -> Array | None:
-        """What enters the recurrent product."""
-        return self.cell.masked_recurrent_input(widened(state), recurrent_mask)
+class _Stored(NamedTuple):
+    """What the forward loop keeps for the derivative, with a time axis.
 
-    def is_additive(self, matrix: Array | None) -> bool:
-        """Whether the projection and a product are one sum, of which one gradient is enough."""
-        return self.cell.additive and matrix is not None
+    `z` is the sum of projection and product where the cell is additive; else there are both.
+    """
 
-    def update(
-        self, hold: Any, used: tuple[Array, ...], z: PyTree, r: Array | None, q: Any, state: Any
-    ) -> tuple[Any, PyTree]:
-        """`cell.update` with zoneout and rounding, at a step that is neither masked nor reset.
-
-        `q` is the recurrent product, None where it is part of z, or r without a matrix.
-        """
-        params, wide = self.params(used), widened(state)
-        recurrent = (r, q) if self.cell.keeps_recurrent_input else q
-        new, output = self.cell.update(params, z, recurrent, wide)
-        if hold is not None:
-            new = jax.tree.map(held, hold, wide, new)
-            output = self.cell.output(params, new)
-        return rounded((new, output), state_like=state, output_dtype=jnp.dtype(self.dtype))
+    state: Any  # before the step, after a reset
+    z: PyTree | None
+    projected: PyTree | None
+    q: Array | None
 
 
-def _used_by_update(cell: Cell[Any, Any], problem: Problem, projected: PyTree) -> tuple[int, ...]:
-    """Which parameter leaves `update` (or `output`) reads: the others need no gradient from it."""
-    leaves, structure = jax.tree.flatten(problem.params)
-    p_t = jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape[1:], a.dtype), projected)
-    state = jax.eval_shape(widened, problem.state)
-
-    def advance(leaves: list[Array], p: PyTree, state: Any) -> Any:
-        params = jax.tree.unflatten(structure, leaves)
-        r = cell.recurrent_input(state)
-        w = cell.recurrent_matrix(problem.params)
-        q = r if w is None or r is None else jnp.zeros((*r.shape[:-1], w.shape[-1]), r.dtype)
-        new, output = cell.update(params, p, (r, q) if cell.keeps_recurrent_input else q, state)
-        return (new, output) if problem.zoneout is None else (new, cell.output(params, new))
-
-    shapes = [jax.ShapeDtypeStruct(leaf.shape, leaf.dtype) for leaf in leaves]
-    jaxpr = jax.make_jaxpr(advance)(shapes, p_t, state).jaxpr
-    read = {id(v) for equation in jaxpr.eqns for v in equation.invars}
-    read |= {id(v) for v in jaxpr.outvars}
-    return tuple(i for i, v in enumerate(jaxpr.invars[: len(leaves)]) if id(v) in read)
+def _is_additive(cell: Cell[Any, Any], problem: Problem) -> bool:
+    """Whether the projection and a product are one sum, of which one derivative is enough."""
+    return (
+        cell.additive
+        and cell.recurrent_matrix(problem.params) is not None
+        and cell.recurrent_input(problem.state) is not None
+    )
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
-def _loop(plan: _Plan, inputs: _Inputs) -> Unrolled:
-    return _run(plan, inputs, store=False)[0]
+@functools.partial(jax.custom_jvp, nondiff_argnums=(0,))
+def _loop(setting: _Setting, problem: Problem) -> Unrolled:
+    return _run(setting, problem, store=False)[0]
 
 
-def _forward(plan: _Plan, inputs: _Inputs) -> tuple[Unrolled, Any]:
-    """What reverse mode runs first: the outputs, and what the backward loop needs."""
-    ran, stored = _run(plan, inputs, store=True)
-    return ran, (inputs, stored)
-
-
-def _run(plan: _Plan, inputs: _Inputs, *, store: bool) -> tuple[Unrolled, Any]:
-    """The forward loop; with `store` also the states before each step and the pre-activations."""
-    additive = plan.is_additive(inputs.matrix)
+def _run(setting: _Setting, problem: Problem, *, store: bool) -> tuple[Unrolled, _Stored]:
+    """The forward loop; with `store` also what its derivative needs."""
+    cell, params = setting.cell, problem.params
+    additive = _is_additive(cell, problem)
+    matrix = cell.recurrent_matrix(params)
+    project = functools.partial(cell.project, params)
+    inputs = problem.xs if setting.inline else project(problem.xs)
 
     def step(state: Any, per_step: Any) -> tuple[Any, Any]:
-        p, mask_t, reset_t, hold_t = per_step
+        given, mask_t, reset_t, hold_t = per_step
+        p = project(given) if setting.inline else given
         if reset_t is not None:
-            state = select(reset_t, inputs.reset_state, state)
-        r = plan.recurrent_input(state, inputs.recurrent_mask)
-        if inputs.matrix is None or r is None:
-            z, q, kept = p, r, None
-        elif additive:
-            z, q, kept = _added(p, ops.matmul(r, inputs.matrix)), None, None
-        else:
-            z, q = p, ops.matmul(r, inputs.matrix)
-            kept = q
-        new, output = plan.update(hold_t, inputs.used, z, r, q, state)
-        stored = (state, z if additive else None, kept) if store else None
+            state = select(reset_t, problem.reset_state, state)
+        r = cell.masked_recurrent_input(widened(state), problem.recurrent_mask)
+        q = r if matrix is None or r is None else ops.matmul(r, matrix)
+        z, recurrent = (_added(p, q), None) if additive else (p, q)
+        new, output = _updated(setting, problem, params, z, r, recurrent, state, hold_t)
+        kept = (
+            _Stored(
+                state,
+                z if additive else None,
+                p if setting.inline and not additive else None,
+                q if matrix is not None and not additive else None,
+            )
+            if store
+            else None
+        )
         if mask_t is not None:
             new = select(mask_t, new, state)
             output = select(mask_t, output, jax.tree.map(jnp.zeros_like, output))
-        return new, (output, stored)
+        return new, (output, kept)
 
-    per_step = (inputs.projected, inputs.mask, inputs.resets, inputs.zoneout)
     state, (outputs, stored) = jax.lax.scan(
-        step, inputs.state, per_step, reverse=plan.reverse, unroll=plan.unroll
+        step,
+        varying_like(problem.state, problem),
+        (inputs, problem.mask, problem.resets, problem.zoneout),
+        reverse=setting.reverse,
+        unroll=setting.unroll,
     )
+    if store and not setting.inline and not additive:
+        stored = stored._replace(projected=inputs)
     return Unrolled(outputs, state), stored
+
+
+def _updated(
+    setting: _Setting,
+    problem: Problem,
+    params: PyTree,
+    z: PyTree,
+    r: Array | None,
+    q: Array | None,
+    state: Any,
+    hold: PyTree | None,
+) -> tuple[Any, PyTree]:
+    """`cell.update` with zoneout and rounding; q is None where it is part of z."""
+    cell, wide = setting.cell, widened(state)
+    recurrent = (r, q) if cell.keeps_recurrent_input else q
+    new, output = cell.update(params, z, recurrent, wide)
+    if hold is not None:
+        new = jax.tree.map(held, hold, wide, new)
+        output = cell.output(params, new)
+    return rounded((new, output), state_like=state, output_dtype=compute_dtype(problem.xs))
 
 
 def _added(projected: PyTree, product: Array) -> PyTree:
@@ -220,79 +183,158 @@ def _added(projected: PyTree, product: Array) -> PyTree:
     return jax.tree.unflatten(structure, [g + c for g, c in zip(gates, columns, strict=True)])
 
 
-def _backward(plan: _Plan, residuals: Any, cotangents: Unrolled) -> tuple[_Inputs]:
-    """The backward loop, and the product after it."""
-    inputs, (states, zs, qs) = residuals
-    additive = plan.is_additive(inputs.matrix)
-    multiplies = plan.recurrent_input(inputs.state, None) is not None
-    matrix = inputs.matrix if multiplies else None
-    zeros = functools.partial(jax.tree.map, jnp.zeros_like)
+def _derivative(
+    setting: _Setting, primals: tuple[Problem], tangents: tuple[Problem]
+) -> tuple[Unrolled, Unrolled]:
+    """The loop and its tangent: a second loop, linear in what moves, and the products before it."""
+    (problem,), cell = primals, setting.cell
+    moved = jax.tree.map(_none_if_zero, tangents[0], is_leaf=_is_zero)
+    ran, stored = _run(setting, problem, store=True)
+    additive = _is_additive(cell, problem)
 
-    def step(carry: Any, per_step: Any) -> tuple[Any, Any]:
-        d_state, d_used, d_reset = carry
-        z, state, q, d_output, mask_t, reset_t, hold_t = per_step
-        d_held = None
-        if mask_t is not None:
-            d_held = select(mask_t, zeros(d_state), d_state)
-            d_state = select(mask_t, d_state, zeros(d_state))
-            d_output = select(mask_t, d_output, zeros(d_output))
-
-        r, pull_r = jax.vjp(lambda s: plan.recurrent_input(s, inputs.recurrent_mask), state)
-        q = None if additive else r if matrix is None else q
-        _, pull = jax.vjp(functools.partial(plan.update, hold_t), inputs.used, z, r, q, state)
-        d_used_t, d_z, d_r, d_q, d_state = pull((d_state, d_output))
-        if additive:
-            d_q = jnp.concatenate(jax.tree.leaves(d_z), axis=-1)
-        if matrix is not None and r is not None:
-            d_q = d_q.astype(matrix.dtype)
-            d_r = d_r + jnp.matmul(d_q, matrix.T, preferred_element_type=r.dtype)
-        elif r is not None:
-            d_r = d_r + d_q
-        if r is not None:
-            (through_r,) = pull_r(d_r)
-            d_state = jax.tree.map(jnp.add, d_state, through_r)
-        if d_held is not None:
-            d_state = jax.tree.map(jnp.add, d_state, d_held)
-        if reset_t is not None:
-            d_reset = jax.tree.map(jnp.add, d_reset, select(reset_t, d_state, zeros(d_state)))
-            d_state = select(reset_t, zeros(d_state), d_state)
-        d_used = jax.tree.map(jnp.add, d_used, widened(d_used_t))
-        return (d_state, d_used, d_reset), (
-            None if additive else d_z,
-            None if matrix is None else d_q,
-        )
-
-    carry = (cotangents.state, widened(zeros(inputs.used)), zeros(inputs.reset_state))
-    per_step = (
-        zs if additive else inputs.projected, states, qs, cotangents.outputs,
-        inputs.mask, inputs.resets, inputs.zoneout,
-    )  # fmt: skip
-    (d_state, d_used, d_reset), (d_projected, d_qs) = jax.lax.scan(
-        step, carry, per_step, reverse=not plan.reverse, unroll=plan.unroll
-    )
-    d_matrix = None if inputs.matrix is None else jnp.zeros_like(inputs.matrix)
-    if matrix is not None:
-        rs = jnp.asarray(plan.recurrent_input(states, inputs.recurrent_mask))
-        d_matrix = _summed_product(rs.astype(matrix.dtype), d_qs).astype(matrix.dtype)
+    # For all steps at once: what the parameters and inputs contribute.
+    _, d_projected = _jvp(cell.project, (problem.params, problem.xs), (moved.params, moved.xs))
+    matrix, d_matrix = _jvp(cell.recurrent_matrix, (problem.params,), (moved.params,))
+    multiplies = matrix is not None and cell.recurrent_input(problem.state) is not None
+    d_product = None
+    if multiplies and d_matrix is not None:
+        rs = cell.masked_recurrent_input(widened(stored.state), problem.recurrent_mask)
+        d_product = _product(jnp.asarray(rs), d_matrix)
     if additive:
-        gates, structure = jax.tree.flatten(inputs.projected)
-        columns = ops.split(d_qs, len(gates))
-        cast = [d.astype(gate.dtype) for d, gate in zip(columns, gates, strict=True)]
-        d_projected = jax.tree.unflatten(structure, cast)
-    d_used = jax.tree.map(lambda d, u: d.astype(u.dtype), d_used, inputs.used)
-    constants = (None if a is None else jax.tree.map(_no_gradient, a) for a in inputs[5:])
-    return (_Inputs(d_used, d_matrix, d_projected, d_state, d_reset, *constants),)
+        d_sum, gates = _concatenated(d_projected), len(jax.tree.leaves(stored.z))
+        d_product = d_sum if d_product is None else d_product if d_sum is None else d_sum + d_product
+        d_projected = None
+    read = _read_by_update(setting, problem, stored)
+    d_params = jax.tree.unflatten(
+        jax.tree.structure(problem.params),
+        [d if used else None for d, used in zip(_leaves(problem.params, moved.params), read)],
+    )
+
+    def step(d_state: Any, per_step: Any) -> tuple[Any, PyTree]:
+        kept, d_p, d_q, mask_t, reset_t, hold_t, d_hold_t = per_step
+        state, p, q = kept.state, kept.projected, kept.q
+        if reset_t is not None:
+            d_reset = _filled(problem.reset_state, moved.reset_state)
+            d_state = select(reset_t, d_reset, d_state)
+
+        def recurrent_input(state: Any, recurrent_mask: Array | None) -> Array | None:
+            return cell.masked_recurrent_input(widened(state), recurrent_mask)
+
+        r, d_r = _jvp(
+            recurrent_input,
+            (state, problem.recurrent_mask),
+            (d_state, moved.recurrent_mask),
+        )
+        if multiplies:
+            through = ops.matmul(d_r, matrix)
+            d_q = through if d_q is None else d_q + through
+        elif r is not None:
+            q, d_q = r, d_r
+        if additive:
+            p, q = kept.z, None
+            d_p = jax.tree.unflatten(jax.tree.structure(p), ops.split(d_q, gates))
+            d_q = None
+        (new, output), (d_new, d_output) = _jvp(
+            functools.partial(_updated, setting, problem),
+            (problem.params, p, r, q, state, hold_t),
+            (d_params, d_p, d_r, d_q, d_state, d_hold_t),
+        )
+        d_new, d_output = _filled(new, d_new), _filled(output, d_output)
+        if mask_t is not None:
+            d_new = select(mask_t, d_new, d_state)
+            d_output = select(mask_t, d_output, jax.tree.map(jnp.zeros_like, d_output))
+        return d_new, d_output
+
+    # Checkpointed, so that reverse mode keeps what was stored and not the activations made of it.
+    d_state, d_outputs = jax.lax.scan(
+        jax.checkpoint(step, prevent_cse=False),
+        varying_like(_filled(problem.state, moved.state), problem),
+        (stored, d_projected, d_product, problem.mask, problem.resets,
+         problem.zoneout, moved.zoneout),
+        reverse=setting.reverse,
+        unroll=setting.unroll,
+    )  # fmt: skip
+    return ran, Unrolled(d_outputs, d_state)
 
 
-def _summed_product(rs: Array, d_qs: Array) -> Array:
-    """Σ_t r_t^T dq_t over time and batch, as one product of two matrices."""
-    flat_r, flat_q = (a.reshape(-1, a.shape[-1]) for a in (rs, d_qs))
-    return jnp.matmul(flat_r.T, flat_q, preferred_element_type=ops.accumulator_dtype(rs.dtype))
+_loop.defjvp(_derivative, symbolic_zeros=True)
 
 
-def _no_gradient(a: Array) -> Any:
-    floating = jnp.issubdtype(a.dtype, jnp.floating)
-    return jnp.zeros_like(a) if floating else np.zeros(a.shape, jax.dtypes.float0)
+def _read_by_update(setting: _Setting, problem: Problem, stored: _Stored) -> list[bool]:
+    """Which leaves of the parameters `update` (or `output`) reads, as its program shows.
+
+    A leaf that it does not read needs no gradient from the loop, which would carry zeros for it.
+    """
+    cell = setting.cell
+    leaves, structure = jax.tree.flatten(problem.params)
+
+    def one_step(leaves: list[Array], kept: _Stored, hold: PyTree | None) -> Any:
+        r = cell.masked_recurrent_input(widened(kept.state), problem.recurrent_mask)
+        p, q = (kept.projected, kept.q) if kept.z is None else (kept.z, None)
+        q = r if kept.z is None and q is None else q
+        params = jax.tree.unflatten(structure, leaves)
+        return _updated(setting, problem, params, p, r, q, kept.state, hold)
+
+    first = jax.tree.map(
+        lambda a: jax.ShapeDtypeStruct(a.shape[1:], a.dtype), (stored, problem.zoneout)
+    )
+    shapes = [jax.ShapeDtypeStruct(leaf.shape, leaf.dtype) for leaf in leaves]
+    jaxpr = jax.make_jaxpr(one_step)(shapes, *first).jaxpr
+    read = {id(v) for equation in jaxpr.eqns for v in equation.invars}
+    read |= {id(v) for v in jaxpr.outvars}
+    return [id(v) in read for v in jaxpr.invars[: len(leaves)]]
 
 
-_loop.defvjp(_forward, _backward)
+def _is_zero(tangent: Any) -> bool:
+    return isinstance(tangent, SymbolicZero)
+
+
+def _none_if_zero(tangent: Any) -> Any:
+    return None if _is_zero(tangent) else tangent
+
+
+def _product(rs: Array, matrix: Array) -> Array:
+    """r_t @ matrix for all steps and sequences, as one product of two matrices."""
+    flat = ops.matmul(rs.reshape(-1, rs.shape[-1]), matrix)
+    return flat.reshape(*rs.shape[:-1], matrix.shape[-1])
+
+
+def _leaves(primals: PyTree, tangents: PyTree) -> list[Any]:
+    """The tangents of all leaves of `primals`; None where one does not move."""
+    structure = jax.tree.structure(primals)
+    return [None] * structure.num_leaves if tangents is None else structure.flatten_up_to(tangents)
+
+
+def _filled(primals: PyTree, tangents: PyTree) -> PyTree:
+    """The tangents with zeros in place of None."""
+    leaves, structure = jax.tree.flatten(primals)
+    moves = _leaves(primals, tangents)
+    filled = [
+        jnp.zeros_like(a) if d is None else d for a, d in zip(leaves, moves, strict=True)
+    ]
+    return jax.tree.unflatten(structure, filled)
+
+
+def _jvp(
+    function: Callable[..., PyTree], primals: tuple[PyTree, ...], tangents: tuple[PyTree, ...]
+) -> tuple[PyTree, PyTree]:
+    """`jax.jvp` for tangents that are None where a leaf does not move; None if nothing does."""
+    leaves, structure = jax.tree.flatten(primals)
+    pairs = zip(primals, tangents, strict=True)
+    moving = [d for primal, tangent in pairs for d in _leaves(primal, tangent)]
+    moves = {i: d for i, d in enumerate(moving) if d is not None}
+
+    def of_moving(moving: dict[int, Array]) -> PyTree:
+        filled = [moving.get(i, leaf) for i, leaf in enumerate(leaves)]
+        return function(*jax.tree.unflatten(structure, filled))
+
+    if not moves:
+        values = function(*primals)
+        return values, jax.tree.map(lambda _: None, values)
+    return jax.jvp(of_moving, ({i: leaves[i] for i in moves},), (moves,))
+
+
+def _concatenated(gates: PyTree) -> Array | None:
+    """The tangents of the gates side by side, as the product has them; None if none moves."""
+    leaves = jax.tree.leaves(gates)
+    return jnp.concatenate(leaves, axis=-1) if leaves else None

@@ -5,7 +5,8 @@ from typing import Any
 
 import jax
 
-from seqjax.types import Array, PyTree
+from seqjax.cells.base import Cell
+from seqjax.types import Array, PyTree, Shape
 
 __all__ = ["Problem"]
 
@@ -41,3 +42,19 @@ class Problem:
     resets: Array | None = None
     recurrent_mask: Array | None = None
     zoneout: PyTree | None = None
+
+    @property
+    def steps(self) -> int:
+        """The number of steps, T; symbolic where a program is exported for any T."""
+        steps: int = jax.tree.leaves(self.xs)[0].shape[0]
+        return steps
+
+    def batch_shape(self, cell: Cell[Any, Any]) -> Shape:
+        """The batch axes, which are those of the inputs that are not the cell's own."""
+        event = cell.input_shapes[0]
+        shape: Shape = jax.tree.leaves(self.xs)[0].shape
+        return shape[1 : len(shape) - len(event)]
+
+    def per_step(self) -> dict[str, PyTree]:
+        """The arrays that have a time axis, by the name of their field."""
+        return {name: getattr(self, name) for name in ("xs", "mask", "resets", "zoneout")}

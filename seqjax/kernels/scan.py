@@ -3,9 +3,8 @@
 Every other kernel is tested against this one, values and gradients.
 """
 
-import math
-from collections.abc import Callable
-from typing import Any, TypeAlias
+import functools
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -14,22 +13,14 @@ from seqjax.cells.base import Cell, compute_dtype, rounded, widened
 from seqjax.kernels.problem import Problem
 from seqjax.types import Array, PyTree, Unrolled
 
-__all__ = ["REMAT", "scan"]
-
-Step: TypeAlias = Callable[[Any, Any], tuple[Any, PyTree]]
-
-REMAT = ("auto", "none", "step", "sqrt")
-"""How the backward pass gets its intermediate values. "none" stores all of them. "step" stores
-the states and recomputes each step. "sqrt" stores √T states and recomputes stretches of √T steps.
-"auto" is "none" until a planner knows better."""
-
+__all__ = ["scan"]
 
 def scan(
     cell: Cell[Any, Any],
     problem: Problem,
     *,
     reverse: bool = False,
-    remat: str = "auto",
+    inline: bool = False,
     unroll: int = 1,
 ) -> Unrolled:
     """Runs a cell over time in `jax.lax.scan`, one step of the contract at a time.
@@ -43,7 +34,7 @@ def scan(
       cell: the cell.
       problem: arrays, time-major; see `Problem`.
       reverse: process t = T-1 … 0.
-      remat: one of `REMAT`.
+      inline: whether each step projects its own input, instead of all steps at once before.
       unroll: steps in one iteration of the compiled loop.
 
     Returns:
@@ -58,15 +49,12 @@ def scan(
       (7, 2, 5)
     """
     output_dtype = compute_dtype(problem.xs)
-    per_step = (
-        cell.project(problem.params, problem.xs),
-        problem.mask,
-        problem.resets,
-        problem.zoneout,
-    )
+    project = functools.partial(cell.project, problem.params)
+    inputs = problem.xs if inline else project(problem.xs)
 
-    def step(state: Any, inputs: Any) -> tuple[Any, PyTree]:
-        projected, mask_t, reset_t, hold_t = inputs
+    def step(state: Any, per_step: Any) -> tuple[Any, PyTree]:
+        given, mask_t, reset_t, hold_t = per_step
+        projected = project(given) if inline else given
         if reset_t is not None:
             state = select(reset_t, problem.reset_state, state)
         wide = widened(state)
@@ -80,48 +68,14 @@ def scan(
             output = select(mask_t, output, jax.tree.map(jnp.zeros_like, output))
         return new, output
 
-    state = varying_like(problem.state, problem)
-    steps = jax.tree.leaves(problem.xs)[0].shape[0]
-    if remat in ("step", "sqrt"):
-        step = jax.checkpoint(step)
-    if remat == "sqrt" and steps > 3:
-        run = _in_stretches(step, per_step, math.isqrt(steps), reverse=reverse, unroll=unroll)
-        state, outputs = run(state)
-    else:
-        state, outputs = jax.lax.scan(step, state, per_step, reverse=reverse, unroll=unroll)
+    state, outputs = jax.lax.scan(
+        step,
+        varying_like(problem.state, problem),
+        (inputs, problem.mask, problem.resets, problem.zoneout),
+        reverse=reverse,
+        unroll=unroll,
+    )
     return Unrolled(outputs, state)
-
-
-def _in_stretches(
-    step: Step, per_step: PyTree, size: int, *, reverse: bool, unroll: int
-) -> Callable[[Any], tuple[Any, PyTree]]:
-    """A scan over stretches of `size` steps, each recomputed in the backward pass, and the rest."""
-    steps = jax.tree.leaves(per_step)[0].shape[0]
-    whole = steps // size * size
-
-    @jax.checkpoint
-    def stretch(state: Any, inputs: PyTree) -> tuple[Any, PyTree]:
-        return jax.lax.scan(step, state, inputs, reverse=reverse, unroll=unroll)
-
-    def run_whole(state: Any) -> tuple[Any, PyTree]:
-        parts = jax.tree.map(lambda a: a[:whole].reshape(-1, size, *a.shape[1:]), per_step)
-        state, outputs = jax.lax.scan(stretch, state, parts, reverse=reverse)
-        return state, jax.tree.map(lambda a: a.reshape(whole, *a.shape[2:]), outputs)
-
-    def run_rest(state: Any) -> tuple[Any, PyTree]:
-        return stretch(state, jax.tree.map(lambda a: a[whole:], per_step))
-
-    def run(state: Any) -> tuple[Any, PyTree]:
-        if reverse:
-            state, rest = run_rest(state)
-            state, outputs = run_whole(state)
-        else:
-            state, outputs = run_whole(state)
-            state, rest = run_rest(state)
-        joined = jax.tree.map(lambda a, b: jnp.concatenate([a, b]), outputs, rest)
-        return state, joined
-
-    return run
 
 
 def varying_like(state: Any, problem: Problem) -> Any:

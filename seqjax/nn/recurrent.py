@@ -176,6 +176,7 @@ class Recurrent(nnx.Module):
         rngs: noise.Rngs | None = None,
         implementation: str = "auto",
         remat: str = "auto",
+        memory_budget: int | None = None,
     ) -> Unrolled:
         """Runs the layers over sequences.
 
@@ -196,6 +197,7 @@ class Recurrent(nnx.Module):
             dropout or zoneout.
           implementation: see `seqjax.unroll`.
           remat: see `seqjax.unroll`.
+          memory_budget: see `seqjax.unroll`; of each layer and direction.
 
         Returns:
           `Unrolled(outputs, state)`: outputs `[..., T, width]`, zero at masked steps (a pair with
@@ -210,7 +212,11 @@ class Recurrent(nnx.Module):
             xs = jax.tree.map(lambda x: x.astype(self.dtype), xs)
         batch_shape, steps = layout(self.cell, xs, time_major=self.time_major)
         mask = sequences.step_mask(lengths, mask, batch_shape, steps, time_major=self.time_major)
-        options = {"implementation": implementation, "remat": remat}
+        options = {
+            "implementation": implementation,
+            "remat": remat,
+            "memory_budget": memory_budget,
+        }
         call = Sequences(batch_shape, steps, self.time_major, mask, resets, options)
         if resets is not None:
             resets = sequences.check_mask("resets", resets, call.step_shape)

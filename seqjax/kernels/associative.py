@@ -1,0 +1,99 @@
+"""The kernel that solves time in parallel, for cells that are linear in their state.
+
+h_t = a_t ⊙ h_{t-1} + b_t is a composition of maps, and composing maps is associative:
+
+    (a_2, b_2) ∘ (a_1, b_1) = (a_2 ⊙ a_1, a_2 ⊙ b_1 + b_2)
+
+so all prefixes can be had in O(log T) parallel steps (Blelloch 1990; Martin, Cundy 2018).
+"""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from seqjax.cells.base import Cell, compute_dtype, rounded, widened
+from seqjax.cells.minimal import LinearCell
+from seqjax.kernels.problem import Problem
+from seqjax.kernels.scan import held, select
+from seqjax.types import Array, Unrolled
+
+__all__ = ["associative"]
+
+
+def associative(
+    cell: Cell[Any, Any],
+    problem: Problem,
+    *,
+    reverse: bool = False,
+    inline: bool = False,
+    unroll: int = 1,
+) -> Unrolled:
+    """Runs a linear cell over time in `jax.lax.associative_scan`.
+
+    Masks, resets and zoneout change a_t and b_t, and nothing else: a masked step is (1, 0), a reset
+    (0, a_t ⊙ h_reset + b_t), and zoneout mixes in (1, 0). The state is rounded once, at the end,
+    where the loop rounds it at each step; that shows in half precision only.
+
+    Args:
+      cell: a `LinearCell`: one with `linear_terms`.
+      problem: arrays, time-major; see `Problem`.
+      reverse: process t = T-1 … 0.
+      inline, unroll: those of a compiled loop, of which there is none.
+
+    Returns:
+      `Unrolled` with time-major outputs.
+
+    Raises:
+      ValueError: another cell.
+
+    References:
+      Blelloch (1990), Prefix sums and their applications; Martin, Cundy (2018), Parallelizing
+      linear recurrent neural nets over sequence length.
+
+    Example:
+      >>> from seqjax.cells import MinGRU
+      >>> from seqjax.kernels import scan
+      >>> cell = MinGRU(3, 5)
+      >>> zeros = cell.initial_state([2])
+      >>> problem = Problem(cell.init(jax.random.key(0)), jnp.ones([7, 2, 3]), zeros, zeros)
+      >>> same = associative(cell, problem).outputs, scan(cell, problem).outputs
+      >>> bool(jnp.allclose(*same, atol=1e-6))
+      True
+    """
+    del inline, unroll
+    if not isinstance(cell, LinearCell):
+        raise ValueError(
+            f"implementation: 'associative' runs cells with linear_terms, got "
+            f"{type(cell).__name__}; expected 'scan', 'fused' or 'auto'"
+        )
+    params, start = problem.params, widened(problem.state)
+    if problem.steps == 0:
+        outputs = jax.eval_shape(lambda: cell.output(params, start))
+        return Unrolled(jnp.zeros((0, *outputs.shape), compute_dtype(problem.xs)), problem.state)
+    a, b = cell.linear_terms(params, cell.project(params, problem.xs))
+    if problem.zoneout is not None:
+        a, b = held(problem.zoneout, jnp.ones_like(a), a), held(problem.zoneout, jnp.zeros_like(b), b)
+    if problem.mask is not None:
+        a, b = select(problem.mask, (a, b), (jnp.ones_like(a), jnp.zeros_like(b)))
+    if problem.resets is not None:
+        back = a * widened(problem.reset_state) + b
+        a, b = select(problem.resets, (jnp.zeros_like(a), back), (a, b))
+
+    a, b = jax.lax.associative_scan(_composed, (a, b), reverse=reverse)
+    states = a * start + b
+    outputs = cell.output(params, states)
+    if problem.mask is not None:
+        outputs = select(problem.mask, outputs, jnp.zeros_like(outputs))
+    state, outputs = rounded(
+        (states[0 if reverse else -1], outputs),
+        state_like=problem.state,
+        output_dtype=compute_dtype(problem.xs),
+    )
+    return Unrolled(outputs, state)
+
+
+def _composed(first: tuple[Array, Array], second: tuple[Array, Array]) -> tuple[Array, Array]:
+    """The map that applies `first`, then `second`."""
+    (a_1, b_1), (a_2, b_2) = first, second
+    return a_2 * a_1, a_2 * b_1 + b_2

@@ -1,0 +1,308 @@
+"""The planner: which kernel runs a problem, and how. A pure function of shapes; nothing is timed.
+
+The rules were measured by `python -m benchmarks` (see `docs/benchmarks.md`); `tests/kernels/
+test_plan.py` is their table.
+"""
+
+import dataclasses
+import functools
+import math
+from typing import Any, Literal, get_args
+
+import jax
+import jax.numpy as jnp
+
+from seqjax.cells import ops
+from seqjax.cells.base import Cell
+from seqjax.cells.minimal import LinearCell
+from seqjax.types import PyTree, Shape
+
+__all__ = ["REMAT", "WANTED", "Plan", "make_plan"]
+
+Wanted = Literal["values", "gradient", "forward"]
+WANTED: tuple[str, ...] = get_args(Wanted)
+"""What a run is for: values only, reverse-mode derivatives, or forward-mode ones."""
+
+REMAT = ("auto", "none", "chunk", "sqrt", "log")
+"""What reverse mode keeps. "none": what every step stored. "chunk": that of one segment of a few
+megabytes, and the states between segments; the steps run twice. "sqrt": the same with segments of
+√T steps, the least memory for one more run. "log": segments within segments, memory O(log T) and
+a run more for each level. "auto" chooses."""
+
+MEGABYTE = 2**20
+INLINE_FROM = 16 * MEGABYTE
+"""On CPU, projections of this size fall out of the caches and cost page faults at every call."""
+CHUNK_FROM = 128 * MEGABYTE
+"""On CPU, temporaries of this size cost more page faults than running steps a second time."""
+CHUNK_SIZE = 4 * MEGABYTE
+"""What a segment stores with "chunk"."""
+PARALLEL_FROM = 64
+"""Steps from which an accelerator solves a linear cell's time in parallel."""
+LEAF, FANOUT = 16, 8
+"""With "log": steps in the smallest segment, and segments in the next larger one."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Plan:
+    """How a problem is run.
+
+    Attributes:
+      kernel: a name of `seqjax.kernels.KERNELS`.
+      inline: whether each step projects its own input instead of all steps at once before.
+      remat: a name of `REMAT` but "auto".
+      segments: steps in a segment of checkpointed backpropagation through time, in a segment of
+        that one, and so on; empty where every step is stored.
+      unroll: steps in one iteration of the compiled loop.
+      stored_bytes: about what reverse mode keeps, inputs and outputs not counted.
+      reasons: why, one sentence a decision.
+
+    Example:
+      >>> from seqjax.cells import LSTM
+      >>> plan = make_plan(LSTM(128, 128), (32,), 100, jnp.float32, platform="cpu")
+      >>> plan.kernel, plan.inline, plan.segments
+      ('fused', False, ())
+    """
+
+    kernel: str
+    inline: bool
+    remat: str
+    segments: tuple[int, ...]
+    unroll: int
+    stored_bytes: int
+    reasons: tuple[str, ...]
+
+    def __str__(self) -> str:
+        product = "in each step" if self.inline else "for all steps at once"
+        remat = self.remat
+        if self.segments:
+            remat += f", segments of {' < '.join(map(str, reversed(self.segments)))} steps"
+        rows = (
+            ("kernel", self.kernel),
+            ("input product", product),
+            ("remat", remat),
+            ("unroll", str(self.unroll)),
+            ("kept for gradients", f"about {_readable(self.stored_bytes)}"),
+        )
+        lines = [f"{name:<20}{value}" for name, value in rows]
+        return "\n".join([*lines, *(f"- {reason}" for reason in self.reasons)])
+
+
+@functools.lru_cache(maxsize=4096)
+def make_plan(
+    cell: Cell[Any, Any],
+    batch_shape: Shape,
+    steps: int,
+    dtype: Any,
+    *,
+    platform: str,
+    wanted: str = "gradient",
+    implementation: str = "auto",
+    remat: str = "auto",
+    memory_budget: int | None = None,
+    unroll: int = 1,
+) -> Plan:
+    """Chooses how to run a problem.
+
+    Args:
+      cell: the cell.
+      batch_shape: the batch axes, those added by `vmap` among them.
+      steps: T.
+      dtype: the compute dtype.
+      platform: "cpu", "gpu", "cuda", "rocm" or "tpu".
+      wanted: one of `WANTED`. All kernels but "cudnn" have derivatives of every kind, so this
+        decides about memory alone.
+      implementation: a kernel by name, or "auto".
+      remat: one of `REMAT`.
+      memory_budget: bytes that reverse mode may keep, inputs and outputs not counted.
+      unroll: steps in one iteration of the compiled loop.
+
+    Returns:
+      The plan.
+
+    Raises:
+      ValueError: a budget that no remat meets, or `remat="none"` together with a budget it exceeds.
+
+    Example:
+      >>> from seqjax.cells import MinGRU
+      >>> make_plan(MinGRU(64, 64), (8,), 512, jnp.float32, platform="tpu").kernel
+      'associative'
+    """
+    sizes = _Sizes.of(cell, batch_shape, steps, dtype)
+    on_cpu = platform == "cpu"
+    kernel, why_kernel = _kernel(cell, steps, implementation, on_cpu=on_cpu)
+    loops = kernel in ("scan", "fused")
+
+    inline = loops and on_cpu and sizes.projected * steps >= INLINE_FROM
+    hoisted = _readable(sizes.projected * steps)
+    if not loops:
+        why_inline = f"{kernel} has no loop that could project inputs"
+    elif inline:
+        why_inline = f"projections of all steps, {hoisted}, would fall out of the CPU's caches"
+    elif on_cpu:
+        why_inline = f"one product for all steps is faster; its {hoisted} stay in the CPU's caches"
+    else:
+        why_inline = "one product for all steps is faster on accelerators"
+
+    step = sizes.stored(inline=inline, additive=kernel == "fused" and cell.additive)
+    if wanted == "gradient":
+        remat, segments, why_remat = _segments(
+            kernel, remat, memory_budget, steps, step, sizes.state, on_cpu=on_cpu
+        )
+    else:
+        remat, segments, why_remat = "none", (), f"nothing is kept for {wanted}"
+    kept = 0 if wanted != "gradient" else _kept(steps, segments, step, sizes.state)
+    return Plan(
+        kernel, inline, remat, segments, unroll, kept, (why_kernel, why_inline, why_remat)
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class _Sizes:
+    """Bytes a step: of the projected input, the recurrent product and the state."""
+
+    projected: int
+    product: int
+    state: int
+
+    @classmethod
+    def of(cls, cell: Cell[Any, Any], batch_shape: Shape, steps: int, dtype: Any) -> "_Sizes":
+        params = jax.eval_shape(lambda: cell.init(jax.random.key(0), dtype))
+        state = jax.eval_shape(lambda: cell.initial_state(batch_shape, ops.accumulator_dtype(dtype)))
+        shapes = cell.input_shapes
+        structure = jax.tree.structure(cell.input_shape, is_leaf=lambda s: s in shapes)
+        x = jax.tree.unflatten(
+            structure, [jax.ShapeDtypeStruct((*batch_shape, *s), dtype) for s in shapes]
+        )
+        matrix = jax.eval_shape(cell.recurrent_matrix, params)
+        recurrent = jax.eval_shape(cell.recurrent_input, state)
+        product = 0
+        if matrix is not None and recurrent is not None:
+            size = recurrent.dtype.itemsize
+            product = math.prod(recurrent.shape[:-1]) * matrix.shape[-1] * size
+        return cls(_bytes(jax.eval_shape(cell.project, params, x)), product, _bytes(state))
+
+    def stored(self, *, inline: bool, additive: bool) -> int:
+        """What a step of a segment takes while the segment is differentiated, about.
+
+        The pre-activations and their gradient, side by side and cut into gates, and the state. An
+        additive cell has them once, other cells for the projection and the product.
+        """
+        terms = self.projected if additive else self.projected + self.product
+        return (2 if inline and additive else 4 if additive else 3) * terms + 2 * self.state
+
+
+def _kernel(
+    cell: Cell[Any, Any], steps: int, implementation: str, *, on_cpu: bool
+) -> tuple[str, str]:
+    if implementation != "auto":
+        return implementation, f"{implementation} was asked for"
+    state = jax.tree.leaves(jax.eval_shape(lambda: cell.initial_state()))
+    if not all(jnp.issubdtype(leaf.dtype, jnp.floating) for leaf in state):
+        return "scan", "scan: a state that is not all floating-point has no derivative of its own"
+    if isinstance(cell, LinearCell) and not on_cpu and steps >= PARALLEL_FROM:
+        return "associative", (
+            "associative: the cell is linear in its state, and an accelerator runs its "
+            f"{steps} steps in parallel (not run on hardware)"
+        )
+    if isinstance(cell, LinearCell):
+        where = "a CPU" if on_cpu else f"fewer than {PARALLEL_FROM} steps"
+        return "fused", f"fused: on {where} the loop is faster than solving time in parallel"
+    return "fused", "fused: weight gradients are one product each, not one a step"
+
+
+def _segments(
+    kernel: str,
+    remat: str,
+    budget: int | None,
+    steps: int,
+    step: int,
+    state: int,
+    *,
+    on_cpu: bool,
+) -> tuple[str, tuple[int, ...], str]:
+    """The remat that was asked for or chosen, the steps of its segments, and why."""
+    if kernel == "cudnn":
+        if remat not in ("auto", "none") or budget is not None:
+            raise ValueError(
+                "remat: expected auto or none and no memory_budget with implementation='cudnn', "
+                f"which keeps what it needs, got {remat!r} and {budget}"
+            )
+        return "none", (), "cuDNN keeps what its backward pass needs"
+
+    asked = f"{remat} was asked for"
+    candidates = {
+        "none": (),
+        "chunk": _chunks(steps, _chunk_steps(steps, step, state, budget)),
+        "sqrt": _chunks(steps, max(1, math.isqrt(steps))),
+        "log": _levels(steps),
+    }
+    if remat == "auto" and budget is None:
+        whole = _kept(steps, (), step, state)
+        if on_cpu and whole >= CHUNK_FROM:
+            why = f"allocating {_readable(whole)} costs more time on a CPU than running steps twice"
+            return "chunk", candidates["chunk"], why
+        return "none", (), f"{_readable(whole)} are kept without running any step twice"
+    if budget is None:
+        return remat, candidates[remat], asked
+    names = list(candidates) if remat == "auto" else [remat]
+    needs = {name: _kept(steps, candidates[name], step, state) for name in names}
+    for name in names:
+        if needs[name] <= budget:
+            why = f"within the budget of {_readable(budget)} with the fewest steps run again"
+            return name, candidates[name], why if remat == "auto" else asked
+    raise ValueError(
+        f"memory_budget: expected at least {min(needs.values())} bytes with remat={remat!r} for "
+        f"{steps} steps, got {budget}"
+    )
+
+
+def _chunk_steps(steps: int, step: int, state: int, budget: int | None) -> int:
+    """Steps in a segment of "chunk": the longest within the budget, or of a few megabytes."""
+    if budget is None:
+        return max(1, min(steps, CHUNK_SIZE // max(step, 1)))
+    fitting = [c for c in _halvings(steps) if _kept(steps, _chunks(steps, c), step, state) <= budget]
+    return fitting[0] if fitting else max(1, math.isqrt(steps))
+
+
+def _halvings(steps: int) -> list[int]:
+    """T/2, T/4, … 1."""
+    return [max(1, steps >> n) for n in range(1, max(steps, 2).bit_length())]
+
+
+def _chunks(steps: int, size: int) -> tuple[int, ...]:
+    """One level of segments of about that size, of a size that divides T if there is one near."""
+    if size >= steps:
+        return ()
+    near = sorted(range(max(1, size // 2), min(steps, 2 * size)), key=lambda n: abs(n - size))
+    return (next((n for n in near if steps % n == 0), size),)
+
+
+def _levels(steps: int) -> tuple[int, ...]:
+    """Segments within segments, each `FANOUT` of the next smaller one; the largest first."""
+    sizes = []
+    size = LEAF
+    while size < steps:
+        sizes.append(size)
+        size *= FANOUT
+    return tuple(reversed(sizes))
+
+
+def _kept(steps: int, segments: tuple[int, ...], step: int, state: int) -> int:
+    """Bytes kept at the worst moment: the states between segments at each level, one last segment."""
+    kept, within = 0, steps
+    for size in segments:
+        kept += math.ceil(within / size) * state
+        within = size
+    return kept + within * step
+
+
+def _bytes(tree: PyTree) -> int:
+    return sum(math.prod(a.shape) * a.dtype.itemsize for a in jax.tree.leaves(tree))
+
+
+def _readable(size: int) -> str:
+    """Bytes for people: 26.2 MB."""
+    for unit, scale in (("GB", 2**30), ("MB", 2**20), ("kB", 2**10)):
+        if size >= scale:
+            return f"{size / scale:.1f} {unit}"
+    return f"{size} bytes"
