@@ -159,9 +159,13 @@ def explain(
 
     Args:
       cell: the cell.
-      xs: inputs as for `unroll`, or `jax.ShapeDtypeStruct`s like them; with the axes that `jax.vmap`
-        adds, if it is used.
-      time_major, implementation, remat, memory_budget, unroll: as for `unroll`.
+      xs: inputs as for `unroll`, or `jax.ShapeDtypeStruct`s like them; with the axes that
+        `jax.vmap` adds, if it is used.
+      time_major: as for `unroll`.
+      implementation: as for `unroll`.
+      remat: as for `unroll`.
+      memory_budget: as for `unroll`.
+      unroll: as for `unroll`.
       wanted: "values", "gradient" (what `unroll` assumes) or "forward", for forward mode.
       platform: "cpu", "gpu" or "tpu"; JAX's default backend if not given.
 

@@ -18,10 +18,15 @@ I, H, T = 3, 4, 6
 
 
 class Case(NamedTuple):
-    """A cell and the registry name under which its NumPy twin stands."""
+    """A cell, the registry name under which its NumPy twin stands, and the kernel to run it."""
 
     name: str
     cell: Any
+    kernel: str = "auto"
+
+    def unroll(self, params: Any, xs: Any, **options: Any) -> seqjax.Unrolled:
+        """`seqjax.unroll` of the cell by the kernel."""
+        return seqjax.unroll(self.cell, params, xs, implementation=self.kernel, **options)
 
 
 CASES: dict[str, Case] = {
@@ -59,6 +64,33 @@ def registered(function: Any) -> Any:
     import pytest
 
     return pytest.mark.parametrize("case", REGISTERED.values(), ids=REGISTERED.keys())(function)
+
+
+def on_every_kernel(cases: dict[str, Case]) -> dict[str, Case]:
+    """The cases once for each kernel that can run them here."""
+    parallel = lambda case: isinstance(case.cell, seqjax.cells.LinearCell)  # noqa: E731
+    return {
+        f"{id}-{kernel}": case._replace(kernel=kernel)
+        for id, case in cases.items()
+        for kernel in ("scan", "fused", "associative")
+        if kernel != "associative" or parallel(case)
+    }
+
+
+def conformant(function: Any) -> Any:
+    """Parametrises a test over every registered cell with its defaults, on every kernel."""
+    import pytest
+
+    cases = on_every_kernel(REGISTERED)
+    return pytest.mark.parametrize("case", cases.values(), ids=cases.keys())(function)
+
+
+def all_conformant(function: Any) -> Any:
+    """Parametrises a test over every case on every kernel."""
+    import pytest
+
+    cases = on_every_kernel(CASES)
+    return pytest.mark.parametrize("case", cases.values(), ids=cases.keys())(function)
 
 
 def draw_like(tree: Any, seed: int, scale: float = 1.0, dtype: Any = np.float32) -> Any:

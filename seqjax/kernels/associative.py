@@ -39,7 +39,8 @@ def associative(
       cell: a `LinearCell`: one with `linear_terms`.
       problem: arrays, time-major; see `Problem`.
       reverse: process t = T-1 … 0.
-      inline, unroll: those of a compiled loop, of which there is none.
+      inline: for kernels with a loop.
+      unroll: for kernels with a loop.
 
     Returns:
       `Unrolled` with time-major outputs.
@@ -73,7 +74,10 @@ def associative(
         return Unrolled(jnp.zeros((0, *outputs.shape), compute_dtype(problem.xs)), problem.state)
     a, b = cell.linear_terms(params, cell.project(params, problem.xs))
     if problem.zoneout is not None:
-        a, b = held(problem.zoneout, jnp.ones_like(a), a), held(problem.zoneout, jnp.zeros_like(b), b)
+        a, b = (
+            held(problem.zoneout, jnp.ones_like(a), a),
+            held(problem.zoneout, jnp.zeros_like(b), b),
+        )
     if problem.mask is not None:
         a, b = select(problem.mask, (a, b), (jnp.ones_like(a), jnp.zeros_like(b)))
     if problem.resets is not None:

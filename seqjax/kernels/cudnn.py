@@ -43,7 +43,8 @@ def cudnn(
       problem: arrays, time-major; see `Problem`. xs `[T, ..., I]`, params and state float32; any
         mask; no resets, recurrent_mask or zoneout.
       reverse: process t = T-1 … 0.
-      inline, unroll: those of a compiled loop, of which there is none.
+      inline: for kernels with a loop.
+      unroll: for kernels with a loop.
 
     Returns:
       `Unrolled` with time-major outputs `[T, ..., H]` and the final `LSTMState`, float32.

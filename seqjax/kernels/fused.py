@@ -2,10 +2,12 @@
 
 `lax.scan` differentiates a loop as it stands, so the transpose of the loop carries the gradient of
 the recurrent matrix and adds a small product to it at every step. Here the loop's *derivative* is
-written so that the matrix moves outside of it. With r_t the recurrent input and dots for tangents,
+written so that the matrix moves out of it. With r_t the recurrent input and dots for tangents,
 
-    q̇_t = ṙ_t W + r_t Ẇ            the second term knows no earlier tangent, so for all steps at once
-    [r_1 … r_T] Ẇ                   it is one product, whose transpose is [r_1 … r_T]^T [dq_1 … dq_T]
+    q̇_t = ṙ_t W + r_t Ẇ
+
+where the second term knows no earlier tangent. So it is one product for all steps, [r_1 … r_T] Ẇ,
+and so is its transpose, the matrix's gradient [r_1 … r_T]^T [dq_1 … dq_T].
 
 Nothing else is needed: JAX transposes this derivative into the backward loop, which emits dq_t, and
 the product after it. Forward mode, second derivatives and `vmap` follow from the same lines, and no
@@ -127,7 +129,7 @@ def _run(setting: _Setting, problem: Problem, *, store: bool) -> tuple[Unrolled,
             state = select(reset_t, problem.reset_state, state)
         r = cell.masked_recurrent_input(widened(state), problem.recurrent_mask)
         q = r if matrix is None or r is None else ops.matmul(r, matrix)
-        z, recurrent = (_added(p, q), None) if additive else (p, q)
+        z, recurrent = (_added(p, jnp.asarray(q)), None) if additive else (p, q)
         new, output = _updated(setting, problem, params, z, r, recurrent, state, hold_t)
         kept = (
             _Stored(
@@ -202,12 +204,17 @@ def _derivative(
         d_product = _product(jnp.asarray(rs), d_matrix)
     if additive:
         d_sum, gates = _concatenated(d_projected), len(jax.tree.leaves(stored.z))
-        d_product = d_sum if d_product is None else d_product if d_sum is None else d_sum + d_product
+        d_product = (
+            d_sum if d_product is None else d_product if d_sum is None else d_sum + d_product
+        )
         d_projected = None
     read = _read_by_update(setting, problem, stored)
     d_params = jax.tree.unflatten(
         jax.tree.structure(problem.params),
-        [d if used else None for d, used in zip(_leaves(problem.params, moved.params), read)],
+        [
+            d if used else None
+            for d, used in zip(_leaves(problem.params, moved.params), read, strict=True)
+        ],
     )
 
     def step(d_state: Any, per_step: Any) -> tuple[Any, PyTree]:
@@ -301,17 +308,17 @@ def _product(rs: Array, matrix: Array) -> Array:
 
 def _leaves(primals: PyTree, tangents: PyTree) -> list[Any]:
     """The tangents of all leaves of `primals`; None where one does not move."""
-    structure = jax.tree.structure(primals)
-    return [None] * structure.num_leaves if tangents is None else structure.flatten_up_to(tangents)
+    if tangents is None:
+        return [None] * len(jax.tree.leaves(primals))
+    structure: Any = jax.tree.structure(primals)
+    return list(structure.flatten_up_to(tangents))
 
 
 def _filled(primals: PyTree, tangents: PyTree) -> PyTree:
     """The tangents with zeros in place of None."""
     leaves, structure = jax.tree.flatten(primals)
     moves = _leaves(primals, tangents)
-    filled = [
-        jnp.zeros_like(a) if d is None else d for a, d in zip(leaves, moves, strict=True)
-    ]
+    filled = [jnp.zeros_like(a) if d is None else d for a, d in zip(leaves, moves, strict=True)]
     return jax.tree.unflatten(structure, filled)
 
 

@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 
 from seqjax.cells import ops
-from seqjax.cells.base import Cell
+from seqjax.cells.base import Cell, cast
 from seqjax.cells.minimal import LinearCell
 from seqjax.types import PyTree, Shape
 
@@ -151,9 +151,7 @@ def make_plan(
     else:
         remat, segments, why_remat = "none", (), f"nothing is kept for {wanted}"
     kept = 0 if wanted != "gradient" else _kept(steps, segments, step, sizes.state)
-    return Plan(
-        kernel, inline, remat, segments, unroll, kept, (why_kernel, why_inline, why_remat)
-    )
+    return Plan(kernel, inline, remat, segments, unroll, kept, (why_kernel, why_inline, why_remat))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -166,8 +164,10 @@ class _Sizes:
 
     @classmethod
     def of(cls, cell: Cell[Any, Any], batch_shape: Shape, steps: int, dtype: Any) -> "_Sizes":
-        params = jax.eval_shape(lambda: cell.init(jax.random.key(0), dtype))
-        state = jax.eval_shape(lambda: cell.initial_state(batch_shape, ops.accumulator_dtype(dtype)))
+        params = jax.eval_shape(lambda: cast(cell.init(jax.random.key(0)), dtype))
+        state = jax.eval_shape(
+            lambda: cell.initial_state(batch_shape, ops.accumulator_dtype(dtype))
+        )
         shapes = cell.input_shapes
         structure = jax.tree.structure(cell.input_shape, is_leaf=lambda s: s in shapes)
         x = jax.tree.unflatten(
@@ -260,7 +260,9 @@ def _chunk_steps(steps: int, step: int, state: int, budget: int | None) -> int:
     """Steps in a segment of "chunk": the longest within the budget, or of a few megabytes."""
     if budget is None:
         return max(1, min(steps, CHUNK_SIZE // max(step, 1)))
-    fitting = [c for c in _halvings(steps) if _kept(steps, _chunks(steps, c), step, state) <= budget]
+    fitting = [
+        c for c in _halvings(steps) if _kept(steps, _chunks(steps, c), step, state) <= budget
+    ]
     return fitting[0] if fitting else max(1, math.isqrt(steps))
 
 
@@ -288,7 +290,7 @@ def _levels(steps: int) -> tuple[int, ...]:
 
 
 def _kept(steps: int, segments: tuple[int, ...], step: int, state: int) -> int:
-    """Bytes kept at the worst moment: the states between segments at each level, one last segment."""
+    """Bytes kept at the worst moment: the states between segments, and one segment's steps."""
     kept, within = 0, steps
     for size in segments:
         kept += math.ceil(within / size) * state

@@ -15,6 +15,7 @@ from seqjax.types import Array, PyTree, Unrolled
 
 __all__ = ["scan"]
 
+
 def scan(
     cell: Cell[Any, Any],
     problem: Problem,

@@ -6,7 +6,6 @@ within segments make the memory logarithmic in T (Griewank 1992; Chen et al. 201
 """
 
 import dataclasses
-import functools
 import math
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -69,13 +68,11 @@ def in_segments(
         outputs, state = segment(state, per_step)
         return state, outputs
 
-    segments = jax.tree.map(
-        lambda a: a.reshape(count, size, *a.shape[1:]), problem.per_step()
+    segments = jax.tree.map(lambda a: a.reshape(count, size, *a.shape[1:]), problem.per_step())
+    state, outputs = jax.lax.scan(
+        one, varying_like(problem.state, problem), segments, reverse=reverse
     )
-    state, outputs = jax.lax.scan(one, varying_like(problem.state, problem), segments, reverse=reverse)
-    outputs = jax.tree.map(
-        lambda a: a.reshape(count * size, *a.shape[2:])[:steps], outputs
-    )
+    outputs = jax.tree.map(lambda a: a.reshape(count * size, *a.shape[2:])[:steps], outputs)
     return Unrolled(outputs, state)
 
 

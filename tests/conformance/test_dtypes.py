@@ -11,11 +11,11 @@ import seqjax
 from seqjax.cells import initializers
 from tests.cases import (
     assert_close,
+    conformant,
     inputs_of,
     mask_of,
     params_of,
     reference,
-    registered,
     state_of,
 )
 
@@ -24,14 +24,14 @@ HALF = [jnp.bfloat16, jnp.float16]
 
 @pytest.mark.parametrize("param_dtype", ["float32", "half"])
 @pytest.mark.parametrize("dtype", HALF)
-@registered
+@conformant
 def test_half_precision(case, dtype, param_dtype):
     cell = case.cell
     params = params_of(cell)
     if param_dtype == "half":
         params = jax.tree.map(lambda a: a.astype(dtype), params)
     xs, mask = jnp.asarray(inputs_of(cell, (3,)), dtype), mask_of((3,))
-    got = seqjax.unroll(cell, params, xs, mask=mask)
+    got = case.unroll(params, xs, mask=mask)
     assert all(leaf.dtype == dtype for leaf in jax.tree.leaves(got))
     # The reference sees what the cell sees: rounded inputs and parameters. What is left is the
     # rounding of states, once a step.
@@ -41,44 +41,44 @@ def test_half_precision(case, dtype, param_dtype):
     assert_close(got, want, atol=20 * epsilon, rtol=20 * epsilon)
 
 
-@registered
+@conformant
 def test_a_given_state_keeps_its_dtype(case):
     cell, params = case.cell, params_of(case.cell)
     xs = jnp.asarray(inputs_of(cell, (3,)), jnp.bfloat16)
     state = state_of(cell, (3,))
-    got = seqjax.unroll(cell, params, xs, state=state)
+    got = case.unroll(params, xs, state=state)
     assert got.outputs.dtype == jnp.bfloat16
     assert all(leaf.dtype == jnp.float32 for leaf in jax.tree.leaves(got.state))
     low = jax.tree.map(lambda s: s.astype(jnp.bfloat16), state)
-    got = seqjax.unroll(cell, params, xs.astype(jnp.float32), state=low)
+    got = case.unroll(params, xs.astype(jnp.float32), state=low)
     assert got.outputs.dtype == jnp.float32
     assert all(leaf.dtype == jnp.bfloat16 for leaf in jax.tree.leaves(got.state))
 
 
-@registered
+@conformant
 def test_float64(case, x64):
     cell = case.cell
     params = jax.tree.map(lambda a: np.asarray(a, np.float64), params_of(cell))
     xs, mask = inputs_of(cell, (3,)).astype(np.float64), mask_of((3,))
-    got = seqjax.unroll(cell, params, xs, mask=mask)
+    got = case.unroll(params, xs, mask=mask)
     assert got.outputs.dtype == jnp.float64
     assert_close(got, reference(case, params, xs, mask=mask), 1e-13, 1e-13)
 
 
 @pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
-@registered
+@conformant
 def test_no_implicit_promotion(case, dtype):
     cell, params = case.cell, params_of(case.cell)
     with jax.numpy_dtype_promotion("strict"):
         xs = jnp.asarray(inputs_of(cell, (3,)), dtype)
         hold = jax.tree.map(lambda s: 0.1, cell.initial_state((3,)))
         resets = mask_of((3,), seed=9)
-        got = seqjax.unroll(cell, params, xs, mask=mask_of((3,)), resets=resets, zoneout=hold)
+        got = case.unroll(params, xs, mask=mask_of((3,)), resets=resets, zoneout=hold)
         assert got.outputs.dtype == dtype
 
 
 @pytest.mark.parametrize("dtype", [jnp.float32, *HALF])
-@registered
+@conformant
 def test_parameters_are_drawn_in_the_dtype_asked_for(case, dtype):
     params = case.cell.init(jax.random.key(0), dtype)
     assert all(leaf.dtype == dtype for leaf in jax.tree.leaves(params))

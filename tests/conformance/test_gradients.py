@@ -10,14 +10,14 @@ import pytest
 import seqjax
 from tests.cases import (
     T,
-    all_cases,
+    all_conformant,
     assert_close,
+    conformant,
     draw_like,
     inputs_of,
     mask_of,
     params_of,
     reference,
-    registered,
     state_of,
     with_garbage,
 )
@@ -37,14 +37,14 @@ def problem(case, reverse=False):
     cell = case.cell
     xs, mask, resets = inputs_of(cell, BATCH), mask_of(BATCH), mask_of(BATCH, seed=9)
     params, state = params_of(cell), state_of(cell, BATCH)
-    shapes = jax.eval_shape(lambda: tuple(seqjax.unroll(cell, params, xs)))
+    shapes = jax.eval_shape(lambda: tuple(case.unroll(params, xs)))
     weights = draw_like(shapes, 10)
 
     def loss(params, xs, state, **options):
-        ran = seqjax.unroll(
-            cell, params, xs, state=state, mask=mask, resets=resets, reverse=reverse, **options
+        ran = case.unroll(
+            params, xs, state=state, mask=mask, resets=resets, reverse=reverse, **options
         )
-        return loss_of(*ran, weights)
+        return loss_of(ran.outputs, ran.state, weights)
 
     return loss, (params, xs, state), mask, resets, weights
 
@@ -56,7 +56,7 @@ def gradients(case, reverse=False):
 
 
 @pytest.mark.parametrize("reverse", [False, True])
-@all_cases
+@all_conformant
 def test_gradient_equals_differences_of_the_numpy_twin(case, reverse):
     _, (params, xs, state), mask, resets, weights = problem(case, reverse)
     ours = gradients(case, reverse)
@@ -88,7 +88,7 @@ def test_gradient_equals_differences_of_the_numpy_twin(case, reverse):
     np.testing.assert_allclose(along, slope, rtol=1e-4, atol=1e-6 * scale)
 
 
-@registered
+@conformant
 def test_padding_never_reaches_a_gradient(case):
     loss, (params, xs, state), mask, *_ = problem(case)
     clean = gradients(case)
@@ -98,25 +98,23 @@ def test_padding_never_reaches_a_gradient(case):
     assert (np.asarray(dirty[1])[~mask] == 0).all()
 
 
-@pytest.mark.parametrize("remat", ["step", "sqrt"])
-@registered
+@pytest.mark.parametrize("remat", ["chunk", "sqrt", "log"])
+@conformant
 def test_remat_changes_nothing(case, remat):
     loss, arguments, *_ = problem(case)
-    assert_close(
-        jax.jit(jax.grad(lambda *a: loss(*a, remat=remat), (0, 1, 2)))(*arguments), gradients(case)
-    )
+    got = jax.jit(jax.grad(lambda *a: loss(*a, remat=remat), (0, 1, 2)))(*arguments)
+    assert_close(got, gradients(case), 1e-5, 1e-5)
 
 
 @pytest.mark.parametrize("reverse", [False, True])
 @pytest.mark.parametrize("steps", [1, 3, 4, 11, 16])
-def test_remat_in_stretches_of_any_number_of_steps(steps, reverse):
+def test_remat_in_segments_of_any_number_of_steps(steps, reverse):
     cell = seqjax.cells.GRU(3, 4)
     params, xs = params_of(cell), inputs_of(cell, (2,), steps)
-    mask = mask_of((2,), steps)
 
     def run(remat):
         def loss(params):
-            ran = seqjax.unroll(cell, params, xs, mask=mask, reverse=reverse, remat=remat)
+            ran = seqjax.unroll(cell, params, xs, reverse=reverse, remat=remat)
             return jnp.square(ran.outputs).sum() + ran.state.sum(), ran
 
         return jax.value_and_grad(loss, has_aux=True)(params)

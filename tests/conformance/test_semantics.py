@@ -10,14 +10,14 @@ from tests import references
 from tests.cases import (
     CASES,
     T,
-    all_cases,
+    all_conformant,
     assert_close,
+    conformant,
     draw_like,
     inputs_of,
     mask_of,
     params_of,
     reference,
-    registered,
     state_of,
     with_garbage,
 )
@@ -32,13 +32,13 @@ def test_every_registered_cell_has_a_numpy_twin():
 
 
 @pytest.mark.parametrize("reverse", [False, True])
-@all_cases
+@all_conformant
 def test_any_mask_resets_and_batch_axes(case, reverse):
     cell, params = case.cell, params_of(case.cell)
     xs, mask, state = inputs_of(cell, BATCH), mask_of(BATCH), state_of(cell, BATCH)
     resets = np.random.default_rng(5).random((*BATCH, T)) < 0.3
-    got = seqjax.unroll(
-        cell, params, with_garbage(xs, mask), state=state, mask=mask, resets=resets, reverse=reverse
+    got = case.unroll(
+        params, with_garbage(xs, mask), state=state, mask=mask, resets=resets, reverse=reverse
     )
     want = reference(
         case, params, xs, initial_state=state, mask=mask, resets=resets, reverse=reverse
@@ -48,12 +48,12 @@ def test_any_mask_resets_and_batch_axes(case, reverse):
 
 
 @pytest.mark.parametrize("reverse", [False, True])
-@registered
+@conformant
 def test_lengths(case, reverse):
     cell, params, state = case.cell, params_of(case.cell), state_of(case.cell, (3,))
     xs = inputs_of(cell, (3,))
     garbage = with_garbage(xs, np.arange(T) < LENGTHS[:, None])
-    got = seqjax.unroll(cell, params, garbage, state=state, lengths=LENGTHS, reverse=reverse)
+    got = case.unroll(params, garbage, state=state, lengths=LENGTHS, reverse=reverse)
     want = reference(case, params, xs, initial_state=state, lengths=LENGTHS, reverse=reverse)
     assert_close(got, want)
     for row, length in enumerate(LENGTHS):
@@ -64,87 +64,83 @@ def test_lengths(case, reverse):
 
 
 @pytest.mark.parametrize("reverse", [False, True])
-@registered
+@conformant
 def test_a_sequence_alone_equals_itself_in_a_padded_batch(case, reverse):
     cell, params = case.cell, params_of(case.cell)
     xs = inputs_of(cell, (3,))
-    batch = seqjax.unroll(cell, params, xs, lengths=LENGTHS, reverse=reverse)
+    batch = case.unroll(params, xs, lengths=LENGTHS, reverse=reverse)
     for row, length in enumerate(LENGTHS):
-        alone = seqjax.unroll(cell, params, xs[row, :length], reverse=reverse)
+        alone = case.unroll(params, xs[row, :length], reverse=reverse)
         inside = (batch.outputs[row, :length], jax.tree.map(lambda s, r=row: s[r], batch.state))
         assert_close(inside, tuple(alone))
 
 
-@registered
+@conformant
 def test_reverse_is_the_reversed_short_sequence(case):
     cell, params = case.cell, params_of(case.cell)
     xs = jnp.asarray(inputs_of(cell, (3,)))
-    backward = seqjax.unroll(cell, params, xs, lengths=LENGTHS, reverse=True)
-    flipped = seqjax.unroll(
-        cell, params, seqjax.sequences.reverse(xs, lengths=LENGTHS), lengths=LENGTHS
-    )
+    backward = case.unroll(params, xs, lengths=LENGTHS, reverse=True)
+    flipped = case.unroll(params, seqjax.sequences.reverse(xs, lengths=LENGTHS), lengths=LENGTHS)
     outputs = seqjax.sequences.reverse(flipped.outputs, lengths=LENGTHS)
     assert_close(tuple(backward), (outputs, flipped.state))
 
 
-@registered
+@conformant
 def test_packed_rows_equal_separate_rows(case):
     cell, params = case.cell, params_of(case.cell)
     xs = inputs_of(cell, ())
     resets = np.arange(T) == 4
-    packed = seqjax.unroll(cell, params, xs, resets=resets)
-    first = seqjax.unroll(cell, params, xs[:4])
-    second = seqjax.unroll(cell, params, xs[4:])
+    packed = case.unroll(params, xs, resets=resets)
+    first = case.unroll(params, xs[:4])
+    second = case.unroll(params, xs[4:])
     assert_close(packed.outputs, jnp.concatenate([first.outputs, second.outputs]))
     assert_close(packed.state, second.state)
     # In reverse a reset acts before step t of the order in which steps are processed.
-    packed = seqjax.unroll(cell, params, xs, resets=np.arange(T) == 3, reverse=True)
-    first = seqjax.unroll(cell, params, xs[:4], reverse=True)
-    second = seqjax.unroll(cell, params, xs[4:], reverse=True)
+    packed = case.unroll(params, xs, resets=np.arange(T) == 3, reverse=True)
+    first = case.unroll(params, xs[:4], reverse=True)
+    second = case.unroll(params, xs[4:], reverse=True)
     assert_close(packed.outputs, jnp.concatenate([first.outputs, second.outputs]))
     assert_close(packed.state, first.state)
 
 
-@registered
+@conformant
 def test_resets_put_back_the_reset_state_not_the_carried_one(case):
     cell, params = case.cell, params_of(case.cell)
     xs, carried, fresh = inputs_of(cell, (2,)), state_of(cell, (2,)), state_of(cell, (), 7)
     resets = np.zeros((2, T), bool)
     resets[:, 0] = True
-    zero = seqjax.unroll(cell, params, xs, state=carried, resets=resets)
-    assert_close(zero, seqjax.unroll(cell, params, xs))
-    learned = seqjax.unroll(cell, params, xs, state=carried, resets=resets, reset_state=fresh)
-    assert_close(learned, seqjax.unroll(cell, params, xs, state=fresh))
+    zero = case.unroll(params, xs, state=carried, resets=resets)
+    assert_close(zero, case.unroll(params, xs))
+    learned = case.unroll(params, xs, state=carried, resets=resets, reset_state=fresh)
+    assert_close(learned, case.unroll(params, xs, state=fresh))
 
 
-@registered
+@conformant
 def test_empty_time_and_empty_batch(case):
     cell, params, state = case.cell, params_of(case.cell), state_of(case.cell, (2,))
-    no_time = seqjax.unroll(cell, params, inputs_of(cell, (2,), 0), state=state, lengths=[0, 0])
+    no_time = case.unroll(params, inputs_of(cell, (2,), 0), state=state, lengths=[0, 0])
     assert no_time.outputs.shape == (2, 0, *cell.output_shape)
     assert_close(no_time.state, state, 0, 0)
-    no_batch = seqjax.unroll(cell, params, inputs_of(cell, (0,)), lengths=[])
+    no_batch = case.unroll(params, inputs_of(cell, (0,)), lengths=[])
     assert no_batch.outputs.shape == (0, T, *cell.output_shape)
     assert jax.tree.leaves(no_batch.state)[0].shape[0] == 0
 
 
-@registered
+@conformant
 def test_chunks_with_carried_state_equal_the_whole(case):
     cell, params = case.cell, params_of(case.cell)
     xs, mask, resets = inputs_of(cell, (3,)), mask_of((3,)), mask_of((3,), seed=9)
-    whole = seqjax.unroll(cell, params, xs, mask=mask, resets=resets)
-    a = seqjax.unroll(cell, params, xs[:, :3], mask=mask[:, :3], resets=resets[:, :3])
-    b = seqjax.unroll(
-        cell, params, xs[:, 3:], state=a.state, mask=mask[:, 3:], resets=resets[:, 3:]
-    )
+    whole = case.unroll(params, xs, mask=mask, resets=resets)
+    a = case.unroll(params, xs[:, :3], mask=mask[:, :3], resets=resets[:, :3])
+    b = case.unroll(params, xs[:, 3:], state=a.state, mask=mask[:, 3:], resets=resets[:, 3:])
     assert_close(whole, (jnp.concatenate([a.outputs, b.outputs], 1), b.state))
 
 
-@registered
+@conformant
 def test_stepping_equals_the_sequence(case):
     cell, params = case.cell, params_of(case.cell)
     xs, state = inputs_of(cell, (3,)), cell.initial_state((3,))
-    whole = seqjax.unroll(cell, params, xs)
+    whole = case.unroll(params, xs)
     step = jax.jit(cell.step)
     for t in range(T):
         state, output = step(params, xs[:, t], state)
@@ -152,39 +148,37 @@ def test_stepping_equals_the_sequence(case):
     assert_close(state, whole.state)
 
 
-@registered
+@conformant
 def test_time_major_is_the_same_transposed(case):
     cell, params = case.cell, params_of(case.cell)
     xs, mask, resets = inputs_of(cell, BATCH), mask_of(BATCH), mask_of(BATCH, seed=9)
-    want = seqjax.unroll(cell, params, xs, mask=mask, resets=resets)
+    want = case.unroll(params, xs, mask=mask, resets=resets)
     first = lambda a: np.moveaxis(a, 2, 0)  # noqa: E731
-    got = seqjax.unroll(
-        cell, params, first(xs), mask=first(mask), resets=first(resets), time_major=True
-    )
+    got = case.unroll(params, first(xs), mask=first(mask), resets=first(resets), time_major=True)
     assert_close(got, (first(np.asarray(want.outputs)), want.state))
     lengths = np.full(BATCH, 2)
-    got = seqjax.unroll(cell, params, first(xs), lengths=lengths, time_major=True)
-    want = seqjax.unroll(cell, params, xs, lengths=lengths)
+    got = case.unroll(params, first(xs), lengths=lengths, time_major=True)
+    want = case.unroll(params, xs, lengths=lengths)
     assert_close(got, (first(np.asarray(want.outputs)), want.state))
 
 
-@registered
+@conformant
 def test_recurrent_mask(case):
     cell, params = case.cell, params_of(case.cell)
     xs, state = inputs_of(cell, (3,)), state_of(cell, (3,))
     if cell.recurrent_input(state) is None:
         with pytest.raises(ValueError, match=r"recurrent_mask.*no recurrent product"):
-            seqjax.unroll(cell, params, xs, recurrent_mask=jnp.ones((3, 4)))
+            case.unroll(params, xs, recurrent_mask=jnp.ones((3, 4)))
         return
     shape = cell.recurrent_input(state).shape
     noise = 2.0 * (np.random.default_rng(6).random(shape) < 0.5).astype(np.float32)
-    got = seqjax.unroll(cell, params, xs, state=state, recurrent_mask=noise)
+    got = case.unroll(params, xs, state=state, recurrent_mask=noise)
     want = reference(case, params, xs, initial_state=state, recurrent_mask=noise)
     assert_close(got, want)
 
 
 @pytest.mark.parametrize("training", [True, False])
-@registered
+@conformant
 def test_zoneout(case, training):
     cell, params = case.cell, params_of(case.cell)
     xs, state, mask = inputs_of(cell, (3,)), state_of(cell, (3,)), mask_of((3,))
@@ -193,7 +187,7 @@ def test_zoneout(case, training):
         hold = jax.tree.map(lambda a: a > 0.5, drawn)
     else:
         hold = jax.tree.map(lambda s: 0.3, state)
-    got = seqjax.unroll(cell, params, xs, state=state, mask=mask, zoneout=hold)
+    got = case.unroll(params, xs, state=state, mask=mask, zoneout=hold)
     want = reference(case, params, xs, initial_state=state, mask=mask, zoneout=hold)
     assert_close(got, want)
 
@@ -202,22 +196,22 @@ def test_zoneout(case, training):
 def test_integer_dtypes_of_lengths(dtype):
     case = CASES["gru"]
     params, xs = params_of(case.cell), inputs_of(case.cell, (3,))
-    want = seqjax.unroll(case.cell, params, xs, lengths=LENGTHS)
-    assert_close(seqjax.unroll(case.cell, params, xs, lengths=LENGTHS.astype(dtype)), want, 0, 0)
+    want = case.unroll(params, xs, lengths=LENGTHS)
+    assert_close(case.unroll(params, xs, lengths=LENGTHS.astype(dtype)), want, 0, 0)
 
 
 def test_long_lengths_in_a_narrow_dtype():
-    cell = CASES["elman"].cell
-    xs = inputs_of(cell, (1,), 300)
-    got = seqjax.unroll(cell, params_of(cell), xs, lengths=np.array([255], np.uint8))
+    case = CASES["elman"]
+    xs = inputs_of(case.cell, (1,), 300)
+    got = case.unroll(params_of(case.cell), xs, lengths=np.array([255], np.uint8))
     assert (got.outputs[0, 254] != 0).any() and (got.outputs[0, 255:] == 0).all()
 
 
 def test_lengths_beyond_the_steps_are_clamped_under_jit():
     case = CASES["lstm"]
     params, xs = params_of(case.cell), inputs_of(case.cell, (2,))
-    run = jax.jit(lambda lengths: seqjax.unroll(case.cell, params, xs, lengths=lengths))
-    want = seqjax.unroll(case.cell, params, xs, lengths=np.array([T, 0]))
+    run = jax.jit(lambda lengths: case.unroll(params, xs, lengths=lengths))
+    want = case.unroll(params, xs, lengths=np.array([T, 0]))
     assert_close(run(np.array([T + 5, -3])), want)
 
 
@@ -225,6 +219,6 @@ def test_a_state_without_batch_axes_starts_every_sequence():
     case = CASES["lstm"]
     cell, params, learned = case.cell, params_of(case.cell), state_of(case.cell, ())
     xs = inputs_of(cell, BATCH)
-    got = seqjax.unroll(cell, params, xs, state=learned)
+    got = case.unroll(params, xs, state=learned)
     tiled = jax.tree.map(lambda s: jnp.broadcast_to(s, (*BATCH, *s.shape)), learned)
     assert_close(got, reference(case, params, xs, initial_state=tiled))

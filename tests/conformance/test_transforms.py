@@ -14,11 +14,11 @@ from tests.cases import (
     CASES,
     T,
     assert_close,
+    conformant,
     draw_like,
     inputs_of,
     mask_of,
     params_of,
-    registered,
 )
 
 BATCH = (4,)
@@ -29,7 +29,7 @@ def run_of(case):
     cell, mask = case.cell, mask_of(BATCH)
 
     def run(params, xs):
-        return tuple(seqjax.unroll(cell, params, xs, mask=mask))
+        return tuple(case.unroll(params, xs, mask=mask))
 
     def loss(params, xs):
         outputs, state = run(params, xs)
@@ -38,18 +38,18 @@ def run_of(case):
     return run, loss, params_of(cell), inputs_of(cell, BATCH)
 
 
-@registered
+@conformant
 def test_jit_and_checkpoint_and_vmap(case):
     run, _, params, xs = run_of(case)
     want = run(params, xs)
     assert_close(jax.jit(run)(params, xs), want)
     assert_close(jax.checkpoint(run)(params, xs), want)
-    cell, mask = case.cell, mask_of(BATCH)
-    one = lambda x, m: tuple(seqjax.unroll(cell, params, x, mask=m))  # noqa: E731
+    mask = mask_of(BATCH)
+    one = lambda x, m: tuple(case.unroll(params, x, mask=m))  # noqa: E731
     assert_close(jax.vmap(one)(xs, mask), want)
 
 
-@registered
+@conformant
 def test_forward_mode_equals_reverse_mode(case):
     _, loss, params, xs = run_of(case)
     tangent = jax.tree.map(jnp.asarray, draw_like(params, 12))
@@ -62,7 +62,7 @@ def test_forward_mode_equals_reverse_mode(case):
     np.testing.assert_allclose(slope, along, rtol=1e-4)
 
 
-@registered
+@conformant
 def test_gradient_of_gradient(case):
     _, loss, params, xs = run_of(case)
     tangent = jax.tree.map(jnp.asarray, draw_like(params, 12))
@@ -82,14 +82,14 @@ def test_gradient_of_gradient(case):
     assert_close(backward, forward, 1e-4 * scale, 1e-3)
 
 
-@registered
+@conformant
 def test_shard_map_over_the_batch(case):
     run, _, params, xs = run_of(case)
-    cell, mask = case.cell, mask_of(BATCH)
+    mask = mask_of(BATCH)
     mesh = jax.make_mesh((2,), ("batch",), axis_types=(jax.sharding.AxisType.Auto,))
     spec = PartitionSpec("batch")
     sharded = jax.shard_map(
-        lambda p, x, m: tuple(seqjax.unroll(cell, p, x, mask=m)),
+        lambda p, x, m: tuple(case.unroll(p, x, mask=m)),
         mesh=mesh,
         in_specs=(PartitionSpec(), spec, spec),
         out_specs=spec,
@@ -105,9 +105,9 @@ def test_equal_cells_share_one_trace_and_second_calls_trace_nothing(monkeypatch)
 
     def counted(*arguments, **options):
         traces.append(1)
-        return kernels.scan(*arguments, **options)
+        return kernels.fused(*arguments, **options)
 
-    monkeypatch.setitem(kernels.KERNELS, "scan", counted)
+    monkeypatch.setitem(kernels.KERNELS, "fused", counted)
     make = lambda: seqjax.cells.GRU(7, 9)  # noqa: E731
     cell = make()
     assert cell == make() and hash(cell) == hash(make()) and cell != seqjax.cells.GRU(7, 8)
@@ -145,7 +145,7 @@ def products(jaxpr, inside=False):
     return count
 
 
-@registered
+@conformant
 def test_the_input_product_is_outside_the_loop(case):
     run, _, params, xs = run_of(case)
     cell, state = case.cell, case.cell.initial_state(BATCH)
@@ -156,18 +156,35 @@ def test_the_input_product_is_outside_the_loop(case):
     assert of_step == PRODUCTS.get(case.name, of_step)
 
 
-def test_compiled_time_does_not_depend_on_steps():
-    cell = CASES["lstm"].cell
-    params = params_of(cell)
+@pytest.mark.parametrize("kernel", ["scan", "fused"])
+def test_the_program_does_not_grow_with_the_steps(kernel):
+    case = CASES["lstm"]._replace(kernel=kernel)
+    params = params_of(case.cell)
+    gradient = jax.jit(jax.grad(lambda x: case.unroll(params, x).outputs.sum()))
     sizes = {
-        len(jax.jit(lambda x: seqjax.unroll(cell, params, x)).lower(xs).as_text().splitlines())
-        for xs in (inputs_of(cell, (2,), T), inputs_of(cell, (2,), 50 * T))
+        len(gradient.lower(inputs_of(case.cell, (2,), steps)).as_text().splitlines())
+        for steps in (T, 50 * T)
     }
     assert len(sizes) == 1
 
 
+@conformant
+def test_the_kernel_asked_for_runs(case, monkeypatch):
+    ran = []
+    real = kernels.KERNELS[case.kernel]
+
+    def counted(*arguments, **options):
+        ran.append(case.kernel)
+        return real(*arguments, **options)
+
+    monkeypatch.setitem(kernels.KERNELS, case.kernel, counted)
+    # A number of steps that no other test has, so that nothing has been traced before.
+    case.unroll(params_of(case.cell), inputs_of(case.cell, (1,), 2 * T + 1))
+    assert ran == [case.kernel]
+
+
 @pytest.mark.parametrize("platform", ["cpu", "cuda", "rocm", "tpu"])
-@registered
+@conformant
 def test_lowers_for_every_platform(case, platform):
     _, loss, params, xs = run_of(case)
     exported = jax.export.export(jax.jit(jax.value_and_grad(loss)), platforms=[platform])(

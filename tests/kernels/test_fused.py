@@ -1,10 +1,10 @@
 """The fused kernel equals scan, runs when asked for, and has one product in each loop."""
 
 import functools
+from typing import Any, cast
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 import pytest
 
 import seqjax
@@ -22,6 +22,7 @@ from tests.cases import (
     with_garbage,
 )
 from tests.conformance.test_transforms import products
+from tests.test_custom_cells import RunningMean
 
 BATCH = (3,)
 
@@ -151,32 +152,91 @@ def test_one_product_in_each_loop(name, forward, backward):
     assert count(jax.grad(loss), "scan")[1] == forward + backward + 1  # dW inside the loop
 
 
-def test_the_kernel_asked_for_runs(monkeypatch):
-    ran = []
-    real = kernels.KERNELS["fused"]
+@pytest.mark.parametrize("inline", [True, False])
+@pytest.mark.parametrize("name", ["lstm", "gru", "cho_gru", "min_gru", "conv_lstm_1d"])
+def test_projecting_in_the_loop_changes_nothing(name, inline):
+    cell = CASES[name].cell
+    start = state_of(cell, BATCH)
+    mask = jnp.asarray(mask_of(BATCH).T)
+    xs = jnp.moveaxis(jnp.asarray(inputs_of(cell, BATCH)), 1, 0)
 
-    def counted(*arguments, **options):
-        ran.append(1)
-        return real(*arguments, **options)
+    def ran(kernel, **options):
+        def loss(params, xs):
+            problem = kernels.Problem(params, xs, start, cell.initial_state(BATCH), mask)
+            outputs, state = kernel(cell, problem, **options)
+            return jnp.sin(outputs).sum() + sum(jnp.cos(s).sum() for s in jax.tree.leaves(state))
 
-    monkeypatch.setitem(kernels.KERNELS, "fused", counted)
-    cell = seqjax.cells.GRU(5, 6)
-    xs = inputs_of(cell, (2,))
-    seqjax.unroll(cell, params_of(cell), xs, implementation="fused")
-    assert ran == [1]
+        return jax.jit(jax.value_and_grad(loss, (0, 1)))(params_of(cell), xs)
 
-
-@pytest.mark.parametrize("platform", ["cpu", "cuda", "rocm", "tpu"])
-def test_gradient_lowers_for_every_platform(platform):
-    loss, arguments = loss_of(CASES["gru"], "fused")
-    exported = jax.export.export(jax.jit(jax.grad(loss)), platforms=[platform])(*arguments)
-    assert exported.platforms == (platform,)
+    want = ran(kernels.scan)
+    assert_same(ran(kernels.fused, inline=inline), want)
+    assert_same(ran(kernels.scan, inline=inline), want)
 
 
-def test_what_it_cannot_do_it_says():
-    cell = CASES["gru"].cell
+@pytest.mark.parametrize("moving", [["w_hh"], ["w_ih"], ["b_hn", "b"], []])
+def test_only_some_parameters_move(moving):
+    case = CASES["gru"]
+    params, xs = params_of(case.cell), inputs_of(case.cell, BATCH)
+
+    def gradient(kernel):
+        def loss(some, xs):
+            return jnp.sin(kernel.unroll(params._replace(**some), xs).outputs).sum()
+
+        some = {name: getattr(params, name) for name in moving}
+        return jax.grad(loss, 0 if moving else 1)(some, xs)
+
+    assert_same(*(gradient(case._replace(kernel=kernel)) for kernel in ("fused", "scan")))
+
+
+def test_gradients_of_the_noise():
+    case = CASES["lstm"]
+    params, xs = params_of(case.cell), inputs_of(case.cell, BATCH)
+    noise, hold = draw_like(jnp.zeros((3, 4)), 1), abs(draw_like(jnp.zeros((3, 6, 4)), 2)) / 9
+
+    def gradient(kernel):
+        def loss(noise, hold):
+            zoneout: Any = seqjax.cells.LSTMState(hold, cast("jax.Array", None))
+            ran = kernel.unroll(params, xs, recurrent_mask=noise, zoneout=zoneout)
+            return jnp.sin(ran.outputs).sum()
+
+        return jax.grad(loss, (0, 1))(noise, hold)
+
+    got, want = (gradient(case._replace(kernel=kernel)) for kernel in ("fused", "scan"))
+    assert all(bool(jnp.abs(leaf).max() > 0) for leaf in got)
+    assert_same(got, want)
+
+
+def test_the_backward_loop_carries_the_state_alone():
+    """Neither the gradient of a matrix nor zeros for one that the loop does not read."""
+    cell = seqjax.cells.LSTM(3, 17)
+    params, xs = params_of(cell), inputs_of(cell, (2,))
+    gradient = jax.grad(lambda p: seqjax.unroll(cell, p, xs).outputs.sum())
+    loops = [e for e in walk(jax.make_jaxpr(gradient)(params).jaxpr) if e.primitive.name == "scan"]
+    assert len(loops) == 2
+    for loop in loops:
+        first = loop.params["num_consts"]
+        carried = loop.invars[first : first + loop.params["num_carry"]]
+        assert {v.aval.shape for v in carried} <= {(2, 17), ()}
+
+
+def walk(jaxpr):
+    """Every equation of a program, those of its parts among them."""
+    for equation in jaxpr.eqns:
+        yield equation
+        for sub in jax.tree.leaves(
+            list(equation.params.values()),
+            is_leaf=lambda p: hasattr(p, "eqns") or hasattr(p, "jaxpr"),
+        ):
+            if hasattr(sub, "eqns") or hasattr(sub, "jaxpr"):
+                yield from walk(getattr(sub, "jaxpr", sub))
+
+
+def test_a_state_that_is_not_floating_point():
+    cell = RunningMean(3, 4)
     params, xs = params_of(cell), inputs_of(cell, BATCH)
-    with pytest.raises(ValueError, match=r"remat: expected auto or none.*'sqrt'"):
-        seqjax.unroll(cell, params, xs, implementation="fused", remat="sqrt")
-    empty = seqjax.unroll(cell, params, xs[:, :0], implementation="fused", lengths=np.zeros(3, int))
-    assert empty.outputs.shape == (3, 0, 4)
+    with pytest.raises(ValueError, match=r"implementation: 'fused'.*RunningMean.*'scan' or 'auto'"):
+        seqjax.unroll(cell, params, xs, implementation="fused")
+    assert_same(
+        seqjax.unroll(cell, params, xs).outputs,
+        seqjax.unroll(cell, params, xs, implementation="scan").outputs,
+    )

@@ -162,7 +162,7 @@ def test_merge_modes(mode):
     ],
 )
 def test_any_number_of_batch_axes(name, batch):
-    name, cell = CASES[name]
+    name, cell, _ = CASES[name]
     layer = make(cell, num_layers=2, bidirectional=True, merge_mode="sum", residual=True)
     xs, resets = inputs_of(cell, batch, T), resets_of(batch, T)
     lengths = np.random.default_rng(8).integers(0, T + 1, batch)
@@ -282,7 +282,12 @@ def test_implementation_and_remat_are_passed_on():
     layer = make(cells.GRU(I, H), num_layers=2)
     xs = random(2, T, I)
     want = layer(xs)
-    for options in (dict(implementation="scan"), dict(remat="step"), dict(remat="sqrt")):
+    for options in (
+        dict(implementation="scan"),
+        dict(remat="log"),
+        dict(remat="sqrt"),
+        dict(memory_budget=10**6),
+    ):
         assert_close(layer(xs, **options), want)
     for name in ("implementation", "remat"):
         with pytest.raises(ValueError, match=name):

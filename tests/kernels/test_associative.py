@@ -1,0 +1,77 @@
+"""The associative kernel: time in parallel equals the loop, and refuses what is not linear."""
+
+import dataclasses
+from typing import ClassVar
+
+import jax
+import jax.numpy as jnp
+import pytest
+
+import seqjax
+from seqjax.cells import LinearCell
+from tests.cases import CASES, assert_close, draw_like, inputs_of, mask_of, params_of, state_of
+from tests.kernels.test_fused import walk
+
+BATCH = (2, 3)
+
+
+@dataclasses.dataclass(frozen=True)
+class Readout(LinearCell):
+    """A linear cell whose output is not its state."""
+
+    gates: ClassVar[int] = 2
+
+    def linear_terms(self, params, projected):
+        return jnp.tanh(projected[0]), projected[1]
+
+    def output(self, params, state):
+        return jnp.concatenate([state, jnp.square(state)], axis=-1)
+
+    @property
+    def output_shape(self):
+        return (2 * self.hidden_size,)
+
+
+@pytest.mark.parametrize("reverse", [False, True])
+@pytest.mark.parametrize("hold", ["none", "number", "drawn"])
+@pytest.mark.parametrize("cell", [CASES["min_lstm"].cell, Readout(3, 4)], ids=["min_lstm", "own"])
+def test_equals_the_loop_with_everything_on(cell, hold, reverse):
+    params, xs, start = params_of(cell), inputs_of(cell, BATCH), state_of(cell, BATCH)
+    mask, resets = mask_of(BATCH), mask_of(BATCH, seed=9)
+    zoneout = {
+        "none": None,
+        "number": 0.3,
+        "drawn": draw_like(xs[..., :1] * start[:, :, None], 4) > 0,
+    }
+
+    def ran(implementation):
+        def loss(params, xs, start, back):
+            outputs, state = seqjax.unroll(
+                cell, params, xs, state=start, reset_state=back, mask=mask, resets=resets,
+                zoneout=zoneout[hold], reverse=reverse, implementation=implementation,
+            )  # fmt: skip
+            return jnp.sin(outputs).sum() + jnp.cos(state).sum(), (outputs, state)
+
+        back = state_of(cell, BATCH, 7)
+        return jax.jit(jax.value_and_grad(loss, (0, 1, 2, 3), has_aux=True))(
+            params, xs, start, back
+        )
+
+    assert_close(ran("associative"), ran("scan"), 1e-5, 1e-5)
+
+
+def test_there_is_no_loop():
+    cell = CASES["min_gru"].cell
+    params = params_of(cell)
+    run = lambda xs: seqjax.unroll(cell, params, xs, implementation="associative")  # noqa: E731
+    names = {e.primitive.name for e in walk(jax.make_jaxpr(run)(inputs_of(cell, BATCH)).jaxpr)}
+    assert not names & {"scan", "while"}
+
+
+def test_other_cells_are_refused():
+    cell = CASES["gru"].cell
+    message = (
+        r"implementation: 'associative' runs cells with linear_terms, got GRU; expected 'scan'"
+    )
+    with pytest.raises(ValueError, match=message):
+        seqjax.unroll(cell, params_of(cell), inputs_of(cell, BATCH), implementation="associative")

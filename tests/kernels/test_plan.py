@@ -1,0 +1,176 @@
+"""The planner's table, and that its numbers hold: segments, memory, what is printed."""
+
+import functools
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import seqjax
+from seqjax.cells import CELLS, GRU, LSTM, Elman, MinGRU
+from seqjax.kernels import make_plan
+from tests.cases import params_of
+from tests.test_custom_cells import RunningMean
+
+# cell, batch, steps, platform, what was asked for → kernel, inline, remat, number of segment levels
+TABLE = [
+    (LSTM(128, 128), (32,), 100, "cpu", {}, ("fused", False, "none", 0)),
+    (LSTM(256, 256), (64,), 100, "cpu", {}, ("fused", True, "none", 0)),
+    (LSTM(512, 512), (32,), 100, "cpu", {}, ("fused", True, "none", 0)),
+    (LSTM(512, 512), (32,), 100, "gpu", {}, ("fused", False, "none", 0)),
+    (LSTM(512, 512), (32,), 100, "tpu", {}, ("fused", False, "none", 0)),
+    (LSTM(128, 128), (1,), 256, "cpu", {}, ("fused", False, "none", 0)),
+    (LSTM(128, 128), (4, 8), 100, "cpu", {}, ("fused", False, "none", 0)),
+    (GRU(128, 128), (32,), 100, "cpu", {}, ("fused", False, "none", 0)),
+    (Elman(128, 128), (32,), 100, "cpu", {}, ("fused", False, "none", 0)),
+    (LSTM(128, 128), (32,), 4096, "cpu", {}, ("fused", True, "chunk", 1)),
+    (LSTM(128, 128), (32,), 4096, "gpu", {}, ("fused", False, "none", 0)),
+    (LSTM(128, 128), (32,), 4096, "cpu", {"wanted": "values"}, ("fused", True, "none", 0)),
+    (LSTM(128, 128), (32,), 4096, "cpu", {"wanted": "forward"}, ("fused", True, "none", 0)),
+    (LSTM(128, 128), (32,), 4096, "cpu", {"remat": "none"}, ("fused", True, "none", 0)),
+    (LSTM(128, 128), (32,), 100, "cpu", {"remat": "sqrt"}, ("fused", False, "sqrt", 1)),
+    (LSTM(128, 128), (32,), 4096, "cpu", {"remat": "log"}, ("fused", True, "log", 3)),
+    (LSTM(16, 16), (2,), 8, "cpu", {"remat": "log"}, ("fused", False, "log", 0)),
+    (LSTM(16, 16), (2,), 0, "cpu", {"remat": "sqrt"}, ("fused", False, "sqrt", 0)),
+    (LSTM(128, 128), (32,), 400, "gpu", {"memory_budget": 2**30}, ("fused", False, "none", 0)),
+    (LSTM(128, 128), (32,), 400, "gpu", {"memory_budget": 2**25}, ("fused", False, "chunk", 1)),
+    (LSTM(128, 128), (32,), 65536, "gpu", {"memory_budget": 2**24}, ("fused", False, "log", 4)),
+    (LSTM(128, 128), (32,), 100, "cpu", {"implementation": "scan"}, ("scan", False, "none", 0)),
+    (LSTM(128, 128), (32,), 100, "gpu", {"implementation": "cudnn"}, ("cudnn", False, "none", 0)),
+    (MinGRU(64, 64), (8,), 512, "cpu", {}, ("fused", False, "none", 0)),
+    (MinGRU(64, 64), (8,), 512, "gpu", {}, ("associative", False, "none", 0)),
+    (MinGRU(64, 64), (8,), 512, "tpu", {}, ("associative", False, "none", 0)),
+    (MinGRU(64, 64), (8,), 8, "tpu", {}, ("fused", False, "none", 0)),
+    (RunningMean(64, 64), (8,), 100, "cpu", {}, ("scan", False, "none", 0)),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("cell", "batch", "steps", "platform", "asked", "want"), TABLE)
+def test_table(cell, batch, steps, platform, asked, want):
+    plan = make_plan(cell, batch, steps, jnp.dtype(jnp.float32), platform=platform, **asked)
+    assert (plan.kernel, plan.inline, plan.remat, len(plan.segments)) == want
+    for outer, inner in zip(plan.segments, plan.segments[1:], strict=False):
+        assert outer % inner == 0
+    assert len(plan.reasons) == 3 and all(plan.reasons)
+    if asked.get("memory_budget"):
+        assert 0 < plan.stored_bytes <= asked["memory_budget"]
+
+
+@pytest.mark.parametrize("platform", ["cpu", "gpu", "tpu"])
+@pytest.mark.parametrize("name", CELLS)
+def test_auto_finds_a_kernel_for_every_cell(name, platform):
+    plan = make_plan(CELLS[name](4, 4), (2,), 100, jnp.dtype("bfloat16"), platform=platform)
+    assert plan.kernel in ("scan", "fused", "associative")  # not cudnn: it has not been run
+
+
+@pytest.mark.parametrize("steps", [12, 97, 100, 1000, 4096, 65536])
+def test_segments_divide_the_steps_where_a_size_near_does(steps):
+    plan = make_plan(GRU(8, 8), (2,), steps, jnp.float32, platform="cpu", remat="sqrt")
+    (size,) = plan.segments
+    assert steps**0.5 / 2 - 1 <= size <= 2 * steps**0.5
+    assert steps % size == 0 or steps == 97
+
+
+def temporaries(cell, batch, steps, **options):
+    """Bytes that XLA sets aside for a gradient, inputs and outputs not counted."""
+    params = params_of(cell)
+    xs = jax.ShapeDtypeStruct((batch, steps, *cell.input_shape), jnp.float32)
+
+    def loss(params, xs):
+        return seqjax.unroll(cell, params, xs, **options).outputs.sum()
+
+    compiled = jax.jit(jax.grad(loss)).lower(params, xs).compile()
+    analysis = compiled.memory_analysis()
+    assert analysis is not None
+    return analysis.temp_size_in_bytes
+
+
+BUDGET = 2**20
+
+
+@pytest.mark.parametrize("name", ["lstm", "gru", "elman", "min_gru"])
+def test_a_budget_is_kept(name):
+    cell = CELLS[name](8, 32)
+    outputs = 4 * 4 * 4000 * 32
+    assert temporaries(cell, 4, 4000, remat="none") > 4 * BUDGET
+    # The outputs, and their gradient, which the loss keeps, are not counted, nor their transposes.
+    assert temporaries(cell, 4, 4000, memory_budget=BUDGET) < 1.5 * BUDGET + 4 * outputs
+
+
+@functools.cache
+def kept(remat, steps):
+    cell = LSTM(1, 32)
+    outputs = 4 * steps * 32
+    return temporaries(cell, 1, steps, remat=remat, implementation="fused") - 2 * outputs
+
+
+def test_memory_grows_as_promised():
+    assert kept("none", 4096) > 3.5 * kept("none", 1024)
+    assert kept("sqrt", 4096) < 0.5 * kept("none", 4096)
+    assert kept("log", 4096) < 0.5 * kept("none", 4096)
+
+
+def test_budgets_that_cannot_be_kept():
+    cell = LSTM(128, 128)
+    xs = jax.ShapeDtypeStruct((32, 4096, 128), jnp.float32)
+    with pytest.raises(ValueError, match=r"memory_budget: expected at least \d+ bytes.*got 1000"):
+        seqjax.explain(cell, xs, memory_budget=1000)
+    with pytest.raises(ValueError, match=r"remat='none'.*got 1000000"):
+        seqjax.explain(cell, xs, memory_budget=1000000, remat="none")
+    wrong: Any
+    for wrong in (0, -1, 1.5, "1 GB", True):
+        with pytest.raises((TypeError, ValueError), match="memory_budget: expected a positive int"):
+            seqjax.explain(cell, xs, memory_budget=wrong)
+
+
+def test_explain_prints_the_plan_that_unroll_follows(capsys, monkeypatch):
+    cell = GRU(3, 5)
+    xs = np.ones((2, 40, 3), np.float32)
+    plan = seqjax.explain(cell, xs, remat="sqrt", implementation="scan")
+    assert capsys.readouterr().out == f"{plan}\n"
+    assert "kernel" in str(plan) and "scan was asked for" in str(plan)
+    ran = []
+    real = seqjax.kernels.run
+
+    def spy(cell, problem, plan, **options):
+        ran.append(plan)
+        return real(cell, problem, plan, **options)
+
+    # The package's attribute `unroll` is the function, not the module.
+    monkeypatch.setitem(seqjax.unroll.__globals__, "run", spy)
+    seqjax.unroll(cell, params_of(cell), xs, remat="sqrt", implementation="scan")
+    assert ran == [plan]
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (
+            dict(wanted="hessian"),
+            "wanted: expected one of values, gradient, forward; got 'hessian'",
+        ),
+        (dict(platform="abacus"), "platform: expected one of cpu"),
+        (dict(implementation="fastest"), "implementation: expected one of auto"),
+        (dict(remat="all"), "remat: expected one of auto, none, chunk, sqrt, log; got 'all'"),
+        (dict(unroll=0), "unroll: expected a positive integer, got 0"),
+    ],
+)
+def test_bad_options(options, message):
+    with pytest.raises(ValueError, match=message):
+        seqjax.explain(GRU(3, 5), np.ones((2, 4, 3), np.float32), **options)
+    with pytest.raises(ValueError, match=r"xs: expected \[\.\.\., T, 3\]"):
+        seqjax.explain(GRU(3, 5), np.ones((2, 4, 4), np.float32))
+
+
+def test_sizes_that_are_not_known_when_a_program_is_exported():
+    cell = LSTM(3, 5)
+    b, t = jax.export.symbolic_shape("b, t")
+    xs = jax.ShapeDtypeStruct((b, t, 3), jnp.float32)
+    params = params_of(cell)
+    exported = jax.export.export(jax.jit(lambda xs: seqjax.unroll(cell, params, xs).outputs))(xs)
+    some = np.ones((2, 7, 3), np.float32)
+    np.testing.assert_allclose(
+        exported.call(some), seqjax.unroll(cell, params, some).outputs, atol=1e-6
+    )
