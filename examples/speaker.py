@@ -24,7 +24,7 @@ import optax
 import tyro
 from flax import nnx
 
-from seqjax import cells, losses, metrics, nn, sequences, training, viz
+from seqjax import cells, losses, metrics, nn, sequences, sharding, training, viz
 from seqjax.data import batches
 
 FILES = ("JapaneseVowels_TRAIN.ts", "JapaneseVowels_TEST.ts")
@@ -54,6 +54,8 @@ class Config:
     """Share of the target probability that is spread over all speakers."""
     seeds: tuple[int, ...] = (0, 1, 2)
     """One model is trained for each: a seed fixes weights, order of recordings, noise, dropout."""
+    devices: int = 1
+    """Over how many devices each batch is divided; more than one divides a CPU's cores."""
     data_dir: Path | None = None
     """Folder of the two .ts files; by default that in the installed package aeon or sktime."""
     out: Path = Path("out/speaker")
@@ -169,6 +171,7 @@ def train(config: Config, seed: int, train_set: Any, test_set: Any, speakers: in
         eval_batches=list(batches(test_set, batch_size=len(test_set["speaker"]))),
         metric_fn=metric_fn,
         seed=seed,
+        devices=config.devices,
     )
 
 
@@ -192,6 +195,8 @@ def plot(config: Config, result: training.FitResult, test_set: Any, speakers: li
 
 def main(config: Config) -> list[float]:
     """Trains, prints and plots; returns the test accuracy of each seed."""
+    if config.devices > 1:
+        sharding.use_cpu_devices(config.devices)  # before anything is computed
     make_cell(config.cell, 1, 1)  # a wrong name is said before anything is read
     if not config.seeds:
         raise SystemExit("--seeds: expected at least one")

@@ -4,7 +4,7 @@ Write a recurrent cell once, as pure functions; get the best known way to run it
 differentiate it, everywhere JAX runs.
 """
 
-from seqjax import cells, data, kernels, losses, metrics, nn, sequences, training, viz
+from seqjax import cells, data, kernels, losses, metrics, nn, sequences, sharding, training, viz
 from seqjax.cells import CELLS
 from seqjax.types import Unrolled
 from seqjax.unroll import explain, unroll
@@ -22,6 +22,7 @@ __all__ = [
     "metrics",
     "nn",
     "sequences",
+    "sharding",
     "training",
     "unroll",
     "viz",

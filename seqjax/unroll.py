@@ -183,10 +183,10 @@ def explain(
       input product       for all steps at once
       remat               none
       unroll              1
-      kept for gradients  about 28.1 MB
+      kept for gradients  about 31.2 MB
       - fused: weight gradients are one product each, not one a step
       - one product for all steps is faster; its 6.2 MB stay in the CPU's caches
-      - 28.1 MB are kept without running any step twice
+      - 31.2 MB are kept without running any step twice
     """
     _check_cell(cell)
     checks.require_name("wanted", wanted, WANTED)

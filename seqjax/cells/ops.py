@@ -59,8 +59,14 @@ def matmul(x: Array, w: Array) -> Array:
       >>> matmul(jnp.ones([2, 3]), jnp.ones([3, 4], jnp.bfloat16)).dtype.name
       'float32'
     """
+    x = x.astype(w.dtype)
     accumulator = accumulator_dtype(w.dtype)
-    return jnp.matmul(x.astype(w.dtype), w, preferred_element_type=accumulator)
+    if x.ndim > 2 and jax.device_count() == 1:
+        # The weight's gradient is then a product of two matrices, up to a fifth faster on CPUs.
+        # Not where there are more devices: merging the batch with time would undo its sharding.
+        flat = jnp.matmul(x.reshape(-1, x.shape[-1]), w, preferred_element_type=accumulator)
+        return flat.reshape(*x.shape[:-1], w.shape[-1])
+    return jnp.matmul(x, w, preferred_element_type=accumulator)
 
 
 def affine(x: Array, w: Array, b: Array | None) -> Array:

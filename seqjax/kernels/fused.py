@@ -201,7 +201,7 @@ def _derivative(
     d_product = None
     if multiplies and d_matrix is not None:
         rs = cell.masked_recurrent_input(widened(stored.state), problem.recurrent_mask)
-        d_product = _product(jnp.asarray(rs), d_matrix)
+        d_product = ops.matmul(jnp.asarray(rs), d_matrix)
     if additive:
         d_sum, gates = _concatenated(d_projected), len(jax.tree.leaves(stored.z))
         d_product = (
@@ -298,12 +298,6 @@ def _is_zero(tangent: Any) -> bool:
 
 def _none_if_zero(tangent: Any) -> Any:
     return None if _is_zero(tangent) else tangent
-
-
-def _product(rs: Array, matrix: Array) -> Array:
-    """r_t @ matrix for all steps and sequences, as one product of two matrices."""
-    flat = ops.matmul(rs.reshape(-1, rs.shape[-1]), matrix)
-    return flat.reshape(*rs.shape[:-1], matrix.shape[-1])
 
 
 def _leaves(primals: PyTree, tangents: PyTree) -> list[Any]:

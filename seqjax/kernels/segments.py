@@ -41,6 +41,7 @@ def in_segments(
       What `run` gives for the whole, in values and derivatives.
 
     Example:
+      >>> import functools
       >>> from seqjax.cells import GRU
       >>> from seqjax.kernels import scan
       >>> cell = GRU(3, 5)

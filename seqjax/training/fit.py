@@ -1,5 +1,6 @@
 """A plain training loop: one function, one seed, one history."""
 
+import functools
 import time
 from collections.abc import Callable, Iterable, Iterator, Sized
 from typing import Any, NamedTuple, TypeAlias
@@ -8,7 +9,7 @@ import jax
 import optax
 from flax import nnx
 
-from seqjax import checks
+from seqjax import checks, sharding
 from seqjax.training.evaluation import MetricFn, evaluate, make_eval_step
 from seqjax.training.progress import Progress
 from seqjax.training.state import TrainState, init_state, state_to_model
@@ -47,6 +48,7 @@ def fit(
     seed: int = 0,
     progress: bool = True,
     on_epoch_end: Callable[[Record, TrainState], object] | None = None,
+    devices: int = 1,
 ) -> FitResult:
     """Trains a module for some epochs.
 
@@ -67,6 +69,8 @@ def fit(
       progress: whether to show progress on standard error: a live bar on a terminal, else lines.
       on_epoch_end: called with the epoch's record and the state. The next step overwrites the
         state's arrays: copy what is to be kept.
+      devices: over how many devices each batch is divided, along the first axis of its arrays; see
+        `seqjax.sharding`. The result is the same to rounding.
 
     Returns:
       The trained module, the final state and the history: for each epoch a dict with `epoch` and
@@ -77,7 +81,8 @@ def fit(
     Raises:
       TypeError: an argument of the wrong type.
       ValueError: no batches in an epoch, an iterator that can be read only once for several epochs,
-        only one of `eval_batches` and `metric_fn`; see `make_train_step` for `loss_fn`.
+        only one of `eval_batches` and `metric_fn`, more devices than there are; see
+        `make_train_step` for `loss_fn`.
 
     Example:
       >>> import jax.numpy as jnp
@@ -121,7 +126,11 @@ def fit(
     if isinstance(eval_batches, Sized) and not len(eval_batches):
         raise ValueError("eval_batches: expected at least one batch, got none")
     _require_readable("train_batches", train_batches, epochs)
+    sharding.batch_mesh(devices)
+    place = functools.partial(sharding.shard_batch, devices=devices) if devices > 1 else _as_it_is
     state = init_state(model, optimizer)
+    if devices > 1:
+        state = sharding.replicate(state, devices)
     train_step = make_train_step(model, loss_fn, optimizer, donate=True)
     eval_step = None
     if metric_fn is not None and eval_batches is not None:
@@ -138,7 +147,7 @@ def fit(
             display.begin_epoch(len(batches) if isinstance(batches, Sized) else None)
             totals = Totals()
             for batch in batches:
-                state, metrics = train_step(state, batch, key)
+                state, metrics = train_step(state, place(batch), key)
                 totals.add(metrics)
                 if display.advance():
                     latest = totals.latest()
@@ -150,7 +159,7 @@ def fit(
             display.stop_clock()  # not before: reading the totals has waited for the device
             record["seconds"] = time.perf_counter() - start
             if eval_step is not None and eval_batches is not None:
-                measured = evaluate(eval_step, state, _read(eval_batches, epoch))
+                measured = evaluate(eval_step, state, map(place, _read(eval_batches, epoch)))
                 record |= {f"eval_{name}": value for name, value in measured.items()}
             history.append(record)
             display.end_epoch(record)
@@ -159,6 +168,10 @@ def fit(
     trained = state_to_model(model, state)
     trained.eval()
     return FitResult(trained, state, history)
+
+
+def _as_it_is(batch: Any) -> Any:
+    return batch
 
 
 def _loss_first(values: Record) -> Record:

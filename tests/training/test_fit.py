@@ -267,3 +267,16 @@ def test_the_bar_goes_away_after_an_error():
         progress.begin_epoch(3)
         raise RuntimeError("boom")
     assert file.getvalue().endswith("\x1b[?25h\r\x1b[1A\x1b[2K")  # cursor back, line gone
+
+
+def test_two_devices_give_what_one_gives():
+    ragged = [*make_batches(), *make_batches(1, 7)]
+    one, two = (
+        run(ragged, eval_batches=ragged, metric_fn=metric_fn),
+        run(ragged, eval_batches=ragged, metric_fn=metric_fn, devices=2),
+    )
+    assert all(len(leaf.sharding.device_set) == 2 for leaf in jax.tree.leaves(two.state.params))
+    for a, b in zip(without_time(one.history), without_time(two.history), strict=True):
+        assert a == pytest.approx(b, rel=1e-4, abs=1e-5)
+    with pytest.raises(ValueError, match="devices: expected at most 2"):
+        run(devices=3)
