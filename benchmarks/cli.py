@@ -1,0 +1,178 @@
+"""The command line: run suites, compare results, write the report."""
+
+import dataclasses
+import functools
+import shlex
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Literal
+
+import jax
+import tyro
+from rich.console import Console
+
+from benchmarks import compare as comparing
+from benchmarks import machine, report, settings, summary, tables
+from benchmarks.results import Results, Row, load
+from benchmarks.suites import SUITES
+
+__all__ = ["Compare", "Report", "Run", "main"]
+
+
+@dataclasses.dataclass(frozen=True)
+class Run:
+    """Runs a suite, or all. Beside suites: `compare a.json b.json`, `report a.json ...`."""
+
+    suite: Annotated[
+        Literal["speed", "train_step", "streaming", "memory", "compile", "scaling", "all"],
+        tyro.conf.Positional,
+    ]
+    """What to measure."""
+    short: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
+    """Fewer shapes, contestants and repetitions."""
+    peers: str | None = None
+    """Contestants, joined by commas; all that are installed if not given."""
+    cells: tuple[str, ...] = ()
+    """Cells: elman, lstm, gru."""
+    shapes: tuple[str, ...] = ()
+    """Shapes, each B,T,I,H; a suite's own if not given."""
+    variants: tuple[str, ...] = ()
+    """Variants: plain, lengths, bidirectional."""
+    devices: int = 2
+    """CPU devices over which "seqjax_sharded" splits the batch; all others use one."""
+    repeats: int | None = None
+    """Timed repetitions: 9, or 5 with --short."""
+    output: Path | None = None
+    """The results file; out/benchmarks/SUITE.json if not given."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Compare:
+    """Compares two results files; leaves with 1 if anything became slower."""
+
+    old: Annotated[Path, tyro.conf.Positional]
+    """The results before."""
+    new: Annotated[Path, tyro.conf.Positional]
+    """The results after."""
+    threshold: float = 0.1
+    """The relative change that is more than noise."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Report:
+    """Writes the page of results."""
+
+    results: Annotated[tuple[Path, ...], tyro.conf.Positional]
+    """Results files."""
+    output: Path = Path("docs/benchmarks.md")
+    """The page; plots go to images/benchmarks beside it."""
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Runs a command.
+
+    Args:
+      arguments: the command line without the program's name.
+
+    Returns:
+      The exit code: 0; 1 for a regression or a contestant that failed; 2 for a wrong argument.
+    """
+    console = Console(soft_wrap=True)
+    program = "python -m benchmarks"
+    try:
+        if arguments and arguments[0] == "compare":
+            found = tyro.cli(Compare, args=arguments[1:], prog=f"{program} compare")
+            verdicts = comparing.compare(load(found.old), load(found.new), found.threshold)
+            tables.show(comparing.table(verdicts), console)
+            return int(comparing.regressed(verdicts))
+        if arguments and arguments[0] == "report":
+            asked = tyro.cli(Report, args=arguments[1:], prog=f"{program} report")
+            if not asked.results:
+                raise ValueError("results: expected one results file or more, got none")
+            report.write([load(path) for path in asked.results], asked.output)
+            console.print(f"Wrote {asked.output}")
+            return 0
+        options = tyro.cli(Run, args=arguments, prog=program)
+        return run(options, _command(arguments), console)
+    except ValueError as error:
+        Console(stderr=True).print(f"error: {error}", markup=False, highlight=False)
+        return 2
+
+
+def _command(arguments: Sequence[str]) -> str:
+    """What reproduces a run, but for where its results go."""
+    kept = list(arguments)
+    if "--output" in kept:
+        place = kept.index("--output")
+        del kept[place : place + 2]
+    return shlex.join(["python", "-m", "benchmarks", *kept])
+
+
+def _check_used(options: Run) -> None:
+    """Options that the suite would ignore are mistakes."""
+    if options.suite == "all":
+        return
+    for name in ("cells", "variants", "shapes"):
+        if getattr(options, name) and name not in SUITES[options.suite].uses:
+            raise ValueError(
+                f"{name}: expected none for suite {options.suite}, which does not use it; "
+                f"got {' '.join(getattr(options, name))}"
+            )
+
+
+def _configure_devices(count: int) -> None:
+    """Asks JAX for CPU devices, which can only be done before it is first used."""
+    if count < 1:
+        raise ValueError(f"devices: expected a positive integer, got {count}")
+    try:
+        jax.config.update("jax_num_cpu_devices", count)
+    except RuntimeError:
+        if jax.device_count() != count:
+            raise ValueError(
+                f"devices: expected {jax.device_count()}, JAX being in use already; got {count}"
+            ) from None
+
+
+def _say(console: Console, suite: str, text: str) -> None:
+    console.print(f"{suite}: {text}", highlight=False)
+
+
+def run(options: Run, command: str, console: Console) -> int:
+    """Runs one suite or all of them, prints tables, and saves the results."""
+    _check_used(options)
+    _configure_devices(options.devices)
+    resolved = settings.resolve(
+        peer_names=options.peers,
+        short=options.short,
+        repeats=options.repeats,
+        given_cells=options.cells,
+        given_variants=options.variants,
+        given_shapes=options.shapes,
+    )
+    for name, reason in resolved.missing.items():
+        console.print(f"{name}: {reason}", highlight=False)
+    found: dict[str, str] = {}
+    threads: dict[str, int] = {}
+    for peer in resolved.peers.values():
+        found |= peer.versions()
+        threads |= peer.threads()
+    header = machine.describe(command, found)
+    header["threads"] |= threads
+    header["missing"] = dict(resolved.missing)
+    header["gemm_one_core_gflops"] = machine.one_core_rate()
+    gemm = machine.GemmRate()
+    rows: list[Row] = []
+    output = options.output or Path("out/benchmarks") / f"{options.suite}.json"
+    for suite in SUITES if options.suite == "all" else [options.suite]:
+        gemm.measure()
+        rows += SUITES[suite].run(resolved, functools.partial(_say, console, suite))
+        gemm.measure()
+        header |= {"gemm_gflops": gemm.best, "load_after": machine.load_average()}
+        Results(header, rows).save(output)  # after each suite, so that nothing is lost
+        tables.show(tables.comparison(Results(header, rows), suite), console)
+    if means := summary.geomeans(rows):
+        tables.show(tables.geomean_table(means), console)
+    for remark in tables.remarks(rows):
+        console.print(remark, markup=False, highlight=False)
+    console.print(f"GEMM rate {gemm.best:.0f} GF/s. Results: {output}", highlight=False)
+    return int(any((row.reason or "").startswith(("failed", "disagrees")) for row in rows))

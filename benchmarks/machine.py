@@ -1,0 +1,144 @@
+"""What a figure depends on: machine, load, versions, threads, the rate of a large product."""
+
+import datetime
+import importlib.metadata
+import os
+import platform
+import statistics
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+__all__ = ["GemmRate", "cores", "describe", "load_average", "version", "versions"]
+
+GEMM_SIZE = 2048
+
+
+def cores() -> int:
+    """Cores this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def cpu_model() -> str:
+    """The processor's name."""
+    info = Path("/proc/cpuinfo")
+    if info.exists():
+        for line in info.read_text().splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.processor() or platform.machine()
+
+
+def load_average() -> float | None:
+    """Processes that wanted to run during the last minute, where the system tells."""
+    return os.getloadavg()[0] if hasattr(os, "getloadavg") else None
+
+
+def version(distribution: str) -> str | None:
+    """The version of an installed distribution, or None."""
+    try:
+        return importlib.metadata.version(distribution)
+    except importlib.metadata.PackageNotFoundError:
+        return None
+
+
+def versions() -> dict[str, str]:
+    """Of what every run uses; each contestant adds its own."""
+    import seqjax
+
+    names = ("jax", "jaxlib", "numpy", "optax")
+    found = {name: known for name in names if (known := version(name)) is not None}
+    return {"python": platform.python_version(), "seqjax": seqjax.__version__} | found
+
+
+def commit() -> str | None:
+    """The commit of the checkout this suite runs in, with a "+" if files differ from it."""
+    root = Path(__file__).resolve().parent
+
+    def git(*arguments: str) -> str:
+        return subprocess.check_output(
+            ["git", *arguments], cwd=root, text=True, stderr=subprocess.DEVNULL
+        ).strip()
+
+    try:
+        return git("rev-parse", "--short", "HEAD") + ("+" if git("status", "--porcelain") else "")
+    except (OSError, subprocess.CalledProcessError):
+        return None
+
+
+class GemmRate:
+    """The rate of a large float32 product in JAX, measured again and again; the best counts."""
+
+    def __init__(self, size: int = GEMM_SIZE) -> None:
+        self.size = size
+        self.best = 0.0
+        self._product = jax.jit(jnp.matmul)
+        self._a = jax.random.normal(jax.random.key(0), (size, size), jnp.float32)
+
+    def measure(self, repeats: int = 5) -> float:
+        """Measures once more.
+
+        Returns:
+          This measurement's median, in 10⁹ operations a second.
+        """
+        self._product(self._a, self._a).block_until_ready()
+        seconds = []
+        for _ in range(repeats):
+            start = time.perf_counter()
+            self._product(self._a, self._a).block_until_ready()
+            seconds.append(time.perf_counter() - start)
+        rate = 2 * self.size**3 / statistics.median(seconds) / 1e9
+        self.best = max(self.best, rate)
+        return rate
+
+
+def one_core_rate() -> float | None:
+    """The same product's rate in a process that may use one core; None where that can not be."""
+    if not hasattr(os, "sched_setaffinity"):
+        return None
+    # The restriction must be in force before JAX makes its threads.
+    program = (
+        "import os; os.sched_setaffinity(0, {min(os.sched_getaffinity(0))}); "
+        "from benchmarks import machine; print(machine.GemmRate().measure())"
+    )
+    root = Path(__file__).resolve().parent.parent
+    done = subprocess.run(
+        [sys.executable, "-c", program],
+        cwd=root,
+        env={**os.environ, "JAX_PLATFORMS": "cpu"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    return float(done.stdout) if done.returncode == 0 else None
+
+
+def describe(command: str, found: dict[str, str]) -> dict[str, Any]:
+    """The header of a results file, but for what is known only after the run.
+
+    Args:
+      command: that reproduces the run.
+      found: the versions of all contestants' libraries.
+    """
+    device = jax.devices()[0]
+    return {
+        "command": command,
+        "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        "commit": commit(),
+        "platform": device.platform,
+        "device_kind": device.device_kind,
+        "jax_devices": jax.device_count(),
+        "system": f"{platform.system()} {platform.machine()}",
+        "cpu": cpu_model(),
+        "cores": cores(),
+        "threads": {"xla": cores()},
+        "versions": versions() | found,
+        "load_before": load_average(),
+    }

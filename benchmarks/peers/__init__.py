@@ -1,0 +1,104 @@
+"""The contestants, one file each, by name. A library is only imported when its peer is loaded."""
+
+import dataclasses
+import importlib
+import importlib.util
+import os
+from collections.abc import Iterable
+
+from benchmarks.peers.base import Gradients, Peer, Prepared, Stepper, Trainer
+
+__all__ = [
+    "PEERS",
+    "Entry",
+    "Gradients",
+    "Peer",
+    "Prepared",
+    "Stepper",
+    "Trainer",
+    "choose",
+    "load",
+]
+
+
+@dataclasses.dataclass(frozen=True)
+class Entry:
+    """Where a contestant is found.
+
+    Attributes:
+      module: below this package.
+      peer: its class there.
+      needs: the package that must be importable.
+      pip: the name to install it by.
+    """
+
+    module: str
+    peer: str
+    needs: str
+    pip: str
+
+    @property
+    def installed(self) -> bool:
+        """Whether the library is there."""
+        return importlib.util.find_spec(self.needs) is not None
+
+
+PEERS = {
+    "seqjax": Entry("ours", "Seqjax", "seqjax", "seqjax"),
+    "seqjax_sharded": Entry("ours", "Sharded", "seqjax", "seqjax"),
+    "seqjax_layer": Entry("ours", "Layer", "seqjax", "seqjax"),
+    "handwritten": Entry("handwritten", "Handwritten", "jax", "jax"),
+    "pytorch": Entry("pytorch", "PyTorch", "torch", "torch"),
+    "pytorch_padded": Entry("pytorch", "PyTorchPadded", "torch", "torch"),
+    "flax_nnx": Entry("flax_nnx", "FlaxNNX", "flax", "flax"),
+    "flax_linen": Entry("flax_linen", "FlaxLinen", "flax", "flax"),
+    "keras": Entry("keras_jax", "KerasJax", "keras", "keras"),
+    "haiku": Entry("haiku", "Haiku", "haiku", "dm-haiku"),
+    "equinox": Entry("equinox", "Equinox", "equinox", "equinox"),
+}
+"""All contestants. "seqjax" takes part in every run, since the others are compared with it."""
+
+SHORT = ("seqjax_sharded", "handwritten", "pytorch", "flax_nnx")
+"""Those of a short run."""
+
+
+def load(name: str) -> Peer:
+    """Imports a contestant's library and makes the contestant.
+
+    Raises:
+      ImportError: the library is not installed.
+    """
+    entry = PEERS[name]
+    if entry.needs == "keras":  # Keras reads its backend once, when it is imported.
+        os.environ["KERAS_BACKEND"] = "jax"
+    module = importlib.import_module(f"benchmarks.peers.{entry.module}")
+    peer = getattr(module, entry.peer)()
+    assert isinstance(peer, Peer)
+    return peer
+
+
+def choose(names: Iterable[str] | None, *, short: bool = False) -> tuple[list[str], dict[str, str]]:
+    """The contestants of a run.
+
+    Args:
+      names: as asked for; None for all that are installed.
+      short: whether None means the few of a short run.
+
+    Returns:
+      The names of those that are installed, "seqjax" first, and why others are not there.
+
+    Raises:
+      ValueError: an unknown name.
+    """
+    if names is None:
+        names = SHORT if short else [name for name in PEERS if name != "seqjax_layer"]
+    asked = ["seqjax", *(name for name in dict.fromkeys(names) if name != "seqjax")]
+    for name in asked:
+        if name not in PEERS:
+            raise ValueError(f"peers: expected some of {', '.join(PEERS)}; got {name!r}")
+    missing = {
+        name: f"not installed (pip install {PEERS[name].pip})"
+        for name in asked
+        if not PEERS[name].installed
+    }
+    return [name for name in asked if name not in missing], missing

@@ -1,0 +1,95 @@
+"""A plain `jax.lax.scan` as somebody who knows JAX writes it by hand.
+
+Best setting: time-major arrays, one input product for all steps before the loop, the two products'
+sum split into gates inside, `jnp.where` for the mask, everything else left to JAX and XLA.
+"""
+
+from collections.abc import Callable
+from typing import Any, ClassVar
+
+import jax
+import jax.numpy as jnp
+
+from benchmarks.peers.jax_peer import JaxPeer, Recurrence, Step
+from benchmarks.workload import Structure
+
+__all__ = ["Handwritten"]
+
+Update = Callable[[Any, jax.Array, Any], Any]
+
+
+def _elman(weights: Any, p: jax.Array, state: Any) -> Any:
+    (h,) = state
+    return (jnp.tanh(p + h @ weights["w_hh"]),)
+
+
+def _lstm(weights: Any, p: jax.Array, state: Any) -> Any:
+    h, c = state
+    i, f, g, o = jnp.split(p + h @ weights["w_hh"], 4, axis=-1)
+    c = jax.nn.sigmoid(f) * c + jax.nn.sigmoid(i) * jnp.tanh(g)
+    return jax.nn.sigmoid(o) * jnp.tanh(c), c
+
+
+def _gru(weights: Any, p: jax.Array, state: Any) -> Any:
+    (h,) = state
+    p_r, p_z, p_n = jnp.split(p, 3, axis=-1)
+    q_r, q_z, q_n = jnp.split(h @ weights["w_hh"], 3, axis=-1)
+    r, z = jax.nn.sigmoid(p_r + q_r), jax.nn.sigmoid(p_z + q_z)
+    n = jnp.tanh(p_n + r * (q_n + weights["b_hn"]))
+    return ((1 - z) * n + z * h,)
+
+
+UPDATES: dict[str, tuple[Update, int]] = {
+    "elman": (_elman, 1),
+    "lstm": (_lstm, 2),
+    "gru": (_gru, 1),
+}
+"""Each cell's step from the input product on, and how many arrays its state has; the first is h."""
+
+
+class Handwritten(JaxPeer):
+    """The contestant every JAX library is to be measured against."""
+
+    name: ClassVar[str] = "handwritten"
+
+    def recurrence(self, structure: Structure, *, lengths: bool) -> Recurrence | str:
+        del lengths
+        update, arrays = UPDATES[structure.cell]
+
+        def run(weights: Any, xs: jax.Array, mask: jax.Array | None, reverse: bool) -> jax.Array:
+            projected = xs @ weights["w_ih"] + weights["b"]
+            zeros = jnp.zeros((xs.shape[1], structure.hidden), xs.dtype)
+
+            def step(state: Any, inputs: Any) -> Any:
+                p, real = inputs
+                new = update(weights, p, state)
+                if real is None:
+                    return new, new[0]
+                new = tuple(jnp.where(real, a, b) for a, b in zip(new, state, strict=True))
+                return new, jnp.where(real, new[0], 0)
+
+            return jax.lax.scan(step, (zeros,) * arrays, (projected, mask), reverse=reverse)[1]
+
+        def apply(params: Any, xs: jax.Array, lengths: jax.Array | None) -> jax.Array:
+            mask = None
+            if lengths is not None:
+                mask = (jnp.arange(xs.shape[0])[:, None] < lengths)[..., None]
+            for layer in params:
+                outputs = [run(w, xs, mask, reverse=index == 1) for index, w in enumerate(layer)]
+                xs = jnp.concatenate(outputs, axis=-1) if len(outputs) > 1 else outputs[0]
+            return xs
+
+        return Recurrence(apply, lambda weights: weights)
+
+    def single_step(self, structure: Structure) -> Step | str:
+        update, arrays = UPDATES[structure.cell]
+
+        def apply(weights: Any, x: jax.Array, state: Any) -> tuple[jax.Array, Any]:
+            state = update(weights, x @ weights["w_ih"] + weights["b"], state)
+            return state[0], state
+
+        return Step(
+            apply,
+            lambda weights: weights[0][0],
+            lambda batch: (jnp.zeros((batch, structure.hidden)),) * arrays,
+        )

@@ -1,0 +1,110 @@
+"""Plots of results, with matplotlib and without a display."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+
+from benchmarks.results import Row
+from benchmarks.tables import BASE, cases, contestants
+
+__all__ = ["draw"]
+
+
+def _figure(width: float, height: float, columns: int = 1) -> tuple[Figure, list[Any]]:
+    figure = Figure(figsize=(width, height), layout="constrained")
+    FigureCanvasAgg(figure)
+    return figure, list(figure.subplots(1, columns, squeeze=False)[0])
+
+
+def _save(figure: Figure, path: Path) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path)
+
+
+def ratios(rows: list[Row], path: Path) -> bool:
+    """Bars: every peer's gradient time over ours, case by case."""
+    rows = [row for row in rows if row.suite == "speed" and row.what == "gradient"]
+    groups = {case: group for (case, _), group in cases(rows).items() if BASE in group}
+    names = [name for name in contestants(rows) if name != BASE]
+    if not groups or not names:
+        return False
+    figure, (axes,) = _figure(8, 1 + 0.16 * len(groups) * len(names))
+    height = 0.8 / len(names)
+    for index, name in enumerate(names):
+        places, values = [], []
+        for place, group in enumerate(groups.values()):
+            ours = group[BASE].median_ms
+            theirs = group[name].median_ms if name in group else None
+            if ours and theirs:
+                places.append(place + index * height)
+                values.append(theirs / ours)
+        axes.barh(places, values, height, label=name)
+    axes.axvline(1, color="black", linewidth=1)
+    axes.set_yticks([n + 0.4 - height / 2 for n in range(len(groups))], list(groups))
+    axes.invert_yaxis()
+    axes.set_xscale("log")
+    axes.set_xlabel(f"gradient: time / {BASE}'s (right of the line {BASE} is faster)")
+    axes.legend(loc="best", fontsize="small")
+    _save(figure, path)
+    return True
+
+
+def _lines(axes: Any, rows: list[Row], size: int, value: Callable[[Row], float | None]) -> None:
+    """One line a contestant, over one of the shape's sizes."""
+    for name in contestants(rows):
+        points = [(row.shape[size], value(row)) for row in rows if row.contestant == name]
+        kept = sorted((x, y) for x, y in points if y is not None)
+        if kept:
+            axes.plot(*zip(*kept, strict=True), marker="o", markersize=3, label=name)
+    axes.set_xscale("log", base=2)
+    axes.set_yscale("log")
+    axes.grid(visible=True, alpha=0.3)
+
+
+def scaling(rows: list[Row], path: Path) -> bool:
+    """Lines: the gradient's time over steps, batch and width."""
+    rows = [row for row in rows if row.suite == "scaling"]
+    sizes = {"steps": 1, "batch": 0, "hidden": 3}
+    present = [variant for variant in sizes if any(row.variant == variant for row in rows)]
+    if not present:
+        return False
+    figure, panels = _figure(4 * len(present), 3.4, len(present))
+    for axes, variant in zip(panels, present, strict=True):
+        of_variant = [row for row in rows if row.variant == variant and row.cell == rows[0].cell]
+        _lines(axes, of_variant, sizes[variant], lambda row: row.median_ms)
+        axes.set_xlabel(variant)
+    panels[0].set_ylabel(f"{rows[0].cell} gradient, ms")
+    panels[0].legend(fontsize="small")
+    _save(figure, path)
+    return True
+
+
+def memory(rows: list[Row], path: Path) -> bool:
+    """Lines: the gradient's temporaries over the number of steps."""
+    rows = [row for row in rows if row.suite == "memory"]
+    if not rows:
+        return False
+    # One width and batch, that of the first row: longer sequences may have smaller ones.
+    first = rows[0]
+    same = [row for row in rows if row.cell == first.cell and row.shape[::2] == first.shape[::2]]
+    figure, (axes,) = _figure(6, 4)
+    _lines(axes, same, 1, lambda row: row.temp_bytes / 1e6 if row.temp_bytes else None)
+    axes.set_xlabel("steps")
+    axes.set_ylabel("temporaries of the gradient, MB")
+    axes.legend(fontsize="small")
+    _save(figure, path)
+    return True
+
+
+def draw(rows: list[Row], folder: Path) -> dict[str, Path]:
+    """Draws what the rows allow.
+
+    Returns:
+      The files by suite.
+    """
+    plots = {"speed": ratios, "scaling": scaling, "memory": memory}
+    found = {suite: folder / f"{suite}.png" for suite in plots}
+    return {suite: found[suite] for suite, plot in plots.items() if plot(rows, found[suite])}

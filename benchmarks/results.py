@@ -1,0 +1,120 @@
+"""Results and their file format: one header that names the machine, and one row a measurement."""
+
+import dataclasses
+import json
+import statistics
+from pathlib import Path
+from typing import Any, TypeAlias
+
+__all__ = ["Key", "Results", "Row", "key_of", "load"]
+
+Key: TypeAlias = tuple[str, str, str, tuple[int, ...], str, str]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Row:
+    """One measurement of one contestant, or the reason why there is none.
+
+    Attributes:
+      suite: that made it.
+      cell: the recurrent cell.
+      variant: of the workload, as the suite calls it.
+      shape: B, T, I, H.
+      what: was timed: "forward", "gradient", "step", "lower", "compile".
+      contestant: who ran.
+      samples_ms: every timed call.
+      flops: of one call, if it is to be set against the machine's rate.
+      agreement: the largest difference from the reference, relative to the largest value of each
+        array; or why it can not be compared.
+      setting: what the contestant chose for this row, where it had a choice.
+      temp_bytes: the compiled program's temporaries.
+      reason: why there are no samples.
+      extra: further figures by name.
+    """
+
+    suite: str
+    cell: str
+    variant: str
+    shape: tuple[int, ...]
+    what: str
+    contestant: str
+    samples_ms: tuple[float, ...] = ()
+    flops: int | None = None
+    agreement: float | str | None = None
+    setting: str | None = None
+    temp_bytes: int | None = None
+    reason: str | None = None
+    extra: dict[str, float] = dataclasses.field(default_factory=dict)
+
+    @property
+    def median_ms(self) -> float | None:
+        """The median of the samples."""
+        return statistics.median(self.samples_ms) if self.samples_ms else None
+
+    @property
+    def min_ms(self) -> float | None:
+        """The smallest sample."""
+        return min(self.samples_ms, default=None)
+
+    @property
+    def gflops(self) -> float | None:
+        """The rate at the median, in 10⁹ operations a second."""
+        if self.flops is None or not self.median_ms:
+            return None
+        return self.flops / self.median_ms / 1e6
+
+
+def key_of(row: Row) -> Key:
+    """What makes two rows of different files the same measurement."""
+    return row.suite, row.cell, row.variant, row.shape, row.what, row.contestant
+
+
+@dataclasses.dataclass(frozen=True)
+class Results:
+    """A file: the header of `machine.describe`, and rows."""
+
+    header: dict[str, Any]
+    rows: list[Row]
+
+    def percent_of_gemm(self, row: Row) -> float | None:
+        """A row's rate relative to that of a large matrix product in the same run."""
+        gemm = self.header.get("gemm_gflops")
+        return 100 * row.gflops / gemm if row.gflops and gemm else None
+
+    def save(self, path: Path) -> None:
+        """Writes JSON, derived figures included."""
+        rows = [
+            dataclasses.asdict(row)
+            | {
+                "median_ms": row.median_ms,
+                "min_ms": row.min_ms,
+                "gflops": row.gflops,
+                "percent_of_gemm": self.percent_of_gemm(row),
+            }
+            for row in self.rows
+        ]
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps({"header": self.header, "rows": rows}, indent=1) + "\n")
+
+
+def load(path: Path) -> Results:
+    """Reads what `Results.save` wrote.
+
+    Raises:
+      ValueError: the file is missing or something else.
+    """
+    try:
+        found = json.loads(path.read_text())
+        names = [field.name for field in dataclasses.fields(Row)]
+        rows = []
+        for each in found["rows"]:
+            given = {name: each[name] for name in names if name in each}
+            given["shape"] = tuple(given["shape"])
+            given["samples_ms"] = tuple(given.get("samples_ms", ()))
+            rows.append(Row(**given))
+        return Results(found["header"], rows)
+    except (OSError, KeyError, TypeError, json.JSONDecodeError) as error:
+        kind = type(error).__name__
+        raise ValueError(
+            f"results: expected a JSON file written by this suite, got {path} ({kind}: {error})"
+        ) from None

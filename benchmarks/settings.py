@@ -1,0 +1,103 @@
+"""What a run is asked to do: the options of the command line, checked and resolved."""
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+
+from benchmarks import peers
+from benchmarks.peers import Peer
+from benchmarks.workload import CELLS, VARIANTS, Shape
+
+__all__ = ["Settings", "names", "resolve", "shapes"]
+
+
+@dataclasses.dataclass(frozen=True)
+class Settings:
+    """A run's options.
+
+    Attributes:
+      peers: the contestants by name, "seqjax" first.
+      missing: why other contestants that were asked for are not there.
+      short: whether to do with fewer shapes and repetitions.
+      repeats: timed repetitions.
+      budget: seconds for the timing of one group of contestants.
+      cells: recurrent cells.
+      variants: of the workload.
+      shapes: B, T, I, H; empty for a suite's own.
+    """
+
+    peers: Mapping[str, Peer]
+    missing: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    short: bool = False
+    repeats: int = 9
+    budget: float = 120.0
+    cells: tuple[str, ...] = CELLS
+    variants: tuple[str, ...] = VARIANTS
+    shapes: tuple[Shape, ...] = ()
+
+    def some(self, wanted: Sequence[str]) -> dict[str, Peer]:
+        """Those of the contestants that a suite wants, in its order."""
+        return {name: self.peers[name] for name in wanted if name in self.peers}
+
+
+def names(argument: str, given: Sequence[str], known: Sequence[str]) -> tuple[str, ...]:
+    """Names as given, one by one or joined by commas; all known ones if none is.
+
+    Raises:
+      ValueError: an unknown name.
+    """
+    found = [name.strip() for each in given for name in each.split(",") if name.strip()]
+    for name in found:
+        if name not in known:
+            raise ValueError(f"{argument}: expected some of {', '.join(known)}; got {name!r}")
+    return tuple(dict.fromkeys(found)) or tuple(known)
+
+
+def shapes(given: Sequence[str]) -> tuple[Shape, ...]:
+    """Shapes as given, each like `32,100,128,128`.
+
+    Raises:
+      ValueError: something else.
+    """
+    found = []
+    for text in given:
+        try:
+            sizes = [int(part) for part in text.split(",")]
+        except ValueError:
+            sizes = []
+        if len(sizes) != 4 or min(sizes) < 1:
+            raise ValueError(
+                f"shapes: expected four positive integers B,T,I,H such as 32,100,128,128; "
+                f"got {text!r}"
+            )
+        found.append(Shape(*sizes))
+    return tuple(found)
+
+
+def resolve(
+    *,
+    peer_names: str | None,
+    short: bool,
+    repeats: int | None,
+    given_cells: Sequence[str],
+    given_variants: Sequence[str],
+    given_shapes: Sequence[str],
+) -> Settings:
+    """Checks all options and loads the contestants.
+
+    Raises:
+      ValueError: an option that is not what it must be.
+    """
+    if repeats is not None and repeats < 1:
+        raise ValueError(f"repeats: expected a positive integer, got {repeats}")
+    wanted = None if peer_names is None else [n.strip() for n in peer_names.split(",") if n.strip()]
+    present, missing = peers.choose(wanted, short=short)
+    return Settings(
+        cells=names("cells", given_cells, CELLS),
+        variants=names("variants", given_variants, VARIANTS),
+        shapes=shapes(given_shapes),
+        peers={name: peers.load(name) for name in present},
+        missing=missing,
+        short=short,
+        repeats=repeats or (5 if short else 9),
+        budget=15.0 if short else 120.0,
+    )

@@ -1,0 +1,30 @@
+"""The suites by name. A suite is a function `(settings, say) -> rows`."""
+
+import dataclasses
+from collections.abc import Callable
+
+from benchmarks.results import Row
+from benchmarks.settings import Settings
+from benchmarks.suites import compile as compile_suite
+from benchmarks.suites import memory, scaling, speed, streaming, train_step
+
+__all__ = ["SUITES", "Suite"]
+
+
+@dataclasses.dataclass(frozen=True)
+class Suite:
+    """A suite and those of the options cells, variants, shapes that it uses."""
+
+    run: Callable[[Settings, Callable[[str], None]], list[Row]]
+    uses: frozenset[str]
+
+
+SUITES = {
+    "speed": Suite(speed.run, frozenset({"cells", "variants", "shapes"})),
+    "train_step": Suite(train_step.run, frozenset()),
+    "streaming": Suite(streaming.run, frozenset({"cells", "shapes"})),
+    "memory": Suite(memory.run, frozenset({"cells", "shapes"})),
+    "compile": Suite(compile_suite.run, frozenset({"cells", "shapes"})),
+    "scaling": Suite(scaling.run, frozenset({"cells", "shapes"})),
+}
+"""All suites, in the order of `all`."""

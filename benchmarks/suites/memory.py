@@ -1,0 +1,83 @@
+"""Suite `memory`: temporaries and time of the gradient for each way to save memory.
+
+"handwritten", the plain scan, is in the same turns; ratios are against it.
+"""
+
+import gc
+from collections.abc import Callable
+
+from benchmarks import peers
+from benchmarks.peers import Peer, Prepared
+from benchmarks.peers.ours import Seqjax
+from benchmarks.results import Row
+from benchmarks.settings import Settings
+from benchmarks.suites.common import enter, milliseconds, reference
+from benchmarks.workload import Shape, flops, make
+
+__all__ = ["accepted", "run"]
+
+REMAT = ("none", "step", "chunk", "sqrt", "log", "auto")
+UNBOUNDED = ("none", "step")
+"""Settings that store something at every step."""
+
+SHAPES = tuple(Shape(32, steps, 128, 128) for steps in (256, 1024, 4096))
+LONG = Shape(1, 65536, 32, 32)
+SHORT = tuple(Shape(8, steps, 64, 64) for steps in (256, 1024))
+
+
+def accepted(remat: str) -> bool:
+    """Whether this version of the library knows a setting."""
+    try:
+        tiny = Seqjax(remat=remat).prepare(make("elman", "plain", Shape(1, 2, 1, 1)))
+        assert isinstance(tiny, Prepared)
+        tiny.forward()
+    except ValueError:
+        return False
+    return True
+
+
+def run(settings: Settings, say: Callable[[str], None]) -> list[Row]:
+    """Measures all shapes, the LSTM unless other cells are asked for."""
+    known = []
+    for remat in REMAT:
+        if accepted(remat):
+            known.append(remat)
+        else:
+            say(f"remat={remat} is not known to this version")
+    shapes = settings.shapes or (SHORT if settings.short else (*SHAPES, LONG))
+    cells = settings.cells if len(settings.cells) < 3 else ("lstm",)
+    rows = []
+    for cell in cells:
+        for shape in shapes:
+            say(f"{cell}, {shape.steps} steps")
+            wanted = [r for r in known if shape != LONG or r not in UNBOUNDED]
+            rows += _group(cell, shape, wanted, settings)
+            gc.collect()
+    return rows
+
+
+def _group(cell: str, shape: Shape, settings_of_remat: list[str], settings: Settings) -> list[Row]:
+    """One shape, all ways."""
+    workload = make(cell, "plain", shape)
+    contestants: dict[str, Peer] = {"handwritten": peers.load("handwritten")}
+    contestants |= {f"seqjax remat={remat}": Seqjax(remat=remat) for remat in settings_of_remat}
+    expected = reference(workload)
+    entered = {name: enter(peer, workload, expected) for name, peer in contestants.items()}
+    samples = milliseconds(entered, "gradient", settings)
+    return [
+        Row(
+            suite="memory",
+            cell=cell,
+            variant="plain",
+            shape=shape,
+            what="gradient",
+            contestant=name,
+            samples_ms=samples.get(name, ()),
+            flops=flops(workload.structure, shape.batch, shape.steps, "gradient"),
+            agreement=each.agreement,
+            setting=each.setting,
+            temp_bytes=None if each.prepared is None else each.prepared.temp_bytes("gradient"),
+            reason=each.reason,
+        )
+        for name, each in entered.items()
+    ]

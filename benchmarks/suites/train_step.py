@@ -1,0 +1,94 @@
+"""Suite `train_step`: whole training steps of two models, compiled where the library compiles.
+
+Contestants agree by their losses over a few steps from the same weights, which embedding, network,
+readout, clipping and Adam must all get right.
+"""
+
+import gc
+from collections.abc import Callable, Iterable
+
+import jax
+
+from benchmarks import agreement, timing
+from benchmarks.peers import Peer, Trainer
+from benchmarks.peers.ours import Seqjax
+from benchmarks.results import Row
+from benchmarks.settings import Settings
+from benchmarks.suites.common import failure
+from benchmarks.tasks import Task, imdb, language_model
+
+__all__ = ["TASKS", "run"]
+
+STEPS = 4
+"""Training steps that contestants compare their losses over."""
+
+TASKS: dict[str, Callable[[bool], list[Task]]] = {
+    "imdb": lambda short: [imdb()],
+    "language_model": lambda short: [
+        language_model(steps=t) for t in ((35,) if short else (20, 35))
+    ],
+}
+"""The models by name: each gives its tasks for a full or a short run. A model is added here."""
+
+
+def run(settings: Settings, say: Callable[[str], None]) -> list[Row]:
+    """Measures all tasks."""
+    rows = []
+    for name, tasks in TASKS.items():
+        for task in tasks(settings.short):
+            say(f"{name}, {task.ids.shape[1]} steps")
+            rows += measure(task, settings)
+            gc.collect()
+    return rows
+
+
+def losses(trainer: Trainer) -> list[float]:
+    """The losses of the first steps."""
+    found = []
+    for _ in range(STEPS):
+        trainer.step()
+        found.append(trainer.loss())
+    return found
+
+
+def _enter(peer: Peer, task: Task, expected: Iterable[float]) -> tuple[Trainer, float | str] | str:
+    """A trainer and how well it agrees, or why there is none."""
+    try:
+        trainer = peer.trainer(task)
+        if isinstance(trainer, str):
+            return trainer
+        if trainer.different is not None:
+            return trainer, f"different mathematics: {trainer.different}"
+        pairs = zip(losses(trainer), expected, strict=True)
+        worst = max(abs(found - loss) / abs(loss) for found, loss in pairs)
+        limit = 10 * agreement.tolerance(jax.default_backend())
+        if not worst <= limit:
+            raise agreement.Disagreement(f"losses differ by {worst:.1e}")
+        return trainer, worst
+    except Exception as error:
+        return failure(error)
+
+
+def measure(task: Task, settings: Settings) -> list[Row]:
+    """One task, all contestants."""
+    reference = Seqjax(implementation="scan", remat="none").trainer(task)
+    assert isinstance(reference, Trainer)
+    expected = losses(reference)
+    found = {name: _enter(peer, task, expected) for name, peer in settings.peers.items()}
+    calls = {name: each[0].step for name, each in found.items() if not isinstance(each, str)}
+    seconds = timing.interleaved(calls, repeats=settings.repeats, budget=settings.budget)
+    return [
+        Row(
+            suite="train_step",
+            cell=task.structure.cell,
+            variant=task.name,
+            shape=task.shape,
+            what="step",
+            contestant=name,
+            samples_ms=tuple(1e3 * s for s in seconds.get(name, ())),
+            agreement=None if isinstance(each, str) else each[1],
+            setting=None if isinstance(each, str) else each[0].setting,
+            reason=each if isinstance(each, str) else None,
+        )
+        for name, each in found.items()
+    ]

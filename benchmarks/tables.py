@@ -1,0 +1,147 @@
+"""Tables of rows: made once as text, shown in the terminal or written as Markdown."""
+
+import dataclasses
+from collections.abc import Iterable
+
+from rich import box
+from rich.console import Console
+from rich.table import Table as RichTable
+
+from benchmarks.results import Results, Row
+
+__all__ = [
+    "BASE",
+    "Table",
+    "cases",
+    "comparison",
+    "contestants",
+    "geomean_table",
+    "label",
+    "markdown",
+    "number",
+    "remarks",
+    "show",
+]
+
+BASE = "seqjax"
+"""The contestant that others are compared with."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Table:
+    """A title, column names and rows of text."""
+
+    title: str
+    header: list[str]
+    rows: list[list[str]]
+
+
+def number(value: float | None, digits: int = 3) -> str:
+    """A figure in a few digits; a dash for None."""
+    if value is None:
+        return "–"
+    return f"{value:.0f}" if abs(value) >= 10 ** (digits - 1) else f"{value:.{digits}g}"
+
+
+def label(row: Row) -> str:
+    """A row's case in words."""
+    return f"{row.cell} {row.variant} {','.join(map(str, row.shape))}"
+
+
+def contestants(rows: Iterable[Row]) -> list[str]:
+    """All contestants in the order they first come in."""
+    return list(dict.fromkeys(row.contestant for row in rows))
+
+
+def cases(rows: Iterable[Row]) -> dict[tuple[str, str], dict[str, Row]]:
+    """Rows that belong together, by case and by what was timed, then by contestant."""
+    found: dict[tuple[str, str], dict[str, Row]] = {}
+    for row in rows:
+        found.setdefault((label(row), row.what), {})[row.contestant] = row
+    return found
+
+
+def base_of(suite: str) -> str:
+    """The contestant whose time is 1 in a suite's ratios."""
+    return "handwritten" if suite == "memory" else BASE
+
+
+def _cell(row: Row | None, base: Row | None) -> str:
+    """A time, its ratio to the base's, and what else is known."""
+    if row is None or row.median_ms is None:
+        return "–"
+    text = number(row.median_ms)
+    if base is not None and base.median_ms and row is not base:
+        text += f" ({row.median_ms / base.median_ms:.2f}×)"
+    if "p99_ms" in row.extra:
+        text += f" p99 {number(row.extra['p99_ms'])}"
+    if row.suite == "memory" and row.temp_bytes is not None:
+        text += f", {number(row.temp_bytes / 1e6)} MB"
+    if isinstance(row.agreement, str):
+        text += " †"
+    return text
+
+
+def comparison(results: Results, suite: str) -> Table:
+    """A suite's rows: medians in ms, and in brackets how many times the base's time that is."""
+    rows = [row for row in results.rows if row.suite == suite]
+    names = contestants(rows)
+    base_name = base_of(suite)
+    rated = suite == "speed"
+    lines = []
+    for (case, what), group in cases(rows).items():
+        base = group.get(base_name)
+        line = [case, what, *(_cell(group.get(name), base) for name in names)]
+        if rated:
+            line += [
+                number(base.gflops if base else None),
+                number(results.percent_of_gemm(base) if base else None),
+            ]
+        lines.append(line)
+    header = ["case (B,T,I,H)", "what", *(f"{name} ms" for name in names)]
+    header += [f"{BASE} GF/s", "% of GEMM"] if rated else []
+    return Table(f"{suite}: × is time / {base_name}'s", header, lines)
+
+
+def geomean_table(means: dict[tuple[str, str, str], tuple[float, int]]) -> Table:
+    """Geometric means of `summary.geomeans`."""
+    return Table(
+        "geometric means of time / base's (above 1: the base is faster)",
+        ["suite", "what", "contestant", "base", "ratio", "cases"],
+        [
+            [*key, base_of(key[0]), f"{mean:.2f}", str(count)]
+            for key, (mean, count) in means.items()
+        ],
+    )
+
+
+def remarks(rows: Iterable[Row]) -> list[str]:
+    """Why contestants were not timed, and whose mathematics is different (†)."""
+    found: dict[str, list[str]] = {}
+    for row in rows:
+        different = row.agreement if isinstance(row.agreement, str) else None
+        for text in filter(None, (row.reason, different)):
+            case = f"{row.cell} {row.variant}"
+            where = found.setdefault(f"{row.contestant}, {row.suite}: {text}", [])
+            if case not in where:
+                where.append(case)
+    return [f"{text} ({', '.join(where)})" for text, where in found.items()]
+
+
+def show(table: Table, console: Console) -> None:
+    """Prints a table."""
+    rich = RichTable(title=table.title, box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    for name in table.header:
+        rich.add_column(name.replace(" ms", ""), no_wrap=True, overflow="fold")
+    for row in table.rows:
+        rich.add_row(*row)
+    # As wide as it needs to be: a terminal may wrap its lines, but no figure is cut off.
+    columns = zip(table.header, *table.rows, strict=True)
+    width = sum(max(map(len, column)) + 2 for column in columns)
+    Console(file=console.file, width=max(console.width, width)).print(rich)
+
+
+def markdown(table: Table) -> str:
+    """A table in Markdown, without its title."""
+    lines = [table.header, ["---"] * len(table.header), *table.rows]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)

@@ -1,0 +1,160 @@
+"""What contestants compute: a recurrent network, its inputs and weights, in one common layout.
+
+Weights are lists, layer by layer and direction by direction (forward, backward), of NumPy arrays by
+name: `w_ih [I, G*H]`, `w_hh [H, G*H]`, `b [G*H]`, and for the GRU `b_hn [H]`, the bias inside the
+reset gate's product. Gates stand in the order i, f, g, o (LSTM) and r, z, n (GRU). Sequences are
+`[B, T, features]`, float32. No bias is zero, so that a missing one shows.
+"""
+
+import dataclasses
+from typing import NamedTuple, TypeAlias
+
+import numpy as np
+
+__all__ = [
+    "CELLS",
+    "GATES",
+    "VARIANTS",
+    "Shape",
+    "Structure",
+    "Weights",
+    "Workload",
+    "draw_weights",
+    "flops",
+    "make",
+]
+
+GATES = {"elman": 1, "lstm": 4, "gru": 3}
+"""G, the gates of each cell."""
+
+CELLS = tuple(GATES)
+VARIANTS = ("plain", "lengths", "bidirectional")
+"""One layer; one layer over sequences of different lengths; two layers of two directions."""
+
+Weights: TypeAlias = list[list[dict[str, np.ndarray]]]
+
+
+class Shape(NamedTuple):
+    """The sizes of a workload, B, T, I and H."""
+
+    batch: int
+    steps: int
+    inputs: int
+    hidden: int
+
+
+@dataclasses.dataclass(frozen=True)
+class Structure:
+    """A recurrent network without its weights."""
+
+    cell: str
+    inputs: int
+    hidden: int
+    layers: int = 1
+    bidirectional: bool = False
+
+    @property
+    def directions(self) -> int:
+        """Directions of each layer."""
+        return 2 if self.bidirectional else 1
+
+    @property
+    def outputs(self) -> int:
+        """Features of the last layer's outputs."""
+        return self.hidden * self.directions
+
+    @property
+    def widths(self) -> list[int]:
+        """Features that each layer reads."""
+        return [self.inputs] + [self.outputs] * (self.layers - 1)
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Workload:
+    """A structure with weights, inputs, and the cotangent of the outputs.
+
+    The loss is sum(outputs * cotangent). Where there are lengths the cotangent is zero in padding,
+    so that it does not matter what a contestant's outputs are there.
+    """
+
+    structure: Structure
+    weights: Weights
+    xs: np.ndarray
+    cotangent: np.ndarray
+    lengths: np.ndarray | None = None
+
+    @property
+    def batch(self) -> int:
+        """B."""
+        return self.xs.shape[0]
+
+    @property
+    def steps(self) -> int:
+        """T."""
+        return self.xs.shape[1]
+
+    @property
+    def real(self) -> np.ndarray:
+        """Bool `[B, T, 1]`, True at steps before each sequence's length."""
+        lengths = np.full(self.batch, self.steps) if self.lengths is None else self.lengths
+        return (np.arange(self.steps) < lengths[:, None])[..., None]
+
+
+def draw_weights(structure: Structure, rng: np.random.Generator) -> Weights:
+    """Weights and biases uniform in ±1/√H, the customary range; none of them is zero."""
+    columns = GATES[structure.cell] * structure.hidden
+    limit = structure.hidden**-0.5
+
+    def draw(*shape: int) -> np.ndarray:
+        return rng.uniform(-limit, limit, shape).astype(np.float32)
+
+    def direction(width: int) -> dict[str, np.ndarray]:
+        weights = {
+            "w_ih": draw(width, columns),
+            "w_hh": draw(structure.hidden, columns),
+            "b": draw(columns),
+        }
+        if structure.cell == "gru":
+            weights["b_hn"] = draw(structure.hidden)
+        return weights
+
+    return [[direction(width) for _ in range(structure.directions)] for width in structure.widths]
+
+
+def make(cell: str, variant: str, shape: Shape, seed: int = 0) -> Workload:
+    """The workload of one row.
+
+    Args:
+      cell: one of `CELLS`.
+      variant: one of `VARIANTS`. Lengths are drawn between T/2 and T; the longest is T.
+      shape: B, T, I, H.
+      seed: fixes weights, inputs, lengths and cotangent.
+    """
+    rng = np.random.default_rng(seed)
+    stacked = variant == "bidirectional"
+    structure = Structure(cell, shape.inputs, shape.hidden, 2 if stacked else 1, stacked)
+    weights = draw_weights(structure, rng)
+    xs = rng.normal(size=(shape.batch, shape.steps, shape.inputs)).astype(np.float32)
+    cotangent = rng.normal(size=(shape.batch, shape.steps, structure.outputs)).astype(np.float32)
+    if variant != "lengths":
+        return Workload(structure, weights, xs, cotangent)
+    lengths = rng.integers(max(1, shape.steps // 2), shape.steps + 1, shape.batch)
+    lengths[0] = shape.steps
+    padded = Workload(structure, weights, xs, cotangent, lengths.astype(np.int32))
+    return dataclasses.replace(padded, cotangent=cotangent * padded.real)
+
+
+def flops(structure: Structure, batch: int, steps: int, what: str) -> int:
+    """Floating-point operations of the matrix products, padding included.
+
+        forward = Σ 2·T·B·G·H·(I+H) over layers and directions      gradient = 3 · forward
+
+    Args:
+      structure: the network.
+      batch: B.
+      steps: T.
+      what: "forward" or "gradient".
+    """
+    columns = GATES[structure.cell] * structure.hidden
+    rows = sum(width + structure.hidden for width in structure.widths) * structure.directions
+    return 2 * steps * batch * columns * rows * {"forward": 1, "gradient": 3}[what]

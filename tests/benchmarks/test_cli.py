@@ -1,0 +1,144 @@
+"""The command line, and each suite once on tiny shapes."""
+
+import functools
+import json
+from pathlib import Path
+
+import pytest
+
+from benchmarks import machine, peers
+from benchmarks.cli import main
+from benchmarks.results import load
+from benchmarks.settings import Settings
+from benchmarks.suites import SUITES, scaling, train_step
+from benchmarks.suites import memory as memory_suite
+from benchmarks.tasks import imdb
+from benchmarks.workload import Shape
+from tests.benchmarks.helpers import results, row
+
+TINY = "2,3,4,5"
+
+
+@pytest.fixture(autouse=True)
+def no_large_products(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(machine, "one_core_rate", lambda: None)
+    monkeypatch.setattr(machine, "GemmRate", functools.partial(machine.GemmRate, size=8))
+
+
+def settings(*names: str) -> Settings:
+    chosen = {name: peers.load(name) for name in ("seqjax", *names)}
+    return Settings(
+        peers=chosen, short=True, repeats=1, cells=("lstm",), shapes=(Shape(2, 3, 4, 5),)
+    )
+
+
+def test_speed_writes_its_results(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "speed.json"
+    arguments = ["speed", "--cells", "lstm", "--shapes", TINY, "--variants", "plain", "lengths"]
+    arguments += ["--peers", "handwritten,flax_nnx", "--repeats", "2", "--output", str(path)]
+    assert main(arguments) == 0
+    found = load(path)
+    assert len(found.rows) == 3 * 2 * 2
+    for each in found.rows:
+        assert each.cell == "lstm" and each.shape == (2, 3, 4, 5)
+        assert len(each.samples_ms) == 2 and each.median_ms and each.gflops
+        assert isinstance(each.agreement, float) and each.agreement < 1e-5
+        assert (each.temp_bytes is not None) == (each.contestant == "seqjax")
+    header = found.header
+    assert header["command"].startswith("python -m benchmarks speed --cells lstm")
+    assert str(tmp_path) not in json.dumps(header)
+    assert {"jax", "flax", "python"} <= header["versions"].keys()
+    assert header["gemm_gflops"] > 0 and header["cores"] >= 1 and header["platform"] == "cpu"
+    printed = capsys.readouterr().out
+    assert "lstm lengths 2,3,4,5" in printed and "geometric means" in printed
+
+    page = tmp_path / "page.md"
+    assert main(["report", str(path), "--output", str(page)]) == 0
+    assert "lstm plain 2,3,4,5" in page.read_text()
+    assert main(["compare", str(path), str(path)]) == 0
+
+
+def test_compare_leaves_with_one_for_a_regression(tmp_path: Path) -> None:
+    old, new = tmp_path / "old.json", tmp_path / "new.json"
+    results(row(ms=1.0)).save(old)
+    results(row(ms=1.2)).save(new)
+    assert main(["compare", str(old), str(new)]) == 1
+    assert main(["compare", str(old), str(new), "--threshold", "0.5"]) == 0
+    assert main(["compare", str(new), str(old)]) == 0
+
+
+@pytest.mark.parametrize(
+    "arguments, message",
+    [
+        (["speed", "--peers", "theano"], "peers: expected some of seqjax"),
+        (["speed", "--cells", "lstm,rnn"], "cells: expected some of elman, lstm, gru; got 'rnn'"),
+        (["speed", "--variants", "masked"], "variants: expected some of plain"),
+        (["speed", "--shapes", "1,2,3"], "shapes: expected four positive integers"),
+        (["speed", "--shapes", "1,2,3,0"], "got '1,2,3,0'"),
+        (["speed", "--repeats", "0"], "repeats: expected a positive integer, got 0"),
+        (["speed", "--devices", "0"], "devices: expected a positive integer, got 0"),
+        (["memory", "--variants", "plain"], "variants: expected none for suite memory"),
+        (["train_step", "--cells", "lstm"], "cells: expected none for suite train_step"),
+        (["compare", "no.json", "no.json"], "results: expected a JSON file"),
+        (["report"], "results: expected one results file or more"),
+    ],
+)
+def test_mistakes_are_named(
+    arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(arguments) == 2
+    assert message in " ".join(capsys.readouterr().err.split())
+
+
+def test_streaming_keeps_the_latencies_of_single_steps() -> None:
+    rows = SUITES["streaming"].run(settings("handwritten"), lambda text: None)
+    assert {each.contestant for each in rows} == {"seqjax", "seqjax_layer", "handwritten"}
+    for each in rows:
+        assert each.shape == (1, 1, 4, 5) and len(each.samples_ms) == 1
+        assert 0 < each.extra["p50_ms"] <= each.extra["p99_ms"]
+
+
+def test_memory_measures_what_the_library_knows() -> None:
+    said: list[str] = []
+    rows = SUITES["memory"].run(settings(), said.append)
+    names = {each.contestant for each in rows}
+    assert {"handwritten", "seqjax remat=auto", "seqjax remat=none"} <= names
+    assert all(each.samples_ms and each.temp_bytes is not None for each in rows)
+    assert not memory_suite.accepted("no such setting")
+
+
+def test_compile_times_both_phases() -> None:
+    rows = SUITES["compile"].run(settings("handwritten"), lambda text: None)
+    assert {(each.contestant, each.what) for each in rows} == {
+        (name, what) for name in ("seqjax", "handwritten") for what in ("lower", "compile")
+    }
+    assert all(len(each.samples_ms) == 3 and each.min_ms for each in rows)
+
+
+def test_scaling_changes_one_size(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(scaling, "SHORT", {"batch": (2, 3), "hidden": (6,)})
+    rows = SUITES["scaling"].run(settings("seqjax_sharded"), lambda text: None)
+    shapes = [each.shape for each in rows if each.contestant == "seqjax"]
+    assert shapes == [(2, 3, 4, 5), (3, 3, 4, 5), (2, 3, 6, 6)]
+    reasons = [each.reason for each in rows if each.contestant == "seqjax_sharded"]
+    assert reasons == [None, "a batch of 3 can not be split over 2 devices", None]
+
+
+def test_train_step_runs_its_tasks(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(train_step, "TASKS", {"imdb": lambda short: [imdb(2, 3, 7)]})
+    rows = SUITES["train_step"].run(settings("handwritten"), lambda text: None)
+    assert [each.contestant for each in rows] == ["seqjax", "handwritten"]
+    assert all(each.variant == "imdb" and each.samples_ms for each in rows)
+    assert all(isinstance(each.agreement, float) and each.agreement < 1e-5 for each in rows)
+
+
+def test_a_contestant_that_fails_makes_the_run_fail(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bad = row("handwritten", None, reason="disagrees: outputs differ by 1.0e+00 of their scale")
+    suite = SUITES["speed"]
+    monkeypatch.setitem(
+        SUITES, "speed", type(suite)(lambda settings, say: [row(), bad], suite.uses)
+    )
+    arguments = ["speed", "--peers", "handwritten", "--output", str(tmp_path / "a.json")]
+    assert main(arguments) == 1

@@ -1,0 +1,159 @@
+"""Results files: what is written is read again; comparing two files; the page made of them."""
+
+from pathlib import Path
+
+import pytest
+
+from benchmarks import report, summary, tables
+from benchmarks.compare import compare, regressed, table
+from benchmarks.results import Results, load
+from tests.benchmarks.helpers import results, row
+
+LONG = (32, 4096, 128, 128)
+
+
+def test_rows_survive_the_file(tmp_path: Path) -> None:
+    written = results(
+        row(flops=10**9, agreement=1e-6, temp_bytes=5, extra={"p99_ms": 3.0}),
+        row("haiku", None, reason="no lengths", agreement="different mathematics: relu"),
+    )
+    written.save(tmp_path / "out" / "a.json")
+    assert load(tmp_path / "out" / "a.json") == written
+
+
+def test_derived_figures() -> None:
+    one = row(ms=2.0, flops=10**8)
+    assert (one.median_ms, one.min_ms, one.gflops) == (2.0, 2.0, 50.0)
+    assert results(one).percent_of_gemm(one) == 50.0
+    nothing = row(ms=None, flops=10**8)
+    assert (nothing.median_ms, nothing.min_ms, nothing.gflops) == (None, None, None)
+
+
+@pytest.mark.parametrize("text", ["", "[]", '{"rows": []}', '{"header": {}, "rows": [{}]}'])
+def test_other_files_are_named(tmp_path: Path, text: str) -> None:
+    path = tmp_path / "b.json"
+    path.write_text(text)
+    with pytest.raises(ValueError, match=r"results: expected a JSON file .* got .*b\.json"):
+        load(path)
+    with pytest.raises(ValueError, match=r"got .*missing\.json"):
+        load(tmp_path / "missing.json")
+
+
+def test_verdicts() -> None:
+    old = results(row(ms=2.0), row("pytorch", 2.0), row("keras", 2.0), row("haiku", 2.0))
+    new = results(row(ms=2.3), row("pytorch", 2.1), row("keras", 1.0), row("equinox", 2.0))
+    verdicts = {verdict.key[-1]: verdict for verdict in compare(old, new)}
+    assert {name: verdict.kind for name, verdict in verdicts.items()} == {
+        "seqjax": "regression",
+        "pytorch": "equal",
+        "keras": "improvement",
+        "haiku": "missing",
+        "equinox": "added",
+    }
+    assert verdicts["seqjax"].ratio == pytest.approx(1.15)
+    assert regressed([*verdicts.values()])
+    assert not regressed(compare(old, new, threshold=0.2))
+    assert not regressed(compare(old, old))
+    lines = table([*verdicts.values()]).rows
+    assert lines[0][2:] == ["seqjax", "2", "2.3", "1.15", "regression"]
+
+
+def test_rows_of_other_cases_are_not_compared() -> None:
+    old = results(row(ms=1.0), row(ms=1.0, what="forward"))
+    new = results(row(ms=9.0, shape=(1, 2, 3, 4)), row(ms=9.0, variant="lengths", what="forward"))
+    assert {verdict.kind for verdict in compare(old, new)} == {"missing", "added"}
+    assert compare(results(row(ms=None)), results(row(ms=1.0)))[0].kind == "added"
+
+
+@pytest.mark.parametrize("threshold", [0.0, -1.0, float("nan")])
+def test_threshold_is_checked(threshold: float) -> None:
+    with pytest.raises(ValueError, match="threshold: expected a positive number"):
+        compare(results(), results(), threshold)
+
+
+def everything() -> Results:
+    """Rows of all suites."""
+    return results(
+        row(ms=2.0, flops=10**8),
+        row("pytorch", 1.0, agreement=1e-6),
+        row("flax_nnx", 8.0, agreement="different mathematics: why"),
+        row("haiku", None, reason="no lengths"),
+        row(ms=3.0, variant="lengths"),
+        row("pytorch", 4.0, variant="lengths"),
+        row(suite="train_step", variant="imdb", what="step"),
+        row("pytorch", 6.0, suite="train_step", variant="imdb", what="step"),
+        row(suite="streaming", what="step", extra={"p99_ms": 9.0}),
+        row("handwritten", 1.0, suite="streaming", what="step"),
+        row("handwritten", 4.0, suite="memory", shape=LONG, temp_bytes=8_000_000),
+        row("seqjax remat=sqrt", 6.0, suite="memory", shape=LONG, temp_bytes=2_000_000),
+        *(
+            row(name, ms * steps, suite="compile", what=what, shape=(8, steps, 64, 64))
+            for name, ms in (("seqjax", 1.0), ("handwritten", 2.0))
+            for steps in (1, 3)
+            for what in ("lower", "compile")
+        ),
+        row(suite="scaling", variant="steps"),
+        row("seqjax_sharded", 1.5, suite="scaling", variant="steps"),
+        cpu="A processor",
+        versions={"jax": "1.2.3"},
+    )
+
+
+def test_geometric_means_are_of_pairs() -> None:
+    means = summary.geomeans(everything().rows)
+    ratio, count = means["speed", "gradient", "pytorch"]
+    assert ratio == pytest.approx((0.5 * 4 / 3) ** 0.5) and count == 2
+    assert means["speed", "gradient", "flax_nnx"] == (4.0, 1)
+    assert ("speed", "gradient", "haiku") not in means
+    assert means["memory", "gradient", "seqjax remat=sqrt"] == (1.5, 1)
+
+
+def test_highlights_and_losses() -> None:
+    lines = "\n".join(summary.highlights(everything()))
+    for expected in (
+        "flax_nnx / seqjax: 4.00× over 1 cases",
+        "LSTM gradient at lstm plain 32,100,512,512: 50 % of the GEMM rate",
+        "Gradient with lengths / without: seqjax 1.50 (pytorch 4.00)",
+        "Lower and compile the gradient, handwritten / seqjax: 2.00×",
+        "lstm compile time, T = 3 / T = 1: 3.00×",
+        "seqjax remat=sqrt: 0.25× the temporaries of a plain scan, 1.5× its time",
+        "train_step, pytorch / seqjax: 3.00×",
+        "streaming, handwritten / seqjax: 0.50×",
+    ):
+        assert expected in lines
+    assert summary.slower(everything().rows) == [
+        "speed lstm plain 32,100,512,512 gradient: pytorch at 0.50×",
+        "streaming lstm plain 32,100,512,512 step: handwritten at 0.50×",
+    ]
+
+
+def test_page_is_made_of_the_file(tmp_path: Path) -> None:
+    path = tmp_path / "docs" / "benchmarks.md"
+    report.write([everything()], path)
+    text = path.read_text()
+    for expected in (
+        "# Benchmarks",
+        "python -m benchmarks speed",
+        "A processor",
+        "jax 1.2.3",
+        "| lstm plain 32,100,512,512 | gradient | 2 | 1 (0.50×) | 8 (4.00×) † |",
+        "haiku, speed: no lengths (lstm plain)",
+        "![speed](images/benchmarks/speed.png)",
+        "![memory](images/benchmarks/memory.png)",
+        "![scaling](images/benchmarks/scaling.png)",
+    ):
+        assert expected in text
+    plots = sorted(file.name for file in (path.parent / "images" / "benchmarks").iterdir())
+    assert plots == ["memory.png", "scaling.png", "speed.png"]
+
+
+def test_page_of_several_files_keeps_their_plots_apart(tmp_path: Path) -> None:
+    report.write([everything(), results(row())], tmp_path / "page.md")
+    assert "images/benchmarks/0/speed.png" in (tmp_path / "page.md").read_text()
+
+
+@pytest.mark.parametrize(
+    "value, text", [(None, "–"), (1234.5, "1234"), (99.96, "100"), (0.01234, "0.0123"), (0, "0")]
+)
+def test_numbers(value: float | None, text: str) -> None:
+    assert tables.number(value) == text
