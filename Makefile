@@ -11,9 +11,11 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 # dependencies come along. Pinned because it is data.
 DATA := aeon==1.6.0
 
+BENCH := out/benchmarks
+
 .DEFAULT_GOAL := help
 .NOTPARALLEL: # two targets may fill the same environment
-.PHONY: help demo test slow lint types doctest format clean
+.PHONY: help demo bench bench-full test slow lint types doctest format clean
 
 help: ## print this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -23,6 +25,14 @@ help: ## print this list
 demo: $(VENV)/.examples $(VENV)/.data ## train a speaker recogniser on real recordings
 	$(BIN)/python examples/speaker.py
 	@echo "Plots are in out/speaker/"
+
+bench: $(VENV)/.bench ## measure speed, memory and compile time beside other libraries
+	$(BIN)/python -m benchmarks all --short --output $(BENCH)/short.json
+	$(BIN)/python -m benchmarks report $(BENCH)/short.json --output $(BENCH)/short.md
+
+bench-full: $(VENV)/.bench ## the same at full length, for docs/benchmarks.md
+	$(BIN)/python -m benchmarks all --output $(BENCH)/full.json
+	$(BIN)/python -m benchmarks report $(BENCH)/full.json
 
 test: $(VENV)/.test ## run the tests and the doctests
 	$(BIN)/python -m pytest -n $(JOBS) -m "not slow"
@@ -55,7 +65,7 @@ $(BIN)/pip:
 	$(PYTHON) -m venv $(VENV)
 
 # One stamp an extra: set up again only when pyproject.toml has changed since.
-$(VENV)/.examples $(VENV)/.test $(VENV)/.dev: $(VENV)/.%: pyproject.toml | $(BIN)/pip
+$(VENV)/.examples $(VENV)/.bench $(VENV)/.test $(VENV)/.dev: $(VENV)/.%: pyproject.toml | $(BIN)/pip
 	$(PIP) --editable '.[$*]'
 	@touch $@
 

@@ -1,6 +1,5 @@
 """`unroll`, the only way into running a cell over a sequence: it checks, plans, calls a kernel."""
 
-import dataclasses
 import functools
 from collections.abc import Callable
 from typing import Any
@@ -242,17 +241,8 @@ def _plan(
 def _run(
     problem: Problem, *, cell: Cell[Any, Any], plan: Plan, batch_ndim: int, reverse: bool
 ) -> Unrolled:
-    """Brings a problem into the kernels' form and its outputs back; compiled as a whole."""
-    xs = problem.xs
-    if problem.mask is not None:
-        # Replaced before anything is computed from it: in a gradient 0 · NaN would be NaN.
-        mask = problem.mask
-        xs = jax.tree.map(lambda x: sequences.zero_masked(x, mask), xs)
-    inputs = (xs, problem.mask, problem.resets, problem.zoneout)
-    xs, mask_tm, resets, zoneout = sequences.to_time_major(inputs, batch_ndim)
-    problem = dataclasses.replace(problem, xs=xs, mask=mask_tm, resets=resets, zoneout=zoneout)
-    outputs, state = run(cell, problem, plan, reverse=reverse)
-    return Unrolled(sequences.to_batch_major(outputs, batch_ndim), state)
+    """Compiled as a whole."""
+    return run(cell, problem, plan, batch_ndim=batch_ndim, reverse=reverse)
 
 
 def _check_cell(cell: Any) -> None:

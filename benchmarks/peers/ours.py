@@ -8,8 +8,6 @@ import dataclasses
 from typing import Any, ClassVar
 
 import jax
-import jax.numpy as jnp
-import numpy as np
 from flax import nnx
 
 import seqjax
@@ -122,21 +120,6 @@ class Layer(Seqjax):
         return Step(apply, _layer_params, lambda batch: layer.initial_state((batch,)))
 
 
-def _mesh() -> jax.sharding.Mesh:
-    return jax.sharding.Mesh(np.array(jax.devices()), ("batch",))
-
-
-def shard_batch(tree: Any, axis: int = 0) -> Any:
-    """Splits the batch axis of all arrays over the devices."""
-    spec = jax.sharding.PartitionSpec(*[None] * axis, "batch")
-    return jax.device_put(tree, jax.sharding.NamedSharding(_mesh(), spec))
-
-
-def replicate(tree: Any) -> Any:
-    """Copies all arrays to every device."""
-    return jax.device_put(tree, jax.sharding.NamedSharding(_mesh(), jax.sharding.PartitionSpec()))
-
-
 class Sharded(Seqjax):
     """The default contestant with its batch split over all devices of the process."""
 
@@ -151,8 +134,9 @@ class Sharded(Seqjax):
         return None
 
     def put(self, tree: Any, batch_axis: int | None) -> Any:
-        tree = jax.tree.map(lambda a: a if isinstance(a, np.ndarray) else jnp.asarray(a), tree)
-        return replicate(tree) if batch_axis is None else shard_batch(tree, batch_axis)
+        if batch_axis is None:
+            return seqjax.sharding.replicate(tree)
+        return seqjax.sharding.shard_batch(tree, axis=batch_axis)
 
     def single_step(self, structure: Structure) -> Step | str:
         del structure

@@ -7,17 +7,17 @@ import gc
 from collections.abc import Callable
 
 from benchmarks import peers
-from benchmarks.peers import Peer, Prepared
+from benchmarks.peers import Peer
 from benchmarks.peers.ours import Seqjax
 from benchmarks.results import Row
 from benchmarks.settings import Settings
 from benchmarks.suites.common import enter, milliseconds, reference
 from benchmarks.workload import Shape, flops, make
 
-__all__ = ["accepted", "run"]
+__all__ = ["run"]
 
-REMAT = ("none", "step", "chunk", "sqrt", "log", "auto")
-UNBOUNDED = ("none", "step")
+REMAT = ("none", "chunk", "sqrt", "log", "auto")
+UNBOUNDED = ("none",)
 """Settings that store something at every step."""
 
 SHAPES = tuple(Shape(32, steps, 128, 128) for steps in (256, 1024, 4096))
@@ -25,32 +25,15 @@ LONG = Shape(1, 65536, 32, 32)
 SHORT = tuple(Shape(8, steps, 64, 64) for steps in (256, 1024))
 
 
-def accepted(remat: str) -> bool:
-    """Whether this version of the library knows a setting."""
-    try:
-        tiny = Seqjax(remat=remat).prepare(make("elman", "plain", Shape(1, 2, 1, 1)))
-        assert isinstance(tiny, Prepared)
-        tiny.forward()
-    except ValueError:
-        return False
-    return True
-
-
 def run(settings: Settings, say: Callable[[str], None]) -> list[Row]:
     """Measures all shapes, the LSTM unless other cells are asked for."""
-    known = []
-    for remat in REMAT:
-        if accepted(remat):
-            known.append(remat)
-        else:
-            say(f"remat={remat} is not known to this version")
     shapes = settings.shapes or (SHORT if settings.short else (*SHAPES, LONG))
     cells = settings.cells if len(settings.cells) < 3 else ("lstm",)
     rows = []
     for cell in cells:
         for shape in shapes:
             say(f"{cell}, {shape.steps} steps")
-            wanted = [r for r in known if shape != LONG or r not in UNBOUNDED]
+            wanted = [r for r in REMAT if shape != LONG or r not in UNBOUNDED]
             rows += _group(cell, shape, wanted, settings)
             gc.collect()
     return rows

@@ -32,8 +32,8 @@ a run more for each level. "auto" chooses."""
 MEGABYTE = 2**20
 INLINE_FROM = 16 * MEGABYTE
 """On CPU, projections of this size fall out of the caches and cost page faults at every call."""
-CHUNK_FROM = 128 * MEGABYTE
-"""On CPU, temporaries of this size cost more page faults than running steps a second time."""
+CHUNK_FROM = 512 * MEGABYTE
+"""On CPU, keeping this much costs page faults, about as much time as running steps again."""
 CHUNK_SIZE = 4 * MEGABYTE
 """What a segment stores with "chunk"."""
 PARALLEL_FROM = 64
@@ -239,7 +239,7 @@ def _segments(
     if remat == "auto" and budget is None:
         whole = _kept(steps, (), step, state)
         if on_cpu and whole >= CHUNK_FROM:
-            why = f"allocating {_readable(whole)} costs more time on a CPU than running steps twice"
+            why = f"page faults of {_readable(whole)} cost a CPU about as much as running steps twice"
             return "chunk", candidates["chunk"], why
         return "none", (), f"{_readable(whole)} are kept without running any step twice"
     if budget is None:

@@ -5,8 +5,7 @@ from typing import Any
 
 import jax
 
-from seqjax.cells.base import Cell
-from seqjax.types import Array, PyTree, Shape
+from seqjax.types import Array, PyTree
 
 __all__ = ["Problem"]
 
@@ -48,12 +47,6 @@ class Problem:
         """The number of steps, T; symbolic where a program is exported for any T."""
         steps: int = jax.tree.leaves(self.xs)[0].shape[0]
         return steps
-
-    def batch_shape(self, cell: Cell[Any, Any]) -> Shape:
-        """The batch axes, which are those of the inputs that are not the cell's own."""
-        event = cell.input_shapes[0]
-        shape: Shape = jax.tree.leaves(self.xs)[0].shape
-        return shape[1 : len(shape) - len(event)]
 
     def per_step(self) -> dict[str, PyTree]:
         """The arrays that have a time axis, by the name of their field."""

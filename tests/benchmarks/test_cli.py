@@ -104,7 +104,6 @@ def test_memory_measures_what_the_library_knows() -> None:
     names = {each.contestant for each in rows}
     assert {"handwritten", "seqjax remat=auto", "seqjax remat=none"} <= names
     assert all(each.samples_ms and each.temp_bytes is not None for each in rows)
-    assert not memory_suite.accepted("no such setting")
 
 
 def test_compile_times_both_phases() -> None:
