@@ -11,7 +11,6 @@ from benchmarks.cli import main
 from benchmarks.results import load
 from benchmarks.settings import Settings
 from benchmarks.suites import SUITES, scaling, train_step
-from benchmarks.suites import memory as memory_suite
 from benchmarks.tasks import imdb
 from benchmarks.workload import Shape
 from tests.benchmarks.helpers import results, row
