@@ -24,7 +24,7 @@ class Run:
     """Runs a suite, or all. Beside suites: `compare a.json b.json`, `report a.json ...`."""
 
     suite: Annotated[
-        Literal["speed", "train_step", "streaming", "memory", "compile", "scaling", "all"],
+        Literal["speed", "train_step", "streaming", "memory", "compile", "parts", "scaling", "all"],
         tyro.conf.Positional,
     ]
     """What to measure."""

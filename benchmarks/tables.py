@@ -63,7 +63,7 @@ def cases(rows: Iterable[Row]) -> dict[tuple[str, str], dict[str, Row]]:
 
 def base_of(suite: str) -> str:
     """The contestant whose time is 1 in a suite's ratios."""
-    return "handwritten" if suite == "memory" else BASE
+    return {"memory": "handwritten", "parts": "jax"}.get(suite, BASE)
 
 
 def _cell(row: Row | None, base: Row | None) -> str:
@@ -87,7 +87,7 @@ def comparison(results: Results, suite: str) -> Table:
     rows = [row for row in results.rows if row.suite == suite]
     names = contestants(rows)
     base_name = base_of(suite)
-    rated = suite == "speed"
+    rated = suite in ("speed", "parts")
     lines = []
     for (case, what), group in cases(rows).items():
         base = group.get(base_name)
@@ -99,7 +99,7 @@ def comparison(results: Results, suite: str) -> Table:
             ]
         lines.append(line)
     header = ["case (B,T,I,H)", "what", *(f"{name} ms" for name in names)]
-    header += [f"{BASE} GF/s", "% of GEMM"] if rated else []
+    header += [f"{base_name} GF/s", "% of GEMM"] if rated else []
     return Table(f"{suite}: × is time / {base_name}'s", header, lines)
 
 

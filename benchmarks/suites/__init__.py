@@ -6,7 +6,7 @@ from collections.abc import Callable
 from benchmarks.results import Row
 from benchmarks.settings import Settings
 from benchmarks.suites import compile as compile_suite
-from benchmarks.suites import memory, scaling, speed, streaming, train_step
+from benchmarks.suites import memory, parts, scaling, speed, streaming, train_step
 
 __all__ = ["SUITES", "Suite"]
 
@@ -25,6 +25,7 @@ SUITES = {
     "streaming": Suite(streaming.run, frozenset({"cells", "shapes"})),
     "memory": Suite(memory.run, frozenset({"cells", "shapes"})),
     "compile": Suite(compile_suite.run, frozenset({"cells", "shapes"})),
+    "parts": Suite(parts.run, frozenset({"shapes"})),
     "scaling": Suite(scaling.run, frozenset({"cells", "shapes"})),
 }
 """All suites, in the order of `all`."""

@@ -1,0 +1,95 @@
+"""Suite `parts`: what the pieces of an LSTM's gradient cost alone, in plain JAX.
+
+The profile behind `speed`: where the sum of these is the time of the whole, only faster pieces
+would help. A flat product has all steps in its rows; a product in the loop waits for the step
+before it.
+"""
+
+import functools
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+
+from benchmarks import timing
+from benchmarks.results import Row
+from benchmarks.settings import Settings
+from benchmarks.suites.speed import SHAPES
+from benchmarks.workload import Shape
+
+__all__ = ["run"]
+
+GATES = 4
+
+
+def run(settings: Settings, say: Callable[[str], None]) -> list[Row]:
+    """Measures all shapes."""
+    rows = []
+    for shape in settings.shapes or (SHAPES[:1] if settings.short else SHAPES):
+        say(f"lstm, {shape}")
+        rows += _group(Shape(*shape), settings)
+    return rows
+
+
+def _group(shape: Shape, settings: Settings) -> list[Row]:
+    batch, steps, inputs, hidden = shape
+    keys = jax.random.split(jax.random.key(0), 5)
+    xs = jax.random.normal(keys[0], (steps, batch, inputs))
+    w_ih = jax.random.normal(keys[1], (inputs, GATES * hidden)) / hidden
+    w_hh = jax.random.normal(keys[2], (hidden, GATES * hidden)) / hidden
+    h = jax.random.normal(keys[3], (batch, hidden))
+    dzs = jax.random.normal(keys[4], (steps, batch, GATES * hidden))
+    zs = tuple(jnp.split(dzs, GATES, axis=-1))
+
+    def input_product(xs: jax.Array, w: jax.Array) -> jax.Array:
+        return xs.reshape(-1, inputs) @ w
+
+    def forward_loop(h: jax.Array, w: jax.Array) -> jax.Array:
+        step = lambda h, _: ((h @ w)[:, :hidden], None)  # noqa: E731
+        return jax.lax.scan(step, h, None, length=steps)[0]
+
+    def backward_loop(dh: jax.Array, dzs: jax.Array, w: jax.Array) -> jax.Array:
+        return jax.lax.scan(lambda dh, dz: (0.5 * dh + dz @ w.T, None), dh, dzs)[0]
+
+    def weight_gradient(xs: jax.Array, dzs: jax.Array) -> jax.Array:
+        return xs.reshape(-1, inputs).T @ dzs.reshape(-1, GATES * hidden)
+
+    def pointwise(c: jax.Array, zs: tuple[jax.Array, ...]) -> tuple[jax.Array, jax.Array]:
+        def step(c: jax.Array, z: tuple[jax.Array, ...]) -> tuple[jax.Array, jax.Array]:
+            z_i, z_f, z_g, z_o = z
+            c = jax.nn.sigmoid(z_f) * c + jax.nn.sigmoid(z_i) * jnp.tanh(z_g)
+            return c, jax.nn.sigmoid(z_o) * jnp.tanh(c)
+
+        return jax.lax.scan(step, c, zs)
+
+    per_input = 2 * steps * batch * GATES * hidden * inputs
+    per_hidden = 2 * steps * batch * GATES * hidden * hidden
+    parts = {
+        "input product, flat": (input_product, (xs, w_ih), per_input),
+        "recurrent product, in the loop": (forward_loop, (h, w_hh), per_hidden),
+        "its gradient, in the loop": (backward_loop, (h, dzs, w_hh), per_hidden),
+        "weight gradient, flat": (weight_gradient, (xs, dzs), per_input),
+        "gates alone, in a loop": (pointwise, (h, zs), None),
+    }
+
+    def waited(function: Callable[..., object], arguments: tuple[object, ...]) -> None:
+        jax.block_until_ready(function(*arguments))
+
+    calls = {
+        name: functools.partial(waited, jax.jit(function), arguments)
+        for name, (function, arguments, _) in parts.items()
+    }
+    seconds = timing.interleaved(calls, repeats=settings.repeats, budget=settings.budget)
+    return [
+        Row(
+            suite="parts",
+            cell="lstm",
+            variant=name,
+            shape=shape,
+            what="part",
+            contestant="jax",
+            samples_ms=tuple(1e3 * s for s in seconds[name]),
+            flops=parts[name][2],
+        )
+        for name in parts
+    ]
