@@ -58,9 +58,10 @@ class Cell(abc.ABC, Generic[Params, State]):
     input_size: int
     hidden_size: int
 
-    additive: ClassVar[bool] = False
-    """Whether the projection and the recurrent product only ever meet as a sum. If so, `update`
-    must also accept `recurrent=None`: the product has then been added to the projection."""
+    additive: ClassVar[bool | int] = False
+    """Whether the projection and the recurrent product only ever meet as a sum; or of how many of
+    the first gates that is true. `update` must then also accept that a kernel has added them: the
+    first gates of `projected` are sums, and `recurrent` is what is left of the product, or None."""
 
     keeps_recurrent_input: ClassVar[bool] = False
     """Whether `update` needs r_t as well as the product; it then gets the pair `(r_t, q_t)`."""
@@ -120,7 +121,8 @@ class Cell(abc.ABC, Generic[Params, State]):
           params: as from `init`.
           projected: what `project` gave for this step.
           recurrent: `r @ w` for r = `recurrent_input(state)` and w = `recurrent_matrix(params)`;
-            r itself where w is None; the pair `(r, r @ w)` for `keeps_recurrent_input` cells.
+            r itself where w is None; the pair `(r, r @ w)` for `keeps_recurrent_input` cells;
+            without the columns that a kernel has already added, see `additive`.
           state: the state before the step.
 
         Returns:

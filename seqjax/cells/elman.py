@@ -36,7 +36,7 @@ class ElmanReadoutParams(NamedTuple):
 class _Elman(DenseCell[Any, Array]):
     """The recurrence that both cells of this file share."""
 
-    additive: ClassVar[bool] = True
+    additive: ClassVar[bool | int] = True
 
     _: dataclasses.KW_ONLY
     activation: str | Callable[[Array], Array] = "tanh"

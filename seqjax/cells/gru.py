@@ -133,6 +133,8 @@ class GRU(_ResetGRU):
       ((5,), (2, 5))
     """
 
+    additive: ClassVar[bool | int] = 2
+
     def init(self, key: PRNGKey, dtype: Any = jnp.float32) -> GRUParams:
         k_ih, k_hh, k_b, k_hn = self.keys(key, 4)
         return GRUParams(
@@ -148,11 +150,13 @@ class GRU(_ResetGRU):
     def update(
         self, params: Any, projected: tuple[Array, ...], recurrent: Array, state: Array
     ) -> tuple[Array, Array]:
-        p_r, p_z, p_n = projected
-        q_r, q_z, q_n = ops.split(recurrent, self.gates)
+        z_r, z_z, p_n = projected
+        *q, q_n = ops.split(recurrent, recurrent.shape[-1] // self.hidden_size)
+        if q:  # else a kernel has added these two
+            z_r, z_z = z_r + q[0], z_z + q[1]
         if params.b_hn is not None:
             q_n = q_n + params.b_hn.astype(q_n.dtype)
-        r, z = jax.nn.sigmoid(p_r + q_r), jax.nn.sigmoid(p_z + q_z)
+        r, z = jax.nn.sigmoid(z_r), jax.nn.sigmoid(z_z)
         n = jnp.tanh(p_n + r * q_n)
         h = interpolated(z, n, state)
         return h, h
@@ -189,6 +193,7 @@ class ChoGRU(_ResetGRU):
       ((5, 10), (5, 5))
     """
 
+    additive: ClassVar[bool | int] = 2
     keeps_recurrent_input: ClassVar[bool] = True
 
     def init(self, key: PRNGKey, dtype: Any = jnp.float32) -> ChoGRUParams:
@@ -207,13 +212,15 @@ class ChoGRU(_ResetGRU):
         self,
         params: Any,
         projected: tuple[Array, ...],
-        recurrent: tuple[Array, Array],
+        recurrent: tuple[Array, Array | None],
         state: Array,
     ) -> tuple[Array, Array]:
-        p_r, p_z, p_n = projected
+        z_r, z_z, p_n = projected
         h_in, product = recurrent
-        q_r, q_z = ops.split(product, 2)
-        r, z = jax.nn.sigmoid(p_r + q_r), jax.nn.sigmoid(p_z + q_z)
+        if product is not None:  # else a kernel has added it
+            q_r, q_z = ops.split(product, 2)
+            z_r, z_z = z_r + q_r, z_z + q_z
+        r, z = jax.nn.sigmoid(z_r), jax.nn.sigmoid(z_z)
         n = jnp.tanh(p_n + ops.matmul(r * h_in, params.w_hn))
         h = interpolated(z, n, state)
         return h, h
@@ -246,6 +253,7 @@ class MGU(_GRU):
     """
 
     gates: ClassVar[int] = 2
+    additive: ClassVar[bool | int] = 1
     keeps_recurrent_input: ClassVar[bool] = True
 
     def init(self, key: PRNGKey, dtype: Any = jnp.float32) -> MGUParams:
@@ -264,12 +272,12 @@ class MGU(_GRU):
         self,
         params: Any,
         projected: tuple[Array, ...],
-        recurrent: tuple[Array, Array],
+        recurrent: tuple[Array, Array | None],
         state: Array,
     ) -> tuple[Array, Array]:
-        p_f, p_n = projected
+        z_f, p_n = projected
         h_in, q_f = recurrent
-        f = jax.nn.sigmoid(p_f + q_f)
+        f = jax.nn.sigmoid(z_f if q_f is None else z_f + q_f)
         n = jnp.tanh(p_n + ops.matmul(f * h_in, params.w_hn))
         h = interpolated(1 - f, n, state)
         return h, h

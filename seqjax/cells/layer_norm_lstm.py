@@ -57,7 +57,7 @@ class LayerNormLSTM(GatedLSTM):
       (20,)
     """
 
-    additive: ClassVar[bool] = False
+    additive: ClassVar[bool | int] = False
 
     _: dataclasses.KW_ONLY
     epsilon: float = 1e-5

@@ -91,7 +91,7 @@ class GatedLSTM(DenseCell[Any, LSTMState]):
       (True, 4)
     """
 
-    additive: ClassVar[bool] = True
+    additive: ClassVar[bool | int] = True
     gates: ClassVar[int] = 4
     forget_gate: ClassVar[int] = 1
     input_gate: ClassVar[int | None] = 0

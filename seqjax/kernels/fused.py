@@ -21,6 +21,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.custom_derivatives import SymbolicZero
 
 from seqjax.cells import ops
@@ -49,7 +50,7 @@ def fused(
       problem: arrays, time-major; see `Problem`.
       reverse: process t = T-1 … 0.
       inline: whether each step projects its own input, so that the projections of all steps are
-        not kept in memory; useful for `additive` cells alone.
+        not kept in memory.
       unroll: steps in one iteration of the compiled loops.
 
     Returns:
@@ -89,24 +90,23 @@ class _Setting(NamedTuple):
 
 
 class _Stored(NamedTuple):
-    """What the forward loop keeps for the derivative, with a time axis.
-
-    `z` is the sum of projection and product where the cell is additive; else there are both.
-    """
+    """What the forward loop keeps for the derivative, with a time axis: what `update` was given."""
 
     state: Any  # before the step, after a reset
-    z: PyTree | None
-    projected: PyTree | None
-    q: Array | None
+    gates: PyTree  # the projection, its additive gates summed with their columns of the product
+    rest: Array | None  # the product's other columns
 
 
-def _is_additive(cell: Cell[Any, Any], problem: Problem) -> bool:
-    """Whether the projection and a product are one sum, of which one derivative is enough."""
-    return (
-        cell.additive
-        and cell.recurrent_matrix(problem.params) is not None
-        and cell.recurrent_input(problem.state) is not None
-    )
+def _multiplies(cell: Cell[Any, Any], problem: Problem) -> bool:
+    """Whether there is a recurrent product."""
+    matrix, r = cell.recurrent_matrix(problem.params), cell.recurrent_input(problem.state)
+    return matrix is not None and r is not None
+
+
+def _additive_gates(cell: Cell[Any, Any], gates: list[Array]) -> list[int]:
+    """The widths of the gates that only ever meet their columns of the product as a sum."""
+    count = len(gates) if cell.additive is True else int(cell.additive)
+    return [gate.shape[-1] for gate in gates[:count]]
 
 
 @functools.partial(jax.custom_jvp, nondiff_argnums=(0,))
@@ -117,30 +117,23 @@ def _loop(setting: _Setting, problem: Problem) -> Unrolled:
 def _run(setting: _Setting, problem: Problem, *, store: bool) -> tuple[Unrolled, _Stored]:
     """The forward loop; with `store` also what its derivative needs."""
     cell, params = setting.cell, problem.params
-    additive = _is_additive(cell, problem)
-    matrix = cell.recurrent_matrix(params)
+    matrix, multiplies = cell.recurrent_matrix(params), _multiplies(cell, problem)
     project = functools.partial(cell.project, params)
     inputs = problem.xs if setting.inline else project(problem.xs)
+    adds = multiplies and bool(cell.additive)
 
     def step(state: Any, per_step: Any) -> tuple[Any, Any]:
         given, mask_t, reset_t, hold_t = per_step
-        p = project(given) if setting.inline else given
+        gates = project(given) if setting.inline else given
         if reset_t is not None:
             state = select(reset_t, problem.reset_state, state)
         r = cell.masked_recurrent_input(widened(state), problem.recurrent_mask)
-        q = r if matrix is None or r is None else ops.matmul(r, matrix)
-        z, recurrent = (_added(p, jnp.asarray(q)), None) if additive else (p, q)
-        new, output = _updated(setting, problem, params, z, r, recurrent, state, hold_t)
-        kept = (
-            _Stored(
-                state,
-                z if additive else None,
-                p if setting.inline and not additive else None,
-                q if matrix is not None and not additive else None,
-            )
-            if store
-            else None
-        )
+        rest = None
+        if multiplies:
+            gates, rest = _added(cell, gates, ops.matmul(jnp.asarray(r), jnp.asarray(matrix)))
+        kept = _Stored(state, gates if setting.inline or adds else None, rest) if store else None
+        recurrent = rest if multiplies else r
+        new, output = _updated(setting, problem, params, gates, r, recurrent, state, hold_t)
         if mask_t is not None:
             new = select(mask_t, new, state)
             output = select(mask_t, output, jax.tree.map(jnp.zeros_like, output))
@@ -153,8 +146,8 @@ def _run(setting: _Setting, problem: Problem, *, store: bool) -> tuple[Unrolled,
         reverse=setting.reverse,
         unroll=setting.unroll,
     )
-    if store and not setting.inline and not additive:
-        stored = stored._replace(projected=inputs)
+    if store and stored.gates is None:
+        stored = stored._replace(gates=inputs)
     return Unrolled(outputs, state), stored
 
 
@@ -162,27 +155,34 @@ def _updated(
     setting: _Setting,
     problem: Problem,
     params: PyTree,
-    z: PyTree,
+    gates: PyTree,
     r: Array | None,
-    q: Array | None,
+    recurrent: Array | None,
     state: Any,
     hold: PyTree | None,
 ) -> tuple[Any, PyTree]:
-    """`cell.update` with zoneout and rounding; q is None where it is part of z."""
+    """`cell.update` with zoneout and rounding."""
     cell, wide = setting.cell, widened(state)
-    recurrent = (r, q) if cell.keeps_recurrent_input else q
-    new, output = cell.update(params, z, recurrent, wide)
+    pair = (r, recurrent) if cell.keeps_recurrent_input else recurrent
+    new, output = cell.update(params, gates, pair, wide)
     if hold is not None:
         new = jax.tree.map(held, hold, wide, new)
         output = cell.output(params, new)
     return rounded((new, output), state_like=state, output_dtype=compute_dtype(problem.xs))
 
 
-def _added(projected: PyTree, product: Array) -> PyTree:
-    """The sum of a projection, one array or one a gate, and the product's columns."""
-    gates, structure = jax.tree.flatten(projected)
-    columns = ops.split(product, len(gates))
-    return jax.tree.unflatten(structure, [g + c for g, c in zip(gates, columns, strict=True)])
+def _added(cell: Cell[Any, Any], gates: PyTree, product: Array) -> tuple[PyTree, Array | None]:
+    """The gates with the product's columns where they are additive, and the other columns."""
+    leaves, structure = jax.tree.flatten(gates)
+    columns, rest = _columns(product, _additive_gates(cell, leaves))
+    leaves[: len(columns)] = [g + q for g, q in zip(leaves, columns, strict=False)]
+    return jax.tree.unflatten(structure, leaves), rest
+
+
+def _columns(product: Array, widths: list[int]) -> tuple[list[Array], Array | None]:
+    """The first columns of a product, cut to some widths, and what is left of it."""
+    *columns, rest = jnp.split(product, np.cumsum(widths), axis=-1) if widths else [product]
+    return columns, rest if rest.shape[-1] else None
 
 
 def _derivative(
@@ -192,22 +192,27 @@ def _derivative(
     (problem,), cell = primals, setting.cell
     moved = jax.tree.map(_none_if_zero, tangents[0], is_leaf=_is_zero)
     ran, stored = _run(setting, problem, store=True)
-    additive = _is_additive(cell, problem)
+    multiplies = _multiplies(cell, problem)
 
     # For all steps at once: what the parameters and inputs contribute.
-    _, d_projected = _jvp(cell.project, (problem.params, problem.xs), (moved.params, moved.xs))
+    _, d_gates = _jvp(cell.project, (problem.params, problem.xs), (moved.params, moved.xs))
     matrix, d_matrix = _jvp(cell.recurrent_matrix, (problem.params,), (moved.params,))
-    multiplies = matrix is not None and cell.recurrent_input(problem.state) is not None
+    leaves, structure = jax.tree.flatten(stored.gates)
+    widths = _additive_gates(cell, leaves) if multiplies else []
+    moves = _leaves(stored.gates, d_gates)
     d_product = None
     if multiplies and d_matrix is not None:
         rs = cell.masked_recurrent_input(widened(stored.state), problem.recurrent_mask)
         d_product = ops.matmul(jnp.asarray(rs), d_matrix)
-    if additive:
-        d_sum, gates = _concatenated(d_projected), len(jax.tree.leaves(stored.z))
-        d_product = (
-            d_sum if d_product is None else d_product if d_sum is None else d_sum + d_product
-        )
-        d_projected = None
+    if widths and moves[0] is not None:
+        # Side by side, as the product has them, so that the loop sees one array.
+        side_by_side = jnp.concatenate(moves[: len(widths)], axis=-1)
+        spare = matrix.shape[-1] - sum(widths)
+        if spare:
+            padding = [(0, 0)] * (side_by_side.ndim - 1) + [(0, spare)]
+            side_by_side = jnp.pad(side_by_side, padding)
+        d_product = side_by_side if d_product is None else d_product + side_by_side
+    d_others = [None] * len(widths) + moves[len(widths) :]
     read = _read_by_update(setting, problem, stored)
     d_params = jax.tree.unflatten(
         jax.tree.structure(problem.params),
@@ -218,8 +223,8 @@ def _derivative(
     )
 
     def step(d_state: Any, per_step: Any) -> tuple[Any, PyTree]:
-        kept, d_p, d_q, mask_t, reset_t, hold_t, d_hold_t = per_step
-        state, p, q = kept.state, kept.projected, kept.q
+        kept, d_gates, d_recurrent, mask_t, reset_t, hold_t, d_hold_t = per_step
+        state, recurrent = kept.state, kept.rest
         if reset_t is not None:
             d_reset = _filled(problem.reset_state, moved.reset_state)
             d_state = select(reset_t, d_reset, d_state)
@@ -234,17 +239,17 @@ def _derivative(
         )
         if multiplies:
             through = ops.matmul(d_r, matrix)
-            d_q = through if d_q is None else d_q + through
-        elif r is not None:
-            q, d_q = r, d_r
-        if additive:
-            p, q = kept.z, None
-            d_p = jax.tree.unflatten(jax.tree.structure(p), ops.split(d_q, gates))
-            d_q = None
+            d_recurrent = through if d_recurrent is None else d_recurrent + through
+            columns, d_recurrent = _columns(d_recurrent, widths)
+            d_gates = [*columns, *d_gates[len(widths) :]]
+        else:
+            recurrent, d_recurrent = r, d_r
         (new, output), (d_new, d_output) = _jvp(
-            functools.partial(_updated, setting, problem),
-            (problem.params, p, r, q, state, hold_t),
-            (d_params, d_p, d_r, d_q, d_state, d_hold_t),
+            lambda params, leaves, *others: _updated(
+                setting, problem, params, jax.tree.unflatten(structure, leaves), *others
+            ),
+            (problem.params, jax.tree.leaves(kept.gates), r, recurrent, state, hold_t),
+            (d_params, d_gates, d_r, d_recurrent, d_state, d_hold_t),
         )
         d_new, d_output = _filled(new, d_new), _filled(output, d_output)
         if mask_t is not None:
@@ -256,7 +261,7 @@ def _derivative(
     d_state, d_outputs = jax.lax.scan(
         jax.checkpoint(step, prevent_cse=False),
         varying_like(_filled(problem.state, moved.state), problem),
-        (stored, d_projected, d_product, problem.mask, problem.resets,
+        (stored, d_others, d_product, problem.mask, problem.resets,
          problem.zoneout, moved.zoneout),
         reverse=setting.reverse,
         unroll=setting.unroll,
@@ -277,10 +282,9 @@ def _read_by_update(setting: _Setting, problem: Problem, stored: _Stored) -> lis
 
     def one_step(leaves: list[Array], kept: _Stored, hold: PyTree | None) -> Any:
         r = cell.masked_recurrent_input(widened(kept.state), problem.recurrent_mask)
-        p, q = (kept.projected, kept.q) if kept.z is None else (kept.z, None)
-        q = r if kept.z is None and q is None else q
+        recurrent = kept.rest if _multiplies(cell, problem) else r
         params = jax.tree.unflatten(structure, leaves)
-        return _updated(setting, problem, params, p, r, q, kept.state, hold)
+        return _updated(setting, problem, params, kept.gates, r, recurrent, kept.state, hold)
 
     first = jax.tree.map(
         lambda a: jax.ShapeDtypeStruct(a.shape[1:], a.dtype), (stored, problem.zoneout)
@@ -333,9 +337,3 @@ def _jvp(
         values = function(*primals)
         return values, jax.tree.map(lambda _: None, values)
     return jax.jvp(of_moving, ({i: leaves[i] for i in moves},), (moves,))
-
-
-def _concatenated(gates: PyTree) -> Array | None:
-    """The tangents of the gates side by side, as the product has them; None if none moves."""
-    leaves = jax.tree.leaves(gates)
-    return jnp.concatenate(leaves, axis=-1) if leaves else None

@@ -143,7 +143,7 @@ def make_plan(
     else:
         why_inline = "one product for all steps is faster on accelerators"
 
-    step = sizes.stored(inline=inline, additive=kernel == "fused" and cell.additive)
+    step = sizes.stored(inline=inline, additive=cell.additive if kernel == "fused" else False)
     if wanted == "gradient":
         remat, segments, why_remat = _segments(
             kernel, remat, memory_budget, steps, step, sizes.state, on_cpu=on_cpu
@@ -156,9 +156,9 @@ def make_plan(
 
 @dataclasses.dataclass(frozen=True)
 class _Sizes:
-    """Bytes a step: of the projected input, the recurrent product and the state."""
+    """Bytes a step: of each gate of the projected input, the recurrent product and the state."""
 
-    projected: int
+    gates: tuple[int, ...]
     product: int
     state: int
 
@@ -179,16 +179,23 @@ class _Sizes:
         if matrix is not None and recurrent is not None:
             size = recurrent.dtype.itemsize
             product = math.prod(recurrent.shape[:-1]) * matrix.shape[-1] * size
-        return cls(_bytes(jax.eval_shape(cell.project, params, x)), product, _bytes(state))
+        gates = jax.tree.leaves(jax.eval_shape(cell.project, params, x))
+        return cls(tuple(map(_bytes, gates)), product, _bytes(state))
 
-    def stored(self, *, inline: bool, additive: bool) -> int:
+    @property
+    def projected(self) -> int:
+        """Of the projected input."""
+        return sum(self.gates)
+
+    def stored(self, *, inline: bool, additive: bool | int) -> int:
         """What a step of a segment takes while the segment is differentiated, about.
 
-        The pre-activations and their gradient, side by side and cut into gates, and the state. An
-        additive cell has them once, other cells for the projection and the product.
+        What `update` is given (gates, what is not added to them of the product, the state) and its
+        gradient; and projections with their gradient, if they are not made in the loop.
         """
-        terms = self.projected if additive else self.projected + self.product
-        return (2 if inline and additive else 4 if additive else 3) * terms + 2 * self.state
+        count = len(self.gates) if additive is True else int(additive)
+        given = self.projected + max(0, self.product - sum(self.gates[:count])) + self.state
+        return 2 * given + (0 if inline else 2 * self.projected)
 
 
 def _kernel(
@@ -239,7 +246,9 @@ def _segments(
     if remat == "auto" and budget is None:
         whole = _kept(steps, (), step, state)
         if on_cpu and whole >= CHUNK_FROM:
-            why = f"page faults of {_readable(whole)} cost a CPU about as much as running steps twice"
+            why = (
+                f"page faults of {_readable(whole)} cost a CPU about as much as running steps twice"
+            )
             return "chunk", candidates["chunk"], why
         return "none", (), f"{_readable(whole)} are kept without running any step twice"
     if budget is None:
