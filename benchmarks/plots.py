@@ -4,10 +4,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from benchmarks.results import Row
+from benchmarks.summary import BEST, with_best
 from benchmarks.tables import BASE, cases, contestants
 
 __all__ = ["draw"]
@@ -25,29 +27,29 @@ def _save(figure: Figure, path: Path) -> None:
 
 
 def ratios(rows: list[Row], path: Path) -> bool:
-    """Bars: every peer's gradient time over ours, case by case."""
-    rows = [row for row in rows if row.suite == "speed" and row.what == "gradient"]
-    groups = {case: group for (case, _), group in cases(rows).items() if BASE in group}
-    names = [name for name in contestants(rows) if name != BASE]
+    """A map: every peer's gradient time over that of our better setting, case by case."""
+    rows = [row for row in with_best(rows) if row.suite == "speed" and row.what == "gradient"]
+    groups = {case: group for (case, _), group in cases(rows).items() if BEST in group}
+    names = [name for name in contestants(rows) if not name.startswith(BASE)]
     if not groups or not names:
         return False
-    figure, (axes,) = _figure(8, 1 + 0.16 * len(groups) * len(names))
-    height = 0.8 / len(names)
-    for index, name in enumerate(names):
-        places, values = [], []
-        for place, group in enumerate(groups.values()):
-            ours = group[BASE].median_ms
+    values = np.full((len(groups), len(names)), np.nan)
+    for row, group in enumerate(groups.values()):
+        for column, name in enumerate(names):
             theirs = group[name].median_ms if name in group else None
-            if ours and theirs:
-                places.append(place + index * height)
-                values.append(theirs / ours)
-        axes.barh(places, values, height, label=name)
-    axes.axvline(1, color="black", linewidth=1)
-    axes.set_yticks([n + 0.4 - height / 2 for n in range(len(groups))], list(groups))
-    axes.invert_yaxis()
-    axes.set_xscale("log")
-    axes.set_xlabel(f"gradient: time / {BASE}'s (right of the line {BASE} is faster)")
-    axes.legend(loc="best", fontsize="small")
+            if theirs:
+                values[row, column] = theirs / (group[BEST].median_ms or np.nan)
+    figure, (axes,) = _figure(2.6 + 0.75 * len(names), 1.6 + 0.2 * len(groups))
+    image = axes.imshow(np.log2(values), cmap="PuOr_r", vmin=-2, vmax=2, aspect="auto")
+    for (row, column), value in np.ndenumerate(values):
+        if np.isfinite(value):
+            axes.text(column, row, f"{value:.2g}", ha="center", va="center", fontsize=7)
+    axes.set_xticks(range(len(names)), names, rotation=30, ha="left", fontsize=8)
+    axes.xaxis.tick_top()
+    axes.set_yticks(range(len(groups)), list(groups), fontsize=7)
+    bar = figure.colorbar(image, ax=axes, ticks=[-2, -1, 0, 1, 2])
+    bar.ax.set_yticklabels(["¼", "½", "1", "2", "4"])
+    bar.set_label(f"gradient: time / {BEST}'s; above 1 we are faster")
     _save(figure, path)
     return True
 

@@ -106,7 +106,11 @@ def highlights(results: Results) -> list[str]:
     for row in rows:
         which = (row.suite, row.cell, row.variant, row.what, row.contestant)
         percent = results.percent_of_gemm(row)
-        if which[:4] == ("speed", "lstm", "plain", "gradient") and row.contestant in RATED:
+        if (
+            which[:4] == ("speed", "lstm", "plain", "gradient")
+            and row.contestant in RATED
+            and percent
+        ):
             lines.append(
                 f"{label(row)}, gradient by {row.contestant}: {number(percent)} % of the GEMM rate"
             )

@@ -7,6 +7,7 @@ before it.
 
 import functools
 from collections.abc import Callable
+from typing import TypeAlias
 
 import jax
 import jax.numpy as jnp
@@ -20,6 +21,7 @@ from benchmarks.workload import Shape
 __all__ = ["run"]
 
 GATES = 4
+Pair: TypeAlias = tuple[jax.Array, jax.Array]
 
 
 def run(settings: Settings, say: Callable[[str], None]) -> list[Row]:
@@ -62,6 +64,30 @@ def _group(shape: Shape, settings: Settings) -> list[Row]:
 
         return jax.lax.scan(step, c, zs)
 
+    def lstm(z: jax.Array, c: jax.Array) -> tuple[jax.Array, jax.Array]:
+        z_i, z_f, z_g, z_o = jnp.split(z, GATES, axis=-1)
+        c = jax.nn.sigmoid(z_f) * c + jax.nn.sigmoid(z_i) * jnp.tanh(z_g)
+        return jax.nn.sigmoid(z_o) * jnp.tanh(c), c
+
+    def apart(zs: jax.Array, w: jax.Array) -> jax.Array:
+        def step(state: Pair, z: jax.Array) -> tuple[Pair, jax.Array]:
+            h, c = lstm(z + state[0] @ w, state[1])
+            return (h, c), h
+
+        forward = jax.lax.scan(step, (h, h), zs)[1]
+        backward = jax.lax.scan(step, (h, h), zs, reverse=True)[1]
+        return jnp.square(forward + backward).sum()
+
+    def together(zs: jax.Array, w: jax.Array) -> jax.Array:
+        def step(states: tuple[Pair, Pair], z: Pair) -> tuple[tuple[Pair, Pair], Pair]:
+            ((h_f, c_f), (h_b, c_b)), (z_f, z_b) = states, z
+            h_f, c_f = lstm(z_f + h_f @ w, c_f)
+            h_b, c_b = lstm(z_b + h_b @ w, c_b)
+            return ((h_f, c_f), (h_b, c_b)), (h_f, h_b)
+
+        _, (forward, backward) = jax.lax.scan(step, ((h, h), (h, h)), (zs, zs[::-1]))
+        return jnp.square(forward + backward[::-1]).sum()
+
     per_input = 2 * steps * batch * GATES * hidden * inputs
     per_hidden = 2 * steps * batch * GATES * hidden * hidden
     parts = {
@@ -70,6 +96,8 @@ def _group(shape: Shape, settings: Settings) -> list[Row]:
         "its gradient, in the loop": (backward_loop, (h, dzs, w_hh), per_hidden),
         "weight gradient, flat": (weight_gradient, (xs, dzs), per_input),
         "gates alone, in a loop": (pointwise, (h, zs), None),
+        "two directions, loop after loop, gradient": (jax.grad(apart), (dzs, w_hh), None),
+        "two directions in one loop, gradient": (jax.grad(together), (dzs, w_hh), None),
     }
 
     def waited(function: Callable[..., object], arguments: tuple[object, ...]) -> None:

@@ -32,10 +32,10 @@ a run more for each level. "auto" chooses."""
 MEGABYTE = 2**20
 INLINE_FROM = 16 * MEGABYTE
 """On CPU, projections of this size fall out of the caches and cost page faults at every call."""
-CHUNK_FROM = 512 * MEGABYTE
+CHUNK_FROM = 256 * MEGABYTE
 """On CPU, keeping this much costs page faults, about as much time as running steps again."""
-CHUNK_SIZE = 4 * MEGABYTE
-"""What a segment stores with "chunk"."""
+CHUNK_SIZE, CHUNK_STEPS = 16 * MEGABYTE, 10
+"""What a segment stores with "chunk", and the least steps it has."""
 PARALLEL_FROM = 64
 """Steps from which an accelerator solves a linear cell's time in parallel."""
 LEAF, FANOUT = 16, 8
@@ -268,7 +268,7 @@ def _segments(
 def _chunk_steps(steps: int, step: int, state: int, budget: int | None) -> int:
     """Steps in a segment of "chunk": the longest within the budget, or of a few megabytes."""
     if budget is None:
-        return max(1, min(steps, CHUNK_SIZE // max(step, 1)))
+        return max(1, min(steps, max(CHUNK_STEPS, CHUNK_SIZE // max(step, 1))))
     fitting = [
         c for c in _halvings(steps) if _kept(steps, _chunks(steps, c), step, state) <= budget
     ]
