@@ -7,7 +7,7 @@ before it.
 
 import functools
 from collections.abc import Callable
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import jax
 import jax.numpy as jnp
@@ -90,7 +90,7 @@ def _group(shape: Shape, settings: Settings) -> list[Row]:
 
     per_input = 2 * steps * batch * GATES * hidden * inputs
     per_hidden = 2 * steps * batch * GATES * hidden * hidden
-    parts = {
+    parts: dict[str, tuple[Callable[..., Any], tuple[Any, ...], int | None]] = {
         "input product, flat": (input_product, (xs, w_ih), per_input),
         "recurrent product, in the loop": (forward_loop, (h, w_hh), per_hidden),
         "its gradient, in the loop": (backward_loop, (h, dzs, w_hh), per_hidden),
