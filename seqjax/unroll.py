@@ -192,6 +192,9 @@ def explain(
     if platform is not None:
         checks.require_name("platform", platform, ["cpu", "gpu", "cuda", "rocm", "tpu"])
     is_spec = lambda leaf: isinstance(leaf, jax.ShapeDtypeStruct)  # noqa: E731
+    for leaf in filter(is_spec, jax.tree.leaves(xs)):
+        if not jnp.issubdtype(leaf.dtype, jnp.floating):
+            raise TypeError(f"xs: expected floating-point inputs, got dtype {leaf.dtype}")
     if not any(map(is_spec, jax.tree.leaves(xs))):
         xs = floating_inputs(cell, xs)
     batch_shape, steps = layout(cell, xs, time_major=checks.require_bool("time_major", time_major))

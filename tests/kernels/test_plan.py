@@ -160,6 +160,8 @@ def test_explain_prints_the_plan_that_unroll_follows(capsys, monkeypatch):
 def test_bad_options(options, message):
     with pytest.raises(ValueError, match=message):
         seqjax.explain(GRU(3, 5), np.ones((2, 4, 3), np.float32), **options)
+    with pytest.raises(TypeError, match="xs: expected floating-point inputs, got dtype int32"):
+        seqjax.explain(GRU(3, 5), jax.ShapeDtypeStruct((2, 4, 3), jnp.int32))
     with pytest.raises(ValueError, match=r"xs: expected \[\.\.\., T, 3\]"):
         seqjax.explain(GRU(3, 5), np.ones((2, 4, 4), np.float32))
 
