@@ -4,7 +4,22 @@ Write a recurrent cell once, as pure functions; get the best known way to run it
 differentiate it, everywhere JAX runs.
 """
 
-from seqjax import cells, data, kernels, losses, metrics, nn, sequences, sharding, training, viz
+from seqjax import (
+    attention,
+    cells,
+    ctc,
+    data,
+    decoding,
+    kernels,
+    losses,
+    metrics,
+    nn,
+    seq2seq,
+    sequences,
+    sharding,
+    training,
+    viz,
+)
 from seqjax.cells import CELLS
 from seqjax.types import Unrolled
 from seqjax.unroll import explain, unroll
@@ -14,13 +29,17 @@ __version__ = "0.1.0"
 __all__ = [
     "CELLS",
     "Unrolled",
+    "attention",
     "cells",
+    "ctc",
     "data",
+    "decoding",
     "explain",
     "kernels",
     "losses",
     "metrics",
     "nn",
+    "seq2seq",
     "sequences",
     "sharding",
     "training",

@@ -5,6 +5,7 @@ batches of unequal size is exact. The losses of `seqjax.losses` are the values o
 """
 
 import math
+from collections.abc import Sequence
 from typing import NamedTuple, NoReturn
 
 import jax
@@ -21,6 +22,7 @@ __all__ = [
     "binary_accuracy",
     "binary_cross_entropy",
     "cross_entropy",
+    "edit_distance",
     "mean_squared_error",
     "perplexity",
 ]
@@ -239,6 +241,35 @@ def perplexity(mean: Mean) -> jax.Array:
       8.0
     """
     return jnp.exp(mean.value())
+
+
+def edit_distance(reference: Sequence[object], hypothesis: Sequence[object]) -> int:
+    """How many insertions, deletions and substitutions lead from one sequence to another.
+
+        d(i, j) = min(d(i-1, j) + 1, d(i, j-1) + 1, d(i-1, j-1) + [r_i ≠ h_j])
+
+    Error rates of words, characters or phonemes are sums of it over sums of reference lengths.
+
+    Args:
+      reference: tokens of any kind, compared by `==`; a string is its characters.
+      hypothesis: likewise.
+
+    Returns:
+      The distance, 0 for equal sequences.
+
+    References:
+      Levenshtein (1966), Binary codes capable of correcting deletions, insertions, and reversals.
+
+    Example:
+      >>> edit_distance("kitten", "sitting"), edit_distance(["a", "b"], [])
+      (3, 2)
+    """
+    row = list(range(len(hypothesis) + 1))
+    for i, r in enumerate(reference, 1):
+        diagonal, row[0] = row[0], i
+        for j, h in enumerate(hypothesis, 1):
+            diagonal, row[j] = row[j], min(row[j] + 1, row[j - 1] + 1, diagonal + (r != h))
+    return row[-1]
 
 
 def _classes(

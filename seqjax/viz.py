@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-__all__ = ["gradient_flow", "hidden_states", "learning_curve"]
+__all__ = ["attention", "gradient_flow", "hidden_states", "learning_curve"]
 
 # Okabe and Ito's palette, without the yellow that is faint on white.
 _COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#000000")
@@ -181,6 +181,51 @@ def gradient_flow(norms: Mapping[str, ArrayLike], *, log: bool = True) -> "Figur
     axes.set_ylabel(r"$\Vert\partial L / \partial h_t\Vert$")
     axes.locator_params(axis="x", integer=True)
     axes.legend(frameon=False)
+    return figure
+
+
+def attention(
+    weights: ArrayLike,
+    source: Sequence[str],
+    target: Sequence[str],
+    *,
+    title: str | None = None,
+) -> "Figure":
+    """Attention weights as a heat map: target tokens down, source tokens across.
+
+    Args:
+      weights: float [T, S], for each target token its weights over the source.
+      source: the S source tokens; a string is its characters.
+      target: the T target tokens.
+      title: what to write above.
+
+    Returns:
+      A figure with one panel and a colour bar, dark where the weight is large.
+
+    Raises:
+      ImportError: matplotlib is missing.
+      ValueError: weights that are not [T, S] for these tokens, or are empty.
+
+    Example:
+      >>> figure = attention(np.eye(3), "cat", ["K", "AE", "T"])
+      >>> [label.get_text() for label in figure.axes[0].get_yticklabels()]
+      ['K', 'AE', 'T']
+    """
+    values = np.asarray(weights, np.float64)
+    if values.shape != (len(target), len(source)) or not values.size:
+        raise ValueError(
+            f"weights: expected a non-empty [{len(target)}, {len(source)}] for these tokens, "
+            f"got shape {values.shape}"
+        )
+    figure = _figure(width=2.2 + 0.42 * len(source), height=1.4 + 0.32 * len(target))
+    axes = figure.add_subplot()
+    image = axes.imshow(values, cmap="Blues", vmin=0.0, vmax=max(1.0, values.max()))
+    figure.colorbar(image, ax=axes, label="weight")
+    turned = max(map(len, source)) > 2
+    axes.set_xticks(range(len(source)), list(source), rotation=90 if turned else 0)
+    axes.set_yticks(range(len(target)), list(target))
+    if title is not None:
+        axes.set_title(title, wrap=True)
     return figure
 
 

@@ -1,5 +1,7 @@
 """Metrics: means that merge to exactly what one pass over all the data would give."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -169,3 +171,18 @@ def test_perplexity():
     np.testing.assert_allclose(
         metrics.perplexity(mean), np.prod(of_labels) ** (-1 / MASK.sum()), rtol=1e-5
     )
+
+
+def test_edit_distance_equals_its_definition():
+    @functools.cache
+    def distance(a, b):
+        if not a or not b:
+            return len(a) + len(b)
+        return min(
+            distance(a[1:], b) + 1, distance(a, b[1:]) + 1, distance(a[1:], b[1:]) + (a[0] != b[0])
+        )
+
+    rng = np.random.default_rng(0)
+    for _ in range(40):
+        a, b = (tuple(rng.integers(0, 3, rng.integers(0, 7)).tolist()) for _ in range(2))
+        assert metrics.edit_distance(a, b) == distance(a, b)

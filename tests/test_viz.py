@@ -173,3 +173,17 @@ def test_no_global_state():
         [sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=root
     )
     assert run.stdout.split() == ["False"]
+
+
+def test_attention_is_drawn_as_given():
+    weights = np.array([[0.9, 0.1, 0.0], [0.0, 0.2, 0.8]])
+    figure = viz.attention(weights, "cat", ["K", "end"], title="cat")
+    axes = figure.axes[0]
+    drawn = axes.images[0].get_array()
+    assert drawn is not None
+    np.testing.assert_allclose(drawn, weights)
+    assert [label.get_text() for label in axes.get_xticklabels()] == ["c", "a", "t"]
+    assert [label.get_text() for label in axes.get_yticklabels()] == ["K", "end"]
+    assert axes.get_title() == "cat"
+    with pytest.raises(ValueError, match=r"weights: expected a non-empty \[2, 3\].*\(3, 2\)"):
+        viz.attention(weights.T, "cat", ["K", "end"])

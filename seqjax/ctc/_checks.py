@@ -1,0 +1,24 @@
+"""Checks that the loss and the decoders of CTC share."""
+
+from typing import Any
+
+import jax.numpy as jnp
+
+from seqjax import checks, sequences
+from seqjax.cells.ops import accumulator_dtype
+from seqjax.types import Array
+
+
+def checked_frames(logits: Any, lengths: Any, blank: Any) -> tuple[Array, Array, int]:
+    """Logits `[B, T, V]` in float32 or wider, zero in padding, with lengths `[B]` and the blank."""
+    logits = checks.require_array("logits", logits, jnp.floating, "a float array [B, T, V]")
+    if logits.ndim != 3 or logits.shape[2] == 0:
+        raise ValueError(f"logits: expected [B, T, V], got {logits.shape}")
+    batch, steps, classes = logits.shape
+    blank = checks.require_integer("blank", blank, least=0)
+    if blank >= classes:
+        raise ValueError(f"blank: expected a class below V={classes}, got {blank}")
+    lengths = sequences.check_lengths(lengths, (batch,), steps)
+    logits = logits.astype(accumulator_dtype(logits.dtype))
+    mask = sequences.lengths_to_mask(lengths, steps)
+    return sequences.zero_masked(logits, mask), lengths, blank

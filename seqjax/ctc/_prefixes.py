@@ -1,0 +1,97 @@
+"""One frame of CTC prefix beam search, for one row: K prefixes and what becomes of them."""
+
+from typing import NamedTuple
+
+import jax.numpy as jnp
+from jax import lax
+
+from seqjax.types import Array
+
+
+class Prefixes(NamedTuple):
+    """K different label prefixes, most probable first; at probability zero there is none.
+
+    Attributes:
+      blank: log-probability `[K]` of the paths that end in a blank.
+      label: log-probability `[K]` of the paths that end in the last label.
+      last: int32 `[K]`, the last label; the blank where there is none.
+      name: uint32 `[K, 2]`, a hash of the prefix.
+      stem: uint32 `[K, 2]`, a hash of the prefix without its last label.
+    """
+
+    blank: Array
+    label: Array
+    last: Array
+    name: Array
+    stem: Array
+
+    @property
+    def total(self) -> Array:
+        """The log-probability of all paths."""
+        return jnp.logaddexp(self.blank, self.label)
+
+
+def first_prefixes(width: int, blank: int, dtype: jnp.dtype) -> Prefixes:
+    """The empty prefix, before any frame."""
+    nothing = jnp.full(width, -jnp.inf, dtype)
+    names = jnp.zeros((width, 2), jnp.uint32)
+    return Prefixes(
+        blank=nothing.at[0].set(0.0),
+        label=nothing,
+        last=jnp.full(width, blank, jnp.int32),
+        name=names,
+        stem=names,
+    )
+
+
+def advance(prefixes: Prefixes, log_probs: Array, blank: int) -> tuple[Prefixes, Array, Array]:
+    """The prefixes after a frame, with the parent of each and the label it added, or the blank."""
+    width, classes = len(prefixes.last), len(log_probs)
+    total, last = prefixes.total, prefixes.last
+    empty = last == blank
+    label = jnp.arange(classes, dtype=jnp.int32)[None]
+
+    # Every prefix ℓ with every label c: [K, V]. After ℓ's own last label comes a blank first.
+    grown = jnp.where(label == last[:, None], prefixes.blank[:, None], total[:, None])
+    grown = jnp.where(label == blank, -jnp.inf, grown + log_probs[None])
+    # Where ℓ + c is prefix j of the beam already, its paths are j's: at most one ℓ a j.
+    exists = total > -jnp.inf
+    is_stem = (prefixes.name[:, None] == prefixes.stem[None]).all(axis=-1)
+    is_stem = is_stem & exists[:, None] & (exists & ~empty)[None]
+    joining = jnp.where(is_stem, grown[:, last], -jnp.inf).max(axis=0)
+    row = jnp.arange(width, dtype=jnp.int32)[:, None]
+    taken = jnp.zeros(grown.shape, jnp.int32).at[row, last[None]].add(is_stem.astype(jnp.int32))
+    grown = jnp.where(taken > 0, -jnp.inf, grown)
+
+    repeated = jnp.where(empty, -jnp.inf, prefixes.label + log_probs[last])
+    stayed = prefixes._replace(
+        blank=total + log_probs[blank], label=jnp.logaddexp(repeated, joining)
+    )
+    candidates = jnp.concatenate([stayed.total, grown.reshape(-1)])
+    _, index = lax.top_k(candidates, width)
+
+    stays = index < width
+    extension = jnp.maximum(index - width, 0)
+    parent = jnp.where(stays, index, extension // classes)
+    added = jnp.where(stays, blank, extension % classes)
+    old = Prefixes(*[field[parent] for field in stayed])
+    return (
+        Prefixes(
+            blank=jnp.where(stays, old.blank, -jnp.inf),
+            label=jnp.where(stays, old.label, grown[parent, added]),
+            last=jnp.where(stays, old.last, added),
+            name=jnp.where(stays[:, None], old.name, _named(old.name, added)),
+            stem=jnp.where(stays[:, None], old.stem, old.name),
+        ),
+        parent,
+        added,
+    )
+
+
+def _named(stem: Array, label: Array) -> Array:
+    """The hash `[K, 2]` of stems with a label more: two words, each mixed as MurmurHash3 ends."""
+    odd = jnp.array([[0x9E3779B1, 0x85EBCA77]], jnp.uint32)
+    word = stem * odd + (label.astype(jnp.uint32)[:, None] + jnp.uint32(1)) * odd[:, ::-1]
+    for shift, factor in ((16, 0x85EBCA6B), (13, 0xC2B2AE35)):
+        word = (word ^ (word >> jnp.uint32(shift))) * jnp.uint32(factor)
+    return word ^ (word >> jnp.uint32(16))

@@ -1,0 +1,150 @@
+"""Labels from the frames' probabilities: the best path, or a search over label prefixes."""
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+from seqjax import checks
+from seqjax.ctc._checks import checked_frames
+from seqjax.ctc._prefixes import Prefixes, advance, first_prefixes
+from seqjax.types import Array
+
+__all__ = ["CTCDecoded", "ctc_beam_search", "ctc_greedy"]
+
+
+class CTCDecoded(NamedTuple):
+    """Labels for B rows of T frames, n for each; n is 1 for `ctc_greedy`.
+
+    Attributes:
+      tokens: int32 `[B, n, T]`, the labels, and from their length on the blank.
+      lengths: int32 `[B, n]`, the numbers of labels.
+      log_probs: float32 or wider `[B, n]`; -inf where there are fewer than n different labels.
+    """
+
+    tokens: Array
+    lengths: Array
+    log_probs: Array
+
+
+def ctc_greedy(logits: Any, lengths: Any, blank: int = 0) -> CTCDecoded:
+    """The labels of the most probable path: the best class of each frame.
+
+        π_t = argmax_v p_t(v),   labels = π without repeats, then without blanks
+
+    Args:
+      logits: float `[B, T, V]`, unnormalised, the blank among the V classes.
+      lengths: int `[B]`, 0 to T, frames of each row.
+      blank: the blank's class.
+
+    Returns:
+      `CTCDecoded` with n = 1; log_probs are those of the one path, a lower bound of the labels'.
+
+    Raises:
+      TypeError, ValueError: as `ctc_loss`.
+
+    References:
+      Graves et al. 2006, Connectionist Temporal Classification, section 3.2 (best path decoding).
+
+    Example:
+      >>> logits = jax.nn.one_hot(jnp.array([[1, 1, 0, 1, 2, 2]]), 3) * 9
+      >>> decoded = ctc_greedy(logits, jnp.array([6]))
+      >>> decoded.tokens.tolist(), decoded.lengths.tolist()
+      ([[[1, 1, 2, 0, 0, 0]]], [[3]])
+    """
+    logits, lengths, blank = checked_frames(logits, lengths, blank)
+    steps = logits.shape[1]
+    real = jnp.arange(steps, dtype=jnp.int32)[None] < lengths[:, None]
+    path = jnp.where(real, jnp.argmax(logits, axis=2).astype(jnp.int32), blank)
+    before = jnp.pad(path, ((0, 0), (1, 0)), constant_values=blank)[:, :steps]
+    tokens, count = _packed(path, (path != blank) & (path != before), blank)
+    best = jax.nn.log_softmax(logits).max(axis=2)
+    log_probs = jnp.where(real, best, 0.0).sum(axis=1)
+    return CTCDecoded(tokens[:, None], count[:, None], log_probs[:, None])
+
+
+def ctc_beam_search(
+    logits: Any, lengths: Any, beam_width: int = 16, blank: int = 0, *, n_best: int = 1
+) -> CTCDecoded:
+    """The most probable labels, by a search over their prefixes: the paths of each are summed.
+
+    With b and n the probability of a prefix's paths that end in a blank and of those that do not,
+    λ its last label, and frame t's p,
+
+        b'(ℓ)      = p(blank) (b(ℓ) + n(ℓ))
+        n'(ℓ)      = p(λ) n(ℓ)
+        n'(ℓ + c) += p(c) b(ℓ) if c = λ else p(c) (b(ℓ) + n(ℓ))
+
+    and the `beam_width` prefixes of highest b + n go on. A width of as many prefixes as there are
+    is exact. Prefixes are told apart by 64-bit hashes. The time loop is one `lax.scan`.
+
+    Args:
+      logits: float `[B, T, V]`, unnormalised, the blank among the V classes; -inf rules one out.
+      lengths: int `[B]`, 0 to T, frames of each row.
+      beam_width: K, prefixes kept after each frame.
+      blank: the blank's class.
+      n_best: n, at most K.
+
+    Returns:
+      `CTCDecoded` with n = `n_best` different labels, most probable first; log_probs are of the
+      paths the search has seen, a lower bound of the labels'.
+
+    Raises:
+      TypeError, ValueError: as `ctc_loss`; n_best above beam_width.
+
+    References:
+      Graves, Jaitly 2014, Towards End-to-End Speech Recognition with Recurrent Neural Networks,
+      algorithm 1.
+      Hannun et al. 2014, First-Pass Large Vocabulary Continuous Speech Recognition using
+      Bi-Directional Recurrent DNNs, algorithm 1.
+
+    Example:
+      >>> p = jnp.array([[[0.6, 0.4], [0.6, 0.4]]])  # "- -" is the best path, but "1" has three
+      >>> both = ctc_beam_search(jnp.log(p), jnp.array([2]), n_best=2)
+      >>> both.tokens.tolist(), both.lengths.tolist()
+      ([[[1, 0], [0, 0]]], [[1, 0]])
+      >>> [f"{p:.2f}" for p in jnp.exp(both.log_probs[0])]
+      ['0.64', '0.36']
+    """
+    logits, lengths, blank = checked_frames(logits, lengths, blank)
+    beam_width = checks.require_integer("beam_width", beam_width)
+    n_best = checks.require_integer("n_best", n_best)
+    if n_best > beam_width:
+        raise ValueError(f"n_best: expected at most beam_width={beam_width}, got {n_best}")
+    batch, steps, _ = logits.shape
+    log_probs = jnp.moveaxis(jax.nn.log_softmax(logits), 1, 0)
+    times = jnp.arange(steps, dtype=jnp.int32)
+
+    def frame(prefixes: Prefixes, xs: tuple[Array, Array]) -> tuple[Prefixes, tuple[Array, Array]]:
+        t, p_t = xs
+        new, parents, labels = jax.vmap(advance, in_axes=(0, 0, None))(prefixes, p_t, blank)
+        real = t < lengths
+        hold = lambda new, old: jnp.where(real.reshape(-1, *[1] * (new.ndim - 1)), new, old)  # noqa: E731
+        stay = jnp.broadcast_to(jnp.arange(beam_width, dtype=jnp.int32)[None], parents.shape)
+        history = hold(parents, stay), hold(labels, jnp.full_like(labels, blank))
+        return jax.tree.map(hold, new, prefixes), history
+
+    start = first_prefixes(beam_width, blank, log_probs.dtype)
+    start = jax.tree.map(lambda a: jnp.broadcast_to(a[None], (batch, *a.shape)), start)
+    prefixes, (parents, labels) = lax.scan(frame, start, (times, log_probs))
+
+    def back(beam: Array, xs: tuple[Array, Array]) -> tuple[Array, Array]:
+        parents, labels = xs
+        take = lambda a: jnp.take_along_axis(a, beam, axis=1)  # noqa: E731
+        return take(parents), take(labels)
+
+    last = jnp.broadcast_to(jnp.arange(n_best, dtype=jnp.int32)[None], (batch, n_best))
+    _, path = lax.scan(back, last, (parents, labels), reverse=True)
+    path = jnp.moveaxis(path, 0, 2)  # [B, n, T]
+    total = prefixes.total[:, :n_best]
+    exists = total > -jnp.inf
+    tokens, count = _packed(path, (path != blank) & exists[..., None], blank)
+    return CTCDecoded(tokens, count, total)
+
+
+def _packed(path: Array, keep: Array, fill: int) -> tuple[Array, Array]:
+    """What is kept of `[..., T]` moved to the left, and how much that is."""
+    order = jnp.argsort(~keep, axis=-1, stable=True)
+    packed = jnp.take_along_axis(jnp.where(keep, path, fill), order, axis=-1)
+    return packed, keep.sum(axis=-1, dtype=jnp.int32)

@@ -1,0 +1,135 @@
+"""A vocabulary of characters or words."""
+
+import collections
+import json
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from seqjax import checks
+
+__all__ = ["Vocabulary"]
+
+
+class Vocabulary:
+    """Tokens and their ids. The first four ids are padding, unknown, begin and end.
+
+    Args:
+      tokens: the other tokens, in the order of their ids; no two the same.
+
+    Raises:
+      TypeError: tokens that are not strings.
+      ValueError: a token twice, or one of the four special ones.
+
+    Example:
+      >>> vocabulary = Vocabulary.build([["a", "b"], ["b", "c"]])
+      >>> vocabulary.encode(["b", "a", "x"])
+      array([4, 5, 1], dtype=int32)
+      >>> vocabulary.decode([4, 5, 1, vocabulary.end, 4])
+      ['b', 'a', '<unk>']
+    """
+
+    special = ("<pad>", "<unk>", "<s>", "</s>")
+    padding, unknown, begin, end = range(4)
+
+    def __init__(self, tokens: Iterable[str]) -> None:
+        self.tokens = (*self.special, *tokens)
+        for token in self.tokens:
+            if not isinstance(token, str):
+                raise TypeError(f"tokens: expected strings, got {checks.brief(token)}")
+        self._ids = {token: index for index, token in enumerate(self.tokens)}
+        if len(self._ids) != len(self.tokens):
+            twice, _ = collections.Counter(self.tokens).most_common(1)[0]
+            raise ValueError(f"tokens: expected each token once, got {twice!r} twice")
+
+    @classmethod
+    def build(
+        cls, sequences: Iterable[Sequence[str]], *, size: int | None = None, least: int = 1
+    ) -> "Vocabulary":
+        """The vocabulary of some sequences, the most frequent tokens first.
+
+        Args:
+          sequences: lists of words, or strings, whose tokens are their characters.
+          size: how many tokens at most, the four special ones among them.
+          least: how often a token has to occur.
+
+        Returns:
+          A vocabulary. Tokens that occur equally often are in alphabetical order.
+
+        Raises:
+          TypeError, ValueError: sizes that are not positive integers.
+        """
+        least = checks.require_integer("least", least)
+        counts = collections.Counter(token for sequence in sequences for token in sequence)
+        for token in cls.special:
+            counts.pop(token, None)
+        kept = sorted((t for t, n in counts.items() if n >= least), key=lambda t: (-counts[t], t))
+        if size is not None:
+            kept = kept[: checks.require_integer("size", size, least=5) - len(cls.special)]
+        return cls(kept)
+
+    def __len__(self) -> int:
+        return len(self.tokens)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Vocabulary) and self.tokens == other.tokens
+
+    def __hash__(self) -> int:
+        return hash(self.tokens)
+
+    def encode(self, sequence: Iterable[str]) -> np.ndarray:
+        """The ids of tokens, int32 `[T]`; unknown ones get the id of "<unk>".
+
+        Args:
+          sequence: tokens, or a string of characters.
+        """
+        return np.array([self._ids.get(token, self.unknown) for token in sequence], np.int32)
+
+    def decode(self, ids: Iterable[int]) -> list[str]:
+        """The tokens of ids, up to the first end; without padding and begin.
+
+        Args:
+          ids: integers `[T]`.
+
+        Raises:
+          ValueError: an id that the vocabulary does not have.
+        """
+        tokens = []
+        for index in map(int, ids):
+            if not 0 <= index < len(self.tokens):
+                raise ValueError(f"ids: expected 0 to {len(self.tokens) - 1}, got {index}")
+            if index == self.end:
+                break
+            if index not in (self.padding, self.begin):
+                tokens.append(self.tokens[index])
+        return tokens
+
+    def save(self, path: str | Path) -> None:
+        """Writes the tokens to a JSON file.
+
+        Args:
+          path: of the file.
+        """
+        text = json.dumps(self.tokens[len(self.special) :], ensure_ascii=False, indent=0)
+        Path(path).write_text(text, encoding="utf-8")
+
+    @classmethod
+    def load(cls, path: str | Path) -> "Vocabulary":
+        """Reads what `save` has written.
+
+        Args:
+          path: of the file.
+
+        Raises:
+          ValueError: a file that holds something else.
+        """
+        try:
+            tokens = json.loads(Path(path).read_text(encoding="utf-8"))
+        except json.JSONDecodeError as error:
+            raise ValueError(f"path: expected a vocabulary's JSON in {path}, got {error}") from None
+        if not isinstance(tokens, list):
+            raise ValueError(
+                f"path: expected a list of tokens in {path}, got {checks.brief(tokens)}"
+            )
+        return cls(tokens)

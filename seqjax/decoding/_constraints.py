@@ -1,0 +1,50 @@
+"""Which tokens may come next: minimum length, no repeated n-gram, a forced prefix."""
+
+from typing import NamedTuple
+
+import jax.numpy as jnp
+from jax import lax
+
+from seqjax.types import Array
+
+
+class Constraints(NamedTuple):
+    """What is asked of an output; rows n are hypotheses."""
+
+    end: int
+    min_length: int
+    no_repeat_ngram: int
+    prefix: Array | None  # int32 [N, P]
+    prefix_lengths: Array | None  # int32 [N]
+
+
+def apply_constraints(constraints: Constraints, t: Array, tokens: Array, log_probs: Array) -> Array:
+    """log_probs `[N, V]` of the token at t, -inf where `tokens[:, :t]` must not go on so.
+
+    A prefix goes before the others: what is forced is never forbidden.
+    """
+    end, min_length, ngram, prefix, prefix_lengths = constraints
+    ids = jnp.arange(log_probs.shape[1], dtype=jnp.int32)[None]
+    forbidden = jnp.zeros(log_probs.shape, bool)
+    if min_length:
+        forbidden = forbidden | ((ids == end) & (t < min_length))
+    if 0 < ngram <= tokens.shape[1]:
+        forbidden = forbidden | _repeats(tokens, t, ngram, log_probs.shape[1])
+    if prefix is not None and prefix_lengths is not None:
+        last = prefix.shape[1] - 1
+        forced = lax.dynamic_slice_in_dim(prefix, jnp.minimum(t, last), 1, axis=1)
+        forbidden = jnp.where((t < prefix_lengths)[:, None], ids != forced, forbidden)
+    return jnp.where(forbidden, -jnp.inf, log_probs)
+
+
+def _repeats(tokens: Array, t: Array, n: int, vocabulary: int) -> Array:
+    """Bool `[N, V]`: tokens that would end, at t, an n-gram that `tokens[:, :t]` has already."""
+    rows, steps = tokens.shape
+    ends = jnp.arange(n - 1, steps, dtype=jnp.int32)  # where the n-grams of a row end
+    found = jnp.broadcast_to((ends < t)[None], (rows, len(ends)))
+    context = lax.dynamic_slice_in_dim(tokens, jnp.maximum(t - (n - 1), 0), n - 1, axis=1)
+    for k in range(n - 1):
+        found = found & (tokens[:, k : k + len(ends)] == context[:, k : k + 1])
+    row = jnp.arange(rows, dtype=jnp.int32)[:, None]
+    count = jnp.zeros((rows, vocabulary), jnp.int32)
+    return count.at[row, tokens[:, n - 1 :]].add(found.astype(jnp.int32)) > 0

@@ -1,0 +1,247 @@
+"""What a decoder is asked for, checked: one step of the model, on hypotheses of sentences."""
+
+import dataclasses
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from seqjax import checks
+from seqjax.cells.ops import accumulator_dtype
+from seqjax.decoding._constraints import Constraints, apply_constraints
+from seqjax.decoding.results import Alignment, Decoded, Step
+from seqjax.types import Array, PyTree
+
+
+@dataclasses.dataclass(frozen=True)
+class Problem:
+    """B sentences with `copies` hypotheses each; N = B · copies rows, a sentence's side by side.
+
+    Attributes:
+      begin: int32 `[N]`, what the first step is fed.
+      state: leaves `[N, …]`.
+      constant: for each leaf of the state, whether a step returns it as it came.
+      vocabulary: V.
+      dtype: of log-probabilities, float32 or wider.
+      weights: the shape and dtype of an alignment, `[N, S]`, or None.
+    """
+
+    step: Step
+    alignment: Alignment | None
+    begin: Array
+    state: PyTree
+    constant: tuple[bool, ...]
+    batch: int
+    copies: int
+    vocabulary: int
+    dtype: Any
+    weights: jax.ShapeDtypeStruct | None
+    end: int
+    max_length: int
+    constraints: Constraints
+
+    def advance(
+        self, t: Array, last: Array, tokens: Array, state: PyTree
+    ) -> tuple[Array, Array | None, PyTree]:
+        """One step of all rows: log p(y_t) `[N, V]`, -inf where forbidden, weights and state."""
+        logits, state = self.step(last, state)
+        log_probs = apply_constraints(self.constraints, t, tokens, log_softmax(logits))
+        weights = None if self.alignment is None else jnp.asarray(self.alignment(state))
+        return log_probs, weights, state
+
+    def reorder(self, state: PyTree, parents: Array) -> PyTree:
+        """The state of each hypothesis' parent, `parents` int32 `[B, copies]`.
+
+        What is the same for all hypotheses of a sentence stays where it is.
+        """
+        first = jnp.arange(self.batch, dtype=jnp.int32)[:, None] * self.copies
+        rows = (first + parents).reshape(-1)
+        leaves, structure = jax.tree.flatten(state)
+        pairs = zip(leaves, self.constant, strict=True)
+        new = [leaf if same else leaf[rows] for leaf, same in pairs]
+        return jax.tree.unflatten(structure, new)
+
+    def no_tokens(self) -> Array:
+        """Tokens of outputs that have not begun, int32 `[N, L]`."""
+        return jnp.full((self.batch * self.copies, self.max_length), self.end, jnp.int32)
+
+    def no_alignments(self) -> Array | None:
+        """Alignments of outputs that have not begun, `[N, L, S]`."""
+        if self.weights is None:
+            return None
+        rows, source = self.weights.shape
+        return jnp.zeros((rows, self.max_length, source), self.weights.dtype)
+
+
+def log_softmax(logits: Array) -> Array:
+    """Takes log softmax over the last axis in float32 or wider; rows of -inf stay -inf, not NaN."""
+    logits = logits.astype(accumulator_dtype(logits.dtype))
+    top = jax.lax.stop_gradient(logits.max(axis=-1, keepdims=True))
+    shifted = logits - jnp.where(jnp.isneginf(top), 0.0, top)
+    total = jnp.exp(shifted).sum(axis=-1, keepdims=True)
+    return shifted - jnp.log(jnp.where(total == 0, 1.0, total))
+
+
+def write(array: Array, t: Array, value: Array, *, axis: int) -> Array:
+    """An array over steps with the value of step t."""
+    update = jnp.expand_dims(value, axis).astype(array.dtype)
+    return jax.lax.dynamic_update_slice_in_dim(array, update, t, axis)
+
+
+def existing(decoded: Decoded, end: int) -> Decoded:
+    """What is returned: an output of probability zero is none, and has no tokens."""
+    exists = decoded.log_probs > -jnp.inf
+    alignments = decoded.alignments
+    if alignments is not None:
+        alignments = jnp.where(exists[..., None, None], alignments, 0)
+    return decoded._replace(
+        tokens=jnp.where(exists[..., None], decoded.tokens, end),
+        lengths=jnp.where(exists, decoded.lengths, 0),
+        finished=decoded.finished & exists,
+        alignments=alignments,
+    )
+
+
+def make_problem(
+    step: Step,
+    state: PyTree,
+    *,
+    begin: Any,
+    end: int,
+    max_length: int,
+    copies: int = 1,
+    min_length: int = 0,
+    no_repeat_ngram: int = 0,
+    prefix: Any = None,
+    prefix_lengths: Any = None,
+    alignment: Alignment | None = None,
+) -> Problem:
+    """Checks what a decoder was given and makes `copies` rows of each sentence."""
+    if not callable(step):
+        raise TypeError(f"step: expected a function, got {checks.brief(step)}")
+    if alignment is not None and not callable(alignment):
+        raise TypeError(f"alignment: expected a function of the state, got {alignment!r}")
+    end = checks.require_integer("end", end, least=0)
+    max_length = checks.require_integer("max_length", max_length)
+    min_length = checks.require_integer("min_length", min_length, least=0)
+    no_repeat_ngram = checks.require_integer("no_repeat_ngram", no_repeat_ngram, least=0)
+    if min_length > max_length:
+        raise ValueError(f"min_length: expected at most max_length={max_length}, got {min_length}")
+    begin, state, batch = _sentences(begin, state)
+    rows = jnp.repeat(jnp.arange(batch, dtype=jnp.int32), copies)
+    if copies > 1:
+        begin, state = begin[rows], jax.tree.map(lambda leaf: leaf[rows], state)
+    constant, logits, weights = _traced(step, alignment, begin, state)
+    vocabulary = logits.shape[1]
+    if end >= vocabulary:
+        raise ValueError(f"end: expected a token below the vocabulary's {vocabulary}, got {end}")
+    prefix, prefix_lengths = _checked_prefix(prefix, prefix_lengths, batch, max_length, vocabulary)
+    if prefix is not None and prefix_lengths is not None:
+        prefix, prefix_lengths = prefix[rows], prefix_lengths[rows]
+    return Problem(
+        step=step,
+        alignment=alignment,
+        begin=begin,
+        state=state,
+        constant=constant,
+        batch=batch,
+        copies=copies,
+        vocabulary=vocabulary,
+        dtype=accumulator_dtype(logits.dtype),
+        weights=weights,
+        end=end,
+        max_length=max_length,
+        constraints=Constraints(end, min_length, no_repeat_ngram, prefix, prefix_lengths),
+    )
+
+
+def _sentences(begin: Any, state: PyTree) -> tuple[Array, PyTree, int]:
+    """The first tokens `[B]`, the state as arrays, and B."""
+    begin = checks.require_array("begin", begin, jnp.integer, "a token or tokens [B]")
+    try:
+        state = jax.tree.map(jnp.asarray, state)
+    except (TypeError, ValueError):
+        raise TypeError(f"state: expected arrays, got {checks.brief(state)}") from None
+    shapes = [leaf.shape for leaf in jax.tree.leaves(state)]
+    sizes = {shape[:1] for shape in shapes} | ({begin.shape} if begin.ndim else set())
+    if len(sizes) != 1 or sizes == {()} or begin.ndim > 1:
+        raise ValueError(
+            "state, begin: expected arrays with one leading axis B and a token or tokens [B], "
+            f"got {checks.brief(state)} and {begin.shape}"
+        )
+    (batch,) = sizes.pop()
+    return jnp.broadcast_to(begin.astype(jnp.int32), (batch,)), state, batch
+
+
+def _traced(
+    step: Step, alignment: Alignment | None, tokens: Array, state: PyTree
+) -> tuple[tuple[bool, ...], jax.ShapeDtypeStruct, jax.ShapeDtypeStruct | None]:
+    """Which leaves of the state stay as they are, and the shapes of logits and weights."""
+    leaves = jax.tree.leaves(state)
+    structure: Any = jax.tree.structure(state)
+
+    def run(tokens: Array, *leaves: Array) -> tuple[Array, PyTree, Array | None]:
+        result = step(tokens, jax.tree.unflatten(structure, leaves))
+        if not isinstance(result, tuple) or len(result) != 2:
+            raise TypeError(f"step: expected (logits, state) from it, got {checks.brief(result)}")
+        logits, new = jnp.asarray(result[0]), jax.tree.map(jnp.asarray, result[1])
+        return logits, new, None if alignment is None else jnp.asarray(alignment(new))
+
+    closed, (logits, new, weights) = jax.make_jaxpr(run, return_shape=True)(tokens, *leaves)
+    rows = len(tokens)
+    _check_rows("step", "logits [N, V]", logits, rows)
+    if weights is not None:
+        _check_rows("alignment", "weights [N, S]", weights, rows)
+    is_like = lambda old, new: (old.shape, old.dtype) == (new.shape, new.dtype)  # noqa: E731
+    same_structure = jax.tree.structure(new) == structure
+    if not same_structure or not all(map(is_like, leaves, jax.tree.leaves(new))):
+        kinds = [jax.tree.map(lambda leaf: f"{leaf.dtype}{leaf.shape}", s) for s in (state, new)]
+        raise ValueError(
+            f"step: expected a state like the one it is given, {kinds[0]}, got {kinds[1]}"
+        )
+    outputs = closed.jaxpr.outvars[1 : 1 + len(leaves)]
+    constant = tuple(new is old for new, old in zip(outputs, closed.jaxpr.invars[1:], strict=True))
+    return constant, logits, weights
+
+
+def _check_rows(function: str, expected: str, got: jax.ShapeDtypeStruct, rows: int) -> None:
+    if not jnp.issubdtype(got.dtype, jnp.floating):
+        raise TypeError(f"{function}: expected floating-point {expected} from it, got {got.dtype}")
+    if got.ndim != 2 or got.shape[0] != rows or got.shape[1] == 0:
+        raise ValueError(f"{function}: expected {expected} from it with N={rows}, got {got.shape}")
+
+
+def _checked_prefix(
+    prefix: Any, lengths: Any, batch: int, max_length: int, vocabulary: int
+) -> tuple[Array | None, Array | None]:
+    """The prefix int32 `[B, P]` and its lengths int32 `[B]`; None where nothing is forced."""
+    if prefix is None:
+        if lengths is not None:
+            raise ValueError("prefix_lengths: expected None without a prefix, got lengths")
+        return None, None
+    given = prefix
+    prefix = checks.require_array("prefix", prefix, jnp.integer, "tokens [B, P]")
+    if prefix.ndim != 2 or prefix.shape[0] != batch or prefix.shape[1] > max_length:
+        raise ValueError(
+            f"prefix: expected [B, P] with B={batch}, P at most max_length={max_length}, "
+            f"got {prefix.shape}"
+        )
+    steps = prefix.shape[1]
+    if lengths is None:
+        lengths = jnp.full(batch, steps, jnp.int32)
+    lengths = checks.require_array("prefix_lengths", lengths, jnp.integer, "integers [B]")
+    if lengths.shape != (batch,):
+        raise ValueError(f"prefix_lengths: expected ({batch},), got {lengths.shape}")
+    if not checks.is_traced(lengths) and batch:
+        least, most = int(lengths.min()), int(lengths.max())
+        if least < 0 or most > steps:
+            raise ValueError(f"prefix_lengths: expected 0 to {steps}, got {least} to {most}")
+        if not checks.is_traced(given):
+            forced = np.asarray(prefix)[np.arange(steps) < np.asarray(lengths)[:, None]]
+            if forced.size and (forced.min() < 0 or forced.max() >= vocabulary):
+                raise ValueError(
+                    f"prefix: expected tokens from 0 to {vocabulary - 1}, "
+                    f"got {forced.min()} to {forced.max()}"
+                )
+    return (prefix.astype(jnp.int32), lengths.astype(jnp.int32)) if steps else (None, None)

@@ -1,0 +1,79 @@
+"""One path a row: the loop of the decoders that never go back, greedy and sampling."""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from seqjax.decoding._problem import Problem, existing, write
+from seqjax.decoding.results import Decoded
+from seqjax.types import Array, PyTree
+
+
+class _Path(NamedTuple):
+    t: Array
+    last: Array
+    tokens: Array
+    lengths: Array
+    log_probs: Array
+    ended: Array
+    alignments: Array | None
+    state: PyTree
+
+    @property
+    def going(self) -> Array:
+        """Rows that go on: neither ended, nor in a place where no token is allowed."""
+        return ~self.ended & (self.log_probs > -jnp.inf)
+
+
+def walk(problem: Problem, choose: Callable[[Array, Array], Array]) -> Decoded:
+    """Follows what `choose(t, log_probs [N, V])` gives, int32 `[N]`, until all rows ended."""
+    rows = problem.batch * problem.copies
+
+    def go_on(path: _Path) -> Array:
+        return (path.t < problem.max_length) & path.going.any()
+
+    def step(path: _Path) -> _Path:
+        going = path.going
+        log_probs, weights, state = problem.advance(path.t, path.last, path.tokens, path.state)
+        token = jnp.where(going, choose(path.t, log_probs), problem.end)
+        gain = jnp.take_along_axis(log_probs, token[:, None], axis=1)[:, 0]
+        alignments = path.alignments
+        if alignments is not None and weights is not None:
+            weights = jnp.where(going[:, None], weights, 0)
+            alignments = write(alignments, path.t, weights, axis=1)
+        is_end = token == problem.end
+        return _Path(
+            t=path.t + 1,
+            last=token,
+            tokens=write(path.tokens, path.t, token, axis=1),
+            lengths=path.lengths + (going & ~is_end).astype(jnp.int32),
+            log_probs=jnp.where(going, path.log_probs + gain, path.log_probs),
+            ended=path.ended | (going & is_end),
+            alignments=alignments,
+            state=state,
+        )
+
+    start = _Path(
+        t=jnp.zeros((), jnp.int32),
+        last=problem.begin,
+        tokens=problem.no_tokens(),
+        lengths=jnp.zeros(rows, jnp.int32),
+        log_probs=jnp.zeros(rows, problem.dtype),
+        ended=jnp.zeros(rows, bool),
+        alignments=problem.no_alignments(),
+        state=problem.state,
+    )
+    path = jax.lax.while_loop(go_on, step, start)
+    decoded = Decoded(
+        tokens=path.tokens,
+        lengths=path.lengths,
+        log_probs=path.log_probs,
+        scores=path.log_probs,
+        finished=path.ended,
+        alignments=path.alignments,
+    )
+    shape = (problem.batch, problem.copies)
+    decoded = jax.tree.map(lambda leaf: leaf.reshape(*shape, *leaf.shape[1:]), decoded)
+    return existing(decoded, problem.end)

@@ -1,0 +1,236 @@
+"""Beam search: the best of many outputs, several pursued at once."""
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from seqjax import checks
+from seqjax.decoding._penalties import Penalties
+from seqjax.decoding._problem import Problem, existing, make_problem, write
+from seqjax.decoding.results import Alignment, Decoded, Step
+from seqjax.types import Array, PyTree
+
+__all__ = ["beam_search"]
+
+
+def beam_search(
+    step: Step,
+    state: PyTree,
+    *,
+    begin: Any,
+    end: int,
+    max_length: int,
+    beam_width: int = 5,
+    n_best: int = 1,
+    length_penalty: float = 0.0,
+    coverage_penalty: float = 0.0,
+    min_length: int = 0,
+    no_repeat_ngram: int = 0,
+    prefix: Any = None,
+    prefix_lengths: Any = None,
+    alignment: Alignment | None = None,
+    source_mask: Any = None,
+) -> Decoded:
+    """Searches for the outputs of the highest score, keeping `beam_width` hypotheses K at a time.
+
+        s(Y, X)  = log p(Y | X) / lp(Y) + cp(X; Y)
+        lp(Y)    = ((5 + |Y|) / 6)^α
+        cp(X; Y) = β Σ_i log min(Σ_j p_ij, 1)
+
+    with the length |Y| in tokens, the end token counted, and the attention p_ij of output token j
+    to source position i (a sum of 0 counts as 1e-38).
+
+    At each step every hypothesis is followed by every token. Of these candidates, ordered by
+    log-probability, those among the first K that end are finished: nothing changes them any more,
+    and they are ranked by s. The first K that do not end are pursued. A sentence is done when no
+    hypothesis it pursues can come to score above the n-th best finished one: log-probabilities only
+    fall, so s is at most log p / lp(L). After L tokens the hypotheses pursued are ranked by s among
+    the finished ones, and marked as not finished where they are returned.
+
+    Width 1 without penalties is `greedy`. A width of as many hypotheses as there are is exhaustive.
+
+    Args:
+      step: `step(tokens, state) -> (logits, state)`, see `greedy`.
+      state: the state before the first step, a pytree of arrays `[B, …]`; a hypothesis takes it
+        along. Leaves that a step returns as they came are not copied at each step.
+      begin: int, or int `[B]`, fed to the first step.
+      end: the token that ends an output.
+      max_length: L, the most tokens an output may have, the end token counted.
+      beam_width: K.
+      n_best: n, outputs returned for each sentence, at most K.
+      length_penalty: α, at least 0. At 0 an output scores its log-probability.
+      coverage_penalty: β, at least 0. Above 0 it needs `alignment` and `source_mask`.
+      min_length: the least tokens before the end token.
+      no_repeat_ngram: n-grams of this size occur at most once in an output; 0 for no such rule. A
+        prefix may repeat its own.
+      prefix: int `[B, P]`, the tokens every output must begin with, see `greedy`.
+      prefix_lengths: int `[B]`, 0 to P, how many of them are meant; P if not given.
+      alignment: `alignment(state)` reads the attention weights of the last step, `[N, S]`.
+      source_mask: bool `[B, S]`, True at real source positions, those that need covering.
+
+    Returns:
+      `Decoded` with n = `n_best` different outputs, best first.
+
+    Raises:
+      TypeError: as `greedy`, and a source mask that is not bool.
+      ValueError: as `greedy`, n_best above beam_width, a penalty below 0, a coverage penalty
+        without `alignment` or `source_mask`.
+
+    References:
+      Wu et al. 2016, Google's Neural Machine Translation System, eq. 14 (both penalties).
+      Paulus et al. 2018, A Deep Reinforced Model for Abstractive Summarization, section 2.5 (no
+      trigram twice).
+      Huang et al. 2017, When to Finish? Optimal Beam Search for Neural Text Generation (when to
+      stop).
+
+    Example:
+      >>> p = jnp.array([[0.0, 0.6, 0.4], [0.4, 0.3, 0.3], [0.9, 0.1, 0.0]])
+      >>> def step(tokens, state):
+      ...     return jnp.log(p)[tokens], state
+      >>> def search(begin, width):
+      ...     return beam_search(step, (), begin=begin, end=0, max_length=4, beam_width=width)
+      >>> for width in (1, 2):  # what is best at first need not be so in the end
+      ...     decoded = jax.jit(search, static_argnums=1)(jnp.array([0]), width)
+      ...     print(decoded.tokens[0, 0].tolist(), f"{jnp.exp(decoded.log_probs[0, 0]):.2f}")
+      [1, 0, 0, 0] 0.24
+      [2, 0, 0, 0] 0.36
+    """
+    beam_width = checks.require_integer("beam_width", beam_width)
+    n_best = checks.require_integer("n_best", n_best)
+    if n_best > beam_width:
+        raise ValueError(f"n_best: expected at most beam_width={beam_width}, got {n_best}")
+    problem = make_problem(
+        step, state, begin=begin, end=end, max_length=max_length, copies=beam_width,
+        min_length=min_length, no_repeat_ngram=no_repeat_ngram, prefix=prefix,
+        prefix_lengths=prefix_lengths, alignment=alignment,
+    )  # fmt: skip
+    penalties = _checked_penalties(length_penalty, coverage_penalty, source_mask, problem)
+    return _search(problem, penalties, n_best)
+
+
+def _checked_penalties(alpha: Any, beta: Any, source_mask: Any, problem: Problem) -> Penalties:
+    alpha = checks.require_number("length_penalty", alpha)
+    beta = checks.require_number("coverage_penalty", beta)
+    for name, value in (("length_penalty", alpha), ("coverage_penalty", beta)):
+        if not 0 <= value < float("inf"):
+            raise ValueError(f"{name}: expected a finite number of at least 0, got {value}")
+    if beta > 0 and (problem.weights is None or source_mask is None):
+        missing = "alignment" if problem.weights is None else "source_mask"
+        raise ValueError(f"{missing}: expected one with coverage_penalty={beta}, got None")
+    if source_mask is not None:
+        source_mask = checks.require_array("source_mask", source_mask, jnp.bool_, "bool [B, S]")
+        if problem.weights is None:
+            raise ValueError("alignment: expected one with a source_mask, got None")
+        expected = (problem.batch, problem.weights.shape[1])
+        if source_mask.shape != expected:
+            raise ValueError(f"source_mask: expected {expected}, got {source_mask.shape}")
+    return Penalties(alpha, beta, source_mask)
+
+
+class _Live(NamedTuple):
+    """The hypotheses pursued, `[B, K]`, most probable first; at -inf there is none."""
+
+    t: Array
+    last: Array
+    tokens: Array
+    log_probs: Array
+    alignments: Array | None
+    state: PyTree
+
+
+def _search(problem: Problem, penalties: Penalties, n: int) -> Decoded:
+    batch, width, steps = problem.batch, problem.copies, problem.max_length
+
+    def as_beams(leaf: Any) -> Array:
+        return leaf.reshape(batch, width, *leaf.shape[1:])
+
+    def as_rows(leaf: Array) -> Array:
+        return leaf.reshape(batch * width, *leaf.shape[2:])
+
+    def outputs(
+        tokens: Array, log_probs: Array, alignments: Array | None, t: Array, finished: bool
+    ) -> Decoded:
+        """Outputs of t tokens before the end token."""
+        shape = log_probs.shape
+        return Decoded(
+            tokens=tokens,
+            lengths=jnp.broadcast_to(t, shape),
+            log_probs=log_probs,
+            scores=penalties.score(log_probs, t + int(finished), steps, alignments),
+            finished=jnp.full(shape, finished),
+            alignments=alignments,
+        )
+
+    def go_on(carry: tuple[_Live, Decoded]) -> Array:
+        live, _ = carry
+        return (live.t < steps) & (live.log_probs > -jnp.inf).any()
+
+    def advance(carry: tuple[_Live, Decoded]) -> tuple[_Live, Decoded]:
+        live, best = carry
+        log_probs, weights, state = problem.advance(
+            live.t, as_rows(live.last), as_rows(live.tokens), live.state
+        )
+        alignments = live.alignments
+        if alignments is not None and weights is not None:
+            alignments = write(alignments, live.t, as_beams(weights), axis=2)
+
+        # No more than K of the first 2K candidates end, one a hypothesis.
+        candidates = live.log_probs[..., None] + as_beams(log_probs)
+        candidates = candidates.reshape(batch, width * problem.vocabulary)
+        log_probs, index = jax.lax.top_k(candidates, min(2 * width, candidates.shape[1]))
+        parents, tokens = index // problem.vocabulary, index % problem.vocabulary
+        ends = tokens == problem.end
+
+        first = parents[:, :width]
+        finished = outputs(
+            tokens=_pick(live.tokens, first),  # which hold `end` from t on
+            log_probs=jnp.where(ends, log_probs, -jnp.inf)[:, :width],
+            alignments=_pick(alignments, first),
+            t=live.t,
+            finished=True,
+        )
+        best = _best(n, best, finished)
+
+        log_probs, order = jax.lax.top_k(jnp.where(ends, -jnp.inf, log_probs), width)
+        parents, tokens = _pick(parents, order), _pick(tokens, order)
+        done = penalties.bound(log_probs[:, :1], steps) <= best.scores[:, -1:]
+        live = _Live(
+            t=live.t + 1,
+            last=tokens,
+            tokens=write(_pick(live.tokens, parents), live.t, tokens, axis=2),
+            log_probs=jnp.where(done, -jnp.inf, log_probs),
+            alignments=_pick(alignments, parents),
+            state=problem.reorder(state, parents),
+        )
+        return live, best
+
+    only_first = jnp.where(jnp.arange(width) == 0, 0.0, -jnp.inf).astype(problem.dtype)
+    start = _Live(
+        t=jnp.zeros((), jnp.int32),
+        last=as_beams(problem.begin),
+        tokens=as_beams(problem.no_tokens()),
+        log_probs=jnp.broadcast_to(only_first, (batch, width)),
+        alignments=jax.tree.map(as_beams, problem.no_alignments()),
+        state=problem.state,
+    )
+    none = outputs(
+        start.tokens, jnp.full_like(start.log_probs, -jnp.inf), start.alignments, start.t, True
+    )
+    none = jax.tree.map(lambda leaf: leaf[:, :n], none)
+    live, best = jax.lax.while_loop(go_on, advance, (start, none))
+    cut = outputs(live.tokens, live.log_probs, live.alignments, live.t, finished=False)
+    return existing(_best(n, best, cut), problem.end)
+
+
+def _pick(tree: PyTree, index: Array) -> PyTree:
+    """Entries `index` `[B, n]` of arrays `[B, m, …]`."""
+    return jax.tree.map(lambda leaf: jax.vmap(lambda row, i: row[i])(leaf, index), tree)
+
+
+def _best(n: int, *groups: Decoded) -> Decoded:
+    """The n of highest score; of equals, the earlier one."""
+    every = jax.tree.map(lambda *leaves: jnp.concatenate(leaves, axis=1), *groups)
+    _, order = jax.lax.top_k(every.scores, n)
+    best: Decoded = _pick(every, order)
+    return best

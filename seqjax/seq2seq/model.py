@@ -1,0 +1,230 @@
+"""The whole: encoder, bridge, decoder; training by teacher forcing, and a step to decode with."""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from seqjax import checks
+from seqjax.attention import Attention
+from seqjax.cells import CELLS
+from seqjax.cells.base import Cell
+from seqjax.nn import noise
+from seqjax.seq2seq.bridge import Bridge
+from seqjax.seq2seq.decoder import Decoder, DecoderState
+from seqjax.seq2seq.encoder import Encoded, Encoder
+from seqjax.types import Array
+
+__all__ = ["Seq2Seq"]
+
+Step = Callable[[Array, DecoderState], tuple[Array, DecoderState]]
+
+
+class Seq2Seq(nnx.Module):
+    """An encoder-decoder for sequences of different lengths on both sides.
+
+    Args:
+      target_vocabulary: number of target tokens.
+      source_vocabulary: number of source tokens; None for frames, of `embed_size` features.
+      embed_size: features of an embedding.
+      hidden_size: units of each layer and direction of the encoder; the decoder has twice as many
+        if the encoder is bidirectional and `decoder_size` is not given.
+      decoder_size: units of the decoder's layers.
+      cell: a name of `seqjax.CELLS`.
+      num_layers: layers of encoder and decoder.
+      bidirectional: whether the encoder reads in both directions.
+      attention: a name of `seqjax.attention.ATTENTIONS`, or None for a fixed context vector
+        (Sutskever, Vinyals, Le 2014).
+      attend: "previous" or "current", see `Decoder`.
+      bridge: one of `BRIDGES`.
+      input_feeding: see `Decoder`.
+      copy: see `Decoder`.
+      tied: see `Decoder`.
+      dropout: see `Encoder` and `Decoder`.
+      param_dtype: of the parameters.
+      rngs: draws the parameters.
+
+    Raises:
+      TypeError, ValueError: options that do not fit together, named.
+
+    Example:
+      >>> model = Seq2Seq(9, 7, embed_size=4, hidden_size=5, rngs=nnx.Rngs(0))
+      >>> sources, lengths = jnp.array([[3, 6, 1], [2, 0, 0]]), jnp.array([3, 1])
+      >>> begin_and_targets = jnp.array([[1, 5, 8], [1, 4, 0]])
+      >>> model(sources, begin_and_targets, lengths=lengths).shape
+      (2, 3, 9)
+      >>> step, state = model.decoding(model.encoder(sources, lengths=lengths))
+      >>> logits, state = step(jnp.array([1, 1]), state)
+      >>> logits.shape, state.weights.shape
+      ((2, 9), (2, 3))
+    """
+
+    def __init__(
+        self,
+        target_vocabulary: int,
+        source_vocabulary: int | None = None,
+        *,
+        embed_size: int,
+        hidden_size: int,
+        decoder_size: int | None = None,
+        cell: str = "lstm",
+        num_layers: int = 1,
+        bidirectional: bool = True,
+        attention: str | Attention | None = "additive",
+        attend: str = "previous",
+        bridge: str = "projected",
+        input_feeding: bool = False,
+        copy: bool = False,
+        tied: bool = False,
+        dropout: float = 0.0,
+        param_dtype: Any = jnp.float32,
+        rngs: nnx.Rngs,
+    ) -> None:
+        make: Any = CELLS[checks.require_name("cell", cell, CELLS)]
+        size = checks.require_integer("hidden_size", hidden_size)
+        if decoder_size is None:
+            decoder_size = size * (2 if bidirectional else 1)
+        reader: Cell[Any, Any] = make(embed_size, size)
+        writer: Cell[Any, Any] = make(embed_size, decoder_size)
+        shared: dict[str, Any] = {
+            "num_layers": num_layers,
+            "dropout": dropout,
+            "param_dtype": param_dtype,
+            "rngs": rngs,
+        }
+        self.encoder = Encoder(
+            reader, vocabulary=source_vocabulary, bidirectional=bidirectional, **shared
+        )
+        memory_size = self.encoder.output_size
+        self.decoder = Decoder(
+            writer,
+            vocabulary=target_vocabulary,
+            memory_size=memory_size,
+            attention=attention,
+            attend=attend,
+            input_feeding=input_feeding,
+            copy=copy,
+            tied=tied,
+            **shared,
+        )
+        state = self.encoder.recurrent.initial_state(())
+        self.bridge = Bridge(
+            bridge, self.decoder.cells, state, memory_size, param_dtype=param_dtype, rngs=rngs
+        )
+
+    def __call__(
+        self,
+        source: Any,
+        tokens: Any,
+        *,
+        lengths: Any = None,
+        mask: Any = None,
+        source_ids: Any = None,
+        deterministic: bool | None = None,
+        rngs: noise.Rngs | None = None,
+    ) -> Array:
+        """Logits of each target token, given those before it (teacher forcing).
+
+        Args:
+          source: as for `Encoder`, `[B, S]` or `[B, S, I]`.
+          tokens: integers `[B, T]`: the begin token, then the target without its end. What stands
+            in padding changes nothing before it; leave it out of the loss.
+          lengths: of the sources; or
+          mask: of the sources, True at real positions.
+          source_ids: `[B, S]`, needed by a decoder that copies.
+          deterministic: True for evaluation, False for training; the model's own if None.
+          rngs: `nnx.Rngs` or a random key; needed in training if there is dropout.
+
+        Returns:
+          float32 `[B, T, V]`.
+
+        Raises:
+          TypeError, ValueError: see `Encoder`; tokens that are not integers `[B, T]`.
+        """
+        tokens = checks.require_array("tokens", tokens, jnp.integer, "integer tokens [B, T]")
+        if deterministic is None:
+            deterministic = self.decoder.deterministic
+        key_encoder = key_decoder = None
+        if self.decoder.dropout and not deterministic:
+            key_encoder, key_decoder = jax.random.split(noise.dropout_key(rngs))
+        encoded = self.encoder(
+            source, lengths=lengths, mask=mask, source_ids=source_ids,
+            deterministic=deterministic, rngs=key_encoder,
+        )  # fmt: skip
+        if tokens.ndim != 2 or tokens.shape[:1] != encoded.mask.shape[:-1]:
+            raise ValueError(
+                f"tokens: expected [{', '.join(map(str, encoded.mask.shape[:-1]))}, T] like the "
+                f"sources, got {tokens.shape}"
+            )
+        memory, state = self._start(encoded)
+        logits, _ = self.decoder.teacher_forced(
+            tokens, state, memory, encoded.source_ids, rngs=key_decoder
+        )
+        return logits
+
+    def scheduled(
+        self, encoded: Encoded, tokens: Array, rate: float | Array, key: jax.Array
+    ) -> Array:
+        """Logits where some of the tokens before are the model's own (scheduled sampling).
+
+        Args:
+          encoded: as from `encoder`.
+          tokens: `[B, T]`, as in a call.
+          rate: the probability that a step sees a token sampled from the model instead of the given
+            one; it grows in training.
+          key: a random key.
+
+        Returns:
+          float32 `[B, T, V]`. No gradient flows through the samples.
+
+        References:
+          Bengio, Vinyals, Jaitly, Shazeer (2015), Scheduled sampling for sequence prediction with
+          recurrent neural networks.
+        """
+        step, state = self.decoding(encoded)
+
+        def one(carry: Any, per_step: Any) -> tuple[Any, Array]:
+            state, logits = carry
+            given, key, first = per_step
+            key_which, key_token = jax.random.split(key)
+            sampled = jax.random.categorical(key_token, jax.lax.stop_gradient(logits))
+            own = jax.random.bernoulli(key_which, rate, given.shape) & ~first
+            logits, state = step(jnp.where(own, sampled, given), state)
+            return (state, logits), logits
+
+        steps = tokens.shape[1]
+        blank = jax.eval_shape(lambda: step(tokens[:, 0], state)[0])
+        per_step = (tokens.T, jax.random.split(key, steps), jnp.arange(steps) == 0)
+        start = (state, jnp.zeros(blank.shape, blank.dtype))
+        return jnp.moveaxis(jax.lax.scan(one, start, per_step)[1], 0, 1)
+
+    def decoding(self, encoded: Encoded) -> tuple[Step, DecoderState]:
+        """A step and its first state, for `seqjax.decoding`.
+
+        The memory and its projected keys are in the step, computed once; the state has what a beam
+        needs of its own.
+
+        Args:
+          encoded: as from `encoder`, for B sources.
+
+        Returns:
+          `step(tokens [N], state) -> (logits [N, V], state)`, where N may be a multiple of B with
+          the beams of a source side by side, and the state for N = B. `state.weights` are the
+          attention weights of the last step.
+        """
+        memory, state = self._start(encoded)
+
+        def step(tokens: Array, state: DecoderState) -> tuple[Array, DecoderState]:
+            features, state = self.decoder.advance(self.decoder.embed(tokens), state, memory)
+            ids = encoded.source_ids
+            if ids is not None:
+                ids = jnp.repeat(ids, tokens.shape[0] // max(ids.shape[0], 1), axis=0)
+            return self.decoder.logits(features, ids), state
+
+        return step, state
+
+    def _start(self, encoded: Encoded) -> tuple[Any, DecoderState]:
+        memory = self.decoder.precompute(encoded)
+        return memory, self.decoder.initial_state(encoded, self.bridge(encoded), memory)

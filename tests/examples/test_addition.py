@@ -1,0 +1,35 @@
+"""The addition script on one-digit numbers."""
+
+import numpy as np
+import pytest
+
+pytest.importorskip("tyro")
+from examples import addition
+
+
+def test_questions_and_answers():
+    config = addition.Config(digits=2, questions=200)
+    train, test = addition.draw(config)
+    assert len(train["asked"]) == 180 and len(test["asked"]) == 20
+    decode = lambda ids: "".join(addition.LETTERS.decode(ids)).strip()  # noqa: E731
+    seen = set()
+    for side in (train, test):
+        for asked, labels, tokens in zip(*(side[k] for k in ("asked", "labels", "tokens"))):  # noqa: B905
+            question = decode(asked[::-1])
+            a, b = map(int, question.split("+"))
+            assert decode(labels) == str(a + b)
+            np.testing.assert_array_equal(tokens[1:], labels[:-1])
+            seen.add(question)
+    assert len(seen) == 200
+
+
+@pytest.mark.parametrize("attention", [False, True])
+def test_a_short_run_learns_and_answers(tmp_path, capsys, attention):
+    config = addition.Config(
+        ask=("1+1",), digits=1, questions=25, hidden_size=16, epochs=30, batch_size=8,
+        learning_rate=0.02, attention=attention, out=tmp_path,
+    )  # fmt: skip
+    rates = addition.main(config)
+    assert 0 <= rates["answers"] <= rates["characters"] <= 1
+    assert "1+1 = " in capsys.readouterr().out
+    assert (tmp_path / "learning_curve.png").exists()

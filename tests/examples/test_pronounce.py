@@ -1,0 +1,64 @@
+"""The pronunciation script on a small made-up dictionary."""
+
+import numpy as np
+import pytest
+
+pytest.importorskip("tyro")
+from examples import pronounce
+
+LETTERS = {"a": "AH0", "b": "B", "d": "D", "i": "IH1", "k": "K", "o": "OW2"}
+
+
+@pytest.fixture
+def dictionary(tmp_path):
+    """Words that are spoken letter by letter, a few of them in two ways."""
+    rng = np.random.default_rng(0)
+    lines = []
+    for word in sorted(
+        {"".join(rng.choice(list(LETTERS), rng.integers(2, 6))) for _ in range(500)}
+    ):
+        spoken = " ".join(LETTERS[letter] for letter in word)
+        lines.append(f"{word} {spoken}")
+        if word.endswith("o"):
+            lines.append(f"{word}(2) {spoken} W # another way")
+    path = tmp_path / "small.dict"
+    path.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    return path
+
+
+def test_reading_strips_stress_and_joins_ways(tmp_path):
+    path = tmp_path / "some.dict"
+    path.write_text("read R EH1 D\nread(2) R IY1 D # present\nRead R EH2 D\n")
+    assert pronounce.read_dictionary(path) == {"read": [("R", "EH", "D"), ("R", "IY", "D")]}
+
+
+def test_no_word_is_on_two_sides_and_the_split_is_fixed():
+    words = [f"w{n}" for n in range(1000)]
+    sides = pronounce.split(words, 0.1)
+    assert [len(side) for side in sides] == [890, 10, 100]
+    assert sorted(word for side in sides for word in side) == sorted(words)
+    assert pronounce.split(words[::-1], 0.1) == sides
+
+
+def test_error_rates_take_the_nearest_way():
+    found = [("R", "IY", "D"), ("K",)]
+    right = [[("R", "EH", "D"), ("R", "IY", "D")], [("K", "AE", "T")]]
+    assert pronounce.error_rates(found, right) == (0.5, 2 / 6)
+
+
+def test_a_short_run_learns_says_and_draws(dictionary, tmp_path, capsys):
+    config = pronounce.Config(
+        say=("dab", "kio"), hidden_size=16, embed_size=8, dropout=0.0, epochs=12, batch_size=16,
+        learning_rate=0.02, beam_width=3, data=dictionary, out=tmp_path / "out",
+    )  # fmt: skip
+    rates = pronounce.main(config)
+    assert rates["beam 3 words"] < 0.3 and rates["greedy phonemes"] < 0.15
+    assert {p.name for p in (tmp_path / "out").iterdir()} == {"attention.png", "learning_curve.png"}
+    assert "D AH B" in capsys.readouterr().out
+
+
+def test_mistakes(tmp_path):
+    with pytest.raises(SystemExit, match=r"--data: no dictionary in .*none\.dict"):
+        pronounce.main(pronounce.Config(data=tmp_path / "none.dict"))
+    with pytest.raises(SystemExit, match="--test-share: expected more than 0"):
+        pronounce.main(pronounce.Config(test_share=0.0))

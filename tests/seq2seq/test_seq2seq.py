@@ -1,0 +1,240 @@
+"""Encoder-decoders: every way of running the decoder gives the same numbers, padding none."""
+
+import functools
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+
+from seqjax import attention, seq2seq
+from seqjax.cells import GRU, LSTM
+from tests.cases import assert_close
+
+SOURCES = np.array([[3, 6, 1, 5], [2, 4, 0, 0], [5, 5, 5, 0]])
+LENGTHS = np.array([4, 2, 3])
+TOKENS = np.array([[2, 5, 8], [2, 4, 7], [2, 1, 0]])
+IDS = np.array([[8, 4, 5, 10], [4, 6, 0, 0], [7, 7, 9, 0]])
+
+MODELS: dict[str, dict[str, Any]] = {
+    "bahdanau": dict(),
+    "luong": dict(attention="general", attend="current", cell="gru"),
+    "feeding": dict(attention="general", attend="current", input_feeding=True, num_layers=2),
+    "both": dict(attend="previous", input_feeding=True, tied=True),
+    "copying": dict(copy=True),
+    "copying-later": dict(copy=True, attend="current", attention="concat"),
+    "location": dict(attention="location_aware", attend="current"),
+    "coverage": dict(attention="coverage"),
+    "fixed": dict(attention=None, bidirectional=False, bridge="last", num_layers=2),
+    "fixed-tied": dict(attention=None, tied=True, bridge="mean", cell="elman"),
+    "zero": dict(bridge="zero", cell="mgu", bidirectional=False),
+}
+
+
+def make(name, **more):
+    options = {"embed_size": 4, "hidden_size": 5, **MODELS[name], **more}
+    model = seq2seq.Seq2Seq(9, 7, rngs=nnx.Rngs(0), **options)
+    rng = np.random.default_rng(1)
+    # Nothing is zero, the biases least of all.
+    noisy = lambda a: a + 0.2 * rng.normal(size=a.shape).astype(np.float32)  # noqa: E731
+    nnx.update(model, jax.tree.map(noisy, nnx.state(model, nnx.Param)))
+    model.eval()
+    return model
+
+
+@functools.cache
+def built(name):
+    return make(name)
+
+
+def ids_of(name, ids=IDS):
+    return ids if "copying" in name else None
+
+
+@functools.partial(jax.jit, static_argnames="name")
+def forced(model, sources, tokens, lengths, ids, name):
+    return model(sources, tokens, lengths=lengths, source_ids=ids)
+
+
+def teacher_forced(name, sources=SOURCES, tokens=TOKENS, lengths=LENGTHS, ids=IDS):
+    return forced(built(name), sources, tokens, lengths, ids_of(name, ids), name)
+
+
+def stepped(model, encoded, tokens):
+    step, state = model.decoding(encoded)
+    logits = []
+    for t in range(tokens.shape[1]):
+        found, state = step(jnp.asarray(tokens[:, t]), state)
+        logits.append(found)
+    return jnp.stack(logits, 1), state
+
+
+models = pytest.mark.parametrize("name", MODELS)
+
+
+@models
+def test_stepping_equals_teacher_forcing(name):
+    @jax.jit
+    def by_steps(model):
+        encoded = model.encoder(SOURCES, lengths=LENGTHS, source_ids=ids_of(name))
+        return stepped(model, encoded, TOKENS)
+
+    logits, state = by_steps(built(name))
+    assert_close(logits, teacher_forced(name), 1e-5, 1e-5)
+    if state.weights is not None:
+        weights = np.asarray(state.weights)
+        np.testing.assert_allclose(weights.sum(-1), 1, atol=1e-5)
+        assert (weights[np.arange(4) >= LENGTHS[:, None]] == 0).all()
+
+
+@models
+def test_padding_and_neighbours_change_nothing(name):
+    whole = teacher_forced(name)
+    ids = np.pad(IDS, ((0, 0), (0, 2)), constant_values=3)
+    # More padding of the source, with tokens in it that do not even exist; more of the target.
+    sources = np.pad(SOURCES, ((0, 0), (0, 2)), constant_values=99)
+    tokens = np.pad(TOKENS, ((0, 0), (0, 1)), constant_values=3)
+    padded = teacher_forced(name, sources, tokens, ids=ids)
+    assert_close(padded[:, :3, : whole.shape[-1]], whole, 1e-5, 1e-5)
+    alone = teacher_forced(name, SOURCES[1:2, :2], TOKENS[1:2], LENGTHS[1:2], IDS[1:2, :2])
+    width = alone.shape[-1]
+    assert_close(alone, whole[1:2, :, :width], 1e-5, 1e-5)
+
+
+@models
+def test_beams_are_sequences_of_their_own(name):
+    model = built(name)
+
+    @jax.jit
+    def run(model):
+        encoded = model.encoder(SOURCES, lengths=LENGTHS, source_ids=ids_of(name))
+        step, state = model.decoding(encoded)
+        _, after = step(jnp.asarray(TOKENS[:, 0]), state)
+        twice = lambda a: jnp.repeat(a, 2, axis=0)  # noqa: E731
+        other = (TOKENS[:, 1] + 1) % 9
+        beams = jnp.stack([jnp.asarray(TOKENS[:, 1]), jnp.asarray(other)], 1).reshape(-1)
+        found, _ = step(beams, jax.tree.map(twice, after))
+        first, _ = step(jnp.asarray(TOKENS[:, 1]), after)
+        second, _ = step(jnp.asarray(other), after)
+        return found, jnp.stack([first, second], 1).reshape(found.shape)
+
+    got, want = run(model)
+    assert_close(got, want, 1e-5, 1e-5)
+
+
+@models
+def test_every_parameter_gets_a_gradient(name):
+    model = built(name)
+    parts: Any = nnx.split(model, nnx.Param, ...)
+    graphdef, params, rest = parts
+
+    @jax.jit
+    def gradient(params):
+        def loss(params):
+            logits = nnx.merge(graphdef, params, rest)(
+                SOURCES, TOKENS, lengths=LENGTHS, source_ids=ids_of(name)
+            )
+            return -jax.nn.log_softmax(logits)[:, :, 5].sum()
+
+        return jax.grad(loss)(params)
+
+    for path, leaf in jax.tree_util.tree_leaves_with_path(gradient(params)):
+        values = np.asarray(leaf)
+        assert np.isfinite(values).all()
+        if "bridge" in str(path) or "encoder" not in str(path) or MODELS[name].get("attention", 1):
+            assert np.abs(values).max() > 0, path
+
+
+@pytest.mark.parametrize("name", ["copying", "copying-later"])
+def test_copied_probabilities_sum_to_one(name):
+    found = teacher_forced(name)
+    assert found.shape == (3, 3, 9 + 4)
+    assert_close(jnp.exp(found).sum(-1), np.ones((3, 3)), 1e-4, 1e-4)
+    # Token 10 is not in the vocabulary; only the first source has it.
+    assert (found[0, :, 10] > -10).all() and (found[1:, :, 10] < -20).all()
+
+
+def test_scheduled_sampling():
+    model = built("bahdanau")
+    encoded = model.encoder(SOURCES, lengths=LENGTHS)
+    run = jax.jit(lambda rate, seed: model.scheduled(encoded, TOKENS, rate, jax.random.key(seed)))
+    assert_close(run(0.0, 0), teacher_forced("bahdanau"), 1e-5, 1e-5)
+    own = run(1.0, 0)
+    assert_close(own[:, 0], teacher_forced("bahdanau")[:, 0], 1e-5, 1e-5)
+    assert not np.allclose(own[:, 1:], teacher_forced("bahdanau")[:, 1:], atol=1e-3)
+    assert not np.allclose(own, run(1.0, 1), atol=1e-3)
+
+
+def test_frames_and_attention_of_ones_own():
+    mechanism = attention.MultiHead(query_size=8, memory_size=8, heads=2)
+    model = seq2seq.Seq2Seq(9, embed_size=4, hidden_size=4, attention=mechanism, rngs=nnx.Rngs(0))
+    frames = np.random.default_rng(0).normal(size=(3, 4, 4)).astype(np.float32)
+    dirty = np.where((np.arange(4) < LENGTHS[:, None])[..., None], frames, np.nan)
+    got = model(dirty, TOKENS, lengths=LENGTHS, deterministic=True)
+    assert_close(got, model(frames, TOKENS, lengths=LENGTHS, deterministic=True), 1e-6)
+    assert bool(jnp.isfinite(got).all())
+
+
+def test_dropout_is_for_training():
+    model = make("feeding", dropout=0.5)
+    calm = model(SOURCES, TOKENS, lengths=LENGTHS)
+    model.train()
+    with pytest.raises((TypeError, ValueError), match="rngs"):
+        model(SOURCES, TOKENS, lengths=LENGTHS)
+    one = model(SOURCES, TOKENS, lengths=LENGTHS, rngs=jax.random.key(0))
+    other = model(SOURCES, TOKENS, lengths=LENGTHS, rngs=jax.random.key(1))
+    assert not np.allclose(one, other) and not np.allclose(one, calm)
+    assert_close(model(SOURCES, TOKENS, lengths=LENGTHS, deterministic=True), calm)
+
+
+def test_bridges():
+    encoder = seq2seq.Encoder(LSTM(4, 3), vocabulary=7, bidirectional=True, rngs=nnx.Rngs(0))
+    encoded = encoder(SOURCES, lengths=LENGTHS, deterministic=True)
+    empty = encoder.recurrent.initial_state(())
+
+    def bridge(kind, cell):
+        return seq2seq.Bridge(kind, [cell], empty, 6, rngs=nnx.Rngs(1))(encoded)[0]
+
+    last = bridge("last", LSTM(4, 6))
+    forward, backward = encoded.state[0].forward, encoded.state[0].backward
+    assert_close(last.h, jnp.concatenate([forward.h, backward.h], -1), 0, 0)
+    assert_close(last.c, jnp.concatenate([forward.c, backward.c], -1), 0, 0)
+    assert not bridge("zero", GRU(4, 5)).any()
+    assert bridge("projected", GRU(4, 5)).shape == bridge("mean", GRU(4, 5)).shape == (3, 5)
+    with pytest.raises(ValueError, match=r"bridge: expected an encoder.*'projected' takes any"):
+        bridge("last", LSTM(4, 5))
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (dict(attention="bahdanau"), "attention: expected one of"),
+        (dict(attention=3), "attention: expected a name of ATTENTIONS"),
+        (dict(attend="later"), "attend: expected one of previous, current"),
+        (dict(bridge="bridge"), "bridge: expected one of zero, last"),
+        (dict(cell="ltsm"), "cell: expected one of"),
+        (dict(attention=None, input_feeding=True), "input_feeding: expected False without"),
+        (dict(attention=None, copy=True), "copy: expected False without attention"),
+        (dict(hidden_size=0), "hidden_size: expected a positive integer"),
+        (dict(dropout=1.5), "dropout: expected"),
+    ],
+)
+def test_bad_options(options, message):
+    with pytest.raises((TypeError, ValueError), match=message):
+        seq2seq.Seq2Seq(9, 7, **{"embed_size": 4, "hidden_size": 5, **options}, rngs=nnx.Rngs(0))
+
+
+def test_bad_inputs():
+    model = built("bahdanau")
+    for arguments, message in (
+        ((SOURCES.astype(np.float32), TOKENS), "source: expected integer tokens"),
+        ((SOURCES, TOKENS.astype(np.float32)), "tokens: expected integer tokens"),
+        ((SOURCES, TOKENS[:2]), r"tokens: expected \[3, T\] like the sources, got \(2, 3\)"),
+        ((SOURCES, TOKENS[0]), r"tokens: expected \[3, T\]"),
+    ):
+        with pytest.raises((TypeError, ValueError), match=message):
+            model(*arguments, lengths=LENGTHS)
+    with pytest.raises(ValueError, match="source_ids: expected the source's tokens to copy"):
+        built("copying")(SOURCES, TOKENS, lengths=LENGTHS)
