@@ -34,6 +34,13 @@ def pytest_ignore_collect(collection_path: Path) -> bool | None:
     return True if helper and ROOT / "tests" in collection_path.parents else None
 
 
+@pytest.fixture(autouse=True, scope="module")
+def _forget_programs() -> Iterator[None]:
+    """Drops compiled programs after each file: thousands of them would fill the memory."""
+    yield
+    jax.clear_caches()
+
+
 @pytest.fixture
 def x64() -> Iterator[None]:
     """Runs a test with 64-bit types enabled; they are off everywhere else, as users have it."""
