@@ -18,7 +18,8 @@ the parameters as arguments, so that it is compiled once:
         return beam_search(step, state, begin=1, end=2, max_length=50)
 
 What a step returns as it came (an encoder's outputs, projected keys) may stand in the state at no
-cost a step: `beam_search` sees that it is the same for all hypotheses and does not reorder it.
+cost a step: `beam_search` sees that it is the same for all hypotheses and does not reorder it. (It
+cannot see into a step that is itself wrapped in `jax.jit`, where this costs a copy a step.)
 """
 
 from seqjax.decoding.beam import beam_search

@@ -178,6 +178,8 @@ def _search(problem: Problem, penalties: Penalties, n: int) -> Decoded:
         # No more than K of the first 2K candidates end, one a hypothesis.
         candidates = live.log_probs[..., None] + as_beams(log_probs)
         candidates = candidates.reshape(batch, width * problem.vocabulary)
+        # Of one sign, as `top_k` puts -NaN last, where it would go unnoticed.
+        candidates = jnp.where(jnp.isnan(candidates), jnp.nan, candidates)
         log_probs, index = jax.lax.top_k(candidates, min(2 * width, candidates.shape[1]))
         parents, tokens = index // problem.vocabulary, index % problem.vocabulary
         ends = tokens == problem.end

@@ -119,18 +119,13 @@ def _chooser(
     keys: PRNGKey, temperature: float, top_k: int | None, top_p: float | None
 ) -> Callable[[Array, Array], Array]:
     """Draws a token from each row of log-probabilities."""
-    share_kept = 1.0 if top_p is None else top_p
 
     def choose(t: Array, log_probs: Array) -> Array:
         chances, tokens = log_softmax(log_probs / temperature), None
-        if top_k is not None or share_kept < 1:
-            vocabulary = log_probs.shape[1]
-            most = vocabulary if top_k is None else min(top_k, vocabulary)
-            chances, tokens = jax.lax.top_k(chances, most)
-        if share_kept < 1:
-            share = jnp.exp(log_softmax(chances))
-            before = jnp.cumsum(share, axis=1) - share
-            chances = jnp.where(before < share_kept, chances, -jnp.inf)
+        if top_k is not None:
+            chances, tokens = jax.lax.top_k(chances, min(top_k, chances.shape[1]))
+        if top_p is not None:
+            chances = jnp.where(_nucleus(chances, top_p), chances, -jnp.inf)
 
         def noise(key: PRNGKey) -> Array:
             return jax.random.gumbel(jax.random.fold_in(key, t), chances.shape[1:], chances.dtype)
@@ -141,3 +136,34 @@ def _chooser(
         )
 
     return choose
+
+
+def _nucleus(log_probs: Array, top_p: float) -> Array:
+    """The fewest tokens whose share of the probability reaches top_p, bool `[N, V]`.
+
+    They are those above a cut, the largest share with `top_p` at or above it, and of those at the
+    cut the first few. The cut is found by bisection over the bits of floats, which are ordered as
+    the floats are: exact, and on CPUs some thirty times faster than sorting the vocabulary.
+    """
+    share = jnp.exp(log_softmax(log_probs)).astype(jnp.float32)
+
+    def as_float(bits: Array) -> Array:
+        return jax.lax.bitcast_convert_type(bits, jnp.float32)
+
+    def mass(chosen: Array) -> Array:
+        return jnp.where(chosen, share, 0.0).sum(axis=1, keepdims=True)
+
+    def halve(_: Array, bounds: tuple[Array, Array]) -> tuple[Array, Array]:
+        low, high = bounds
+        middle = high - (high - low) // 2
+        enough = mass(share >= as_float(middle)) >= top_p
+        return jnp.where(enough, middle, low), jnp.where(enough, high, middle - 1)
+
+    low = jnp.zeros((len(share), 1), jnp.int32)
+    high = jnp.full_like(low, jax.lax.bitcast_convert_type(jnp.float32(1.0), jnp.int32))
+    low, _ = jax.lax.fori_loop(0, 31, halve, (low, high))
+    cut = as_float(low)
+    equal = share == cut
+    count = jnp.cumsum(equal, axis=1, dtype=jnp.int32).astype(jnp.float32)
+    before = mass(share > cut) + cut * (count - 1.0)
+    return (share > cut) | (equal & (before < top_p))

@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from seqjax.decoding import Decoded, beam_search
+from seqjax.decoding import Decoded, beam_search, score
 
 B, V, L, S, H = 3, 4, 4, 3, 5
 END, BEGIN = 0, V
@@ -59,7 +59,7 @@ def rows(toy, index):
 
 
 def initial(toy):
-    return State(toy.h, toy.memory, jnp.zeros(toy.memory.shape[:2]))
+    return State(toy.h, toy.memory, jnp.zeros(toy.memory.shape[:2], toy.memory.dtype))
 
 
 def step_of(toy):
@@ -230,3 +230,9 @@ def decode(toy, decoder=beam_search, *, key=None, arrays=None, **options) -> Any
     arrays = {name: jnp.asarray(value) for name, value in (arrays or {}).items()}
     found = _compiled(decoder, tuple(sorted(options.items())))(toy, key, arrays)
     return jax.tree.map(np.asarray, found)
+
+
+@jax.jit
+def score_toy(toy, tokens, lengths):
+    """The scores of outputs of a toy."""
+    return score(step_of(toy), initial(toy), tokens, lengths, begin=len(toy.embed) - 1, end=END)

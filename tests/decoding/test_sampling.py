@@ -8,6 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from seqjax.decoding import greedy, sample
+from seqjax.decoding.sampling import _nucleus
 from tests.decoding.helpers import (
     END,
     Oracle,
@@ -21,6 +22,7 @@ from tests.decoding.helpers import (
 
 B, DRAWS = 3, 4000
 KEY = jax.random.key(7)
+NUCLEUS = jax.jit(_nucleus)
 seeds = st.integers(0, 2**20)
 
 # The 0.001 quantiles of χ² by degrees of freedom.
@@ -103,9 +105,26 @@ def test_limits_are_greedy(options, seed):
         np.testing.assert_allclose(got, expected, rtol=1e-6, atol=1e-6)
 
 
-def test_top_k_one_of_equals_is_the_first():
-    counts, _ = one_step([0.2, 0.4, 0.4], top_k=1)
-    assert counts.tolist() == [0, DRAWS, 0]
+def test_of_equals_the_first_is_kept():
+    for options in ({"top_k": 1}, {"top_p": 0.3}):
+        counts, _ = one_step([0.2, 0.4, 0.4], **options)
+        assert counts.tolist() == [0, DRAWS, 0]
+
+
+@given(seed=seeds, top_p=st.floats(1e-6, 1.0), ties=st.booleans())
+def test_the_nucleus_is_the_head_of_the_sorted_vocabulary(seed, top_p, ties):
+    rng = np.random.default_rng(seed)
+    p = rng.integers(0, 4, 30) * 1.0 if ties else rng.exponential(size=30) ** 3
+    p[0] = 1.0
+    p /= p.sum()
+    with np.errstate(divide="ignore"):
+        kept = np.asarray(NUCLEUS(jnp.asarray(np.log(p)[None], jnp.float32), top_p))[0]
+    order = np.argsort(-p, kind="stable")
+    total = np.cumsum(p[order])
+    least = np.searchsorted(total, top_p - 1e-5) + 1  # give or take rounding
+    most = np.searchsorted(total, top_p + 1e-5) + 1
+    assert least <= kept.sum() <= most or (top_p > 1 - 1e-5 and kept[p > 0].all())
+    assert kept[order[: kept.sum()]].all()
 
 
 def test_samples_do_not_depend_on_how_many_there_are():

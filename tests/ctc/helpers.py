@@ -1,0 +1,40 @@
+"""CTC by its definition: all paths enumerated, merged and summed in float64."""
+
+import itertools
+import math
+
+import jax
+import numpy as np
+
+from seqjax.ctc import ctc_beam_search, ctc_greedy, ctc_loss
+
+B, T, V = 3, 5, 3
+LOSS = jax.jit(ctc_loss, static_argnums=4)
+GREEDY = jax.jit(ctc_greedy, static_argnums=2)
+SEARCH = jax.jit(ctc_beam_search, static_argnums=(2, 3), static_argnames="n_best")
+
+
+def labels_of(path, blank):
+    return tuple(label for label, _ in itertools.groupby(path) if label != blank)
+
+
+def log_softmax(logits):
+    logits = np.asarray(logits, np.float64)
+    top = logits.max(axis=-1, keepdims=True)
+    with np.errstate(divide="ignore"):
+        return logits - top - np.log(np.exp(logits - top).sum(axis=-1, keepdims=True))
+
+
+def every_labelling(logits, length, blank):
+    """The probability of all labels, by all paths."""
+    found: dict[tuple[int, ...], float] = {}
+    p = np.exp(log_softmax(logits))
+    for path in itertools.product(range(p.shape[1]), repeat=length):
+        name = labels_of(path, blank)
+        found[name] = found.get(name, 0.0) + math.prod(p[t, v] for t, v in enumerate(path))
+    return found
+
+
+def draw(seed, *, scale=2.0, batch=B):
+    rng = np.random.default_rng(seed)
+    return rng, (rng.normal(size=(batch, T, V)) * scale).astype(np.float32)

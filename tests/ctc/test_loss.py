@@ -1,0 +1,173 @@
+"""The CTC loss against the sum over all paths; what is padding, impossible or wrong."""
+
+import math
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from seqjax.ctc import ctc_loss
+from tests.ctc.helpers import LOSS, B, T, V, draw, every_labelling, log_softmax
+
+seeds = st.integers(0, 2**20)
+
+
+@given(seed=seeds, blank=st.integers(0, V - 1))
+def test_loss_is_the_sum_over_paths(seed, blank):
+    rng, logits = draw(seed)
+    lengths, counts = rng.integers(0, T + 1, B), rng.integers(0, 4, B)
+    labels = rng.choice([v for v in range(V) if v != blank], (B, 3))
+    loss, feasible = LOSS(logits, lengths, labels, counts, blank)
+    for b in range(B):
+        name = tuple(labels[b, : counts[b]].tolist())
+        p = every_labelling(logits[b], lengths[b], blank).get(name)
+        assert bool(feasible[b]) == (p is not None)
+        np.testing.assert_allclose(loss[b], 0 if p is None else -math.log(p), rtol=2e-5, atol=2e-5)
+
+
+def test_garbage_in_padding_changes_nothing():
+    _, logits = draw(0)
+    lengths, labels, counts = np.array([3, 5, 0]), np.array([[1, 2], [2, 2], [1, 1]]), [2, 1, 0]
+    dirty, dirty_labels = logits.copy(), labels.copy()
+    dirty[0, 3:], dirty[2] = np.nan, np.inf
+    dirty_labels[1, 1], dirty_labels[2] = 99, [-1, 0]
+
+    def run(logits, labels):
+        return LOSS(logits, lengths, labels, np.array(counts), 0).loss.sum()
+
+    slope_of = jax.jit(jax.value_and_grad(run))
+    value, slope = slope_of(logits, labels)
+    got, dirty_slope = slope_of(dirty, dirty_labels)
+    np.testing.assert_allclose(got, value, rtol=1e-6)
+    np.testing.assert_allclose(dirty_slope, slope, rtol=1e-5, atol=1e-6)
+    assert (dirty_slope[0, 3:] == 0).all() and (dirty_slope[2] == 0).all()
+
+
+def test_gradient():
+    """By central differences of the enumeration, in its logits."""
+    _, logits = draw(3, batch=1)
+    run = lambda logits: ctc_loss(logits, np.array([4]), np.array([[1, 1]]), np.array([2])).loss[0]  # noqa: E731
+    slope = jax.jit(jax.grad(run))(jnp.asarray(logits))
+    for index in np.ndindex(T, V):
+        sides = []
+        for sign in (1, -1):
+            moved = logits[0].astype(np.float64)
+            moved[index] += sign * 1e-4
+            sides.append(-math.log(every_labelling(moved, 4, 0)[1, 1]))
+        np.testing.assert_allclose(slope[0][index], (sides[0] - sides[1]) / 2e-4, atol=2e-5)
+
+
+def test_infeasible_rows_are_reported_without_a_gradient():
+    _, logits = draw(1)
+    labels, counts = np.array([[1, 1, 2], [1, 1, 2], [1, 2, 1]]), np.array([3, 3, 3])
+    lengths = np.array([3, 4, 2])  # 1 1 2 needs four frames
+    run = lambda logits: ctc_loss(logits, lengths, labels, counts)  # noqa: E731
+    loss, feasible = jax.jit(run)(logits)
+    assert feasible.tolist() == [False, True, False]
+    assert loss[0] == loss[2] == 0 and loss[1] > 0
+    slope = jax.jit(jax.grad(lambda logits: run(logits).loss.sum()))(jnp.asarray(logits))
+    assert (slope[0] == 0).all() and (slope[2] == 0).all() and (slope[1, :4] != 0).all()
+
+
+def test_loss_is_never_negative():
+    """Where all is certain: there rounding makes optax's loss about -1e-7."""
+    rng = np.random.default_rng(0)
+    logits = np.zeros((200, 12, 5), np.float32)
+    logits[:, :, 1] = rng.uniform(10, 40, (200, 1))
+    logits[:, :, 0] = logits[:, :, 1] * rng.uniform(0, 1, (200, 1))
+    loss, _ = LOSS(logits, np.full(200, 12), np.ones((200, 1), int), np.ones(200, int), 0)
+    assert (loss >= 0).all() and (loss == 0).any()
+
+
+@pytest.mark.parametrize(("steps", "most"), [(0, 2), (3, 0), (0, 0)])
+def test_empty_axes(steps, most):
+    logits, labels = np.zeros((2, steps, V), np.float32), np.ones((2, most), int)
+    counts = np.array([0, min(most, 1)])
+    loss, feasible = LOSS(logits, np.full(2, steps), labels, counts, 0)
+    assert feasible.tolist() == [True, counts[1] <= steps]
+    np.testing.assert_allclose(loss[0], steps * math.log(V), rtol=1e-6, atol=1e-6)
+    assert ctc_loss(logits[:0], [], labels[:0], []).loss.shape == (0,)
+
+
+def test_ruled_out_classes():
+    _, logits = draw(2)
+    logits[:, :, 2] = -np.inf
+    labels, counts = np.array([[1, 1], [1, 2], [1, 1]]), np.array([1, 2, 0])
+    run = lambda logits: ctc_loss(logits, np.full(B, T), labels, counts).loss  # noqa: E731
+    loss = jax.jit(run)(logits)
+    for b in (0, 2):
+        p = every_labelling(logits[b], T, 0)[tuple(labels[b, : counts[b]].tolist())]
+        np.testing.assert_allclose(loss[b], -math.log(p), rtol=1e-5)
+    assert 9e4 < loss[1] < 2e5
+    assert np.isfinite(jax.jit(jax.grad(lambda z: run(z)[::2].sum()))(jnp.asarray(logits))).all()
+
+
+def test_long_and_unlikely():
+    """Above 1e5, optax's own infinity, going around the labels must not come cheaper."""
+    rng = np.random.default_rng(0)
+    steps, classes = 1000, 4
+    logits = rng.normal(size=(1, steps, classes)).astype(np.float32)
+    logits[:, :, 0] += 300.0
+    labels = rng.integers(1, classes, (1, 400))
+    loss, feasible = LOSS(logits, np.array([steps]), labels, np.array([400]), 0)
+    assert feasible[0]
+
+    log_p, extended = log_softmax(logits[0]), [0]
+    for label in labels[0]:
+        extended += [int(label), 0]
+    alpha = np.full(len(extended), -np.inf)
+    alpha[0], alpha[1] = log_p[0, 0], log_p[0, extended[1]]
+    skip = np.array(
+        [s > 1 and extended[s] not in (0, extended[s - 2]) for s in range(len(extended))]
+    )
+    for t in range(1, steps):
+        one = np.concatenate([[-np.inf], alpha[:-1]])
+        two = np.where(skip, np.concatenate([[-np.inf] * 2, alpha[:-2]]), -np.inf)
+        alpha = np.logaddexp(np.logaddexp(alpha, one), two) + log_p[t, extended]
+    expected = -np.logaddexp(alpha[-1], alpha[-2])
+    assert expected > 1.1e5
+    np.testing.assert_allclose(loss[0], expected, rtol=1e-5)
+
+
+def test_loss_strict_and_half():
+    _, logits = draw(0)
+    arguments = np.full(B, T), np.ones((B, 2), int), np.array([1, 2, 0])
+    whole = ctc_loss(logits, *arguments).loss
+    with jax.numpy_dtype_promotion("strict"):
+        half = ctc_loss(jnp.asarray(logits, jnp.bfloat16), *arguments).loss
+    assert half.dtype == jnp.float32
+    np.testing.assert_allclose(half, whole, rtol=2e-2, atol=2e-2)
+
+
+GOOD = {
+    "logits": np.zeros((2, 4, 3), np.float32),
+    "lengths": np.array([4, 2]),
+    "labels": np.array([[1, 2], [1, 0]]),
+    "label_lengths": np.array([2, 1]),
+}
+BAD = [
+    ("logits", np.zeros((4, 3), np.float32), ValueError, r"\[B, T, V\], got \(4, 3\)"),
+    ("logits", np.zeros((2, 4, 3), int), TypeError, "float array"),
+    ("lengths", np.array([4, 5]), ValueError, "0 to 4"),
+    ("lengths", np.array([4.0, 2.0]), TypeError, "integers"),
+    ("labels", np.array([1, 2]), ValueError, r"\[B, N\] with B=2, got \(2,\)"),
+    ("labels", np.array([[1, 3], [1, 0]]), ValueError, "classes from 0 to 2 but blank=0"),
+    ("labels", np.array([[1, 0], [1, 0]]), ValueError, "blank=0"),
+    ("label_lengths", np.array([3, 1]), ValueError, "0 to 2"),
+    ("blank", 3, ValueError, "below V=3, got 3"),
+]
+
+
+@pytest.mark.parametrize(("name", "value", "error", "message"), BAD)
+def test_loss_refuses(name, value, error, message):
+    with pytest.raises(error, match=rf"^{name}: expected .*{message}"):
+        ctc_loss(**GOOD | {name: value})
+
+
+def test_wrong_label_under_tracing_is_nan():
+    labels = np.array([[1, 3], [1, 0]])
+    loss, _ = LOSS(GOOD["logits"], GOOD["lengths"], labels, GOOD["label_lengths"], 0)
+    assert np.isnan(loss).tolist() == [True, False]

@@ -1,0 +1,76 @@
+"""Scores of given outputs against a loop; their gradient."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from seqjax.decoding import score
+from tests.decoding.helpers import (
+    BEGIN,
+    END,
+    B,
+    L,
+    Oracle,
+    initial,
+    make_toy,
+    score_toy,
+    step_of,
+)
+
+
+def test_score_is_a_loop():
+    toy = make_toy(4)
+    tokens = np.array([[1, 2, 3, 1], [3, -1, 99, 7], [0, 1, 2, 0]])  # an end token may stand inside
+    lengths = np.array([4, 1, 3])
+    scored = score(step_of(toy), initial(toy), tokens, lengths, begin=BEGIN, end=END)
+    for b in range(B):
+        output = (*tokens[b, : lengths[b]].tolist(), *([END] if lengths[b] < L else []))
+        oracle = Oracle(toy, b)
+        gains = [oracle(output[:j])[0][token] for j, token in enumerate(output)]
+        np.testing.assert_allclose(scored.log_probs[b], sum(gains), rtol=1e-5)
+        expected = gains + [0.0] * (L - len(gains))
+        np.testing.assert_allclose(scored.token_log_probs[b], expected, rtol=1e-5)
+
+
+def test_score_of_several_is_the_score_of_each():
+    toy = make_toy(4)
+    tokens = np.random.default_rng(0).integers(0, 4, (B, 2, L))
+    lengths = np.array([[4, 1], [3, 0], [2, 2]])
+    both = score_toy(toy, tokens, lengths)
+    for k in range(2):
+        one = score_toy(toy, tokens[:, k], lengths[:, k])
+        np.testing.assert_allclose(both.log_probs[:, k], one.log_probs, rtol=1e-6)
+        np.testing.assert_allclose(both.token_log_probs[:, k], one.token_log_probs, rtol=1e-6)
+
+
+def test_score_has_a_gradient():
+    toy, lengths = make_toy(4), jnp.array([2, 3, 4])
+    tokens = jnp.array([[1, 2, 0, 0], [3, 2, 1, 0], [1, 1, 2, 3]])
+
+    def loss(out, tokens=tokens):
+        step = step_of(toy._replace(out=out))
+        return score(step, initial(toy), tokens, lengths, begin=BEGIN, end=END).log_probs.sum()
+
+    slope = jax.grad(loss)(toy.out)
+    change = 1e-2
+    for index in ((0, 0), (2, 3)):
+        up, down = (loss(toy.out.copy() + s * change * _one_hot(index)) for s in (1, -1))
+        np.testing.assert_allclose(slope[index], (up - down) / (2 * change), rtol=2e-2, atol=1e-3)
+    dirty = jax.grad(loss)(toy.out, tokens.at[0, 2:].set(jnp.array([-1, 99])))
+    np.testing.assert_array_equal(dirty, slope)
+
+
+def _one_hot(index):
+    found = np.zeros_like(make_toy().out)
+    found[index] = 1.0
+    return found
+
+
+def test_score_of_a_token_that_is_none():
+    toy, tokens = make_toy(), np.array([[1, 4], [1, 2], [1, -1]])
+    lengths = np.array([2, 2, 1])
+    with pytest.raises(ValueError, match="tokens: expected values from 0 to 3"):
+        score(step_of(toy), initial(toy), tokens, lengths, begin=BEGIN, end=END)
+    scored = score_toy(toy, tokens, lengths)
+    assert np.isnan(scored.log_probs).tolist() == [True, False, False]
