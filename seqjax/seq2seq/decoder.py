@@ -242,7 +242,8 @@ class Decoder(nnx.Module):
         self, query: Array, memory: Memory | None, state: Any
     ) -> tuple[Array, Array, Any]:
         """Attention of one query a sequence, or of several beams to the same memory."""
-        assert self.mechanism is not None and memory is not None
+        if self.mechanism is None or memory is None:
+            raise ValueError("memory: expected what precompute gives with attention, got None")
         mechanism, params = self.mechanism.mechanism, self.mechanism.params
         batch = memory.mask.shape[0]
         beams = query.shape[0] // max(batch, 1)
@@ -274,11 +275,12 @@ class Decoder(nnx.Module):
         else:
             table = self.embedding.embedding[...].astype(hidden.dtype)
             product = jnp.matmul(hidden, table.T, preferred_element_type=jnp.float32)
-            assert self.bias is not None
-            logits = product + self.bias[...].astype(jnp.float32)
+            bias = None if self.bias is None else self.bias[...].astype(jnp.float32)
+            logits = product if bias is None else product + bias
         if self.gate is None:
             return logits
-        assert features.copy is not None and features.weights is not None
+        if features.copy is None or features.weights is None:
+            raise ValueError("features: expected those of a decoder that copies, got no gate")
         if source_ids is None:
             raise ValueError("source_ids: expected the source's tokens to copy from, got None")
         positions = source_ids.shape[-1]

@@ -125,9 +125,11 @@ def test_ruled_out_labels_do_not_occur():
 
 def test_strict_promotion():
     _, logits = draw(9)
+    want = SEARCH(logits, np.full(B, T), 4, 0), GREEDY(logits, np.full(B, T), 0)
     with jax.numpy_dtype_promotion("strict"):
-        SEARCH(logits, np.full(B, T), 4, 0)
-        GREEDY(logits, np.full(B, T), 0)
+        got = SEARCH(logits, np.full(B, T), 4, 0), GREEDY(logits, np.full(B, T), 0)
+    for strict, usual in zip(got, want, strict=True):
+        np.testing.assert_array_equal(strict.tokens, usual.tokens)
 
 
 def test_wide_types(x64):
