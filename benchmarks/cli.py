@@ -24,7 +24,17 @@ class Run:
     """Runs a suite, or all. Beside suites: `compare a.json b.json`, `report a.json ...`."""
 
     suite: Annotated[
-        Literal["speed", "train_step", "streaming", "memory", "compile", "parts", "scaling", "all"],
+        Literal[
+            "speed",
+            "train_step",
+            "decoding",
+            "streaming",
+            "memory",
+            "compile",
+            "parts",
+            "scaling",
+            "all",
+        ],
         tyro.conf.Positional,
     ]
     """What to measure."""

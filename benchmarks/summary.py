@@ -64,7 +64,7 @@ def geomeans(
 def slower(rows: Iterable[Row]) -> list[str]:
     """Entries where a peer needs less than `SLOWER` of our best time, the worst first."""
     found = []
-    rows = [row for row in rows if row.suite in ("speed", "train_step", "streaming")]
+    rows = [row for row in rows if row.suite in ("speed", "train_step", "decoding", "streaming")]
     for (case, what), group in cases(with_best(rows)).items():
         base = group.get(BEST) or group.get(BASE)
         for name, row in group.items():
@@ -121,7 +121,7 @@ def highlights(results: Results) -> list[str]:
     lines += _compile_lines(rows)
     lines += _memory_lines(rows)
     for (suite, _, name), (mean, count) in geomeans(rows).items():
-        if suite in ("streaming", "train_step"):
+        if suite in ("streaming", "train_step", "decoding"):
             lines.append(f"{suite}, {name} / {BASE}: {mean:.2f}× over {count} cases")
     return lines
 

@@ -44,6 +44,11 @@ class Task:
     b_out: np.ndarray
 
     @property
+    def cell(self) -> str:
+        """The recurrent cell."""
+        return self.structure.cell
+
+    @property
     def shape(self) -> tuple[int, ...]:
         """B, T, I, H."""
         return (*self.ids.shape, self.structure.inputs, self.structure.hidden)

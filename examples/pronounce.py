@@ -22,8 +22,8 @@ import optax
 import tyro
 from flax import nnx
 
-from seqjax import decoding, losses, metrics, seq2seq, sequences, sharding, training, viz
-from seqjax.data import Vocabulary, batches, bucket_boundaries, pad
+from seqjax import metrics, seq2seq, sharding, training, viz
+from seqjax.data import Vocabulary, batches, bucket_boundaries
 
 
 @dataclasses.dataclass(frozen=True)
@@ -97,100 +97,44 @@ def split(words: Sequence[str], share: float) -> tuple[list[str], list[str], lis
     return shuffled[valid:], shuffled[test:valid], shuffled[:test]
 
 
-def examples_of(pairs: Any, letters: Vocabulary, phonemes: Vocabulary) -> dict[str, Any]:
-    """Letters, the tokens that the decoder sees and those it should give, of one length a pair."""
-    found: dict[str, Any] = {"letters": [], "tokens": [], "labels": []}
-    found |= {"letter_lengths": [], "label_lengths": []}
-    for word, spoken in pairs:
-        source, target = letters.encode(word), phonemes.encode(spoken)
-        size = max(len(source), len(target) + 1)
-        rows = {
-            "letters": source,
-            "tokens": np.concatenate([[phonemes.begin], target]),
-            "labels": np.concatenate([target, [phonemes.end]]),
-        }
-        for name, row in rows.items():
-            found[name].append(np.pad(row, (0, size - len(row))).astype(np.int32))
-        found["letter_lengths"].append(len(source))
-        found["label_lengths"].append(len(target) + 1)
-    return {k: np.array(v, np.int32) if k.endswith("lengths") else v for k, v in found.items()}
-
-
-def loss_fn(
-    model: seq2seq.Seq2Seq, batch: Any, rngs: nnx.Rngs | None, smoothing: float = 0.0
-) -> tuple[jax.Array, dict[str, Any]]:
-    """Cross-entropy over the phonemes of a batch and their ends."""
-    logits = model(batch["letters"], batch["tokens"], lengths=batch["letter_lengths"], rngs=rngs)
-    mask = sequences.lengths_to_mask(batch["label_lengths"], logits.shape[1])
-    found = {"labels": batch["labels"], "mask": mask & (batch["weights"] > 0)[:, None]}
-    loss = losses.cross_entropy(logits, label_smoothing=smoothing, **found)
-    return loss, {"accuracy": metrics.accuracy(logits, **found)}
-
-
 def train(config: Config, model: seq2seq.Seq2Seq, train_set: Any, valid_set: Any) -> Any:
     """Trains the model by teacher forcing."""
-    options: dict[str, Any] = {
-        "batch_size": config.batch_size,
-        "boundaries": bucket_boundaries([len(row) for row in train_set["letters"]], 4),
-        "sequence_keys": ("letters", "tokens", "labels"),
-    }
+    options: Any = {"batch_size": config.batch_size, "sequence_keys": seq2seq.PAIR_KEYS}
+    lengths = [
+        (len(a), len(b)) for a, b in zip(*map(train_set.get, ("source", "labels")), strict=True)
+    ]
+    options["boundaries"] = bucket_boundaries(lengths, 4)
 
     def epoch_batches(epoch: int) -> Any:
         return batches(train_set, seed=config.seed, epoch=epoch, **options)
 
-    def metric_fn(model: seq2seq.Seq2Seq, batch: Any) -> dict[str, Any]:
-        return loss_fn(model, batch, None)[1]
-
-    longest = max(len(row) for row in (*train_set["letters"], *valid_set["letters"]))
-    options["boundaries"] = (*options["boundaries"][:-1], longest)
     steps = len(epoch_batches(0))
     schedule = optax.warmup_cosine_decay_schedule(
         0.0, config.learning_rate, steps // 2, steps * config.epochs
     )
     return training.fit(
         model,
-        functools.partial(loss_fn, smoothing=config.label_smoothing),
+        functools.partial(seq2seq.pair_loss, label_smoothing=config.label_smoothing),
         training.optimizer(schedule, clip_norm=1.0),
         epoch_batches,
         epochs=config.epochs,
-        eval_batches=list(batches(valid_set, **options)),
-        metric_fn=metric_fn,
+        eval_batches=list(batches(valid_set, **(options | {"boundaries": None}))),
+        metric_fn=seq2seq.pair_metrics,
         seed=config.seed,
         devices=config.devices,
     )
-
-
-@functools.partial(jax.jit, static_argnames=("width", "max_length"))
-def spoken_by(model: Any, letters: Any, lengths: Any, *, width: int, max_length: int) -> Any:
-    """The best pronunciation of each word by beam search, with its attention."""
-    encoded = model.encoder(letters, lengths=lengths, deterministic=True)
-    step, state = model.decoding(encoded)
-    return decoding.beam_search(
-        step, state, begin=Vocabulary.begin, end=Vocabulary.end, max_length=max_length,
-        beam_width=width, alignment=lambda state: state.weights,
-    )  # fmt: skip
 
 
 def pronounce(
     model: Any, words: Sequence[str], letters: Vocabulary, phonemes: Vocabulary, width: int
 ) -> tuple[list[tuple[str, ...]], list[np.ndarray]]:
     """Pronunciations of words, and for each the attention, `[phonemes + end, letters]`."""
-    sources, size = [letters.encode(word) for word in words], 512
-    longest = max(len(source) for source in sources)
-    spoken, attention = [], []
-    for first in range(0, len(words), size):
-        some = sources[first : first + size]
-        padded, lengths = pad(
-            [*some, *[some[0]] * (min(size, len(words)) - len(some))], length=longest
-        )
-        found = jax.device_get(
-            spoken_by(model, padded, lengths, width=width, max_length=2 * longest + 2)
-        )
-        for row, source in enumerate(some):
-            count = int(found.lengths[row, 0])
-            spoken.append(tuple(phonemes.decode(found.tokens[row, 0, :count])))
-            attention.append(found.alignments[row, 0, : count + 1, : len(source)])
-    return spoken, attention
+    found = seq2seq.generate(
+        model, [letters.encode(word) for word in words], begin=phonemes.begin, end=phonemes.end,
+        beam_width=width, batch_size=512,
+    )  # fmt: skip
+    attention = [output.attention for output in found if output.attention is not None]
+    return [tuple(phonemes.decode(output.tokens)) for output in found], attention
 
 
 def error_rates(
@@ -220,7 +164,12 @@ def main(config: Config) -> dict[str, float]:
 
     def pairs(words: Sequence[str]) -> dict[str, Any]:
         every = [(word, way) for word in words for way in dictionary[word]]
-        return examples_of(every, letters, phonemes)
+        return seq2seq.pair_examples(
+            [letters.encode(word) for word, _ in every],
+            [phonemes.encode(way) for _, way in every],
+            begin=phonemes.begin,
+            end=phonemes.end,
+        )
 
     print(f"{len(train_words):,} words to learn, {len(test_words):,} held out for the test")
     model = seq2seq.Seq2Seq(

@@ -6,7 +6,7 @@ import importlib.util
 import os
 from collections.abc import Iterable
 
-from benchmarks.peers.base import Gradients, Peer, Prepared, Stepper, Trainer
+from benchmarks.peers.base import Gradients, Peer, Prepared, Stepper, Trainer, Writer
 
 __all__ = [
     "PEERS",
@@ -16,6 +16,7 @@ __all__ = [
     "Prepared",
     "Stepper",
     "Trainer",
+    "Writer",
     "choose",
     "load",
 ]

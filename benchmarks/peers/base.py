@@ -7,9 +7,10 @@ import numpy as np
 
 from benchmarks.machine import version
 from benchmarks.tasks import Task
+from benchmarks.translation import Translation
 from benchmarks.workload import Weights, Workload
 
-__all__ = ["Gradients", "Peer", "Prepared", "Stepper", "Trainer"]
+__all__ = ["Gradients", "Peer", "Prepared", "Stepper", "Trainer", "Writer"]
 
 
 class Gradients(NamedTuple):
@@ -82,6 +83,21 @@ class Trainer(abc.ABC):
         """The loss of the last step's batch, before that step's update."""
 
 
+class Writer(abc.ABC):
+    """A contestant ready to write sentences with an encoder-decoder."""
+
+    different: str | None = None
+    setting: str | None = None
+
+    @abc.abstractmethod
+    def write(self) -> None:
+        """Encodes the batch and writes a sentence for each; waits until all is done."""
+
+    @abc.abstractmethod
+    def tokens(self) -> np.ndarray:
+        """The best of each sentence written last, `[B, L]`; the end token from its end on."""
+
+
 class Peer(abc.ABC):
     """A contestant. Where it can not do something it says why, in place of an object."""
 
@@ -109,3 +125,13 @@ class Peer(abc.ABC):
         """Prepares training steps; or a reason."""
         del task
         return "no training contestant"
+
+    def translator(self, task: Translation) -> Trainer | str:
+        """Prepares training steps of an encoder-decoder; or a reason."""
+        del task
+        return "no encoder-decoder"
+
+    def writer(self, task: Translation, width: int) -> Writer | str:
+        """Prepares decoding, greedy for width 1 and else by beam search; or a reason."""
+        del task, width
+        return "no decoding"

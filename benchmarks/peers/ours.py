@@ -11,8 +11,10 @@ import jax
 from flax import nnx
 
 import seqjax
+from benchmarks.peers.base import Trainer, Writer
 from benchmarks.peers.jax_peer import JaxPeer, Recurrence, Step
 from benchmarks.peers.nnx_tools import rebuilder
+from benchmarks.translation import Translation
 from benchmarks.workload import Structure, Weights
 
 __all__ = ["Layer", "Seqjax", "Sharded"]
@@ -86,6 +88,16 @@ class Seqjax(JaxPeer):
 
         return Recurrence(apply, _layer_params)
 
+    def translator(self, task: Translation) -> Trainer | str:
+        from benchmarks.peers.ours_translation import SeqjaxTranslator
+
+        return SeqjaxTranslator(task)
+
+    def writer(self, task: Translation, width: int) -> Writer | str:
+        from benchmarks.peers.ours_translation import SeqjaxWriter
+
+        return SeqjaxWriter(task, width)
+
     def single_step(self, structure: Structure) -> Step | str:
         cell, params_class = _cell(structure)
 
@@ -137,6 +149,14 @@ class Sharded(Seqjax):
         if batch_axis is None:
             return seqjax.sharding.replicate(tree)
         return seqjax.sharding.shard_batch(tree, axis=batch_axis)
+
+    def translator(self, task: Translation) -> Trainer | str:
+        del task
+        return "not split here"
+
+    def writer(self, task: Translation, width: int) -> Writer | str:
+        del task, width
+        return "not split here"
 
     def single_step(self, structure: Structure) -> Step | str:
         del structure

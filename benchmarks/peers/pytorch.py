@@ -17,9 +17,10 @@ import torch
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
 from benchmarks.machine import cores
-from benchmarks.peers.base import Gradients, Peer, Prepared, Stepper, Trainer
+from benchmarks.peers.base import Gradients, Peer, Prepared, Stepper, Trainer, Writer
 from benchmarks.peers.pytorch_modules import CELLS, Way, best, build, synchronize, tensor
 from benchmarks.tasks import Task
+from benchmarks.translation import Translation
 from benchmarks.workload import Structure, Workload
 
 __all__ = ["PyTorch", "PyTorchPadded"]
@@ -189,6 +190,18 @@ class PyTorch(Peer):
         build_way = functools.partial(TorchTrainer, task)
         return build_way(best(build_way, TorchTrainer.step))
 
+    def translator(self, task: Translation) -> Trainer | str:
+        from benchmarks.peers.pytorch_translation import TorchTranslator
+
+        build_way = functools.partial(TorchTranslator, task)
+        return build_way(best(build_way, TorchTranslator.step))
+
+    def writer(self, task: Translation, width: int) -> Writer | str:
+        from benchmarks.peers.pytorch_translation import TorchWriter
+
+        build_way = functools.partial(TorchWriter, task, width)
+        return build_way(best(build_way, TorchWriter.write))
+
 
 class PyTorchPadded(PyTorch):
     """PyTorch without packing, for the workload with lengths."""
@@ -205,4 +218,12 @@ class PyTorchPadded(PyTorch):
 
     def trainer(self, task: Task) -> Trainer | str:
         del task
+        return "same as pytorch"
+
+    def translator(self, task: Translation) -> Trainer | str:
+        del task
+        return "same as pytorch"
+
+    def writer(self, task: Translation, width: int) -> Writer | str:
+        del task, width
         return "same as pytorch"

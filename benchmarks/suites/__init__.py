@@ -6,7 +6,7 @@ from collections.abc import Callable
 from benchmarks.results import Row
 from benchmarks.settings import Settings
 from benchmarks.suites import compile as compile_suite
-from benchmarks.suites import memory, parts, scaling, speed, streaming, train_step
+from benchmarks.suites import decoding, memory, parts, scaling, speed, streaming, train_step
 
 __all__ = ["SUITES", "Suite"]
 
@@ -22,6 +22,7 @@ class Suite:
 SUITES = {
     "speed": Suite(speed.run, frozenset({"cells", "variants", "shapes"})),
     "train_step": Suite(train_step.run, frozenset()),
+    "decoding": Suite(decoding.run, frozenset()),
     "streaming": Suite(streaming.run, frozenset({"cells", "shapes"})),
     "memory": Suite(memory.run, frozenset({"cells", "shapes"})),
     "compile": Suite(compile_suite.run, frozenset({"cells", "shapes"})),

@@ -5,7 +5,7 @@ readout, clipping and Adam must all get right.
 """
 
 import gc
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 
 import jax
 
@@ -16,16 +16,21 @@ from benchmarks.results import Row
 from benchmarks.settings import Settings
 from benchmarks.suites.common import failure
 from benchmarks.tasks import Task, imdb, language_model
+from benchmarks.translation import Translation, translation
 
 __all__ = ["TASKS", "run"]
 
 STEPS = 4
 """Training steps that contestants compare their losses over."""
 
-TASKS: dict[str, Callable[[bool], list[Task]]] = {
+TASKS: dict[str, Callable[[bool], Sequence[Task | Translation]]] = {
     "imdb": lambda short: [imdb()],
     "language_model": lambda short: [
         language_model(steps=t) for t in ((35,) if short else (20, 35))
+    ],
+    "seq2seq": lambda short: [
+        translation("pronunciation", 256, 10, 64, 128, vocabulary=45),
+        *([] if short else [translation("translation", 64, 20, 128, 256, vocabulary=4000)]),
     ],
 }
 """The models by name: each gives its tasks for a full or a short run. A model is added here."""
@@ -34,9 +39,9 @@ TASKS: dict[str, Callable[[bool], list[Task]]] = {
 def run(settings: Settings, say: Callable[[str], None]) -> list[Row]:
     """Measures all tasks."""
     rows = []
-    for name, tasks in TASKS.items():
+    for tasks in TASKS.values():
         for task in tasks(settings.short):
-            say(f"{name}, {task.ids.shape[1]} steps")
+            say(f"{task.name}, {task.shape[1]} steps")
             rows += measure(task, settings)
             gc.collect()
     return rows
@@ -51,10 +56,16 @@ def losses(trainer: Trainer) -> list[float]:
     return found
 
 
-def _enter(peer: Peer, task: Task, expected: Iterable[float]) -> tuple[Trainer, float | str] | str:
+def _trainer(peer: Peer, task: Task | Translation) -> Trainer | str:
+    return peer.translator(task) if isinstance(task, Translation) else peer.trainer(task)
+
+
+def _enter(
+    peer: Peer, task: Task | Translation, expected: Iterable[float]
+) -> tuple[Trainer, float | str] | str:
     """A trainer and how well it agrees, or why there is none."""
     try:
-        trainer = peer.trainer(task)
+        trainer = _trainer(peer, task)
         if isinstance(trainer, str):
             return trainer
         if trainer.different is not None:
@@ -69,9 +80,9 @@ def _enter(peer: Peer, task: Task, expected: Iterable[float]) -> tuple[Trainer, 
         return failure(error)
 
 
-def measure(task: Task, settings: Settings) -> list[Row]:
+def measure(task: Task | Translation, settings: Settings) -> list[Row]:
     """One task, all contestants."""
-    reference = Seqjax(implementation="scan", remat="none").trainer(task)
+    reference = _trainer(Seqjax(implementation="scan", remat="none"), task)
     assert isinstance(reference, Trainer)
     expected = losses(reference)
     found = {name: _enter(peer, task, expected) for name, peer in settings.peers.items()}
@@ -80,7 +91,7 @@ def measure(task: Task, settings: Settings) -> list[Row]:
     return [
         Row(
             suite="train_step",
-            cell=task.structure.cell,
+            cell=task.cell,
             variant=task.name,
             shape=task.shape,
             what="step",

@@ -1,89 +1,34 @@
-"""Padding and bucketing: sequences of different lengths become batches of few shapes."""
+"""Bucketing: examples of different lengths become batches of few shapes."""
 
 import dataclasses
+import itertools
 import operator
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from typing import Any, Literal, NamedTuple, TypeAlias, get_args
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 from numpy.typing import ArrayLike
 
 from seqjax import checks
+from seqjax.data._fields import Entry, Spec, numbers, spec_of, stack
 
-__all__ = ["Batches", "batches", "bucket_boundaries", "pad"]
+__all__ = ["Batches", "batches", "bucket_boundaries"]
 
 Field: TypeAlias = Sequence[Any] | np.ndarray
-Truncate: TypeAlias = Literal["error", "right", "left"]
 
 
-def pad(
-    sequences: Iterable[ArrayLike],
-    *,
-    length: int | None = None,
-    value: float = 0,
-    truncate: Truncate = "error",
-) -> tuple[np.ndarray, np.ndarray]:
-    """Stacks sequences of different lengths, filled up on the right, and their lengths.
-
-        array[b, t] = sequences[b][t] if t < lengths[b] else value
-
-    Args:
-      sequences: B arrays [t_b, ...] (frames) or [t_b] (tokens), t_b ≥ 0. An empty list stands for
-        a sequence without steps, whatever a step of the others holds.
-      length: T, the number of steps of the result; by default that of the longest sequence.
-      value: what padding holds.
-      truncate: what to do with a sequence longer than `length`: "error" raises, "right" cuts at
-        its right end (keeping its start), "left" cuts at its left end (keeping its end).
-
-    Returns:
-      array: [B, T, ...], of the common dtype of the sequences.
-      lengths: int32 [B], after truncation.
-
-    Raises:
-      TypeError: a sequence is not of numbers.
-      ValueError: there are no sequences, their steps differ in shape, one is longer than `length`,
-        or their dtype cannot hold `value`.
-
-    Example:
-      >>> array, lengths = pad([[1, 2, 3], [], [4]])
-      >>> print(array)
-      [[1 2 3]
-       [0 0 0]
-       [4 0 0]]
-      >>> print(lengths)
-      [3 0 1]
-    """
-    if truncate not in get_args(Truncate):
-        raise ValueError(f"truncate: expected one of {get_args(Truncate)}, got {truncate!r}")
-    arrays = [_numbers(f"sequences[{b}]", sequence) for b, sequence in enumerate(sequences)]
-    if not arrays:
-        raise ValueError("sequences: expected at least one, got none")
-    spec = _spec("sequences", arrays, over_time=True)
-    longest = max(len(array) for array in arrays)
-    length = longest if length is None else checks.require_integer("length", length, least=0)
-    if longest > length and truncate == "error":
-        b = next(b for b, array in enumerate(arrays) if len(array) > length)
-        raise ValueError(
-            f"sequences[{b}]: expected at most length={length} steps, got {len(arrays[b])}; "
-            'truncate="right" or "left" cuts'
-        )
-    starts = [max(0, len(array) - length) if truncate == "left" else 0 for array in arrays]
-    arrays = [array[start : start + length] for start, array in zip(starts, arrays, strict=True)]
-    padded = _stack(arrays, (len(arrays), length), spec, value)
-    return padded, np.array([len(array) for array in arrays], np.int32)
-
-
-def bucket_boundaries(lengths: ArrayLike, num_buckets: int) -> tuple[int, ...]:
+def bucket_boundaries(lengths: ArrayLike, num_buckets: int) -> tuple[Any, ...]:
     """Upper lengths of buckets that hold about equally many sequences each, for `batches`.
 
         boundary_k = the smallest length that at least k / num_buckets of the lengths do not exceed
 
     Args:
-      lengths: int [N].
+      lengths: int [N], or [N, G] for examples with sequences of G lengths.
       num_buckets: how many to aim at. Repeated lengths may lead to fewer, never to more.
 
     Returns:
-      Increasing boundaries, each at least 1. The last is the greatest length.
+      Increasing boundaries, each at least 1; for [N, G] tuples of G, one column at a time. The last
+      is the greatest length.
 
     Raises:
       TypeError: lengths are not integers.
@@ -92,28 +37,30 @@ def bucket_boundaries(lengths: ArrayLike, num_buckets: int) -> tuple[int, ...]:
     Example:
       >>> bucket_boundaries([3, 4, 4, 5, 9, 30], num_buckets=3)
       (4, 5, 30)
+      >>> bucket_boundaries([[3, 1], [4, 1], [9, 2], [9, 5]], num_buckets=2)
+      ((4, 1), (9, 5))
     """
-    lengths, num_buckets = (
-        np.asarray(lengths),
-        checks.require_integer("num_buckets", num_buckets, least=1),
-    )
-    if lengths.ndim != 1 or not lengths.size:
-        raise ValueError(f"lengths: expected shape [N] with N > 0, got {lengths.shape}")
+    num_buckets = checks.require_integer("num_buckets", num_buckets, least=1)
+    lengths = np.asarray(lengths)
+    if lengths.ndim not in (1, 2) or not lengths.size:
+        raise ValueError(f"lengths: expected shape [N] or [N, G] with N > 0, got {lengths.shape}")
     if lengths.dtype.kind not in "iu":
         raise TypeError(f"lengths: expected integers, got {lengths.dtype}")
     if lengths.min() < 0:
         raise ValueError(f"lengths: expected at least 0, got {lengths.min()}")
     # In whole numbers, ceil(k N / num_buckets): a rank computed in floats can be one too high.
-    ranks = [-(-k * lengths.size // num_buckets) for k in range(1, num_buckets + 1)]
-    return tuple(sorted({max(1, int(n)) for n in np.sort(lengths)[np.array(ranks) - 1]}))
+    size = len(lengths)
+    ranks = np.array([-(-k * size // num_buckets) for k in range(1, num_buckets + 1)])
+    found = np.maximum(1, np.sort(lengths, axis=0)[ranks - 1]).tolist()
+    return tuple(sorted({n if lengths.ndim == 1 else tuple(n) for n in found}))
 
 
 def batches(
     examples: Mapping[str, Field],
     *,
     batch_size: int,
-    sequence_keys: Collection[str] | None = None,
-    boundaries: Sequence[int] | None = None,
+    sequence_keys: Collection[str] | Mapping[str, Collection[str]] | None = None,
+    boundaries: Sequence[int | Sequence[int]] | None = None,
     seed: int | None = None,
     epoch: int = 0,
     drop_remainder: bool = False,
@@ -129,10 +76,13 @@ def batches(
       examples: for each field one entry an example: a list of arrays, or an array [N, ...].
       batch_size: B.
       sequence_keys: the fields that run over time, with entries [t_n, ...] of one length t_n an
-        example; () for none. By default, the fields whose entries differ in length.
+        example; () for none. By default, the fields whose entries differ in length. For sequences
+        of several lengths a dict name -> fields that share one, such as {"source": ["letters"],
+        "target": ["tokens", "labels"]}.
       boundaries: increasing bucket lengths, such as `bucket_boundaries` gives; by default one
-        bucket, as long as the longest example. No example may be longer than the last boundary:
-        nothing is cut, and no further shape is made up, without being asked for.
+        bucket, as long as the longest example. With several lengths an entry has one for each, in
+        the order of the dict. No example may be longer than the last boundary: nothing is cut, and
+        no further shape is made up, without being asked for.
       seed: shuffles examples and batches, in an order that is a function of seed and epoch. None
         keeps the order of the examples (with several buckets: within each, a batch coming as soon
         as it is full).
@@ -156,17 +106,27 @@ def batches(
       ...     print(batch["tokens"].tolist(), batch["lengths"], batch["label"], batch["weights"])
       [[1, 2, 0], [3, 0, 0]] [2 1] [0 1] [ True  True]
       [[4, 5, 6], [0, 0, 0]] [3 0] [1 0] [ True False]
+
+      >>> pairs = {"read": [[1, 2], [3]], "write": [[5], [6, 7, 8]]}
+      >>> keys = {"source": ["read"], "target": ["write"]}
+      >>> [batch] = batches(pairs, batch_size=2, sequence_keys=keys)
+      >>> batch["source_lengths"], batch["target_lengths"], batch["write"].shape
+      (array([2, 1], dtype=int32), array([1, 3], dtype=int32), (2, 3))
     """
     batch_size = checks.require_integer("batch_size", batch_size, least=1)
     epoch = checks.require_integer("epoch", epoch, least=0)
     num_examples = _num_examples(examples)
-    specs, lengths = _scan(examples, num_examples, sequence_keys)
-    bucket_lengths, buckets = _assign(lengths, boundaries, num_examples)
+    specs, groups = _scan(examples, num_examples, sequence_keys)
+    bucket_lengths, buckets = _assign(
+        np.stack([group.lengths for group in groups], axis=-1) if groups else None,
+        boundaries,
+        num_examples,
+    )
     rng = None
     if seed is not None:
         rng = np.random.default_rng((checks.require_integer("seed", seed, least=0), epoch))
 
-    plan: list[tuple[int, list[int]]] = []
+    plan: list[tuple[tuple[int, ...], list[int]]] = []
     waiting: list[list[int]] = [[] for _ in bucket_lengths]
     for n in range(num_examples) if rng is None else rng.permutation(num_examples).tolist():
         bucket = buckets[n]
@@ -178,7 +138,7 @@ def batches(
         plan += [(bucket_lengths[bucket], rows) for bucket, rows in enumerate(waiting) if rows]
     if rng is not None:
         plan = [plan[index] for index in rng.permutation(len(plan))]
-    return Batches(examples, specs, lengths, plan, batch_size if pad_batch else None)
+    return Batches(examples, specs, groups, plan, batch_size if pad_batch else None)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -189,14 +149,15 @@ class Batches:
     a dict of the examples' fields, sequences [B, T, ...] and others [B, ...], zero where there is
     nothing, with
 
-    - "lengths": int32 [B], if there are sequences; 0 in filler rows.
+    - "lengths": int32 [B], if there are sequences; 0 in filler rows. With sequences of several
+      lengths, "NAME_lengths" for each.
     - "weights": bool [B]; False in filler rows. It is the `mask` of a loss on whole sequences.
 
     Attributes:
       examples: the fields, as given.
       specs: shape and dtype of each field's entries.
-      lengths: the examples' lengths; None without sequences.
-      plan: of each batch, its T and the numbers of its examples.
+      groups: the fields that run over time, by the lengths that they share.
+      plan: of each batch, the T of each group and the numbers of its examples.
       batch_size: how many rows to fill each batch up to; None for no filling.
 
     Example:
@@ -206,9 +167,9 @@ class Batches:
     """
 
     examples: Mapping[str, Field]
-    specs: Mapping[str, "_Spec"]
-    lengths: np.ndarray | None
-    plan: Sequence[tuple[int, list[int]]]
+    specs: Mapping[str, Spec]
+    groups: Sequence["Group"]
+    plan: Sequence[tuple[tuple[int, ...], list[int]]]
     batch_size: int | None
 
     def __len__(self) -> int:
@@ -218,78 +179,44 @@ class Batches:
         return (self[index] for index in range(len(self)))
 
     def __getitem__(self, index: int) -> dict[str, np.ndarray]:
-        length, rows = self.plan[operator.index(index)]
+        steps, rows = self.plan[operator.index(index)]
         size = self.batch_size or len(rows)
+        time = {f: t for group, t in zip(self.groups, steps, strict=True) for f in group.fields}
         batch = {}
         for name, spec in self.specs.items():
             entries = [np.asarray(self.examples[name][n]) for n in rows]
-            batch[name] = _stack(entries, (size, length) if spec.over_time else (size,), spec)
-        if self.lengths is not None:
-            batch["lengths"] = np.zeros(size, np.int32)
-            batch["lengths"][: len(rows)] = self.lengths[rows]
+            batch[name] = stack(entries, (size, time[name]) if name in time else (size,), spec)
+        for group in self.groups:
+            batch[group.name] = np.zeros(size, np.int32)
+            batch[group.name][: len(rows)] = group.lengths[rows]
         batch["weights"] = np.arange(size) < len(rows)
         return batch
 
 
-class _Spec(NamedTuple):
-    """What the entries of a field share; for one that runs over time, the shape is a step's."""
+class Group(NamedTuple):
+    """Fields whose sequences have one length an example.
 
-    shape: tuple[int, ...]
-    dtype: np.dtype
-    over_time: bool
+    Attributes:
+      name: of the field of lengths in a batch.
+      fields: the fields.
+      lengths: int32 [N].
+    """
 
-
-def _spec(name: str, arrays: Sequence["np.ndarray | _Entry"], *, over_time: bool) -> _Spec:
-    shape: tuple[int, ...] | None = None
-    for n, array in enumerate(arrays):
-        if over_time and not array.shape:
-            raise ValueError(f"{name}[{n}]: expected a sequence [t, ...], got a single number")
-        # An empty list says nothing of what a step would have been.
-        if over_time and array.shape == (0,):
-            continue
-        found = array.shape[1:] if over_time else array.shape
-        shape = found if shape is None else shape
-        if found != shape:
-            what = "steps" if over_time else "entries"
-            raise ValueError(f"{name}[{n}]: expected {what} of shape {shape}, got {found}")
-    # Nor does it of the dtype: NumPy makes it float64, which would turn tokens into floats.
-    dtypes = {array.dtype for array in arrays if 0 not in array.shape}
-    dtypes = dtypes or {array.dtype for array in arrays}
-    return _Spec(shape or (), np.result_type(*dtypes), over_time)
-
-
-def _stack(
-    arrays: Sequence[np.ndarray], lead: tuple[int, ...], spec: _Spec, value: float = 0
-) -> np.ndarray:
-    """The arrays as rows of one [*lead, ...], with `value` around them."""
-    with np.errstate(invalid="ignore"):
-        fill = np.array(value).astype(spec.dtype)
-    if spec.dtype.kind in "biu" and fill != value:
-        raise ValueError(f"value: expected one that {spec.dtype} can hold, got {value}")
-    stacked = np.full(lead + spec.shape, fill)
-    for row, array in enumerate(arrays):
-        if not spec.over_time:
-            stacked[row] = array
-        elif len(array):  # an empty list need not have a step's axes
-            stacked[row, : len(array)] = array
-    return stacked
-
-
-class _Entry(NamedTuple):
-    """An entry's shape and dtype: what there is to know of it before its batch is made."""
-
-    shape: tuple[int, ...]
-    dtype: np.dtype
+    name: str
+    fields: tuple[str, ...]
+    lengths: np.ndarray
 
 
 def _scan(
-    examples: Mapping[str, Field], num_examples: int, keys: Collection[str] | None
-) -> tuple[dict[str, _Spec], np.ndarray | None]:
-    """The fields' specs, and the lengths that those of them share that run over time."""
-    entries: dict[str, list[_Entry]] = {}
+    examples: Mapping[str, Field],
+    num_examples: int,
+    keys: Collection[str] | Mapping[str, Collection[str]] | None,
+) -> tuple[dict[str, Spec], list[Group]]:
+    """The fields' specs, and the groups of those that run over time."""
+    entries: dict[str, list[Entry]] = {}
     for name, field in examples.items():
-        arrays = (_numbers(f"examples[{name!r}][{n}]", field[n]) for n in range(num_examples))
-        entries[name] = [_Entry(array.shape, array.dtype) for array in arrays]
+        arrays = (numbers(f"examples[{name!r}][{n}]", field[n]) for n in range(num_examples))
+        entries[name] = [Entry(array.shape, array.dtype) for array in arrays]
     if keys is None:
         keys = [name for name, found in entries.items() if len({e.shape[:1] for e in found}) > 1]
         if not keys:
@@ -297,48 +224,89 @@ def _scan(
                 "sequence_keys: no field has entries of different lengths; name the fields that "
                 f"run over time, () for none, out of {', '.join(examples)}"
             )
-    elif isinstance(keys, str) or not set(keys) <= set(examples):
-        raise ValueError(f"sequence_keys: expected some of {tuple(examples)}, got {keys!r}")
+    named = _named_groups(keys, examples)
+    over_time = {field for fields in named.values() for field in fields}
     specs = {
-        name: _spec(f"examples[{name!r}]", found, over_time=name in keys)
+        name: spec_of(f"examples[{name!r}]", found, over_time=name in over_time)
         for name, found in entries.items()
     }
-    if not keys:
-        return specs, None
-    lengths = np.array([[entry.shape[0] for entry in entries[name]] for name in keys])
+    return specs, [_group(name, fields, entries) for name, fields in named.items()]
+
+
+def _named_groups(
+    keys: Collection[str] | Mapping[str, Collection[str]], examples: Mapping[str, Field]
+) -> dict[str, tuple[str, ...]]:
+    """Fields that run over time, by the name of their lengths in a batch."""
+    groups: dict[str, Collection[str]] = {"lengths": keys}
+    if isinstance(keys, Mapping):
+        groups = {f"{name}_lengths": fields for name, fields in keys.items()}
+    several = "lengths" not in groups
+    flat: list[str] = []
+    for fields in groups.values():
+        if isinstance(fields, str) or not set(fields) <= set(examples) or (several and not fields):
+            raise ValueError(f"sequence_keys: expected some of {tuple(examples)}, got {fields!r}")
+        flat.extend(fields)
+    if len(set(flat)) < len(flat):
+        raise ValueError(f"sequence_keys: expected each field in one group, got {keys!r}")
+    for name in groups:
+        if name in examples:
+            raise ValueError(f"examples: the name {name!r} is that of a field batches add")
+    return {name: tuple(fields) for name, fields in groups.items() if fields}
+
+
+def _group(name: str, fields: tuple[str, ...], entries: Mapping[str, Sequence[Entry]]) -> Group:
+    """The lengths that some fields share, or an error that names an example where they differ."""
+    lengths = np.array([[entry.shape[0] for entry in entries[field]] for field in fields])
     uneven = (lengths != lengths[0]).any(axis=0)
     if uneven.any():
         n = int(uneven.argmax())
-        found = ", ".join(f"{name!r} {t}" for name, t in zip(keys, lengths[:, n], strict=True))
+        found = ", ".join(f"{f!r} {t}" for f, t in zip(fields, lengths[:, n], strict=True))
         raise ValueError(
             f"examples: expected sequences of one length an example, got {found} in example {n}; "
-            "pad one of the fields beforehand and leave it out of sequence_keys"
+            'say which share one: sequence_keys={"source": [...], "target": [...]}'
         )
-    return specs, lengths[0].astype(np.int32)
+    return Group(name, fields, lengths[0].astype(np.int32))
 
 
 def _assign(
-    lengths: np.ndarray | None, boundaries: Sequence[int] | None, num_examples: int
-) -> tuple[tuple[int, ...], list[int]]:
-    """The buckets' lengths, and the bucket of each example."""
+    lengths: np.ndarray | None,
+    boundaries: Sequence[int | Sequence[int]] | None,
+    num_examples: int,
+) -> tuple[list[tuple[int, ...]], list[int]]:
+    """The lengths of each bucket, and the bucket of each example, from lengths [N, G]."""
     if lengths is None:
         if boundaries is not None:
             raise ValueError("boundaries: expected None when no field runs over time")
-        return (0,), [0] * num_examples
+        return [()], [0] * num_examples
     if boundaries is None:
         boundaries = bucket_boundaries(lengths, 1)
-    checked = tuple(
-        checks.require_integer("boundaries", boundary, least=1) for boundary in boundaries
+    checked = [_boundary(boundary, lengths.shape[1]) for boundary in boundaries]
+    shown = [boundary if len(boundary) > 1 else boundary[0] for boundary in checked]
+    increasing = all(
+        a != b and all(x <= y for x, y in zip(a, b, strict=True))
+        for a, b in itertools.pairwise(checked)
     )
-    if not checked or list(checked) != sorted(set(checked)):
-        raise ValueError(f"boundaries: expected increasing lengths, got {checked}")
-    longest = int(lengths.argmax())
-    if lengths[longest] > checked[-1]:
+    if not checked or not increasing:
+        raise ValueError(f"boundaries: expected increasing lengths, got {tuple(shown)}")
+    fits: np.ndarray = np.all(lengths[:, None] <= np.array(checked), axis=-1)
+    if not fits[:, -1].all():
+        n = int((lengths - checked[-1]).max(axis=-1).argmax())
+        found = tuple(lengths[n].tolist()) if lengths.shape[1] > 1 else lengths[n, 0]
         raise ValueError(
-            f"boundaries: expected the last to be at least {lengths[longest]}, the length of "
-            f"example {longest}, got {checked[-1]}"
+            f"boundaries: expected the last to be at least {found}, the length of example {n}, "
+            f"got {shown[-1]}"
         )
-    return checked, np.searchsorted(checked, lengths).tolist()
+    return checked, fits.argmax(axis=1).tolist()
+
+
+def _boundary(boundary: Any, groups: int) -> tuple[int, ...]:
+    """A bucket's length for each group."""
+    given = tuple(boundary) if isinstance(boundary, list | tuple | np.ndarray) else (boundary,)
+    if len(given) != groups:
+        raise ValueError(
+            f"boundaries: expected {groups} length{'s' * (groups > 1)} an entry, got {boundary!r}"
+        )
+    return tuple(checks.require_integer("boundaries", length, least=1) for length in given)
 
 
 def _num_examples(examples: Mapping[str, Field]) -> int:
@@ -353,13 +321,3 @@ def _num_examples(examples: Mapping[str, Field]) -> int:
     if not any(sizes.values()):
         raise ValueError(f"examples: expected at least one example, got {sizes or 'no field'}")
     return next(iter(sizes.values()))
-
-
-def _numbers(name: str, entry: ArrayLike) -> np.ndarray:
-    try:
-        array = np.asarray(entry)
-    except ValueError:
-        raise ValueError(f"{name}: expected an array, got parts that differ in shape") from None
-    if array.dtype.kind in "OUSMm":
-        raise TypeError(f"{name}: expected numbers, got {array.dtype}")
-    return array

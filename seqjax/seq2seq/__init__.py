@@ -3,11 +3,31 @@
 `Seq2Seq` joins an `Encoder`, a bridge and a `Decoder`; each can be used alone. All ways to run the
 decoder (teacher forcing, scheduled sampling, scoring, greedy, sampling, beam search) take the same
 `Decoder.step`.
+
+To train on pairs of sequences, `pair_examples` makes the fields for `seqjax.data.batches`,
+`pair_loss` and `pair_metrics` are what `seqjax.training.fit` takes, and `generate` gives the
+outputs for a list of sources.
 """
 
 from seqjax.seq2seq.bridge import BRIDGES, Bridge
 from seqjax.seq2seq.decoder import Decoder, DecoderState
 from seqjax.seq2seq.encoder import Encoded, Encoder
+from seqjax.seq2seq.generate import Generated, generate
 from seqjax.seq2seq.model import Seq2Seq
+from seqjax.seq2seq.pairs import PAIR_KEYS, pair_examples, pair_loss, pair_metrics
 
-__all__ = ["BRIDGES", "Bridge", "Decoder", "DecoderState", "Encoded", "Encoder", "Seq2Seq"]
+__all__ = [
+    "Seq2Seq",
+    "Encoder",
+    "Encoded",
+    "BRIDGES",
+    "Bridge",
+    "Decoder",
+    "DecoderState",
+    "PAIR_KEYS",
+    "pair_examples",
+    "pair_loss",
+    "pair_metrics",
+    "generate",
+    "Generated",
+]

@@ -4,14 +4,19 @@
 pieces it is made of, for those who write their own.
 """
 
+from seqjax.training.checkpoints import Checkpoint, Checkpoints
 from seqjax.training.evaluation import evaluate, make_eval_step
 from seqjax.training.fit import FitResult, fit
+from seqjax.training.monitor import Monitor
 from seqjax.training.optimizer import optimizer
 from seqjax.training.state import TrainState, init_state, state_to_model
 from seqjax.training.step import make_train_step
 
 __all__ = [
+    "Checkpoint",
+    "Checkpoints",
     "FitResult",
+    "Monitor",
     "TrainState",
     "evaluate",
     "fit",

@@ -1,39 +1,45 @@
 """A plain training loop: one function, one seed, one history."""
 
 import functools
+import itertools
 import time
 from collections.abc import Callable, Iterable, Iterator, Sized
 from typing import Any, NamedTuple, TypeAlias
 
 import jax
+import jax.numpy as jnp
 import optax
 from flax import nnx
 
 from seqjax import checks, sharding
+from seqjax.training.checkpoints import Checkpoints
 from seqjax.training.evaluation import MetricFn, evaluate, make_eval_step
+from seqjax.training.monitor import Monitor
+from seqjax.training.position import Position, Record
 from seqjax.training.progress import Progress
 from seqjax.training.state import TrainState, init_state, state_to_model
 from seqjax.training.step import LossFn, make_train_step
-from seqjax.training.totals import Totals
+from seqjax.types import PyTree
 
 __all__ = ["BatchSource", "FitResult", "Record", "fit"]
 
 BatchSource: TypeAlias = Iterable[Any] | Callable[[int], Iterable[Any]]
-Record: TypeAlias = dict[str, float]
 
 
 class FitResult(NamedTuple):
     """What `fit` returns.
 
     Attributes:
-      model: the trained module, in evaluation mode.
-      state: the final `TrainState`; it shares its arrays with `model`.
+      model: the trained module, in evaluation mode; with a `monitor`, that of its best epoch.
+      state: the final `TrainState`; without a monitor it shares its arrays with `model`.
       history: one record an epoch.
+      best: the record of the epoch that `model` is of.
     """
 
     model: Any
     state: TrainState
     history: list[Record]
+    best: Record
 
 
 def fit(
@@ -49,6 +55,9 @@ def fit(
     progress: bool = True,
     on_epoch_end: Callable[[Record, TrainState], object] | None = None,
     devices: int = 1,
+    monitor: Monitor | None = None,
+    checkpoints: Checkpoints | None = None,
+    resume: bool = False,
 ) -> FitResult:
     """Trains a module for some epochs.
 
@@ -71,6 +80,13 @@ def fit(
         state's arrays: copy what is to be kept.
       devices: over how many devices each batch is divided, along the first axis of its arrays; see
         `seqjax.sharding`. The result is the same to rounding.
+      monitor: the metric by which the best epoch's model is returned and, with a patience,
+        training ends early.
+      checkpoints: where to write what is needed to go on: after each epoch, and every so many
+        steps if it says so.
+      resume: go on from the latest checkpoint, if there is one; the end is the same, bit by bit, as
+        if nothing had come between. This needs the same arguments and batches: those already seen
+        are passed over, by index if they have a length and an index as `seqjax.data.Batches` has.
 
     Returns:
       The trained module, the final state and the history: for each epoch a dict with `epoch` and
@@ -81,8 +97,9 @@ def fit(
     Raises:
       TypeError: an argument of the wrong type.
       ValueError: no batches in an epoch, an iterator that can be read only once for several epochs,
-        only one of `eval_batches` and `metric_fn`, more devices than there are; see
-        `make_train_step` for `loss_fn`.
+        only one of `eval_batches` and `metric_fn`, more devices than there are, checkpoints of
+        another run without `resume`, or of another seed or model with it; see `make_train_step`
+        for `loss_fn`.
 
     Example:
       >>> import jax.numpy as jnp
@@ -126,9 +143,21 @@ def fit(
     if isinstance(eval_batches, Sized) and not len(eval_batches):
         raise ValueError("eval_batches: expected at least one batch, got none")
     _require_readable("train_batches", train_batches, epochs)
+    for name, value, kind in (
+        ("monitor", monitor, Monitor),
+        ("checkpoints", checkpoints, Checkpoints),
+    ):
+        if not isinstance(value, kind | None):
+            raise TypeError(f"{name}: expected a {kind.__name__}, got {checks.brief(value)}")
+    if checks.require_bool("resume", resume) and checkpoints is None:
+        raise ValueError("resume: expected checkpoints to go on from, got None")
     sharding.batch_mesh(devices)
     place = functools.partial(sharding.shard_batch, devices=devices) if devices > 1 else _as_it_is
     state = init_state(model, optimizer)
+    best = _values(state) if monitor is not None else None
+    position = Position()
+    if checkpoints is not None:
+        state, best, position = _restored(checkpoints, state, best, seed, resume)
     if devices > 1:
         state = sharding.replicate(state, devices)
     train_step = make_train_step(model, loss_fn, optimizer, donate=True)
@@ -137,16 +166,27 @@ def fit(
         _require_readable("eval_batches", eval_batches, epochs)
         eval_step = make_eval_step(model, metric_fn)
 
+    def save() -> None:
+        if checkpoints is not None:
+            arrays = {"state": state, "best": best}
+            checkpoints.save(position.step, arrays, {"seed": seed} | position.record())
+
     key = jax.random.key(seed)
-    history: list[Record] = []
-    step = 0
     with Progress(epochs, enabled=progress) as display:
-        for epoch in range(epochs):
-            start = time.perf_counter()
+        display.resume(position.epoch, position.step)
+        while position.epoch < epochs and not (monitor and monitor.stops(position.history)):
+            epoch, totals = position.epoch, position.totals
+            start = time.perf_counter() - position.seconds
             batches = _read(train_batches, epoch)
-            display.begin_epoch(len(batches) if isinstance(batches, Sized) else None)
-            totals = Totals()
-            for batch in batches:
+            display.begin_epoch(
+                len(batches) if isinstance(batches, Sized) else None, totals.batches
+            )
+            first = totals.batches
+            for batch in _from(batches, first):
+                # Before a step, not after it: the end of an epoch writes its own.
+                if totals.batches > first and checkpoints and checkpoints.due(position.step):
+                    position.seconds = time.perf_counter() - start
+                    save()
                 state, metrics = train_step(state, place(batch), key)
                 totals.add(metrics)
                 if display.advance():
@@ -154,20 +194,72 @@ def fit(
                     display.show({name: latest[name] for name in ("loss", "grad_norm")})
             if not totals.batches:
                 raise ValueError(f"train_batches: expected batches, got none in epoch {epoch}")
-            step += totals.batches
+            step = position.step
             record: Record = {"epoch": epoch + 1, "step": step, **_loss_first(totals.values())}
             display.stop_clock()  # not before: reading the totals has waited for the device
             record["seconds"] = time.perf_counter() - start
             if eval_step is not None and eval_batches is not None:
                 measured = evaluate(eval_step, state, map(place, _read(eval_batches, epoch)))
                 record |= {f"eval_{name}": value for name, value in measured.items()}
-            history.append(record)
+            position.end_epoch(record)
+            if monitor is not None and monitor.best(position.history) == epoch:
+                best = _values(state)
             display.end_epoch(record)
             if on_epoch_end is not None:
                 on_epoch_end(record, state)
-    trained = state_to_model(model, state)
+            save()
+    return _result(model, state, best, monitor, position.history)
+
+
+def _values(state: TrainState) -> PyTree:
+    """Copies of a state's parts that make a model; the next step overwrites the state's own."""
+    return jax.tree.map(jnp.copy, (state.params, state.model_state))
+
+
+def _restored(
+    checkpoints: Checkpoints, state: TrainState, best: PyTree, seed: int, resume: bool
+) -> tuple[TrainState, PyTree, Position]:
+    """What the latest checkpoint holds, or what was given if there is none."""
+    if not resume:
+        if len(checkpoints):
+            raise ValueError(
+                f"checkpoints: expected none in {checkpoints.folder}, got {len(checkpoints)}; go "
+                "on from them with resume=True, or take another folder"
+            )
+        return state, best, Position()
+    found = checkpoints.restore({"state": state, "best": best})
+    if found is None:
+        return state, best, Position()
+    if found.record["seed"] != seed:
+        raise ValueError(
+            f"seed: expected {found.record['seed']} as in {checkpoints.folder}, got {seed}"
+        )
+    arrays = jax.tree.map(jnp.asarray, found.arrays)
+    return arrays["state"], arrays["best"], Position.from_record(found.record)
+
+
+def _result(
+    model: nnx.Module,
+    state: TrainState,
+    best: PyTree,
+    monitor: Monitor | None,
+    history: list[Record],
+) -> FitResult:
+    index = None if monitor is None else monitor.best(history)
+    chosen = state
+    if index is not None:
+        params, model_state = best
+        chosen = state._replace(params=params, model_state=model_state)
+    trained = state_to_model(model, chosen)
     trained.eval()
-    return FitResult(trained, state, history)
+    return FitResult(trained, state, history, history[-1 if index is None else index])
+
+
+def _from(batches: Iterable[Any], first: int) -> Iterable[Any]:
+    """The batches from the one of that index on."""
+    if first and isinstance(batches, Sized) and hasattr(batches, "__getitem__"):
+        return (batches[index] for index in range(first, len(batches)))
+    return itertools.islice(batches, first, None) if first else batches
 
 
 def _as_it_is(batch: Any) -> Any:

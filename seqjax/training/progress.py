@@ -61,6 +61,7 @@ class Progress:
         self._epoch = 0
         self._epoch_start = 0
         self._step = 0
+        self._first = 1  # the first step of this process
         self._total: int | None = None  # steps of the whole run, as far as known
         self._shown_at = time.monotonic()
         # The speed is the steps since this mark over the seconds since it, until the clock stops.
@@ -76,19 +77,28 @@ class Progress:
         """Takes the bar away, whatever happened."""
         self._bar.stop()
 
-    def begin_epoch(self, steps: int | None = None) -> None:
-        """Starts the next epoch, of `steps` steps (None: not known, taken to be as the last)."""
+    def resume(self, epochs: int, steps: int) -> None:
+        """Says how many epochs and steps an earlier process has done."""
+        self._epoch, self._step, self._first = epochs, steps, steps + 1
+
+    def begin_epoch(self, steps: int | None = None, done: int = 0) -> None:
+        """Starts the next epoch, of `steps` steps (None: not known, taken to be as the last).
+
+        Args:
+          steps: of the epoch.
+          done: how many of them an earlier process has done.
+        """
         self._epoch += 1
-        self._epoch_start = self._step
+        self._epoch_start = self._step - done
         self._mark, self._stopped_at = (self._step, time.monotonic()), None
         if steps is not None:
-            self._expect(self._step + steps * (self._epochs - self._epoch + 1))
+            self._expect(self._epoch_start + steps * (self._epochs - self._epoch + 1))
 
     def advance(self) -> bool:
         """Counts a step; True when it is time to `show` fresh numbers."""
         self._step += 1
         now = time.monotonic()
-        if self._step == 1:  # its time was the compiler's
+        if self._step == self._first:  # its time was the compiler's
             self._mark = (1, now)
         interval = _LIVE_SECONDS if self._live else _PLAIN_SECONDS
         return self._enabled and now - self._shown_at >= interval

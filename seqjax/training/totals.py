@@ -59,6 +59,20 @@ class Totals:
         self._fetch()
         return {name: float(mean.value()) for name, mean in self._sums.items()}
 
+    def record(self) -> dict[str, Any]:
+        """All that `from_record` needs to go on adding, as JSON can hold it without loss."""
+        self._fetch()
+        sums = {name: [mean.total, mean.count] for name, mean in self._sums.items()}
+        return {"batches": self.batches, "sums": sums}
+
+    @classmethod
+    def from_record(cls, record: Mapping[str, Any]) -> "Totals":
+        """The totals that `record` described; their latest metrics are those to come."""
+        totals = cls()
+        totals.batches = record["batches"]
+        totals._sums = {name: Mean(*pair) for name, pair in record["sums"].items()}
+        return totals
+
     def _fetch(self) -> None:
         for metrics in jax.device_get(self._pending):
             self._last = {name: _on_host(value) for name, value in metrics.items()}

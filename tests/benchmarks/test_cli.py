@@ -4,13 +4,14 @@ import functools
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from benchmarks import machine, peers
 from benchmarks.cli import main
 from benchmarks.results import load
 from benchmarks.settings import Settings
-from benchmarks.suites import SUITES, scaling, train_step
+from benchmarks.suites import SUITES, decoding, scaling, train_step
 from benchmarks.tasks import imdb
 from benchmarks.workload import Shape
 from tests.benchmarks.helpers import results, row
@@ -140,3 +141,16 @@ def test_a_contestant_that_fails_makes_the_run_fail(
     )
     arguments = ["speed", "--peers", "handwritten", "--output", str(tmp_path / "a.json")]
     assert main(arguments) == 1
+
+
+def test_decoding_counts_sentences(monkeypatch: pytest.MonkeyPatch) -> None:
+    sizes = {"batch": 3, "steps": 4, "embed": 2, "hidden": 4, "vocabulary": 9}
+    monkeypatch.setattr(decoding, "SIZES", sizes)
+    rows = SUITES["decoding"].run(settings("seqjax_sharded"), lambda text: None)
+    assert [each.what for each in rows if each.samples_ms] == ["greedy", "beam 5"]
+    for each in rows:
+        if each.contestant == "seqjax":
+            assert each.median_ms is not None
+            np.testing.assert_allclose(each.extra["sentences_per_s"], 3000 / each.median_ms)
+        else:
+            assert each.reason == "not split here"

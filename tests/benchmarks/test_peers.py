@@ -9,12 +9,13 @@ import numpy as np
 import pytest
 
 from benchmarks import agreement, peers
-from benchmarks.peers import PEERS, Peer, Prepared, Stepper, Trainer
+from benchmarks.peers import PEERS, Peer, Prepared, Stepper, Trainer, Writer
 from benchmarks.peers.handwritten import Handwritten
 from benchmarks.peers.jax_peer import Recurrence
 from benchmarks.suites.common import enter, reference
 from benchmarks.suites.train_step import losses
 from benchmarks.tasks import imdb, language_model
+from benchmarks.translation import translation
 from benchmarks.workload import Shape, Structure, Workload, make
 
 SHAPE = Shape(batch=4, steps=5, inputs=2, hidden=3)
@@ -175,3 +176,31 @@ def test_unknown_and_missing_peers(monkeypatch: pytest.MonkeyPatch) -> None:
     assert missing == {"haiku": "not installed (pip install dm-haiku)"}
     assert "haiku" in peers.choose(None)[1]
     assert peers.choose(None, short=True)[0][0] == "seqjax"
+
+
+TRANSLATION = translation("small", batch=3, steps=4, embed=2, hidden=4, vocabulary=9)
+
+
+@pytest.mark.parametrize("name", PEERS)
+def test_translators_agree_over_several_steps(name: str) -> None:
+    trainer = loaded(name).translator(TRANSLATION)
+    if isinstance(trainer, str):
+        assert trainer in ("no encoder-decoder", "not split here", "same as pytorch")
+        return
+    reference = peers.load("seqjax").translator(TRANSLATION)
+    assert isinstance(reference, Trainer)
+    expected = losses(reference)
+    np.testing.assert_allclose(losses(trainer), expected, rtol=1e-5)
+    assert len(set(expected)) == len(expected)
+
+
+@pytest.mark.parametrize("width", [1, 3])
+def test_writers_write_the_same(width: int) -> None:
+    found = []
+    for name in ("seqjax", "pytorch"):
+        writer = loaded(name).writer(TRANSLATION, width)
+        assert isinstance(writer, Writer)
+        writer.write()
+        found.append(writer.tokens())
+    assert found[0].shape == (3, 8)
+    np.testing.assert_array_equal(found[0], found[1])

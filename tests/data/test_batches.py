@@ -137,7 +137,7 @@ def test_buckets_hold_equally_many():
     ("lengths", "num_buckets", "error", "message"),
     [
         ([], 2, ValueError, r"lengths: expected shape \[N\]"),
-        ([[1]], 2, ValueError, r"lengths: .*got \(1, 1\)"),
+        ([[[1]]], 2, ValueError, r"lengths: .*got \(1, 1, 1\)"),
         ([1.5], 2, TypeError, "lengths: expected integers, got float64"),
         ([1, -1], 2, ValueError, "lengths: expected at least 0, got -1"),
         ([1], 0, ValueError, "num_buckets: expected a positive integer, got 0"),
@@ -286,6 +286,51 @@ def test_dtypes_are_those_of_the_whole_field():
     assert {batch["x"].dtype.name for batch in made} == {"int64"}
 
 
+PAIRS: dict[str, Any] = {
+    "letters": [[1, 2, 3], [4], [5, 6], [7]],
+    "tokens": [[1], [2, 3], [], [4, 5, 6, 7]],
+    "labels": [[[0.5]], [[1.5], [2.5]], [], [[3.5]] * 4],
+    "word": [0, 1, 2, 3],
+}
+GROUPS = {"source": ["letters"], "target": ["tokens", "labels"]}
+
+
+@pytest.mark.parametrize("boundaries", [None, [(2, 2), (3, 4)], [(1, 2), (2, 2), (3, 2), (3, 4)]])
+def test_sequences_of_several_lengths(boundaries):
+    made = batches(PAIRS, batch_size=2, sequence_keys=GROUPS, boundaries=boundaries, seed=0)
+    seen = []
+    for batch in made:
+        sizes = batch["letters"].shape[1], batch["tokens"].shape[1]
+        assert batch["labels"].shape == (2, sizes[1], 1)
+        assert sizes in (boundaries or [(3, 4)])
+        for row in np.flatnonzero(batch["weights"]):
+            word = int(batch["word"][row])
+            seen.append(word)
+            read, written = batch["source_lengths"][row], batch["target_lengths"][row]
+            assert (read, written) == (len(PAIRS["letters"][word]), len(PAIRS["tokens"][word]))
+            assert batch["letters"][row, :read].tolist() == PAIRS["letters"][word]
+            assert batch["tokens"][row, :written].tolist() == PAIRS["tokens"][word]
+            assert batch["labels"][row, :written].tolist() == PAIRS["labels"][word]
+            for name, length in (("letters", read), ("tokens", written), ("labels", written)):
+                assert not batch[name][row, length:].any()
+            # Its bucket is the first in which both sides have room.
+            room = [b for b in boundaries or [(3, 4)] if read <= b[0] and written <= b[1]]
+            assert sizes == room[0]
+        filler = ~batch["weights"]
+        assert not batch["source_lengths"][filler].any()
+        assert not batch["target_lengths"][filler].any()
+    assert sorted(seen) == [0, 1, 2, 3]
+
+
+def test_boundaries_of_several_lengths():
+    rng = np.random.default_rng(0)
+    lengths = rng.integers(0, 30, (200, 2))
+    found = bucket_boundaries(lengths, 4)
+    for column in range(2):
+        single = bucket_boundaries(lengths[:, column], 4)
+        assert tuple(boundary[column] for boundary in found) == single
+
+
 GOOD = {"x": [[1], [1, 2]], "y": [0, 1]}
 
 
@@ -340,6 +385,44 @@ GOOD = {"x": [[1], [1, 2]], "y": [0, 1]}
             {"boundaries": [0, 2]},
             ValueError,
             "boundaries: expected a positive integer, got 0",
+        ),
+        (
+            PAIRS,
+            {"sequence_keys": {"source": ["letters", "tokens"], "b": ["labels"]}},
+            ValueError,
+            "'letters' 3, 'tokens' 1 in example 0; .*sequence_keys=",
+        ),
+        (PAIRS, {"sequence_keys": {"a": ["letters"], "b": []}}, ValueError, r"some of .*got \[\]"),
+        (PAIRS, {"sequence_keys": {"a": "letters"}}, ValueError, "some of .*got 'letters'"),
+        (
+            PAIRS,
+            {"sequence_keys": {"a": ["tokens"], "b": ["tokens"]}},
+            ValueError,
+            "each field in one group",
+        ),
+        (
+            PAIRS | {"a_lengths": [0, 0, 0, 0]},
+            {"sequence_keys": {"a": ["letters"]}},
+            ValueError,
+            "the name 'a_lengths'",
+        ),
+        (
+            PAIRS,
+            {"sequence_keys": GROUPS, "boundaries": [(3, 3)]},
+            ValueError,
+            r"the last to be at least \(1, 4\), the length of example 3, got \(3, 3\)",
+        ),
+        (
+            PAIRS,
+            {"sequence_keys": GROUPS, "boundaries": [(3, 4), (4, 3)]},
+            ValueError,
+            "boundaries: expected increasing",
+        ),
+        (
+            PAIRS,
+            {"sequence_keys": GROUPS, "boundaries": [4]},
+            ValueError,
+            "boundaries: expected 2 lengths an entry, got 4",
         ),
         (GOOD, {"batch_size": 0}, ValueError, "batch_size: expected a positive integer, got 0"),
         (GOOD, {"batch_size": 2.0}, TypeError, "batch_size: expected a positive integer, got 2.0"),

@@ -1,0 +1,273 @@
+"""Translation from one language to another, learned from pairs of sentences.
+
+An encoder-decoder with or without attention (Bahdanau et al. 2015) over words or subwords. Data is
+a folder of parallel text, one sentence a line: train.en, train.ja, dev.en, dev.ja, test.en and
+test.ja, each as it is or as .gz; or a tensorflow-datasets set that was prepared as array_record.
+
+    python examples/translate.py --data FOLDER --source ja --target en --say "私 は 学生 で す 。"
+
+The model of the epoch with the lowest perplexity on the dev set is taken; the test set decides
+nothing. A run that was stopped goes on with --resume.
+"""
+
+import dataclasses
+import functools
+import gzip
+import math
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import jax
+import numpy as np
+import optax
+import sacrebleu
+import tyro
+from flax import nnx
+
+from seqjax import seq2seq, sharding, training, viz
+from seqjax.data import Subwords, Vocabulary, batches, bucket_boundaries, tfds_source
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+    """Trains a model, prints BLEU and perplexity, draws attention maps and translates."""
+
+    data: Path | None = None
+    """Folder of parallel text: train, dev and test, each with the languages as endings."""
+    tfds: str | None = None
+    """A set of tensorflow-datasets instead, such as ted_hrlr_translate/pt_to_en."""
+    source: str = "ja"
+    """The language to read: the ending of its files, or its field in the tfds set."""
+    target: str = "en"
+    """The language to write."""
+    say: tuple[str, ...] = ()
+    """Sentences to translate at the end, beside three of the test set."""
+    vocabulary: Literal["words", "subwords"] = "words"
+    """Words between spaces, or subwords by byte pair encoding."""
+    vocabulary_size: int = 8000
+    """Entries of each language's vocabulary at most."""
+    least: int = 2
+    """How often a word has to occur to be in the vocabulary."""
+    cell: str = "gru"
+    """Of encoder and decoder: a name of seqjax.CELLS."""
+    attention: str = "additive"
+    """A name of seqjax.attention.ATTENTIONS, or none for a fixed context vector."""
+    input_feeding: bool = False
+    """Whether the decoder sees its last context (Luong et al. 2015)."""
+    hidden_size: int = 256
+    """Units of the decoder; each direction of the encoder has half as many."""
+    embed_size: int = 256
+    """Features of an embedding."""
+    num_layers: int = 1
+    """Layers of the encoder and of the decoder."""
+    dropout: float = 0.3
+    """Rate on embeddings, between layers and before the softmax."""
+    epochs: int = 10
+    """How many times to go through the training pairs."""
+    batch_size: int = 128
+    """Pairs in a step."""
+    learning_rate: float = 2e-3
+    """Adam's at its highest; it rises for half an epoch and falls to zero along a cosine."""
+    label_smoothing: float = 0.1
+    """Share of the target probability that is spread over the vocabulary."""
+    max_words: int = 80
+    """Training pairs with more words or subwords on a side are left out."""
+    beam_width: int = 5
+    """Hypotheses that the beam search keeps."""
+    length_penalty: float = 1.0
+    """Of the beam search (Wu et al. 2016): more favours longer sentences."""
+    seed: int = 0
+    """Fixes weights, order and dropout."""
+    devices: int = 1
+    """Over how many devices each batch is divided; more than one divides a CPU's cores."""
+    resume: bool = False
+    """Go on from the latest checkpoint in the folder `out`."""
+    out: Path = Path("out/translate")
+    """Folder for vocabularies, checkpoints, translations.txt and plots."""
+
+
+class Words(Vocabulary):
+    """A vocabulary of the words between spaces, used like `Subwords`."""
+
+    def encode(self, text: Any) -> np.ndarray:
+        """The ids of a sentence's words."""
+        return super().encode(text.split())
+
+    def pieces(self, ids: Any) -> list[str]:
+        """The word of each id."""
+        return [self.tokens[index] for index in ids]
+
+
+def read_lines(folder: Path, split: str, language: str) -> list[str]:
+    """The lines of one file, or an exit that names it."""
+    names = ("dev", "valid", "validation", "val") if split == "dev" else (split,)
+    places = [folder / f"{name}.{language}{end}" for name in names for end in ("", ".gz")]
+    for place in places:
+        if place.is_file():
+            raw = place.read_bytes()
+            try:
+                text = (gzip.decompress(raw) if place.suffix == ".gz" else raw).decode("utf-8")
+            except UnicodeDecodeError as error:
+                raise SystemExit(f"--data: expected UTF-8 in {place}, got {error}") from None
+            return text.removesuffix("\n").split("\n")
+    raise SystemExit(f"--data: none of {', '.join(place.name for place in places)} in {folder}")
+
+
+def load(config: Config) -> dict[str, list[tuple[str, str]]]:
+    """Pairs of sentences for "train", "dev" and "test"."""
+    if (config.data is None) == (config.tfds is None):
+        raise SystemExit("--data, --tfds: expected one of them")
+    found: dict[str, list[tuple[str, str]]] = {}
+    for split in ("train", "dev", "test"):
+        sides: list[list[str]] = []
+        if config.tfds is not None:
+            rows = tfds_source(config.tfds, split="validation" if split == "dev" else split)
+            for language in (config.source, config.target):
+                lines = (row[language] for row in rows)
+                sides.append([x.decode() if isinstance(x, bytes) else x for x in lines])
+        elif config.data is not None:
+            sides = [read_lines(config.data, split, x) for x in (config.source, config.target)]
+        if len(sides[0]) != len(sides[1]):
+            raise SystemExit(
+                f"--data: expected as many lines on both sides of {split}, got "
+                f"{len(sides[0])} and {len(sides[1])}"
+            )
+        # A line without words is no sentence; leaving it out of a test would flatter nobody.
+        found[split] = [pair for pair in zip(*sides, strict=True) if all(map(str.strip, pair))]
+        if not found[split]:
+            raise SystemExit(f"--data: expected at least one pair in {split}, got none")
+    return found
+
+
+def learn_vocabulary(config: Config, texts: Sequence[str]) -> Words | Subwords:
+    """The vocabulary of one language."""
+    if config.vocabulary == "subwords":
+        return Subwords.train(texts, size=config.vocabulary_size)
+    words = (text.split() for text in texts)
+    return Words(
+        Vocabulary.build(words, size=config.vocabulary_size, least=config.least).tokens[4:]
+    )
+
+
+def train(config: Config, model: seq2seq.Seq2Seq, train_set: Any, dev_set: Any) -> Any:
+    """Trains the model by teacher forcing, with checkpoints."""
+    lengths = [
+        (len(a), len(b)) for a, b in zip(*map(train_set.get, ("source", "labels")), strict=True)
+    ]
+    options: dict[str, Any] = {"batch_size": config.batch_size, "sequence_keys": seq2seq.PAIR_KEYS}
+
+    def epoch_batches(epoch: int) -> Any:
+        boundaries = bucket_boundaries(lengths, 4)
+        return batches(train_set, seed=config.seed, epoch=epoch, boundaries=boundaries, **options)
+
+    steps = len(epoch_batches(0))
+    schedule = optax.warmup_cosine_decay_schedule(
+        0.0, config.learning_rate, steps // 2, steps * config.epochs
+    )
+    with training.Checkpoints(config.out / "checkpoints", every=500) as checkpoints:
+        return training.fit(
+            model,
+            functools.partial(seq2seq.pair_loss, label_smoothing=config.label_smoothing),
+            training.optimizer(schedule, clip_norm=1.0),
+            epoch_batches,
+            epochs=config.epochs,
+            eval_batches=list(batches(dev_set, **options)),
+            metric_fn=seq2seq.pair_metrics,
+            seed=config.seed,
+            devices=config.devices,
+            monitor=training.Monitor("eval_loss"),
+            checkpoints=checkpoints,
+            resume=config.resume,
+        )
+
+
+def main(config: Config) -> dict[str, float]:
+    """Trains, measures, plots and translates; returns BLEU and perplexity of the test set."""
+    if config.devices > 1:
+        sharding.use_cpu_devices(config.devices)  # before anything is computed
+    pairs = load(config)
+    sides = list(zip(*pairs["train"], strict=True))
+    reader, writer = (learn_vocabulary(config, side) for side in sides)
+
+    def examples(split: str, longest: float = math.inf) -> dict[str, Any]:
+        ids = [(reader.encode(a), writer.encode(b)) for a, b in pairs[split]]
+        kept = [pair for pair in ids if max(map(len, pair)) <= longest]
+        sources, targets = zip(*kept, strict=True)
+        return seq2seq.pair_examples(sources, targets, begin=writer.begin, end=writer.end)
+
+    sets = {"train": examples("train", config.max_words)}
+    sets |= {split: examples(split) for split in ("dev", "test")}
+    print(
+        f"{len(sets['train']['source']):,} pairs to learn, {len(pairs['dev']):,} dev, "
+        f"{len(pairs['test']):,} test; {len(reader):,} {config.source} and {len(writer):,} "
+        f"{config.target} {config.vocabulary}"
+    )
+    model = seq2seq.Seq2Seq(
+        len(writer), len(reader), embed_size=config.embed_size, cell=config.cell,
+        hidden_size=config.hidden_size // 2, decoder_size=config.hidden_size,
+        num_layers=config.num_layers, dropout=config.dropout, input_feeding=config.input_feeding,
+        attention=None if config.attention == "none" else config.attention,
+        rngs=nnx.Rngs(config.seed),
+    )  # fmt: skip
+    config.out.mkdir(parents=True, exist_ok=True)
+    reader.save(config.out / f"vocabulary.{config.source}.json")
+    writer.save(config.out / f"vocabulary.{config.target}.json")
+    result = train(config, model, sets["train"], sets["dev"])
+    trained = jax.device_put(result.model, jax.devices()[0])
+
+    test_batches = batches(sets["test"], batch_size=64, sequence_keys=seq2seq.PAIR_KEYS)
+    eval_step = training.make_eval_step(trained, seq2seq.pair_metrics)
+    state = training.init_state(trained, optax.identity())
+    nats = training.evaluate(eval_step, state, test_batches)["loss"]
+    parameters = sum(leaf.size for leaf in jax.tree.leaves(state.params))
+    minutes = sum(record["seconds"] for record in result.history) / 60
+    print(
+        f"\n{parameters:,} parameters, {minutes:.1f} minutes of training, best after epoch "
+        f"{result.best['epoch']}\ntest set: perplexity {math.exp(nats):.2f}"
+    )
+    rates = {"perplexity": math.exp(nats)}
+    references = [target for _, target in pairs["test"]]
+    search: Any = {
+        "begin": writer.begin,
+        "end": writer.end,
+        "length_penalty": config.length_penalty,
+    }
+    for name, width in (("greedy", 1), (f"beam {config.beam_width}", config.beam_width)):
+        start = time.perf_counter()
+        sources = [*sets["test"]["source"], *map(reader.encode, config.say)]
+        found = seq2seq.generate(trained, sources, beam_width=width, **search)
+        speed = len(sources) / (time.perf_counter() - start)
+        texts = [written(writer, output.tokens) for output in found]
+        # The text is as it is split in the data: nothing is split further, nor put together.
+        bleu = sacrebleu.corpus_bleu(texts[: len(references)], [references], tokenize="none")
+        rates[f"{name} BLEU"] = bleu.score
+        print(f"  {name:<8} BLEU {bleu.score:.2f} ({speed:,.0f} sentences/s with compilation)")
+    copied = sacrebleu.corpus_bleu([a for a, _ in pairs["test"]], [references], tokenize="none")
+    print(f"  {'source as it is':<8} BLEU {copied.score:.2f}")
+
+    (config.out / "translations.txt").write_text("\n".join(texts) + "\n", encoding="utf-8")
+    viz.learning_curve(result.history).savefig(config.out / "learning_curve.png", dpi=150)
+    said = [*pairs["test"], *((text, "") for text in config.say)]
+    shown = [*range(min(3, len(references))), *range(len(references), len(said))]
+    for number, index in enumerate(shown):
+        text, reference = said[index]
+        print(f"\n  {text}\n  → {texts[index]}" + (f"\n  = {reference}" if reference else ""))
+        output = found[index]
+        if output.attention is not None and len(output.tokens):
+            rows = [*writer.pieces(output.tokens), *(["end"] if output.finished else [])]
+            figure = viz.attention(output.attention, reader.pieces(sources[index]), rows)
+            figure.savefig(config.out / f"attention_{number + 1}.png", dpi=150)
+    print(f"\nplots, translations and checkpoints in {config.out}")
+    return rates
+
+
+def written(writer: Words | Subwords, ids: Any) -> str:
+    """The text of some ids."""
+    text = writer.decode(ids)
+    return text if isinstance(text, str) else " ".join(text)
+
+
+if __name__ == "__main__":
+    main(tyro.cli(Config, description=__doc__))

@@ -1,0 +1,71 @@
+"""Padding: sequences of different lengths as one array."""
+
+from collections.abc import Iterable
+from typing import Literal, TypeAlias, get_args
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from seqjax import checks
+from seqjax.data._fields import numbers, spec_of, stack
+
+__all__ = ["Truncate", "pad"]
+
+Truncate: TypeAlias = Literal["error", "right", "left"]
+
+
+def pad(
+    sequences: Iterable[ArrayLike],
+    *,
+    length: int | None = None,
+    value: float = 0,
+    truncate: Truncate = "error",
+) -> tuple[np.ndarray, np.ndarray]:
+    """Stacks sequences of different lengths, filled up on the right, and their lengths.
+
+        array[b, t] = sequences[b][t] if t < lengths[b] else value
+
+    Args:
+      sequences: B arrays [t_b, ...] (frames) or [t_b] (tokens), t_b ≥ 0. An empty list stands for
+        a sequence without steps, whatever a step of the others holds.
+      length: T, the number of steps of the result; by default that of the longest sequence.
+      value: what padding holds.
+      truncate: what to do with a sequence longer than `length`: "error" raises, "right" cuts at
+        its right end (keeping its start), "left" cuts at its left end (keeping its end).
+
+    Returns:
+      array: [B, T, ...], of the common dtype of the sequences.
+      lengths: int32 [B], after truncation.
+
+    Raises:
+      TypeError: a sequence is not of numbers.
+      ValueError: there are no sequences, their steps differ in shape, one is longer than `length`,
+        or their dtype cannot hold `value`.
+
+    Example:
+      >>> array, lengths = pad([[1, 2, 3], [], [4]])
+      >>> print(array)
+      [[1 2 3]
+       [0 0 0]
+       [4 0 0]]
+      >>> print(lengths)
+      [3 0 1]
+    """
+    if truncate not in get_args(Truncate):
+        raise ValueError(f"truncate: expected one of {get_args(Truncate)}, got {truncate!r}")
+    arrays = [numbers(f"sequences[{b}]", sequence) for b, sequence in enumerate(sequences)]
+    if not arrays:
+        raise ValueError("sequences: expected at least one, got none")
+    spec = spec_of("sequences", arrays, over_time=True)
+    longest = max(len(array) for array in arrays)
+    length = longest if length is None else checks.require_integer("length", length, least=0)
+    if longest > length and truncate == "error":
+        b = next(b for b, array in enumerate(arrays) if len(array) > length)
+        raise ValueError(
+            f"sequences[{b}]: expected at most length={length} steps, got {len(arrays[b])}; "
+            'truncate="right" or "left" cuts'
+        )
+    starts = [max(0, len(array) - length) if truncate == "left" else 0 for array in arrays]
+    arrays = [array[start : start + length] for start, array in zip(starts, arrays, strict=True)]
+    padded = stack(arrays, (len(arrays), length), spec, value)
+    return padded, np.array([len(array) for array in arrays], np.int32)

@@ -1,0 +1,151 @@
+"""A vocabulary of subwords, learned by byte pair encoding with Hugging Face's tokenizers."""
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from seqjax import checks
+from seqjax.data.vocabulary import Vocabulary
+
+__all__ = ["Subwords"]
+
+
+class Subwords:
+    """Frequent pieces of text and their ids; the first four ids are those of `Vocabulary`.
+
+    The pieces are made of bytes, so every text can be written, nothing is unknown, and decoding
+    gives the text back as it was. Text that looks like a special token is text.
+
+    Args:
+      tokenizer: a `tokenizers.Tokenizer`, as `train` and `load` make it.
+
+    References:
+      Sennrich, Haddow, Birch (2016), Neural machine translation of rare words with subword units.
+
+    Example:
+      >>> subwords = Subwords.train(["low lower lowest", "new newer newest"] * 10, size=270)
+      >>> ids = subwords.encode("lower, ñ <s>")
+      >>> len(subwords), subwords.decode([*ids, subwords.end, 5])
+      (270, 'lower, ñ <s>')
+    """
+
+    padding, unknown, begin, end = range(4)
+
+    def __init__(self, tokenizer: Any) -> None:
+        self._tokenizer = tokenizer
+
+    @classmethod
+    def train(cls, texts: Iterable[str], *, size: int = 8000) -> "Subwords":
+        """Learns the pieces of some texts.
+
+        Args:
+          texts: lines or documents.
+          size: how many pieces at most, four special ones and 256 bytes among them.
+
+        Raises:
+          ImportError: tokenizers is missing.
+          TypeError: a text that is not a string.
+          ValueError: a size below 260.
+        """
+        size = checks.require_integer("size", size, least=len(Vocabulary.special) + 256)
+        tokenizers = _tokenizers()
+        texts = list(texts)
+        for index, text in enumerate(texts):
+            if not isinstance(text, str):
+                raise TypeError(f"texts[{index}]: expected a string, got {checks.brief(text)}")
+        tokenizer = tokenizers.Tokenizer(tokenizers.models.BPE())
+        tokenizer.pre_tokenizer = tokenizers.pre_tokenizers.ByteLevel(add_prefix_space=False)
+        tokenizer.decoder = tokenizers.decoders.ByteLevel()
+        trainer = tokenizers.trainers.BpeTrainer(
+            vocab_size=size - len(Vocabulary.special),
+            initial_alphabet=tokenizers.pre_tokenizers.ByteLevel.alphabet(),
+            show_progress=False,
+        )
+        tokenizer.train_from_iterator(texts, trainer)
+        return cls(tokenizer)
+
+    def __len__(self) -> int:
+        return int(self._tokenizer.get_vocab_size()) + len(Vocabulary.special)
+
+    def encode(self, text: str) -> np.ndarray:
+        """The ids of a text, int32 `[T]`.
+
+        Args:
+          text: any string.
+        """
+        return np.array(self._tokenizer.encode(text).ids, np.int32) + np.int32(
+            len(Vocabulary.special)
+        )
+
+    def decode(self, ids: Iterable[int]) -> str:
+        """The text of ids, up to the first end; special ones are left out.
+
+        Args:
+          ids: integers `[T]`.
+
+        Raises:
+          ValueError: an id that there is not.
+        """
+        pieces = []
+        for index in map(int, ids):
+            if not 0 <= index < len(self):
+                raise ValueError(f"ids: expected 0 to {len(self) - 1}, got {index}")
+            if index == self.end:
+                break
+            if index >= len(Vocabulary.special):
+                pieces.append(index - len(Vocabulary.special))
+        return str(self._tokenizer.decode(pieces))
+
+    def pieces(self, ids: Iterable[int]) -> list[str]:
+        """Each id's own text, for labels; a piece of a character is shown as "�".
+
+        Args:
+          ids: integers `[T]`.
+        """
+        special = Vocabulary.special
+        return [special[i] if i < len(special) else self.decode([i]) for i in map(int, ids)]
+
+    def save(self, path: str | Path) -> None:
+        """Writes all to a JSON file.
+
+        Args:
+          path: of the file.
+        """
+        self._tokenizer.save(str(path))
+
+    @classmethod
+    def load(cls, path: str | Path) -> "Subwords":
+        """Reads what `save` has written.
+
+        Args:
+          path: of the file.
+
+        Raises:
+          ImportError: tokenizers is missing.
+          OSError: no such file.
+          ValueError: a file that holds something else.
+        """
+        text = Path(path).read_text(encoding="utf-8")
+        try:
+            tokenizer = _tokenizers().Tokenizer.from_str(text)
+        except ImportError:
+            raise
+        except Exception as error:  # tokenizers raises no class of its own
+            raise ValueError(f"path: expected subwords in {path}, got {error}") from None
+        return cls(tokenizer)
+
+
+def _tokenizers() -> Any:
+    try:
+        import tokenizers
+        import tokenizers.decoders
+        import tokenizers.models
+        import tokenizers.pre_tokenizers
+        import tokenizers.trainers
+    except ImportError as error:
+        raise ImportError(
+            "seqjax.data.Subwords needs tokenizers: pip install seqjax[text]"
+        ) from error
+    return tokenizers

@@ -1,0 +1,53 @@
+"""Sets of tensorflow-datasets as sources of examples, without TensorFlow."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+__all__ = ["tfds_source"]
+
+
+def tfds_source(
+    name: str, *, split: str, data_dir: str | Path | None = None
+) -> Sequence[dict[str, Any]]:
+    """The examples of a prepared set, read as they are asked for.
+
+    TensorFlow is not needed to read a set that was prepared as array_record; to prepare most sets
+    it is, once and anywhere:
+
+        import tensorflow_datasets as tfds
+        tfds.builder("NAME", file_format="array_record").download_and_prepare()
+
+    Args:
+      name: of the set and its configuration, such as "ted_hrlr_translate/pt_to_en".
+      split: such as "train" or "train[:10%]".
+      data_dir: where prepared sets are; tensorflow-datasets' own folder if None.
+
+    Returns:
+      A sequence of dicts of NumPy values; text is bytes.
+
+    Raises:
+      ImportError: tensorflow-datasets or array_record is missing.
+      ValueError: the set is not known, is not there, or was prepared in another format.
+
+    Example:
+      >>> tfds_source("no_such_set", split="train")
+      Traceback (most recent call last):
+      ValueError: name: expected a set that was prepared as array_record, got 'no_such_set' ...
+    """
+    try:
+        import tensorflow_datasets as tfds
+    except ImportError as error:
+        raise ImportError(
+            "seqjax.data.tfds_source needs tensorflow-datasets: pip install seqjax[tfds]"
+        ) from error
+    try:
+        source: Any = tfds.data_source(name, split=split, data_dir=data_dir and str(data_dir))
+    except Exception as error:  # of many classes, each of which means that it is not there
+        raise ValueError(
+            f"name: expected a set that was prepared as array_record, got {name!r} "
+            f"(split {split!r}, {type(error).__name__}: {error}). Prepare it once, where "
+            f"TensorFlow is installed:\n\n    import tensorflow_datasets as tfds\n"
+            f"    tfds.builder({name!r}, file_format='array_record').download_and_prepare()"
+        ) from error
+    return source

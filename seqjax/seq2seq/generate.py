@@ -1,0 +1,134 @@
+"""Outputs of a trained encoder-decoder for a list of sources."""
+
+import functools
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+from numpy.typing import ArrayLike
+
+from seqjax import checks, data, decoding
+
+__all__ = ["Generated", "generate"]
+
+
+class Generated(NamedTuple):
+    """The best output for one source.
+
+    Attributes:
+      tokens: int32 `[n]`, without begin and end.
+      score: what it was ranked by, see `seqjax.decoding.Decoded`.
+      finished: False if it was cut at the greatest length.
+      attention: float32 `[m, s]`, the weights over the source for each token and, if it came, the
+        end token; None for a model without attention.
+    """
+
+    tokens: np.ndarray
+    score: float
+    finished: bool
+    attention: np.ndarray | None
+
+
+def generate(
+    model: Any,
+    sources: Sequence[ArrayLike],
+    *,
+    begin: int,
+    end: int,
+    max_length: int | None = None,
+    beam_width: int = 5,
+    batch_size: int = 64,
+    num_buckets: int = 4,
+    source_ids: Sequence[ArrayLike] | None = None,
+    **search: Any,
+) -> list[Generated]:
+    """The best output for each source, by beam search over batches of sources of similar length.
+
+    Compiled once a bucket, number of rows and set of options; further calls reuse it.
+
+    Args:
+      model: a `Seq2Seq`, or a module with its `encoder` and `decoding`. It runs in evaluation mode.
+      sources: N arrays, integers `[s]` or frames `[s, I]`.
+      begin: the token that the decoder sees first.
+      end: the token that ends an output.
+      max_length: the most tokens of an output, the end token counted; by default twice the longest
+        source of its bucket and 10.
+      beam_width: hypotheses kept; 1 is greedy.
+      batch_size: sources searched at once.
+      num_buckets: how many lengths to pad to.
+      source_ids: the sources in the vocabulary of the outputs, for a decoder that copies.
+      **search: of `seqjax.decoding.beam_search`, numbers alone: `length_penalty`, ….
+
+    Returns:
+      One `Generated` a source, in the order of the sources.
+
+    Raises:
+      TypeError, ValueError: no sources; see `seqjax.data.batches` and
+        `seqjax.decoding.beam_search`.
+
+    Example:
+      >>> from flax import nnx
+      >>> from seqjax import seq2seq
+      >>> model = seq2seq.Seq2Seq(9, 9, embed_size=4, hidden_size=5, rngs=nnx.Rngs(0))
+      >>> outputs = generate(model, [[4, 5, 6], [7]], begin=2, end=3, max_length=6, beam_width=2)
+      >>> [output.attention.shape[1] for output in outputs]
+      [3, 1]
+    """
+    if not len(sources):
+        raise ValueError("sources: expected at least one, got none")
+    if max_length is not None:
+        max_length = checks.require_integer("max_length", max_length)
+    arrays = [np.asarray(source) for source in sources]
+    size = min(checks.require_integer("batch_size", batch_size), len(arrays))
+    fields: dict[str, Any] = {"source": arrays}
+    if source_ids is not None:
+        fields["source_ids"] = [np.asarray(ids) for ids in source_ids]
+    grouped = data.batches(
+        {**fields, "index": np.arange(len(arrays), dtype=np.int32)},
+        batch_size=size,
+        sequence_keys=tuple(fields),
+        boundaries=data.bucket_boundaries([len(array) for array in arrays], num_buckets),
+    )
+    outputs: dict[int, Generated] = {}
+    for batch in grouped:
+        real = int(batch["weights"].sum())
+        for name in (*fields, "lengths"):  # filler might never end: it repeats the first row
+            batch[name][real:] = batch[name][0]
+        longest = max_length or 2 * batch["source"].shape[1] + 10
+        options = {"begin": begin, "end": end, "max_length": longest, "beam_width": beam_width}
+        found = jax.device_get(
+            _search(
+                model,
+                batch["source"],
+                batch["lengths"],
+                batch.get("source_ids"),
+                tuple((options | search).items()),
+            )
+        )
+        for row, index in enumerate(batch["index"][:real].tolist()):
+            outputs[index] = _output(found, row, int(batch["lengths"][row]))
+    return [outputs[index] for index in range(len(arrays))]
+
+
+@functools.partial(jax.jit, static_argnums=4)
+def _search(
+    model: Any, source: Any, lengths: Any, source_ids: Any, options: tuple[tuple[str, Any], ...]
+) -> decoding.Decoded:
+    encoded = model.encoder(source, lengths=lengths, source_ids=source_ids, deterministic=True)
+    step, state = model.decoding(encoded)
+    attends: dict[str, Any] = {}
+    if state.weights is not None:
+        attends = {"alignment": lambda state: state.weights}
+        if dict(options).get("coverage_penalty"):
+            attends["source_mask"] = encoded.mask
+    return decoding.beam_search(step, state, **attends, **dict(options))
+
+
+def _output(found: Any, row: int, length: int) -> Generated:
+    count, finished = int(found.lengths[row, 0]), bool(found.finished[row, 0])
+    attention = None
+    if found.alignments is not None:
+        attention = found.alignments[row, 0, : count + finished, :length].astype(np.float32)
+    tokens = found.tokens[row, 0, :count]
+    return Generated(tokens, float(found.scores[row, 0]), finished, attention)

@@ -1,0 +1,223 @@
+"""Checkpoints of a training run: written whole or not at all, and checked when they are read."""
+
+import hashlib
+import json
+import warnings
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from seqjax import checks
+from seqjax.types import PyTree
+
+__all__ = ["Checkpoint", "Checkpoints"]
+
+
+_ANOTHER = "was it written by another model, optimiser or monitor?"
+
+
+class Checkpoint(NamedTuple):
+    """What a checkpoint holds.
+
+    Attributes:
+      arrays: a pytree of arrays.
+      record: what JSON can hold.
+    """
+
+    arrays: PyTree
+    record: dict[str, Any]
+
+
+class Checkpoints:
+    """A folder of checkpoints, by orbax.
+
+    A checkpoint comes into being by renaming a finished folder, so a process that is killed leaves
+    the ones before. A SHA-256 digest of all that it holds is stored in it; one that does not match
+    when it is read, or can not be read, is set aside with a warning, and the one before is taken.
+    Arrays are stored as they are on the host, so any number of devices can read them.
+
+    Args:
+      folder: where they are; made if it does not exist.
+      every: `seqjax.training.fit` writes one after each epoch, and after every so many steps.
+      keep: how many to keep, the latest ones.
+
+    Raises:
+      ImportError: orbax is missing.
+      TypeError, ValueError: numbers that are not positive integers.
+
+    Example:
+      >>> import tempfile
+      >>> folder = tempfile.TemporaryDirectory()
+      >>> with Checkpoints(folder.name) as checkpoints:
+      ...     checkpoints.save(7, {"w": np.arange(3.0)}, {"epoch": 1})
+      ...     found = checkpoints.restore({"w": np.zeros(3)})
+      >>> found.arrays["w"].tolist(), found.record
+      ([0.0, 1.0, 2.0], {'epoch': 1})
+    """
+
+    def __init__(self, folder: str | Path, *, every: int | None = None, keep: int = 2) -> None:
+        self.folder = Path(folder).absolute()
+        self.every = None if every is None else checks.require_integer("every", every)
+        try:
+            import orbax.checkpoint as ocp  # takes a second to import
+        except ImportError as error:
+            raise ImportError(
+                "seqjax.training.Checkpoints needs orbax: pip install orbax-checkpoint"
+            ) from error
+        keep = checks.require_integer("keep", keep)
+        self._ocp = ocp
+        self._manager = ocp.CheckpointManager(
+            self.folder,
+            options=ocp.CheckpointManagerOptions(
+                max_to_keep=keep, enable_async_checkpointing=False, cleanup_tmp_directories=True
+            ),
+        )
+
+    def __enter__(self) -> "Checkpoints":
+        """Nothing is done before it is asked for."""
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Ends orbax's threads."""
+        self._manager.close()
+
+    def __len__(self) -> int:
+        self._manager.reload()
+        return len(self._manager.all_steps())
+
+    def due(self, step: int) -> bool:
+        """Whether `every` asks for one after this many steps.
+
+        Args:
+          step: how many steps are done.
+        """
+        return self.every is not None and step % self.every == 0
+
+    def save(self, step: int, arrays: PyTree, record: Mapping[str, Any]) -> None:
+        """Writes a checkpoint, and removes those that need not be kept.
+
+        Args:
+          step: its number, greater than those before.
+          arrays: a pytree of arrays, random keys among them, on any devices.
+          record: what JSON can hold.
+        """
+        flat = _flat(arrays)
+        text = json.dumps(record)
+        named = {"record": text, "digest": _digest(flat, text)}
+        args = self._ocp.args
+        self._manager.save(
+            step,
+            args=args.Composite(arrays=args.PyTreeSave(flat), record=args.JsonSave(named)),
+            force=True,
+        )
+
+    def restore(self, like: PyTree, *, partial: bool = False) -> Checkpoint | None:
+        """Reads the latest checkpoint that is whole.
+
+        Args:
+          like: a pytree of arrays (their values do not matter) of the structure, shapes and
+            dtypes that are expected.
+          partial: whether the checkpoint may hold more, such as the optimiser's state beside
+            parameters.
+
+        Returns:
+          The checkpoint, its arrays on the host; None in a folder without any.
+
+        Raises:
+          ValueError: there are checkpoints and all are damaged, or the one read does not fit
+            `like`: the error names an array that differs.
+        """
+        self._manager.reload()
+        steps = sorted(self._manager.all_steps(), reverse=True)
+        for step in steps:
+            try:
+                flat, text = self._read(step)
+            except Exception as error:  # whatever a reader says of a file that is not as it was
+                self._set_aside(step, error)
+                continue
+            leaves = jax.tree_util.tree_leaves_with_path(like)
+            more = sorted(set(flat) - {_name(path) for path, _ in leaves})
+            if more and not partial:
+                raise ValueError(
+                    f"checkpoints: expected no {more[0]}, got one from {self.folder}; {_ANOTHER}"
+                )
+            return Checkpoint(_unflat(flat, like, self.folder), json.loads(text))
+        if steps:
+            raise ValueError(
+                f"checkpoints: expected one that can be read in {self.folder}, all "
+                f"{len(steps)} are damaged"
+            )
+        return None
+
+    def _read(self, step: int) -> tuple[dict[str, np.ndarray], str]:
+        args = self._ocp.args
+        found = self._manager.restore(
+            step, args=args.Composite(arrays=args.PyTreeRestore(), record=args.JsonRestore())
+        )
+        flat = {name: np.asarray(array) for name, array in found["arrays"].items()}
+        text, digest = found["record"]["record"], found["record"]["digest"]
+        if _digest(flat, text) != digest:
+            raise ValueError("its contents do not match their digest")
+        return flat, text
+
+    def _set_aside(self, step: int, error: Exception) -> None:
+        place = self.folder / str(step)
+        aside = place.with_name(f"damaged-{step}")
+        warnings.warn(
+            f"checkpoints: {place} is damaged ({type(error).__name__}: {str(error)[:200]}); it is "
+            f"now {aside.name}, and the one before is read",
+            stacklevel=4,
+        )
+        place.rename(aside)
+        self._manager.reload()
+
+
+def _flat(tree: PyTree) -> dict[str, np.ndarray]:
+    """The arrays of a tree by their paths, on the host; random keys as their data."""
+    leaves = jax.tree_util.tree_leaves_with_path(tree)
+    flat = {_name(path): jax.random.key_data(a) if _is_key(a) else a for path, a in leaves}
+    return {name: np.asarray(array) for name, array in flat.items() if array.size}
+
+
+def _unflat(flat: Mapping[str, np.ndarray], like: PyTree, folder: Path) -> PyTree:
+    """A tree of the structure of `like` from arrays by their paths."""
+
+    def one(path: Any, leaf: Any) -> Any:
+        name = _name(path)
+        expected = jax.eval_shape(jax.random.key_data, leaf) if _is_key(leaf) else leaf
+        if expected.size == 0:  # orbax stores none
+            return np.zeros(expected.shape, expected.dtype)
+        found = flat.get(name)
+        if found is None or (found.shape, found.dtype) != (expected.shape, expected.dtype):
+            what = "nothing" if found is None else f"{found.dtype}{list(found.shape)}"
+            raise ValueError(
+                f"checkpoints: expected {expected.dtype}{list(expected.shape)} for {name}, got "
+                f"{what} from {folder}; {_ANOTHER}"
+            )
+        if _is_key(leaf):
+            return jax.random.wrap_key_data(jnp.asarray(found), impl=jax.random.key_impl(leaf))
+        return found
+
+    return jax.tree_util.tree_map_with_path(one, like)
+
+
+def _name(path: Any) -> str:
+    return jax.tree_util.keystr(path, simple=True, separator="/")
+
+
+def _is_key(leaf: Any) -> bool:
+    return bool(jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key))
+
+
+def _digest(flat: Mapping[str, np.ndarray], text: str) -> str:
+    """SHA-256 over names, shapes, dtypes and bytes of arrays, and over a text."""
+    digest = hashlib.sha256(text.encode())
+    for name in sorted(flat):
+        array = flat[name]
+        digest.update(f"\n{name} {array.dtype} {array.shape}\n".encode())
+        digest.update(np.ascontiguousarray(array).tobytes())
+    return digest.hexdigest()

@@ -1,0 +1,79 @@
+"""The translation script on a small made-up language."""
+
+import gzip
+from typing import Any
+
+import numpy as np
+import pytest
+
+pytest.importorskip("tyro")
+pytest.importorskip("sacrebleu")
+from examples import translate
+
+WORDS = {"red": "rouge", "big": "grand", "cat": "chat", "dog": "chien", "one": "un", "two": "deux"}
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """Sentences whose translation is word by word, in the other order."""
+    place = tmp_path_factory.mktemp("data")
+    rng = np.random.default_rng(0)
+    for split, count in (("train", 600), ("valid", 20), ("test", 20)):
+        rows = [rng.choice(list(WORDS), rng.integers(1, 5)) for _ in range(count)]
+        sides: Any = {"en": rows, "fr": [[WORDS[word] for word in row[::-1]] for row in rows]}
+        for language, sentences in sides.items():
+            text = "\n".join(" ".join(sentence) for sentence in sentences) + "\n"
+            if split == "train":
+                (place / f"{split}.{language}.gz").write_bytes(gzip.compress(text.encode()))
+            else:
+                (place / f"{split}.{language}").write_text(text)
+    return place
+
+
+def config(folder, out, **options):
+    defaults: Any = {
+        "source": "en", "target": "fr", "hidden_size": 32, "embed_size": 16, "dropout": 0.0,
+        "epochs": 10, "batch_size": 32, "learning_rate": 0.02, "beam_width": 3,
+    }  # fmt: skip
+    return translate.Config(data=folder, out=out, **(defaults | options))
+
+
+def test_a_short_run_learns_translates_and_goes_on(folder, tmp_path, capsys):
+    pytest.importorskip("tokenizers")
+    rates = translate.main(config(folder, tmp_path, say=("two cat",), vocabulary="subwords"))
+    assert rates["beam 3 BLEU"] > 60 and rates["perplexity"] < 2.5
+    printed = capsys.readouterr().out
+    assert "→ chat deux\n" in printed and "source as it is" in printed
+    names = {path.name for path in tmp_path.iterdir()}
+    assert {"checkpoints", "learning_curve.png", "attention_1.png", "translations.txt"} <= names
+    assert len((tmp_path / "translations.txt").read_text().splitlines()) == 21
+    again = config(folder, tmp_path, vocabulary="subwords", resume=True)
+    assert translate.main(again) == rates
+
+
+def test_words_without_attention(folder, tmp_path):
+    options = {"attention": "none", "epochs": 1, "cell": "lstm"}
+    rates = translate.main(config(folder, tmp_path, **options))
+    assert np.isfinite(list(rates.values())).all()
+    assert not list(tmp_path.glob("attention*"))
+
+
+def test_mistakes(folder, tmp_path):
+    def fails(message, **options):
+        with pytest.raises(SystemExit, match=message):
+            translate.main(config(folder, tmp_path / "out", **options))
+
+    fails(r"--data: none of train\.de, train\.de\.gz in", target="de")
+    with pytest.raises(SystemExit, match="--data, --tfds: expected one of them"):
+        translate.main(translate.Config())
+    for name in ("train.a", "train.b", "dev.a", "dev.b", "test.a", "test.b"):
+        (tmp_path / name).write_text("x y\n")
+    (tmp_path / "train.b").write_text("x\ny\n")
+    with pytest.raises(SystemExit, match="as many lines on both sides of train, got 1 and 2"):
+        translate.main(config(tmp_path, tmp_path / "out", source="a", target="b"))
+    (tmp_path / "train.b").write_bytes(b"\xff\n")
+    with pytest.raises(SystemExit, match=r"--data: expected UTF-8 in .*train\.b"):
+        translate.main(config(tmp_path, tmp_path / "out", source="a", target="b"))
+    (tmp_path / "train.b").write_text("\n")
+    with pytest.raises(SystemExit, match="--data: expected at least one pair in train, got none"):
+        translate.main(config(tmp_path, tmp_path / "out", source="a", target="b"))

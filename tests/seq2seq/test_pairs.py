@@ -1,0 +1,115 @@
+"""Training on pairs and writing outputs for lists of sources."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+
+from seqjax import data, decoding, seq2seq
+
+SOURCES = [[7, 8, 9, 4], [5], [6, 6], [4, 5, 6], [8]]
+TARGETS = [[5, 4], [], [6, 4, 7], [8], [4]]
+
+
+@pytest.fixture(scope="module")
+def model():
+    model = seq2seq.Seq2Seq(9, 10, embed_size=3, hidden_size=4, dropout=0.3, rngs=nnx.Rngs(1))
+    keys = iter(jax.random.split(jax.random.key(0), 100))
+    state = nnx.state(model, nnx.Param)
+    # Larger weights than usual: outputs then end, and differ from source to source.
+    nnx.update(model, jax.tree.map(lambda a: jax.random.normal(next(keys), a.shape), state))
+    model.eval()
+    return model
+
+
+def test_fields_are_shifted_by_one():
+    examples = seq2seq.pair_examples(SOURCES, TARGETS, begin=2, end=3)
+    assert [list(row) for row in examples["tokens"]] == [[2, *target] for target in TARGETS]
+    assert [list(row) for row in examples["labels"]] == [[*target, 3] for target in TARGETS]
+    assert {row.dtype for row in examples["tokens"] + examples["labels"]} == {np.dtype("int32")}
+    with pytest.raises(ValueError, match="targets: expected one for each of 5 sources, got 4"):
+        seq2seq.pair_examples(SOURCES, TARGETS[:4], begin=2, end=3)
+
+
+def reference_loss(model, smoothing):
+    """The mean over all real tokens, one pair at a time and without padding."""
+    nats, hits = [], []
+    for source, target in zip(SOURCES, TARGETS, strict=True):
+        logits = np.asarray(model(jnp.array([source]), jnp.array([[2, *target]])), np.float64)[0]
+        log_probs = logits - np.log(np.exp(logits).sum(-1, keepdims=True))
+        for row, label in zip(log_probs, [*target, 3], strict=True):
+            nats.append(-(1 - smoothing) * row[label] - smoothing * row.mean())
+            hits.append(row.argmax() == label)
+    return np.mean(nats), sum(hits)
+
+
+@pytest.mark.parametrize("smoothing", [0.0, 0.1])
+@pytest.mark.parametrize("boundaries", [None, [(4, 4), (5, 6)]])
+def test_loss_and_metrics_count_real_tokens_alone(model, smoothing, boundaries):
+    examples = seq2seq.pair_examples(SOURCES, TARGETS, begin=2, end=3)
+    [batch] = data.batches(
+        examples, batch_size=7, sequence_keys=seq2seq.PAIR_KEYS, boundaries=boundaries
+    )
+    expected, hits = reference_loss(model, smoothing)
+    loss, metrics = seq2seq.pair_loss(model, batch, None, label_smoothing=smoothing)
+    np.testing.assert_allclose(loss, expected, rtol=1e-5)
+    assert int(metrics["accuracy"].count) == 12 and int(metrics["accuracy"].total) == hits
+    measured = seq2seq.pair_metrics(model, batch)
+    if not smoothing:
+        np.testing.assert_allclose(measured["loss"].value(), expected, rtol=1e-5)
+    assert int(measured["accuracy"].total) == hits
+
+
+@pytest.mark.parametrize("options", [{"batch_size": 2, "num_buckets": 3}, {"batch_size": 8}])
+@pytest.mark.parametrize("width", [1, 3])
+def test_generate_is_each_source_alone(model, width, options):
+    search = {"begin": 2, "end": 3, "beam_width": width, "max_length": 7, "length_penalty": 0.6}
+    found = seq2seq.generate(model, SOURCES, **search, **options)
+    assert len({tuple(output.tokens) for output in found}) > 1
+    for source, output in zip(SOURCES, found, strict=True):
+        step, state = model.decoding(model.encoder(jnp.array([source])))
+        alone = decoding.beam_search(step, state, alignment=lambda s: s.weights, **search)
+        count = int(alone.lengths[0, 0])
+        assert output.tokens.tolist() == alone.tokens[0, 0, :count].tolist()
+        assert output.finished == bool(alone.finished[0, 0])
+        np.testing.assert_allclose(output.score, alone.scores[0, 0], rtol=1e-4)
+        assert output.attention is not None and alone.alignments is not None
+        assert output.attention.shape == (count + output.finished, len(source))
+        np.testing.assert_allclose(
+            output.attention, alone.alignments[0, 0, : count + output.finished], atol=1e-5
+        )
+        np.testing.assert_allclose(output.attention.sum(-1), 1.0, atol=1e-5)
+
+
+def test_generate_without_attention_with_copying_and_with_coverage(model):
+    plain = seq2seq.Seq2Seq(
+        9, 10, embed_size=3, hidden_size=4, attention=None, cell="gru", rngs=nnx.Rngs(0)
+    )
+    found = seq2seq.generate(plain, SOURCES, begin=2, end=3, max_length=4, beam_width=2)
+    assert all(output.attention is None and len(output.tokens) <= 4 for output in found)
+    copying = seq2seq.Seq2Seq(9, 10, embed_size=3, hidden_size=4, copy=True, rngs=nnx.Rngs(0))
+    options: Any = {"begin": 2, "end": 3, "max_length": 4, "beam_width": 2}
+    found = seq2seq.generate(copying, SOURCES, source_ids=SOURCES, **options)
+    assert len(found) == len(SOURCES)
+    examples = seq2seq.pair_examples(SOURCES, TARGETS, begin=2, end=3, source_ids=SOURCES)
+    keys = seq2seq.PAIR_KEYS | {"source": ("source", "source_ids")}
+    [batch] = data.batches(examples, batch_size=5, sequence_keys=keys)
+    assert np.isfinite(seq2seq.pair_loss(copying, batch, None)[0])
+    covered = seq2seq.generate(model, SOURCES, coverage_penalty=5.0, **options)
+    assert [c.score for c in covered] != [
+        output.score for output in seq2seq.generate(model, SOURCES, **options)
+    ]
+
+
+def test_generate_refuses(model):
+    with pytest.raises(ValueError, match="sources: expected at least one"):
+        seq2seq.generate(model, [], begin=2, end=3)
+    with pytest.raises(ValueError, match="max_length: expected a positive integer, got 0"):
+        seq2seq.generate(model, SOURCES, begin=2, end=3, max_length=0)
+    with pytest.raises(ValueError, match="length_penalty"):
+        seq2seq.generate(model, SOURCES, begin=2, end=3, length_penalty=-1.0)
+    with pytest.raises(ValueError, match="one length an example"):
+        seq2seq.generate(model, SOURCES, begin=2, end=3, source_ids=[[1]] * 5)

@@ -1,0 +1,349 @@
+"""Checkpoints: whole or set aside, and a run that goes on ends as if nothing had come between."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+import time
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from seqjax import training
+from seqjax.data import batches
+from seqjax.metrics import Mean
+from seqjax.training.totals import Totals
+from tests.training.test_fit import make_batches, metric_fn, run, without_time
+
+TREE = {
+    "float": jnp.linspace(0.0, 1.0, 7),
+    "half": jnp.array([1.5, -2.0], jnp.bfloat16),
+    "nested": [jnp.int32(3), {"a.b/c": jnp.zeros((0, 2))}],
+    "key": jax.random.key(5),
+    "raw": jax.random.split(jax.random.key(6), 3),
+}
+
+
+def same(one, other):
+    structures: list[Any] = [jax.tree.structure(one), jax.tree.structure(other)]
+    assert structures[0] == structures[1]
+    for a, b in zip(jax.tree.leaves(one), jax.tree.leaves(other), strict=True):
+        assert a.dtype == b.dtype and a.shape == b.shape
+        if jnp.issubdtype(a.dtype, jax.dtypes.prng_key):
+            a, b = jax.random.key_data(a), jax.random.key_data(b)
+        assert np.asarray(a).tobytes() == np.asarray(b).tobytes()
+
+
+SIZE = 3000  # so that the array is in the largest file
+
+
+def write_two(folder):
+    with training.Checkpoints(folder) as checkpoints:
+        for number in (1, 2):
+            w = jax.random.normal(jax.random.key(number), [SIZE])
+            checkpoints.save(number, {"w": w}, {"number": number})
+
+
+def test_round_trip_of_every_kind_of_array(tmp_path):
+    record = {"history": [{"loss": 0.1 + 0.2}], "none": None}
+    with training.Checkpoints(tmp_path, keep=1) as checkpoints:
+        assert checkpoints.restore(TREE) is None and len(checkpoints) == 0
+        checkpoints.save(3, {"w": jnp.zeros(1)}, {})
+        checkpoints.save(9, TREE, record)
+        assert len(checkpoints) == 1
+    with training.Checkpoints(tmp_path) as checkpoints:
+        found: Any = checkpoints.restore(TREE)
+    same(found.arrays, TREE)
+    assert found.record == record
+
+
+def damage_a_byte(place):
+    largest = max((p for p in place.rglob("*") if p.is_file()), key=lambda p: p.stat().st_size)
+    data = bytearray(largest.read_bytes())
+    data[len(data) // 2] ^= 0x10
+    largest.write_bytes(bytes(data))
+
+
+def cut_files(place):
+    for path in place.rglob("*"):
+        if path.is_file():
+            path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+
+
+def change_the_record(place):
+    [path] = [p for p in (place / "record").rglob("*") if "number" in p.read_text()]
+    path.write_text(path.read_text().replace("2}", "7}"))
+
+
+def delete_arrays(place):
+    for path in (place / "arrays").rglob("*"):
+        if path.is_file():
+            path.unlink()
+
+
+@pytest.mark.parametrize(
+    "harm", [damage_a_byte, cut_files, change_the_record, delete_arrays], ids=lambda f: f.__name__
+)
+def test_a_damaged_checkpoint_is_set_aside(tmp_path, harm):
+    write_two(tmp_path)
+    harm(tmp_path / "2")
+    with training.Checkpoints(tmp_path) as checkpoints:
+        with pytest.warns(UserWarning, match="/2 is damaged .*the one before is read"):
+            found: Any = checkpoints.restore({"w": jnp.zeros(SIZE)})
+        assert found.record == {"number": 1}
+        same(found.arrays["w"], jax.random.normal(jax.random.key(1), [SIZE]))
+        assert (tmp_path / "damaged-2").is_dir()
+        checkpoints.save(2, {"w": jnp.zeros(SIZE)}, {"number": 3})  # its place is free
+        found = checkpoints.restore({"w": jnp.zeros(SIZE)})
+        assert found.record == {"number": 3}
+
+
+def test_all_damaged_is_an_error(tmp_path):
+    write_two(tmp_path)
+    for number in "12":
+        delete_arrays(tmp_path / number)
+    with (
+        training.Checkpoints(tmp_path) as checkpoints,
+        pytest.warns(UserWarning, match="damaged"),
+        pytest.raises(ValueError, match=r"checkpoints: .* all 2 are damaged"),
+    ):
+        checkpoints.restore({"w": jnp.zeros(SIZE)})
+
+
+@pytest.mark.parametrize(
+    "like",
+    [
+        {"w": jnp.zeros(4)},
+        {"w": jnp.zeros(SIZE, int)},
+        {"v": jnp.zeros(SIZE)},
+        {"w": jnp.zeros(SIZE), "v": jnp.zeros(1)},
+        {},
+    ],
+)
+def test_another_structure_is_named(tmp_path, like):
+    write_two(tmp_path)
+    with (
+        training.Checkpoints(tmp_path) as checkpoints,
+        pytest.raises(ValueError, match=r"checkpoints: expected .*another model"),
+    ):
+        checkpoints.restore(like)
+
+
+def fit_with(folder, *, resume=False, stop_after=None, epochs=4, every=None, **options):
+    """A run, stopped by an exception after so many steps of this process."""
+    rng = np.random.default_rng(0)
+    xs = rng.normal(size=(26, 2)).astype(np.float32)
+    data = {"x": xs, "y": xs[:, 0] - xs[:, 1]}
+    taken = 0
+
+    class Stop(Exception):
+        pass
+
+    def epoch_batches(epoch):
+        made = batches(
+            data, batch_size=4, sequence_keys=(), seed=3, epoch=epoch, drop_remainder=True
+        )
+
+        class Counted:
+            def __len__(self):
+                return len(made)
+
+            def __getitem__(self, index):
+                nonlocal taken
+                if index >= len(made):
+                    raise IndexError
+                if taken == stop_after:
+                    raise Stop
+                taken += 1
+                return made[index]
+
+        return Counted()
+
+    with training.Checkpoints(folder, every=every) as checkpoints:
+        try:
+            return run(
+                epoch_batches,
+                epochs=epochs,
+                checkpoints=checkpoints,
+                resume=resume,
+                eval_batches=make_batches(2),
+                metric_fn=metric_fn,
+                monitor=training.Monitor("eval_error"),
+                **options,
+            )
+        except Stop:
+            return None
+
+
+def final(result):
+    values = jax.tree.map(np.asarray, (result.state.params, result.state.opt_state))
+    model = [np.asarray(result.model.inner.kernel[...]), np.asarray(result.model.outer.bias[...])]
+    history = without_time(result.history)
+    best = without_time([result.best])
+    return [leaf.tobytes() for leaf in jax.tree.leaves((values, model))], history, best
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(tmp_path_factory):
+    return final(fit_with(tmp_path_factory.mktemp("whole")))
+
+
+@pytest.mark.parametrize("stop_after", [1, 6, 7, 11, 23])
+def test_a_stopped_run_goes_on_to_the_same_bits(tmp_path, uninterrupted, stop_after):
+    assert fit_with(tmp_path, stop_after=stop_after, every=4) is None
+    assert fit_with(tmp_path, resume=True, stop_after=5, every=4) is None or stop_after == 23
+    assert final(fit_with(tmp_path, resume=True, every=4)) == uninterrupted
+    assert final(fit_with(tmp_path, resume=True)) == uninterrupted  # nothing is left to do
+
+
+def test_batches_without_an_index_are_passed_over(tmp_path):
+    whole = run(make_batches(), epochs=3)
+    seen = []
+
+    def stopping(epoch):
+        for index, batch in enumerate(make_batches()):
+            if (epoch, index) == (1, 3):
+                raise KeyboardInterrupt
+            yield batch
+
+    def once(epoch):
+        seen.append(epoch)
+        return iter(make_batches())
+
+    with training.Checkpoints(tmp_path, every=2) as checkpoints:
+        with pytest.raises(KeyboardInterrupt):
+            run(stopping, epochs=3, checkpoints=checkpoints)
+        going_on = run(
+            once,
+            epochs=3,
+            checkpoints=checkpoints,
+            resume=True,
+        )
+    assert seen == [1, 2]
+    assert final_params(going_on) == final_params(whole)
+    assert without_time(going_on.history) == without_time(whole.history)
+
+
+def final_params(result):
+    return [np.asarray(leaf).tobytes() for leaf in jax.tree.leaves(result.state.params)]
+
+
+def test_mistakes_lose_nothing(tmp_path):
+    fit_with(tmp_path, epochs=1)
+    before = sorted(p.name for p in tmp_path.rglob("*"))
+    with pytest.raises(ValueError, match=r"checkpoints: expected none in .*resume=True"):
+        fit_with(tmp_path)
+    with pytest.raises(ValueError, match=r"seed: expected 0 as in .*, got 1"):
+        fit_with(tmp_path, resume=True, seed=1)
+    with pytest.raises(ValueError, match=r"expected no state/opt_state/.*another model, optimiser"):
+        fit_with(tmp_path, resume=True, optimizer=training.optimizer(0.1, name="sgd"))
+    with pytest.raises(ValueError, match="resume: expected checkpoints"):
+        run(resume=True)
+    with pytest.raises(TypeError, match="checkpoints: expected a Checkpoints, got 'folder'"):
+        run(checkpoints="folder")
+    with pytest.raises(TypeError, match="monitor: expected a Monitor, got 'eval_loss'"):
+        run(monitor="eval_loss")
+    with pytest.raises(ValueError, match="every: expected a positive integer, got 0"):
+        training.Checkpoints(tmp_path, every=0)
+    assert sorted(p.name for p in tmp_path.rglob("*")) == before
+
+
+def test_the_best_epoch_is_returned_and_patience_ends_the_run():
+    values = [3.0, 1.0, 2.0, float("nan"), 0.5]
+    told = []
+
+    def metric(model, batch):
+        return {"score": Mean(jnp.sum(model.outer.bias[...] ** 2), jnp.int32(1))}
+
+    result = run(
+        epochs=6,
+        eval_batches=make_batches(1),
+        metric_fn=metric,
+        monitor=training.Monitor("eval_score", "min", patience=1),
+        on_epoch_end=lambda record, state: told.append(
+            (record["eval_score"], np.asarray(state.params["outer"]["bias"]).copy())
+        ),
+    )
+    scores = [score for score, _ in told]
+    # It grows from 0 on: the first epoch is the best, the second ends the run.
+    assert len(result.history) == 2 and scores[0] < scores[1]
+    assert result.best == result.history[0]
+    np.testing.assert_array_equal(result.model.outer.bias[...], told[0][1])
+    np.testing.assert_array_equal(result.state.params["outer"]["bias"], told[1][1])
+    monitor = training.Monitor("a", patience=3)
+    history = [{"a": value} for value in values]
+    assert [monitor.stops(history[: n + 1]) for n in range(5)] == [False] * 5
+    assert training.Monitor("a", patience=2).stops(history[:4])
+    assert training.Monitor("a", "max").best(history) == 0
+    assert training.Monitor("a").best([{"a": float("nan")}]) is None
+    with pytest.raises(ValueError, match="monitor: expected one of a, got 'b'"):
+        training.Monitor("b").best(history)
+    with pytest.raises(ValueError, match="mode: expected one of"):
+        training.Monitor("a", "least")  # type: ignore[arg-type]
+
+
+SCRIPT = """
+    import sys
+    import numpy as np
+    from seqjax import training
+    from tests.training.test_checkpoints import final, fit_with
+
+    result = fit_with(sys.argv[1], resume=True, every=1, epochs=6)
+    values, history, best = final(result)
+    print(repr((values, history)))
+"""
+
+
+@pytest.mark.slow
+def test_sigkill_at_any_moment(tmp_path):
+    """The process is killed at moments that a seed draws, again and again, until it ends."""
+    environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])}
+
+    def start(folder):
+        return subprocess.Popen(
+            [sys.executable, "-c", textwrap.dedent(SCRIPT), str(folder)],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            env=environment,
+        )
+
+    began = time.monotonic()
+    expected, errors = start(tmp_path / "whole").communicate()
+    assert expected, errors
+    whole = time.monotonic() - began
+    rng = np.random.default_rng(0)
+    kills = 0
+    for _ in range(60):
+        process = start(tmp_path / "killed")
+        try:
+            # Most of the time goes into imports and compilation; steps come at the end of it.
+            output, errors = process.communicate(timeout=whole * rng.uniform(0.5, 1.05))
+        except subprocess.TimeoutExpired:
+            process.send_signal(signal.SIGKILL)
+            process.communicate()
+            kills += 1
+            continue
+        assert process.returncode == 0, errors
+        assert output == expected
+        break
+    else:
+        pytest.fail(f"never came to the end in {kills} runs")
+    assert kills, "no run was killed"
+
+
+def test_totals_go_on_from_json_without_loss():
+    totals = Totals()
+    totals.add({"loss": jnp.float32(0.1), "count": jnp.float32(2**30)})
+    totals.add({"loss": jnp.float32(0.7), "count": jnp.float32(1)})
+    again = Totals.from_record(json.loads(json.dumps(totals.record())))
+    assert again.values() == totals.values() and again.batches == 2
+    for each in (totals, again):
+        each.add({"loss": jnp.float32(0.3), "count": jnp.float32(5)})
+    assert again.values() == totals.values()
