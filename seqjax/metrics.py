@@ -119,11 +119,11 @@ def cross_entropy(
     """
     label_smoothing = checks.require_rate("label_smoothing", label_smoothing)
     logits, labels, mask, valid = _classes(logits, labels, mask)
+    values = optax.softmax_cross_entropy_with_integer_labels(logits, labels)
     if label_smoothing:
-        one_hot = jax.nn.one_hot(labels, logits.shape[-1], dtype=logits.dtype)
-        values = optax.softmax_cross_entropy(logits, optax.smooth_labels(one_hot, label_smoothing))
-    else:
-        values = optax.softmax_cross_entropy_with_integer_labels(logits, labels)
+        # The mean of the cross entropies of all classes, without an array of smoothed labels.
+        uniform = jax.nn.logsumexp(logits, axis=-1) - logits.mean(axis=-1)
+        values = (1 - label_smoothing) * values + label_smoothing * uniform
     return Mean.of(jnp.where(valid, values, jnp.nan), mask)
 
 

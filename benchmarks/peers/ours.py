@@ -91,12 +91,12 @@ class Seqjax(JaxPeer):
     def translator(self, task: Translation) -> Trainer | str:
         from benchmarks.peers.ours_translation import SeqjaxTranslator
 
-        return SeqjaxTranslator(task)
+        return self.obstacle(task.sizes[0]) or SeqjaxTranslator(task, self.put)
 
     def writer(self, task: Translation, width: int) -> Writer | str:
         from benchmarks.peers.ours_translation import SeqjaxWriter
 
-        return SeqjaxWriter(task, width)
+        return self.obstacle(task.sizes[0]) or SeqjaxWriter(task, width, self.put)
 
     def single_step(self, structure: Structure) -> Step | str:
         cell, params_class = _cell(structure)
@@ -149,14 +149,6 @@ class Sharded(Seqjax):
         if batch_axis is None:
             return seqjax.sharding.replicate(tree)
         return seqjax.sharding.shard_batch(tree, axis=batch_axis)
-
-    def translator(self, task: Translation) -> Trainer | str:
-        del task
-        return "not split here"
-
-    def writer(self, task: Translation, width: int) -> Writer | str:
-        del task, width
-        return "not split here"
 
     def single_step(self, structure: Structure) -> Step | str:
         del structure

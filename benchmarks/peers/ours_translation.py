@@ -1,7 +1,8 @@
 """seqjax's encoder-decoder: a compiled training step, and compiled decoding."""
 
 import functools
-from typing import Any
+from collections.abc import Callable
+from typing import Any, TypeAlias
 
 import jax
 import jax.numpy as jnp
@@ -14,6 +15,8 @@ from benchmarks.peers.nnx_tools import rebuilder
 from benchmarks.tasks import ADAM_EPS, ADAM_RATE, CLIP_NORM
 from benchmarks.translation import BEGIN, END, Translation
 from seqjax import decoding, seq2seq
+
+Put: TypeAlias = Callable[[Any, int | None], Any]
 
 __all__ = ["SeqjaxTranslator", "SeqjaxWriter"]
 
@@ -59,15 +62,15 @@ def _params(task: Translation) -> Any:
 class SeqjaxTranslator(Trainer):
     """One compiled training step."""
 
-    def __init__(self, task: Translation) -> None:
+    def __init__(self, task: Translation, put: Put) -> None:
         rebuild = _model(task)
         optimiser = optax.chain(
             optax.clip_by_global_norm(CLIP_NORM), optax.adam(ADAM_RATE, eps=ADAM_EPS)
         )
-        self._params = jax.device_put(_params(task))
-        self._state = optimiser.init(self._params)
+        params = _params(task)
+        self._params, self._state = put(params, None), put(optimiser.init(params), None)
         names = ("source", "source_lengths", "tokens", "labels", "target_lengths")
-        self._batch = jax.device_put({name: getattr(task, name) for name in names})
+        self._batch = put({name: getattr(task, name) for name in names}, 0)
         self._loss = float("nan")
 
         def train(params: Any, state: Any, batch: Any) -> Any:
@@ -92,7 +95,7 @@ class SeqjaxTranslator(Trainer):
 class SeqjaxWriter(Writer):
     """Compiled greedy decoding, or beam search; the encoder included."""
 
-    def __init__(self, task: Translation, width: int) -> None:
+    def __init__(self, task: Translation, width: int, put: Put) -> None:
         rebuild = _model(task)
 
         @functools.partial(jax.jit, static_argnums=3)
@@ -104,9 +107,8 @@ class SeqjaxWriter(Writer):
                 return decoding.greedy(step, state, **options)
             return decoding.beam_search(step, state, beam_width=width, **options)
 
-        self._write = functools.partial(
-            write, jax.device_put(_params(task)), task.source, task.source_lengths
-        )
+        source, lengths = put((task.source, task.source_lengths), 0)
+        self._write = functools.partial(write, put(_params(task), None), source, lengths)
         self._most = 2 * task.sizes[1]
         self._found: Any = None
 

@@ -178,14 +178,14 @@ def test_unknown_and_missing_peers(monkeypatch: pytest.MonkeyPatch) -> None:
     assert peers.choose(None, short=True)[0][0] == "seqjax"
 
 
-TRANSLATION = translation("small", batch=3, steps=4, embed=2, hidden=4, vocabulary=9)
+TRANSLATION = translation("small", batch=4, steps=4, embed=2, hidden=4, vocabulary=9)
 
 
 @pytest.mark.parametrize("name", PEERS)
 def test_translators_agree_over_several_steps(name: str) -> None:
     trainer = loaded(name).translator(TRANSLATION)
     if isinstance(trainer, str):
-        assert trainer in ("no encoder-decoder", "not split here", "same as pytorch")
+        assert trainer in ("no encoder-decoder", "same as pytorch")
         return
     reference = peers.load("seqjax").translator(TRANSLATION)
     assert isinstance(reference, Trainer)
@@ -202,5 +202,5 @@ def test_writers_write_the_same(width: int) -> None:
         assert isinstance(writer, Writer)
         writer.write()
         found.append(writer.tokens())
-    assert found[0].shape == (3, 8)
+    assert found[0].shape == (4, 8)
     np.testing.assert_array_equal(found[0], found[1])
