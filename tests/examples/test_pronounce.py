@@ -57,6 +57,22 @@ def test_a_short_run_learns_says_and_draws(dictionary, tmp_path, capsys):
     assert "D AH B" in capsys.readouterr().out
 
 
+def test_a_published_split_is_kept(tmp_path):
+    sides = {"train": "ab A B\ncd K D\n", "dev": "ef E F\n", "test": "cd K D\nab A\nab A B\ngh G\n"}
+    for name, text in sides.items():
+        (tmp_path / f"some_{name}.tsv").write_text(text.replace(" ", "\t", 1))
+    config = pronounce.Config(data=tmp_path)
+    with pytest.raises(SystemExit, match="--data: expected words for train, got none"):
+        pronounce.main(config)
+    (tmp_path / "some_train.tsv").write_text("ij\tI J\nab\tA B\n")
+    dictionary, (train, valid, test) = pronounce.load(config)
+    assert (train, valid, test) == (["ij"], ["ef"], ["cd", "ab", "gh"])
+    assert dictionary["ab"] == [("A",), ("A", "B")]
+    (tmp_path / "other_dev.tsv").touch()
+    with pytest.raises(SystemExit, match=r"one \*dev\.tsv in .*, got other_dev\.tsv, some_dev"):
+        pronounce.load(config)
+
+
 def test_mistakes(tmp_path):
     with pytest.raises(SystemExit, match=r"--data: no dictionary in .*none\.dict"):
         pronounce.main(pronounce.Config(data=tmp_path / "none.dict"))
