@@ -42,11 +42,14 @@ def tfds_source(
             "seqjax.data.tfds_source needs tensorflow-datasets: pip install seqjax[tfds]"
         ) from error
     try:
-        source: Any = tfds.data_source(name, split=split, data_dir=data_dir and str(data_dir))
+        source: Any = tfds.data_source(
+            name, split=split, data_dir=data_dir and str(data_dir), download=False
+        )
     except Exception as error:  # of many classes, each of which means that it is not there
+        why = str(error).partition("\n")[0]
         raise ValueError(
             f"name: expected a set that was prepared as array_record, got {name!r} "
-            f"(split {split!r}, {type(error).__name__}: {error}). Prepare it once, where "
+            f"(split {split!r}, {type(error).__name__}: {why}). Prepare it once, where "
             f"TensorFlow is installed:\n\n    import tensorflow_datasets as tfds\n"
             f"    tfds.builder({name!r}, file_format='array_record').download_and_prepare()"
         ) from error
