@@ -99,6 +99,7 @@ def main(arguments: Sequence[str]) -> int:
             asked = tyro.cli(Report, args=arguments[1:], prog=f"{program} report")
             if not asked.results:
                 raise ValueError("results: expected one results file or more, got none")
+            _require_file(asked.output)
             report.write([load(path) for path in asked.results], asked.output)
             console.print(f"Wrote {asked.output}")
             return 0
@@ -130,6 +131,17 @@ def _check_used(options: Run) -> None:
             )
 
 
+def _require_file(path: Path) -> None:
+    """Raises where no file can be written."""
+    if path.is_dir():
+        raise ValueError(f"output: expected a file, got the folder {path}")
+    for parent in path.parents:
+        if parent.exists():
+            if not parent.is_dir():
+                raise ValueError(f"output: expected a folder, got the file {parent}")
+            return
+
+
 def _configure_devices(count: int) -> None:
     """Asks JAX for CPU devices, which can only be done before it is first used."""
     if count < 1:
@@ -150,6 +162,8 @@ def _say(console: Console, suite: str, text: str) -> None:
 def run(options: Run, command: str, console: Console) -> int:
     """Runs one suite or all of them, prints tables, and saves the results."""
     _check_used(options)
+    output = options.output or Path("out/benchmarks") / f"{options.suite}.json"
+    _require_file(output)  # before anything is measured
     _configure_devices(options.devices)
     resolved = settings.resolve(
         peer_names=options.peers,
@@ -172,7 +186,6 @@ def run(options: Run, command: str, console: Console) -> int:
     header["gemm_one_core_gflops"] = machine.one_core_rate()
     gemm = machine.GemmRate()
     rows: list[Row] = []
-    output = options.output or Path("out/benchmarks") / f"{options.suite}.json"
     for suite in SUITES if options.suite == "all" else [options.suite]:
         gemm.measure()
         rows += SUITES[suite].run(resolved, functools.partial(_say, console, suite))

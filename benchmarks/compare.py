@@ -19,7 +19,7 @@ class Verdict:
       new: its row in the second file, or None.
       ratio: new time / old time, if both were timed.
       kind: "regression" and "improvement" are beyond the threshold; "missing" was timed in the
-        first file alone, "added" in the second alone.
+        first file alone (whether it failed or was not run), "added" in the second alone.
     """
 
     key: Key
@@ -64,8 +64,8 @@ def compare(old: Results, new: Results, threshold: float = 0.1) -> list[Verdict]
 
 
 def regressed(verdicts: list[Verdict]) -> bool:
-    """Whether any measurement became slower beyond the threshold."""
-    return any(verdict.kind == "regression" for verdict in verdicts)
+    """Whether any measurement became slower beyond the threshold, or is gone."""
+    return any(verdict.kind in ("regression", "missing") for verdict in verdicts)
 
 
 def table(verdicts: list[Verdict]) -> Table:

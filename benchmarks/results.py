@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import math
 import statistics
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -104,16 +105,20 @@ def load(path: Path) -> Results:
       ValueError: the file is missing or something else.
     """
     try:
-        found = json.loads(path.read_text())
+        found = json.loads(path.read_text(encoding="utf-8"))
+        if not isinstance(found["header"], dict):
+            raise TypeError(f"header is {type(found['header']).__name__}")
         names = [field.name for field in dataclasses.fields(Row)]
         rows = []
         for each in found["rows"]:
             given = {name: each[name] for name in names if name in each}
-            given["shape"] = tuple(given["shape"])
-            given["samples_ms"] = tuple(given.get("samples_ms", ()))
+            given["shape"] = tuple(map(int, given["shape"]))
+            given["samples_ms"] = tuple(map(float, given.get("samples_ms", ())))
+            if not all(0 < sample < math.inf for sample in given["samples_ms"]):
+                raise ValueError(f"samples_ms {given['samples_ms']}")
             rows.append(Row(**given))
         return Results(found["header"], rows)
-    except (OSError, KeyError, TypeError, json.JSONDecodeError) as error:
+    except (OSError, KeyError, TypeError, ValueError) as error:  # damaged JSON is a ValueError
         kind = type(error).__name__
         raise ValueError(
             f"results: expected a JSON file written by this suite, got {path} ({kind}: {error})"

@@ -176,8 +176,8 @@ def main(config: Config) -> dict[str, float]:
         )
     began = time.perf_counter()
     dictionary, (train_words, valid_words, test_words) = load(config)
-    for side, words in (("train", train_words), ("dev", valid_words), ("test", test_words)):
-        if not words:
+    for side, some in (("train", train_words), ("dev", valid_words), ("test", test_words)):
+        if not some:
             raise SystemExit(f"--data: expected words for {side}, got none")
     letters = Vocabulary.build(train_words)
     phonemes = Vocabulary.build(way for word in train_words for way in dictionary[word])

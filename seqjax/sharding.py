@@ -112,8 +112,7 @@ def shard_batch(tree: PyTree, devices: int | None = None, *, axis: int = 0) -> P
     axis = checks.require_integer("axis", axis, least=0)
 
     def place(leaf: Any) -> jax.Array:
-        if not isinstance(leaf, jax.Array):
-            checks.require_array("tree", leaf, np.generic, "arrays")
+        _require_leaf(leaf)
         shape = np.shape(leaf)
         divides = len(shape) > axis and shape[axis] % mesh.size == 0
         spec = PartitionSpec(*[None] * axis, "batch") if divides else PartitionSpec()
@@ -133,11 +132,23 @@ def replicate(tree: PyTree, devices: int | None = None) -> PyTree:
       The arrays, placed.
 
     Raises:
-      TypeError, ValueError: as `batch_mesh`.
+      TypeError, ValueError: as `batch_mesh`; leaves that are no arrays.
 
     Example:
       >>> import jax.numpy as jnp
       >>> replicate(jnp.ones([2]), 1).sharding.is_fully_replicated
       True
     """
-    return jax.device_put(tree, NamedSharding(batch_mesh(devices), PartitionSpec()))
+    mesh = batch_mesh(devices)
+    for leaf in jax.tree.leaves(tree):
+        _require_leaf(leaf)
+    return jax.device_put(tree, NamedSharding(mesh, PartitionSpec()))
+
+
+def _require_leaf(leaf: Any) -> None:
+    """Raises for what is no array of numbers, truth values or random keys."""
+    if isinstance(leaf, jax.Array):
+        return
+    dtype = np.asarray(leaf).dtype
+    if dtype.kind in "OUSMm":
+        raise TypeError(f"tree: expected arrays of numbers, got {checks.brief(leaf)} of {dtype}")

@@ -80,7 +80,8 @@ def unroll(
       remat: what reverse mode keeps. "none" what every step stored; "chunk" that of one segment of
         a few megabytes, "sqrt" of √T steps, and the states between segments, running each step
         twice; "log" segments within segments, for memory O(log T); "auto" chooses.
-      memory_budget: bytes that reverse mode may keep, about, inputs and outputs not counted.
+      memory_budget: bytes that reverse mode may keep, about, inputs and outputs not counted; under
+        `vmap` for each mapped element.
       unroll: steps in one iteration of the compiled loop.
 
     Returns:
@@ -158,8 +159,8 @@ def explain(
 
     Args:
       cell: the cell.
-      xs: inputs as for `unroll`, or `jax.ShapeDtypeStruct`s like them; with the axes that
-        `jax.vmap` adds, if it is used.
+      xs: inputs as for `unroll`, or `jax.ShapeDtypeStruct`s like them; without the axes that
+        `jax.vmap` adds, which `unroll` does not see.
       time_major: as for `unroll`.
       implementation: as for `unroll`.
       remat: as for `unroll`.

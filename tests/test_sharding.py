@@ -65,8 +65,13 @@ def test_mistakes():
         sharding.replicate(np.ones(6), 0)
     with pytest.raises(TypeError, match="axis: expected an integer"):
         sharding.shard_batch(np.ones(6), axis="time")  # type: ignore[arg-type]
-    with pytest.raises(TypeError, match="tree: expected arrays, got 'text'"):
-        sharding.shard_batch({"x": "text"})
+    for place in (sharding.shard_batch, sharding.replicate):
+        with pytest.raises(TypeError, match="tree: expected arrays of numbers, got 'text'"):
+            place({"x": "text"})
+        with pytest.raises(TypeError, match=r"tree: expected arrays of numbers, .* of <U1"):
+            place(np.array(["a", "b"]))
+        with pytest.raises(TypeError, match="tree: expected arrays of numbers"):
+            place({"x": object()})
     with pytest.raises(RuntimeError, match="count: expected 2, the number of CPU devices"):
         sharding.use_cpu_devices(5)
     assert sharding.use_cpu_devices(2) == 2

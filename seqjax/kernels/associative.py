@@ -63,16 +63,12 @@ def associative(
       True
     """
     del inline, unroll
-    if not isinstance(cell, LinearCell):
-        raise ValueError(
-            f"implementation: 'associative' runs cells with linear_terms, got "
-            f"{type(cell).__name__}; expected 'scan', 'fused' or 'auto'"
-        )
+    linear = require_linear(cell)
     params, start = problem.params, widened(problem.state)
     if problem.steps == 0:
         outputs = jax.eval_shape(lambda: cell.output(params, start))
         return Unrolled(jnp.zeros((0, *outputs.shape), compute_dtype(problem.xs)), problem.state)
-    a, b = cell.linear_terms(params, cell.project(params, problem.xs))
+    a, b = linear.linear_terms(params, cell.project(params, problem.xs))
     if problem.zoneout is not None:
         a, b = (
             held(problem.zoneout, jnp.ones_like(a), a),
@@ -80,11 +76,14 @@ def associative(
         )
     if problem.mask is not None:
         a, b = select(problem.mask, (a, b), (jnp.ones_like(a), jnp.zeros_like(b)))
-    if problem.resets is not None:
+    if problem.resets is None:
+        a, b = jax.lax.associative_scan(_composed, (a, b), reverse=reverse)
+    else:
         back = a * widened(problem.reset_state) + b
         a, b = select(problem.resets, (jnp.zeros_like(a), back), (a, b))
-
-    a, b = jax.lax.associative_scan(_composed, (a, b), reverse=reverse)
+        cut = jnp.broadcast_to(problem.resets[..., None], a.shape)
+        a, b, cut = jax.lax.associative_scan(_composed_with_cuts, (a, b, cut), reverse=reverse)
+        start = jnp.where(cut, 0, start)
     states = a * start + b
     outputs = cell.output(params, states)
     if problem.mask is not None:
@@ -97,7 +96,35 @@ def associative(
     return Unrolled(outputs, state)
 
 
+def require_linear(cell: Cell[Any, Any]) -> LinearCell:
+    """The cell, if it is linear in its state.
+
+    Raises:
+      ValueError: a cell without `linear_terms`.
+
+    Example:
+      >>> from seqjax.cells import MinGRU
+      >>> require_linear(MinGRU(3, 5)).hidden_size
+      5
+    """
+    if not isinstance(cell, LinearCell):
+        raise ValueError(
+            f"implementation: 'associative' runs cells with linear_terms, got "
+            f"{type(cell).__name__}; expected 'scan', 'fused' or 'auto'"
+        )
+    return cell
+
+
 def _composed(first: tuple[Array, Array], second: tuple[Array, Array]) -> tuple[Array, Array]:
     """The map that applies `first`, then `second`."""
     (a_1, b_1), (a_2, b_2) = first, second
     return a_2 * a_1, a_2 * b_1 + b_2
+
+
+def _composed_with_cuts(
+    first: tuple[Array, Array, Array], second: tuple[Array, Array, Array]
+) -> tuple[Array, Array, Array]:
+    """The same where a reset may cut off what came before, whatever that is: 0 · NaN is NaN."""
+    (a_1, b_1, cut_1), (a_2, b_2, cut_2) = first, second
+    a_1, b_1 = (jnp.where(cut_2, 0, term) for term in (a_1, b_1))
+    return *_composed((a_1, b_1), (a_2, b_2)), cut_1 | cut_2

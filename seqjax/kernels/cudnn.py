@@ -64,7 +64,7 @@ def cudnn(
       >>> problem = Problem(cell.init(jax.random.key(0)), jnp.ones([7, 2, 3]), zeros, zeros)
       >>> cudnn(cell, problem)
       Traceback (most recent call last):
-      ValueError: implementation: 'cudnn' runs seqjax.cells.LSTM, got GRU; expected 'scan' or 'auto'
+      ValueError: implementation: 'cudnn' runs seqjax.cells.LSTM, got GRU; ...
     """
     del inline, unroll
     lstm = _checked(cell, problem)
@@ -97,11 +97,7 @@ def flat_weights(params: LSTMParams) -> Array:
 
 def _checked(cell: Cell[Any, Any], problem: Problem) -> LSTM:
     """The cell, or an error for what cuDNN, or this machine, cannot run."""
-    instead = "expected 'scan' or 'auto'"
-    if type(cell) is not LSTM:
-        raise ValueError(
-            f"implementation: 'cudnn' runs seqjax.cells.LSTM, got {type(cell).__name__}; {instead}"
-        )
+    lstm, instead = require_lstm(cell), _INSTEAD
     for name in ("xs", "params", "state"):
         for leaf in jax.tree.leaves(getattr(problem, name)):
             if leaf.dtype != jnp.float32:
@@ -111,16 +107,54 @@ def _checked(cell: Cell[Any, Any], problem: Problem) -> LSTM:
     for name in ("resets", "recurrent_mask", "zoneout"):
         if getattr(problem, name) is not None:
             raise ValueError(f"implementation: 'cudnn' runs without {name}, got {name}; {instead}")
-    platform = _platform()
-    if platform != "cuda":
+    require_nvidia(gpu_platform())
+    return lstm
+
+
+_INSTEAD = "expected 'scan', 'fused' or 'auto'"
+
+
+def require_lstm(cell: Cell[Any, Any], dtype: Any = jnp.float32) -> LSTM:
+    """The cell, if it and the compute dtype are what cuDNN runs.
+
+    Raises:
+      ValueError: another cell, its kin among them, or another dtype.
+
+    Example:
+      >>> require_lstm(LSTM(3, 5)).hidden_size
+      5
+    """
+    if type(cell) is not LSTM:
         raise ValueError(
-            f"implementation: 'cudnn' needs an NVIDIA GPU, JAX's backend is {platform!r}"
+            f"implementation: 'cudnn' runs seqjax.cells.LSTM, got {type(cell).__name__}; {_INSTEAD}"
         )
+    if dtype != jnp.float32:
+        raise ValueError(f"implementation: 'cudnn' runs float32, got xs of {dtype}; {_INSTEAD}")
     return cell
 
 
-def _platform() -> str:
-    """JAX's backend, with GPUs by their maker: AMD's library orders the gates in another way."""
+def require_nvidia(platform: str) -> None:
+    """Raises unless the platform may be an NVIDIA GPU.
+
+    Raises:
+      ValueError: another platform.
+
+    Example:
+      >>> require_nvidia("cuda")
+    """
+    if platform not in ("cuda", "gpu"):
+        raise ValueError(
+            f"implementation: 'cudnn' needs an NVIDIA GPU, JAX's backend is {platform!r}"
+        )
+
+
+def gpu_platform() -> str:
+    """JAX's backend, with GPUs by their maker: AMD's library orders the gates in another way.
+
+    Example:
+      >>> gpu_platform() in ("cpu", "cuda", "rocm", "tpu")
+      True
+    """
     backend = jax.default_backend()
     if backend != "gpu":
         return backend

@@ -15,6 +15,8 @@ import jax.numpy as jnp
 from seqjax.cells import ops
 from seqjax.cells.base import Cell, cast
 from seqjax.cells.minimal import LinearCell
+from seqjax.kernels.associative import require_linear
+from seqjax.kernels.cudnn import require_lstm, require_nvidia
 from seqjax.types import PyTree, Shape
 
 __all__ = ["REMAT", "WANTED", "Plan", "make_plan"]
@@ -105,7 +107,7 @@ def make_plan(
 
     Args:
       cell: the cell.
-      batch_shape: the batch axes, those added by `vmap` among them.
+      batch_shape: the batch axes, as `unroll` sees them: not those that `vmap` adds.
       steps: T.
       dtype: the compute dtype.
       platform: "cpu", "gpu", "cuda", "rocm" or "tpu".
@@ -120,13 +122,20 @@ def make_plan(
       The plan.
 
     Raises:
-      ValueError: a budget that no remat meets, or `remat="none"` together with a budget it exceeds.
+      ValueError: a budget that no remat meets, `remat="none"` together with a budget it exceeds,
+        a kernel that does not run this cell or platform.
 
     Example:
       >>> from seqjax.cells import MinGRU
       >>> make_plan(MinGRU(64, 64), (8,), 512, jnp.float32, platform="tpu").kernel
       'associative'
     """
+    if implementation == "associative":
+        require_linear(cell)
+    if implementation == "cudnn":
+        require_lstm(cell, dtype)
+        if remat in ("auto", "none") and memory_budget is None:  # else the mistake is there
+            require_nvidia(platform)
     sizes = _Sizes.of(cell, batch_shape, steps, dtype)
     on_cpu = platform == "cpu"
     kernel, why_kernel = _kernel(cell, steps, implementation, on_cpu=on_cpu)

@@ -90,6 +90,18 @@ def test_mistakes_are_named(
     assert message in " ".join(capsys.readouterr().err.split())
 
 
+def test_the_place_for_results_is_checked_first(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["speed", "--output", str(tmp_path)]) == 2
+    assert "output: expected a file, got the folder" in " ".join(capsys.readouterr().err.split())
+    path = tmp_path / "x.json"
+    results(row(ms=1.0)).save(path)
+    assert main(["report", str(path), "--output", str(tmp_path)]) == 2
+    assert main(["report", str(path), "--output", str(path / "y.md")]) == 2
+    assert "output: expected a folder, got the file" in " ".join(capsys.readouterr().err.split())
+
+
 def test_streaming_keeps_the_latencies_of_single_steps() -> None:
     rows = SUITES["streaming"].run(settings("handwritten"), lambda text: None)
     assert {each.contestant for each in rows} == {"seqjax", "seqjax_layer", "handwritten"}

@@ -1,6 +1,9 @@
 """Results files: what is written is read again; comparing two files; the page made of them."""
 
+import dataclasses
+import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -52,7 +55,8 @@ def test_verdicts() -> None:
     }
     assert verdicts["seqjax"].ratio == pytest.approx(1.15)
     assert regressed([*verdicts.values()])
-    assert not regressed(compare(old, new, threshold=0.2))
+    without_haiku = dataclasses.replace(old, rows=old.rows[:3])
+    assert not regressed(compare(without_haiku, new, threshold=0.2))
     assert not regressed(compare(old, old))
     lines = table([*verdicts.values()]).rows
     assert lines[0][2:] == ["seqjax", "2", "2.3", "1.15", "regression"]
@@ -63,6 +67,39 @@ def test_rows_of_other_cases_are_not_compared() -> None:
     new = results(row(ms=9.0, shape=(1, 2, 3, 4)), row(ms=9.0, variant="lengths", what="forward"))
     assert {verdict.kind for verdict in compare(old, new)} == {"missing", "added"}
     assert compare(results(row(ms=None)), results(row(ms=1.0)))[0].kind == "added"
+
+
+def test_what_is_gone_is_a_regression() -> None:
+    old = results(row(ms=1.0), row("pytorch", 1.0))
+    assert regressed(compare(old, results(row("pytorch", 1.0))))
+    assert regressed(compare(old, results(row(ms=None, reason="failed: x"), row("pytorch", 1.0))))
+    assert not regressed(compare(results(row("pytorch", 1.0)), old))
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"samples_ms": ["abc"]},
+        {"samples_ms": [0.0]},
+        {"samples_ms": [-1.0]},
+        {"samples_ms": [float("nan")]},
+        {"shape": "x"},
+    ],
+)
+def test_nonsense_is_refused(tmp_path: Path, change: dict[str, Any]) -> None:
+    path = tmp_path / "x.json"
+    results(row(ms=1.0)).save(path)
+    found = json.loads(path.read_text())
+    found["rows"][0] |= change
+    path.write_text(json.dumps(found))
+    with pytest.raises(ValueError, match=r"results: expected a JSON file .*x\.json"):
+        load(path)
+    path.write_text(json.dumps({"header": "x", "rows": []}))
+    with pytest.raises(ValueError, match=r"results: expected a JSON file .*x\.json"):
+        load(path)
+    path.write_bytes(b"\xfc\x00")
+    with pytest.raises(ValueError, match=r"results: expected a JSON file .*x\.json"):
+        load(path)
 
 
 @pytest.mark.parametrize("threshold", [0.0, -1.0, float("nan")])

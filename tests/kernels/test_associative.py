@@ -60,6 +60,43 @@ def test_equals_the_loop_with_everything_on(cell, hold, reverse):
     assert_close(ran("associative"), ran("scan"), 1e-5, 1e-5)
 
 
+@pytest.mark.parametrize("reverse", [False, True])
+def test_nothing_passes_a_reset(reverse):
+    """Neither NaN of a step nor of the start, in values, and none of the start in gradients."""
+    cell = CASES["min_gru"].cell
+    params, start = params_of(cell), state_of(cell, (2,))
+    xs = jnp.asarray(inputs_of(cell, (2,)))
+    steps = xs.shape[1]
+    before, cut = (steps - 2, steps - 3) if reverse else (1, 2)
+    resets = jnp.zeros((2, steps), bool).at[0, cut].set(True)
+    xs = xs.at[0, before].set(jnp.nan)
+
+    def outputs(implementation, xs=xs, start=start, resets=resets):
+        return seqjax.unroll(
+            cell, params, xs, state=start, resets=resets, reverse=reverse,
+            implementation=implementation,
+        ).outputs  # fmt: skip
+
+    found, expected = outputs("associative"), outputs("scan")
+    assert jnp.array_equal(jnp.isnan(found), jnp.isnan(expected))
+    assert jnp.isnan(found[0]).any() and jnp.isfinite(found[0]).any()
+    assert_close(jnp.nan_to_num(found), jnp.nan_to_num(expected), 1e-5, 1e-5)
+
+    infinite = jnp.asarray(start).at[0].set(jnp.inf)
+    first = jnp.zeros((2, steps), bool).at[0, steps - 1 if reverse else 0].set(True)
+
+    def loss(params, implementation):
+        ran = seqjax.unroll(
+            cell, params, inputs_of(cell, (2,)), state=infinite, resets=first, reverse=reverse,
+            implementation=implementation,
+        )  # fmt: skip
+        return jnp.sin(ran.outputs).sum()
+
+    gradients = [jax.grad(loss)(params, name) for name in ("associative", "scan")]
+    assert all(bool(jnp.isfinite(leaf).all()) for leaf in jax.tree.leaves(gradients))
+    assert_close(gradients[0], gradients[1], 1e-5, 1e-5)
+
+
 def test_there_is_no_loop():
     cell = CASES["min_gru"].cell
     params = params_of(cell)

@@ -14,7 +14,7 @@ from jax.experimental import rnn
 import seqjax
 from seqjax import cells
 from seqjax.kernels import Problem, scan
-from seqjax.kernels.cudnn import _platform, _run, cudnn, flat_weights
+from seqjax.kernels.cudnn import _run, cudnn, flat_weights, gpu_platform
 from tests.cases import T, assert_close, draw_like, inputs_of, mask_of, params_of, state_of
 
 I, H, BATCH = 3, 4, (6,)
@@ -160,7 +160,7 @@ def test_jax_takes_the_call(monkeypatch):
     assert "cudnn_allow_tf32=True" not in program
 
 
-@pytest.mark.skipif(_platform() != "cuda", reason="needs an NVIDIA GPU")
+@pytest.mark.skipif(gpu_platform() != "cuda", reason="needs an NVIDIA GPU")
 @pytest.mark.parametrize("reverse", [False, True])
 @pytest.mark.parametrize("mask", MASKS)
 def test_on_hardware(mask, reverse):

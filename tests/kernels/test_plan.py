@@ -155,6 +155,11 @@ def test_explain_prints_the_plan_that_unroll_follows(capsys, monkeypatch):
         (dict(implementation="fastest"), "implementation: expected one of auto"),
         (dict(remat="all"), "remat: expected one of auto, none, chunk, sqrt, log; got 'all'"),
         (dict(unroll=0), "unroll: expected a positive integer, got 0"),
+        (dict(implementation="associative"), "'associative' runs cells with linear_terms, got GRU"),
+        (
+            dict(implementation="cudnn", platform="gpu"),
+            r"'cudnn' runs seqjax\.cells\.LSTM, got GRU",
+        ),
     ],
 )
 def test_bad_options(options, message):
@@ -164,6 +169,18 @@ def test_bad_options(options, message):
         seqjax.explain(GRU(3, 5), jax.ShapeDtypeStruct((2, 4, 3), jnp.int32))
     with pytest.raises(ValueError, match=r"xs: expected \[\.\.\., T, 3\]"):
         seqjax.explain(GRU(3, 5), np.ones((2, 4, 4), np.float32))
+
+
+def test_explain_refuses_what_cudnn_does_not_run():
+    spec = jax.ShapeDtypeStruct((2, 4, 3), jnp.bfloat16)
+    with pytest.raises(ValueError, match="'cudnn' runs float32, got xs of bfloat16"):
+        seqjax.explain(LSTM(3, 5), spec, implementation="cudnn", platform="gpu")
+    xs = np.ones((2, 4, 3), np.float32)
+    for platform in ("cpu", "tpu", "rocm"):
+        with pytest.raises(ValueError, match=f"needs an NVIDIA GPU, JAX's backend is '{platform}'"):
+            seqjax.explain(LSTM(3, 5), xs, implementation="cudnn", platform=platform)
+    plan = seqjax.explain(LSTM(3, 5), xs, implementation="cudnn", platform="cuda")
+    assert plan.kernel == "cudnn"
 
 
 def test_sizes_that_are_not_known_when_a_program_is_exported():
