@@ -57,6 +57,11 @@ def question(text: str, digits: int) -> np.ndarray:
 
 def draw(config: Config) -> tuple[dict[str, Any], dict[str, Any]]:
     """Different questions with their answers, no two the same up to the order of the numbers."""
+    for name, least in (("digits", 1), ("questions", 10), ("epochs", 1), ("hidden_size", 1)):
+        if getattr(config, name) < least:
+            raise SystemExit(f"--{name.replace('_', '-')}: expected at least {least}")
+    if config.digits > 9:
+        raise SystemExit(f"--digits: expected at most 9, got {config.digits}")
     rng = np.random.default_rng(config.seed)
     most = 10**config.digits
     if config.questions > most * (most + 1) // 4:
@@ -97,6 +102,11 @@ def main(config: Config) -> dict[str, float]:
     """Trains, measures and answers; returns the accuracies of characters and of whole answers."""
     began = time.perf_counter()
     train_set, test_set = draw(config)
+    for text in config.ask:
+        if len(text) > 2 * config.digits + 1 or set(text) - set("0123456789+"):
+            raise SystemExit(
+                f"--ask: expected two numbers of up to {config.digits} digits, got {text!r}"
+            )
     model = seq2seq.Seq2Seq(
         len(LETTERS), len(LETTERS), embed_size=32, hidden_size=config.hidden_size,
         bidirectional=config.attention, decoder_size=config.hidden_size,

@@ -80,8 +80,12 @@ def find_dictionary(path: Path | None) -> Path:
 def read_dictionary(path: Path) -> dict[str, list[tuple[str, ...]]]:
     """The pronunciations of each word, without stress marks; tabs or spaces between fields."""
     words: dict[str, list[tuple[str, ...]]] = {}
-    for line in path.read_text(encoding="utf-8").splitlines():
-        word, *phonemes = line.split("#")[0].split()
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except UnicodeDecodeError as error:
+        raise SystemExit(f"--data: expected UTF-8 in {path}, got {error}") from None
+    for line in lines:
+        word, *phonemes = line.split("#")[0].split() or [""]
         word = word.split("(")[0].lower()  # read(2) is another way to say read
         spoken = tuple(phoneme.rstrip("012") for phoneme in phonemes)
         if spoken and spoken not in words.setdefault(word, []):
@@ -145,14 +149,13 @@ def train(config: Config, model: seq2seq.Seq2Seq, train_set: Any, valid_set: Any
 
 def pronounce(
     model: Any, words: Sequence[str], letters: Vocabulary, phonemes: Vocabulary, width: int
-) -> tuple[list[tuple[str, ...]], list[np.ndarray]]:
-    """Pronunciations of words, and for each the attention, `[phonemes + end, letters]`."""
+) -> tuple[list[tuple[str, ...]], list[seq2seq.Generated]]:
+    """Pronunciations of words, and what the search gave for each."""
     found = seq2seq.generate(
         model, [letters.encode(word) for word in words], begin=phonemes.begin, end=phonemes.end,
         beam_width=width, batch_size=512,
     )  # fmt: skip
-    attention = [output.attention for output in found if output.attention is not None]
-    return [tuple(phonemes.decode(output.tokens)) for output in found], attention
+    return [tuple(phonemes.decode(output.tokens)) for output in found], found
 
 
 def error_rates(
@@ -174,6 +177,9 @@ def main(config: Config) -> dict[str, float]:
         raise SystemExit(
             f"--test-share: expected more than 0 and less than 0.9, got {config.test_share}"
         )
+    for name in ("hidden_size", "embed_size", "num_layers", "epochs", "batch_size", "beam_width"):
+        if getattr(config, name) < 1:
+            raise SystemExit(f"--{name.replace('_', '-')}: expected at least 1")
     began = time.perf_counter()
     dictionary, (train_words, valid_words, test_words) = load(config)
     for side, some in (("train", train_words), ("dev", valid_words), ("test", test_words)):
@@ -206,8 +212,8 @@ def main(config: Config) -> dict[str, float]:
     print(f"\n{parameters:,} parameters, {config.epochs} epochs, {minutes:.1f} minutes of training")
     for name, width in (("greedy", 1), (f"beam {config.beam_width}", config.beam_width)):
         start = time.perf_counter()
-        found, _ = pronounce(trained, test_words, letters, phonemes, width)
-        words, phones = error_rates(found, right)
+        guesses, _ = pronounce(trained, test_words, letters, phonemes, width)
+        words, phones = error_rates(guesses, right)
         speed = len(test_words) / (time.perf_counter() - start)
         rates |= {f"{name} words": words, f"{name} phonemes": phones}
         print(
@@ -220,16 +226,17 @@ def main(config: Config) -> dict[str, float]:
     viz.learning_curve(result.history).savefig(config.out / "learning_curve.png", dpi=150)
     say = [word.lower() for word in config.say if word.strip()]
     if say:
-        spoken, attention = pronounce(trained, say, letters, phonemes, config.beam_width)
+        spoken, found = pronounce(trained, say, letters, phonemes, config.beam_width)
         print()
         for word, way in zip(say, spoken, strict=True):
             print(f"  {word:<16} {' '.join(way)}")
         longest = max(range(len(say)), key=lambda i: len(say[i]))
-        figure = viz.attention(
-            attention[longest], say[longest], [*spoken[longest], "end"],
-            title=f"Where the model looks while it says {say[longest]!r}",
-        )  # fmt: skip
-        figure.savefig(config.out / "attention.png", dpi=150)
+        output = found[longest]
+        rows = [*phonemes.pieces(output.tokens), *(["end"] if output.finished else [])]
+        if output.attention is not None and rows:
+            title = f"Where the model looks while it says {say[longest]!r}"
+            figure = viz.attention(output.attention, say[longest], rows, title=title)
+            figure.savefig(config.out / "attention.png", dpi=150)
     print(f"plots in {config.out}")
     return rates
 

@@ -29,6 +29,9 @@ from flax import nnx
 from seqjax import seq2seq, sharding, training, viz
 from seqjax.data import Subwords, Vocabulary, batches, bucket_boundaries, tfds_source
 
+# The text is as it is split in the data: nothing is split further, nor put together.
+AS_IT_IS: Any = {"tokenize": "none", "force": True}
+
 
 @dataclasses.dataclass(frozen=True)
 class Config:
@@ -95,10 +98,6 @@ class Words(Vocabulary):
         """The ids of a sentence's words."""
         return super().encode(text.split())
 
-    def pieces(self, ids: Any) -> list[str]:
-        """The word of each id."""
-        return [self.tokens[index] for index in ids]
-
 
 def read_lines(folder: Path, split: str, language: str) -> list[str]:
     """The lines of one file, or an exit that names it."""
@@ -109,10 +108,28 @@ def read_lines(folder: Path, split: str, language: str) -> list[str]:
             raw = place.read_bytes()
             try:
                 text = (gzip.decompress(raw) if place.suffix == ".gz" else raw).decode("utf-8")
-            except UnicodeDecodeError as error:
-                raise SystemExit(f"--data: expected UTF-8 in {place}, got {error}") from None
+            except (UnicodeDecodeError, gzip.BadGzipFile) as error:
+                raise SystemExit(f"--data: expected UTF-8 text in {place}, got {error}") from None
             return text.removesuffix("\n").split("\n")
     raise SystemExit(f"--data: none of {', '.join(place.name for place in places)} in {folder}")
+
+
+def check(config: Config) -> None:
+    """Leaves with a message if the options make no sense, before anything is read or written."""
+    sizes = ("embed_size", "num_layers", "epochs", "batch_size", "beam_width", "max_words", "least")
+    for name in sizes:
+        if getattr(config, name) < 1:
+            raise SystemExit(f"--{name.replace('_', '-')}: expected at least 1")
+    if config.hidden_size < 2 or config.hidden_size % 2:
+        raise SystemExit(
+            f"--hidden-size: expected an even number from 2 on, got {config.hidden_size}"
+        )
+    if config.learning_rate <= 0 or config.length_penalty < 0:
+        raise SystemExit("--learning-rate, --length-penalty: expected more than 0, at least 0")
+    if config.out.exists() and not config.out.is_dir():
+        raise SystemExit(f"--out: expected a folder, got the file {config.out}")
+    if not config.resume and any((config.out / "checkpoints").glob("*")):
+        raise SystemExit(f"--out: {config.out} holds a run; go on with --resume or name another")
 
 
 def load(config: Config) -> dict[str, list[tuple[str, str]]]:
@@ -187,6 +204,7 @@ def main(config: Config) -> dict[str, float]:
     """Trains, measures, plots and translates; returns BLEU and perplexity of the test set."""
     if config.devices > 1:
         sharding.use_cpu_devices(config.devices)  # before anything is computed
+    check(config)
     pairs = load(config)
     sides = list(zip(*pairs["train"], strict=True))
     reader, writer = (learn_vocabulary(config, side) for side in sides)
@@ -194,6 +212,8 @@ def main(config: Config) -> dict[str, float]:
     def examples(split: str, longest: float = math.inf) -> dict[str, Any]:
         ids = [(reader.encode(a), writer.encode(b)) for a, b in pairs[split]]
         kept = [pair for pair in ids if max(map(len, pair)) <= longest]
+        if not kept:
+            raise SystemExit(f"--max-words: no pair in {split} is as short as {longest}")
         sources, targets = zip(*kept, strict=True)
         return seq2seq.pair_examples(sources, targets, begin=writer.begin, end=writer.end)
 
@@ -228,6 +248,7 @@ def main(config: Config) -> dict[str, float]:
         f"{result.best['epoch']}\ntest set: perplexity {math.exp(nats):.2f}"
     )
     rates = {"perplexity": math.exp(nats)}
+    say = [text for text in config.say if text.strip()]
     references = [target for _, target in pairs["test"]]
     search: Any = {
         "begin": writer.begin,
@@ -236,20 +257,19 @@ def main(config: Config) -> dict[str, float]:
     }
     for name, width in (("greedy", 1), (f"beam {config.beam_width}", config.beam_width)):
         start = time.perf_counter()
-        sources = [*sets["test"]["source"], *map(reader.encode, config.say)]
+        sources = [*sets["test"]["source"], *map(reader.encode, say)]
         found = seq2seq.generate(trained, sources, beam_width=width, **search)
         speed = len(sources) / (time.perf_counter() - start)
         texts = [written(writer, output.tokens) for output in found]
-        # The text is as it is split in the data: nothing is split further, nor put together.
-        bleu = sacrebleu.corpus_bleu(texts[: len(references)], [references], tokenize="none")
+        bleu = sacrebleu.corpus_bleu(texts[: len(references)], [references], **AS_IT_IS)
         rates[f"{name} BLEU"] = bleu.score
         print(f"  {name:<8} BLEU {bleu.score:.2f} ({speed:,.0f} sentences/s with compilation)")
-    copied = sacrebleu.corpus_bleu([a for a, _ in pairs["test"]], [references], tokenize="none")
+    copied = sacrebleu.corpus_bleu([a for a, _ in pairs["test"]], [references], **AS_IT_IS)
     print(f"  {'source as it is':<8} BLEU {copied.score:.2f}")
 
     (config.out / "translations.txt").write_text("\n".join(texts) + "\n", encoding="utf-8")
     viz.learning_curve(result.history).savefig(config.out / "learning_curve.png", dpi=150)
-    said = [*pairs["test"], *((text, "") for text in config.say)]
+    said = [*pairs["test"], *((text, "") for text in say)]
     shown = [*range(min(3, len(references))), *range(len(references), len(said))]
     for number, index in enumerate(shown):
         text, reference = said[index]

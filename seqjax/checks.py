@@ -21,6 +21,7 @@ __all__ = [
     "require_key",
     "require_name",
     "require_number",
+    "require_range",
     "require_rate",
 ]
 
@@ -175,6 +176,35 @@ def require_array(name: str, value: Any, kind: Any, expected: str) -> jax.Array:
         dtype = getattr(value, "dtype", array.dtype)  # before JAX narrowed it
         raise TypeError(f"{name}: expected {expected}, got dtype {dtype}")
     return array
+
+
+def require_range(name: str, values: Any, high: int, mask: Any = None) -> None:
+    """Raises on a value outside [0, high] at a real position, if the values can be looked at.
+
+    Args:
+      name: of the argument.
+      values: numbers of any shape.
+      high: the greatest one.
+      mask: True at real positions; None if all are.
+
+    Raises:
+      ValueError: such a value.
+
+    Example:
+      >>> require_range("tokens", np.array([0, 3]), 3)
+      >>> require_range("tokens", np.array([0, 4]), 3)
+      Traceback (most recent call last):
+      ValueError: tokens: expected values in [0, 3] at real positions, got 4
+    """
+    for array in (values, mask):
+        if is_traced(array) or not getattr(array, "is_fully_addressable", True):
+            return
+    real = np.asarray(values) if mask is None else np.asarray(values)[np.asarray(mask)]
+    wrong = ~((real >= 0) & (real <= high))  # so that NaN is wrong
+    if wrong.any():
+        raise ValueError(
+            f"{name}: expected values in [0, {high}] at real positions, got {real[wrong][0]}"
+        )
 
 
 def _is_numeric(leaf: Any) -> bool:

@@ -289,7 +289,7 @@ def _classes(
         mask = _checked_mask(mask, labels.shape, whole=True)
     classes = logits.shape[-1]
     # Checked before JAX converts: a wide integer could wrap around into the range.
-    _check_range(labels, mask, classes - 1)
+    checks.require_range("labels", labels, classes - 1, mask)
     labels = jnp.asarray(labels)
     # A narrow integer need not be able to hold the number of classes it is compared with.
     labels = labels.astype(jnp.int32) if labels.dtype.itemsize < 4 else labels
@@ -302,7 +302,7 @@ def _binary(
 ) -> tuple[jax.Array, jax.Array, jax.Array | None, jax.Array]:
     """Logits, labels and mask, checked and harmless where masked; where labels are in range."""
     logits, labels, mask = _pair("logits", logits, "labels", labels, mask)
-    _check_range(labels, mask, 1)
+    checks.require_range("labels", labels, 1, mask)
     return logits, labels, mask, (labels >= 0) & (labels <= 1)
 
 
@@ -353,16 +353,3 @@ def _hide(x: jax.Array, mask: jax.Array | None) -> jax.Array:
         return x
     mask = mask.reshape(mask.shape + (1,) * (x.ndim - mask.ndim))
     return jnp.where(mask, x, jnp.zeros((), x.dtype))
-
-
-def _check_range(labels: jax.Array | np.ndarray, mask: jax.Array | None, high: int) -> None:
-    """Raises on a real label outside [0, high], if the values can be looked at."""
-    for array in (labels, mask):
-        if isinstance(array, jax.core.Tracer) or not getattr(array, "is_fully_addressable", True):
-            return
-    real = np.asarray(labels) if mask is None else np.asarray(labels)[np.asarray(mask)]
-    wrong = ~((real >= 0) & (real <= high))
-    if wrong.any():
-        raise ValueError(
-            f"labels: expected values in [0, {high}] at real positions, got {real[wrong][0]}"
-        )

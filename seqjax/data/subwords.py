@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from seqjax import checks
-from seqjax.data.vocabulary import Vocabulary
+from seqjax.data.vocabulary import Vocabulary, checked_ids
 
 __all__ = ["Subwords"]
 
@@ -51,6 +51,8 @@ class Subwords:
         """
         size = checks.require_integer("size", size, least=len(Vocabulary.special) + 256)
         tokenizers = _tokenizers()
+        if isinstance(texts, str):
+            raise TypeError(f"texts: expected several strings, got one, {checks.brief(texts)}")
         texts = list(texts)
         for index, text in enumerate(texts):
             if not isinstance(text, str):
@@ -73,11 +75,20 @@ class Subwords:
         """The ids of a text, int32 `[T]`.
 
         Args:
-          text: any string.
+          text: any string that UTF-8 can hold.
+
+        Raises:
+          TypeError: not a string.
+          ValueError: half a surrogate pair in it.
         """
-        return np.array(self._tokenizer.encode(text).ids, np.int32) + np.int32(
-            len(Vocabulary.special)
-        )
+        if not isinstance(text, str):
+            raise TypeError(f"text: expected a string, got {checks.brief(text)}")
+        try:
+            text.encode("utf-8")
+        except UnicodeEncodeError as error:
+            raise ValueError(f"text: expected what UTF-8 can hold, got {error}") from None
+        ids = np.array(self._tokenizer.encode(text).ids, np.int32)
+        return ids + np.int32(len(Vocabulary.special))
 
     def decode(self, ids: Iterable[int]) -> str:
         """The text of ids, up to the first end; special ones are left out.
@@ -86,12 +97,10 @@ class Subwords:
           ids: integers `[T]`.
 
         Raises:
-          ValueError: an id that there is not.
+          TypeError, ValueError: an id that is no integer, or that there is not.
         """
         pieces = []
-        for index in map(int, ids):
-            if not 0 <= index < len(self):
-                raise ValueError(f"ids: expected 0 to {len(self) - 1}, got {index}")
+        for index in checked_ids(ids, len(self)):
             if index == self.end:
                 break
             if index >= len(Vocabulary.special):
@@ -104,8 +113,8 @@ class Subwords:
         Args:
           ids: integers `[T]`.
         """
-        special = Vocabulary.special
-        return [special[i] if i < len(special) else self.decode([i]) for i in map(int, ids)]
+        special, known = Vocabulary.special, checked_ids(ids, len(self))
+        return [special[i] if i < len(special) else self.decode([i]) for i in known]
 
     def save(self, path: str | Path) -> None:
         """Writes all to a JSON file.
@@ -113,7 +122,7 @@ class Subwords:
         Args:
           path: of the file.
         """
-        self._tokenizer.save(str(path))
+        Path(path).write_text(self._tokenizer.to_str(), encoding="utf-8")
 
     @classmethod
     def load(cls, path: str | Path) -> "Subwords":
@@ -127,11 +136,9 @@ class Subwords:
           OSError: no such file.
           ValueError: a file that holds something else.
         """
-        text = Path(path).read_text(encoding="utf-8")
+        data, tokenizers = Path(path).read_bytes(), _tokenizers()
         try:
-            tokenizer = _tokenizers().Tokenizer.from_str(text)
-        except ImportError:
-            raise
+            tokenizer = tokenizers.Tokenizer.from_str(data.decode("utf-8"))
         except Exception as error:  # tokenizers raises no class of its own
             raise ValueError(f"path: expected subwords in {path}, got {error}") from None
         return cls(tokenizer)

@@ -2,6 +2,7 @@
 
 import collections
 import json
+import operator
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
@@ -34,6 +35,8 @@ class Vocabulary:
     padding, unknown, begin, end = range(4)
 
     def __init__(self, tokens: Iterable[str]) -> None:
+        if not isinstance(tokens, Iterable):
+            raise TypeError(f"tokens: expected strings, got {checks.brief(tokens)}")
         self.tokens = (*self.special, *tokens)
         for token in self.tokens:
             if not isinstance(token, str):
@@ -62,6 +65,9 @@ class Vocabulary:
         """
         least = checks.require_integer("least", least)
         counts = collections.Counter(token for sequence in sequences for token in sequence)
+        for token in counts:
+            if not isinstance(token, str):
+                raise TypeError(f"sequences: expected strings as tokens, got {checks.brief(token)}")
         for token in cls.special:
             counts.pop(token, None)
         kept = sorted((t for t, n in counts.items() if n >= least), key=lambda t: (-counts[t], t))
@@ -93,17 +99,27 @@ class Vocabulary:
           ids: integers `[T]`.
 
         Raises:
+          TypeError: an id that is not an integer.
           ValueError: an id that the vocabulary does not have.
         """
         tokens = []
-        for index in map(int, ids):
-            if not 0 <= index < len(self.tokens):
-                raise ValueError(f"ids: expected 0 to {len(self.tokens) - 1}, got {index}")
+        for index in checked_ids(ids, len(self)):
             if index == self.end:
                 break
             if index not in (self.padding, self.begin):
                 tokens.append(self.tokens[index])
         return tokens
+
+    def pieces(self, ids: Iterable[int]) -> list[str]:
+        """The token of each id, special ones included, for labels.
+
+        Args:
+          ids: integers `[T]`.
+
+        Raises:
+          TypeError, ValueError: as `decode`.
+        """
+        return [self.tokens[index] for index in checked_ids(ids, len(self))]
 
     def save(self, path: str | Path) -> None:
         """Writes the tokens to a JSON file.
@@ -111,8 +127,13 @@ class Vocabulary:
         Args:
           path: of the file.
         """
-        text = json.dumps(self.tokens[len(self.special) :], ensure_ascii=False, indent=0)
-        Path(path).write_text(text, encoding="utf-8")
+        tokens = self.tokens[len(self.special) :]
+        text = json.dumps(tokens, ensure_ascii=False, indent=0)
+        try:
+            data = text.encode("utf-8")
+        except UnicodeEncodeError:  # half a surrogate pair, which JSON can escape
+            data = json.dumps(tokens, indent=0).encode("ascii")
+        Path(path).write_bytes(data)
 
     @classmethod
     def load(cls, path: str | Path) -> "Vocabulary":
@@ -126,10 +147,24 @@ class Vocabulary:
         """
         try:
             tokens = json.loads(Path(path).read_text(encoding="utf-8"))
-        except json.JSONDecodeError as error:
+        except ValueError as error:  # of JSON or of UTF-8
             raise ValueError(f"path: expected a vocabulary's JSON in {path}, got {error}") from None
-        if not isinstance(tokens, list):
+        if not isinstance(tokens, list) or not all(isinstance(t, str) for t in tokens):
             raise ValueError(
                 f"path: expected a list of tokens in {path}, got {checks.brief(tokens)}"
             )
         return cls(tokens)
+
+
+def checked_ids(ids: Iterable[int], size: int) -> list[int]:
+    """Ids as Python integers, each of them in [0, size)."""
+    checked = []
+    for given in ids:
+        try:
+            index = operator.index(given)
+        except TypeError:
+            raise TypeError(f"ids: expected integers, got {checks.brief(given)}") from None
+        if not 0 <= index < size:
+            raise ValueError(f"ids: expected 0 to {size - 1}, got {index}")
+        checked.append(index)
+    return checked

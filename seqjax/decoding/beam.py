@@ -1,9 +1,11 @@
 """Beam search: the best of many outputs, several pursued at once."""
 
+import math
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from seqjax import checks
 from seqjax.decoding._penalties import Penalties
@@ -115,6 +117,11 @@ def _checked_penalties(alpha: Any, beta: Any, source_mask: Any, problem: Problem
     for name, value in (("length_penalty", alpha), ("coverage_penalty", beta)):
         if not 0 <= value < float("inf"):
             raise ValueError(f"{name}: expected a finite number of at least 0, got {value}")
+    if alpha * math.log((5 + problem.max_length) / 6) > math.log(np.finfo(np.float32).max):
+        raise ValueError(
+            f"length_penalty: expected one for which ((5 + {problem.max_length}) / 6)^α is finite, "
+            f"got {alpha}"
+        )
     if beta > 0 and (problem.weights is None or source_mask is None):
         missing = "alignment" if problem.weights is None else "source_mask"
         raise ValueError(f"{missing}: expected one with coverage_penalty={beta}, got None")

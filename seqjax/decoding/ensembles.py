@@ -1,7 +1,7 @@
 """Several models decode as one."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import jax
 import jax.numpy as jnp
@@ -42,6 +42,8 @@ def ensemble(steps: Sequence[Step]) -> Step:
       >>> [f"{p:.2f}" for p in jnp.exp(logits[0])]
       ['0.75', '0.25']
     """
+    if not isinstance(steps, Iterable):
+        raise TypeError(f"steps: expected several functions, got {checks.brief(steps)}")
     steps = tuple(steps)
     if not steps:
         raise ValueError("steps: expected at least one step, got none")

@@ -1,5 +1,6 @@
 """The decoder: one step, which every way of training and decoding shares."""
 
+import math
 from typing import Any, NamedTuple
 
 import jax
@@ -274,9 +275,9 @@ class Decoder(nnx.Module):
             logits = _affine(self.readout, hidden).astype(jnp.float32)
         else:
             table = self.embedding.embedding[...].astype(hidden.dtype)
-            flat = hidden.reshape(-1, hidden.shape[-1])
+            flat = hidden.reshape(math.prod(hidden.shape[:-1]), hidden.shape[-1])
             product = jnp.matmul(flat, table.T, preferred_element_type=jnp.float32)
-            product = product.reshape(*hidden.shape[:-1], -1)
+            product = product.reshape(*hidden.shape[:-1], self.vocabulary)
             bias = None if self.bias is None else self.bias[...].astype(jnp.float32)
             logits = product if bias is None else product + bias
         if self.gate is None:
@@ -286,7 +287,10 @@ class Decoder(nnx.Module):
         if source_ids is None:
             raise ValueError("source_ids: expected the source's tokens to copy from, got None")
         positions = source_ids.shape[-1]
-        generate = jax.nn.log_softmax(logits) + jax.nn.log_sigmoid(features.copy)[..., None]
+        # A source without real positions has nothing to copy: all is generated.
+        writes = jax.nn.log_sigmoid(features.copy)
+        writes = jnp.where(features.weights.sum(-1) > 0, writes, 0.0)
+        generate = jax.nn.log_softmax(logits) + writes[..., None]
         one_hot = jax.nn.one_hot(source_ids, self.vocabulary + positions, dtype=jnp.float32)
         copied = jnp.einsum("...s,...sv->...v", features.weights, one_hot)
         copied = jnp.log(copied + 1e-20) + jax.nn.log_sigmoid(-features.copy)[..., None]
@@ -294,8 +298,9 @@ class Decoder(nnx.Module):
         return jnp.logaddexp(jnp.pad(generate, padding, constant_values=-1e30), copied)
 
     def embed(self, tokens: Array) -> Array:
-        """Embeddings of tokens; those copied from the source are read as token 0."""
-        return self.embedding(jnp.where(tokens < self.vocabulary, tokens, 0))
+        """Embeddings of tokens; those copied from the source alone are read as token 0."""
+        known = (tokens >= 0) & (tokens < self.vocabulary)
+        return self.embedding(jnp.where(known, tokens, 0))
 
     def teacher_forced(
         self,
@@ -393,7 +398,8 @@ def _affine(linear: nnx.Linear, x: Array) -> Array:
 
     The batch comes first, so merging it with time leaves it divided over devices as it is.
     """
-    return linear(x.reshape(-1, x.shape[-1])).reshape(*x.shape[:-1], -1)
+    flat = linear(x.reshape(math.prod(x.shape[:-1]), x.shape[-1]))
+    return flat.reshape(*x.shape[:-1], linear.out_features)
 
 
 def _mechanism(

@@ -107,7 +107,8 @@ class Encoder(nnx.Module):
           `Encoded`.
 
         Raises:
-          TypeError, ValueError: sources of another kind or shape; see `seqjax.unroll`.
+          TypeError, ValueError: sources of another kind or shape, or (outside tracing) tokens that
+            are not in the vocabulary; see `seqjax.unroll`.
         """
         if self.embedding is None:
             xs = checks.require_array("source", source, jnp.floating, "floating-point frames")
@@ -120,6 +121,7 @@ class Encoder(nnx.Module):
         real = sequences.step_mask(lengths, mask, shape[:-1], shape[-1], time_major=False)
         real = jnp.ones(shape, bool) if real is None else real
         if self.embedding is not None:
+            checks.require_range("source", tokens, self.embedding.num_embeddings - 1, real)
             xs = self.embedding(jnp.where(real, tokens, 0))
         if deterministic is None:
             deterministic = self.recurrent.deterministic

@@ -38,27 +38,33 @@ def generate(
     end: int,
     max_length: int | None = None,
     beam_width: int = 5,
+    length_penalty: float = 0.0,
+    coverage_penalty: float = 0.0,
+    min_length: int = 0,
+    no_repeat_ngram: int = 0,
     batch_size: int = 64,
-    num_buckets: int = 4,
     source_ids: Sequence[ArrayLike] | None = None,
-    **search: Any,
 ) -> list[Generated]:
     """The best output for each source, by beam search over batches of sources of similar length.
 
-    Compiled once a bucket, number of rows and set of options; further calls reuse it.
+    Sources are padded to the next power of two, 8 at least, so an output does not depend on the
+    other sources. Compiled once for each such length, number of rows and set of options; further
+    calls reuse it.
 
     Args:
       model: a `Seq2Seq`, or a module with its `encoder` and `decoding`. It runs in evaluation mode.
       sources: N arrays, integers `[s]` or frames `[s, I]`.
       begin: the token that the decoder sees first.
       end: the token that ends an output.
-      max_length: the most tokens of an output, the end token counted; by default twice the longest
-        source of its bucket and 10.
+      max_length: the most tokens of an output, the end token counted; by default 10 and twice what
+        the source is padded to.
       beam_width: hypotheses kept; 1 is greedy.
+      length_penalty: see `seqjax.decoding.beam_search`.
+      coverage_penalty: see `seqjax.decoding.beam_search`.
+      min_length: see `seqjax.decoding.beam_search`.
+      no_repeat_ngram: see `seqjax.decoding.beam_search`.
       batch_size: sources searched at once.
-      num_buckets: how many lengths to pad to.
       source_ids: the sources in the vocabulary of the outputs, for a decoder that copies.
-      **search: of `seqjax.decoding.beam_search`, numbers alone: `length_penalty`, ….
 
     Returns:
       One `Generated` a source, in the order of the sources.
@@ -79,7 +85,15 @@ def generate(
         raise ValueError("sources: expected at least one, got none")
     if max_length is not None:
         max_length = checks.require_integer("max_length", max_length)
-    arrays = [np.asarray(source) for source in sources]
+    # An empty list has no dtype, and NumPy's, float64, is not that of tokens.
+    arrays = [a if a.size or a.ndim > 1 else a.astype(np.int32) for a in map(np.asarray, sources)]
+    lengths = [len(array) for array in arrays]
+    boundaries = [2**power for power in range(3, max(4, max(lengths).bit_length() + 1))]
+    search = {
+        "begin": begin, "end": end, "beam_width": beam_width, "length_penalty": length_penalty,
+        "coverage_penalty": coverage_penalty, "min_length": min_length,
+        "no_repeat_ngram": no_repeat_ngram,
+    }  # fmt: skip
     size = min(checks.require_integer("batch_size", batch_size), len(arrays))
     fields: dict[str, Any] = {"source": arrays}
     if source_ids is not None:
@@ -88,22 +102,21 @@ def generate(
         {**fields, "index": np.arange(len(arrays), dtype=np.int32)},
         batch_size=size,
         sequence_keys=tuple(fields),
-        boundaries=data.bucket_boundaries([len(array) for array in arrays], num_buckets),
+        boundaries=boundaries,
     )
     outputs: dict[int, Generated] = {}
     for batch in grouped:
         real = int(batch["weights"].sum())
         for name in (*fields, "lengths"):  # filler might never end: it repeats the first row
             batch[name][real:] = batch[name][0]
-        longest = max_length or 2 * batch["source"].shape[1] + 10
-        options = {"begin": begin, "end": end, "max_length": longest, "beam_width": beam_width}
+        options = search | {"max_length": max_length or 2 * batch["source"].shape[1] + 10}
         found = jax.device_get(
             _search(
                 model,
                 batch["source"],
                 batch["lengths"],
                 batch.get("source_ids"),
-                tuple((options | search).items()),
+                tuple(options.items()),
             )
         )
         for row, index in enumerate(batch["index"][:real].tolist()):

@@ -5,6 +5,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import nnx
 
 from seqjax import checks
@@ -86,7 +87,14 @@ class Seq2Seq(nnx.Module):
         size = checks.require_integer("hidden_size", hidden_size)
         if decoder_size is None:
             decoder_size = size * (2 if bidirectional else 1)
+        embed_size = checks.require_integer("embed_size", embed_size)
+        decoder_size = checks.require_integer("decoder_size", decoder_size)
         reader: Cell[Any, Any] = make(embed_size, size)
+        if reader.input_shape != (embed_size,):
+            raise ValueError(
+                f"cell: expected one that reads vectors, got {cell!r}, which reads "
+                f"{reader.input_shape}"
+            )
         writer: Cell[Any, Any] = make(embed_size, decoder_size)
         shared: dict[str, Any] = {
             "num_layers": num_layers,
@@ -130,7 +138,7 @@ class Seq2Seq(nnx.Module):
         Args:
           source: as for `Encoder`, `[B, S]` or `[B, S, I]`.
           tokens: integers `[B, T]`: the begin token, then the target without its end. What stands
-            in padding changes nothing before it; leave it out of the loss.
+            in padding (negative numbers too) changes nothing before it; leave it out of the loss.
           lengths: of the sources; or
           mask: of the sources, True at real positions.
           source_ids: `[B, S]`, needed by a decoder that copies.
@@ -141,9 +149,13 @@ class Seq2Seq(nnx.Module):
           float32 `[B, T, V]`.
 
         Raises:
-          TypeError, ValueError: see `Encoder`; tokens that are not integers `[B, T]`.
+          TypeError, ValueError: see `Encoder`; tokens that are not integers `[B, T]`, or (outside
+            tracing) that the decoder does not know.
         """
         tokens = checks.require_array("tokens", tokens, jnp.integer, "integer tokens [B, T]")
+        if np.ndim(source) != (2 if self.encoder.embedding is not None else 3):
+            kind = "[B, S]" if self.encoder.embedding is not None else "[B, S, I]"
+            raise ValueError(f"source: expected {kind}, got {np.shape(source)}")
         if deterministic is None:
             deterministic = self.decoder.deterministic
         key_encoder = key_decoder = None
@@ -158,6 +170,7 @@ class Seq2Seq(nnx.Module):
                 f"tokens: expected [{', '.join(map(str, encoded.mask.shape[:-1]))}, T] like the "
                 f"sources, got {tokens.shape}"
             )
+        self._check_tokens(tokens, encoded)
         memory, state = self._start(encoded)
         logits, _ = self.decoder.teacher_forced(
             tokens, state, memory, encoded.source_ids, rngs=key_decoder
@@ -179,11 +192,28 @@ class Seq2Seq(nnx.Module):
         Returns:
           float32 `[B, T, V]`. No gradient flows through the samples.
 
+        Raises:
+          TypeError, ValueError: tokens as in a call; a rate that is not between 0 and 1; a key that
+            is none.
+
         References:
           Bengio, Vinyals, Jaitly, Shazeer (2015), Scheduled sampling for sequence prediction with
           recurrent neural networks.
         """
+        tokens = checks.require_array("tokens", tokens, jnp.integer, "integer tokens [B, T]")
+        if tokens.ndim != 2 or tokens.shape[:1] != encoded.mask.shape[:-1]:
+            raise ValueError(
+                f"tokens: expected [{encoded.mask.shape[0]}, T] like the sources, "
+                f"got {tokens.shape}"
+            )
+        self._check_tokens(tokens, encoded)
+        if not checks.is_traced(rate) and not 0 <= checks.require_number("rate", rate) <= 1:
+            raise ValueError(f"rate: expected a number from 0 to 1, got {rate}")
+        key = checks.require_key("key", key)
         step, state = self.decoding(encoded)
+        if not tokens.shape[1]:
+            logits, _ = jax.eval_shape(step, jnp.zeros(tokens.shape[:1], tokens.dtype), state)
+            return jnp.zeros((tokens.shape[0], 0, logits.shape[-1]), logits.dtype)
 
         def one(carry: Any, per_step: Any) -> tuple[Any, Array]:
             state, logits = carry
@@ -224,6 +254,15 @@ class Seq2Seq(nnx.Module):
             return self.decoder.logits(features, ids), state
 
         return step, state
+
+    def _check_tokens(self, tokens: Array, encoded: Encoded) -> None:
+        """Raises on tokens and copied ids that the decoder does not know, if they can be seen."""
+        known = self.decoder.vocabulary
+        if self.decoder.gate is not None:
+            known += encoded.mask.shape[-1]
+            if encoded.source_ids is not None:
+                checks.require_range("source_ids", encoded.source_ids, known - 1, encoded.mask)
+        checks.require_range("tokens", jnp.maximum(tokens, 0), known - 1)
 
     def _start(self, encoded: Encoded) -> tuple[Any, DecoderState]:
         memory = self.decoder.precompute(encoded)

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike
 
-from seqjax import losses, metrics, sequences
+from seqjax import checks, losses, metrics, sequences
 from seqjax.nn import noise
 from seqjax.types import Array
 
@@ -42,7 +42,8 @@ def pair_examples(
       and "source_ids" if given.
 
     Raises:
-      ValueError: not as many targets as sources.
+      TypeError: targets, begin or end that are not integers.
+      ValueError: not as many targets or ids as sources; a target that is not `[t]`.
 
     Example:
       >>> from seqjax.data import batches
@@ -51,17 +52,34 @@ def pair_examples(
       >>> batch["tokens"].tolist(), batch["labels"].tolist(), batch["target_lengths"].tolist()
       ([[2, 5, 0], [2, 6, 4]], [[5, 3, 0], [6, 4, 3]], [2, 3])
     """
-    read, written = list(sources), [np.asarray(target, np.int32) for target in targets]
-    if len(read) != len(written):
-        raise ValueError(
-            f"targets: expected one for each of {len(read)} sources, got {len(written)}"
-        )
+    begin = checks.require_integer("begin", begin, least=0)
+    end = checks.require_integer("end", end, least=0)
+    read = list(sources)
+    written = [_tokens(f"targets[{n}]", target) for n, target in enumerate(targets)]
     copied = {} if source_ids is None else {"source_ids": list(source_ids)}
+    fields: dict[str, list[Any]] = {"targets": written, **copied}
+    for name, field in fields.items():
+        if len(field) != len(read):
+            raise ValueError(
+                f"{name}: expected one for each of {len(read)} sources, got {len(field)}"
+            )
     return copied | {
         "source": read,
         "tokens": [np.concatenate([[begin], target]).astype(np.int32) for target in written],
         "labels": [np.concatenate([target, [end]]).astype(np.int32) for target in written],
     }
+
+
+def _tokens(name: str, target: ArrayLike) -> np.ndarray:
+    """A target as int32 `[t]`; an empty list has no dtype of its own."""
+    array = np.asarray(target)
+    if array.ndim != 1:
+        raise ValueError(f"{name}: expected [t], got shape {array.shape}")
+    if array.size and array.dtype.kind not in "iu":
+        raise TypeError(f"{name}: expected integers, got {array.dtype}")
+    if array.size and not 0 <= array.min() <= array.max() < 2**31:
+        raise ValueError(f"{name}: expected int32 tokens from 0 on, got {array.tolist()}")
+    return array.astype(np.int32)
 
 
 def pair_loss(

@@ -47,7 +47,7 @@ class Checkpoints:
 
     Raises:
       ImportError: orbax is missing.
-      TypeError, ValueError: numbers that are not positive integers.
+      TypeError, ValueError: numbers that are not positive integers; a folder that is a file.
 
     Example:
       >>> import tempfile
@@ -61,6 +61,8 @@ class Checkpoints:
 
     def __init__(self, folder: str | Path, *, every: int | None = None, keep: int = 2) -> None:
         self.folder = Path(folder).absolute()
+        if self.folder.exists() and not self.folder.is_dir():
+            raise ValueError(f"folder: expected a folder, got the file {self.folder}")
         self.every = None if every is None else checks.require_integer("every", every)
         try:
             import orbax.checkpoint as ocp  # takes a second to import
@@ -104,8 +106,18 @@ class Checkpoints:
           step: its number, greater than those before.
           arrays: a pytree of arrays, random keys among them, on any devices.
           record: what JSON can hold.
+
+        Raises:
+          TypeError, ValueError: a step that is not greater, leaves that are no arrays, or none with
+            anything in it.
         """
+        step = checks.require_integer("step", step, least=0)
+        latest = self._manager.latest_step()
+        if latest is not None and step <= latest:
+            raise ValueError(f"step: expected more than {latest}, the latest, got {step}")
         flat = _flat(arrays)
+        if not flat:
+            raise ValueError("arrays: expected at least one that is not empty")
         text = json.dumps(record)
         named = {"record": text, "digest": _digest(flat, text)}
         args = self._ocp.args
@@ -166,21 +178,31 @@ class Checkpoints:
 
     def _set_aside(self, step: int, error: Exception) -> None:
         place = self.folder / str(step)
-        aside = place.with_name(f"damaged-{step}")
+        aside, again = place.with_name(f"damaged-{step}"), 1
+        while aside.exists():
+            again += 1
+            aside = place.with_name(f"damaged-{step}-{again}")
+        place.rename(aside)
+        self._manager.reload()
         warnings.warn(
             f"checkpoints: {place} is damaged ({type(error).__name__}: {str(error)[:200]}); it is "
             f"now {aside.name}, and the one before is read",
             stacklevel=4,
         )
-        place.rename(aside)
-        self._manager.reload()
 
 
 def _flat(tree: PyTree) -> dict[str, np.ndarray]:
     """The arrays of a tree by their paths, on the host; random keys as their data."""
     leaves = jax.tree_util.tree_leaves_with_path(tree)
-    flat = {_name(path): jax.random.key_data(a) if _is_key(a) else a for path, a in leaves}
-    return {name: np.asarray(array) for name, array in flat.items() if array.size}
+    flat: dict[str, np.ndarray] = {}
+    for path, leaf in leaves:
+        name = _name(path)
+        if name in flat:
+            raise ValueError(f"arrays: expected names without slashes, got {name!r} twice")
+        if not hasattr(leaf, "dtype"):
+            raise TypeError(f"arrays: expected arrays, got {checks.brief(leaf)} for {name}")
+        flat[name] = np.asarray(jax.random.key_data(leaf) if _is_key(leaf) else leaf)
+    return {name: array for name, array in flat.items() if array.size}
 
 
 def _unflat(flat: Mapping[str, np.ndarray], like: PyTree, folder: Path) -> PyTree:

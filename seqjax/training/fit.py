@@ -156,8 +156,9 @@ def fit(
     state = init_state(model, optimizer)
     best = _values(state) if monitor is not None else None
     position = Position()
+    run = {"seed": seed, "monitor": monitor and [monitor.metric, monitor.mode]}
     if checkpoints is not None:
-        state, best, position = _restored(checkpoints, state, best, seed, resume)
+        state, best, position = _restored(checkpoints, state, best, run, resume)
     if devices > 1:
         state = sharding.replicate(state, devices)
     train_step = make_train_step(model, loss_fn, optimizer, donate=True)
@@ -169,7 +170,7 @@ def fit(
     def save() -> None:
         if checkpoints is not None:
             arrays = {"state": state, "best": best}
-            checkpoints.save(position.step, arrays, {"seed": seed} | position.record())
+            checkpoints.save(position.step, arrays, run | position.record())
 
     key = jax.random.key(seed)
     with Progress(epochs, enabled=progress) as display:
@@ -192,6 +193,11 @@ def fit(
                 if display.advance():
                     latest = totals.latest()
                     display.show({name: latest[name] for name in ("loss", "grad_norm")})
+            if first and totals.batches == first:  # there was one more when it was saved
+                raise ValueError(
+                    f"train_batches: expected more than {first} batches in epoch {epoch}, as when "
+                    f"the checkpoint in {checkpoints and checkpoints.folder} was written"
+                )
             if not totals.batches:
                 raise ValueError(f"train_batches: expected batches, got none in epoch {epoch}")
             step = position.step
@@ -217,7 +223,7 @@ def _values(state: TrainState) -> PyTree:
 
 
 def _restored(
-    checkpoints: Checkpoints, state: TrainState, best: PyTree, seed: int, resume: bool
+    checkpoints: Checkpoints, state: TrainState, best: PyTree, run: dict[str, Any], resume: bool
 ) -> tuple[TrainState, PyTree, Position]:
     """What the latest checkpoint holds, or what was given if there is none."""
     if not resume:
@@ -230,10 +236,11 @@ def _restored(
     found = checkpoints.restore({"state": state, "best": best})
     if found is None:
         return state, best, Position()
-    if found.record["seed"] != seed:
-        raise ValueError(
-            f"seed: expected {found.record['seed']} as in {checkpoints.folder}, got {seed}"
-        )
+    for name, value in run.items():
+        if found.record[name] != value:
+            raise ValueError(
+                f"{name}: expected {found.record[name]} as in {checkpoints.folder}, got {value}"
+            )
     arrays = jax.tree.map(jnp.asarray, found.arrays)
     return arrays["state"], arrays["best"], Position.from_record(found.record)
 

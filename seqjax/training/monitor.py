@@ -33,6 +33,8 @@ class Monitor:
     patience: int | None = None
 
     def __post_init__(self) -> None:
+        if not isinstance(self.metric, str):
+            raise TypeError(f"metric: expected a name, got {checks.brief(self.metric)}")
         if self.mode not in get_args(Mode):
             raise ValueError(f"mode: expected one of {get_args(Mode)}, got {self.mode!r}")
         if self.patience is not None:

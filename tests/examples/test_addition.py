@@ -33,3 +33,19 @@ def test_a_short_run_learns_and_answers(tmp_path, capsys, attention):
     assert 0 <= rates["answers"] <= rates["characters"] <= 1
     assert "1+1 = " in capsys.readouterr().out
     assert (tmp_path / "learning_curve.png").exists()
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"ask": ("12345+678901",)}, "--ask: expected two numbers of up to 3 digits, got '12345"),
+        ({"ask": ("one",)}, "--ask: expected two numbers"),
+        ({"digits": 0}, "--digits: expected at least 1"),
+        ({"digits": 20}, "--digits: expected at most 9, got 20"),
+        ({"questions": 0}, "--questions: expected at least 10"),
+        ({"digits": 1, "questions": 100}, "--questions: expected at most 27"),
+    ],
+)
+def test_mistakes(options, message):
+    with pytest.raises(SystemExit, match=message):
+        addition.main(addition.Config(**options))

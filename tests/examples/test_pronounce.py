@@ -28,7 +28,7 @@ def dictionary(tmp_path):
 
 def test_reading_strips_stress_and_joins_ways(tmp_path):
     path = tmp_path / "some.dict"
-    path.write_text("read R EH1 D\nread(2) R IY1 D # present\nRead R EH2 D\n")
+    path.write_text("read R EH1 D\n\n# a remark\nread(2) R IY1 D # present\nRead R EH2 D\nno\n")
     assert pronounce.read_dictionary(path) == {"read": [("R", "EH", "D"), ("R", "IY", "D")]}
 
 
@@ -48,8 +48,8 @@ def test_error_rates_take_the_nearest_way():
 
 def test_a_short_run_learns_says_and_draws(dictionary, tmp_path, capsys):
     config = pronounce.Config(
-        say=("dab", "kio"), hidden_size=16, embed_size=8, dropout=0.0, epochs=12, batch_size=16,
-        learning_rate=0.02, beam_width=3, data=dictionary, out=tmp_path / "out",
+        say=("dab", "kio", "漢字"), hidden_size=16, embed_size=8, dropout=0.0, epochs=12,
+        batch_size=16, learning_rate=0.02, beam_width=3, data=dictionary, out=tmp_path / "out",
     )  # fmt: skip
     rates = pronounce.main(config)
     assert rates["beam 3 words"] < 0.3 and rates["greedy phonemes"] < 0.15
@@ -76,5 +76,13 @@ def test_a_published_split_is_kept(tmp_path):
 def test_mistakes(tmp_path):
     with pytest.raises(SystemExit, match=r"--data: no dictionary in .*none\.dict"):
         pronounce.main(pronounce.Config(data=tmp_path / "none.dict"))
+    (tmp_path / "latin").write_bytes(b"caf\xe9 K AE F EY\n")
+    with pytest.raises(SystemExit, match=r"--data: expected UTF-8 in .*latin"):
+        pronounce.main(pronounce.Config(data=tmp_path / "latin"))
+    (tmp_path / "one").write_text("a AH\n")
+    with pytest.raises(SystemExit, match="--data: expected words for train, got none"):
+        pronounce.main(pronounce.Config(data=tmp_path / "one"))
+    with pytest.raises(SystemExit, match="--beam-width: expected at least 1"):
+        pronounce.main(pronounce.Config(beam_width=0))
     with pytest.raises(SystemExit, match="--test-share: expected more than 0"):
         pronounce.main(pronounce.Config(test_share=0.0))

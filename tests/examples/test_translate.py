@@ -47,7 +47,9 @@ def test_a_short_run_learns_translates_and_goes_on(folder, tmp_path, capsys):
     names = {path.name for path in tmp_path.iterdir()}
     assert {"checkpoints", "learning_curve.png", "attention_1.png", "translations.txt"} <= names
     assert len((tmp_path / "translations.txt").read_text().splitlines()) == 21
-    again = config(folder, tmp_path, vocabulary="subwords", resume=True)
+    with pytest.raises(SystemExit, match=r"--out: .* holds a run; go on with --resume"):
+        translate.main(config(folder, tmp_path))
+    again = config(folder, tmp_path, vocabulary="subwords", resume=True, say=("",))
     assert translate.main(again) == rates
 
 
@@ -63,6 +65,10 @@ def test_mistakes(folder, tmp_path):
         with pytest.raises(SystemExit, match=message):
             translate.main(config(folder, tmp_path / "out", **options))
 
+    fails("--max-words: expected at least 1", max_words=0)
+    fails("--hidden-size: expected an even number from 2 on, got 3", hidden_size=3)
+    fails("--learning-rate", learning_rate=-1.0)
+    fails("--beam-width: expected at least 1", beam_width=0)
     fails(r"--data: none of train\.de, train\.de\.gz in", target="de")
     with pytest.raises(SystemExit, match="--data, --tfds: expected one of them"):
         translate.main(translate.Config())
@@ -72,7 +78,11 @@ def test_mistakes(folder, tmp_path):
     with pytest.raises(SystemExit, match="as many lines on both sides of train, got 1 and 2"):
         translate.main(config(tmp_path, tmp_path / "out", source="a", target="b"))
     (tmp_path / "train.b").write_bytes(b"\xff\n")
-    with pytest.raises(SystemExit, match=r"--data: expected UTF-8 in .*train\.b"):
+    with pytest.raises(SystemExit, match=r"--data: expected UTF-8 text in .*train\.b"):
+        translate.main(config(tmp_path, tmp_path / "out", source="a", target="b"))
+    (tmp_path / "train.b").unlink()
+    (tmp_path / "train.b.gz").write_bytes(b"no gzip")
+    with pytest.raises(SystemExit, match=r"--data: expected UTF-8 text in .*train\.b\.gz"):
         translate.main(config(tmp_path, tmp_path / "out", source="a", target="b"))
     (tmp_path / "train.b").write_text("\n")
     with pytest.raises(SystemExit, match="--data: expected at least one pair in train, got none"):

@@ -63,7 +63,7 @@ def test_loss_and_metrics_count_real_tokens_alone(model, smoothing, boundaries):
     assert int(measured["accuracy"].total) == hits
 
 
-@pytest.mark.parametrize("options", [{"batch_size": 2, "num_buckets": 3}, {"batch_size": 8}])
+@pytest.mark.parametrize("options", [{"batch_size": 2}, {"batch_size": 8}])
 @pytest.mark.parametrize("width", [1, 3])
 def test_generate_is_each_source_alone(model, width, options):
     search = {"begin": 2, "end": 3, "beam_width": width, "max_length": 7, "length_penalty": 0.6}
@@ -102,6 +102,97 @@ def test_generate_without_attention_with_copying_and_with_coverage(model):
     assert [c.score for c in covered] != [
         output.score for output in seq2seq.generate(model, SOURCES, **options)
     ]
+
+
+def test_an_output_does_not_depend_on_the_other_sources(model):
+    options: Any = {"begin": 2, "end": 3, "beam_width": 2}
+    [alone] = seq2seq.generate(model, [[4, 5]], **options)
+    together, _, empty = seq2seq.generate(model, [[4, 5], [4] * 12, []], **options)
+    assert alone.tokens.tolist() == together.tokens.tolist() and len(alone.tokens) <= 26
+    np.testing.assert_allclose(alone.score, together.score, rtol=1e-5)
+    [lonely] = seq2seq.generate(model, [[]], **options)
+    assert lonely.tokens.tolist() == empty.tokens.tolist()
+
+
+def test_nothing_read_and_nothing_written(model):
+    assert model(jnp.zeros((0, 3), int), jnp.zeros((0, 2), int)).shape == (0, 2, 9)
+    sources = jnp.array([[4, 5]])
+    assert model(sources, jnp.zeros((1, 0), int)).shape == (1, 0, 9)
+    encoded = model.encoder(sources)
+    assert model.scheduled(encoded, jnp.zeros((1, 0), int), 0.5, jax.random.key(0)).shape == (
+        1,
+        0,
+        9,
+    )
+
+
+def test_a_source_without_positions_has_nothing_to_copy():
+    copying = seq2seq.Seq2Seq(9, 10, embed_size=3, hidden_size=4, copy=True, rngs=nnx.Rngs(0))
+    ids = jnp.array([[4, 10], [5, 0]])
+    logits = copying(
+        jnp.array([[4, 5], [0, 0]]),
+        jnp.array([[2, 5]] * 2),
+        lengths=jnp.array([2, 0]),
+        source_ids=ids,
+    )
+    np.testing.assert_allclose(jax.nn.logsumexp(logits, axis=-1), 0.0, atol=1e-5)
+
+
+def test_tokens_that_are_not_known_are_named(model):
+    sources, tokens = jnp.array([[4, 5]]), jnp.array([[2, 5]])
+    with pytest.raises(ValueError, match=r"source: expected values in \[0, 9\] .*, got 10"):
+        model(jnp.array([[4, 10]]), tokens)
+    with pytest.raises(ValueError, match=r"source: .* got -1"):
+        model(jnp.array([[4, -1]]), tokens)
+    model(jnp.array([[4, -1]]), tokens, lengths=jnp.array([1]))  # what is padding may be anything
+    with pytest.raises(ValueError, match=r"tokens: expected values in \[0, 8\] .*, got 9"):
+        model(sources, jnp.array([[2, 9]]))
+    model(sources, jnp.array([[2, -100]]))
+    encoded = model.encoder(sources)
+    with pytest.raises(ValueError, match=r"tokens: .* got 9"):
+        model.scheduled(encoded, jnp.array([[2, 9]]), 0.5, jax.random.key(0))
+    copying = seq2seq.Seq2Seq(9, 10, embed_size=3, hidden_size=4, copy=True, rngs=nnx.Rngs(0))
+    with pytest.raises(ValueError, match=r"source_ids: expected values in \[0, 10\] .*, got 400"):
+        copying(sources, tokens, source_ids=jnp.array([[4, 400]]))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error", "message"),
+    [
+        (([[1]], [[5.9]]), TypeError, r"targets\[0\]: expected integers, got float64"),
+        (([[1]], [[2**33]]), ValueError, r"targets\[0\]: expected int32 tokens"),
+        (([[1]], [[[1]]]), ValueError, r"targets\[0\]: expected \[t\], got shape \(1, 1\)"),
+        (([[1]], [["a"]]), TypeError, r"targets\[0\]: expected integers, got <U1"),
+    ],
+)
+def test_pair_examples_refuse(arguments, error, message):
+    with pytest.raises(error, match=message):
+        seq2seq.pair_examples(*arguments, begin=2, end=3)
+    with pytest.raises(TypeError, match="begin: expected an integer"):
+        seq2seq.pair_examples([[1]], [[1]], begin=2.7, end=3)  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="source_ids: expected one for each of 2 sources, got 1"):
+        seq2seq.pair_examples([[1], [2]], [[1], [2]], begin=2, end=3, source_ids=[[1]])
+
+
+def test_scheduled_and_the_constructor_refuse(model):
+    encoded = model.encoder(jnp.array([[4, 5]]))
+    tokens, key = jnp.array([[2, 5]]), jax.random.key(0)
+    with pytest.raises(ValueError, match="rate: expected a number from 0 to 1, got 7"):
+        model.scheduled(encoded, tokens, 7, key)
+    with pytest.raises(TypeError, match="key: expected"):
+        model.scheduled(encoded, tokens, 0.5, 0)
+    with pytest.raises(ValueError, match=r"tokens: expected \[1, T\] like the sources"):
+        model.scheduled(encoded, jnp.array([[2], [2]]), 0.5, key)
+    with pytest.raises(ValueError, match=r"source: expected \[B, S\], got \(2,\)"):
+        model(jnp.array([4, 5]), tokens)
+    for name, value in (("embed_size", 0), ("decoder_size", -1)):
+        sizes: Any = {"embed_size": 3, "hidden_size": 4} | {name: value}
+        with pytest.raises(ValueError, match=f"{name}: expected a positive integer"):
+            seq2seq.Seq2Seq(9, 10, **sizes, rngs=nnx.Rngs(0))
+    with pytest.raises(
+        ValueError, match="cell: expected one that reads vectors, got 'conv_lstm_1d'"
+    ):
+        seq2seq.Seq2Seq(9, 10, cell="conv_lstm_1d", embed_size=3, hidden_size=4, rngs=nnx.Rngs(0))
 
 
 def test_generate_refuses(model):

@@ -104,6 +104,44 @@ def test_a_damaged_checkpoint_is_set_aside(tmp_path, harm):
         assert found.record == {"number": 3}
 
 
+def test_damaged_again_and_again(tmp_path):
+    write_two(tmp_path)
+    for _ in range(3):
+        cut_files(tmp_path / "2")
+        with training.Checkpoints(tmp_path) as checkpoints:
+            with pytest.warns(UserWarning, match="damaged"):
+                found: Any = checkpoints.restore({"w": jnp.zeros(SIZE)})
+            assert found.record == {"number": 1}
+            checkpoints.save(2, {"w": jnp.zeros(SIZE)}, {"number": 2})
+    assert {p.name for p in tmp_path.iterdir()} == {
+        "1",
+        "2",
+        *(f"damaged-2{n}" for n in ("", "-2", "-3")),
+    }
+
+
+@pytest.mark.parametrize(
+    ("step", "tree", "error", "message"),
+    [
+        (2, {"w": jnp.zeros(1)}, ValueError, "step: expected more than 2, the latest, got 2"),
+        (-1, {"w": jnp.zeros(1)}, ValueError, "step: expected an integer of at least 0, got -1"),
+        (3.5, {"w": jnp.zeros(1)}, TypeError, "step: expected an integer"),
+        (3, {}, ValueError, "arrays: expected at least one that is not empty"),
+        (3, {"w": 1.0}, TypeError, r"arrays: expected arrays, got 1\.0 .* for w"),
+        (3, {"a/b": jnp.ones(1), "a": {"b": jnp.zeros(1)}}, ValueError, "got 'a/b' twice"),
+    ],
+)
+def test_what_cannot_be_saved(tmp_path, step, tree, error, message):
+    write_two(tmp_path)
+    with training.Checkpoints(tmp_path) as checkpoints:
+        with pytest.raises(error, match=message):
+            checkpoints.save(step, tree, {})
+        assert len(checkpoints) == 2
+    (tmp_path / "file").touch()
+    with pytest.raises(ValueError, match="folder: expected a folder, got the file"):
+        training.Checkpoints(tmp_path / "file")
+
+
 def test_all_damaged_is_an_error(tmp_path):
     write_two(tmp_path)
     for number in "12":
@@ -165,6 +203,7 @@ def fit_with(folder, *, resume=False, stop_after=None, epochs=4, every=None, **o
 
         return Counted()
 
+    options = {"monitor": training.Monitor("eval_error")} | options
     with training.Checkpoints(folder, every=every) as checkpoints:
         try:
             return run(
@@ -174,7 +213,6 @@ def fit_with(folder, *, resume=False, stop_after=None, epochs=4, every=None, **o
                 resume=resume,
                 eval_batches=make_batches(2),
                 metric_fn=metric_fn,
-                monitor=training.Monitor("eval_error"),
                 **options,
             )
         except Stop:
@@ -234,6 +272,22 @@ def final_params(result):
     return [np.asarray(leaf).tobytes() for leaf in jax.tree.leaves(result.state.params)]
 
 
+def test_an_epoch_that_has_become_shorter_is_noticed(tmp_path):
+    def stopping(epoch):
+        for index, batch in enumerate(make_batches()):
+            if (epoch, index) == (1, 3):
+                raise KeyboardInterrupt
+            yield batch
+
+    with training.Checkpoints(tmp_path, every=3) as checkpoints:
+        with pytest.raises(KeyboardInterrupt):
+            run(stopping, epochs=3, checkpoints=checkpoints)
+        with pytest.raises(
+            ValueError, match=r"train_batches: expected more than 2 batches in epoch 1"
+        ):
+            run(make_batches(2), epochs=3, checkpoints=checkpoints, resume=True)
+
+
 def test_mistakes_lose_nothing(tmp_path):
     fit_with(tmp_path, epochs=1)
     before = sorted(p.name for p in tmp_path.rglob("*"))
@@ -241,6 +295,12 @@ def test_mistakes_lose_nothing(tmp_path):
         fit_with(tmp_path)
     with pytest.raises(ValueError, match=r"seed: expected 0 as in .*, got 1"):
         fit_with(tmp_path, resume=True, seed=1)
+    with pytest.raises(ValueError, match=r"monitor: expected .*'min'.* as in .*, got .*'max'"):
+        fit_with(tmp_path, resume=True, monitor=training.Monitor("eval_error", "max"))
+    with pytest.raises(ValueError, match=r"expected no best/.*, optimiser or monitor"):
+        fit_with(tmp_path, resume=True, monitor=None)
+    with pytest.raises(TypeError, match=r"metric: expected a name, got 5"):
+        training.Monitor(5)  # type: ignore[arg-type]
     with pytest.raises(ValueError, match=r"expected no state/opt_state/.*another model, optimiser"):
         fit_with(tmp_path, resume=True, optimizer=training.optimizer(0.1, name="sgd"))
     with pytest.raises(ValueError, match="resume: expected checkpoints"):
