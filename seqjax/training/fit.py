@@ -121,36 +121,11 @@ def fit(
       >>> result.history[0]["loss"] > result.history[-1]["loss"]
       True
     """
-    checks.require_integer("epochs", epochs)
-    if (eval_batches is None) != (metric_fn is None):
-        raise ValueError(
-            "eval_batches, metric_fn: expected both or neither, got "
-            + ("metric_fn alone" if eval_batches is None else "eval_batches alone")
-        )
     seed = checks.require_integer("seed", seed, least=0)
-    if not isinstance(optimizer, optax.GradientTransformation):
-        raise TypeError(
-            "optimizer: expected one of optax's or of seqjax.training.optimizer, "
-            f"got {checks.brief(optimizer)}"
-        )
-    for name, function in (
-        ("loss_fn", loss_fn),
-        ("metric_fn", metric_fn or loss_fn),
-        ("on_epoch_end", on_epoch_end or loss_fn),
-    ):
-        if not callable(function):
-            raise TypeError(f"{name}: expected a function, got {checks.brief(function)}")
-    if isinstance(eval_batches, Sized) and not len(eval_batches):
-        raise ValueError("eval_batches: expected at least one batch, got none")
-    _require_readable("train_batches", train_batches, epochs)
-    for name, value, kind in (
-        ("monitor", monitor, Monitor),
-        ("checkpoints", checkpoints, Checkpoints),
-    ):
-        if not isinstance(value, kind | None):
-            raise TypeError(f"{name}: expected a {kind.__name__}, got {checks.brief(value)}")
-    if checks.require_bool("resume", resume) and checkpoints is None:
-        raise ValueError("resume: expected checkpoints to go on from, got None")
+    checks.require_integer("epochs", epochs)
+    _check_functions(optimizer, loss_fn=loss_fn, metric_fn=metric_fn, on_epoch_end=on_epoch_end)
+    _check_batches(train_batches, eval_batches, metric_fn, epochs)
+    _check_run(monitor, checkpoints, resume)
     sharding.batch_mesh(devices)
     place = functools.partial(sharding.shard_batch, devices=devices) if devices > 1 else _as_it_is
     state = init_state(model, optimizer)
@@ -163,8 +138,7 @@ def fit(
         state = sharding.replicate(state, devices)
     train_step = make_train_step(model, loss_fn, optimizer, donate=True)
     eval_step = None
-    if metric_fn is not None and eval_batches is not None:
-        _require_readable("eval_batches", eval_batches, epochs)
+    if metric_fn is not None:
         eval_step = make_eval_step(model, metric_fn)
 
     def save() -> None:
@@ -279,6 +253,46 @@ def _loss_first(values: Record) -> Record:
 
 def _read(batches: BatchSource, epoch: int) -> Iterable[Any]:
     return batches(epoch) if callable(batches) else batches
+
+
+def _check_functions(optimizer: Any, **functions: Any) -> None:
+    if not isinstance(optimizer, optax.GradientTransformation):
+        raise TypeError(
+            "optimizer: expected one of optax's or of seqjax.training.optimizer, "
+            f"got {checks.brief(optimizer)}"
+        )
+    for name, function in functions.items():
+        if function is not None and not callable(function):
+            raise TypeError(f"{name}: expected a function, got {checks.brief(function)}")
+
+
+def _check_batches(
+    train_batches: BatchSource,
+    eval_batches: BatchSource | None,
+    metric_fn: MetricFn | None,
+    epochs: int,
+) -> None:
+    if (eval_batches is None) != (metric_fn is None):
+        raise ValueError(
+            "eval_batches, metric_fn: expected both or neither, got "
+            + ("metric_fn alone" if eval_batches is None else "eval_batches alone")
+        )
+    _require_readable("train_batches", train_batches, epochs)
+    if eval_batches is not None:
+        if isinstance(eval_batches, Sized) and not len(eval_batches):
+            raise ValueError("eval_batches: expected at least one batch, got none")
+        _require_readable("eval_batches", eval_batches, epochs)
+
+
+def _check_run(monitor: Any, checkpoints: Any, resume: bool) -> None:
+    for name, value, kind in (
+        ("monitor", monitor, Monitor),
+        ("checkpoints", checkpoints, Checkpoints),
+    ):
+        if not isinstance(value, kind | None):
+            raise TypeError(f"{name}: expected a {kind.__name__}, got {checks.brief(value)}")
+    if checks.require_bool("resume", resume) and checkpoints is None:
+        raise ValueError("resume: expected checkpoints to go on from, got None")
 
 
 def _require_readable(name: str, batches: BatchSource, epochs: int) -> None:
