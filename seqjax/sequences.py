@@ -262,7 +262,8 @@ def mean_pool(xs: Array | np.ndarray, *, lengths: Any = None, mask: Any = None) 
     """
     axis = _time_axis(xs, lengths, mask)
     mask = _mask_of(xs, lengths, mask, axis)
-    wide = jnp.promote_types(xs.dtype, jnp.float32)
+    with jax.numpy_dtype_promotion("standard"):
+        wide = jnp.promote_types(xs.dtype, jnp.float32)
     total = zero_masked(xs, mask).astype(wide).sum(axis=axis)
     count = jnp.maximum(mask.sum(axis=-1), 1).astype(wide)
     return (total / over_features(count, total)).astype(xs.dtype)

@@ -353,3 +353,10 @@ def test_bad_calls(name, call, error, message):
 def test_other_bad_calls(call, error, message):
     with pytest.raises(error, match=message):
         call()
+
+
+@pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.int32])
+def test_mean_pool_under_strict_promotion(dtype):
+    with jax.numpy_dtype_promotion("strict"):
+        pooled = sequences.mean_pool(jnp.full([1, 3, 2], 3, dtype), lengths=jnp.array([2]))
+    assert pooled.dtype == dtype and pooled.tolist() == [[3, 3]]

@@ -14,6 +14,7 @@ import jax
 import jax.numpy as jnp
 
 from seqjax import checks
+from seqjax.cells import ops
 from seqjax.types import Array, Initializer, PRNGKey, Shape
 
 __all__ = [
@@ -47,7 +48,7 @@ class Orthogonal:
 
     def __call__(self, key: PRNGKey, shape: Shape, dtype: Any = jnp.float32) -> Array:
         """Draws an array `[..., N, M]`."""
-        wide = jnp.promote_types(dtype, jnp.float32)
+        wide = ops.accumulator_dtype(dtype)
         return jax.nn.initializers.orthogonal(self.scale)(key, shape, wide).astype(dtype)
 
 

@@ -80,7 +80,8 @@ def test_no_implicit_promotion(case, dtype):
 @pytest.mark.parametrize("dtype", [jnp.float32, *HALF])
 @conformant
 def test_parameters_are_drawn_in_the_dtype_asked_for(case, dtype):
-    params = case.cell.init(jax.random.key(0), dtype)
+    with jax.numpy_dtype_promotion("strict"):
+        params = case.cell.init(jax.random.key(0), dtype)
     assert all(leaf.dtype == dtype for leaf in jax.tree.leaves(params))
     assert all(bool(jnp.isfinite(leaf).all()) for leaf in jax.tree.leaves(params))
 
