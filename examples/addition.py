@@ -66,12 +66,11 @@ def draw(config: Config) -> tuple[dict[str, Any], dict[str, Any]]:
     most = 10**config.digits
     if config.questions > most * (most + 1) // 4:
         raise SystemExit(f"--questions: expected at most {most * (most + 1) // 4}")
-    pairs: set[tuple[int, int]] = set()
+    pairs: dict[tuple[int, int], tuple[int, int]] = {}  # as it was asked, by the sorted one
     while len(pairs) < config.questions:
         a, b = (int(rng.integers(10 ** rng.integers(1, config.digits + 1))) for _ in range(2))
-        pairs.add((min(a, b), max(a, b)))
-    ordered = sorted(pairs)
-    rng.shuffle(ordered)
+        pairs.setdefault((min(a, b), max(a, b)), (a, b))
+    ordered = list(pairs.values())
     asked = np.stack([question(f"{a}+{b}", config.digits) for a, b in ordered])
     answers = [LETTERS.encode(str(a + b).ljust(config.digits + 1)) for a, b in ordered]
     labels = np.stack([[*answer, LETTERS.end] for answer in answers]).astype(np.int32)

@@ -15,6 +15,7 @@ import functools
 import gzip
 import math
 import time
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -271,6 +272,7 @@ def main(config: Config) -> dict[str, float]:
     viz.learning_curve(result.history).savefig(config.out / "learning_curve.png", dpi=150)
     said = [*pairs["test"], *((text, "") for text in say)]
     shown = [*range(min(3, len(references))), *range(len(references), len(said))]
+    missing: list[Any] = []  # what matplotlib warns of: one line is enough
     for number, index in enumerate(shown):
         text, reference = said[index]
         print(f"\n  {text}\n  → {texts[index]}" + (f"\n  = {reference}" if reference else ""))
@@ -278,7 +280,11 @@ def main(config: Config) -> dict[str, float]:
         if output.attention is not None and len(output.tokens):
             rows = [*writer.pieces(output.tokens), *(["end"] if output.finished else [])]
             figure = viz.attention(output.attention, reader.pieces(sources[index]), rows)
-            figure.savefig(config.out / f"attention_{number + 1}.png", dpi=150)
+            with warnings.catch_warnings(record=True) as found_missing:
+                figure.savefig(config.out / f"attention_{number + 1}.png", dpi=150)
+            missing += found_missing
+    if missing:
+        print("\n(The plots need a font with these characters, such as Noto Sans CJK.)")
     print(f"\nplots, translations and checkpoints in {config.out}")
     return rates
 

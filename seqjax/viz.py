@@ -20,6 +20,11 @@ __all__ = ["attention", "gradient_flow", "hidden_states", "learning_curve"]
 # Okabe and Ito's palette, without the yellow that is faint on white.
 _COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#000000")
 _STYLES = ("-", "--", "-.", ":")
+# Fonts with the characters of many languages, of which one is on most machines.
+_WIDE = (
+    "Noto Sans CJK JP", "Noto Sans CJK SC", "Noto Sans JP", "IPAexGothic", "Hiragino Sans",
+    "Yu Gothic", "Microsoft YaHei", "PingFang SC", "WenQuanYi Micro Hei", "Arial Unicode MS",
+)  # fmt: skip
 # In a training history, but not learning.
 _NOT_CURVES = ("epoch", "step", "seconds", "grad_norm")
 
@@ -132,7 +137,7 @@ def hidden_states(
     axes.set_ylabel("unit")
     axes.locator_params(integer=True)
     if step_labels is not None:
-        axes.set_xticks(range(steps), step_labels, rotation=90)
+        axes.set_xticks(range(steps), step_labels, rotation=90, fontfamily=_fonts())
     if title is not None:
         axes.set_title(title)
     return figure
@@ -200,7 +205,8 @@ def attention(
       title: what to write above.
 
     Returns:
-      A figure with one panel and a colour bar, dark where the weight is large.
+      A figure with one panel and a colour bar, dark where the weight is large. Characters that no
+      installed font has are drawn as boxes, and matplotlib warns of them.
 
     Raises:
       ImportError: matplotlib is missing.
@@ -222,8 +228,11 @@ def attention(
     image = axes.imshow(values, cmap="Blues", vmin=0.0, vmax=max(1.0, values.max()))
     figure.colorbar(image, ax=axes, label="weight")
     turned = max(map(len, source)) > 2
-    axes.set_xticks(range(len(source)), list(source), rotation=90 if turned else 0)
-    axes.set_yticks(range(len(target)), list(target))
+    fonts = _fonts()
+    axes.set_xticks(
+        range(len(source)), list(source), rotation=90 if turned else 0, fontfamily=fonts
+    )
+    axes.set_yticks(range(len(target)), list(target), fontfamily=fonts)
     if title is not None:
         axes.set_title(title, wrap=True)
     return figure
@@ -235,6 +244,15 @@ def _figure(*, width: float, height: float) -> "Figure":
     except ImportError as error:
         raise ImportError("seqjax.viz needs matplotlib: pip install seqjax[viz]") from error
     return Figure(figsize=(width, height), layout="constrained")
+
+
+def _fonts() -> list[str]:
+    """Matplotlib's font, and for characters that it lacks those of `_WIDE` that are installed."""
+    import matplotlib
+    from matplotlib import font_manager
+
+    installed = set(font_manager.get_font_names())
+    return [*matplotlib.rcParams["font.family"], *(font for font in _WIDE if font in installed)]
 
 
 def _line(axes: "Axes", index: int, x: Any, y: Any, *, label: str, **style: Any) -> None:

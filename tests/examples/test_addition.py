@@ -21,6 +21,9 @@ def test_questions_and_answers():
             np.testing.assert_array_equal(tokens[1:], labels[:-1])
             seen.add(question)
     assert len(seen) == 200
+    asked = [tuple(map(int, text.split("+"))) for text in seen]
+    assert len({tuple(sorted(pair)) for pair in asked}) == 200  # none in both orders
+    assert 40 < sum(a > b for a, b in asked) < 160  # but either order comes
 
 
 @pytest.mark.parametrize("attention", [False, True])
