@@ -41,7 +41,8 @@ class Config:
     data: Path | None = None
     """Folder of parallel text: train, dev and test, each with the languages as endings."""
     tfds: str | None = None
-    """A set of tensorflow-datasets instead, such as ted_hrlr_translate/pt_to_en."""
+    """A set of tensorflow-datasets instead, such as ted_hrlr_translate/pt_to_en; --data is then the
+    folder of prepared sets, if it is not tensorflow-datasets' own."""
     source: str = "ja"
     """The language to read: the ending of its files, or its field in the tfds set."""
     target: str = "en"
@@ -135,14 +136,20 @@ def check(config: Config) -> None:
 
 def load(config: Config) -> dict[str, list[tuple[str, str]]]:
     """Pairs of sentences for "train", "dev" and "test"."""
-    if (config.data is None) == (config.tfds is None):
+    if config.data is None and config.tfds is None:
         raise SystemExit("--data, --tfds: expected one of them")
     found: dict[str, list[tuple[str, str]]] = {}
     for split in ("train", "dev", "test"):
         sides: list[list[str]] = []
         if config.tfds is not None:
-            rows = tfds_source(config.tfds, split="validation" if split == "dev" else split)
+            name = "validation" if split == "dev" else split
+            try:
+                rows = list(tfds_source(config.tfds, split=name, data_dir=config.data))
+            except (ImportError, ValueError) as error:
+                raise SystemExit(f"--tfds: {error}") from None
             for language in (config.source, config.target):
+                if language not in rows[0]:
+                    raise SystemExit(f"--tfds: expected {language!r} among {', '.join(rows[0])}")
                 lines = (row[language] for row in rows)
                 sides.append([x.decode() if isinstance(x, bytes) else x for x in lines])
         elif config.data is not None:

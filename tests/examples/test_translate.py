@@ -60,6 +60,35 @@ def test_words_without_attention(folder, tmp_path):
     assert not list(tmp_path.glob("attention*"))
 
 
+def test_a_set_of_tensorflow_datasets(tmp_path):
+    tfds = pytest.importorskip("tensorflow_datasets")
+
+    class SmallPairs(tfds.core.GeneratorBasedBuilder):
+        VERSION = tfds.core.Version("1.0.0")
+
+        def _info(self):
+            features = tfds.features.FeaturesDict(
+                {"en": tfds.features.Text(), "fr": tfds.features.Text()}
+            )
+            return self.dataset_info_from_configs(features=features)
+
+        def _split_generators(self, dl_manager):
+            del dl_manager
+            return {name: self._generate_examples() for name in ("train", "validation", "test")}
+
+        def _generate_examples(self):
+            yield 0, {"en": "big cat", "fr": "châ grand"}
+            yield 1, {"en": "", "fr": "rien"}
+
+    SmallPairs(data_dir=tmp_path, file_format="array_record").download_and_prepare()
+    found = translate.load(config(tmp_path, tmp_path / "out", tfds="small_pairs"))
+    assert found == {split: [("big cat", "châ grand")] for split in ("train", "dev", "test")}
+    with pytest.raises(SystemExit, match="--tfds: expected 'de' among en, fr"):
+        translate.load(config(tmp_path, tmp_path / "out", tfds="small_pairs", target="de"))
+    with pytest.raises(SystemExit, match="--tfds: name: expected a set that was prepared"):
+        translate.load(config(tmp_path, tmp_path / "out", tfds="no_such_set"))
+
+
 def test_mistakes(folder, tmp_path):
     def fails(message, **options):
         with pytest.raises(SystemExit, match=message):
