@@ -61,7 +61,7 @@ def test_words_without_attention(folder, tmp_path):
 
 
 def test_a_set_of_tensorflow_datasets(tmp_path):
-    tfds = pytest.importorskip("tensorflow_datasets")
+    tfds: Any = pytest.importorskip("tensorflow_datasets")
 
     class SmallPairs(tfds.core.GeneratorBasedBuilder):
         VERSION = tfds.core.Version("1.0.0")
