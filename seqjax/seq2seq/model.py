@@ -152,7 +152,6 @@ class Seq2Seq(nnx.Module):
           TypeError, ValueError: see `Encoder`; tokens that are not integers `[B, T]`, or (outside
             tracing) that the decoder does not know.
         """
-        tokens = checks.require_array("tokens", tokens, jnp.integer, "integer tokens [B, T]")
         if np.ndim(source) != (2 if self.encoder.embedding is not None else 3):
             kind = "[B, S]" if self.encoder.embedding is not None else "[B, S, I]"
             raise ValueError(f"source: expected {kind}, got {np.shape(source)}")
@@ -165,12 +164,7 @@ class Seq2Seq(nnx.Module):
             source, lengths=lengths, mask=mask, source_ids=source_ids,
             deterministic=deterministic, rngs=key_encoder,
         )  # fmt: skip
-        if tokens.ndim != 2 or tokens.shape[:1] != encoded.mask.shape[:-1]:
-            raise ValueError(
-                f"tokens: expected [{', '.join(map(str, encoded.mask.shape[:-1]))}, T] like the "
-                f"sources, got {tokens.shape}"
-            )
-        self._check_tokens(tokens, encoded)
+        tokens = self._checked_tokens(tokens, encoded)
         memory, state = self._start(encoded)
         logits, _ = self.decoder.teacher_forced(
             tokens, state, memory, encoded.source_ids, rngs=key_decoder
@@ -200,13 +194,7 @@ class Seq2Seq(nnx.Module):
           Bengio, Vinyals, Jaitly, Shazeer (2015), Scheduled sampling for sequence prediction with
           recurrent neural networks.
         """
-        tokens = checks.require_array("tokens", tokens, jnp.integer, "integer tokens [B, T]")
-        if tokens.ndim != 2 or tokens.shape[:1] != encoded.mask.shape[:-1]:
-            raise ValueError(
-                f"tokens: expected [{encoded.mask.shape[0]}, T] like the sources, "
-                f"got {tokens.shape}"
-            )
-        self._check_tokens(tokens, encoded)
+        tokens = self._checked_tokens(tokens, encoded)
         if not checks.is_traced(rate) and not 0 <= checks.require_number("rate", rate) <= 1:
             raise ValueError(f"rate: expected a number from 0 to 1, got {rate}")
         key = checks.require_key("key", key)
@@ -255,14 +243,21 @@ class Seq2Seq(nnx.Module):
 
         return step, state
 
-    def _check_tokens(self, tokens: Array, encoded: Encoded) -> None:
-        """Raises on tokens and copied ids that the decoder does not know, if they can be seen."""
+    def _checked_tokens(self, tokens: Any, encoded: Encoded) -> Array:
+        """Target tokens of the sources' batch; those it can see, and copied ids, must be known."""
+        tokens = checks.require_array("tokens", tokens, jnp.integer, "integer tokens [B, T]")
+        if tokens.ndim != 2 or tokens.shape[:1] != encoded.mask.shape[:-1]:
+            raise ValueError(
+                f"tokens: expected [{encoded.mask.shape[0]}, T] like the sources, "
+                f"got {tokens.shape}"
+            )
         known = self.decoder.vocabulary
         if self.decoder.gate is not None:
             known += encoded.mask.shape[-1]
             if encoded.source_ids is not None:
                 checks.require_range("source_ids", encoded.source_ids, known - 1, encoded.mask)
         checks.require_range("tokens", jnp.maximum(tokens, 0), known - 1)
+        return tokens
 
     def _start(self, encoded: Encoded) -> tuple[Any, DecoderState]:
         memory = self.decoder.precompute(encoded)
