@@ -12,7 +12,27 @@ from benchmarks.peers.base import Trainer
 from benchmarks.peers.pytorch_modules import DEVICE, Way, build, synchronize, tensor
 from benchmarks.tasks import ADAM_EPS, ADAM_RATE, CLIP_NORM, Task
 
-__all__ = ["TorchTrainer"]
+__all__ = ["Descent", "TorchTrainer"]
+
+
+class Descent:
+    """Gradient, clipping and Adam for all parameters of a module but the second biases."""
+
+    def __init__(self, module: nn.Module) -> None:
+        self._module = module
+        self._parameters = [
+            parameter for name, parameter in module.named_parameters() if "bias_hh" not in name
+        ]
+        self._optimiser = torch.optim.Adam(self._parameters, lr=ADAM_RATE, eps=ADAM_EPS, fused=True)
+
+    def step(self, loss: torch.Tensor) -> torch.Tensor:
+        """One update, waited for; gives the loss."""
+        self._module.zero_grad(set_to_none=True)
+        loss.backward()
+        nn.utils.clip_grad_norm_(self._parameters, CLIP_NORM)
+        self._optimiser.step()
+        synchronize()
+        return loss.detach()
 
 
 class TorchTrainer(Trainer):
@@ -37,14 +57,7 @@ class TorchTrainer(Trainer):
         else:
             targets = targets.long()
             self._targets = (targets if batch_first else targets.T.contiguous()).flatten()
-        self._modules = [self._embedding, self._recurrent, self._readout]
-        self._parameters = [
-            parameter
-            for module in self._modules
-            for name, parameter in module.named_parameters()
-            if not name.startswith("bias_hh")
-        ]
-        self._optimiser = torch.optim.Adam(self._parameters, lr=ADAM_RATE, eps=ADAM_EPS, fused=True)
+        self._descent = Descent(nn.ModuleList([self._embedding, self._recurrent, self._readout]))
         self._loss = torch.tensor(float("nan"))
 
     def step(self) -> None:
@@ -57,13 +70,7 @@ class TorchTrainer(Trainer):
         else:
             logits = self._readout(outputs).flatten(0, 1)
             loss = functional.cross_entropy(logits, self._targets)
-        for module in self._modules:
-            module.zero_grad(set_to_none=True)
-        loss.backward()
-        nn.utils.clip_grad_norm_(self._parameters, CLIP_NORM)
-        self._optimiser.step()
-        synchronize()
-        self._loss = loss.detach()
+        self._loss = self._descent.step(loss)
 
     def loss(self) -> float:
         return float(self._loss)

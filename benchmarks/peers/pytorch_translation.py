@@ -14,7 +14,7 @@ from torch.nn.utils import rnn
 
 from benchmarks.peers.base import Trainer, Writer
 from benchmarks.peers.pytorch_modules import DEVICE, Way, build, synchronize, tensor
-from benchmarks.tasks import ADAM_EPS, ADAM_RATE, CLIP_NORM
+from benchmarks.peers.pytorch_training import Descent
 from benchmarks.translation import BEGIN, END, Translation
 
 __all__ = ["TorchTranslator", "TorchWriter"]
@@ -80,10 +80,7 @@ class TorchTranslator(Trainer):
         self._threads = way.threads
         self.setting = f"threads={way.threads}"
         self._model = _Model(task)
-        self._parameters = [
-            parameter for name, parameter in self._model.named_parameters() if "bias_hh" not in name
-        ]
-        self._optimiser = torch.optim.Adam(self._parameters, lr=ADAM_RATE, eps=ADAM_EPS, fused=True)
+        self._descent = Descent(self._model)
         self._source, self._tokens, labels = (
             tensor(array).long() for array in (task.source, task.tokens, task.labels)
         )
@@ -103,12 +100,7 @@ class TorchTranslator(Trainer):
             contexts.append(context)
         logits = self._model.logits(torch.stack(outputs, 1), torch.stack(contexts, 1))
         loss = functional.cross_entropy(logits.flatten(0, 1), self._labels)
-        self._model.zero_grad(set_to_none=True)
-        loss.backward()
-        nn.utils.clip_grad_norm_(self._parameters, CLIP_NORM)
-        self._optimiser.step()
-        synchronize()
-        self._loss = loss.detach()
+        self._loss = self._descent.step(loss)
 
     def loss(self) -> float:
         return float(self._loss)
