@@ -1,7 +1,7 @@
 """Training Flax NNX models: a pure step, the optimiser, and a plain loop around them.
 
 `fit` runs the whole loop; `init_state`, `make_train_step`, `make_eval_step` and `evaluate` are the
-pieces it is made of, for those who write their own.
+pieces it is made of, for those who write their own. `ScriptOptions` is what scripts share.
 """
 
 from seqjax.training.checkpoints import Checkpoint, Checkpoints
@@ -9,6 +9,7 @@ from seqjax.training.evaluation import evaluate, make_eval_step
 from seqjax.training.fit import FitResult, fit
 from seqjax.training.monitor import Monitor
 from seqjax.training.optimizer import optimizer
+from seqjax.training.script import ScriptOptions, count_parameters, measure
 from seqjax.training.state import TrainState, init_state, state_to_model
 from seqjax.training.step import make_train_step
 
@@ -17,12 +18,15 @@ __all__ = [
     "Checkpoints",
     "FitResult",
     "Monitor",
+    "ScriptOptions",
     "TrainState",
+    "count_parameters",
     "evaluate",
     "fit",
     "init_state",
     "make_eval_step",
     "make_train_step",
+    "measure",
     "optimizer",
     "state_to_model",
 ]

@@ -1,0 +1,232 @@
+"""What training scripts share: their common options, and a run that leaves its traces in a folder."""
+
+import dataclasses
+import json
+import math
+import platform
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+from typing import Any, ClassVar
+
+import jax
+import numpy as np
+import optax
+from flax import nnx
+
+from seqjax import sharding, viz
+from seqjax.data import Batches, batches
+from seqjax.training.checkpoints import Checkpoints
+from seqjax.training.evaluation import MetricFn, evaluate, make_eval_step
+from seqjax.training.fit import BatchSource, FitResult, fit
+from seqjax.training.monitor import Mode, Monitor
+from seqjax.training.optimizer import optimizer as make_optimizer
+from seqjax.training.state import init_state
+from seqjax.training.step import LossFn
+
+__all__ = ["ScriptOptions", "count_parameters", "measure"]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ScriptOptions:
+    """The options of a training script; a script adds its own in a subclass.
+
+    With `tyro.cli` they become a command line. `prepare` comes first in a script, `fit` trains, and
+    `report` leaves the figures. What a run leaves in the folder `out`: `checkpoints/`,
+    `history.jsonl`, `learning_curve.png` and `result.json`.
+
+    Example:
+      >>> import tempfile
+      >>> from flax import nnx
+      >>> from seqjax import losses, metrics, training
+      >>> @dataclasses.dataclass(frozen=True, kw_only=True)
+      ... class Config(training.ScriptOptions):
+      ...     hidden_size: int = 8
+      ...     '''Units.'''
+      >>> folder = tempfile.TemporaryDirectory()
+      >>> config = Config(epochs=2, batch_size=2, out=Path(folder.name))
+      >>> config.prepare()
+      >>> examples = {"x": np.eye(4, dtype=np.float32), "y": np.ones((4, 1), np.float32)}
+      >>> source = config.batches(examples, sequence_keys=())
+      >>> len(source(0)), source(1)[0]["x"].shape
+      (2, (2, 4))
+    """
+
+    epochs: int = 10
+    """How many times to go through the training data."""
+    batch_size: int = 32
+    """Examples in a step."""
+    learning_rate: float = 1e-3
+    """Adam's at its highest; it rises for half an epoch and falls to zero along a cosine."""
+    clip_norm: float = 1.0
+    """Bound on the norm of the gradient."""
+    seed: int = 0
+    """Fixes weights, order and dropout."""
+    devices: int = 1
+    """Over how many devices each batch is divided; more than one divides a CPU's cores."""
+    resume: bool = False
+    """Go on from the latest checkpoint in the folder `out`."""
+    out: Path = Path("out")
+    """Folder for checkpoints, history, plots and figures."""
+
+    may_be_zero: ClassVar[tuple[str, ...]] = ("seed",)
+    """Whole numbers among the options that may be 0."""
+
+    def prepare(self) -> None:
+        """Checks the options and sets up devices; call it before anything is computed.
+
+        Raises:
+          SystemExit: an option makes no sense, or `out` holds a run and `resume` is not set.
+        """
+        for field in dataclasses.fields(self):
+            value, least = getattr(self, field.name), int(field.name not in self.may_be_zero)
+            if isinstance(value, int) and not isinstance(value, bool) and value < least:
+                raise SystemExit(f"{_flag(field.name)}: expected at least {least}, got {value}")
+        for name in ("learning_rate", "clip_norm"):
+            if not 0 < getattr(self, name) < math.inf:
+                raise SystemExit(f"{_flag(name)}: expected more than 0, got {getattr(self, name)}")
+        if self.out.exists() and not self.out.is_dir():
+            raise SystemExit(f"--out: expected a folder, got the file {self.out}")
+        if not self.resume and any((self.out / "checkpoints").glob("*")):
+            raise SystemExit(f"--out: {self.out} holds a run; go on with --resume or name another")
+        if self.devices > 1:
+            sharding.use_cpu_devices(self.devices)
+        self.out.mkdir(parents=True, exist_ok=True)
+
+    def batches(self, examples: Mapping[str, Any], **options: Any) -> Callable[[int], Batches]:
+        """The shuffled batches of each epoch: a function epoch -> `seqjax.data.batches`.
+
+        Args:
+          examples: as for `seqjax.data.batches`.
+          **options: its other arguments, such as `boundaries`.
+        """
+        options = {"batch_size": self.batch_size, "seed": self.seed} | options
+        return lambda epoch: batches(examples, epoch=epoch, **options)
+
+    def schedule(self, steps: int) -> optax.Schedule:
+        """The learning rate by step: half an epoch's warm-up, then a cosine down to zero.
+
+        Args:
+          steps: of an epoch.
+        """
+        return optax.warmup_cosine_decay_schedule(
+            0.0, self.learning_rate, max(1, steps // 2), max(2, steps * self.epochs)
+        )
+
+    def fit(
+        self,
+        model: nnx.Module,
+        loss_fn: LossFn,
+        train_batches: BatchSource,
+        *,
+        eval_batches: BatchSource | None = None,
+        metric_fn: MetricFn | None = None,
+        monitor: str | None = "eval_loss",
+        mode: Mode = "min",
+        patience: int | None = None,
+        optimizer: optax.GradientTransformation | None = None,
+        **options: Any,
+    ) -> FitResult:
+        """`seqjax.training.fit` with these options, checkpoints and a history in `out`.
+
+        Args:
+          model: as for `fit`.
+          loss_fn: as for `fit`.
+          train_batches: as for `fit`; such as from `batches`.
+          eval_batches: as for `fit`.
+          metric_fn: as for `fit`.
+          monitor: the metric by which the best epoch is chosen; without `eval_batches` the last
+            one is taken.
+          mode: whether less of it is better, or more.
+          patience: after how many epochs without a better one to stop.
+          optimizer: any; Adam with `schedule` and clipping by norm if None, for batches that have
+            a length.
+          **options: other arguments of `fit`.
+
+        Returns:
+          The `FitResult`, its model on one device.
+        """
+        if optimizer is None:
+            first: Any = train_batches(0) if callable(train_batches) else train_batches
+            optimizer = make_optimizer(self.schedule(len(first)), clip_norm=self.clip_norm)
+        chosen = None
+        if monitor is not None and eval_batches is not None:
+            chosen = Monitor(monitor, mode, patience)
+        with Checkpoints(self.out / "checkpoints") as checkpoints:
+            result = fit(
+                model, loss_fn, optimizer, train_batches, epochs=self.epochs, seed=self.seed,
+                eval_batches=eval_batches, metric_fn=metric_fn, devices=self.devices,
+                monitor=chosen, checkpoints=checkpoints, resume=self.resume, **options,
+            )  # fmt: skip
+        return result._replace(model=jax.device_put(result.model, jax.devices()[0]))
+
+    def report(self, result: FitResult, **figures: float) -> dict[str, float]:
+        """Prints what came out, and leaves `result.json` and `learning_curve.png` in `out`.
+
+        Args:
+          result: of `fit`.
+          **figures: by name, what was measured on the test set and what baselines reach there.
+
+        Returns:
+          The figures.
+        """
+        parameters = count_parameters(result.model)
+        minutes = sum(record["seconds"] for record in result.history) / 60
+        print(
+            f"\n{parameters:,} parameters, {len(result.history)} epochs, {minutes:.1f} minutes of "
+            f"training; the model is that of epoch {result.best['epoch']:.0f}"
+        )
+        width = max(map(len, figures), default=0)
+        for name, value in figures.items():
+            print(f"  {name.replace('_', ' '):<{width}}  {value:.4g}")
+        record = {
+            "figures": figures,
+            "parameters": parameters,
+            "epochs": len(result.history),
+            "minutes": minutes,
+            "machine": platform.machine(),
+            "jax": jax.__version__,
+            "options": {name: str(value) for name, value in dataclasses.asdict(self).items()},
+        }
+        (self.out / "result.json").write_text(json.dumps(record, indent=1) + "\n")
+        viz.learning_curve(result.history).savefig(self.out / "learning_curve.png", dpi=150)
+        print(f"in {self.out}: {', '.join(sorted(path.name for path in self.out.iterdir()))}")
+        return figures
+
+
+def count_parameters(model: nnx.Module) -> int:
+    """How many numbers the `nnx.Param` variables of a module hold.
+
+    Args:
+      model: a Flax NNX module.
+
+    Example:
+      >>> count_parameters(nnx.Linear(3, 2, rngs=nnx.Rngs(0)))
+      8
+    """
+    return sum(leaf.size for leaf in jax.tree.leaves(nnx.state(model, nnx.Param)))
+
+
+def measure(model: nnx.Module, metric_fn: MetricFn, batches: Iterable[Any]) -> dict[str, float]:
+    """The metrics of a trained model over all batches together.
+
+    Args:
+      model: a Flax NNX module; it is not changed.
+      metric_fn: `metric_fn(model, batch) -> {name: Mean}`, see `make_eval_step`.
+      batches: an iterable of batches.
+
+    Returns:
+      One float a metric.
+
+    Example:
+      >>> from seqjax import metrics
+      >>> def metric_fn(model, batch):
+      ...     return {"error": metrics.mean_squared_error(model(batch["x"]), batch["y"])}
+      >>> model = nnx.Linear(1, 1, kernel_init=nnx.initializers.ones, rngs=nnx.Rngs(0))
+      >>> measure(model, metric_fn, [{"x": np.ones((4, 1)), "y": np.full((4, 1), 3.0)}])
+      {'error': 4.0}
+    """
+    return evaluate(make_eval_step(model, metric_fn), init_state(model, optax.identity()), batches)
+
+
+def _flag(name: str) -> str:
+    return "--" + name.replace("_", "-")
