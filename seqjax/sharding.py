@@ -8,20 +8,26 @@
 Each device runs the whole time loop on its part of the batch, and parts meet once, in the sums of
 the weight gradients. On a CPU that is often faster than threads inside each small product, which
 wait for each other at every step.
+
+Devices may belong to several processes, on one machine or many: each calls `use_processes` first
+and then does the same as the others, with the same batches; it keeps the parts of its own devices.
 """
 
 import functools
 import os
+import re
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
+from jax.experimental import multihost_utils
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from seqjax import checks
 from seqjax.types import PyTree
 
-__all__ = ["batch_mesh", "replicate", "shard_batch", "use_cpu_devices"]
+__all__ = ["batch_mesh", "replicate", "shard_batch", "use_cpu_devices", "use_processes"]
 
 
 def use_cpu_devices(count: int | None = None) -> int:
@@ -57,14 +63,48 @@ def use_cpu_devices(count: int | None = None) -> int:
     return count
 
 
+def use_processes(where: str = "auto", *, cpu_devices: int = 1) -> int:
+    """Joins this process to others, by `jax.distributed`. Call it before anything is computed.
+
+    Args:
+      where: "INDEX/COUNT@HOST:PORT": which process this is, of how many, and the address of process
+        0, such as "0/2@localhost:5123"; or "auto" on a cluster that JAX knows (Slurm, Open MPI,
+        Kubernetes, Cloud TPU).
+      cpu_devices: into how many devices this process divides its CPU.
+
+    Returns:
+      How many processes there are.
+
+    Raises:
+      TypeError, ValueError: no positive integer; an address that cannot be read as one.
+      RuntimeError: JAX has started already, or the others cannot be reached.
+
+    Example:
+      >>> use_processes("2/2@localhost:5123")
+      Traceback (most recent call last):
+      ValueError: where: expected INDEX/COUNT@HOST:PORT with INDEX < COUNT, got '2/2@localhost:5123'
+    """
+    if where == "auto":
+        use_cpu_devices(cpu_devices)
+        jax.distributed.initialize()
+        return jax.process_count()
+    found = re.fullmatch(r"(\d+)/(\d+)@(.+:\d+)", where) if isinstance(where, str) else None
+    if found is None or int(found[1]) >= int(found[2]):
+        raise ValueError(f"where: expected INDEX/COUNT@HOST:PORT with INDEX < COUNT, got {where!r}")
+    use_cpu_devices(cpu_devices)
+    jax.distributed.initialize(found[3], int(found[2]), int(found[1]))
+    return jax.process_count()
+
+
 def batch_mesh(devices: int | None = None) -> Mesh:
     """The first devices in a row, along an axis named "batch".
 
     Args:
-      devices: how many; all that JAX has if not given.
+      devices: how many; all that JAX has, in all processes, if not given.
 
     Raises:
-      TypeError, ValueError: not a positive integer, or more than there are.
+      TypeError, ValueError: not a positive integer, more than there are, or so few that a process
+        would have none.
 
     Example:
       >>> batch_mesh(1).axis_names, batch_mesh(1).size
@@ -75,7 +115,13 @@ def batch_mesh(devices: int | None = None) -> Mesh:
     if count > have:
         hint = "; see use_cpu_devices" if jax.default_backend() == "cpu" else ""
         raise ValueError(f"devices: expected at most {have}, which JAX has, got {count}{hint}")
-    return _mesh(count)
+    mesh = _mesh(count)
+    processes = {device.process_index for device in mesh.devices.flat}
+    if jax.process_count() > 1 and count > 1 and len(processes) < jax.process_count():
+        raise ValueError(
+            f"devices: expected all {have}, those of {jax.process_count()} processes, got {count}"
+        )
+    return mesh
 
 
 @functools.cache
@@ -116,7 +162,7 @@ def shard_batch(tree: PyTree, devices: int | None = None, *, axis: int = 0) -> P
         shape = np.shape(leaf)
         divides = len(shape) > axis and shape[axis] % mesh.size == 0
         spec = PartitionSpec(*[None] * axis, "batch") if divides else PartitionSpec()
-        return jax.device_put(leaf, NamedSharding(mesh, spec))
+        return _put(leaf, NamedSharding(mesh, spec))
 
     return jax.tree.map(place, tree)
 
@@ -142,7 +188,25 @@ def replicate(tree: PyTree, devices: int | None = None) -> PyTree:
     mesh = batch_mesh(devices)
     for leaf in jax.tree.leaves(tree):
         _require_leaf(leaf)
-    return jax.device_put(tree, NamedSharding(mesh, PartitionSpec()))
+    return jax.tree.map(lambda leaf: _put(leaf, NamedSharding(mesh, PartitionSpec())), tree)
+
+
+def to_host(x: Any) -> np.ndarray:
+    """An array's values, gathered from all processes if they are divided among them."""
+    if isinstance(x, jax.Array) and not (x.is_fully_addressable or x.is_fully_replicated):
+        x = multihost_utils.process_allgather(x, tiled=True)
+    return np.asarray(x)
+
+
+def _put(leaf: Any, sharding: NamedSharding) -> jax.Array:
+    """An array on the devices; of those of other processes, only what they need is theirs to do."""
+    if sharding.is_fully_addressable or (isinstance(leaf, jax.Array) and leaf.sharding == sharding):
+        return jax.device_put(leaf, sharding)
+    if isinstance(leaf, jax.Array) and jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
+        data = _put(jax.random.key_data(leaf), sharding)
+        return jax.random.wrap_key_data(data, impl=jax.random.key_impl(leaf))
+    values = to_host(leaf)
+    return jax.make_array_from_callback(values.shape, sharding, values.__getitem__)
 
 
 def _require_leaf(leaf: Any) -> None:

@@ -26,7 +26,7 @@ _WIDE = (
     "Yu Gothic", "Microsoft YaHei", "PingFang SC", "WenQuanYi Micro Hei", "Arial Unicode MS",
 )  # fmt: skip
 # In a training history, but not learning.
-_NOT_CURVES = ("epoch", "step", "seconds", "grad_norm")
+_NOT_CURVES = ("epoch", "step", "seconds", "grad_norm", "skipped")
 
 
 def learning_curve(
@@ -37,7 +37,7 @@ def learning_curve(
     Args:
       history: records such as `seqjax.training.fit` returns: `{"epoch": 1, "loss": …, "eval_loss":
         …}`. A record may lack a key. Without "epoch" the records count from 1.
-      keys: what to draw; by default every number except epoch, step, seconds and grad_norm.
+      keys: what to draw; by default every number except epoch, step, seconds, grad_norm and skipped.
 
     Returns:
       A figure with a panel for `name` and `eval_name` together.

@@ -4,9 +4,11 @@
 pieces it is made of, for those who write their own. `ScriptOptions` is what scripts share.
 """
 
+from seqjax.training.average import averaged, averaging
 from seqjax.training.checkpoints import Checkpoint, Checkpoints
 from seqjax.training.evaluation import evaluate, make_eval_step
 from seqjax.training.fit import FitResult, fit
+from seqjax.training.logs import JsonLines, TensorBoard
 from seqjax.training.monitor import Monitor
 from seqjax.training.optimizer import optimizer
 from seqjax.training.script import ScriptOptions, count_parameters, measure
@@ -17,9 +19,13 @@ __all__ = [
     "Checkpoint",
     "Checkpoints",
     "FitResult",
+    "JsonLines",
     "Monitor",
     "ScriptOptions",
+    "TensorBoard",
     "TrainState",
+    "averaged",
+    "averaging",
     "count_parameters",
     "evaluate",
     "fit",

@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from seqjax import checks
+from seqjax import checks, sharding
 from seqjax.types import PyTree
 
 __all__ = ["Checkpoint", "Checkpoints"]
@@ -201,7 +201,7 @@ def _flat(tree: PyTree) -> dict[str, np.ndarray]:
             raise ValueError(f"arrays: expected names without slashes, got {name!r} twice")
         if not hasattr(leaf, "dtype"):
             raise TypeError(f"arrays: expected arrays, got {checks.brief(leaf)} for {name}")
-        flat[name] = np.asarray(jax.random.key_data(leaf) if _is_key(leaf) else leaf)
+        flat[name] = sharding.to_host(jax.random.key_data(leaf) if _is_key(leaf) else leaf)
     return {name: array for name, array in flat.items() if array.size}
 
 

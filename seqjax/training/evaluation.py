@@ -8,17 +8,20 @@ from flax import nnx
 
 from seqjax.metrics import Mean
 from seqjax.training._results import kind, require_scalars
-from seqjax.training.state import TrainState, graphdef_of, state_to_model
+from seqjax.training.state import TrainState, changed_state, graphdef_of, state_to_model
 from seqjax.training.totals import Totals
 
 __all__ = ["EvalStep", "MetricFn", "evaluate", "make_eval_step"]
 
 MetricFn: TypeAlias = Callable[[Any, Any], Mapping[str, Mean]]
-EvalStep: TypeAlias = Callable[[TrainState, Any], dict[str, Mean]]
+EvalStep: TypeAlias = Callable[[TrainState, Any], tuple[TrainState, dict[str, Mean]]]
 
 
 def make_eval_step(model: nnx.Module | nnx.GraphDef, metric_fn: MetricFn) -> EvalStep:
-    """A jitted pure function `eval_step(state, batch) -> {name: Mean}`.
+    """A jitted pure function `eval_step(state, batch) -> (state, metrics)`.
+
+    The state comes back with what the model carries from batch to batch in evaluation, such as the
+    recurrent state of `seqjax.nn.Stateful`; for most models that is nothing.
 
     Args:
       model: the module, or its graph definition; it is not changed.
@@ -41,13 +44,13 @@ def make_eval_step(model: nnx.Module | nnx.GraphDef, metric_fn: MetricFn) -> Eva
       >>> model = nnx.Linear(1, 1, kernel_init=nnx.initializers.ones, rngs=nnx.Rngs(0))
       >>> state = training.init_state(model, optax.sgd(0.1))
       >>> eval_step = training.make_eval_step(model, metric_fn)
-      >>> measured = eval_step(state, {"x": jnp.ones((4, 1)), "y": jnp.full((4, 1), 3.0)})
+      >>> _, measured = eval_step(state, {"x": jnp.ones((4, 1)), "y": jnp.full((4, 1), 3.0)})
       >>> float(measured["error"].total), int(measured["error"].count)
       (16.0, 4)
     """
     graphdef = graphdef_of(model)
 
-    def eval_step(state: TrainState, batch: Any) -> dict[str, Mean]:
+    def eval_step(state: TrainState, batch: Any) -> tuple[TrainState, dict[str, Mean]]:
         module = state_to_model(graphdef, state)
         module.eval()
         metrics = metric_fn(module, batch)
@@ -61,13 +64,15 @@ def make_eval_step(model: nnx.Module | nnx.GraphDef, metric_fn: MetricFn) -> Eva
                     f"metric_fn: expected a seqjax.metrics.Mean for {name!r}, got {kind(value)}"
                 )
         require_scalars("metric_fn", metrics)
-        return dict(metrics)
+        return state._replace(model_state=changed_state(module, state)), dict(metrics)
 
     return jax.jit(eval_step)
 
 
 def evaluate(eval_step: EvalStep, state: TrainState, batches: Iterable[Any]) -> dict[str, float]:
     """The metrics over all batches together, exact when their sizes differ.
+
+    What the model carries in evaluation goes from each batch to the next.
 
         value = Σ_batches total / Σ_batches count
 
@@ -96,7 +101,8 @@ def evaluate(eval_step: EvalStep, state: TrainState, batches: Iterable[Any]) -> 
     """
     totals = Totals()
     for batch in batches:
-        totals.add(eval_step(state, batch))
+        state, measured = eval_step(state, batch)
+        totals.add(measured)
     if not totals.batches:
         raise ValueError("batches: expected at least one batch, got none")
     return totals.values()

@@ -3,7 +3,8 @@
 import functools
 import itertools
 import time
-from collections.abc import Callable, Iterable, Iterator, Sized
+import warnings
+from collections.abc import Callable, Iterable, Iterator, Sequence, Sized
 from typing import Any, NamedTuple, TypeAlias
 
 import jax
@@ -11,9 +12,11 @@ import jax.numpy as jnp
 import optax
 from flax import nnx
 
-from seqjax import checks, sharding
+from seqjax import checks, data, sharding
+from seqjax.training.average import averaged
 from seqjax.training.checkpoints import Checkpoints
 from seqjax.training.evaluation import MetricFn, evaluate, make_eval_step
+from seqjax.training.logs import Log
 from seqjax.training.monitor import Monitor
 from seqjax.training.position import Position, Record
 from seqjax.training.progress import Progress
@@ -22,6 +25,8 @@ from seqjax.training.step import LossFn, make_train_step
 from seqjax.types import PyTree
 
 __all__ = ["BatchSource", "FitResult", "Record", "fit"]
+
+_NOT_FINITE = "their loss, gradient or update was not finite"
 
 BatchSource: TypeAlias = Iterable[Any] | Callable[[int], Iterable[Any]]
 
@@ -48,7 +53,8 @@ def fit(
     optimizer: optax.GradientTransformation,
     train_batches: BatchSource,
     *,
-    epochs: int,
+    epochs: int | None = None,
+    steps: int | None = None,
     eval_batches: BatchSource | None = None,
     metric_fn: MetricFn | None = None,
     seed: int = 0,
@@ -58,11 +64,17 @@ def fit(
     monitor: Monitor | None = None,
     checkpoints: Checkpoints | None = None,
     resume: bool = False,
+    logs: Sequence[Log] = (),
+    prefetch: int = 0,
 ) -> FitResult:
-    """Trains a module for some epochs.
+    """Trains a module for some epochs or steps.
 
     One seed fixes everything that is random in the steps: the same call gives the same bits.
     The host does not wait for the device at each step, only when numbers are shown.
+
+    A step whose loss, gradient or update is not finite changes nothing; such steps are counted
+    under `skipped`, and a warning tells of them. If the optimiser averages the weights (see
+    `optimizer`), the average is what is measured and returned.
 
     Args:
       model: a Flax NNX module; it is not changed.
@@ -71,7 +83,9 @@ def fit(
       train_batches: an iterable of batches that can be read once an epoch, such as a list, or a
         function epoch -> iterable, with epochs counted from 0. A batch is a pytree of arrays; each
         new shape compiles the step anew.
-      epochs: how many times to go through the batches.
+      epochs: how many times to go through the batches; or
+      steps: how many steps to make, going through the batches as often as that takes; the last
+        epoch ends early. Batches may then be endless.
       eval_batches: batches to measure on after each epoch, given in the same two ways.
       metric_fn: `metric_fn(model, batch) -> {name: Mean}`, see `make_eval_step`.
       seed: seeds `rngs` and the random streams stored in the model.
@@ -87,19 +101,23 @@ def fit(
       resume: go on from the latest checkpoint, if there is one; the end is the same, bit by bit, as
         if nothing had come between. This needs the same arguments and batches: those already seen
         are passed over, by index if they have a length and an index as `seqjax.data.Batches` has.
+      logs: functions of the history so far, such as `JsonLines` or `TensorBoard`, called after each
+        epoch, before its checkpoint is written.
+      prefetch: how many batches are made ready, and sent to the device, while it is at work.
 
     Returns:
       The trained module, the final state and the history: for each epoch a dict with `epoch` and
       `step` (how many were done), `loss`, `grad_norm` and the metrics of `loss_fn` (averaged over
-      the epoch's steps; a `Mean` by its count), `seconds` (of its training), and each metric of
-      `metric_fn` under `eval_name`.
+      the epoch's steps that changed something; a `Mean` by its count), `skipped` (how many did
+      not), `seconds` (of its training), and each metric of `metric_fn` under `eval_name`.
 
     Raises:
+      FloatingPointError: all steps of an epoch were skipped.
       TypeError: an argument of the wrong type.
-      ValueError: no batches in an epoch, an iterator that can be read only once for several epochs,
-        only one of `eval_batches` and `metric_fn`, more devices than there are, checkpoints of
-        another run without `resume`, or of another seed or model with it; see `make_train_step`
-        for `loss_fn`.
+      ValueError: not one of `epochs` and `steps`, no batches in an epoch, an iterator that can be
+        read only once for several epochs, only one of `eval_batches` and `metric_fn`, more devices
+        than there are, checkpoints of another run without `resume`, or of another seed or model
+        with it; see `make_train_step` for `loss_fn`.
 
     Example:
       >>> import jax.numpy as jnp
@@ -122,12 +140,16 @@ def fit(
       True
     """
     seed = checks.require_integer("seed", seed, least=0)
-    checks.require_integer("epochs", epochs)
+    _check_end(epochs, steps)
+    checks.require_integer("prefetch", prefetch, least=0)
     _check_functions(optimizer, loss_fn=loss_fn, metric_fn=metric_fn, on_epoch_end=on_epoch_end)
-    _check_batches(train_batches, eval_batches, metric_fn, epochs)
+    for index, log in enumerate(logs):
+        _check_functions(optimizer, **{f"logs[{index}]": log})
+    _check_batches(train_batches, eval_batches, metric_fn, epochs or 1)
     _check_run(monitor, checkpoints, resume)
     sharding.batch_mesh(devices)
     place = functools.partial(sharding.shard_batch, devices=devices) if devices > 1 else _as_it_is
+    main_process = jax.process_index() == 0
     state = init_state(model, optimizer)
     best = _values(state) if monitor is not None else None
     position = Position()
@@ -147,9 +169,14 @@ def fit(
             checkpoints.save(position.step, arrays, run | position.record())
 
     key = jax.random.key(seed)
-    with Progress(epochs, enabled=progress) as display:
+
+    def ended() -> bool:
+        done = position.epoch >= epochs if epochs is not None else position.step >= (steps or 0)
+        return done or (monitor is not None and monitor.stops(position.history))
+
+    with Progress(epochs, steps=steps, enabled=progress and main_process) as display:
         display.resume(position.epoch, position.step)
-        while position.epoch < epochs and not (monitor and monitor.stops(position.history)):
+        while not ended():
             epoch, totals = position.epoch, position.totals
             start = time.perf_counter() - position.seconds
             batches = _read(train_batches, epoch)
@@ -157,14 +184,15 @@ def fit(
                 len(batches) if isinstance(batches, Sized) else None, totals.batches
             )
             first = totals.batches
-            for batch in _from(batches, first):
+            left = None if steps is None else steps - position.step
+            for batch in _ready(itertools.islice(_from(batches, first), left), prefetch, devices):
                 # Before a step, not after it: the end of an epoch writes its own.
                 if totals.batches > first and checkpoints and checkpoints.due(position.step):
                     position.seconds = time.perf_counter() - start
                     save()
                 state, metrics = train_step(state, place(batch), key)
                 totals.add(metrics)
-                if display.advance():
+                if display.advance(display.tokens(batch)):
                     latest = totals.latest()
                     display.show({name: latest[name] for name in ("loss", "grad_norm")})
             if first and totals.batches == first:  # there was one more when it was saved
@@ -172,23 +200,38 @@ def fit(
                     f"train_batches: expected more than {first} batches in epoch {epoch}, as when "
                     f"the checkpoint in {checkpoints and checkpoints.folder} was written"
                 )
-            if not totals.batches:
-                raise ValueError(f"train_batches: expected batches, got none in epoch {epoch}")
-            step = position.step
-            record: Record = {"epoch": epoch + 1, "step": step, **_loss_first(totals.values())}
+            record = _epoch_record(epoch, position)
             display.stop_clock()  # not before: reading the totals has waited for the device
             record["seconds"] = time.perf_counter() - start
+            good = averaged(state)
             if eval_step is not None and eval_batches is not None:
-                measured = evaluate(eval_step, state, map(place, _read(eval_batches, epoch)))
+                measured = evaluate(eval_step, good, map(place, _read(eval_batches, epoch)))
                 record |= {f"eval_{name}": value for name, value in measured.items()}
             position.end_epoch(record)
             if monitor is not None and monitor.best(position.history) == epoch:
-                best = _values(state)
+                best = _values(good)
             display.end_epoch(record)
             if on_epoch_end is not None:
                 on_epoch_end(record, state)
+            for log in logs if main_process else ():
+                log(position.history)
             save()
     return _result(model, state, best, monitor, position.history)
+
+
+def _epoch_record(epoch: int, position: Position) -> Record:
+    """What is known of an epoch's training; a warning or an error if steps were skipped."""
+    totals = position.totals
+    if not totals.batches:
+        raise ValueError(f"train_batches: expected batches, got none in epoch {epoch}")
+    if totals.skipped:
+        what = f"{totals.skipped} of {totals.batches} steps of epoch {epoch + 1}"
+        if totals.skipped == totals.batches:
+            raise FloatingPointError(f"all {what}: {_NOT_FINITE}")
+        warnings.warn(f"{what}: {_NOT_FINITE}, and changed nothing", stacklevel=3)
+    values = totals.values()
+    step, skipped = position.step, totals.skipped
+    return {"epoch": epoch + 1, "step": step, "loss": values["loss"], **values, "skipped": skipped}
 
 
 def _values(state: TrainState) -> PyTree:
@@ -227,7 +270,7 @@ def _result(
     history: list[Record],
 ) -> FitResult:
     index = None if monitor is None else monitor.best(history)
-    chosen = state
+    chosen = averaged(state)
     if index is not None:
         params, model_state = best
         chosen = state._replace(params=params, model_state=model_state)
@@ -243,16 +286,24 @@ def _from(batches: Iterable[Any], first: int) -> Iterable[Any]:
     return itertools.islice(batches, first, None) if first else batches
 
 
+def _ready(batches: Iterable[Any], size: int, devices: int) -> Iterable[Any]:
+    return data.prefetch(batches, size=size, devices=devices) if size else batches
+
+
 def _as_it_is(batch: Any) -> Any:
     return batch
 
 
-def _loss_first(values: Record) -> Record:
-    return {"loss": values["loss"], **values}
-
-
 def _read(batches: BatchSource, epoch: int) -> Iterable[Any]:
     return batches(epoch) if callable(batches) else batches
+
+
+def _check_end(epochs: Any, steps: Any) -> None:
+    if (epochs is None) == (steps is None):
+        raise ValueError(f"epochs, steps: expected one of them, got {epochs} and {steps}")
+    for name, value in (("epochs", epochs), ("steps", steps)):
+        if value is not None:
+            checks.require_integer(name, value)
 
 
 def _check_functions(optimizer: Any, **functions: Any) -> None:

@@ -1,4 +1,4 @@
-"""The usual optimisers with gradient clipping in front, as an optax chain."""
+"""The usual optimisers with clipping, accumulation and averaging, as one optax chain."""
 
 import math
 from collections.abc import Callable
@@ -6,6 +6,7 @@ from collections.abc import Callable
 import optax
 
 from seqjax import checks
+from seqjax.training.average import averaging
 
 __all__ = ["optimizer"]
 
@@ -24,6 +25,8 @@ def optimizer(
     clip_norm: float | None = None,
     clip_value: float | None = None,
     weight_decay: float | None = None,
+    accumulate: int = 1,
+    average: float | None = None,
 ) -> optax.GradientTransformation:
     """An optimiser that clips the gradient before it uses it.
 
@@ -32,27 +35,38 @@ def optimizer(
         update = name(learning_rate)(g)
 
     With both bounds the value is clipped first; scaling down keeps it within ±v, so both hold.
+
+        g = mean of the gradients of k batches        with k = accumulate, before clipping
+        θ̄ ← θ̄ + (1 - min(β, n / (n + 1))) (θ - θ̄)      with β = average, after update n = 0, 1, …
+
     The result is a plain optax chain; whatever takes it takes any optax transformation.
 
     Args:
-      learning_rate: a positive float, or a schedule step -> learning rate; schedules are optax's.
+      learning_rate: a positive float, or a schedule step -> learning rate; schedules are optax's,
+        and count updates: one every `accumulate` batches.
       name: "adam", "adamw", "sgd" or "rmsprop", each with optax's defaults.
       clip_norm: bound on the gradient's global norm; None leaves it.
       clip_value: bound on each element of the gradient; None leaves it.
       weight_decay: decoupled decay of "adamw" (None: 1e-4, optax's default). The others take none.
+      accumulate: over how many batches gradients are averaged for one update, by
+        `optax.MultiSteps`; each batch weighs the same, whatever is in it.
+      average: the decay β, in (0, 1), of a running average of the weights, such as 0.999: at first
+        the plain mean of all, later exponential. `averaged` gives a state with it; `fit` measures
+        and returns that. None keeps none.
 
     Returns:
       The optax transformation.
 
     Raises:
       TypeError: a learning rate or bound that is not a number.
-      ValueError: an unknown name, a learning rate or bound that is not positive, or a weight decay
-        for an optimiser that has none.
+      ValueError: an unknown name, a learning rate or bound that is not positive, a weight decay
+        for an optimiser that has none, or a number that is out of its range.
 
     References:
       Pascanu, Mikolov, Bengio (2013), On the difficulty of training recurrent neural networks,
       algorithm 1 (clipping by norm). Loshchilov, Hutter (2019), Decoupled weight decay
-      regularization (adamw).
+      regularization (adamw). Polyak, Juditsky (1992), Acceleration of stochastic approximation by
+      averaging.
 
     Example:
       A warm-up followed by a cosine decay; the step below is bounded by the peak learning rate
@@ -91,7 +105,13 @@ def optimizer(
         transformations.append(optax.clip(_require_bound("clip_value", clip_value)))
     if clip_norm is not None:
         transformations.append(optax.clip_by_global_norm(_require_bound("clip_norm", clip_norm)))
-    return optax.chain(*transformations, _OPTIMIZERS[name](learning_rate, **options))
+    transformations.append(_OPTIMIZERS[name](learning_rate, **options))
+    if average is not None:
+        transformations.append(averaging(average))
+    chain = optax.chain(*transformations)
+    if checks.require_integer("accumulate", accumulate) == 1:
+        return chain
+    return optax.MultiSteps(chain, accumulate).gradient_transformation()
 
 
 def _require_bound(name: str, value: float) -> float:

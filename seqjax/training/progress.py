@@ -3,8 +3,9 @@
 import datetime
 import time
 from collections.abc import Mapping
-from typing import Self
+from typing import Any, Self
 
+import numpy as np
 import rich.console
 import rich.progress
 
@@ -17,7 +18,7 @@ _PLAIN_SECONDS = 30.0
 
 
 class Progress:
-    """Shows epoch, step, loss, gradient norm, steps a second and the time left.
+    """Shows epoch, step, loss, gradient norm, steps and tokens a second and the time left.
 
     On a terminal a bar is kept up to date and each epoch leaves a line; elsewhere (a pipe, a file)
     there are only lines: one an epoch, and one now and then during a long epoch.
@@ -35,12 +36,18 @@ class Progress:
     """
 
     def __init__(
-        self, epochs: int, *, enabled: bool = True, console: rich.console.Console | None = None
+        self,
+        epochs: int | None,
+        *,
+        steps: int | None = None,
+        enabled: bool = True,
+        console: rich.console.Console | None = None,
     ) -> None:
         """Shows nothing yet.
 
         Args:
-          epochs: how many the run has.
+          epochs: how many the run has; None if it is not known.
+          steps: how many it has, if that is known.
           enabled: False shows nothing at all.
           console: where to write; the default is standard error.
         """
@@ -62,10 +69,12 @@ class Progress:
         self._epoch_start = 0
         self._step = 0
         self._first = 1  # the first step of this process
-        self._total: int | None = None  # steps of the whole run, as far as known
+        self._total = steps  # of the whole run, as far as known
+        self._tokens = 0
         self._shown_at = time.monotonic()
-        # The speed is the steps since this mark over the seconds since it, until the clock stops.
-        self._mark = (0, self._shown_at)
+        # The speed is the steps and tokens since this mark over the seconds since it, until the
+        # clock stops.
+        self._mark = (0, 0, self._shown_at)
         self._stopped_at: float | None = None
 
     def __enter__(self) -> Self:
@@ -90,16 +99,17 @@ class Progress:
         """
         self._epoch += 1
         self._epoch_start = self._step - done
-        self._mark, self._stopped_at = (self._step, time.monotonic()), None
-        if steps is not None:
+        self._mark, self._stopped_at = (self._step, self._tokens, time.monotonic()), None
+        if steps is not None and self._epochs is not None:
             self._expect(self._epoch_start + steps * (self._epochs - self._epoch + 1))
 
-    def advance(self) -> bool:
-        """Counts a step; True when it is time to `show` fresh numbers."""
+    def advance(self, tokens: int = 0) -> bool:
+        """Counts a step of so many tokens; True when it is time to `show` fresh numbers."""
         self._step += 1
+        self._tokens += tokens
         now = time.monotonic()
         if self._step == self._first:  # its time was the compiler's
-            self._mark = (1, now)
+            self._mark = (self._step, self._tokens, now)
         interval = _LIVE_SECONDS if self._live else _PLAIN_SECONDS
         return self._enabled and now - self._shown_at >= interval
 
@@ -119,25 +129,43 @@ class Progress:
     def end_epoch(self, record: Mapping[str, float]) -> None:
         """Leaves the line of a finished epoch; of a long run, of some twenty of them."""
         steps = self._step - self._epoch_start
+        if self._epochs is None:
+            self._print(self._line(record))
+            return
         self._expect(self._step + steps * (self._epochs - self._epoch))
         every = -(-self._epochs // 20)
         if self._epoch in (1, self._epochs) or self._epoch % every == 0:
             self._print(self._line(record))
+
+    @staticmethod
+    def tokens(batch: Any) -> int:
+        """How many real steps its sequences have, as far as a batch says so without waiting.
+
+        Args:
+          batch: a dict, with lengths as of `seqjax.data.batches`, or else a mask.
+        """
+        if not isinstance(batch, Mapping):
+            return 0
+        counts = [batch[name] for name in batch if name == "lengths" or name.endswith("_lengths")]
+        counts = counts or [batch[name] for name in ("mask",) if name in batch]
+        return sum(int(count.sum()) for count in counts if isinstance(count, np.ndarray))
 
     def _expect(self, total: int) -> None:
         self._total = total
         self._bar.update(self._task, total=total, completed=self._step)
 
     def _line(self, numbers: Mapping[str, float]) -> str:
-        texts = [f"epoch {numbers['epoch']}/{self._epochs}"]
+        texts = [f"epoch {numbers['epoch']}" + (f"/{self._epochs}" if self._epochs else "")]
         for name, value in numbers.items():
-            if name != "epoch":
+            if name != "epoch" and (value or name != "skipped"):
                 texts.append(f"{name} {value if isinstance(value, int) else format(value, '.4g')}")
-        step, since = self._mark
+        step, tokens, since = self._mark
         seconds = (self._stopped_at or time.monotonic()) - since
         if self._step > step and seconds > 0:
             speed = (self._step - step) / seconds
             texts.append(f"{speed:{'.0f' if speed >= 10 else '.2g'}} steps/s")
+            if self._tokens > tokens:
+                texts.append(f"{(self._tokens - tokens) / seconds:,.0f} tokens/s")
             if self._total is not None and self._total > self._step:
                 left = datetime.timedelta(seconds=round((self._total - self._step) / speed))
                 texts.append(f"{left} left")

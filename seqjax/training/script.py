@@ -1,4 +1,4 @@
-"""What training scripts share: their common options, and a run that leaves its traces in a folder."""
+"""What training scripts share: their options, and a run that leaves its traces in a folder."""
 
 import dataclasses
 import json
@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import jax
-import numpy as np
 import optax
 from flax import nnx
 
@@ -18,6 +17,7 @@ from seqjax.data import Batches, batches
 from seqjax.training.checkpoints import Checkpoints
 from seqjax.training.evaluation import MetricFn, evaluate, make_eval_step
 from seqjax.training.fit import BatchSource, FitResult, fit
+from seqjax.training.logs import JsonLines
 from seqjax.training.monitor import Mode, Monitor
 from seqjax.training.optimizer import optimizer as make_optimizer
 from seqjax.training.state import init_state
@@ -36,6 +36,7 @@ class ScriptOptions:
 
     Example:
       >>> import tempfile
+      >>> import numpy as np
       >>> from flax import nnx
       >>> from seqjax import losses, metrics, training
       >>> @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -63,6 +64,13 @@ class ScriptOptions:
     """Fixes weights, order and dropout."""
     devices: int = 1
     """Over how many devices each batch is divided; more than one divides a CPU's cores."""
+    distributed: str | None = None
+    """Join other processes: INDEX/COUNT@HOST:PORT, or auto on a cluster that JAX knows. Then
+    `devices` is how many each has, and all share `out`."""
+    accumulate: int = 1
+    """Over how many batches gradients are averaged for one update."""
+    average: float = 0.0
+    """Decay of a running average of the weights, which is then the model; 0 keeps none."""
     resume: bool = False
     """Go on from the latest checkpoint in the folder `out`."""
     out: Path = Path("out")
@@ -88,7 +96,11 @@ class ScriptOptions:
             raise SystemExit(f"--out: expected a folder, got the file {self.out}")
         if not self.resume and any((self.out / "checkpoints").glob("*")):
             raise SystemExit(f"--out: {self.out} holds a run; go on with --resume or name another")
-        if self.devices > 1:
+        if not 0 <= self.average < 1:
+            raise SystemExit(f"--average: expected at least 0, less than 1, got {self.average}")
+        if self.distributed is not None:
+            sharding.use_processes(self.distributed, cpu_devices=self.devices)
+        elif self.devices > 1:
             sharding.use_cpu_devices(self.devices)
         self.out.mkdir(parents=True, exist_ok=True)
 
@@ -103,13 +115,14 @@ class ScriptOptions:
         return lambda epoch: batches(examples, epoch=epoch, **options)
 
     def schedule(self, steps: int) -> optax.Schedule:
-        """The learning rate by step: half an epoch's warm-up, then a cosine down to zero.
+        """The learning rate by update: half an epoch's warm-up, then a cosine down to zero.
 
         Args:
-          steps: of an epoch.
+          steps: batches of an epoch.
         """
+        updates, whole = steps // self.accumulate, steps * self.epochs // self.accumulate
         return optax.warmup_cosine_decay_schedule(
-            0.0, self.learning_rate, max(1, steps // 2), max(2, steps * self.epochs)
+            0.0, self.learning_rate, max(1, updates // 2), max(2, whole)
         )
 
     def fit(
@@ -147,17 +160,22 @@ class ScriptOptions:
         """
         if optimizer is None:
             first: Any = train_batches(0) if callable(train_batches) else train_batches
-            optimizer = make_optimizer(self.schedule(len(first)), clip_norm=self.clip_norm)
+            optimizer = make_optimizer(
+                self.schedule(len(first)), clip_norm=self.clip_norm, accumulate=self.accumulate,
+                average=self.average or None,
+            )  # fmt: skip
         chosen = None
         if monitor is not None and eval_batches is not None:
             chosen = Monitor(monitor, mode, patience)
         with Checkpoints(self.out / "checkpoints") as checkpoints:
             result = fit(
                 model, loss_fn, optimizer, train_batches, epochs=self.epochs, seed=self.seed,
-                eval_batches=eval_batches, metric_fn=metric_fn, devices=self.devices,
-                monitor=chosen, checkpoints=checkpoints, resume=self.resume, **options,
+                eval_batches=eval_batches, metric_fn=metric_fn,
+                devices=self.devices * jax.process_count(), monitor=chosen,
+                checkpoints=checkpoints, resume=self.resume,
+                logs=[JsonLines(self.out / "history.jsonl")], **options,
             )  # fmt: skip
-        return result._replace(model=jax.device_put(result.model, jax.devices()[0]))
+        return result._replace(model=jax.device_put(result.model, jax.local_devices()[0]))
 
     def report(self, result: FitResult, **figures: float) -> dict[str, float]:
         """Prints what came out, and leaves `result.json` and `learning_curve.png` in `out`.
@@ -187,6 +205,8 @@ class ScriptOptions:
             "jax": jax.__version__,
             "options": {name: str(value) for name, value in dataclasses.asdict(self).items()},
         }
+        if jax.process_index():
+            return figures
         (self.out / "result.json").write_text(json.dumps(record, indent=1) + "\n")
         viz.learning_curve(result.history).savefig(self.out / "learning_curve.png", dpi=150)
         print(f"in {self.out}: {', '.join(sorted(path.name for path in self.out.iterdir()))}")
@@ -218,6 +238,7 @@ def measure(model: nnx.Module, metric_fn: MetricFn, batches: Iterable[Any]) -> d
       One float a metric.
 
     Example:
+      >>> import numpy as np
       >>> from seqjax import metrics
       >>> def metric_fn(model, batch):
       ...     return {"error": metrics.mean_squared_error(model(batch["x"]), batch["y"])}

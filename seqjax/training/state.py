@@ -88,6 +88,22 @@ def state_to_model(model: nnx.Module | nnx.GraphDef, state: TrainState) -> Any:
     return nnx.merge(graphdef_of(model), state.params, state.model_state)
 
 
+def changed_state(module: nnx.Module, state: TrainState) -> PyTree:
+    """The `model_state` of a module that was used, made from `state`.
+
+    Raises:
+      ValueError: variables were added or removed.
+    """
+    model_state = nnx.as_pure(nnx.state(module, nnx.Not(nnx.Param)))
+    before: Any = jax.tree.structure(state.model_state)
+    if before != jax.tree.structure(model_state):
+        raise ValueError(
+            "model: expected one that keeps the structure of its state, got variables added or "
+            "removed; record intermediates by nnx.capture, not by sow alone"
+        )
+    return model_state
+
+
 def graphdef_of(model: nnx.Module | nnx.GraphDef) -> nnx.GraphDef:
     """The static part of a module: what is left of it without the arrays of its state.
 

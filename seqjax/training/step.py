@@ -5,6 +5,7 @@ the state it is given; so the loss function sees an ordinary module, and nothing
 needed around it.
 """
 
+import functools
 from collections.abc import Callable, Mapping
 from typing import Any, TypeAlias
 
@@ -14,13 +15,13 @@ import optax
 from flax import nnx
 
 from seqjax.training._results import kind, require_scalars
-from seqjax.training.state import TrainState, graphdef_of
+from seqjax.training.state import TrainState, changed_state, graphdef_of
 from seqjax.types import Array, PRNGKey, PyTree
 
 __all__ = ["LossFn", "TrainStep", "make_train_step"]
 
 # What a training history holds besides the metrics of the loss function.
-_TAKEN = ("epoch", "step", "loss", "grad_norm", "seconds")
+_TAKEN = ("epoch", "step", "loss", "grad_norm", "skipped", "seconds")
 
 LossFn: TypeAlias = Callable[[Any, Any, nnx.Rngs], tuple[Array, Mapping[str, Any]]]
 TrainStep: TypeAlias = Callable[[TrainState, Any, PRNGKey], tuple[TrainState, dict[str, Any]]]
@@ -41,7 +42,11 @@ def make_train_step(
     All randomness of a step is a function of `key` and `state.step`: the same key may be given at
     every step. `rngs` is drawn from it, and random streams stored in the model (those of
     `nnx.Dropout(rngs=…)`) are seeded from it too. Other state that the model changes, such as
-    the running statistics of `nnx.BatchNorm`, is carried.
+    the running statistics of `nnx.BatchNorm` or the recurrent state of `seqjax.nn.Stateful`, is
+    carried.
+
+    A step whose loss, gradient or update is not finite changes nothing but `state.step`: neither
+    parameters nor the state of model and optimiser. Its metric `skipped` is True.
 
     Args:
       model: the module, or its graph definition; it is not changed.
@@ -53,14 +58,14 @@ def make_train_step(
 
     Returns:
       The step. Its metrics are those of `loss_fn` and `loss`, `grad_norm`: the global norm of the
-      gradient as it comes from the loss, before the optimiser clips it.
+      gradient as it comes from the loss, before the optimiser clips it, and `skipped`.
 
     Raises:
       TypeError: `model` is not a module; at the first step, when `loss_fn` returns something else
         than a pair of an array and a dict.
       ValueError: at the first step: a loss that is not a float scalar, a metric that is not a
-        scalar or has a name that a history needs (`loss`, `grad_norm`, `epoch`, `step`, `seconds`),
-        or a model whose state has changed its structure.
+        scalar or has a name that a history needs (`loss`, `grad_norm`, `skipped`, `epoch`, `step`,
+        `seconds`), or a model whose state has changed its structure.
 
     Example:
       >>> import jax, jax.numpy as jnp, optax
@@ -77,7 +82,7 @@ def make_train_step(
       ...     state, metrics = train_step(state, batch, jax.random.key(0))
       ...     losses.append(float(metrics["loss"]))
       >>> losses[0] > losses[1] > losses[2], int(state.step), sorted(metrics)
-      (True, 3, ['grad_norm', 'loss'])
+      (True, 3, ['grad_norm', 'loss', 'skipped'])
     """
     graphdef = graphdef_of(model)
 
@@ -91,22 +96,18 @@ def make_train_step(
             module.train()
             _reseed(module, stored_key)
             loss, metrics = _checked_loss(loss_fn(module, batch, nnx.Rngs(call_key)))
-            model_state = nnx.as_pure(nnx.state(module, nnx.Not(nnx.Param)))
-            return loss, (metrics, model_state)
+            return loss, (metrics, changed_state(module, state))
 
         (loss, (metrics, model_state)), grads = jax.value_and_grad(objective, has_aux=True)(
             state.params
         )
-        before: Any = jax.tree.structure(state.model_state)
-        if before != jax.tree.structure(model_state):
-            raise ValueError(
-                "loss_fn: expected a model that keeps the structure of its state, got variables "
-                "added or removed; record intermediates by nnx.capture, not by sow alone"
-            )
         updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
         params = optax.apply_updates(state.params, updates)
-        metrics |= {"loss": loss, "grad_norm": _global_norm(grads)}
-        return TrainState(params, model_state, opt_state, state.step + 1), metrics
+        finite = _all_finite((loss, grads, updates))
+        changed = TrainState(params, model_state, opt_state, state.step + 1)
+        unchanged = state._replace(step=state.step + 1)
+        metrics |= {"loss": loss, "grad_norm": _global_norm(grads), "skipped": ~finite}
+        return jax.tree.map(functools.partial(jnp.where, finite), changed, unchanged), metrics
 
     return jax.jit(train_step, donate_argnames="state" if donate else None)
 
@@ -133,6 +134,11 @@ def _checked_loss(result: Any) -> tuple[Array, dict[str, Any]]:
             raise ValueError(f"loss_fn: expected metric names other than {_TAKEN}, got {name!r}")
     require_scalars("loss_fn", metrics)
     return loss, metrics
+
+
+def _all_finite(tree: PyTree) -> Array:
+    """Whether each element of each leaf is a finite number."""
+    return jnp.stack([jnp.all(jnp.isfinite(leaf)) for leaf in jax.tree.leaves(tree)]).all()
 
 
 def _global_norm(grads: PyTree) -> Array:

@@ -20,7 +20,8 @@ class Totals:
 
     A `seqjax.metrics.Mean` is merged, total by total and count by count; a scalar counts as one
     observation a batch. Sums are in float64, in the order of the batches, so they do not depend on
-    when values are fetched.
+    when values are fetched. A batch whose metric `skipped` is true is counted, and nothing else of
+    it is: it changed nothing.
 
     Attributes:
       batches: how many were added.
@@ -38,6 +39,7 @@ class Totals:
 
     def __init__(self) -> None:
         self.batches = 0
+        self._skipped = 0
         self._sums: dict[str, Mean] = {}
         self._last: dict[str, Mean] = {}
         self._pending: list[Mapping[str, Any]] = []
@@ -54,6 +56,12 @@ class Totals:
         self._fetch()
         return {name: float(mean.value()) for name, mean in self._last.items()}
 
+    @property
+    def skipped(self) -> int:
+        """How many of the batches were skipped."""
+        self._fetch()
+        return self._skipped
+
     def values(self) -> dict[str, float]:
         """The mean of each metric over all batches added."""
         self._fetch()
@@ -63,21 +71,27 @@ class Totals:
         """All that `from_record` needs to go on adding, as JSON can hold it without loss."""
         self._fetch()
         sums = {name: [mean.total, mean.count] for name, mean in self._sums.items()}
-        return {"batches": self.batches, "sums": sums}
+        return {"batches": self.batches, "skipped": self._skipped, "sums": sums}
 
     @classmethod
     def from_record(cls, record: Mapping[str, Any]) -> "Totals":
         """The totals that `record` described; their latest metrics are those to come."""
         totals = cls()
-        totals.batches = record["batches"]
+        totals.batches, totals._skipped = record["batches"], record["skipped"]
         totals._sums = {name: Mean(*pair) for name, pair in record["sums"].items()}
         return totals
 
     def _fetch(self) -> None:
-        for metrics in jax.device_get(self._pending):
+        if not self._pending:
+            return
+        for fetched in jax.device_get(self._pending):
+            metrics = dict(fetched)
+            skipped = bool(metrics.pop("skipped", False))
             self._last = {name: _on_host(value) for name, value in metrics.items()}
-            for name, mean in self._last.items():
-                self._sums[name] = self._sums.get(name, Mean()).merge(mean)
+            self._skipped += skipped
+            if not skipped:
+                for name, mean in self._last.items():
+                    self._sums[name] = self._sums.get(name, Mean()).merge(mean)
         self._pending.clear()
 
 

@@ -2,13 +2,16 @@
 
 import io
 import itertools
+import json
 import math
 import re
+import struct
 import types
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 import rich.console
 from flax import nnx
@@ -96,7 +99,7 @@ def test_history_and_result():
     assert [record["epoch"] for record in result.history] == [1, 2, 3]
     assert [record["step"] for record in result.history] == [4, 8, 12]
     assert seen == [(record, record["step"]) for record in result.history]
-    keys = ["epoch", "step", "loss", "bias", "grad_norm", "seconds", "eval_error"]
+    keys = ["epoch", "step", "loss", "bias", "grad_norm", "skipped", "seconds", "eval_error"]
     assert list(result.history[0]) == keys
     assert all(isinstance(value, int | float) for value in result.history[0].values())
     # The model is the trained one, ready to be used, and what was measured last is what it does.
@@ -167,6 +170,10 @@ def test_the_host_does_not_wait_at_each_step(monkeypatch):
         ({"batches": 3}, TypeError, "train_batches: expected an iterable of batches.*got int"),
         ({"batches": iter(make_batches())}, ValueError, "train_batches: .*each of 2 epochs"),
         ({"epochs": 0}, ValueError, "epochs: expected a positive integer, got 0"),
+        ({"epochs": None}, ValueError, "epochs, steps: expected one of them, got None and None"),
+        ({"steps": 3}, ValueError, "epochs, steps: expected one of them, got 2 and 3"),
+        ({"prefetch": -1}, ValueError, "prefetch: expected an integer of at least 0, got -1"),
+        ({"logs": ["a.jsonl"]}, TypeError, r"logs\[0\]: expected a function, got 'a.jsonl'"),
         ({"eval_batches": []}, ValueError, "eval_batches, metric_fn: .*eval_batches alone"),
         ({"metric_fn": metric_fn}, ValueError, "eval_batches, metric_fn: .*metric_fn alone"),
         (
@@ -280,3 +287,151 @@ def test_two_devices_give_what_one_gives():
         assert a == pytest.approx(b, rel=1e-4, abs=1e-5)
     with pytest.raises(ValueError, match="devices: expected at most 2"):
         run(devices=3)
+
+
+def test_steps_instead_of_epochs():
+    whole = run(epochs=3)
+    assert bits(run(epochs=None, steps=12)) == bits(whole)
+    seven = run(epochs=None, steps=7, eval_batches=make_batches(1), metric_fn=metric_fn)
+    assert [record["step"] for record in seven.history] == [4, 7]
+    assert int(seven.state.step) == 7 and "eval_error" in seven.history[-1]
+    endless = run(itertools.cycle(make_batches()), epochs=None, steps=7)
+    assert bits(endless) == bits(seven) and len(endless.history) == 1
+    with pytest.raises(ValueError, match="expected batches, got none in epoch 1"):
+        run(iter(make_batches()), epochs=None, steps=7)
+
+
+def test_steps_end_where_they_should_after_going_on(tmp_path):
+    whole = run(epochs=None, steps=10)
+
+    def stopping(epoch):
+        for index, batch in enumerate(make_batches()):
+            if (epoch, index) == (1, 3):
+                raise KeyboardInterrupt
+            yield batch
+
+    with training.Checkpoints(tmp_path, every=2) as checkpoints:
+        with pytest.raises(KeyboardInterrupt):
+            run(stopping, epochs=None, steps=10, checkpoints=checkpoints)
+        for _ in range(2):  # the second time nothing is left to do
+            again = run(epochs=None, steps=10, checkpoints=checkpoints, resume=True)
+            assert bits(again) == bits(whole)
+            assert without_time(again.history) == without_time(whole.history)
+
+
+def poisoned(*indices):
+    batches = make_batches()
+    for index in indices:
+        batches[index] = batches[index] | {"y": np.full(8, np.nan, np.float32)}
+    return batches
+
+
+def test_steps_that_are_not_finite_are_skipped_and_counted(tmp_path):
+    log = tmp_path / "history.jsonl"
+    with pytest.warns(UserWarning, match="1 of 4 steps of epoch 1: their loss"):
+        bad = run(poisoned(2), epochs=1, logs=[training.JsonLines(log)])
+    assert bad.history[0]["skipped"] == 1 and bad.history[0]["step"] == 4
+    assert math.isfinite(bad.history[0]["loss"]) and json.loads(log.read_text())["skipped"] == 1
+    # What is left is a run in which that step made no update.
+    batches = make_batches()
+    state = training.init_state(Model(nnx.Rngs(0)), training.optimizer(0.01))
+    train_step = training.make_train_step(Model(nnx.Rngs(0)), loss_fn, training.optimizer(0.01))
+    losses = []
+    for index, batch in enumerate(batches):
+        if index == 2:
+            state = state._replace(step=state.step + 1)
+            continue
+        state, measured = train_step(state, batch, jax.random.key(0))
+        losses.append(float(measured["loss"]))
+    assert bits(bad) == [np.asarray(leaf).tobytes() for leaf in jax.tree.leaves(state.params)]
+    assert bad.history[0]["loss"] == pytest.approx(np.mean(losses), rel=1e-6)
+    with pytest.raises(FloatingPointError, match="all 4 of 4 steps of epoch 1"):
+        run(poisoned(0, 1, 2, 3))
+
+
+def test_an_update_that_is_not_finite_is_skipped_too():
+    with pytest.warns(UserWarning, match="1 of 4 steps"):
+        schedule = lambda step: jnp.where(step == 3, jnp.inf, 0.01)  # noqa: E731
+        result = run(epochs=1, optimizer=optax.sgd(schedule))
+    assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(result.state.params))
+
+
+def test_accumulated_gradients_are_those_of_one_batch():
+    batches = make_batches()
+    joined = [
+        {key: np.concatenate([a[key], b[key]]) for key in a} for a, b in itertools.pairwise(batches)
+    ][::2]
+
+    def no_dropout(model, batch, rngs):
+        model.eval()
+        return loss_fn(model, batch, None)
+
+    options = {"loss_fn": no_dropout, "epochs": 2}
+    small = run(batches, optimizer=training.optimizer(0.01, clip_norm=0.1, accumulate=2), **options)
+    large = run(joined, optimizer=training.optimizer(0.01, clip_norm=0.1), **options)
+    for a, b in zip(*(jax.tree.leaves(r.state.params) for r in (small, large)), strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6)
+
+
+def test_the_average_of_the_weights_is_measured_and_returned():
+    kernels = []
+
+    def remember(record, state):
+        kernels.append(np.asarray(state.params["inner"]["kernel"]).copy())
+
+    options = {
+        "optimizer": training.optimizer(0.05, average=0.5), "on_epoch_end": remember, "epochs": 4,
+        "eval_batches": make_batches(2), "metric_fn": metric_fn,
+    }  # fmt: skip
+    result = run(make_batches(1), **options)
+    mean = kernels[0]
+    for n, kernel in enumerate(kernels[1:], start=1):
+        keep = min(0.5, n / (n + 1))
+        mean = keep * mean + (1 - keep) * kernel
+    np.testing.assert_allclose(result.model.inner.kernel[...], mean, rtol=1e-6)
+    assert not np.allclose(mean, kernels[-1], rtol=1e-3)
+    measured = training.measure(result.model, metric_fn, make_batches(2))
+    assert result.history[-1]["eval_error"] == pytest.approx(measured["error"], rel=1e-6)
+    best = run(make_batches(1), monitor=training.Monitor("eval_error", "max"), **options)
+    first = training.measure(best.model, metric_fn, make_batches(2))["error"]
+    assert first == pytest.approx(best.best["eval_error"], rel=1e-6)
+
+
+def test_logs_get_the_history_and_hold_it_once(tmp_path):
+    tensorboard = pytest.importorskip("tensorboardX")
+    path = tmp_path / "logs" / "history.jsonl"
+    logs = [training.JsonLines(path), training.TensorBoard(tmp_path / "board")]
+    result = run(epochs=3, logs=logs)
+    assert [json.loads(line) for line in path.read_text().splitlines()] == result.history
+    [events] = (tmp_path / "board").iterdir()
+    scalars = {}
+    raw = events.read_bytes()
+    while raw:  # length, its checksum, an event, its checksum
+        (length,) = struct.unpack("<Q", raw[:8])
+        event = tensorboard.proto.event_pb2.Event.FromString(raw[12 : 12 + length])
+        raw = raw[16 + length :]
+        for value in event.summary.value:
+            scalars[value.tag, event.step] = value.simple_value
+    assert scalars["loss", 12] == pytest.approx(result.history[-1]["loss"])
+    assert {step for name, step in scalars if name == "loss"} == {4, 8, 12}
+    with pytest.raises(ValueError, match="path: expected a file, got the folder"):
+        training.JsonLines(tmp_path)
+
+
+def test_tokens_a_second_are_those_that_are_real(monkeypatch, capsys):
+    lengths = np.array([3, 1], np.int32)
+    assert Progress.tokens({"lengths": lengths}) == 4
+    assert Progress.tokens({"source_lengths": lengths, "target_lengths": lengths + 1}) == 10
+    assert Progress.tokens({"mask": np.array([[True, False]])}) == 1
+    assert Progress.tokens({"x": lengths}) == Progress.tokens(lengths) == 0
+    tick(monkeypatch, seconds=1.0)
+    counted = [batch | {"lengths": np.full(8, 5, np.int32)} for batch in make_batches()]
+    run(counted, epochs=1, progress=True)
+    # Three steps after the first, at a clock that goes on by a second at each look.
+    found = re.search(r"([\d.]+) steps/s  (\d+) tokens/s", capsys.readouterr().err)
+    assert found and float(found[2]) == 40 * float(found[1]) > 0
+
+
+def test_batches_made_ready_ahead_change_nothing():
+    assert bits(run(prefetch=2)) == bits(run())
+    assert bits(run(prefetch=1, devices=2)) == bits(run(devices=2))
