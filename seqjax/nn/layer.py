@@ -11,7 +11,7 @@ from flax import nnx
 from seqjax import checks, sequences
 from seqjax.cells.base import Cell, compute_dtype
 from seqjax.nn import noise
-from seqjax.nn.parameters import Parameters
+from seqjax.nn.parameters import Parameters, path_name
 from seqjax.types import Array, PRNGKey, PyTree, Shape, Unrolled
 from seqjax.unroll import batched_state, unroll
 
@@ -22,12 +22,16 @@ __all__ = [
     "Layer",
     "LayerOptions",
     "MergeMode",
+    "RECURRENT",
     "Sequences",
     "merge",
+    "recurrent_matrices",
 ]
 
 MergeMode: TypeAlias = Literal["concat", "sum", "mean", "mul", "none"]
 MERGE_MODES: tuple[MergeMode, ...] = ("concat", "sum", "mean", "mul", "none")
+# The names of recurrent matrices among a cell's parameters.
+RECURRENT = ("w_hh", "w_hn", "w_hf")
 
 
 class Bidirectional(NamedTuple):
@@ -186,6 +190,7 @@ class LayerOptions:
       merge_mode: how the directions' outputs are joined.
       input_dropout: rate on the inputs.
       recurrent_dropout: rate on what enters the recurrent product.
+      weight_dropout: rate on the elements of the recurrent matrices.
       zoneout: the probability that a unit of the state is held.
       residual: whether inputs are added to outputs of the same width.
 
@@ -197,14 +202,38 @@ class LayerOptions:
     merge_mode: MergeMode = "concat"
     input_dropout: float = 0.0
     recurrent_dropout: float = 0.0
+    weight_dropout: float = 0.0
     zoneout: float = 0.0
     residual: bool = False
 
     def __post_init__(self) -> None:
         checks.require_name("merge_mode", self.merge_mode, MERGE_MODES)
-        for name in ("input_dropout", "recurrent_dropout", "zoneout"):
+        for name in ("input_dropout", "recurrent_dropout", "weight_dropout", "zoneout"):
             checks.require_rate(name, getattr(self, name))
         checks.require_bool("residual", self.residual)
+
+
+def recurrent_matrices(params: PyTree) -> list[Any]:
+    """The paths of the leaves that are recurrent matrices, known by their names.
+
+    Example:
+      >>> from seqjax.cells import GRU
+      >>> len(recurrent_matrices(GRU(3, 5).init(jax.random.key(0))))
+      1
+    """
+    leaves = jax.tree_util.tree_leaves_with_path(params)
+    return [path for path, _ in leaves if path_name(path).endswith(RECURRENT)]
+
+
+def _weights_dropped(params: PyTree, rate: float, key: PRNGKey) -> PyTree:
+    """The parameters with elements of the recurrent matrices dropped, for all steps of a call."""
+    paths = recurrent_matrices(params)
+    keys = iter(jax.random.split(key, len(paths)))
+
+    def one(path: Any, leaf: Array) -> Array:
+        return noise.dropout(next(keys), rate, leaf) if path in paths else leaf
+
+    return jax.tree_util.tree_map_with_path(one, params)
 
 
 class Layer(nnx.Module):
@@ -303,8 +332,12 @@ class Layer(nnx.Module):
         if state is None:
             state = direction.start(call.batch_shape, dtype)
         state = batched_state("initial_state", direction.cell, state, call.batch_shape, dtype)
+        params = direction.params
         recurrent_mask = zoneout = key_zoneout = None
         if key is not None:
+            if self.options.weight_dropout:
+                key, key_weights = jax.random.split(key)
+                params = _weights_dropped(params, self.options.weight_dropout, key_weights)
             key_recurrent, key_zoneout = jax.random.split(key)
             if self.options.recurrent_dropout:
                 target = jax.eval_shape(direction.cell.recurrent_input, state)
@@ -317,7 +350,7 @@ class Layer(nnx.Module):
             )
         return unroll(
             direction.cell,
-            direction.params,
+            params,
             xs,
             state=state,
             reset_state=direction.start(call.batch_shape, dtype),

@@ -15,7 +15,15 @@ from flax import nnx
 from seqjax import checks, sequences
 from seqjax.cells.base import Cell, compute_dtype
 from seqjax.nn import noise
-from seqjax.nn.layer import Direction, Layer, LayerOptions, MergeMode, Sequences
+from seqjax.nn.layer import (
+    RECURRENT,
+    Direction,
+    Layer,
+    LayerOptions,
+    MergeMode,
+    Sequences,
+    recurrent_matrices,
+)
 from seqjax.nn.norm import batch_normed
 from seqjax.types import Array, PRNGKey, PyTree, Shape, Unrolled
 from seqjax.unroll import as_floating, floating_inputs, layout
@@ -40,6 +48,8 @@ class Recurrent(nnx.Module):
       dropout: rate on the outputs of each layer but the last, each element on its own.
       input_dropout: rate on the inputs of each layer, the same features at every step.
       recurrent_dropout: rate on what enters the recurrent product, the same units at every step.
+      weight_dropout: rate on the elements of the recurrent matrices (`w_hh`, `w_hn`, `w_hf`), the
+        same at every step and for every sequence (Merity, Keskar, Socher 2018: DropConnect).
       zoneout: the probability that a unit of the state keeps its value at a step.
       norm: "layer" or "batch" normalisation of the outputs of each layer but the last; batch
         statistics are over real steps.
@@ -80,6 +90,7 @@ class Recurrent(nnx.Module):
         dropout: float = 0.0,
         input_dropout: float = 0.0,
         recurrent_dropout: float = 0.0,
+        weight_dropout: float = 0.0,
         zoneout: float = 0.0,
         norm: Literal["layer", "batch"] | None = None,
         residual: bool = False,
@@ -105,7 +116,14 @@ class Recurrent(nnx.Module):
                 f"recurrent_dropout: expected 0 for {type(cell).__name__}, which has no recurrent "
                 f"product, got {recurrent_dropout}"
             )
-        options = LayerOptions(merge_mode, input_dropout, recurrent_dropout, zoneout, residual)
+        if weight_dropout and not recurrent_matrices(jax.eval_shape(cell.init, jax.random.key(0))):
+            raise ValueError(
+                f"weight_dropout: expected 0 for {type(cell).__name__}, which has no recurrent "
+                f"matrix named {' or '.join(RECURRENT)}, got {weight_dropout}"
+            )
+        options = LayerOptions(
+            merge_mode, input_dropout, recurrent_dropout, weight_dropout, zoneout, residual
+        )
         # What a pair of directions gives to the next layer can only be one array.
         inner = (
             dataclasses.replace(options, merge_mode="concat") if merge_mode == "none" else options
@@ -364,6 +382,7 @@ class Recurrent(nnx.Module):
             "dropout": self.dropout if self.num_layers > 1 else 0.0,
             "input_dropout": options.input_dropout,
             "recurrent_dropout": options.recurrent_dropout,
+            "weight_dropout": options.weight_dropout,
             "zoneout": options.zoneout,
         }
         active = [name for name, rate in rates.items() if rate]

@@ -28,7 +28,9 @@ from tests.nn.helpers import (
     time_first,
 )
 
-ALL = dict(dropout=0.5, input_dropout=0.5, recurrent_dropout=0.5, zoneout=0.5)
+ALL = dict(
+    dropout=0.5, input_dropout=0.5, recurrent_dropout=0.5, weight_dropout=0.5, zoneout=0.5
+)  # fmt: skip
 KEY = jax.random.key(0)
 
 
@@ -187,6 +189,22 @@ def test_dropout_leaves_states_of_the_layers_alone():
     (first, second), found = layer(xs, rngs=KEY).state, layer(xs, rngs=KEY).outputs
     assert_close(first, xs[:, -1])
     assert_close(second, found[:, -1], 0, 0)
+
+
+def test_weight_dropout_is_one_mask_for_all_steps_and_sequences():
+    layer = linear(w_ih=jnp.eye(H), w_hh=jnp.ones([H, H]), weight_dropout=0.5)
+    xs = np.zeros((B, 4, H), np.float32)
+    xs[:, 0] = random(B, H)
+    outputs = np.asarray(layer(xs, rngs=KEY).outputs, np.float64)
+    # h_t = h_{t-1} (W ∘ M): the matrix is read off a run from unit vectors under the same key.
+    units = np.zeros((H, 2, H), np.float32)
+    units[:, 0] = np.eye(H)
+    matrix = np.asarray(layer(units, rngs=KEY).outputs, np.float64)[:, 1]
+    assert set(matrix.flat) == {0.0, 2.0}
+    for t in range(3):
+        assert_close(outputs[:, t + 1], outputs[:, t] @ matrix, 1e-5, 1e-5)
+    with pytest.raises(ValueError, match="weight_dropout: expected 0 for IndRNN, which has no"):
+        make(cells.IndRNN(I, H), weight_dropout=0.5)
 
 
 @pytest.mark.parametrize("time_major", [False, True])
