@@ -6,7 +6,7 @@ import math
 import platform
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Self
 
 import jax
 import optax
@@ -50,6 +50,8 @@ class ScriptOptions:
       >>> source = config.batches(examples, sequence_keys=())
       >>> len(source(0)), source(1)[0]["x"].shape
       (2, (2, 4))
+      >>> config.with_defaults(epochs=9, hidden_size=3).hidden_size
+      3
     """
 
     epochs: int = 10
@@ -103,6 +105,16 @@ class ScriptOptions:
         elif self.devices > 1:
             sharding.use_cpu_devices(self.devices)
         self.out.mkdir(parents=True, exist_ok=True)
+
+    def with_defaults(self, **values: Any) -> Self:
+        """The options with these values, where they were left at their defaults.
+
+        Args:
+          **values: by name.
+        """
+        defaults = {field.name: field.default for field in dataclasses.fields(self)}
+        left = {name: v for name, v in values.items() if getattr(self, name) == defaults[name]}
+        return dataclasses.replace(self, **left)
 
     def batches(self, examples: Mapping[str, Any], **options: Any) -> Callable[[int], Batches]:
         """The shuffled batches of each epoch: a function epoch -> `seqjax.data.batches`.

@@ -1,0 +1,270 @@
+"""What comes next? A language model of characters or words over one long text.
+
+The text is one stream, read in windows by truncated backpropagation through time: the state goes
+on from window to window, the gradient does not; a document starts anew. Any text will do: a file
+(its first 90 % are to learn, then 5 % each for choosing the epoch and for the test), or a folder of
+three whose names end in train.txt, valid.txt and test.txt. The default is the help texts of Python.
+
+    python examples/language_model.py --data input.txt --begin "KING"
+    python examples/language_model.py --data FOLDER --preset zaremba-small --out out/ptb
+
+Presets: zaremba-small and -medium (Zaremba, Sutskever, Vinyals 2014), awd (Merity, Keskar, Socher
+2018: tied and dropped weights, locked dropout, averaging) and char-rnn (Karpathy 2015).
+"""
+
+import dataclasses
+import itertools
+import math
+import pydoc_data.topics
+from pathlib import Path
+from typing import Any, Literal
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import tyro
+from flax import nnx
+from matplotlib.figure import Figure
+
+from seqjax import decoding, losses, metrics, nn, training
+from seqjax.data import Vocabulary, Windows, read_text, stream_windows
+
+PRESETS: dict[str, dict[str, Any]] = {
+    "zaremba-small": {
+        "unit": "words", "hidden_size": 200, "num_layers": 2, "steps": 20, "batch_size": 20,
+        "optimizer": "sgd", "learning_rate": 1.0, "constant_epochs": 4, "decay": 0.5, "epochs": 13,
+        "dropout": 0.0, "clip_norm": 5.0, "tied": False, "vocabulary_size": 10_004,
+    },
+    "zaremba-medium": {
+        "unit": "words", "hidden_size": 650, "num_layers": 2, "steps": 35, "batch_size": 20,
+        "optimizer": "sgd", "learning_rate": 1.0, "constant_epochs": 6, "decay": 0.8, "epochs": 39,
+        "dropout": 0.5, "clip_norm": 5.0, "tied": False, "vocabulary_size": 10_004,
+    },
+    "awd": {
+        "unit": "words", "hidden_size": 400, "num_layers": 3, "steps": 70, "batch_size": 40,
+        "dropout": 0.4, "locked_dropout": 0.3, "weight_dropout": 0.5, "clip_norm": 0.25,
+        "learning_rate": 2e-3, "average": 0.999, "epochs": 60, "vocabulary_size": 10_004,
+    },
+    "char-rnn": {
+        "hidden_size": 128, "num_layers": 2, "steps": 50, "batch_size": 50, "epochs": 50,
+        "dropout": 0.0, "learning_rate": 2e-3, "clip_norm": 5.0, "tied": False,
+    },
+}  # fmt: skip
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Config(training.ScriptOptions):
+    """Trains a model, prints its perplexity and bits, and lets it write."""
+
+    data: Path | None = None
+    """A text file in UTF-8, or a folder of three; the help texts of Python if not given."""
+    preset: Literal["none", "zaremba-small", "zaremba-medium", "awd", "char-rnn"] = "none"
+    """Changes the options that were left as they are."""
+    unit: Literal["characters", "words"] = "characters"
+    """What a token is; words are what stands between spaces, and the ends of lines."""
+    vocabulary_size: int = 20_000
+    """Tokens that are known at most."""
+    hidden_size: int = 256
+    """Units of each layer, and features of an embedding."""
+    num_layers: int = 1
+    """LSTM layers."""
+    dropout: float = 0.2
+    """Rate on embeddings, between layers and before the softmax, each element on its own."""
+    locked_dropout: float = 0.0
+    """Rate on the inputs of each layer, the same features at every step of a window."""
+    weight_dropout: float = 0.0
+    """Rate on the elements of the recurrent matrices."""
+    tied: bool = True
+    """Whether the softmax has the embedding's matrix."""
+    steps: int = 64
+    """Tokens of a window: over how many the gradient goes back at most, k2."""
+    stride: int | None = None
+    """Tokens from one window to the next, k1; as many as a window has if not given."""
+    optimizer: Literal["adam", "sgd"] = "adam"
+    """With sgd the learning rate is constant at first, then falls from epoch to epoch."""
+    constant_epochs: int = 4
+    """Of sgd: epochs before the learning rate falls."""
+    decay: float = 0.5
+    """Of sgd: what the learning rate is then multiplied by after each epoch."""
+    learning_rate: float = 4e-3
+    """Of Adam at its highest: it rises for half an epoch and falls to zero along a cosine."""
+    batch_size: int = 16
+    """Rows that the text is cut into, each read from its beginning."""
+    epochs: int = 6
+    """How many times to go through the text."""
+    begin: str = "The "
+    """How the text that the model writes begins."""
+    length: int = 400
+    """Tokens that it writes."""
+    temperature: float = 0.8
+    """Below 1 it keeps to the probable."""
+    top_p: float = 0.95
+    """It draws from the fewest tokens that are so probable together."""
+    out: Path = Path("out/language_model")
+    """Folder for checkpoints, figures and written.txt."""
+
+
+class LanguageModel(nnx.Module):
+    """An embedding, LSTM layers that carry their state, a softmax."""
+
+    def __init__(self, config: Config, vocabulary: int, *, rngs: nnx.Rngs) -> None:
+        size = config.hidden_size
+        layers = nn.LSTM(
+            size, size, num_layers=config.num_layers, dropout=config.dropout,
+            input_dropout=config.locked_dropout, weight_dropout=config.weight_dropout, rngs=rngs,
+        )  # fmt: skip
+        init = nnx.initializers.truncated_normal(0.1)
+        self.embedding = nnx.Embed(vocabulary, size, embedding_init=init, rngs=rngs)
+        self.layers = nn.Stateful(layers, config.batch_size)
+        self.dropout = nnx.Dropout(config.dropout)
+        self.head = None if config.tied else nnx.Linear(size, vocabulary, rngs=rngs)
+        self.bias = nnx.Param(jnp.zeros(vocabulary))
+        self.stride = config.stride
+
+    def __call__(self, batch: Any, rngs: nnx.Rngs | None = None) -> jax.Array:
+        """Logits [B, T, V] of the tokens after those of a window."""
+        xs = self.dropout(self.embedding(batch["inputs"]), rngs=rngs)
+        ys = self.layers(xs, resets=batch["resets"], stride=self.stride, rngs=rngs).outputs
+        return self.logits(self.dropout(ys, rngs=rngs))
+
+    def logits(self, ys: jax.Array) -> jax.Array:
+        """Logits [..., V] of outputs [..., H]."""
+        return (self.embedding.attend(ys) if self.head is None else self.head(ys)) + self.bias[...]
+
+    def step(self, tokens: jax.Array, state: Any) -> tuple[jax.Array, Any]:
+        """One step of writing, for `seqjax.decoding`: the logits of the next token."""
+        ys, state = self.layers.layer.step(self.embedding(tokens), state)
+        return self.logits(ys), state
+
+
+def loss_fn(model: Any, batch: Any, rngs: nnx.Rngs) -> Any:
+    """Cross entropy of the next token, in nats."""
+    return losses.cross_entropy(model(batch, rngs), batch["targets"], mask=batch["mask"]), {}
+
+
+def metric_fn(model: Any, batch: Any) -> dict[str, metrics.Mean]:
+    """The same, as a mean over all windows."""
+    return {"loss": metrics.cross_entropy(model(batch), batch["targets"], mask=batch["mask"])}
+
+
+def load(config: Config) -> dict[str, list[str]]:
+    """Documents for "train", "valid" and "test"."""
+    splits = ("train", "valid", "test")
+    if config.data is None:
+        texts = [text for _, text in sorted(pydoc_data.topics.topics.items())]
+        rest = [text for index, text in enumerate(texts) if index % 20 > 1]
+        return {"train": rest, "valid": texts[::20], "test": texts[1::20]}
+    try:
+        if not config.data.is_dir():
+            text = read_text(config.data)
+            cuts = [int(len(text) * share) for share in (0.0, 0.9, 0.95, 1.0)]
+            parts = [[text[a:b]] for a, b in itertools.pairwise(cuts)]
+            return dict(zip(splits, parts, strict=True))
+        found = {split: sorted(config.data.glob(f"*{split}.txt")) for split in splits}
+        return {split: [read_text(files[0])] for split, files in found.items()}
+    except (OSError, ValueError) as error:
+        raise SystemExit(f"--data: {error}") from None
+    except IndexError:
+        raise SystemExit(f"--data: expected *{', *'.join(splits)}.txt in {config.data}") from None
+
+
+def tokens_of(config: Config, text: str) -> list[str]:
+    """Characters, or the words between spaces with an end after each line."""
+    return list(text) if config.unit == "characters" else text.replace("\n", " <eos> ").split()
+
+
+def train(config: Config, model: LanguageModel, streams: dict[str, Windows]) -> Any:
+    """Trains over the stream, the state carried."""
+    optimizer = None
+    if config.optimizer == "sgd":
+        updates = len(streams["train"])
+
+        def rate(update: Any) -> Any:
+            late = jnp.maximum(0, update // updates + 1 - config.constant_epochs)
+            return config.learning_rate * config.decay**late
+
+        optimizer = training.optimizer(rate, name="sgd", clip_norm=config.clip_norm)
+    return config.fit(
+        model, loss_fn, streams["train"], eval_batches=streams["valid"], metric_fn=metric_fn,
+        optimizer=optimizer,
+    )  # fmt: skip
+
+
+def write(config: Config, model: LanguageModel, vocabulary: Vocabulary) -> str:
+    """What the model writes after the beginning."""
+    begin = vocabulary.encode(tokens_of(config, config.begin))
+    state = model.layers.layer.initial_state((1,))
+    found = decoding.sample(
+        model.step, state, jax.random.key(config.seed), begin=begin[0], end=vocabulary.end,
+        max_length=config.length, temperature=config.temperature, top_p=config.top_p,
+        prefix=begin[None, 1:],
+    )  # fmt: skip
+    ids = [begin[0], *np.asarray(found.tokens[0, 0, : int(found.lengths[0, 0])])]
+    pieces = vocabulary.pieces(ids)
+    text = "".join(pieces) if config.unit == "characters" else " ".join(pieces)
+    return text.replace(" <eos> ", "\n").replace("<eos>", "\n")
+
+
+def unigram(streams: dict[str, Windows], size: int) -> float:
+    """The baseline in nats: how often each token comes, whatever stands before it."""
+    counts = [
+        np.bincount(stream.targets[stream.mask], minlength=size)
+        for stream in (streams["train"], streams["test"])
+    ]
+    smoothed = (counts[0] + 1) / (counts[0] + 1).sum()
+    return float(-(counts[1] * np.log(smoothed)).sum() / counts[1].sum())
+
+
+def draw_surprise(path: Path, model: LanguageModel, window: Any, vocabulary: Vocabulary) -> None:
+    """How many bits each token of a window's first row comes as a surprise."""
+    model.layers.reset()
+    log_probs = jax.nn.log_softmax(model(window)[0])
+    targets, shown = window["targets"][0], window["mask"][0]
+    bits = -np.asarray(log_probs[np.arange(len(targets)), targets])[shown] / math.log(2)
+    figure = Figure(figsize=(12, 3), layout="constrained")
+    axes = figure.subplots()
+    axes.bar(range(len(bits)), bits, color="0.4")
+    labels = [repr(piece)[1:-1] for piece in vocabulary.pieces(targets[shown])]
+    axes.set_xticks(range(len(bits)), labels, rotation=0 if max(map(len, labels)) < 3 else 90)
+    axes.set_ylabel("bits")
+    axes.set_title("How much of a surprise each token of the test text is")
+    figure.savefig(path, dpi=150)
+
+
+def main(config: Config) -> dict[str, float]:
+    """Trains, measures, writes; returns perplexity and bits of the test text."""
+    config = config.with_defaults(**PRESETS.get(config.preset, {}))
+    config.prepare()
+    texts = {
+        split: [tokens_of(config, text) for text in some] for split, some in load(config).items()
+    }
+    vocabulary = Vocabulary.build(texts["train"], size=config.vocabulary_size)
+    streams = {}
+    for split, documents in texts.items():
+        stride = config.stride if split == "train" else None
+        try:
+            streams[split] = stream_windows(
+                map(vocabulary.encode, documents),
+                batch_size=config.batch_size, steps=config.steps, stride=stride,
+            )  # fmt: skip
+        except ValueError as error:
+            raise SystemExit(f"--data: in {split}, {error}") from None
+    sizes = {split: int(stream.mask.sum()) for split, stream in streams.items()}
+    print(f"{len(vocabulary):,} kinds of {config.unit}; to predict: {sizes}")
+    model = LanguageModel(config, len(vocabulary), rngs=nnx.Rngs(config.seed))
+    result = train(config, model, streams)
+    model = result.model
+    nats = training.measure(model, metric_fn, streams["test"])["loss"]
+    chance = unigram(streams, len(vocabulary))
+    text = write(config, model, vocabulary)
+    (config.out / "written.txt").write_text(text + "\n", encoding="utf-8")
+    print(f"\n{text}")
+    draw_surprise(config.out / "surprise.png", model, streams["test"][0], vocabulary)
+    return config.report(
+        result, perplexity=math.exp(nats), bits=nats / math.log(2),
+        unigram_perplexity=math.exp(chance), unigram_bits=chance / math.log(2),
+    )  # fmt: skip
+
+
+if __name__ == "__main__":
+    main(tyro.cli(Config, description=__doc__))
