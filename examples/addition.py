@@ -9,7 +9,6 @@ Everything is drawn from a seed, so no data is needed.
 
 import dataclasses
 import functools
-import time
 from pathlib import Path
 from typing import Any
 
@@ -18,14 +17,14 @@ import numpy as np
 import tyro
 from flax import nnx
 
-from seqjax import decoding, losses, metrics, seq2seq, training, viz
+from seqjax import decoding, losses, metrics, seq2seq, training
 from seqjax.data import Vocabulary, batches
 
 LETTERS = Vocabulary("0123456789+ ")
 
 
-@dataclasses.dataclass(frozen=True)
-class Config:
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Config(training.ScriptOptions):
     """Trains a model, prints its accuracy on questions it has not seen, answers some."""
 
     ask: tuple[str, ...] = ("535+61", "7+999", "250+250")
@@ -33,7 +32,7 @@ class Config:
     digits: int = 3
     """Digits of a number at most."""
     questions: int = 50_000
-    """Different questions; a tenth of them is held out."""
+    """Different questions; a tenth is held out for the test, a hundredth to choose the epoch."""
     hidden_size: int = 128
     """Units of the encoder and of the decoder."""
     attention: bool = False
@@ -43,11 +42,9 @@ class Config:
     batch_size: int = 128
     """Questions in a step."""
     learning_rate: float = 3e-3
-    """Adam's."""
-    seed: int = 0
-    """Fixes questions, weights and order."""
+    """Adam's at its highest; it rises for half an epoch and falls to zero along a cosine."""
     out: Path = Path("out/addition")
-    """Folder for learning_curve.png."""
+    """Folder for checkpoints, figures and the learning curve."""
 
 
 def question(text: str, digits: int) -> np.ndarray:
@@ -55,11 +52,12 @@ def question(text: str, digits: int) -> np.ndarray:
     return LETTERS.encode(text.ljust(2 * digits + 1))[::-1]
 
 
-def draw(config: Config) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Different questions with their answers, no two the same up to the order of the numbers."""
-    for name, least in (("digits", 1), ("questions", 10), ("epochs", 1), ("hidden_size", 1)):
-        if getattr(config, name) < least:
-            raise SystemExit(f"--{name.replace('_', '-')}: expected at least {least}")
+def draw(config: Config) -> tuple[dict[str, Any], ...]:
+    """Different questions with their answers, no two the same up to the order of the numbers: to
+    learn, to choose the epoch, and for the test.
+    """
+    if config.questions < 10:
+        raise SystemExit(f"--questions: expected at least 10, got {config.questions}")
     if config.digits > 9:
         raise SystemExit(f"--digits: expected at most 9, got {config.digits}")
     rng = np.random.default_rng(config.seed)
@@ -76,8 +74,10 @@ def draw(config: Config) -> tuple[dict[str, Any], dict[str, Any]]:
     labels = np.stack([[*answer, LETTERS.end] for answer in answers]).astype(np.int32)
     begins = np.full((len(ordered), 1), LETTERS.begin, np.int32)
     data = {"asked": asked, "labels": labels, "tokens": np.hstack([begins, labels[:, :-1]])}
-    held = len(ordered) // 10
-    return {k: v[held:] for k, v in data.items()}, {k: v[:held] for k, v in data.items()}
+    test = len(ordered) // 10
+    held = test + max(1, test // 10)
+    parts = (slice(held, None), slice(test, held), slice(test))
+    return tuple({name: values[part] for name, values in data.items()} for part in parts)
 
 
 def loss_fn(model: seq2seq.Seq2Seq, batch: Any, rngs: Any) -> tuple[jax.Array, dict[str, Any]]:
@@ -99,8 +99,8 @@ def answers_of(model: Any, asked: Any, *, length: int) -> Any:
 
 def main(config: Config) -> dict[str, float]:
     """Trains, measures and answers; returns the accuracies of characters and of whole answers."""
-    began = time.perf_counter()
-    train_set, test_set = draw(config)
+    config.prepare()
+    train_set, valid_set, test_set = draw(config)
     for text in config.ask:
         if len(text) > 2 * config.digits + 1 or set(text) - set("0123456789+"):
             raise SystemExit(
@@ -112,38 +112,31 @@ def main(config: Config) -> dict[str, float]:
         attention="additive" if config.attention else None,
         bridge="projected" if config.attention else "last", rngs=nnx.Rngs(config.seed),
     )  # fmt: skip
-
-    def epoch_batches(epoch: int) -> Any:
-        options: Any = {"batch_size": config.batch_size, "sequence_keys": ()}
-        return batches(train_set, seed=config.seed, epoch=epoch, **options)
-
-    result = training.fit(
+    result = config.fit(
         model,
         loss_fn,
-        training.optimizer(config.learning_rate, clip_norm=1.0),
-        epoch_batches,
-        epochs=config.epochs,
-        eval_batches=list(batches(test_set, batch_size=512, sequence_keys=())),
+        config.batches(train_set, sequence_keys=()),
+        eval_batches=batches(valid_set, batch_size=512, sequence_keys=()),
         metric_fn=lambda model, batch: loss_fn(model, batch, None)[1],
-        seed=config.seed,
+        monitor="eval_accuracy",
+        mode="max",
     )
     length = config.digits + 2
     found = np.asarray(answers_of(result.model, test_set["asked"], length=length))[:, : length - 1]
-    right = found == test_set["labels"][:, : length - 1]
-    rates = {"characters": float(right.mean()), "answers": float(right.all(1).mean())}
-    minutes = (time.perf_counter() - began) / 60
-    print(f"\n{len(right):,} questions not seen in training, {minutes:.1f} minutes in all")
-    for name, value in rates.items():
-        print(f"  {name} right {value:.2%}")
-    config.out.mkdir(parents=True, exist_ok=True)
-    viz.learning_curve(result.history).savefig(config.out / "learning_curve.png", dpi=150)
+    labels = test_set["labels"][:, : length - 1]
+    right = found == labels
+    often = np.bincount(train_set["labels"][:, : length - 1].ravel()).argmax()
     if config.ask:
         asked = np.stack([question(text, config.digits) for text in config.ask])
-        for text, ids in zip(
-            config.ask, answers_of(result.model, asked, length=length), strict=True
-        ):
+        answers = answers_of(result.model, asked, length=length)
+        for text, ids in zip(config.ask, answers, strict=True):
             print(f"  {text} = {''.join(LETTERS.decode(np.asarray(ids))).strip()}")
-    return rates
+    return config.report(
+        result,
+        characters=float(right.mean()),
+        answers=float(right.all(1).mean()),
+        always_the_most_frequent_character=float((labels == often).mean()),
+    )
 
 
 if __name__ == "__main__":

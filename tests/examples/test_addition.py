@@ -1,5 +1,7 @@
 """The addition script on one-digit numbers."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 
@@ -9,11 +11,11 @@ from examples import addition
 
 def test_questions_and_answers():
     config = addition.Config(digits=2, questions=200)
-    train, test = addition.draw(config)
-    assert len(train["asked"]) == 180 and len(test["asked"]) == 20
+    sides = addition.draw(config)
+    assert [len(side["asked"]) for side in sides] == [178, 2, 20]
     decode = lambda ids: "".join(addition.LETTERS.decode(ids)).strip()  # noqa: E731
     seen = set()
-    for side in (train, test):
+    for side in sides:
         for asked, labels, tokens in zip(*(side[k] for k in ("asked", "labels", "tokens"))):  # noqa: B905
             question = decode(asked[::-1])
             a, b = map(int, question.split("+"))
@@ -36,6 +38,7 @@ def test_a_short_run_learns_and_answers(tmp_path, capsys, attention):
     assert 0 <= rates["answers"] <= rates["characters"] <= 1
     assert "1+1 = " in capsys.readouterr().out
     assert (tmp_path / "learning_curve.png").exists()
+    assert addition.main(dataclasses.replace(config, resume=True)) == rates
 
 
 @pytest.mark.parametrize(
@@ -45,10 +48,10 @@ def test_a_short_run_learns_and_answers(tmp_path, capsys, attention):
         ({"ask": ("one",)}, "--ask: expected two numbers"),
         ({"digits": 0}, "--digits: expected at least 1"),
         ({"digits": 20}, "--digits: expected at most 9, got 20"),
-        ({"questions": 0}, "--questions: expected at least 10"),
+        ({"questions": 5}, "--questions: expected at least 10, got 5"),
         ({"digits": 1, "questions": 100}, "--questions: expected at most 27"),
     ],
 )
-def test_mistakes(options, message):
+def test_mistakes(tmp_path, options, message):
     with pytest.raises(SystemExit, match=message):
-        addition.main(addition.Config(**options))
+        addition.main(addition.Config(out=tmp_path, **options))
