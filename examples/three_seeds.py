@@ -2,7 +2,7 @@
 
     python examples/three_seeds.py speech --data recordings --epochs 40
 
-runs `speech.py` with these options for the seeds 0, 1 and 2, one after the other, in out/speech/seed0
+runs `speech.py` with these options for the seeds 0, 1, 2, one after the other, in out/speech/seed0
 and so on (--out names another folder for them), and sums their figures up. A run that is there
 already is gone on with, so that a finished one costs nothing.
 """

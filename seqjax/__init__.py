@@ -7,6 +7,7 @@ differentiate it, everywhere JAX runs.
 from seqjax import (
     attention,
     cells,
+    crf,
     ctc,
     data,
     decoding,
@@ -31,6 +32,7 @@ __all__ = [
     "Unrolled",
     "attention",
     "cells",
+    "crf",
     "ctc",
     "data",
     "decoding",
