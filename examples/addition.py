@@ -39,8 +39,10 @@ class Config(training.ScriptOptions):
     """Whether the decoder looks back at the question (Bahdanau et al. 2015)."""
     epochs: int = 30
     """How many times to go through the questions."""
-    batch_size: int = 128
+    batch_size: int = 64
     """Questions in a step."""
+    average: float = 0.999
+    """Decay of a running average of the weights, which is then the model; 0 keeps none."""
     learning_rate: float = 3e-3
     """Adam's at its highest; it rises for half an epoch and falls to zero along a cosine."""
     out: Path = Path("out/addition")

@@ -25,7 +25,7 @@ import tyro
 from flax import nnx
 
 from seqjax import cells, losses, metrics, nn, sequences, sharding, training, viz
-from seqjax.data import batches
+from seqjax.data import batches, read_ts
 
 FILES = ("JapaneseVowels_TRAIN.ts", "JapaneseVowels_TEST.ts")
 
@@ -108,19 +108,6 @@ def find_data(data_dir: Path | None) -> list[Path]:
         "    pip install --no-deps aeon\n\n"
         "Or download JapaneseVowels from timeseriesclassification.com and give --data-dir."
     )
-
-
-def read_ts(path: Path) -> tuple[list[np.ndarray], list[str]]:
-    """Recordings, float32 [t, channels], and labels: the lines `1,2,…:3,4,…:label` after @data."""
-    _, _, data = path.read_text().partition("\n@data")
-    recordings, labels = [], []
-    for line in data.split():
-        *channels, label = line.split(":")
-        recordings.append(np.array([channel.split(",") for channel in channels], np.float32).T)
-        labels.append(label)
-    if not recordings:
-        raise ValueError(f"{path}: expected recordings after a line @data, got none")
-    return recordings, labels
 
 
 def load(data_dir: Path | None) -> tuple[dict[str, Any], dict[str, Any], list[str]]:

@@ -5,6 +5,7 @@ import pytest
 
 pytest.importorskip("tyro")
 from examples import speaker
+from seqjax.data import read_ts
 
 
 def write_ts(path, recordings, labels):
@@ -32,7 +33,7 @@ def folder(tmp_path):
 def test_reading_keeps_lengths_channels_and_labels(tmp_path):
     recordings = [np.arange(6.0).reshape(3, 2), np.arange(2.0).reshape(1, 2)]
     write_ts(tmp_path / "some.ts", recordings, ["b", "a"])
-    read, labels = speaker.read_ts(tmp_path / "some.ts")
+    read, labels = read_ts(tmp_path / "some.ts")
     assert labels == ["b", "a"]
     for got, want in zip(read, recordings, strict=True):
         assert got.dtype == np.float32
@@ -42,7 +43,7 @@ def test_reading_keeps_lengths_channels_and_labels(tmp_path):
 def test_a_file_without_recordings_is_named(tmp_path):
     (tmp_path / "empty.ts").write_text("@problemName nothing\n@data\n")
     with pytest.raises(ValueError, match=r"empty\.ts.*expected recordings"):
-        speaker.read_ts(tmp_path / "empty.ts")
+        read_ts(tmp_path / "empty.ts")
 
 
 @pytest.mark.parametrize("cell", ["gru", "rnn"])
