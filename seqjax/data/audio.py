@@ -1,0 +1,221 @@
+"""Features of speech: from samples to frames of log-mel energies or cepstral coefficients."""
+
+import math
+from typing import Any
+
+import numpy as np
+import scipy.fft
+from numpy.typing import ArrayLike
+
+from seqjax import checks
+
+__all__ = ["deltas", "log_mel", "mfcc"]
+
+
+def log_mel(
+    samples: ArrayLike,
+    rate: float,
+    *,
+    window: float = 0.025,
+    step: float = 0.010,
+    bands: int = 40,
+    low: float = 20.0,
+    high: float | None = None,
+    pre_emphasis: float = 0.97,
+    floor: float = 1e-10,
+) -> np.ndarray:
+    """The logarithm of a recording's energy in bands of equal width on the mel scale.
+
+    With N = window · rate and M = step · rate samples (rounded), K the first power of two that is
+    not below N, and x the samples, frame t is
+
+        y_n     = x_n - a x_{n-1},   y_0 = x_0                    a = pre_emphasis
+        w_n     = (1 - cos(2π n / N)) / 2                         Hann's window, n = 0 … N - 1
+        P_t(k)  = |Σ_n w_n y_{tM+n} exp(-2πi kn / K)|² / Σ_n w_n²         k = 0 … K / 2
+        E_t(b)  = Σ_k max(0, min((f_k - c_{b-1}) / (c_b - c_{b-1}),
+                                 (c_{b+1} - f_k) / (c_{b+1} - c_b))) P_t(k)
+        frame_t(b) = log max(E_t(b), floor)
+
+    where f_k = k rate / K, and c_0 … c_{bands+1} lie equally far apart on the mel scale,
+    mel(f) = 2595 log10(1 + f / 700), from `low` to `high`. Only whole windows give a frame: there
+    are 1 + ⌊(samples - N) / M⌋, and what is left over at the end is not heard. A recording shorter
+    than a window is filled up with zeros to one frame. Silence is log(floor) in all bands.
+
+    Args:
+      samples: float [samples], at least one, usually in [-1, 1].
+      rate: samples a second.
+      window: seconds of a frame.
+      step: seconds from one frame to the next.
+      bands: number of bands.
+      low: where the first band begins, in hertz.
+      high: where the last band ends; half of the rate if None, which is also the most.
+      pre_emphasis: a, from 0 (none) to below 1; it lifts high frequencies.
+      floor: the least energy; white noise of variance 1 has about 1 in each k of a frame.
+
+    Returns:
+      float32 [frames, bands], computed in float64.
+
+    Raises:
+      TypeError: samples that are not float, or an argument that is not a number.
+      ValueError: samples that are not [samples], are empty or not finite; a rate, window, step,
+        floor or pair of limits out of range; so many bands that one lies between the f_k.
+
+    References:
+      Davis, Mermelstein (1980), Comparison of parametric representations for monosyllabic word
+      recognition in continuously spoken sentences. O'Shaughnessy (1987), Speech communication
+      (mel scale). Young et al. (2006), The HTK Book, section 5.4.
+
+    Example:
+      >>> tone = np.sin(2 * np.pi * 1000 * np.arange(8000) / 8000)  # a second of 1000 Hz
+      >>> frames = log_mel(tone, 8000, bands=20)
+      >>> frames.shape, set(frames.argmax(axis=1).tolist())
+      ((98, 20), {9})
+    """
+    samples = _samples(samples)
+    rate, floor = _positive("rate", rate), _positive("floor", floor)
+    size = _number_of_samples("window", window, rate)
+    hop = _number_of_samples("step", step, rate)
+    pre_emphasis = checks.require_rate("pre_emphasis", pre_emphasis)
+    fft_size = 1 << (size - 1).bit_length()
+    filters = _mel_filters(rate, fft_size, bands, low, high)
+
+    samples = np.pad(samples, (0, max(0, size - len(samples))))
+    emphasised = np.append(samples[:1], samples[1:] - pre_emphasis * samples[:-1])
+    frames = np.lib.stride_tricks.sliding_window_view(emphasised, size)[::hop]
+    hann = (1 - np.cos(2 * np.pi * np.arange(size) / size)) / 2
+    spectrum = scipy.fft.rfft(frames * hann, n=fft_size)
+    power = (spectrum.real**2 + spectrum.imag**2) / (hann**2).sum()
+    return np.log(np.maximum(power @ filters, floor)).astype(np.float32)
+
+
+def mfcc(samples: ArrayLike, rate: float, *, coefficients: int = 13, **options: Any) -> np.ndarray:
+    """Mel-frequency cepstral coefficients: the orthonormal DCT-II of `log_mel`, cut off.
+
+        frame_t(j) = s_j Σ_b log_mel_t(b) cos(π j (b + 1/2) / bands),   s_0 = √(1 / bands),
+                                                                        s_j = √(2 / bands)
+
+    Args:
+      samples: float [samples], as for `log_mel`.
+      rate: samples a second.
+      coefficients: how many, from j = 0 (the loudness) on; at most `bands`.
+      **options: those of `log_mel`, such as `bands` and `step`.
+
+    Returns:
+      float32 [frames, coefficients].
+
+    Raises:
+      TypeError, ValueError: as `log_mel`; more coefficients than bands.
+
+    References:
+      Davis, Mermelstein (1980), see `log_mel`.
+
+    Example:
+      >>> print(mfcc(np.zeros(400), 16000, coefficients=3).round(2))  # silence: √40 log(1e-10)
+      [[-145.63    0.      0.  ]]
+    """
+    energies = log_mel(samples, rate, **options)
+    coefficients = checks.require_integer("coefficients", coefficients)
+    if coefficients > energies.shape[1]:
+        raise ValueError(
+            f"coefficients: expected at most bands={energies.shape[1]}, got {coefficients}"
+        )
+    cepstrum = scipy.fft.dct(energies.astype(np.float64), norm="ortho")
+    return cepstrum[:, :coefficients].astype(np.float32)
+
+
+def deltas(features: ArrayLike, width: int = 2) -> np.ndarray:
+    """How fast features change: the slope of a line through each frame and its neighbours.
+
+        d_t = Σ_n n (c_{t+n} - c_{t-n}) / (2 Σ_n n²),   n = 1 … width
+
+    with the first and the last frame repeated beyond the ends. The deltas of deltas are how the
+    change itself changes.
+
+    Args:
+      features: float [frames, F].
+      width: neighbours on each side.
+
+    Returns:
+      float32 [frames, F].
+
+    Raises:
+      TypeError: features that are not float, or a width that is not an integer.
+      ValueError: features that are not [frames, F], or a width below 1.
+
+    References:
+      Furui (1986), Speaker-independent isolated word recognition using dynamic features of speech
+      spectrum. Young et al. (2006), The HTK Book, eq. 5.16.
+
+    Example:
+      >>> print(deltas(np.array([[0.0], [1.0], [2.0], [3.0], [4.0]]))[:, 0])
+      [0.5 0.8 1.  0.8 0.5]
+    """
+    array = np.asarray(features)
+    if array.dtype.kind != "f":
+        raise TypeError(f"features: expected float [frames, F], got {array.dtype}")
+    if array.ndim != 2:
+        raise ValueError(f"features: expected float [frames, F], got shape {array.shape}")
+    width = checks.require_integer("width", width)
+    if not len(array):
+        return array.astype(np.float32)
+    steps = len(array)
+    padded = np.pad(array.astype(np.float64), ((width, width), (0, 0)), mode="edge")
+    slopes = np.zeros(array.shape)
+    for n in range(1, width + 1):
+        later, earlier = padded[width + n :][:steps], padded[width - n :][:steps]
+        slopes += n * (later - earlier)
+    return (slopes / (2 * sum(n * n for n in range(1, width + 1)))).astype(np.float32)
+
+
+def _mel_filters(
+    rate: float, fft_size: int, bands: int, low: float, high: float | None
+) -> np.ndarray:
+    """The triangles over the frequencies of an FFT, float64 [fft_size / 2 + 1, bands]."""
+    bands = checks.require_integer("bands", bands)
+    low = checks.require_number("low", low)
+    high = rate / 2 if high is None else checks.require_number("high", high)
+    if not 0 <= low < high <= rate / 2:
+        raise ValueError(
+            f"low, high: expected 0 <= low < high <= rate / 2 = {rate / 2:g}, got {low:g}, {high:g}"
+        )
+    first, last = (2595 * math.log10(1 + limit / 700) for limit in (low, high))
+    mels = np.linspace(first, last, bands + 2)
+    edges = 700 * (10 ** (mels / 2595) - 1)
+    frequencies = np.arange(fft_size // 2 + 1)[:, None] * rate / fft_size
+    below, centre, above = edges[:-2], edges[1:-1], edges[2:]
+    rising = (frequencies - below) / (centre - below)
+    falling = (above - frequencies) / (above - centre)
+    filters = np.maximum(0.0, np.minimum(rising, falling))
+    empty = ~filters.any(axis=0)
+    if empty.any():
+        b = int(empty.argmax())
+        raise ValueError(
+            f"bands: expected so few that each holds one of the frequencies {rate / fft_size:g} Hz "
+            f"apart, got {bands}, of which band {b} is from {below[b]:.0f} to {above[b]:.0f} Hz"
+        )
+    return filters
+
+
+def _samples(samples: ArrayLike) -> np.ndarray:
+    array = np.asarray(samples)
+    if array.dtype.kind != "f":
+        raise TypeError(f"samples: expected float [samples], got {array.dtype}")
+    if array.ndim != 1 or not array.size:
+        raise ValueError(f"samples: expected float [samples], at least one, got {array.shape}")
+    if not np.isfinite(array).all():
+        raise ValueError("samples: expected finite numbers, got NaN or infinity")
+    return array.astype(np.float64)
+
+
+def _positive(name: str, value: Any) -> float:
+    number = checks.require_number(name, value)
+    if not 0 < number < math.inf:
+        raise ValueError(f"{name}: expected more than 0, got {number}")
+    return number
+
+
+def _number_of_samples(name: str, seconds: Any, rate: float) -> int:
+    found = round(_positive(name, seconds) * rate)
+    if found < 1:
+        raise ValueError(f"{name}: expected at least one sample at rate {rate:g}, got {seconds} s")
+    return found

@@ -1,0 +1,245 @@
+"""Readers of numbers over time: tables, sound, piano rolls.
+
+A file whose name ends in ".gz" is unpacked.
+"""
+
+import csv
+import io
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Literal, TypeAlias, get_args
+
+import numpy as np
+
+from seqjax import checks
+from seqjax.data._files import decode, read_bytes
+
+__all__ = ["Gaps", "read_csv", "read_piano_rolls", "read_wav"]
+
+Gaps: TypeAlias = Literal["error", "interpolate", "previous", "nan"]
+
+GAPS = ("", "na", "nan", "null")
+"""What stands for a missing value, in small letters."""
+
+
+def read_csv(
+    path: str | Path,
+    columns: Sequence[str] | None = None,
+    *,
+    gaps: Gaps = "error",
+    delimiter: str = ",",
+) -> dict[str, np.ndarray]:
+    r"""The columns of a table whose first row names them.
+
+    A column is of numbers if all its fields are, gaps left aside; else it is of text. Spaces around
+    a field are dropped. Gaps are empty fields and NA, NaN and null in any letters; in columns of
+    text they are "".
+
+    Args:
+      path: of the file, UTF-8 text.
+      columns: names of those to read; all if None.
+      gaps: what to do with gaps in columns of numbers: "error" raises, "interpolate" draws a
+        straight line between the neighbours, by row number, and takes the nearest value at the
+        ends, "previous" repeats the value before, and "nan" puts NaN there.
+      delimiter: what parts the fields.
+
+    Returns:
+      For each column, in the order asked for, an array [N]: float64, or of strings.
+
+    Raises:
+      TypeError: path is not a path, or columns is one string.
+      OSError: no such file, or one that cannot be read.
+      ValueError: text that is not UTF-8; no header, or one with names that are empty or occur
+        twice; a row that is longer or shorter than the header; a column that is not there; a gap
+        that is an error, or that has nothing to be filled with.
+
+    Example:
+      >>> import tempfile
+      >>> folder = tempfile.TemporaryDirectory()
+      >>> path = Path(folder.name, "series.csv")
+      >>> _ = path.write_text("day,load\nMon,1.0\nTue,NA\nWed,2.0\n")
+      >>> read_csv(path, ["load"], gaps="interpolate")
+      {'load': array([1. , 1.5, 2. ])}
+    """
+    if isinstance(columns, str):
+        raise TypeError(f"columns: expected several, got one string, {columns!r}")
+    checks.require_name("gaps", gaps, get_args(Gaps))
+    header, rows, lines = _rows(path, delimiter)
+    table = {}
+    for name in header if columns is None else columns:
+        if name not in header:
+            raise ValueError(
+                f"columns: expected some of {', '.join(header)} in {path}, got {name!r}"
+            )
+        column = header.index(name)
+        fields = [row[column] for row in rows]
+        table[name] = _column(f"path: column {name!r} of {path}", fields, lines, gaps)
+    return table
+
+
+def read_wav(path: str | Path) -> tuple[np.ndarray, int]:
+    """The samples of a WAV file.
+
+    Args:
+      path: of a file with integers of 8, 16, 24 or 32 bits, or floats.
+
+    Returns:
+      samples: float32 [T], the mean of the channels. Integers are scaled to [-1, 1); floats stay
+        as they are, in [-1, 1] unless somebody meant otherwise.
+      rate: in samples a second.
+
+    Raises:
+      TypeError: not a path.
+      OSError: no such file, or one that cannot be read.
+      ValueError: not a WAV file, a damaged one, or one without samples.
+
+    Example:
+      >>> import tempfile
+      >>> from scipy.io import wavfile
+      >>> folder = tempfile.TemporaryDirectory()
+      >>> path = Path(folder.name, "click.wav")
+      >>> wavfile.write(path, 8000, np.array([[0, 0], [16384, -32768]], np.int16))
+      >>> read_wav(path)
+      (array([ 0.  , -0.25], dtype=float32), 8000)
+    """
+    from scipy.io import wavfile  # not at the top: few programs read sound
+
+    data = read_bytes(path)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", wavfile.WavFileWarning)  # of chunks it passes over
+            warnings.filterwarnings("error", "Reached EOF", wavfile.WavFileWarning)
+            rate, samples = wavfile.read(io.BytesIO(data))
+    except Exception as error:  # of many classes, for all that bytes can be
+        raise ValueError(f"path: expected a WAV file in {path}, got {error}") from None
+    if not samples.size:
+        raise ValueError(f"path: expected samples in {path}, got none")
+    if samples.dtype == np.uint8:
+        scaled = (samples.astype(np.float64) - 128) / 128
+    elif samples.dtype.kind == "i":  # 24 bits come as the upper ones of 32
+        scaled = samples / -float(np.iinfo(samples.dtype).min)
+    else:
+        scaled = samples
+    if scaled.ndim == 2:
+        scaled = scaled.mean(axis=1)
+    return scaled.astype(np.float32), int(rate)
+
+
+def read_piano_rolls(path: str | Path) -> dict[str, list[np.ndarray]]:
+    """The pieces of music in a MATLAB file of piano rolls.
+
+    The form in which JSB Chorales, MuseData, Nottingham and Piano-midi.de are given for next-step
+    prediction (Boulanger-Lewandowski, Bengio, Vincent, 2012): the cells traindata, validdata and
+    testdata, with one matrix a piece, 1 where one of 88 keys, A0 to C8, sounds.
+
+    Args:
+      path: of the .mat file.
+
+    Returns:
+      "train", "valid" and "test", each a list of arrays float32 [T, 88].
+
+    Raises:
+      TypeError: not a path.
+      OSError: no such file, or one that cannot be read.
+      ValueError: not such a file, or a piece of another shape.
+
+    Example:
+      >>> import tempfile
+      >>> from scipy.io import savemat
+      >>> folder = tempfile.TemporaryDirectory()
+      >>> path = Path(folder.name, "scale.mat")
+      >>> pieces = np.empty((1, 1), object)
+      >>> pieces[0, 0] = np.eye(88, dtype=np.uint8)[[39, 41, 43]]
+      >>> savemat(path, {"traindata": pieces, "validdata": pieces, "testdata": pieces})
+      >>> [piece.shape for piece in read_piano_rolls(path)["train"]]
+      [(3, 88)]
+    """
+    from scipy.io import loadmat
+
+    data = read_bytes(path)
+    try:
+        found = loadmat(io.BytesIO(data))
+    except Exception as error:  # of many classes, for all that bytes can be
+        raise ValueError(f"path: expected a MATLAB file in {path}, got {error}") from None
+    rolls: dict[str, list[np.ndarray]] = {}
+    for split in ("train", "valid", "test"):
+        name = f"{split}data"
+        if name not in found or found[name].dtype != object:
+            names = [key for key in found if not key.startswith("__")]
+            raise ValueError(f"path: expected a cell {name} in {path}, got {names}")
+        rolls[split] = []
+        for n, piece in enumerate(found[name].ravel()):
+            if piece.ndim != 2 or piece.shape[1] != 88:
+                raise ValueError(
+                    f"path: expected {name}[{n}] of shape [T, 88] in {path}, got {piece.shape}"
+                )
+            rolls[split].append(piece.astype(np.float32))
+    return rolls
+
+
+def _rows(path: str | Path, delimiter: str) -> tuple[list[str], list[list[str]], list[int]]:
+    """The header, the rows, and the line of each row."""
+    text = decode(read_bytes(path), path)
+    reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
+    rows, lines = [], []
+    try:
+        for row in reader:
+            rows.append([field.strip() for field in row] or [""])  # a blank line
+            lines.append(reader.line_num)
+    except csv.Error as error:
+        raise ValueError(
+            f"path: expected comma-separated values in {path}, got {error} in line "
+            f"{reader.line_num}"
+        ) from None
+    while rows and rows[-1] == [""]:
+        rows.pop()
+    if not rows:
+        raise ValueError(f"path: expected a row of column names in {path}, got no rows")
+    header, *rows = rows
+    for name in header:
+        if not name or header.count(name) > 1:
+            twice = f"{name!r} twice" if name else "an empty one"
+            raise ValueError(
+                f"path: expected different column names in {path}, line {lines[0]}, got {twice}"
+            )
+    for row, line in zip(rows, lines[1:], strict=False):
+        if len(row) != len(header):
+            raise ValueError(
+                f"path: expected {len(header)} fields in {path}, line {line}, got {len(row)}"
+            )
+    return header, rows, lines[1 : len(rows) + 1]
+
+
+def _column(name: str, fields: list[str], lines: list[int], gaps: Gaps) -> np.ndarray:
+    """A column's values, its gaps treated."""
+    gap = np.array([field.lower() in GAPS for field in fields], bool)
+    try:
+        values = np.array([np.nan if g else _number(f) for f, g in zip(fields, gap, strict=True)])
+    except ValueError:
+        return np.array(["" if g else f for f, g in zip(fields, gap, strict=True)])
+    if not gap.any() or gaps == "nan":
+        return values
+    first = int(gap.argmax())
+    if gaps == "error":
+        raise ValueError(
+            f'{name}: expected a number in line {lines[first]}, got {fields[first]!r}; gaps="'
+            'interpolate", "previous" or "nan" fills gaps'
+        )
+    if gap.all():
+        raise ValueError(f"{name}: expected a number to fill gaps with, got none")
+    rows = np.arange(len(values))
+    if gaps == "interpolate":
+        values[gap] = np.interp(rows[gap], rows[~gap], values[~gap])
+        return values
+    if gap[0]:
+        raise ValueError(
+            f"{name}: expected a number in line {lines[0]}, before the first gap, got {fields[0]!r}"
+        )
+    return values[np.maximum.accumulate(np.where(gap, 0, rows))]
+
+
+def _number(field: str) -> float:
+    if "_" in field:  # Python's way to group digits, and nobody else's
+        raise ValueError(field)
+    return float(field)
