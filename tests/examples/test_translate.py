@@ -111,7 +111,7 @@ def test_mistakes(folder, tmp_path):
         translate.main(config(tmp_path, tmp_path / "out", source="a", target="b"))
     (tmp_path / "train.b").unlink()
     (tmp_path / "train.b.gz").write_bytes(b"no gzip")
-    with pytest.raises(SystemExit, match=r"--data: path: expected UTF-8 in .*train\.b\.gz"):
+    with pytest.raises(SystemExit, match=r"--data: path: expected gzip data in .*train\.b\.gz"):
         translate.main(config(tmp_path, tmp_path / "out", source="a", target="b"))
     (tmp_path / "train.b").write_text("\n")
     with pytest.raises(SystemExit, match="--data: expected at least one pair in train, got none"):
