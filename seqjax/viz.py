@@ -5,6 +5,7 @@ scripts, notebooks and threads alike: `figure.savefig("curve.png")`. Colours are
 colour-blind readers (Okabe, Ito 2008, Color universal design), and lines differ in style too.
 """
 
+import collections
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -15,7 +16,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-__all__ = ["attention", "gradient_flow", "hidden_states", "learning_curve"]
+__all__ = ["attention", "confusion", "gradient_flow", "hidden_states", "learning_curve"]
 
 # Okabe and Ito's palette, without the yellow that is faint on white.
 _COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#000000")
@@ -37,7 +38,7 @@ def learning_curve(
     Args:
       history: records such as `seqjax.training.fit` returns: `{"epoch": 1, "loss": …, "eval_loss":
         …}`. A record may lack a key. Without "epoch" the records count from 1.
-      keys: what to draw; by default every number except epoch, step, seconds, grad_norm and skipped.
+      keys: what to draw; all numbers but epoch, step, seconds, grad_norm and skipped by default.
 
     Returns:
       A figure with a panel for `name` and `eval_name` together.
@@ -235,6 +236,49 @@ def attention(
     axes.set_yticks(range(len(target)), list(target), fontfamily=fonts)
     if title is not None:
         axes.set_title(title, wrap=True)
+    return figure
+
+
+def confusion(right: Sequence[str], found: Sequence[str], *, most: int = 24) -> "Figure":
+    """Which classes are taken for which: of each right class, the shares found as each.
+
+    Args:
+      right: the right class of each example.
+      found: the class found for each.
+      most: the classes that are shown at most, those with the most examples.
+
+    Returns:
+      A figure with one panel: right classes down, found ones across, shares in per cent.
+
+    Raises:
+      ImportError: matplotlib is missing.
+      ValueError: no examples, or not as many found as right.
+
+    Example:
+      >>> figure = confusion(["yes", "yes", "no"], ["yes", "no", "no"])
+      >>> sorted(text.get_text() for text in figure.axes[0].texts)
+      ['100', '50', '50']
+    """
+    if len(right) != len(found) or not len(right):
+        raise ValueError(
+            f"right, found: expected as many of both, got {len(right)} and {len(found)}"
+        )
+    totals = collections.Counter(right)
+    totals.update(dict.fromkeys(found, 0))
+    shown = sorted(name for name, _ in totals.most_common(most))
+    counts = collections.Counter(zip(right, found, strict=True))
+    shares = np.array([[counts[a, b] / max(totals[a], 1) for b in shown] for a in shown])
+    side = 0.36 * len(shown)
+    figure = _figure(width=2.2 + side, height=1.6 + side)
+    axes = figure.add_subplot(xlabel="found", ylabel="right", title="Shares of each row, %")
+    axes.imshow(np.sqrt(shares), cmap="Blues", vmin=0.0, vmax=1.0)  # small shares show, too
+    axes.set_xticks(range(len(shown)), shown, rotation=90, fontfamily=_fonts())
+    axes.set_yticks(range(len(shown)), shown, fontfamily=_fonts())
+    for (row, column), share in np.ndenumerate(shares):
+        if share >= 0.005:
+            color = "white" if share > 0.4 else "black"
+            text = f"{100 * share:.0f}"
+            axes.text(column, row, text, ha="center", va="center", color=color, fontsize=7)
     return figure
 
 

@@ -58,6 +58,7 @@ __all__ = [
     "ProjectedLSTM",
     "ProjectedLSTMParams",
     "initializers",
+    "make_cell",
 ]
 
 CELLS: dict[str, type[Cell[Any, Any]]] = {
@@ -78,3 +79,25 @@ CELLS: dict[str, type[Cell[Any, Any]]] = {
     "conv_lstm_2d": ConvLSTM2D,
 }
 """Every cell by name; each builds from `Cls(input_size=…, hidden_size=…)`."""
+
+
+def make_cell(name: str, input_size: int, hidden_size: int, **options: Any) -> Cell[Any, Any]:
+    """A cell that reads vectors, by its name in `CELLS`.
+
+    Args:
+      name: such as "gru".
+      input_size: I.
+      hidden_size: H.
+      **options: of its class.
+
+    Raises:
+      ValueError: no such name, or that of a cell which reads images.
+
+    Example:
+      >>> make_cell("elman", 3, 5, activation="relu").activation
+      'relu'
+    """
+    known = [key for key, kind in CELLS.items() if kind(1, 1).input_shape == (1,)]
+    if name not in known:
+        raise ValueError(f"cell: expected one of {', '.join(known)}, got {name!r}")
+    return CELLS[name](input_size, hidden_size, **options)

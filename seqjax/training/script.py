@@ -1,10 +1,11 @@
 """What training scripts share: their options, and a run that leaves its traces in a folder."""
 
+import contextlib
 import dataclasses
 import json
 import math
 import platform
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
@@ -23,7 +24,7 @@ from seqjax.training.optimizer import optimizer as make_optimizer
 from seqjax.training.state import init_state
 from seqjax.training.step import LossFn
 
-__all__ = ["ScriptOptions", "count_parameters", "measure"]
+__all__ = ["ScriptOptions", "blaming", "count_parameters", "measure"]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -80,6 +81,8 @@ class ScriptOptions:
 
     may_be_zero: ClassVar[tuple[str, ...]] = ("seed",)
     """Whole numbers among the options that may be 0."""
+    shares: ClassVar[tuple[str, ...]] = ()
+    """Options from 0 to less than 1, such as rates of dropout."""
 
     def prepare(self) -> None:
         """Checks the options and sets up devices; call it before anything is computed.
@@ -98,8 +101,11 @@ class ScriptOptions:
             raise SystemExit(f"--out: expected a folder, got the file {self.out}")
         if not self.resume and any((self.out / "checkpoints").glob("*")):
             raise SystemExit(f"--out: {self.out} holds a run; go on with --resume or name another")
-        if not 0 <= self.average < 1:
-            raise SystemExit(f"--average: expected at least 0, less than 1, got {self.average}")
+        for name in ("average", *self.shares):
+            if not 0 <= getattr(self, name) < 1:
+                raise SystemExit(
+                    f"{_flag(name)}: expected at least 0, less than 1, got {getattr(self, name)}"
+                )
         if self.distributed is not None:
             sharding.use_processes(self.distributed, cpu_devices=self.devices)
         elif self.devices > 1:
@@ -223,6 +229,28 @@ class ScriptOptions:
         viz.learning_curve(result.history).savefig(self.out / "learning_curve.png", dpi=150)
         print(f"in {self.out}: {', '.join(sorted(path.name for path in self.out.iterdir()))}")
         return figures
+
+
+@contextlib.contextmanager
+def blaming(option: str) -> Iterator[None]:
+    """Turns what is wrong with data into a message that names the option they came by.
+
+    Args:
+      option: such as "data".
+
+    Raises:
+      SystemExit: in place of an OSError, ValueError, ImportError or EOFError within.
+
+    Example:
+      >>> with blaming("data"):
+      ...     raise ValueError("expected pairs, got none")
+      Traceback (most recent call last):
+      SystemExit: --data: expected pairs, got none
+    """
+    try:
+        yield
+    except (OSError, ValueError, ImportError, EOFError) as error:
+        raise SystemExit(f"{_flag(option)}: {error}") from None
 
 
 def count_parameters(model: nnx.Module) -> int:
