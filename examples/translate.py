@@ -17,7 +17,7 @@ import time
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 import sacrebleu
@@ -89,6 +89,7 @@ class Config(training.ScriptOptions):
     """Of the beam search (Wu et al. 2016): more favours longer sentences."""
     out: Path = Path("out/translate")
     """Folder for vocabularies, checkpoints, translations.txt and plots."""
+    shares: ClassVar[tuple[str, ...]] = ("dropout", "label_smoothing")
 
 
 class Words(Vocabulary):

@@ -73,13 +73,13 @@ def test_a_published_split_is_kept(tmp_path):
     assert (train, valid, test) == (["ij"], ["ef"], ["cd", "ab", "gh"])
     assert dictionary["ab"] == [("A",), ("A", "B")]
     (tmp_path / "other_dev.tsv").touch()
-    with pytest.raises(SystemExit, match=r"one \*dev\.tsv in .*, got other_dev\.tsv, some_dev"):
+    with pytest.raises(ValueError, match=r"one \*dev\.tsv in .*, got other_dev\.tsv, some_dev"):
         pronounce.load(config)
 
 
 def test_mistakes(tmp_path):
     out = tmp_path / "out"
-    with pytest.raises(SystemExit, match=r"--data: no dictionary in .*none\.dict"):
+    with pytest.raises(SystemExit, match=r"--data: .*none\.dict"):
         pronounce.main(pronounce.Config(data=tmp_path / "none.dict", out=out))
     (tmp_path / "latin").write_bytes(b"caf\xe9 K AE F EY\n")
     with pytest.raises(SystemExit, match=r"--data: path: expected UTF-8 in .*latin"):
@@ -89,5 +89,5 @@ def test_mistakes(tmp_path):
         pronounce.main(pronounce.Config(data=tmp_path / "one", out=out))
     with pytest.raises(SystemExit, match="--beam-width: expected at least 1"):
         pronounce.main(pronounce.Config(beam_width=0, out=out))
-    with pytest.raises(SystemExit, match="--test-share: expected more than 0"):
-        pronounce.main(pronounce.Config(test_share=0.0, out=out))
+    with pytest.raises(SystemExit, match="--test-share: expected at least 0, less than 1"):
+        pronounce.main(pronounce.Config(test_share=1.0, out=out))
