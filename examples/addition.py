@@ -70,7 +70,8 @@ def draw(config: Config) -> tuple[dict[str, Any], ...]:
     while len(pairs) < config.questions:
         a, b = (int(rng.integers(10 ** rng.integers(1, config.digits + 1))) for _ in range(2))
         pairs.setdefault((min(a, b), max(a, b)), (a, b))
-    ordered = list(pairs.values())
+    # Short questions are few, and drawn early: without an order of its own all were held out.
+    ordered = [(a, b) for a, b in rng.permutation(list(pairs.values())).tolist()]
     asked = np.stack([question(f"{a}+{b}", config.digits) for a, b in ordered])
     answers = [LETTERS.encode(str(a + b).ljust(config.digits + 1)) for a, b in ordered]
     labels = np.stack([[*answer, LETTERS.end] for answer in answers]).astype(np.int32)
