@@ -154,18 +154,16 @@ def load(config: Config) -> dict[str, list[str]]:
         texts = [text for _, text in sorted(pydoc_data.topics.topics.items())]
         rest = [text for index, text in enumerate(texts) if index % 20 > 1]
         return {"train": rest, "valid": texts[::20], "test": texts[1::20]}
-    try:
+    with training.blaming("data"):
         if not config.data.is_dir():
             text = read_text(config.data)
             cuts = [int(len(text) * share) for share in (0.0, 0.9, 0.95, 1.0)]
             parts = [[text[a:b]] for a, b in itertools.pairwise(cuts)]
             return dict(zip(splits, parts, strict=True))
         found = {split: sorted(config.data.glob(f"*{split}.txt")) for split in splits}
+        if not all(found.values()):
+            raise ValueError(f"expected *{', *'.join(splits)}.txt in {config.data}")
         return {split: [read_text(files[0])] for split, files in found.items()}
-    except (OSError, ValueError) as error:
-        raise SystemExit(f"--data: {error}") from None
-    except IndexError:
-        raise SystemExit(f"--data: expected *{', *'.join(splits)}.txt in {config.data}") from None
 
 
 def tokens_of(config: Config, text: str) -> list[str]:
@@ -242,13 +240,11 @@ def main(config: Config) -> dict[str, float]:
     streams = {}
     for split, documents in texts.items():
         stride = config.stride if split == "train" else None
-        try:
+        with training.blaming("data"):
             streams[split] = stream_windows(
                 map(vocabulary.encode, documents),
                 batch_size=config.batch_size, steps=config.steps, stride=stride,
             )  # fmt: skip
-        except ValueError as error:
-            raise SystemExit(f"--data: in {split}, {error}") from None
     sizes = {split: int(stream.mask.sum()) for split, stream in streams.items()}
     print(f"{len(vocabulary):,} kinds of {config.unit}; to predict: {sizes}")
     model = LanguageModel(config, len(vocabulary), rngs=nnx.Rngs(config.seed))

@@ -106,10 +106,8 @@ def read_side(folder: Path, split: str, language: str) -> list[str]:
     places = [folder / f"{name}.{language}{end}" for name in names for end in ("", ".gz")]
     for place in places:
         if place.is_file():
-            try:
+            with training.blaming("data"):
                 return read_lines(place)
-            except ValueError as error:
-                raise SystemExit(f"--data: {error}") from None
     raise SystemExit(f"--data: none of {', '.join(place.name for place in places)} in {folder}")
 
 
@@ -130,10 +128,8 @@ def load(config: Config) -> dict[str, list[tuple[str, str]]]:
         sides: list[list[str]] = []
         if config.tfds is not None:
             name = "validation" if split == "dev" else split
-            try:
+            with training.blaming("tfds"):
                 rows = list(tfds_source(config.tfds, split=name, data_dir=config.data))
-            except (ImportError, ValueError) as error:
-                raise SystemExit(f"--tfds: {error}") from None
             for language in (config.source, config.target):
                 if language not in rows[0]:
                     raise SystemExit(f"--tfds: expected {language!r} among {', '.join(rows[0])}")

@@ -5,6 +5,7 @@ import dataclasses
 import json
 import math
 import platform
+import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, ClassVar, Self
@@ -243,14 +244,16 @@ def blaming(option: str) -> Iterator[None]:
 
     Example:
       >>> with blaming("data"):
-      ...     raise ValueError("expected pairs, got none")
+      ...     raise ValueError("path: expected pairs, got none")
       Traceback (most recent call last):
       SystemExit: --data: expected pairs, got none
     """
     try:
         yield
     except (OSError, ValueError, ImportError, EOFError) as error:
-        raise SystemExit(f"{_flag(option)}: {error}") from None
+        # Of an argument's name in front the user of a script knows nothing.
+        what = re.sub(r"^\w+: (?=expected)", "", str(error))
+        raise SystemExit(f"{_flag(option)}: {what}") from None
 
 
 def count_parameters(model: nnx.Module) -> int:

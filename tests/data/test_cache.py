@@ -70,7 +70,7 @@ def test_a_damaged_file_is_made_anew(tmp_path, encoded):
     [path] = tmp_path.iterdir()
     whole = path.read_bytes()
     flipped = bytearray(whole)
-    flipped[whole.index(np.int32([4, 5, 5, 4]).tobytes())] ^= 1
+    flipped[whole.index(np.array([4, 5, 5, 4], np.int32).tobytes())] ^= 1
     foreign = tmp_path.parent / "foreign.npz"
     np.savez(foreign, ids=np.zeros(9, np.int32), lengths=np.array([1, 2, 3, 4]))
     for data in (b"", whole[:-30], bytes(flipped), b"PK no zip", foreign.read_bytes()):

@@ -82,7 +82,7 @@ def test_mistakes(tmp_path):
     with pytest.raises(SystemExit, match=r"--data: .*none\.dict"):
         pronounce.main(pronounce.Config(data=tmp_path / "none.dict", out=out))
     (tmp_path / "latin").write_bytes(b"caf\xe9 K AE F EY\n")
-    with pytest.raises(SystemExit, match=r"--data: path: expected UTF-8 in .*latin"):
+    with pytest.raises(SystemExit, match=r"--data: expected UTF-8 in .*latin"):
         pronounce.main(pronounce.Config(data=tmp_path / "latin", out=out))
     (tmp_path / "one").write_text("a AH\n")
     with pytest.raises(SystemExit, match="--data: expected words for train, got none"):

@@ -67,9 +67,7 @@ def test_mistakes_are_named(folder, tmp_path):
     with pytest.raises(SystemExit, match=r"--data: .*_TRAIN\.ts"):
         speaker.main(speaker.Config(**(options | {"data": tmp_path / "none"})))
     for cell in ("transformer", "conv_lstm_2d"):
-        with pytest.raises(
-            SystemExit, match=f"--cell: cell: expected one of elman, .* got '{cell}'"
-        ):
+        with pytest.raises(SystemExit, match=f"--cell: expected one of elman, .* got '{cell}'"):
             speaker.main(speaker.Config(cell=cell, **options))
     with pytest.raises(SystemExit, match=r"--dropout: expected at least 0, less than 1, got 1\.0"):
         speaker.main(speaker.Config(dropout=1.0, **options))

@@ -107,11 +107,11 @@ def test_mistakes(folder, tmp_path):
     with pytest.raises(SystemExit, match="as many lines on both sides of train, got 1 and 2"):
         translate.main(config(tmp_path, tmp_path / "out", source="a", target="b"))
     (tmp_path / "train.b").write_bytes(b"\xff\n")
-    with pytest.raises(SystemExit, match=r"--data: path: expected UTF-8 in .*train\.b"):
+    with pytest.raises(SystemExit, match=r"--data: expected UTF-8 in .*train\.b"):
         translate.main(config(tmp_path, tmp_path / "out", source="a", target="b"))
     (tmp_path / "train.b").unlink()
     (tmp_path / "train.b.gz").write_bytes(b"no gzip")
-    with pytest.raises(SystemExit, match=r"--data: path: expected gzip data in .*train\.b\.gz"):
+    with pytest.raises(SystemExit, match=r"--data: expected gzip data in .*train\.b\.gz"):
         translate.main(config(tmp_path, tmp_path / "out", source="a", target="b"))
     (tmp_path / "train.b").write_text("\n")
     with pytest.raises(SystemExit, match="--data: expected at least one pair in train, got none"):
