@@ -1,6 +1,7 @@
 """The language model on a small made-up text."""
 
 import json
+from typing import Any
 
 import numpy as np
 import pytest
@@ -21,7 +22,7 @@ def text(tmp_path_factory):
 
 
 def config(data, out, **options):
-    defaults = {
+    defaults: Any = {
         "hidden_size": 32, "steps": 16, "batch_size": 8, "epochs": 4, "learning_rate": 0.02,
         "dropout": 0.0, "length": 40, "begin": "the",
     }  # fmt: skip
@@ -46,7 +47,7 @@ def test_words_with_all_that_awd_has(text, tmp_path):
     folder.mkdir()
     for split in ("train", "valid", "test"):
         (folder / f"ptb.{split}.txt").write_text(text.read_text())
-    options = {
+    options: Any = {
         "preset": "awd", "hidden_size": 16, "num_layers": 2, "epochs": 3,
         "stride": 8, "average": 0.9, "accumulate": 2, "learning_rate": 0.03,
     }  # fmt: skip
@@ -55,7 +56,7 @@ def test_words_with_all_that_awd_has(text, tmp_path):
 
 
 def test_the_learning_rate_of_zaremba(text, tmp_path):
-    options = {"preset": "zaremba-small", "hidden_size": 8, "epochs": 1, "unit": "words"}
+    options: Any = {"preset": "zaremba-small", "hidden_size": 8, "epochs": 1, "unit": "words"}
     found = config(text, tmp_path, **options).with_defaults(
         **language_model.PRESETS["zaremba-small"]
     )
