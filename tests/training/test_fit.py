@@ -16,7 +16,7 @@ import pytest
 import rich.console
 from flax import nnx
 
-from seqjax import metrics, training
+from seqjax import metrics, nn, training
 from seqjax.training.progress import Progress
 
 
@@ -435,3 +435,24 @@ def test_tokens_a_second_are_those_that_are_real(monkeypatch, capsys):
 def test_batches_made_ready_ahead_change_nothing():
     assert bits(run(prefetch=2)) == bits(run())
     assert bits(run(prefetch=1, devices=2)) == bits(run(devices=2))
+
+
+def test_mixed_precision_computes_in_bfloat16_and_keeps_parameters_in_float32():
+    class Mixed(nnx.Module):
+        def __init__(self):
+            self.recurrent = nn.GRU(2, 8, dtype=jnp.bfloat16, rngs=nnx.Rngs(0))
+            self.head = nnx.Linear(8, 1, rngs=nnx.Rngs(1))
+
+        def __call__(self, x):
+            outputs = self.recurrent(x[:, None]).outputs
+            assert outputs.dtype == jnp.bfloat16
+            return self.head(outputs.astype(jnp.float32))[:, 0, 0]
+
+    def mixed_loss(model, batch, rngs):
+        return jnp.mean((model(batch["x"]) - batch["y"]) ** 2), {}
+
+    result = training.fit(
+        Mixed(), mixed_loss, training.optimizer(0.02), make_batches(), epochs=15, progress=False
+    )
+    assert {leaf.dtype for leaf in jax.tree.leaves(result.state.params)} == {jnp.dtype("float32")}
+    assert result.history[-1]["loss"] < 0.5 * result.history[0]["loss"]
