@@ -5,7 +5,7 @@ expected and what came: `hidden_size: expected a positive integer, got 0`.
 """
 
 import operator
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import jax
@@ -213,7 +213,7 @@ def _is_numeric(leaf: Any) -> bool:
 
 def brief(value: Any) -> str:
     """A value as it stands in messages: arrays by their shapes, the rest in less than a line."""
-    leaves = jax.tree.leaves(value)
+    leaves = [] if isinstance(value, Iterator) else jax.tree.leaves(value)
     if leaves and all(_is_numeric(leaf) for leaf in leaves):
         text = repr(jax.tree.map(np.shape, value))
         return text if len(text) <= 400 else text[:397] + "..."

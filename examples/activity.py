@@ -1,0 +1,283 @@
+"""What is somebody doing? Recordings of sensors, or films, to one of several classes.
+
+Features of each step, by convolutions over time or, where a step is an image, within it; a
+recurrent layer that reads them in both directions; the mean and the maximum of its outputs over the
+real steps; a softmax. Convolutions below recurrent layers: Ordóñez, Roggen (2016), Deep
+convolutional and LSTM recurrent neural networks for multimodal wearable activity recognition.
+
+    python examples/activity.py                        # BasicMotions, inside the package aeon
+    python examples/activity.py --data FOLDER --validation 0.1
+
+Data: by default 80 recordings of a watch's accelerometer and gyroscope, ten seconds each, by four
+students standing, walking, running and playing badminton (half of them are the test set). With
+--data, a folder of NAME_TRAIN.ts and NAME_TEST.ts of timeseriesclassification.com; "UCI HAR
+Dataset" (Anguita et al. 2013) as it is unpacked, of which the inertial signals are read; or train/
+and test/ with one folder a class, of .npy arrays (T, features), (T, H, W) or (T, H, W, C).
+
+The test set decides nothing: sizes and rates for BasicMotions were chosen by --validation, which
+holds out a part of the training recordings, with several seeds.
+"""
+
+import dataclasses
+import importlib.util
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import tyro
+from flax import nnx
+from matplotlib.figure import Figure
+
+from seqjax import cells, losses, metrics, nn, sequences, training
+from seqjax.data import batches, bucket_boundaries, class_files, read_lines, read_ts
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Config(training.ScriptOptions):
+    """Trains a classifier of sequences, and says which classes it confuses."""
+
+    data: Path | None = None
+    """A folder of recordings in one of three forms; by default BasicMotions in aeon or sktime."""
+    model: Literal["conv", "recurrent"] = "conv"
+    """Whether convolutions over time come first; images have convolutions in any case."""
+    cell: str = "gru"
+    """A name of seqjax.CELLS."""
+    hidden_size: int = 32
+    """Units of each direction."""
+    num_layers: int = 1
+    """Recurrent layers."""
+    features: int = 32
+    """Features of a step that the convolutions give."""
+    kernel_size: int = 5
+    """Steps that a convolution over time looks at."""
+    dropout: float = 0.3
+    """Rate on the features of steps, between layers and before the softmax."""
+    noise: float = 0.3
+    """Deviation of noise that training adds to the values (theirs is 1)."""
+    label_smoothing: float = 0.1
+    """Share of the target probability that is spread over all classes."""
+    validation: float = 0.0
+    """Share of the training recordings (of people, where known) that choose the epoch; with 0 the
+    model is that of the last epoch."""
+    epochs: int = 60
+    batch_size: int = 10
+    learning_rate: float = 3e-3
+    out: Path = Path("out/activity")
+
+
+class Recordings(NamedTuple):
+    """Steps [T_n, ...] of each recording, the number of its class, and who was recorded."""
+
+    steps: list[np.ndarray]
+    labels: np.ndarray
+    people: np.ndarray
+
+
+class Classifier(nnx.Module):
+    """Features of each step, a recurrent layer in both directions, pooling, a softmax."""
+
+    def __init__(
+        self, config: Config, shape: tuple[int, ...], classes: int, *, rngs: nnx.Rngs
+    ) -> None:
+        images, size = len(shape) == 3, shape[-1]
+        kernels = [(3, 3)] * 2 if images else [(config.kernel_size,)] * 2
+        self.convolutions: nnx.List[nnx.Conv] = nnx.List([])
+        for kernel in kernels if images or config.model == "conv" else ():
+            strides = 2 if images else 1
+            self.convolutions.append(
+                nnx.Conv(size, config.features, kernel, strides=strides, rngs=rngs)
+            )
+            size = config.features
+        if images:  # what the convolutions leave of an image, (H / 4) (W / 4) features, is a vector
+            size *= math.ceil(shape[0] / 4) * math.ceil(shape[1] / 4)
+        self.recurrent = nn.Recurrent(
+            cells.CELLS[config.cell](size, config.hidden_size),
+            num_layers=config.num_layers, bidirectional=True, dropout=config.dropout, rngs=rngs,
+        )  # fmt: skip
+        self.dropout = nnx.Dropout(config.dropout)
+        self.head = nnx.Linear(2 * self.recurrent.output_size, classes, rngs=rngs)
+
+    def __call__(self, steps: Any, lengths: Any, rngs: nnx.Rngs | None = None) -> jax.Array:
+        """Logits [B, classes] of steps [B, T, F] or [B, T, H, W, C]."""
+        real = sequences.lengths_to_mask(lengths, steps.shape[1])
+        xs = jnp.asarray(steps)
+        for convolution in self.convolutions:
+            # Behind its length a recording is 0 for the convolutions over time, whatever came.
+            xs = jax.nn.relu(convolution(sequences.zero_masked(xs, real)))
+        xs = self.dropout(xs.reshape(*xs.shape[:2], -1), rngs=rngs)
+        outputs = self.recurrent(xs, lengths=lengths, rngs=rngs).outputs
+        pools = sequences.mean_pool, sequences.max_pool
+        pooled = jnp.concatenate([pool(outputs, lengths=lengths) for pool in pools], -1)
+        return self.head(self.dropout(pooled, rngs=rngs))
+
+
+def find_data(data: Path | None) -> Path:
+    """The folder, or an exit that says how to get one."""
+    if data is not None:
+        return data
+    for package in ("aeon", "sktime"):
+        spec = importlib.util.find_spec(package)  # finds the package, runs nothing of it
+        for place in (spec and spec.submodule_search_locations) or ():
+            folder = Path(place, "datasets", "data", "BasicMotions")
+            if any(folder.glob("*_TRAIN.ts")):
+                return folder
+    raise SystemExit(
+        "--data: expected a folder of recordings. BasicMotions is inside the package aeon, of "
+        "which nothing else is needed:\n\n    pip install --no-deps aeon"
+    )
+
+
+def read(folder: Path, split: str, names: list[str] | None) -> tuple[Recordings, list[str]]:
+    """One part of the recordings, and the names of the classes: those given, if any are."""
+    inside, people = folder / split, None
+    if (inside / "Inertial Signals").is_dir():  # UCI HAR: a file a signal, with a line a recording
+        files = sorted((inside / "Inertial Signals").glob(f"*_{split}.txt"))
+        steps = list(np.stack([np.loadtxt(file, np.float32) for file in files], -1))
+        labels = np.loadtxt(inside / f"y_{split}.txt", np.int32) - 1
+        people = np.loadtxt(inside / f"subject_{split}.txt", np.int32)
+        names = [line.split()[1] for line in read_lines(folder / "activity_labels.txt")]
+    elif inside.is_dir():
+        paths, labels, names = class_files(inside, "*.npy", names=names)
+        steps = [np.load(path) for path in paths]
+        for path, array in zip(paths, steps, strict=True):
+            if array.ndim not in (2, 3, 4) or array.dtype.kind not in "fiub" or not array.size:
+                raise ValueError(
+                    f"{path}: expected numbers (T, features), (T, H, W) or (T, H, W, C), got "
+                    f"{array.dtype} {array.shape}"
+                )
+        steps = [(x[..., None] if x.ndim == 3 else x).astype(np.float32) for x in steps]
+    else:
+        files = sorted(folder.glob(f"*_{split.upper()}.ts"))
+        if not files:
+            raise ValueError(
+                f"expected a file *_{split.upper()}.ts or a folder {split} in {folder}"
+            )
+        steps, said = read_ts(files[0])
+        names = sorted(set(said)) if names is None else names
+        if not said or not set(said) <= set(names):
+            raise ValueError(f"{files[0]}: expected labels among {names}, got {sorted(set(said))}")
+        labels = np.array([names.index(label) for label in said], np.int32)
+    return Recordings(steps, labels, np.arange(len(steps)) if people is None else people), names
+
+
+def load(config: Config) -> tuple[dict[str, dict[str, Any]], list[str]]:
+    """Examples for "train", "dev" (if any are held out) and "test", and the names of the classes.
+
+    Values are scaled by the mean and the deviation of the training steps; missing ones become 0.
+    """
+    folder = find_data(config.data)
+    try:
+        train, names = read(folder, "train", None)
+        test, _ = read(folder, "test", names)
+    except (OSError, ValueError) as error:
+        raise SystemExit(f"--data: {error}") from None
+    shapes = {steps.shape[1:] for part in (train, test) for steps in part.steps}
+    if len(shapes) > 1:
+        raise SystemExit(f"--data: expected steps of one shape, got {sorted(shapes)}")
+    people = np.random.default_rng(config.seed).permutation(np.unique(train.people))
+    held = np.isin(train.people, people[: round(config.validation * len(people))])
+    learned = [steps for steps, out in zip(train.steps, held, strict=True) if not out]
+    values = np.concatenate([steps.reshape(-1, steps.shape[-1]) for steps in learned])
+    mean, deviation = np.nanmean(values, 0), np.nanstd(values, 0)
+    deviation = np.where(deviation > 0, deviation, 1)
+
+    def examples(part: Recordings, kept: np.ndarray) -> dict[str, Any]:
+        chosen = np.flatnonzero(kept)
+        scaled = [np.nan_to_num((part.steps[n] - mean) / deviation) for n in chosen]
+        return {"steps": [x.astype(np.float32) for x in scaled], "label": part.labels[chosen]}
+
+    found = {
+        "train": examples(train, ~held),
+        "test": examples(test, np.ones(len(test.steps), bool)),
+    }
+    return found | ({"dev": examples(train, held)} if held.any() else {}), names
+
+
+def nearest(train: dict[str, Any], test: dict[str, Any]) -> float:
+    """The accuracy of saying what the nearest training recording is, of each 32 steps."""
+
+    def rows(part: dict[str, Any]) -> np.ndarray:
+        picked = [x[np.linspace(0, len(x) - 1, 32).round().astype(int)] for x in part["steps"]]
+        return np.stack(picked).reshape(len(picked), -1)
+
+    known = rows(train)
+    found = [((known - row) ** 2).sum(-1).argmin() for row in rows(test)]
+    return float(np.mean(train["label"][found] == test["label"]))
+
+
+def plot(confusions: np.ndarray, names: Sequence[str]) -> Figure:
+    """How often each class [row] was taken for each [column]."""
+    figure = Figure(figsize=(2 + 0.6 * len(names), 1.5 + 0.5 * len(names)), layout="constrained")
+    axes = figure.add_subplot()
+    axes.imshow(confusions / confusions.sum(1, keepdims=True).clip(1), cmap="Blues", vmin=0, vmax=1)
+    for (row, column), count in np.ndenumerate(confusions):
+        share = count / max(1, confusions[row].sum())
+        color = "white" if share > 0.5 else "black"
+        axes.text(column, row, str(count), ha="center", va="center", color=color)
+    axes.set_xticks(range(len(names)), names, rotation=45, ha="right")
+    axes.set_yticks(range(len(names)), names)
+    axes.set_xlabel("said")
+    axes.set_ylabel("true")
+    return figure
+
+
+def main(config: Config) -> dict[str, float]:
+    """Trains and measures; returns the accuracies of the test set, ours and those of baselines."""
+    config.prepare()
+    if config.cell not in cells.CELLS or cells.CELLS[config.cell](1, 1).input_shape != (1,):
+        raise SystemExit(f"--cell: expected a cell that reads vectors, got {config.cell}")
+    if not 0 <= config.validation < 1 or not 0 <= config.dropout < 1 or config.noise < 0:
+        raise SystemExit("--validation, --dropout, --noise: expected [0, 1), [0, 1), at least 0")
+    found, names = load(config)
+    shape = found["train"]["steps"][0].shape[1:]
+    counts = ", ".join(f"{len(part['label']):,} {name}" for name, part in found.items())
+    print(f"{counts} recordings, steps of {shape}; classes: {', '.join(names)}")
+    model = Classifier(config, shape, len(names), rngs=nnx.Rngs(config.seed))
+
+    def scores(model: Classifier, batch: Any, steps: Any, rngs: Any = None) -> dict[str, Any]:
+        logits = model(steps, batch["lengths"], rngs)
+        return {"logits": logits, "labels": batch["label"], "mask": batch["weights"]}
+
+    def loss_fn(model: Classifier, batch: Any, rngs: nnx.Rngs) -> tuple[jax.Array, dict[str, Any]]:
+        noise = config.noise * jax.random.normal(rngs.noise(), batch["steps"].shape)
+        found = scores(model, batch, batch["steps"] + noise, rngs)
+        loss = losses.cross_entropy(**found, label_smoothing=config.label_smoothing)
+        return loss, {"accuracy": metrics.accuracy(**found)}
+
+    def metric_fn(model: Classifier, batch: Any) -> dict[str, metrics.Mean]:
+        found = scores(model, batch, batch["steps"])
+        return {"loss": metrics.cross_entropy(**found), "accuracy": metrics.accuracy(**found)}
+
+    def in_order(name: str) -> Any:
+        return batches(found[name], batch_size=64, sequence_keys=("steps",))
+
+    lengths = [len(steps) for steps in found["train"]["steps"]]
+    source = config.batches(
+        found["train"], sequence_keys=("steps",), boundaries=bucket_boundaries(lengths, 4)
+    )
+    held: dict[str, Any] = {}
+    if "dev" in found:
+        held = {"eval_batches": in_order("dev"), "metric_fn": metric_fn}
+    result = config.fit(model, loss_fn, source, **held)
+    figures = {"accuracy": training.measure(result.model, metric_fn, in_order("test"))["accuracy"]}
+    if held:
+        figures["validation_accuracy"] = result.best["eval_accuracy"]
+    labels = found["test"]["label"]
+    most = np.bincount(found["train"]["label"]).argmax()
+    figures["most_frequent"] = float(np.mean(labels == most))
+    figures["nearest_neighbour"] = nearest(found["train"], found["test"])
+
+    say = nnx.jit(lambda model, batch: model(batch["steps"], batch["lengths"]).argmax(-1))
+    said = [np.asarray(say(result.model, batch))[batch["weights"]] for batch in in_order("test")]
+    confusions = np.zeros((len(names), len(names)), int)
+    np.add.at(confusions, (labels, np.concatenate(said)), 1)
+    plot(confusions, names).savefig(config.out / "confusions.png", dpi=150)
+    return config.report(result, **figures)
+
+
+if __name__ == "__main__":
+    main(tyro.cli(Config, description=__doc__))

@@ -1,0 +1,311 @@
+"""Which part of speech is each word? Tagging, synchronised many-to-many: a tag for every word.
+
+A bidirectional LSTM reads the characters of each word, another one the words: each as its embedding
+(none if it is rare) beside what its characters gave. A softmax, or with --crf a conditional random
+field over neighbouring tags, gives the tags. Named entities work the same way.
+
+By default the Hong Kong Cantonese Corpus (Luke, Wong 2015), conversations tagged by hand, which the
+package pycantonese ships; every tenth conversation is for the test, another tenth chooses the
+epoch. Or any corpus in columns, such as a treebank of Universal Dependencies:
+
+    python examples/tagging.py --say "我 想 飲 凍 檸茶 呀 !"
+    python examples/tagging.py --data UD_English-EWT --say "A word nobody ever saw : blorptastic ."
+    python examples/tagging.py --data conll2003 --tag-column 3 --crf --out out/entities
+"""
+
+import dataclasses
+from collections import Counter, defaultdict
+from collections.abc import Sequence
+from itertools import chain
+from pathlib import Path
+from typing import Any, ClassVar
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import tyro
+from flax import nnx
+
+from seqjax import crf, metrics, nn, sequences, training, viz
+from seqjax.data import (
+    Vocabulary,
+    batches,
+    bucket_boundaries,
+    installed_files,
+    read_conll,
+    read_text,
+)
+
+Sentence = tuple[list[str], list[str]]  # words, tags
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Config(training.ScriptOptions):
+    """Trains a tagger, measures it beside each word's most frequent tag, and tags sentences."""
+
+    data: Path | None = None
+    """Folder with one file each of names with train, dev (or valid) and test: CoNLL-U, or other
+    columns, also .gz; by default the corpus in the installed package pycantonese."""
+    word_column: int | None = None
+    """Column of the words, counted from 0; 1 in .conllu files, else 0."""
+    tag_column: int | None = None
+    """Column of the tags; 3 in .conllu files, else 1."""
+    say: tuple[str, ...] = ()
+    """Sentences to tag at the end, words parted by spaces."""
+    crf: bool = False
+    """A conditional random field in place of the softmax."""
+    hidden_size: int = 100
+    """Units of each direction that reads words."""
+    num_layers: int = 1
+    """Layers that read words."""
+    embed_size: int = 64
+    """Features of a word's embedding."""
+    char_size: int = 32
+    """Features of a character's, and units of each direction that reads characters."""
+    max_chars: int = 12
+    """Of a longer word its first and last half as many characters are read."""
+    dropout: float = 0.5
+    """Rate on what the word layers read, between them, and before the softmax."""
+    word_dropout: float = 0.3
+    """Share of the words whose embedding training replaces by that of unknown words."""
+    epochs: int = 5
+    """How many times to go through the training sentences."""
+    learning_rate: float = 5e-3
+    """Adam's at its highest; it rises for half an epoch and falls to zero along a cosine."""
+    average: float = 0.99
+    """Decay of a running average of the weights, which is then the model; 0 keeps none."""
+    out: Path = Path("out/tagging")
+    """Folder for checkpoints, figures and confusion.png."""
+    may_be_zero: ClassVar[tuple[str, ...]] = ("seed", "word_column", "tag_column")
+    shares: ClassVar[tuple[str, ...]] = ("dropout", "word_dropout")
+
+
+class Tagger(nnx.Module):
+    """Characters to words, words to a score of each tag at each word."""
+
+    def __init__(self, config: Config, words: int, chars: int, tags: int, rngs: nnx.Rngs) -> None:
+        size, width = config.char_size, config.embed_size + 2 * config.char_size
+        self.word_dropout, self.dropout = config.word_dropout, nnx.Dropout(config.dropout)
+        self.words = nnx.Embed(words, config.embed_size, rngs=rngs)
+        self.chars = nnx.Embed(chars, size, rngs=rngs)
+        self.spelling = nn.LSTM(size, size, bidirectional=True, rngs=rngs)
+        self.context = nn.LSTM(
+            width, config.hidden_size, num_layers=config.num_layers, bidirectional=True,
+            dropout=config.dropout, rngs=rngs,
+        )  # fmt: skip
+        self.head = nnx.Linear(self.context.output_size, tags, rngs=rngs)
+        self.chain = crf.CRF(tags) if config.crf else None
+
+    def __call__(self, batch: Any, rngs: nnx.Rngs | None = None) -> jax.Array:
+        """Scores [B, T, tags]; training needs `rngs`."""
+        words, chars = batch["words"], batch["chars"]  # [B, T], [B, T, L]
+        if rngs is not None:
+            lost = jax.random.bernoulli(rngs.dropout(), self.word_dropout, words.shape)
+            words = jnp.where(lost, Vocabulary.unknown, words)
+        letters = (chars != Vocabulary.padding).sum(-1)
+        spelt = self.spelling(self.chars(chars), lengths=letters, return_sequences=False).outputs
+        xs = self.dropout(jnp.concatenate([self.words(words), spelt], axis=-1), rngs=rngs)
+        outputs = self.context(xs, lengths=batch["lengths"], rngs=rngs).outputs
+        return self.head(self.dropout(outputs, rngs=rngs))
+
+    def loss(self, scores: jax.Array, batch: Any) -> metrics.Mean:
+        """-log p of the right tags, a word."""
+        lengths, tags = batch["lengths"], batch["tags"]
+        if self.chain is None:
+            mask = sequences.lengths_to_mask(lengths, tags.shape[1])
+            return metrics.cross_entropy(scores, tags, mask=mask)
+        total = self.chain.log_likelihood(scores, tags, lengths=lengths).sum()
+        return metrics.Mean(-total, lengths.sum())
+
+    def best(self, scores: jax.Array, batch: Any) -> jax.Array:
+        """The tags found, int [B, T]."""
+        if self.chain is None:
+            return scores.argmax(axis=-1)
+        return self.chain.decode(scores, lengths=batch["lengths"]).tags
+
+
+class Encoder:
+    """Sentences as numbers: what is known of words, characters and tags."""
+
+    def __init__(self, train: Sequence[Sentence], tags: Sequence[str], max_chars: int) -> None:
+        self.words = Vocabulary.build(([w.lower() for w in words] for words, _ in train), least=2)
+        self.chars = Vocabulary.build((word for words, _ in train for word in words), least=2)
+        self.tags, self.max_chars = list(tags), max_chars
+        self.spelt: dict[str, np.ndarray] = {}
+
+    def spell(self, word: str) -> np.ndarray:
+        """The ids of a word's characters, [L] with padding; of a long word the two ends."""
+        if word not in self.spelt:
+            ids, first = self.chars.encode(word), self.max_chars // 2
+            if len(ids) > self.max_chars:
+                ids = np.concatenate([ids[:first], ids[first - self.max_chars :]])
+            self.spelt[word] = np.pad(ids, (0, self.max_chars - len(ids)))
+        return self.spelt[word]
+
+    def __call__(self, sentences: Sequence[Sentence]) -> dict[str, Any]:
+        """The fields of examples."""
+        number = {tag: index for index, tag in enumerate(self.tags)}
+        return {
+            "words": [self.words.encode(map(str.lower, words)) for words, _ in sentences],
+            "chars": [np.stack([self.spell(word) for word in words]) for words, _ in sentences],
+            "tags": [np.array([number[tag] for tag in tags], np.int32) for _, tags in sentences],
+        }
+
+
+def read_conversation(path: Path) -> list[Sentence]:
+    """A file in CHAT: lines *SPEAKER: of words, each with a line %mor: of tag|pronunciation."""
+    sentences, words = [], []
+    for line in read_text(path).replace("\n\t", " ").splitlines():  # a tab continues a line
+        kind, _, rest = line.partition("\t")
+        if kind.startswith("*"):
+            words = rest.split()
+        elif kind == "%mor:":
+            tags = [m.partition("|")[0] if "|" in m else "w" for m in rest.split()]  # w: no word
+            sentences.append((words, tags))
+    return [(words, tags) for words, tags in sentences if len(words) == len(tags) > 0]
+
+
+def conversations() -> dict[str, list[Sentence]]:
+    """The Hong Kong Cantonese Corpus, divided by conversations."""
+    found: dict[str, list[Sentence]] = {"train": [], "dev": [], "test": []}
+    for index, path in enumerate(installed_files("pycantonese", "data/hkcancor/*.cha")):
+        found[{0: "test", 5: "dev"}.get(index % 10, "train")] += read_conversation(path)
+    return found
+
+
+def load(config: Config) -> dict[str, list[Sentence]]:
+    """The sentences of "train", "dev" and "test"."""
+    if config.data is None:
+        return conversations()
+    if not config.data.is_dir():
+        raise ValueError(f"expected a folder, got {config.data}")
+    found = {}
+    for split, names in (("train", ["train"]), ("dev", ["dev", "valid"]), ("test", ["test"])):
+        paths = {path for name in names for path in config.data.glob(f"*{name}*")}
+        files = sorted(path for path in paths if ".conllu" in path.name) or sorted(paths)
+        if len(files) != 1:
+            got = ", ".join(file.name for file in files) or "none"
+            raise ValueError(f"expected one file *{split}* in {config.data}, got {got}")
+        columns = {"words": 1, "tags": 3} if ".conllu" in files[0].name else {"words": 0, "tags": 1}
+        given = {"words": config.word_column, "tags": config.tag_column}
+        columns |= {name: number for name, number in given.items() if number is not None}
+        rows = read_conll(files[0], columns)
+        found[split] = [(row["words"], row["tags"]) for row in rows]
+    return found
+
+
+@nnx.jit
+def found_tags(model: Tagger, batch: Any) -> jax.Array:
+    """The tags found, int [B, T]."""
+    return model.best(model(batch), batch)
+
+
+def predict(model: Tagger, encoder: Encoder, texts: Sequence[Sequence[str]]) -> list[list[str]]:
+    """A tag for each word, seen in training or not."""
+    if not texts:
+        return []
+    examples = encoder([(list(words), encoder.tags[:1] * len(words)) for words in texts])
+    keys, found = ("words", "chars", "tags"), []
+    for batch in batches(examples, batch_size=min(len(texts), 128), sequence_keys=keys):
+        ids = np.asarray(found_tags(model, batch))
+        found += [row[:length] for row, length in zip(ids, batch["lengths"], strict=True)]
+    return [[encoder.tags[index] for index in row] for row in found[: len(texts)]]
+
+
+def most_frequent(train: Sequence[Sentence], texts: Sequence[Sequence[str]]) -> list[list[str]]:
+    """The baseline: the tag each word had most often, for unknown words the one of all words."""
+    counts: dict[str, Counter[str]] = defaultdict(Counter)
+    for words, tags in train:
+        for word, tag in zip(words, tags, strict=True):
+            counts[word][tag] += 1
+    best = {word: count.most_common(1)[0][0] for word, count in counts.items()}
+    [(rest, _)] = sum(counts.values(), Counter()).most_common(1)
+    return [[best.get(word, rest) for word in words] for words in texts]
+
+
+def entities(tags: Sequence[str]) -> set[tuple[int, int, str]]:
+    """The first word of each span of B-, I- (E-, S-) tags, the word after its last, its kind."""
+    found, first = set(), 0
+    for t, (before, tag) in enumerate(zip(["O", *tags], [*tags, "O"], strict=True)):
+        inside = tag[:2] in ("I-", "E-") and before[:2] in ("B-", "I-") and tag[2:] == before[2:]
+        if not inside:
+            if before[1:2] == "-":
+                found.add((first, t, before[2:]))
+            first = t
+    return found
+
+
+def figures_of(
+    test: Sequence[Sentence], found: Sequence[Sequence[str]], known: set[str]
+) -> dict[str, float]:
+    """Accuracy over all words and over those not seen in training; F1 if tags mark entities."""
+    rows = [
+        (tag == guess, word in known)
+        for (words, tags), guesses in zip(test, found, strict=True)
+        for word, tag, guess in zip(words, tags, guesses, strict=True)
+    ]
+    right, seen = np.array(rows).T
+    figures = {"accuracy": float(right.mean())}
+    if not seen.all():
+        figures["accuracy_unseen_words"] = float(right[~seen].mean())
+    spans = [
+        (entities(tags), entities(guesses)) for (_, tags), guesses in zip(test, found, strict=True)
+    ]
+    both, total = sum(len(a & b) for a, b in spans), sum(len(a) + len(b) for a, b in spans)
+    if any(wanted for wanted, _ in spans):
+        figures["entity_f1"] = 2 * both / total
+    return figures
+
+
+def main(config: Config) -> dict[str, float]:
+    """Trains, measures, plots and tags; returns the figures of the test sentences."""
+    config.prepare()
+    with training.blaming("data"):
+        data = load(config)
+        for name, side in data.items():
+            if not side:
+                raise ValueError(f"expected sentences for {name}, got none")
+    train, dev, test = data["train"], data["dev"], data["test"]
+    tags = sorted({tag for side in data.values() for _, tags in side for tag in tags})
+    encoder = Encoder(train, tags, config.max_chars)
+    for name, side in data.items():
+        print(f"{name}: {len(side):,} sentences, {sum(len(words) for words, _ in side):,} words")
+    model = Tagger(config, len(encoder.words), len(encoder.chars), len(tags), nnx.Rngs(config.seed))
+
+    def loss_fn(model: Tagger, batch: Any, rngs: nnx.Rngs) -> tuple[jax.Array, Any]:
+        return model.loss(model(batch, rngs), batch).value(), {}
+
+    def metric_fn(model: Tagger, batch: Any) -> dict[str, metrics.Mean]:
+        scores = model(batch)
+        mask = sequences.lengths_to_mask(batch["lengths"], scores.shape[1])
+        right = metrics.Mean.of(model.best(scores, batch) == batch["tags"], mask)
+        return {"loss": model.loss(scores, batch), "accuracy": right}
+
+    lengths = [len(words) for words, _ in train + dev]
+    options: dict[str, Any] = {
+        "sequence_keys": ("words", "chars", "tags"),
+        # Of each length as often as it has words: buckets with about equally many words each.
+        "boundaries": bucket_boundaries(np.repeat(lengths, lengths), 4),
+    }
+    result = config.fit(
+        model, loss_fn, config.batches(encoder(train), **options), metric_fn=metric_fn,
+        eval_batches=list(batches(encoder(dev), batch_size=config.batch_size, **options)),
+        monitor="eval_accuracy", mode="max",
+    )  # fmt: skip
+
+    texts, known = [words for words, _ in test], {word for words, _ in train for word in words}
+    found = predict(result.model, encoder, texts)
+    wanted = list(chain.from_iterable(tags for _, tags in test))
+    figure = viz.confusion(wanted, list(chain.from_iterable(found)))
+    figure.savefig(config.out / "confusion.png", dpi=150)
+    said = [words for words in map(str.split, config.say) if words]
+    for words, guesses in zip(said, predict(result.model, encoder, said), strict=True):
+        print("  " + " ".join(f"{word}/{tag}" for word, tag in zip(words, guesses, strict=True)))
+    figures = figures_of(test, found, known)
+    baseline = figures_of(test, most_frequent(train, texts), known)
+    figures |= {f"most_frequent_tag_{name}": value for name, value in baseline.items()}
+    return config.report(result, **figures)
+
+
+if __name__ == "__main__":
+    main(tyro.cli(Config, description=__doc__))

