@@ -17,7 +17,7 @@ import re
 import tarfile
 import zlib
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import jax
 import jax.numpy as jnp
@@ -26,7 +26,7 @@ import tyro
 from flax import nnx
 from matplotlib.figure import Figure
 
-from seqjax import CELLS, losses, metrics, nn, sequences, training
+from seqjax import cells, losses, metrics, nn, sequences, training
 from seqjax.data import (
     Vocabulary,
     batches,
@@ -84,6 +84,7 @@ class Config(training.ScriptOptions):
     """After how many epochs without a better one training ends."""
     out: Path = Path("out/sentiment")
     """Folder for checkpoints, figures and prefixes.png."""
+    shares: ClassVar[tuple[str, ...]] = ("dropout", "word_dropout")
 
 
 TUTORIAL: dict[str, Any] = {
@@ -92,19 +93,12 @@ TUTORIAL: dict[str, Any] = {
 }  # fmt: skip
 
 
-def with_preset(config: Config) -> Config:
-    """The options with those of the preset where they were left as they are."""
-    if config.preset == "strong":
-        return config
-    left = {k: v for k, v in TUTORIAL.items() if getattr(config, k) == getattr(Config, k)}
-    return dataclasses.replace(config, **left)
-
-
 class Reader(nnx.Module):
     """Embedded words, a recurrent layer, what is kept of its outputs, one logit."""
 
     def __init__(self, config: Config, vocabulary: int, *, rngs: nnx.Rngs) -> None:
-        cell = CELLS[config.cell](config.embed_size, config.hidden_size)
+        with training.blaming("cell"):
+            cell = cells.make_cell(config.cell, config.embed_size, config.hidden_size)
         self.embedding = nnx.Embed(vocabulary, config.embed_size, rngs=rngs)
         self.recurrent = nn.Recurrent(cell, bidirectional=config.bidirectional, rngs=rngs)
         self.pools = config.pooling == "mean_max"
@@ -143,15 +137,13 @@ def words_of(text: str) -> list[str]:
 
 def load(config: Config) -> dict[str, Texts]:
     """The texts for "train", "dev" and "test"."""
-    try:
+    with training.blaming("data" if config.tfds is None else "tfds"):
         if config.tfds is not None:
             train, test = (read_tfds(config, split) for split in ("train", "test"))
         elif (config.data / "train").is_dir():
             train, test = (read_folder(config.data / split) for split in ("train", "test"))
         else:
             train, test = divided(read_ratings(config.data), 10)
-    except (OSError, ValueError, ImportError, tarfile.TarError) as error:
-        raise SystemExit(f"--{'data' if config.tfds is None else 'tfds'}: {error}") from None
     train, dev = divided(train, 5 if config.preset == "tutorial" else 9)
     found = {"train": train, "dev": dev, "test": test}
     for split, texts in found.items():
@@ -285,12 +277,8 @@ def plot(config: Config, model: Any, vocabulary: Vocabulary) -> None:
 
 def main(config: Config) -> dict[str, float]:
     """Trains, measures and draws; returns the figures of the test set."""
-    config = with_preset(config)
-    known = [name for name, kind in CELLS.items() if kind(1, 1).input_shape == (1,)]
-    if config.cell not in known:
-        raise SystemExit(f"--cell: expected one of {', '.join(known)}, got {config.cell}")
-    if not (0 <= config.dropout < 1 and 0 <= config.word_dropout < 1):
-        raise SystemExit("--dropout, --word-dropout: expected at least 0, less than 1")
+    if config.preset == "tutorial":
+        config = config.with_defaults(**TUTORIAL)
     config.prepare()
     texts = load(config)
     vocabulary = Vocabulary.build(

@@ -301,6 +301,18 @@ def recognise(
     return found
 
 
+def known_words(found: list[str], words: set[str]) -> list[str]:
+    """The first text all of whose words are known; else of the first one the nearest words."""
+    for text in found:
+        if words.issuperset(text.split()):
+            return text.split()
+
+    def distance(word: str, known: str) -> int:
+        return metrics.edit_distance(known, word)
+
+    return [min(sorted(words), key=functools.partial(distance, word)) for word in found[0].split()]
+
+
 def error_rate(right: Sequence[Sequence[str]], found: Sequence[Sequence[str]]) -> float:
     """Insertions, deletions and substitutions, as a share of what is right."""
     errors = sum(metrics.edit_distance(a, b) for a, b in zip(right, found, strict=True))
@@ -363,16 +375,14 @@ def main(config: Config) -> dict[str, float]:
             majority_accuracy=float(np.mean([text == majority for text in right])),
             accuracy=float(np.mean([a == b for a, b in zip(right, best, strict=True)])),
         )
-    # The most probable text of words that the training set has, if the search found one.
     words = {word for text in said for word in text.split()}
-    spelled = [[t for t in texts if words.issuperset(t.split())] or texts for texts in found]
     split = [text.split() for text in right]
     return config.report(
         result,
         empty_transcript_word_error_rate=error_rate(split, [[]] * len(split)),
         letter_error_rate=error_rate(right, best),
         word_error_rate=error_rate(split, [text.split() for text in best]),
-        word_error_rate_with_lexicon=error_rate(split, [texts[0].split() for texts in spelled]),
+        word_error_rate_with_lexicon=error_rate(split, [known_words(x, words) for x in found]),
     )
 
 

@@ -6,6 +6,7 @@ import json
 import math
 import platform
 import re
+import tarfile
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, ClassVar, Self
@@ -240,7 +241,7 @@ def blaming(option: str) -> Iterator[None]:
       option: such as "data".
 
     Raises:
-      SystemExit: in place of an OSError, ValueError, ImportError or EOFError within.
+      SystemExit: in place of an OSError, ValueError, ImportError, EOFError or TarError within.
 
     Example:
       >>> with blaming("data"):
@@ -250,7 +251,7 @@ def blaming(option: str) -> Iterator[None]:
     """
     try:
         yield
-    except (OSError, ValueError, ImportError, EOFError) as error:
+    except (OSError, ValueError, ImportError, EOFError, tarfile.TarError) as error:
         # Of an argument's name in front the user of a script knows nothing.
         what = re.sub(r"^\w+: (?=expected)", "", str(error))
         raise SystemExit(f"{_flag(option)}: {what}") from None
