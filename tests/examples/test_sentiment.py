@@ -140,7 +140,7 @@ def test_mistakes(tmp_path):
         with pytest.raises(SystemExit, match=message):
             sentiment.main(config(data, tmp_path / "out", **options))
 
-    with pytest.raises(SystemExit, match="--cell: expected one of elman, .*, got 'conv_lstm_2d'"):
+    with pytest.raises(SystemExit, match=r"--cell: expected one of elman, .*, got 'conv_lstm_2d'"):
         sentiment.Reader(sentiment.Config(cell="conv_lstm_2d"), 9, rngs=nnx.Rngs(0))
     fails("--word-dropout: expected", tmp_path, word_dropout=1.0)
     fails("--max-words: expected at least 1, got 0", tmp_path, max_words=0)
