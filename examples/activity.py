@@ -19,11 +19,10 @@ holds out a part of the training recordings, with several seeds.
 """
 
 import dataclasses
-import importlib.util
 import math
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, ClassVar, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -33,7 +32,14 @@ from flax import nnx
 from matplotlib.figure import Figure
 
 from seqjax import cells, losses, metrics, nn, sequences, training
-from seqjax.data import batches, bucket_boundaries, class_files, read_lines, read_ts
+from seqjax.data import (
+    batches,
+    bucket_boundaries,
+    class_files,
+    installed_files,
+    read_lines,
+    read_ts,
+)  # fmt: skip
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -67,6 +73,7 @@ class Config(training.ScriptOptions):
     batch_size: int = 10
     learning_rate: float = 3e-3
     out: Path = Path("out/activity")
+    shares: ClassVar[tuple[str, ...]] = ("dropout", "validation", "label_smoothing")
 
 
 class Recordings(NamedTuple):
@@ -94,8 +101,10 @@ class Classifier(nnx.Module):
             size = config.features
         if images:  # what the convolutions leave of an image, (H / 4) (W / 4) features, is a vector
             size *= math.ceil(shape[0] / 4) * math.ceil(shape[1] / 4)
+        with training.blaming("cell"):
+            cell = cells.make_cell(config.cell, size, config.hidden_size)
         self.recurrent = nn.Recurrent(
-            cells.CELLS[config.cell](size, config.hidden_size),
+            cell,
             num_layers=config.num_layers, bidirectional=True, dropout=config.dropout, rngs=rngs,
         )  # fmt: skip
         self.dropout = nnx.Dropout(config.dropout)
@@ -113,22 +122,6 @@ class Classifier(nnx.Module):
         pools = sequences.mean_pool, sequences.max_pool
         pooled = jnp.concatenate([pool(outputs, lengths=lengths) for pool in pools], -1)
         return self.head(self.dropout(pooled, rngs=rngs))
-
-
-def find_data(data: Path | None) -> Path:
-    """The folder, or an exit that says how to get one."""
-    if data is not None:
-        return data
-    for package in ("aeon", "sktime"):
-        spec = importlib.util.find_spec(package)  # finds the package, runs nothing of it
-        for place in (spec and spec.submodule_search_locations) or ():
-            folder = Path(place, "datasets", "data", "BasicMotions")
-            if any(folder.glob("*_TRAIN.ts")):
-                return folder
-    raise SystemExit(
-        "--data: expected a folder of recordings. BasicMotions is inside the package aeon, of "
-        "which nothing else is needed:\n\n    pip install --no-deps aeon"
-    )
 
 
 def read(folder: Path, split: str, names: list[str] | None) -> tuple[Recordings, list[str]]:
@@ -169,12 +162,11 @@ def load(config: Config) -> tuple[dict[str, dict[str, Any]], list[str]]:
 
     Values are scaled by the mean and the deviation of the training steps; missing ones become 0.
     """
-    folder = find_data(config.data)
-    try:
+    with training.blaming("data"):
+        motions = "datasets/data/BasicMotions/*_TRAIN.ts"
+        folder = config.data or installed_files("aeon", motions)[0].parent
         train, names = read(folder, "train", None)
         test, _ = read(folder, "test", names)
-    except (OSError, ValueError) as error:
-        raise SystemExit(f"--data: {error}") from None
     shapes = {steps.shape[1:] for part in (train, test) for steps in part.steps}
     if len(shapes) > 1:
         raise SystemExit(f"--data: expected steps of one shape, got {sorted(shapes)}")
@@ -228,10 +220,6 @@ def plot(confusions: np.ndarray, names: Sequence[str]) -> Figure:
 def main(config: Config) -> dict[str, float]:
     """Trains and measures; returns the accuracies of the test set, ours and those of baselines."""
     config.prepare()
-    if config.cell not in cells.CELLS or cells.CELLS[config.cell](1, 1).input_shape != (1,):
-        raise SystemExit(f"--cell: expected a cell that reads vectors, got {config.cell}")
-    if not 0 <= config.validation < 1 or not 0 <= config.dropout < 1 or config.noise < 0:
-        raise SystemExit("--validation, --dropout, --noise: expected [0, 1), [0, 1), at least 0")
     found, names = load(config)
     shape = found["train"]["steps"][0].shape[1:]
     counts = ", ".join(f"{len(part['label']):,} {name}" for name, part in found.items())

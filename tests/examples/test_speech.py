@@ -104,6 +104,14 @@ def test_inputs_have_the_changes_and_the_speed():
     assert np.isfinite(speech.inputs(frames[:1], 3)).all()
 
 
+def test_known_words_are_preferred():
+    words = ["nine", "three", "two"]
+    assert speech.known_words(["thre two", "three two"], words) == ["three", "two"]
+    assert speech.known_words(["thre nie", "thee nin"], words) == ["three", "nine"]
+    assert speech.known_words(["", "two"], words) == []
+    assert speech.error_rate([["a", "b"], ["c"]], [["a"], ["c", "d"]]) == pytest.approx(2 / 3)
+
+
 def test_mistakes(features, recordings, tmp_path):
     def fails(message, data=features, **options):
         with pytest.raises(SystemExit, match=message):
@@ -123,7 +131,7 @@ def test_mistakes(features, recordings, tmp_path):
     np.savez(tmp_path / "cut.npz", **(whole | {"test_feats": whole["test_feats"][1:]}))
     fails(r"--data: .*expected test_feats \[500, F\], got \(499, 4\)", data=tmp_path / "cut.npz")
     np.savez(tmp_path / "short.npz", **(whole | {"test_text": whole["test_text"][1:]}))
-    fails("--data: .*", data=tmp_path / "short.npz")
+    fails("--data: .*expected 20 test_text and _id", data=tmp_path / "short.npz")
     (tmp_path / "words").mkdir()
     (tmp_path / "words" / "hello.wav").write_bytes((recordings / "0_somebody_0.wav").read_bytes())
     fails("--data: .*expected names DIGIT_SPEAKER_INDEX.wav, got hello", data=tmp_path / "words")
