@@ -113,7 +113,7 @@ def read_scores(paths: list[Path]) -> dict[str, list[np.ndarray]]:
             highest = (roll * np.arange(KEYS)).max(1)
             tunes.setdefault(np.diff(highest)[:12].tobytes(), []).append(roll)
     if len(tunes) < 10:
-        raise SystemExit(f"--data: expected at least 10 .mxl of four parts, got {len(tunes)}")
+        raise SystemExit(f"--data: expected at least 10 tunes in four parts, got {len(tunes)}")
     held = len(tunes) // 10
     sides: dict[str, list[np.ndarray]] = {"test": [], "valid": [], "train": []}
     order = np.random.default_rng(0).permutation(len(tunes))
@@ -235,8 +235,10 @@ def main(config: Config) -> dict[str, float]:
     def metric_fn(model: MusicModel, batch: Any) -> dict[str, metrics.Mean]:
         return {"loss": likelihood(model, batch)}
 
-    model, rules = MusicModel(config, rngs=nnx.Rngs(config.seed)), {"metric_fn": metric_fn}
-    result = config.fit(model, loss_fn, train_batches, eval_batches=held_out("valid"), **rules)
+    result = config.fit(
+        MusicModel(config, rngs=nnx.Rngs(config.seed)), loss_fn, train_batches,
+        eval_batches=held_out("valid"), metric_fn=metric_fn,
+    )  # fmt: skip
     nll = training.measure(result.model, metric_fn, held_out("test"))["loss"]
 
     piece = rolls["test"][0][: config.play]
@@ -244,7 +246,7 @@ def main(config: Config) -> dict[str, float]:
     drawn = result.model.play_on(given, config.play - len(given), key)
     played = np.concatenate([given, drawn])
     write_midi(config.out / "played.mid", played)
-    panels = {
+    panels: dict[str, Any] = {
         "A test piece": piece,
         "Predicted one step ahead": nnx.sigmoid(result.model(piece[:-1])),
         f"Played on by the model after {len(given)} steps": played,

@@ -14,8 +14,8 @@ training set. Real speech comes by --data, with the test set as published:
   FOLDER/SPEAKER/UTTERANCE; and the same for test. Every tenth speaker chooses the epoch.
 
     python examples/speech.py
-    python examples/speech.py --task digits --data recordings --out out/digits
-    python examples/speech.py --data an4.npz --hidden-size 256 --epochs 50 --out out/an4
+    python examples/speech.py --task digits --data recordings --epochs 20 --out out/digits
+    python examples/speech.py --data an4.npz --out out/an4  # and the options in docs/results.md
 """
 
 import ctypes
@@ -335,7 +335,7 @@ def plot(
         shown = np.flatnonzero(np.asarray(values).max(axis=0) > 0.1)
         names = [{"<pad>": "blank", " ": "space"}.get(x, x) for x in tokens.pieces(shown)]
         figure = viz.hidden_states(values[:, shown], title=f"“{right[0]}”, found: “{best[0]}”")
-        figure.axes[0].images[0].set_clim(0, 1)
+        figure.axes[0].images[0].set(cmap="Blues", clim=(0, 1))
         figure.axes[0].set_yticks(range(len(names)), names)
         figure.axes[0].set(xlabel=f"step (one every {10 * config.stack} ms)", ylabel="letter")
         figure.axes[1].set_ylabel("probability")
