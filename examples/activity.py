@@ -20,7 +20,6 @@ holds out a part of the training recordings, with several seeds.
 
 import dataclasses
 import math
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, ClassVar, Literal, NamedTuple
 
@@ -29,9 +28,8 @@ import jax.numpy as jnp
 import numpy as np
 import tyro
 from flax import nnx
-from matplotlib.figure import Figure
 
-from seqjax import cells, losses, metrics, nn, sequences, training
+from seqjax import cells, losses, metrics, nn, sequences, training, viz
 from seqjax.data import (
     batches,
     bucket_boundaries,
@@ -201,22 +199,6 @@ def nearest(train: dict[str, Any], test: dict[str, Any]) -> float:
     return float(np.mean(train["label"][found] == test["label"]))
 
 
-def plot(confusions: np.ndarray, names: Sequence[str]) -> Figure:
-    """How often each class [row] was taken for each [column]."""
-    figure = Figure(figsize=(2 + 0.6 * len(names), 1.5 + 0.5 * len(names)), layout="constrained")
-    axes = figure.add_subplot()
-    axes.imshow(confusions / confusions.sum(1, keepdims=True).clip(1), cmap="Blues", vmin=0, vmax=1)
-    for (row, column), count in np.ndenumerate(confusions):
-        share = count / max(1, confusions[row].sum())
-        color = "white" if share > 0.5 else "black"
-        axes.text(column, row, str(count), ha="center", va="center", color=color)
-    axes.set_xticks(range(len(names)), names, rotation=45, ha="right")
-    axes.set_yticks(range(len(names)), names)
-    axes.set_xlabel("said")
-    axes.set_ylabel("true")
-    return figure
-
-
 def main(config: Config) -> dict[str, float]:
     """Trains and measures; returns the accuracies of the test set, ours and those of baselines."""
     config.prepare()
@@ -261,9 +243,8 @@ def main(config: Config) -> dict[str, float]:
 
     say = nnx.jit(lambda model, batch: model(batch["steps"], batch["lengths"]).argmax(-1))
     said = [np.asarray(say(result.model, batch))[batch["weights"]] for batch in in_order("test")]
-    confusions = np.zeros((len(names), len(names)), int)
-    np.add.at(confusions, (labels, np.concatenate(said)), 1)
-    plot(confusions, names).savefig(config.out / "confusions.png", dpi=150)
+    right, taken = ([names[n] for n in ids] for ids in (labels, np.concatenate(said)))
+    viz.confusion(right, taken).savefig(config.out / "confusion.png", dpi=150)
     return config.report(result, **figures)
 
 

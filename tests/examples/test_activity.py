@@ -63,7 +63,7 @@ def test_series_with_validation(series, tmp_path):
     assert figures["accuracy"] > 0.9 and figures["validation_accuracy"] > 0.8
     assert figures["most_frequent"] == 0.5
     names = {path.name for path in tmp_path.iterdir()}
-    assert {"checkpoints", "confusions.png", "learning_curve.png", "result.json"} <= names
+    assert {"checkpoints", "confusion.png", "learning_curve.png", "result.json"} <= names
     again = config(series, tmp_path, validation=0.25, batch_size=32, epochs=30, resume=True)
     assert activity.main(again) == figures
 
