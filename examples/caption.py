@@ -63,13 +63,13 @@ class Config(training.ScriptOptions):
     cell: str = "gru"
     """Of the decoder: a name of seqjax.CELLS."""
     attention: str = "additive"
-    """A name of seqjax.attention.ATTENTIONS; none: the decoder only starts from the regions."""
+    """A name of seqjax.attention.ATTENTIONS, or none: the mean of the regions is all there is."""
     hidden_size: int = 128
     """Units of the decoder."""
     embed_size: int = 64
     """Features of a word."""
     dropout: float = 0.2
-    """Rate on the decoder's embeddings and before its softmax."""
+    """Rate on regions, on the decoder's embeddings, and before its softmax."""
     label_smoothing: float = 0.1
     """Share of the target probability that is spread over the vocabulary."""
     shift: int = 2
@@ -79,8 +79,7 @@ class Config(training.ScriptOptions):
     length_penalty: float = 1.0
     """Of the beam search (Wu et al. 2016): more favours longer captions."""
     epochs: int = 20
-    learning_rate: float = 4e-3
-    average: float = 0.995
+    learning_rate: float = 3e-3
     out: Path = Path("out/caption")
     """Folder for checkpoints, figures, captions.txt and attention.png."""
 
@@ -106,8 +105,9 @@ class Regions(nnx.Module):
         self.norms = nnx.List([nnx.BatchNorm(b, rngs=rngs) for _, b in pairs])
         # Attention forgets where a region was, and "left" and "right" are captions' words.
         self.places = nnx.Param(jnp.zeros(((config.size // 4) ** 2, widths[-1])))
+        self.dropout = nnx.Dropout(config.dropout)
 
-    def __call__(self, images: Any) -> seq2seq.Encoded:
+    def __call__(self, images: Any, rngs: nnx.Rngs | None = None) -> seq2seq.Encoded:
         """Regions [B, R, D] of images uint8 [B, S, S, C]."""
         x = jnp.asarray(images, jnp.float32) / 255
         for level, (convolution, norm) in enumerate(
@@ -116,6 +116,7 @@ class Regions(nnx.Module):
             x = nnx.relu(norm(convolution(x)))
             if level < 2:
                 x = nnx.max_pool(x, (2, 2), (2, 2))
+        x = self.dropout(x, rngs=rngs)
         memory = x.reshape(x.shape[0], -1, x.shape[-1]) + self.places[...]
         whole = x.reshape(x.shape[0], -1)  # what the decoder starts from
         return seq2seq.Encoded(memory, jnp.ones(memory.shape[:2], bool), (whole,))
@@ -138,9 +139,9 @@ class Captioner(nnx.Module):
         whole = jnp.zeros(width * (config.size // 4) ** 2)
         self.bridge = seq2seq.Bridge("projected", self.decoder.cells, (whole,), width, rngs=rngs)
 
-    def start(self, images: Any) -> tuple[Any, seq2seq.DecoderState]:
+    def start(self, images: Any, rngs: nnx.Rngs | None = None) -> tuple[Any, seq2seq.DecoderState]:
         """What the decoder looks at, and its state before the first word."""
-        encoded = self.encoder(images)
+        encoded = self.encoder(images, rngs)
         memory = self.decoder.precompute(encoded)
         return memory, self.decoder.initial_state(encoded, self.bridge(encoded), memory)
 
@@ -148,7 +149,7 @@ class Captioner(nnx.Module):
         self, images: Any, tokens: Any, *, lengths: Any = None, rngs: nnx.Rngs | None = None
     ) -> jax.Array:
         """Logits [B, T, V] given the words before each (teacher forcing)."""
-        memory, state = self.start(images)
+        memory, state = self.start(images, rngs)
         key = None if rngs is None else rngs.dropout()
         return self.decoder.teacher_forced(tokens, state, memory, rngs=key)[0]
 

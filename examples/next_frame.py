@@ -41,19 +41,19 @@ class Config(training.ScriptOptions):
     """Digits in a film."""
     size: int = 16
     """Pixels of a frame's side."""
-    steps: int = 12
+    steps: int = 10
     """Frames of a film."""
-    speed: int = 2
+    speed: int = 1
     """Pixels that a digit moves in a step at most, along each axis."""
-    films: int = 1000
+    films: int = 480
     """Training films; a tenth as many for validation, and for the test."""
     hidden_size: int = 16
     """Channels of each layer."""
-    num_layers: int = 2
+    num_layers: int = 1
     """Layers of convolutional LSTMs."""
     kernel_size: int = 3
     """Pixels of the side of a convolution's window."""
-    epochs: int = 6
+    epochs: int = 4
     batch_size: int = 16
     learning_rate: float = 1e-2
     out: Path = Path("out/next_frame")

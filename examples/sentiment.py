@@ -79,7 +79,7 @@ class Config(training.ScriptOptions):
     word_dropout: float = 0.3
     """Share of the words that training replaces by the unknown word."""
     learning_rate: float = 3e-3
-    """Adam's at its highest, as above; the tutorial's is RMSprop's and stays as it is."""
+    """Adam's at its highest; the tutorial's is RMSprop's and stays as it is."""
     patience: int = 5
     """After how many epochs without a better one training ends."""
     out: Path = Path("out/sentiment")
