@@ -42,7 +42,8 @@ def pack(
       - "mask": bool [R, T], True at real steps;
       - "segments": int32 [R, T], 1, 2, … for the sequences of a row from left to right, 0 for
         padding;
-      - "indices": int32 [R, T], the n of the sequence, -1 for padding.
+      - "indices": int32 [R, T], the n of the sequence, -1 for padding; in rows that `batches` fills
+        up with, 0 (where "mask" is False).
 
     Raises:
       TypeError: sequences are not a dict, or an entry is not of numbers.

@@ -145,7 +145,7 @@ def read_conll(path: str | Path, columns: Mapping[str, int]) -> list[dict[str, l
     for name, number in columns.items():
         checks.require_integer(f"columns[{name!r}]", number, least=0)
     text = read_text(path)
-    separator = "\t" if "\t" in text else None
+    separator = "\t" if any("\t" in line.strip() for line in _lines(text)) else None
     found: list[list[list[str]]] = []
     inside = False
     for number, line in enumerate(_lines(text), start=1):

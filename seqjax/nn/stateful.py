@@ -119,6 +119,12 @@ class Stateful(nnx.Module):
           TypeError, ValueError: see the layer; another batch shape, or a stride that is not between
             1 and T.
         """
+        for name in options.keys() & {"initial_state", "lengths"}:
+            if name == "initial_state" or stride is not None:
+                raise ValueError(
+                    f"{name}: expected none, "
+                    + ("a Stateful keeps its own" if name[0] == "i" else "but a mask with a stride")
+                )
         axis = 0 if self.layer.time_major else len(self.batch_shape)
         shape, last = np.shape(xs), len(self.batch_shape) + 2
         if len(shape) != last or shape[:axis] + shape[axis + 1 : -1] != self.batch_shape:

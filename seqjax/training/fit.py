@@ -4,7 +4,7 @@ import functools
 import itertools
 import time
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Sequence, Sized
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Sized
 from typing import Any, NamedTuple, TypeAlias
 
 import jax
@@ -66,6 +66,7 @@ def fit(
     resume: bool = False,
     logs: Sequence[Log] = (),
     prefetch: int = 0,
+    settings: Mapping[str, Any] | None = None,
 ) -> FitResult:
     """Trains a module for some epochs or steps.
 
@@ -104,6 +105,8 @@ def fit(
       logs: functions of the history so far, such as `JsonLines` or `TensorBoard`, called after each
         epoch, before its checkpoint is written.
       prefetch: how many batches are made ready, and sent to the device, while it is at work.
+      settings: by name, what else has to be the same for a run to go on, such as the learning rate;
+        checkpoints hold their texts.
 
     Returns:
       The trained module, the final state and the history: for each epoch a dict with `epoch` and
@@ -116,8 +119,8 @@ def fit(
       TypeError: an argument of the wrong type.
       ValueError: not one of `epochs` and `steps`, no batches in an epoch, an iterator that can be
         read only once for several epochs, only one of `eval_batches` and `metric_fn`, more devices
-        than there are, checkpoints of another run without `resume`, or of another seed or model
-        with it; see `make_train_step` for `loss_fn`.
+        than there are, checkpoints of another run without `resume`, or of another seed, model,
+        setting or a longer run with it; see `make_train_step` for `loss_fn`.
 
     Example:
       >>> import jax.numpy as jnp
@@ -153,9 +156,11 @@ def fit(
     state = init_state(model, optimizer)
     best = _values(state) if monitor is not None else None
     position = Position()
-    run = {"seed": seed, "monitor": monitor and [monitor.metric, monitor.mode]}
+    run: dict[str, Any] = {"seed": seed, "monitor": monitor and [monitor.metric, monitor.mode]}
+    run |= {name: str(value) for name, value in (settings or {}).items()}
     if checkpoints is not None:
         state, best, position = _restored(checkpoints, state, best, run, resume)
+        _check_limits(checkpoints, position, epochs, steps)
     if devices > 1:
         state = sharding.replicate(state, devices)
     train_step = make_train_step(model, loss_fn, optimizer, donate=True)
@@ -166,7 +171,9 @@ def fit(
     def save() -> None:
         if checkpoints is not None:
             arrays = {"state": state, "best": best}
-            checkpoints.save(position.step, arrays, run | position.record())
+            ended_at = steps if steps == position.step else None
+            record = run | {"ended_at": ended_at} | position.record()
+            checkpoints.save(position.step, arrays, record)
 
     key = jax.random.key(seed)
 
@@ -187,7 +194,11 @@ def fit(
             left = None if steps is None else steps - position.step
             for batch in _ready(itertools.islice(_from(batches, first), left), prefetch, devices):
                 # Before a step, not after it: the end of an epoch writes its own.
-                if totals.batches > first and checkpoints and checkpoints.due(position.step):
+                if (
+                    totals.batches > first
+                    and checkpoints is not None
+                    and checkpoints.due(position.step)
+                ):
                     position.seconds = time.perf_counter() - start
                     save()
                 state, metrics = train_step(state, place(batch), key)
@@ -223,7 +234,8 @@ def _epoch_record(epoch: int, position: Position) -> Record:
     """What is known of an epoch's training; a warning or an error if steps were skipped."""
     totals = position.totals
     if not totals.batches:
-        raise ValueError(f"train_batches: expected batches, got none in epoch {epoch}")
+        used = "; an iterator is used up by the epochs before" if epoch else ""
+        raise ValueError(f"train_batches: expected batches, got none in epoch {epoch}{used}")
     if totals.skipped:
         what = f"{totals.skipped} of {totals.batches} steps of epoch {epoch + 1}"
         if totals.skipped == totals.batches:
@@ -254,12 +266,29 @@ def _restored(
     if found is None:
         return state, best, Position()
     for name, value in run.items():
-        if found.record[name] != value:
+        if found.record.get(name) != value:
             raise ValueError(
-                f"{name}: expected {found.record[name]} as in {checkpoints.folder}, got {value}"
+                f"{name}: expected {found.record.get(name)} as in {checkpoints.folder}, got {value}"
             )
     arrays = jax.tree.map(jnp.asarray, found.arrays)
     return arrays["state"], arrays["best"], Position.from_record(found.record)
+
+
+def _check_limits(
+    checkpoints: Checkpoints, position: Position, epochs: int | None, steps: int | None
+) -> None:
+    """Raises if the run was longer already, or was cut within an epoch where it should go on."""
+    for name, limit, done in (("epochs", epochs, position.epoch), ("steps", steps, position.step)):
+        if limit is not None and limit < done:
+            raise ValueError(
+                f"{name}: expected at least {done}, as many as were done in {checkpoints.folder}, "
+                f"got {limit}"
+            )
+    if position.ended_at is not None and steps != position.ended_at:
+        raise ValueError(
+            f"steps: expected {position.ended_at}, with which the run in {checkpoints.folder} "
+            f"ended within an epoch, got {steps}"
+        )
 
 
 def _result(
@@ -271,6 +300,11 @@ def _result(
 ) -> FitResult:
     index = None if monitor is None else monitor.best(history)
     chosen = averaged(state)
+    if monitor is not None and index is None:
+        warnings.warn(
+            f"monitor: {monitor.metric} was finite in no epoch; the model is that of the last one",
+            stacklevel=3,
+        )
     if index is not None:
         params, model_state = best
         chosen = state._replace(params=params, model_state=model_state)

@@ -1,6 +1,7 @@
 """Where a training history is written: a file of JSON lines, or TensorBoard."""
 
 import json
+import math
 import os
 import time
 from collections.abc import Callable, Sequence
@@ -18,7 +19,8 @@ class JsonLines:
     """Writes a history as JSON lines, one record an epoch; a log for `seqjax.training.fit`.
 
     The file is written anew each time, and takes its name when it is whole: it always holds the
-    history as it is, also after a run that was stopped goes on.
+    history as it is, also after a run that was stopped goes on. A number that is not finite, for
+    which JSON has no sign, is null.
 
     Args:
       path: of the file; its folder is made if it does not exist.
@@ -49,8 +51,17 @@ class JsonLines:
         """
         self.path.parent.mkdir(parents=True, exist_ok=True)
         part = self.path.with_name(self.path.name + ".part")
-        part.write_text("".join(json.dumps(record) + "\n" for record in history), encoding="utf-8")
+        lines = [
+            json.dumps({name: _finite(value) for name, value in record.items()})
+            for record in history
+        ]
+        part.write_text("".join(line + "\n" for line in lines), encoding="utf-8")
         os.replace(part, self.path)
+
+
+def _finite(value: float) -> float | None:
+    number = value if isinstance(value, int) else float(value)
+    return number if math.isfinite(number) else None
 
 
 class TensorBoard:

@@ -19,6 +19,8 @@ class Position:
       history: one record for each epoch that is done.
       totals: the metrics of the present epoch's batches, and how many there were.
       seconds: for how long the present epoch was trained.
+      ended_at: the number of steps with which an earlier process ended the last epoch, perhaps
+        before it was through.
 
     Example:
       >>> position = Position([{"epoch": 1, "step": 9}])
@@ -29,6 +31,7 @@ class Position:
     history: list[Record] = dataclasses.field(default_factory=list)
     totals: Totals = dataclasses.field(default_factory=Totals)
     seconds: float = 0.0
+    ended_at: int | None = None
 
     @property
     def epoch(self) -> int:
@@ -54,4 +57,5 @@ class Position:
     def from_record(cls, record: Mapping[str, Any]) -> "Position":
         """The position that `record` described."""
         totals = Totals.from_record(record["totals"])
-        return cls(list(record["history"]), totals, record["seconds"])
+        ended_at = record.get("ended_at")
+        return cls(list(record["history"]), totals, record["seconds"], ended_at)

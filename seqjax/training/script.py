@@ -34,8 +34,10 @@ class ScriptOptions:
     """The options of a training script; a script adds its own in a subclass.
 
     With `tyro.cli` they become a command line. `prepare` comes first in a script, `fit` trains, and
-    `report` leaves the figures. What a run leaves in the folder `out`: `checkpoints/`,
-    `history.jsonl`, `learning_curve.png` and `result.json`.
+    `report` leaves the figures. Whole numbers are at least 1, or at least 0 if that is their
+    default or `may_be_zero` names them; `shares` names options from 0 to less than 1. What a run
+    leaves in the folder `out`: `checkpoints/`, `history.jsonl`, `learning_curve.png` and
+    `result.json`.
 
     Example:
       >>> import tempfile
@@ -93,8 +95,11 @@ class ScriptOptions:
           SystemExit: an option makes no sense, or `out` holds a run and `resume` is not set.
         """
         for field in dataclasses.fields(self):
-            value, least = getattr(self, field.name), int(field.name not in self.may_be_zero)
-            if isinstance(value, int) and not isinstance(value, bool) and value < least:
+            value, default = getattr(self, field.name), field.default
+            if isinstance(value, bool) or not isinstance(value, int):
+                continue
+            least = 0 if field.name in self.may_be_zero or default == 0 else 1
+            if value < least and not (isinstance(default, int) and default < 0):
                 raise SystemExit(f"{_flag(field.name)}: expected at least {least}, got {value}")
         for name in ("learning_rate", "clip_norm"):
             if not 0 < getattr(self, name) < math.inf:
@@ -108,10 +113,14 @@ class ScriptOptions:
                 raise SystemExit(
                     f"{_flag(name)}: expected at least 0, less than 1, got {getattr(self, name)}"
                 )
-        if self.distributed is not None:
-            sharding.use_processes(self.distributed, cpu_devices=self.devices)
-        elif self.devices > 1:
-            sharding.use_cpu_devices(self.devices)
+        try:
+            if self.distributed is not None:
+                sharding.use_processes(self.distributed, cpu_devices=self.devices)
+            elif self.devices > 1:
+                sharding.use_cpu_devices(self.devices)
+        except (RuntimeError, ValueError) as error:
+            name = "devices" if self.distributed is None else "distributed"
+            raise SystemExit(f"{_flag(name)}: {error}") from None
         self.out.mkdir(parents=True, exist_ok=True)
 
     def with_defaults(self, **values: Any) -> Self:
@@ -161,6 +170,9 @@ class ScriptOptions:
     ) -> FitResult:
         """`seqjax.training.fit` with these options, checkpoints and a history in `out`.
 
+        A run goes on with the same seed, epochs, batch size, learning rate, clipping, accumulation
+        and averaging only; a script's own options are not compared.
+
         Args:
           model: as for `fit`.
           loss_fn: as for `fit`.
@@ -193,6 +205,7 @@ class ScriptOptions:
                 eval_batches=eval_batches, metric_fn=metric_fn,
                 devices=self.devices * jax.process_count(), monitor=chosen,
                 checkpoints=checkpoints, resume=self.resume,
+                settings={name: getattr(self, name) for name in _SETTINGS},
                 logs=[JsonLines(self.out / "history.jsonl")], **options,
             )  # fmt: skip
         return result._replace(model=jax.device_put(result.model, jax.local_devices()[0]))
@@ -291,6 +304,10 @@ def measure(model: nnx.Module, metric_fn: MetricFn, batches: Iterable[Any]) -> d
       {'error': 4.0}
     """
     return evaluate(make_eval_step(model, metric_fn), init_state(model, optax.identity()), batches)
+
+
+# With another value of these a run that goes on would not be the run that was begun.
+_SETTINGS = ("epochs", "batch_size", "learning_rate", "clip_norm", "accumulate", "average")
 
 
 def _flag(name: str) -> str:

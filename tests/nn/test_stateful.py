@@ -167,6 +167,8 @@ def test_training_and_evaluation_carry_it_and_a_stopped_run_goes_on(tmp_path):
         ({"xs": np.ones((3, 4, INPUT))}, ValueError, r"xs: expected the batch shape \(2,\), got"),
         ({"xs": np.ones((4, INPUT))}, ValueError, r"xs: expected the batch shape \(2,\), got"),
         ({"stride": 5}, ValueError, "stride: expected at most 4, the steps of xs, got 5"),
+        ({"initial_state": None}, ValueError, "initial_state: expected none, a Stateful keeps"),
+        ({"lengths": [1, 2], "stride": 2}, ValueError, "lengths: expected none, but a mask with"),
         ({"stride": 0}, ValueError, "stride: expected a positive integer, got 0"),
     ],
 )
@@ -174,7 +176,8 @@ def test_mistakes_are_named(change, error, message):
     layer = change.get("layer", None)
     if layer is None or layer == "both":
         layer = make_layer("gru", bidirectional=layer == "both")
+    options = {name: change[name] for name in ("initial_state", "lengths") if name in change}
     with pytest.raises(error, match=message):
         stateful = nn.Stateful(layer, change.get("batch_shape", BATCH))
         xs = change.get("xs", np.ones((BATCH, 4, INPUT), np.float32))
-        stateful(xs, stride=change.get("stride"))
+        stateful(xs, stride=change.get("stride"), **options)

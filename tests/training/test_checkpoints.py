@@ -1,5 +1,6 @@
 """Checkpoints: whole or set aside, and a run that goes on ends as if nothing had come between."""
 
+import itertools
 import json
 import os
 import signal
@@ -407,3 +408,55 @@ def test_totals_go_on_from_json_without_loss():
     for each in (totals, again):
         each.add({"loss": jnp.float32(0.3), "count": jnp.float32(5)})
     assert again.values() == totals.values()
+
+
+def test_a_run_that_stops_in_its_first_epoch_has_left_a_checkpoint(tmp_path):
+    """With endless batches and steps there is no other epoch."""
+
+    def stopping(epoch):
+        for index, batch in enumerate(itertools.cycle(make_batches())):
+            if index == 9:
+                raise KeyboardInterrupt
+            yield batch
+
+    options = {"epochs": None, "steps": 11}
+    whole = run(lambda epoch: itertools.cycle(make_batches()), **options)
+    with training.Checkpoints(tmp_path, every=4) as checkpoints:
+        with pytest.raises(KeyboardInterrupt):
+            run(stopping, **options, checkpoints=checkpoints)
+        assert len(checkpoints) == 2
+        seen = []
+
+        def source(epoch):
+            for index, batch in enumerate(itertools.cycle(make_batches())):
+                seen.append(index)
+                yield batch
+
+        again = run(source, **options, checkpoints=checkpoints, resume=True)
+    assert final_params(again) == final_params(whole)
+    assert int(again.state.step) == 11
+
+
+def test_what_does_not_fit_the_run_before_is_refused(tmp_path):
+    with training.Checkpoints(tmp_path) as checkpoints:
+        settings = {"rate": 0.1}
+        run(epochs=None, steps=7, checkpoints=checkpoints, settings=settings)
+        going_on = {"checkpoints": checkpoints, "resume": True}
+        with pytest.raises(ValueError, match=r"rate: expected 0\.1 as in .*, got 0\.2"):
+            run(epochs=None, steps=7, settings={"rate": 0.2}, **going_on)
+        with pytest.raises(ValueError, match=r"steps: expected 7, with which the run in .* got 12"):
+            run(epochs=None, steps=12, settings=settings, **going_on)
+        with pytest.raises(ValueError, match=r"steps: expected 7, .* got None"):
+            run(epochs=3, settings=settings, **going_on)
+        with pytest.raises(ValueError, match="steps: expected at least 7, as many as were done"):
+            run(epochs=None, steps=6, settings=settings, **going_on)
+        assert run(epochs=None, steps=7, settings=settings, **going_on).history[-1]["step"] == 7
+
+
+def test_a_metric_that_is_never_finite_is_told_of():
+    def metric(model, batch):
+        return {"score": Mean(jnp.nan * jnp.sum(batch["x"]), jnp.int32(1))}
+
+    options = {"eval_batches": make_batches(1), "metric_fn": metric, "epochs": 1}
+    with pytest.warns(UserWarning, match="monitor: eval_score was finite in no epoch"):
+        run(monitor=training.Monitor("eval_score"), **options)

@@ -1,0 +1,71 @@
+"""What scripts share: options that make no sense, runs that cannot go on as asked."""
+
+import dataclasses
+from typing import Any, ClassVar
+
+import numpy as np
+import pytest
+from flax import nnx
+
+from seqjax import metrics, training
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Config(training.ScriptOptions):
+    warmup: int = 0
+    shift: int = -1
+    layers: int = 2
+    dropout: float = 0.1
+    shares: ClassVar[tuple[str, ...]] = ("dropout",)
+
+
+def loss_fn(model, batch, rngs):
+    return metrics.mean_squared_error(model(batch["x"]), batch["y"]).value(), {}
+
+
+def go(config):
+    rng = np.random.default_rng(0)
+    xs = rng.normal(size=(12, 3)).astype(np.float32)
+    source = config.batches({"x": xs, "y": xs[:, :1]}, sequence_keys=())
+    return config.fit(nnx.Linear(3, 1, rngs=nnx.Rngs(config.seed)), loss_fn, source, progress=False)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"warmup": -1}, "--warmup: expected at least 0, got -1"),
+        ({"layers": 0}, "--layers: expected at least 1, got 0"),
+        ({"batch_size": 0}, "--batch-size: expected at least 1, got 0"),
+        ({"seed": -1}, "--seed: expected at least 0, got -1"),
+        ({"dropout": 1.0}, r"--dropout: expected at least 0, less than 1, got 1\.0"),
+        ({"average": -0.1}, "--average: expected at least 0, less than 1"),
+        ({"learning_rate": 0.0}, "--learning-rate: expected more than 0"),
+        ({"devices": 99}, "--devices: count: expected 2"),
+        ({"distributed": "here"}, "--distributed: where: expected INDEX/COUNT@HOST:PORT"),
+    ],
+)
+def test_options_that_make_no_sense(tmp_path, options, message):
+    with pytest.raises(SystemExit, match=message):
+        Config(out=tmp_path, **options).prepare()
+    Config(out=tmp_path, shift=-5).prepare()
+
+
+def test_a_run_leaves_its_traces_and_goes_on_only_as_it_was(tmp_path):
+    config = Config(out=tmp_path, epochs=2, batch_size=4, average=0.5)
+    config.prepare()
+    figures = config.report(go(config), error=0.5)
+    names = {path.name for path in tmp_path.iterdir()}
+    assert names == {"checkpoints", "history.jsonl", "learning_curve.png", "result.json"}
+    with pytest.raises(SystemExit, match=r"--out: .* holds a run; go on with --resume"):
+        config.prepare()
+    resumed = dataclasses.replace(config, resume=True)
+    resumed.prepare()
+    assert resumed.report(go(resumed), error=0.5) == figures
+    changes: list[dict[str, Any]] = [
+        {"learning_rate": 0.5}, {"clip_norm": 0.1}, {"batch_size": 2}, {"average": 0.9},
+        {"epochs": 5}, {"seed": 1},
+    ]  # fmt: skip
+    for change in changes:
+        [(name, value)] = change.items()
+        with pytest.raises(ValueError, match=rf"{name}: expected .* as in .*, got {value}"):
+            go(dataclasses.replace(resumed, **change))
