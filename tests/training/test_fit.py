@@ -7,6 +7,7 @@ import math
 import re
 import struct
 import types
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -414,7 +415,8 @@ def test_logs_get_the_history_and_hold_it_once(tmp_path):
             scalars[value.tag, event.step] = value.simple_value
     assert scalars["loss", 12] == pytest.approx(result.history[-1]["loss"])
     assert {step for name, step in scalars if name == "loss"} == {4, 8, 12}
-    training.JsonLines(path)([{"epoch": 1, "loss": np.float32("nan"), "best": np.float32(2)}])
+    odd: Any = {"epoch": 1, "loss": np.float32("nan"), "best": np.float32(2)}
+    training.JsonLines(path)([odd])
     assert json.loads(path.read_text()) == {"epoch": 1, "loss": None, "best": 2.0}
     with pytest.raises(ValueError, match="path: expected a file, got the folder"):
         training.JsonLines(tmp_path)
