@@ -57,6 +57,7 @@ def config(data, out, **options):
     return activity.Config(data=data, out=out, **(defaults | options))
 
 
+@pytest.mark.slow
 def test_series_with_validation(series, tmp_path):
     some = config(series, tmp_path, validation=0.25, batch_size=32, epochs=30)
     figures = activity.main(some)
@@ -68,6 +69,7 @@ def test_series_with_validation(series, tmp_path):
     assert activity.main(again) == figures
 
 
+@pytest.mark.slow
 def test_films(films, tmp_path):
     figures = activity.main(config(films, tmp_path, epochs=20, noise=0.0))
     assert figures["accuracy"] > 0.9 > figures["most_frequent"]

@@ -39,6 +39,7 @@ def config(folder, out, **options):
     return anomaly.Config(data=folder, out=out, **(defaults | options))
 
 
+@pytest.mark.slow
 def test_a_short_run_finds_both_windows_and_goes_on(folder, tmp_path):
     out = tmp_path / "out"
     figures = anomaly.main(config(folder, out))

@@ -44,6 +44,7 @@ def config(data, out, **options):
     return caption.Config(data=data, out=out, **(defaults | options))
 
 
+@pytest.mark.slow
 def test_a_short_run_learns_draws_and_goes_on(folder, tmp_path, capsys):
     figures = caption.main(config(folder, tmp_path))
     assert figures["exact"] > 0.9 > figures["frequent_word_word_f1"]

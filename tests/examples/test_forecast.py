@@ -39,6 +39,7 @@ def config(table, out, **options):
     return forecast.Config(data=table, out=out, **(defaults | options))
 
 
+@pytest.mark.slow
 def test_a_short_run_beats_the_seasons_and_goes_on(table, tmp_path):
     figures = forecast.main(config(table, tmp_path))
     assert figures["mae"] < 0.6 * min(figures["persistence_mae"], figures["season_mae"])

@@ -29,6 +29,7 @@ def config(data, out, **options):
     return language_model.Config(data=data, out=out, **(defaults | options))
 
 
+@pytest.mark.slow
 def test_a_short_run_learns_writes_and_goes_on(text, tmp_path, capsys):
     figures = language_model.main(config(text, tmp_path))
     assert 1 < figures["perplexity"] < 2 < 8 < figures["unigram_perplexity"]
@@ -42,6 +43,7 @@ def test_a_short_run_learns_writes_and_goes_on(text, tmp_path, capsys):
     assert language_model.main(config(text, tmp_path, resume=True)) == figures
 
 
+@pytest.mark.slow
 def test_words_with_all_that_awd_has(text, tmp_path):
     folder = tmp_path / "data"
     folder.mkdir()

@@ -48,6 +48,7 @@ def test_a_batch_is_a_function_of_its_seed_and_index():
     assert all((other["inputs"] != draws[2]["inputs"]).any() for other in others)
 
 
+@pytest.mark.slow
 def test_a_short_addition_is_learned_and_the_finished_run_gone_on_with(tmp_path, capsys):
     figures = memory_tasks.main(config(tmp_path))
     assert set(figures) == {"test_loss", "baseline_loss"}  # none published for this length
@@ -59,6 +60,7 @@ def test_a_short_addition_is_learned_and_the_finished_run_gone_on_with(tmp_path,
     assert memory_tasks.main(config(tmp_path, resume=True)) == figures
 
 
+@pytest.mark.slow
 def test_a_short_copy_beats_having_no_memory(tmp_path):
     options: Any = {"task": "copy", "length": 1, "cell": "lstm", "hidden_size": 32, "steps": 120}
     figures = memory_tasks.main(config(tmp_path, **options))

@@ -67,6 +67,7 @@ def played(path):
     return found
 
 
+@pytest.mark.slow
 def test_a_short_run_learns_plays_and_goes_on(rolls, tmp_path):
     config = music.Config(data=rolls, out=tmp_path, transpose=0, **SMALL)
     figures = music.main(config)

@@ -35,6 +35,7 @@ def config(data, out, **options):
     return next_frame.Config(data=data, out=out, **(defaults | options))
 
 
+@pytest.mark.slow
 def test_a_short_run_beats_copying_and_goes_on(digits, tmp_path):
     figures = next_frame.main(config(digits, tmp_path))
     assert figures["loss"] < 0.7 * figures["copy_loss"]

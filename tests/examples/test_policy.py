@@ -100,6 +100,7 @@ def test_both_policies_have_about_as_many_weights():
     assert 0.75 < sizes[1] / sizes[0] < 1.1
 
 
+@pytest.mark.slow
 def test_a_memory_pays_and_runs_go_on(tmp_path, capsys):
     rates = policy.main(config(tmp_path / "whole"))
     assert rates["recurrent"] > 0.9 and 0.4 < rates["feed_forward"] < 0.6
@@ -112,6 +113,7 @@ def test_a_memory_pays_and_runs_go_on(tmp_path, capsys):
         policy.main(config(tmp_path / "whole", resume=True, seed=1))
 
 
+@pytest.mark.slow
 def test_a_run_that_was_cut_short_ends_as_if_it_had_not_been(tmp_path, monkeypatch):
     small: Any = {"epochs": 3, "updates": 2, "batch_size": 4, "passes": 1}
     whole = policy.train(config(tmp_path / "whole", **small), "recurrent")

@@ -58,6 +58,7 @@ def config(data, out, **options):
     return sentiment.Config(data=data, out=out, **(defaults | options))
 
 
+@pytest.mark.slow
 def test_a_short_run_learns_order_draws_and_goes_on(archive, tmp_path, capsys):
     figures = sentiment.main(config(archive, tmp_path))
     assert figures["accuracy"] > 0.9 > figures["bag_of_words_accuracy"]
@@ -71,6 +72,7 @@ def test_a_short_run_learns_order_draws_and_goes_on(archive, tmp_path, capsys):
     assert sentiment.main(config(archive, tmp_path, resume=True, say=())) == figures
 
 
+@pytest.mark.slow
 def test_the_tutorial_on_folders_of_whole_reviews(tmp_path):
     for split, side in itertools.product(("train", "test"), ("neg", "pos", "unsup")):
         folder = tmp_path / split / side

@@ -53,6 +53,7 @@ def config(data, out, **options):
     return speech.Config(data=data, out=out, **(defaults | options))
 
 
+@pytest.mark.slow
 def test_letters_are_found_and_a_run_goes_on(features, tmp_path, capsys):
     rates = speech.main(config(features, tmp_path))
     assert rates["empty_transcript_word_error_rate"] == 1.0

@@ -67,6 +67,7 @@ def config(folder, out, **options):
     return tagging.Config(data=folder, out=out, **(defaults | options))
 
 
+@pytest.mark.slow
 def test_a_short_run_learns_tags_and_goes_on(folder, tmp_path, capsys):
     say = ("We abcing the run", "We run the xyzness of ☃", "")
     figures = tagging.main(config(folder, tmp_path, say=say))
