@@ -85,7 +85,7 @@ def test_a_set_of_tensorflow_datasets(tmp_path):
     assert found == {split: [("big cat", "châ grand")] for split in ("train", "dev", "test")}
     with pytest.raises(SystemExit, match="--tfds: expected 'de' among en, fr"):
         translate.load(config(tmp_path, tmp_path / "out", tfds="small_pairs", target="de"))
-    with pytest.raises(SystemExit, match="--tfds: name: expected a set that was prepared"):
+    with pytest.raises(SystemExit, match="--tfds: expected a set that was prepared"):
         translate.load(config(tmp_path, tmp_path / "out", tfds="no_such_set"))
 
 
