@@ -29,7 +29,7 @@ import tempfile
 import zipfile
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import jax
 import jax.numpy as jnp
@@ -87,6 +87,7 @@ class Config(training.ScriptOptions):
     """Adam's at its highest; it rises for half an epoch and falls to zero along a cosine."""
     out: Path = Path("out/speech")
     """Folder for checkpoints, figures, test.txt and recognised.png."""
+    shares: ClassVar[tuple[str, ...]] = ("dropout", "mask", "stretch", "label_smoothing")
 
 
 class Recogniser(nnx.Module):
@@ -347,9 +348,6 @@ def main(config: Config) -> dict[str, float]:
     known = [name for name, kind in CELLS.items() if kind(1, 1).input_shape == (1,)]
     if config.cell not in known:
         raise SystemExit(f"--cell: expected one of {', '.join(known)}, got {config.cell}")
-    for name in ("dropout", "mask", "stretch", "label_smoothing"):
-        if not 0 <= getattr(config, name) < 1:
-            raise SystemExit(f"--{name.replace('_', '-')}: expected at least 0, less than 1")
     config.prepare()
     sets = load(config)
     said = [text for _, text in sets["train"]]

@@ -84,15 +84,16 @@ def use_processes(where: str = "auto", *, cpu_devices: int = 1) -> int:
       Traceback (most recent call last):
       ValueError: where: expected INDEX/COUNT@HOST:PORT with INDEX < COUNT, got '2/2@localhost:5123'
     """
-    if where == "auto":
-        use_cpu_devices(cpu_devices)
-        jax.distributed.initialize()
-        return jax.process_count()
-    found = re.fullmatch(r"(\d+)/(\d+)@(.+:\d+)", where) if isinstance(where, str) else None
-    if found is None or int(found[1]) >= int(found[2]):
-        raise ValueError(f"where: expected INDEX/COUNT@HOST:PORT with INDEX < COUNT, got {where!r}")
+    place: tuple[Any, ...] = ()
+    if where != "auto":
+        found = re.fullmatch(r"(\d+)/(\d+)@(.+:\d+)", where) if isinstance(where, str) else None
+        if found is None or int(found[1]) >= int(found[2]):
+            raise ValueError(
+                f"where: expected INDEX/COUNT@HOST:PORT with INDEX < COUNT, got {where!r}"
+            )
+        place = found[3], int(found[2]), int(found[1])
     use_cpu_devices(cpu_devices)
-    jax.distributed.initialize(found[3], int(found[2]), int(found[1]))
+    jax.distributed.initialize(*place)
     return jax.process_count()
 
 
