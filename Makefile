@@ -23,7 +23,7 @@ BENCH := out/benchmarks
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL: # two targets may fill the same environment
-.PHONY: help demo speaker examples $(EXAMPLES:%=example-%) bench bench-full test slow lint types doctest format clean
+.PHONY: help demo speaker examples $(EXAMPLES:%=example-%) bench bench-full test slow peers lint types docs dist doctest format clean
 
 help: ## print this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -57,6 +57,9 @@ test: $(VENV)/.test ## run the tests and the doctests
 slow: $(VENV)/.test ## run the tests that `make test` leaves out
 	$(BIN)/python -m pytest -n $(JOBS) -m slow tests || test $$? -eq 5
 
+peers: $(VENV)/.test $(VENV)/.bench ## run the tests that compare with PyTorch, Keras and others
+	$(BIN)/python -m pytest -n $(JOBS) -m "not slow" tests/interop tests/test_docs.py
+
 doctest: $(VENV)/.test ## run the examples in the docstrings alone
 	$(BIN)/python -m pytest -n $(JOBS) seqjax
 
@@ -66,6 +69,16 @@ lint: $(VENV)/.dev ## check style and formatting
 
 types: $(VENV)/.dev ## check types of the package, the tests and the examples
 	$(BIN)/mypy
+
+docs: $(VENV)/.docs ## build the site of docs/ in out/site; a broken link fails
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet
+
+dist: $(VENV)/.dev ## build sdist and wheel in out/dist, try the wheel in a new environment
+	rm -rf out/dist out/dist-venv
+	$(BIN)/python -m build --outdir out/dist
+	$(PYTHON) -m venv out/dist-venv
+	out/dist-venv/bin/python -m pip install --quiet --disable-pip-version-check out/dist/*.whl
+	cd out && dist-venv/bin/python -I ../tests/smoke.py
 
 format: $(VENV)/.dev ## mend style and formatting where that can be done safely
 	$(BIN)/ruff check --fix .
@@ -81,7 +94,7 @@ $(BIN)/pip:
 	$(PYTHON) -m venv $(VENV)
 
 # One stamp an extra: set up again only when pyproject.toml has changed since.
-$(VENV)/.examples $(VENV)/.bench $(VENV)/.test $(VENV)/.dev: $(VENV)/.%: pyproject.toml | $(BIN)/pip
+$(VENV)/.examples $(VENV)/.bench $(VENV)/.test $(VENV)/.dev $(VENV)/.docs: $(VENV)/.%: pyproject.toml | $(BIN)/pip
 	$(PIP) --editable '.[$*]'
 	@touch $@
 

@@ -1,0 +1,92 @@
+"""What the site has beyond the pages of this folder; and links to files that are pages of it.
+
+The API has a page for each public module, made from its docstrings; each example has a page with
+its source; CONTRIBUTING.md and CHANGELOG.md stand in the root, where people look for them.
+"""
+
+import posixpath
+import re
+from pathlib import Path
+
+from mkdocs.config.defaults import MkDocsConfig
+from mkdocs.structure.files import File, Files
+from mkdocs.structure.pages import Page
+
+ROOT = Path(__file__).resolve().parents[2]
+LINK = re.compile(r"(\]\()([^)#\s]+)((?:#[^)\s]*)?\))")
+
+MOVED = {"CONTRIBUTING.md": "contributing.md", "CHANGELOG.md": "changelog.md"}
+
+
+def modules() -> list[str]:
+    """The public modules directly in the package, `seqjax` itself first."""
+    package = ROOT / "seqjax"
+    found = {path.stem for path in package.glob("[a-z]*.py")}
+    found |= {path.parent.name for path in package.glob("[a-z]*/__init__.py")}
+    return ["seqjax", *(f"seqjax.{name}" for name in sorted(found))]
+
+
+def sources() -> list[Path]:
+    """The scripts that have a page."""
+    return sorted((ROOT / "examples").glob("[a-z]*.py"))
+
+
+def generated() -> dict[str, str]:
+    """The pages that are made, by their place in the site."""
+    pages = {page: (ROOT / name).read_text(encoding="utf-8") for name, page in MOVED.items()}
+    for name in modules():
+        pages[f"api/{_short(name)}.md"] = f"# {name}\n\n::: {name}\n"
+    for path in sources():
+        text = f"# {path.name}\n\n````python\n{path.read_text(encoding='utf-8')}````\n"
+        pages[f"source/{path.stem}.md"] = text
+    return pages
+
+
+def _short(module: str) -> str:
+    return "index" if module == "seqjax" else module.removeprefix("seqjax.")
+
+
+def place(target: str) -> str | None:
+    """Where a file of the repository is in the site, or None if it is not there.
+
+    >>> place("examples/speaker.py"), place("seqjax/ctc/__init__.py"), place("docs/results.md")
+    ('source/speaker.md', 'api/ctc.md', 'results.md')
+    """
+    if target in MOVED:
+        return MOVED[target]
+    if target == "examples/README.md":
+        return "examples.md"
+    if match := re.fullmatch(r"examples/(\w+)\.py", target):
+        return f"source/{match[1]}.md"
+    if match := re.fullmatch(r"seqjax/(\w+)(?:/__init__)?\.py", target):
+        return f"api/{match[1]}.md"
+    return target.removeprefix("docs/") if target.startswith("docs/") else None
+
+
+def on_config(config: MkDocsConfig) -> MkDocsConfig:
+    """Puts the API's pages into the navigation."""
+    api = [{name: f"api/{_short(name)}.md"} for name in modules()]
+    config.nav = [{"API": api} if item == {"API": "api/"} else item for item in config.nav or []]
+    return config
+
+
+def on_files(files: Files, config: MkDocsConfig) -> Files:
+    """Adds the pages that are made."""
+    for uri, content in generated().items():
+        files.append(File.generated(config, uri, content=content))
+    return files
+
+
+def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Files) -> str:
+    """Points links that leave this folder to the page of the site that has the same."""
+    uri = page.file.src_uri
+    here = posixpath.dirname({new: old for old, new in MOVED.items()}.get(uri, f"docs/{uri}"))
+
+    def moved(match: re.Match[str]) -> str:
+        target = posixpath.normpath(posixpath.join(here, match[2]))
+        found = None if "://" in match[2] else place(target)
+        if found is None:
+            return match[0]
+        return match[1] + posixpath.relpath(found, posixpath.dirname(uri) or ".") + match[3]
+
+    return LINK.sub(moved, markdown)
