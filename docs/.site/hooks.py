@@ -80,6 +80,8 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
 def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Files) -> str:
     """Points links that leave this folder to the page of the site that has the same."""
     uri = page.file.src_uri
+    if "side-by-side" in markdown:
+        page.meta["hide"] = ["toc"]  # two programs need the room
     here = posixpath.dirname({new: old for old, new in MOVED.items()}.get(uri, f"docs/{uri}"))
 
     def moved(match: re.Match[str]) -> str:

@@ -139,14 +139,12 @@ def prefetch(batches: Iterable[Any], *, size: int = 2, devices: int = 1) -> Iter
         raise TypeError(f"batches: expected an iterable, got {checks.brief(batches)}")
     size = checks.require_integer("size", size)
     sharding.batch_mesh(devices)
-    return _prefetched(batches, size, devices)
+    place = functools.partial(sharding.shard_batch, devices=devices)
+    return in_background(place if devices > 1 else jax.device_put, batches, size)
 
 
-def _prefetched(batches: Iterable[Any], size: int, devices: int) -> Iterator[Any]:
-    """As `prefetch`, which has checked the arguments: a generator would do so too late."""
-    place = jax.device_put
-    if devices > 1:
-        place = functools.partial(sharding.shard_batch, devices=devices)
+def in_background(function: Callable[[Any], Any], items: Iterable[Any], size: int) -> Iterator[Any]:
+    """`map(function, items)`, computed by a thread up to `size` items ahead; see `prefetch`."""
     made: queue.SimpleQueue[tuple[Any, BaseException | None]] = queue.SimpleQueue()
     free = threading.Semaphore(size)
     stopped = threading.Event()
@@ -154,11 +152,11 @@ def _prefetched(batches: Iterable[Any], size: int, devices: int) -> Iterator[Any
 
     def work() -> None:
         try:
-            iterator = iter(batches)
+            iterator = iter(items)
             while free.acquire() and not stopped.is_set():
-                batch = next(iterator)
+                item = next(iterator)
                 with jax.default_device(default_device):
-                    made.put((place(batch), None))
+                    made.put((function(item), None))
         except BaseException as error:  # StopIteration among them
             made.put((None, error))
 
@@ -174,13 +172,13 @@ def _prefetched(batches: Iterable[Any], size: int, devices: int) -> Iterator[Any
     thread.start()
     try:
         while True:
-            batch, error = made.get()
+            value, error = made.get()
             if isinstance(error, StopIteration):
                 return
             if error is not None:
                 raise error
             free.release()
-            yield batch
+            yield value
     finally:
         if not stopped.is_set():  # else the interpreter has shut down, and its modules are gone
             atexit.unregister(finish)

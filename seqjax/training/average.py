@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from seqjax import checks
 from seqjax.training.state import TrainState
 from seqjax.types import Array, PyTree
 
@@ -40,9 +41,7 @@ def averaging(decay: float) -> optax.GradientTransformation:
       >>> float(params["w"]), float(state[1].params["w"])  # 3, and the mean of 1 and 3
       (3.0, 2.0)
     """
-    if isinstance(decay, bool) or not isinstance(decay, int | float):
-        raise TypeError(f"average: expected a number between 0 and 1, got {decay!r}")
-    if not 0.0 < decay < 1.0:
+    if not 0.0 < checks.require_number("average", decay) < 1.0:
         raise ValueError(f"average: expected a number between 0 and 1, got {decay}")
 
     def init(params: PyTree) -> _Average:

@@ -12,7 +12,8 @@ import jax.numpy as jnp
 import optax
 from flax import nnx
 
-from seqjax import checks, data, sharding
+from seqjax import checks, sharding
+from seqjax.data.loader import in_background
 from seqjax.training.average import averaged
 from seqjax.training.checkpoints import Checkpoints
 from seqjax.training.evaluation import MetricFn, evaluate, make_eval_step
@@ -151,7 +152,9 @@ def fit(
     _check_batches(train_batches, eval_batches, metric_fn, epochs or 1)
     _check_run(monitor, checkpoints, resume)
     sharding.batch_mesh(devices)
-    place = functools.partial(sharding.shard_batch, devices=devices) if devices > 1 else _as_it_is
+    place = jax.device_put if prefetch else _as_it_is
+    if devices > 1:
+        place = functools.partial(sharding.shard_batch, devices=devices)
     main_process = jax.process_index() == 0
     state = init_state(model, optimizer)
     best = _values(state) if monitor is not None else None
@@ -175,6 +178,14 @@ def fit(
             record = run | {"ended_at": ended_at} | position.record()
             checkpoints.save(position.step, arrays, record)
 
+    def ready(batches: Iterable[Any]) -> Iterable[tuple[int, Any]]:
+        """Batches where they are needed; with their tokens, which only the host knows quickly."""
+
+        def one(batch: Any) -> tuple[int, Any]:
+            return Progress.tokens(batch), place(batch)
+
+        return in_background(one, batches, prefetch) if prefetch else map(one, batches)
+
     key = jax.random.key(seed)
 
     def ended() -> bool:
@@ -192,7 +203,7 @@ def fit(
             )
             first = totals.batches
             left = None if steps is None else steps - position.step
-            for batch in _ready(itertools.islice(_from(batches, first), left), prefetch, devices):
+            for tokens, batch in ready(itertools.islice(_from(batches, first), left)):
                 # Before a step, not after it: the end of an epoch writes its own.
                 if (
                     totals.batches > first
@@ -201,9 +212,9 @@ def fit(
                 ):
                     position.seconds = time.perf_counter() - start
                     save()
-                state, metrics = train_step(state, place(batch), key)
+                state, metrics = train_step(state, batch, key)
                 totals.add(metrics)
-                if display.advance(display.tokens(batch)):
+                if display.advance(tokens):
                     latest = totals.latest()
                     display.show({name: latest[name] for name in ("loss", "grad_norm")})
             if first and totals.batches == first:  # there was one more when it was saved
@@ -318,10 +329,6 @@ def _from(batches: Iterable[Any], first: int) -> Iterable[Any]:
     if first and isinstance(batches, Sized) and hasattr(batches, "__getitem__"):
         return (batches[index] for index in range(first, len(batches)))
     return itertools.islice(batches, first, None) if first else batches
-
-
-def _ready(batches: Iterable[Any], size: int, devices: int) -> Iterable[Any]:
-    return data.prefetch(batches, size=size, devices=devices) if size else batches
 
 
 def _as_it_is(batch: Any) -> Any:

@@ -422,7 +422,8 @@ def test_logs_get_the_history_and_hold_it_once(tmp_path):
         training.JsonLines(tmp_path)
 
 
-def test_tokens_a_second_are_those_that_are_real(monkeypatch, capsys):
+@pytest.mark.parametrize("prefetch", [0, 2])
+def test_tokens_a_second_are_those_that_are_real(prefetch, monkeypatch, capsys):
     lengths = np.array([3, 1], np.int32)
     assert Progress.tokens({"lengths": lengths}) == 4
     assert Progress.tokens({"source_lengths": lengths, "target_lengths": lengths + 1}) == 10
@@ -430,7 +431,7 @@ def test_tokens_a_second_are_those_that_are_real(monkeypatch, capsys):
     assert Progress.tokens({"x": lengths}) == Progress.tokens(lengths) == 0
     tick(monkeypatch, seconds=1.0)
     counted = [batch | {"lengths": np.full(8, 5, np.int32)} for batch in make_batches()]
-    run(counted, epochs=1, progress=True)
+    run(counted, epochs=1, progress=True, prefetch=prefetch)
     # Three steps after the first, at a clock that goes on by a second at each look.
     found = re.search(r"([\d.]+) steps/s  (\d+) tokens/s", capsys.readouterr().err)
     assert found and float(found[2]) == 40 * float(found[1]) > 0
