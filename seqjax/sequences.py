@@ -66,9 +66,9 @@ def check_lengths(lengths: Any, batch_shape: Shape, steps: int) -> Array:
             f"lengths: expected the batch shape {tuple(batch_shape)}, got {lengths.shape}"
         )
     if traced:
-        # In their own dtype, so that nothing wraps around on the way to int32.
-        most = min(steps, int(jnp.iinfo(lengths.dtype).max))
-        return jnp.clip(lengths, 0, most).astype(jnp.int32)
+        # First in their own dtype, so that nothing wraps around on the way to int32.
+        most = min(int(jnp.iinfo(lengths.dtype).max), int(jnp.iinfo(jnp.int32).max))
+        return jnp.minimum(jnp.clip(lengths, 0, most).astype(jnp.int32), steps)
     values = np.asarray(lengths)
     if values.size and (values.min() < 0 or values.max() > steps):
         raise ValueError(
@@ -113,7 +113,8 @@ def lengths_to_mask(lengths: Any, steps: int) -> Array:
       >>> lengths_to_mask(jnp.array([0, 2]), 3).astype(int).tolist()
       [[0, 0, 0], [1, 1, 0]]
     """
-    steps = checks.require_integer("steps", steps, least=0)
+    is_open: bool = jax.export.is_symbolic_dim(steps)  # in a program for sequences of any size
+    steps = steps if is_open else checks.require_integer("steps", steps, least=0)
     lengths = check_lengths(lengths, np.shape(lengths), steps)
     return jnp.arange(steps, dtype=jnp.int32) < lengths[..., None]
 

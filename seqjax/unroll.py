@@ -10,7 +10,7 @@ import numpy as np
 
 from seqjax import checks, sequences
 from seqjax.cells.base import Cell, cast, compute_dtype, is_shape
-from seqjax.kernels import KERNELS, REMAT, WANTED, Plan, Problem, make_plan, run
+from seqjax.kernels import KERNELS, REMAT, WANTED, Plan, Problem, make_plan, run, target
 from seqjax.types import Array, PyTree, Shape, Unrolled
 
 __all__ = ["explain", "unroll"]
@@ -225,14 +225,17 @@ def _plan(
         checks.require_name("implementation", implementation, ["auto", *KERNELS])
     if memory_budget is not None:
         memory_budget = checks.require_integer("memory_budget", memory_budget)
-    if not all(isinstance(n, int) for n in (steps, *batch_shape)):
-        batch_shape, steps = (), 1  # exported for any size, of which nothing is known
+    targets = target.platforms() if platform is None else (platform,)
+    if len(targets) > 1 or not all(isinstance(n, int) for n in (steps, *batch_shape)):
+        # Exported for any size, of which nothing is known; or for several platforms, which differ
+        # in what they do with it: at this size all do the same.
+        batch_shape, steps = (), 1
     return make_plan(
         cell,
         tuple(batch_shape),
         steps,
         jnp.dtype(dtype),
-        platform=platform or jax.default_backend(),
+        platform=targets[0],
         wanted=wanted,
         implementation=implementation,
         remat=checks.require_name("remat", remat, REMAT),

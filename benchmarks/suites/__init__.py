@@ -6,7 +6,16 @@ from collections.abc import Callable
 from benchmarks.results import Row
 from benchmarks.settings import Settings
 from benchmarks.suites import compile as compile_suite
-from benchmarks.suites import decoding, memory, parts, scaling, speed, streaming, train_step
+from benchmarks.suites import (
+    decoding,
+    memory,
+    parts,
+    scaling,
+    speed,
+    streaming,
+    streaming_sessions,
+    train_step,
+)
 
 __all__ = ["SUITES", "Suite"]
 
@@ -24,6 +33,7 @@ SUITES = {
     "train_step": Suite(train_step.run, frozenset()),
     "decoding": Suite(decoding.run, frozenset()),
     "streaming": Suite(streaming.run, frozenset({"cells", "shapes"})),
+    "sessions": Suite(streaming_sessions.run, frozenset({"cells", "shapes"})),
     "memory": Suite(memory.run, frozenset({"cells", "shapes"})),
     "compile": Suite(compile_suite.run, frozenset({"cells", "shapes"})),
     "parts": Suite(parts.run, frozenset({"shapes"})),

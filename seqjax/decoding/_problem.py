@@ -189,7 +189,7 @@ def _traced(
         return logits, new, None if alignment is None else jnp.asarray(alignment(new))
 
     closed, (logits, new, weights) = jax.make_jaxpr(run, return_shape=True)(tokens, *leaves)
-    rows = len(tokens)
+    rows = tokens.shape[0]
     _check_rows("step", "logits [N, V]", logits, rows)
     if weights is not None:
         _check_rows("alignment", "weights [N, S]", weights, rows)

@@ -1,0 +1,200 @@
+"""An exported program with what one has to know to call it, in memory and as one file."""
+
+import dataclasses
+import functools
+import importlib
+import io
+import json
+import os
+import zipfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from seqjax import checks
+from seqjax.export.plain import plain
+
+__all__ = ["Artifact", "load", "save"]
+
+PROGRAM, MANIFEST = "program.stablehlo", "manifest.json"
+ARRAYS = ("weights", "initial_state")
+
+
+@dataclasses.dataclass(frozen=True)
+class Artifact:
+    """A program, and what one has to know to call it.
+
+    Attributes:
+      exported: the program, a `jax.export.Exported`. Its arguments and results are arrays and flat
+        dicts of arrays.
+      manifest: names, shapes and dtypes of inputs and outputs, the platforms, versions.
+      weights: the weights by name, if the program has them as its first argument; else None.
+      initial_state: the state before the first step by name, without batch axes; None for a program
+        without a state.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from seqjax import export
+      >>> spec = jax.ShapeDtypeStruct(jax.export.symbolic_shape("n"), jnp.float32)
+      >>> artifact = export.export_function(lambda xs: xs + 1, spec)
+      >>> artifact(jnp.ones([2]))["output"].tolist()
+      [2.0, 2.0]
+      >>> artifact.manifest["inputs"]
+      [{'name': 'xs', 'shape': ['n'], 'dtype': 'float32'}]
+    """
+
+    exported: jax.export.Exported
+    manifest: dict[str, Any]
+    weights: dict[str, np.ndarray] | None = None
+    initial_state: dict[str, np.ndarray] | None = None
+
+    @functools.cached_property
+    def _call(self) -> Any:
+        return jax.jit(self.exported.call)
+
+    def __call__(self, *inputs: Any) -> dict[str, Any]:
+        """Runs the program, with the weights it was exported with.
+
+        Args:
+          inputs: one for each of `manifest["inputs"]` but the weights, in their order; states as
+            from `start`, or as the layer has them.
+
+        Returns:
+          The outputs by name, arrays or flat dicts of arrays.
+
+        Raises:
+          ValueError: another number of inputs; shapes or dtypes that are not those of the manifest.
+        """
+        names = [entry["name"] for entry in self.manifest["inputs"]]
+        given = [] if self.weights is None else [self.weights]
+        if len(inputs) != len(names) - len(given):
+            raise ValueError(
+                f"inputs: expected {', '.join(names[len(given) :])}, got {len(inputs)} arguments"
+            )
+        result: dict[str, Any] = self._call(*given, *map(plain, inputs))
+        return result
+
+    def start(self, batch_shape: Sequence[int]) -> dict[str, np.ndarray]:
+        """The state before the first step.
+
+        Args:
+          batch_shape: the batch axes, such as `[32]`.
+
+        Returns:
+          Arrays `[*batch_shape, …]` by name.
+
+        Raises:
+          ValueError: a program that has no state.
+
+        Example:
+          >>> from flax import nnx
+          >>> from seqjax import export, nn
+          >>> layer = nn.GRU(3, 5, rngs=nnx.Rngs(0))
+          >>> export.export_step(layer, platforms=["cpu"]).start([2])["0"].shape
+          (2, 5)
+        """
+        if self.initial_state is None:
+            raise ValueError("start: expected a program with a state, this one has none")
+        return {
+            name: np.broadcast_to(leaf, (*batch_shape, *leaf.shape)).copy()
+            for name, leaf in self.initial_state.items()
+        }
+
+
+def _require_flatbuffers() -> None:
+    try:
+        importlib.import_module("flatbuffers")
+    except ImportError as error:
+        raise ImportError(
+            "seqjax.export: programs are stored by flatbuffers; pip install 'seqjax[export]'"
+        ) from error
+
+
+def save(path: str | os.PathLike[str], artifact: Artifact) -> None:
+    """Writes a program to one file, a zip archive.
+
+    Its members are `program.stablehlo` (for `jax.export.deserialize`), `manifest.json`, and where
+    there are any `weights.npz` and `initial_state.npz`. The file appears whole or not at all.
+
+    Args:
+      path: of the file.
+      artifact: as from one of the `export_…` functions.
+
+    Raises:
+      TypeError: not an artifact.
+      ImportError: flatbuffers is missing, see the extra "export".
+
+    Example:
+      >>> import tempfile
+      >>> from flax import nnx
+      >>> from seqjax import nn
+      >>> from seqjax.export import export_layer
+      >>> artifact = export_layer(nn.GRU(3, 5, rngs=nnx.Rngs(0)), platforms=["cpu"])
+      >>> path = Path(tempfile.mkdtemp()) / "gru.zip"
+      >>> save(path, artifact)
+      >>> load(path).manifest["platforms"]
+      ['cpu']
+    """
+    if not isinstance(artifact, Artifact):
+        raise TypeError(f"artifact: expected an Artifact, got {checks.brief(artifact)}")
+    _require_flatbuffers()
+    path = Path(path)
+    partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
+    try:
+        with zipfile.ZipFile(partial, "w", zipfile.ZIP_DEFLATED) as archive:
+            archive.writestr(MANIFEST, json.dumps(artifact.manifest, indent=1))
+            archive.writestr(PROGRAM, bytes(artifact.exported.serialize()))
+            for name in ARRAYS:
+                arrays = getattr(artifact, name)
+                if arrays is not None:
+                    buffer = io.BytesIO()
+                    np.savez(buffer, **arrays)
+                    archive.writestr(f"{name}.npz", buffer.getvalue())
+        partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def load(path: str | os.PathLike[str]) -> Artifact:
+    """Reads what `save` wrote.
+
+    Args:
+      path: of the file.
+
+    Returns:
+      The artifact.
+
+    Raises:
+      ValueError: another kind of file.
+      ImportError: flatbuffers is missing, see the extra "export".
+
+    Example:
+      >>> load("missing.zip")  # doctest: +ELLIPSIS
+      Traceback (most recent call last):
+      FileNotFoundError: ...
+    """
+    _require_flatbuffers()
+    try:
+        with zipfile.ZipFile(path) as archive:
+            manifest = json.loads(archive.read(MANIFEST))
+            program = bytearray(archive.read(PROGRAM))
+            members = {name: f"{name}.npz" for name in ARRAYS}
+            arrays = {
+                name: _arrays(archive.read(member), manifest["dtypes"][name])
+                for name, member in members.items()
+                if member in archive.namelist()
+            }
+    except (zipfile.BadZipFile, KeyError) as error:
+        raise ValueError(
+            f"path: expected a file written by seqjax.export.save, got {os.fspath(path)!r}"
+        ) from error
+    return Artifact(jax.export.deserialize(program), manifest, **arrays)
+
+
+def _arrays(data: bytes, dtypes: dict[str, str]) -> dict[str, np.ndarray]:
+    """The arrays of an npz file, which knows bfloat16 only as two bytes."""
+    with np.load(io.BytesIO(data)) as found:
+        return {name: found[name].view(jax.numpy.dtype(dtypes[name])) for name in found.files}

@@ -1,0 +1,404 @@
+"""Functions and models as StableHLO programs, by `jax.export`."""
+
+import inspect
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from seqjax import checks, decoding
+from seqjax.cells.base import is_shape
+from seqjax.export.artifact import Artifact
+from seqjax.export.plain import named, plain, restored
+from seqjax.kernels import target
+from seqjax.nn import Recurrent
+from seqjax.types import PyTree
+
+__all__ = [
+    "PADDING",
+    "PLATFORMS",
+    "WEIGHTS",
+    "export_decoding",
+    "export_function",
+    "export_layer",
+    "export_step",
+]
+
+PLATFORMS = ("cpu", "cuda", "tpu")
+"""What a program is for unless something else is asked for. "rocm" is another one."""
+WEIGHTS = ("constants", "argument")
+"""Where a program has its weights: inside it, or as its first argument."""
+PADDING = ("lengths", "mask", "none")
+"""How a program is told which steps are real."""
+
+
+def export_function(
+    function: Callable[..., Any],
+    *specs: PyTree,
+    model: Any = None,
+    weights: str = "constants",
+    platforms: Sequence[str] = PLATFORMS,
+    kind: str = "function",
+) -> Artifact:
+    """Exports any function of arrays.
+
+    The program's arguments and results are plain: an argument that is one array stays one, any
+    other pytree becomes a flat dict from each leaf's path to the leaf, such as `{"0.h": …}` for the
+    state of an LSTM of one layer. The result is a dict, see `seqjax.export.plain.named`.
+
+    Args:
+      function: `function(*inputs)`, or `function(model, *inputs)` if there is a model.
+      specs: for each input a pytree of `jax.ShapeDtypeStruct` or arrays like it. Sizes may be
+        symbols, `b, t = jax.export.symbolic_shape("b, t")`, which stand for any size of at least 1.
+      model: what holds the weights: a Flax module in evaluation mode, or a pytree of arrays.
+      weights: "constants", inside the program, or "argument", its first one, so that other weights
+        can be given to it; they are kept in the artifact.
+      platforms: some of "cpu", "cuda", "rocm", "tpu". Kernels are planned for these, whatever this
+        machine is.
+      kind: what the manifest says this is.
+
+    Returns:
+      The artifact.
+
+    Raises:
+      TypeError: not a function.
+      ValueError: unknown names of platforms; weights as an argument without a model.
+
+    Example:
+      >>> from flax import nnx
+      >>> linear = nnx.Linear(3, 2, rngs=nnx.Rngs(0))
+      >>> xs = jax.ShapeDtypeStruct(jax.export.symbolic_shape("b, 3"), jnp.float32)
+      >>> artifact = export_function(
+      ...     lambda model, xs: {"logits": model(xs)}, xs, model=linear, platforms=["cpu"]
+      ... )
+      >>> artifact(np.ones([4, 3], np.float32))["logits"].shape
+      (4, 2)
+    """
+    if not callable(function):
+        raise TypeError(f"function: expected a function, got {checks.brief(function)}")
+    as_argument = checks.require_name("weights", weights, WEIGHTS) == "argument"
+    if as_argument and model is None:
+        raise ValueError("weights: expected 'constants' without a model, got 'argument'")
+    platforms = _checked_platforms(platforms)
+    specs = jax.tree.map(lambda a: jax.ShapeDtypeStruct(jnp.shape(a), a.dtype), specs)
+    kept = jax.tree.map(np.asarray, plain(model)) if as_argument else None
+    if as_argument and not isinstance(kept, dict):
+        raise ValueError("model: expected a module or a pytree of named weights, got one array")
+
+    def program(*arguments: Any) -> dict[str, Any]:
+        found, inputs = model, arguments
+        if as_argument:
+            found, inputs = restored(model, arguments[0]), arguments[1:]
+        given = [restored(like, flat) for like, flat in zip(specs, inputs, strict=True)]
+        return named(function(*given) if model is None else function(found, *given))
+
+    inputs = [plain(spec) for spec in specs]
+    names = _input_names(function, len(specs), skip=model is not None)
+    if as_argument:
+        inputs, names = [jax.tree.map(_spec, kept), *inputs], ["weights", *names]
+    with target.made_for(platforms):
+        exported = jax.export.export(jax.jit(program), platforms=platforms)(*inputs)
+    outputs = jax.tree.unflatten(exported.out_tree, exported.out_avals)
+    manifest = {
+        "format": 1,
+        "kind": kind,
+        "seqjax": _version(),
+        "jax": jax.__version__,
+        "platforms": list(platforms),
+        "calling_convention_version": exported.calling_convention_version,
+        "inputs": [_entry(name, spec) for name, spec in zip(names, inputs, strict=True)],
+        "outputs": [_entry(name, aval) for name, aval in outputs.items()],
+        "weights": weights if model is not None else None,
+        "dtypes": {"weights": _dtypes(kept), "initial_state": {}},
+    }
+    return Artifact(exported, manifest, weights=kept)
+
+
+def export_layer(
+    layer: Recurrent,
+    *,
+    batch: str | int = "b",
+    steps: str | int = "t",
+    padding: str = "lengths",
+    resets: bool = False,
+    state: bool = True,
+    return_sequences: bool = True,
+    weights: str = "constants",
+    platforms: Sequence[str] = PLATFORMS,
+) -> Artifact:
+    """Exports a recurrent layer over sequences, in evaluation mode.
+
+        (xs, lengths, state) -> {"outputs": …, "state": …}
+
+    The state, in and out, is a flat dict: `{"0.h": [b, H], "0.c": [b, H], "1.h": …}`. Handing the
+    one that came out to the next call goes on where the last one stopped.
+
+    Args:
+      layer: a `seqjax.nn.Recurrent`, such as an LSTM: stacked, in one or both directions.
+      batch: a name for the batch's size, which may then be any, or a number.
+      steps: a name for T, or a number.
+      padding: what the program is given to know the real steps: "lengths" (int32 `[b]`), "mask"
+        (bool `[b, t]`) or "none".
+      resets: whether it is given resets, bool like a mask, after the padding's.
+      state: whether it is given a state; if not, it starts from the layer's own.
+      return_sequences: as in a call of the layer.
+      weights: "constants" or "argument", see `export_function`.
+      platforms: see `export_function`.
+
+    Returns:
+      The artifact; `artifact.start([batch])` is the state to begin with.
+
+    Raises:
+      TypeError: not a layer.
+      ValueError: see `export_function`.
+
+    Example:
+      >>> from flax import nnx
+      >>> from seqjax import nn
+      >>> artifact = export_layer(nn.LSTM(3, 5, rngs=nnx.Rngs(0)), platforms=["cpu"])
+      >>> found = artifact(jnp.ones([2, 7, 3]), jnp.array([7, 4]), artifact.start([2]))
+      >>> found["outputs"].shape, sorted(found["state"])
+      ((2, 7, 5), ['0.c', '0.h'])
+    """
+    dtype = _checked_layer(layer)
+    checks.require_name("padding", padding, PADDING)
+    has_state, has_resets = (
+        checks.require_bool("state", state),
+        checks.require_bool("resets", resets),
+    )
+    b, t = jax.export.symbolic_shape(f"{batch}, {steps}")
+    step_shape = (t, b) if layer.time_major else (b, t)
+    given: dict[str, Any] = {"xs": _inputs(layer, step_shape, dtype)}
+    if padding == "lengths":
+        given["lengths"] = jax.ShapeDtypeStruct((b,), jnp.int32)
+    elif padding == "mask":
+        given["mask"] = jax.ShapeDtypeStruct(step_shape, jnp.bool_)
+    if has_resets:
+        given["resets"] = jax.ShapeDtypeStruct(step_shape, jnp.bool_)
+    start = layer.initial_state((), dtype)
+    if has_state:
+        given["state"] = _batched(start, b)
+
+    def run(layer: Recurrent, *arguments: Any) -> Any:
+        call = dict(zip(given, arguments, strict=True))
+        xs, initial = call.pop("xs"), call.pop("state", None)
+        return layer(
+            xs, initial_state=initial, deterministic=True, return_sequences=return_sequences, **call
+        )
+
+    artifact = export_function(
+        _with_names(run, ["layer", *given]), *given.values(), model=layer, weights=weights,
+        platforms=platforms, kind="layer",
+    )  # fmt: skip
+    return _with_state(artifact, start) if has_state else artifact
+
+
+def export_step(
+    layer: Recurrent,
+    *,
+    batch: str | int = "b",
+    weights: str = "constants",
+    platforms: Sequence[str] = PLATFORMS,
+) -> Artifact:
+    """Exports one step of a recurrent layer, for streams.
+
+        (x_t, state) -> {"output": …, "state": …}
+
+    Args:
+      layer: a `seqjax.nn.Recurrent` in one direction.
+      batch: a name for the batch's size, which may then be any, or a number.
+      weights: "constants" or "argument", see `export_function`.
+      platforms: see `export_function`.
+
+    Returns:
+      The artifact; `artifact.start([batch])` is the state to begin with.
+
+    Raises:
+      TypeError: not a layer.
+      ValueError: a bidirectional layer, which needs whole sequences; see `export_function`.
+
+    Example:
+      >>> from flax import nnx
+      >>> from seqjax import nn
+      >>> artifact = export_step(nn.GRU(3, 5, rngs=nnx.Rngs(0)), platforms=["cpu"])
+      >>> found = artifact(jnp.ones([2, 3]), artifact.start([2]))
+      >>> artifact(jnp.ones([2, 3]), found["state"])["output"].shape
+      (2, 5)
+    """
+    dtype = _checked_layer(layer)
+    if layer.bidirectional:
+        raise ValueError("layer: expected one direction; a bidirectional layer has no single steps")
+    (b,) = jax.export.symbolic_shape(f"{batch}")
+    start = layer.initial_state((), dtype)
+
+    def step(layer: Recurrent, x_t: Any, state: Any) -> dict[str, Any]:
+        output, state = layer.step(x_t, state)
+        return {"output": output, "state": state}
+
+    artifact = export_function(
+        step, _inputs(layer, (b,), dtype), _batched(start, b), model=layer, weights=weights,
+        platforms=platforms, kind="step",
+    )  # fmt: skip
+    return _with_state(artifact, start)
+
+
+def export_decoding(
+    model: Any,
+    *,
+    begin: int,
+    end: int,
+    max_length: int,
+    beam_width: int = 1,
+    length_penalty: float = 0.0,
+    alignments: bool = False,
+    batch: str | int = "b",
+    steps: str | int = "s",
+    weights: str = "constants",
+    platforms: Sequence[str] = PLATFORMS,
+) -> Artifact:
+    """Exports an encoder-decoder from source to output, the loop of its decoder included.
+
+        (source, lengths) -> {"tokens": [b, L], "lengths": [b], "log_probs": [b], "finished": [b]}
+
+    Args:
+      model: a `seqjax.seq2seq.Seq2Seq` that does not copy.
+      begin: the token that the decoder sees first.
+      end: the token that ends an output.
+      max_length: L, the most tokens of an output, the end token counted.
+      beam_width: hypotheses kept, of which the best is returned; 1 is greedy.
+      length_penalty: of the beam search.
+      alignments: whether the attention's weights `[b, L, s]` are returned too.
+      batch: a name for the batch's size, which may then be any, or a number.
+      steps: a name for the sources' positions, or a number.
+      weights: "constants" or "argument", see `export_function`.
+      platforms: see `export_function`.
+
+    Returns:
+      The artifact. Its sources are int32 `[b, s]`, or frames float `[b, s, I]`; lengths int32.
+
+    Raises:
+      TypeError: not an encoder-decoder.
+      ValueError: a model that copies; see `export_function` and `seqjax.decoding.beam_search`.
+
+    Example:
+      >>> from flax import nnx
+      >>> from seqjax import seq2seq
+      >>> model = seq2seq.Seq2Seq(9, 7, embed_size=4, hidden_size=5, rngs=nnx.Rngs(0))
+      >>> artifact = export_decoding(model, begin=2, end=3, max_length=6, platforms=["cpu"])
+      >>> artifact(jnp.array([[3, 6, 1]]), jnp.array([3]))["tokens"].shape
+      (1, 6)
+    """
+    encoder, decoder = getattr(model, "encoder", None), getattr(model, "decoder", None)
+    if encoder is None or decoder is None:
+        raise TypeError(f"model: expected a seqjax.seq2seq.Seq2Seq, got {type(model).__name__}")
+    if decoder.gate is not None:
+        raise ValueError("model: expected one that does not copy, whose vocabulary is of one size")
+    beam_width = checks.require_integer("beam_width", beam_width)
+    if checks.require_bool("alignments", alignments) and decoder.mechanism is None:
+        raise ValueError("alignments: expected False for a model without attention, got True")
+    shape = jax.export.symbolic_shape(f"{batch}, {steps}")
+    if encoder.embedding is not None:
+        spec = jax.ShapeDtypeStruct(shape, jnp.int32)
+    else:
+        spec = _inputs(encoder.recurrent, shape, _checked_layer(encoder.recurrent))
+    options: dict[str, Any] = {"begin": begin, "end": end, "max_length": max_length}
+    if alignments:
+        options["alignment"] = lambda state: state.weights
+    if beam_width > 1:
+        options |= {"beam_width": beam_width, "length_penalty": length_penalty}
+    elif length_penalty:
+        raise ValueError(f"length_penalty: expected 0 with beam_width=1, got {length_penalty}")
+    search = decoding.greedy if beam_width == 1 else decoding.beam_search
+
+    def decode(model: Any, source: Any, lengths: Any) -> dict[str, Any]:
+        step, state = model.decoding(model.encoder(source, lengths=lengths, deterministic=True))
+        found = search(step, state, **options)._asdict()
+        del found["scores"]
+        return {name: None if part is None else part[:, 0] for name, part in found.items()}
+
+    return export_function(
+        decode, spec, jax.ShapeDtypeStruct(shape[:1], jnp.int32), model=model, weights=weights,
+        platforms=platforms, kind="decoding",
+    )  # fmt: skip
+
+
+def _checked_platforms(platforms: Sequence[str]) -> tuple[str, ...]:
+    names = (platforms,) if isinstance(platforms, str) else tuple(platforms)
+    if not names:
+        raise ValueError("platforms: expected at least one, got none")
+    for name in names:
+        checks.require_name("platforms", name, (*PLATFORMS, "rocm"))
+    return names
+
+
+def _checked_layer(layer: Any) -> Any:
+    """The dtype of a layer's inputs."""
+    if not isinstance(layer, Recurrent):
+        raise TypeError(
+            f"layer: expected a seqjax.nn.Recurrent, got {checks.brief(layer)}; "
+            "export_function exports anything else"
+        )
+    return layer.dtype or layer.param_dtype
+
+
+def _inputs(layer: Recurrent, lead: Sequence[Any], dtype: Any) -> PyTree:
+    return jax.tree.map(
+        lambda shape: jax.ShapeDtypeStruct((*lead, *shape), dtype),
+        layer.cell.input_shape,
+        is_leaf=is_shape,
+    )
+
+
+def _batched(start: PyTree, size: Any) -> PyTree:
+    return jax.tree.map(lambda a: jax.ShapeDtypeStruct((size, *a.shape), a.dtype), start)
+
+
+def _with_state(artifact: Artifact, start: PyTree) -> Artifact:
+    """The artifact with a state to begin with; what is one array has a name there too."""
+    state = jax.tree.map(np.asarray, plain(start))
+    artifact.manifest["dtypes"]["initial_state"] = _dtypes(state)
+    return Artifact(artifact.exported, artifact.manifest, artifact.weights, state)
+
+
+def _with_names(function: Callable[..., Any], names: Sequence[str]) -> Callable[..., Any]:
+    """The function with these names of arguments, for those who look."""
+    kind = inspect.Parameter.POSITIONAL_ONLY
+    signature = inspect.Signature([inspect.Parameter(name, kind) for name in names])
+    function.__signature__ = signature  # type: ignore[attr-defined]
+    return function
+
+
+def _input_names(function: Callable[..., Any], count: int, *, skip: bool) -> list[str]:
+    """The names of a function's arguments, those behind the model."""
+    single = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
+    found = inspect.signature(function).parameters.values()
+    names = [each.name for each in found if each.kind in single][int(skip) :][:count]
+    return names + [f"input_{n}" for n in range(len(names), count)]
+
+
+def _spec(array: Any) -> jax.ShapeDtypeStruct:
+    return jax.ShapeDtypeStruct(array.shape, array.dtype)
+
+
+def _described(array: Any) -> dict[str, Any]:
+    shape = [n if isinstance(n, int) else str(n) for n in array.shape]
+    return {"shape": shape, "dtype": jnp.dtype(array.dtype).name}
+
+
+def _entry(name: str, tree: Any) -> dict[str, Any]:
+    """An input or output in the manifest: one array, or a dict of them."""
+    if isinstance(tree, dict):
+        return {"name": name, "arrays": {key: _described(leaf) for key, leaf in tree.items()}}
+    return {"name": name, **_described(tree)}
+
+
+def _dtypes(arrays: dict[str, Any] | None) -> dict[str, str]:
+    return {name: jnp.dtype(leaf.dtype).name for name, leaf in (arrays or {}).items()}
+
+
+def _version() -> str:
+    from seqjax import __version__  # not above: the package imports this file
+
+    return __version__

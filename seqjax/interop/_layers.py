@@ -1,0 +1,199 @@
+"""From the weights of a stack of layers to a layer of ours, and back: what all libraries share."""
+
+import functools
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+
+from seqjax import cells, checks, nn
+from seqjax.interop._schemes import OURS, Group, Scheme, Sizes, pack, select, unpack
+
+_LAYERS: dict[type[Any], Any] = {
+    cells.Elman: nn.RNN,
+    cells.LSTM: nn.LSTM,
+    cells.ProjectedLSTM: nn.LSTM,
+    cells.GRU: nn.GRU,
+    cells.ChoGRU: nn.GRU,
+}
+
+
+def load_layers(
+    schemes: Sequence[Scheme],
+    layers: Sequence[Sequence[Group]],
+    into: nn.Recurrent | None,
+    options: Mapping[str, Any],
+    found: Mapping[str, Any] | None = None,
+) -> nn.Recurrent:
+    """A layer with the weights of other libraries' layers.
+
+    Args:
+      schemes: the library's.
+      layers: for each layer its directions, one or two, the forward one first.
+      into: the layer to fill; a new one if None.
+      options: what the user asks of a new layer.
+      found: options that follow from the source.
+
+    Raises:
+      ValueError: an array is missing, unknown or of a wrong shape; `into` is another kind of layer.
+    """
+    found = dict(found or {})
+    counts = {len(directions) for directions in layers}
+    if counts not in ({1}, {2}):
+        raise ValueError(
+            "source: expected all layers with one direction or all with two, got "
+            f"{', '.join(str(len(directions)) for directions in layers)}"
+        )
+    if into is None:
+        into = _built(schemes, layers, {**found, **options})
+    elif options:
+        raise ValueError(f"into: expected no options of a new layer, got {', '.join(options)}")
+    else:
+        _require_same(into, layers, found)
+    values = []
+    for layer, groups in zip(into.layers, layers, strict=True):
+        for direction, group in zip(_directions(layer), groups, strict=True):
+            cell: Any = direction.cell
+            sizes = _sizes(cell)
+            scheme = select(schemes, group, prefer=type(cell))
+            if scheme.cell is not type(cell):
+                raise ValueError(
+                    f"into: expected a layer of {scheme.cell.__name__}, which "
+                    f"{group.name(scheme.keys()[0])} belongs to, got one of {type(cell).__name__}"
+                )
+            _require_activation("activation", scheme, cell)
+            blocks = unpack(scheme, group, sizes)
+            names = [group.name(field.key) for field in scheme.fields if field.is_bias]
+            arrays = pack(OURS[type(cell)], blocks, sizes, ", ".join(names), bias=cell.use_bias)
+            values.append((direction, arrays))
+    for direction, arrays in values:  # only now, so that an error leaves `into` as it was
+        for name, array in arrays.items():
+            old = getattr(direction, name)
+            setattr(direction, name, nnx.Param(jnp.asarray(array, old.dtype)))
+    return into
+
+
+def dump_layers(
+    library: str, schemes: Sequence[Scheme], layer: nn.Recurrent, *, concat: bool = False
+) -> list[list[dict[str, Any]]]:
+    """The weights of a layer as a library arranges them: for each layer its directions.
+
+    Args:
+      library: its name, for messages.
+      schemes: the library's; the first one of a kind of cell is taken.
+      layer: ours.
+      concat: whether the library knows no other way to join directions.
+
+    Raises:
+      TypeError: not a `seqjax.nn.Recurrent`.
+      ValueError: a cell, an option or a bias that the library does not have.
+    """
+    if not isinstance(layer, nn.Recurrent):
+        raise TypeError(f"layer: expected a seqjax.nn.Recurrent, got {checks.brief(layer)}")
+    cell: Any = layer.cell
+    kind = type(cell)
+    scheme = next((scheme for scheme in schemes if scheme.cell is kind), None)
+    if scheme is None:
+        known = dict.fromkeys(scheme.cell.__name__ for scheme in schemes)
+        raise ValueError(
+            f"layer: expected a cell that {library} has, {', '.join(known)}; got {kind.__name__}"
+        )
+    _require_activation("layer", scheme, cell)
+    _require_plain(library, layer, concat)
+    bias = cell.use_bias or not scheme.optional_bias
+    dumped: list[list[dict[str, Any]]] = []
+    for index, each in enumerate(layer.layers):
+        dumped.append([])
+        for side, direction in zip(("forward", "backward"), _directions(each), strict=False):
+            sizes, group = _sizes(direction.cell), Group({}, f"layers[{index}].{side}.")
+            params = {name: a for name, a in direction.params._asdict().items() if a is not None}
+            traced = checks.is_traced(params)
+            params = params if traced else jax.tree.map(np.asarray, params)
+            blocks = unpack(OURS[kind], group._replace(arrays=params), sizes)
+            # Every library has a place for b.
+            arrays = pack(scheme, blocks, sizes, group.name("b_hn"), bias=bias)
+            if not traced:  # copies, since what is a view could neither be written to nor saved
+                arrays = {key: np.array(array, order="C") for key, array in arrays.items()}
+            dumped[-1].append(arrays)
+    return dumped
+
+
+def _built(
+    schemes: Sequence[Scheme], layers: Sequence[Sequence[Group]], options: dict[str, Any]
+) -> nn.Recurrent:
+    """A new layer of the sizes that the first direction has, with no values yet."""
+    for name in ("norm", "learned_initial_state"):
+        if options.get(name):
+            raise ValueError(
+                f"{name}: expected a layer with it as into, since it has parameters of its own"
+            )
+    scheme = select(schemes, layers[0][0])
+    sizes = scheme.sizes(layers[0][0])
+    dtype = layers[0][0].arrays[scheme.field("w_ih").key].dtype
+    if scheme.activations:
+        options.setdefault("activation", scheme.activations[0])
+    if scheme.cell is cells.ProjectedLSTM:
+        options["proj_size"] = sizes.recurrent
+    if scheme.cell is cells.ChoGRU:
+        options["reset_after"] = False
+    if jnp.issubdtype(dtype, jnp.floating):  # else unpacking says what is wrong
+        options.setdefault("param_dtype", jax.dtypes.canonicalize_dtype(dtype))
+    build = functools.partial(
+        _LAYERS[scheme.cell],
+        sizes.input,
+        sizes.hidden,
+        num_layers=len(layers),
+        bidirectional=len(layers[0]) == 2,
+        use_bias=any(scheme.has_bias(group) for groups in layers for group in groups),
+        **options,
+    )
+    return nnx.eval_shape(lambda: build(rngs=nnx.Rngs(0)))  # what is drawn would be overwritten
+
+
+def _directions(layer: nn.Layer) -> list[nn.Direction]:
+    return [layer.forward] if layer.backward is None else [layer.forward, layer.backward]
+
+
+def _sizes(cell: Any) -> Sizes:
+    return Sizes(cell.input_size, cell.hidden_size, cell.output_shape[-1])
+
+
+def _require_same(
+    into: nn.Recurrent, layers: Sequence[Sequence[Group]], found: Mapping[str, Any]
+) -> None:
+    """Raises unless `into` is built like the source."""
+    if not isinstance(into, nn.Recurrent):
+        raise TypeError(f"into: expected a seqjax.nn.Recurrent, got {checks.brief(into)}")
+    ours = {name: getattr(into.cell, name, getattr(into, name, None)) for name in found}
+    ours |= {"num_layers": into.num_layers, "bidirectional": into.bidirectional}
+    theirs = {**found, "num_layers": len(layers), "bidirectional": len(layers[0]) == 2}
+    for name, value in theirs.items():
+        if ours[name] != value:
+            raise ValueError(f"into: expected {name}={value!r} as in source, got {ours[name]!r}")
+
+
+def _require_activation(name: str, scheme: Scheme, cell: Any) -> None:
+    """Raises if the library has no such activation."""
+    if scheme.activations and cell.activation not in scheme.activations:
+        raise ValueError(
+            f"{name}: expected the activation {' or '.join(scheme.activations)}, "
+            f"got {cell.activation!r}"
+        )
+
+
+def _require_plain(library: str, layer: nn.Recurrent, concat: bool) -> None:
+    """Raises if the layer does more than a library's layer with the same weights."""
+    wrong = {
+        "norm": layer.norm is not None,
+        "residual": any(each.options.residual for each in layer.layers),
+        "learned_initial_state": any(d._state_names for l in layer.layers for d in _directions(l)),
+        f"merge_mode={layer.merge_mode!r}": concat
+        and layer.bidirectional
+        and layer.merge_mode != "concat",
+    }
+    for option, is_set in wrong.items():
+        if is_set:
+            raise ValueError(f"layer: expected what {library} has too, got a layer with {option}")

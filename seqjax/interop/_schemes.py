@@ -1,0 +1,288 @@
+"""How a library arranges the weights of one direction, as data; and the way from one to another.
+
+Every library holds the same numbers: for each gate a block of the input weights, one of the
+recurrent weights and one or two biases. A `Scheme` says under which names, in which order of gates
+and which way round. `unpack` takes arrays apart into blocks, `pack` puts blocks together; our own
+arrangement is a scheme like any other.
+"""
+
+import dataclasses
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import jax.numpy as jnp
+import numpy as np
+
+from seqjax import cells, checks
+from seqjax.types import Shape
+
+# The parts of a cell: the products' matrices, the biases added to each product, the projection.
+BIASES = ("b_ih", "b_hh")
+Blocks = dict[tuple[str, str], Any]
+
+
+class Sizes(NamedTuple):
+    """The sizes that give all shapes: I, H, and P, which is H unless there is a projection."""
+
+    input: int
+    hidden: int
+    recurrent: int
+
+    def rows(self, part: str) -> int:
+        """Rows of a part's blocks, which have H columns (the projection P)."""
+        known = {"w_ih": self.input, "w_hh": self.recurrent, "w_hr": self.hidden}
+        return known.get(part, 1)
+
+
+class Group(NamedTuple):
+    """The arrays of one direction, by a scheme's keys; `before` and `after` make full names."""
+
+    arrays: Mapping[str, Any]
+    before: str = ""
+    after: str = ""
+
+    def name(self, key: str) -> str:
+        """The name that the user knows an array by."""
+        return f"{self.before}{key}{self.after}"
+
+
+@dataclasses.dataclass(frozen=True)
+class Field:
+    """One array of a library: the parts below each other, the gates beside each other.
+
+    Attributes:
+      key: its name.
+      parts: one of w_ih, w_hh, w_hr, b_ih, b_hh; or two of a kind with a space between.
+      gates: in their order, a letter each; a blank for the projection, which has none.
+      transposed: whether the gates are the first axis.
+    """
+
+    key: str
+    parts: str
+    gates: str = " "
+    transposed: bool = False
+
+    @property
+    def is_bias(self) -> bool:
+        return self.parts.startswith("b_")
+
+    @property
+    def slots(self) -> list[tuple[str, str]]:
+        """The blocks it holds."""
+        return [(part, gate) for part in self.parts.split() for gate in self.gates]
+
+    def shape(self, sizes: Sizes) -> Shape:
+        rows = sum(map(sizes.rows, self.parts.split()))
+        width = sizes.recurrent if self.parts == "w_hr" else sizes.hidden
+        columns = len(self.gates) * width
+        if self.parts in BIASES:
+            return (columns,)
+        return (columns, rows) if self.transposed else (rows, columns)
+
+    def matrix(self, group: Group) -> Any:
+        """The array with gates along the columns; a vector is one row."""
+        array = group.arrays[self.key]
+        rank = 1 if self.parts in BIASES else 2
+        if np.ndim(array) != rank:
+            raise ValueError(
+                f"{group.name(self.key)}: expected {rank} axes, got the shape {np.shape(array)}"
+            )
+        if rank == 1:
+            return array[None]
+        return array.T if self.transposed else array
+
+
+@dataclasses.dataclass(frozen=True)
+class Scheme:
+    """How a library arranges the weights of one kind of cell.
+
+    Attributes:
+      cell: ours, of the same equations.
+      fields: the arrays.
+      optional_bias: whether the library has the cell without biases too.
+      negated: gates that weigh what ours leave out: theirs are 1 - ours, and σ(-z) = 1 - σ(z).
+      forget_bias: what the library adds to the forget gate besides the biases it stores.
+      activations: the only ones the library has, its default first; any if empty.
+    """
+
+    cell: type[Any]
+    fields: tuple[Field, ...]
+    optional_bias: bool = True
+    negated: str = ""
+    forget_bias: float = 0.0
+    activations: tuple[str, ...] = ()
+
+    def keys(self, *, bias: bool = True) -> list[str]:
+        return [field.key for field in self.fields if bias or not field.is_bias]
+
+    def field(self, part: str) -> Field:
+        """The first array that holds a part."""
+        return next(field for field in self.fields if part in field.parts.split())
+
+    def sizes(self, group: Group) -> Sizes:
+        """The sizes, from as few shapes as give them."""
+        w_hh, w_ih = self.field("w_hh"), self.field("w_ih")
+        hidden = w_hh.matrix(group).shape[1] // len(w_hh.gates)
+        projected = "w_hr" in [field.parts for field in self.fields]
+        recurrent = self.field("w_hr").matrix(group).shape[1] if projected else hidden
+        rows = w_ih.matrix(group).shape[0]
+        return Sizes(rows - recurrent if w_ih is w_hh else rows, hidden, recurrent)
+
+    def has_bias(self, group: Group) -> bool:
+        return any(field.is_bias and field.key in group.arrays for field in self.fields)
+
+    def fits(self, group: Group, fields: Iterable[Field]) -> bool:
+        """Whether the shapes of these arrays go together."""
+        sizes = self.sizes(group)
+        present = [field for field in fields if field.key in group.arrays]
+        return all(np.shape(group.arrays[f.key]) == f.shape(sizes) for f in present)
+
+
+def select(schemes: Sequence[Scheme], group: Group, prefer: type[Any] | None = None) -> Scheme:
+    """The scheme that a direction's arrays are arranged by, known by their names and shapes."""
+    wanted = [(s, s.keys(bias=b)) for s in schemes for b in (True, False) if b or s.optional_bias]
+    found = set(group.arrays)
+    matching = [scheme for scheme, keys in wanted if found == set(keys)]
+    if not matching:
+        keys = min((keys for _, keys in wanted), key=lambda keys: len(found ^ set(keys)))
+        odd = sorted(found - set(keys)) or [key for key in keys if key not in found]
+        state = "no such name is known" if odd[0] in found else "it is missing"
+        raise ValueError(
+            f"{group.name(odd[0])}: expected {', '.join(map(group.name, keys))}; {state}"
+        )
+    matching.sort(key=lambda scheme: scheme.cell is not prefer)
+    for scheme in matching:
+        if scheme.fits(group, scheme.fields):
+            return scheme
+    for scheme in matching:
+        known = len(matching) == 1 or scheme.cell is prefer
+        if known or scheme.fits(group, [scheme.field("w_hh")]):
+            return scheme  # unpacking it says which shape is wrong
+    field = matching[0].field("w_hh")
+    gates = sorted({len(scheme.field("w_hh").gates) for scheme in matching})
+    raise ValueError(
+        f"{group.name(field.key)}: expected a recurrent matrix of {' or '.join(map(str, gates))} "
+        f"gates, got the shape {np.shape(group.arrays[field.key])}"
+    )
+
+
+def unpack(scheme: Scheme, group: Group, sizes: Sizes) -> Blocks:
+    """The blocks of a direction's arrays, in the meaning that our cells give to gates."""
+    blocks: Blocks = {}
+    for field in scheme.fields:
+        if field.key not in group.arrays:
+            continue
+        array, expected = group.arrays[field.key], field.shape(sizes)
+        if np.shape(array) != expected:
+            raise ValueError(
+                f"{group.name(field.key)}: expected the shape {expected}, got {np.shape(array)}"
+            )
+        if not jnp.issubdtype(array.dtype, jnp.floating):
+            raise ValueError(
+                f"{group.name(field.key)}: expected floating-point numbers, got {array.dtype}"
+            )
+        matrix, row = field.matrix(group), 0
+        width = matrix.shape[1] // len(field.gates)
+        for part in field.parts.split():
+            rows = matrix[row : row + sizes.rows(part)]
+            for index, gate in enumerate(field.gates):
+                blocks[part, gate] = rows[:, index * width : (index + 1) * width]
+            row += sizes.rows(part)
+    return _turned(scheme, blocks, scheme.forget_bias)
+
+
+def pack(scheme: Scheme, blocks: Blocks, sizes: Sizes, name: str, *, bias: bool) -> Any:
+    """The arrays of a direction from its blocks, by the scheme's keys.
+
+    Args:
+      scheme: how to arrange them.
+      blocks: as from `unpack`.
+      sizes: of the cell.
+      name: of the bias that may have no place.
+      bias: whether to give biases: zeros, if there are none in the blocks.
+
+    Raises:
+      ValueError: a bias that is not zero and has no place in the scheme.
+    """
+    fields = [field for field in scheme.fields if bias or not field.is_bias]
+    slots = {slot for field in fields for slot in field.slots}
+    blocks = _turned(scheme, _settled(scheme, blocks, slots, sizes, name), -scheme.forget_bias)
+    arrays = {}
+    for field in fields:
+        rows = []
+        for part in field.parts.split():
+            found = [blocks[slot] for slot in field.slots if slot[0] == part]
+            rows.append(_joined(found, 1))
+        matrix = _joined(rows, 0)
+        vector = field.parts in BIASES
+        arrays[field.key] = matrix[0] if vector else matrix.T if field.transposed else matrix
+    return arrays
+
+
+def _settled(
+    scheme: Scheme, blocks: Blocks, slots: set[tuple[str, str]], sizes: Sizes, name: str
+) -> Blocks:
+    """The blocks with biases where the scheme has place for them.
+
+    The two biases of a gate only ever meet as a sum, so the first place gets it, and a second one
+    zeros. Not so in the candidate of a GRU, where the reset gate multiplies the recurrent one.
+    """
+    settled = {slot: block for slot, block in blocks.items() if slot[0] not in BIASES}
+    like = next(iter(settled.values()))
+    for gate in {gate for part, gate in blocks if part in BIASES}:
+        given = {part: blocks[part, gate] for part in BIASES if (part, gate) in blocks}
+        if given and not (scheme.cell is cells.GRU and gate == "n"):
+            place = next((part for part in BIASES if (part, gate) in slots), "b_ih")
+            given = {place: sum(given.values())}
+        for part, block in given.items():
+            if (part, gate) in slots:
+                settled[part, gate] = block
+            elif checks.is_traced(block) or np.any(block):
+                product = {"b_ih": "input", "b_hh": "recurrent"}[part]
+                raise ValueError(
+                    f"{name}: expected zeros, as there is no place for a bias on the "
+                    f"{product} product of gate {gate}, got one of other numbers"
+                )
+    zeros = np.zeros((1, sizes.hidden), like.dtype)
+    return {slot: zeros for slot in slots if slot[0] in BIASES} | settled
+
+
+def _turned(scheme: Scheme, blocks: Blocks, forget_bias: float) -> Blocks:
+    """The blocks in the other meaning: of negated gates, and of a bias that is not stored."""
+    turned = {slot: -b if slot[1] in scheme.negated else b for slot, b in blocks.items()}
+    if forget_bias:
+        bias = turned["b_ih", "f"]
+        turned["b_ih", "f"] = bias + np.asarray(forget_bias, bias.dtype)
+    return turned
+
+
+def _joined(arrays: Sequence[Any], axis: int) -> Any:
+    """Side by side; in NumPy, which keeps every dtype, unless JAX is tracing."""
+    if len(arrays) == 1:
+        return arrays[0]
+    return (jnp if checks.is_traced(arrays) else np).concatenate(arrays, axis)
+
+
+def _ours(cell: type[Any], gates: str, *more: Field, recurrent: str = "") -> Scheme:
+    return Scheme(
+        cell,
+        (
+            Field("w_ih", "w_ih", gates),
+            Field("w_hh", "w_hh", recurrent or gates),
+            *more,
+            Field("b", "b_ih", gates),
+        ),
+    )
+
+
+OURS: dict[type[Any], Scheme] = {
+    scheme.cell: scheme
+    for scheme in (
+        _ours(cells.Elman, "h"),
+        _ours(cells.LSTM, "ifgo"),
+        _ours(cells.ProjectedLSTM, "ifgo", Field("w_hr", "w_hr")),
+        _ours(cells.GRU, "rzn", Field("b_hn", "b_hh", "n")),
+        _ours(cells.ChoGRU, "rzn", Field("w_hn", "w_hh", "n"), recurrent="rz"),
+    )
+}
+"""The cells that other libraries have too."""

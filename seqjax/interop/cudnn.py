@@ -1,0 +1,109 @@
+"""Weights from and to the one array that cuDNN's LSTM takes, in `jax.experimental.rnn`'s layout."""
+
+import math
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+
+from seqjax import cells, checks, nn
+from seqjax.interop import _trees, pytorch
+from seqjax.interop._layers import dump_layers, load_layers
+from seqjax.interop._schemes import Group, Sizes
+from seqjax.kernels.cudnn import flat_weights
+
+__all__ = ["dump", "load"]
+
+# cuDNN's matrices and biases are PyTorch's, which follows it.
+SCHEMES = tuple(scheme for scheme in pytorch.SCHEMES if scheme.cell is cells.LSTM)
+
+
+def load(
+    source: Any,
+    input_size: int,
+    hidden_size: int,
+    *,
+    num_layers: int = 1,
+    bidirectional: bool = False,
+    into: nn.Recurrent | None = None,
+    **options: Any,
+) -> nn.Recurrent:
+    """An LSTM with the weights of cuDNN's.
+
+    The array holds W_ih and W_hh of all layers, each with its forward direction before the
+    backward one, then b_ih and b_hh of all; ours is the sum of the two.
+
+    Args:
+      source: `[N]`, floating-point.
+      input_size: I.
+      hidden_size: H.
+      num_layers: layers of the stack.
+      bidirectional: whether each has two directions.
+      into: the layer to fill; a new one if None.
+      **options: of a new layer; see `seqjax.nn.Recurrent`.
+
+    Returns:
+      A `seqjax.nn.LSTM`; or `into`.
+
+    Raises:
+      ValueError: the array is not as long as the sizes say, or `into` is of other ones.
+
+    Example:
+      >>> from jax.experimental import rnn
+      >>> import jax
+      >>> weights = rnn.init_lstm_weight(jax.random.key(0), 3, 5, 2, True)
+      >>> layer = load(weights, 3, 5, num_layers=2, bidirectional=True)
+      >>> layer.layers[1].backward.w_ih.shape
+      (10, 20)
+    """
+    sizes = [checks.require_integer("input_size", input_size)]
+    hidden = checks.require_integer("hidden_size", hidden_size)
+    directions = 2 if checks.require_bool("bidirectional", bidirectional) else 1
+    sizes += [directions * hidden] * (checks.require_integer("num_layers", num_layers) - 1)
+    (scheme,) = SCHEMES
+    shapes = [
+        (index, field.key, field.shape(Sizes(sizes[index // directions], hidden, hidden)))
+        for bias in (False, True)
+        for index in range(directions * len(sizes))
+        for field in scheme.fields
+        if field.is_bias == bias
+    ]
+    flat, total = _trees.array(source), sum(math.prod(shape) for *_, shape in shapes)
+    if np.shape(flat) != (total,):
+        raise ValueError(f"source: expected the shape {(total,)}, got {np.shape(flat)}")
+    arrays: list[dict[str, Any]] = [{} for _ in range(directions * len(sizes))]
+    start = 0
+    for index, key, shape in shapes:
+        arrays[index][key] = flat[start : start + math.prod(shape)].reshape(shape)
+        start += math.prod(shape)
+    groups = [Group(each, f"weights {index}: ") for index, each in enumerate(arrays)]
+    layers = [groups[i : i + directions] for i in range(0, len(groups), directions)]
+    return load_layers(SCHEMES, layers, into, options)
+
+
+def dump(layer: nn.Recurrent) -> Any:
+    """The weights of an LSTM in the one array that cuDNN takes.
+
+    Of cuDNN's two biases, the first is ours and the second zero.
+
+    Args:
+      layer: a `seqjax.nn.LSTM` without projection.
+
+    Returns:
+      `[N]`, as `jax.experimental.rnn.lstm` takes it.
+
+    Raises:
+      TypeError: not a layer.
+      ValueError: another cell, or what else the weights do not tell: `norm`, `residual`, a learned
+        initial state, or a `merge_mode` other than "concat".
+
+    Example:
+      >>> from flax import nnx
+      >>> dump(nn.LSTM(3, 5, rngs=nnx.Rngs(0))).shape
+      (200,)
+    """
+    dump_layers("cuDNN", SCHEMES, layer, concat=True)  # for its checks
+    sides = [(each.forward, each.backward) for each in layer.layers]
+    flats = [flat_weights(d.params) for pair in sides for d in pair if d is not None]
+    biases = 8 * layer.cell.hidden_size  # two of four gates, at the end
+    return jnp.concatenate([flat[:-biases] for flat in flats] + [flat[-biases:] for flat in flats])

@@ -1,0 +1,95 @@
+"""Weights from and to Equinox: `LSTMCell` and `GRUCell`, as modules or by their names."""
+
+from typing import Any
+
+from seqjax import cells, checks, nn
+from seqjax.interop import _trees
+from seqjax.interop._layers import dump_layers, load_layers
+from seqjax.interop._schemes import Field, Group, Scheme
+
+__all__ = ["dump", "load"]
+
+
+def _scheme(cell: type[Any], gates: str, *more: Field) -> Scheme:
+    fields = (
+        Field("weight_ih", "w_ih", gates, transposed=True),
+        Field("weight_hh", "w_hh", gates, transposed=True),
+        Field("bias", "b_ih", gates),
+        *more,
+    )
+    return Scheme(cell, fields)
+
+
+SCHEMES: tuple[Scheme, ...] = (
+    _scheme(cells.LSTM, "ifgo"),
+    _scheme(cells.GRU, "rzn", Field("bias_n", "b_hh", "n")),
+)
+
+
+def load(source: Any, *, into: nn.Recurrent | None = None, **options: Any) -> nn.Recurrent:
+    """A layer with the weights of Equinox's cells.
+
+    Args:
+      source: a cell, or a mapping with the names of its arrays; a `seqjax.nn.Bidirectional` of two;
+        or a list of these, one for each layer of a stack.
+      into: the layer to fill; a new one if None.
+      **options: of a new layer; see `seqjax.nn.Recurrent`.
+
+    Returns:
+      A `seqjax.nn.LSTM` or `GRU`; or `into`.
+
+    Raises:
+      TypeError: neither a cell nor a mapping.
+      ValueError: a name is missing or unknown, an array has a wrong shape, or `into` is of another
+        kind or size.
+
+    Example:
+      >>> import numpy as np
+      >>> rng = np.random.default_rng(0)
+      >>> shapes = {"weight_ih": (20, 3), "weight_hh": (20, 5), "bias": 20}
+      >>> layer = load({name: rng.normal(size=shape) for name, shape in shapes.items()})
+      >>> type(layer).__name__, layer.layers[0].forward.w_ih.shape
+      ('LSTM', (3, 20))
+    """
+    layers = []
+    for index, layer in enumerate(_trees.each_layer(source)):
+        before = f"source[{index}]." if type(source) in (list, tuple) else ""
+        parts = map(_arrays, _trees.each_direction(layer))
+        layers.append([Group(_trees.flatten(part), before) for part in parts])
+    return load_layers(SCHEMES, layers, into, options)
+
+
+def dump(layer: nn.Recurrent) -> list[Any]:
+    """The weights of a layer by the names that Equinox's cells have for them.
+
+    Args:
+      layer: a `seqjax.nn.LSTM` or `GRU`.
+
+    Returns:
+      For each layer of the stack a dictionary of arrays, or a `Bidirectional` of two; `eqx.tree_at`
+      puts them in a cell.
+
+    Raises:
+      TypeError: not a layer.
+      ValueError: a cell that Equinox does not have, or what else the weights do not tell: `norm`,
+        `residual`, a learned initial state.
+
+    Example:
+      >>> from flax import nnx
+      >>> sorted(dump(nn.GRU(3, 5, rngs=nnx.Rngs(0)))[0])
+      ['bias', 'bias_n', 'weight_hh', 'weight_ih']
+    """
+    dumped = dump_layers("Equinox", SCHEMES, layer)
+    return [each[0] if len(each) == 1 else nn.Bidirectional(*each) for each in dumped]
+
+
+def _arrays(cell: Any) -> Any:
+    """The arrays of a cell by their names."""
+    if hasattr(cell, "weight_ih"):
+        names = ("weight_ih", "weight_hh", "bias", "bias_n")
+        return {name: getattr(cell, name, None) for name in names}
+    if not hasattr(cell, "items"):
+        raise TypeError(
+            f"source: expected a cell of Equinox or its arrays, got {checks.brief(cell)}"
+        )
+    return cell

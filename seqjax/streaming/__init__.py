@@ -1,0 +1,5 @@
+"""Many streams through one compiled step, each with its own state."""
+
+from seqjax.streaming.session import Session
+
+__all__ = ["Session"]

@@ -1,0 +1,128 @@
+"""What a session needs of a model: a step, a state to start from, what one input is like."""
+
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple, TypeAlias
+
+import jax
+import numpy as np
+from flax import nnx
+
+from seqjax import checks
+from seqjax.cells.base import is_shape
+from seqjax.nn import Direction, Recurrent
+from seqjax.types import PyTree
+
+# step(module, x_t, state) -> (output, state)
+Step: TypeAlias = Callable[[Any, PyTree, PyTree], tuple[PyTree, PyTree]]
+
+
+class Steps(NamedTuple):
+    """A model taken apart.
+
+    Attributes:
+      module: the first argument of the step: a module, which goes through `jax.jit` as an argument,
+        so that its weights are not copied into programs; or None.
+      step: the step.
+      start: one stream's initial state, or None where the model does not say.
+      inputs: one stream's input as `jax.ShapeDtypeStruct`s, or None where the model does not say.
+    """
+
+    module: Any
+    step: Step
+    start: PyTree | None
+    inputs: PyTree | None
+
+
+def steps_of(model: Any) -> Steps:
+    """Takes a model apart."""
+    if getattr(model, "bidirectional", False):
+        raise ValueError(
+            "model: expected one direction; the backward direction of a bidirectional layer starts "
+            "at the end, which a stream does not have yet"
+        )
+    if isinstance(model, Recurrent):
+        dtype = model.dtype or model.param_dtype
+        return Steps(model, _own_step, model.initial_state((), dtype), _inputs(model.cell, dtype))
+    if isinstance(model, Direction):
+        dtype = jax.tree.leaves(model.params)[0].dtype
+        return Steps(model, _cell_step, model.start((), dtype), _inputs(model.cell, dtype))
+    if callable(getattr(model, "step", None)):
+        initial = getattr(model, "initial_state", None)
+        start = initial(()) if callable(initial) else None
+        if isinstance(model, nnx.Module):
+            return Steps(model, _own_step, start, None)
+        return Steps(None, lambda _, x, state: model.step(x, state), start, None)
+    if callable(model) and not isinstance(model, nnx.Module):
+        return Steps(None, lambda _, x, state: model(x, state), None, None)
+    raise TypeError(
+        "model: expected a layer, a module with step and initial_state, or a function "
+        f"step(x_t, state), got {type(model).__name__}"
+    )
+
+
+def _own_step(module: Any, x: PyTree, state: PyTree) -> tuple[PyTree, PyTree]:
+    output, state = module.step(x, state)
+    return output, state
+
+
+def _cell_step(direction: Direction, x: PyTree, state: PyTree) -> tuple[PyTree, PyTree]:
+    state, output = direction.cell.step(direction.params, x, state)
+    return output, state
+
+
+def _inputs(cell: Any, dtype: Any) -> PyTree:
+    spec = lambda shape: jax.ShapeDtypeStruct(shape, dtype)  # noqa: E731
+    return jax.tree.map(spec, cell.input_shape, is_leaf=is_shape)
+
+
+def spec_of(example: PyTree) -> PyTree:
+    """What inputs like this example are."""
+
+    def one(array: Any) -> jax.ShapeDtypeStruct:
+        array = array if hasattr(array, "dtype") else np.asarray(array)
+        return jax.ShapeDtypeStruct(array.shape, jax.dtypes.canonicalize_dtype(array.dtype))
+
+    return jax.tree.map(one, example, is_leaf=_is_list)
+
+
+def columns_of(
+    name: str, inputs: Mapping[Any, PyTree], specs: PyTree, *, steps: bool
+) -> list[list[np.ndarray]]:
+    """For each leaf of an input the arrays of all streams, of one step or of several; checked.
+
+    Nothing here is done by pytrees, stream for stream, that would take longer than the step.
+    """
+    wanted: list[Any] = jax.tree.leaves(specs)
+    structure: Any = jax.tree.structure(specs)
+    rows = []
+    for stream, xs in inputs.items():
+        try:
+            rows.append(structure.flatten_up_to(xs))
+        except (TypeError, ValueError):
+            raise _unexpected(name, stream, xs, specs, steps) from None
+    columns = []
+    for spec, leaves in zip(wanted, zip(*rows, strict=True), strict=True):
+        arrays = [np.asarray(leaf) for leaf in leaves]
+        rank, lead = len(spec.shape) + steps, int(steps)
+        for (stream, xs), array in zip(inputs.items(), arrays, strict=True):
+            if array.ndim != rank or array.shape[lead:] != spec.shape:
+                raise _unexpected(name, stream, xs, specs, steps)
+            if array.dtype.kind == "f" and spec.dtype.kind in "iu":
+                raise TypeError(f"{name}: expected {spec.dtype} for {stream!r}, got {array.dtype}")
+        columns.append(arrays)
+    if steps:
+        for (stream, xs), arrays in zip(inputs.items(), zip(*columns, strict=True), strict=True):
+            if len({len(array) for array in arrays}) > 1:
+                raise _unexpected(name, stream, xs, specs, steps)
+    return columns
+
+
+def _unexpected(name: str, stream: Any, xs: PyTree, specs: PyTree, steps: bool) -> ValueError:
+    expected = jax.tree.map(lambda spec: ("t", *spec.shape) if steps else spec.shape, specs)
+    shape = str(expected).replace("'t'", "t")
+    came = np.shape(xs) if isinstance(xs, list) else checks.brief(xs)
+    return ValueError(f"{name}: expected {shape} for stream {stream!r}, got {came}")
+
+
+def _is_list(value: Any) -> bool:
+    return isinstance(value, list)

@@ -1,0 +1,360 @@
+"""Exported programs compute what layers and models do, for any size, and without the library."""
+
+import functools
+import json
+import subprocess
+import sys
+import zipfile
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+
+import seqjax
+from seqjax import cells, export, nn, seq2seq, unroll
+from seqjax.export.plain import named, plain, restored
+from seqjax.kernels import target
+from tests.nn.helpers import drawn, flat_params, make, oracle, random, resets_of, states_of
+
+CPU = ("cpu",)
+EVERYWHERE = ("cpu", "cuda", "tpu")
+
+
+def assert_same(found: Any, layer: Any, expected: Any, atol: float = 1e-6) -> None:
+    """Outputs and states by name against `(outputs, state)`, of the layer or of its twin."""
+    outputs, state = expected
+    np.testing.assert_allclose(found["outputs"], outputs, atol=atol)
+    names = list(plain(layer.initial_state(())))
+    assert sorted(found["state"]) == sorted(names)
+    for name, leaf in zip(names, jax.tree.leaves(state), strict=True):
+        np.testing.assert_allclose(found["state"][name], leaf, atol=atol, err_msg=name)
+
+
+@functools.cache
+def deep() -> Any:
+    """A stack of two layers in both directions, and its program."""
+    layer = make(cells.LSTM(3, 4), num_layers=2, bidirectional=True, residual=True, dropout=0.5)
+    return layer, export.export_layer(layer, platforms=EVERYWHERE)
+
+
+@functools.cache
+def masked() -> Any:
+    """A stack in one direction with masks and resets, and its program."""
+    layer = make(cells.GRU(3, 4), num_layers=2, learned_initial_state=True, zoneout=0.0)
+    return layer, export.export_layer(layer, padding="mask", resets=True, platforms=EVERYWHERE)
+
+
+@pytest.mark.parametrize(("batch", "steps"), [(3, 5), (1, 9)])
+def test_a_layer_for_sequences_of_any_size_and_length(batch, steps):
+    layer, artifact = deep()
+    xs = random(batch, steps, 3)
+    lengths = np.array([steps - 2, 0, steps][:batch], np.int32)
+    for row, length in enumerate(lengths):
+        xs[row, length:] = np.nan
+    state = states_of(layer, (batch,))
+    found = artifact(xs, lengths, state)
+    twin = oracle("lstm", layer, np.nan_to_num(xs), lengths=lengths, initial_state=state)
+    assert_same(found, layer, twin)
+    assert_same(found, layer, layer(xs, lengths=lengths, initial_state=state, deterministic=True))
+
+
+def test_a_layer_with_masks_resets_and_a_learned_state():
+    layer, artifact = masked()
+    xs, resets = random(3, 7, 3), resets_of((3,), 7)
+    mask = np.random.default_rng(6).random((3, 7)) < 0.6
+    found = artifact(xs, mask, resets, artifact.start([3]))
+    assert_same(found, layer, oracle("gru", layer, xs, mask=mask, resets=resets))
+
+
+def test_programs_for_several_platforms():
+    for _, artifact in (deep(), masked()):
+        assert artifact.exported.platforms == EVERYWHERE
+        assert artifact.manifest["platforms"] == list(EVERYWHERE)
+
+
+def test_the_state_carries_over_from_chunk_to_chunk():
+    layer, artifact = masked()
+    xs, some = random(2, 9, 3), np.zeros((2, 9), bool)
+    state, outputs = artifact.start([2]), []
+    for cut in (slice(0, 4), slice(4, 5), slice(5, 9)):
+        found = artifact(xs[:, cut], ~some[:, cut], some[:, cut], state)
+        state = found["state"]
+        outputs.append(found["outputs"])
+    whole = {"outputs": np.concatenate(outputs, axis=1), "state": state}
+    assert_same(whole, layer, oracle("gru", layer, xs))
+
+
+def test_lengths_out_of_range_mean_the_nearest_one():
+    layer, artifact = deep()
+    xs = random(2, 5, 3)
+    found = artifact(xs, np.array([99, -1], np.int32), artifact.start([2]))
+    assert_same(found, layer, oracle("lstm", layer, xs, lengths=[5, 0]))
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint32])
+def test_lengths_of_any_integer_dtype_with_open_sizes(dtype):
+    b, t = jax.export.symbolic_shape("b, t")
+    spec = (jax.ShapeDtypeStruct((b, t), jnp.float32), jax.ShapeDtypeStruct((b,), dtype))
+    artifact = export.export_function(
+        lambda xs, lengths: seqjax.sequences.lengths_to_mask(lengths, xs.shape[1]),
+        *spec,
+        platforms=CPU,
+    )
+    most = int(np.iinfo(dtype).max)
+    found = artifact(np.zeros((2, 300), np.float32), np.array([2, most], dtype))["output"]
+    assert found.sum(axis=1).tolist() == [2, min(most, 300)]
+
+
+def test_a_layer_without_lengths_or_state_and_its_vectors():
+    layer = make(cells.Elman(3, 4), bidirectional=True, time_major=True)
+    artifact = export.export_layer(
+        layer, padding="none", state=False, return_sequences=False, platforms=CPU
+    )
+    xs = random(6, 2, 3)
+    outputs, state = oracle("elman", layer, np.swapaxes(xs, 0, 1))
+    found = artifact(xs)
+    vectors = np.concatenate([outputs[:, -1, :4], outputs[:, 0, 4:]], axis=-1)
+    assert_same(found, layer, (vectors, state))
+    assert artifact.initial_state is None
+    with pytest.raises(ValueError, match="start: expected a program with a state"):
+        artifact.start([2])
+
+
+def test_steps_equal_the_whole():
+    layer = make(cells.LSTM(3, 4), num_layers=2, norm="layer", input_dropout=0.5)
+    artifact = export.export_step(layer, platforms=CPU)
+    xs = random(2, 4, 3)
+    state, outputs = artifact.start([2]), []
+    for t in range(4):
+        found = artifact(xs[:, t], state)
+        outputs.append(found["output"])
+        state = found["state"]
+    found = {"outputs": np.stack(outputs, axis=1), "state": state}
+    assert_same(found, layer, layer(xs, deterministic=True))
+
+
+def test_weights_as_an_argument(tmp_path):
+    layer = make(cells.GRU(3, 4), bidirectional=True)
+    artifact = export.export_layer(layer, weights="argument", padding="none", platforms=CPU)
+    assert artifact.weights is not None
+    assert artifact.weights.keys() == flat_params(layer).keys()
+    export.save(tmp_path / "gru.zip", artifact)
+    loaded = export.load(tmp_path / "gru.zip")
+    xs = random(2, 5, 3)
+    assert_same(loaded(xs, loaded.start([2])), layer, oracle("gru", layer, xs))
+
+    other = drawn(lambda: nn.GRU(3, 4, bidirectional=True, rngs=nnx.Rngs(0)), seed=7)
+    found = loaded.exported.call(flat_params(other), xs, loaded.start([2]))
+    assert_same(found, other, oracle("gru", other, xs))
+
+
+def test_a_file_says_what_is_in_it_and_keeps_every_dtype(tmp_path):
+    layer = nn.LSTM(3, 4, param_dtype=jnp.bfloat16, learned_initial_state=True, rngs=nnx.Rngs(0))
+    artifact = export.export_layer(layer, batch=2, weights="argument", platforms=EVERYWHERE)
+    export.save(tmp_path / "lstm.zip", artifact)
+    loaded = export.load(tmp_path / "lstm.zip")
+    assert loaded.manifest == artifact.manifest
+    for name in ("weights", "initial_state"):
+        kept, found = getattr(artifact, name), getattr(loaded, name)
+        assert kept.keys() == found.keys()
+        for key in kept:
+            assert found[key].dtype == jnp.bfloat16
+            assert (found[key] == kept[key]).all()
+    manifest = json.loads(zipfile.ZipFile(tmp_path / "lstm.zip").read("manifest.json"))
+    assert manifest["seqjax"] == seqjax.__version__
+    weights, *rest = manifest["inputs"]
+    assert weights["arrays"]["layers.0.forward.w_ih"] == {"shape": [3, 16], "dtype": "bfloat16"}
+    leaf = {"shape": [2, 4], "dtype": "bfloat16"}
+    assert rest == [
+        {"name": "xs", "shape": [2, "t", 3], "dtype": "bfloat16"},
+        {"name": "lengths", "shape": [2], "dtype": "int32"},
+        {"name": "state", "arrays": {"0.c": leaf, "0.h": leaf}},
+    ]
+    assert [entry["name"] for entry in manifest["outputs"]] == ["outputs", "state"]
+    assert [path.name for path in tmp_path.iterdir()] == ["lstm.zip"]
+
+
+ALONE = """
+import json, sys, zipfile
+
+class Blocker:
+    def find_spec(self, name, path=None, target=None):
+        if name.split(".")[0] in ("seqjax", "flax"):
+            raise ImportError(name)
+
+sys.meta_path.insert(0, Blocker())
+
+import jax, numpy as np
+from jax import export
+
+with zipfile.ZipFile(sys.argv[1]) as archive:
+    program = export.deserialize(bytearray(archive.read("program.stablehlo")))
+    manifest = json.loads(archive.read("manifest.json"))
+given = np.load(sys.argv[2])
+names = manifest["inputs"][-1]["arrays"]
+found = jax.jit(program.call)(
+    given["xs"], given["lengths"], {name: given["state." + name] for name in names}
+)
+np.savez(sys.argv[3], outputs=found["outputs"], **found["state"])
+assert not {"seqjax", "flax"} & set(sys.modules)
+"""
+
+
+def test_programs_run_where_the_library_cannot_be_imported(tmp_path):
+    layer, artifact = deep()
+    export.save(tmp_path / "layer.zip", artifact)
+    xs, lengths, state = random(2, 5, 3), np.array([5, 2], np.int32), states_of(layer, (2,))
+    flat = {f"state.{name}": leaf for name, leaf in plain(state).items()}
+    np.savez(tmp_path / "given.npz", xs=xs, lengths=lengths, **flat)
+    files = [tmp_path / name for name in ("layer.zip", "given.npz", "found.npz")]
+    ran = subprocess.run(
+        [sys.executable, "-c", ALONE, *map(str, files)],
+        capture_output=True,
+        text=True,
+        check=False,
+        cwd=tmp_path,
+    )
+    assert ran.returncode == 0, ran.stderr[-2000:]
+    found = dict(np.load(files[2]))
+    outputs = found.pop("outputs")
+    twin = oracle("lstm", layer, xs, lengths=lengths, initial_state=state)
+    assert_same({"outputs": outputs, "state": found}, layer, twin)
+
+
+def by_hand(model: Any, source: Any, lengths: Any, begin: int, end: int, steps: int) -> Any:
+    """Greedy decoding by teacher forcing over what was decoded so far."""
+    tokens = np.full((len(source), 1), begin)
+    for _ in range(steps):
+        logits = np.asarray(model(source, tokens, lengths=lengths, deterministic=True))
+        tokens = np.concatenate([tokens, logits[:, -1].argmax(-1)[:, None]], axis=1)
+    tokens = tokens[:, 1:]
+    ended = np.cumsum(tokens == end, axis=1) > 0
+    return np.where(ended, end, tokens), (~ended).sum(axis=1)
+
+
+@pytest.mark.parametrize("attention", ["additive", None])
+def test_greedy_decoding(attention):
+    model = drawn(
+        lambda: seq2seq.Seq2Seq(
+            9, 7, embed_size=4, hidden_size=5, attention=attention, dropout=0.3, rngs=nnx.Rngs(0)
+        ),
+        seed=5,
+    )
+    artifact = export.export_decoding(
+        model, begin=2, end=3, max_length=6, alignments=attention is not None,
+        platforms=EVERYWHERE,
+    )  # fmt: skip
+    for batch, steps in ((3, 4), (1, 6)):
+        source = np.random.default_rng(1).integers(0, 7, (batch, steps)).astype(np.int32)
+        lengths = np.array([steps, 2, 1][:batch], np.int32)
+        found = artifact(source, lengths)
+        tokens, counts = by_hand(model, source, lengths, 2, 3, 6)
+        assert found["tokens"].tolist() == tokens.tolist()
+        assert found["lengths"].tolist() == counts.tolist()
+        if attention is not None:
+            assert found["alignments"].shape == (batch, 6, steps)
+
+
+def test_beam_search_of_frames():
+    model = drawn(
+        lambda: seq2seq.Seq2Seq(9, embed_size=3, hidden_size=5, cell="gru", rngs=nnx.Rngs(0))
+    )
+    artifact = export.export_decoding(
+        model, begin=2, end=3, max_length=6, beam_width=3, platforms=CPU
+    )
+    source, lengths = random(2, 5, 3), np.array([5, 3], np.int32)
+    found = artifact(source, lengths)
+    step, state = model.decoding(model.encoder(source, lengths=lengths, deterministic=True))
+    expected = seqjax.decoding.beam_search(step, state, begin=2, end=3, max_length=6, beam_width=3)
+    assert found["tokens"].tolist() == expected.tokens[:, 0].tolist()
+    np.testing.assert_allclose(found["log_probs"], expected.log_probs[:, 0], atol=1e-5)
+
+
+def test_any_function():
+    def function(pair, scale):
+        return {"sum": pair["a"] + pair["b"], "pair": (scale, [scale])}
+
+    spec = jax.ShapeDtypeStruct((2,), jnp.float32)
+    artifact = export.export_function(function, {"a": spec, "b": spec}, spec, platforms="cpu")
+    assert [entry["name"] for entry in artifact.manifest["inputs"]] == ["pair", "scale"]
+    one, two = np.ones(2, np.float32), np.full(2, 2, np.float32)
+    found = artifact({"a": one, "b": two}, two)
+    assert found["sum"].tolist() == [3, 3]
+    assert found["pair"].keys() == {"0", "1.0"}
+
+
+def test_plain_trees_come_back():
+    tree: Any = ({"a": 1, "b": (2, 3)}, 4, nn.Bidirectional(5, 6))
+    assert restored(tree, plain(tree)) == tree
+    assert plain(plain(tree)) == plain(tree)
+    assert named((1, None, 2)) == {"0": 1, "2": 2}
+    with pytest.raises(ValueError, match=r"expected paths that differ, got a\.b twice"):
+        plain({"a": {"b": 1}, "a.b": 2})
+
+
+@pytest.mark.parametrize(
+    ("platforms", "steps", "backend", "kernel"),
+    [
+        (["tpu"], 128, "cpu", "associative"),
+        (["cpu"], 128, "gpu", "fused"),
+        (["cpu", "tpu"], 128, "gpu", "fused"),
+        (["tpu"], "t", "gpu", "fused"),
+    ],
+)
+def test_kernels_are_planned_for_the_platforms_of_the_program(
+    monkeypatch, platforms, steps, backend, kernel
+):
+    plans, real = [], unroll.__globals__["make_plan"]
+
+    def spy(*arguments, **options):
+        plans.append(real(*arguments, **options))
+        return plans[-1]
+
+    monkeypatch.setitem(unroll.__globals__, "make_plan", spy)
+    monkeypatch.setattr(jax, "default_backend", lambda: backend)
+    layer = make(cells.MinGRU(3, 4))
+    export.export_layer(layer, batch=2, steps=steps, platforms=platforms)
+    assert [plan.kernel for plan in plans] == [kernel]
+    assert target.platforms() == (backend,)
+
+
+def test_what_cannot_be_exported_says_so(tmp_path):
+    layer = nn.GRU(3, 4, bidirectional=True, rngs=nnx.Rngs(0))
+    model: Any = seq2seq.Seq2Seq(
+        9, 7, embed_size=4, hidden_size=5, attention=None, rngs=nnx.Rngs(0)
+    )
+    spec = jax.ShapeDtypeStruct((2,), jnp.float32)
+    decode: Any = {"begin": 2, "end": 3, "max_length": 6}
+    for match, call in {
+        r"layer: expected a seqjax.nn.Recurrent, got": lambda: export.export_layer(model),
+        "layer: expected one direction": lambda: export.export_step(layer),
+        "platforms: expected one of cpu": lambda: export.export_layer(layer, platforms=["gpu"]),
+        "platforms: expected at least one": lambda: export.export_layer(layer, platforms=[]),
+        "padding: expected one of": lambda: export.export_layer(layer, padding="masks"),
+        "weights: expected one of": lambda: export.export_layer(layer, weights="baked"),
+        "weights: expected 'constants' without a model": lambda: export.export_function(
+            abs, spec, weights="argument"
+        ),
+        "function: expected a function": lambda: export.export_function(3, spec),  # type: ignore
+        "model: expected a seqjax.seq2seq": lambda: export.export_decoding(layer, **decode),
+        "alignments: expected False": lambda: export.export_decoding(
+            model, alignments=True, **decode
+        ),
+        "length_penalty: expected 0": lambda: export.export_decoding(
+            model, length_penalty=1.0, **decode
+        ),
+        "artifact: expected an Artifact": lambda: export.save(tmp_path / "x", layer),  # type: ignore
+        "path: expected a file written by": lambda: export.load(__file__),
+        "inputs: expected xs, lengths, state, got 1": lambda: deep()[1](spec),
+    }.items():
+        with pytest.raises((TypeError, ValueError), match=match):
+            call()
+
+
+def test_a_missing_flatbuffers_names_the_extra(monkeypatch, tmp_path):
+    monkeypatch.setitem(sys.modules, "flatbuffers", None)
+    with pytest.raises(ImportError, match=r"pip install 'seqjax\[export\]'"):
+        export.load(tmp_path / "x")

@@ -1,0 +1,292 @@
+"""Streams get what they would get alone, whatever others do."""
+
+import logging
+import threading
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+
+from benchmarks.settings import Settings
+from benchmarks.suites import SUITES
+from benchmarks.workload import Shape
+from seqjax import cells, nn
+from seqjax.streaming import Session
+from seqjax.streaming import session as module
+from tests.nn.helpers import make, oracle, random, states_of
+
+STREAMS = {"a": random(9, 3, seed=1), "b": random(9, 3, seed=2), "c": random(9, 3, seed=3)}
+
+
+def lstm() -> Any:
+    """A stack of two layers that starts from a learned state."""
+    return make(
+        cells.LSTM(3, 4), num_layers=2, learned_initial_state=True, residual=True, dropout=0.5
+    )
+
+
+def offline(layer: Any, xs: Any, **options: Any) -> Any:
+    """The NumPy twin of one sequence: its outputs, and its final state's leaves."""
+    options = {
+        name: jax.tree.map(lambda a: np.asarray(a)[None], state) for name, state in options.items()
+    }
+    outputs, state = oracle("lstm", layer, xs[None], **options)
+    return outputs[0], [leaf[0] for leaf in jax.tree.leaves(state)]
+
+
+def assert_state(state: Any, expected: list[Any]) -> None:
+    for leaf, twin in zip(jax.tree.leaves(state), expected, strict=True):
+        np.testing.assert_allclose(leaf, twin, atol=1e-6)
+
+
+def test_streams_that_come_go_and_pause():
+    layer = lstm()
+    session = Session(layer, capacity=2)
+    # At each step the streams that have an input; "c" takes the slot of "a".
+    plan = ["a", "ab", "b", "ab", "b", "bc", "c", "bc", "bcd"]
+    taken: dict[str, list[Any]] = {}
+    finals = {}
+    for present in plan:
+        if "c" in present and "c" not in session.streams:
+            finals["a"] = session.close("a")
+        if "d" in present:
+            finals["b"], finals["c"] = session.state("b"), session.close("c")
+            present = "bd"
+        for stream in present:
+            if stream not in session.streams:
+                assert session.open(stream) == stream
+                taken[stream] = []
+        given = {s: STREAMS.get(s, STREAMS["a"])[len(taken[s])] for s in present}
+        for stream, output in session.step(given).items():
+            assert isinstance(output, np.ndarray)
+            taken[stream].append(output)
+    assert session.capacity == 2
+    for stream, xs in {**STREAMS, "d": STREAMS["a"]}.items():
+        outputs, _ = offline(layer, xs[: len(taken[stream])])
+        np.testing.assert_allclose(taken[stream], outputs, atol=1e-6)
+    assert_state(finals["a"], offline(layer, STREAMS["a"][:3])[1])
+    assert_state(finals["c"], offline(layer, STREAMS["c"][:3])[1])
+
+
+def test_others_change_nothing_to_the_bit():
+    layer = lstm()
+    alone, together = Session(layer, capacity=3), Session(layer, capacity=3)
+    alone.open("a")
+    for stream in STREAMS:
+        together.open(stream)
+    for t in range(4):
+        found = alone.step({"a": STREAMS["a"][t]})["a"]
+        given = {stream: STREAMS[stream][t] for stream in ("abc" if t % 2 else "ba")}
+        assert (together.step(given)["a"] == found).all()
+
+
+def test_nothing_is_compiled_for_other_streams(caplog):
+    session = Session(nn.GRU(3, 4, rngs=nnx.Rngs(0)), capacity=3)
+    for stream in "ab":
+        session.open(stream)
+    session.step({"a": np.ones(3)})
+    session.close("a")
+    with caplog.at_level(logging.WARNING), jax.log_compiles():
+        session.open("c")
+        session.step({"b": np.ones(3), "c": np.ones(3)})
+        session.reset("b")
+        session.close("c")
+        session.step({"b": np.ones(3)})
+    assert "Compiling" not in caplog.text
+
+
+def test_growing_says_so_and_keeps_every_state():
+    layer = lstm()
+    session = Session(layer, capacity=1)
+    session.open("a")
+    session.step({"a": STREAMS["a"][0]})
+    with pytest.warns(UserWarning, match="made room for 2 streams instead of 1") as caught:
+        session.open("b")
+    assert caught[0].filename == __file__
+    with pytest.warns(UserWarning, match="made room for 4"):
+        session.open("c")
+    assert session.capacity == 4
+    assert session.streams == ("a", "b", "c")
+    found = session.step({"a": STREAMS["a"][1], "b": STREAMS["b"][0]})
+    np.testing.assert_allclose(found["a"], offline(layer, STREAMS["a"][:2])[0][1], atol=1e-6)
+    np.testing.assert_allclose(found["b"], offline(layer, STREAMS["b"][:1])[0][0], atol=1e-6)
+
+
+def test_nan_stays_in_its_stream_and_leaves_with_it():
+    layer = lstm()
+    session = Session(layer, capacity=2)
+    session.open("a")
+    session.open("b")
+    found = session.step({"a": np.full(3, np.nan), "b": STREAMS["b"][0]})
+    assert np.isnan(found["a"]).any()
+    found = session.step({"b": STREAMS["b"][1]})
+    np.testing.assert_allclose(found["b"], offline(layer, STREAMS["b"][:2])[0][1], atol=1e-6)
+    assert np.isnan(np.asarray(jax.tree.leaves(session.close("a"))[0])).any()
+    session.open("c")  # in the same slot
+    found = session.step({"c": STREAMS["c"][0]})
+    np.testing.assert_allclose(found["c"], offline(layer, STREAMS["c"][:1])[0][0], atol=1e-6)
+
+
+def test_a_stream_goes_on_from_a_state_and_starts_anew():
+    layer = lstm()
+    session = Session(layer, capacity=2)
+    state = jax.tree.map(lambda a: a[0], states_of(layer, (1,)))
+    session.open("a", state=state)
+    found = session.step({"a": STREAMS["a"][0]})["a"]
+    outputs, final = offline(layer, STREAMS["a"][:1], initial_state=state)
+    np.testing.assert_allclose(found, outputs[0], atol=1e-6)
+    assert_state(session.state("a"), final)
+    session.reset("a")
+    found = session.step({"a": STREAMS["a"][0]})["a"]
+    np.testing.assert_allclose(found, offline(layer, STREAMS["a"][:1])[0][0], atol=1e-6)
+
+
+def test_chunks_of_different_lengths(monkeypatch):
+    monkeypatch.setattr(module, "LONGEST", 4)
+    layer = lstm()
+    session = Session(layer, capacity=4)
+    for stream in STREAMS:
+        session.open(stream)
+    first = session.feed({"a": STREAMS["a"], "b": STREAMS["b"][:2], "c": STREAMS["c"][:0]})
+    assert [len(first[stream]) for stream in "abc"] == [9, 2, 0]
+    assert first["c"].shape == (0, 4)
+    second = session.feed({"b": STREAMS["b"][2:6], "c": STREAMS["c"][:3].tolist()})
+    third = session.step({"c": STREAMS["c"][3]})
+    for stream, parts in {
+        "a": [first["a"]],
+        "b": [first["b"], second["b"]],
+        "c": [second["c"], third["c"][None]],
+    }.items():
+        found = np.concatenate(parts)
+        outputs, final = offline(layer, STREAMS[stream][: len(found)])
+        np.testing.assert_allclose(found, outputs, atol=1e-6)
+        assert_state(session.state(stream), final)
+    assert session.feed({}) == session.step({}) == {}
+
+
+class Tagger(nnx.Module):
+    """Tokens to logits, with a recurrent layer between."""
+
+    def __init__(self, rngs):
+        self.embedding = nnx.Embed(7, 3, rngs=rngs)
+        self.recurrent = nn.GRU(3, 4, rngs=rngs)
+        self.readout = nnx.Linear(4, 2, rngs=rngs)
+
+    def initial_state(self, batch_shape):
+        return self.recurrent.initial_state(batch_shape)
+
+    def step(self, token, state):
+        output, state = self.recurrent.step(self.embedding(token), state)
+        return {"logits": self.readout(output)}, state
+
+    def __call__(self, tokens):
+        return self.readout(self.recurrent(self.embedding(tokens)).outputs)
+
+
+def test_models_with_a_head_functions_and_directions():
+    model = Tagger(nnx.Rngs(0))
+    tokens = np.array([3, 6, 1])
+    expected = model(tokens[None])[0]
+    session = Session(model, example=jnp.int32(0), capacity=2)
+    stream = session.open()
+    for t, token in enumerate(tokens):
+        found = session.step({stream: token})[stream]["logits"]
+        np.testing.assert_allclose(found, expected[t], atol=1e-6)
+    found = session.feed({session.open(): tokens})[1]["logits"]
+    np.testing.assert_allclose(found, expected, atol=1e-6)
+
+    counting = Session(
+        lambda x, n: (x * n[:, None], n + 1), example=np.ones(2), initial_state=1, capacity=2
+    )
+    counting.open("a")
+    assert [counting.step({"a": [1, 2]})["a"].tolist() for _ in range(2)] == [[1, 2], [2, 4]]
+    assert counting.close("a") == 3
+
+    direction = model.recurrent.layers[0].forward
+    session = Session(direction, capacity=1)
+    xs = random(4, 3)
+    np.testing.assert_allclose(
+        session.feed({session.open(): xs})[0], model.recurrent(xs[None]).outputs[0], atol=1e-6
+    )
+
+
+def test_new_weights_count_at_once():
+    layer = nn.GRU(3, 4, rngs=nnx.Rngs(0))
+    session = Session(layer, capacity=1)
+    session.open("a")
+    before = session.step({"a": np.ones(3)})["a"]
+    layer.layers[0].forward.b[...] += 1.0
+    session.reset("a")
+    after = session.step({"a": np.ones(3)})["a"]
+    np.testing.assert_allclose(after, layer.step(jnp.ones([1, 3])).outputs[0], atol=1e-6)
+    assert not np.allclose(before, after)
+
+
+def test_threads_take_turns():
+    layer = lstm()
+    session = Session(layer, capacity=3)
+    found: dict[str, list[Any]] = {stream: [] for stream in STREAMS}
+
+    def run(stream):
+        session.open(stream)
+        for x_t in STREAMS[stream]:
+            found[stream].append(session.step({stream: x_t})[stream])
+
+    threads = [threading.Thread(target=run, args=(stream,)) for stream in STREAMS]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    for stream, xs in STREAMS.items():
+        np.testing.assert_allclose(found[stream], offline(layer, xs)[0], atol=1e-6)
+
+
+def test_mistakes_say_so_and_move_nothing():
+    layer = nn.GRU(3, 4, rngs=nnx.Rngs(0))
+    session = Session(layer, capacity=2)
+    session.open("a")
+    session.step({"a": np.ones(3)})
+    before = np.asarray(session.state("a")[0])
+    good = {"a": np.ones(3)}
+    for match, call in {
+        "stream: expected one that is open, got 'b'": lambda: session.step({**good, "b": 1.0}),
+        "expected one that is open, got 'x'": lambda: session.close("x"),
+        "expected one that is open, got 'y'": lambda: session.reset("y"),
+        "expected one that is not open, got 'a'": lambda: session.open("a"),
+        r"x_t: expected \(3,\) for stream 'a', got \(4,\)": lambda: session.step({"a": np.ones(4)}),
+        r"x_t: expected \(3,\) for stream 'a', got \(1, 3\)": lambda: session.step(
+            {"a": np.ones([1, 3])}
+        ),
+        r"xs: expected \(t, 3\) for stream 'a', got \(3,\)": lambda: session.feed(good),
+        r"state: expected arrays of \(\(4,\),\)": lambda: session.open("z", state=np.ones(4)),
+        "model: expected one direction": lambda: Session(
+            nn.GRU(3, 4, bidirectional=True, rngs=nnx.Rngs(0))
+        ),
+        "model: expected a layer, a module with step": lambda: Session(
+            nnx.Linear(2, 3, rngs=nnx.Rngs(0))
+        ),
+        "capacity: expected a positive integer": lambda: Session(layer, capacity=0),
+        "initial_state: expected that of one stream": lambda: Session(lambda x, s: (x, s)),
+        "example: expected one stream's input": lambda: Session(Tagger(nnx.Rngs(0))),
+        "x_t: expected int32 for 0, got float64": lambda: (
+            lambda tags: tags.step({tags.open(): 1.5})
+        )(Session(Tagger(nnx.Rngs(0)), example=0)),
+    }.items():
+        with pytest.raises((TypeError, ValueError), match=match):
+            call()
+    assert session.streams == ("a",)
+    assert (np.asarray(session.state("a")[0]) == before).all()
+
+
+def test_the_benchmark_measures_sessions():
+    given = Settings(peers={}, repeats=1, shapes=(Shape(3, 1, 4, 5),), cells=("gru",))
+    rows = SUITES["sessions"].run(given, lambda text: None)
+    assert [row.contestant for row in rows] == ["seqjax", "arrays", "one by one"]
+    for row in rows:
+        assert row.shape == (3, 1, 4, 5)
+        assert len(row.samples_ms) == 1
+        assert 0 < row.extra["p50_ms"] <= row.extra["p99_ms"]
+        assert row.extra["streams_per_s"] > 0
