@@ -23,7 +23,7 @@ BENCH := out/benchmarks
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL: # two targets may fill the same environment
-.PHONY: help demo speaker examples $(EXAMPLES:%=example-%) bench bench-full test slow peers lint types docs dist doctest format clean
+.PHONY: help demo speaker examples $(EXAMPLES:%=example-%) bench bench-full test slow peers lint types docs gallery dist doctest format clean
 
 help: ## print this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -74,6 +74,9 @@ types: $(VENV)/.dev ## check types of the package, the tests and the examples
 
 docs: $(VENV)/.docs ## build the site of docs/ in out/site; a broken link fails
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet
+
+gallery: $(VENV)/.examples ## draw the pictures of docs/gallery.md anew
+	$(BIN)/python examples/gallery.py
 
 dist: $(VENV)/.dev ## build sdist and wheel in out/dist, try the wheel in a new environment
 	rm -rf out/dist out/dist-venv

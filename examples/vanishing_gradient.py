@@ -14,7 +14,6 @@ networks.
 """
 
 import dataclasses
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +23,8 @@ import numpy as np
 import optax
 import tyro
 
-from seqjax import cells, viz
+import seqjax
+from seqjax import cells, traces, viz
 from seqjax.cells.initializers import Orthogonal
 
 
@@ -65,33 +65,23 @@ def make_cells(config: Config) -> dict[str, cells.Cell[Any, Any]]:
     }
 
 
-def loss_of(cell: cells.Cell[Any, Any], params: Any, xs: jax.Array, nudges: Any) -> jax.Array:
-    """Half the squared last output, summed; `nudges` (zeros) are added to the state at each step.
-
-    The gradient with respect to the nudge of step t is ∂loss/∂state_t.
-    """
-
-    def step(state: Any, inputs: Any) -> tuple[Any, jax.Array]:
-        x_t, nudge_t = inputs
-        state, _ = cell.step(params, x_t, state)
-        state = jax.tree.map(jnp.add, state, nudge_t)
-        return state, cell.output(params, state)
-
-    initial = cell.initial_state(xs.shape[1:2])
-    _, outputs = jax.lax.scan(step, initial, (xs, nudges))
-    return 0.5 * jnp.square(outputs[-1]).sum()
-
-
 def measure(cell: cells.Cell[Any, Any], config: Config) -> tuple[np.ndarray, Any]:
     """The mean norm of ∂loss/∂h_t [T] (of the whole state for an LSTM), and ∂loss/∂params."""
     k_params, k_xs = jax.random.split(jax.random.key(config.seed))
     params = cell.init(k_params)
     xs = jax.random.normal(k_xs, (config.steps, config.batch_size, config.input_size))
-    nudges = cell.initial_state((config.steps, config.batch_size))
-    gradient: Callable[..., Any] = jax.jit(jax.grad(lambda p, n: loss_of(cell, p, xs, n), (0, 1)))
-    d_params, d_states = gradient(params, nudges)
-    squares = sum(jnp.square(leaf).sum(axis=-1) for leaf in jax.tree.leaves(d_states))
-    return np.asarray(jnp.sqrt(squares).mean(axis=1)), d_params
+
+    def loss(outputs: jax.Array) -> jax.Array:
+        return 0.5 * jnp.square(outputs[-1]).sum()
+
+    @jax.jit
+    def gradients(params: Any) -> tuple[jax.Array, Any]:
+        norms = traces.cell_gradient_norms(loss, cell, params, xs, time_major=True)
+        run = lambda params: seqjax.unroll(cell, params, xs, time_major=True)  # noqa: E731
+        return norms.mean(axis=1), jax.grad(lambda params: loss(run(params).outputs))(params)
+
+    norms, d_params = gradients(params)
+    return np.asarray(norms), d_params
 
 
 def main(config: Config) -> dict[str, np.ndarray]:

@@ -11,6 +11,8 @@ from seqjax import (
     ctc,
     data,
     decoding,
+    export,
+    interop,
     kernels,
     losses,
     metrics,
@@ -18,10 +20,13 @@ from seqjax import (
     seq2seq,
     sequences,
     sharding,
+    streaming,
+    traces,
     training,
     viz,
 )
 from seqjax.cells import CELLS
+from seqjax.summary import summary
 from seqjax.types import Unrolled
 from seqjax.unroll import explain, unroll
 
@@ -37,6 +42,8 @@ __all__ = [
     "data",
     "decoding",
     "explain",
+    "export",
+    "interop",
     "kernels",
     "losses",
     "metrics",
@@ -44,6 +51,9 @@ __all__ = [
     "seq2seq",
     "sequences",
     "sharding",
+    "streaming",
+    "summary",
+    "traces",
     "training",
     "unroll",
     "viz",

@@ -80,7 +80,7 @@ def test_hidden_states_draws_units_over_time():
     np.testing.assert_array_equal(image.get_array(), outputs.T)
     assert image.get_clim() == pytest.approx((-np.abs(outputs).max(), np.abs(outputs).max()))
     assert image.get_cmap()(0.5)[:3] == pytest.approx((1, 1, 1), abs=0.05)  # zero is white
-    assert (axes.get_xlabel(), axes.get_ylabel()) == ("time step", "unit")
+    assert (axes.get_xlabel(), axes.get_ylabel()) == ("time step $t$", "unit")
     assert axes.get_title() == "a sentence"
     assert bar.get_ylabel()
 
@@ -187,3 +187,132 @@ def test_attention_is_drawn_as_given():
     assert axes.get_title() == "cat"
     with pytest.raises(ValueError, match=r"weights: expected a non-empty \[2, 3\].*\(3, 2\)"):
         viz.attention(weights.T, "cat", ["K", "end"])
+
+
+def test_gates_are_drawn_one_panel_each():
+    rng = np.random.default_rng(0)
+    values = {"f": rng.uniform(size=(6, 3)), "g": rng.uniform(-1, 1, size=(6, 3))}
+    figure = viz.gates(values, length=4, step_labels="abcd", title="one word")
+    assert isinstance(figure, Figure) and renders(figure)
+    f, g = figure.axes[:2]
+    for axes, name in ((f, "f"), (g, "g")):
+        np.testing.assert_array_equal(axes.images[0].get_array(), values[name][:4].T)
+        assert axes.get_ylabel() == f"unit of ${name}_t$"
+    assert f.images[0].get_clim() == (0.0, 1.0)
+    assert g.images[0].get_clim() == (-1.0, 1.0)  # a candidate: zero in the middle, and white
+    assert g.images[0].get_cmap()(0.5)[:3] == pytest.approx((1, 1, 1), abs=0.05)
+    assert [tick.get_text() for tick in g.get_xticklabels()] == list("abcd")
+    assert g.get_xlabel() == "time step $t$"
+    assert figure.get_suptitle() == "one word"
+
+
+@pytest.mark.parametrize(
+    ("values", "options", "message"),
+    [
+        ({}, {}, "values: expected at least one gate"),
+        ({"f": np.zeros((0, 3))}, {}, r"values\['f'\]: expected a non-empty \[T, H\]"),
+        ({"f": np.zeros((2, 3)), "o": np.zeros((2, 4))}, {}, r"values: expected equal shapes"),
+        ({"f": np.zeros((2, 3))}, {"length": 3}, "length: expected 1 to T=2, got 3"),
+        ({"f": np.zeros((2, 3))}, {"step_labels": "abc"}, "step_labels: .* 2 steps, got 3"),
+    ],
+)
+def test_gates_errors(values, options, message):
+    with pytest.raises(ValueError, match=message):
+        viz.gates(values, **options)
+
+
+def test_saliency_has_a_bar_a_step():
+    figure = viz.saliency([0.5, -1.0, 2.0, 9.0], length=3, step_labels=["not", "a", "film"])
+    assert renders(figure)
+    (axes,) = figure.axes
+    bars: list[Any] = list(axes.patches)
+    assert [bar.get_height() for bar in bars] == [0.5, -1.0, 2.0]
+    assert bars[0].get_facecolor() == bars[2].get_facecolor() != bars[1].get_facecolor()
+    assert [tick.get_text() for tick in axes.get_xticklabels()] == ["not", "a", "film"]
+    assert "x_t" in axes.get_ylabel()  # there are signs, so it is the product with the input
+    assert "Vert" in viz.saliency([0.5, 1.0]).axes[0].get_ylabel()
+    assert viz.saliency([0.5], label="weight").axes[0].get_ylabel() == "weight"
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ([], r"values: expected a non-empty \[T\], got shape \(0,\)"),
+        ([[1.0]], r"values: .*got shape \(1, 1\)"),
+        ([1.0, np.nan], "values: expected finite numbers"),
+        ([1j], "values: expected real numbers"),
+    ],
+)
+def test_saliency_errors(values, message):
+    with pytest.raises(ValueError, match=message):
+        viz.saliency(values)
+
+
+def test_eigenvalues_stand_in_the_plane():
+    values = {"r": np.array([0.5 + 0.5j, 0.5 - 0.5j]), "n": np.array([-3.0, 0.0])}
+    figure = viz.eigenvalues(values)
+    assert renders(figure)
+    for axes, (name, points) in zip(figure.axes, values.items(), strict=True):
+        *_, circle, dots = axes.lines
+        np.testing.assert_array_equal(dots.get_xydata(), np.c_[points.real, points.imag])
+        np.testing.assert_allclose(np.hypot(*np.asarray(circle.get_xydata()).T), 1.0)
+        assert axes.get_title() == f"{name}: ρ = {np.abs(points).max():.2f}"
+        assert axes.get_aspect() == 1.0 and axes.get_xlim()[0] < -3.0  # one scale for all
+    with pytest.raises(ValueError, match="values: expected at least one gate"):
+        viz.eigenvalues({})
+    with pytest.raises(ValueError, match=r"values\['h'\]: expected finite numbers"):
+        viz.eigenvalues({"h": np.array([np.inf])})
+    with pytest.raises(ValueError, match=r"values\['h'\]: expected a non-empty \[H\]"):
+        viz.eigenvalues({"h": np.zeros((2, 2))})
+
+
+def test_what_is_not_finite_is_grey_or_named():
+    values = np.array([[0.5, np.nan], [np.inf, -0.25]])
+    image = viz.hidden_states(values).axes[0].images[0]
+    assert image.get_clim() == (-0.5, 0.5)
+    drawn = np.ma.masked_array(image.get_array())
+    assert np.ma.getmaskarray(drawn).T.tolist() == [[False, True], [True, False]]
+    assert image.get_cmap()(np.ma.masked)[:3] == pytest.approx((0.7, 0.7, 0.7))
+    assert viz.attention(values, "ab", "cd").axes[0].images[0].get_clim() == (0.0, 1.0)
+    flow = viz.gradient_flow({"gru": [np.nan, np.inf], "lstm": [1.0, np.nan]})
+    assert renders(flow) and list(lines(flow.axes[0])) == ["gru: not finite", "lstm"]
+    assert renders(viz.learning_curve([{"loss": np.nan}, {"loss": np.inf}]))
+
+
+def test_long_and_wide_stays_readable():
+    steps = 2000
+    values = np.tile(np.linspace(-1, 1, steps)[:, None], 64)
+    labels = [f"a token of some length {t}" for t in range(steps)]
+    figures = [
+        viz.hidden_states(values, step_labels=labels),
+        viz.gates({"i": abs(values), "g": values}, step_labels=labels),
+        viz.saliency(values[:, 0], step_labels=labels),
+        viz.attention(np.eye(900, 1000), labels[:1000], labels[:900]),
+        viz.gradient_flow({"gru": abs(values[:, 0])}),
+        viz.learning_curve([{f"metric {n}": 1.0 for n in range(9)}]),
+    ]
+    for figure in figures:
+        assert renders(figure)
+        assert max(figure.get_size_inches()) <= 15
+        for axes in figure.axes:
+            texts = axes.get_xticklabels()
+            assert len(texts) <= 100 and all(len(text.get_text()) <= 16 for text in texts)
+
+
+def test_attention_of_many_tokens_keeps_its_peaks():
+    weights = np.eye(1000)
+    drawn = viz.attention(weights, ["s"] * 1000, ["t"] * 1000).axes[0].images[0]
+    array = np.asarray(drawn.get_array())
+    assert max(array.shape) <= 400 and (array.max(axis=0) == 1.0).all()
+    assert list(drawn.get_extent()) == [-0.5, 999.5, 999.5, -0.5]
+
+
+def test_many_metrics_are_in_rows():
+    figure = viz.learning_curve([{f"m{n}": n for n in range(5)}])
+    assert figure.axes[4].get_ylabel() == "m4"
+    assert figure.axes[3].get_position().y0 < figure.axes[0].get_position().y0
+
+
+def test_gradient_flow_of_no_steps():
+    with pytest.raises(ValueError, match=r"norms\['gru'\]: expected \[T\], got shape \(0,\)"):
+        viz.gradient_flow({"gru": []})

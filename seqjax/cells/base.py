@@ -129,6 +129,25 @@ class Cell(abc.ABC, Generic[Params, State]):
           The new state and the output.
         """
 
+    def gated_update(
+        self, params: Params, projected: PyTree, recurrent: Any, state: State
+    ) -> tuple[State, PyTree, dict[str, Array]]:
+        """`update` together with the values of the gates, which `seqjax.traces` shows.
+
+        A cell with gates has its equations here, and an `update` that leaves the gates out.
+
+        Args:
+          params: as for `update`.
+          projected: as for `update`.
+          recurrent: as for `update`.
+          state: as for `update`.
+
+        Returns:
+          The new state, the output, and the gates by name in the order of the recurrent weights'
+          blocks, `[..., H]` each; no gates for a cell that says nothing of them.
+        """
+        return (*self.update(params, projected, recurrent, state), {})
+
     def output(self, params: Params, state: Any) -> PyTree:
         """The output that belongs to a state: the state itself, or its field `h`.
 

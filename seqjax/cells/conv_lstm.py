@@ -89,12 +89,17 @@ class _ConvLSTM(DenseCell[LSTMParams, LSTMState]):
     def update(
         self, params: LSTMParams, projected: tuple[Array, ...], recurrent: Array, state: LSTMState
     ) -> tuple[LSTMState, Array]:
+        return self.gated_update(params, projected, recurrent, state)[:2]
+
+    def gated_update(
+        self, params: LSTMParams, projected: tuple[Array, ...], recurrent: Array, state: LSTMState
+    ) -> tuple[LSTMState, Array, dict[str, Array]]:
         product = self._convolved(recurrent, params.w_hh, (1,) * self.ndim, "SAME")
         gates = zip(projected, ops.split(product, 4), strict=True)
         z_i, z_f, z_g, z_o = (p + q for p, q in gates)
-        i, f, o = jax.nn.sigmoid(z_i), jax.nn.sigmoid(z_f), jax.nn.sigmoid(z_o)
-        state = memory_update(i, f, jnp.tanh(z_g), o, state.c)
-        return state, state.h
+        i, f, g, o = jax.nn.sigmoid(z_i), jax.nn.sigmoid(z_f), jnp.tanh(z_g), jax.nn.sigmoid(z_o)
+        state = memory_update(i, f, g, o, state.c)
+        return state, state.h, {"i": i, "f": f, "g": g, "o": o}
 
     def _convolved(self, x: Array, w: Array, stride: Shape, padding: str) -> Array:
         """Cross-correlates the trailing axes `[*space, C]` of x with `w [*window, C, columns]`."""

@@ -62,6 +62,11 @@ class _GRU(DenseCell[Any, Array]):
     def recurrent_input(self, state: Array) -> Array:
         return state
 
+    def update(
+        self, params: Any, projected: tuple[Array, ...], recurrent: Any, state: Array
+    ) -> tuple[Array, Array]:
+        return self.gated_update(params, projected, recurrent, state)[:2]
+
     def _input_weights(self, key: PRNGKey, dtype: Any) -> Array:
         shape = (self.input_size, self.gates * self.hidden_size)
         return self.draw("kernel_init", key, shape, self.gates, dtype)
@@ -147,9 +152,9 @@ class GRU(_ResetGRU):
     def recurrent_matrix(self, params: Any) -> Array:
         return params.w_hh
 
-    def update(
+    def gated_update(
         self, params: Any, projected: tuple[Array, ...], recurrent: Array, state: Array
-    ) -> tuple[Array, Array]:
+    ) -> tuple[Array, Array, dict[str, Array]]:
         z_r, z_z, p_n = projected
         *q, q_n = ops.split(recurrent, recurrent.shape[-1] // self.hidden_size)
         if q:  # else a kernel has added these two
@@ -159,7 +164,7 @@ class GRU(_ResetGRU):
         r, z = jax.nn.sigmoid(z_r), jax.nn.sigmoid(z_z)
         n = jnp.tanh(p_n + r * q_n)
         h = interpolated(z, n, state)
-        return h, h
+        return h, h, {"r": r, "z": z, "n": n}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -208,13 +213,13 @@ class ChoGRU(_ResetGRU):
     def recurrent_matrix(self, params: Any) -> Array:
         return params.w_hh
 
-    def update(
+    def gated_update(
         self,
         params: Any,
         projected: tuple[Array, ...],
         recurrent: tuple[Array, Array | None],
         state: Array,
-    ) -> tuple[Array, Array]:
+    ) -> tuple[Array, Array, dict[str, Array]]:
         z_r, z_z, p_n = projected
         h_in, product = recurrent
         if product is not None:  # else a kernel has added it
@@ -223,7 +228,7 @@ class ChoGRU(_ResetGRU):
         r, z = jax.nn.sigmoid(z_r), jax.nn.sigmoid(z_z)
         n = jnp.tanh(p_n + ops.matmul(r * h_in, params.w_hn))
         h = interpolated(z, n, state)
-        return h, h
+        return h, h, {"r": r, "z": z, "n": n}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -268,16 +273,16 @@ class MGU(_GRU):
     def recurrent_matrix(self, params: Any) -> Array:
         return params.w_hf
 
-    def update(
+    def gated_update(
         self,
         params: Any,
         projected: tuple[Array, ...],
         recurrent: tuple[Array, Array | None],
         state: Array,
-    ) -> tuple[Array, Array]:
+    ) -> tuple[Array, Array, dict[str, Array]]:
         z_f, p_n = projected
         h_in, q_f = recurrent
         f = jax.nn.sigmoid(z_f if q_f is None else z_f + q_f)
         n = jnp.tanh(p_n + ops.matmul(f * h_in, params.w_hn))
         h = interpolated(1 - f, n, state)
-        return h, h
+        return h, h, {"f": f, "n": n}

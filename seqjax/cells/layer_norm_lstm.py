@@ -84,12 +84,15 @@ class LayerNormLSTM(GatedLSTM):
     def recurrent_terms(self, params: Any, recurrent: Array) -> Array:
         return ops.scaled(params.gain_h, self._normalized(recurrent))
 
-    def transition(self, params: Any, z: tuple[Array, ...], state: LSTMState) -> LSTMState:
+    def transition(
+        self, params: Any, z: tuple[Array, ...], state: LSTMState
+    ) -> tuple[LSTMState, dict[str, Array]]:
         z_i, z_f, z_g, z_o = z
-        c = jax.nn.sigmoid(z_f) * state.c + jax.nn.sigmoid(z_i) * jnp.tanh(z_g)
+        i, f, g, o = jax.nn.sigmoid(z_i), jax.nn.sigmoid(z_f), jnp.tanh(z_g), jax.nn.sigmoid(z_o)
+        c = f * state.c + i * g
         normalized = ops.scaled(params.gain_c, self._normalized(c))
-        h = jax.nn.sigmoid(z_o) * jnp.tanh(normalized + params.bias_c.astype(c.dtype))
-        return LSTMState(h, c)
+        h = o * jnp.tanh(normalized + params.bias_c.astype(c.dtype))
+        return LSTMState(h, c), {"i": i, "f": f, "g": g, "o": o}
 
     def _normalized(self, v: Array) -> Array:
         centred = v - v.mean(axis=-1, keepdims=True)

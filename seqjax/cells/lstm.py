@@ -134,12 +134,21 @@ class GatedLSTM(DenseCell[Any, LSTMState]):
         recurrent: Array | None,
         state: LSTMState,
     ) -> tuple[LSTMState, Array]:
+        return self.gated_update(params, projected, recurrent, state)[:2]
+
+    def gated_update(
+        self,
+        params: Any,
+        projected: tuple[Array, ...],
+        recurrent: Array | None,
+        state: LSTMState,
+    ) -> tuple[LSTMState, Array, dict[str, Array]]:
         z = projected
         if recurrent is not None:
             gates = ops.split(self.recurrent_terms(params, recurrent), self.gates)
             z = tuple(p + q for p, q in zip(projected, gates, strict=True))
-        state = self.transition(params, z, state)
-        return state, state.h
+        state, gate_values = self.transition(params, z, state)
+        return state, state.h, gate_values
 
     def recurrent_terms(self, params: Any, recurrent: Array) -> Array:
         """What is added to the projection: the recurrent product as it is."""
@@ -147,8 +156,10 @@ class GatedLSTM(DenseCell[Any, LSTMState]):
         return recurrent
 
     @abc.abstractmethod
-    def transition(self, params: Any, z: tuple[Array, ...], state: LSTMState) -> LSTMState:
-        """The new state from the sums inside the gates, `[..., H]` each."""
+    def transition(
+        self, params: Any, z: tuple[Array, ...], state: LSTMState
+    ) -> tuple[LSTMState, dict[str, Array]]:
+        """The new state from the sums inside the gates, `[..., H]` each, and the gates by name."""
 
     def _init(self, key: PRNGKey, dtype: Any) -> tuple[Array, Array, Array | None]:
         k_ih, k_hh, k_b, k_chrono = self.keys(key, 4)
@@ -210,10 +221,12 @@ class LSTM(GatedLSTM):
     def init(self, key: PRNGKey, dtype: Any = jnp.float32) -> LSTMParams:
         return LSTMParams(*self._init(key, dtype))
 
-    def transition(self, params: Any, z: tuple[Array, ...], state: LSTMState) -> LSTMState:
+    def transition(
+        self, params: Any, z: tuple[Array, ...], state: LSTMState
+    ) -> tuple[LSTMState, dict[str, Array]]:
         z_i, z_f, z_g, z_o = z
-        i, f, o = jax.nn.sigmoid(z_i), jax.nn.sigmoid(z_f), jax.nn.sigmoid(z_o)
-        return memory_update(i, f, jnp.tanh(z_g), o, state.c)
+        i, f, g, o = jax.nn.sigmoid(z_i), jax.nn.sigmoid(z_f), jnp.tanh(z_g), jax.nn.sigmoid(z_o)
+        return memory_update(i, f, g, o, state.c), {"i": i, "f": f, "g": g, "o": o}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -249,13 +262,16 @@ class PeepholeLSTM(GatedLSTM):
         p_i, p_f, p_o = (jnp.zeros(self.hidden_size, dtype) for _ in range(3))
         return PeepholeLSTMParams(*self._init(key, dtype), p_i, p_f, p_o)
 
-    def transition(self, params: Any, z: tuple[Array, ...], state: LSTMState) -> LSTMState:
+    def transition(
+        self, params: Any, z: tuple[Array, ...], state: LSTMState
+    ) -> tuple[LSTMState, dict[str, Array]]:
         z_i, z_f, z_g, z_o = z
         i = jax.nn.sigmoid(z_i + ops.scaled(params.p_i, state.c))
         f = jax.nn.sigmoid(z_f + ops.scaled(params.p_f, state.c))
-        c = f * state.c + i * jnp.tanh(z_g)
+        g = jnp.tanh(z_g)
+        c = f * state.c + i * g
         o = jax.nn.sigmoid(z_o + ops.scaled(params.p_o, c))
-        return LSTMState(o * jnp.tanh(c), c)
+        return LSTMState(o * jnp.tanh(c), c), {"i": i, "f": f, "g": g, "o": o}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -291,10 +307,12 @@ class CoupledLSTM(GatedLSTM):
     def init(self, key: PRNGKey, dtype: Any = jnp.float32) -> LSTMParams:
         return LSTMParams(*self._init(key, dtype))
 
-    def transition(self, params: Any, z: tuple[Array, ...], state: LSTMState) -> LSTMState:
+    def transition(
+        self, params: Any, z: tuple[Array, ...], state: LSTMState
+    ) -> tuple[LSTMState, dict[str, Array]]:
         z_f, z_g, z_o = z
-        f = jax.nn.sigmoid(z_f)
-        return memory_update(1 - f, f, jnp.tanh(z_g), jax.nn.sigmoid(z_o), state.c)
+        f, g, o = jax.nn.sigmoid(z_f), jnp.tanh(z_g), jax.nn.sigmoid(z_o)
+        return memory_update(1 - f, f, g, o, state.c), {"f": f, "g": g, "o": o}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -343,8 +361,11 @@ class ProjectedLSTM(GatedLSTM):
             *self._init(k_cell, dtype), self.draw("kernel_init", k_hr, shape, 1, dtype)
         )
 
-    def transition(self, params: Any, z: tuple[Array, ...], state: LSTMState) -> LSTMState:
+    def transition(
+        self, params: Any, z: tuple[Array, ...], state: LSTMState
+    ) -> tuple[LSTMState, dict[str, Array]]:
         z_i, z_f, z_g, z_o = z
-        i, f, o = jax.nn.sigmoid(z_i), jax.nn.sigmoid(z_f), jax.nn.sigmoid(z_o)
-        full, c = memory_update(i, f, jnp.tanh(z_g), o, state.c)
-        return LSTMState(ops.matmul(full, params.w_hr), c)
+        i, f, g, o = jax.nn.sigmoid(z_i), jax.nn.sigmoid(z_f), jnp.tanh(z_g), jax.nn.sigmoid(z_o)
+        full, c = memory_update(i, f, g, o, state.c)
+        h = ops.matmul(full, params.w_hr)
+        return LSTMState(h, c), {"i": i, "f": f, "g": g, "o": o}

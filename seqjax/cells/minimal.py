@@ -72,9 +72,18 @@ class LinearCell(DenseCell[MinParams, Array]):
     def update(
         self, params: MinParams, projected: Any, recurrent: None, state: Array
     ) -> tuple[Array, Array]:
+        return self.gated_update(params, projected, recurrent, state)[:2]
+
+    def gated_update(
+        self, params: MinParams, projected: Any, recurrent: None, state: Array
+    ) -> tuple[Array, Array, dict[str, Array]]:
         a, b = self.linear_terms(params, projected)
         h = a * state + b
-        return h, self.output(params, h)
+        return h, self.output(params, h), self.named_gates(a)
+
+    def named_gates(self, a: Array) -> dict[str, Array]:
+        """The gates as functions of a_t, what is kept of the state: that itself, "a"."""
+        return {"a": a}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -108,6 +117,9 @@ class MinGRU(LinearCell):
         p_z, n = projected
         z = jax.nn.sigmoid(p_z)
         return 1 - z, z * n
+
+    def named_gates(self, a: Array) -> dict[str, Array]:
+        return {"z": 1 - a}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -143,3 +155,6 @@ class MinLSTM(LinearCell):
         # f / (f + i) = σ(log f - log i), which stays finite when both gates underflow.
         f = jax.nn.sigmoid(jax.nn.log_sigmoid(p_f) - jax.nn.log_sigmoid(p_i))
         return f, (1 - f) * n
+
+    def named_gates(self, a: Array) -> dict[str, Array]:
+        return {"f": a, "i": 1 - a}  # as they act: each divided by f + i

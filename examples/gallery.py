@@ -1,0 +1,204 @@
+"""Draws the pictures of docs/gallery.md: two small networks, trained for half a minute in all.
+
+The first is an LSTM that reads letters, of which one is marked by a "!" before it, and says at the
+end which it was. The second is an encoder-decoder with attention that writes words backwards.
+Letters are drawn from a seed.
+
+    python examples/gallery.py
+"""
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import tyro
+from flax import nnx
+
+from seqjax import losses, metrics, nn, seq2seq, sequences, traces, training, viz
+
+LETTERS = "abcdefgh"
+MARK = len(LETTERS)
+BEGIN, END = len(LETTERS), len(LETTERS) + 1
+STEPS = 20
+LONGEST_WORD = 9
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+    """Trains two small networks and draws what goes on in them."""
+
+    epochs: int = 5
+    """Of 100 batches, for each network."""
+    seed: int = 0
+    """Fixes weights and letters."""
+    out: Path = Path(__file__).resolve().parent.parent / "docs" / "images"
+    """Folder for gallery_*.png."""
+
+
+class Recall(nnx.Module):
+    """Says which of the letters was marked."""
+
+    def __init__(self, rngs: nnx.Rngs) -> None:
+        self.embed = nnx.Embed(len(LETTERS) + 1, 16, rngs=rngs)
+        self.recurrent = nn.LSTM(16, 32, forget_bias=1.0, rngs=rngs)
+        self.readout = nnx.Linear(32, len(LETTERS), rngs=rngs)
+
+    def answer(self, embedded: jax.Array, lengths: Any) -> jax.Array:
+        """Logits [B, 8] for embeddings [B, T, 16]."""
+        outputs = self.recurrent(embedded, lengths=lengths, return_sequences=False).outputs
+        return self.readout(outputs)
+
+    def __call__(self, tokens: Any, lengths: Any) -> jax.Array:
+        """Logits [B, 8] for tokens [B, T]."""
+        return self.answer(self.embed(tokens), lengths)
+
+
+def recalls(rng: np.random.Generator, size: int, steps: int = STEPS) -> dict[str, np.ndarray]:
+    """Letters [B, T] with one marked, and which it was."""
+    tokens = rng.integers(len(LETTERS), size=(size, steps))
+    lengths = rng.integers(steps // 2, steps + 1, size=size)
+    marks = rng.integers(lengths - 1)
+    rows = np.arange(size)
+    tokens[rows, marks] = MARK
+    return {"tokens": tokens, "lengths": lengths, "labels": tokens[rows, marks + 1]}
+
+
+def words(rng: np.random.Generator, size: int) -> dict[str, np.ndarray]:
+    """Words [B, S], and the same backwards."""
+    lengths = rng.integers(3, LONGEST_WORD + 1, size=size)
+    source = rng.integers(len(LETTERS), size=(size, LONGEST_WORD))
+    labels = np.full((size, LONGEST_WORD + 1), END)
+    for row, length in enumerate(lengths):
+        labels[row, :length] = source[row, :length][::-1]
+    tokens = np.hstack([np.full((size, 1), BEGIN), labels[:, :-1]])
+    return {"source": source, "lengths": lengths, "tokens": tokens, "labels": labels}
+
+
+def recall_loss(model: Any, batch: Any, rngs: Any) -> tuple[jax.Array, dict[str, Any]]:
+    """Cross-entropy of the marked letter."""
+    del rngs
+    logits = model(batch["tokens"], batch["lengths"])
+    accuracy = metrics.accuracy(logits, batch["labels"])
+    return losses.cross_entropy(logits, batch["labels"]), {"accuracy": accuracy}
+
+
+def recall_metrics(model: Any, batch: Any) -> dict[str, Any]:
+    """The same as metrics."""
+    logits = model(batch["tokens"], batch["lengths"])
+    return {
+        "loss": metrics.cross_entropy(logits, batch["labels"]),
+        "accuracy": metrics.accuracy(logits, batch["labels"]),
+    }
+
+
+def words_loss(model: Any, batch: Any, rngs: Any) -> tuple[jax.Array, dict[str, Any]]:
+    """Cross-entropy of the letters up to the end."""
+    logits = model(batch["source"], batch["tokens"], lengths=batch["lengths"], rngs=rngs)
+    mask = sequences.lengths_to_mask(batch["lengths"] + 1, logits.shape[1])
+    return losses.cross_entropy(logits, batch["labels"], mask=mask), {}
+
+
+def trained(model: Any, loss: Any, draw: Any, config: Config, **options: Any) -> Any:
+    """What `fit` returns, after that many epochs of 100 batches."""
+
+    def batches(epoch: int) -> Any:
+        rng = np.random.default_rng([config.seed, epoch])
+        return [draw(rng, 64) for _ in range(100)]
+
+    optimizer = training.optimizer(5e-3, clip_norm=1.0)
+    return training.fit(
+        model,
+        loss,
+        optimizer,
+        batches,
+        epochs=config.epochs,
+        seed=config.seed,
+        progress=False,
+        **options,
+    )
+
+
+def draw_recall(config: Config) -> dict[str, Any]:
+    """Trains the network that remembers, and draws all but attention."""
+    held_out = recalls(np.random.default_rng([config.seed, 1, 1]), 512)
+    fresh = Recall(nnx.Rngs(config.seed))
+    result = trained(
+        Recall(nnx.Rngs(config.seed)), recall_loss, recalls, config,
+        eval_batches=[held_out], metric_fn=recall_metrics,
+    )  # fmt: skip
+    model = result.model
+    cell, params = model.recurrent.cell, model.recurrent.layers[0].forward.params
+
+    text = "cab!hegfadbcehag"
+    tokens = jnp.array([[MARK if c == "!" else LETTERS.index(c) for c in text]])
+    lengths, said = jnp.array([len(text)]), LETTERS.index("h")
+    embedded = model.embed(tokens)
+    states = model.recurrent(embedded).outputs[0]
+    order = np.argsort(-np.abs(np.asarray(states[-1])))  # the units that hold most at the end
+    gates = traces.gates(model, tokens, lengths)["recurrent.layers.0.forward"]
+    saliency = traces.saliency(lambda xs: model.answer(xs, lengths)[:, said], embedded)
+
+    rng = np.random.default_rng([config.seed, 2, 2])
+    marked_first = rng.integers(len(LETTERS), size=(64, STEPS))
+    marked_first[:, 0] = MARK
+    full = jnp.full(64, STEPS)
+
+    def flow(model: Any) -> jax.Array:
+        def loss(model: Any) -> jax.Array:
+            return losses.cross_entropy(model(marked_first, full), marked_first[:, 1])
+
+        return traces.gradient_norms(loss, model)["recurrent.layers.0.forward"].mean(0)
+
+    norms = {name: flow(m) for name, m in {"before training": fresh, "after": model}.items()}
+    # Sequences far longer than any it has trained on, where it makes mistakes.
+    longer = recalls(np.random.default_rng([config.seed, 3, 3]), 1000, 15 * STEPS)
+    found = np.asarray(jax.jit(model.__call__)(longer["tokens"], longer["lengths"]).argmax(-1))
+    names = [[LETTERS[index] for index in indices] for indices in (longer["labels"], found)]
+    title = "An LSTM, to say which letter was marked"
+    return {
+        "learning_curve": viz.learning_curve(result.history),
+        "hidden_states": viz.hidden_states(states[:, order], step_labels=text, title=title),
+        "gates": viz.gates(
+            {name: gate[0][:, order] for name, gate in gates.items()}, step_labels=text, title=title
+        ),
+        "saliency": viz.saliency(
+            saliency[0], step_labels=text, title="What the answer “h” depends on"
+        ),
+        "gradient_flow": viz.gradient_flow(
+            {f"LSTM {name}": norm / norm[-1] for name, norm in norms.items()}
+        ),
+        "eigenvalues": viz.eigenvalues(traces.eigenvalues(cell, params)),
+        "confusion": viz.confusion(*names),
+    }
+
+
+def draw_attention(config: Config) -> dict[str, Any]:
+    """Trains the network that writes backwards, and draws its attention."""
+    model = seq2seq.Seq2Seq(
+        len(LETTERS) + 2, len(LETTERS), embed_size=16, hidden_size=32, cell="gru",
+        rngs=nnx.Rngs(config.seed),
+    )  # fmt: skip
+    model = trained(model, words_loss, words, config).model
+    word = "abcdefgh"
+    source = [[LETTERS.index(letter) for letter in word]]
+    [output] = seq2seq.generate(model, source, begin=BEGIN, end=END, max_length=12)
+    rows = [*(LETTERS[token] if token < BEGIN else "?" for token in output.tokens), "end"]
+    weights: Any = output.attention
+    title = "Where it looks, writing a word backwards"
+    return {"attention": viz.attention(weights, word, rows[: len(weights)], title=title)}
+
+
+def main(config: Config) -> None:
+    """Trains and draws."""
+    config.out.mkdir(parents=True, exist_ok=True)
+    for draw in (draw_recall, draw_attention):
+        for name, figure in draw(config).items():
+            figure.savefig(config.out / f"gallery_{name}.png", dpi=90)
+            print(config.out / f"gallery_{name}.png")
+
+
+if __name__ == "__main__":
+    main(tyro.cli(Config, description=__doc__))

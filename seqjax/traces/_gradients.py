@@ -1,0 +1,176 @@
+"""How much of a gradient reaches each step: its state, and its input."""
+
+import math
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from seqjax import checks, sequences
+from seqjax.cells.base import Cell, widened
+from seqjax.traces._probe import cell_probe, probed
+from seqjax.types import Array, PyTree
+from seqjax.unroll import unroll
+
+__all__ = ["cell_gradient_norms", "gradient_norms", "saliency"]
+
+Model = TypeVar("Model", bound=nnx.Module)
+
+
+def gradient_norms(loss: Callable[[Model], Array], model: Model) -> dict[str, Array]:
+    """How much of a loss's gradient reaches each step's state, in every recurrent layer.
+
+        norms_t = ‖∂loss/∂s_t‖
+
+    where s_t is the whole state, (h_t, c_t) for an LSTM, and the derivative is along all ways from
+    s_t to the loss, those through later steps among them.
+
+    Args:
+      loss: gives a number for the model, `lambda model: loss_of(model(xs, lengths=lengths))`.
+      model: a layer, or a module with layers in it.
+
+    Returns:
+      For each layer and direction, by its path, float `[..., T]` (`[T, ...]` for time-major
+      layers): one norm a sequence and step, zero at masked steps.
+
+    Raises:
+      ValueError: no recurrent layer has run.
+
+    Example:
+      >>> from seqjax import nn
+      >>> layer = nn.RNN(3, 5, rngs=nnx.Rngs(0))
+      >>> xs, lengths = jnp.ones([2, 7, 3]), jnp.array([7, 4])
+      >>> norms = gradient_norms(lambda m: m(xs, lengths=lengths).state[0].sum(), layer)
+      >>> norm = norms["layers.0.forward"]
+      >>> norm.shape, bool((norm[1, 4:] == 0).all()), bool(norm[1, 0] < norm[1, 3])
+      ((2, 7), True, True)
+    """
+    shapes: dict[str, Any] = {}
+
+    def learn(path: str, outputs: Any, nudges: PyTree) -> None:
+        shapes[path] = jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype), nudges)
+
+    leads: dict[str, int] = {}
+    jax.eval_shape(lambda: loss(probed(model, learn, leads=leads)))
+    if not shapes:
+        raise ValueError(
+            f"model: expected a module with recurrent layers, got {type(model).__name__}"
+        )
+
+    def nudged(nudges: Any) -> Array:
+        return loss(probed(model, lambda *_: None, given=nudges))
+
+    zeros = jax.tree.map(lambda a: jnp.zeros(a.shape, a.dtype), shapes)
+    gradient = jax.grad(nudged)(zeros)
+    return {path: _norms(gradient[path], leads[path]) for path in shapes}
+
+
+def cell_gradient_norms(
+    loss: Callable[[PyTree], Array],
+    cell: Cell[Any, Any],
+    params: PyTree,
+    xs: PyTree,
+    **options: Any,
+) -> Array:
+    """How much of a loss's gradient reaches each step's state of a cell; see `gradient_norms`.
+
+    Args:
+      loss: gives a number for the outputs, `[..., T, O]`.
+      cell: the cell.
+      params: its parameters.
+      xs: inputs, as for `seqjax.unroll`.
+      **options: of `seqjax.unroll`, such as `lengths`; no zoneout.
+
+    Returns:
+      float `[..., T]` (`[T, ...]` when time-major).
+
+    Raises:
+      TypeError, ValueError: see `seqjax.unroll`.
+
+    References:
+      Bengio, Simard, Frasconi (1994), Learning long-term dependencies with gradient descent is
+      difficult; Pascanu, Mikolov, Bengio (2013), On the difficulty of training recurrent neural
+      networks.
+
+    Example:
+      >>> from seqjax.cells import Elman
+      >>> from seqjax.cells.initializers import Identity
+      >>> cell = Elman(1, 1, activation="identity", recurrent_init=Identity(0.5))
+      >>> params, xs = cell.init(jax.random.key(0)), jnp.ones([4, 1])
+      >>> cell_gradient_norms(lambda outputs: outputs[-1].sum(), cell, params, xs).tolist()
+      [0.125, 0.25, 0.5, 1.0]
+    """
+    probe, (xs, zeros), lead = cell_probe(cell, xs, options)
+
+    def of_nudges(nudges: PyTree) -> Array:
+        return loss(unroll(probe, params, (xs, nudges), **options).outputs[0])
+
+    return _norms(jax.grad(of_nudges)(zeros), lead)
+
+
+def saliency(
+    score: Callable[[Array], Array],
+    xs: Any,
+    *,
+    lengths: Any = None,
+    mask: Any = None,
+    time_major: bool = False,
+    times_input: bool = False,
+) -> Array:
+    """How much each step's input matters to a chosen output, to first order.
+
+        saliency_t = ‖∂score/∂x_t‖          or, with `times_input`,  x_t · ∂score/∂x_t
+
+    Args:
+      score: gives one number a sequence, `[...]`, for inputs like xs: the logit of a class, say.
+        Sequences must not depend on each other, as in evaluation.
+      xs: float `[..., T, I]` (`[T, ..., I]` when time-major): inputs, or embeddings of tokens.
+      lengths: integers of the batch shape; or
+      mask: bool `[..., T]`, True at real steps. The score has to know them too.
+      time_major: whether the time axis is first.
+      times_input: the gradient times the input, whose sign says for or against.
+
+    Returns:
+      float `[..., T]` (`[T, ...]` when time-major), zero in padding.
+
+    Raises:
+      TypeError: xs that are not floating-point.
+      ValueError: xs without a time axis; see `seqjax.unroll` for lengths and mask.
+
+    References:
+      Simonyan, Vedaldi, Zisserman (2014), Deep inside convolutional networks; Shrikumar, Greenside,
+      Shcherbina, Kundaje (2016), Not just a black box, for the product with the input.
+
+    Example:
+      >>> xs = jnp.array([[[1.0, 2.0], [3.0, 4.0], [5.0, 6.0]]])
+      >>> score = lambda xs: (xs[:, :, 0] * jnp.array([1.0, -2.0, 3.0])).sum(-1)
+      >>> saliency(score, xs, lengths=jnp.array([2])).tolist()
+      [[1.0, 2.0, 0.0]]
+      >>> saliency(score, xs, times_input=True).tolist()
+      [[1.0, -6.0, 15.0]]
+    """
+    xs = checks.require_array("xs", xs, jnp.floating, "floating-point inputs")
+    if xs.ndim < 2:
+        raise ValueError(f"xs: expected [..., T, I], got {xs.shape}")
+    axis = 0 if time_major else xs.ndim - 2
+    steps, batch_shape = xs.shape[axis], (*xs.shape[:axis], *xs.shape[axis + 1 : -1])
+    real = sequences.step_mask(lengths, mask, batch_shape, steps, time_major=time_major)
+    if real is not None:
+        xs = sequences.zero_masked(xs, real)
+    gradient = widened(jax.grad(lambda xs: score(xs).sum())(xs))
+    if times_input:
+        values = (widened(xs) * gradient).sum(axis=-1)
+    else:
+        values = jnp.sqrt(jnp.square(gradient).sum(axis=-1))
+    return values if real is None else jnp.where(real, values, 0)
+
+
+def _norms(gradient: PyTree, lead: int) -> Array:
+    """The norm over all axes but the leading ones, of all arrays of a pytree together."""
+    squares = [
+        jnp.square(leaf).reshape(*leaf.shape[:lead], math.prod(leaf.shape[lead:])).sum(axis=-1)
+        for leaf in jax.tree.leaves(widened(gradient))
+    ]
+    return jnp.sqrt(sum(squares[1:], squares[0]))

@@ -1,0 +1,150 @@
+"""A cell that acts as another and shows what goes on in it; models whose layers run such cells."""
+
+import collections
+import dataclasses
+from collections.abc import Callable, Mapping
+from types import SimpleNamespace
+from typing import Any, ClassVar, TypeVar
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from seqjax._hooks import Call, hooked
+from seqjax.cells.base import Cell, compute_dtype
+from seqjax.kernels.scan import held
+from seqjax.nn.layer import Layer
+from seqjax.types import Array, PyTree, Shape
+from seqjax.unroll import floating_inputs, layout
+
+__all__ = ["Probe", "cell_probe", "probed"]
+
+Model = TypeVar("Model", bound=nnx.Module)
+
+
+@dataclasses.dataclass(frozen=True)
+class Probe(Cell[Any, Any]):
+    """A cell that acts as another, adds a nudge to each new state, and also puts its gates out.
+
+    The gradient with respect to step t's nudge (which is zero) is ∂loss/∂s_t. Going through
+    `unroll` like any cell, it has masks, resets and directions from there.
+    """
+
+    keeps_recurrent_input: ClassVar[bool] = True
+
+    cell: Cell[Any, Any]
+    zoneout: float = 0.0
+
+    @classmethod
+    def of(cls, cell: Cell[Any, Any], zoneout: float = 0.0) -> "Probe":
+        """The probe of a cell, with a layer's zoneout."""
+        return cls(cell.input_size, cell.hidden_size, cell, zoneout)
+
+    @property
+    def input_shape(self) -> PyTree:
+        return (self.cell.input_shape, self.nudge_shapes)
+
+    @property
+    def nudge_shapes(self) -> tuple[Shape, ...]:
+        """The shapes of the floating-point leaves of a state."""
+        leaves = jax.tree.leaves(jax.eval_shape(lambda: self.cell.initial_state()))
+        return tuple(leaf.shape for leaf in leaves if jnp.issubdtype(leaf.dtype, jnp.floating))
+
+    @property
+    def output_shape(self) -> Shape:
+        return self.cell.output_shape
+
+    def init(self, key: Any, dtype: Any = jnp.float32) -> Any:
+        return self.cell.init(key, dtype)
+
+    def initial_state(self, batch_shape: Shape = (), dtype: Any = jnp.float32) -> Any:
+        return self.cell.initial_state(batch_shape, dtype)
+
+    def project(self, params: Any, x: Any) -> Any:
+        return self.cell.project(params, x[0]), x[1]
+
+    def recurrent_input(self, state: Any) -> Array | None:
+        return self.cell.recurrent_input(state)
+
+    def recurrent_matrix(self, params: Any) -> Array | None:
+        return self.cell.recurrent_matrix(params)
+
+    def update(self, params: Any, projected: Any, recurrent: Any, state: Any) -> tuple[Any, Any]:
+        given, nudge = projected
+        if not self.cell.keeps_recurrent_input:
+            _, recurrent = recurrent
+        new, _, gate_dict = self.cell.gated_update(params, given, recurrent, state)
+        if self.zoneout:  # as `unroll` has it, before the nudge
+            hold = jnp.float32(self.zoneout)
+            new = jax.tree.map(lambda old, new: held(hold, old, new), state, new)
+        nudges = iter(nudge)
+        new = jax.tree.map(
+            lambda s: s + next(nudges).astype(s.dtype) if _is_floating(s) else s, new
+        )
+        # JAX sorts a dict by its keys, while the gates' order is that of the equations.
+        gate_values = collections.OrderedDict(gate_dict)
+        return new, (self.cell.output(params, new), gate_values)
+
+
+def cell_probe(
+    cell: Cell[Any, Any], xs: PyTree, options: Mapping[str, Any]
+) -> tuple[Probe, Any, int]:
+    """The probe of a cell, its inputs with nudges of zero, and how many leading axes they have."""
+    if options.get("zoneout") is not None:
+        raise ValueError("zoneout: expected None for a cell; a layer may have it")
+    xs = floating_inputs(cell, xs)
+    batch_shape, steps = layout(cell, xs, time_major=options.get("time_major", False))
+    lead = (steps, *batch_shape) if options.get("time_major") else (*batch_shape, steps)
+    probe = Probe.of(cell)
+    return probe, (xs, _zeros(probe, lead, compute_dtype(xs))), len(lead)
+
+
+def probed(
+    model: Model,
+    watch: Callable[[str, Any, PyTree], None],
+    *,
+    given: Mapping[str, PyTree] | None = None,
+    leads: dict[str, int] | None = None,
+) -> Model:
+    """A copy of a model whose layers run probes.
+
+    Args:
+      model: the model.
+      watch: is given each run's path, its outputs with the gates, and the nudges.
+      given: the nudges by path; zeros if None.
+      leads: filled with how many leading axes each run's outputs have.
+    """
+    calls: dict[str, int] = {}
+
+    def hook(call: Call) -> Any:
+        if not (isinstance(call.module, Layer) and call.name == "_run"):
+            return call.proceed()
+        direction, xs, state, sequence, key = call.args
+        side = "backward" if call.kwargs["reverse"] else "forward"
+        path = f"{call.path}.{side}".lstrip(".")
+        calls[path] = calls.get(path, 0) + 1
+        path = path if calls[path] == 1 else f"{path}#{calls[path]}"
+        probe = Probe.of(direction.cell, call.module.options.zoneout)
+        stand_in = SimpleNamespace(cell=probe, params=direction.params, start=direction.start)
+        lead = sequence.step_shape
+        zeros = _zeros(probe, lead, compute_dtype(xs))
+        nudges = zeros if given is None else given[path]
+        if leads is not None:
+            leads[path] = len(lead)
+        options = call.module.options
+        call.module.options = dataclasses.replace(options, zoneout=0.0)
+        plain = dataclasses.replace(sequence, options={})  # the probe's kernel is its own
+        ran = call.method(stand_in, (xs, nudges), state, plain, key, **call.kwargs)
+        call.module.options = options
+        watch(path, ran.outputs, nudges)
+        return ran._replace(outputs=ran.outputs[0])
+
+    return hooked(model, hook)
+
+
+def _zeros(probe: Probe, lead: Shape, dtype: Any) -> tuple[Array, ...]:
+    return tuple(jnp.zeros((*lead, *shape), dtype) for shape in probe.nudge_shapes)
+
+
+def _is_floating(leaf: Array) -> bool:
+    return bool(jnp.issubdtype(leaf.dtype, jnp.floating))

@@ -1,0 +1,137 @@
+"""What the plots share: figures, colours, heat maps, texts along the time axis."""
+
+import math
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.colors import Colormap
+    from matplotlib.figure import Figure
+    from matplotlib.image import AxesImage
+
+__all__ = [
+    "COLORS",
+    "MOST_WIDTH",
+    "check_labels",
+    "fonts",
+    "heat_map",
+    "line",
+    "new_figure",
+    "over_time",
+    "real_steps",
+    "ticks",
+]
+
+# Okabe and Ito's palette, without the yellow that is faint on white.
+COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#000000")
+STYLES = ("-", "--", "-.", ":")
+# Fonts with the characters of many languages, of which one is on most machines.
+WIDE = (
+    "Noto Sans CJK JP", "Noto Sans CJK SC", "Noto Sans JP", "IPAexGothic", "Hiragino Sans",
+    "Yu Gothic", "Microsoft YaHei", "PingFang SC", "WenQuanYi Micro Hei", "Arial Unicode MS",
+)  # fmt: skip
+MOST_WIDTH = 12.0
+"""Inches; longer sequences are drawn narrower, not wider."""
+LONGEST_TEXT = 16
+"""Characters of a text along an axis."""
+
+
+def new_figure(*, width: float, height: float) -> "Figure":
+    """A figure of that size in inches, which no global list holds."""
+    try:
+        from matplotlib.figure import Figure
+    except ImportError as error:
+        raise ImportError("seqjax.viz needs matplotlib: pip install seqjax[viz]") from error
+    return Figure(figsize=(width, height), layout="constrained")
+
+
+def fonts() -> list[str]:
+    """Matplotlib's font, and for characters that it lacks those of `WIDE` that are installed."""
+    import matplotlib
+    from matplotlib import font_manager
+
+    installed = set(font_manager.get_font_names())
+    return [*matplotlib.rcParams["font.family"], *(font for font in WIDE if font in installed)]
+
+
+def line(axes: "Axes", index: int, x: Any, y: Any, *, label: str, **style: Any) -> None:
+    """Draws the line number `index` of a panel, in a colour and style of its own."""
+    if not np.isfinite(np.asarray(y, np.float64)).any():
+        label = f"{label}: not finite"  # nothing will be seen of it
+    axes.plot(
+        x,
+        y,
+        color=COLORS[index % len(COLORS)],
+        linestyle=STYLES[index % len(STYLES)],
+        label=label,
+        **style,
+    )
+
+
+def heat_map(
+    axes: "Axes", values: np.ndarray, *, cmap: str, vmin: float, vmax: float, **options: Any
+) -> "AxesImage":
+    """Draws rows downwards; what is not finite is grey."""
+    # Where there are more cells than pixels, pixels show means of cells rather than some of them.
+    many = values.shape[0] > 250 or values.shape[1] > 500
+    return axes.imshow(
+        np.ma.masked_invalid(values),
+        cmap=_with_grey(cmap),
+        vmin=vmin,
+        vmax=vmax,
+        interpolation="antialiased" if many else "nearest",
+        **{"aspect": "auto", **options},
+    )
+
+
+def _with_grey(name: str) -> "Colormap":
+    import matplotlib
+
+    return matplotlib.colormaps[name].with_extremes(bad="0.7")  # a copy
+
+
+def real_steps(name: str, values: ArrayLike, length: int | None, shape: str) -> np.ndarray:
+    """Real steps of one sequence, whose first axis is time, as float64."""
+    array = np.asarray(values)
+    if array.ndim != shape.count(",") + 1 or not array.size:
+        raise ValueError(f"{name}: expected a non-empty {shape}, got shape {array.shape}")
+    if np.iscomplexobj(array):
+        raise ValueError(f"{name}: expected real numbers, got dtype {array.dtype}")
+    if length is not None and not 1 <= length <= len(array):
+        raise ValueError(f"length: expected 1 to T={len(array)}, got {length}")
+    return array[:length].astype(np.float64)
+
+
+def check_labels(labels: Sequence[str] | None, steps: int) -> None:
+    """Raises where the labels are not as many as the drawn steps."""
+    if labels is not None and len(labels) != steps:
+        raise ValueError(f"step_labels: expected one for each of {steps} steps, got {len(labels)}")
+
+
+def ticks(axes: "Axes", axis: str, labels: Sequence[str], *, inches: float) -> None:
+    """Writes texts along the axis "x" or "y"; of too many for its inches every n-th."""
+    every = max(1, math.ceil(0.15 * len(labels) / inches))
+    places = range(0, len(labels), every)
+    texts = [_shortened(labels[place]) for place in places]
+    font = fonts()
+    if axis == "x":
+        turned = max(map(len, texts)) > 2 or 0.12 * max(map(len, texts)) * len(texts) > inches
+        axes.set_xticks(places, texts, rotation=90 if turned else 0, fontfamily=font)
+    else:
+        axes.set_yticks(places, texts, fontfamily=font)
+
+
+def _shortened(text: str) -> str:
+    return text if len(text) <= LONGEST_TEXT else text[: LONGEST_TEXT - 1] + "…"
+
+
+def over_time(axes: "Axes", labels: Sequence[str] | None, *, inches: float) -> None:
+    """What the time axis of a panel says."""
+    axes.set_xlabel("time step $t$")
+    axes.locator_params(axis="x", integer=True)
+    if labels is not None:
+        ticks(axes, "x", labels, inches=inches)

@@ -1,0 +1,190 @@
+"""Where gradients go: over time, to the inputs, and what the recurrent weights do to them."""
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from seqjax.viz._draw import (
+    COLORS,
+    MOST_WIDTH,
+    check_labels,
+    line,
+    new_figure,
+    over_time,
+    real_steps,
+)
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+__all__ = ["eigenvalues", "gradient_flow", "saliency"]
+
+
+def gradient_flow(norms: Mapping[str, ArrayLike], *, log: bool = True) -> "Figure":
+    """How much of the loss's gradient reaches each time step, one line a model.
+
+        norms[name][t] = ‖∂loss/∂h_t‖
+
+    A line that falls towards early steps shows a vanishing gradient, one that rises an exploding
+    one.
+
+    Args:
+      norms: for each model the norms, float [T], of `seqjax.traces.gradient_norms`; T may differ.
+      log: whether the norms are on a logarithmic axis, where zeros are left out.
+
+    Returns:
+      A figure with one panel.
+
+    Raises:
+      ImportError: matplotlib is missing.
+      ValueError: there are no norms, or one is not [T] or empty.
+
+    References:
+      Bengio, Simard, Frasconi (1994), Learning long-term dependencies with gradient descent is
+      difficult.
+
+    Example:
+      >>> figure = gradient_flow({"elman": 0.5 ** np.arange(8.0)[::-1], "lstm": np.ones(8)})
+      >>> [line.get_label() for line in figure.axes[0].lines], figure.axes[0].get_yscale()
+      (['elman', 'lstm'], 'log')
+    """
+    if not norms:
+        raise ValueError("norms: expected at least one model, got none")
+    figure = new_figure(width=5.5, height=3.6)
+    axes = figure.add_subplot()
+    for index, (name, norm) in enumerate(norms.items()):
+        values = np.asarray(norm)
+        if values.ndim != 1 or not values.size:
+            raise ValueError(f"norms[{name!r}]: expected [T], got shape {values.shape}")
+        line(axes, index, np.arange(len(values)), values.astype(np.float64), label=name)
+    if log:
+        axes.set_yscale("log", nonpositive="mask")
+    over_time(axes, None, inches=0)
+    axes.set_ylabel(r"$\Vert\partial L / \partial h_t\Vert$")
+    axes.legend(frameon=False)
+    return figure
+
+
+def saliency(
+    values: ArrayLike,
+    *,
+    length: int | None = None,
+    title: str | None = None,
+    step_labels: Sequence[str] | None = None,
+    label: str | None = None,
+) -> "Figure":
+    """How much each step of one sequence matters to a chosen output, a bar a step.
+
+    Values below zero, which gradient times input has, speak against the output: orange, those for
+    it blue.
+
+    Args:
+      values: float [T], one sequence of what `seqjax.traces.saliency` gives.
+      length: how many steps are real; the others are not drawn. None: all.
+      title: what to write above.
+      step_labels: a text for each drawn step, such as its token.
+      label: of the vertical axis; by default what `seqjax.traces.saliency` computes: the
+        gradient's norm, or its product with the input where there are values below zero.
+
+    Returns:
+      A figure with one panel.
+
+    Raises:
+      ImportError: matplotlib is missing.
+      ValueError: values that are not [T], empty or not finite, length not in [1, T], or the number
+        of labels is not that of the drawn steps.
+
+    References:
+      Simonyan, Vedaldi, Zisserman (2014), Deep inside convolutional networks.
+
+    Example:
+      >>> figure = saliency([0.1, 0.9, 0.0], step_labels=["a", "good", "film"], length=3)
+      >>> [round(float(bar.get_height()), 1) for bar in figure.axes[0].patches]
+      [0.1, 0.9, 0.0]
+    """
+    heights = real_steps("values", values, length, "[T]")
+    if not np.isfinite(heights).all():
+        raise ValueError("values: expected finite numbers, got NaN or inf")
+    steps = len(heights)
+    check_labels(step_labels, steps)
+    signed = bool((heights < 0).any())
+    if label is None:
+        x, s = r"x_t", r"\partial s / \partial x_t"
+        label = rf"${x} \cdot {s}$" if signed else rf"$\Vert{s}\Vert$"
+    width = min(MOST_WIDTH, max(5.5, 0.2 * steps + 1))
+    figure = new_figure(width=width, height=3.2)
+    axes = figure.add_subplot(ylabel=label)
+    places = np.arange(steps)
+    if steps <= 300:
+        colors = [COLORS[0] if height >= 0 else COLORS[1] for height in heights]
+        axes.bar(places, heights, color=colors, width=0.8)
+    else:  # bars thinner than a pixel
+        for color, part in ((COLORS[0], heights.clip(min=0)), (COLORS[1], heights.clip(max=0))):
+            axes.fill_between(places, part, color=color, step="mid", linewidth=0.3)
+    axes.axhline(0, color="black", linewidth=0.8)
+    axes.margins(x=0.01)
+    over_time(axes, step_labels, inches=width - 1)
+    if title is not None:
+        axes.set_title(title, wrap=True)
+    return figure
+
+
+def eigenvalues(values: Mapping[str, ArrayLike], *, title: str | None = None) -> "Figure":
+    """The eigenvalues of recurrent weights in the complex plane, with the unit circle.
+
+    Above each panel stands the spectral radius ρ, the largest absolute value.
+
+    Args:
+      values: for each gate complex [H], what `seqjax.traces.eigenvalues` gives.
+      title: what to write above all.
+
+    Returns:
+      A figure with a panel for each gate, all to one scale.
+
+    Raises:
+      ImportError: matplotlib is missing.
+      ValueError: no gates, or eigenvalues that are not [H], empty or not finite.
+
+    References:
+      Pascanu, Mikolov, Bengio (2013), On the difficulty of training recurrent neural networks.
+
+    Example:
+      >>> figure = eigenvalues({"h": np.array([0.5 + 0.5j, 0.5 - 0.5j, -2.0])})
+      >>> figure.axes[0].get_title()
+      'h: ρ = 2.00'
+    """
+    if not values:
+        raise ValueError("values: expected at least one gate, got none")
+    points = {name: np.asarray(value, np.complex128) for name, value in values.items()}
+    for name, point in points.items():
+        if point.ndim != 1 or not point.size:
+            raise ValueError(f"values[{name!r}]: expected a non-empty [H], got {point.shape}")
+        if not np.isfinite(point).all():
+            raise ValueError(f"values[{name!r}]: expected finite numbers, got NaN or inf")
+    bound = 1.1 * max(
+        1.0, *(max(np.abs(p.real).max(), np.abs(p.imag).max()) for p in points.values())
+    )
+    columns = min(4, len(points))
+    rows = math.ceil(len(points) / columns)
+    figure = new_figure(width=max(3.6, 2.7 * columns + 0.6), height=3.1 * rows + 0.3)
+    angles = np.linspace(0, 2 * np.pi, 200)
+    for index, (name, point) in enumerate(points.items()):
+        axes = figure.add_subplot(rows, columns, index + 1, aspect="equal")
+        axes.axhline(0, color="0.85", linewidth=0.8)
+        axes.axvline(0, color="0.85", linewidth=0.8)
+        axes.plot(np.cos(angles), np.sin(angles), color="black", linewidth=0.8, linestyle="--")
+        alpha = 0.8 if len(point) <= 200 else 0.3
+        axes.plot(
+            point.real, point.imag, linestyle="", marker="o", color=COLORS[0], alpha=alpha,
+            markersize=4 if len(point) <= 200 else 2, markeredgewidth=0,
+        )  # fmt: skip
+        axes.set(xlim=(-bound, bound), ylim=(-bound, bound), xlabel="real part")
+        if index % columns == 0:
+            axes.set_ylabel("imaginary part")
+        axes.set_title(f"{name}: ρ = {np.abs(point).max():.2f}")
+    if title is not None:
+        figure.suptitle(title, wrap=True)
+    return figure

@@ -1,0 +1,119 @@
+"""How training went, and what the model takes for what."""
+
+import collections
+import math
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from seqjax.viz._draw import fonts, line, new_figure
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+__all__ = ["confusion", "learning_curve"]
+
+# In a training history, but not learning.
+NOT_CURVES = ("epoch", "step", "seconds", "grad_norm", "skipped")
+
+
+def learning_curve(
+    history: Sequence[Mapping[str, Any]], *, keys: Sequence[str] | None = None
+) -> "Figure":
+    """Metrics over the epochs, those of training and of evaluation in one panel a metric.
+
+    Args:
+      history: records such as `seqjax.training.fit` returns: `{"epoch": 1, "loss": …, "eval_loss":
+        …}`. A record may lack a key. Without "epoch" the records count from 1.
+      keys: what to draw; all numbers but epoch, step, seconds, grad_norm and skipped by default.
+
+    Returns:
+      A figure with a panel for `name` and `eval_name` together.
+
+    Raises:
+      ImportError: matplotlib is missing.
+      ValueError: the history is empty, or has no such key.
+
+    Example:
+      >>> history = [
+      ...     {"epoch": 1, "loss": 0.9, "eval_loss": 1.0, "eval_accuracy": 0.5},
+      ...     {"epoch": 2, "loss": 0.4, "eval_loss": 0.6, "eval_accuracy": 0.8},
+      ... ]
+      >>> figure = learning_curve(history)
+      >>> [axes.get_ylabel() for axes in figure.axes]
+      ['loss', 'accuracy']
+    """
+    if not history:
+        raise ValueError("history: expected at least one record, got none")
+    known = list(dict.fromkeys(key for record in history for key in record))
+    if keys is None:
+        keys = [key for key in known if key not in NOT_CURVES]
+    if not keys or not set(keys) <= set(known):
+        raise ValueError(f"keys: expected some of {', '.join(known)}; got {list(keys)}")
+    panels: dict[str, list[str]] = {}
+    for key in keys:
+        panels.setdefault(key.removeprefix("eval_"), []).append(key)
+    columns = min(3, len(panels))
+    rows = math.ceil(len(panels) / columns)
+    figure = new_figure(width=4.5 * columns, height=3.2 * rows)
+    for place, (metric, curves) in enumerate(panels.items(), start=1):
+        axes = figure.add_subplot(rows, columns, place)
+        for key in curves:
+            points = [
+                (record.get("epoch", position), float(record[key]))
+                for position, record in enumerate(history, start=1)
+                if key in record
+            ]
+            evaluated = key.startswith("eval_")
+            label = "evaluation" if evaluated else "training"
+            x, y = zip(*points, strict=True)
+            line(axes, int(evaluated), x, y, label=label, marker="o", markersize=3)
+        axes.set_xlabel("epoch")
+        axes.set_ylabel(metric)
+        axes.locator_params(axis="x", integer=True)
+        axes.legend(frameon=False)
+    return figure
+
+
+def confusion(right: Sequence[str], found: Sequence[str], *, most: int = 24) -> "Figure":
+    """Which classes are taken for which: of each right class, the shares found as each.
+
+    Args:
+      right: the right class of each example.
+      found: the class found for each.
+      most: the classes that are shown at most, those with the most examples.
+
+    Returns:
+      A figure with one panel: right classes down, found ones across, shares in per cent.
+
+    Raises:
+      ImportError: matplotlib is missing.
+      ValueError: no examples, or not as many found as right.
+
+    Example:
+      >>> figure = confusion(["yes", "yes", "no"], ["yes", "no", "no"])
+      >>> sorted(text.get_text() for text in figure.axes[0].texts)
+      ['100', '50', '50']
+    """
+    if len(right) != len(found) or not len(right):
+        raise ValueError(
+            f"right, found: expected as many of both, got {len(right)} and {len(found)}"
+        )
+    totals = collections.Counter(right)
+    totals.update(dict.fromkeys(found, 0))
+    shown = sorted(name for name, _ in totals.most_common(most))
+    counts = collections.Counter(zip(right, found, strict=True))
+    shares = np.array([[counts[a, b] / max(totals[a], 1) for b in shown] for a in shown])
+    side = 0.36 * len(shown)
+    figure = new_figure(width=2.2 + side, height=1.6 + side)
+    axes = figure.add_subplot(xlabel="found", ylabel="right", title="Shares of each row, %")
+    axes.imshow(np.sqrt(shares), cmap="Blues", vmin=0.0, vmax=1.0)  # small shares show, too
+    axes.set_xticks(range(len(shown)), shown, rotation=90, fontfamily=fonts())
+    axes.set_yticks(range(len(shown)), shown, fontfamily=fonts())
+    for (row, column), share in np.ndenumerate(shares):
+        if share >= 0.005:
+            color = "white" if share > 0.4 else "black"
+            text = f"{100 * share:.0f}"
+            axes.text(column, row, text, ha="center", va="center", color=color, fontsize=7)
+    return figure
