@@ -23,7 +23,7 @@ BENCH := out/benchmarks
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL: # two targets may fill the same environment
-.PHONY: help demo speaker examples $(EXAMPLES:%=example-%) bench bench-full test slow peers lint types docs gallery dist doctest format clean
+.PHONY: help demo speaker examples $(EXAMPLES:%=example-%) serve bench bench-full test slow peers lint types docs gallery dist doctest format clean
 
 help: ## print this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -42,6 +42,9 @@ examples: $(EXAMPLES:%=example-%) ## run each example on its own data, a minute 
 
 $(EXAMPLES:%=example-%): example-%: $(VENV)/.examples $(VENV)/.data $(VENV)/.more_data $(REVIEWS)
 	$(BIN)/python examples/$*.py --resume
+
+serve: $(VENV)/.serve ## serve the models of `make demo` and `make example-sentiment` on port 8000
+	$(BIN)/python -m examples.serve --pronounce out/pronounce --sentiment out/sentiment
 
 bench: $(VENV)/.bench ## measure speed, memory and compile time beside other libraries
 	$(BIN)/python -m benchmarks all --short --output $(BENCH)/short.json
@@ -99,7 +102,7 @@ $(BIN)/pip:
 	$(PYTHON) -m venv $(VENV)
 
 # One stamp an extra: set up again only when pyproject.toml has changed since.
-$(VENV)/.examples $(VENV)/.bench $(VENV)/.test $(VENV)/.dev $(VENV)/.docs: $(VENV)/.%: pyproject.toml | $(BIN)/pip
+$(VENV)/.examples $(VENV)/.bench $(VENV)/.test $(VENV)/.dev $(VENV)/.docs $(VENV)/.serve: $(VENV)/.%: pyproject.toml | $(BIN)/pip
 	$(PIP) --editable '.[$*]'
 	@touch $@
 

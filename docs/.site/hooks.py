@@ -4,6 +4,7 @@ The API has a page for each public module, made from its docstrings; each exampl
 its source; CONTRIBUTING.md and CHANGELOG.md stand in the root, where people look for them.
 """
 
+import ast
 import posixpath
 import re
 from pathlib import Path
@@ -27,19 +28,41 @@ def modules() -> list[str]:
 
 
 def sources() -> list[Path]:
-    """The scripts that have a page."""
-    return sorted((ROOT / "examples").glob("[a-z]*.py"))
+    """The examples' files, each of which has a page."""
+    return sorted((ROOT / "examples").rglob("[a-z]*.py"))
 
 
 def generated() -> dict[str, str]:
     """The pages that are made, by their place in the site."""
     pages = {page: (ROOT / name).read_text(encoding="utf-8") for name, page in MOVED.items()}
     for name in modules():
-        pages[f"api/{_short(name)}.md"] = f"# {name}\n\n::: {name}\n"
+        parts = [f"# {name}", f"::: {name}"]
+        for inner in _inner(name):
+            parts += [f"## {inner}", f"::: {inner}\n    options: {{heading_level: 3}}"]
+        pages[f"api/{_short(name)}.md"] = "\n\n".join(parts) + "\n"
     for path in sources():
-        text = f"# {path.name}\n\n````python\n{path.read_text(encoding='utf-8')}````\n"
-        pages[f"source/{path.stem}.md"] = text
+        name = path.relative_to(ROOT / "examples").as_posix()
+        text = f"# {name}\n\n````python\n{path.read_text(encoding='utf-8')}````\n"
+        pages[f"source/{name.removesuffix('.py')}.md"] = text
     return pages
+
+
+def _inner(module: str) -> list[str]:
+    """The public modules of a package whose names it does not have itself."""
+    folder = ROOT / module.replace(".", "/")
+    if module == "seqjax" or not folder.is_dir():
+        return []
+    known = _public(folder / "__init__.py")
+    files = sorted(folder.glob("[a-z]*.py"))
+    return [f"{module}.{path.stem}" for path in files if not known & _public(path)]
+
+
+def _public(path: Path) -> set[str]:
+    """The names that a file lists in `__all__`."""
+    for node in ast.parse(path.read_text(encoding="utf-8")).body:
+        if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "__all__":
+            return set(ast.literal_eval(node.value))
+    return set()
 
 
 def _short(module: str) -> str:
@@ -56,7 +79,7 @@ def place(target: str) -> str | None:
         return MOVED[target]
     if target == "examples/README.md":
         return "examples.md"
-    if match := re.fullmatch(r"examples/(\w+)\.py", target):
+    if match := re.fullmatch(r"examples/([a-z]\S*)\.py", target):
         return f"source/{match[1]}.md"
     if match := re.fullmatch(r"seqjax/(\w+)(?:/__init__)?\.py", target):
         return f"api/{match[1]}.md"

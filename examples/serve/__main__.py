@@ -1,0 +1,144 @@
+"""Serves the models that examples/pronounce.py and examples/sentiment.py have trained."""
+
+import dataclasses
+import logging
+import math
+import os
+import signal
+import threading
+from pathlib import Path
+from typing import NoReturn
+
+import tyro
+
+from examples.serve import app, models
+from examples.serve.limits import Limits, RateLimiter
+from examples.serve.server import Server
+from examples.serve.service import Service
+from seqjax import training
+
+__all__ = ["Config", "leave", "main", "serve"]
+
+logger = logging.getLogger("examples.serve")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Config:
+    """Options of the server; /health says when it is ready."""
+
+    pronounce: Path = Path("out/pronounce")
+    """Folder that examples/pronounce.py has left."""
+    sentiment: Path = Path("out/sentiment")
+    """Folder that examples/sentiment.py has left."""
+    host: str = "127.0.0.1"
+    """Address to listen at; 0.0.0.0 is all of this machine's."""
+    port: int = 8000
+    """Port to listen at; 0 takes a free one, which is printed."""
+    threads: int = 32
+    """Requests that are in work or wait for a model; further ones wait before that."""
+    connections: int = 1000
+    """Connections at once; further ones wait until the system turns them away."""
+    request_seconds: int = 20
+    """How long a request may take to come, and an idle connection stays open."""
+    grace: float = 10.0
+    """Seconds in which all that was accepted is answered after SIGTERM or SIGINT."""
+    batch_wait: float = 0.003
+    """Seconds for which a batch waits for more rows."""
+    rate: float = 10.0
+    """Requests a second that a client address may send; 0 for no limit."""
+    burst: int = 40
+    """Requests that it may send at once before that holds."""
+    trusted_proxy: str | None = None
+    """Address of a proxy in front, whose X-Forwarded-For says who the client is."""
+    limits: Limits = dataclasses.field(default_factory=Limits)
+    """On what one request may ask for."""
+
+    def check(self) -> None:
+        """Raises SystemExit if an option makes no sense."""
+        for group, prefix in ((self, "--"), (self.limits, "--limits.")):
+            for field in dataclasses.fields(group):
+                value = getattr(group, field.name)
+                least = 0 if field.name in ("port", "rate", "batch_wait", "grace") else 1
+                if isinstance(value, int | float) and not least <= value < math.inf:
+                    flag = prefix + field.name.replace("_", "-")
+                    raise SystemExit(f"{flag}: expected at least {least}, got {value}")
+
+
+def serve(config: Config, service: Service) -> int:
+    """Serves two models until a signal comes.
+
+    Args:
+      config: the options.
+      service: the models, not warmed up yet.
+
+    Returns:
+      What the process should exit with.
+    """
+    limiter = RateLimiter(config.rate, config.burst)
+    application = app.create_app(service, config.limits, limiter)
+    proxy = {}
+    if config.trusted_proxy is not None:
+        headers = {"x-forwarded-for", "x-forwarded-proto"}
+        proxy = {"trusted_proxy": config.trusted_proxy, "trusted_proxy_headers": headers}
+    with training.blaming("port"):
+        server = Server(
+            application,
+            host=config.host,
+            port=config.port,
+            threads=config.threads,
+            connection_limit=config.connections,
+            channel_timeout=config.request_seconds,
+            max_request_body_size=config.limits.body_bytes + 1,  # the first that is too much
+            max_request_header_size=16 * 1024,
+            grace=config.grace,
+            on_stop=lambda: application.config.update(draining=True),
+            **proxy,
+        )
+    failed = []
+
+    def warm_up() -> None:
+        try:
+            service.warm_up()
+            logger.info("ready")
+        except Exception as error:
+            logger.exception("the models cannot be warmed up")
+            failed.append(error)
+            server.stop()
+
+    def on_signal(number: int, _: object) -> None:
+        for each in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(each, signal.SIG_DFL)  # the second one ends at once
+        server.stop()
+
+    for each in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(each, on_signal)
+    logger.info("listening at http://%s:%s", server.effective_host, server.effective_port)
+    warming = threading.Thread(target=warm_up, name="warm-up", daemon=True)
+    warming.start()
+    server.run()
+    logger.info("stopped")
+    return 1 if failed else 0
+
+
+def main(config: Config) -> int:
+    """Reads the models and serves them; returns what the process should exit with."""
+    config.check()
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s %(message)s")
+    for name in ("absl", "jax"):
+        logging.getLogger(name).setLevel(logging.WARNING)
+    with training.blaming("pronounce"):
+        pronouncer = models.load_pronouncer(config.pronounce)
+    with training.blaming("sentiment"):
+        reviewer = models.load_reviewer(config.sentiment)
+    service = Service(pronouncer, reviewer, config.limits, config.batch_wait)
+    return serve(config, service)
+
+
+def leave(status: int) -> NoReturn:
+    """Ends the process, whatever still runs in it: a compilation cannot be stopped otherwise."""
+    logging.shutdown()
+    os._exit(status)
+
+
+if __name__ == "__main__":
+    leave(main(tyro.cli(Config, prog="python -m examples.serve", description=__doc__)))

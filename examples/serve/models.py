@@ -1,0 +1,207 @@
+"""The two models as functions of rows, read from what a training run left in its folder."""
+
+import json
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+import optax
+from flax import nnx
+from shipped import pronunciations, reviews
+
+from examples import sentiment
+from seqjax import data, seq2seq, training
+
+__all__ = [
+    "Pronounced",
+    "Pronouncer",
+    "Reviewer",
+    "load_pronouncer",
+    "load_reviewer",
+    "padded_length",
+]
+
+
+def padded_length(length: int, least: int = 8) -> int:
+    """The next power of two: what a row is padded to follows from itself, not its neighbours.
+
+    Args:
+      length: of the row.
+      least: the shortest.
+
+    Example:
+      >>> [padded_length(length) for length in (1, 8, 9, 32)]
+      [8, 8, 16, 32]
+    """
+    return max(least, 1 << (length - 1).bit_length())
+
+
+class Pronounced(NamedTuple):
+    """A word as the model says it.
+
+    Attributes:
+      phonemes: their names.
+      score: the log-probability of the phonemes and their end.
+      finished: False if the model came to no end.
+      attention: float32 `[phonemes, letters]`, where it looked for each.
+    """
+
+    phonemes: list[str]
+    score: float
+    finished: bool
+    attention: np.ndarray
+
+
+class Pronouncer:
+    """Words to phonemes: rows are words.
+
+    Args:
+      model: a `seqjax.seq2seq.Seq2Seq` with attention.
+      letters: the vocabulary of its sources.
+      phonemes: the vocabulary of its targets.
+      beam_width: hypotheses that the search keeps.
+    """
+
+    sizes = (16,)  # one, so that a row meets the same program alone and in company
+
+    def __init__(
+        self, model: Any, letters: data.Vocabulary, phonemes: data.Vocabulary, beam_width: int = 5
+    ) -> None:
+        self.model, self.letters, self.phonemes = model, letters, phonemes
+        self.beam_width = beam_width
+        self.alphabet = frozenset(letters.tokens) - {*letters.special}
+
+    def run(self, shape: int, words: Sequence[str]) -> list[Pronounced]:
+        """Pronounces words, in one compiled call a shape and number of words.
+
+        Args:
+          shape: the `padded_length` of each word.
+          words: of letters that are in `alphabet`.
+        """
+        found = seq2seq.generate(
+            self.model, [self.letters.encode(word) for word in words],
+            begin=self.phonemes.begin, end=self.phonemes.end,
+            beam_width=self.beam_width, batch_size=len(words),
+        )  # fmt: skip
+        return [self._said(output) for output in found]
+
+    def _said(self, output: seq2seq.Generated) -> Pronounced:
+        said = self.phonemes.pieces(output.tokens)
+        if output.attention is None:
+            raise ValueError("model: expected one with attention, got one without")
+        return Pronounced(said, output.score, output.finished, output.attention[: len(said)])
+
+
+class Reviewer:
+    """Texts to the probability that they are positive: rows are the ids of words.
+
+    Args:
+      model: `model(words [B, T], lengths [B]) -> logits [B]`.
+      vocabulary: of words.
+      words_of: splits a text into words.
+    """
+
+    sizes = (64,)
+
+    def __init__(
+        self, model: Any, vocabulary: data.Vocabulary, words_of: Callable[[str], list[str]]
+    ) -> None:
+        self.model, self.vocabulary, self.words_of = model, vocabulary, words_of
+        self._read = jax.jit(lambda model, *inputs: jax.nn.sigmoid(model(*inputs)))
+
+    def run(self, shape: int, rows: Sequence[np.ndarray]) -> list[float]:
+        """The probability for each row, in one compiled call a shape and number of rows.
+
+        Args:
+          shape: what the rows are padded to.
+          rows: int32 `[t]`, t from 1 to `shape`.
+        """
+        words, lengths = np.zeros((len(rows), shape), np.int32), np.array([*map(len, rows)])
+        for index, row in enumerate(rows):
+            words[index, : len(row)] = row
+        return np.asarray(self._read(self.model, words, lengths)).tolist()
+
+
+def load_pronouncer(folder: Path) -> Pronouncer:
+    """Reads what examples/pronounce.py left in its folder.
+
+    Args:
+      folder: its `--out`.
+
+    Raises:
+      ValueError: there is no finished run in it, or one of another model.
+    """
+    options = _options(folder)
+    names = ("letters.json", "phonemes.json")
+    if all((folder / name).is_file() for name in names):
+        letters, phonemes = (data.Vocabulary.load(folder / name) for name in names)
+    else:  # a run leaves none: they follow from the dictionary, as at the training
+        source = None if options["data"] == "None" else Path(options["data"])
+        dictionary, (words, _, _) = pronunciations.load(source, float(options["test_share"]))
+        letters = data.Vocabulary.build(words)
+        phonemes = data.Vocabulary.build(way for word in words for way in dictionary[word])
+    sizes = ("embed_size", "hidden_size", "num_layers")
+    how: dict[str, Any] = {name: int(options[name]) for name in sizes}
+    model = seq2seq.Seq2Seq(len(phonemes), len(letters), **how, rngs=nnx.Rngs(0))
+    return Pronouncer(
+        _restored(model, folder), letters, phonemes, beam_width=int(options["beam_width"])
+    )
+
+
+def load_reviewer(folder: Path) -> Reviewer:
+    """Reads what examples/sentiment.py left in its folder.
+
+    Args:
+      folder: its `--out`.
+
+    Raises:
+      ValueError: there is no finished run in it, or one of another model.
+    """
+    options = _options(folder)
+    vocabulary = data.Vocabulary.load(folder / "vocabulary.json")
+    config = sentiment.Config(
+        cell=options["cell"],
+        bidirectional=options["bidirectional"] == "True",
+        pooling="last" if options["pooling"] == "last" else "mean_max",
+        hidden_size=int(options["hidden_size"]),
+        embed_size=int(options["embed_size"]),
+    )
+    model = sentiment.Reader(config, len(vocabulary), rngs=nnx.Rngs(0))
+    return Reviewer(_restored(model, folder), vocabulary, reviews.words_of)
+
+
+def _options(folder: Path) -> dict[str, str]:
+    """The options of a run as their texts."""
+    path = folder / "result.json"
+    if not path.is_file():
+        raise ValueError(f"expected the folder of a finished run, got {folder} without {path.name}")
+    options: dict[str, str] = json.loads(path.read_text(encoding="utf-8"))["options"]
+    return options
+
+
+def _restored(model: Any, folder: Path) -> Any:
+    """The model as training gave it, in evaluation mode: of its best epoch if it chose one."""
+    place = folder / "checkpoints"
+    if not place.is_dir():  # it would be made
+        raise ValueError(f"expected checkpoints in {place}, got none")
+    state = training.init_state(model, optax.identity())
+    params, model_state = state.params, state.model_state
+    with training.Checkpoints(place) as checkpoints:
+        written = checkpoints.restore({}, partial=True)
+        if written is None:
+            raise ValueError(f"expected checkpoints in {place}, got none")
+        if written.record["monitor"] is not None:
+            found: Any = checkpoints.restore({"best": (params, model_state)}, partial=True)
+            params, model_state = found.arrays["best"]
+        elif float(_options(folder)["average"]):
+            raise ValueError(f"expected a run without --average or with a best epoch in {folder}")
+        else:
+            last = {"params": params, "model_state": model_state}
+            found = checkpoints.restore({"state": last}, partial=True)
+            params, model_state = (found.arrays["state"][name] for name in last)
+    params, model_state = jax.device_put((params, model_state))
+    trained = training.state_to_model(model, state._replace(params=params, model_state=model_state))
+    trained.eval()
+    return trained

@@ -1,0 +1,169 @@
+"""The models as functions of rows, alone and in company, and read from the folder of a run."""
+
+import dataclasses
+import json
+
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from flax import nnx
+
+pytest.importorskip("flask")
+pytest.importorskip("waitress")
+pytest.importorskip("tyro")
+pytest.importorskip("orbax.checkpoint")
+from shipped import pronunciations
+
+import examples.serve as serving
+from examples import pronounce, sentiment
+from examples.serve.validation import ApiError
+from seqjax import data, seq2seq, training
+from tests.serve import tiny
+
+LONG = "abcdefghijklmno"
+
+
+@pytest.fixture(scope="module")
+def service():
+    made = serving.Service(tiny.pronouncer(), tiny.reviewer(), tiny.LIMITS, wait=0.0)
+    made.warm_up()
+    yield made
+    made.close()
+
+
+def test_after_the_warm_up_nothing_is_compiled(service):
+    """The first test of this file: what others had compiled it would not notice."""
+    with tiny.compilations() as compiled:
+        for length in range(1, 17):
+            service.pronounce(["a" * length] * (length % 4 + 1))
+        for length in range(1, 33):
+            service.sentiment(["good"] * length)
+    assert not compiled
+
+
+def test_a_word_is_pronounced_as_by_a_search_of_its_own(service):
+    words = ["bad", LONG, "a", "decade"]
+    together = service.pronounce(words)
+    for word, said in zip(words, together, strict=True):
+        model = service.pronouncer.model
+        source = [[tiny.LETTERS.encode(word).tolist()]]
+        [alone] = seq2seq.generate(model, *source, begin=2, end=3, beam_width=2)
+        assert said.phonemes == tiny.PHONEMES.pieces(alone.tokens) and said.phonemes
+        assert said.score == pytest.approx(alone.score, abs=1e-4)
+        assert said.finished == alone.finished
+        attention = np.asarray(alone.attention)[: len(said.phonemes)]
+        assert said.attention.shape == (len(said.phonemes), len(word))
+        np.testing.assert_allclose(said.attention, attention, atol=1e-5)
+    assert len({tuple(said.phonemes) for said in together}) > 1  # the model does listen
+
+
+def test_the_course_is_that_of_prefixes_read_alone(service):
+    words = ["this", "film", "is", "not", "unheard-of", "good", "?"]
+    course = service.sentiment(words)
+    model = service.reviewer.model
+    for end, probability in enumerate(course, start=1):
+        ids = tiny.WORDS.encode(words[:end])[None]
+        logit = float(model(jnp.asarray(ids), jnp.array([end]))[0])  # without any padding
+        assert probability == pytest.approx(1 / (1 + np.exp(-logit)), abs=1e-5)
+    assert np.ptp(course) > 0.01
+
+
+def test_neighbours_change_nothing_at_all(service):
+    alone = service.pronouncer.run(8, ["bad"] * 16)[0]
+    mixed = service.pronouncer.run(8, ["bad", *(f"{a}{b}" for a in "abc" for b in "defgh")])[0]
+    assert mixed.phonemes == alone.phonemes and mixed.score == alone.score
+    np.testing.assert_array_equal(mixed.attention, alone.attention)
+    row, rng = tiny.WORDS.encode(["not", "bad"]), np.random.default_rng(0)
+    others = [rng.integers(4, 10, n).astype(np.int32) for n in rng.integers(1, 17, 63)]
+    assert service.reviewer.run(16, [row, *others])[0] == service.reviewer.run(16, [row] * 64)[0]
+
+
+def test_who_waits_too_long_is_told_so():
+    limits = dataclasses.replace(tiny.LIMITS, answer_seconds=0.05, queued_rows=4)
+    service = serving.Service(tiny.pronouncer(), tiny.reviewer(), limits)
+    with pytest.raises(ApiError, match="the model pronounce is not ready yet") as caught:
+        service.pronounce(["a"])
+    assert caught.value.status == 503 and caught.value.retry_after
+    service.ready["sentiment"] = True
+    service.batchers["sentiment"].run = tiny.slow(lambda shape, items: [0.5] * len(items), 0.5)
+    with pytest.raises(ApiError, match=r"sentiment gave no answer in 0\.05 seconds"):
+        service.sentiment(["good"])
+    with pytest.raises(ApiError, match="has more to do than it can answer in time"):
+        service.sentiment(["good"] * 5)
+    service.close()
+
+
+def left_by(folder, model, options, monitor=("eval_loss", "min")):
+    """What a training run leaves: the last state, the best one if it chose one, the figures."""
+    right = training.init_state(model, optax.adam(1e-3))
+    other = training.init_state(tiny.shaken(model, 5), optax.adam(1e-3))
+    best = {"state": other, "best": (right.params, right.model_state)}
+    with training.Checkpoints(folder / "checkpoints") as checkpoints:
+        arrays = {"state": right, "best": None} if monitor is None else best
+        checkpoints.save(7, arrays, {"monitor": monitor})
+    texts = {name: str(value) for name, value in dataclasses.asdict(options).items()}
+    (folder / "result.json").write_text(json.dumps({"figures": {}, "options": texts}))
+
+
+def same(found, expected):
+    for one, other in zip(
+        *(nnx.to_flat_state(nnx.state(m, nnx.Param)).leaves for m in (found, expected)), strict=True
+    ):
+        np.testing.assert_array_equal(one[...], other[...])
+
+
+def test_a_run_of_pronounce_is_read(tmp_path):
+    lines = [f"{word} {' '.join(word.upper())}\n" for word in ("abc", "bad", "cab", "dab", "ad")]
+    (tmp_path / "some.dict").write_text("".join(lines))
+    config = pronounce.Config(
+        data=tmp_path / "some.dict", test_share=0.2, embed_size=3, hidden_size=2, beam_width=3
+    )
+    _, (words, _, _) = pronunciations.load(config.data, 0.2)
+    letters = data.Vocabulary.build(words)
+    model = seq2seq.Seq2Seq(
+        len(letters), len(letters), embed_size=3, hidden_size=2, rngs=nnx.Rngs(0)
+    )
+    model = tiny.shaken(model, 3)
+    left_by(tmp_path, model, config)
+    found = serving.load_pronouncer(tmp_path)
+    same(found.model, model)
+    assert found.letters == letters and found.alphabet == set("abcd") and found.beam_width == 3
+    letters.save(tmp_path / "letters.json")  # what was saved is taken before what is made anew
+    data.Vocabulary("ABCE").save(tmp_path / "phonemes.json")
+    assert serving.load_pronouncer(tmp_path).phonemes.tokens[4:] == ("A", "B", "C", "E")
+
+
+@pytest.mark.parametrize("monitor", [("eval_accuracy", "max"), None])
+def test_a_run_of_sentiment_is_read(tmp_path, monitor):
+    config = sentiment.Config(embed_size=3, hidden_size=2, cell="lstm", pooling="last")
+    model = tiny.shaken(sentiment.Reader(config, len(tiny.WORDS), rngs=nnx.Rngs(0)), 4)
+    left_by(tmp_path, model, config, monitor)
+    tiny.WORDS.save(tmp_path / "vocabulary.json")
+    found = serving.load_reviewer(tmp_path)
+    same(found.model, model)
+    assert found.vocabulary == tiny.WORDS and found.words_of("Not BAD!") == ["not", "bad", "!"]
+    assert found.model.dropout.deterministic
+    if monitor is None:  # what was averaged is not among the weights
+        record = json.loads((tmp_path / "result.json").read_text())
+        record["options"]["average"] = "0.99"
+        (tmp_path / "result.json").write_text(json.dumps(record))
+        with pytest.raises(ValueError, match="expected a run without --average"):
+            serving.load_reviewer(tmp_path)
+
+
+def test_folders_without_a_run(tmp_path):
+    with pytest.raises(ValueError, match=r"expected the folder of a finished run, got .*result"):
+        serving.load_pronouncer(tmp_path)
+    options = dataclasses.asdict(sentiment.Config())
+    texts = {name: str(value) for name, value in options.items()}
+    (tmp_path / "result.json").write_text(json.dumps({"options": texts}))
+    tiny.WORDS.save(tmp_path / "vocabulary.json")
+    with pytest.raises(ValueError, match=r"expected checkpoints in .*checkpoints, got none"):
+        serving.load_reviewer(tmp_path)
+    assert not (tmp_path / "checkpoints").exists()
+
+
+def test_the_limits_of_a_request_fit_in_the_queue():
+    limits = serving.Limits()
+    assert limits.queued_rows >= max(limits.words, limits.text_words)
