@@ -21,23 +21,17 @@ holds out a part of the training recordings, with several seeds.
 import dataclasses
 import math
 from pathlib import Path
-from typing import Any, ClassVar, Literal, NamedTuple
+from typing import Any, ClassVar, Literal
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import tyro
 from flax import nnx
+from shipped import motions
 
 from seqjax import cells, losses, metrics, nn, sequences, training, viz
-from seqjax.data import (
-    batches,
-    bucket_boundaries,
-    class_files,
-    installed_files,
-    read_lines,
-    read_ts,
-)  # fmt: skip
+from seqjax.data import batches
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -72,14 +66,6 @@ class Config(training.ScriptOptions):
     learning_rate: float = 3e-3
     out: Path = Path("out/activity")
     shares: ClassVar[tuple[str, ...]] = ("dropout", "validation", "label_smoothing")
-
-
-class Recordings(NamedTuple):
-    """Steps [T_n, ...] of each recording, the number of its class, and who was recorded."""
-
-    steps: list[np.ndarray]
-    labels: np.ndarray
-    people: np.ndarray
 
 
 class Classifier(nnx.Module):
@@ -122,87 +108,11 @@ class Classifier(nnx.Module):
         return self.head(self.dropout(pooled, rngs=rngs))
 
 
-def read(folder: Path, split: str, names: list[str] | None) -> tuple[Recordings, list[str]]:
-    """One part of the recordings, and the names of the classes: those given, if any are."""
-    inside, people = folder / split, None
-    if (inside / "Inertial Signals").is_dir():  # UCI HAR: a file a signal, with a line a recording
-        files = sorted((inside / "Inertial Signals").glob(f"*_{split}.txt"))
-        steps = list(np.stack([np.loadtxt(file, np.float32) for file in files], -1))
-        labels = np.loadtxt(inside / f"y_{split}.txt", np.int32) - 1
-        people = np.loadtxt(inside / f"subject_{split}.txt", np.int32)
-        names = [line.split()[1] for line in read_lines(folder / "activity_labels.txt")]
-    elif inside.is_dir():
-        paths, labels, names = class_files(inside, "*.npy", names=names)
-        steps = [np.load(path) for path in paths]
-        for path, array in zip(paths, steps, strict=True):
-            if array.ndim not in (2, 3, 4) or array.dtype.kind not in "fiub" or not array.size:
-                raise ValueError(
-                    f"{path}: expected numbers (T, features), (T, H, W) or (T, H, W, C), got "
-                    f"{array.dtype} {array.shape}"
-                )
-        steps = [(x[..., None] if x.ndim == 3 else x).astype(np.float32) for x in steps]
-    else:
-        files = sorted(folder.glob(f"*_{split.upper()}.ts"))
-        if not files:
-            raise ValueError(
-                f"expected a file *_{split.upper()}.ts or a folder {split} in {folder}"
-            )
-        steps, said = read_ts(files[0])
-        names = sorted(set(said)) if names is None else names
-        if not said or not set(said) <= set(names):
-            raise ValueError(f"{files[0]}: expected labels among {names}, got {sorted(set(said))}")
-        labels = np.array([names.index(label) for label in said], np.int32)
-    return Recordings(steps, labels, np.arange(len(steps)) if people is None else people), names
-
-
-def load(config: Config) -> tuple[dict[str, dict[str, Any]], list[str]]:
-    """Examples for "train", "dev" (if any are held out) and "test", and the names of the classes.
-
-    Values are scaled by the mean and the deviation of the training steps; missing ones become 0.
-    """
-    with training.blaming("data"):
-        motions = "datasets/data/BasicMotions/*_TRAIN.ts"
-        folder = config.data or installed_files("aeon", motions)[0].parent
-        train, names = read(folder, "train", None)
-        test, _ = read(folder, "test", names)
-    shapes = {steps.shape[1:] for part in (train, test) for steps in part.steps}
-    if len(shapes) > 1:
-        raise SystemExit(f"--data: expected steps of one shape, got {sorted(shapes)}")
-    people = np.random.default_rng(config.seed).permutation(np.unique(train.people))
-    held = np.isin(train.people, people[: round(config.validation * len(people))])
-    learned = [steps for steps, out in zip(train.steps, held, strict=True) if not out]
-    values = np.concatenate([steps.reshape(-1, steps.shape[-1]) for steps in learned])
-    mean, deviation = np.nanmean(values, 0), np.nanstd(values, 0)
-    deviation = np.where(deviation > 0, deviation, 1)
-
-    def examples(part: Recordings, kept: np.ndarray) -> dict[str, Any]:
-        chosen = np.flatnonzero(kept)
-        scaled = [np.nan_to_num((part.steps[n] - mean) / deviation) for n in chosen]
-        return {"steps": [x.astype(np.float32) for x in scaled], "label": part.labels[chosen]}
-
-    found = {
-        "train": examples(train, ~held),
-        "test": examples(test, np.ones(len(test.steps), bool)),
-    }
-    return found | ({"dev": examples(train, held)} if held.any() else {}), names
-
-
-def nearest(train: dict[str, Any], test: dict[str, Any]) -> float:
-    """The accuracy of saying what the nearest training recording is, of each 32 steps."""
-
-    def rows(part: dict[str, Any]) -> np.ndarray:
-        picked = [x[np.linspace(0, len(x) - 1, 32).round().astype(int)] for x in part["steps"]]
-        return np.stack(picked).reshape(len(picked), -1)
-
-    known = rows(train)
-    found = [((known - row) ** 2).sum(-1).argmin() for row in rows(test)]
-    return float(np.mean(train["label"][found] == test["label"]))
-
-
 def main(config: Config) -> dict[str, float]:
     """Trains and measures; returns the accuracies of the test set, ours and those of baselines."""
     config.prepare()
-    found, names = load(config)
+    with training.blaming("data"):
+        found, names = motions.load(config.data, config.validation, config.seed)
     shape = found["train"]["steps"][0].shape[1:]
     counts = ", ".join(f"{len(part['label']):,} {name}" for name, part in found.items())
     print(f"{counts} recordings, steps of {shape}; classes: {', '.join(names)}")
@@ -225,10 +135,7 @@ def main(config: Config) -> dict[str, float]:
     def in_order(name: str) -> Any:
         return batches(found[name], batch_size=64, sequence_keys=("steps",))
 
-    lengths = [len(steps) for steps in found["train"]["steps"]]
-    source = config.batches(
-        found["train"], sequence_keys=("steps",), boundaries=bucket_boundaries(lengths, 4)
-    )
+    source = config.batches(found["train"], sequence_keys=("steps",), boundaries=4)
     held: dict[str, Any] = {}
     if "dev" in found:
         held = {"eval_batches": in_order("dev"), "metric_fn": metric_fn}
@@ -239,7 +146,7 @@ def main(config: Config) -> dict[str, float]:
     labels = found["test"]["label"]
     most = np.bincount(found["train"]["label"]).argmax()
     figures["most_frequent"] = float(np.mean(labels == most))
-    figures["nearest_neighbour"] = nearest(found["train"], found["test"])
+    figures["nearest_neighbour"] = motions.nearest(found["train"], found["test"])
 
     say = nnx.jit(lambda model, batch: model(batch["steps"], batch["lengths"]).argmax(-1))
     said = [np.asarray(say(result.model, batch))[batch["weights"]] for batch in in_order("test")]

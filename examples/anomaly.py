@@ -21,34 +21,19 @@ archive has the series in aeon and judges with a tolerance of 100 steps).
 """
 
 import dataclasses
-import json
 from pathlib import Path
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import tyro
 from flax import nnx
-from matplotlib.figure import Figure
 from scipy.stats import norm
+from shipped import anomalies
 
 from seqjax import cells, metrics, nn, training
-from seqjax.data import batches, installed_files, read_csv
-
-DEFAULT = "datasets/data/KDD-TSAD_135/135_UCR_Anomaly_InternalBleeding16_TEST.csv"
-SLACK = 100  # steps around its anomaly where a detection counts
-
-
-class Series(NamedTuple):
-    """A series of T steps, and where in it validation and judgement begin."""
-
-    name: str
-    values: np.ndarray  # [T]
-    inputs: np.ndarray  # [T, 5], standardised values, sines and cosines of day and week
-    windows: np.ndarray  # [N, 2], the first and last step of each
-    valid: int
-    learned: int
+from seqjax.data import batches
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -102,58 +87,7 @@ class Forecaster(nnx.Module):
         return last + found[..., 0], nnx.softplus(found[..., 1]) + 0.01
 
 
-def load(config: Config) -> list[Series]:
-    """The series of the folder, or the default one, with their windows."""
-    with training.blaming("data"):
-        if config.data is None:
-            [path] = installed_files("aeon", DEFAULT)
-            table = read_csv(path, ["value", "is_anomaly"])
-            edges = np.flatnonzero(np.diff(table["is_anomaly"], prepend=0, append=0))
-            windows = edges.reshape(-1, 2) + [-SLACK, SLACK - 1]
-            return [prepared(config, path.stem, table["value"], None, windows)]
-        labels = json.loads((config.data / "labels/combined_windows.json").read_text())
-        some = []
-        for path in sorted((config.data / "data").rglob("*.csv")):
-            name = path.relative_to(config.data / "data").as_posix()
-            if name not in labels:
-                raise ValueError(f"expected {name} in combined_windows.json, got no such key")
-            table = read_csv(path, ["timestamp", "value"])
-            times = table["timestamp"].astype("datetime64[us]")
-            ends = np.array(labels[name], "datetime64[us]").reshape(-1, 2)
-            steps = [np.flatnonzero((a <= times) & (times <= b)) for a, b in ends]
-            if not all(map(len, steps)):
-                raise ValueError(f"expected windows in the time of {name}, got {labels[name]}")
-            windows = np.array([[inside[0], inside[-1]] for inside in steps], int).reshape(-1, 2)
-            some.append(prepared(config, name, table["value"], times, windows))
-        if not some:
-            raise ValueError(f"expected .csv files in {config.data / 'data'}, got none")
-    return some
-
-
-def prepared(config: Config, name: str, values: Any, times: Any, windows: Any) -> Series:
-    """A series with its inputs; windows that end within what is learned are left out."""
-    if values.dtype.kind != "f":
-        raise ValueError(f"expected numbers as values of {name}, got text")
-    learned = int(min(len(values) * config.probation, 750))
-    valid, least = learned * 3 // 4, max(config.window + 1, 9 * config.recent)
-    if valid < least:
-        raise ValueError(
-            f"expected --probation of {name} to hold {least * 4 // 3 + 1} steps for --window "
-            f"{config.window}, --recent {config.recent}, got {learned} of {len(values)}"
-        )
-    inputs = np.zeros((len(values), 5), np.float32)
-    mean, deviation = values[:learned].mean(), values[:learned].std()
-    inputs[:, 0] = np.clip((values - mean) / (deviation or 1.0), -20, 20)
-    if times is not None:
-        seconds = (times - np.datetime64("1970-01-05")) / np.timedelta64(1, "s")  # from a Monday
-        for column, period in ((1, 86_400), (3, 7 * 86_400)):
-            if seconds[learned] - seconds[0] >= 2 * period:  # what was seen once is no cycle
-                turns = 2 * np.pi * seconds / period
-                inputs[:, column : column + 2] = np.stack([np.sin(turns), np.cos(turns)], axis=1)
-    return Series(name, values, inputs, windows[windows[:, 1] >= learned], valid, learned)
-
-
-def stretches(some: list[Series], window: int, rng: Any = None) -> dict[str, Any]:
+def stretches(some: list[anomalies.Series], window: int, rng: Any = None) -> dict[str, Any]:
     """Stretches that cover the validation steps or, given a random generator, some before them."""
     inputs, series, judged = [], [], []
     for index, one in enumerate(some):
@@ -167,7 +101,7 @@ def stretches(some: list[Series], window: int, rng: Any = None) -> dict[str, Any
     return {"inputs": np.array(inputs), "series": np.array(series), "judged": np.array(judged)}
 
 
-def deviations(one: Series, errors: np.ndarray, recent: int) -> np.ndarray:
+def deviations(one: anomalies.Series, errors: np.ndarray, recent: int) -> np.ndarray:
     """How many standard deviations the mean of recent errors [T] is above those before, [T].
 
     Errors are in units of those in training; the logarithm keeps one spike from ruling the history.
@@ -185,54 +119,12 @@ def deviations(one: Series, errors: np.ndarray, recent: int) -> np.ndarray:
     return scores
 
 
-def judge(some: list[Series], detections: Any, shifts: Any = 0.0) -> dict[str, float]:
-    """Precision, recall and F1 of all series together, and the number of false alarms.
-
-    Detections are first moved by shares of what is judged, round its end to its beginning.
-    """
-    found = windows = false = 0
-    for one, steps, shift in zip(some, detections, np.broadcast_to(shifts, len(some)), strict=True):
-        judged = len(one.values) - one.learned
-        steps = np.sort((steps - one.learned + int(shift * judged)) % judged) + one.learned
-        inside: Any = (one.windows[:, :1] <= steps) & (
-            steps <= one.windows[:, 1:]
-        )  # [windows, steps]
-        begin = -np.inf
-        for step, right in zip(steps, inside.any(axis=0), strict=True):
-            if step >= begin + len(one.values) / 100:
-                begin, false = step, false + int(not right)
-        found += int(inside.any(axis=1).sum())
-        windows += len(one.windows)
-    precision, recall = found / max(found + false, 1), found / max(windows, 1)
-    f1 = 2 * found / max(found + false + windows, 1)
-    return {"precision": precision, "recall": recall, "f1": f1, "false_alarms": float(false)}
-
-
-def plot(some: list[Series], scores: list[np.ndarray], limit: float) -> Figure:
-    """Of up to four series the values, windows and scores, with detections as dots."""
-    shown = sorted(range(len(some)), key=lambda index: -len(some[index].windows))[:4]
-    figure = Figure(figsize=(10, 3.5 * len(shown)), layout="constrained")
-    panels = figure.subplots(2 * len(shown), 1, height_ratios=[2, 1] * len(shown))
-    for row, index in enumerate(shown):
-        one, (above, below) = some[index], panels[2 * row : 2 * row + 2]
-        steps = np.flatnonzero(scores[index] > limit)
-        above.plot(one.values, color="#0072B2", linewidth=0.6)
-        above.plot(steps, one.values[steps], ".", color="#D55E00")
-        above.set_title(f"{one.name} (grey: learned, orange: windows, dots: detections)")
-        below.plot(scores[index], color="black", linewidth=0.6)
-        below.axhline(limit, color="#D55E00", linewidth=0.8, linestyle="--")
-        below.set_ylabel("score")
-        for axes in (above, below):
-            axes.axvspan(0, one.learned, color="#DDDDDD")
-            for first, last in one.windows:
-                axes.axvspan(first, last, color="#E69F00", alpha=0.3)
-    return figure
-
-
 def main(config: Config) -> dict[str, float]:
     """Trains, detects, plots; returns figures of the network, of persistence, and of chance."""
     config.prepare()
-    some = load(config)
+    least = max(config.window + 1, 9 * config.recent)
+    with training.blaming("data"):
+        some = anomalies.load(config.data, config.probation, least)
     windows = sum(len(one.windows) for one in some)
     print(f"{len(some)} series, {sum(len(s.values) for s in some):,} steps, {windows} windows")
     model = Forecaster(config, len(some), rngs=nnx.Rngs(config.seed))
@@ -265,11 +157,11 @@ def main(config: Config) -> dict[str, float]:
         return scores, [np.flatnonzero(score > limit) for score in scores]
 
     scores, detections = detect(errors)
-    plot(some, scores, limit).savefig(config.out / "detections.png", dpi=110)
-    figures, naive = judge(some, detections), judge(some, detect(changes)[1])
+    anomalies.plot(some, scores, limit).savefig(config.out / "detections.png", dpi=110)
+    figures, naive = anomalies.judge(some, detections), anomalies.judge(some, detect(changes)[1])
     figures |= {f"persistence_{name}": value for name, value in naive.items()}
     draws = np.random.default_rng(config.seed).random((100, len(some)))
-    chance = [judge(some, detections, shifts)["f1"] for shifts in draws]
+    chance = [anomalies.judge(some, detections, shifts)["f1"] for shifts in draws]
     figures["chance_f1"] = float(np.mean(chance))  # of as many detections at other places
     return config.report(result, **figures)
 

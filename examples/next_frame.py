@@ -14,7 +14,6 @@ Data: Alpaydin, Kaynak (1998), Optical recognition of handwritten digits.
 """
 
 import dataclasses
-import io
 from pathlib import Path
 from typing import Any
 
@@ -23,12 +22,10 @@ import jax.numpy as jnp
 import numpy as np
 import tyro
 from flax import nnx
-from matplotlib.figure import Figure
+from shipped import moving_digits
 
 from seqjax import cells, metrics, nn, training
-from seqjax.data import batches, installed_files, read_text
-
-SIDE = 8  # of a digit's image
+from seqjax.data import batches
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -85,62 +82,6 @@ class FrameModel(nnx.Module):
         return jnp.concatenate([first[:, None], frame(later.outputs)], axis=1)
 
 
-def load(config: Config) -> dict[str, np.ndarray]:
-    """Digits float32 [N, 8, 8] in [0, 1] for "train", "dev" and "test"."""
-    with training.blaming("data"):
-        path = (
-            config.data
-            or installed_files(
-                "sklearn", "datasets/data/digits.csv.gz", distribution="scikit-learn"
-            )[0]
-        )
-        table = np.loadtxt(io.StringIO(read_text(path)), np.float32, delimiter=",", ndmin=2)
-    if table.shape[1] != SIDE**2 + 1 or len(table) < 10:
-        raise SystemExit(f"--data: expected 65 columns, at least 10 rows, got {table.shape}")
-    images = table[:, :-1].reshape(-1, SIDE, SIDE) / 16
-    images = images[np.random.default_rng(0).permutation(len(images))]
-    train, dev, test = np.split(images, [8 * len(images) // 10, 9 * len(images) // 10])
-    return {"train": train, "dev": dev, "test": test}
-
-
-def draw(config: Config, images: np.ndarray, count: int, rng: np.random.Generator) -> np.ndarray:
-    """Films float32 [count, steps, S, S, 1] of digits that move on and bounce."""
-    room = config.size - SIDE  # the places of a digit's corner are 0 … room
-    films = np.zeros((count, config.steps, config.size, config.size, 1), np.float32)
-    for film in films:
-        for _ in range(config.digits):
-            image = images[rng.integers(len(images)), :, :, None]
-            start, speed = rng.integers(2 * room, size=2), rng.integers(1, config.speed + 1, 2)
-            for t, frame in enumerate(film):
-                y, x = room - abs((start + speed * t) % (2 * room) - room)
-                part = frame[y : y + SIDE, x : x + SIDE]
-                np.maximum(part, image, out=part)
-    return films
-
-
-def copy_rates(films: np.ndarray) -> np.ndarray:
-    """How bright a pixel is on average after one that was dark [0] or bright [1]."""
-    last, following = films[:, 1:-1] > 0.5, films[:, 2:]
-    return np.array([following[~last].mean(), following[last].mean()])
-
-
-def plot(shown: dict[str, np.ndarray]) -> Figure:
-    """Films one below the other."""
-    columns = max(map(len, shown.values()))
-    figure = Figure(figsize=(0.8 * columns + 1.6, 0.9 * len(shown)), layout="constrained")
-    for row, (name, film) in enumerate(shown.items()):
-        for column in range(columns):
-            axes = figure.add_subplot(len(shown), columns, row * columns + column + 1)
-            axes.set(xticks=[], yticks=[])
-            axes.axis("off")
-            at = column - columns + len(film)
-            if at >= 0:
-                axes.imshow(film[at, :, :, 0], cmap="gray", vmin=0, vmax=1)
-            if column == 0:
-                axes.text(-0.2, 0.5, name, transform=axes.transAxes, ha="right", va="center")
-    return figure
-
-
 def loss_fn(model: FrameModel, batch: Any, rngs: Any) -> tuple[jax.Array, dict[str, Any]]:
     """Binary cross entropy of the frames from the third one on."""
     del rngs  # nothing in it is random
@@ -162,16 +103,21 @@ def metric_fn(model: FrameModel, batch: Any) -> dict[str, metrics.Mean]:
 def main(config: Config) -> dict[str, float]:
     """Trains and measures; returns what the test films give, ours and by copying the last frame."""
     config.prepare()
-    if config.size <= SIDE or config.steps < 4:
-        raise SystemExit(f"--size, --steps: expected more than {SIDE}, at least 4")
-    images, rng = load(config), np.random.default_rng(config.seed)
+    if config.size <= moving_digits.SIDE or config.steps < 4:
+        least = f"more than {moving_digits.SIDE}, at least 4"
+        raise SystemExit(f"--size, --steps: expected {least}")
+    with training.blaming("data"):
+        images, rng = moving_digits.load(config.data), np.random.default_rng(config.seed)
     counts = {"train": config.films, "dev": -(-config.films // 10), "test": -(-config.films // 10)}
-    films = {name: draw(config, images[name], count, rng) for name, count in counts.items()}
-    print(
-        ", ".join(
-            f"{len(images[name]):,} digits in {counts[name]:,} {name} films" for name in films
+    films = {
+        name: moving_digits.draw(
+            images[name], count, rng, digits=config.digits, size=config.size, steps=config.steps,
+            speed=config.speed,
         )
-    )
+        for name, count in counts.items()
+    }  # fmt: skip
+    sizes = [f"{len(images[x]):,} digits in {counts[x]:,} {x} films" for x in films]
+    print(", ".join(sizes))
 
     def in_order(name: str) -> Any:
         return batches({"frames": films[name]}, batch_size=50, sequence_keys=())
@@ -184,10 +130,7 @@ def main(config: Config) -> dict[str, float]:
         metric_fn=metric_fn,
     )
     figures = training.measure(result.model, metric_fn, in_order("test"))
-    last, following = films["test"][:, 1:-1], films["test"][:, 2:]
-    copied = copy_rates(films["train"])[(last > 0.5).astype(int)]
-    entropy = -following * np.log(copied) - (1 - following) * np.log(1 - copied)
-    figures |= {"copy_loss": entropy.mean(), "copy_error": ((last - following) ** 2).mean()}
+    figures |= moving_digits.copied(films["train"], films["test"])
 
     film, half = films["test"][:1], config.steps // 2
     shown = {
@@ -195,7 +138,7 @@ def main(config: Config) -> dict[str, float]:
         "next frame": np.asarray(jax.nn.sigmoid(result.model(film[:, :-1])))[0],
         "going on": np.asarray(result.model.going_on(film[:, :half], config.steps - half))[0],
     }
-    plot(shown).savefig(config.out / "films.png", dpi=150)
+    moving_digits.plot(shown).savefig(config.out / "films.png", dpi=150)
     return config.report(result, **{name: float(value) for name, value in figures.items()})
 
 

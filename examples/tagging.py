@@ -14,9 +14,7 @@ epoch. Or any corpus in columns, such as a treebank of Universal Dependencies:
 """
 
 import dataclasses
-from collections import Counter, defaultdict
 from collections.abc import Sequence
-from itertools import chain
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -25,18 +23,10 @@ import jax.numpy as jnp
 import numpy as np
 import tyro
 from flax import nnx
+from shipped import tagged_words
 
 from seqjax import crf, metrics, nn, sequences, training, viz
-from seqjax.data import (
-    Vocabulary,
-    batches,
-    bucket_boundaries,
-    installed_files,
-    read_conll,
-    read_text,
-)
-
-Sentence = tuple[list[str], list[str]]  # words, tags
+from seqjax.data import Vocabulary, batches, bucket_boundaries
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -71,7 +61,6 @@ class Config(training.ScriptOptions):
     epochs: int = 5
     """How many times to go through the training sentences."""
     learning_rate: float = 5e-3
-    """Adam's at its highest; it rises for half an epoch and falls to zero along a cosine."""
     average: float = 0.99
     """Decay of a running average of the weights, which is then the model; 0 keeps none."""
     out: Path = Path("out/tagging")
@@ -124,150 +113,31 @@ class Tagger(nnx.Module):
         return self.chain.decode(scores, lengths=batch["lengths"]).tags
 
 
-class Encoder:
-    """Sentences as numbers: what is known of words, characters and tags."""
-
-    def __init__(self, train: Sequence[Sentence], tags: Sequence[str], max_chars: int) -> None:
-        self.words = Vocabulary.build(([w.lower() for w in words] for words, _ in train), least=2)
-        self.chars = Vocabulary.build((word for words, _ in train for word in words), least=2)
-        self.tags, self.max_chars = list(tags), max_chars
-        self.spelt: dict[str, np.ndarray] = {}
-
-    def spell(self, word: str) -> np.ndarray:
-        """The ids of a word's characters, [L] with padding; of a long word the two ends."""
-        if word not in self.spelt:
-            ids, first = self.chars.encode(word), self.max_chars // 2
-            if len(ids) > self.max_chars:
-                ids = np.concatenate([ids[:first], ids[first - self.max_chars :]])
-            self.spelt[word] = np.pad(ids, (0, self.max_chars - len(ids)))
-        return self.spelt[word]
-
-    def __call__(self, sentences: Sequence[Sentence]) -> dict[str, Any]:
-        """The fields of examples."""
-        number = {tag: index for index, tag in enumerate(self.tags)}
-        return {
-            "words": [self.words.encode(map(str.lower, words)) for words, _ in sentences],
-            "chars": [np.stack([self.spell(word) for word in words]) for words, _ in sentences],
-            "tags": [np.array([number[tag] for tag in tags], np.int32) for _, tags in sentences],
-        }
+say = nnx.jit(lambda model, batch: model.best(model(batch), batch))
 
 
-def read_conversation(path: Path) -> list[Sentence]:
-    """A file in CHAT: lines *SPEAKER: of words, each with a line %mor: of tag|pronunciation."""
-    sentences, words = [], []
-    for line in read_text(path).replace("\n\t", " ").splitlines():  # a tab continues a line
-        kind, _, rest = line.partition("\t")
-        if kind.startswith("*"):
-            words = rest.split()
-        elif kind == "%mor:":
-            tags = [m.partition("|")[0] if "|" in m else "w" for m in rest.split()]  # w: no word
-            sentences.append((words, tags))
-    return [(words, tags) for words, tags in sentences if len(words) == len(tags) > 0]
-
-
-def conversations() -> dict[str, list[Sentence]]:
-    """The Hong Kong Cantonese Corpus, divided by conversations."""
-    found: dict[str, list[Sentence]] = {"train": [], "dev": [], "test": []}
-    for index, path in enumerate(installed_files("pycantonese", "data/hkcancor/*.cha")):
-        found[{0: "test", 5: "dev"}.get(index % 10, "train")] += read_conversation(path)
-    return found
-
-
-def load(config: Config) -> dict[str, list[Sentence]]:
-    """The sentences of "train", "dev" and "test"."""
-    if config.data is None:
-        return conversations()
-    if not config.data.is_dir():
-        raise ValueError(f"expected a folder, got {config.data}")
-    found = {}
-    for split, names in (("train", ["train"]), ("dev", ["dev", "valid"]), ("test", ["test"])):
-        paths = {path for name in names for path in config.data.glob(f"*{name}*")}
-        files = sorted(path for path in paths if ".conllu" in path.name) or sorted(paths)
-        if len(files) != 1:
-            got = ", ".join(file.name for file in files) or "none"
-            raise ValueError(f"expected one file *{split}* in {config.data}, got {got}")
-        columns = {"words": 1, "tags": 3} if ".conllu" in files[0].name else {"words": 0, "tags": 1}
-        given = {"words": config.word_column, "tags": config.tag_column}
-        columns |= {name: number for name, number in given.items() if number is not None}
-        rows = read_conll(files[0], columns)
-        found[split] = [(row["words"], row["tags"]) for row in rows]
-    return found
-
-
-@nnx.jit
-def found_tags(model: Tagger, batch: Any) -> jax.Array:
-    """The tags found, int [B, T]."""
-    return model.best(model(batch), batch)
-
-
-def predict(model: Tagger, encoder: Encoder, texts: Sequence[Sequence[str]]) -> list[list[str]]:
+def predict(
+    model: Tagger, encoder: tagged_words.Encoder, texts: Sequence[Sequence[str]]
+) -> list[list[str]]:
     """A tag for each word, seen in training or not."""
     if not texts:
         return []
     examples = encoder([(list(words), encoder.tags[:1] * len(words)) for words in texts])
     keys, found = ("words", "chars", "tags"), []
     for batch in batches(examples, batch_size=min(len(texts), 128), sequence_keys=keys):
-        ids = np.asarray(found_tags(model, batch))
+        ids = np.asarray(say(model, batch))
         found += [row[:length] for row, length in zip(ids, batch["lengths"], strict=True)]
     return [[encoder.tags[index] for index in row] for row in found[: len(texts)]]
-
-
-def most_frequent(train: Sequence[Sentence], texts: Sequence[Sequence[str]]) -> list[list[str]]:
-    """The baseline: the tag each word had most often, for unknown words the one of all words."""
-    counts: dict[str, Counter[str]] = defaultdict(Counter)
-    for words, tags in train:
-        for word, tag in zip(words, tags, strict=True):
-            counts[word][tag] += 1
-    best = {word: count.most_common(1)[0][0] for word, count in counts.items()}
-    [(rest, _)] = sum(counts.values(), Counter()).most_common(1)
-    return [[best.get(word, rest) for word in words] for words in texts]
-
-
-def entities(tags: Sequence[str]) -> set[tuple[int, int, str]]:
-    """The first word of each span of B-, I- (E-, S-) tags, the word after its last, its kind."""
-    found, first = set(), 0
-    for t, (before, tag) in enumerate(zip(["O", *tags], [*tags, "O"], strict=True)):
-        inside = tag[:2] in ("I-", "E-") and before[:2] in ("B-", "I-") and tag[2:] == before[2:]
-        if not inside:
-            if before[1:2] == "-":
-                found.add((first, t, before[2:]))
-            first = t
-    return found
-
-
-def figures_of(
-    test: Sequence[Sentence], found: Sequence[Sequence[str]], known: set[str]
-) -> dict[str, float]:
-    """Accuracy over all words and over those not seen in training; F1 if tags mark entities."""
-    rows = [
-        (tag == guess, word in known)
-        for (words, tags), guesses in zip(test, found, strict=True)
-        for word, tag, guess in zip(words, tags, guesses, strict=True)
-    ]
-    right, seen = np.array(rows).T
-    figures = {"accuracy": float(right.mean())}
-    if not seen.all():
-        figures["accuracy_unseen_words"] = float(right[~seen].mean())
-    spans = [
-        (entities(tags), entities(guesses)) for (_, tags), guesses in zip(test, found, strict=True)
-    ]
-    both, total = sum(len(a & b) for a, b in spans), sum(len(a) + len(b) for a, b in spans)
-    if any(wanted for wanted, _ in spans):
-        figures["entity_f1"] = 2 * both / total
-    return figures
 
 
 def main(config: Config) -> dict[str, float]:
     """Trains, measures, plots and tags; returns the figures of the test sentences."""
     config.prepare()
     with training.blaming("data"):
-        data = load(config)
-        for name, side in data.items():
-            if not side:
-                raise ValueError(f"expected sentences for {name}, got none")
+        data = tagged_words.load(config.data, config.word_column, config.tag_column)
     train, dev, test = data["train"], data["dev"], data["test"]
     tags = sorted({tag for side in data.values() for _, tags in side for tag in tags})
-    encoder = Encoder(train, tags, config.max_chars)
+    encoder = tagged_words.Encoder(train, tags, config.max_chars)
     for name, side in data.items():
         print(f"{name}: {len(side):,} sentences, {sum(len(words) for words, _ in side):,} words")
     model = Tagger(config, len(encoder.words), len(encoder.chars), len(tags), nnx.Rngs(config.seed))
@@ -293,18 +163,13 @@ def main(config: Config) -> dict[str, float]:
         monitor="eval_accuracy", mode="max",
     )  # fmt: skip
 
-    texts, known = [words for words, _ in test], {word for words, _ in train for word in words}
-    found = predict(result.model, encoder, texts)
-    wanted = list(chain.from_iterable(tags for _, tags in test))
-    figure = viz.confusion(wanted, list(chain.from_iterable(found)))
-    figure.savefig(config.out / "confusion.png", dpi=150)
+    found = predict(result.model, encoder, [words for words, _ in test])
+    tags_of = ([tag for tags in side for tag in tags] for side in ((t for _, t in test), found))
+    viz.confusion(*tags_of).savefig(config.out / "confusion.png", dpi=150)
     said = [words for words in map(str.split, config.say) if words]
     for words, guesses in zip(said, predict(result.model, encoder, said), strict=True):
         print("  " + " ".join(f"{word}/{tag}" for word, tag in zip(words, guesses, strict=True)))
-    figures = figures_of(test, found, known)
-    baseline = figures_of(test, most_frequent(train, texts), known)
-    figures |= {f"most_frequent_tag_{name}": value for name, value in baseline.items()}
-    return config.report(result, **figures)
+    return config.report(result, **tagged_words.figures(train, test, found))
 
 
 if __name__ == "__main__":

@@ -15,27 +15,15 @@ import functools
 import math
 import time
 import warnings
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
-import numpy as np
-import sacrebleu
 import tyro
 from flax import nnx
+from shipped import parallel_text
 
 from seqjax import seq2seq, training, viz
-from seqjax.data import (
-    Subwords,
-    Vocabulary,
-    batches,
-    bucket_boundaries,
-    read_lines,
-    tfds_source,
-)  # fmt: skip
-
-# The text is as it is split in the data: nothing is split further, nor put together.
-AS_IT_IS: Any = {"tokenize": "none", "force": True}
+from seqjax.data import batches
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -78,7 +66,6 @@ class Config(training.ScriptOptions):
     batch_size: int = 128
     """Pairs in a step."""
     learning_rate: float = 2e-3
-    """Adam's at its highest; it rises for half an epoch and falls to zero along a cosine."""
     label_smoothing: float = 0.1
     """Share of the target probability that is spread over the vocabulary."""
     max_words: int = 80
@@ -92,80 +79,26 @@ class Config(training.ScriptOptions):
     shares: ClassVar[tuple[str, ...]] = ("dropout", "label_smoothing")
 
 
-class Words(Vocabulary):
-    """A vocabulary of the words between spaces, used like `Subwords`."""
-
-    def encode(self, text: Any) -> np.ndarray:
-        """The ids of a sentence's words."""
-        return super().encode(text.split())
-
-
-def read_side(folder: Path, split: str, language: str) -> list[str]:
-    """The lines of one file, or an exit that names it."""
-    names = ("dev", "valid", "validation", "val") if split == "dev" else (split,)
-    places = [folder / f"{name}.{language}{end}" for name in names for end in ("", ".gz")]
-    for place in places:
-        if place.is_file():
-            with training.blaming("data"):
-                return read_lines(place)
-    raise SystemExit(f"--data: none of {', '.join(place.name for place in places)} in {folder}")
-
-
 def check(config: Config) -> None:
     """Leaves with a message if the options make no sense, before anything is read or written."""
     if config.hidden_size % 2:
         raise SystemExit(f"--hidden-size: expected an even number, got {config.hidden_size}")
     if config.length_penalty < 0:
         raise SystemExit(f"--length-penalty: expected at least 0, got {config.length_penalty}")
-
-
-def load(config: Config) -> dict[str, list[tuple[str, str]]]:
-    """Pairs of sentences for "train", "dev" and "test"."""
     if config.data is None and config.tfds is None:
         raise SystemExit("--data, --tfds: expected one of them")
-    found: dict[str, list[tuple[str, str]]] = {}
-    for split in ("train", "dev", "test"):
-        sides: list[list[str]] = []
-        if config.tfds is not None:
-            name = "validation" if split == "dev" else split
-            with training.blaming("tfds"):
-                rows = list(tfds_source(config.tfds, split=name, data_dir=config.data))
-            for language in (config.source, config.target):
-                if language not in rows[0]:
-                    raise SystemExit(f"--tfds: expected {language!r} among {', '.join(rows[0])}")
-                lines = (row[language] for row in rows)
-                sides.append([x.decode() if isinstance(x, bytes) else x for x in lines])
-        elif config.data is not None:
-            sides = [read_side(config.data, split, x) for x in (config.source, config.target)]
-        if len(sides[0]) != len(sides[1]):
-            raise SystemExit(
-                f"--data: expected as many lines on both sides of {split}, got "
-                f"{len(sides[0])} and {len(sides[1])}"
-            )
-        # A line without words is no sentence; leaving it out of a test would flatter nobody.
-        found[split] = [pair for pair in zip(*sides, strict=True) if all(map(str.strip, pair))]
-        if not found[split]:
-            raise SystemExit(f"--data: expected at least one pair in {split}, got none")
-    return found
-
-
-def learn_vocabulary(config: Config, texts: Sequence[str]) -> Words | Subwords:
-    """The vocabulary of one language."""
-    if config.vocabulary == "subwords":
-        return Subwords.train(texts, size=config.vocabulary_size)
-    words = (text.split() for text in texts)
-    return Words(
-        Vocabulary.build(words, size=config.vocabulary_size, least=config.least).tokens[4:]
-    )
 
 
 def main(config: Config) -> dict[str, float]:
     """Trains, measures, plots and translates; returns BLEU and perplexity of the test set."""
     check(config)
     config.prepare()
-    pairs = load(config)
-    sides = list(zip(*pairs["train"], strict=True))
-    reader, writer = (learn_vocabulary(config, side) for side in sides)
+    with training.blaming("data" if config.tfds is None else "tfds"):
+        pairs = parallel_text.load(config.data, config.tfds, config.source, config.target)
+    reader, writer = (
+        parallel_text.learn_vocabulary(config.vocabulary, x, config.vocabulary_size, config.least)
+        for x in zip(*pairs["train"], strict=True)
+    )
 
     def examples(split: str, longest: float = math.inf) -> dict[str, Any]:
         ids = [(reader.encode(a), writer.encode(b)) for a, b in pairs[split]]
@@ -192,36 +125,27 @@ def main(config: Config) -> dict[str, float]:
     reader.save(config.out / f"vocabulary.{config.source}.json")
     writer.save(config.out / f"vocabulary.{config.target}.json")
     options: dict[str, Any] = {"sequence_keys": seq2seq.PAIR_KEYS}
-    sides = [sets["train"]["source"], sets["train"]["labels"]]
-    lengths = [(len(a), len(b)) for a, b in zip(*sides, strict=True)]
     result = config.fit(
-        model,
-        functools.partial(seq2seq.pair_loss, label_smoothing=config.label_smoothing),
-        config.batches(sets["train"], boundaries=bucket_boundaries(lengths, 4), **options),
+        model, functools.partial(seq2seq.pair_loss, label_smoothing=config.label_smoothing),
+        config.batches(sets["train"], boundaries=4, **options), metric_fn=seq2seq.pair_metrics,
         eval_batches=batches(sets["dev"], batch_size=config.batch_size, **options),
-        metric_fn=seq2seq.pair_metrics,
-    )
+    )  # fmt: skip
     test_batches = batches(sets["test"], batch_size=64, **options)
     nats = training.measure(result.model, seq2seq.pair_metrics, test_batches)["loss"]
     rates = {"perplexity": math.exp(nats)}
     say = [text for text in config.say if text.strip()]
     references = [target for _, target in pairs["test"]]
-    search: Any = {
-        "begin": writer.begin,
-        "end": writer.end,
-        "length_penalty": config.length_penalty,
-    }
+    search: Any = {"begin": writer.begin, "end": writer.end}
+    search |= {"length_penalty": config.length_penalty}
     for name, width in (("greedy", 1), (f"beam_{config.beam_width}", config.beam_width)):
         start = time.perf_counter()
         sources = [*sets["test"]["source"], *map(reader.encode, say)]
         found = seq2seq.generate(result.model, sources, beam_width=width, **search)
         speed = len(sources) / (time.perf_counter() - start)
-        texts = [written(writer, output.tokens) for output in found]
-        bleu = sacrebleu.corpus_bleu(texts[: len(references)], [references], **AS_IT_IS)
-        rates[f"{name}_BLEU"] = bleu.score
+        texts = [parallel_text.written(writer, output.tokens) for output in found]
+        rates[f"{name}_BLEU"] = parallel_text.bleu(texts[: len(references)], references)
         print(f"{name}: {speed:,.0f} sentences/s with compilation")
-    copied = sacrebleu.corpus_bleu([a for a, _ in pairs["test"]], [references], **AS_IT_IS)
-    rates["source_as_it_is_BLEU"] = copied.score
+    rates["source_as_it_is_BLEU"] = parallel_text.bleu([a for a, _ in pairs["test"]], references)
 
     (config.out / "translations.txt").write_text("\n".join(texts) + "\n", encoding="utf-8")
     said = [*pairs["test"], *((text, "") for text in say)]
@@ -240,12 +164,6 @@ def main(config: Config) -> dict[str, float]:
     if missing:
         print("\n(The plots need a font with these characters, such as Noto Sans CJK.)")
     return config.report(result, **rates)
-
-
-def written(writer: Words | Subwords, ids: Any) -> str:
-    """The text of some ids."""
-    text = writer.decode(ids)
-    return text if isinstance(text, str) else " ".join(text)
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 """Data: from files and lists of sequences of different lengths to padded batches, in NumPy."""
 
-from seqjax.data.audio import deltas, log_mel, mfcc
+from seqjax.data.audio import deltas, log_mel, mfcc, stacked_frames
 from seqjax.data.batches import Batches, batches, bucket_boundaries
 from seqjax.data.cache import cached_tokens
 from seqjax.data.loader import Loader, prefetch
@@ -46,6 +46,7 @@ __all__ = [
     "read_text",
     "read_ts",
     "read_wav",
+    "stacked_frames",
     "stream_windows",
     "tfds_source",
     "unpack",

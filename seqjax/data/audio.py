@@ -9,7 +9,7 @@ from numpy.typing import ArrayLike
 
 from seqjax import checks
 
-__all__ = ["deltas", "log_mel", "mfcc"]
+__all__ = ["deltas", "log_mel", "mfcc", "stacked_frames"]
 
 
 def log_mel(
@@ -165,6 +165,47 @@ def deltas(features: ArrayLike, width: int = 2) -> np.ndarray:
         later, earlier = padded[width + n :][:steps], padded[width - n :][:steps]
         slopes += n * (later - earlier)
     return (slopes / (2 * sum(n * n for n in range(1, width + 1)))).astype(np.float32)
+
+
+def stacked_frames(frames: ArrayLike, stack: int, *, speed: float = 1.0) -> np.ndarray:
+    """Frames as a recogniser reads them: with their changes, of one scale, several at a step.
+
+    Beside the F features of a frame stand their deltas and the deltas of these; over the utterance
+    each has mean 0 and variance 1. The last step is filled up with zeros.
+
+    Args:
+      frames: float [T, F], such as from `mfcc`.
+      stack: frames at a step.
+      speed: above 1 the utterance is played faster, and shorter (linear interpolation).
+
+    Returns:
+      float32 [⌈⌈T / speed⌉ / stack⌉, 3 F stack].
+
+    Raises:
+      TypeError: a stack that is not an integer.
+      ValueError: frames that are not [T, F] with T > 0; a stack or a speed that is not positive.
+
+    References:
+      Sak, Senior, Rao, Beaufays (2015), Fast and accurate recurrent neural network acoustic models
+      for speech recognition, section 5 (stacks); Ko, Peddinti, Povey, Khudanpur (2015), Audio
+      augmentation for speech recognition (speed).
+
+    Example:
+      >>> frames = np.random.default_rng(0).normal(size=(100, 13))
+      >>> stacked_frames(frames, 3).shape, stacked_frames(frames, 3, speed=1.25).shape
+      ((34, 117), (27, 117))
+    """
+    frames = np.asarray(frames)
+    if frames.ndim != 2 or not len(frames):
+        raise ValueError(f"frames: expected [T, F] with T > 0, got shape {frames.shape}")
+    stack, speed = checks.require_integer("stack", stack), _positive("speed", speed)
+    times = np.arange(0, len(frames), speed)
+    played = np.stack([np.interp(times, np.arange(len(frames)), x) for x in frames.T], axis=1)
+    change = deltas(played)
+    joined = np.concatenate([played, change, deltas(change)], axis=1)
+    joined = (joined - joined.mean(axis=0)) / (joined.std(axis=0) + 1e-3)
+    joined = np.pad(joined, ((0, -len(joined) % stack), (0, 0)))
+    return joined.reshape(-1, stack * joined.shape[1]).astype(np.float32)
 
 
 def _mel_filters(

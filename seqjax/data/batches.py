@@ -60,7 +60,7 @@ def batches(
     *,
     batch_size: int,
     sequence_keys: Collection[str] | Mapping[str, Collection[str]] | None = None,
-    boundaries: Sequence[int | Sequence[int]] | None = None,
+    boundaries: Sequence[int | Sequence[int]] | int | None = None,
     seed: int | None = None,
     epoch: int = 0,
     drop_remainder: bool = False,
@@ -79,10 +79,11 @@ def batches(
         example; () for none. By default, the fields whose entries differ in length. For sequences
         of several lengths a dict name -> fields that share one, such as {"source": ["letters"],
         "target": ["tokens", "labels"]}.
-      boundaries: increasing bucket lengths, such as `bucket_boundaries` gives; by default one
-        bucket, as long as the longest example. With several lengths an entry has one for each, in
-        the order of the dict. No example may be longer than the last boundary: nothing is cut, and
-        no further shape is made up, without being asked for.
+      boundaries: increasing bucket lengths, such as `bucket_boundaries` gives, or to how many
+        buckets it is to divide these examples; by default one bucket, as long as the longest
+        example. With several lengths an entry has one for each, in the order of the dict. No
+        example may be longer than the last boundary: nothing is cut, and no further shape is made
+        up, without being asked for.
       seed: shuffles examples and batches, in an order that is a function of seed and epoch. None
         keeps the order of the examples (with several buckets: within each, a batch coming as soon
         as it is full).
@@ -270,7 +271,7 @@ def _group(name: str, fields: tuple[str, ...], entries: Mapping[str, Sequence[En
 
 def _assign(
     lengths: np.ndarray | None,
-    boundaries: Sequence[int | Sequence[int]] | None,
+    boundaries: Sequence[int | Sequence[int]] | int | None,
     num_examples: int,
 ) -> tuple[list[tuple[int, ...]], list[int]]:
     """The lengths of each bucket, and the bucket of each example, from lengths [N, G]."""
@@ -278,8 +279,9 @@ def _assign(
         if boundaries is not None:
             raise ValueError("boundaries: expected None when no field runs over time")
         return [()], [0] * num_examples
-    if boundaries is None:
-        boundaries = bucket_boundaries(lengths, 1)
+    if boundaries is None or isinstance(boundaries, int | np.integer):
+        number = 1 if boundaries is None else checks.require_integer("boundaries", boundaries)
+        boundaries = bucket_boundaries(lengths, number)
     checked = [_boundary(boundary, lengths.shape[1]) for boundary in boundaries]
     shown = [boundary if len(boundary) > 1 else boundary[0] for boundary in checked]
     increasing = all(

@@ -18,6 +18,7 @@ BridgeKind = Literal["zero", "last", "projected", "mean"]
 BRIDGES: tuple[str, ...] = ("zero", "last", "projected", "mean")
 """Ways to start: the decoder's own initial state; the encoder's final state as it is; a layer with
 tanh on it (Bahdanau et al. 2015, appendix A.2.2, with both directions); one on the mean memory."""
+_FROM_STATE = ("last", "projected")
 
 
 class Bridge(nnx.Module):
@@ -32,13 +33,15 @@ class Bridge(nnx.Module):
     Args:
       kind: one of `BRIDGES`.
       cells: the decoder's cells, one a layer.
-      state: an encoder's state without batch axes, a tuple with one entry a layer.
+      state: an encoder's state without batch axes, a tuple with one entry a layer; () if it has
+        none, for "zero" and "mean".
       memory_size: features of the memory.
       param_dtype: of the parameters.
       rngs: draws the parameters.
 
     Raises:
-      ValueError: an unknown kind; "last" with states that do not fit.
+      ValueError: an unknown kind; "last" with states that do not fit; "last" or "projected" without
+        a state.
 
     Example:
       >>> from seqjax.cells import GRU, LSTM
@@ -61,9 +64,14 @@ class Bridge(nnx.Module):
         self.kind = checks.require_name("bridge", kind, BRIDGES)
         self.cells = tuple(cells)
         self.layers: nnx.List[Any] = nnx.List([])
+        if not state and kind in _FROM_STATE:
+            raise ValueError(
+                "bridge: expected 'zero' or 'mean' of an encoder without a final state, got "
+                f"{kind!r}"
+            )
         for index, cell in enumerate(cells):
             wanted = jax.tree.leaves(cell.initial_state(()))
-            given = _side_by_side(state[min(index, len(state) - 1)])
+            given = _layer(state, index) if kind in _FROM_STATE else ()
             if kind == "last":
                 shapes = [leaf.shape for leaf in wanted]
                 got = [leaf.shape for leaf in jax.tree.leaves(given)]
@@ -94,21 +102,22 @@ class Bridge(nnx.Module):
         states = []
         for index, cell in enumerate(self.cells):
             empty = cell.initial_state(batch_shape, dtype)
-            given = _side_by_side(encoded.state[min(index, len(encoded.state) - 1)])
             leaves, structure = jax.tree.flatten(empty)
             if self.kind == "last":
-                leaves = jax.tree.leaves(given)
+                leaves = jax.tree.leaves(_layer(encoded.state, index))
             elif self.kind != "zero":
                 x = mean
                 if x is None:
-                    x = jnp.concatenate(jax.tree.leaves(given), axis=-1)
+                    given = jax.tree.leaves(_layer(encoded.state, index))
+                    x = jnp.concatenate(given, axis=-1)
                 leaves = [jnp.tanh(next(layers)(x)).astype(dtype) for _ in leaves]
             states.append(jax.tree.unflatten(structure, leaves))
         return tuple(states)
 
 
-def _side_by_side(state: Any) -> Any:
-    """A layer's state with the two directions' features in one array."""
+def _layer(states: Any, index: int) -> Any:
+    """The state of a layer, or the last one's, with both directions' features in one array."""
+    state = states[min(index, len(states) - 1)]
     if not isinstance(state, Bidirectional):
         return state
 

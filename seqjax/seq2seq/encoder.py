@@ -1,4 +1,15 @@
-"""The encoder: a recurrent stack over tokens or frames."""
+"""The encoder: a recurrent stack over tokens or frames.
+
+`Seq2Seq` takes any other module in its place, for sources that are no sequences (an image) or need
+more than a recurrent stack, if it has what `Encoder` has from the outside:
+
+    output_size                                     the features of its memory, M
+    initial_state(batch_shape)                      zeros like the `state` that a call gives
+    encoder(source, lengths=…, mask=…, source_ids=…, deterministic=…, rngs=…) -> Encoded
+
+Each keyword may be left out in a call. Both states are () where there is none, for the bridges
+"zero" and "mean". `rngs` is `nnx.Rngs`, or None in evaluation.
+"""
 
 from typing import Any, NamedTuple
 
@@ -9,7 +20,7 @@ from seqjax import checks, sequences
 from seqjax.cells.base import Cell
 from seqjax.nn import noise
 from seqjax.nn.recurrent import Recurrent
-from seqjax.types import Array
+from seqjax.types import Array, Shape
 
 __all__ = ["Encoded", "Encoder"]
 
@@ -20,7 +31,7 @@ class Encoded(NamedTuple):
     Attributes:
       memory: float `[..., S, M]`, one vector a position; zeros in padding.
       mask: bool `[..., S]`, True at real positions.
-      state: the stack's final state, a tuple with one entry a layer.
+      state: the stack's final state, a tuple with one entry a layer; () if there is none.
       source_ids: int32 `[..., S]`, the ids of the source's tokens in the vocabulary of the target,
         for models that copy; else None.
     """
@@ -81,6 +92,14 @@ class Encoder(nnx.Module):
     def output_size(self) -> int:
         """Features of the memory, M."""
         return self.recurrent.output_size
+
+    def initial_state(self, batch_shape: Shape) -> Any:
+        """The state that the stack starts in, of the shapes of `Encoded.state`.
+
+        Args:
+          batch_shape: such as `(B,)`.
+        """
+        return self.recurrent.initial_state(batch_shape)
 
     def __call__(
         self,

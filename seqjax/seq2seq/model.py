@@ -31,11 +31,15 @@ class Seq2Seq(nnx.Module):
       source_vocabulary: number of source tokens; None for frames, of `embed_size` features.
       embed_size: features of an embedding.
       hidden_size: units of each layer and direction of the encoder; the decoder has twice as many
-        if the encoder is bidirectional and `decoder_size` is not given.
+        if the encoder is bidirectional and `decoder_size` is not given, as many with an encoder of
+        your own.
       decoder_size: units of the decoder's layers.
       cell: a name of `seqjax.CELLS`.
       num_layers: layers of encoder and decoder.
       bidirectional: whether the encoder reads in both directions.
+      encoder: a module of your own that takes the encoder's place, such as a convolutional network
+        over images; what it has to have is in `seqjax.seq2seq.encoder`. The options of sources and
+        of reading are then its own.
       attention: a name of `seqjax.attention.ATTENTIONS`, or None for a fixed context vector
         (Sutskever, Vinyals, Le 2014).
       attend: "previous" or "current", see `Decoder`.
@@ -60,6 +64,25 @@ class Seq2Seq(nnx.Module):
       >>> logits, state = step(jnp.array([1, 1]), state)
       >>> logits.shape, state.weights.shape
       ((2, 9), (2, 3))
+
+      An encoder of one's own, here of images [B, S, S] whose rows are the memory:
+
+      >>> class Rows(nnx.Module):
+      ...     output_size = 6
+      ...
+      ...     def __init__(self, size, *, rngs):
+      ...         self.linear = nnx.Linear(size, 6, rngs=rngs)
+      ...
+      ...     def initial_state(self, batch_shape):
+      ...         return ()
+      ...
+      ...     def __call__(self, images, **options):
+      ...         return Encoded(self.linear(images), jnp.ones(images.shape[:2], bool), ())
+      >>> rngs = nnx.Rngs(0)
+      >>> options = {"embed_size": 4, "hidden_size": 5, "bridge": "mean", "rngs": rngs}
+      >>> model = Seq2Seq(9, encoder=Rows(8, rngs=rngs), **options)
+      >>> model(jnp.ones([2, 8, 8]), begin_and_targets).shape
+      (2, 3, 9)
     """
 
     def __init__(
@@ -73,6 +96,7 @@ class Seq2Seq(nnx.Module):
         cell: str = "lstm",
         num_layers: int = 1,
         bidirectional: bool = True,
+        encoder: Any = None,
         attention: str | Attention | None = "additive",
         attend: str = "previous",
         bridge: str = "projected",
@@ -86,7 +110,7 @@ class Seq2Seq(nnx.Module):
         make: Any = CELLS[checks.require_name("cell", cell, CELLS)]
         size = checks.require_integer("hidden_size", hidden_size)
         if decoder_size is None:
-            decoder_size = size * (2 if bidirectional else 1)
+            decoder_size = size * (2 if bidirectional and encoder is None else 1)
         embed_size = checks.require_integer("embed_size", embed_size)
         decoder_size = checks.require_integer("decoder_size", decoder_size)
         reader: Cell[Any, Any] = make(embed_size, size)
@@ -102,10 +126,22 @@ class Seq2Seq(nnx.Module):
             "param_dtype": param_dtype,
             "rngs": rngs,
         }
-        self.encoder = Encoder(
-            reader, vocabulary=source_vocabulary, bidirectional=bidirectional, **shared
-        )
-        memory_size = self.encoder.output_size
+        if encoder is None:
+            encoder = Encoder(
+                reader, vocabulary=source_vocabulary, bidirectional=bidirectional, **shared
+            )
+        elif source_vocabulary is not None:
+            raise ValueError(
+                "source_vocabulary: expected None with an encoder of your own, got "
+                f"{source_vocabulary}"
+            )
+        elif not all(hasattr(encoder, name) for name in ("output_size", "initial_state")):
+            raise TypeError(
+                "encoder: expected a module with output_size and initial_state, got "
+                f"{type(encoder).__name__}"
+            )
+        self.encoder = encoder
+        memory_size = encoder.output_size
         self.decoder = Decoder(
             writer,
             vocabulary=target_vocabulary,
@@ -117,7 +153,7 @@ class Seq2Seq(nnx.Module):
             tied=tied,
             **shared,
         )
-        state = self.encoder.recurrent.initial_state(())
+        state = encoder.initial_state(())
         self.bridge = Bridge(
             bridge, self.decoder.cells, state, memory_size, param_dtype=param_dtype, rngs=rngs
         )
@@ -136,7 +172,7 @@ class Seq2Seq(nnx.Module):
         """Logits of each target token, given those before it (teacher forcing).
 
         Args:
-          source: as for `Encoder`, `[B, S]` or `[B, S, I]`.
+          source: as for `Encoder`, `[B, S]` or `[B, S, I]`; or what an encoder of your own reads.
           tokens: integers `[B, T]`: the begin token, then the target without its end. What stands
             in padding (negative numbers too) changes nothing before it; leave it out of the loss.
           lengths: of the sources; or
@@ -152,18 +188,27 @@ class Seq2Seq(nnx.Module):
           TypeError, ValueError: see `Encoder`; tokens that are not integers `[B, T]`, or (outside
             tracing) that the decoder does not know.
         """
-        if np.ndim(source) != (2 if self.encoder.embedding is not None else 3):
-            kind = "[B, S]" if self.encoder.embedding is not None else "[B, S, I]"
-            raise ValueError(f"source: expected {kind}, got {np.shape(source)}")
         if deterministic is None:
             deterministic = self.decoder.deterministic
-        key_encoder = key_decoder = None
-        if self.decoder.dropout and not deterministic:
-            key_encoder, key_decoder = jax.random.split(noise.dropout_key(rngs))
+        drops = bool(self.decoder.dropout) and not deterministic
+        key_encoder: Any = None
+        key_decoder = None
+        if not isinstance(self.encoder, Encoder):
+            if rngs is not None and not isinstance(rngs, nnx.Rngs):
+                rngs = noise.streams(rngs, "dropout")
+            key_encoder = None if deterministic else rngs  # it draws what it needs by itself
+        else:
+            if np.ndim(source) != (2 if self.encoder.embedding is not None else 3):
+                kind = "[B, S]" if self.encoder.embedding is not None else "[B, S, I]"
+                raise ValueError(f"source: expected {kind}, got {np.shape(source)}")
+            if drops:
+                key_encoder, key_decoder = jax.random.split(noise.dropout_key(rngs))
         encoded = self.encoder(
             source, lengths=lengths, mask=mask, source_ids=source_ids,
             deterministic=deterministic, rngs=key_encoder,
         )  # fmt: skip
+        if drops and key_decoder is None:
+            key_decoder = noise.dropout_key(rngs)
         tokens = self._checked_tokens(tokens, encoded)
         memory, state = self._start(encoded)
         logits, _ = self.decoder.teacher_forced(

@@ -93,7 +93,8 @@ def pair_loss(
 
     Args:
       model: a `Seq2Seq`, or anything that is called like it.
-      batch: a batch of `pair_examples`, with `PAIR_KEYS`.
+      batch: a batch of `pair_examples`, with `PAIR_KEYS`; or, of sources that are no sequences,
+        with "target" alone.
       rngs: for dropout; None in evaluation.
       label_smoothing: see `seqjax.losses.cross_entropy`.
 
@@ -146,7 +147,7 @@ def _run(model: Any, batch: Mapping[str, Any], rngs: Any) -> tuple[Array, Array,
     logits = model(
         batch["source"],
         batch["tokens"],
-        lengths=batch["source_lengths"],
+        lengths=batch.get("source_lengths"),
         rngs=rngs,
         **({"source_ids": batch["source_ids"]} if "source_ids" in batch else {}),
     )

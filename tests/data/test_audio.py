@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from seqjax.data.audio import deltas, log_mel, mfcc
+from seqjax.data.audio import deltas, log_mel, mfcc, stacked_frames
 
 
 def mel(frequency):
@@ -153,3 +153,35 @@ def test_more_mistakes():
         deltas(np.zeros(3))
     with pytest.raises(ValueError, match="width: expected a positive integer, got 0"):
         deltas(np.zeros((3, 2)), width=0)
+
+
+def test_stacked_frames_have_the_changes_and_the_speed():
+    frames = np.arange(20.0).reshape(10, 2) ** 2
+    found = stacked_frames(frames, 4)
+    assert found.shape == (3, 4 * 6) and found.dtype == np.float32 and not found[2, 12:].any()
+    rows = found.reshape(12, 6)[:10]
+    np.testing.assert_allclose(rows.mean(axis=0), 0, atol=1e-6)
+    np.testing.assert_allclose(rows.std(axis=0), 1, atol=1e-2)
+    change = deltas(frames)
+    for columns, values in ((rows[:, 2:4], change), (rows[:, 4:], deltas(change))):
+        expected = (values - values.mean(axis=0)) / (values.std(axis=0) + 1e-3)
+        np.testing.assert_allclose(columns, expected, atol=1e-4)
+    assert len(stacked_frames(frames, 1, speed=0.5)) == 20
+    faster = stacked_frames(frames, 1, speed=2.0)
+    np.testing.assert_allclose(faster, stacked_frames(frames[::2], 1), atol=1e-6)
+    assert np.isfinite(stacked_frames(frames[:1], 3)).all()
+
+
+@pytest.mark.parametrize(
+    ("frames", "stack", "speed", "error", "message"),
+    [
+        (np.zeros(3), 1, 1.0, ValueError, r"frames: expected \[T, F\] .* got shape \(3,\)"),
+        (np.zeros((0, 3)), 1, 1.0, ValueError, "frames: expected"),
+        (np.zeros((4, 3)), 0, 1.0, ValueError, "stack: expected"),
+        (np.zeros((4, 3)), 1.5, 1.0, TypeError, "stack: expected"),
+        (np.zeros((4, 3)), 1, 0.0, ValueError, "speed: expected"),
+    ],
+)
+def test_stacked_frames_refuse(frames, stack, speed, error, message):
+    with pytest.raises(error, match=message):
+        stacked_frames(frames, stack, speed=speed)

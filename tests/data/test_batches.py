@@ -206,6 +206,22 @@ def test_without_a_seed_a_batch_comes_when_its_bucket_is_full():
     assert _order(made) == [[1, 2], [0, 3], [4]]
 
 
+def test_a_number_of_buckets():
+    rng = np.random.default_rng(0)
+    examples = {"x": [np.ones(n) for n in rng.integers(1, 30, 50)]}
+    lengths = [len(x) for x in examples["x"]]
+    for number in (1, 3):
+        given = batches(examples, batch_size=4, boundaries=bucket_boundaries(lengths, number))
+        assert batches(examples, batch_size=4, boundaries=number).plan == given.plan
+    pairs = {"a": examples["x"], "b": [np.ones(n + 1) for n in lengths]}
+    keys = {"a": ("a",), "b": ("b",)}
+    both = bucket_boundaries([(n, n + 1) for n in lengths], 3)
+    given = batches(pairs, batch_size=4, boundaries=both, sequence_keys=keys)
+    assert batches(pairs, batch_size=4, boundaries=3, sequence_keys=keys).plan == given.plan
+    with pytest.raises(ValueError, match="boundaries: expected"):
+        batches(examples, batch_size=4, boundaries=0)
+
+
 def test_epochs_are_shuffled_differently_and_repeatably():
     examples = _examples([n % 5 for n in range(40)])
 

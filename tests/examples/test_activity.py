@@ -8,6 +8,8 @@ from flax import nnx
 
 pytest.importorskip("tyro")
 pytest.importorskip("matplotlib")
+from shipped import motions
+
 from examples import activity
 
 RNG = np.random.default_rng(0)
@@ -88,11 +90,11 @@ def test_signals_of_har(tmp_path):
             np.savetxt(inside / f"{name}_{part}.txt", values)
         np.savetxt(tmp_path / part / f"y_{part}.txt", [1 + n % 2 for n in range(len(who))], "%d")
         np.savetxt(tmp_path / part / f"subject_{part}.txt", who, "%d")
-    recordings, names = activity.read(tmp_path, "train", None)
+    recordings, names = motions.read(tmp_path, "train", None)
     assert names == ["WALKING", "SITTING"] and recordings.labels.tolist() == [0, 1, 0, 1]
     np.testing.assert_allclose(recordings.steps[2], signals["train"][:, 2].T, rtol=1e-6)
     for seed in range(5):
-        found, _ = activity.load(config(tmp_path, tmp_path, validation=0.3, seed=seed))
+        found, _ = motions.load(tmp_path, 0.3, seed)
         sizes = {part: len(found[part]["label"]) for part in found}
         assert sizes in ({"train": 2, "dev": 2, "test": 2}, {"train": 3, "dev": 1, "test": 2})
         values = np.concatenate(found["train"]["steps"])
@@ -134,7 +136,7 @@ def test_mistakes(series, films, tmp_path):
     fails(r"A_TEST\.ts: expected labels among \['a', 'b'\], got \['c'\]", data=tmp_path)
 
 
-def test_missing_data_says_how_to_get_it(monkeypatch):
+def test_missing_data_says_how_to_get_it(monkeypatch, tmp_path):
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     with pytest.raises(SystemExit, match="pip install --no-deps aeon"):
-        activity.load(activity.Config())
+        activity.main(activity.Config(out=tmp_path))

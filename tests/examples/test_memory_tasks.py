@@ -7,6 +7,8 @@ import numpy as np
 import pytest
 
 pytest.importorskip("tyro")
+from shipped import drawn
+
 from examples import memory_tasks
 
 
@@ -19,7 +21,7 @@ def config(out, **options):
 
 
 def test_two_different_numbers_are_marked_and_their_sum_is_asked_for():
-    batch = memory_tasks.Draws("adding", 7, 500, 1, (0,))[0]
+    batch = drawn.Draws("adding", 7, 500, 1, (0,))[0]
     numbers, marks = batch["inputs"][..., 0], batch["inputs"][..., 1]
     assert numbers.min() >= 0 and numbers.max() < 1 and numbers.std() > 0.25
     np.testing.assert_array_equal(np.sort(marks, axis=1)[:, -3:], [[0.0, 1.0, 1.0]] * 500)
@@ -29,7 +31,7 @@ def test_two_different_numbers_are_marked_and_their_sum_is_asked_for():
 
 
 def test_symbols_are_to_be_said_again_after_the_blanks():
-    batch = memory_tasks.Draws("copy", 5, 300, 1, (0,))[0]
+    batch = drawn.Draws("copy", 5, 300, 1, (0,))[0]
     assert batch["inputs"].shape == (300, 25, 10) and (batch["inputs"].sum(axis=-1) == 1).all()
     tokens, target = batch["inputs"].argmax(axis=-1), batch["target"]
     assert set(np.unique(tokens[:, :10])) == set(range(1, 9))
@@ -39,12 +41,12 @@ def test_symbols_are_to_be_said_again_after_the_blanks():
 
 
 def test_a_batch_is_a_function_of_its_seed_and_index():
-    draws = memory_tasks.Draws("adding", 6, 3, 4, (0, 0, 1))
+    draws = drawn.Draws("adding", 6, 3, 4, (0, 0, 1))
     listed = list(draws)
     assert len(listed) == len(draws) == 4
     np.testing.assert_array_equal(listed[2]["inputs"], draws[2]["inputs"])
-    others = [listed[1], memory_tasks.Draws("adding", 6, 3, 4, (0, 0, 2))[2]]
-    others += [memory_tasks.Draws("adding", 6, 3, 4, (1, 0, 1))[2]]
+    others = [listed[1], drawn.Draws("adding", 6, 3, 4, (0, 0, 2))[2]]
+    others += [drawn.Draws("adding", 6, 3, 4, (1, 0, 1))[2]]
     assert all((other["inputs"] != draws[2]["inputs"]).any() for other in others)
 
 

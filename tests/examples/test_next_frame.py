@@ -10,6 +10,8 @@ from flax import nnx
 
 pytest.importorskip("tyro")
 pytest.importorskip("matplotlib")
+from shipped import moving_digits
+
 from examples import next_frame
 
 
@@ -45,10 +47,11 @@ def test_a_short_run_beats_copying_and_goes_on(digits, tmp_path):
     assert next_frame.main(config(digits, tmp_path, resume=True)) == figures
 
 
-def test_digits_move_and_bounce(digits, tmp_path):
-    some = config(digits, tmp_path, steps=30, speed=2)
-    images = next_frame.load(some)["train"]
-    films = next_frame.draw(some, images, 20, np.random.default_rng(0))
+def test_digits_move_and_bounce(digits):
+    images = moving_digits.load(digits)["train"]
+    films = moving_digits.draw(
+        images, 20, np.random.default_rng(0), digits=1, size=11, steps=30, speed=2
+    )
     assert films.shape == (20, 30, 11, 11, 1) and films.min() == 0 and films.max() == 1
     mass = films.sum((2, 3, 4))
     np.testing.assert_allclose(mass, mass[:, :1].repeat(30, 1))  # whole digits at any time
@@ -62,7 +65,7 @@ def test_digits_move_and_bounce(digits, tmp_path):
 def test_the_baseline_is_the_best_of_two_brightnesses():
     films = np.zeros((1, 4, 1, 4, 1))
     films[0, 1:3, 0, :, 0] = [[1, 0, 0, 0], [1, 1, 0, 0]]
-    dark, bright = next_frame.copy_rates(films)
+    dark, bright = moving_digits.copy_rates(films)
     # After [1 0 0 0] comes [1 1 0 0], and after that nothing.
     assert dark == pytest.approx(1 / 5) and bright == pytest.approx(1 / 3)
 

@@ -9,8 +9,10 @@ import pytest
 from flax import nnx
 
 pytest.importorskip("tyro")
+from shipped import t_maze
+from shipped.t_maze import AHEAD, LEFT, RIGHT
+
 from examples import policy
-from examples.policy import AHEAD, LEFT, RIGHT
 from seqjax import training
 
 
@@ -23,11 +25,11 @@ def config(out="out", **options):
 
 
 def maze(sign, place, time):
-    return policy.Maze(*(jnp.array(values, jnp.int32) for values in (sign, place, time)))
+    return t_maze.Maze(*(jnp.array(values, jnp.int32) for values in (sign, place, time)))
 
 
 def test_the_sign_is_seen_at_the_start_alone():
-    seen = policy.look(config(), maze([LEFT, RIGHT, LEFT, RIGHT], [0, 0, 1, 2], [0, 0, 1, 2]))
+    seen = t_maze.look(maze([LEFT, RIGHT, LEFT, RIGHT], [0, 0, 1, 2], [0, 0, 1, 2]), 2)
     np.testing.assert_array_equal(seen, [[1, 0, 0], [0, 1, 0], [0, 0, 0], [0, 0, 1]])
 
 
@@ -35,7 +37,7 @@ def test_moves_rewards_and_ends():
     # Ahead; into a wall beside; the right turn; the wrong turn; into the wall ahead; out of time.
     before = maze([0, 0, 1, 1, 1, 0], [0, 1, 2, 2, 2, 0], [0, 3, 5, 5, 5, 11])
     action = jnp.array([AHEAD, LEFT, RIGHT, LEFT, AHEAD, AHEAD])
-    after, (reward, done, right) = policy.move(config(), before, action, jax.random.key(0))
+    after, (reward, done, right) = t_maze.move(before, action, jax.random.key(0), 2)
     np.testing.assert_allclose(reward, [0, -0.1, 4, -0.1, -0.1, 0], rtol=1e-6)
     np.testing.assert_array_equal(done, [False, False, True, True, False, True])
     np.testing.assert_array_equal(right, [False, False, True, False, False, False])
@@ -45,7 +47,7 @@ def test_moves_rewards_and_ends():
 
 
 def test_new_mazes_have_either_sign():
-    assert 400 < int(policy.begin(jax.random.key(0), 1000).sign.sum()) < 600
+    assert 400 < int(t_maze.begin(jax.random.key(0), 1000).sign.sum()) < 600
 
 
 def test_advantages_are_weighted_sums_of_the_errors_to_come():

@@ -6,6 +6,8 @@ import numpy as np
 import pytest
 
 pytest.importorskip("tyro")
+from shipped import pronunciations
+
 from examples import pronounce
 
 LETTERS = {"a": "AH0", "b": "B", "d": "D", "i": "IH1", "k": "K", "o": "OW2"}
@@ -31,21 +33,21 @@ def dictionary(tmp_path):
 def test_reading_strips_stress_and_joins_ways(tmp_path):
     path = tmp_path / "some.dict"
     path.write_text("read R EH1 D\n\n# a remark\nread(2) R IY1 D # present\nRead R EH2 D\nno\n")
-    assert pronounce.read_dictionary(path) == {"read": [("R", "EH", "D"), ("R", "IY", "D")]}
+    assert pronunciations.read_dictionary(path) == {"read": [("R", "EH", "D"), ("R", "IY", "D")]}
 
 
 def test_no_word_is_on_two_sides_and_the_split_is_fixed():
     words = [f"w{n}" for n in range(1000)]
-    sides = pronounce.split(words, 0.1)
+    sides = pronunciations.split(words, 0.1)
     assert [len(side) for side in sides] == [890, 10, 100]
     assert sorted(word for side in sides for word in side) == sorted(words)
-    assert pronounce.split(words[::-1], 0.1) == sides
+    assert pronunciations.split(words[::-1], 0.1) == sides
 
 
 def test_error_rates_take_the_nearest_way():
     found = [("R", "IY", "D"), ("K",)]
     right = [[("R", "EH", "D"), ("R", "IY", "D")], [("K", "AE", "T")]]
-    assert pronounce.error_rates(found, right) == (0.5, 2 / 6)
+    assert pronunciations.error_rates(found, right) == (0.5, 2 / 6)
 
 
 def test_a_short_run_learns_says_and_draws(dictionary, tmp_path, capsys):
@@ -69,12 +71,12 @@ def test_a_published_split_is_kept(tmp_path):
     with pytest.raises(SystemExit, match="--data: expected words for train, got none"):
         pronounce.main(config)
     (tmp_path / "some_train.tsv").write_text("ij\tI J\nab\tA B\n")
-    dictionary, (train, valid, test) = pronounce.load(config)
+    dictionary, (train, valid, test) = pronunciations.load(tmp_path, 0.1)
     assert (train, valid, test) == (["ij"], ["ef"], ["cd", "ab", "gh"])
     assert dictionary["ab"] == [("A",), ("A", "B")]
     (tmp_path / "other_dev.tsv").touch()
     with pytest.raises(ValueError, match=r"one \*dev\.tsv in .*, got other_dev\.tsv, some_dev"):
-        pronounce.load(config)
+        pronunciations.load(tmp_path, 0.1)
 
 
 def test_mistakes(tmp_path):

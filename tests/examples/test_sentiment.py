@@ -11,6 +11,8 @@ import pytest
 from flax import nnx
 
 pytest.importorskip("tyro")
+from shipped import reviews as shipped_reviews
+
 from examples import sentiment
 
 NOUNS = ("film", "plot", "cast", "story", "score", "end", "start", "idea")
@@ -36,7 +38,7 @@ def packed(lines):
     """An archive inside an archive, as that of vaderSentiment."""
     outer, inner = io.BytesIO(), io.BytesIO()
     with tarfile.open(fileobj=inner, mode="w:gz") as archive:
-        add(archive, f"hutto_ICWSM_2014/{sentiment.RATINGS}", "\r\n".join(lines).encode())
+        add(archive, f"hutto_ICWSM_2014/{shipped_reviews.RATINGS}", "\r\n".join(lines).encode())
     with tarfile.open(fileobj=outer, mode="w:gz") as archive:
         add(archive, "vader/README.rst", b"words")
         add(archive, "vader/additional_resources/hutto_ICWSM_2014.tar.gz", inner.getvalue())
@@ -84,14 +86,14 @@ def test_the_tutorial_on_folders_of_whole_reviews(tmp_path):
     options = asked.with_defaults(**sentiment.TUTORIAL)
     assert (options.cell, options.vocabulary_size, options.learning_rate) == ("elman", 10_000, 1e-3)
     assert sentiment.Config(dropout=0.2).with_defaults(**sentiment.TUTORIAL).dropout == 0.2
-    texts = sentiment.load(options)
+    texts = shipped_reviews.load(tmp_path, None, 5)
     assert len(texts["train"]) + len(texts["dev"]) == len(texts["test"]) == 24
     figures = sentiment.main(asked)
     assert np.isfinite(list(figures.values())).all()
 
 
 def test_words():
-    words = sentiment.words_of("It's GOOD,<br />isn't it?!")
+    words = shipped_reviews.words_of("It's GOOD,<br />isn't it?!")
     assert words == ["it's", "good", "isn't", "it", "?", "!"]
 
 
@@ -106,8 +108,8 @@ def test_padding_changes_nothing():
 
 def test_equal_sentences_are_on_one_side():
     texts = [(f"{text}{end}", rating) for text, rating in reviews() for end in ("", " .. ")]
-    sides = sentiment.divided(texts, 5)
-    train, held = ({tuple(sentiment.words_of(text)) for text, _ in side} for side in sides)
+    sides = shipped_reviews.divided(texts, 5)
+    train, held = ({tuple(shipped_reviews.words_of(text)) for text, _ in side} for side in sides)
     assert len(texts) / 10 < len(sides[1]) < len(texts) / 3 and not train & held
 
 
@@ -131,10 +133,10 @@ def test_a_set_of_tensorflow_datasets(tmp_path):
                 yield n, {"text": text, "label": int(rating > 0)}
 
     SmallReviews(data_dir=tmp_path, file_format="array_record").download_and_prepare()
-    texts = sentiment.load(config(tmp_path, tmp_path / "out", tfds="small_reviews"))
+    texts = shipped_reviews.load(tmp_path, "small_reviews", 9)
     assert sorted(texts["test"]) == sorted((text, float(rating > 0)) for text, rating in reviews())
     with pytest.raises(SystemExit, match="--tfds: expected a set that was prepared"):
-        sentiment.load(config(tmp_path, tmp_path / "out", tfds="no_such_set"))
+        sentiment.main(config(tmp_path, tmp_path / "out", tfds="no_such_set"))
 
 
 def test_mistakes(tmp_path):

@@ -7,6 +7,8 @@ import numpy as np
 import pytest
 
 pytest.importorskip("tyro")
+from shipped import japanese_vowels
+
 from examples import speaker
 from seqjax.data import read_ts
 
@@ -23,7 +25,7 @@ def write_ts(path, recordings, labels):
 def folder(tmp_path):
     """Two speakers whose frames differ in the sign of their mean; 3 to 7 frames, 4 channels."""
     rng = np.random.default_rng(0)
-    for name, count in zip(speaker.FILES, (24, 20), strict=True):
+    for name, count in zip(japanese_vowels.FILES, (24, 20), strict=True):
         labels = ["ab"[i % 2] for i in range(count)]
         recordings = [
             rng.normal(1.0 if label == "a" else -1.0, 0.5, (rng.integers(3, 8), 4))

@@ -9,6 +9,8 @@ import pytest
 from scipy.io import wavfile
 
 pytest.importorskip("tyro")
+from shipped import spoken_digits
+
 from examples import speech
 
 
@@ -74,18 +76,18 @@ def test_words_are_told_apart(recordings, tmp_path):
     rates = speech.main(config(archive, tmp_path / "out", **options))
     assert rates["majority_accuracy"] == pytest.approx(1 / 3) and rates["accuracy"] > 0.9
     assert (tmp_path / "out" / "recognised.png").is_file()
-    (_, text), *_ = speech.load(config(recordings, tmp_path))["valid"]
+    (_, text), *_ = spoken_digits.load(recordings, words=1)["valid"]
     assert text == "zero"
 
 
 def test_the_synthesiser(monkeypatch, tmp_path):
     if importlib.util.find_spec("espeakng_loader") is not None:
-        voices = {split: (names, 3) for split, (names, _) in speech.VOICES.items()}
-        monkeypatch.setattr(speech, "VOICES", voices)
-        for task, most in (("digits", 1), ("transcribe", 5)):
-            for said in speech.synthesise(task).values():
+        voices = {split: (names, 3) for split, (names, _) in spoken_digits.VOICES.items()}
+        monkeypatch.setattr(spoken_digits, "VOICES", voices)
+        for most in (1, 5):
+            for said in spoken_digits.synthesise(most).values():
                 assert len(said) == 3 and {word for _, t in said for word in t.split()} <= {
-                    *speech.DIGITS
+                    *spoken_digits.DIGITS
                 }
                 assert all(1 <= len(text.split()) <= most for _, text in said)
                 assert all(x.shape[1] == 13 and len(x) > 15 and x.std() > 1 for x, _ in said)
@@ -94,23 +96,14 @@ def test_the_synthesiser(monkeypatch, tmp_path):
         speech.main(config(None, tmp_path))
 
 
-def test_inputs_have_the_changes_and_the_speed():
-    frames = np.arange(20.0).reshape(10, 2) ** 2
-    found = speech.inputs(frames, stack=4)
-    assert found.shape == (3, 4 * 6) and found.dtype == np.float32 and not found[2, 12:].any()
-    rows = found.reshape(12, 6)[:10]
-    np.testing.assert_allclose(rows.mean(axis=0), 0, atol=1e-6)
-    np.testing.assert_allclose(rows.std(axis=0), 1, atol=1e-2)
-    assert len(speech.inputs(frames, 1, 0.5)) == 20 and len(speech.inputs(frames, 1, 2.0)) == 5
-    assert np.isfinite(speech.inputs(frames[:1], 3)).all()
-
-
-def test_known_words_are_preferred():
+def testknown_words_are_preferred():
     words = ["nine", "three", "two"]
-    assert speech.known_words(["thre two", "three two"], words) == ["three", "two"]
-    assert speech.known_words(["thre nie", "thee nin"], words) == ["three", "nine"]
-    assert speech.known_words(["", "two"], words) == []
-    assert speech.error_rate([["a", "b"], ["c"]], [["a"], ["c", "d"]]) == pytest.approx(2 / 3)
+    assert spoken_digits.known_words(["thre two", "three two"], words) == ["three", "two"]
+    assert spoken_digits.known_words(["thre nie", "thee nin"], words) == ["three", "nine"]
+    assert spoken_digits.known_words(["", "two"], words) == []
+    assert spoken_digits.error_rate([["a", "b"], ["c"]], [["a"], ["c", "d"]]) == pytest.approx(
+        2 / 3
+    )
 
 
 def test_mistakes(features, recordings, tmp_path):
@@ -118,7 +111,7 @@ def test_mistakes(features, recordings, tmp_path):
         with pytest.raises(SystemExit, match=message):
             speech.main(config(data, tmp_path / "out", **options))
 
-    fails("--cell: expected one of .*, got no_such_cell", cell="no_such_cell")
+    fails("--cell: expected one of .*, got 'no_such_cell'", cell="no_such_cell")
     fails("--mask: expected at least 0, less than 1", mask=1.0)
     fails("--stack: expected at least 1, got 0", stack=0)
     fails("--data: expected recordings for train in", data=tmp_path)

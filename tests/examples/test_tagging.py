@@ -11,6 +11,8 @@ import pytest
 
 pytest.importorskip("tyro")
 pytest.importorskip("matplotlib")
+from shipped import tagged_words
+
 from examples import tagging
 
 
@@ -95,12 +97,12 @@ def test_entities_by_a_conditional_random_field(tmp_path):
 def test_entities():
     tags = ["B-a", "I-a", "I-b", "O", "I-a", "E-a", "S-a", "B-a", "B-a", "NOUN"]
     expected = {(0, 2, "a"), (2, 3, "b"), (4, 6, "a"), (6, 7, "a"), (7, 8, "a"), (8, 9, "a")}
-    assert tagging.entities(tags) == expected
-    assert tagging.entities([]) == set()
+    assert tagged_words.entities(tags) == expected
+    assert tagged_words.entities([]) == set()
 
 
 def test_spelling():
-    encoder = tagging.Encoder([(["abcdefg", "gfedcba"], ["x", "x"])], ["x"], 3)
+    encoder = tagged_words.Encoder([(["abcdefg", "gfedcba"], ["x", "x"])], ["x"], 3)
     assert encoder.chars.decode(encoder.spell("abcdefg")) == ["a", "f", "g"]
     assert encoder.spell("a☃").tolist() == [*encoder.chars.encode("a"), 1, 0]
 
@@ -123,7 +125,7 @@ def test_conversations(tmp_path, monkeypatch):
     for n in range(12):
         (place / f"FC-{n:02}.cha").write_text(CHAT, encoding="utf-8")
     monkeypatch.syspath_prepend(tmp_path)
-    found = tagging.load(tagging.Config())
+    found = tagged_words.load(None)
     expected = ["喂", "遲", "啲", "Orlando", "?"], ["e", "a", "u", "xns", "w"]
     assert found == {"train": [expected] * 9, "dev": [expected], "test": [expected] * 2}
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)

@@ -8,6 +8,8 @@ import pytest
 
 pytest.importorskip("tyro")
 pytest.importorskip("sacrebleu")
+from shipped import parallel_text
+
 from examples import translate
 
 WORDS = {"red": "rouge", "big": "grand", "cat": "chat", "dog": "chien", "one": "un", "two": "deux"}
@@ -81,12 +83,12 @@ def test_a_set_of_tensorflow_datasets(tmp_path):
             yield 1, {"en": "", "fr": "rien"}
 
     SmallPairs(data_dir=tmp_path, file_format="array_record").download_and_prepare()
-    found = translate.load(config(tmp_path, tmp_path / "out", tfds="small_pairs"))
+    found = parallel_text.load(tmp_path, "small_pairs", "en", "fr")
     assert found == {split: [("big cat", "châ grand")] for split in ("train", "dev", "test")}
     with pytest.raises(SystemExit, match="--tfds: expected 'de' among en, fr"):
-        translate.load(config(tmp_path, tmp_path / "out", tfds="small_pairs", target="de"))
+        translate.main(config(tmp_path, tmp_path / "out", tfds="small_pairs", target="de"))
     with pytest.raises(SystemExit, match="--tfds: expected a set that was prepared"):
-        translate.load(config(tmp_path, tmp_path / "out", tfds="no_such_set"))
+        translate.main(config(tmp_path, tmp_path / "out", tfds="no_such_set"))
 
 
 def test_mistakes(folder, tmp_path):

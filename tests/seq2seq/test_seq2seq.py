@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from seqjax import attention, seq2seq
+from seqjax import attention, decoding, seq2seq
 from seqjax.cells import GRU, LSTM
 from tests.cases import assert_close
 
@@ -175,6 +175,92 @@ def test_frames_and_attention_of_ones_own():
     got = model(dirty, TOKENS, lengths=LENGTHS, deterministic=True)
     assert_close(got, model(frames, TOKENS, lengths=LENGTHS, deterministic=True), 1e-6)
     assert bool(jnp.isfinite(got).all())
+
+
+class Rows(nnx.Module):
+    """An encoder of one's own: images [B, S, C], whose rows are the memory and, flat, the state."""
+
+    output_size = 6
+
+    def __init__(self, *, keeps, rngs):
+        self.linear = nnx.Linear(3, 6, rngs=rngs)
+        self.dropout = nnx.Dropout(0.5)
+        self.keeps = keeps
+
+    def initial_state(self, batch_shape):
+        return (jnp.zeros((*batch_shape, 12)),) if self.keeps else ()
+
+    def __call__(self, images, *, lengths, deterministic, rngs=None, mask=None, source_ids=None):
+        assert lengths is mask is source_ids is None
+        memory = self.dropout(self.linear(images), deterministic=deterministic, rngs=rngs)
+        state = (images.reshape(len(images), -1),) if self.keeps else ()
+        return seq2seq.Encoded(memory, jnp.ones(images.shape[:2], bool), state)
+
+
+IMAGES = np.random.default_rng(2).normal(size=(3, 4, 3)).astype(np.float32)
+
+
+def of_images(bridge, *, keeps=True, **options):
+    rngs = nnx.Rngs(0)
+    options = {"embed_size": 4, "hidden_size": 5, "bridge": bridge} | options
+    return seq2seq.Seq2Seq(9, encoder=Rows(keeps=keeps, rngs=rngs), rngs=rngs, **options)
+
+
+@pytest.mark.parametrize(("bridge", "keeps"), [("projected", True), ("mean", False)])
+def test_an_encoder_of_ones_own(bridge, keeps):
+    model = of_images(bridge, keeps=keeps, cell="gru", attention="general", attend="current")
+    model.eval()
+    [layer] = model.bridge.layers
+    given = IMAGES.reshape(3, -1) if keeps else model.encoder.linear(IMAGES).mean(1)
+    assert layer.bias is not None
+    layer.bias[...] = jnp.arange(5) / 9
+    memory = model.encoder.linear(IMAGES)
+    cells = (jnp.tanh(given @ layer.kernel[...] + layer.bias[...]),)
+    encoded = seq2seq.Encoded(memory, jnp.ones((3, 4), bool), ())
+    precomputed = model.decoder.precompute(encoded)
+    state = model.decoder.initial_state(encoded, cells, precomputed)
+    expected, _ = model.decoder.teacher_forced(jnp.asarray(TOKENS), state, precomputed)
+    assert_close(model(IMAGES, TOKENS), expected, 1e-5, 1e-5)
+    assert model.decoder.cells[0].hidden_size == 5  # it does not read in two directions
+
+
+def test_an_encoder_of_ones_own_draws_by_itself():
+    model = of_images("projected")  # whose decoder drops nothing
+    with_dropout = of_images("projected", dropout=0.5)
+    for some in (model, with_dropout):
+        calm = some(IMAGES, TOKENS, deterministic=True)
+        for make_rngs in (jax.random.key, nnx.Rngs):
+            one, other = (some(IMAGES, TOKENS, rngs=make_rngs(seed)) for seed in (0, 1))
+            assert not np.allclose(one, calm) and not np.allclose(one, other)
+    with pytest.raises((TypeError, ValueError), match="rngs"):
+        with_dropout(IMAGES, TOKENS)
+
+
+def test_an_encoder_of_ones_own_has_to_fit():
+    with pytest.raises(ValueError, match="'zero' or 'mean' of an encoder without a final state"):
+        of_images("projected", keeps=False)
+    with pytest.raises(ValueError, match="source_vocabulary: expected None with an encoder"):
+        of_images("mean", source_vocabulary=7)
+    with pytest.raises(TypeError, match="encoder: expected a module with output_size and initial"):
+        seq2seq.Seq2Seq(
+            9, encoder=nnx.Linear(3, 3, rngs=nnx.Rngs(0)), embed_size=4, hidden_size=5,
+            rngs=nnx.Rngs(0),
+        )  # fmt: skip
+
+
+def test_images_to_outputs():
+    model = of_images("projected")
+    model.eval()
+    found = seq2seq.generate(
+        model, list(IMAGES), begin=2, end=3, max_length=5, beam_width=2, batch_size=2, padded=False
+    )
+    for image, output in zip(IMAGES, found, strict=True):
+        encoded = model.encoder(image[None], lengths=None, deterministic=True)
+        step, state = model.decoding(encoded)
+        alone = decoding.beam_search(step, state, begin=2, end=3, max_length=5, beam_width=2)
+        assert output.tokens.tolist() == alone.tokens[0, 0, : int(alone.lengths[0, 0])].tolist()
+        assert output.attention is not None and output.attention.shape[1] == 4
+        np.testing.assert_allclose(output.attention.sum(-1), 1.0, atol=1e-5)
 
 
 def test_dropout_is_for_training():

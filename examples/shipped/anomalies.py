@@ -1,0 +1,131 @@
+"""Series with windows where something was unusual: one of UCR's archive, or NAB.
+
+- A blood pressure with one anomaly, of the UCR archive (Wu, Keogh 2021), in the package aeon; a
+  detection within 100 steps of it counts, as there.
+- The Numenta anomaly benchmark (Lavin, Ahmad 2015; AGPL, github.com/numenta/NAB): its folder, with
+  data/ and labels/combined_windows.json.
+
+The beginning of each series is learned and not judged, as in NAB never more than 750 steps; its
+last quarter chooses the epoch.
+"""
+
+import json
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from matplotlib.figure import Figure
+
+from seqjax.data import installed_files, read_csv
+
+__all__ = ["Series", "judge", "load", "plot"]
+
+DEFAULT = "datasets/data/KDD-TSAD_135/135_UCR_Anomaly_InternalBleeding16_TEST.csv"
+SLACK = 100  # steps around its anomaly where a detection counts
+
+
+class Series(NamedTuple):
+    """A series of T steps, and where in it validation and judgement begin."""
+
+    name: str
+    values: np.ndarray  # [T]
+    inputs: np.ndarray  # [T, 5], standardised values, sines and cosines of day and week
+    windows: np.ndarray  # [N, 2], the first and last step of each
+    valid: int
+    learned: int
+
+
+def load(folder: Path | None, probation: float, least: int) -> list[Series]:
+    """The series of a folder, or the default one, of which a share is learned, `least` or more."""
+    if folder is None:
+        [path] = installed_files("aeon", DEFAULT)
+        table = read_csv(path, ["value", "is_anomaly"])
+        edges = np.flatnonzero(np.diff(table["is_anomaly"], prepend=0, append=0))
+        windows = edges.reshape(-1, 2) + [-SLACK, SLACK - 1]
+        return [_prepared(probation, least, path.stem, table["value"], None, windows)]
+    labels = json.loads((folder / "labels/combined_windows.json").read_text())
+    some = []
+    for path in sorted((folder / "data").rglob("*.csv")):
+        name = path.relative_to(folder / "data").as_posix()
+        if name not in labels:
+            raise ValueError(f"expected {name} in combined_windows.json, got no such key")
+        table = read_csv(path, ["timestamp", "value"])
+        times = table["timestamp"].astype("datetime64[us]")
+        ends = np.array(labels[name], "datetime64[us]").reshape(-1, 2)
+        steps = [np.flatnonzero((a <= times) & (times <= b)) for a, b in ends]
+        if not all(map(len, steps)):
+            raise ValueError(f"expected windows in the time of {name}, got {labels[name]}")
+        windows = np.array([[inside[0], inside[-1]] for inside in steps], int).reshape(-1, 2)
+        some.append(_prepared(probation, least, name, table["value"], times, windows))
+    if not some:
+        raise ValueError(f"expected .csv files in {folder / 'data'}, got none")
+    return some
+
+
+def _prepared(
+    probation: float, least: int, name: str, values: Any, times: Any, windows: Any
+) -> Series:
+    """A series with its inputs; windows that end within what is learned are left out."""
+    if values.dtype.kind != "f":
+        raise ValueError(f"expected numbers as values of {name}, got text")
+    learned = int(min(len(values) * probation, 750))
+    valid = learned * 3 // 4
+    if valid < least:
+        raise ValueError(
+            f"expected --probation of {name} to hold {least * 4 // 3 + 1} steps for --window and "
+            f"--recent, got {learned} of {len(values)}"
+        )
+    inputs = np.zeros((len(values), 5), np.float32)
+    mean, deviation = values[:learned].mean(), values[:learned].std()
+    inputs[:, 0] = np.clip((values - mean) / (deviation or 1.0), -20, 20)
+    if times is not None:
+        seconds = (times - np.datetime64("1970-01-05")) / np.timedelta64(1, "s")  # from a Monday
+        for column, period in ((1, 86_400), (3, 7 * 86_400)):
+            if seconds[learned] - seconds[0] >= 2 * period:  # what was seen once is no cycle
+                turns = 2 * np.pi * seconds / period
+                inputs[:, column : column + 2] = np.stack([np.sin(turns), np.cos(turns)], axis=1)
+    return Series(name, values, inputs, windows[windows[:, 1] >= learned], valid, learned)
+
+
+def judge(some: list[Series], detections: Any, shifts: Any = 0.0) -> dict[str, float]:
+    """Precision, recall and F1 of all series together, and the number of false alarms.
+
+    Detections are first moved by shares of what is judged, round its end to its beginning.
+    """
+    found = windows = false = 0
+    for one, steps, shift in zip(some, detections, np.broadcast_to(shifts, len(some)), strict=True):
+        judged = len(one.values) - one.learned
+        steps = np.sort((steps - one.learned + int(shift * judged)) % judged) + one.learned
+        inside: Any = (one.windows[:, :1] <= steps) & (
+            steps <= one.windows[:, 1:]
+        )  # [windows, steps]
+        begin = -np.inf
+        for step, right in zip(steps, inside.any(axis=0), strict=True):
+            if step >= begin + len(one.values) / 100:
+                begin, false = step, false + int(not right)
+        found += int(inside.any(axis=1).sum())
+        windows += len(one.windows)
+    precision, recall = found / max(found + false, 1), found / max(windows, 1)
+    f1 = 2 * found / max(found + false + windows, 1)
+    return {"precision": precision, "recall": recall, "f1": f1, "false_alarms": float(false)}
+
+
+def plot(some: list[Series], scores: list[np.ndarray], limit: float) -> Figure:
+    """Of up to four series the values, windows and scores, with detections as dots."""
+    shown = sorted(range(len(some)), key=lambda index: -len(some[index].windows))[:4]
+    figure = Figure(figsize=(10, 3.5 * len(shown)), layout="constrained")
+    panels = figure.subplots(2 * len(shown), 1, height_ratios=[2, 1] * len(shown))
+    for row, index in enumerate(shown):
+        one, (above, below) = some[index], panels[2 * row : 2 * row + 2]
+        steps = np.flatnonzero(scores[index] > limit)
+        above.plot(one.values, color="#0072B2", linewidth=0.6)
+        above.plot(steps, one.values[steps], ".", color="#D55E00")
+        above.set_title(f"{one.name} (grey: learned, orange: windows, dots: detections)")
+        below.plot(scores[index], color="black", linewidth=0.6)
+        below.axhline(limit, color="#D55E00", linewidth=0.8, linestyle="--")
+        below.set_ylabel("score")
+        for axes in (above, below):
+            axes.axvspan(0, one.learned, color="#DDDDDD")
+            for first, last in one.windows:
+                axes.axvspan(first, last, color="#E69F00", alpha=0.3)
+    return figure

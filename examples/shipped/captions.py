@@ -1,0 +1,170 @@
+"""Images with captions: icons with their names, or a folder of images such as Flickr8k.
+
+- The 7,367 Material Design Icons (Apache 2.0, pictogrammers.com) ship as a font in the package
+  qtawesome (MIT), as do the other families; an icon's name is its caption. Of icons that look the
+  same the first is kept.
+- A folder with captions.txt, lines of image,caption after a header, as Flickr8k (Hodosh, Young,
+  Hockenmaier 2013) has it; the images are beside it or in the folder Images.
+
+A tenth is for the test and a tenth for choosing the epoch, by a hash of the name that ignores words
+of style such as outline: icons that differ in those alone are on one side.
+"""
+
+import collections
+import csv
+import itertools
+import json
+import re
+import zlib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from matplotlib.figure import Figure
+from PIL import Image, ImageDraw, ImageFont
+from sacrebleu.metrics.bleu import BLEU
+
+from seqjax.data import installed_files, read_lines, read_text
+from shipped.baselines import nearest
+
+__all__ = [
+    "Example",
+    "baselines",
+    "divided",
+    "load",
+    "plot",
+    "reachable",
+    "read_folder",
+    "read_icons",
+    "scores",
+]
+
+# Of two icons that differ in these words alone, one would give the other away.
+STYLES = {"outline", "variant", "alt", "fill", "line", "bold", "light", "thin", "duotone", "solid"}
+
+
+class Example(NamedTuple):
+    """An image, uint8 [S, S, C], its captions, and what decides on which side it is."""
+
+    image: np.ndarray
+    captions: list[list[str]]
+    key: str
+
+
+def load(folder: Path | None, family: str, size: int) -> dict[str, list[Example]]:
+    """Images [size, size, C] for "train", "dev" and "test": of a folder, or icons of a family."""
+    return divided(read_icons(family, size) if folder is None else read_folder(folder, size))
+
+
+def read_icons(family: str, size: int) -> list[Example]:
+    """The icons of a family, drawn from the fonts of qtawesome; of equal images the first."""
+    charmaps = installed_files("qtawesome", "fonts/*charmap*.json")
+    chosen = [path for path in charmaps if path.name.startswith(family)]
+    if not chosen:
+        names = ", ".join(path.name.partition("-")[0] for path in charmaps)
+        raise SystemExit(f"--family: expected the beginning of one of {names}")
+    found: dict[bytes, Example] = {}
+    for path in chosen:
+        place = path.with_name(path.name.replace("-charmap", "")).with_suffix(".ttf")
+        font = ImageFont.truetype(str(place), size)
+        for name, code in json.loads(read_text(path)).items():
+            image = Image.new("L", (size, size))
+            middle = (size / 2, size / 2)
+            ImageDraw.Draw(image).text(middle, chr(int(code, 16)), 255, font, anchor="mm")
+            pixels = np.asarray(image)[..., None]
+            words = _words_of(name)
+            key = " ".join(word for word in words if word not in STYLES)
+            found.setdefault(pixels.tobytes(), Example(pixels, [words], key))
+    return list(found.values())
+
+
+def read_folder(folder: Path, size: int) -> list[Example]:
+    """The images that captions.txt names, which are in the folder or in its folder Images."""
+    captions: dict[str, list[list[str]]] = {}
+    for number, row in enumerate(csv.reader(read_lines(folder / "captions.txt")), start=1):
+        if len(row) < 2:
+            raise ValueError(f"expected image,caption in line {number} of captions.txt, got {row}")
+        if number > 1:
+            captions.setdefault(row[0], []).append(_words_of(" ".join(row[1:])))
+    examples = []
+    for name, some in captions.items():
+        place = folder / name if (folder / name).is_file() else folder / "Images" / name
+        with Image.open(place) as image:
+            pixels = np.asarray(image.convert("RGB").resize((size, size)))
+        examples.append(Example(pixels, some, name))
+    return examples
+
+
+def _words_of(text: str) -> list[str]:
+    """The words of a caption, in lower case."""
+    return re.findall(r"[^\W_]+", text.lower())
+
+
+def divided(every: Sequence[Example]) -> dict[str, list[Example]]:
+    """The examples for "train", "dev" and "test"; those with one key are on one side."""
+    sides: dict[str, list[Example]] = {"train": [], "dev": [], "test": []}
+    for example in every:
+        part = zlib.crc32(example.key.encode()) % 10
+        sides[{0: "test", 1: "dev"}.get(part, "train")].append(example)
+    if not all(sides.values()):
+        raise ValueError(f"expected images for each side, got {len(every)} in all")
+    return sides
+
+
+def scores(
+    found: Sequence[Sequence[str]], side: Sequence[Example], name: str = ""
+) -> dict[str, float]:
+    """Share of captions found, F1 of their words, and BLEU; the best of several references."""
+    exact, f1 = [], []
+    for words, example in zip(found, side, strict=True):
+        exact.append(list(words) in example.captions)
+        overlaps = []
+        for caption in example.captions:
+            common = (collections.Counter(words) & collections.Counter(caption)).total()
+            overlaps.append(2 * common / max(1, len(words) + len(caption)))
+        f1.append(max(overlaps))
+    texts = [[" ".join(caption) for caption in example.captions] for example in side]
+    references = list(itertools.zip_longest(*texts))  # None where an image has fewer
+    bleu = BLEU(max_ngram_order=2, tokenize="none", force=True)
+    score = bleu.corpus_score([" ".join(words) for words in found], references).score
+    means = {"exact": np.mean(exact), "word_f1": np.mean(f1), "bleu_2": score}
+    return {name + key: float(value) for key, value in means.items()}
+
+
+def reachable(side: Sequence[Example], words: set[str]) -> list[int]:
+    """The images that have a caption of known words."""
+    return [n for n, e in enumerate(side) if any(words.issuperset(c) for c in e.captions)]
+
+
+def baselines(
+    train_side: Sequence[Example], side: Sequence[Example], *, often: str
+) -> dict[str, float]:
+    """Scores of one word, and of the captions of the training images with most similar pixels."""
+    known, asked = (
+        np.stack([example.image.ravel() for example in some]).astype(np.float32) / 255
+        for some in (train_side, side)
+    )
+    near = [train_side[index].captions[0] for index in nearest(known, asked)]
+    return scores([[often]] * len(side), side, "frequent_word_") | scores(
+        near, side, "nearest_image_"
+    )
+
+
+def plot(shown: Sequence[tuple[Example, Sequence[str], np.ndarray]]) -> Figure:
+    """Images with their captions, and for each word where the model looked, [words, regions]."""
+    columns = 1 + max(len(words) for _, words, _ in shown)
+    figure = Figure(figsize=(1.7 * columns, 1.9 * len(shown)), layout="constrained")
+    for row, (example, words, weights) in enumerate(shown):
+        size = len(example.image)
+        for column, word in enumerate(["= " + " ".join(example.captions[0]), *words]):
+            axes = figure.add_subplot(len(shown), columns, row * columns + column + 1)
+            axes.imshow(example.image, cmap="gray_r", alpha=0.4 if column else 1.0)
+            axes.set_title(word, fontsize=9)
+            axes.set_axis_off()
+            if column:
+                grid = weights[column - 1].reshape(2 * [round(weights.shape[1] ** 0.5)])
+                axes.imshow(
+                    grid, cmap="Reds", alpha=0.6, extent=(-0.5, size - 0.5, size - 0.5, -0.5)
+                )
+    return figure

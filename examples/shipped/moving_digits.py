@@ -1,0 +1,82 @@
+"""Films of handwritten digits that drift through a frame and bounce off its sides.
+
+The digits, 1,797 of 8 × 8 pixels (Alpaydin, Kaynak 1998, Optical recognition of handwritten digits,
+CC BY 4.0), are in the package scikit-learn (BSD); a tenth each are for validation and test films,
+the same for every seed. The films are made here, after those of Srivastava, Mansimov, Salakhutdinov
+(2015): digits, places and speeds are drawn.
+"""
+
+import io
+from pathlib import Path
+
+import numpy as np
+from matplotlib.figure import Figure
+
+from seqjax.data import installed_files, read_text
+
+__all__ = ["SIDE", "copied", "copy_rates", "draw", "load", "plot"]
+
+SIDE = 8  # of a digit's image
+
+
+def load(path: Path | None) -> dict[str, np.ndarray]:
+    """Digits float32 [N, 8, 8] in [0, 1] for "train", "dev" and "test"."""
+    if path is None:
+        place = "datasets/data/digits.csv.gz"
+        [path] = installed_files("sklearn", place, distribution="scikit-learn")
+    table = np.loadtxt(io.StringIO(read_text(path)), np.float32, delimiter=",", ndmin=2)
+    if table.shape[1] != SIDE**2 + 1 or len(table) < 10:
+        raise ValueError(f"expected 65 columns, at least 10 rows, got {table.shape}")
+    images = table[:, :-1].reshape(-1, SIDE, SIDE) / 16
+    images = images[np.random.default_rng(0).permutation(len(images))]
+    train, dev, test = np.split(images, [8 * len(images) // 10, 9 * len(images) // 10])
+    return {"train": train, "dev": dev, "test": test}
+
+
+def draw(
+    images: np.ndarray, count: int, rng: np.random.Generator, *,
+    digits: int, size: int, steps: int, speed: int,
+) -> np.ndarray:  # fmt: skip
+    """Films float32 [count, steps, S, S, 1] of digits that move on and bounce."""
+    room = size - SIDE  # the places of a digit's corner are 0 … room
+    films = np.zeros((count, steps, size, size, 1), np.float32)
+    for film in films:
+        for _ in range(digits):
+            image = images[rng.integers(len(images)), :, :, None]
+            start, moves = rng.integers(2 * room, size=2), rng.integers(1, speed + 1, 2)
+            for t, frame in enumerate(film):
+                y, x = room - abs((start + moves * t) % (2 * room) - room)
+                part = frame[y : y + SIDE, x : x + SIDE]
+                np.maximum(part, image, out=part)
+    return films
+
+
+def copy_rates(films: np.ndarray) -> np.ndarray:
+    """How bright a pixel is on average after one that was dark [0] or bright [1]."""
+    last, following = films[:, 1:-1] > 0.5, films[:, 2:]
+    return np.array([following[~last].mean(), following[last].mean()])
+
+
+def copied(train: np.ndarray, test: np.ndarray) -> dict[str, float]:
+    """What saying the last frame again gives in the test films, from the third frame on."""
+    last, following = test[:, 1:-1], test[:, 2:]
+    rates = copy_rates(train)[(last > 0.5).astype(int)]
+    entropy = -following * np.log(rates) - (1 - following) * np.log(1 - rates)
+    return {"copy_loss": entropy.mean(), "copy_error": ((last - following) ** 2).mean()}
+
+
+def plot(shown: dict[str, np.ndarray]) -> Figure:
+    """Films one below the other."""
+    columns = max(map(len, shown.values()))
+    figure = Figure(figsize=(0.8 * columns + 1.6, 0.9 * len(shown)), layout="constrained")
+    for row, (name, film) in enumerate(shown.items()):
+        for column in range(columns):
+            axes = figure.add_subplot(len(shown), columns, row * columns + column + 1)
+            axes.set(xticks=[], yticks=[])
+            axes.axis("off")
+            at = column - columns + len(film)
+            if at >= 0:
+                axes.imshow(film[at, :, :, 0], cmap="gray", vmin=0, vmax=1)
+            if column == 0:
+                axes.text(-0.2, 0.5, name, transform=axes.transAxes, ha="right", va="center")
+    return figure

