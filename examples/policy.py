@@ -88,7 +88,8 @@ class Policy(nnx.Module):
         width, self.memory = config.hidden_size, memory
         self.body: Any
         if memory:
-            self.body = nn.GRU(t_maze.SENSORS, width, time_major=True, rngs=rngs)
+            span = max(2.0, float(config.corridor))  # gates that keep start open that long
+            self.body = nn.GRU(t_maze.SENSORS, width, time_major=True, chrono=span, rngs=rngs)
         else:
             width = round(width * 3**0.5)  # a GRU has three recurrent matrices
             first, second = (nnx.Linear(n, width, rngs=rngs) for n in (t_maze.SENSORS, width))

@@ -24,10 +24,15 @@ import jax
 __all__ = ["Array", "Initializer", "PRNGKey", "PyTree", "Shape", "Unrolled"]
 
 Array: TypeAlias = jax.Array
+"""An array of JAX's."""
 PRNGKey: TypeAlias = chex.PRNGKey
+"""A random key, as from `jax.random.key`."""
 PyTree: TypeAlias = Any
+"""Arrays in tuples, lists, dicts and whatever else JAX knows as a tree."""
 Shape: TypeAlias = tuple[int, ...]
+"""Sizes of axes."""
 Initializer: TypeAlias = Callable[[PRNGKey, Shape, Any], Array]
+"""Draws an array: `initializer(key, shape, dtype)`, as those of `jax.nn.initializers`."""
 
 
 class Unrolled(NamedTuple):

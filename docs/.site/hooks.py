@@ -10,12 +10,14 @@ import re
 from pathlib import Path
 
 from mkdocs.config.defaults import MkDocsConfig
+from mkdocs.exceptions import PluginError
 from mkdocs.structure.files import File, Files
 from mkdocs.structure.pages import Page
 
 ROOT = Path(__file__).resolve().parents[2]
 LINK = re.compile(r"(\]\()([^)#\s]+)((?:#[^)\s]*)?\))")
 
+SHADOWED = "{show_root_heading: true, show_root_toc_entry: true, show_root_full_path: false}"
 MOVED = {"CONTRIBUTING.md": "contributing.md", "CHANGELOG.md": "changelog.md"}
 
 
@@ -37,6 +39,7 @@ def generated() -> dict[str, str]:
     pages = {page: (ROOT / name).read_text(encoding="utf-8") for name, page in MOVED.items()}
     for name in modules():
         parts = [f"# {name}", f"::: {name}"]
+        parts += [f"::: {shadowed}\n    options: {SHADOWED}" for shadowed in _shadowed(name)]
         for inner in _inner(name):
             parts += [f"## {inner}", f"::: {inner}\n    options: {{heading_level: 3}}"]
         pages[f"api/{_short(name)}.md"] = "\n\n".join(parts) + "\n"
@@ -45,6 +48,17 @@ def generated() -> dict[str, str]:
         text = f"# {name}\n\n````python\n{path.read_text(encoding='utf-8')}````\n"
         pages[f"source/{name.removesuffix('.py')}.md"] = text
     return pages
+
+
+def _shadowed(module: str) -> list[str]:
+    """What a package has under the name of a file of its own, `seqjax.data.batches`.
+
+    Mkdocstrings sees the file there, and would leave the function out.
+    """
+    folder = ROOT / module.replace(".", "/")
+    names = sorted(_public(folder / "__init__.py")) if folder.is_dir() else []
+    files = {name: folder / f"{name}.py" for name in names if (folder / f"{name}.py").is_file()}
+    return [f"{module}.{name}.{name}" for name, path in files.items() if name in _public(path)]
 
 
 def _inner(module: str) -> list[str]:
@@ -115,3 +129,20 @@ def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Fil
         return match[1] + posixpath.relpath(found, posixpath.dirname(uri) or ".") + match[3]
 
     return LINK.sub(moved, markdown)
+
+
+def on_post_build(config: MkDocsConfig) -> None:
+    """Fails if a public name is not in the API's pages: one without a docstring is left out."""
+    missing = []
+    for name in modules():
+        page = Path(config.site_dir, "api", name.partition(".")[2], "index.html")
+        anchors = set(re.findall(r'id="([\w.]+)"', page.read_text(encoding="utf-8")))
+        folder = ROOT / name.replace(".", "/")
+        path = folder / "__init__.py" if folder.is_dir() else folder.with_suffix(".py")
+        inner = {found.stem for found in folder.glob("*.py")} | {
+            found.parent.name for found in folder.glob("*/__init__.py")
+        }
+        names = {f"{name}.{public}" for public in _public(path) - inner}
+        missing += sorted(names - anchors) + sorted(set(_shadowed(name)) - anchors)
+    if missing:
+        raise PluginError(f"not in the API's pages: {', '.join(missing)}")

@@ -7,10 +7,10 @@ from seqjax.types import Array, PyTree
 
 __all__ = ["Alignment", "Decoded", "Scored", "Step"]
 
-# step(tokens int32 [N], state) -> (logits float [N, V], state)
 Step: TypeAlias = Callable[[Array, PyTree], tuple[Array, PyTree]]
-# alignment(state) -> float [N, S], the weights of the last step
+"""`step(tokens, state) -> (logits, state)`: tokens int32 `[N]`, logits float `[N, V]`."""
 Alignment: TypeAlias = Callable[[PyTree], Array]
+"""`alignment(state) -> weights` of the last step, float `[N, S]`."""
 
 
 class Decoded(NamedTuple):
