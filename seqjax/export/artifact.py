@@ -7,20 +7,23 @@ import io
 import json
 import os
 import zipfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import jax
 import numpy as np
 
 from seqjax import checks
-from seqjax.export.plain import plain
+from seqjax.export._files import replacing
+from seqjax.export._inputs import checked_input
 
 __all__ = ["Artifact", "load", "save"]
 
 PROGRAM, MANIFEST = "program.stablehlo", "manifest.json"
 ARRAYS = ("weights", "initial_state")
+
+Member = TypeVar("Member")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -59,22 +62,26 @@ class Artifact:
         """Runs the program, with the weights it was exported with.
 
         Args:
-          inputs: one for each of `manifest["inputs"]` but the weights, in their order; states as
-            from `start`, or as the layer has them.
+          inputs: one for each of `manifest["inputs"]` but the weights, in their order; arrays, or
+            numbers in lists; states as from `start`, or as the layer has them.
 
         Returns:
           The outputs by name, arrays or flat dicts of arrays.
 
         Raises:
-          ValueError: another number of inputs; shapes or dtypes that are not those of the manifest.
+          TypeError: no arrays, or dtypes that are not those of the manifest.
+          ValueError: another number of inputs; other names or shapes than those of the manifest.
         """
-        names = [entry["name"] for entry in self.manifest["inputs"]]
-        given = [] if self.weights is None else [self.weights]
-        if len(inputs) != len(names) - len(given):
-            raise ValueError(
-                f"inputs: expected {', '.join(names[len(given) :])}, got {len(inputs)} arguments"
-            )
-        result: dict[str, Any] = self._call(*given, *map(plain, inputs))
+        weights = [] if self.weights is None else [self.weights]
+        entries = self.manifest["inputs"][len(weights) :]
+        if len(inputs) != len(entries):
+            names = ", ".join(entry["name"] for entry in entries) or "none"
+            raise ValueError(f"inputs: expected {names}, got {len(inputs)} arguments")
+        sizes: dict[str, int] = {}
+        given = [
+            checked_input(entry, each, sizes) for entry, each in zip(entries, inputs, strict=True)
+        ]
+        result: dict[str, Any] = self._call(*weights, *given)
         return result
 
     def start(self, batch_shape: Sequence[int]) -> dict[str, np.ndarray]:
@@ -87,7 +94,7 @@ class Artifact:
           Arrays `[*batch_shape, …]` by name.
 
         Raises:
-          ValueError: a program that has no state.
+          TypeError, ValueError: no positive sizes; a program that has no state.
 
         Example:
           >>> from flax import nnx
@@ -98,6 +105,11 @@ class Artifact:
         """
         if self.initial_state is None:
             raise ValueError("start: expected a program with a state, this one has none")
+        if not isinstance(batch_shape, Sequence) or isinstance(batch_shape, str):
+            raise TypeError(
+                f"batch_shape: expected sizes such as [32], got {checks.brief(batch_shape)}"
+            )
+        batch_shape = [checks.require_integer("batch_shape", size) for size in batch_shape]
         return {
             name: np.broadcast_to(leaf, (*batch_shape, *leaf.shape)).copy()
             for name, leaf in self.initial_state.items()
@@ -120,11 +132,12 @@ def save(path: str | os.PathLike[str], artifact: Artifact) -> None:
     there are any `weights.npz` and `initial_state.npz`. The file appears whole or not at all.
 
     Args:
-      path: of the file.
+      path: of the file; a link is followed.
       artifact: as from one of the `export_…` functions.
 
     Raises:
       TypeError: not an artifact.
+      ValueError: a path of something else than a file.
       ImportError: flatbuffers is missing, see the extra "export".
 
     Example:
@@ -141,21 +154,18 @@ def save(path: str | os.PathLike[str], artifact: Artifact) -> None:
     if not isinstance(artifact, Artifact):
         raise TypeError(f"artifact: expected an Artifact, got {checks.brief(artifact)}")
     _require_flatbuffers()
-    path = Path(path)
-    partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
-    try:
-        with zipfile.ZipFile(partial, "w", zipfile.ZIP_DEFLATED) as archive:
-            archive.writestr(MANIFEST, json.dumps(artifact.manifest, indent=1))
-            archive.writestr(PROGRAM, bytes(artifact.exported.serialize()))
-            for name in ARRAYS:
-                arrays = getattr(artifact, name)
-                if arrays is not None:
-                    buffer = io.BytesIO()
-                    np.savez(buffer, **arrays)
-                    archive.writestr(f"{name}.npz", buffer.getvalue())
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)
+    with (
+        replacing(path) as partial,
+        zipfile.ZipFile(partial, "x", zipfile.ZIP_DEFLATED) as archive,
+    ):
+        archive.writestr(MANIFEST, json.dumps(artifact.manifest, indent=1))
+        archive.writestr(PROGRAM, bytes(artifact.exported.serialize()))
+        for name in ARRAYS:
+            arrays = getattr(artifact, name)
+            if arrays is not None:
+                buffer = io.BytesIO()
+                np.savez(buffer, **arrays)
+                archive.writestr(f"{name}.npz", buffer.getvalue())
 
 
 def load(path: str | os.PathLike[str]) -> Artifact:
@@ -168,7 +178,7 @@ def load(path: str | os.PathLike[str]) -> Artifact:
       The artifact.
 
     Raises:
-      ValueError: another kind of file.
+      ValueError: another kind of file, or a damaged one.
       ImportError: flatbuffers is missing, see the extra "export".
 
     Example:
@@ -177,24 +187,50 @@ def load(path: str | os.PathLike[str]) -> Artifact:
       FileNotFoundError: ...
     """
     _require_flatbuffers()
+    path = os.fspath(path)
     try:
-        with zipfile.ZipFile(path) as archive:
-            manifest = json.loads(archive.read(MANIFEST))
-            program = bytearray(archive.read(PROGRAM))
-            members = {name: f"{name}.npz" for name in ARRAYS}
-            arrays = {
-                name: _arrays(archive.read(member), manifest["dtypes"][name])
-                for name, member in members.items()
-                if member in archive.namelist()
-            }
-    except (zipfile.BadZipFile, KeyError) as error:
+        archive = zipfile.ZipFile(path)
+    except zipfile.BadZipFile as error:
         raise ValueError(
-            f"path: expected a file written by seqjax.export.save, got {os.fspath(path)!r}"
+            f"path: expected a file written by seqjax.export.save, got {path!r}"
         ) from error
-    return Artifact(jax.export.deserialize(program), manifest, **arrays)
+    with archive:
+        manifest = _member(archive, MANIFEST, _manifest)
+        exported = _member(archive, PROGRAM, lambda data: jax.export.deserialize(bytearray(data)))
+        arrays = {}
+        for name in ARRAYS:
+            member, dtypes = f"{name}.npz", manifest["dtypes"][name]
+            if dtypes or member in archive.namelist():
+                arrays[name] = _member(archive, member, functools.partial(_arrays, dtypes))
+    return Artifact(exported, manifest, **arrays)
 
 
-def _arrays(data: bytes, dtypes: dict[str, str]) -> dict[str, np.ndarray]:
+def _member(archive: zipfile.ZipFile, member: str, read: Callable[[bytes], Member]) -> Member:
+    """A part of the file, or an error that names both."""
+    try:
+        return read(archive.read(member))
+    except OSError:
+        raise  # of the disk
+    except Exception as error:  # readers of damaged data raise anything
+        raise ValueError(
+            f"path: expected {member} as written by seqjax.export.save in {archive.filename!r}, "
+            f"got {type(error).__name__}: {error}"
+        ) from error
+
+
+def _manifest(data: bytes) -> dict[str, Any]:
+    manifest: dict[str, Any] = json.loads(data)
+    for name, kind in {"inputs": list, "outputs": list, "dtypes": dict}.items():
+        if not isinstance(manifest[name], kind):
+            raise TypeError(f"{name} is {checks.brief(manifest[name])}")
+    for name in ARRAYS:
+        dict(manifest["dtypes"][name])
+    return manifest
+
+
+def _arrays(dtypes: dict[str, str], data: bytes) -> dict[str, np.ndarray]:
     """The arrays of an npz file, which knows bfloat16 only as two bytes."""
     with np.load(io.BytesIO(data)) as found:
+        if set(found.files) != dtypes.keys():
+            raise KeyError(f"arrays {sorted(found.files)} instead of {sorted(dtypes)}")
         return {name: found[name].view(jax.numpy.dtype(dtypes[name])) for name in found.files}

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from seqjax import cells, checks
+from seqjax.export._files import replacing
 from seqjax.export.plain import plain
 from seqjax.nn import Direction, Recurrent
 
@@ -28,7 +29,8 @@ def export_onnx(
 
         xs [b, t, I], lengths [b], state.0.h [b, H], … -> outputs [b, t, O], final.0.h [b, H], …
 
-    Batch and time may be of any size. Each layer is one node of ONNX's `RNN`, `LSTM` or `GRU`, both
+    Batch and time may be of any size of at least 1: ONNX Runtime ends the process on empty ones. It
+    refuses lengths outside [0, t]. Each layer is one node of ONNX's `RNN`, `LSTM` or `GRU`, both
     directions in it, which runtimes have fast kernels for.
 
     Carried: `Elman`, `LSTM`, `PeepholeLSTM`, `GRU` and `ChoGRU`, stacked, in one or both directions
@@ -37,7 +39,7 @@ def export_onnx(
 
     Args:
       layer: a `seqjax.nn.Recurrent` that computes in float32.
-      path: the file to write; nothing is written if None.
+      path: the file to write, which appears whole or not at all; nothing is written if None.
       lengths: whether the graph is given lengths, int32 `[b]`.
       state: whether it is given the states to start from, by the names of `export_layer` behind
         "state."; if not, it starts from zeros.
@@ -48,7 +50,8 @@ def export_onnx(
     Raises:
       ImportError: onnx is missing, see the extra "onnx".
       TypeError: not a layer.
-      ValueError: a layer that ONNX's operators do not compute, with the reason.
+      ValueError: a layer that ONNX's operators do not compute, with the reason; a path of something
+        else than a file.
 
     References:
       ONNX operators, version 14 of `RNN`, `LSTM` and `GRU`.
@@ -72,7 +75,8 @@ def export_onnx(
     model = _Graph(onnx, layer, lengths=lengths, state=state).model()
     onnx.checker.check_model(model, full_check=True)
     if path is not None:
-        onnx.save(model, os.fspath(path))
+        with replacing(path) as partial:
+            onnx.save(model, partial)
     return model
 
 

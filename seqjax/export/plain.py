@@ -66,6 +66,9 @@ def named(result: Any) -> dict[str, Any]:
       result: a dict or named tuple, whose names are taken; a tuple or list, whose parts are called
         "0", "1" and so on; or anything else, which is called "output".
 
+    Raises:
+      ValueError: two names of the same text, such as 1 and "1"; see `plain`.
+
     Example:
       >>> from seqjax import Unrolled
       >>> named(Unrolled(1, (2, 3)))
@@ -79,4 +82,8 @@ def named(result: Any) -> dict[str, Any]:
         result = {str(n): part for n, part in enumerate(result)}
     elif not isinstance(result, dict):
         result = {"output": result}
-    return {str(name): plain(part) for name, part in result.items() if part is not None}
+    parts = {name: plain(part) for name, part in result.items() if part is not None}
+    names = list(map(str, parts))
+    if len(set(names)) < len(names):
+        raise ValueError(f"result: expected names that differ as text, got {list(parts)}")
+    return dict(zip(names, parts.values(), strict=True))

@@ -64,7 +64,8 @@ def export_function(
 
     Raises:
       TypeError: not a function.
-      ValueError: unknown names of platforms; weights as an argument without a model.
+      ValueError: unknown names of platforms; weights as an argument without a model; results whose
+        names are the same as text.
 
     Example:
       >>> from flax import nnx
@@ -132,13 +133,14 @@ def export_layer(
 
         (xs, lengths, state) -> {"outputs": …, "state": …}
 
+    Lengths outside [0, t] mean the nearest one; a program cannot raise on them, as the layer does.
     The state, in and out, is a flat dict: `{"0.h": [b, H], "0.c": [b, H], "1.h": …}`. Handing the
     one that came out to the next call goes on where the last one stopped.
 
     Args:
       layer: a `seqjax.nn.Recurrent`, such as an LSTM: stacked, in one or both directions.
-      batch: a name for the batch's size, which may then be any, or a number.
-      steps: a name for T, or a number.
+      batch: a name for the batch's size, which may then be any of at least 1, or a number.
+      steps: a name for T, which may then be any of at least 1, or a number.
       padding: what the program is given to know the real steps: "lengths" (int32 `[b]`), "mask"
         (bool `[b, t]`) or "none".
       resets: whether it is given resets, bool like a mask, after the padding's.
@@ -152,7 +154,7 @@ def export_layer(
 
     Raises:
       TypeError: not a layer.
-      ValueError: see `export_function`.
+      ValueError: one name for two sizes; see `export_function`.
 
     Example:
       >>> from flax import nnx
@@ -168,7 +170,7 @@ def export_layer(
         checks.require_bool("state", state),
         checks.require_bool("resets", resets),
     )
-    b, t = jax.export.symbolic_shape(f"{batch}, {steps}")
+    b, t = _sizes(batch=batch, steps=steps)
     step_shape = (t, b) if layer.time_major else (b, t)
     given: dict[str, Any] = {"xs": _inputs(layer, step_shape, dtype)}
     if padding == "lengths":
@@ -208,7 +210,7 @@ def export_step(
 
     Args:
       layer: a `seqjax.nn.Recurrent` in one direction.
-      batch: a name for the batch's size, which may then be any, or a number.
+      batch: a name for the batch's size, which may then be any of at least 1, or a number.
       weights: "constants" or "argument", see `export_function`.
       platforms: see `export_function`.
 
@@ -230,7 +232,7 @@ def export_step(
     dtype = _checked_layer(layer)
     if layer.bidirectional:
         raise ValueError("layer: expected one direction; a bidirectional layer has no single steps")
-    (b,) = jax.export.symbolic_shape(f"{batch}")
+    (b,) = _sizes(batch=batch)
     start = layer.initial_state((), dtype)
 
     def step(layer: Recurrent, x_t: Any, state: Any) -> dict[str, Any]:
@@ -270,8 +272,8 @@ def export_decoding(
       beam_width: hypotheses kept, of which the best is returned; 1 is greedy.
       length_penalty: of the beam search.
       alignments: whether the attention's weights `[b, L, s]` are returned too.
-      batch: a name for the batch's size, which may then be any, or a number.
-      steps: a name for the sources' positions, or a number.
+      batch: a name for the batch's size, which may then be any of at least 1, or a number.
+      steps: a name for the sources' positions, likewise, or a number.
       weights: "constants" or "argument", see `export_function`.
       platforms: see `export_function`.
 
@@ -298,7 +300,7 @@ def export_decoding(
     beam_width = checks.require_integer("beam_width", beam_width)
     if checks.require_bool("alignments", alignments) and decoder.mechanism is None:
         raise ValueError("alignments: expected False for a model without attention, got True")
-    shape = jax.export.symbolic_shape(f"{batch}, {steps}")
+    shape = _sizes(batch=batch, steps=steps)
     if encoder.embedding is not None:
         spec = jax.ShapeDtypeStruct(shape, jnp.int32)
     else:
@@ -322,6 +324,20 @@ def export_decoding(
         decode, spec, jax.ShapeDtypeStruct(shape[:1], jnp.int32), model=model, weights=weights,
         platforms=platforms, kind="decoding",
     )  # fmt: skip
+
+
+def _sizes(**sizes: str | int) -> tuple[Any, ...]:
+    """Sizes as symbols or numbers."""
+    names = []
+    for argument, size in sizes.items():
+        if not isinstance(size, str):
+            size = checks.require_integer(argument, size)
+        elif not size.isidentifier():
+            raise ValueError(f"{argument}: expected a name or a positive integer, got {size!r}")
+        elif size in names:  # which would be one size for both
+            raise ValueError(f"{argument}: expected a name of its own, got {size!r} twice")
+        names.append(size)
+    return tuple(jax.export.symbolic_shape(", ".join(map(str, names))))
 
 
 def _checked_platforms(platforms: Sequence[str]) -> tuple[str, ...]:

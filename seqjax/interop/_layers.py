@@ -12,6 +12,11 @@ from flax import nnx
 from seqjax import cells, checks, nn
 from seqjax.interop._schemes import OURS, Group, Scheme, Sizes, pack, select, unpack
 
+# What names, shapes or arguments of `load` say.
+_FOLLOWING = (
+    *("input_size", "hidden_size", "proj_size", "num_layers"),
+    *("bidirectional", "use_bias", "reset_after"),
+)
 _LAYERS: dict[type[Any], Any] = {
     cells.Elman: nn.RNN,
     cells.LSTM: nn.LSTM,
@@ -35,18 +40,21 @@ def load_layers(
       layers: for each layer its directions, one or two, the forward one first.
       into: the layer to fill; a new one if None.
       options: what the user asks of a new layer.
-      found: options that follow from the source.
+      found: options that the source tells, which neither `options` nor `into` may contradict.
 
     Raises:
-      ValueError: an array is missing, unknown or of a wrong shape; `into` is another kind of layer.
+      ValueError: an array is missing, unknown or of a wrong shape; `into` is another kind of layer;
+        an option that follows from the source, or contradicts it.
     """
     found = dict(found or {})
+    _require_open(options, found)
     counts = {len(directions) for directions in layers}
     if counts not in ({1}, {2}):
         raise ValueError(
             "source: expected all layers with one direction or all with two, got "
             f"{', '.join(str(len(directions)) for directions in layers)}"
         )
+    _require_all_biases(schemes, layers)
     if into is None:
         into = _built(schemes, layers, {**found, **options})
     elif options:
@@ -161,6 +169,29 @@ def _sizes(cell: Any) -> Sizes:
     return Sizes(cell.input_size, cell.hidden_size, cell.output_shape[-1])
 
 
+def _require_open(options: Mapping[str, Any], found: Mapping[str, Any]) -> None:
+    """Raises on options that are not the user's to give."""
+    for name, value in options.items():
+        if name in _FOLLOWING:
+            raise ValueError(f"{name}: follows from source; expected no such option, got {value!r}")
+        if name in found and found[name] != value:
+            raise ValueError(f"{name}: expected {found[name]!r} as in source, got {value!r}")
+
+
+def _require_all_biases(schemes: Sequence[Scheme], layers: Sequence[Sequence[Group]]) -> None:
+    """Raises if some directions have biases and others have none."""
+    groups = [group for directions in layers for group in directions]
+    chosen = [select(schemes, group) for group in groups]
+    biased = [scheme.has_bias(group) for scheme, group in zip(chosen, groups, strict=True)]
+    for scheme, group, has_bias in zip(chosen, groups, biased, strict=True):
+        if any(biased) and not has_bias:
+            key = next(field.key for field in scheme.fields if field.is_bias)
+            other = groups[biased.index(True)]
+            raise ValueError(
+                f"{group.name(key)}: expected biases, as {other.name(key)} is there; it is missing"
+            )
+
+
 def _require_same(
     into: nn.Recurrent, layers: Sequence[Sequence[Group]], found: Mapping[str, Any]
 ) -> None:
@@ -188,6 +219,7 @@ def _require_plain(library: str, layer: nn.Recurrent, concat: bool) -> None:
     """Raises if the layer does more than a library's layer with the same weights."""
     wrong = {
         "norm": layer.norm is not None,
+        "zoneout": any(each.options.zoneout for each in layer.layers),  # in evaluation too
         "residual": any(each.options.residual for each in layer.layers),
         "learned_initial_state": any(d._state_names for l in layer.layers for d in _directions(l)),
         f"merge_mode={layer.merge_mode!r}": concat

@@ -1,7 +1,9 @@
 """Sources that are trees of named arrays, and lists of them."""
 
+import contextlib
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import jax.numpy as jnp
@@ -13,28 +15,52 @@ from seqjax.interop._schemes import Group
 SIDES = ("forward_rnn", "backward_rnn")
 
 
-def array(value: Any) -> Any:
+def array(value: Any, name: str) -> Any:
     """An array of JAX or NumPy as it is; a tensor of PyTorch, which needs no import, as an array.
 
-    What `numpy.asarray` takes becomes an array of NumPy.
+    What `numpy.asarray` takes becomes an array of NumPy, in the machine's order of bytes.
+
+    Raises:
+      ValueError: a tensor without plain numbers (sparse, quantized, on no device), or numbers of
+        fewer than 16 bits, which layers do not compute in.
     """
-    if not hasattr(value, "detach"):
-        return value if hasattr(value, "dtype") and hasattr(value, "T") else np.asarray(value)
-    tensor = value.detach().cpu()
-    if str(tensor.dtype) == "torch.bfloat16":  # NumPy has no such dtype of its own
-        return tensor.float().numpy().astype(jnp.bfloat16)
-    return tensor.numpy()
+    if hasattr(value, "detach"):
+        value = _from_tensor(value, name)
+    elif not (hasattr(value, "dtype") and hasattr(value, "T")):
+        value = np.asarray(value)
+    if isinstance(value, np.ndarray) and not value.dtype.isnative:  # JAX takes no others
+        value = value.astype(value.dtype.newbyteorder("="))
+    if jnp.issubdtype(value.dtype, jnp.floating) and jnp.finfo(value.dtype).bits < 16:
+        raise ValueError(f"{name}: expected numbers of 16 bits or more, got {value.dtype}")
+    return value
 
 
-def flatten(tree: Any, separator: str = "/") -> dict[str, Any]:
-    """The arrays of nested mappings by the names on the way to them, joined by a separator."""
+def _from_tensor(value: Any, name: str) -> Any:
+    """A tensor of PyTorch as an array of NumPy."""
+    try:
+        tensor = value.detach().cpu()
+        if str(tensor.dtype) == "torch.bfloat16":  # NumPy has no such dtype of its own
+            return tensor.float().numpy().astype(jnp.bfloat16)
+        return tensor.numpy()
+    except (TypeError, RuntimeError) as error:
+        got = ", ".join(str(getattr(value, what, "")) for what in ("dtype", "layout", "device"))
+        raise ValueError(f"{name}: expected a dense tensor of numbers, got {got}") from error
+
+
+def flatten(tree: Any, before: str = "") -> dict[str, Any]:
+    """The arrays of nested mappings by the names on the way to them, joined by "/".
+
+    Args:
+      tree: the mappings.
+      before: what stands before a name in messages.
+    """
     flat: dict[str, Any] = {}
     for key, value in tree.items():
         if isinstance(value, Mapping):
-            inner = flatten(value, separator)
-            flat |= {f"{key}{separator}{name}": leaf for name, leaf in inner.items()}
+            inner = flatten(value, f"{before}{key}/")
+            flat |= {f"{key}/{name}": leaf for name, leaf in inner.items()}
         elif value is not None:
-            flat[str(key)] = array(value)
+            flat[str(key)] = array(value, f"{before}{key}")
     return flat
 
 
@@ -61,6 +87,13 @@ def under(flat: Mapping[str, Any], prefix: str, separator: str = "/") -> dict[st
     return found
 
 
+def require_prefix(prefix: Any) -> str:
+    """Returns a prefix, or raises if it is not text."""
+    if not isinstance(prefix, str):
+        raise TypeError(f"prefix: expected a string, got {checks.brief(prefix)}")
+    return prefix
+
+
 def require_mapping(source: Any, expected: str) -> Mapping[str, Any]:
     """Returns a mapping, or raises."""
     if not isinstance(source, Mapping):
@@ -71,6 +104,19 @@ def require_mapping(source: Any, expected: str) -> Mapping[str, Any]:
 def is_path(source: Any) -> bool:
     """Whether a source is the name of a file."""
     return isinstance(source, str | os.PathLike)
+
+
+@contextlib.contextmanager
+def reading(path: Path) -> Iterator[None]:
+    """Says which file it is that cannot be read: a folder, or one that is cut off."""
+    if path.is_dir():
+        raise ValueError(f"source: expected a file, got the folder {path}")
+    try:
+        yield
+    except (FileNotFoundError, PermissionError):  # which name the file
+        raise
+    except Exception as error:  # each format has errors of its own
+        raise ValueError(f"source: expected a whole file, got {path}: {error}") from error
 
 
 def each_layer(source: Any) -> list[Any]:
@@ -94,13 +140,14 @@ def tree_groups(source: Any, prefix: str, expected: str) -> list[list[Group]]:
       prefix: the path to the layer, in each tree.
       expected: what a tree is, for messages.
     """
-    prefix = prefix and prefix.removesuffix("/") + "/"
+    prefix = require_prefix(prefix) and prefix.removesuffix("/") + "/"
     layers: list[list[Group]] = []
     for index, layer in enumerate(each_layer(source)):
         before = f"source[{index}]: {prefix}" if type(source) in (list, tuple) else prefix
         layers.append([])
         for tree in each_direction(layer):
-            tree = under(flatten(require_mapping(tree, expected)), prefix)
+            where = before.removesuffix(prefix)
+            tree = under(flatten(require_mapping(tree, expected), where), prefix)
             sides = [side for side in SIDES if any(key.startswith(side + "/") for key in tree)]
             for side in sides or [""]:
                 layers[-1].append(_cell(under(tree, side), before + (side and side + "/")))

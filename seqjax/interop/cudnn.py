@@ -46,7 +46,8 @@ def load(
       A `seqjax.nn.LSTM`; or `into`.
 
     Raises:
-      ValueError: the array is not as long as the sizes say, or `into` is of other ones.
+      ValueError: the array is not as long as the sizes say, or `into` is of other ones; a
+        `merge_mode` other than "concat".
 
     Example:
       >>> from jax.experimental import rnn
@@ -68,7 +69,7 @@ def load(
         for field in scheme.fields
         if field.is_bias == bias
     ]
-    flat, total = _trees.array(source), sum(math.prod(shape) for *_, shape in shapes)
+    flat, total = _trees.array(source, "source"), sum(math.prod(shape) for *_, shape in shapes)
     if np.shape(flat) != (total,):
         raise ValueError(f"source: expected the shape {(total,)}, got {np.shape(flat)}")
     arrays: list[dict[str, Any]] = [{} for _ in range(directions * len(sizes))]
@@ -78,7 +79,8 @@ def load(
         start += math.prod(shape)
     groups = [Group(each, f"weights {index}: ") for index, each in enumerate(arrays)]
     layers = [groups[i : i + directions] for i in range(0, len(groups), directions)]
-    return load_layers(SCHEMES, layers, into, options)
+    found = {"merge_mode": "concat"} if directions == 2 else {}
+    return load_layers(SCHEMES, layers, into, options, found)
 
 
 def dump(layer: nn.Recurrent) -> Any:

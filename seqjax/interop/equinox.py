@@ -55,7 +55,7 @@ def load(source: Any, *, into: nn.Recurrent | None = None, **options: Any) -> nn
     for index, layer in enumerate(_trees.each_layer(source)):
         before = f"source[{index}]." if type(source) in (list, tuple) else ""
         parts = map(_arrays, _trees.each_direction(layer))
-        layers.append([Group(_trees.flatten(part), before) for part in parts])
+        layers.append([Group(_trees.flatten(part, before), before) for part in parts])
     return load_layers(SCHEMES, layers, into, options)
 
 

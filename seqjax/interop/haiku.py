@@ -1,5 +1,6 @@
 """Weights from and to Haiku: `VanillaRNN`, `LSTM` and `GRU`, as the parameters of a transform."""
 
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -68,8 +69,8 @@ def load(
 
     Raises:
       TypeError: not a mapping.
-      ValueError: a name is missing or unknown, an array has a wrong shape, or `into` is of another
-        kind or size.
+      ValueError: a name or a number is missing or unknown, an array has a wrong shape, or `into`
+        is of another kind or size.
 
     Example:
       >>> import numpy as np
@@ -80,7 +81,7 @@ def load(
       ('LSTM', (3, 20))
     """
     flat = _trees.flatten(_trees.require_mapping(source, "Haiku's parameters"))
-    prefix = prefix.removesuffix("/")
+    prefix = _trees.require_prefix(prefix).removesuffix("/")
     if not prefix:
         names = [n for n in _NAMES.values() if any(key.startswith(n + "/") for key in flat)]
         if len(names) != 1:
@@ -89,8 +90,14 @@ def load(
             )
         (prefix,) = names
     cores = [Group(_trees.under(flat, prefix), prefix + "/")]
-    while any(key.startswith(f"{prefix}_{len(cores)}/") for key in flat):
-        name = f"{prefix}_{len(cores)}"
+    number = re.compile(re.escape(prefix) + r"_([1-9]\d*)/")
+    numbers = {int(match[1]) for match in map(number.match, flat) if match}
+    for index in range(1, max(numbers, default=0) + 1):
+        name = f"{prefix}_{index}"
+        if index not in numbers:
+            raise ValueError(
+                f"source: expected {name}, as there is {prefix}_{max(numbers)}; it is missing"
+            )
         cores.append(Group(_trees.under(flat, name), name + "/"))
     size = 2 if checks.require_bool("bidirectional", bidirectional) else 1
     if len(cores) % size:
@@ -122,7 +129,7 @@ def dump(layer: nn.Recurrent, prefix: str = "") -> dict[str, dict[str, Any]]:
       ['lstm/linear', 'lstm_1/linear']
     """
     cores = [core for directions in dump_layers("Haiku", SCHEMES, layer) for core in directions]
-    prefix = prefix.removesuffix("/") or _NAMES[type(layer.cell)]
+    prefix = _trees.require_prefix(prefix).removesuffix("/") or _NAMES[type(layer.cell)]
     params: dict[str, dict[str, Any]] = {}
     for index, core in enumerate(cores):
         for key, array in core.items():

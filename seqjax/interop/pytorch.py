@@ -65,7 +65,8 @@ def load(
     Raises:
       TypeError: not a mapping or a path.
       ValueError: a name is missing or unknown, an array has a wrong shape, or `into` is of another
-        kind or size; the message has the name.
+        kind or size, the message has the name; an option that follows from the source, such as
+        `num_layers`, or a `merge_mode` other than "concat"; a file that cannot be read.
       ImportError: a file, and safetensors is not installed.
 
     Example:
@@ -76,7 +77,7 @@ def load(
       >>> type(layer).__name__, layer.layers[0].forward.w_ih.shape
       ('LSTM', (3, 20))
     """
-    prefix = prefix and prefix.removesuffix(".") + "."
+    prefix = _trees.require_prefix(prefix) and prefix.removesuffix(".") + "."
     arrays = _trees.under(_state_dict(source, prefix), prefix, ".")
     groups: dict[str, dict[str, Any]] = {}
     last, bidirectional = -1, False
@@ -87,7 +88,7 @@ def load(
                 f"{prefix}{name}: expected names such as {prefix}weight_ih_l0; which part of a "
                 "model to load is said by prefix="
             )
-        groups.setdefault(match["suffix"], {})[match["key"]] = _trees.array(value)
+        groups.setdefault(match["suffix"], {})[match["key"]] = _trees.array(value, prefix + name)
         last = max(last, int(match["layer"] or -1))
         bidirectional |= match["suffix"].endswith("_reverse")
     layers = [[f"_l{i}", f"_l{i}_reverse"][: 1 + bidirectional] for i in range(last + 1)] or [[""]]
@@ -98,6 +99,7 @@ def load(
         [[Group(groups.get(suffix, {}), prefix, suffix) for suffix in each] for each in layers],
         into,
         options,
+        {"merge_mode": "concat"} if bidirectional else {},
     )
 
 
@@ -111,8 +113,9 @@ def dump(layer: nn.Recurrent, prefix: str = "") -> dict[str, Any]:
       prefix: put in front of the names.
 
     Returns:
-      Arrays of NumPy by PyTorch's names. `{name: torch.from_numpy(a)}` is a state dict, and
-      `safetensors.numpy.save_file` writes a file.
+      Arrays of NumPy by PyTorch's names. `{name: torch.from_numpy(a)}` is a state dict, but of
+      bfloat16, which `from_numpy` does not take: `torch.from_numpy(a.astype("float32"))` then.
+      `safetensors.numpy.save_file` writes a file of any dtype.
 
     Raises:
       TypeError: not a layer.
@@ -126,7 +129,7 @@ def dump(layer: nn.Recurrent, prefix: str = "") -> dict[str, Any]:
       >>> sorted(dump(layer, "rnn."))[:2], dump(layer)["weight_hh_l1"].shape
       (['rnn.bias_hh_l0', 'rnn.bias_hh_l1'], (15, 5))
     """
-    prefix = prefix and prefix.removesuffix(".") + "."
+    prefix = _trees.require_prefix(prefix) and prefix.removesuffix(".") + "."
     dumped = dump_layers("PyTorch", SCHEMES, layer, concat=True)
     return {
         f"{prefix}{key}_l{index}{suffix}": array
@@ -150,7 +153,7 @@ def _state_dict(source: Any, prefix: str) -> Mapping[str, Any]:
     except ImportError as error:
         raise ImportError('safetensors is missing: pip install "seqjax[interop]"') from error
     # As JAX's arrays, since NumPy alone has no bfloat16.
-    with safe_open(path, framework="flax") as file:
+    with _trees.reading(path), safe_open(path, framework="flax") as file:
         names = list(file.keys())
         chosen = [name for name in names if name.startswith(prefix)]
         return {name: file.get_tensor(name) for name in chosen} or dict.fromkeys(names)
