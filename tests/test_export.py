@@ -1,9 +1,12 @@
 """Exported programs compute what layers and models do, for any size, and without the library."""
 
 import functools
+import io
 import json
+import os
 import subprocess
 import sys
+import threading
 import zipfile
 from typing import Any
 
@@ -15,6 +18,7 @@ from flax import nnx
 
 import seqjax
 from seqjax import cells, export, nn, seq2seq, unroll
+from seqjax.export._files import replacing
 from seqjax.export.plain import named, plain, restored
 from seqjax.kernels import target
 from tests.nn.helpers import drawn, flat_params, make, oracle, random, resets_of, states_of
@@ -321,6 +325,148 @@ def test_kernels_are_planned_for_the_platforms_of_the_program(
     assert target.platforms() == (backend,)
 
 
+def test_inputs_may_be_numbers_in_lists():
+    layer, artifact = deep()
+    xs, state = random(2, 5, 3), states_of(layer, (2,))
+    found = artifact(xs.tolist(), [4, 2], state)
+    assert_same(found, layer, oracle("lstm", layer, xs, lengths=[4, 2], initial_state=state))
+
+
+def test_wrong_inputs_say_so():
+    _, artifact = deep()
+    xs, lengths, state = random(2, 5, 3), np.array([4, 2], np.int32), artifact.start([2])
+    for match, call in {
+        "inputs: expected xs, lengths, state, got 1": lambda: artifact(xs),
+        "inputs: expected xs, lengths, state, got 4": lambda: artifact(xs, lengths, state, 1),
+        r"lengths: expected int32 \[b\], got None": lambda: artifact(xs, None, state),
+        r"lengths: expected int32 \[b\], got \[4\.5, 2": lambda: artifact(xs, [4.5, 2], state),
+        r"lengths: expected int32 \[b\], got float64": lambda: artifact(xs, lengths / 1, state),
+        r"lengths: expected int32 \[b\] with b = 2, got \(1,\)": lambda: artifact(
+            xs, lengths[:1], state
+        ),
+        r"xs: expected float32 \[b, t, 3\] with b = 2, t = 5, got \(2, 5, 2\)": lambda: artifact(
+            xs[..., :2], lengths, state
+        ),
+        r"xs: expected float32 \[b, t, 3\] with b = 2, t = 0": lambda: artifact(
+            xs[:, :0], lengths, state
+        ),
+        r"xs: .* got \[\[1\], \[1, 2\]\] \(list\)": lambda: artifact([[1], [1, 2]], lengths, state),
+        "state: expected arrays '0.forward.h', .* got None": lambda: artifact(xs, lengths, None),
+        "state: expected arrays '0.forward.h', .* got 'c', 'h'": lambda: artifact(
+            xs, lengths, {"h": xs, "c": xs}
+        ),
+        r"state: expected arrays .* got \(2, 4\)": lambda: artifact(xs, lengths, np.ones([2, 4])),
+        r"state\.1\.forward\.h: expected float32 \[b, 4\], got None": lambda: artifact(
+            xs, lengths, {**state, "1.forward.h": None}
+        ),
+        r"batch_shape: expected sizes such as \[32\], got 3": lambda: artifact.start(3),
+        "batch_shape: expected a positive integer, got -1": lambda: artifact.start([-1]),
+        "batch_shape: expected a positive integer, got 'a'": lambda: artifact.start("ab"),
+    }.items():
+        with pytest.raises((TypeError, ValueError), match=match):
+            call()
+
+
+def rewritten(path: Any, member: str, data: bytes | None) -> None:
+    """The file with another member, or without it."""
+    with zipfile.ZipFile(path) as archive:
+        members = {name: archive.read(name) for name in archive.namelist()}
+    with zipfile.ZipFile(path, "w") as archive:
+        for name, found in members.items():
+            if name != member:
+                archive.writestr(name, found)
+            elif data is not None:
+                archive.writestr(name, data)
+
+
+def test_damaged_files_say_what_is_damaged(tmp_path):
+    layer = make(cells.GRU(3, 4), learned_initial_state=True)
+    artifact = export.export_step(layer, weights="argument", platforms=CPU)
+    path = tmp_path / "gru.zip"
+    export.save(path, artifact)
+    whole = path.read_bytes()
+    with zipfile.ZipFile(path) as archive:
+        offsets = {info.filename: info.header_offset for info in archive.infolist()}
+        program = archive.read("program.stablehlo")
+        manifest = json.loads(archive.read("manifest.json"))
+    assert len(offsets) == 4
+    swapped, fewer = io.BytesIO(), io.BytesIO()
+    np.savez(swapped, other=np.ones(4))
+    np.savez(fewer)
+    cases: list[tuple[str, bytes | None]] = [
+        *((member, garbage) for member in offsets for garbage in (b"", b"garbage", None)),
+        *(("program.stablehlo", program[: len(program) * n // 8]) for n in range(1, 8)),
+        *(("manifest.json", text) for text in (b"[]", b"{}", b"\xff")),
+        ("manifest.json", json.dumps({**manifest, "inputs": 3}).encode()),
+        ("manifest.json", json.dumps({**manifest, "dtypes": []}).encode()),
+        ("initial_state.npz", swapped.getvalue()),
+        ("initial_state.npz", fewer.getvalue()),
+    ]
+    for member, data in cases:
+        path.write_bytes(whole)
+        rewritten(path, member, data)
+        with pytest.raises(ValueError, match=rf"path: expected {member} as .*gru\.zip") as caught:
+            export.load(path)
+        assert caught.value.__cause__ is not None
+    for member, offset in offsets.items():
+        start = offset + 40 + len(member)
+        for place in (start, start + 30):
+            path.write_bytes(whole[:place] + bytes([whole[place] ^ 0x55]) + whole[place + 1 :])
+            with pytest.raises(ValueError, match=rf"path: expected {member} as .*gru\.zip"):
+                export.load(path)
+    path.write_bytes(whole[:-100])
+    with pytest.raises(ValueError, match="path: expected a file written by"):
+        export.load(path)
+
+
+def test_saving_from_several_threads_leaves_one_whole_file(tmp_path):
+    _, artifact = deep()
+    errors: list[BaseException] = []
+
+    def run() -> None:
+        try:
+            for _ in range(5):
+                export.save(tmp_path / "x.zip", artifact)
+        except BaseException as error:
+            errors.append(error)
+
+    threads = [threading.Thread(target=run) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert errors == []
+    assert export.load(tmp_path / "x.zip").manifest == artifact.manifest
+    assert [path.name for path in tmp_path.iterdir()] == ["x.zip"]
+
+
+def test_a_file_is_replaced_whole_or_not_at_all(tmp_path):
+    path, link = tmp_path / "file.zip", tmp_path / "link.zip"
+    path.write_text("old")
+    path.chmod(0o600)
+    link.symlink_to(path)
+    with pytest.raises(ZeroDivisionError), replacing(link) as partial:
+        partial.write_text("half")
+        raise ZeroDivisionError
+    assert path.read_text() == "old"
+    with replacing(link) as partial:
+        assert (partial.parent, partial.suffix) == (tmp_path, ".zip")
+        partial.write_text("new")
+    assert link.is_symlink()
+    assert path.read_text() == "new"
+    assert path.stat().st_mode & 0o777 == 0o600
+    assert sorted(tmp_path.iterdir()) == [path, link]
+
+
+def test_only_files_are_replaced(tmp_path):
+    _, artifact = deep()
+    os.mkfifo(tmp_path / "pipe")
+    for path in (tmp_path, tmp_path / "pipe", os.devnull):
+        with pytest.raises(ValueError, match="path: expected a file or nothing yet, got"):
+            export.save(path, artifact)
+    assert [path.name for path in tmp_path.iterdir()] == ["pipe"]
+
+
 def test_what_cannot_be_exported_says_so(tmp_path):
     layer = nn.GRU(3, 4, bidirectional=True, rngs=nnx.Rngs(0))
     model: Any = seq2seq.Seq2Seq(
@@ -348,7 +494,24 @@ def test_what_cannot_be_exported_says_so(tmp_path):
         ),
         "artifact: expected an Artifact": lambda: export.save(tmp_path / "x", layer),  # type: ignore
         "path: expected a file written by": lambda: export.load(__file__),
-        "inputs: expected xs, lengths, state, got 1": lambda: deep()[1](spec),
+        "steps: expected a name of its own, got 't' twice": lambda: export.export_layer(
+            layer, batch="t"
+        ),
+        "steps: expected a name of its own, got 'b' twice": lambda: export.export_decoding(
+            model, steps="b", **decode
+        ),
+        "batch: expected a positive integer, got True": lambda: export.export_layer(
+            layer, batch=True
+        ),
+        "batch: expected a positive integer, got -1": lambda: export.export_step(
+            nn.GRU(3, 4, rngs=nnx.Rngs(0)), batch=-1
+        ),
+        "steps: expected a name or a positive integer, got '2, t'": lambda: export.export_layer(
+            layer, steps="2, t"
+        ),
+        r"result: expected names that differ as text, got \[1, '1'\]": lambda: (
+            export.export_function(lambda x: {1: x, "1": x + 1}, spec)
+        ),
     }.items():
         with pytest.raises((TypeError, ValueError), match=match):
             call()

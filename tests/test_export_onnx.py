@@ -2,6 +2,7 @@
 
 import dataclasses
 import sys
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -113,6 +114,27 @@ def test_what_onnx_does_not_compute_says_so():
         export_onnx(jax)  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="learned initial state"):
         export_onnx(make(cells.GRU(3, 4), learned_initial_state=True), state=False)
+
+
+def test_a_graph_is_written_whole_or_not_at_all(tmp_path, monkeypatch):
+    import onnx
+
+    layer, path = make(cells.GRU(3, 4)), tmp_path / "gru.onnx"
+    path.write_text("old")
+
+    def broken(model: Any, target: Any) -> None:
+        Path(target).write_text("half")
+        raise OSError("the disk is full")
+
+    with monkeypatch.context() as patched, pytest.raises(OSError, match="the disk is full"):
+        patched.setattr(onnx, "save", broken)
+        export_onnx(layer, path)
+    assert path.read_text() == "old"
+    assert list(tmp_path.iterdir()) == [path]
+    with pytest.raises(ValueError, match="path: expected a file or nothing yet, got a folder"):
+        export_onnx(layer, tmp_path)
+    model = export_onnx(layer, path)
+    assert onnx.load(path) == model
 
 
 def test_a_missing_onnx_names_the_extra(monkeypatch):

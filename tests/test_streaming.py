@@ -225,6 +225,30 @@ def test_new_weights_count_at_once():
     assert not np.allclose(before, after)
 
 
+def test_a_learned_start_is_that_of_the_present_weights():
+    layer = lstm()
+    x_t = STREAMS["a"][0]
+    for model in (layer, layer.layers[0].forward):
+        session = Session(model, capacity=2)
+        session.open("a")
+        nnx.update(layer, jax.tree.map(lambda p: p + 0.5, nnx.state(layer)))
+        session.open("b")
+        session.reset("a")
+        with pytest.warns(UserWarning, match="made room"):
+            session.open("c")
+        found = session.step(dict.fromkeys("abc", x_t))
+        if model is layer:
+            expected, final = offline(layer, x_t[None])
+            np.testing.assert_allclose(found["b"], expected[0], atol=1e-6)
+            assert_state(session.state("b"), final)
+        else:
+            start = model.start((), np.float32)
+            _, output = model.cell.step(model.params, jnp.asarray(x_t), start)
+            np.testing.assert_allclose(found["b"], output, atol=1e-6)
+        for stream in "ac":
+            np.testing.assert_array_equal(found[stream], found["b"])
+
+
 def test_threads_take_turns():
     layer = lstm()
     session = Session(layer, capacity=3)
@@ -251,6 +275,8 @@ def test_mistakes_say_so_and_move_nothing():
     session.step({"a": np.ones(3)})
     before = np.asarray(session.state("a")[0])
     good = {"a": np.ones(3)}
+    tags = Session(Tagger(nnx.Rngs(0)), capacity=1, example=0)
+    tags.open("t")
     for match, call in {
         "stream: expected one that is open, got 'b'": lambda: session.step({**good, "b": 1.0}),
         "expected one that is open, got 'x'": lambda: session.close("x"),
@@ -271,9 +297,23 @@ def test_mistakes_say_so_and_move_nothing():
         "capacity: expected a positive integer": lambda: Session(layer, capacity=0),
         "initial_state: expected that of one stream": lambda: Session(lambda x, s: (x, s)),
         "example: expected one stream's input": lambda: Session(Tagger(nnx.Rngs(0))),
-        "x_t: expected int32 for 0, got float64": lambda: (
-            lambda tags: tags.step({tags.open(): 1.5})
-        )(Session(Tagger(nnx.Rngs(0)), example=0)),
+        "x_t: expected int32 for 't', got float64": lambda: tags.step({"t": 1.5}),
+        "x_t: expected int32 for 't', got bfloat16": lambda: tags.step({"t": jnp.bfloat16(1.5)}),
+        "x_t: expected int32 for 't', got object": lambda: tags.step({"t": None}),
+        "x_t: expected float32 for 'a', got complex128": lambda: session.step(
+            {"a": np.ones(3) * 1j}
+        ),
+        "xs: expected float32 for 'a', got <U1": lambda: session.feed({"a": [["1"] * 3]}),
+        "xs: expected arrays of float32": lambda: session.feed({"a": [[1, 2, 3], [4, 5]]}),
+        r"inputs: expected a dict from streams to inputs, got \[\(3,\)\]": lambda: session.step(
+            [np.ones(3)]  # type: ignore[arg-type]
+        ),
+        "inputs: expected a dict from streams to inputs, got None": lambda: session.step(
+            None  # type: ignore[arg-type]
+        ),
+        "inputs: expected a dict from streams": lambda: session.feed(
+            np.ones([2, 3])  # type: ignore[arg-type]
+        ),
     }.items():
         with pytest.raises((TypeError, ValueError), match=match):
             call()

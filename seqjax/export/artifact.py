@@ -8,7 +8,6 @@ import json
 import os
 import zipfile
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import Any, TypeVar
 
 import jax
@@ -105,13 +104,14 @@ class Artifact:
         """
         if self.initial_state is None:
             raise ValueError("start: expected a program with a state, this one has none")
-        if not isinstance(batch_shape, Sequence) or isinstance(batch_shape, str):
-            raise TypeError(
-                f"batch_shape: expected sizes such as [32], got {checks.brief(batch_shape)}"
-            )
-        batch_shape = [checks.require_integer("batch_shape", size) for size in batch_shape]
+        try:
+            sizes = list(batch_shape)
+        except TypeError:
+            came = checks.brief(batch_shape)
+            raise TypeError(f"batch_shape: expected sizes such as [32], got {came}") from None
+        sizes = [checks.require_integer("batch_shape", size) for size in sizes]
         return {
-            name: np.broadcast_to(leaf, (*batch_shape, *leaf.shape)).copy()
+            name: np.broadcast_to(leaf, (*sizes, *leaf.shape)).copy()
             for name, leaf in self.initial_state.items()
         }
 
@@ -146,7 +146,7 @@ def save(path: str | os.PathLike[str], artifact: Artifact) -> None:
       >>> from seqjax import nn
       >>> from seqjax.export import export_layer
       >>> artifact = export_layer(nn.GRU(3, 5, rngs=nnx.Rngs(0)), platforms=["cpu"])
-      >>> path = Path(tempfile.mkdtemp()) / "gru.zip"
+      >>> path = tempfile.mkdtemp() + "/gru.zip"
       >>> save(path, artifact)
       >>> load(path).manifest["platforms"]
       ['cpu']
@@ -220,11 +220,14 @@ def _member(archive: zipfile.ZipFile, member: str, read: Callable[[bytes], Membe
 
 def _manifest(data: bytes) -> dict[str, Any]:
     manifest: dict[str, Any] = json.loads(data)
-    for name, kind in {"inputs": list, "outputs": list, "dtypes": dict}.items():
-        if not isinstance(manifest[name], kind):
-            raise TypeError(f"{name} is {checks.brief(manifest[name])}")
-    for name in ARRAYS:
-        dict(manifest["dtypes"][name])
+    dtypes = manifest["dtypes"]
+    for found, name, kind in (
+        (manifest, "inputs", list),
+        (manifest, "outputs", list),
+        *((dtypes, name, dict) for name in ARRAYS),
+    ):
+        if not isinstance(found[name], kind):
+            raise TypeError(f"{name} is {checks.brief(found[name])}")
     return manifest
 
 

@@ -14,6 +14,8 @@ from seqjax.types import PyTree
 
 # step(module, x_t, state) -> (output, state)
 Step: TypeAlias = Callable[[Any, PyTree, PyTree], tuple[PyTree, PyTree]]
+# start(module) -> state
+Start: TypeAlias = Callable[[Any], PyTree]
 
 
 class Steps(NamedTuple):
@@ -23,13 +25,14 @@ class Steps(NamedTuple):
       module: the first argument of the step: a module, which goes through `jax.jit` as an argument,
         so that its weights are not copied into programs; or None.
       step: the step.
-      start: one stream's initial state, or None where the model does not say.
+      start: one stream's initial state from the module, so that it is that of the present weights;
+        or None where the model does not say.
       inputs: one stream's input as `jax.ShapeDtypeStruct`s, or None where the model does not say.
     """
 
     module: Any
     step: Step
-    start: PyTree | None
+    start: Start | None
     inputs: PyTree | None
 
 
@@ -42,15 +45,18 @@ def steps_of(model: Any) -> Steps:
         )
     if isinstance(model, Recurrent):
         dtype = model.dtype or model.param_dtype
-        return Steps(model, _own_step, model.initial_state((), dtype), _inputs(model.cell, dtype))
+        start: Start | None = lambda layer: layer.initial_state((), dtype)  # noqa: E731
+        return Steps(model, _own_step, start, _inputs(model.cell, dtype))
     if isinstance(model, Direction):
         dtype = jax.tree.leaves(model.params)[0].dtype
-        return Steps(model, _cell_step, model.start((), dtype), _inputs(model.cell, dtype))
+        start = lambda direction: direction.start((), dtype)  # noqa: E731
+        return Steps(model, _cell_step, start, _inputs(model.cell, dtype))
     if callable(getattr(model, "step", None)):
-        initial = getattr(model, "initial_state", None)
-        start = initial(()) if callable(initial) else None
+        known = callable(getattr(model, "initial_state", None))
         if isinstance(model, nnx.Module):
+            start = (lambda module: module.initial_state(())) if known else None
             return Steps(model, _own_step, start, None)
+        start = (lambda _: model.initial_state(())) if known else None
         return Steps(None, lambda _, x, state: model.step(x, state), start, None)
     if callable(model) and not isinstance(model, nnx.Module):
         return Steps(None, lambda _, x, state: model(x, state), None, None)
@@ -102,12 +108,15 @@ def columns_of(
             raise _unexpected(name, stream, xs, specs, steps) from None
     columns = []
     for spec, leaves in zip(wanted, zip(*rows, strict=True), strict=True):
-        arrays = [np.asarray(leaf) for leaf in leaves]
+        try:
+            arrays = [np.asarray(leaf) for leaf in leaves]
+        except ValueError as error:  # lists of several lengths
+            raise TypeError(f"{name}: expected arrays of {spec.dtype}: {error}") from None
         rank, lead = len(spec.shape) + steps, int(steps)
         for (stream, xs), array in zip(inputs.items(), arrays, strict=True):
             if array.ndim != rank or array.shape[lead:] != spec.shape:
                 raise _unexpected(name, stream, xs, specs, steps)
-            if array.dtype.kind == "f" and spec.dtype.kind in "iu":
+            if array.dtype != spec.dtype and not _fits(array.dtype, spec.dtype):
                 raise TypeError(f"{name}: expected {spec.dtype} for {stream!r}, got {array.dtype}")
         columns.append(arrays)
     if steps:
@@ -115,6 +124,12 @@ def columns_of(
             if len({len(array) for array in arrays}) > 1:
                 raise _unexpected(name, stream, xs, specs, steps)
     return columns
+
+
+def _fits(given: np.dtype, wanted: np.dtype) -> bool:
+    """Whether numbers may be taken as others: integers as any, but no float as an integer."""
+    whole = given.kind in "biu" and wanted.kind in "biu"  # of any size, as Python's are
+    return whole or np.can_cast(given, wanted, "same_kind")
 
 
 def _unexpected(name: str, stream: Any, xs: PyTree, specs: PyTree, steps: bool) -> ValueError:

@@ -48,8 +48,8 @@ class Session:
         gives a warning.
       example: one stream's input at one step, or `jax.ShapeDtypeStruct`s like it; needed where
         the model is not one of ours.
-      initial_state: one stream's state before its first step, without batch axes; the model's own
-        if None.
+      initial_state: one stream's state before its first step, without batch axes; if None the
+        model's own, by its weights at the time of `open` and `reset`.
 
     Raises:
       TypeError: a model without a step.
@@ -84,13 +84,15 @@ class Session:
         self._capacity = checks.require_integer("capacity", capacity)
         self._module, step, start, inputs = steps_of(model)
         if initial_state is not None:
-            start = jax.tree.map(jnp.asarray, initial_state)
+            given = jax.tree.map(jnp.asarray, initial_state)
+            start = lambda _: given  # noqa: E731
         if start is None:
             raise ValueError("initial_state: expected that of one stream for this model, got None")
         if inputs is None and example is None:
             raise ValueError("example: expected one stream's input for this model, got None")
         self._inputs = inputs if example is None else spec_of(example)
-        self._start = start
+        self._start = jax.jit(start)
+        self._spec = jax.eval_shape(self._start, self._module)
         self._state = self._rows(self._capacity)
         self._slots: dict[Hashable, int] = {}
         self._free = list(range(self._capacity))[::-1]
@@ -128,7 +130,7 @@ class Session:
                 self._number += 1
             if stream in self._slots:
                 raise ValueError(f"stream: expected one that is not open, got {stream!r}")
-            row = self._start if state is None else self._checked_state(state)
+            row = self._start(self._module) if state is None else self._checked_state(state)
             if not self._free:
                 self._grow()
             self._slots[stream] = self._free.pop()
@@ -158,9 +160,10 @@ class Session:
             return _take(self._state, self._slot(stream))
 
     def reset(self, stream: Hashable) -> None:
-        """Puts an open stream back to the initial state."""
+        """Puts an open stream back to the initial state, that of the present weights."""
         with self._lock:
-            self._state = _put(self._state, self._start, self._slot(stream))
+            slot = self._slot(stream)
+            self._state = _put(self._state, self._start(self._module), slot)
 
     def step(self, inputs: Mapping[Any, PyTree]) -> dict[Any, PyTree]:
         """One step of those streams that are given an input; the others wait.
@@ -175,7 +178,7 @@ class Session:
           TypeError, ValueError: a stream that is not open, an input of another shape; nothing has
             moved then.
         """
-        if not inputs:
+        if not _checked_inputs(inputs):
             return {}
         with self._lock:
             slots = [self._slot(stream) for stream in inputs]
@@ -203,7 +206,7 @@ class Session:
           TypeError, ValueError: a stream that is not open, inputs of another shape; nothing has
             moved then.
         """
-        if not inputs:
+        if not _checked_inputs(inputs):
             return {}
         with self._lock:
             slots = [self._slot(stream) for stream in inputs]
@@ -242,7 +245,8 @@ class Session:
 
     def _rows(self, count: int) -> PyTree:
         """The initial state in so many rows."""
-        return jax.tree.map(lambda a: jnp.repeat(a[None], count, axis=0), self._start)
+        start = self._start(self._module)
+        return jax.tree.map(lambda a: jnp.repeat(a[None], count, axis=0), start)
 
     def _grow(self) -> None:
         """Doubles the capacity."""
@@ -257,10 +261,18 @@ class Session:
         self._free = list(range(old, self._capacity))[::-1]
 
     def _checked_state(self, state: PyTree) -> PyTree:
-        expected = jax.tree.map(jnp.shape, self._start)
-        if not same_structure(state, self._start) or jax.tree.map(np.shape, state) != expected:
+        expected = jax.tree.map(jnp.shape, self._spec)
+        if not same_structure(state, self._spec) or jax.tree.map(np.shape, state) != expected:
             raise ValueError(f"state: expected arrays of {expected}, got {checks.brief(state)}")
-        return jax.tree.map(lambda a, like: jnp.asarray(a, like.dtype), state, self._start)
+        return jax.tree.map(lambda a, like: jnp.asarray(a, like.dtype), state, self._spec)
+
+
+def _checked_inputs(inputs: Any) -> Mapping[Any, PyTree]:
+    if not isinstance(inputs, Mapping):
+        raise TypeError(
+            f"inputs: expected a dict from streams to inputs, got {checks.brief(inputs)}"
+        )
+    return inputs
 
 
 def _picked(outputs: PyTree, slots: Sequence[int]) -> list[PyTree]:
@@ -300,7 +312,7 @@ def _advance_chunk(
 @functools.partial(jax.jit, donate_argnums=0)
 def _put(states: PyTree, state: PyTree, slot: Any) -> PyTree:
     """All rows, that of a slot replaced."""
-    return jax.tree.map(lambda rows, row: rows.at[slot].set(row), states, state)
+    return jax.tree.map(lambda rows, row: rows.at[slot].set(row.astype(rows.dtype)), states, state)
 
 
 @jax.jit

@@ -1,0 +1,78 @@
+"""What a program is called with, against what its manifest says."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from seqjax import checks
+from seqjax.export.plain import plain
+
+__all__ = ["checked_input"]
+
+
+def checked_input(entry: Mapping[str, Any], given: Any, sizes: dict[str, int]) -> Any:
+    """An input as the program takes it: an array, or a flat dict of arrays.
+
+    Args:
+      entry: of the manifest.
+      given: an array, numbers in lists, or a pytree, flat or as `plain` makes it flat.
+      sizes: those of symbols, as found in the inputs before; more are added.
+
+    Raises:
+      TypeError: no array or another dtype.
+      ValueError: another shape, other names.
+
+    Example:
+      >>> entry = {"name": "lengths", "shape": ["b"], "dtype": "int32"}
+      >>> checked_input(entry, [4, 2], {}).dtype
+      dtype('int32')
+    """
+    name = entry["name"]
+    if "arrays" not in entry:
+        return _checked_array(name, entry, given, sizes)
+    wanted = entry["arrays"]
+    if given is None:
+        raise TypeError(f"{name}: expected arrays {_listed(wanted)}; got None")
+    if not isinstance(given, Mapping) or given.keys() != wanted.keys():
+        flat = plain(given)
+        if not isinstance(flat, dict) or flat.keys() != wanted.keys():
+            came = _listed(flat) if isinstance(flat, dict) else checks.brief(given)
+            raise ValueError(f"{name}: expected arrays {_listed(wanted)}; got {came}")
+        given = flat
+    return {
+        key: _checked_array(f"{name}.{key}", described, given[key], sizes)
+        for key, described in wanted.items()
+    }
+
+
+def _listed(names: Mapping[str, Any]) -> str:
+    return ", ".join(map(repr, names)) or "none"
+
+
+def _checked_array(
+    name: str, described: Mapping[str, Any], given: Any, sizes: dict[str, int]
+) -> Any:
+    shape, dtype = described["shape"], jnp.dtype(described["dtype"])
+    expected = f"{dtype} [{', '.join(map(str, shape))}]"
+    array = given
+    if not isinstance(given, (jax.Array, np.ndarray, np.generic)):  # numbers in lists
+        try:
+            array = np.asarray(given).astype(dtype, casting="same_kind")
+        except (TypeError, ValueError):
+            raise TypeError(f"{name}: expected {expected}, got {checks.brief(given)}") from None
+    if jax.dtypes.canonicalize_dtype(array.dtype) != dtype:
+        raise TypeError(f"{name}: expected {expected}, got {array.dtype}")
+    fits = array.ndim == len(shape)
+    for size, wanted in zip(array.shape, shape, strict=False):
+        if isinstance(wanted, str) and wanted.isidentifier():
+            fits = fits and size >= 1  # what symbols stand for
+            wanted = sizes.setdefault(wanted, size)
+        fits = fits and (isinstance(wanted, str) or size == wanted)  # JAX checks "2*b" itself
+    if not fits:
+        symbols = [f"{symbol} = {size}" for symbol, size in sizes.items() if symbol in shape]
+        where = f" with {', '.join(symbols)}" if symbols else ""
+        raise ValueError(f"{name}: expected {expected}{where}, got {array.shape}")
+    return array
