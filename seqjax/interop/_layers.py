@@ -1,7 +1,7 @@
 """From the weights of a stack of layers to a layer of ours, and back: what all libraries share."""
 
 import functools
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -129,6 +129,23 @@ def dump_layers(
     return dumped
 
 
+def agreed(told: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
+    """What all parts of a source tell, as `found` of `load_layers`.
+
+    Raises:
+      ValueError: they do not tell the same.
+    """
+    found: dict[str, Any] = {}
+    for part in told:
+        for name, value in part.items():
+            if found.setdefault(name, value) != value:
+                raise ValueError(
+                    f"source: expected {name}={found[name]!r} in all layers and directions, "
+                    f"got {value!r}"
+                )
+    return found
+
+
 def _built(
     schemes: Sequence[Scheme], layers: Sequence[Sequence[Group]], options: dict[str, Any]
 ) -> nn.Recurrent:
@@ -180,15 +197,16 @@ def _require_open(options: Mapping[str, Any], found: Mapping[str, Any]) -> None:
 
 def _require_all_biases(schemes: Sequence[Scheme], layers: Sequence[Sequence[Group]]) -> None:
     """Raises if some directions have biases and others have none."""
-    groups = [group for directions in layers for group in directions]
-    chosen = [select(schemes, group) for group in groups]
-    biased = [scheme.has_bias(group) for scheme, group in zip(chosen, groups, strict=True)]
-    for scheme, group, has_bias in zip(chosen, groups, biased, strict=True):
-        if any(biased) and not has_bias:
-            key = next(field.key for field in scheme.fields if field.is_bias)
-            other = groups[biased.index(True)]
+    known = {field.key for scheme in schemes for field in scheme.fields if field.is_bias}
+    groups = [group for directions in layers for group in directions if group.arrays]
+    biases = [[key for key in group.arrays if key in known] for group in groups]
+    biased = next((i for i, keys in enumerate(biases) if keys), None)
+    for group, keys in zip(groups, biases, strict=True):
+        if biased is not None and not keys:
+            key = biases[biased][0]
             raise ValueError(
-                f"{group.name(key)}: expected biases, as {other.name(key)} is there; it is missing"
+                f"{group.name(key)}: expected a bias, as there is {groups[biased].name(key)}; "
+                "it is missing"
             )
 
 

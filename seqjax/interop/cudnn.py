@@ -96,8 +96,8 @@ def dump(layer: nn.Recurrent) -> Any:
 
     Raises:
       TypeError: not a layer.
-      ValueError: another cell, or what else the weights do not tell: `norm`, `residual`, a learned
-        initial state, or a `merge_mode` other than "concat".
+      ValueError: another cell, or what else the weights do not tell: `norm`, `residual`,
+        `zoneout`, a learned initial state, or a `merge_mode` other than "concat".
 
     Example:
       >>> from flax import nnx

@@ -72,7 +72,7 @@ def dump(layer: nn.Recurrent) -> list[Any]:
     Raises:
       TypeError: not a layer.
       ValueError: a cell that Equinox does not have, or what else the weights do not tell: `norm`,
-        `residual`, a learned initial state.
+        `residual`, `zoneout`, a learned initial state.
 
     Example:
       >>> from flax import nnx

@@ -121,7 +121,7 @@ def dump(layer: nn.Recurrent, prefix: str = "") -> dict[str, dict[str, Any]]:
     Raises:
       TypeError: not a layer.
       ValueError: a cell that Haiku does not have, or what else the weights do not tell: `norm`,
-        `residual`, a learned initial state.
+        `residual`, `zoneout`, a learned initial state.
 
     Example:
       >>> from flax import nnx

@@ -11,13 +11,16 @@ from typing import Any
 
 from seqjax import cells, checks, nn
 from seqjax.interop import _trees
-from seqjax.interop._layers import dump_layers, load_layers
+from seqjax.interop._keras import ACTIVATIONS, configuration, read_config, serialized
+from seqjax.interop._layers import agreed, dump_layers, load_layers
 from seqjax.interop._schemes import Field, Group, Scheme
 
 __all__ = ["dump", "load", "read_weights"]
 
 
-def _scheme(cell: type[Any], gates: str, biases: str = "b_ih") -> Scheme:
+def _scheme(
+    cell: type[Any], gates: str, biases: str = "b_ih", activations: tuple[str, ...] = ()
+) -> Scheme:
     return Scheme(
         cell,
         (
@@ -25,17 +28,16 @@ def _scheme(cell: type[Any], gates: str, biases: str = "b_ih") -> Scheme:
             Field("recurrent_kernel", "w_hh", gates),
             Field("bias", biases, gates),
         ),
+        activations=activations,
     )
 
 
 SCHEMES: tuple[Scheme, ...] = (
-    _scheme(cells.Elman, "h"),
+    _scheme(cells.Elman, "h", activations=tuple(ACTIVATIONS.values())),
     _scheme(cells.LSTM, "ifgo"),
     _scheme(cells.GRU, "zrn", biases="b_ih b_hh"),
     _scheme(cells.ChoGRU, "zrn"),
 )
-_ACTIVATIONS = {"tanh": "tanh", "relu": "relu", "linear": "identity", "sigmoid": "sigmoid"}
-_MERGE_MODES = {"concat": "concat", "sum": "sum", "ave": "mean", "mul": "mul", None: "none"}
 
 
 def load(
@@ -50,20 +52,25 @@ def load(
 
     Args:
       source: what `layer.get_weights()` gives, a list of arrays; or a Keras layer; or a list of
-        these, one for each layer of a stack; or the path of a file `.weights.h5` or `.keras`.
+        these, one for each layer of a stack; or the path of a file `.keras`, which tells of the
+        layer what a Keras layer does, or `.weights.h5`, which holds arrays and nothing else.
       prefix: in a file, the path to the layer, such as "layers/lstm".
       reset_after: as given to Keras's `GRU`; needed only for one without biases, whose weights do
         not tell (True then if None).
       into: the layer to fill; a new one if None.
       **options: of a new layer, such as `activation="relu"` or `merge_mode="sum"`, which arrays do
-        not tell; a Keras layer tells them itself. See `seqjax.nn.Recurrent`.
+        not tell: Keras's defaults are assumed, and that the layer runs forward. A Keras layer and
+        a file `.keras` tell them, and an option against these is refused. See
+        `seqjax.nn.Recurrent`.
 
     Returns:
       A `seqjax.nn.RNN`, `LSTM` or `GRU`; or `into`.
 
     Raises:
-      ValueError: an array is missing or has a wrong shape, `into` is of another kind or size, or
-        the Keras layer has activations that ours do not have or runs backward.
+      TypeError: neither arrays, nor a Keras layer, nor a path.
+      ValueError: an array is missing or has a wrong shape, `into` is of another kind or size, the
+        Keras layer is not built, has activations that ours do not have or runs backward; or the
+        file cannot be read or does not say how its layer is configured.
       ImportError: a file, and h5py is not installed.
 
     Example:
@@ -73,38 +80,46 @@ def load(
       >>> type(layer).__name__, layer.layers[0].forward.w_ih.shape
       ('GRU', (3, 15))
     """
+    prefix = _trees.require_prefix(prefix)
+    told = []
     if _trees.is_path(source):
-        source = read_weights(source, prefix)
+        path, source = source, read_weights(source, prefix)
+        if Path(path).suffix == ".keras":
+            told.append(configuration(read_config(path, prefix)))
     elif prefix:
         raise ValueError(f"prefix: expected '' for what is not a file, got {prefix!r}")
     one = isinstance(source, Sequence) and len(source) > 0 and hasattr(source[0], "shape")
-    found: dict[str, Any] = {}
-    layers = []
+    groups = []
     for index, layer in enumerate([source] if one else _trees.each_layer(source)):
         if hasattr(layer, "get_weights"):
-            told = _configuration(layer)
-            for name, value in told.items():
-                if found.setdefault(name, value) != value:
-                    raise ValueError(
-                        f"source: expected {name}={found[name]!r} in all layers, got {value!r}"
-                    )
+            told.append(configuration(serialized(layer)))
             layer = layer.get_weights()
-        layers.append(_groups(layer, index))
+            if not layer:
+                raise ValueError(
+                    f"source[{index}]: expected a layer with weights, got one that is not built; "
+                    "call it first, or its build"
+                )
+        groups.append(_groups(layer, index))
+    found = agreed(told)
     after = found.pop("reset_after", reset_after)
+    if reset_after not in (None, after):
+        raise ValueError(f"reset_after: expected {after} as in source, got {reset_after!r}")
     schemes = SCHEMES
     if after is not None:
         other = cells.ChoGRU if checks.require_bool("reset_after", after) else cells.GRU
         schemes = tuple(scheme for scheme in SCHEMES if scheme.cell is not other)
-    return load_layers(schemes, layers, into, options, found)
+    return load_layers(schemes, groups, into, options, found)
 
 
 def dump(layer: nn.Recurrent) -> list[list[Any]]:
     """The weights of a layer as Keras's layers take them.
 
-    Of the two rows of a GRU's bias, the first gets ours; the second gets zeros and b_hn.
+    Of the two rows of a GRU's bias, the first gets ours; the second gets zeros and b_hn. What
+    arrays do not tell is for the Keras layer to be made with: a `SimpleRNN` its activation (our
+    "identity" is Keras's "linear"), a `GRU` its `reset_after`, a `Bidirectional` its `merge_mode`.
 
     Args:
-      layer: a `seqjax.nn.RNN`, `LSTM` or `GRU`.
+      layer: a `seqjax.nn.RNN` with an activation that has a name, `LSTM` or `GRU`.
 
     Returns:
       For each layer of the stack a list of arrays, for the `set_weights` of a Keras layer;
@@ -113,7 +128,7 @@ def dump(layer: nn.Recurrent) -> list[list[Any]]:
     Raises:
       TypeError: not a layer.
       ValueError: a cell that Keras does not have, or what else the weights do not tell: `norm`,
-        `residual`, a learned initial state.
+        `residual`, `zoneout`, a learned initial state.
 
     Example:
       >>> from flax import nnx
@@ -138,7 +153,7 @@ def read_weights(path: str | Path, prefix: str) -> list[Any]:
       A list of arrays of NumPy.
 
     Raises:
-      ValueError: nothing there, with names that are.
+      ValueError: nothing there, with names that are; a file that cannot be read.
       ImportError: h5py is not installed.
 
     Example:
@@ -153,12 +168,13 @@ def read_weights(path: str | Path, prefix: str) -> list[Any]:
         import h5py  # type: ignore[import-untyped, unused-ignore]
     except ImportError as error:
         raise ImportError('h5py is missing: pip install "seqjax[interop]"') from error
-    with contextlib.ExitStack() as stack:
+    with _trees.reading(path), contextlib.ExitStack() as stack:
         file: Any = path
         if path.suffix == ".keras":
             archive = stack.enter_context(zipfile.ZipFile(path))
             file = stack.enter_context(archive.open("model.weights.h5"))
-        arrays = _trees.under(_trees.flatten(stack.enter_context(h5py.File(file))), prefix)
+        flat = _trees.flatten(stack.enter_context(h5py.File(file)))
+    arrays = _trees.under(flat, _trees.require_prefix(prefix))
     sides = [
         s for s in ("forward_layer/", "backward_layer/") if any(k.startswith(s) for k in arrays)
     ]
@@ -174,7 +190,11 @@ def read_weights(path: str | Path, prefix: str) -> list[Any]:
 
 def _groups(weights: Any, index: int) -> list[Group]:
     """The directions of one layer's list of arrays."""
-    arrays = [_trees.array(weight) for weight in weights]
+    if not isinstance(weights, Sequence) or isinstance(weights, str):
+        raise TypeError(
+            f"source: expected lists of arrays, Keras layers or a path, got {checks.brief(weights)}"
+        )
+    arrays = [_trees.array(each, f"source[{index}][{i}]") for i, each in enumerate(weights)]
     if len(arrays) not in (2, 3, 4, 6):
         raise ValueError(
             f"source[{index}]: expected 2 or 3 arrays, or 4 or 6 of two directions, "
@@ -188,27 +208,3 @@ def _groups(weights: Any, index: int) -> list[Group]:
         Group(dict(zip(names, half, strict=True)), f"layers[{index}].{side}.")
         for half, side in zip(halves, sides, strict=False)
     ]
-
-
-def _configuration(layer: Any, *, backward: bool = False) -> dict[str, Any]:
-    """What a Keras layer says of itself besides its weights, as our options."""
-    kind = type(layer).__name__
-    checks.require_name("source", kind, ("SimpleRNN", "LSTM", "GRU", "Bidirectional"))
-    if kind == "Bidirectional":
-        told = _configuration(layer.forward_layer)
-        if told != _configuration(layer.backward_layer, backward=True):
-            raise ValueError("source: expected two directions that are alike, got different ones")
-        if layer.merge_mode not in _MERGE_MODES:
-            raise ValueError(f"source: expected a known merge_mode, got {layer.merge_mode!r}")
-        return {**told, "merge_mode": _MERGE_MODES[layer.merge_mode]}
-    config = layer.get_config()
-    expected = {"recurrent_activation": "sigmoid", "activation": "tanh", "go_backwards": backward}
-    if kind == "SimpleRNN":
-        del expected["activation"], expected["recurrent_activation"]
-    for name, value in expected.items():
-        if config[name] != value:
-            raise ValueError(f"source: expected {name}={value!r} of a {kind}, got {config[name]!r}")
-    if kind == "SimpleRNN":
-        name = checks.require_name("activation", config["activation"], _ACTIVATIONS)
-        return {"activation": _ACTIVATIONS[name]}
-    return {"reset_after": config["reset_after"]} if kind == "GRU" else {}

@@ -40,6 +40,9 @@ def load(
 ) -> nn.Recurrent:
     """A layer with the weights of Linen's `SimpleCell`, `LSTMCell`, `OptimizedLSTMCell`, `GRUCell`.
 
+    Variables are arrays alone: `SimpleCell(residual=True)`, which our layers do not compute, has
+    the same as one without, and `RNN(reverse=True)` the same as one that runs forward.
+
     Args:
       source: variables, `{"params": ...}`, or the parameters alone: of a cell, of `RNN`, or of
         `Bidirectional`; a `seqjax.nn.Bidirectional` of two trees; or a list of these, one for each
@@ -99,7 +102,7 @@ def dump(layer: nn.Recurrent) -> list[dict[str, Any]]:
     Raises:
       TypeError: not a layer.
       ValueError: a cell that Linen does not have, or what else the weights do not tell: `norm`,
-        `residual`, a learned initial state.
+        `residual`, `zoneout`, a learned initial state.
 
     Example:
       >>> from flax import nnx

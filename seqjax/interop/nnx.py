@@ -5,9 +5,9 @@ from typing import Any
 from flax import nnx
 
 from seqjax import cells, checks, nn
-from seqjax.cells.ops import ACTIVATIONS
 from seqjax.interop import _trees
-from seqjax.interop._layers import dump_layers, load_layers
+from seqjax.interop._layers import agreed, dump_layers, load_layers
+from seqjax.interop._nnx import configuration
 from seqjax.interop._schemes import Field, Scheme
 
 __all__ = ["dump", "load"]
@@ -52,8 +52,8 @@ def load(
         each layer of a stack.
       prefix: the path to the layer in the source, such as "encoder/rnn".
       into: the layer to fill; a new one if None.
-      **options: of a new layer, such as `activation="relu"`, which a state does not tell, or
-        `merge_mode="sum"`; see `seqjax.nn.Recurrent`.
+      **options: of a new layer, such as `activation="relu"` or `merge_mode="sum"`, which a state
+        does not tell; a module tells them itself, and `time_major`. See `seqjax.nn.Recurrent`.
 
     Returns:
       A `seqjax.nn.RNN`, `LSTM` or `GRU`; or `into`.
@@ -61,7 +61,8 @@ def load(
     Raises:
       TypeError: not a module or a mapping.
       ValueError: a name is missing or unknown, an array has a wrong shape, or `into` is of another
-        kind or size; a cell with a residual connection or other activations than ours.
+        kind or size; a module that does what ours do not, such as `RNN(reverse=True)`, a cell
+        with a residual connection, or directions that are not alike; or an option against it.
 
     Example:
       >>> peer = nnx.RNN(nnx.GRUCell(3, 5, rngs=nnx.Rngs(0)))
@@ -69,22 +70,29 @@ def load(
       >>> type(layer).__name__, layer.layers[0].forward.w_ih.shape
       ('GRU', (3, 15))
     """
-    found: dict[str, Any] = {}
+    prefix = _trees.require_prefix(prefix).removesuffix("/")
+    told: list[dict[str, Any]] = []  # by each module
 
-    def tree(part: Any) -> Any:
+    def tree(part: Any, *, backward: bool = False) -> Any:
         if isinstance(part, nnx.Module):
-            for path, module in nnx.iter_modules(part):
-                if "/".join(map(str, path)).startswith(prefix):
-                    found.update(_configuration(module))
+            modules = {"/".join(map(str, path)): each for path, each in nnx.iter_modules(part)}
+            if prefix in modules:  # else what reads the arrays says so
+                told.append(configuration(modules[prefix], backward=backward))
             part = nnx.state(part, nnx.Param)
         return nnx.to_pure_dict(part) if isinstance(part, nnx.State) else part
 
     layers = [
-        nn.Bidirectional(*map(tree, layer)) if isinstance(layer, nn.Bidirectional) else tree(layer)
+        nn.Bidirectional(tree(layer.forward), tree(layer.backward, backward=True))
+        if isinstance(layer, nn.Bidirectional)
+        else tree(layer)
         for layer in _trees.each_layer(source)
     ]
     many = type(source) in (list, tuple)
     groups = _trees.tree_groups(layers if many else layers[0], prefix, "a module or its state")
+    found = agreed(told)
+    time_major = found.pop("time_major", False)  # a layout, which is the user's to choose
+    if time_major and into is None:
+        options.setdefault("time_major", time_major)
     return load_layers(SCHEMES, groups, into, options, found)
 
 
@@ -103,7 +111,7 @@ def dump(layer: nn.Recurrent, *, optimized: bool = True) -> list[dict[str, Any]]
     Raises:
       TypeError: not a layer.
       ValueError: a cell that NNX does not have, a b_hn other than zero, or what else the weights do
-        not tell: `norm`, `residual`, a learned initial state.
+        not tell: `norm`, `residual`, `zoneout`, a learned initial state.
 
     Example:
       >>> (state,) = dump(nn.GRU(3, 5, rngs=nnx.Rngs(0)))
@@ -112,20 +120,3 @@ def dump(layer: nn.Recurrent, *, optimized: bool = True) -> list[dict[str, Any]]
     """
     first = () if checks.require_bool("optimized", optimized) else (_LSTM_CELL,)
     return _trees.layer_trees(dump_layers("NNX", (*first, *SCHEMES), layer))
-
-
-def _configuration(module: Any) -> dict[str, Any]:
-    """What a cell says of itself besides its weights, as our options."""
-    if not isinstance(module, nnx.RNNCellBase):
-        return {}
-    if isinstance(module, nnx.SimpleCell):
-        if module.residual:
-            raise ValueError("source: expected a SimpleCell without residual, got one with it")
-        name = getattr(module.activation_fn, "__name__", "")
-        return {"activation": name if name in ACTIVATIONS else module.activation_fn}
-    expected = {"gate_fn": "sigmoid", "activation_fn": "tanh"}
-    for attribute, name in expected.items():
-        function = getattr(module, attribute, None)
-        if function is not None and getattr(function, "__name__", "") != name:
-            raise ValueError(f"source: expected {attribute} to be {name}, got {function}")
-    return {}

@@ -120,8 +120,8 @@ def dump(layer: nn.Recurrent, prefix: str = "") -> dict[str, Any]:
     Raises:
       TypeError: not a layer.
       ValueError: a cell that PyTorch does not have, such as the GRU with `reset_after=False`, or
-        what else the weights do not tell: `norm`, `residual`, a learned initial state, or a
-        `merge_mode` other than "concat".
+        what else the weights do not tell: `norm`, `residual`, `zoneout`, a learned
+        initial state, or a `merge_mode` other than "concat".
 
     Example:
       >>> from flax import nnx

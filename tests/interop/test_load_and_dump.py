@@ -13,16 +13,9 @@ from flax import nnx as flax_nnx
 from seqjax import cells, nn
 from seqjax.interop import cudnn, equinox, haiku, keras, linen, nnx, pytorch
 from tests.interop import peers
+from tests.interop.layers import CHO, assert_same, make, parameters
 from tests.nn.helpers import drawn
 
-CHO = {"reset_after": False}
-KINDS: dict[str, tuple[Any, dict[str, Any]]] = {
-    "rnn": (nn.RNN, {"activation": "relu"}),
-    "lstm": (nn.LSTM, {}),
-    "projected": (nn.LSTM, {"proj_size": 2}),
-    "gru": (nn.GRU, {}),
-    "cho": (nn.GRU, CHO),
-}
 HAS: dict[Any, list[str]] = {
     pytorch: ["rnn", "lstm", "projected", "gru"],
     keras: ["rnn", "lstm", "gru", "cho"],
@@ -40,23 +33,6 @@ PAIRS = [(module, kind) for module, kinds in HAS.items() for kind in kinds]
 each_pair = pytest.mark.parametrize(
     ("module", "kind"), PAIRS, ids=lambda v: v if isinstance(v, str) else v.__name__[15:]
 )
-
-
-def make(kind: str, **options: Any) -> Any:
-    build, own = KINDS[kind]
-    return drawn(lambda: build(3, 4, rngs=flax_nnx.Rngs(0), **own, **options))
-
-
-def parameters(layer: Any) -> dict[str, np.ndarray]:
-    leaves, _ = jax.tree_util.tree_flatten_with_path(flax_nnx.state(layer, flax_nnx.Param))
-    return {jax.tree_util.keystr(path): np.asarray(leaf) for path, leaf in leaves}
-
-
-def assert_same(a: Any, b: Any, atol: float = 0.0) -> None:
-    a, b = parameters(a), parameters(b)
-    assert a.keys() == b.keys() and a
-    for key, value in a.items():
-        np.testing.assert_allclose(value, b[key], 0, atol, err_msg=key, strict=True)
 
 
 def again(module: Any, kind: str, layer: Any, **options: Any) -> Any:
@@ -237,7 +213,9 @@ def test_keras_itself_and_its_files(tmp_path):
         other = l.GRU(4, return_sequences=True, go_backwards=True)
         keras.load(l.Bidirectional(both.forward_layer, backward_layer=other))
     with pytest.raises(ValueError, match="source: expected activation='identity' in all layers"):
-        keras.load([rnn, l.SimpleRNN(2)])
+        plain = l.SimpleRNN(2)
+        plain.build((None, 5, 2))
+        keras.load([rnn, plain])
     with pytest.raises(ValueError, match="expected activation='tanh' of a LSTM, got 'relu'"):
         odd = l.LSTM(4, activation="relu")
         odd.build((None, 5, 3))

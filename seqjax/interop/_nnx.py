@@ -1,0 +1,80 @@
+"""What modules of Flax NNX say of themselves besides their weights, as options of our layers."""
+
+import operator
+from typing import Any
+
+import jax.numpy as jnp
+from flax import nnx
+
+from seqjax.cells.ops import ACTIVATIONS
+from seqjax.interop._layers import agreed
+from seqjax.interop._trees import SIDES
+
+_CELLS = (nnx.SimpleCell, nnx.LSTMCell, nnx.OptimizedLSTMCell, nnx.GRUCell)
+_MERGES: tuple[tuple[Any, str], ...] = (
+    (nnx.Bidirectional.merge_fn, "concat"),
+    *((function, "sum") for function in (operator.add, jnp.add)),
+    *((function, "mul") for function in (operator.mul, jnp.multiply)),
+)
+
+
+def configuration(module: Any, *, backward: bool = False) -> dict[str, Any]:
+    """The options of a layer that computes what a module does; `time_major` among them.
+
+    Args:
+      module: a cell, `RNN`, `Bidirectional`, or one that names its parts as these do.
+      backward: whether it is the second direction of a pair of modules.
+
+    Raises:
+      ValueError: it does what our layers do not.
+    """
+    sides = [getattr(module, side, None) for side in SIDES]
+    if None not in sides:  # it says itself how they run, and not they
+        return agreed([_cell_of(side) for side in sides]) | _both(module)
+    if isinstance(module, nnx.RNN) and module.reverse and not (backward and module.keep_order):
+        raise ValueError(
+            "source: expected an RNN from the first step on, or as the backward one of a pair with "
+            f"keep_order, got reverse=True, keep_order={module.keep_order}"
+        )
+    layout = {"time_major": module.time_major} if isinstance(module, nnx.RNN) else {}
+    return _cell_of(module) | layout
+
+
+def _cell_of(module: Any) -> dict[str, Any]:
+    """What the cell of one direction says."""
+    if isinstance(module, nnx.RNNCellBase):
+        return _cell(module)
+    cell = getattr(module, "cell", None)
+    return {} if cell is None else _cell_of(cell)
+
+
+def _both(module: Any) -> dict[str, Any]:
+    """What a module of two directions says of the pair."""
+    if not isinstance(module, nnx.Bidirectional):
+        return {}
+    modes = [mode for function, mode in _MERGES if module.merge_fn is function]
+    if not modes:
+        raise ValueError(
+            "source: expected merge_fn to be the default or the add or multiply of jax.numpy or "
+            f"operator, got {module.merge_fn}; nnx.state(module) goes with any merge_mode="
+        )
+    return {"merge_mode": modes[0], "time_major": module.time_major}
+
+
+def _cell(cell: Any) -> dict[str, Any]:
+    """What a cell says."""
+    if type(cell) not in _CELLS:
+        names = ", ".join(known.__name__ for known in _CELLS)
+        raise ValueError(f"source: expected one of {names}; got {type(cell).__name__}")
+    if getattr(cell, "carry_init", None) not in (None, nnx.initializers.zeros_init()):
+        raise ValueError(f"source: expected a carry_init of zeros, got {cell.carry_init}")
+    if isinstance(cell, nnx.SimpleCell):
+        if cell.residual:
+            raise ValueError("source: expected a SimpleCell without residual, got one with it")
+        name = getattr(cell.activation_fn, "__name__", "")
+        return {"activation": name if name in ACTIVATIONS else cell.activation_fn}
+    for attribute, name in (("gate_fn", "sigmoid"), ("activation_fn", "tanh")):
+        function = getattr(cell, attribute, None)
+        if function is not None and getattr(function, "__name__", "") != name:
+            raise ValueError(f"source: expected {attribute} to be {name}, got {function}")
+    return {}
