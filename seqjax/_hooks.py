@@ -71,20 +71,30 @@ def hook_call(hook: Callable[[Call], Any], path: str, *call: Any) -> Any:
 def _hooked_class(cls: type) -> type:
     """A subclass whose methods, but those that Flax gives every module, go through `_hook`."""
 
-    def wrapped(name: str, function: Callable[..., Any]) -> Callable[..., Any]:
-        @functools.wraps(function)
+    def wrapped(name: str, function: Any) -> Callable[..., Any]:
+        @functools.wraps(function, updated=())
         def method(self: Any, *args: Any, **kwargs: Any) -> Any:
             bound = functools.partial(function, self)
             return self._hook(self, name, bound, args, kwargs)
 
         return method
 
+    members: dict[str, Any] = {}
+    for base in reversed(cls.__mro__):
+        members |= {} if base in nnx.Module.__mro__ else vars(base)
     methods = {
         name: wrapped(name, member)
-        for base in reversed(cls.__mro__)
-        if base not in nnx.Module.__mro__
-        for name, member in vars(base).items()
-        if inspect.isfunction(member) and (name == "__call__" or not name.startswith("__"))
+        for name, member in members.items()
+        if _is_method(member) and (name == "__call__" or not name.startswith("__"))
     }
     named = {"__qualname__": cls.__qualname__, "__module__": cls.__module__}
     return type(cls.__name__, (cls,), {**methods, **named})
+
+
+def _is_method(member: Any) -> bool:
+    """Functions, and what transforms such as `nnx.jit` make of them; no static methods, classes or
+    properties.
+    """
+    if inspect.isfunction(member) or isinstance(member, staticmethod):
+        return inspect.isfunction(member)
+    return callable(member) and hasattr(member, "__get__") and hasattr(member, "__wrapped__")

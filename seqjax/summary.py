@@ -30,13 +30,13 @@ class Row:
       path: such as "encoder.layers.0"; "" for the model itself.
       type: of the module, or of the cell of one direction of a recurrent layer.
       output: its output as a pytree of `jax.ShapeDtypeStruct`, a recurrent layer's without the
-        state; None if it was not called.
+        state; if it was not called itself that of the last public method that gave arrays, or None.
       parameters: numbers that are learned.
       parameter_bytes: of these.
       flops: of products and convolutions in a call of the model. Products outside any call of a
         submodule are the surrounding module's own.
       kept_bytes: about what reverse mode keeps for a call of the model: outputs of modules without
-        submodules, and what the recurrent kernels store.
+        submodules, and what the recurrent kernels store; not what loops of a module's own keep.
       plan: how a direction of a recurrent layer is run, as `seqjax.explain` says; else None.
 
     Example:
@@ -61,6 +61,8 @@ class Summary:
     Attributes:
       rows: one a module, the model itself first.
       loops_of_unknown_length: `while` loops, of which one turn is counted.
+      mapped: whether modules were seen inside `jax.vmap`, whose outputs and kept bytes are those of
+        one example.
 
     Example:
       >>> Summary((Row("", "Linear", None, 15, 60, 48, 24, None),)).total.flops
@@ -69,6 +71,7 @@ class Summary:
 
     rows: tuple[Row, ...]
     loops_of_unknown_length: int = 0
+    mapped: bool = False
 
     @property
     def total(self) -> Row:
@@ -94,15 +97,22 @@ class Summary:
         rule = "─" * max(map(len, lines))
         total = self.total
         notes = [
-            f"Parameters: {total.parameters:,} ({_readable(total.parameter_bytes, 1024, 'B')}). "
+            f"Parameters: {total.parameters:,} ({_bytes_text(total.parameter_bytes)}). "
             f"FLOPs: {_readable(total.flops, 1000)} forward, about "
             f"{_readable(3 * total.flops, 1000)} in training. "
-            f"Kept: {_readable(total.kept_bytes, 1024, 'B')}.",
+            f"Kept: {_bytes_text(total.kept_bytes)}.",
             "FLOPs are those of products, 2 a multiply-add. Kept: about, for the backward pass.",
         ]
         if self.loops_of_unknown_length:
             notes.append(
                 f"Loops of unknown length: {self.loops_of_unknown_length}; one turn is counted."
+            )
+        if self.mapped:
+            notes.append("Inside jax.vmap outputs and what is kept are those of one example.")
+        if any(row.output is None for row in self.rows):
+            notes.append(
+                "Without output: not called as a module. The module around it has its FLOPs; what "
+                "its\nown loops keep is not counted."
             )
         reasons = [reason for row in self.rows if row.plan for reason in _why(row.plan)]
         notes += [f"- {reason}" for reason in dict.fromkeys(reasons)]
@@ -115,8 +125,13 @@ def summary(model: nnx.Module, example: Any, **kwargs: Any) -> Summary:
     Each row is a module with the shape of its output, its parameters, the FLOPs of its products
     (exact: 2·N·M·K for [N, K] times [K, M], loops counted as often as they turn), about what
     reverse mode keeps for it, and the kernel that runs a recurrent layer. All are those of a call
-    in evaluation mode, which is traced with shapes alone: a model made by `nnx.eval_shape` will do,
-    whatever its size.
+    in evaluation mode, which is traced with shapes alone (integers such as lengths keep their
+    values, if they have any): a model made by `nnx.eval_shape` will do, whatever its size.
+
+    Where a module steps the parameters of another by itself, as `seq2seq.Decoder` does with its
+    cells and its attention, the FLOPs are its own, and what those steps keep is not counted. Of
+    modules called inside `jax.vmap` output and kept bytes are those of one example. Notes below the
+    table say so.
 
     Args:
       model: a layer, or any module with or without layers in it.
@@ -147,7 +162,7 @@ def summary(model: nnx.Module, example: Any, **kwargs: Any) -> Summary:
         raise TypeError(f"model: expected an nnx.Module, got {checks.brief(model)}")
     trace = _Trace(model)
     args = example if isinstance(example, tuple) else (example,)
-    found = Summary(*trace.rows(model, args, kwargs))
+    found = trace.summary(model, args, kwargs)
     print(found)
     return found
 
@@ -166,9 +181,12 @@ class _Trace:
         self.outputs: dict[str, PyTree] = {}
         self.plans: dict[str, Plan] = {}
         self.kept: collections.Counter[str] = collections.Counter()
+        self.running: list[str] = []
+        self.others: dict[str, PyTree] = {}  # outputs of other methods than the call
+        self.mapped = False
 
-    def rows(self, model: nnx.Module, args: Any, kwargs: Any) -> tuple[tuple[Row, ...], int]:
-        """A row for each module, and the number of loops of unknown length."""
+    def summary(self, model: nnx.Module, args: Any, kwargs: Any) -> Summary:
+        """A row for each module, and what notes there are to make."""
         work = _flops.work_of(self._program(model, args, kwargs))
         rows = []
         for path in sorted(self.modules, key=self._place):
@@ -181,7 +199,7 @@ class _Trace:
                 Row(
                     path=path,
                     type=type(kind).__name__,
-                    output=self.outputs.get(path),
+                    output=self.outputs.get(path, self.others.get(path)),
                     parameters=sum(math.prod(leaf.shape) for leaf in leaves),
                     parameter_bytes=_bytes(leaves),
                     flops=sum(work.flops[index] for index in scopes.values()),
@@ -192,14 +210,16 @@ class _Trace:
                     plan=self.plans.get(path),
                 )
             )
-        return tuple(rows), work.unknown_loops
+        return Summary(tuple(rows), work.unknown_loops, self.mapped)
 
     def _program(self, model: nnx.Module, args: Any, kwargs: Any) -> Any:
         graph, state = nnx.split(model)
         leaves, structure = jax.tree.flatten((args, kwargs))
         arrays = {
-            index: leaf for index, leaf in enumerate(leaves) if hasattr(leaf, "shape")
-        }  # what else there is, is an option of the call
+            index: leaf
+            for index, leaf in enumerate(leaves)
+            if isinstance(leaf, jax.ShapeDtypeStruct) or _is_floating(leaf)
+        }  # what else there is, is an option of the call or has values that may be checked
 
         def run(state: Any, arrays: dict[int, Any]) -> list[Any]:
             given = [arrays.get(index, leaf) for index, leaf in enumerate(leaves)]
@@ -235,15 +255,21 @@ class _Trace:
                 **sequences.options,
             )
             self.kept[path] += self.plans[path].stored_bytes
+        outermost = path not in self.running
+        self.running.append(path)
         with _flops.scope(self.scopes[path]):
             result = call.proceed()
+        self.running.pop()
+        leaves = jax.tree.leaves(result)
+        # JAX has no public name for the arrays inside `jax.vmap`.
+        self.mapped |= any(type(leaf).__name__ == "BatchTracer" for leaf in leaves)
         if call.name == "__call__" or runs_direction:
             shown = result.outputs if isinstance(result, Unrolled) else result
-            self.outputs[path] = jax.tree.map(
-                lambda leaf: jax.ShapeDtypeStruct(jnp.shape(leaf), jnp.result_type(leaf)), shown
-            )
+            self.outputs[path] = _shapes(shown)
             if not any(_within(other, path) for other in self.modules if other != path):
                 self.kept[path] += _bytes(jax.tree.leaves(self.outputs[path]))
+        elif outermost and not call.name.startswith("_") and _are_arrays(leaves):
+            self.others[path] = _shapes(result)
         return result
 
     def _place(self, path: str) -> tuple[tuple[int, int], ...]:
@@ -260,6 +286,20 @@ class _Trace:
 
 def _within(path: str, owner: str) -> bool:
     return not owner or path == owner or path.startswith(f"{owner}.")
+
+
+def _is_floating(leaf: Any) -> bool:
+    return hasattr(leaf, "dtype") and bool(jnp.issubdtype(leaf.dtype, jnp.floating))
+
+
+def _are_arrays(leaves: list[Any]) -> bool:
+    return bool(leaves) and all(isinstance(leaf, jax.Array) for leaf in leaves)
+
+
+def _shapes(outputs: PyTree) -> PyTree:
+    return jax.tree.map(
+        lambda leaf: jax.ShapeDtypeStruct(jnp.shape(leaf), jnp.result_type(leaf)), outputs
+    )
 
 
 def _bytes(leaves: Any) -> int:
@@ -285,9 +325,9 @@ def _texts(rows: tuple[Row, ...]) -> list[tuple[str, ...]]:
                 row.type,
                 output,
                 f"{row.parameters:,}",
-                _readable(row.parameter_bytes, 1024, "B"),
+                _bytes_text(row.parameter_bytes),
                 _readable(row.flops, 1000),
-                _readable(row.kept_bytes, 1024, "B"),
+                _bytes_text(row.kept_bytes),
                 kernel,
             )
         )
@@ -304,12 +344,19 @@ def _fitted(text: str, width: int) -> str:
     return text if len(text) <= width else text[: width - 1] + "…"
 
 
-def _readable(count: int, base: int, unit: str = "") -> str:
-    """A number for people: 26.2 MB, 1.3 G."""
+def _bytes_text(count: int) -> str:
+    """Bytes for people: 26.2 MiB."""
+    return _readable(count, 1024, ("Ki", "Mi", "Gi", "Ti", "Pi", "Ei"), "B")
+
+
+def _readable(
+    count: int, base: int, prefixes: tuple[str, ...] = tuple("kMGTPE"), unit: str = ""
+) -> str:
+    """A number for people: 1.3 G."""
     if not count:
         return "-"
     value, prefix = float(count), ""
-    for larger in "kMGTPE":
+    for larger in prefixes:
         if value < base * 0.9995:
             break
         value, prefix = value / base, larger

@@ -187,3 +187,83 @@ def test_wrong_examples(example, message):
 def test_what_is_no_module():
     with pytest.raises(TypeError, match=r"model: expected an nnx\.Module"):
         summary(cells.GRU(3, 5), jnp.ones([2, 3]))  # type: ignore[arg-type]
+
+
+def test_a_call_that_is_compiled_has_its_output():
+    class Compiled(nnx.Module):
+        def __init__(self):
+            self.inner = Tagger(nnx.Rngs(0))
+
+        @staticmethod
+        def doubled(outputs):
+            return jax.tree.map(lambda a: 2.0 * a, outputs)
+
+        @nnx.jit
+        def __call__(self, tokens, lengths):
+            return self.doubled(self.inner(tokens, lengths))
+
+    tokens, lengths = jnp.ones([B, T], int), jnp.full(B, T)
+    found, plain = (summary(m, (tokens, lengths)) for m in (Compiled(), Tagger(nnx.Rngs(0))))
+    assert found.total.output["logits"].shape == (B, T, 5)
+    assert found.total.flops == plain.total.flops
+    assert found.total.kept_bytes == plain.total.kept_bytes
+
+
+def test_what_a_subclass_puts_in_place_of_a_method_stays():
+    class Doubled(Tagger):
+        @property
+        def __call__(self):  # any object that can be called will do
+            return lambda tokens: 2.0 * self.embed(tokens)
+
+    assert summary(Doubled(nnx.Rngs(0)), jnp.ones([B, T], int)).total.flops == 0
+
+
+def test_a_module_of_which_other_methods_are_called():
+    model = seq2seq.Seq2Seq(9, 7, embed_size=4, hidden_size=5, cell="gru", rngs=nnx.Rngs(0))
+    found = summary(model, (jnp.ones([2, 6], int), jnp.ones([2, 8], int)))
+    rows = by_path(found)
+    logits, weights = rows["decoder"].output  # of `teacher_forced`, the last that gave arrays
+    assert logits.shape == (2, 8, 9) and weights.shape == (2, 8, 6)
+    # It steps its cell and its attention itself, and has their FLOPs.
+    assert rows["decoder.layers.0"].output is None and rows["decoder.mechanism"].output is None
+    inner = sum(row.flops for path, row in rows.items() if path.startswith("decoder."))
+    assert rows["decoder"].flops > inner > 0
+    assert "Without output: not called as a module." in str(found)
+    assert max(map(len, str(found).splitlines())) <= 100
+    layer = nn.GRU(I, H, rngs=nnx.Rngs(0))
+    assert "Without output" not in str(summary(layer, jnp.ones([B, T, I])))
+
+
+def test_a_module_inside_vmap_is_said_to_be():
+    class Mapped(nnx.Module):
+        def __init__(self):
+            self.inner = nn.GRU(I, H, rngs=nnx.Rngs(0))
+
+        def __call__(self, xs):
+            return jax.vmap(lambda x: self.inner(x).outputs)(xs)
+
+    found = summary(Mapped(), jnp.ones([B, T, I]))
+    assert found.total.flops == 2 * B * T * (I + H) * 3 * H  # of all examples
+    assert found.mapped and "Inside jax.vmap outputs and what is kept are those of" in str(found)
+    assert not summary(Mapped().inner, jnp.ones([B, T, I])).mapped
+
+
+@pytest.mark.parametrize("lengths", [[9, 2], np.array([9, 2]), jnp.array([9, 2])])
+def test_lengths_that_a_call_would_refuse(lengths):
+    layer, xs = nn.GRU(I, H, rngs=nnx.Rngs(0)), jax.ShapeDtypeStruct((2, 6, I), jnp.float32)
+    with pytest.raises(ValueError, match="lengths: expected 0 to 6, the number of steps, got 2 to"):
+        summary(layer, xs, lengths=lengths)
+    assert summary(layer, xs, lengths=jax.ShapeDtypeStruct((2,), jnp.int32)).total.flops
+
+
+def test_bytes_are_told_in_powers_of_1024():
+    class Large(nnx.Module):
+        def __init__(self):
+            self.kernel = nnx.Param(jnp.zeros([1024, 512]))
+
+        def __call__(self, x):
+            return x @ self.kernel[...]
+
+    text = str(summary(Large(), jnp.ones([1000, 1024])))
+    assert "(2.0 MiB)" in text and "FLOPs: 1.0 G forward" in text
+    assert "3.9 MiB" not in text and " MB" not in text and " kB" not in text

@@ -313,3 +313,147 @@ def test_eigenvalues_where_the_weights_are_no_plain_matrix():
     params = cell.init(jax.random.key(0))._replace(w_hh=jnp.full([H, H], jnp.nan))
     with pytest.raises(ValueError, match="params: expected finite"):
         traces.eigenvalues(cell, params)
+
+
+class Transformed(nnx.Module):
+    """A layer with zoneout, called inside transformations of the model's own."""
+
+    def __init__(self, how: str) -> None:
+        self.how = how
+        self.inner = nn.GRU(I, H, zoneout=0.2, rngs=nnx.Rngs(0))
+        self.inner.layers[0].forward.b[...] = jnp.linspace(-1, 1, 3 * H)
+
+    def __call__(self, xs):
+        def run(xs):
+            return self.inner(xs).outputs
+
+        def step(state, x_t):
+            output, state = self.inner.step(x_t, state)
+            return state, output
+
+        match self.how:
+            case "jit":
+                return jax.jit(run)(xs)
+            case "vmap":
+                return jax.vmap(run)(xs)
+            case "checkpoint":
+                return jax.checkpoint(run)(xs)
+            case "scan":
+                start = self.inner.initial_state(xs.shape[:1])
+                return jax.lax.scan(step, start, xs.swapaxes(0, 1))[1].swapaxes(0, 1)
+            case _:
+                return run(xs)
+
+
+class Compiled(nnx.Module):
+    """Its whole call is compiled."""
+
+    def __init__(self) -> None:
+        self.inner = Transformed("").inner
+
+    @nnx.jit
+    def __call__(self, xs):
+        return self.inner(xs).outputs
+
+
+@pytest.mark.parametrize("made", [lambda: Transformed("jit"), Compiled])
+def test_traces_of_layers_inside_jit_are_those_without(made):
+    xs, plain = jnp.asarray(XS), Transformed("")
+    found, expected = (traces.gates(model, xs) for model in (made(), plain))
+    assert {path: list(values) for path, values in found.items()} == {
+        path: list(values) for path, values in expected.items()
+    }
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-6), found, expected)
+    for wrapped in (lambda loss: loss, nnx.jit):
+        loss = wrapped(lambda model: loss_of(model(xs)))
+        norms = traces.gradient_norms(loss, made())["inner.layers.0.forward"]
+        expected_norms = traces.gradient_norms(lambda m: loss_of(m(xs)), plain)
+        np.testing.assert_allclose(norms, expected_norms["inner.layers.0.forward"], rtol=1e-5)
+        assert (norms > 0).all()
+
+
+def test_traces_of_a_layer_stepped_in_a_scan_have_a_path_a_step():
+    xs = jnp.asarray(XS)
+    model, name = Transformed("scan"), "inner.layers.0.forward"
+    paths = [name, *(f"{name}#{t + 1}" for t in range(1, T))]
+    found, expected = traces.gates(model, xs), traces.gates(Transformed(""), xs)[name]
+    assert list(found) == paths
+    for gate, values in expected.items():
+        steps = jnp.concatenate([found[path][gate] for path in paths], axis=1)
+        np.testing.assert_allclose(steps, values, atol=1e-6)
+    norms = traces.gradient_norms(lambda m: loss_of(m(xs)), model)
+    steps = jnp.concatenate([norms[path] for path in paths], axis=1)
+    expected_norms = traces.gradient_norms(lambda m: loss_of(m(xs)), Transformed(""))[name]
+    np.testing.assert_allclose(steps, expected_norms, rtol=1e-5)
+
+
+@pytest.mark.parametrize("how", ["vmap", "checkpoint"])
+def test_layers_inside_other_transformations_are_named(how):
+    model, xs = Transformed(how), jnp.asarray(XS)
+    message = r"model: inner\.layers\.0\.forward runs inside a JAX transformation .* jax\.vmap"
+    with pytest.raises(RuntimeError, match=message):
+        traces.gates(model, xs)
+    with pytest.raises(RuntimeError, match=message):
+        traces.gradient_norms(lambda m: loss_of(m(xs)), model)
+
+
+def test_traces_under_the_callers_own_transformations():
+    xs, model = jnp.asarray(XS), Transformed("")
+    expected = traces.gates(model, xs)["inner.layers.0.forward"]
+    found = jax.jit(lambda xs: traces.gates(model, xs))(xs)["inner.layers.0.forward"]
+    each = jax.vmap(lambda xs: traces.gates(model, xs))(xs)["inner.layers.0.forward"]
+    for name, value in expected.items():
+        np.testing.assert_allclose(found[name], value, atol=1e-6)
+        np.testing.assert_allclose(each[name], value, atol=1e-6)
+
+
+def test_a_decoders_own_steps_are_not_traced():
+    """As the docstrings say: the encoder's layers are, which `Recurrent` runs."""
+    model = seqjax.seq2seq.Seq2Seq(9, 7, embed_size=4, hidden_size=5, cell="gru", rngs=nnx.Rngs(0))
+    found = traces.gates(model, jnp.ones([2, 6], int), jnp.ones([2, 8], int))
+    assert found and all(path.startswith("encoder.") for path in found)
+
+
+def test_losses_that_are_none():
+    layer, xs = nn.GRU(I, H, rngs=nnx.Rngs(0)), jnp.asarray(XS)
+    with pytest.raises(ValueError, match="loss: expected it to run the recurrent layers of the mo"):
+        traces.gradient_norms(lambda m: layer(xs).outputs.sum(), layer)
+    with pytest.raises(TypeError, match=r"loss: .*of a pair such as \(loss, aux\) .* the first"):
+        traces.gradient_norms(lambda m: (m(xs).outputs.sum(), {}), layer)  # type: ignore[arg-type,return-value]
+    with pytest.raises(ValueError, match=r"loss: expected it to return shape \(\), got \(3, 5, 4"):
+        traces.gradient_norms(lambda m: m(xs).outputs, layer)
+    with pytest.raises(TypeError, match="loss: expected it to return floating-point numbers"):
+        traces.gradient_norms(lambda m: m(xs).outputs.argmax(), layer)
+
+
+def test_scores_that_are_none():
+    layer, xs = nn.GRU(I, H, rngs=nnx.Rngs(0)), jnp.asarray(XS)
+    with pytest.raises(ValueError, match=r"score: expected it to return shape \(3,\) or \(\), got"):
+        traces.saliency(lambda xs: xs.sum(axis=-1), xs)
+    with pytest.raises(TypeError, match=r"score: .*Unrolled.* take the first"):
+        traces.saliency(lambda xs: layer(xs), xs)  # type: ignore[arg-type,return-value]
+    with pytest.raises(TypeError, match=r"score: .*floating-point numbers"):
+        traces.saliency(lambda xs: xs[:, 0].argmax(-1), xs)
+
+
+def test_saliency_has_a_gradient_where_inputs_do_nothing():
+    def total(xs):
+        return traces.saliency(lambda xs: (xs**2).sum((1, 2)), xs).sum()
+
+    gradient = jax.grad(total)(jnp.asarray(XS).at[:, 1:].set(0.0))
+    expected = 2 * XS[:, 0] / np.linalg.norm(XS[:, 0], axis=-1, keepdims=True)
+    np.testing.assert_allclose(gradient[:, 0], expected, rtol=1e-5)
+    assert not np.any(gradient[:, 1:])
+
+
+def test_eigenvalues_of_parameters_that_are_none():
+    cell, params = made("gru")
+    other = cells.GRU(I, H + 1)
+    with pytest.raises(ValueError, match="params: expected those of this GRU, "):
+        traces.eigenvalues(other, params)
+    with pytest.raises(ValueError, match="params: expected those of this LSTM, "):
+        traces.eigenvalues(cells.LSTM(I, H), params)
+    with pytest.raises(TypeError, match=r"params: expected arrays with values.*jax\.jit"):
+        jax.jit(lambda p: traces.eigenvalues(cell, p))(params)
+    with pytest.raises(TypeError, match="params: expected arrays with values"):
+        traces.eigenvalues(cell, jax.eval_shape(cell.init, jax.random.key(0)))

@@ -14,6 +14,7 @@ import pytest
 matplotlib = pytest.importorskip("matplotlib")
 
 from matplotlib.figure import Figure  # noqa: E402
+from matplotlib.text import Text  # noqa: E402
 
 from seqjax import viz  # noqa: E402
 
@@ -316,3 +317,107 @@ def test_many_metrics_are_in_rows():
 def test_gradient_flow_of_no_steps():
     with pytest.raises(ValueError, match=r"norms\['gru'\]: expected \[T\], got shape \(0,\)"):
         viz.gradient_flow({"gru": []})
+
+
+UNFIT = "$5 and $^_ x"
+"""Two dollars, between which there is no formula."""
+
+
+def test_texts_with_dollars_are_drawn_literally():
+    values = np.array([[0.5, 0.25], [0.75, -0.5]])
+    tokens, long = ["$^", "$_$"], f"{UNFIT} {'words to wrap ' * 4}"
+    figures = [
+        viz.hidden_states(values, step_labels=tokens, title=long),
+        viz.gates({UNFIT: values, "$": values}, step_labels=tokens, title=long),
+        viz.saliency(values[0], step_labels=tokens, title=long, label=UNFIT),
+        viz.attention(values, tokens, tokens, title=long),
+        viz.eigenvalues({UNFIT: values[0]}, title=long),
+        viz.gradient_flow({UNFIT: [1.0, 2.0]}),
+        viz.learning_curve([{UNFIT: 1.0}]),
+        viz.confusion(tokens, tokens),
+    ]
+    for figure in figures:
+        assert renders(figure)
+        given: list[Any] = [text for text in figure.findobj(Text) if "5 and" in text.get_text()]
+        for text in given:
+            drawn, is_math = text._preprocess_math(text.get_text())
+            assert not is_math and UNFIT in drawn.replace("\n", " "), text
+    assert [t.get_text() for t in figures[0].axes[0].get_xticklabels()] == [r"\$^", r"\$_\$"]
+    assert r"$\Vert" in viz.saliency([1.0]).axes[0].get_ylabel()  # our own formulas are some
+
+
+def test_labels_may_be_numbers():
+    ids: Any = jnp.array([7, 12])
+    figure = viz.attention(np.eye(2), ids, [3, 4])
+    assert [t.get_text() for t in figure.axes[0].get_xticklabels()] == ["7", "12"]
+    assert [t.get_text() for t in figure.axes[0].get_yticklabels()] == ["3", "4"]
+    figure = viz.saliency([0.5, 1.0], step_labels=[np.int64(3), 4])
+    assert [t.get_text() for t in figure.axes[0].get_xticklabels()] == ["3", "4"]
+
+
+@pytest.mark.parametrize("kind", [jnp.array, np.array, list])
+def test_confusion_of_numbers(kind):
+    figure = viz.confusion(kind([10, 9, 9]), kind([10, 9, 10]))
+    axes = figure.axes[0]
+    assert [t.get_text() for t in axes.get_xticklabels()] == ["9", "10"]
+    drawn = np.asarray(axes.images[0].get_array())
+    np.testing.assert_allclose(drawn, np.sqrt([[0.5, 0.5], [0.0, 1.0]]))
+
+
+def test_confusion_of_long_names_and_errors():
+    name = "a class with a name of many words"
+    for axis in ("x", "y"):
+        (tick,) = getattr(viz.confusion([name], [name]).axes[0], f"get_{axis}ticklabels")()
+        assert len(tick.get_text()) == 16 and tick.get_text().endswith("…")
+    for right, found, options, message in (
+        ([], [], {}, "right, found: expected at least one example, got none"),
+        (["a"], ["a", "b"], {}, "right, found: expected as many of both, got 1 and 2"),
+        (["a"], ["a"], {"most": 0}, "most: expected a positive integer, got 0"),
+        (np.eye(2), np.eye(2), {}, r"right: expected \[N\], one class an example, got shape \(2"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            viz.confusion(right, found, **options)  # type: ignore[arg-type]
+
+
+def test_learning_curve_draws_numbers_alone():
+    history: Any = [{"loss": 2.0, "note": "warm", "best": None}, {"loss": "n/a"}, {"loss": 1.0}]
+    figure = viz.learning_curve(history)
+    assert [axes.get_ylabel() for axes in figure.axes] == ["loss"]
+    assert lines(figure.axes[0]) == {"training": [[1, 2.0], [3, 1.0]]}
+    assert len(viz.learning_curve(HISTORY, keys="loss").axes) == 1
+    with pytest.raises(ValueError, match=r"keys: expected some of loss; got \['note'\]"):
+        viz.learning_curve(history, keys="note")
+
+
+def test_gradient_flow_of_one_step_shows_a_point():
+    one, other = viz.gradient_flow({"gru": [1.0], "lstm": [1.0, 2.0]}).axes[0].lines
+    assert one.get_marker() == "o" and other.get_marker() == "None"
+
+
+@pytest.mark.parametrize("count", [2, 40])
+def test_legends_have_all_names_and_leave_room(count):
+    names = [f"_model {index}" for index in range(count)]
+    figure = viz.gradient_flow({name: np.ones(3) for name in names})
+    assert renders(figure)
+    (axes,) = figure.axes
+    legend: Any = axes.get_legend()
+    assert [text.get_text() for text in legend.get_texts()] == names
+    box, panel = legend.get_window_extent(), axes.get_window_extent()
+    assert panel.width > 0.5 * figure.bbox.width
+    assert (box.x0 >= panel.x1 - 1) == (count > 12)  # many are beside the panel
+    assert box.y0 >= 0
+
+
+@pytest.mark.filterwarnings("error")
+def test_huge_values_can_be_drawn():
+    values = np.array([[1.7e308, -1.7e308], [1e299, 0.0]])
+    for figure in (viz.hidden_states(values), viz.gates({"g": values})):
+        assert renders(figure)
+        assert figure.axes[0].images[0].get_clim()[1] == 1e299
+
+
+def test_a_length_is_an_integer():
+    for length in (2.0, True):
+        with pytest.raises(TypeError, match="length: expected a positive integer"):
+            viz.hidden_states(np.ones((3, 2)), length=length)  # type: ignore[arg-type]
+    assert viz.hidden_states(np.ones((3, 2)), length=jnp.int32(2))  # type: ignore[arg-type]

@@ -1,6 +1,7 @@
 """The layers people ask for by name; each is `Recurrent` with its cell."""
 
 import dataclasses
+import inspect
 from typing import Any
 
 from seqjax import cells, checks
@@ -8,10 +9,36 @@ from seqjax.nn.recurrent import Recurrent
 
 __all__ = ["GRU", "LSTM", "RNN"]
 
+# What PyTorch, Keras and Flax call options that have other names here, or none.
+FOREIGN = {
+    "bias": "use_bias",
+    "nonlinearity": "activation",
+    "batch_first": "time_major, which is its opposite; batch-major is the default",
+    "units": "hidden_size",
+    "return_state": "nothing: a call always returns the state",
+    "return_sequences": "return_sequences of a call, layer(xs, return_sequences=False)",
+    "go_backwards": "seqjax.sequences.reverse of the inputs and of the outputs",
+    "stateful": "seqjax.nn.Stateful around the layer",
+    "recurrent_activation": "nothing: gates are sigmoids",
+    "recurrent_initializer": "recurrent_init",
+    "kernel_initializer": "kernel_init",
+    "bias_initializer": "bias_init",
+}
 
-def _cell(cell_class: type[Any], sizes: tuple[int, int], options: dict[str, Any]) -> Any:
-    """Builds a cell from those of the options that are its own, which it takes out of them."""
+
+def _cell(
+    layer: Any, cell_class: type[Any], sizes: tuple[int, int], options: dict[str, Any]
+) -> Any:
+    """Builds a layer's cell from those of the options that are its own, taking them out of these.
+
+    Raises:
+      TypeError: an option that is neither the cell's nor `Recurrent`'s.
+    """
     own = {field.name for field in dataclasses.fields(cell_class)} & options.keys()
+    known = inspect.signature(Recurrent.__init__).parameters
+    for name in sorted(options.keys() - own - known.keys()):
+        hint = f"; here it is {FOREIGN[name]}" if name in FOREIGN else ""
+        raise TypeError(f"{type(layer).__name__}: got an option it does not have, {name!r}{hint}")
     return cell_class(*sizes, **{name: options.pop(name) for name in sorted(own)})
 
 
@@ -36,7 +63,8 @@ class RNN(Recurrent):
     """
 
     def __init__(self, input_size: int, hidden_size: int, **options: Any) -> None:
-        super().__init__(_cell(cells.Elman, (input_size, hidden_size), options), **options)
+        cell = _cell(self, cells.Elman, (input_size, hidden_size), options)
+        super().__init__(cell, **options)
 
 
 class LSTM(Recurrent):
@@ -69,7 +97,8 @@ class LSTM(Recurrent):
         cell_class = cells.ProjectedLSTM if proj_size else cells.LSTM
         if proj_size:
             options["proj_size"] = proj_size
-        super().__init__(_cell(cell_class, (input_size, hidden_size), options), **options)
+        cell = _cell(self, cell_class, (input_size, hidden_size), options)
+        super().__init__(cell, **options)
 
 
 class GRU(Recurrent):
@@ -99,4 +128,5 @@ class GRU(Recurrent):
     ) -> None:
         after = checks.require_bool("reset_after", reset_after)
         cell_class = cells.GRU if after else cells.ChoGRU
-        super().__init__(_cell(cell_class, (input_size, hidden_size), options), **options)
+        cell = _cell(self, cell_class, (input_size, hidden_size), options)
+        super().__init__(cell, **options)

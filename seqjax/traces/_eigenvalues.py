@@ -5,6 +5,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from seqjax import checks
 from seqjax.cells.base import Cell
 from seqjax.nn.layer import recurrent_matrices
 from seqjax.traces._gates import gate_names
@@ -29,8 +30,9 @@ def eigenvalues(cell: Cell[Any, Any], params: PyTree) -> dict[str, np.ndarray]:
       its weights u.
 
     Raises:
-      ValueError: the cell has no recurrent weights, or they are no matrices; weights that are not
-        finite.
+      TypeError: parameters without values, such as those traced by `jax.jit`.
+      ValueError: the cell has no recurrent weights, or they are no matrices; parameters that are
+        not the cell's; weights that are not finite.
 
     Example:
       >>> from seqjax.cells import GRU
@@ -39,6 +41,7 @@ def eigenvalues(cell: Cell[Any, Any], params: PyTree) -> dict[str, np.ndarray]:
       >>> {name: round(float(abs(v).max()), 4) for name, v in values.items()}
       {'r': 1.0, 'z': 1.0, 'n': 1.0}
     """
+    _check_params(cell, params)
     size = cell.hidden_size
     leaves = dict(jax.tree_util.tree_leaves_with_path(params))
     blocks: list[np.ndarray] = []
@@ -65,3 +68,19 @@ def eigenvalues(cell: Cell[Any, Any], params: PyTree) -> dict[str, np.ndarray]:
         name: value[np.argsort(-np.abs(value), kind="stable")]
         for name, value in zip(names, values, strict=True)
     }
+
+
+def _check_params(cell: Cell[Any, Any], params: PyTree) -> None:
+    """Raises where parameters are not this cell's, or have no values to look at."""
+    wanted = jax.eval_shape(cell.init, jax.random.key(0))
+    if jax.tree.map(np.shape, wanted) != (given := jax.tree.map(np.shape, params)):
+        raise ValueError(
+            f"params: expected those of this {type(cell).__name__}, "
+            f"{jax.tree.map(np.shape, wanted)}, got {given}"
+        )
+    leaves = jax.tree.leaves(params)
+    if checks.is_traced(params) or any(isinstance(a, jax.ShapeDtypeStruct) for a in leaves):
+        raise TypeError(
+            "params: expected arrays with values, got traced ones or shapes alone; call this "
+            "outside of jax.jit"
+        )

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from seqjax.cells.base import Cell, is_shape
-from seqjax.traces._probe import Probe, cell_probe, probed
+from seqjax.traces._probe import Probe, cell_probe, probed, with_plain_loops
 from seqjax.types import Array, PyTree
 from seqjax.unroll import unroll
 
@@ -16,6 +16,10 @@ __all__ = ["cell_gates", "gate_names", "gates"]
 
 def gates(model: nnx.Module, *args: Any, **kwargs: Any) -> dict[str, dict[str, Array]]:
     """The gates of every recurrent layer of a model at every step.
+
+    These are the layers run by `Recurrent`, in models of any kind; not the cells that a module
+    steps by itself, such as `seq2seq.Decoder`'s. Layers that the model calls inside `jax.jit` or
+    `jax.lax.scan` are found, too: those run without being compiled then, a path a turn of a loop.
 
     Args:
       model: a layer, or a module with layers in it.
@@ -26,10 +30,12 @@ def gates(model: nnx.Module, *args: Any, **kwargs: Any) -> dict[str, dict[str, A
       For each layer and direction, by its path such as "layers.0.forward", the gates by name in the
       order of the cell's equations: float `[..., T, H]` (`[T, ..., H]` for time-major layers), zero
       at masked steps. A layer that is called again has a path ending in "#2". For `MinLSTM` they
-      are the gates as they act, divided by their sum.
+      are the gates as they act, divided by their sum. (What `jax.jit` returns of a function that
+      calls this has keys sorted by name: JAX sorts those of a dict.)
 
     Raises:
       ValueError: no layer of the model has gates.
+      RuntimeError: a layer runs inside another transformation, such as `jax.vmap`.
 
     Example:
       >>> from seqjax import nn
@@ -41,13 +47,17 @@ def gates(model: nnx.Module, *args: Any, **kwargs: Any) -> dict[str, dict[str, A
       >>> update.shape, bool((update[1, 4:] == 0).all())
       ((2, 7, 5), True)
     """
-    found: dict[str, dict[str, Array]] = {}
 
-    def watch(path: str, outputs: Any, nudges: PyTree) -> None:
-        found[path] = dict(outputs[1])
+    def run() -> dict[str, dict[str, Array]]:
+        found: dict[str, dict[str, Array]] = {}
 
-    probed(model, watch)(*args, **kwargs)
-    found = {path: values for path, values in found.items() if values}
+        def watch(path: str, outputs: Any, nudges: PyTree) -> None:
+            found[path] = dict(outputs[1])
+
+        probed(model, watch)(*args, **kwargs)
+        return found
+
+    found = {path: values for path, values in with_plain_loops(run).items() if values}
     if not found:
         raise ValueError(
             "model: expected a recurrent layer whose cell has gates, got "

@@ -10,8 +10,9 @@ from flax import nnx
 
 from seqjax import checks, sequences
 from seqjax.cells.base import Cell, widened
-from seqjax.traces._probe import cell_probe, probed
-from seqjax.types import Array, PyTree
+from seqjax.nn.layer import Layer
+from seqjax.traces._probe import cell_probe, probed, with_plain_loops
+from seqjax.types import Array, PyTree, Shape
 from seqjax.unroll import unroll
 
 __all__ = ["cell_gradient_norms", "gradient_norms", "saliency"]
@@ -25,10 +26,12 @@ def gradient_norms(loss: Callable[[Model], Array], model: Model) -> dict[str, Ar
         norms_t = ‖∂loss/∂s_t‖
 
     where s_t is the whole state, (h_t, c_t) for an LSTM, and the derivative is along all ways from
-    s_t to the loss, those through later steps among them.
+    s_t to the loss, those through later steps among them. As for `gates`, layers are those run by
+    `Recurrent`, not cells that a module steps by itself, such as `seq2seq.Decoder`'s.
 
     Args:
-      loss: gives a number for the model, `lambda model: loss_of(model(xs, lengths=lengths))`.
+      loss: gives a number for the model, `lambda model: loss_of(model(xs, lengths=lengths))`. It
+        has to run the model that it is given.
       model: a layer, or a module with layers in it.
 
     Returns:
@@ -36,7 +39,9 @@ def gradient_norms(loss: Callable[[Model], Array], model: Model) -> dict[str, Ar
       layers): one norm a sequence and step, zero at masked steps.
 
     Raises:
+      TypeError: a loss that is not one floating-point number.
       ValueError: no recurrent layer has run.
+      RuntimeError: a layer runs inside another transformation than `jax.jit` or a loop.
 
     Example:
       >>> from seqjax import nn
@@ -47,14 +52,29 @@ def gradient_norms(loss: Callable[[Model], Array], model: Model) -> dict[str, Ar
       >>> norm.shape, bool((norm[1, 4:] == 0).all()), bool(norm[1, 0] < norm[1, 3])
       ((2, 7), True, True)
     """
+    return with_plain_loops(lambda: _gradient_norms(loss, model))
+
+
+def _gradient_norms(loss: Callable[[Model], Array], model: Model) -> dict[str, Array]:
     shapes: dict[str, Any] = {}
 
     def learn(path: str, outputs: Any, nudges: PyTree) -> None:
         shapes[path] = jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype), nudges)
 
     leads: dict[str, int] = {}
-    jax.eval_shape(lambda: loss(probed(model, learn, leads=leads)))
+
+    def learned() -> Any:
+        value = loss(probed(model, learn, leads=leads))
+        _check_numbers("loss", value, [()])
+        return value
+
+    jax.eval_shape(learned)
     if not shapes:
+        if any(isinstance(module, Layer) for _, module in nnx.iter_modules(model)):
+            raise ValueError(
+                "loss: expected it to run the recurrent layers of the model it is given, but none "
+                "of them ran; a loss is a function of that model, lambda model: ..."
+            )
         raise ValueError(
             f"model: expected a module with recurrent layers, got {type(model).__name__}"
         )
@@ -125,7 +145,8 @@ def saliency(
 
     Args:
       score: gives one number a sequence, `[...]`, for inputs like xs: the logit of a class, say.
-        Sequences must not depend on each other, as in evaluation.
+        Sequences must not depend on each other, as in evaluation: a model in training mode has
+        to be called with `deterministic=True`, or to be switched by `model.eval()` before.
       xs: float `[..., T, I]` (`[T, ..., I]` when time-major): inputs, or embeddings of tokens.
       lengths: integers of the batch shape; or
       mask: bool `[..., T]`, True at real steps. The score has to know them too.
@@ -136,8 +157,9 @@ def saliency(
       float `[..., T]` (`[T, ...]` when time-major), zero in padding.
 
     Raises:
-      TypeError: xs that are not floating-point.
-      ValueError: xs without a time axis; see `seqjax.unroll` for lengths and mask.
+      TypeError: xs, or scores, that are not floating-point arrays.
+      ValueError: xs without a time axis; scores that are not one number a sequence; see
+        `seqjax.unroll` for lengths and mask.
 
     References:
       Simonyan, Vedaldi, Zisserman (2014), Deep inside convolutional networks; Shrikumar, Greenside,
@@ -159,11 +181,17 @@ def saliency(
     real = sequences.step_mask(lengths, mask, batch_shape, steps, time_major=time_major)
     if real is not None:
         xs = sequences.zero_masked(xs, real)
-    gradient = widened(jax.grad(lambda xs: score(xs).sum())(xs))
+
+    def total(xs: Array) -> Array:
+        scores = score(xs)
+        _check_numbers("score", scores, [batch_shape, ()])
+        return scores.sum()
+
+    gradient = widened(jax.grad(total)(xs))
     if times_input:
         values = (widened(xs) * gradient).sum(axis=-1)
     else:
-        values = jnp.sqrt(jnp.square(gradient).sum(axis=-1))
+        values = _root(jnp.square(gradient).sum(axis=-1))
     return values if real is None else jnp.where(real, values, 0)
 
 
@@ -173,4 +201,25 @@ def _norms(gradient: PyTree, lead: int) -> Array:
         jnp.square(leaf).reshape(*leaf.shape[:lead], math.prod(leaf.shape[lead:])).sum(axis=-1)
         for leaf in jax.tree.leaves(widened(gradient))
     ]
-    return jnp.sqrt(sum(squares[1:], squares[0]))
+    return _root(sum(squares[1:], squares[0]))
+
+
+def _root(squares: Array) -> Array:
+    """The square root, whose derivative at zero is zero: not NaN where nothing has an effect."""
+    positive = squares > 0
+    return jnp.where(positive, jnp.sqrt(jnp.where(positive, squares, 1.0)), squares)
+
+
+def _check_numbers(name: str, value: Any, shapes: list[Shape]) -> None:
+    """Raises where a function's result is not a floating-point array of one of the shapes."""
+    wanted = " or ".join(map(str, dict.fromkeys(shapes)))
+    pair = isinstance(value, tuple)
+    hint = "; of a pair such as (loss, aux) or (outputs, state) take the first" if pair else ""
+    dtype = getattr(value, "dtype", None)
+    if dtype is None or isinstance(value, nnx.Module) or not jnp.issubdtype(dtype, jnp.floating):
+        raise TypeError(
+            f"{name}: expected it to return floating-point numbers of shape {wanted}, got "
+            f"{checks.brief(value)} ({type(value).__name__}){hint}"
+        )
+    if value.shape not in shapes:
+        raise ValueError(f"{name}: expected it to return shape {wanted}, got {value.shape}")

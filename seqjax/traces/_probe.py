@@ -9,6 +9,7 @@ from typing import Any, ClassVar, TypeVar
 import jax
 import jax.numpy as jnp
 from flax import nnx
+from jax.extend.core import get_opaque_trace_state
 
 from seqjax._hooks import Call, hooked
 from seqjax.cells.base import Cell, compute_dtype
@@ -17,9 +18,28 @@ from seqjax.nn.layer import Layer
 from seqjax.types import Array, PyTree, Shape
 from seqjax.unroll import floating_inputs, layout
 
-__all__ = ["Probe", "cell_probe", "probed"]
+__all__ = ["Probe", "TransformedError", "cell_probe", "probed", "with_plain_loops"]
 
 Model = TypeVar("Model", bound=nnx.Module)
+Result = TypeVar("Result")
+
+
+class TransformedError(RuntimeError):
+    """A layer ran inside a JAX transformation, out of which its values cannot be taken."""
+
+
+def with_plain_loops(run: Callable[[], Result]) -> Result:
+    """Calls a function; where layers are inside `jax.jit` or a loop, again without compiling those.
+
+    Raises:
+      TransformedError: a layer is inside another transformation of the model's own.
+    """
+    try:
+        return run()
+    except TransformedError:
+        pass
+    with jax.disable_jit():
+        return run()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -113,8 +133,12 @@ def probed(
       watch: is given each run's path, its outputs with the gates, and the nudges.
       given: the nudges by path; zeros if None.
       leads: filled with how many leading axes each run's outputs have.
+
+    Its call raises `TransformedError` where a layer runs inside a transformation that began later
+    than this call.
     """
     calls: dict[str, int] = {}
+    outside = get_opaque_trace_state(convention="flax")
 
     def hook(call: Call) -> Any:
         if not (isinstance(call.module, Layer) and call.name == "_run"):
@@ -124,6 +148,12 @@ def probed(
         path = f"{call.path}.{side}".lstrip(".")
         calls[path] = calls.get(path, 0) + 1
         path = path if calls[path] == 1 else f"{path}#{calls[path]}"
+        if get_opaque_trace_state(convention="flax") != outside:
+            raise TransformedError(
+                f"model: {path} runs inside a JAX transformation of the model's own, such as "
+                "jax.vmap or jax.checkpoint, out of which no values can be taken. Call it there "
+                "without: a layer takes any number of batch axes, and no checkpoint is needed here."
+            )
         probe = Probe.of(direction.cell, call.module.options.zoneout)
         stand_in = SimpleNamespace(cell=probe, params=direction.params, start=direction.start)
         lead = sequence.step_shape
@@ -131,11 +161,12 @@ def probed(
         nudges = zeros if given is None else given[path]
         if leads is not None:
             leads[path] = len(lead)
-        options = call.module.options
-        call.module.options = dataclasses.replace(options, zoneout=0.0)
+        # The probe does the zoneout.
+        layer: Any = SimpleNamespace(options=dataclasses.replace(call.module.options, zoneout=0.0))
         plain = dataclasses.replace(sequence, options={})  # the probe's kernel is its own
-        ran = call.method(stand_in, (xs, nudges), state, plain, key, **call.kwargs)
-        call.module.options = options
+        with jax.disable_jit(False):  # whatever is around: see `with_plain_loops`
+            args: Any = (layer, stand_in, (xs, nudges), state, plain, key)
+            ran = Layer._run(*args, **call.kwargs)
         watch(path, ran.outputs, nudges)
         return ran._replace(outputs=ran.outputs[0])
 

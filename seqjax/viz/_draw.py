@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import ArrayLike
 
+from seqjax import checks
+
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.colors import Colormap
@@ -17,12 +19,15 @@ __all__ = [
     "COLORS",
     "MOST_WIDTH",
     "check_labels",
-    "fonts",
+    "entitle",
     "heat_map",
+    "legend",
     "line",
     "new_figure",
     "over_time",
+    "plain",
     "real_steps",
+    "shortened",
     "ticks",
 ]
 
@@ -38,6 +43,10 @@ MOST_WIDTH = 12.0
 """Inches; longer sequences are drawn narrower, not wider."""
 LONGEST_TEXT = 16
 """Characters of a text along an axis."""
+LARGEST = 1e300
+"""Beyond it a number counts as infinite: matplotlib could not take differences of such."""
+MOST_LINES = 12
+"""Of a legend inside a panel; longer ones stand beside it."""
 
 
 def new_figure(*, width: float, height: float) -> "Figure":
@@ -49,7 +58,16 @@ def new_figure(*, width: float, height: float) -> "Figure":
     return Figure(figsize=(width, height), layout="constrained")
 
 
-def fonts() -> list[str]:
+def plain(text: Any) -> str:
+    """A text from outside, as it is drawn literally: dollars begin no formula.
+
+    Every text that a caller gives goes through here. (Matplotlib has an option for it, which it
+    forgets where it wraps a text.)
+    """
+    return str(text).replace("$", r"\$")
+
+
+def _fonts() -> list[str]:
     """Matplotlib's font, and for characters that it lacks those of `WIDE` that are installed."""
     import matplotlib
     from matplotlib import font_manager
@@ -58,10 +76,38 @@ def fonts() -> list[str]:
     return [*matplotlib.rcParams["font.family"], *(font for font in WIDE if font in installed)]
 
 
+def entitle(figure: "Figure", title: str | None, *, above: "Axes | None" = None) -> None:
+    """Writes a title above a figure, or above a panel; None is none."""
+    if title is None:
+        return
+    write = figure.suptitle if above is None else above.set_title
+    write(plain(title), wrap=True, fontfamily=_fonts())
+
+
+def legend(axes: "Axes") -> None:
+    """Names the lines of a panel; beside it if they are many."""
+    lines = axes.get_lines()
+    outside: dict[str, Any] = {}
+    if len(lines) > MOST_LINES:
+        columns = math.ceil(len(lines) / 30)
+        outside = {
+            "loc": "upper left", "bbox_to_anchor": (1.0, 1.02), "fontsize": 6, "ncols": columns
+        }  # fmt: skip
+    # Matplotlib leaves out names that begin with "_", so that these are written afterwards.
+    drawn = axes.legend(
+        lines, [str(place) for place in range(len(lines))], frameon=False, **outside
+    )
+    for text, one in zip(drawn.get_texts(), lines, strict=True):
+        text.set_text(plain(shortened(str(one.get_label()), 40)))
+        text.set_fontfamily(_fonts())
+
+
 def line(axes: "Axes", index: int, x: Any, y: Any, *, label: str, **style: Any) -> None:
     """Draws the line number `index` of a panel, in a colour and style of its own."""
     if not np.isfinite(np.asarray(y, np.float64)).any():
         label = f"{label}: not finite"  # nothing will be seen of it
+    if len(x) == 1:  # no line, but a point
+        style.setdefault("marker", "o")
     axes.plot(
         x,
         y,
@@ -101,35 +147,38 @@ def real_steps(name: str, values: ArrayLike, length: int | None, shape: str) -> 
         raise ValueError(f"{name}: expected a non-empty {shape}, got shape {array.shape}")
     if np.iscomplexobj(array):
         raise ValueError(f"{name}: expected real numbers, got dtype {array.dtype}")
-    if length is not None and not 1 <= length <= len(array):
+    if length is not None and checks.require_integer("length", length) > len(array):
         raise ValueError(f"length: expected 1 to T={len(array)}, got {length}")
-    return array[:length].astype(np.float64)
+    floats = array[:length].astype(np.float64)
+    return np.where(np.abs(floats) > LARGEST, np.copysign(np.inf, floats), floats)
 
 
-def check_labels(labels: Sequence[str] | None, steps: int) -> None:
+def check_labels(labels: Sequence[Any] | None, steps: int) -> None:
     """Raises where the labels are not as many as the drawn steps."""
     if labels is not None and len(labels) != steps:
         raise ValueError(f"step_labels: expected one for each of {steps} steps, got {len(labels)}")
 
 
-def ticks(axes: "Axes", axis: str, labels: Sequence[str], *, inches: float) -> None:
-    """Writes texts along the axis "x" or "y"; of too many for its inches every n-th."""
+def ticks(axes: "Axes", axis: str, labels: Sequence[Any], *, inches: float) -> None:
+    """Writes texts or numbers along the axis "x" or "y"; of too many for its inches every n-th."""
     every = max(1, math.ceil(0.15 * len(labels) / inches))
     places = range(0, len(labels), every)
-    texts = [_shortened(labels[place]) for place in places]
-    font = fonts()
+    texts = [shortened(str(labels[place])) for place in places]
+    font = _fonts()
     if axis == "x":
         turned = max(map(len, texts)) > 2 or 0.12 * max(map(len, texts)) * len(texts) > inches
-        axes.set_xticks(places, texts, rotation=90 if turned else 0, fontfamily=font)
+        rotation = 90 if turned else 0
+        axes.set_xticks(places, list(map(plain, texts)), rotation=rotation, fontfamily=font)
     else:
-        axes.set_yticks(places, texts, fontfamily=font)
+        axes.set_yticks(places, list(map(plain, texts)), fontfamily=font)
 
 
-def _shortened(text: str) -> str:
-    return text if len(text) <= LONGEST_TEXT else text[: LONGEST_TEXT - 1] + "…"
+def shortened(text: str, most: int = LONGEST_TEXT) -> str:
+    """A text of at most so many characters."""
+    return text if len(text) <= most else text[: most - 1] + "…"
 
 
-def over_time(axes: "Axes", labels: Sequence[str] | None, *, inches: float) -> None:
+def over_time(axes: "Axes", labels: Sequence[Any] | None, *, inches: float) -> None:
     """What the time axis of a panel says."""
     axes.set_xlabel("time step $t$")
     axes.locator_params(axis="x", integer=True)

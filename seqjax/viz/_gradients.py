@@ -2,18 +2,22 @@
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import ArrayLike
 
 from seqjax.viz._draw import (
     COLORS,
+    MOST_LINES,
     MOST_WIDTH,
     check_labels,
+    entitle,
+    legend,
     line,
     new_figure,
     over_time,
+    plain,
     real_steps,
 )
 
@@ -53,7 +57,7 @@ def gradient_flow(norms: Mapping[str, ArrayLike], *, log: bool = True) -> "Figur
     """
     if not norms:
         raise ValueError("norms: expected at least one model, got none")
-    figure = new_figure(width=5.5, height=3.6)
+    figure = new_figure(width=5.5 if len(norms) <= MOST_LINES else 7.5, height=3.6)
     axes = figure.add_subplot()
     for index, (name, norm) in enumerate(norms.items()):
         values = np.asarray(norm)
@@ -64,7 +68,7 @@ def gradient_flow(norms: Mapping[str, ArrayLike], *, log: bool = True) -> "Figur
         axes.set_yscale("log", nonpositive="mask")
     over_time(axes, None, inches=0)
     axes.set_ylabel(r"$\Vert\partial L / \partial h_t\Vert$")
-    axes.legend(frameon=False)
+    legend(axes)
     return figure
 
 
@@ -73,7 +77,7 @@ def saliency(
     *,
     length: int | None = None,
     title: str | None = None,
-    step_labels: Sequence[str] | None = None,
+    step_labels: Sequence[Any] | None = None,
     label: str | None = None,
 ) -> "Figure":
     """How much each step of one sequence matters to a chosen output, a bar a step.
@@ -114,6 +118,8 @@ def saliency(
     if label is None:
         x, s = r"x_t", r"\partial s / \partial x_t"
         label = rf"${x} \cdot {s}$" if signed else rf"$\Vert{s}\Vert$"
+    else:
+        label = plain(label)
     width = min(MOST_WIDTH, max(5.5, 0.2 * steps + 1))
     figure = new_figure(width=width, height=3.2)
     axes = figure.add_subplot(ylabel=label)
@@ -127,8 +133,7 @@ def saliency(
     axes.axhline(0, color="black", linewidth=0.8)
     axes.margins(x=0.01)
     over_time(axes, step_labels, inches=width - 1)
-    if title is not None:
-        axes.set_title(title, wrap=True)
+    entitle(figure, title, above=axes)
     return figure
 
 
@@ -184,7 +189,6 @@ def eigenvalues(values: Mapping[str, ArrayLike], *, title: str | None = None) ->
         axes.set(xlim=(-bound, bound), ylim=(-bound, bound), xlabel="real part")
         if index % columns == 0:
             axes.set_ylabel("imaginary part")
-        axes.set_title(f"{name}: ρ = {np.abs(point).max():.2f}")
-    if title is not None:
-        figure.suptitle(title, wrap=True)
+        axes.set_title(plain(f"{name}: ρ = {np.abs(point).max():.2f}"))
+    entitle(figure, title)
     return figure

@@ -1,7 +1,7 @@
 """Heat maps of what a network holds at each step: states, gates, attention."""
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -9,9 +9,11 @@ from numpy.typing import ArrayLike
 from seqjax.viz._draw import (
     MOST_WIDTH,
     check_labels,
+    entitle,
     heat_map,
     new_figure,
     over_time,
+    plain,
     real_steps,
     ticks,
 )
@@ -27,7 +29,7 @@ def hidden_states(
     *,
     length: int | None = None,
     title: str | None = None,
-    step_labels: Sequence[str] | None = None,
+    step_labels: Sequence[Any] | None = None,
 ) -> "Figure":
     """The hidden states of one sequence as a heat map, units down and time across.
 
@@ -64,8 +66,7 @@ def hidden_states(
     axes.set_ylabel("unit")
     axes.locator_params(axis="y", integer=True)
     over_time(axes, step_labels, inches=width - 1.5)
-    if title is not None:
-        axes.set_title(title, wrap=True)
+    entitle(figure, title, above=axes)
     return figure
 
 
@@ -74,7 +75,7 @@ def gates(
     *,
     length: int | None = None,
     title: str | None = None,
-    step_labels: Sequence[str] | None = None,
+    step_labels: Sequence[Any] | None = None,
 ) -> "Figure":
     """The gates of one sequence over time, a heat map a gate: units down and time across.
 
@@ -125,15 +126,14 @@ def gates(
         axes.set_ylabel(f"unit of {_symbol(name)}")
         axes.locator_params(axis="y", integer=True)
     over_time(all_axes[-1], step_labels, inches=width - 1.5)
-    if title is not None:
-        figure.suptitle(title, wrap=True)
+    entitle(figure, title)
     return figure
 
 
 def attention(
     weights: ArrayLike,
-    source: Sequence[str],
-    target: Sequence[str],
+    source: Sequence[Any],
+    target: Sequence[Any],
     *,
     title: str | None = None,
 ) -> "Figure":
@@ -141,7 +141,7 @@ def attention(
 
     Args:
       weights: float [T, S], for each target token its weights over the source.
-      source: the S source tokens; a string is its characters.
+      source: the S source tokens, or their ids; a string is its characters.
       target: the T target tokens.
       title: what to write above.
 
@@ -179,8 +179,7 @@ def attention(
     figure.colorbar(image, ax=axes, label="weight")
     ticks(axes, "x", source, inches=across)
     ticks(axes, "y", target, inches=down)
-    if title is not None:
-        axes.set_title(title, wrap=True)
+    entitle(figure, title, above=axes)
     return figure
 
 
@@ -193,7 +192,7 @@ def _pooled(values: np.ndarray, most: int = 400) -> np.ndarray:
 
 
 def _symbol(gate: str) -> str:
-    return f"${gate}_t$" if len(gate) == 1 else gate
+    return f"${gate}_t$" if len(gate) == 1 and gate.isalpha() else plain(gate)
 
 
 def _width(steps: int) -> float:

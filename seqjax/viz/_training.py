@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from seqjax.viz._draw import fonts, line, new_figure
+from seqjax import checks
+from seqjax.viz._draw import legend, line, new_figure, plain, ticks
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -19,21 +20,22 @@ NOT_CURVES = ("epoch", "step", "seconds", "grad_norm", "skipped")
 
 
 def learning_curve(
-    history: Sequence[Mapping[str, Any]], *, keys: Sequence[str] | None = None
+    history: Sequence[Mapping[str, Any]], *, keys: str | Sequence[str] | None = None
 ) -> "Figure":
     """Metrics over the epochs, those of training and of evaluation in one panel a metric.
 
     Args:
       history: records such as `seqjax.training.fit` returns: `{"epoch": 1, "loss": …, "eval_loss":
         …}`. A record may lack a key. Without "epoch" the records count from 1.
-      keys: what to draw; all numbers but epoch, step, seconds, grad_norm and skipped by default.
+      keys: what to draw, one or several; all numbers but epoch, step, seconds, grad_norm and
+        skipped by default. What is no number in a record is left out there.
 
     Returns:
       A figure with a panel for `name` and `eval_name` together.
 
     Raises:
       ImportError: matplotlib is missing.
-      ValueError: the history is empty, or has no such key.
+      ValueError: the history is empty, or has no numbers by such a key.
 
     Example:
       >>> history = [
@@ -46,7 +48,13 @@ def learning_curve(
     """
     if not history:
         raise ValueError("history: expected at least one record, got none")
-    known = list(dict.fromkeys(key for record in history for key in record))
+    numbers = [
+        {key: number for key, value in record.items() if (number := _number(value)) is not None}
+        for record in history
+    ]
+    known = list(dict.fromkeys(key for record in numbers for key in record))
+    if isinstance(keys, str):
+        keys = [keys]
     if keys is None:
         keys = [key for key in known if key not in NOT_CURVES]
     if not keys or not set(keys) <= set(known):
@@ -61,8 +69,8 @@ def learning_curve(
         axes = figure.add_subplot(rows, columns, place)
         for key in curves:
             points = [
-                (record.get("epoch", position), float(record[key]))
-                for position, record in enumerate(history, start=1)
+                (record.get("epoch", position), record[key])
+                for position, record in enumerate(numbers, start=1)
                 if key in record
             ]
             evaluated = key.startswith("eval_")
@@ -70,17 +78,26 @@ def learning_curve(
             x, y = zip(*points, strict=True)
             line(axes, int(evaluated), x, y, label=label, marker="o", markersize=3)
         axes.set_xlabel("epoch")
-        axes.set_ylabel(metric)
+        axes.set_ylabel(plain(metric))
         axes.locator_params(axis="x", integer=True)
-        axes.legend(frameon=False)
+        legend(axes)
     return figure
 
 
-def confusion(right: Sequence[str], found: Sequence[str], *, most: int = 24) -> "Figure":
+def _number(value: Any) -> float | None:
+    """A float of a number or of an array of one; None of anything else."""
+    try:
+        array = np.asarray(value)
+        return float(array) if array.ndim == 0 and array.dtype.kind not in "US" else None
+    except (TypeError, ValueError):
+        return None
+
+
+def confusion(right: Sequence[Any], found: Sequence[Any], *, most: int = 24) -> "Figure":
     """Which classes are taken for which: of each right class, the shares found as each.
 
     Args:
-      right: the right class of each example.
+      right: the right class of each example, texts or numbers; arrays will do.
       found: the class found for each.
       most: the classes that are shown at most, those with the most examples.
 
@@ -89,31 +106,52 @@ def confusion(right: Sequence[str], found: Sequence[str], *, most: int = 24) -> 
 
     Raises:
       ImportError: matplotlib is missing.
-      ValueError: no examples, or not as many found as right.
+      TypeError: `most` is not an integer.
+      ValueError: no examples, or not as many found as right; arrays that are not [N]; `most` below
+        1.
 
     Example:
       >>> figure = confusion(["yes", "yes", "no"], ["yes", "no", "no"])
       >>> sorted(text.get_text() for text in figure.axes[0].texts)
       ['100', '50', '50']
     """
-    if len(right) != len(found) or not len(right):
+    right, found = _classes("right", right), _classes("found", found)
+    checks.require_integer("most", most)
+    if len(right) != len(found):
         raise ValueError(
             f"right, found: expected as many of both, got {len(right)} and {len(found)}"
         )
+    if not right:
+        raise ValueError("right, found: expected at least one example, got none")
     totals = collections.Counter(right)
     totals.update(dict.fromkeys(found, 0))
-    shown = sorted(name for name, _ in totals.most_common(most))
+    shown = sorted((name for name, _ in totals.most_common(most)), key=_order)
     counts = collections.Counter(zip(right, found, strict=True))
     shares = np.array([[counts[a, b] / max(totals[a], 1) for b in shown] for a in shown])
     side = 0.36 * len(shown)
     figure = new_figure(width=2.2 + side, height=1.6 + side)
     axes = figure.add_subplot(xlabel="found", ylabel="right", title="Shares of each row, %")
     axes.imshow(np.sqrt(shares), cmap="Blues", vmin=0.0, vmax=1.0)  # small shares show, too
-    axes.set_xticks(range(len(shown)), shown, rotation=90, fontfamily=fonts())
-    axes.set_yticks(range(len(shown)), shown, fontfamily=fonts())
+    ticks(axes, "x", shown, inches=side)
+    ticks(axes, "y", shown, inches=side)
     for (row, column), share in np.ndenumerate(shares):
         if share >= 0.005:
             color = "white" if share > 0.4 else "black"
             text = f"{100 * share:.0f}"
             axes.text(column, row, text, ha="center", va="center", color=color, fontsize=7)
     return figure
+
+
+def _classes(name: str, examples: Any) -> list[Any]:
+    """Classes as Python's own texts and numbers, which can be counted."""
+    shape = np.shape(examples) if hasattr(examples, "shape") else (len(examples),)
+    if len(shape) != 1:
+        raise ValueError(f"{name}: expected [N], one class an example, got shape {shape}")
+    values = np.asarray(examples) if hasattr(examples, "shape") else examples
+    return [one.item() if hasattr(one, "item") else one for one in values]
+
+
+def _order(name: Any) -> tuple[bool, float, str]:
+    """Sorts numbers by value, and texts after them."""
+    number = isinstance(name, (int, float))
+    return not number, name if number else 0.0, str(name)
