@@ -4,7 +4,8 @@
 
 `models` reads what a training run left in its folder, `batching` joins concurrent requests into
 compiled calls of few shapes, `service` ties both together, `app` speaks HTTP and JSON, `server`
-receives slowly, answers fast and ends cleanly. docs/serving.md tells how to use and deploy it.
+receives slowly, answers fast and ends cleanly, `protocol` reads requests strictly.
+docs/serving.md tells how to use and deploy it.
 """
 
 import sys

@@ -5,16 +5,18 @@ import logging
 import math
 import secrets
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any
 
 try:
-    from flask import Flask, Response, request
+    from flask import Flask, Response, abort, request
     from werkzeug.exceptions import HTTPException
+    from werkzeug.routing import WebsocketMismatch
 except ImportError as error:
     raise ImportError('examples.serve needs Flask: pip install "seqjax[serve]"') from error
 
 from examples.serve import validation
-from examples.serve.limits import Limits, RateLimiter
+from examples.serve.limits import Limits, RateLimiter, client_address
 from examples.serve.service import Service
 from examples.serve.validation import ApiError
 
@@ -35,45 +37,84 @@ HEADERS = {
 }
 """Of every response: the page runs its own script, sends to its own server, and nothing else."""
 
+_KINDS = {
+    ".html": "text/html",
+    ".js": "text/javascript",
+    ".css": "text/css",
+    ".svg": "image/svg+xml",
+}
 
-def create_app(service: Service, limits: Limits, limiter: RateLimiter) -> Flask:
+
+def create_app(
+    service: Service | None,
+    limits: Limits,
+    limiter: RateLimiter,
+    trusted_proxy: str | None = None,
+) -> Flask:
     """The application over two models.
 
     Args:
-      service: the models.
+      service: the models; None if they are not read yet, and put into `service` in the config.
       limits: on what comes in.
       limiter: on how often it comes, by client address.
+      trusted_proxy: address of the proxy whose X-Forwarded-For is believed.
 
     Returns:
       A WSGI application; `draining` in its config tells load balancers to go elsewhere.
     """
-    app = Flask(__name__)
-    app.config.update(MAX_CONTENT_LENGTH=limits.body_bytes, draining=False)
+    app = Flask(__name__, static_folder=None)
+    app.url_map.merge_slashes = False  # a path is right or wrong: nobody is sent elsewhere
+    app.config.update(MAX_CONTENT_LENGTH=limits.body_bytes, draining=False, service=service)
+    # Of the page's few files none is opened for a client: of open files there is a bound.
+    files = {path.name: path.read_bytes() for path in Path(__file__).with_name("static").iterdir()}
+
+    def models() -> Service:
+        found: Service | None = app.config["service"]
+        if found is None:
+            raise ApiError(503, "the models are not read yet", retry_after=5)
+        return found
 
     def read(field: str) -> Any:
         """The field of a request's body, if its client may send it now."""
-        wait = limiter.take(request.remote_addr or "")
+        forwarded = request.headers.get("X-Forwarded-For")
+        wait = limiter.take(client_address(request.remote_addr or "", forwarded, trusted_proxy))
         if wait:
             message = f"expected at most {limiter.rate:g} requests a second, got more"
             raise ApiError(429, message, retry_after=math.ceil(wait))
         if request.mimetype != "application/json":
             got = repr(request.mimetype[:60]) if request.mimetype else "none"
             raise ApiError(415, f"Content-Type: expected application/json, got {got}")
+        encoding = request.headers.get("Content-Encoding", "identity").strip().lower()
+        if encoding not in ("", "identity"):
+            raise ApiError(415, f"Content-Encoding: expected none, got {encoding[:60]!r}")
         return validation.read_json(request.get_data(), field)
 
     @app.get("/")
     def page() -> Response:
-        return app.send_static_file("index.html")
+        return static("index.html")
+
+    @app.get("/static/<name>")
+    def static(name: str) -> Response:
+        if name not in files:
+            abort(404)
+        response = Response(files[name], mimetype=_KINDS[Path(name).suffix])
+        response.headers["Cache-Control"] = "no-cache"
+        response.add_etag()
+        response.make_conditional(request)
+        return response
 
     @app.get("/health")
     def health() -> Response:
-        ready = all(service.ready.values()) and not app.config["draining"]
-        found = {"live": True, "ready": ready, "models": service.ready}
+        service: Service | None = app.config["service"]
+        states = service.ready if service else {"pronounce": False, "sentiment": False}
+        ready = all(states.values()) and not app.config["draining"]
+        found = {"live": True, "ready": ready, "models": states}
         return _json(found) if ready else _json(found, 503, {"Retry-After": "1"})
 
     @app.post("/api/pronounce")
     def pronounce() -> Response:
-        words = validation.words_of(read("words"), service.pronouncer.alphabet, limits)
+        words, service = read("words"), models()
+        words = validation.words_of(words, service.pronouncer.alphabet, limits)
         return _json(
             {
                 "words": [
@@ -92,7 +133,8 @@ def create_app(service: Service, limits: Limits, limiter: RateLimiter) -> Flask:
 
     @app.post("/api/sentiment")
     def sentiment() -> Response:
-        words = validation.text_of(read("text"), service.reviewer.words_of, limits)
+        text, service = read("text"), models()
+        words = validation.text_of(text, service.reviewer.words_of, limits)
         course = [round(probability, 4) for probability in service.sentiment(words)]
         known = service.reviewer.vocabulary.encode(words) != service.reviewer.vocabulary.unknown
         steps = zip(words, course, known.tolist(), strict=True)
@@ -150,8 +192,6 @@ def _http_error(error: HTTPException) -> Any:
     """What Flask itself says no to."""
     response = error.get_response()
     status, path = response.status_code, repr(request.path[:80])
-    if status < 400:
-        return response
     limit = request.max_content_length or 0
     methods = ", ".join(sorted(response.headers.get("Allow", "").split(", ")))
     messages = {
@@ -159,6 +199,8 @@ def _http_error(error: HTTPException) -> Any:
         405: f"method: expected {methods} for {path}, got {request.method}",
         413: f"body: expected at most {limit:,} bytes, got {request.content_length or 0:,}",
     }
+    if isinstance(error, WebsocketMismatch):
+        messages[status] = "Upgrade: expected none, got 'websocket'"
     allow = {"Allow": methods} if methods else {}
     return _json(error_body(status, messages.get(status, error.name)), status, allow)
 

@@ -1,13 +1,17 @@
-"""How much one request may ask for, and how often one client may ask."""
+"""How much one request may ask for, how often one client may ask, and how many may come at once."""
 
 import collections
+import contextlib
 import dataclasses
 import ipaddress
+import re
 import threading
 import time
 from collections.abc import Callable
 
-__all__ = ["Limits", "RateLimiter"]
+__all__ = ["Limits", "RateLimiter", "allowed_connections", "client_address", "parsed_address"]
+
+FILES = 100  # that the process opens beside connections: libraries, checkpoints, its log
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -86,13 +90,77 @@ class RateLimiter:
         return wait
 
 
-def _network(address: str) -> str:
+def client_address(peer: str, forwarded: str | None, trusted_proxy: str | None) -> str:
+    """Who sends a request: the peer, or whom it names if it is the proxy that is trusted.
+
+    Args:
+      peer: address of the other end of the connection.
+      forwarded: X-Forwarded-For; its last entry is what the proxy has added itself.
+      trusted_proxy: its address.
+
+    Returns:
+      An address without port; the peer's if the entry is none.
+
+    Example:
+      >>> client_address("10.0.0.1", "203.0.113.9, 192.0.2.1:4711", "10.0.0.1")
+      '192.0.2.1'
+      >>> client_address("10.0.0.2", "192.0.2.1", "10.0.0.1")
+      '10.0.0.2'
+    """
+    trusted = trusted_proxy is not None and parsed_address(peer) == parsed_address(trusted_proxy)
+    if not trusted or forwarded is None:
+        return peer
+    entry = forwarded.rpartition(",")[2].strip().strip('"')
+    bracketed = re.fullmatch(r"\[(.*)\](?::\d+)?", entry)
+    if bracketed:
+        entry = bracketed.group(1)
+    elif entry.count(":") == 1:  # of an IPv6 address there are more
+        entry = entry.partition(":")[0]
+    found = parsed_address(entry)
+    return peer if found is None else str(found)
+
+
+def allowed_connections(wanted: int) -> int:
+    """How many connections this process may have, which are open files to the system.
+
+    It raises the limit of the process as far as that is allowed.
+
+    Args:
+      wanted: how many there should be.
+
+    Returns:
+      As many, or fewer.
+    """
+    try:
+        import resource  # there is none on Windows
+    except ImportError:
+        return wanted
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    needed, infinite = wanted + FILES, resource.RLIM_INFINITY
+    if soft == infinite or soft >= needed:
+        return wanted
+    raised = needed if hard == infinite else min(needed, hard)
+    with contextlib.suppress(OSError, ValueError):  # some systems allow less than they say
+        resource.setrlimit(resource.RLIMIT_NOFILE, (raised, hard))
+        soft = raised
+    return max(0, min(wanted, soft - FILES))
+
+
+def parsed_address(address: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
+    """An address as such, IPv4 within IPv6 as IPv4 and without a zone; None if it is none.
+
+    Args:
+      address: as text.
+    """
     try:
         parsed = ipaddress.ip_address(address.partition("%")[0])
     except ValueError:
-        return address
+        return None
+    return getattr(parsed, "ipv4_mapped", None) or parsed
+
+
+def _network(address: str) -> str:
+    parsed = parsed_address(address)
     if isinstance(parsed, ipaddress.IPv6Address):
-        if parsed.ipv4_mapped:
-            return str(parsed.ipv4_mapped)
         return str(ipaddress.ip_network((parsed, 64), strict=False))
-    return str(parsed)
+    return address if parsed is None else str(parsed)

@@ -9,7 +9,7 @@ import jax
 import numpy as np
 import optax
 from flax import nnx
-from shipped import pronunciations, reviews
+from shipped import reviews
 
 from examples import sentiment
 from seqjax import data, seq2seq, training
@@ -133,20 +133,16 @@ def load_pronouncer(folder: Path) -> Pronouncer:
     Raises:
       ValueError: there is no finished run in it, or one of another model.
     """
-    options = _options(folder)
-    names = ("letters.json", "phonemes.json")
-    if all((folder / name).is_file() for name in names):
-        letters, phonemes = (data.Vocabulary.load(folder / name) for name in names)
-    else:  # a run leaves none: they follow from the dictionary, as at the training
-        source = None if options["data"] == "None" else Path(options["data"])
-        dictionary, (words, _, _) = pronunciations.load(source, float(options["test_share"]))
-        letters = data.Vocabulary.build(words)
-        phonemes = data.Vocabulary.build(way for word in words for way in dictionary[word])
     sizes = ("embed_size", "hidden_size", "num_layers")
+    options = _options(folder, "pronounce", (*sizes, "beam_width"))
+    letters, phonemes = (_vocabulary(folder, name) for name in ("letters.json", "phonemes.json"))
     how: dict[str, Any] = {name: int(options[name]) for name in sizes}
     model = seq2seq.Seq2Seq(len(phonemes), len(letters), **how, rngs=nnx.Rngs(0))
     return Pronouncer(
-        _restored(model, folder), letters, phonemes, beam_width=int(options["beam_width"])
+        _restored(model, folder, options["average"]),
+        letters,
+        phonemes,
+        beam_width=int(options["beam_width"]),
     )
 
 
@@ -159,8 +155,9 @@ def load_reviewer(folder: Path) -> Reviewer:
     Raises:
       ValueError: there is no finished run in it, or one of another model.
     """
-    options = _options(folder)
-    vocabulary = data.Vocabulary.load(folder / "vocabulary.json")
+    names = ("cell", "bidirectional", "pooling", "hidden_size", "embed_size")
+    options = _options(folder, "sentiment", names)
+    vocabulary = _vocabulary(folder, "vocabulary.json")
     config = sentiment.Config(
         cell=options["cell"],
         bidirectional=options["bidirectional"] == "True",
@@ -169,33 +166,48 @@ def load_reviewer(folder: Path) -> Reviewer:
         embed_size=int(options["embed_size"]),
     )
     model = sentiment.Reader(config, len(vocabulary), rngs=nnx.Rngs(0))
-    return Reviewer(_restored(model, folder), vocabulary, reviews.words_of)
+    return Reviewer(_restored(model, folder, options["average"]), vocabulary, reviews.words_of)
 
 
-def _options(folder: Path) -> dict[str, str]:
-    """The options of a run as their texts."""
-    path = folder / "result.json"
+def _options(folder: Path, script: str, names: Sequence[str]) -> dict[str, str]:
+    """The options of a run as their texts, all of these and `average` among them."""
+    path, run = folder / "result.json", f"expected the folder of a finished run of {script}.py"
     if not path.is_file():
-        raise ValueError(f"expected the folder of a finished run, got {folder} without {path.name}")
-    options: dict[str, str] = json.loads(path.read_text(encoding="utf-8"))["options"]
+        raise ValueError(f"{run}, got {folder} without {path.name}")
+    try:
+        options: dict[str, str] = json.loads(path.read_text(encoding="utf-8"))["options"]
+        missing = sorted({*names, "average"} - {*options})
+    except (ValueError, LookupError, TypeError):
+        raise ValueError(f"{run}, got {path}, which cannot be read") from None
+    if missing:
+        raise ValueError(f"{run}, got {folder} of a run without --{missing[0].replace('_', '-')}")
     return options
 
 
-def _restored(model: Any, folder: Path) -> Any:
+def _vocabulary(folder: Path, name: str) -> data.Vocabulary:
+    if not (folder / name).is_file():
+        raise ValueError(
+            f"expected {name} in {folder}, got none: run the script again with --resume, which "
+            "writes it"
+        )
+    return data.Vocabulary.load(folder / name)
+
+
+def _restored(model: Any, folder: Path, average: str) -> Any:
     """The model as training gave it, in evaluation mode: of its best epoch if it chose one."""
     place = folder / "checkpoints"
-    if not place.is_dir():  # it would be made
+    if not place.is_dir():
         raise ValueError(f"expected checkpoints in {place}, got none")
     state = training.init_state(model, optax.identity())
     params, model_state = state.params, state.model_state
-    with training.Checkpoints(place) as checkpoints:
+    with training.Checkpoints(place, read_only=True) as checkpoints:
         written = checkpoints.restore({}, partial=True)
         if written is None:
             raise ValueError(f"expected checkpoints in {place}, got none")
         if written.record["monitor"] is not None:
             found: Any = checkpoints.restore({"best": (params, model_state)}, partial=True)
             params, model_state = found.arrays["best"]
-        elif float(_options(folder)["average"]):
+        elif float(average):
             raise ValueError(f"expected a run without --average or with a best epoch in {folder}")
         else:
             last = {"params": params, "model_state": model_state}

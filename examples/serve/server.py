@@ -1,11 +1,15 @@
 """Waitress, which receives and sends without a thread for each client, with a clean end.
 
 One thread reads and writes all connections; a request goes to a worker thread when all of it has
-come. What is added here: errors of the protocol in JSON, a bound on the time in which a request has
-to come, answers that arrive although the client is still sending, and an end that loses nothing.
+come, and the next of its connection is not looked at before the answer has gone. What is added:
+errors of the protocol in JSON, bounds on the time in which a request has to come and an answer to
+be taken, answers that arrive although the client is still sending, an end that loses nothing.
 """
 
 import logging
+import math
+import socket
+import struct
 import time
 from collections.abc import Callable
 from typing import Any
@@ -21,6 +25,7 @@ except ImportError as error:
     raise ImportError('examples.serve needs waitress: pip install "seqjax[serve]"') from error
 
 from examples.serve.app import HEADERS, error_body
+from examples.serve.protocol import Parser
 
 __all__ = ["Server"]
 
@@ -28,6 +33,7 @@ logger = logging.getLogger("examples.serve")
 
 QUIET = 0.5  # seconds for which a connection must have been idle before it is closed at the end
 LINGER = 2.0  # seconds for which a client that is still sending may read why it was refused
+PAUSE = 1.0  # seconds until the next attempt when the system gives no connection, of want of files
 
 
 class _Timeout(BadRequest):  # type: ignore[misc]
@@ -58,7 +64,7 @@ class _Task(WSGITask):  # type: ignore[misc]
     """A request to the application."""
 
     def build_response_header(self) -> bytes:
-        if self.channel.server.stopping and len(self.channel.requests) == 1:
+        if self.channel.server.stopping and not self.channel.unread:
             self.request.headers["CONNECTION"] = "close"
         head: bytes = super().build_response_header()
         return head
@@ -73,8 +79,15 @@ class _Channel(HTTPChannel):  # type: ignore[misc]
     refused = False
     lingers_until = 0.0
 
+    def __init__(self, *args: Any, **options: Any) -> None:
+        self.unread = bytearray()  # what came after a request that is not answered yet
+        super().__init__(*args, **options)
+
+    def parser_class(self, adj: Adjustments) -> Parser:
+        return Parser(adj, self.unread)
+
     def readable(self) -> bool:
-        return bool(self.lingers_until or super().readable())
+        return bool(self.lingers_until or (not self.unread and super().readable()))
 
     def writable(self) -> bool:
         return bool(not self.lingers_until and super().writable())
@@ -87,6 +100,28 @@ class _Channel(HTTPChannel):  # type: ignore[misc]
         super().handle_read()
         if request is not None and self.request is request:
             self.last_activity = began  # drips do not prolong the time that a request has
+
+    def go_on(self) -> None:
+        """Takes up the next request if the answer to the one before has gone.
+
+        So a client that sends many and reads no answer costs one answer, not all of them.
+        """
+        if self.close_when_flushed or self.will_close or self.lingers_until:
+            self.unread.clear()
+        while self.unread and super().readable():
+            data = bytes(self.unread)
+            self.unread.clear()
+            self.received(data)
+
+    def write_soon(self, data: Any) -> int:
+        self.last_activity = time.time()  # from now on the client has time to take it
+        return int(super().write_soon(data))
+
+    def give_up(self) -> None:
+        """Closes it with a reset: the system need not keep what the client does not take."""
+        self.refused = False
+        self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        self.handle_close()
 
     def handle_close(self) -> None:
         if self.refused and self.connected and not self.lingers_until:
@@ -103,7 +138,7 @@ class _Channel(HTTPChannel):  # type: ignore[misc]
     @property
     def at_rest(self) -> bool:
         """Nothing has come that is not answered."""
-        return not (self.requests or self.request or self.total_outbufs_len)
+        return not (self.requests or self.request or self.unread or self.total_outbufs_len)
 
 
 class Server(TcpWSGIServer):  # type: ignore[misc]
@@ -117,6 +152,9 @@ class Server(TcpWSGIServer):  # type: ignore[misc]
     """
 
     channel_class = _Channel
+    # Not while waitress goes over the connections: it would ask about one that is closed by then,
+    # and take the answer for that of a new one, to which the system gives the same number.
+    next_channel_cleanup = math.inf
 
     def __init__(
         self,
@@ -127,14 +165,21 @@ class Server(TcpWSGIServer):  # type: ignore[misc]
         **options: Any,
     ) -> None:
         self.grace, self.on_stop, self.stopping = grace, on_stop, False
+        self._paused_until, self._accepts, self._maintained = 0.0, True, 0.0
         logging.getLogger("waitress.queue").setLevel(logging.ERROR)  # a queue is no news
-        defaults: dict[str, Any] = {"cleanup_interval": 1, "asyncore_use_poll": True, "ident": None}
+        defaults: dict[str, Any] = {
+            "asyncore_use_poll": True,
+            "ident": None,
+            "clear_untrusted_proxy_headers": False,  # the application knows whom to believe
+            "outbuf_overflow": 2**24,  # an answer stays in memory: a file could not be opened
+        }
         super().__init__(application, map={}, adj=Adjustments(**defaults | options))
 
     def stop(self) -> None:
         """Makes `run` end; a signal's handler or any thread may call it."""
-        self.stopping = True
-        self.pull_trigger()
+        if not self.stopping:  # afterwards there may be nobody left to wake up
+            self.stopping = True
+            self.pull_trigger()
 
     def run(self) -> bool:
         """Serves until `stop`, then answers what was accepted.
@@ -150,7 +195,6 @@ class Server(TcpWSGIServer):  # type: ignore[misc]
         end = time.monotonic() + self.grace
         while self.active_channels and time.monotonic() < end:
             self._turn(0.05)
-            self.maintenance(time.time())
             for channel in list(self.active_channels.values()):
                 if channel.at_rest and channel.last_activity < time.time() - QUIET:
                     channel.handle_close()
@@ -161,14 +205,36 @@ class Server(TcpWSGIServer):  # type: ignore[misc]
         wasyncore.close_all(self._map)
         return not left
 
+    def readable(self) -> bool:
+        """Whether to ask for new connections."""
+        return bool(super().readable() and time.monotonic() >= self._paused_until)
+
+    def accept(self) -> Any:
+        """The next connection, or None; a system that gives none is not asked at once again."""
+        try:
+            found = super().accept()
+        except OSError as error:
+            if self._accepts:
+                logger.error("no connections can be accepted for now: %s", error)
+            self._paused_until, self._accepts = time.monotonic() + PAUSE, False
+            return None
+        self._accepts = self._accepts or found is not None
+        return found
+
     def maintenance(self, now: float) -> None:
-        """Ends connections on which a request, or nothing, has been coming for too long."""
+        """Ends connections on which a request, or nothing, has been coming for too long.
+
+        And those whose client has taken nothing of an answer for as long.
+        """
         for channel in list(self.active_channels.values()):
             if channel.lingers_until:
                 if channel.lingers_until < now:
                     channel.handle_close()
                 continue
             late = channel.last_activity < now - self.adj.channel_timeout
+            if late and channel.total_outbufs_len and not channel.requests:
+                channel.give_up()
+                continue
             with channel.requests_lock:
                 if late and channel.request is not None and not channel.requests:
                     channel.request.error = _Timeout("")
@@ -178,6 +244,11 @@ class Server(TcpWSGIServer):  # type: ignore[misc]
         super().maintenance(now)
 
     def _turn(self, timeout: float) -> None:
+        if (now := time.time()) >= self._maintained + timeout:
+            self._maintained = now
+            self.maintenance(now)
+        for channel in list(self.active_channels.values()):
+            channel.go_on()
         wasyncore.loop(timeout, use_poll=True, map=self._map, count=1)
 
     def _accept_the_last(self) -> None:

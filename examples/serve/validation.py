@@ -9,6 +9,10 @@ from examples.serve.limits import Limits
 __all__ = ["ApiError", "read_json", "text_of", "words_of"]
 
 
+_APOSTROPHES = str.maketrans(dict.fromkeys("’‘ʼ＇", "'"))
+"""What phones and word processors write where a keyboard has an apostrophe."""
+
+
 class ApiError(Exception):
     """A request that cannot be answered.
 
@@ -42,7 +46,7 @@ def read_json(body: bytes, field: str) -> Any:
       ApiError: anything else.
     """
     try:
-        content = json.loads(body.decode("utf-8-sig"))
+        content = json.loads(body.decode("utf-8-sig"), object_pairs_hook=_once)
     except (ValueError, RecursionError) as error:  # of UTF-8, of JSON, of its nesting
         raise _wrong("body", "JSON in UTF-8", str(error)[:120]) from None
     if not isinstance(content, dict):
@@ -56,8 +60,17 @@ def read_json(body: bytes, field: str) -> Any:
     return content[field]
 
 
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for name, value in pairs:
+        if name in found:
+            raise _wrong("body", "each field once", f"{_brief(name)} twice")
+        found[name] = value
+    return found
+
+
 def words_of(value: Any, alphabet: Collection[str], limits: Limits) -> list[str]:
-    """Words to pronounce, in lower case and without the space around them.
+    """Words to pronounce, in lower case, with ' for any apostrophe, without the space around them.
 
     Args:
       value: of the field "words".
@@ -76,7 +89,7 @@ def words_of(value: Any, alphabet: Collection[str], limits: Limits) -> list[str]
         field = f"words[{index}]"
         if not isinstance(word, str):
             raise _wrong(field, "a word", _brief(word))
-        word = word.strip().lower()
+        word = word.strip().lower().translate(_APOSTROPHES)
         if not 1 <= len(word) <= limits.word_letters:
             raise _wrong(field, f"1 to {limits.word_letters} letters", f"{len(word)}")
         unknown = next((letter for letter in word if letter not in alphabet), None)
@@ -88,7 +101,7 @@ def words_of(value: Any, alphabet: Collection[str], limits: Limits) -> list[str]
 
 
 def text_of(value: Any, split: Callable[[str], list[str]], limits: Limits) -> list[str]:
-    """The words of a text.
+    """The words of a text, with ' for any apostrophe.
 
     Args:
       value: of the field "text".
@@ -102,7 +115,7 @@ def text_of(value: Any, split: Callable[[str], list[str]], limits: Limits) -> li
         raise _wrong("text", "a text", _brief(value))
     if len(value) > limits.text_letters:
         raise _wrong("text", f"at most {limits.text_letters:,} characters", f"{len(value):,}")
-    words = split(value)
+    words = split(value.translate(_APOSTROPHES))
     if not 1 <= len(words) <= limits.text_words:
         raise _wrong("text", f"1 to {limits.text_words} words", f"{len(words)}")
     return words

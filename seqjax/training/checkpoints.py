@@ -44,10 +44,12 @@ class Checkpoints:
       folder: where they are; made if it does not exist.
       every: `seqjax.training.fit` writes one after each epoch, and after every so many steps.
       keep: how many to keep, the latest ones.
+      read_only: whether nothing may change in the folder: a damaged checkpoint is then an error.
 
     Raises:
       ImportError: orbax is missing.
-      TypeError, ValueError: numbers that are not positive integers; a folder that is a file.
+      TypeError, ValueError: numbers that are not positive integers; a folder that is a file, or
+        with `read_only` does not exist.
 
     Example:
       >>> import tempfile
@@ -59,10 +61,19 @@ class Checkpoints:
       ([0.0, 1.0, 2.0], {'epoch': 1})
     """
 
-    def __init__(self, folder: str | Path, *, every: int | None = None, keep: int = 2) -> None:
-        self.folder = Path(folder).absolute()
+    def __init__(
+        self,
+        folder: str | Path,
+        *,
+        every: int | None = None,
+        keep: int = 2,
+        read_only: bool = False,
+    ) -> None:
+        self.folder, self.read_only = Path(folder).absolute(), read_only
         if self.folder.exists() and not self.folder.is_dir():
             raise ValueError(f"folder: expected a folder, got the file {self.folder}")
+        if read_only and not self.folder.exists():
+            raise ValueError(f"folder: expected one that exists, got {self.folder}")
         self.every = None if every is None else checks.require_integer("every", every)
         try:
             import orbax.checkpoint as ocp  # takes a second to import
@@ -75,7 +86,10 @@ class Checkpoints:
         self._manager = ocp.CheckpointManager(
             self.folder,
             options=ocp.CheckpointManagerOptions(
-                max_to_keep=keep, enable_async_checkpointing=False, cleanup_tmp_directories=True
+                max_to_keep=None if read_only else keep,
+                enable_async_checkpointing=False,
+                cleanup_tmp_directories=not read_only,
+                read_only=read_only,
             ),
         )
 
@@ -108,9 +122,13 @@ class Checkpoints:
           record: what JSON can hold.
 
         Raises:
-          TypeError, ValueError: a step that is not greater, leaves that are no arrays, or none with
-            anything in it.
+          TypeError, ValueError: a step that is not greater, leaves that are no arrays, none with
+            anything in it, or checkpoints that are `read_only`.
         """
+        if self.read_only:
+            raise ValueError(
+                f"save: expected checkpoints that are not read_only, got {self.folder}"
+            )
         step = checks.require_integer("step", step, least=0)
         latest = self._manager.latest_step()
         if latest is not None and step <= latest:
@@ -140,8 +158,8 @@ class Checkpoints:
           The checkpoint, its arrays on the host; None in a folder without any.
 
         Raises:
-          ValueError: there are checkpoints and all are damaged, or the one read does not fit
-            `like`: the error names an array that differs.
+          ValueError: there are checkpoints and all are damaged, with `read_only` the latest; or the
+            one read does not fit `like`: the error names an array that differs.
         """
         self._manager.reload()
         steps = sorted(self._manager.all_steps(), reverse=True)
@@ -149,6 +167,11 @@ class Checkpoints:
             try:
                 flat, text = self._read(step)
             except Exception as error:  # whatever a reader says of a file that is not as it was
+                if self.read_only:
+                    raise ValueError(
+                        f"checkpoints: expected the latest to be whole, got {self.folder}/{step}, "
+                        f"which is damaged ({_why(error)})"
+                    ) from None
                 self._set_aside(step, error)
                 continue
             leaves = jax.tree_util.tree_leaves_with_path(like)
@@ -185,10 +208,14 @@ class Checkpoints:
         place.rename(aside)
         self._manager.reload()
         warnings.warn(
-            f"checkpoints: {place} is damaged ({type(error).__name__}: {str(error)[:200]}); it is "
-            f"now {aside.name}, and the one before is read",
+            f"checkpoints: {place} is damaged ({_why(error)}); it is now "
+            f"{aside.name}, and the one before is read",
             stacklevel=4,
         )
+
+
+def _why(error: Exception) -> str:
+    return f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
 
 
 def _flat(tree: PyTree) -> dict[str, np.ndarray]:

@@ -1,6 +1,7 @@
 """Requests to a real server with tiny models: answers, errors, limits, slow and rude clients."""
 
 import contextlib
+import errno
 import http.client
 import json
 import logging
@@ -8,6 +9,7 @@ import select
 import socket
 import threading
 import time
+import unittest.mock
 from typing import Any
 
 import numpy as np
@@ -16,7 +18,9 @@ import pytest
 pytest.importorskip("flask")
 pytest.importorskip("waitress")
 pytest.importorskip("tyro")
-from examples.serve import RateLimiter, Service, create_app
+from waitress import wasyncore
+
+from examples.serve import RateLimiter, Server, Service, create_app, validation
 from examples.serve.app import HEADERS
 from examples.serve.load import send
 from tests.serve import tiny
@@ -72,6 +76,7 @@ WRONG = [
     (SAY, {}, "words: expected this field in the body, got no field"),
     (SAY, {"text": "a"}, "words: expected this field in the body, got 'text'"),
     (SAY, {"words": ["a"], "x": 1}, "body: expected the field words alone, got also 'x'"),
+    (SAY, b'{"words": ["a"], "words": ["b"]}', "body: expected each field once, got 'words' twice"),
     (SAY, {"words": "a"}, "words: expected a list of words, got 'a'"),
     (SAY, {"words": None}, "words: expected a list of words, got null"),
     (SAY, {"words": []}, "words: expected 1 to 4 words, got 0"),
@@ -101,7 +106,13 @@ def test_what_is_wrong_is_said(port, path, body, message):
 
 
 def test_paths_methods_and_types(port):
-    for path in ("/nope", "/static/nope.js", "/static/../app.py", "/api", "/api/pronounce/"):
+    odd = (
+        "/static//etc/passwd",
+        "/static/",
+        "/static/app.js/",
+        "/%2e%2e/app.py",
+    )
+    for path in ("/nope", "/static/nope.js", "/static/../app.py", "/api", "/api/pronounce/", *odd):
         status, content, _ = ask(port, path)
         assert status == 404 and content["error"]["message"].startswith("path: expected one of")
     for method in ("GET", "PUT", "DELETE"):
@@ -111,6 +122,20 @@ def test_paths_methods_and_types(port):
     for kind in ("text/plain", "application/x-www-form-urlencoded", ""):
         status, content, _ = ask(port, SAY, b'{"words": ["a"]}', Content_Type=kind)
         assert status == 415 and "expected application/json, got" in content["error"]["message"]
+    packed = {"Content_Encoding": "gzip", "Content_Type": "application/json"}
+    status, content, _ = ask(port, SAY, b'{"words": ["a"]}', **packed)
+    assert (status, content["error"]["message"]) == (
+        415,
+        "Content-Encoding: expected none, got 'gzip'",
+    )
+
+
+@pytest.mark.parametrize("mark", [*"'’‘ʼ＇"])
+def test_any_apostrophe_is_one(mark):
+    known = [*"adeinot'"]
+    found = validation.words_of([f"Don{mark}t"], known, tiny.LIMITS)
+    assert found == ["don't"]
+    assert validation.text_of(f"I don{mark}t", str.split, tiny.LIMITS) == ["I", "don't"]
 
 
 def test_every_answer_has_the_headers(port):
@@ -164,16 +189,34 @@ def talk(port, *parts, pause=0.0):
         return said
 
 
+POST = b"POST /api/pronounce HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
+CHUNKED = b"Transfer-Encoding: chunked\r\n"
+CHUNKS = b'10\r\n{"words": ["a"]}\r\n0\r\n\r\n'
+
+
 @pytest.mark.parametrize(
     ("raw", "status"),
     [
         (b"rubbish\r\n\r\n", 400),
         (b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03\r\n\r\n", 400),  # of TLS
         (b"GET / HTTP/1.1\r\nno colon\r\n\r\n", 400),
-        (b"POST /api/pronounce HTTP/1.1\r\nContent-Length: -3\r\n\r\n", 400),
-        (b"POST /api/pronounce HTTP/1.1\r\nContent-Length: 3\r\nContent-Length: 4\r\n\r\n", 400),
-        (b"POST /api/pronounce HTTP/1.1\r\nTransfer-Encoding: gzip\r\n\r\n", 501),
-        (b"POST /api/pronounce HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\nxyz\r\n\r\n", 400),
+        (POST + b"Content-Length: -3\r\n\r\n", 400),
+        (POST + b"Content-Length: 3\r\nContent-Length: 4\r\n\r\n", 400),
+        (POST + b"Content-Length: " + b"9" * 5000 + b"\r\n\r\n", 400),
+        (POST + b"Content-Length: " + b"9" * 40 + b"\r\n\r\n", 413),
+        (POST + b"Transfer-Encoding: gzip\r\n\r\n", 501),
+        (POST + CHUNKED + b"\r\nxyz\r\n\r\n", 400),
+        (POST + CHUNKED + b"\r\n" + b"f" * 40 + b"\r\n", 413),
+        (POST + CHUNKED + CHUNKED + b"\r\n" + CHUNKS, 400),
+        (POST + b"Transfer-Encoding: chunked, chunked\r\n\r\n" + CHUNKS, 400),
+        (POST + CHUNKED + b"Content-Length: 4\r\n\r\n" + CHUNKS, 400),
+        (POST.replace(b"1.1", b"1.0") + CHUNKED + b"\r\n" + CHUNKS, 400),
+        (b"GET http://[/health HTTP/1.1\r\nHost: x\r\n\r\n", 400),
+        (b"GET /health HTTP/1.1\r\n\r\n", 400),
+        (b"GET /health HTTP/1.1\r\nHost: x\r\nHost: y\r\n\r\n", 400),
+        (b"GET /health HTTP/1.1\r\nHost: <x>\r\n\r\n", 400),
+        (b"GET /health HTTP/1.1\r\nHost: x\r\nX: a\r\n b\r\n\r\n", 400),
+        (b"GET /health HTTP/9.9\r\nHost: x\r\n\r\n", 400),
         (b"GET /" + b"a" * 300_000 + b" HTTP/1.1\r\n\r\n", 431),
     ],
 )
@@ -184,10 +227,134 @@ def test_malformed_requests_are_told_so_in_json(port, raw, status):
     assert ask(port, "/health")[0] == 200
 
 
+def test_chunks_are_a_body_too_and_an_old_client_needs_no_host(port):
+    said = talk(port, POST + CHUNKED + b"Connection: close\r\n\r\n" + CHUNKS)
+    assert b" 200 OK" in said and b'"word":"a"' in said
+    assert b" 200 OK" in talk(port, b"GET /health HTTP/1.0\r\n\r\n")
+
+
+def test_who_asks_whether_to_go_on_is_told(port):
+    expect = POST + b"Expect: 100-continue\r\nConnection: close\r\nContent-Length: "
+    with socket.create_connection(("127.0.0.1", port), timeout=10) as connection:
+        connection.sendall(expect + b"16\r\n\r\n")
+        assert connection.recv(100) == b"HTTP/1.1 100 Continue\r\n\r\n"
+        connection.sendall(b'{"words": ["a"]}')
+        assert b" 200 OK" in connection.recv(100)
+    said = talk(port, expect + b"9999999\r\n\r\n")
+    assert said.startswith(b"HTTP/1.1 413 ") and b"100 Continue" not in said
+
+
+def test_an_upgrade_is_refused_in_words(port):
+    upgrade = {"Connection": "Upgrade", "Upgrade": "websocket", "Sec_WebSocket_Version": "13"}
+    status, content, _ = ask(port, "/", **upgrade)
+    message = "Upgrade: expected none, got 'websocket'"
+    assert (status, content["error"]["message"]) == (400, message)
+
+
+def never_reads(port, raw):
+    """A connection that sends as much as is taken, and reads nothing."""
+    connection = socket.socket()
+    connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+    connection.connect(("127.0.0.1", port))
+    connection.setblocking(False)
+    with contextlib.suppress(BlockingIOError):
+        connection.send(raw)
+    return connection
+
+
+def test_who_reads_no_answers_costs_one_and_is_cut_off(service, monkeypatch):
+    waiting: list[int] = []
+    maintenance = Server.maintenance
+
+    def watch(self, now):
+        waiting.extend(channel.total_outbufs_len for channel in self.active_channels.values())
+        maintenance(self, now)
+
+    monkeypatch.setattr(Server, "maintenance", watch)
+    raw = b"GET /static/app.js HTTP/1.1\r\nHost: x\r\n\r\n" * 2000
+    with contextlib.ExitStack() as stack:
+        port = stack.enter_context(tiny.running(service, channel_timeout=1))
+        rude = [stack.enter_context(never_reads(port, raw)) for _ in range(4)]
+        cut = select.poll()
+        for connection in rude:
+            cut.register(connection, 0)  # errors and resets alone
+        end, seen = time.monotonic() + 10, set[int]()
+        while len(seen) < len(rude) and time.monotonic() < end:
+            seen |= {number for number, _ in cut.poll(200)}
+        assert len(seen) == len(rude)
+        assert ask(port, "/health")[0] == 200
+    assert 0 < max(waiting) < 20_000  # bytes: two files, not two thousand
+
+
+def test_who_reads_nothing_does_not_hold_up_the_end(service):
+    raw = b"GET /static/app.js HTTP/1.1\r\nHost: x\r\n\r\n" * 2000
+    with tiny.running(service, channel_timeout=1, grace=30) as port:
+        rude = never_reads(port, raw)
+        time.sleep(0.5)
+        start = time.monotonic()
+    assert time.monotonic() - start < 5
+    rude.close()
+
+
+def test_a_system_without_free_files_is_not_asked_all_the_time(service, monkeypatch, caplog):
+    accept, asked = wasyncore.dispatcher.accept, []
+
+    def fail(self):
+        asked.append(time.monotonic())
+        raise OSError(errno.EMFILE, "Too many open files")
+
+    with tiny.running(service) as port, caplog.at_level(logging.INFO):
+        monkeypatch.setattr(wasyncore.dispatcher, "accept", fail)
+        with socket.create_connection(("127.0.0.1", port), timeout=10) as connection:
+            connection.sendall(b"GET /health HTTP/1.1\r\nHost: x\r\n\r\n")
+            time.sleep(1.5)
+            assert 1 <= len(asked) <= 2
+            monkeypatch.setattr(wasyncore.dispatcher, "accept", accept)
+            assert b" 200 OK" in connection.recv(100)  # it was not lost
+    [record] = [record for record in caplog.records if record.levelname == "ERROR"]
+    assert "Too many open files" in record.getMessage() and not record.exc_info
+
+
+def test_who_comes_when_another_is_closed_is_not_taken_for_it(service, monkeypatch):
+    maintenance = Server.maintenance
+    with contextlib.ExitStack() as stack:
+        late = stack.enter_context(socket.socket())
+        late.settimeout(10)
+
+        def and_then_connect(self, now):
+            before = len(self.active_channels)
+            maintenance(self, now)
+            if len(self.active_channels) < before:
+                monkeypatch.setattr(Server, "maintenance", maintenance)
+                late.connect(("127.0.0.1", int(self.effective_port)))
+                late.sendall(b"GET /health HTTP/1.1\r\nHost: x\r\n\r\n")
+
+        monkeypatch.setattr("examples.serve.server.LINGER", 0.2)
+        monkeypatch.setattr(Server, "maintenance", and_then_connect)
+        port = stack.enter_context(tiny.running(service))
+        refused = stack.enter_context(socket.create_connection(("127.0.0.1", port), timeout=10))
+        refused.sendall(b"rubbish\r\n\r\n")
+        assert b" 400 " in refused.recv(65536)
+        end = time.monotonic() + 10
+        while Server.maintenance is not maintenance and time.monotonic() < end:
+            time.sleep(0.05)
+        assert b" 200 OK" in late.recv(65536)
+
+
+def test_static_files_come_from_memory(port, monkeypatch):
+    opened = unittest.mock.Mock(side_effect=OSError(errno.EMFILE, "Too many open files"))
+    monkeypatch.setattr("builtins.open", opened)
+    monkeypatch.setattr("io.open", opened)
+    status, _, headers = ask(port, "/static/style.css")
+    assert status == 200 and headers["Content-Type"] == "text/css; charset=utf-8"
+    assert ask(port, "/static/style.css", If_None_Match=headers["Etag"])[0] == 304
+    opened.assert_not_called()
+
+
 def test_slow_clients_hold_nobody_up_and_are_told_when_it_takes_too_long(port):
     body = b'{"words": ["bad"]}'
     head = (
-        f"POST {SAY} HTTP/1.1\r\nContent-Type: application/json\r\nConnection: close\r\n"
+        f"POST {SAY} HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nConnection: close\r\n"
         f"Content-Length: {len(body)}\r\n\r\n"
     ).encode()
     said = {}
@@ -218,7 +385,7 @@ def test_slow_clients_hold_nobody_up_and_are_told_when_it_takes_too_long(port):
 def test_who_waits_for_a_connection_when_the_server_ends_is_answered(service):
     body = b'{"words": ["bad"]}'
     raw = (
-        f"POST {SAY} HTTP/1.1\r\nContent-Type: application/json\r\n"
+        f"POST {SAY} HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
         f"Content-Length: {len(body)}\r\n\r\n"
     ).encode() + body
     with contextlib.ExitStack() as stack:
@@ -238,7 +405,7 @@ def test_who_waits_for_a_connection_when_the_server_ends_is_answered(service):
 def test_several_requests_on_one_connection(port):
     body = b'{"words": ["bad"]}'
     one = (
-        f"POST {SAY} HTTP/1.1\r\nContent-Type: application/json\r\n"
+        f"POST {SAY} HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
         f"Content-Length: {len(body)}\r\n\r\n"
     ).encode() + body
     last = one.replace(b"HTTP/1.1\r\n", b"HTTP/1.1\r\nConnection: close\r\n")
@@ -336,16 +503,17 @@ def test_the_rate_is_bounded_by_address(service):
 
 
 def test_behind_a_trusted_proxy_the_client_counts(service):
-    limiter, headers = RateLimiter(0.001, 1), {"x-forwarded-for"}
-    with tiny.running(
-        service, limiter=limiter, trusted_proxy="127.0.0.1", trusted_proxy_headers=headers
-    ) as port:
+    limiter = RateLimiter(0.001, 1)
+    with tiny.running(service, limiter=limiter, trusted_proxy="127.0.0.1") as port:
         for client in ("192.0.2.1", "192.0.2.2"):
             statuses = [
                 ask(port, SAY, {"words": ["a"]}, X_Forwarded_For=f"203.0.113.9, {client}")[0]
                 for _ in range(2)
             ]
             assert statuses == [200, 429]
+        # What is no address shares the bucket of the proxy.
+        found = [ask(port, SAY, {"words": ["a"]}, X_Forwarded_For=f"ban{n}")[0] for n in range(2)]
+        assert found == [200, 429]
 
 
 def test_the_application_bounds_bodies_under_any_server(service):

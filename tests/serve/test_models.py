@@ -13,8 +13,6 @@ pytest.importorskip("flask")
 pytest.importorskip("waitress")
 pytest.importorskip("tyro")
 pytest.importorskip("orbax.checkpoint")
-from shipped import pronunciations
-
 import examples.serve as serving
 from examples import pronounce, sentiment
 from examples.serve.validation import ApiError
@@ -113,25 +111,54 @@ def same(found, expected):
         np.testing.assert_array_equal(one[...], other[...])
 
 
-def test_a_run_of_pronounce_is_read(tmp_path):
-    lines = [f"{word} {' '.join(word.upper())}\n" for word in ("abc", "bad", "cab", "dab", "ad")]
-    (tmp_path / "some.dict").write_text("".join(lines))
-    config = pronounce.Config(
-        data=tmp_path / "some.dict", test_share=0.2, embed_size=3, hidden_size=2, beam_width=3
-    )
-    _, (words, _, _) = pronunciations.load(config.data, 0.2)
-    letters = data.Vocabulary.build(words)
+def left_by_pronounce(folder):
+    """A run of examples/pronounce.py; its model."""
+    config = pronounce.Config(embed_size=3, hidden_size=2, beam_width=3)
+    letters, phonemes = data.Vocabulary("abcd"), data.Vocabulary("ABCE")
     model = seq2seq.Seq2Seq(
-        len(letters), len(letters), embed_size=3, hidden_size=2, rngs=nnx.Rngs(0)
+        len(phonemes), len(letters), embed_size=3, hidden_size=2, rngs=nnx.Rngs(0)
     )
     model = tiny.shaken(model, 3)
-    left_by(tmp_path, model, config)
+    left_by(folder, model, config)
+    letters.save(folder / "letters.json")
+    phonemes.save(folder / "phonemes.json")
+    return model
+
+
+def test_a_run_of_pronounce_is_read(tmp_path):
+    model = left_by_pronounce(tmp_path)
     found = serving.load_pronouncer(tmp_path)
     same(found.model, model)
-    assert found.letters == letters and found.alphabet == set("abcd") and found.beam_width == 3
-    letters.save(tmp_path / "letters.json")  # what was saved is taken before what is made anew
-    data.Vocabulary("ABCE").save(tmp_path / "phonemes.json")
-    assert serving.load_pronouncer(tmp_path).phonemes.tokens[4:] == ("A", "B", "C", "E")
+    assert found.alphabet == set("abcd") and found.beam_width == 3
+    assert found.phonemes.tokens[4:] == ("A", "B", "C", "E")
+    (tmp_path / "phonemes.json").unlink()
+    with pytest.raises(ValueError, match=r"expected phonemes.json in .*again with --resume"):
+        serving.load_pronouncer(tmp_path)
+
+
+def test_a_damaged_run_is_refused_and_left_as_it_is(tmp_path):
+    left_by_pronounce(tmp_path)
+    with training.Checkpoints(tmp_path / "checkpoints") as checkpoints:
+        checkpoints.save(9, {"w": np.zeros(1)}, {"monitor": None})
+    for path in (tmp_path / "checkpoints" / "9").rglob("*"):
+        if path.is_file() and path.stat().st_size:
+            path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    before = sorted(tmp_path.rglob("*"))
+    for _ in range(2):
+        with pytest.raises(ValueError, match=r"checkpoints/9, which is damaged") as caught:
+            serving.load_pronouncer(tmp_path)
+        assert "\n" not in str(caught.value)
+        assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_the_folder_of_another_script_is_said_to_be_one(tmp_path):
+    left_by_pronounce(tmp_path)
+    with pytest.raises(ValueError, match=r"run of sentiment.py, got .* without --bidirectional"):
+        serving.load_reviewer(tmp_path)
+    for text in ("{", "[]", '{"options": 3}'):
+        (tmp_path / "result.json").write_text(text)
+        with pytest.raises(ValueError, match=r"run of pronounce.py, got .*cannot be read"):
+            serving.load_pronouncer(tmp_path)
 
 
 @pytest.mark.parametrize("monitor", [("eval_accuracy", "max"), None])
@@ -153,7 +180,7 @@ def test_a_run_of_sentiment_is_read(tmp_path, monitor):
 
 
 def test_folders_without_a_run(tmp_path):
-    with pytest.raises(ValueError, match=r"expected the folder of a finished run, got .*result"):
+    with pytest.raises(ValueError, match=r"expected the folder of a finished run .*result"):
         serving.load_pronouncer(tmp_path)
     options = dataclasses.asdict(sentiment.Config())
     texts = {name: str(value) for name, value in options.items()}

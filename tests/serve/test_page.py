@@ -1,6 +1,7 @@
 """The page in a browser, headless Chromium: what one types, sees, and does not see."""
 
 import shutil
+import threading
 
 import pytest
 
@@ -106,6 +107,37 @@ def test_a_word_its_phonemes_and_its_heat_map(page, service):
     titles = [cell.get_attribute("title") for cell in cells[:2]]
     assert titles[1].startswith(f"{said.phonemes[0]} looks at e: ")
     assert page.fits() and not page.driver.get_log("browser")
+
+
+def test_a_long_word_fits_and_many_are_a_list(page):
+    page.type("word", "abcdefghijklmnop bad cab dad")
+    page.one(".short")
+    assert len(page.all(".short")) == 4 and not any(box.is_displayed() for box in page.all(".heat"))
+    assert page.fits()
+    page.all("summary")[1].click()
+    assert page.one(".heat").get_attribute("aria-label") == "Attention of bad in percent"
+    page.value(
+        "document.querySelector('#say-result').replaceChildren(scrolling('x', heatMap("
+        "{word: 'm'.repeat(32), phonemes: ['M'], attention: [Array(32).fill(0.5)]})))"
+    )
+    if page.value("innerWidth") >= 1280:
+        box = "document.querySelector('.scroll')"
+        assert page.value(f"{box}.scrollWidth <= {box}.clientWidth")
+
+
+def test_what_is_sent_meanwhile_is_asked_afterwards(page, service):
+    gate = threading.Event()
+    batcher = service.batchers["pronounce"]
+    run, batcher.run = batcher.run, lambda *rows: gate.wait(10) and run(*rows)
+    try:
+        for word in ("bad", "cab", "dab"):
+            page.type("word", word)
+    finally:
+        gate.set()
+        batcher.run = run
+    said = "document.querySelector('#say-result').textContent.slice(0, 3)"
+    WebDriverWait(page.driver, 10).until(lambda _: page.value(said) == "dab")
+    assert len(page.all("#say-result h3")) == 1 and not page.driver.get_log("browser")
 
 
 def test_a_review_and_how_the_prediction_moves(page, service):

@@ -9,7 +9,9 @@ import subprocess
 import sys
 import threading
 import time
+import unittest.mock
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -149,14 +151,62 @@ def test_models_that_fail_end_it_with_1(monkeypatch, caplog):
     monkeypatch.setattr(signal, "signal", lambda *_: None)  # pytest's own stay
     service = Service(tiny.pronouncer(), tiny.reviewer(), tiny.LIMITS)
     monkeypatch.setattr(service.pronouncer, "alphabet", [])
-    assert serve(Config(port=0, grace=1.0), service) == 1
+    assert serve(Config(port=0, grace=1.0), lambda: service) == 1
     service.close()
     assert "the models cannot be warmed up" in caplog.text
 
 
-def test_a_port_that_is_taken_is_named():
-    with socket.create_server(("127.0.0.1", 0)) as taken:
-        service = Service(tiny.pronouncer(), tiny.reviewer(), tiny.LIMITS)
-        with pytest.raises(SystemExit, match=r"--port: .*in use"):
-            serve(Config(port=taken.getsockname()[1]), service)
-        service.close()
+def test_a_run_that_cannot_be_read_ends_it_with_1_and_one_line(monkeypatch, caplog):
+    monkeypatch.setattr(signal, "signal", lambda *_: None)
+
+    def load():
+        raise SystemExit("--pronounce: expected a run, got none")
+
+    assert serve(Config(port=0, grace=1.0), load) == 1
+    [record] = [record for record in caplog.records if record.levelname == "ERROR"]
+    assert record.message == "--pronounce: expected a run, got none" and not record.exc_info
+
+
+def test_a_port_or_host_that_cannot_be_is_named_before_models_are_read(monkeypatch):
+    monkeypatch.setattr(signal, "signal", lambda *_: None)
+    load = unittest.mock.Mock()
+    with (
+        socket.create_server(("127.0.0.1", 0)) as taken,
+        pytest.raises(SystemExit, match=r"--port: .*in use"),
+    ):
+        serve(Config(port=taken.getsockname()[1]), load)
+    for host in ("300.1.2.3", "192.0.2.77"):  # none, and none of this machine's
+        with pytest.raises(SystemExit, match="--host: "):
+            serve(Config(port=0, host=host), load)
+    load.assert_not_called()
+
+
+def test_while_models_are_read_it_lives_and_can_be_ended(monkeypatch):
+    handlers: dict[Any, Any] = {}
+    reading, gate = threading.Event(), threading.Event()
+    monkeypatch.setattr(signal, "signal", handlers.__setitem__)
+    found: dict[str, int] = {}
+
+    def load():
+        reading.set()
+        gate.wait(20)
+        raise SystemExit("too late")
+
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    thread = threading.Thread(
+        target=lambda: found.update(status=serve(Config(port=port, grace=1.0), load))
+    )
+    thread.start()
+    assert reading.wait(10)
+    assert ask(port, "/health")[:2] == (
+        503,
+        {"live": True, "ready": False, "models": {"pronounce": False, "sentiment": False}},
+    )
+    status, content, headers = ask(port, "/api/pronounce", {"words": ["a"]})
+    assert status == 503 and headers["Retry-After"] == "5"
+    assert content["error"]["message"] == "the models are not read yet"
+    handlers[signal.SIGTERM](signal.SIGTERM, None)
+    thread.join(10)
+    gate.set()
+    assert not thread.is_alive() and found == {"status": 0}

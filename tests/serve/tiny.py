@@ -74,10 +74,12 @@ def running(
     *,
     limits: serving.Limits = LIMITS,
     limiter: serving.RateLimiter | None = None,
+    trusted_proxy: str | None = None,
     **options: Any,
 ) -> Any:
     """A server in a thread of its own; gives its port."""
-    app = serving.create_app(service, limits, limiter or serving.RateLimiter(0, 1))
+    limiter = limiter or serving.RateLimiter(0, 1)
+    app = serving.create_app(service, limits, limiter, trusted_proxy)
     defaults: dict[str, Any] = {
         "host": "127.0.0.1", "port": 0, "threads": 16, "grace": 5.0,
         "max_request_body_size": limits.body_bytes + 1,
@@ -141,4 +143,4 @@ if __name__ == "__main__":
             batcher.run = slow(batcher.run, float(sys.argv[2]))
 
     service.warm_up = warm_up  # type: ignore[method-assign]
-    leave(serve(config, service))
+    leave(serve(config, lambda: service))

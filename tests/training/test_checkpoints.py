@@ -143,6 +143,29 @@ def test_what_cannot_be_saved(tmp_path, step, tree, error, message):
         training.Checkpoints(tmp_path / "file")
 
 
+def test_what_is_read_only_stays_as_it_is(tmp_path):
+    write_two(tmp_path)
+    like = {"w": jnp.zeros(SIZE)}
+    before = sorted(tmp_path.rglob("*"))
+    with training.Checkpoints(tmp_path, read_only=True) as checkpoints:
+        found = checkpoints.restore(like)
+        assert found is not None and found.record == {"number": 2}
+        with pytest.raises(ValueError, match="save: expected checkpoints that are not read_only"):
+            checkpoints.save(3, like, {})
+    largest = max((tmp_path / "2").rglob("*"), key=lambda path: path.stat().st_size)
+    largest.write_bytes(b"")
+    for _ in range(2):
+        with (
+            training.Checkpoints(tmp_path, read_only=True) as checkpoints,
+            pytest.raises(ValueError, match=r"expected the latest to be whole, got .*/2, which is"),
+        ):
+            checkpoints.restore(like)
+        assert sorted(tmp_path.rglob("*")) == before
+    with pytest.raises(ValueError, match=r"folder: expected one that exists, got .*none"):
+        training.Checkpoints(tmp_path / "none", read_only=True)
+    assert not (tmp_path / "none").exists()
+
+
 def test_all_damaged_is_an_error(tmp_path):
     write_two(tmp_path)
     for number in "12":

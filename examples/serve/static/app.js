@@ -44,17 +44,20 @@ async function ask(path, body) {
   throw new Error(`That did not work: ${message}.`);
 }
 
-/** Makes a form ask and show; while it does, it takes no other question. */
+/** Makes a form ask and show; what is sent meanwhile is asked afterwards, the latest of it. */
 function connect(name, question, show) {
   const form = byId(name), error = byId(`${name}-error`), result = byId(`${name}-result`);
-  const button = form.querySelector("button"), field = form.querySelector("input, textarea");
+  const field = form.querySelector("input, textarea");
+  let asking = false, again = false;
   form.addEventListener("submit", async (event) => {
     event.preventDefault();
-    if (button.disabled) return;
-    button.disabled = true;
-    result.setAttribute("aria-busy", "true");
+    again = asking;
+    if (asking) return;
+    asking = true;
+    const asked = field.value;
+    for (const part of [form, result]) part.setAttribute("aria-busy", "true");
     try {
-      const { path, body } = question(field.value);
+      const { path, body } = question(asked);
       const answer = await ask(path, body);
       result.replaceChildren(...show(answer));
       error.hidden = true;
@@ -65,9 +68,10 @@ function connect(name, question, show) {
       field.setAttribute("aria-invalid", "true");
       result.replaceChildren();
     } finally {
-      button.disabled = false;
-      result.removeAttribute("aria-busy");
+      asking = false;
+      for (const part of [form, result]) part.removeAttribute("aria-busy");
     }
+    if (again && field.value !== asked) form.requestSubmit();
   });
 }
 
@@ -88,23 +92,28 @@ function heatMap(said) {
     body.append(row);
   });
   return element(
-    "table", { className: "heat", ariaLabel: `Attention of ${said.word} in percent` },
+    "table", { className: letters.length > 16 ? "heat long" : "heat", ariaLabel: `Attention of ${said.word} in percent` },
     element("thead", {}, head), body,
   );
 }
 
 function pronunciations(answer) {
+  const many = answer.words.length > 3;  // then a list, with the maps folded
   return answer.words.map((said) => {
     const sure = element("small", {
       textContent: said.finished ? `  probability ${percent(said.probability)}` : "  cut off",
     });
-    return element(
-      "article", {},
-      element("h3", { textContent: said.word }),
-      element("p", { className: "said" }, said.phonemes.join(" ") || "(nothing)", sure),
-      // With a name and a tab stop, so that it can be scrolled by keyboard.
+    // With a name and a tab stop, so that it can be scrolled by keyboard.
+    const map = [
       scrolling(`Attention map of ${said.word}`, heatMap(said)),
       element("p", { className: "note", textContent: "Attention of each phoneme to the letters, in %" }),
+    ];
+    const title = element("summary", { textContent: "Attention map" });
+    return element(
+      "article", { className: many ? "short" : "" },
+      element("h3", { textContent: said.word }),
+      element("p", { className: "said" }, said.phonemes.join(" ") || "(nothing)", sure),
+      ...(many ? [element("details", {}, title, ...map)] : map),
     );
   });
 }
