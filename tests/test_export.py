@@ -18,7 +18,7 @@ from flax import nnx
 
 import seqjax
 from seqjax import cells, export, nn, seq2seq, unroll
-from seqjax.export._files import replacing
+from seqjax._files import replacing
 from seqjax.export.plain import named, plain, restored
 from seqjax.kernels import target
 from tests.nn.helpers import drawn, flat_params, make, oracle, random, resets_of, states_of

@@ -3,7 +3,6 @@
 import hashlib
 import itertools
 import tempfile
-import uuid
 import warnings
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -11,6 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from seqjax import checks
+from seqjax._files import replacing
 from seqjax.data._files import checked_path
 from seqjax.data.subwords import Subwords
 from seqjax.data.vocabulary import Vocabulary
@@ -111,15 +111,9 @@ def _read(path: Path, number: int) -> list[np.ndarray]:
 
 
 def _write(path: Path, found: Sequence[np.ndarray]) -> None:
-    """Under another name first: nobody is to read half a file."""
-    part = path.with_name(f"{path.name}.{uuid.uuid4().hex}.tmp")
-    try:
-        with part.open("xb") as file:
-            np.savez(
-                file,
-                ids=np.concatenate([*found, np.zeros(0, np.int32)]),
-                lengths=np.array([len(ids) for ids in found], np.int64),
-            )
-        part.replace(path)
-    finally:
-        part.unlink(missing_ok=True)
+    with replacing(path) as partial, partial.open("wb") as file:
+        np.savez(
+            file,
+            ids=np.concatenate([*found, np.zeros(0, np.int32)]),
+            lengths=np.array([len(ids) for ids in found], np.int64),
+        )

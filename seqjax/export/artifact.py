@@ -14,7 +14,7 @@ import jax
 import numpy as np
 
 from seqjax import checks
-from seqjax.export._files import replacing
+from seqjax._files import replacing
 from seqjax.export._inputs import checked_input
 
 __all__ = ["Artifact", "load", "save"]

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from seqjax import cells, checks
-from seqjax.export._files import replacing
+from seqjax._files import replacing
 from seqjax.export.plain import plain
 from seqjax.nn import Direction, Recurrent
 

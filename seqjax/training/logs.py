@@ -2,12 +2,12 @@
 
 import json
 import math
-import os
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TypeAlias
 
+from seqjax._files import replacing
 from seqjax.training.position import Record
 
 __all__ = ["JsonLines", "Log", "TensorBoard"]
@@ -50,13 +50,12 @@ class JsonLines:
           history: one record an epoch.
         """
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        part = self.path.with_name(self.path.name + ".part")
         lines = [
             json.dumps({name: _finite(value) for name, value in record.items()})
             for record in history
         ]
-        part.write_text("".join(line + "\n" for line in lines), encoding="utf-8")
-        os.replace(part, self.path)
+        with replacing(self.path) as partial:
+            partial.write_text("".join(line + "\n" for line in lines), encoding="utf-8")
 
 
 def _finite(value: float) -> float | None:

@@ -30,14 +30,6 @@ SAY, REVIEW = "/api/pronounce", "/api/sentiment"
 
 
 @pytest.fixture(scope="module")
-def service():
-    made = Service(tiny.pronouncer(), tiny.reviewer(), tiny.LIMITS)
-    made.warm_up()
-    yield made
-    made.close()
-
-
-@pytest.fixture(scope="module")
 def port(service):
     with tiny.running(service, channel_timeout=2) as port:
         yield port

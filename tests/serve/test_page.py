@@ -15,7 +15,6 @@ from selenium.webdriver.common.by import By
 from selenium.webdriver.common.keys import Keys
 from selenium.webdriver.support.ui import WebDriverWait
 
-from examples.serve import Service
 from tests.serve import tiny
 
 CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
@@ -27,14 +26,6 @@ OPTIONS = (
     "headless=new no-sandbox disable-gpu disable-quic no-first-run disable-background-networking "
     "disable-component-update disable-sync disable-dev-shm-usage"
 )
-
-
-@pytest.fixture(scope="module")
-def service():
-    made = Service(tiny.pronouncer(), tiny.reviewer(), tiny.LIMITS)
-    made.warm_up()
-    yield made
-    made.close()
 
 
 @pytest.fixture(scope="module")
