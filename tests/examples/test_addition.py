@@ -28,6 +28,7 @@ def test_questions_and_answers():
     assert 40 < sum(a > b for a, b in asked) < 160  # but either order comes
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("attention", [False, True])
 def test_a_short_run_learns_and_answers(tmp_path, capsys, attention):
     config = addition.Config(

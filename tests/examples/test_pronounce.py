@@ -50,6 +50,7 @@ def test_error_rates_take_the_nearest_way():
     assert pronunciations.error_rates(found, right) == (0.5, 2 / 6)
 
 
+@pytest.mark.slow
 def test_a_short_run_learns_says_and_draws(dictionary, tmp_path, capsys):
     config = pronounce.Config(
         say=("dab", "kio", "漢字"), hidden_size=16, embed_size=8, dropout=0.0, epochs=12,

@@ -85,6 +85,7 @@ def test_a_short_run_learns_tags_and_goes_on(folder, tmp_path, capsys):
     assert tagging.main(config(folder, tmp_path, resume=True)) == figures
 
 
+@pytest.mark.slow
 def test_entities_by_a_conditional_random_field(tmp_path):
     rng = np.random.default_rng(0)
     for split, count in (("train", 200), ("valid", 20), ("test", 20)):

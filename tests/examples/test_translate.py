@@ -40,6 +40,7 @@ def config(folder, out, **options):
     return translate.Config(data=folder, out=out, **(defaults | options))
 
 
+@pytest.mark.slow
 def test_a_short_run_learns_translates_and_goes_on(folder, tmp_path, capsys):
     pytest.importorskip("tokenizers")
     rates = translate.main(config(folder, tmp_path, say=("two cat",), vocabulary="subwords"))
@@ -55,6 +56,7 @@ def test_a_short_run_learns_translates_and_goes_on(folder, tmp_path, capsys):
     assert translate.main(again) == rates
 
 
+@pytest.mark.slow
 def test_words_without_attention(folder, tmp_path):
     options = {"attention": "none", "epochs": 1, "cell": "lstm"}
     rates = translate.main(config(folder, tmp_path, **options))
