@@ -7,6 +7,7 @@ import math
 import os
 import signal
 import socket
+import sys
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -23,6 +24,8 @@ from seqjax import training
 __all__ = ["Config", "leave", "main", "serve"]
 
 logger = logging.getLogger("examples.serve")
+
+SWITCH = 5e-5  # seconds that a thread keeps the interpreter while another waits for it
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -90,6 +93,9 @@ def serve(config: Config, load: Callable[[], Service]) -> int:
     Raises:
       SystemExit: it cannot listen where it should.
     """
+    # The thread that sends and receives lets go of the interpreter at each call of the system, and
+    # would wait up to 5 ms, the default, to have it back while others compute: once an answer.
+    sys.setswitchinterval(SWITCH)
     for each in (signal.SIGINT, signal.SIGTERM):
         signal.signal(each, lambda *_: leave(0))  # there is nothing to end yet
     connections = allowed_connections(config.connections)
