@@ -14,6 +14,7 @@ is in the open, so that a kernel may sum its weight gradient once instead of at 
 
 import abc
 import dataclasses
+from collections.abc import Sequence
 from typing import Any, ClassVar, Generic, Self, TypeVar
 
 import jax
@@ -290,6 +291,15 @@ class DenseCell(Cell[Params, State]):
 def is_shape(value: Any) -> bool:
     """Whether a value is the shape of an array, in contrast to a tuple of shapes."""
     return isinstance(value, tuple) and all(isinstance(n, int) for n in value)
+
+
+def input_specs(cell: Cell[Any, Any], lead: Sequence[Any], dtype: Any) -> PyTree:
+    """A cell's inputs as `jax.ShapeDtypeStruct`s, with some leading axes; these may be symbols."""
+    return jax.tree.map(
+        lambda shape: jax.ShapeDtypeStruct((*lead, *shape), dtype),
+        cell.input_shape,
+        is_leaf=is_shape,
+    )
 
 
 def compute_dtype(xs: PyTree) -> jnp.dtype:

@@ -6,14 +6,9 @@ file. `export_onnx` writes recurrent layers as ONNX's own operators.
 """
 
 from seqjax.export.artifact import Artifact, load, save
+from seqjax.export.functions import PLATFORMS, export_function
 from seqjax.export.onnx_graph import export_onnx
-from seqjax.export.programs import (
-    PLATFORMS,
-    export_decoding,
-    export_function,
-    export_layer,
-    export_step,
-)
+from seqjax.export.programs import export_decoding, export_layer, export_step
 
 __all__ = [
     "PLATFORMS",

@@ -8,7 +8,7 @@ import numpy as np
 from flax import nnx
 
 from seqjax import checks
-from seqjax.cells.base import is_shape
+from seqjax.cells.base import input_specs
 from seqjax.nn import Direction, Recurrent
 from seqjax.types import PyTree
 
@@ -46,11 +46,11 @@ def steps_of(model: Any) -> Steps:
     if isinstance(model, Recurrent):
         dtype = model.dtype or model.param_dtype
         start: Start | None = lambda layer: layer.initial_state((), dtype)  # noqa: E731
-        return Steps(model, _own_step, start, _inputs(model.cell, dtype))
+        return Steps(model, _own_step, start, input_specs(model.cell, (), dtype))
     if isinstance(model, Direction):
         dtype = jax.tree.leaves(model.params)[0].dtype
         start = lambda direction: direction.start((), dtype)  # noqa: E731
-        return Steps(model, _cell_step, start, _inputs(model.cell, dtype))
+        return Steps(model, _cell_step, start, input_specs(model.cell, (), dtype))
     if callable(getattr(model, "step", None)):
         known = callable(getattr(model, "initial_state", None))
         if isinstance(model, nnx.Module):
@@ -74,11 +74,6 @@ def _own_step(module: Any, x: PyTree, state: PyTree) -> tuple[PyTree, PyTree]:
 def _cell_step(direction: Direction, x: PyTree, state: PyTree) -> tuple[PyTree, PyTree]:
     state, output = direction.cell.step(direction.params, x, state)
     return output, state
-
-
-def _inputs(cell: Any, dtype: Any) -> PyTree:
-    spec = lambda shape: jax.ShapeDtypeStruct(shape, dtype)  # noqa: E731
-    return jax.tree.map(spec, cell.input_shape, is_leaf=is_shape)
 
 
 def spec_of(example: PyTree) -> PyTree:

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from seqjax.cells.base import Cell, is_shape
+from seqjax.cells.base import Cell, input_specs
 from seqjax.traces._probe import Probe, cell_probe, probed, with_plain_loops
 from seqjax.types import Array, PyTree
 from seqjax.unroll import unroll
@@ -108,10 +108,6 @@ def gate_names(cell: Cell[Any, Any]) -> list[str]:
       ['i', 'f', 'g', 'o']
     """
     probe = Probe.of(cell)
-    shapes = jax.tree.map(
-        lambda shape: jax.ShapeDtypeStruct((1, *shape), jnp.float32),
-        probe.input_shape,
-        is_leaf=is_shape,
-    )
+    shapes = input_specs(probe, (1,), jnp.float32)
     params = jax.eval_shape(cell.init, jax.random.key(0))
     return list(jax.eval_shape(lambda p, x: unroll(probe, p, x).outputs[1], params, shapes))

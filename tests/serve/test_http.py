@@ -374,12 +374,16 @@ def test_slow_clients_hold_nobody_up_and_are_told_when_it_takes_too_long(port):
     assert b"expected all of it in 2 seconds, got a part" in timeouts[0]
 
 
-def test_who_waits_for_a_connection_when_the_server_ends_is_answered(service):
-    body = b'{"words": ["bad"]}'
-    raw = (
+def asking(body):
+    """A request for pronunciations as it goes over the wire."""
+    return (
         f"POST {SAY} HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
         f"Content-Length: {len(body)}\r\n\r\n"
     ).encode() + body
+
+
+def test_who_waits_for_a_connection_when_the_server_ends_is_answered(service):
+    raw = asking(b'{"words": ["bad"]}')
     with contextlib.ExitStack() as stack:
         with tiny.running(service, connection_limit=3) as port:  # of which the server needs two
             first, second = (
@@ -395,11 +399,7 @@ def test_who_waits_for_a_connection_when_the_server_ends_is_answered(service):
 
 
 def test_several_requests_on_one_connection(port):
-    body = b'{"words": ["bad"]}'
-    one = (
-        f"POST {SAY} HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
-        f"Content-Length: {len(body)}\r\n\r\n"
-    ).encode() + body
+    one = asking(b'{"words": ["bad"]}')
     last = one.replace(b"HTTP/1.1\r\n", b"HTTP/1.1\r\nConnection: close\r\n")
     said = talk(port, one + one + last)  # without waiting for answers
     assert said.count(b"200 OK") == 3 and said.count(b'"word":"bad"') == 3
