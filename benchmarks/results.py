@@ -3,13 +3,14 @@
 import dataclasses
 import json
 import math
+import os
 import statistics
 from pathlib import Path
 from typing import Any, TypeAlias
 
 __all__ = ["Key", "Results", "Row", "key_of", "load"]
 
-Key: TypeAlias = tuple[str, str, str, tuple[int, ...], str, str]
+Key: TypeAlias = tuple[str, str, str, tuple[int, ...], str, str, str]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -23,6 +24,7 @@ class Row:
       shape: B, T, I, H.
       what: was timed: "forward", "gradient", "step", "lower", "compile".
       contestant: who ran.
+      precision: "float32", "tf32", "bf16" or "f16" where a suite has several; else "".
       samples_ms: every timed call.
       flops: of one call, if it is to be set against the machine's rate.
       agreement: the largest difference from the reference, relative to the largest value of each
@@ -39,6 +41,7 @@ class Row:
     shape: tuple[int, ...]
     what: str
     contestant: str
+    precision: str = ""
     samples_ms: tuple[float, ...] = ()
     flops: int | None = None
     agreement: float | str | None = None
@@ -67,7 +70,9 @@ class Row:
 
 def key_of(row: Row) -> Key:
     """What makes two rows of different files the same measurement."""
-    return row.suite, row.cell, row.variant, row.shape, row.what, row.contestant
+    return (
+        row.suite, row.cell, row.variant, row.shape, row.what, row.precision, row.contestant,
+    )  # fmt: skip
 
 
 @dataclasses.dataclass(frozen=True)
@@ -95,7 +100,10 @@ class Results:
             for row in self.rows
         ]
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(json.dumps({"header": self.header, "rows": rows}, indent=1) + "\n")
+        # Written beside it and moved, so that a run that is killed leaves the last whole file.
+        draft = path.with_name(path.name + ".part")
+        draft.write_text(json.dumps({"header": self.header, "rows": rows}, indent=1) + "\n")
+        os.replace(draft, path)
 
 
 def load(path: Path) -> Results:

@@ -17,7 +17,7 @@ from benchmarks.peers.nnx_tools import rebuilder
 from benchmarks.translation import Translation
 from benchmarks.workload import Structure, Weights
 
-__all__ = ["Layer", "Seqjax", "Sharded"]
+__all__ = ["Layer", "Seqjax", "Sharded", "cell_of"]
 
 CELLS: dict[str, Any] = {
     "elman": seqjax.cells.Elman,
@@ -27,7 +27,7 @@ CELLS: dict[str, Any] = {
 LAYERS: dict[str, Any] = {"elman": seqjax.nn.RNN, "lstm": seqjax.nn.LSTM, "gru": seqjax.nn.GRU}
 
 
-def _cell(structure: Structure) -> tuple[Any, Any]:
+def cell_of(structure: Structure) -> tuple[Any, Any]:
     """A cell, and the class of its parameters, a NamedTuple of the common names."""
     cell = CELLS[structure.cell](structure.inputs, structure.hidden)
     return cell, type(jax.eval_shape(cell.init, jax.random.key(0)))
@@ -62,7 +62,7 @@ class Seqjax(JaxPeer):
         del lengths  # all structures take them
         if structure.layers > 1 or structure.bidirectional:
             return self._layers(structure)
-        cell, params_class = _cell(structure)
+        cell, params_class = cell_of(structure)
 
         def apply(params: Any, xs: jax.Array, lengths: jax.Array | None) -> jax.Array:
             return seqjax.unroll(
@@ -99,7 +99,7 @@ class Seqjax(JaxPeer):
         return self.obstacle(task.sizes[0]) or SeqjaxWriter(task, width, self.put)
 
     def single_step(self, structure: Structure) -> Step | str:
-        cell, params_class = _cell(structure)
+        cell, params_class = cell_of(structure)
 
         def apply(params: Any, x: jax.Array, state: Any) -> tuple[jax.Array, Any]:
             state, output = cell.step(params, x, state)

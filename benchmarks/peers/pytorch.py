@@ -23,10 +23,10 @@ from benchmarks.tasks import Task
 from benchmarks.translation import Translation
 from benchmarks.workload import Structure, Workload
 
-__all__ = ["PyTorch", "PyTorchPadded"]
+__all__ = ["PyTorch", "PyTorchPadded", "to_common"]
 
 
-def _to_common(structure: Structure, gradients: list[np.ndarray]) -> dict[str, np.ndarray]:
+def to_common(structure: Structure, gradients: list[np.ndarray]) -> dict[str, np.ndarray]:
     """One direction's gradients in the common layout."""
     w_ih, w_hh, b_ih, b_hh = gradients
     found = {"w_ih": w_ih.T, "w_hh": w_hh.T, "b": b_ih}
@@ -92,7 +92,7 @@ class _Prepared(Prepared):
     def gradients(self) -> Gradients:
         xs, *rest = self._gradient()
         arrays = [gradient.cpu().numpy() for gradient in rest]
-        each = [_to_common(self._structure, arrays[n : n + 4]) for n in range(0, len(arrays), 4)]
+        each = [to_common(self._structure, arrays[n : n + 4]) for n in range(0, len(arrays), 4)]
         count = self._structure.directions
         weights = [each[n : n + count] for n in range(0, len(each), count)]
         return Gradients(self._common(xs), weights)

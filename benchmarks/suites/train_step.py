@@ -4,6 +4,7 @@ Contestants agree by their losses over a few steps from the same weights, which 
 readout, clipping and Adam must all get right.
 """
 
+import dataclasses
 import gc
 from collections.abc import Callable, Iterable, Sequence
 
@@ -18,7 +19,7 @@ from benchmarks.suites.common import failure
 from benchmarks.tasks import Task, imdb, language_model
 from benchmarks.translation import Translation, translation
 
-__all__ = ["TASKS", "run"]
+__all__ = ["TASKS", "measure", "rows_of", "run"]
 
 STEPS = 4
 """Training steps that contestants compare their losses over."""
@@ -80,22 +81,55 @@ def _enter(
         return failure(error)
 
 
-def measure(task: Task | Translation, settings: Settings) -> list[Row]:
-    """One task, all contestants."""
-    reference = _trainer(Seqjax(implementation="scan", remat="none"), task)
-    assert isinstance(reference, Trainer)
-    expected = losses(reference)
-    found = {name: _enter(peer, task, expected) for name, peer in settings.peers.items()}
-    calls = {name: each[0].step for name, each in found.items() if not isinstance(each, str)}
-    seconds = timing.interleaved(calls, repeats=settings.repeats, budget=settings.budget)
-    return [
-        Row(
+def rows_of(task: Task | Translation, names: Iterable[str]) -> dict[str, Row]:
+    """Return a row without samples for each contestant."""
+    return {
+        name: Row(
             suite="train_step",
             cell=task.cell,
             variant=task.name,
             shape=task.shape,
             what="step",
             contestant=name,
+        )
+        for name in names
+    }
+
+
+def measure(
+    task: Task | Translation,
+    settings: Settings,
+    doing: Callable[[Row], None] = lambda row: None,
+) -> list[Row]:
+    """Measure one task, all contestants.
+
+    Args:
+      task: the model and a batch.
+      settings: the contestants, and how often they are timed.
+      doing: called before a contestant's turn with its row.
+    """
+    rows = rows_of(task, settings.peers)
+
+    def entered(name: str, peer: Peer) -> tuple[Trainer, float | str] | str:
+        doing(rows[name])
+        return _enter(peer, task, expected)
+
+    def turn(name: str, trainer: Trainer) -> Callable[[], None]:
+        def step() -> None:
+            doing(rows[name])
+            trainer.step()
+
+        return step
+
+    reference = _trainer(Seqjax(implementation="scan", remat="none"), task)
+    assert isinstance(reference, Trainer)
+    expected = losses(reference)
+    found = {name: entered(name, peer) for name, peer in settings.peers.items()}
+    calls = {name: turn(name, each[0]) for name, each in found.items() if not isinstance(each, str)}
+    seconds = timing.interleaved(calls, repeats=settings.repeats, budget=settings.budget)
+    return [
+        dataclasses.replace(
+            rows[name],
             samples_ms=tuple(1e3 * s for s in seconds.get(name, ())),
             agreement=None if isinstance(each, str) else each[1],
             setting=None if isinstance(each, str) else each[0].setting,

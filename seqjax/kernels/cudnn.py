@@ -28,11 +28,14 @@ def cudnn(
     inline: bool = False,
     unroll: int = 1,
 ) -> Unrolled:
-    """Runs an `LSTM` over time in cuDNN, in float32 without TF32.
+    """Run an `LSTM` over time in cuDNN, in float32, with TF32 where JAX's matrix products have it.
 
         [z_i z_f z_g z_o] = x_t W_ih + h_{t-1} W_hh + b
         c_t = σ(z_f) ⊙ c_{t-1} + σ(z_i) ⊙ tanh(z_g)
         h_t = σ(z_o) ⊙ tanh(c_t)
+
+    The precision is that of `jax.default_matmul_precision`, as for all other kernels: cuDNN uses TF32
+    unless it is "highest" (or "float32").
 
     Not run on hardware: all but the call of cuDNN is tested against `scan`, with JAX's reference in
     its place. So "auto" never chooses this kernel. It can be differentiated once, in reverse mode;
@@ -196,7 +199,7 @@ def _run(
         num_layers=1,
         dropout=0.0,
         bidirectional=False,
-        precision=jax.lax.Precision.HIGHEST,  # anything less lets cuDNN use TF32
+        precision=_ambient_precision(),
     )
     final = LSTMState(h[0], c[0])
     if mask is None:
@@ -207,6 +210,12 @@ def _run(
 
     outputs = outputs.swapaxes(0, 1).reshape(steps, *batch, size)
     return Unrolled(outputs, LSTMState(*(s.reshape(*batch, size) for s in final)))
+
+
+def _ambient_precision() -> jax.lax.Precision:
+    """What `jax.default_matmul_precision` means to cuDNN, which knows float32 and TF32."""
+    exact = jax.config.jax_default_matmul_precision in ("highest", "float32")
+    return jax.lax.Precision.HIGHEST if exact else jax.lax.Precision.HIGH
 
 
 def _reordered(a: Array, order: Array) -> Array:

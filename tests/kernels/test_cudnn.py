@@ -37,7 +37,7 @@ def core(
     precision=None,
 ):  # fmt: skip
     """`rnn.lstm_ref` with the arguments of `rnn.lstm`."""
-    assert precision is jax.lax.Precision.HIGHEST
+    assert precision is jax.lax.Precision.HIGH  # nothing is asked for in these tests
     sizes = input_size, hidden_size, num_layers
     real = jnp.arange(x.shape[1], dtype=jnp.int32) < seq_lengths[:, None]
     weights = jnp.where((seq_lengths > 0).all(), weights, jnp.nan)
@@ -148,16 +148,30 @@ def test_flat_weights(cell):
     assert_close((w_ih, w_hh, b_ih + b_hh), (params.w_ih.T, params.w_hh.T, b), atol=0, rtol=0)
 
 
-def test_jax_takes_the_call(monkeypatch):
-    """Both directions trace with JAX's function, once it need not ask cuDNN for sizes."""
+@pytest.mark.parametrize(
+    ("precision", "tf32"),
+    [
+        ("highest", False),
+        ("float32", False),
+        ("tensorfloat32", True),
+        ("default", True),
+        (None, True),
+    ],
+)
+def test_jax_takes_the_call(monkeypatch, precision, tf32):
+    """Both directions trace with JAX's function, in the ambient precision.
+
+    JAX asks cuDNN for sizes of buffers, which is answered here.
+    """
     sizes = "jaxlib.gpu_rnn.compute_rnn_workspace_reserve_space_sizes"
     monkeypatch.setattr(sizes, lambda *_: (4, 8), raising=False)
     problem = problem_of(mask=mask_of(BATCH))
-    program = str(jax.make_jaxpr(lambda p: ran(around(rnn.lstm), CELL, False, p))(problem))
+    with jax.default_matmul_precision(precision):
+        program = str(jax.make_jaxpr(lambda p: ran(around(rnn.lstm), CELL, False, p))(problem))
     assert "rnn_fwd[" in program
     assert "rnn_bwd[" in program
-    assert "cudnn_allow_tf32=False" in program
-    assert "cudnn_allow_tf32=True" not in program
+    assert program.count(f"cudnn_allow_tf32={tf32}") == 2
+    assert f"cudnn_allow_tf32={not tf32}" not in program
 
 
 @pytest.mark.skipif(gpu_platform() != "cuda", reason="needs an NVIDIA GPU")

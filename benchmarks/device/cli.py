@@ -1,0 +1,104 @@
+"""The command line of `python -m benchmarks device`; it needs no package beside the library's."""
+
+import argparse
+import datetime
+import shlex
+from collections.abc import Sequence
+from pathlib import Path
+
+from benchmarks import machine
+from benchmarks.device import report
+from benchmarks.device.runner import Options, Runner
+from benchmarks.results import Results
+
+__all__ = ["main"]
+
+OUTPUT = Path("out/benchmarks/device.json")
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Run the suite.
+
+    Args:
+      arguments: the command line behind "device".
+
+    Returns:
+      0; 1 if a contestant failed, disagreed, crashed or hung; 2 for a wrong argument.
+    """
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks device",
+        description="Check and measure seqjax on a GPU or TPU, beside PyTorch where it is installed.",
+    )
+    parser.add_argument(
+        "--budget", type=_positive, default=600.0, metavar="SECONDS",
+        help="for the whole run, which stops by itself (600)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--limit", type=_positive, default=45.0, metavar="SECONDS",
+        help="without progress, after which a process is ended (45)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--only", action="append", default=[], metavar="TEXT",
+        help="run the cases whose names contain this text; may be given several times",
+    )  # fmt: skip
+    parser.add_argument(
+        "--tiny", action=argparse.BooleanOptionalAction, default=None,
+        help="small sizes, to rehearse; the default on a CPU",
+    )  # fmt: skip
+    parser.add_argument(
+        "--faults", action="store_true",
+        help="add cases that crash, hang and fail on purpose, to rehearse that the run survives",
+    )  # fmt: skip
+    parser.add_argument(
+        "--commit", help="the commit of the code, for the results, where there is no git checkout"
+    )
+    parser.add_argument(
+        "--output", type=Path, default=OUTPUT, metavar="FILE", help=f"the results file ({OUTPUT})"
+    )
+    found = parser.parse_args(arguments)
+    if found.output.is_dir():
+        parser.error(f"--output: expected a file, got the folder {found.output}")
+    header = {
+        "command": shlex.join(["python", "-m", "benchmarks", "device", *_kept(arguments)]),
+        "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        "budget_s": found.budget,
+    }
+    if commit := found.commit or machine.commit():
+        header["commit"] = commit
+    options = Options(
+        budget=found.budget,
+        limit=found.limit,
+        tiny=found.tiny,
+        faults=found.faults,
+        only=tuple(found.only),
+        header=header,
+        output=found.output,
+    )
+    results = Runner(options, lambda text: print(text, flush=True)).run()
+    print("\n" + report.text(results))
+    print(f"\nResults: {found.output}")
+    return exit_code(results)
+
+
+def exit_code(results: Results) -> int:
+    """Return 1 if a row tells of a fault, else 0."""
+    faults = ("failed", "disagrees", "ended early", "timed out")
+    return int(any((row.reason or "").startswith(faults) for row in results.rows))
+
+
+def _positive(text: str) -> float:
+    value = float(text)
+    if not value > 0:
+        raise argparse.ArgumentTypeError(f"expected a positive number, got {text}")
+    return value
+
+
+def _kept(arguments: Sequence[str]) -> list[str]:
+    """Return the arguments but for where results go, and the commit."""
+    kept, words = [], iter(arguments)
+    for word in words:
+        if word in ("--output", "--commit"):
+            next(words, None)
+        elif not word.startswith(("--output=", "--commit=")):
+            kept.append(word)
+    return kept

@@ -1,0 +1,31 @@
+"""Cases that go wrong on purpose, to rehearse that a run survives them."""
+
+import os
+import signal
+import time
+
+from benchmarks.device.rows import described, measured
+from benchmarks.device.worker import Reporter
+
+__all__ = ["run"]
+
+
+def run(reporter: Reporter, fault: str) -> None:
+    """Report a row, then crash, hang or raise. A second process skips that and reports the last row.
+
+    Args:
+      reporter: the conversation.
+      fault: "crash", "hang" or "raise".
+    """
+    for name in ("before", fault, "after"):
+        row = described("fault", name, variant="on purpose")
+        if not reporter.wanted(row):
+            continue
+        reporter.doing(row)
+        if name == "crash":
+            os.kill(os.getpid(), signal.SIGSEGV)
+        if name == "hang":
+            time.sleep(3600)
+        if name == "raise":
+            raise RuntimeError("on purpose")
+        reporter.row(measured(row, [1e-3]))

@@ -1,0 +1,38 @@
+"""The precisions in which contestants multiply, with what each library calls them."""
+
+from typing import NamedTuple
+
+__all__ = ["PRECISIONS", "Precision", "of_platform"]
+
+
+class Precision(NamedTuple):
+    """How numbers are stored and multiplied.
+
+    Attributes:
+      dtype: of weights and inputs.
+      matmul: JAX's name of the precision of float32 products; None where the dtype says it all.
+      tf32: whether PyTorch may use TF32 for float32 products.
+      limit: largest error that rounding explains, ‖found - expected‖ / ‖expected‖, of outputs and
+        gradients over a thousand steps.
+    """
+
+    dtype: str
+    matmul: str | None
+    tf32: bool
+    limit: float
+
+
+PRECISIONS = {
+    "float32": Precision("float32", "highest", False, 1e-3),
+    "tf32": Precision("float32", "tensorfloat32", True, 1e-2),
+    "bf16": Precision("bfloat16", None, False, 8e-2),
+    "f16": Precision("float16", None, False, 2e-2),
+}
+"""All precisions by name. Products of bf16 and f16 are summed in float32."""
+
+
+def of_platform(platform: str) -> tuple[str, ...]:
+    """Return the precisions that are measured on a platform, "cpu", "gpu" or "tpu"."""
+    return {"gpu": ("bf16", "tf32", "float32", "f16"), "tpu": ("bf16", "float32")}.get(
+        platform, ("float32",)
+    )

@@ -1,0 +1,258 @@
+"""The parent process: it starts a worker for each case, watches it, and saves what it reports.
+
+A case that makes no progress for `limit` seconds is ended, and the row that it was working on says
+so. The case is then run again without that row, so one fault costs one row. The results are saved
+after each case and after each fault.
+"""
+
+import dataclasses
+import json
+import os
+import queue
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from benchmarks.device.cases import Case, all_cases, first_case
+from benchmarks.device.rows import described, identity, measured
+from benchmarks.machine import cores
+from benchmarks.results import Results, Row
+
+__all__ = ["Options", "Runner", "Worker"]
+
+ROOT = Path(__file__).resolve().parents[2]
+TRIES = 4
+"""Processes that one case may take."""
+READY = 90.0
+"""Seconds a worker has for its imports."""
+LEAST = 5.0
+"""Seconds of the budget below which no case is begun."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Options:
+    """How a run goes.
+
+    Attributes:
+      budget: seconds for all cases together.
+      limit: seconds without progress after which a process is ended.
+      tiny: sizes of a rehearsal; None for "on a CPU".
+      faults: whether cases that go wrong on purpose take part.
+      only: parts of names; a case runs if it has one of them; all run if there are none.
+      header: further facts for the header of the results.
+      output: the results file.
+    """
+
+    budget: float
+    limit: float
+    tiny: bool | None
+    faults: bool
+    only: tuple[str, ...]
+    header: dict[str, Any]
+    output: Path
+
+
+class Worker:
+    """One process and the messages that come from it."""
+
+    def __init__(self, flags: str = "") -> None:
+        environment = {
+            **os.environ,
+            # PyTorch and JAX share the device's memory, and so do two processes for a moment.
+            "XLA_PYTHON_CLIENT_PREALLOCATE": "false",
+            "XLA_FLAGS": f"{os.environ.get('XLA_FLAGS', '')} {flags}".strip(),
+        }
+        self.flags = flags
+        self._errors = tempfile.TemporaryFile()
+        self._process = subprocess.Popen(
+            [sys.executable, "-m", "benchmarks.device.worker"],
+            cwd=ROOT,
+            env=environment,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=self._errors,
+            start_new_session=True,  # so that what it starts can be ended with it
+        )
+        self._messages: queue.SimpleQueue[dict[str, Any] | None] = queue.SimpleQueue()
+        threading.Thread(target=self._read, daemon=True).start()
+
+    def _read(self) -> None:
+        assert self._process.stdout is not None
+        for line in self._process.stdout:
+            try:
+                self._messages.put(json.loads(line))
+            except ValueError:
+                break  # it was ended in the middle of a line
+        self._messages.put(None)
+
+    def ask(self, case: Case, skip: Sequence[tuple[str, ...]], threads: int) -> None:
+        """Send the case to the process."""
+        asked = {"kind": case.kind, "options": case.options, "skip": skip, "threads": threads}
+        assert self._process.stdin is not None
+        try:
+            self._process.stdin.write(json.dumps(asked).encode() + b"\n")
+            self._process.stdin.close()
+        except OSError:
+            pass  # it has ended, which its messages will show
+
+    def message(self, timeout: float) -> dict[str, Any] | None:
+        """Return the next message, or None when the process has ended.
+
+        Raises:
+          queue.Empty: nothing came in time.
+        """
+        return self._messages.get(timeout=max(timeout, 0.0))
+
+    def stop(self) -> None:
+        """End the process and all that it has started."""
+        try:
+            os.killpg(self._process.pid, signal.SIGKILL)
+        except (ProcessLookupError, PermissionError):
+            pass
+        try:
+            self._process.wait(timeout=10)
+        except subprocess.TimeoutExpired:
+            pass  # the device's driver holds it; it is the system's now
+
+    def ending(self) -> str:
+        """Return how the process ended, and the last thing that it printed."""
+        code = self._process.wait()
+        how = f"signal {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
+        self._errors.seek(0, os.SEEK_END)
+        self._errors.seek(max(0, self._errors.tell() - 2000))
+        lines = self._errors.read().decode(errors="replace").strip().splitlines()
+        return how + (f": {lines[-1][:300]}" if lines else "")
+
+
+class Runner:
+    """A run: its rows and header so far, its budget, and the worker that waits for its case."""
+
+    def __init__(
+        self, options: Options, say: Callable[[str], None], *, clock: Callable[[], float] = time.monotonic
+    ) -> None:  # fmt: skip
+        self.options = options
+        self.rows: list[Row] = []
+        self.header: dict[str, Any] = dict(options.header)
+        self._say = say
+        self._clock = clock
+        self._begin = clock()
+        self._spare: Worker | None = None
+        # Imports of the next process take seconds, which cores without work can do meanwhile.
+        self._ahead = cores() >= 8
+
+    def left(self) -> float:
+        """Return the seconds of the budget that are left."""
+        return self._begin + self.options.budget - self._clock()
+
+    def run(self) -> Results:
+        """Run all cases, and return what was found; the file has it already."""
+        try:
+            for case, following in self._in_order():
+                self._say(f"{self._clock() - self._begin:4.0f} s  {case.name}")
+                if self.left() < LEAST:
+                    self._keep(self._unfinished(case, self._spent("not run")))
+                    continue
+                self._case(case, following)
+        finally:
+            if self._spare is not None:
+                self._spare.stop()
+        return Results(self.header, self.rows)
+
+    def _in_order(self) -> Iterator[tuple[Case, Case | None]]:
+        """Yield each case and the one after it; which there are depends on the facts."""
+        yield first_case(self.options.tiny), None
+        platform = self.header.get("platform", "cpu")
+        cases = all_cases(platform, tiny=self.options.tiny, faults=self.options.faults)
+        if self.options.only:
+            cases = [case for case in cases if any(part in case.name for part in self.options.only)]
+        yield from zip(cases, [*cases[1:], None], strict=True)
+
+    def _spent(self, what: str) -> str:
+        return f"{what}: the budget of {self.options.budget:.0f} s was spent"
+
+    @staticmethod
+    def _unfinished(case: Case, reason: str) -> Row:
+        """A row for a whole case."""
+        fields = {
+            name: case.options[name]
+            for name in ("cell", "variant", "shape")
+            if name in case.options
+        }
+        return measured(described(case.name, "all", **fields), reason=reason)
+
+    def _keep(self, *rows: Row) -> None:
+        self.rows += rows
+        Results(self.header, self.rows).save(self.options.output)
+
+    def _worker(self, flags: str) -> Worker:
+        """The worker that waits, if it has these flags; else a new one."""
+        spare, self._spare = self._spare, None
+        if spare is not None and spare.flags == flags:
+            return spare
+        if spare is not None:
+            spare.stop()
+        return Worker(flags)
+
+    def _case(self, case: Case, following: Case | None) -> None:
+        """Run one case, again without what ended it, and keep its rows."""
+        skip: list[tuple[str, ...]] = []
+        end = self._clock() + min(case.total, self.left())
+        for attempt in range(TRIES):
+            worker = self._worker(case.flags)
+            worker.ask(case, skip, threads=cores() if attempt == 0 else 1)
+            if following is not None and self._ahead:
+                self._spare = Worker(following.flags)
+            found, doing, fault = self._listen(worker, end)
+            worker.stop()
+            if fault is None:
+                self._keep(*found)
+                return
+            self._say(f"        {fault}")
+            self._keep(*found)
+            again = attempt + 1 < TRIES and end - self._clock() > LEAST
+            if doing is None and attempt == 0 and again:
+                continue  # programs were compiled side by side; one by one shows which it is
+            unfinished = self._unfinished(case, fault)
+            self._keep(unfinished if doing is None else measured(doing, reason=fault))
+            if doing is None or identity(doing) in skip or not again:
+                return
+            skip += [identity(row) for row in (*found, doing)]
+
+    def _listen(self, worker: Worker, end: float) -> tuple[list[Row], Row | None, str | None]:
+        """Return the rows of one process, what it was doing, and why it ended if not by itself."""
+        rows: list[Row] = []
+        doing: Row | None = None
+        patience = READY
+        while True:
+            try:
+                message = worker.message(min(patience, end - self._clock()))
+            except queue.Empty:
+                if self.left() <= 0:
+                    return rows, doing, self._spent("stopped")
+                if end <= self._clock():
+                    return rows, doing, "stopped: the case took too long"
+                return rows, doing, f"timed out: no progress in {patience:.0f} s"
+            if message is None:
+                return rows, doing, f"ended early: {worker.ending()}"
+            patience = self.options.limit
+            if "doing" in message:
+                doing = None if message["doing"] is None else row_of(message["doing"])
+            elif "row" in message:
+                rows.append(row_of(message["row"]))
+            elif "header" in message:
+                self.header |= message["header"] | self.options.header
+            elif "failed" in message:
+                return rows, doing, message["failed"]
+            elif "end" in message:
+                return rows, doing, None
+
+
+def row_of(fields: dict[str, Any]) -> Row:
+    """Return the row that a message has as JSON."""
+    return Row(**{**fields, **{name: tuple(fields[name]) for name in ("shape", "samples_ms")}})

@@ -1,0 +1,199 @@
+"""One workload, all contestants and precisions, forward and gradient, in turns in one process."""
+
+import functools
+import importlib.util
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+import seqjax
+from benchmarks import timing
+from benchmarks.device import workloads
+from benchmarks.device.cases import Setup
+from benchmarks.device.precisions import PRECISIONS
+from benchmarks.device.programs import Program, compile_all, relative_error
+from benchmarks.device.rows import described, measured, reason
+from benchmarks.device.worker import Reporter
+from benchmarks.device.workloads import Recurrence
+from benchmarks.results import Row
+
+__all__ = ["run"]
+
+TORCH, LOOP = "pytorch", "pytorch cell loop"
+WHATS = ("forward", "gradient")
+SECONDS = 6.0
+"""For the timed rounds of one case, of which there are five at least."""
+
+
+def run(
+    reporter: Reporter,
+    cell: str,
+    variant: str,
+    shape: Sequence[int],
+    setups: Sequence[Mapping[str, Any]],
+    precisions: Sequence[str],
+    loop: bool = False,
+    suffix: str = "",
+) -> None:
+    """Measure a workload. A contestant that disagrees with float32 `scan` is not timed.
+
+    Args:
+      reporter: the conversation.
+      cell: "lstm", "gru" or "min_gru".
+      variant: "plain", "lengths" or "resets".
+      shape: B, T, I, H.
+      setups: fields of `Setup`, one for each contestant of ours.
+      precisions: names of `PRECISIONS`.
+      loop: whether a loop over PyTorch's cell takes part.
+      suffix: to the names of all contestants, for a case with flags of its own.
+    """
+    problem = workloads.make(cell, variant, shape)
+    at = functools.partial(described, cell=cell, variant=variant, shape=shape)
+
+    reference = {
+        what: Program(at(what, "reference", "float32"), *_ours(problem, Setup("scan"), what, "float32"))
+        for what in WHATS
+    }  # fmt: skip
+    programs = [
+        Program(at(what, Setup(**each).name + suffix, precision), *_ours(problem, Setup(**each), what, precision))
+        for precision in precisions
+        for each in setups
+        if not (each["kernel"] == "cudnn" and PRECISIONS[precision].dtype != "float32")
+        for what in WHATS
+    ]  # fmt: skip
+    ready = compile_all(reporter, [*reference.values(), *programs])
+    expected = {program.row.what: program() for program in ready if program in reference.values()}
+    if len(expected) < len(WHATS):
+        raise RuntimeError("the reference, scan in float32, could not be compiled")
+
+    entered: list[tuple[Row, Callable[[], Any]]] = []
+    for program in ready:
+        if program in reference.values():
+            continue
+        row = measured(
+            program.row,
+            flops=workloads.operations(cell, shape, program.row.what),
+            temp_bytes=temporaries(program.compiled),
+            extra={"compile_s": program.seconds},
+        )
+        enter(reporter, entered, row, program, program, expected)
+    for row, call, results in torch_contestants(at, problem, precisions, loop, suffix):
+        row = measured(row, flops=workloads.operations(cell, shape, row.what))
+        enter(reporter, entered, row, call, results, expected)
+    report_times(reporter, entered)
+
+
+def _ours(
+    problem: Recurrence, setup: Setup, what: str, precision: str
+) -> tuple[Callable[..., Any], tuple[Any, ...]]:
+    """A function and its arguments: outputs, or gradients by inputs and parameters, by name."""
+    dtype = PRECISIONS[precision].dtype
+
+    def cast(tree: Any) -> Any:
+        return jax.tree.map(lambda a: jnp.asarray(a, dtype), tree)
+
+    def outputs(params: Any, xs: Any, lengths: Any, resets: Any) -> Any:
+        return seqjax.unroll(
+            problem.cell, params, xs, lengths=lengths, resets=resets, time_major=True,
+            implementation=setup.kernel, unroll=setup.unroll,
+        ).outputs  # fmt: skip
+
+    def forward(params: Any, xs: Any, lengths: Any, resets: Any, cotangent: Any) -> Any:
+        del cotangent
+        return {"outputs": outputs(params, xs, lengths, resets)}
+
+    def gradient(params: Any, xs: Any, lengths: Any, resets: Any, cotangent: Any) -> Any:
+        _, transpose = jax.vjp(lambda p, x: outputs(p, x, lengths, resets), params, xs)
+        d_params, d_xs = transpose(cotangent)
+        return {"xs": d_xs} | d_params._asdict()
+
+    given = [None if a is None else jnp.asarray(a) for a in (problem.lengths, problem.resets)]
+    arguments = (cast(problem.params), cast(problem.xs), *given, cast(problem.cotangent))
+    return {"forward": forward, "gradient": gradient}[what], arguments
+
+
+def temporaries(compiled: Any) -> int | None:
+    """Return the bytes of a program's temporaries, where the backend says."""
+    analysis = compiled.memory_analysis()
+    return None if analysis is None else int(analysis.temp_size_in_bytes)
+
+
+def torch_contestants(
+    at: Callable[..., Row], problem: Recurrence, precisions: Sequence[str], loop: bool, suffix: str
+) -> Any:
+    """Yield rows with a call to time and a function that gives its results."""
+    if problem.common is None:
+        return
+    name = (LOOP if loop else TORCH) + suffix
+    missing = None
+    if importlib.util.find_spec("torch") is None:
+        missing = "not installed: torch"
+    elif jax.default_backend() == "gpu":
+        import torch
+
+        missing = None if torch.cuda.is_available() else "PyTorch has no CUDA here"
+    for precision in precisions:
+        for what in WHATS:
+            row = at(what, name, precision)
+            if missing is not None:
+                yield row, None, missing
+                continue
+            from benchmarks.device.torch_contestants import TorchContestant
+
+            # Made when it is called, so that a crash is blamed on it.
+            made = functools.cache(
+                functools.partial(TorchContestant, problem, precision, loop=loop)
+            )
+            yield (
+                row,
+                lambda made=made, what=what: made().calls()[what](),
+                (lambda made=made, what=what: made().results(what)),
+            )
+
+
+def enter(
+    reporter: Reporter, entered: list[tuple[Row, Callable[[], Any]]], row: Row, call: Any,
+    results: Any, expected: Mapping[str, Any],
+) -> None:  # fmt: skip
+    """Let a contestant take part if its numbers are right; else report why not."""
+    if not reporter.wanted(row):
+        return
+    if call is None:
+        reporter.row(measured(row, reason=results))
+        return
+    reporter.doing(row)
+    try:
+        error = relative_error(results(), expected[row.what])
+        call()  # once more: some programs fail when they run for the second time
+    except Exception as failure:
+        reporter.row(measured(row, reason=reason(failure)))
+        return
+    limit = PRECISIONS[row.precision].limit
+    row = measured(row, agreement=error)
+    if not error <= limit:
+        verdict = f"disagrees: {error:.1e} is above {limit:.0e}"
+        reporter.row(measured(row, reason=verdict))
+        return
+    entered.append((row, call))
+
+
+def report_times(reporter: Reporter, entered: Sequence[tuple[Row, Callable[[], Any]]]) -> None:
+    """Time all contestants in turns, and report their rows."""
+
+    def told(row: Row, call: Callable[[], Any]) -> Callable[[], Any]:
+        def turn() -> Any:
+            reporter.doing(row)
+            return call()
+
+        return turn
+
+    seconds = timing.interleaved(
+        {index: told(*each) for index, each in enumerate(entered)},
+        repeats=15,
+        warmup=1,
+        budget=SECONDS,
+    )
+    for index, (row, _) in enumerate(entered):
+        reporter.row(measured(row, seconds[index]))
