@@ -14,18 +14,28 @@ GRAPHS = {
 }
 """Flags with which XLA records a loop in a CUDA graph, which it leaves out by default."""
 
+UNTUNED = "--xla_gpu_autotune_level=0"
+"""Flags with which XLA does not try out how it multiplies, which takes most of its time."""
+
 
 @dataclasses.dataclass(frozen=True)
 class Setup:
-    """How a contestant of ours runs a cell: a kernel and how many steps one iteration has."""
+    """A contestant of ours: how a cell is run, and in which precisions that is measured.
+
+    Attributes:
+      kernel: a name of `seqjax.kernels.KERNELS`, or "auto".
+      unroll: steps in one iteration of the loop; None for what the planner chooses.
+      precisions: names of `PRECISIONS`; those that the platform lacks are left out.
+    """
 
     kernel: str
-    unroll: int = 1
+    unroll: int | None = 1
+    precisions: tuple[str, ...] = ("bf16", "tf32")
 
     @property
     def name(self) -> str:
         """The contestant's name."""
-        return self.kernel if self.unroll == 1 else f"{self.kernel}, unroll {self.unroll}"
+        return self.kernel if self.unroll in (1, None) else f"{self.kernel}, unroll {self.unroll}"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -82,9 +92,8 @@ def first_case(tiny: bool | None) -> Case:
 
 
 def _speed(
-    variant: str, cell: str, shape: tuple[int, ...], setups: list[Setup], precisions: list[str],
-    **options: Any,
-) -> Case:  # fmt: skip
+    variant: str, cell: str, shape: tuple[int, ...], setups: list[Setup], **options: Any
+) -> Case:
     return Case(
         f"speed {cell} {variant} {','.join(map(str, shape))}",
         "speed",
@@ -93,7 +102,6 @@ def _speed(
             "variant": variant,
             "shape": shape,
             "setups": [dataclasses.asdict(setup) for setup in setups],
-            "precisions": precisions,
             **options,
         },
     )
@@ -110,47 +118,55 @@ def all_cases(platform: str, *, tiny: bool | None, faults: bool = False) -> list
     """
     sizes = sizes_of(platform, tiny)
     tiny = sizes is TINY
-    gpu = platform == "gpu"
-    precisions = list(of_platform(platform))
-    few = [name for name in precisions if name in ("bf16", "tf32")] or precisions[:1]
-    scan, fused = Setup("scan"), Setup("fused")
-    unrolled = [Setup("fused", 4), Setup("fused", 16)]
-    cudnn = [Setup("cudnn")] if gpu else []
+    known = of_platform(platform)
     headline, middle = sizes["headline"], sizes["middle"]
 
-    found = [
-        Case("correctness float32", "correctness", {"precision": "float32", "shape": sizes["correctness"]}),
-        Case("correctness bf16", "correctness", {"precision": "bf16", "shape": sizes["correctness"], "cells": ["lstm", "gru"]}),
+    def on(kernel: str, unroll: int | None = 1, precisions: str = "bf16 tf32") -> Setup:
+        chosen = tuple(name for name in precisions.split() if name in known)
+        return Setup(kernel, unroll, chosen or known[:1])
+
+    cudnn = [on("cudnn", precisions="tf32 float32")] if platform == "gpu" else []
+    every = "bf16 tf32 float32 f16"
+    many = [
+        on("fused"), on("fused", 4, every), on("fused", 16), on("scan", precisions="bf16"), *cudnn
     ]  # fmt: skip
+    two = [on("fused"), on("fused", 4)]
+    auto = [on("auto", None)]
+
+    found = [_correctness("float32", sizes), _correctness("bf16", sizes, cells=["lstm", "gru"])]
     if faults:
         found += [
-            Case("a crash on purpose", "fault", {"fault": "crash"}),
-            Case("a hang on purpose", "fault", {"fault": "hang"}),
-            Case("an error on purpose", "fault", {"fault": "raise"}),
+            Case(f"{fault} on purpose", "fault", {"fault": fault})
+            for fault in ("crash", "hang", "raise")
         ]
     found += [
-        _speed("plain", "lstm", headline, [fused, scan, *unrolled, *cudnn], precisions),
-        _speed("plain", "gru", middle, [fused, scan, *unrolled], few),
-        _speed("plain", "lstm", middle, [fused, scan, *unrolled, *cudnn], precisions),
-        _speed("resets", "gru", middle, [fused], few, loop=True),
-        _speed("resets", "lstm", middle, [fused], few, loop=True),
-        _speed("lengths", "lstm", middle, [fused, *cudnn], few),
-        _speed("lengths", "gru", middle, [fused], few),
+        _speed("plain", "lstm", headline, many),
+        _speed("plain", "gru", middle, [on("fused"), on("fused", 4, every), on("fused", 8)]),
+        _speed("plain", "lstm", middle, many),
+        _speed("resets", "gru", middle, auto, loop=True),
+        _speed("resets", "lstm", middle, auto, loop=True),
+        _speed("lengths", "lstm", middle, [*auto, *cudnn]),
+        _speed("lengths", "gru", middle, auto),
         Case("training translation", "training", {"task": "translation", "tiny": tiny}),
         Case("training language model", "training", {"task": "language_model", "tiny": tiny}),
     ]
-    for name, flags in GRAPHS.items() if gpu else ():
-        graphs = _speed("plain", "lstm", middle, [fused], few, suffix=f", {name}")
-        found.append(dataclasses.replace(graphs, name=f"{graphs.name}, {name}", flags=flags))
+    for name, flags in GRAPHS.items() if platform == "gpu" else ():
+        case = _speed("plain", "lstm", middle, two, suffix=f", {name}")
+        found.append(dataclasses.replace(case, name=f"{case.name}, {name}", flags=flags))
     found += [
-        _speed("plain", "gru", headline, [fused, *unrolled], precisions),
         *(
-            _speed("plain", "min_gru", shape, [Setup("associative"), fused], few)
+            _speed("plain", "min_gru", shape, [on("associative"), *two])
             for shape in sizes["linear"]
         ),
-        Case("the library's own tests", "conformance"),
+        _speed("plain", "gru", headline, [on("fused"), on("fused", 4, every)]),
+        Case("the library's own tests", "conformance", flags=UNTUNED),
     ]
     for shape in sizes["others"]:
-        found.append(_speed("plain", "lstm", shape, [fused, *unrolled[:1], *cudnn], few))
-        found.append(_speed("plain", "gru", shape, [fused, *unrolled[:1]], few))
+        found.append(_speed("plain", "lstm", shape, [*two, *cudnn]))
+        found.append(_speed("plain", "gru", shape, two))
     return found
+
+
+def _correctness(precision: str, sizes: dict[str, Any], **options: Any) -> Case:
+    options |= {"precision": precision, "shape": sizes["correctness"]}
+    return Case(f"correctness {precision}", "correctness", options, flags=UNTUNED)

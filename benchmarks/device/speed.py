@@ -2,7 +2,7 @@
 
 import functools
 import importlib.util
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -33,7 +33,6 @@ def run(
     variant: str,
     shape: Sequence[int],
     setups: Sequence[Mapping[str, Any]],
-    precisions: Sequence[str],
     loop: bool = False,
     suffix: str = "",
 ) -> None:
@@ -45,24 +44,24 @@ def run(
       variant: "plain", "lengths" or "resets".
       shape: B, T, I, H.
       setups: fields of `Setup`, one for each contestant of ours.
-      precisions: names of `PRECISIONS`.
       loop: whether a loop over PyTorch's cell takes part.
       suffix: to the names of all contestants, for a case with flags of its own.
     """
     problem = workloads.make(cell, variant, shape)
     at = functools.partial(described, cell=cell, variant=variant, shape=shape)
 
-    reference = {
-        what: Program(at(what, "reference", "float32"), *_ours(problem, Setup("scan"), what, "float32"))
-        for what in WHATS
-    }  # fmt: skip
+    def ours(name: str, setup: Setup, what: str, precision: str) -> Program:
+        return Program(at(what, name, precision), *_ours(problem, setup, what, precision))
+
+    contestants = [Setup(**each) for each in setups]
+    reference = {what: ours("reference", Setup("scan"), what, "float32") for what in WHATS}
     programs = [
-        Program(at(what, Setup(**each).name + suffix, precision), *_ours(problem, Setup(**each), what, precision))
-        for precision in precisions
-        for each in setups
-        if not (each["kernel"] == "cudnn" and PRECISIONS[precision].dtype != "float32")
+        ours(setup.name + suffix, setup, what, precision)
+        for setup in contestants
+        for precision in setup.precisions
         for what in WHATS
-    ]  # fmt: skip
+    ]
+    precisions = dict.fromkeys(name for setup in contestants for name in setup.precisions)
     ready = compile_all(reporter, [*reference.values(), *programs])
     expected = {program.row.what: program() for program in ready if program in reference.values()}
     if len(expected) < len(WHATS):
@@ -121,7 +120,7 @@ def temporaries(compiled: Any) -> int | None:
 
 
 def torch_contestants(
-    at: Callable[..., Row], problem: Recurrence, precisions: Sequence[str], loop: bool, suffix: str
+    at: Callable[..., Row], problem: Recurrence, precisions: Iterable[str], loop: bool, suffix: str
 ) -> Any:
     """Yield rows with a call to time and a function that gives its results."""
     if problem.common is None:

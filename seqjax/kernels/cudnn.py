@@ -10,6 +10,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jax.experimental.layout import Layout, with_layout_constraint
 
 from seqjax.cells.base import Cell
 from seqjax.cells.lstm import LSTM, LSTMParams, LSTMState
@@ -189,9 +190,9 @@ def _run(
         order = jnp.argsort(jnp.where(mask, t[:, ::-1] if reverse else t, steps), axis=1)
         xs = _where_real(t < lengths[:, None], _reordered(xs, order))
     outputs, h, c = call(
-        xs,
-        state.h[None],
-        state.c[None],
+        _row_major(xs),
+        _row_major(state.h[None]),
+        _row_major(state.c[None]),
         flat_weights(problem.params),
         jnp.maximum(lengths, 1),  # cuDNN fails on an empty sequence
         input_size=cell.input_size,
@@ -201,6 +202,7 @@ def _run(
         bidirectional=False,
         precision=_ambient_precision(),
     )
+    outputs, h, c = _row_major(outputs), _row_major(h), _row_major(c)
     final = LSTMState(h[0], c[0])
     if mask is None:
         outputs = outputs[:, ::-1] if reverse else outputs
@@ -210,6 +212,15 @@ def _run(
 
     outputs = outputs.swapaxes(0, 1).reshape(steps, *batch, size)
     return Unrolled(outputs, LSTMState(*(s.reshape(*batch, size) for s in final)))
+
+
+def _row_major(a: Array) -> Array:
+    """The same array, kept in memory in the order of its axes, and so is its cotangent.
+
+    JAX's call of cuDNN (0.11) does not say which layout it needs, and XLA is free to give it the
+    transposed array that `swapaxes` was made of. On an H200 the results were wrong without this.
+    """
+    return with_layout_constraint(a, Layout(tuple(range(a.ndim))))
 
 
 def _ambient_precision() -> jax.lax.Precision:

@@ -174,6 +174,36 @@ def test_jax_takes_the_call(monkeypatch, precision, tf32):
     assert f"cudnn_allow_tf32={not tf32}" not in program
 
 
+def test_arrays_have_the_layout_that_cudnn_reads(monkeypatch):
+    """All arrays of two axes or more, into cuDNN and out of it, keep the order of their axes.
+
+    XLA chooses the layouts of a call that says nothing of them, and it chose transposed ones.
+    """
+    sizes = "jaxlib.gpu_rnn.compute_rnn_workspace_reserve_space_sizes"
+    monkeypatch.setattr(sizes, lambda *_: (4, 8), raising=False)
+    problem = problem_of(mask=mask_of(BATCH))
+    jaxpr = jax.make_jaxpr(lambda p: ran(around(rnn.lstm), CELL, False, p))(problem).jaxpr
+    (jaxpr,) = (e.params["jaxpr"].jaxpr for e in jaxpr.eqns if e.primitive.name in ("jit", "pjit"))
+    made, used = {}, {}
+    for equation in jaxpr.eqns:
+        made |= {variable: equation for variable in equation.outvars}
+        for variable in equation.invars:
+            if not isinstance(variable, jax.extend.core.Literal):
+                used.setdefault(variable, []).append(equation)
+    calls = [e for e in jaxpr.eqns if e.primitive.name in ("rnn_fwd", "rnn_bwd")]
+    assert len(calls) == 2
+    for call in calls:
+        arrays = [v for v in call.invars if v.aval.ndim > 1 and made.get(v) not in calls]
+        assert len(arrays) == {"rnn_fwd": 3, "rnn_bwd": 6}[call.primitive.name]
+        results = [v for v in call.outvars if v.aval.ndim > 1]
+        assert len(results) == 3
+        for equation in [made[v] for v in arrays] + [e for v in results for e in used[v]]:
+            assert equation in calls or equation.primitive.name == "layout_constraint"
+            if equation not in calls:
+                order = equation.params["layout"].major_to_minor
+                assert order == tuple(range(len(order)))
+
+
 @pytest.mark.skipif(gpu_platform() != "cuda", reason="needs an NVIDIA GPU")
 @pytest.mark.parametrize("reverse", [False, True])
 @pytest.mark.parametrize("mask", MASKS)
