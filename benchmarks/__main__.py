@@ -4,7 +4,7 @@ import sys
 
 
 def main(arguments: list[str]) -> int:
-    """Run the command line; `device` runs where tyro and rich are not installed."""
+    """Run the command line; `device` runs where tyro is not installed."""
     if arguments[:1] == ["device"]:
         from benchmarks.device.cli import main as run
 

@@ -21,7 +21,9 @@ __all__ = ["Compare", "Report", "Run", "main"]
 
 @dataclasses.dataclass(frozen=True)
 class Run:
-    """Runs a suite, or all. Beside suites: `compare a.json b.json`, `report a.json ...`."""
+    """Runs a suite, or all. Beside suites: `device` for a GPU or TPU (`device --help`),
+    `compare a.json b.json`, `report a.json ...`.
+    """
 
     suite: Annotated[
         Literal[

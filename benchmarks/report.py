@@ -4,9 +4,13 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks import plots, summary, tables
+from benchmarks.device import report as device
 from benchmarks.results import Results
 
 __all__ = ["page", "write"]
+
+BEGIN, END = "<!-- accelerators: begin -->", "<!-- accelerators: end -->"
+"""Around the part of the page that results of the suite `device` make."""
 
 INTRODUCTION = """\
 Made by `python -m benchmarks report` of what the commands below measured; nothing here is written
@@ -79,7 +83,38 @@ def page(results: list[Results], images: dict[int, dict[str, str]]) -> str:
 
 
 def write(results: list[Results], output: Path) -> None:
-    """Writes the page and, under `images/benchmarks` beside it, the plots."""
+    """Write the page and, under `images/benchmarks` beside it, the plots.
+
+    The page has two parts: CPUs, then GPUs and TPUs. A part of which no results are given stays as
+    it is in the present page.
+
+    Args:
+      results: files of any suites. Those of `device` make the second part.
+      output: the page.
+    """
+    cpu = [each for each in results if not is_device(each)]
+    accelerators = [each for each in results if is_device(each)]
+    present = output.read_text() if output.exists() else "# Benchmarks\n"
+    first, _, rest = present.partition(BEGIN)
+    second, _, _ = rest.partition(END)
+    if cpu:
+        first = page(cpu, _plots(cpu, output))
+    if accelerators:
+        second = f"\n\n{device.part(accelerators)}\n\n"
+    text = first.rstrip("\n") + "\n"
+    if second:
+        text += f"\n{BEGIN}{second}{END}\n"
+    output.parent.mkdir(parents=True, exist_ok=True)
+    output.write_text(text)
+
+
+def is_device(results: Results) -> bool:
+    """Return whether results are of the suite `device`."""
+    return any(row.suite == device.SUITE for row in results.rows)
+
+
+def _plots(results: list[Results], output: Path) -> dict[int, dict[str, str]]:
+    """Draw the plots of each file, and return their paths by suite."""
     folder = output.parent / "images" / "benchmarks"
     images: dict[int, dict[str, str]] = {}
     for index, each in enumerate(results):
@@ -87,5 +122,4 @@ def write(results: list[Results], output: Path) -> None:
         images[index] = {
             suite: path.relative_to(output.parent).as_posix() for suite, path in files.items()
         }
-    output.parent.mkdir(parents=True, exist_ok=True)
-    output.write_text(page(results, images))
+    return images

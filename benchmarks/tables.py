@@ -2,12 +2,12 @@
 
 import dataclasses
 from collections.abc import Iterable
-from typing import TYPE_CHECKING
+
+from rich import box
+from rich.console import Console
+from rich.table import Table as RichTable
 
 from benchmarks.results import Results, Row
-
-if TYPE_CHECKING:
-    from rich.console import Console
 
 __all__ = [
     "BASE",
@@ -130,12 +130,8 @@ def remarks(rows: Iterable[Row]) -> list[str]:
     return [f"{text} ({', '.join(where)})" for text, where in found.items()]
 
 
-def show(table: Table, console: "Console") -> None:
-    """Prints a table. Rich is imported here, since `device` runs without it."""
-    from rich import box
-    from rich.console import Console
-    from rich.table import Table as RichTable
-
+def show(table: Table, console: Console) -> None:
+    """Prints a table."""
     rich = RichTable(title=table.title, box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
     for name in table.header:
         rich.add_column(name.replace(" ms", ""), no_wrap=True, overflow="fold")

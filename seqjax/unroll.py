@@ -33,7 +33,7 @@ def unroll(
     implementation: str = "auto",
     remat: str = "auto",
     memory_budget: int | None = None,
-    unroll: int = 1,
+    unroll: int | None = None,
 ) -> Unrolled:
     r"""Runs a cell over sequences.
 
@@ -82,7 +82,7 @@ def unroll(
         twice; "log" segments within segments, for memory O(log T); "auto" chooses.
       memory_budget: bytes that reverse mode may keep, about, inputs and outputs not counted; under
         `vmap` for each mapped element.
-      unroll: steps in one iteration of the compiled loop.
+      unroll: steps in one iteration of the compiled loop; None lets the planner choose.
 
     Returns:
       `Unrolled(outputs, state)`: outputs `[..., T, O]` (`[T, ..., O]` when time-major) in the dtype
@@ -151,7 +151,7 @@ def explain(
     implementation: str = "auto",
     remat: str = "auto",
     memory_budget: int | None = None,
-    unroll: int = 1,
+    unroll: int | None = None,
     wanted: str = "gradient",
     platform: str | None = None,
 ) -> Plan:
@@ -187,6 +187,7 @@ def explain(
       - fused: weight gradients are one product each, not one a step
       - one product for all steps is faster; its 6.2 MB stay in the CPU's caches
       - 31.2 MB are kept without running any step twice
+      - one step an iteration (on a CPU more are not faster)
     """
     _check_cell(cell)
     checks.require_name("wanted", wanted, WANTED)
@@ -216,7 +217,7 @@ def _plan(
     implementation: str,
     remat: str,
     memory_budget: int | None,
-    unroll: int,
+    unroll: int | None,
     wanted: str = "gradient",
     platform: str | None = None,
 ) -> Plan:
@@ -240,7 +241,7 @@ def _plan(
         implementation=implementation,
         remat=checks.require_name("remat", remat, REMAT),
         memory_budget=memory_budget,
-        unroll=checks.require_integer("unroll", unroll),
+        unroll=None if unroll is None else checks.require_integer("unroll", unroll),
     )
 
 

@@ -27,7 +27,7 @@ def main(arguments: Sequence[str]) -> int:
     """
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks device",
-        description="Check and measure seqjax on a GPU or TPU, beside PyTorch where it is installed.",
+        description="Check and measure seqjax on a GPU or TPU, beside PyTorch if installed.",
     )
     parser.add_argument(
         "--budget", type=_positive, default=600.0, metavar="SECONDS",

@@ -11,7 +11,7 @@ __all__ = ["run"]
 
 
 def run(reporter: Reporter, fault: str) -> None:
-    """Report a row, then crash, hang or raise. A second process skips that and reports the last row.
+    """Report a row, then crash, hang or raise; a second process reports the last row.
 
     Args:
       reporter: the conversation.

@@ -6,7 +6,7 @@ from benchmarks.device.rows import SUITE
 from benchmarks.results import Results, Row
 from benchmarks.tables import Table, markdown, number
 
-__all__ = ["part", "speed_tables", "text"]
+__all__ = ["SUITE", "merged", "part", "speed_tables", "text"]
 
 PEER = "pytorch"
 WHATS = ("forward", "gradient")
@@ -23,23 +23,51 @@ kernel of ours, relative to a large product of the same precision on this chip."
 
 def text(results: Results) -> str:
     """Return all tables of a run."""
-    return "\n\n".join(sections(results))
+    return "\n\n".join([machine(results), *sections(results)])
 
 
 def part(results: Sequence[Results]) -> str:
-    """Return the part of the page of results that is about accelerators."""
+    """Return the part of the page of results that is about accelerators, chip by chip."""
     pieces = ["## GPUs and TPUs"]
-    for each in results:
-        chip = each.header.get("device_kind", "unknown device")
-        pieces += [f"### {chip}", *sections(each, level=4)]
+    chips = dict.fromkeys(chip_of(each) for each in results)
+    for chip in chips:
+        runs = [each for each in results if chip_of(each) == chip]
+        pieces += [f"### {chip}", *(machine(each) for each in runs)]
+        pieces += sections(merged(runs), level=4)
     return "\n\n".join(pieces)
 
 
+def chip_of(results: Results) -> str:
+    """Return the name of the chip that results were measured on."""
+    return str(results.header.get("device_kind", "unknown device"))
+
+
+def merged(runs: Sequence[Results]) -> Results:
+    """Return the rows of several runs on one chip, each case from the last run that measured it.
+
+    The rows of a case stay together, so that ratios are made within one run.
+    """
+    found: dict[tuple[object, ...], list[Row]] = {}
+    for run in runs:
+        cases: dict[tuple[object, ...], list[Row]] = {}
+        for row in run.rows:
+            flags = row.contestant.partition(", WHILE")[2]
+            kind = row.what if row.what not in WHATS else "speed"
+            key = (row.cell, row.variant, row.shape, kind, flags)
+            if kind == "correctness":
+                key = (row.cell, row.variant, kind, row.contestant, row.precision)
+            cases.setdefault(key, []).append(row)
+        for key, rows in cases.items():
+            if any(row.median_ms or row.reason is None for row in rows) or key not in found:
+                found[key] = rows
+    return Results(runs[-1].header, [row for rows in found.values() for row in rows])
+
+
 def sections(results: Results, level: int = 2) -> list[str]:
-    """Return the pieces of text: machine, correctness, speed, training, what was not measured."""
+    """Return the pieces of text: correctness, speed, training, what was not measured."""
     mark = "#" * level
     rows = [row for row in results.rows if row.suite == SUITE]
-    pieces = [machine(results)]
+    pieces = []
     if checked := correctness(rows):
         pieces += [f"{mark} Correctness on the device", checked]
     tables = [*speed_tables(results), *training_tables(rows)]

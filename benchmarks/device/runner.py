@@ -5,6 +5,7 @@ so. The case is then run again without that row, so one fault costs one row. The
 after each case and after each fault.
 """
 
+import contextlib
 import dataclasses
 import json
 import os
@@ -69,7 +70,7 @@ class Worker:
             "XLA_FLAGS": f"{os.environ.get('XLA_FLAGS', '')} {flags}".strip(),
         }
         self.flags = flags
-        self._errors = tempfile.TemporaryFile()
+        self._errors = tempfile.TemporaryFile()  # noqa: SIM115 - it lives as long as the process
         self._process = subprocess.Popen(
             [sys.executable, "-m", "benchmarks.device.worker"],
             cwd=ROOT,
@@ -95,11 +96,9 @@ class Worker:
         """Send the case to the process."""
         asked = {"kind": case.kind, "options": case.options, "skip": skip, "threads": threads}
         assert self._process.stdin is not None
-        try:
+        with contextlib.suppress(OSError):  # it has ended, which its messages will show
             self._process.stdin.write(json.dumps(asked).encode() + b"\n")
             self._process.stdin.close()
-        except OSError:
-            pass  # it has ended, which its messages will show
 
     def message(self, timeout: float) -> dict[str, Any] | None:
         """Return the next message, or None when the process has ended.
@@ -111,14 +110,10 @@ class Worker:
 
     def stop(self) -> None:
         """End the process and all that it has started."""
-        try:
+        with contextlib.suppress(ProcessLookupError, PermissionError):
             os.killpg(self._process.pid, signal.SIGKILL)
-        except (ProcessLookupError, PermissionError):
-            pass
-        try:
+        with contextlib.suppress(subprocess.TimeoutExpired):  # the device's driver may hold it
             self._process.wait(timeout=10)
-        except subprocess.TimeoutExpired:
-            pass  # the device's driver holds it; it is the system's now
 
     def ending(self) -> str:
         """Return how the process ended, and the last thing that it printed."""
@@ -134,12 +129,18 @@ class Runner:
     """A run: its rows and header so far, its budget, and the worker that waits for its case."""
 
     def __init__(
-        self, options: Options, say: Callable[[str], None], *, clock: Callable[[], float] = time.monotonic
-    ) -> None:  # fmt: skip
+        self,
+        options: Options,
+        say: Callable[[str], None],
+        *,
+        start: Callable[[str], Worker] = Worker,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
         self.options = options
         self.rows: list[Row] = []
         self.header: dict[str, Any] = dict(options.header)
         self._say = say
+        self._start = start
         self._clock = clock
         self._begin = clock()
         self._spare: Worker | None = None
@@ -197,7 +198,7 @@ class Runner:
             return spare
         if spare is not None:
             spare.stop()
-        return Worker(flags)
+        return self._start(flags)
 
     def _case(self, case: Case, following: Case | None) -> None:
         """Run one case, again without what ended it, and keep its rows."""
@@ -207,7 +208,7 @@ class Runner:
             worker = self._worker(case.flags)
             worker.ask(case, skip, threads=cores() if attempt == 0 else 1)
             if following is not None and self._ahead:
-                self._spare = Worker(following.flags)
+                self._spare = self._start(following.flags)
             found, doing, fault = self._listen(worker, end)
             worker.stop()
             if fault is None:

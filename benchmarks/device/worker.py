@@ -11,6 +11,7 @@ Each line that it writes to standard output is a JSON object with one key:
     {"end": true}         the case is done
 """
 
+import contextlib
 import dataclasses
 import importlib
 import json
@@ -72,14 +73,10 @@ class Reporter:
 
 def import_libraries() -> None:
     """Import what takes long, so that a waiting worker has it; no device is touched."""
-    import jax  # noqa: F401
-
     import seqjax  # noqa: F401
 
-    try:
+    with contextlib.suppress(ImportError):
         import torch  # noqa: F401
-    except ImportError:
-        pass
 
 
 def main() -> int:

@@ -14,6 +14,7 @@ from jax.experimental.layout import Layout, with_layout_constraint
 
 from seqjax.cells.base import Cell
 from seqjax.cells.lstm import LSTM, LSTMParams, LSTMState
+from seqjax.kernels import target
 from seqjax.kernels.problem import Problem
 from seqjax.kernels.scan import select
 from seqjax.types import Array, Unrolled
@@ -35,8 +36,8 @@ def cudnn(
         c_t = σ(z_f) ⊙ c_{t-1} + σ(z_i) ⊙ tanh(z_g)
         h_t = σ(z_o) ⊙ tanh(c_t)
 
-    The precision is that of `jax.default_matmul_precision`, as for all other kernels: cuDNN uses TF32
-    unless it is "highest" (or "float32").
+    The precision is that of `jax.default_matmul_precision`, as for all other kernels: cuDNN uses
+    TF32 unless it is "highest" (or "float32").
 
     Not run on hardware: all but the call of cuDNN is tested against `scan`, with JAX's reference in
     its place. So "auto" never chooses this kernel. It can be differentiated once, in reverse mode;
@@ -111,7 +112,7 @@ def _checked(cell: Cell[Any, Any], problem: Problem) -> LSTM:
     for name in ("resets", "recurrent_mask", "zoneout"):
         if getattr(problem, name) is not None:
             raise ValueError(f"implementation: 'cudnn' runs without {name}, got {name}; {instead}")
-    require_nvidia(gpu_platform())
+    require_nvidia(target.this_machine())
     return lstm
 
 
@@ -150,23 +151,6 @@ def require_nvidia(platform: str) -> None:
         raise ValueError(
             f"implementation: 'cudnn' needs an NVIDIA GPU, JAX's backend is {platform!r}"
         )
-
-
-def gpu_platform() -> str:
-    """JAX's backend, with GPUs by their maker: AMD's library orders the gates in another way.
-
-    Example:
-      >>> gpu_platform() in ("cpu", "cuda", "rocm", "tpu")
-      True
-    """
-    backend = jax.default_backend()
-    if backend != "gpu":
-        return backend
-    try:
-        jax.devices("cuda")
-    except RuntimeError:
-        return "rocm"
-    return "cuda"
 
 
 def _run(

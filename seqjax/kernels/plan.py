@@ -1,7 +1,7 @@
 """The planner: which kernel runs a problem, and how. A pure function of shapes; nothing is timed.
 
-The rules were measured by `python -m benchmarks` (see `docs/benchmarks.md`); `tests/kernels/
-test_plan.py` is their table.
+What depends on the platform stands in `choices.py`, with the measurement that justifies it;
+`tests/kernels/test_plan.py` is the table of decisions.
 """
 
 import dataclasses
@@ -16,6 +16,7 @@ from seqjax.cells import ops
 from seqjax.cells.base import Cell, cast
 from seqjax.cells.minimal import LinearCell
 from seqjax.kernels.associative import require_linear
+from seqjax.kernels.choices import MEGABYTE, Choices, choices_for
 from seqjax.kernels.cudnn import require_lstm, require_nvidia
 from seqjax.types import PyTree, Shape
 
@@ -31,15 +32,8 @@ megabytes, and the states between segments; the steps run twice. "sqrt": the sam
 √T steps, the least memory for one more run. "log": segments within segments, memory O(log T) and
 a run more for each level. "auto" chooses."""
 
-MEGABYTE = 2**20
-INLINE_FROM = 16 * MEGABYTE
-"""On CPU, projections of this size fall out of the caches and cost page faults at every call."""
-CHUNK_FROM = 256 * MEGABYTE
-"""On CPU, keeping this much costs page faults, about as much time as running steps again."""
 CHUNK_SIZE, CHUNK_STEPS = 16 * MEGABYTE, 10
 """What a segment stores with "chunk", and the least steps it has."""
-PARALLEL_FROM = 64
-"""Steps from which an accelerator solves a linear cell's time in parallel."""
 LEAF, FANOUT = 16, 8
 """With "log": steps in the smallest segment, and segments in the next larger one."""
 
@@ -101,7 +95,7 @@ def make_plan(
     implementation: str = "auto",
     remat: str = "auto",
     memory_budget: int | None = None,
-    unroll: int = 1,
+    unroll: int | None = None,
 ) -> Plan:
     """Chooses how to run a problem.
 
@@ -116,7 +110,7 @@ def make_plan(
       implementation: a kernel by name, or "auto".
       remat: one of `REMAT`.
       memory_budget: bytes that reverse mode may keep, inputs and outputs not counted.
-      unroll: steps in one iteration of the compiled loop.
+      unroll: steps in one iteration of the compiled loop; None to choose.
 
     Returns:
       The plan.
@@ -137,30 +131,35 @@ def make_plan(
         if remat in ("auto", "none") and memory_budget is None:  # else the mistake is there
             require_nvidia(platform)
     sizes = _Sizes.of(cell, batch_shape, steps, dtype)
-    on_cpu = platform == "cpu"
-    kernel, why_kernel = _kernel(cell, steps, implementation, on_cpu=on_cpu)
+    choices = choices_for(platform)
+    kernel, why_kernel = _kernel(cell, steps, implementation, choices)
     loops = kernel in ("scan", "fused")
 
-    inline = loops and on_cpu and sizes.projected * steps >= INLINE_FROM
-    hoisted = _readable(sizes.projected * steps)
+    inline_from, hoisted = choices.inline_from.value, sizes.projected * steps
+    inline = loops and inline_from is not None and hoisted >= inline_from
     if not loops:
         why_inline = f"{kernel} has no loop that could project inputs"
     elif inline:
-        why_inline = f"projections of all steps, {hoisted}, would fall out of the CPU's caches"
-    elif on_cpu:
-        why_inline = f"one product for all steps is faster; its {hoisted} stay in the CPU's caches"
+        why_inline = (
+            f"projections of all steps, {_readable(hoisted)}, would fall out of the CPU's caches"
+        )
+    elif inline_from is not None:
+        size = _readable(hoisted)
+        why_inline = f"one product for all steps is faster; its {size} stay in the CPU's caches"
     else:
         why_inline = "one product for all steps is faster on accelerators"
+    unroll, why_unroll = _unroll(unroll, steps, choices, loops=loops)
 
     step = sizes.stored(inline=inline, additive=cell.additive if kernel == "fused" else False)
     if wanted == "gradient":
         remat, segments, why_remat = _segments(
-            kernel, remat, memory_budget, steps, step, sizes.state, on_cpu=on_cpu
+            kernel, remat, memory_budget, steps, step, sizes.state, choices
         )
     else:
         remat, segments, why_remat = "none", (), f"nothing is kept for {wanted}"
     kept = 0 if wanted != "gradient" else _kept(steps, segments, step, sizes.state)
-    return Plan(kernel, inline, remat, segments, unroll, kept, (why_kernel, why_inline, why_remat))
+    reasons = (why_kernel, why_inline, why_remat, why_unroll)
+    return Plan(kernel, inline, remat, segments, unroll, kept, reasons)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -207,21 +206,35 @@ class _Sizes:
         return 2 * given + (0 if inline else 2 * self.projected)
 
 
+def _unroll(asked: int | None, steps: int, choices: Choices, *, loops: bool) -> tuple[int, str]:
+    """The steps of one iteration, and why."""
+    if not loops:
+        return asked or 1, "there is no loop to unroll"
+    if asked is not None:
+        return asked, f"{asked} steps an iteration were asked for"
+    chosen = choices.unroll.value if steps >= 2 * choices.unroll.value else 1
+    count = "one step" if chosen == 1 else f"{chosen} steps"
+    if steps < 2 * choices.unroll.value:
+        return chosen, f"{count} an iteration: there are few steps"
+    return chosen, f"{count} an iteration ({choices.unroll.because})"
+
+
 def _kernel(
-    cell: Cell[Any, Any], steps: int, implementation: str, *, on_cpu: bool
+    cell: Cell[Any, Any], steps: int, implementation: str, choices: Choices
 ) -> tuple[str, str]:
     if implementation != "auto":
         return implementation, f"{implementation} was asked for"
     state = jax.tree.leaves(jax.eval_shape(lambda: cell.initial_state()))
     if not all(jnp.issubdtype(leaf.dtype, jnp.floating) for leaf in state):
         return "scan", "scan: a state that is not all floating-point has no derivative of its own"
-    if isinstance(cell, LinearCell) and not on_cpu and steps >= PARALLEL_FROM:
+    parallel_from, because = choices.parallel_from
+    if isinstance(cell, LinearCell) and parallel_from is not None and steps >= parallel_from:
         return "associative", (
             "associative: the cell is linear in its state, and an accelerator runs its "
-            f"{steps} steps in parallel (not run on hardware)"
+            f"{steps} steps in parallel ({because})"
         )
     if isinstance(cell, LinearCell):
-        where = "a CPU" if on_cpu else f"fewer than {PARALLEL_FROM} steps"
+        where = "a CPU" if parallel_from is None else f"fewer than {parallel_from} steps"
         return "fused", f"fused: on {where} the loop is faster than solving time in parallel"
     return "fused", "fused: weight gradients are one product each, not one a step"
 
@@ -233,8 +246,7 @@ def _segments(
     steps: int,
     step: int,
     state: int,
-    *,
-    on_cpu: bool,
+    choices: Choices,
 ) -> tuple[str, tuple[int, ...], str]:
     """The remat that was asked for or chosen, the steps of its segments, and why."""
     if kernel == "cudnn":
@@ -254,7 +266,8 @@ def _segments(
     }
     if remat == "auto" and budget is None:
         whole = _kept(steps, (), step, state)
-        if on_cpu and whole >= CHUNK_FROM:
+        chunk_from = choices.chunk_from.value
+        if chunk_from is not None and whole >= chunk_from:
             why = (
                 f"page faults of {_readable(whole)} cost a CPU about as much as running steps twice"
             )

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 
 import jax
 
-__all__ = ["made_for", "platforms"]
+__all__ = ["made_for", "platforms", "this_machine"]
 
 _EXPORTED_FOR: contextvars.ContextVar[tuple[str, ...]] = contextvars.ContextVar(
     "_EXPORTED_FOR", default=()
@@ -14,14 +14,31 @@ _EXPORTED_FOR: contextvars.ContextVar[tuple[str, ...]] = contextvars.ContextVar(
 
 
 def platforms() -> tuple[str, ...]:
-    """What is to run the program that is being traced: JAX's default backend, or see `made_for`.
+    """Return what the program that is being traced is for: this machine, or see `made_for`.
 
     Example:
       >>> with made_for(["cpu", "tpu"]):
       ...     platforms()
       ('cpu', 'tpu')
     """
-    return _EXPORTED_FOR.get() or (jax.default_backend(),)
+    return _EXPORTED_FOR.get() or (this_machine(),)
+
+
+def this_machine() -> str:
+    """Return JAX's default backend: "cpu" or "tpu", or a GPU by its maker, "cuda" or "rocm".
+
+    Example:
+      >>> this_machine() in ("cpu", "cuda", "rocm", "tpu")
+      True
+    """
+    backend = jax.default_backend()
+    if backend != "gpu":
+        return backend
+    try:
+        jax.devices("cuda")
+    except RuntimeError:
+        return "rocm"
+    return "cuda"
 
 
 @contextlib.contextmanager

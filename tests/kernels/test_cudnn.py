@@ -14,7 +14,8 @@ from jax.experimental import rnn
 import seqjax
 from seqjax import cells
 from seqjax.kernels import Problem, scan
-from seqjax.kernels.cudnn import _run, cudnn, flat_weights, gpu_platform
+from seqjax.kernels.cudnn import _run, cudnn, flat_weights
+from seqjax.kernels.target import this_machine
 from tests.cases import T, assert_close, draw_like, inputs_of, mask_of, params_of, state_of
 
 I, H, BATCH = 3, 4, (6,)
@@ -204,7 +205,7 @@ def test_arrays_have_the_layout_that_cudnn_reads(monkeypatch):
                 assert order == tuple(range(len(order)))
 
 
-@pytest.mark.skipif(gpu_platform() != "cuda", reason="needs an NVIDIA GPU")
+@pytest.mark.skipif(this_machine() != "cuda", reason="needs an NVIDIA GPU")
 @pytest.mark.parametrize("reverse", [False, True])
 @pytest.mark.parametrize("mask", MASKS)
 def test_on_hardware(mask, reverse):

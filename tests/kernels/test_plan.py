@@ -11,6 +11,7 @@ import pytest
 import seqjax
 from seqjax.cells import CELLS, GRU, LSTM, Elman, MinGRU
 from seqjax.kernels import make_plan
+from seqjax.kernels.choices import CHOICES, choices_for
 from tests.cases import params_of
 from tests.test_custom_cells import RunningMean
 
@@ -53,9 +54,40 @@ def test_table(cell, batch, steps, platform, asked, want):
     assert (plan.kernel, plan.inline, plan.remat, len(plan.segments)) == want
     for outer, inner in zip(plan.segments, plan.segments[1:], strict=False):
         assert outer % inner == 0
-    assert len(plan.reasons) == 3 and all(plan.reasons)
+    assert len(plan.reasons) == 4 and all(plan.reasons)
     if asked.get("memory_budget"):
         assert 0 < plan.stored_bytes <= asked["memory_budget"]
+
+
+@pytest.mark.parametrize(
+    ("platform", "steps", "asked", "want"),
+    [
+        ("cpu", 100, None, 1),
+        ("tpu", 100, None, 1),
+        ("rocm", 100, None, 1),
+        ("gpu", 100, None, 4),
+        ("cuda", 100, None, 4),
+        ("cuda", 8, None, 4),
+        ("cuda", 7, None, 1),
+        ("cuda", 100, 1, 1),
+        ("cuda", 3, 16, 16),
+        ("cpu", 100, 4, 4),
+    ],
+)
+def test_steps_of_one_iteration(platform, steps, asked, want):
+    plan = make_plan(GRU(8, 8), (2,), steps, jnp.float32, platform=platform, unroll=asked)
+    assert plan.unroll == want
+
+
+def test_every_choice_has_a_reason():
+    """A number that the planner uses names what was measured, or says that nothing was."""
+    for choices in CHOICES.values():
+        for value, because in choices:
+            assert because
+            assert value is None or isinstance(value, (int, bool))
+    for platform in ("cpu", "gpu", "cuda", "rocm", "tpu"):
+        assert choices_for(platform) in CHOICES.values()
+    assert choices_for("rocm") != choices_for("cuda")  # AMD's chips were not measured
 
 
 @pytest.mark.parametrize("platform", ["cpu", "gpu", "tpu"])
