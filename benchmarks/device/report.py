@@ -53,7 +53,7 @@ def merged(runs: Sequence[Results]) -> Results:
         for row in run.rows:
             flags = row.contestant.partition(", WHILE")[2]
             kind = row.what if row.what not in WHATS else "speed"
-            key = (row.cell, row.variant, row.shape, kind, flags)
+            key: tuple[object, ...] = (row.cell, row.variant, row.shape, kind, flags)
             if kind == "correctness":
                 key = (row.cell, row.variant, kind, row.contestant, row.precision)
             cases.setdefault(key, []).append(row)
@@ -203,6 +203,6 @@ def reasons(rows: Iterable[Row]) -> Iterable[str]:
             words = (row.cell, row.variant, ",".join(map(str, row.shape)), row.what, row.precision)
             where = " ".join(word for word in words if word not in ("none", "1,1,1,1", ""))
             found.setdefault((row.contestant, row.reason), []).append(where)
-    for (contestant, reason), where in found.items():
-        some = "; ".join(where[:4]) + (f" and {len(where) - 4} more" if len(where) > 4 else "")
+    for (contestant, reason), places in found.items():
+        some = "; ".join(places[:4]) + (f" and {len(places) - 4} more" if len(places) > 4 else "")
         yield f"{contestant}: {reason} ({some})"

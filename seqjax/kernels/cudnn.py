@@ -209,7 +209,8 @@ def _row_major(a: Array) -> Array:
 
 def _ambient_precision() -> jax.lax.Precision:
     """What `jax.default_matmul_precision` means to cuDNN, which knows float32 and TF32."""
-    exact = jax.config.jax_default_matmul_precision in ("highest", "float32")
+    ambient = jax.config.jax_default_matmul_precision  # type: ignore[attr-defined]
+    exact = ambient in ("highest", "float32")
     return jax.lax.Precision.HIGHEST if exact else jax.lax.Precision.HIGH
 
 

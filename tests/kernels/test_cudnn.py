@@ -185,7 +185,8 @@ def test_arrays_have_the_layout_that_cudnn_reads(monkeypatch):
     problem = problem_of(mask=mask_of(BATCH))
     jaxpr = jax.make_jaxpr(lambda p: ran(around(rnn.lstm), CELL, False, p))(problem).jaxpr
     (jaxpr,) = (e.params["jaxpr"].jaxpr for e in jaxpr.eqns if e.primitive.name in ("jit", "pjit"))
-    made, used = {}, {}
+    made: dict = {}
+    used: dict = {}
     for equation in jaxpr.eqns:
         made |= {variable: equation for variable in equation.outvars}
         for variable in equation.invars:
