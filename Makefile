@@ -23,7 +23,7 @@ BENCH := out/benchmarks
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL: # two targets may fill the same environment
-.PHONY: help demo speaker examples $(EXAMPLES:%=example-%) serve bench bench-full test slow peers lint types docs gallery dist doctest format clean
+.PHONY: help demo speaker examples $(EXAMPLES:%=example-%) serve bench bench-full bench-device test slow peers lint types docs gallery dist doctest format clean
 
 help: ## print this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -54,6 +54,11 @@ bench-full: $(VENV)/.bench ## the same at full length, for docs/benchmarks.md
 	$(BIN)/python -m benchmarks all --output $(BENCH)/full.json
 	$(BIN)/python -m benchmarks report $(BENCH)/full.json
 
+# With the Python and the packages that the machine has: JAX for its chip is rarely the one that pip
+# would install, and PyTorch takes part if it is there.
+bench-device: ## check and measure on this machine's GPU or TPU, ten minutes at most
+	$(PYTHON) -m benchmarks device --output $(BENCH)/device.json
+
 test: $(VENV)/.test ## run the tests and the doctests
 	$(BIN)/python -m pytest -n $(JOBS) -m "not slow"
 
@@ -65,7 +70,12 @@ peers: $(VENV)/.test $(VENV)/.bench $(VENV)/.data ## run the tests that compare 
 	$(BIN)/python -m pytest -n $(JOBS) -m "not slow" tests/interop tests/test_docs.py \
 	  tests/examples/test_pretrained_g2p.py
 
-doctest: $(VENV)/.test ## run the examples in the docstrings alone
+doc# With the Python and the packages that the machine has: JAX for its chip is rarely the one that pip
+# would install, and PyTorch takes part if it is there.
+bench-device: ## check and measure on this machine's GPU or TPU, ten minutes at most
+	$(PYTHON) -m benchmarks device --output $(BENCH)/device.json
+
+test: $(VENV)/.test ## run the examples in the docstrings alone
 	$(BIN)/python -m pytest -n $(JOBS) seqjax
 
 lint: $(VENV)/.dev ## check style and formatting
