@@ -70,12 +70,7 @@ peers: $(VENV)/.test $(VENV)/.bench $(VENV)/.data ## run the tests that compare 
 	$(BIN)/python -m pytest -n $(JOBS) -m "not slow" tests/interop tests/test_docs.py \
 	  tests/examples/test_pretrained_g2p.py
 
-doc# With the Python and the packages that the machine has: JAX for its chip is rarely the one that pip
-# would install, and PyTorch takes part if it is there.
-bench-device: ## check and measure on this machine's GPU or TPU, ten minutes at most
-	$(PYTHON) -m benchmarks device --output $(BENCH)/device.json
-
-test: $(VENV)/.test ## run the examples in the docstrings alone
+doctest: $(VENV)/.test ## run the examples in the docstrings alone
 	$(BIN)/python -m pytest -n $(JOBS) seqjax
 
 lint: $(VENV)/.dev ## check style and formatting

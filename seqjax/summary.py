@@ -336,7 +336,7 @@ def _texts(rows: tuple[Row, ...]) -> list[tuple[str, ...]]:
 
 def _why(plan: Plan) -> list[str]:
     """The reasons for the kernel and, where steps run twice, for that."""
-    kernel, _, remat = plan.reasons
+    kernel, _, remat, _ = plan.reasons
     return [kernel] if plan.remat == "none" else [kernel, f"{plan.remat}: {remat}"]
 
 

@@ -13,7 +13,6 @@ GRAPHS = {
     "WHILE in graphs, unrolled": f"{WHILE} --xla_gpu_command_buffer_unroll_loops=true",
 }
 """Flags with which XLA records a loop in a CUDA graph, which it leaves out by default."""
-
 UNTUNED = "--xla_gpu_autotune_level=0"
 """Flags with which XLA does not try out how it multiplies, which takes most of its time."""
 
@@ -125,13 +124,12 @@ def all_cases(platform: str, *, tiny: bool | None, faults: bool = False) -> list
         chosen = tuple(name for name in precisions.split() if name in known)
         return Setup(kernel, unroll, chosen or known[:1])
 
-    cudnn = [on("cudnn", precisions="tf32 float32")] if platform == "gpu" else []
+    def cudnn(precisions: str = "tf32") -> list[Setup]:
+        return [on("cudnn", precisions=precisions)] if platform == "gpu" else []
+
     every = "bf16 tf32 float32 f16"
-    many = [
-        on("fused"), on("fused", 4, every), on("fused", 16), on("scan", precisions="bf16"), *cudnn
-    ]  # fmt: skip
-    two = [on("fused"), on("fused", 4)]
-    auto = [on("auto", None)]
+    some = [on("fused"), on("fused", 4), on("fused", 16), on("scan", precisions="bf16")]
+    bf16 = [on("auto", None, "bf16")]
 
     found = [_correctness("float32", sizes), _correctness("bf16", sizes, cells=["lstm", "gru"])]
     if faults:
@@ -140,30 +138,31 @@ def all_cases(platform: str, *, tiny: bool | None, faults: bool = False) -> list
             for fault in ("crash", "hang", "raise")
         ]
     found += [
-        _speed("plain", "lstm", headline, many),
-        _speed("plain", "gru", middle, [on("fused"), on("fused", 4, every), on("fused", 8)]),
-        _speed("plain", "lstm", middle, many),
-        _speed("resets", "gru", middle, auto, loop=True),
-        _speed("resets", "lstm", middle, auto, loop=True),
-        _speed("lengths", "lstm", middle, [*auto, *cudnn]),
-        _speed("lengths", "gru", middle, auto),
+        _speed("plain", "lstm", headline, [on("fused", 4, every), *cudnn("tf32 float32")]),
+        _speed("plain", "gru", middle, some),
+        _speed("plain", "lstm", middle, [*some, *cudnn()]),
+        _speed("resets", "gru", middle, bf16, loop=True),
+        _speed("resets", "lstm", middle, bf16, loop=True),
+        _speed("lengths", "lstm", middle, [*bf16, *cudnn()]),
+        _speed("lengths", "gru", middle, bf16),
         Case("training translation", "training", {"task": "translation", "tiny": tiny}),
         Case("training language model", "training", {"task": "language_model", "tiny": tiny}),
-    ]
-    for name, flags in GRAPHS.items() if platform == "gpu" else ():
-        case = _speed("plain", "lstm", middle, two, suffix=f", {name}")
-        found.append(dataclasses.replace(case, name=f"{case.name}, {name}", flags=flags))
-    found += [
         *(
-            _speed("plain", "min_gru", shape, [on("associative"), *two])
+            _speed(
+                "plain", "min_gru", shape, [on("associative", 1, "bf16"), on("fused", 4, "bf16")]
+            )
             for shape in sizes["linear"]
         ),
-        _speed("plain", "gru", headline, [on("fused"), on("fused", 4, every)]),
-        Case("the library's own tests", "conformance", flags=UNTUNED),
+        _speed("plain", "gru", headline, [on("fused", 4, every)]),
     ]
     for shape in sizes["others"]:
-        found.append(_speed("plain", "lstm", shape, [*two, *cudnn]))
-        found.append(_speed("plain", "gru", shape, two))
+        found.append(_speed("plain", "lstm", shape, [on("fused", 4), *cudnn()]))
+        found.append(_speed("plain", "gru", shape, [on("fused", 4)]))
+    found.append(Case("the library's own tests", "conformance", flags=UNTUNED))
+    for name, flags in GRAPHS.items() if platform == "gpu" else ():
+        setups = [on("fused", 1, "bf16"), on("fused", 4, "bf16")]
+        case = _speed("plain", "lstm", middle, setups, suffix=f", {name}")
+        found.append(dataclasses.replace(case, name=f"{case.name}, {name}", flags=flags))
     return found
 
 

@@ -19,6 +19,8 @@ from benchmarks.results import Row
 
 __all__ = ["run"]
 
+IN_A_ROW = 10
+
 LIBRARIES = (
     "flax", "chex", "torch", "jax-cuda13-plugin", "jax-cuda12-plugin", "nvidia-cudnn-cu13",
     "nvidia-cudnn-cu12", "libtpu",
@@ -77,13 +79,18 @@ def measure(
 
 
 def timed(call: Callable[..., Any], *arguments: Any, repeats: int = 10) -> list[float]:
-    """Return the seconds of each call after three that are not counted."""
+    """Return the seconds of a call, several times, after one that is not counted.
+
+    Each is the mean of some calls in a row, so that starting and waiting do not count.
+    """
     seconds = []
-    for turn in range(3 + repeats):
+    for turn in range(1 + repeats):
         start = time.perf_counter()
-        jax.block_until_ready(call(*arguments))
-        if turn >= 3:
-            seconds.append(time.perf_counter() - start)
+        for _ in range(IN_A_ROW):
+            result = call(*arguments)
+        jax.block_until_ready(result)
+        if turn:
+            seconds.append((time.perf_counter() - start) / IN_A_ROW)
     return seconds
 
 

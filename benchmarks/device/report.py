@@ -10,6 +10,7 @@ __all__ = ["SUITE", "merged", "part", "speed_tables", "text"]
 
 PEER = "pytorch"
 WHATS = ("forward", "gradient")
+WHOLE = "whole cases"
 
 LEGEND = """\
 All contestants of one line ran in turns in one process, after their outputs and gradients had been
@@ -60,7 +61,25 @@ def merged(runs: Sequence[Results]) -> Results:
         for key, rows in cases.items():
             if any(row.median_ms or row.reason is None for row in rows) or key not in found:
                 found[key] = rows
-    return Results(runs[-1].header, [row for rows in found.values() for row in rows])
+    rows = [row for rows in found.values() for row in rows]
+    measured = [row for row in rows if row.reason is None]
+    return Results(
+        runs[-1].header,
+        [row for row in rows if row.contestant != "all" or not _covered(row, measured)],
+    )
+
+
+def _covered(case: Row, measured: Sequence[Row]) -> bool:
+    """Return whether rows have what a row for a whole case says was not measured."""
+
+    def has(row: Row) -> bool:
+        if case.cell == "none":
+            names = {row.what, f"correctness {row.precision}", f"training {row.variant}"}
+            return case.what.replace(" model", "_model") in names
+        same = (row.cell, row.variant, row.shape) == (case.cell, case.variant, case.shape)
+        return same and ("WHILE" in case.what) == ("WHILE" in row.contestant)
+
+    return any(map(has, measured))
 
 
 def sections(results: Results, level: int = 2) -> list[str]:
@@ -200,9 +219,14 @@ def reasons(rows: Iterable[Row]) -> Iterable[str]:
     found: dict[tuple[str, str], list[str]] = {}
     for row in rows:
         if row.reason is not None:
-            words = (row.cell, row.variant, ",".join(map(str, row.shape)), row.what, row.precision)
+            sizes = ",".join(map(str, row.shape))
+            words = (row.cell, row.variant, sizes, row.what, row.precision)
             where = " ".join(word for word in words if word not in ("none", "1,1,1,1", ""))
-            found.setdefault((row.contestant, row.reason), []).append(where)
+            whole = row.contestant == "all"  # of a case, whose name says it all
+            key = (WHOLE if whole else row.contestant, row.reason)
+            found.setdefault(key, []).append(row.what if whole else where)
     for (contestant, reason), places in found.items():
-        some = "; ".join(places[:4]) + (f" and {len(places) - 4} more" if len(places) > 4 else "")
+        few = places if contestant == WHOLE else places[:4]
+        more = len(places) - len(few)
+        some = "; ".join(few) + (f" and {more} more" if more else "")
         yield f"{contestant}: {reason} ({some})"

@@ -70,7 +70,9 @@ CHOICES: dict[str, Choices] = {
         inline_from=Choice(None, NOT_MEASURED),
         chunk_from=Choice(None, NOT_MEASURED),
         parallel_from=Choice(64, NOT_MEASURED),
-        cudnn=Choice(False, "it has no forward-mode, second or batched derivatives"),
+        cudnn=Choice(
+            False, "H200, lstm 32,512,256,256 gradient in tf32: 20.1 ms; fused, unroll 4: 8.1"
+        ),
     ),
     "tpu": Choices(
         unroll=Choice(1, NOT_MEASURED),

@@ -39,9 +39,9 @@ def cudnn(
     The precision is that of `jax.default_matmul_precision`, as for all other kernels: cuDNN uses
     TF32 unless it is "highest" (or "float32").
 
-    Not run on hardware: all but the call of cuDNN is tested against `scan`, with JAX's reference in
-    its place. So "auto" never chooses this kernel. It can be differentiated once, in reverse mode;
-    `jax.vmap` has no rule for it, and batch axes of the inputs do the same.
+    On an NVIDIA H200 its values and gradients agree with `scan`, and `fused` is faster, so "auto"
+    never chooses this kernel. It can be differentiated once, in reverse mode; `jax.vmap` has no
+    rule for it, and batch axes of the inputs do the same.
 
     Args:
       cell: an `LSTM`, none of its kin.
