@@ -322,7 +322,8 @@ def test_kernels_are_planned_for_the_platforms_of_the_program(
     layer = make(cells.MinGRU(3, 4))
     export.export_layer(layer, batch=2, steps=steps, platforms=platforms)
     assert [plan.kernel for plan in plans] == [kernel]
-    assert target.platforms() == (backend,)
+    # A GPU without CUDA devices is one of AMD's.
+    assert target.platforms() == ("rocm" if backend == "gpu" else backend,)
 
 
 def test_inputs_may_be_numbers_in_lists():
