@@ -316,7 +316,7 @@ def _texts(rows: tuple[Row, ...]) -> list[tuple[str, ...]]:
         leaves = jax.tree.leaves(row.output)
         more = f" +{len(leaves) - 1}" if len(leaves) > 1 else ""
         output = f"[{', '.join(map(str, leaves[0].shape))}]{more}" if leaves else "-"
-        kernel = "" if row.plan is None else row.plan.kernel
+        kernel = "" if row.plan is None else row.plan.kernel.name
         if row.plan is not None and row.plan.remat != "none":
             kernel += f", {row.plan.remat}"
         texts.append(

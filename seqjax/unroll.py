@@ -10,7 +10,7 @@ import numpy as np
 
 from seqjax import checks, sequences
 from seqjax.cells.base import Cell, cast, compute_dtype, is_shape
-from seqjax.kernels import KERNELS, REMAT, WANTED, Plan, Problem, make_plan, run, target
+from seqjax.kernels import REMAT, WANTED, Kernel, Plan, Problem, make_plan, run, target
 from seqjax.types import Array, PyTree, Shape, Unrolled
 
 __all__ = ["explain", "unroll"]
@@ -30,7 +30,7 @@ def unroll(
     time_major: bool = False,
     recurrent_mask: Any = None,
     zoneout: PyTree | None = None,
-    implementation: str = "auto",
+    implementation: str | Kernel = "auto",
     remat: str = "auto",
     memory_budget: int | None = None,
     unroll: int | None = None,
@@ -73,10 +73,10 @@ def unroll(
       zoneout: the fraction of the old state that each unit holds, s_t = d ⊙ s_{t-1} + (1-d) ⊙ s_t
         (Krueger et al. 2017): a pytree like the state with leaves that are None, numbers (as in
         evaluation) or arrays `[..., T, H]` (bool or float, as in training).
-      implementation: a kernel by name, which runs or raises with the reason, or "auto", which
-        chooses one: see `seqjax.explain`. "scan" is `jax.lax.scan`; "fused" a loop whose weight
-        gradients are one product each; "associative" solves time in parallel for linear cells;
-        "cudnn" is NVIDIA's LSTM, never chosen by "auto".
+      implementation: a kernel, by name or a `seqjax.kernels.Kernel` itself, which runs or raises
+        with the reason; or "auto", which chooses one: see `seqjax.explain`. "scan" is
+        `jax.lax.scan`; "fused" a loop whose weight gradients are one product each; "associative"
+        solves time in parallel for linear cells; "cudnn" is NVIDIA's LSTM, never chosen by "auto".
       remat: what reverse mode keeps. "none" what every step stored; "chunk" that of one segment of
         a few megabytes, "sqrt" of √T steps, and the states between segments, running each step
         twice; "log" segments within segments, for memory O(log T); "auto" chooses.
@@ -148,7 +148,7 @@ def explain(
     xs: PyTree,
     *,
     time_major: bool = False,
-    implementation: str = "auto",
+    implementation: str | Kernel = "auto",
     remat: str = "auto",
     memory_budget: int | None = None,
     unroll: int | None = None,
@@ -214,7 +214,7 @@ def _plan(
     steps: int,
     dtype: Any,
     *,
-    implementation: str,
+    implementation: str | Kernel,
     remat: str,
     memory_budget: int | None,
     unroll: int | None,
@@ -222,8 +222,6 @@ def _plan(
     platform: str | None = None,
 ) -> Plan:
     """The plan, once what was asked for has been checked."""
-    if implementation != "auto":
-        checks.require_name("implementation", implementation, ["auto", *KERNELS])
     if memory_budget is not None:
         memory_budget = checks.require_integer("memory_budget", memory_budget)
     targets = target.platforms() if platform is None else (platform,)

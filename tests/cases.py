@@ -12,6 +12,7 @@ import numpy as np
 
 import seqjax
 from seqjax import cells
+from seqjax.kernels import KERNELS, Spec, target
 from tests import references
 
 I, H, T = 3, 4, 6
@@ -67,13 +68,13 @@ def registered(function: Any) -> Any:
 
 
 def on_every_kernel(cases: dict[str, Case]) -> dict[str, Case]:
-    """The cases once for each kernel that can run them here."""
-    parallel = lambda case: isinstance(case.cell, seqjax.cells.LinearCell)  # noqa: E731
+    """The cases, each once for every kernel that can run it here in all transformations."""
+    spec = Spec((), T, np.dtype(np.float32), target.this_machine())
     return {
-        f"{id}-{kernel}": case._replace(kernel=kernel)
+        f"{id}-{kernel.name}": case._replace(kernel=kernel.name)
         for id, case in cases.items()
-        for kernel in ("scan", "fused", "associative")
-        if kernel != "associative" or parallel(case)
+        for kernel in KERNELS.values()
+        if kernel.transforms and kernel.refuses(case.cell, spec) is None
     }
 
 

@@ -5,17 +5,20 @@
 - `associative`: time in parallel, for linear cells.
 - `cudnn`: NVIDIA's LSTM; on request only.
 
-A kernel is a function `(cell, problem, *, reverse, inline, unroll) -> Unrolled` on time-major
-arrays; `KERNELS` names them for `unroll(implementation=…)`, `make_plan` chooses one, and `run`
-carries a plan out, by checkpointed segments of time if the plan says so.
+A `Kernel` is a function `(cell, problem, *, reverse, inline, unroll) -> Unrolled` on time-major
+arrays, together with what it refuses and when "auto" takes it. `KERNELS` is the table of them,
+`make_plan` chooses one, and `run` carries a plan out, by checkpointed segments of time if the plan
+says so.
 """
 
 from seqjax.kernels.associative import associative
 from seqjax.kernels.cudnn import cudnn
 from seqjax.kernels.fused import fused
+from seqjax.kernels.kernel import Kernel, Spec
 from seqjax.kernels.plan import REMAT, WANTED, Plan, make_plan
 from seqjax.kernels.problem import Problem
-from seqjax.kernels.run import KERNELS, run
+from seqjax.kernels.registry import KERNELS
+from seqjax.kernels.run import run
 from seqjax.kernels.scan import scan
 from seqjax.kernels.segments import in_segments
 
@@ -23,8 +26,10 @@ __all__ = [
     "KERNELS",
     "REMAT",
     "WANTED",
+    "Kernel",
     "Plan",
     "Problem",
+    "Spec",
     "associative",
     "cudnn",
     "fused",

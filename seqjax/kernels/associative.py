@@ -14,11 +14,12 @@ import jax.numpy as jnp
 
 from seqjax.cells.base import Cell, compute_dtype, rounded, widened
 from seqjax.cells.minimal import LinearCell
+from seqjax.kernels.kernel import Kernel, Spec
 from seqjax.kernels.problem import Problem
 from seqjax.kernels.scan import held, select
 from seqjax.types import Array, Unrolled
 
-__all__ = ["associative"]
+__all__ = ["ASSOCIATIVE", "associative"]
 
 
 def associative(
@@ -63,12 +64,14 @@ def associative(
       True
     """
     del inline, unroll
-    linear = require_linear(cell)
+    reason = _refuses(cell)
+    if reason is not None:
+        raise ValueError(f"implementation: {reason}")
     params, start = problem.params, widened(problem.state)
     if problem.steps == 0:
         outputs = jax.eval_shape(lambda: cell.output(params, start))
         return Unrolled(jnp.zeros((0, *outputs.shape), compute_dtype(problem.xs)), problem.state)
-    a, b = linear.linear_terms(params, cell.project(params, problem.xs))
+    a, b = cell.linear_terms(params, cell.project(params, problem.xs))
     if problem.zoneout is not None:
         a, b = (
             held(problem.zoneout, jnp.ones_like(a), a),
@@ -96,23 +99,31 @@ def associative(
     return Unrolled(outputs, state)
 
 
-def require_linear(cell: Cell[Any, Any]) -> LinearCell:
-    """The cell, if it is linear in its state.
+def _refuses(cell: Cell[Any, Any], spec: Spec | None = None) -> str | None:
+    """Why the kernel cannot run a cell."""
+    del spec
+    if isinstance(cell, LinearCell):
+        return None
+    return (
+        f"'associative' runs cells with linear_terms, got {type(cell).__name__}; "
+        "expected 'scan', 'fused' or 'auto'"
+    )
 
-    Raises:
-      ValueError: a cell without `linear_terms`.
 
-    Example:
-      >>> from seqjax.cells import MinGRU
-      >>> require_linear(MinGRU(3, 5)).hidden_size
-      5
-    """
-    if not isinstance(cell, LinearCell):
-        raise ValueError(
-            f"implementation: 'associative' runs cells with linear_terms, got "
-            f"{type(cell).__name__}; expected 'scan', 'fused' or 'auto'"
-        )
-    return cell
+def _takes(cell: Cell[Any, Any], spec: Spec) -> str | None:
+    """Many steps on a platform where solving them in parallel pays."""
+    del cell
+    least, because = spec.choices.parallel_from
+    if least is None or spec.steps < least:
+        return None
+    return (
+        "the cell is linear in its state, and an accelerator runs its "
+        f"{spec.steps} steps in parallel ({because})"
+    )
+
+
+ASSOCIATIVE = Kernel("associative", associative, refuses=_refuses, takes=_takes, loops=False)
+"""Time in parallel, for linear cells."""
 
 
 def _composed(first: tuple[Array, Array], second: tuple[Array, Array]) -> tuple[Array, Array]:

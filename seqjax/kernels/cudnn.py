@@ -15,11 +15,12 @@ from jax.experimental.layout import Layout, with_layout_constraint
 from seqjax.cells.base import Cell
 from seqjax.cells.lstm import LSTM, LSTMParams, LSTMState
 from seqjax.kernels import target
+from seqjax.kernels.kernel import Kernel, Spec
 from seqjax.kernels.problem import Problem
 from seqjax.kernels.scan import select
 from seqjax.types import Array, Unrolled
 
-__all__ = ["cudnn", "flat_weights"]
+__all__ = ["CUDNN", "cudnn", "flat_weights"]
 
 
 def cudnn(
@@ -102,55 +103,60 @@ def flat_weights(params: LSTMParams) -> Array:
 
 def _checked(cell: Cell[Any, Any], problem: Problem) -> LSTM:
     """The cell, or an error for what cuDNN, or this machine, cannot run."""
-    lstm, instead = require_lstm(cell), _INSTEAD
+    reasons = [_refuses_cell(cell)]
     for name in ("xs", "params", "state"):
-        for leaf in jax.tree.leaves(getattr(problem, name)):
-            if leaf.dtype != jnp.float32:
-                raise ValueError(
-                    f"implementation: 'cudnn' runs float32, got {name} of {leaf.dtype}; {instead}"
-                )
+        leaves = jax.tree.leaves(getattr(problem, name))
+        reasons += [_refuses_dtype(name, leaf.dtype) for leaf in leaves]
     for name in ("resets", "recurrent_mask", "zoneout"):
         if getattr(problem, name) is not None:
-            raise ValueError(f"implementation: 'cudnn' runs without {name}, got {name}; {instead}")
-    require_nvidia(target.this_machine())
-    return lstm
+            reasons.append(f"'cudnn' runs without {name}, got {name}; {_INSTEAD}")
+    reasons.append(_refuses_platform(target.this_machine()))
+    for reason in filter(None, reasons):
+        raise ValueError(f"implementation: {reason}")
+    assert isinstance(cell, LSTM)
+    return cell
 
 
 _INSTEAD = "expected 'scan', 'fused' or 'auto'"
 
 
-def require_lstm(cell: Cell[Any, Any], dtype: Any = jnp.float32) -> LSTM:
-    """The cell, if it and the compute dtype are what cuDNN runs.
-
-    Raises:
-      ValueError: another cell, its kin among them, or another dtype.
-
-    Example:
-      >>> require_lstm(LSTM(3, 5)).hidden_size
-      5
-    """
-    if type(cell) is not LSTM:
-        raise ValueError(
-            f"implementation: 'cudnn' runs seqjax.cells.LSTM, got {type(cell).__name__}; {_INSTEAD}"
-        )
-    if dtype != jnp.float32:
-        raise ValueError(f"implementation: 'cudnn' runs float32, got xs of {dtype}; {_INSTEAD}")
-    return cell
+def _refuses_cell(cell: Cell[Any, Any]) -> str | None:
+    """An LSTM's kin has other equations."""
+    if type(cell) is LSTM:
+        return None
+    return f"'cudnn' runs seqjax.cells.LSTM, got {type(cell).__name__}; {_INSTEAD}"
 
 
-def require_nvidia(platform: str) -> None:
-    """Raises unless the platform may be an NVIDIA GPU.
+def _refuses_dtype(name: str, dtype: Any) -> str | None:
+    return (
+        None if dtype == jnp.float32 else f"'cudnn' runs float32, got {name} of {dtype}; {_INSTEAD}"
+    )
 
-    Raises:
-      ValueError: another platform.
 
-    Example:
-      >>> require_nvidia("cuda")
-    """
-    if platform not in ("cuda", "gpu"):
-        raise ValueError(
-            f"implementation: 'cudnn' needs an NVIDIA GPU, JAX's backend is {platform!r}"
-        )
+def _refuses_platform(platform: str) -> str | None:
+    if platform in ("cuda", "gpu"):
+        return None
+    return f"'cudnn' needs an NVIDIA GPU, JAX's backend is {platform!r}"
+
+
+def _refuses(cell: Cell[Any, Any], spec: Spec) -> str | None:
+    """Why the kernel cannot run a problem, as far as it is known before there are arrays."""
+    return (
+        _refuses_cell(cell) or _refuses_dtype("xs", spec.dtype) or _refuses_platform(spec.platform)
+    )
+
+
+def _takes(cell: Cell[Any, Any], spec: Spec) -> str | None:
+    """Where a measurement says so; `jax.vmap` and second derivatives would fail then."""
+    del cell
+    chosen, because = spec.choices.cudnn
+    return because if chosen else None
+
+
+CUDNN = Kernel(
+    "cudnn", cudnn, refuses=_refuses, takes=_takes, loops=False, remat=False, transforms=False
+)
+"""NVIDIA's LSTM."""
 
 
 def _run(

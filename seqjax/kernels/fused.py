@@ -26,11 +26,13 @@ from jax.custom_derivatives import SymbolicZero
 
 from seqjax.cells import ops
 from seqjax.cells.base import Cell, compute_dtype, rounded, widened
+from seqjax.cells.minimal import LinearCell
+from seqjax.kernels.kernel import Kernel, Spec
 from seqjax.kernels.problem import Problem
 from seqjax.kernels.scan import held, select, varying_like
 from seqjax.types import Array, PyTree, Unrolled
 
-__all__ = ["fused"]
+__all__ = ["FUSED", "fused"]
 
 
 def fused(
@@ -67,17 +69,35 @@ def fused(
       >>> fused(cell, problem).outputs.shape
       (7, 2, 5)
     """
-    if not has_floating_state(problem):
-        raise ValueError(
-            f"implementation: 'fused' differentiates the whole state, and that of "
-            f"{type(cell).__name__} is not all floating-point; expected 'scan' or 'auto'"
-        )
+    reason = _refuses(cell)
+    if reason is not None:
+        raise ValueError(f"implementation: {reason}")
     return _loop(_Setting(cell, reverse, inline, unroll), problem)
 
 
-def has_floating_state(problem: Problem) -> bool:
-    """Whether every array of the state can be differentiated."""
-    return all(jnp.issubdtype(s.dtype, jnp.floating) for s in jax.tree.leaves(problem.state))
+def _refuses(cell: Cell[Any, Any], spec: Spec | None = None) -> str | None:
+    """Why the kernel cannot run a cell: it differentiates every array of the state."""
+    del spec
+    state = jax.tree.leaves(jax.eval_shape(lambda: cell.initial_state()))
+    if all(jnp.issubdtype(leaf.dtype, jnp.floating) for leaf in state):
+        return None
+    return (
+        f"'fused' differentiates the whole state, and that of {type(cell).__name__} is not all "
+        "floating-point; expected 'scan' or 'auto'"
+    )
+
+
+def _takes(cell: Cell[Any, Any], spec: Spec) -> str:
+    """It is the kernel for everything that no other one takes."""
+    if not isinstance(cell, LinearCell):
+        return "weight gradients are one product each, not one a step"
+    parallel_from = spec.choices.parallel_from.value
+    where = "a CPU" if parallel_from is None else f"fewer than {parallel_from} steps"
+    return f"on {where} the loop is faster than solving time in parallel"
+
+
+FUSED = Kernel("fused", fused, refuses=_refuses, takes=_takes, sums_gates=True)
+"""The loop with a derivative of its own, which "auto" takes for most cells."""
 
 
 class _Setting(NamedTuple):

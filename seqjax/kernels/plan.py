@@ -10,14 +10,12 @@ import math
 from typing import Any, Literal, get_args
 
 import jax
-import jax.numpy as jnp
 
 from seqjax.cells import ops
 from seqjax.cells.base import Cell, cast
-from seqjax.cells.minimal import LinearCell
-from seqjax.kernels.associative import require_linear
-from seqjax.kernels.choices import MEGABYTE, Choices, choices_for
-from seqjax.kernels.cudnn import require_lstm, require_nvidia
+from seqjax.kernels.choices import MEGABYTE, Choices
+from seqjax.kernels.kernel import Kernel, Spec
+from seqjax.kernels.registry import KERNELS, find
 from seqjax.types import PyTree, Shape
 
 __all__ = ["REMAT", "WANTED", "Plan", "make_plan"]
@@ -43,7 +41,7 @@ class Plan:
     """How a problem is run.
 
     Attributes:
-      kernel: a name of `seqjax.kernels.KERNELS`.
+      kernel: which kernel runs it.
       inline: whether each step projects its own input instead of all steps at once before.
       remat: a name of `REMAT` but "auto".
       segments: steps in a segment of checkpointed backpropagation through time, in a segment of
@@ -55,11 +53,11 @@ class Plan:
     Example:
       >>> from seqjax.cells import LSTM
       >>> plan = make_plan(LSTM(128, 128), (32,), 100, jnp.float32, platform="cpu")
-      >>> plan.kernel, plan.inline, plan.segments
+      >>> plan.kernel.name, plan.inline, plan.segments
       ('fused', False, ())
     """
 
-    kernel: str
+    kernel: Kernel
     inline: bool
     remat: str
     segments: tuple[int, ...]
@@ -73,7 +71,7 @@ class Plan:
         if self.segments:
             remat += f", segments of {' < '.join(map(str, reversed(self.segments)))} steps"
         rows = (
-            ("kernel", self.kernel),
+            ("kernel", self.kernel.name),
             ("input product", product),
             ("remat", remat),
             ("unroll", str(self.unroll)),
@@ -83,7 +81,6 @@ class Plan:
         return "\n".join([*lines, *(f"- {reason}" for reason in self.reasons)])
 
 
-@functools.lru_cache(maxsize=4096)
 def make_plan(
     cell: Cell[Any, Any],
     batch_shape: Shape,
@@ -92,7 +89,7 @@ def make_plan(
     *,
     platform: str,
     wanted: str = "gradient",
-    implementation: str = "auto",
+    implementation: str | Kernel = "auto",
     remat: str = "auto",
     memory_budget: int | None = None,
     unroll: int | None = None,
@@ -107,7 +104,7 @@ def make_plan(
       platform: "cpu", "gpu", "cuda", "rocm" or "tpu".
       wanted: one of `WANTED`. All kernels but "cudnn" have derivatives of every kind, so this
         decides about memory alone.
-      implementation: a kernel by name, or "auto".
+      implementation: a kernel, by name or itself, or "auto".
       remat: one of `REMAT`.
       memory_budget: bytes that reverse mode may keep, inputs and outputs not counted.
       unroll: steps in one iteration of the compiled loop; None to choose.
@@ -121,24 +118,43 @@ def make_plan(
 
     Example:
       >>> from seqjax.cells import MinGRU
-      >>> make_plan(MinGRU(64, 64), (8,), 512, jnp.float32, platform="tpu").kernel
+      >>> make_plan(MinGRU(64, 64), (8,), 512, jnp.float32, platform="tpu").kernel.name
       'associative'
     """
-    if implementation == "associative":
-        require_linear(cell)
-    if implementation == "cudnn":
-        require_lstm(cell, dtype)
-        if remat in ("auto", "none") and memory_budget is None:  # else the mistake is there
-            require_nvidia(platform)
-    sizes = _Sizes.of(cell, batch_shape, steps, dtype)
-    choices = choices_for(platform)
-    kernel, why_kernel = _kernel(cell, steps, implementation, choices)
-    loops = kernel in ("scan", "fused")
+    kernel = find(implementation)
+    candidates = tuple(KERNELS.values()) if kernel is None else ()
+    spec = Spec(batch_shape, steps, dtype, platform)
+    return _planned(cell, spec, kernel, candidates, wanted, remat, memory_budget, unroll)
+
+
+@functools.lru_cache(maxsize=4096)
+def _planned(
+    cell: Cell[Any, Any],
+    spec: Spec,
+    asked: Kernel | None,
+    candidates: tuple[Kernel, ...],
+    wanted: str,
+    remat: str,
+    memory_budget: int | None,
+    unroll: int | None,
+) -> Plan:
+    """The plan by kernels themselves, so that one that replaces another of its name is seen."""
+    if asked is None:
+        kernel, why_kernel = _first_that_takes(cell, spec, candidates)
+    else:
+        kernel, why_kernel = asked, f"{asked.name} was asked for"
+    _check_remat(kernel, remat, memory_budget)
+    kernel.require(cell, spec)
+    sizes, steps, choices = (
+        _Sizes.of(cell, spec.batch_shape, spec.steps, spec.dtype),
+        spec.steps,
+        spec.choices,
+    )
 
     inline_from, hoisted = choices.inline_from.value, sizes.projected * steps
-    inline = loops and inline_from is not None and hoisted >= inline_from
-    if not loops:
-        why_inline = f"{kernel} has no loop that could project inputs"
+    inline = kernel.loops and inline_from is not None and hoisted >= inline_from
+    if not kernel.loops:
+        why_inline = f"{kernel.name} has no loop that could project inputs"
     elif inline:
         why_inline = (
             f"projections of all steps, {_readable(hoisted)}, would fall out of the CPU's caches"
@@ -148,9 +164,9 @@ def make_plan(
         why_inline = f"one product for all steps is faster; its {size} stay in the CPU's caches"
     else:
         why_inline = "one product for all steps is faster on accelerators"
-    unroll, why_unroll = _unroll(unroll, steps, choices, loops=loops)
+    unroll, why_unroll = _unroll(unroll, steps, choices, loops=kernel.loops)
 
-    step = sizes.stored(inline=inline, additive=cell.additive if kernel == "fused" else False)
+    step = sizes.stored(inline=inline, additive=cell.additive if kernel.sums_gates else False)
     if wanted == "gradient":
         remat, segments, why_remat = _segments(
             kernel, remat, memory_budget, steps, step, sizes.state, choices
@@ -160,6 +176,29 @@ def make_plan(
     kept = 0 if wanted != "gradient" else _kept(steps, segments, step, sizes.state)
     reasons = (why_kernel, why_inline, why_remat, why_unroll)
     return Plan(kernel, inline, remat, segments, unroll, kept, reasons)
+
+
+def _first_that_takes(
+    cell: Cell[Any, Any], spec: Spec, candidates: tuple[Kernel, ...]
+) -> tuple[Kernel, str]:
+    """The last kernel of the table that takes the problem, and why."""
+    for kernel in reversed(candidates):
+        if kernel.refuses(cell, spec) is None:
+            reason = kernel.takes(cell, spec)
+            if reason is not None:
+                return kernel, f"{kernel.name}: {reason}"
+    names = ", ".join(kernel.name for kernel in candidates)
+    raise ValueError(
+        f"implementation: expected one for {type(cell).__name__}, none of {names} takes it"
+    )
+
+
+def _check_remat(kernel: Kernel, remat: str, budget: int | None) -> None:
+    if not kernel.remat and (remat not in ("auto", "none") or budget is not None):
+        raise ValueError(
+            "remat: expected auto or none and no memory_budget with implementation="
+            f"{kernel.name!r}, which keeps what it needs, got {remat!r} and {budget}"
+        )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -219,28 +258,8 @@ def _unroll(asked: int | None, steps: int, choices: Choices, *, loops: bool) -> 
     return chosen, f"{count} an iteration ({choices.unroll.because})"
 
 
-def _kernel(
-    cell: Cell[Any, Any], steps: int, implementation: str, choices: Choices
-) -> tuple[str, str]:
-    if implementation != "auto":
-        return implementation, f"{implementation} was asked for"
-    state = jax.tree.leaves(jax.eval_shape(lambda: cell.initial_state()))
-    if not all(jnp.issubdtype(leaf.dtype, jnp.floating) for leaf in state):
-        return "scan", "scan: a state that is not all floating-point has no derivative of its own"
-    parallel_from, because = choices.parallel_from
-    if isinstance(cell, LinearCell) and parallel_from is not None and steps >= parallel_from:
-        return "associative", (
-            "associative: the cell is linear in its state, and an accelerator runs its "
-            f"{steps} steps in parallel ({because})"
-        )
-    if isinstance(cell, LinearCell):
-        where = "a CPU" if parallel_from is None else f"fewer than {parallel_from} steps"
-        return "fused", f"fused: on {where} the loop is faster than solving time in parallel"
-    return "fused", "fused: weight gradients are one product each, not one a step"
-
-
 def _segments(
-    kernel: str,
+    kernel: Kernel,
     remat: str,
     budget: int | None,
     steps: int,
@@ -249,13 +268,8 @@ def _segments(
     choices: Choices,
 ) -> tuple[str, tuple[int, ...], str]:
     """The remat that was asked for or chosen, the steps of its segments, and why."""
-    if kernel == "cudnn":
-        if remat not in ("auto", "none") or budget is not None:
-            raise ValueError(
-                "remat: expected auto or none and no memory_budget with implementation='cudnn', "
-                f"which keeps what it needs, got {remat!r} and {budget}"
-            )
-        return "none", (), "cuDNN keeps what its backward pass needs"
+    if not kernel.remat:
+        return "none", (), f"{kernel.name} keeps what its backward pass needs"
 
     asked = f"{remat} was asked for"
     candidates = {

@@ -1,32 +1,19 @@
-"""The table of kernels, and how a plan is carried out."""
+"""How a plan is carried out."""
 
 import dataclasses
 import functools
-from collections.abc import Callable
 from typing import Any
 
 import jax
 
 from seqjax import sequences
 from seqjax.cells.base import Cell
-from seqjax.kernels.associative import associative
-from seqjax.kernels.cudnn import cudnn
-from seqjax.kernels.fused import fused
 from seqjax.kernels.plan import Plan
 from seqjax.kernels.problem import Problem
-from seqjax.kernels.scan import scan
 from seqjax.kernels.segments import in_segments
 from seqjax.types import Unrolled
 
-__all__ = ["KERNELS", "run"]
-
-KERNELS: dict[str, Callable[..., Unrolled]] = {
-    "scan": scan,
-    "fused": fused,
-    "associative": associative,
-    "cudnn": cudnn,
-}
-"""Every kernel by name."""
+__all__ = ["run"]
 
 
 def run(
@@ -64,8 +51,9 @@ def run(
       (2, 7, 5)
     """
     kernel = functools.partial(
-        KERNELS[plan.kernel], cell, reverse=reverse, inline=plan.inline, unroll=plan.unroll
-    )
+        plan.kernel.run, cell, reverse=reverse, inline=plan.inline, unroll=plan.unroll,
+        **dict(plan.kernel.options),
+    )  # fmt: skip
 
     def time_major(problem: Problem) -> Unrolled:
         """Brings a problem into the kernels' form and its outputs back."""

@@ -10,10 +10,11 @@ import jax
 import jax.numpy as jnp
 
 from seqjax.cells.base import Cell, compute_dtype, rounded, widened
+from seqjax.kernels.kernel import Kernel, Spec
 from seqjax.kernels.problem import Problem
 from seqjax.types import Array, PyTree, Unrolled
 
-__all__ = ["scan"]
+__all__ = ["SCAN", "scan"]
 
 
 def scan(
@@ -77,6 +78,16 @@ def scan(
         unroll=unroll,
     )
     return Unrolled(outputs, state)
+
+
+def _takes(cell: Cell[Any, Any], spec: Spec) -> str:
+    """The last resort: "auto" comes here if every other kernel refuses."""
+    del cell, spec
+    return "a state that is not all floating-point has no derivative of its own"
+
+
+SCAN = Kernel("scan", scan, takes=_takes)
+"""The kernel that defines what the others must equal."""
 
 
 def varying_like(state: Any, problem: Problem) -> Any:
