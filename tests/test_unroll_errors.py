@@ -178,7 +178,7 @@ OPTIONS = [
     Bad("unroll", -1, ValueError, "positive integer", "-1"),
     Bad("unroll", 2.0, TypeError, "positive integer", "2.0"),
     Bad("unroll", True, TypeError, "positive integer", "True"),
-    Bad("unroll", None, TypeError, "positive integer", "None"),
+    Bad("unroll", "2", TypeError, "positive integer", "'2'"),
     Bad("reverse", "no", TypeError, "bool", "no"),
     Bad("reverse", np.array([True, False]), EITHER, "bool"),
     Bad("time_major", "no", TypeError, "bool", "no"),
