@@ -14,6 +14,7 @@ from flax import nnx
 
 from seqjax import checks, sequences
 from seqjax.cells.base import Cell, compute_dtype
+from seqjax.kernels import Kernel
 from seqjax.nn import noise
 from seqjax.nn.layer import (
     RECURRENT,
@@ -192,7 +193,7 @@ class Recurrent(nnx.Module):
         return_sequences: bool = True,
         deterministic: bool | None = None,
         rngs: noise.Rngs | None = None,
-        implementation: str = "auto",
+        implementation: str | Kernel = "auto",
         remat: str = "auto",
         memory_budget: int | None = None,
     ) -> Unrolled:
