@@ -45,7 +45,8 @@ def number(value: float | None, digits: int = 3) -> str:
 
 def label(row: Row) -> str:
     """A row's case in words."""
-    return f"{row.cell} {row.variant} {','.join(map(str, row.shape))}"
+    sizes = ",".join(map(str, row.shape))
+    return " ".join(filter(None, (row.cell, row.variant, sizes, row.precision)))
 
 
 def contestants(rows: Iterable[Row]) -> list[str]:

@@ -39,6 +39,7 @@ def interleaved(
     pause: float = PAUSE,
     clock: Callable[[], float] = time.perf_counter,
     before: Callable[[], object] | None = None,
+    announce: Callable[[Key], object] | None = None,
 ) -> dict[Key, list[float]]:
     """Times calls in rounds; in each round every call has one turn, and another one goes first.
 
@@ -51,6 +52,7 @@ def interleaved(
       pause: seconds to wait before each timed call.
       clock: returns seconds.
       before: called before each timed call, outside of its time.
+      announce: called before each call, timed or not, with its key; outside of its time.
 
     Returns:
       The seconds of every timed call, by key.
@@ -58,6 +60,8 @@ def interleaved(
     order = list(calls)
     for key in order:
         for _ in range(warmup):
+            if announce is not None:
+                announce(key)
             calls[key]()
     seconds: dict[Key, list[float]] = {key: [] for key in order}
     with quiet():
@@ -68,6 +72,8 @@ def interleaved(
             for key in order:
                 if before is not None:
                     before()
+                if announce is not None:
+                    announce(key)
                 if pause:
                     time.sleep(pause)
                 start = clock()

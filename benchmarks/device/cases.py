@@ -1,11 +1,11 @@
-"""What `python -m benchmarks device` runs, in order of value."""
+"""The cases of `python -m benchmarks device`, the most valuable first."""
 
 import dataclasses
 from typing import Any
 
 from benchmarks.device.precisions import of_platform
 
-__all__ = ["Case", "Setup", "all_cases", "first_case", "sizes_of"]
+__all__ = ["TINY", "Case", "Setup", "all_cases", "first_case", "sizes_of"]
 
 WHILE = "--xla_gpu_enable_command_buffer=+WHILE,+CONDITIONAL --xla_gpu_graph_min_graph_size=1"
 GRAPHS = {
@@ -14,12 +14,12 @@ GRAPHS = {
 }
 """Flags with which XLA records a loop in a CUDA graph, which it leaves out by default."""
 UNTUNED = "--xla_gpu_autotune_level=0"
-"""Flags with which XLA does not try out how it multiplies, which takes most of its time."""
+"""Flags that disable XLA's autotuning, which takes most of the compile time."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Setup:
-    """A contestant of ours: how a cell is run, and in which precisions that is measured.
+    """One configuration of seqjax to measure: kernel, unroll and precisions.
 
     Attributes:
       kernel: a name of `seqjax.kernels.KERNELS`, or "auto".
@@ -39,12 +39,12 @@ class Setup:
 
 @dataclasses.dataclass(frozen=True)
 class Case:
-    """What one process measures. It travels to the process as JSON.
+    """One unit of work, sent to a worker process as JSON.
 
     Attributes:
       name: for people, and for `--only`.
-      kind: of work, a key of `worker.KINDS`.
-      options: of the kind.
+      kind: a key of `worker.KINDS`.
+      options: keyword arguments of `run` in the module of that kind.
       flags: for XLA, in the environment of the process.
       total: seconds after which the process is ended, whatever it does.
     """
@@ -86,7 +86,7 @@ def sizes_of(platform: str, tiny: bool | None) -> dict[str, Any]:
 
 
 def first_case(tiny: bool | None) -> Case:
-    """Return the case that says what there is; the others depend on it."""
+    """Return the case that describes the machine; the others depend on its platform."""
     return Case("facts", "facts", {"tiny": tiny})
 
 
@@ -110,7 +110,7 @@ def all_cases(platform: str, *, tiny: bool | None, faults: bool = False) -> list
     """Return all cases after the facts, the most valuable first.
 
     Args:
-      platform: "cpu", "gpu" or "tpu", as the facts say.
+      platform: "cpu", "cuda", "rocm" or "tpu", as the facts say.
       tiny: whether sizes are those of a rehearsal; None for "on a CPU".
       faults: whether there are also a case that hangs, one that crashes and one that fails, to
         rehearse what happens to them.
@@ -125,7 +125,7 @@ def all_cases(platform: str, *, tiny: bool | None, faults: bool = False) -> list
         return Setup(kernel, unroll, chosen or known[:1])
 
     def cudnn(precisions: str = "tf32") -> list[Setup]:
-        return [on("cudnn", precisions=precisions)] if platform == "gpu" else []
+        return [on("cudnn", precisions=precisions)] if platform == "cuda" else []
 
     every = "bf16 tf32 float32 f16"
     some = [on("fused"), on("fused", 4), on("fused", 16), on("scan", precisions="bf16")]
@@ -159,7 +159,7 @@ def all_cases(platform: str, *, tiny: bool | None, faults: bool = False) -> list
         found.append(_speed("plain", "lstm", shape, [on("fused", 4), *cudnn()]))
         found.append(_speed("plain", "gru", shape, [on("fused", 4)]))
     found.append(Case("the library's own tests", "conformance", flags=UNTUNED))
-    for name, flags in GRAPHS.items() if platform == "gpu" else ():
+    for name, flags in GRAPHS.items() if platform == "cuda" else ():
         setups = [on("fused", 1, "bf16"), on("fused", 4, "bf16")]
         case = _speed("plain", "lstm", middle, setups, suffix=f", {name}")
         found.append(dataclasses.replace(case, name=f"{case.name}, {name}", flags=flags))

@@ -3,6 +3,8 @@
 import argparse
 import datetime
 import shlex
+import signal
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -27,6 +29,7 @@ def main(arguments: Sequence[str]) -> int:
     """
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks device",
+        allow_abbrev=False,
         description="Check and measure seqjax on a GPU or TPU, beside PyTorch if installed.",
     )
     parser.add_argument(
@@ -58,6 +61,12 @@ def main(arguments: Sequence[str]) -> int:
     found = parser.parse_args(arguments)
     if found.output.is_dir():
         parser.error(f"--output: expected a file, got the folder {found.output}")
+    try:
+        found.output.parent.mkdir(parents=True, exist_ok=True)
+        Results({}, []).save(found.output.with_name(f"{found.output.name}.try"))
+        found.output.with_name(f"{found.output.name}.try").unlink()
+    except OSError as error:
+        parser.error(f"--output: expected a file that can be written, got {found.output} ({error})")
     header = {
         "command": shlex.join(["python", "-m", "benchmarks", "device", *_kept(arguments)]),
         "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
@@ -74,20 +83,33 @@ def main(arguments: Sequence[str]) -> int:
         header=header,
         output=found.output,
     )
-    results = Runner(options, lambda text: print(text, flush=True)).run()
+    runner = Runner(options, lambda text: print(text, flush=True))
+    stopped = False
+    try:
+        signal.signal(signal.SIGTERM, signal.default_int_handler)  # so that workers end, too
+        runner.run()
+    except KeyboardInterrupt:
+        stopped = True
+    except ValueError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    results = runner.results()
     print("\n" + report.text(results))
-    print(f"\nResults: {found.output}")
-    return exit_code(results)
+    print(f"\n{'Stopped. ' if stopped else ''}Results: {found.output.resolve()}")
+    return 130 if stopped else exit_code(results)
 
 
 def exit_code(results: Results) -> int:
     """Return 1 if a row tells of a fault, else 0."""
-    faults = ("failed", "disagrees", "ended early", "timed out")
+    faults = ("failed", "disagrees", "ended early", "timed out", "stopped: the case", "not finished")
     return int(any((row.reason or "").startswith(faults) for row in results.rows))
 
 
 def _positive(text: str) -> float:
-    value = float(text)
+    try:
+        value = float(text)
+    except ValueError:
+        value = 0.0
     if not value > 0:
         raise argparse.ArgumentTypeError(f"expected a positive number, got {text}")
     return value

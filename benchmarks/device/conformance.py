@@ -1,4 +1,4 @@
-"""The library's own tests of kernels that only an accelerator runs in earnest."""
+"""Run the library's tests of the kernels `cudnn` and `associative` on the device."""
 
 import importlib.util
 from pathlib import Path
@@ -19,17 +19,17 @@ def run(reporter: Reporter) -> None:
     Where pytest, hypothesis or the tests are missing, the row says so.
 
     Args:
-      reporter: the conversation.
+      reporter: sends progress and rows to the parent process.
     """
     import jax
 
     row = described("tests", "pytest", "float32", variant="kernels/cudnn, kernels/associative")
     if not reporter.wanted(row):
         return
-    missing = [name for name in ("pytest", "hypothesis") if importlib.util.find_spec(name) is None]
-    missing += [name for name in TESTS if not (ROOT / name).exists()]
-    if missing:
-        reporter.row(measured(row, reason=f"not run: {', '.join(missing)} is not installed"))
+    needed = {name: importlib.util.find_spec(name) for name in ("pytest", "hypothesis")}
+    needed |= {name: (ROOT / name).exists() or None for name in TESTS}
+    if missing := [name for name, found in needed.items() if found is None]:
+        reporter.row(measured(row, reason=f"not run: missing {', '.join(missing)}"))
         return
     import pytest
 
@@ -52,7 +52,7 @@ def run(reporter: Reporter) -> None:
     jax.config.update("jax_default_matmul_precision", "highest")
     arguments = ["-q", "-p", "no:cacheprovider", "--rootdir", str(ROOT)]
     pytest.main([*arguments, *(str(ROOT / name) for name in TESTS)], plugins=[count])
-    some = f"{len(count.failed)} failed: {', '.join(count.failed)}"
+    some = f"failed: {len(count.failed)} tests: {', '.join(count.failed)}"
     nothing = "failed: no test ran" if not count.outcomes["passed"] else None
     reporter.row(
         measured(

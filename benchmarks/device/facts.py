@@ -1,6 +1,5 @@
-"""What machine this is: the chip, its driver, versions, the rates of a copy and of products."""
+"""Describe the machine, and measure the rates of a copy and of matrix products."""
 
-import importlib.util
 import statistics
 import subprocess
 import time
@@ -11,11 +10,13 @@ import jax
 import jax.numpy as jnp
 
 from benchmarks import machine
-from benchmarks.device.cases import sizes_of
+from benchmarks.device import pytorch
+from benchmarks.device.cases import TINY, sizes_of
 from benchmarks.device.precisions import PRECISIONS, of_platform
 from benchmarks.device.rows import described, measured
 from benchmarks.device.worker import Reporter
 from benchmarks.results import Row
+from seqjax.kernels import target
 
 __all__ = ["run"]
 
@@ -31,51 +32,49 @@ def run(reporter: Reporter, tiny: bool | None) -> None:
     """Report the header, then the rates as rows.
 
     Args:
-      reporter: the conversation.
+      reporter: sends progress and rows to the parent process.
       tiny: whether sizes are those of a rehearsal; None for "on a CPU".
     """
     versions = {name: known for name in LIBRARIES if (known := machine.version(name))}
     facts = machine.describe("", versions)
     device = jax.devices()[0]
     facts |= {
+        "platform": target.this_machine(),
         "compute_capability": getattr(device, "compute_capability", None),
         "memory_bytes": (device.memory_stats() or {}).get("bytes_limit"),
-        "driver": nvidia_driver(),
-        "pytorch_device": pytorch_device(),
     }
     facts["threads"] = None  # of a CPU, which is not what is measured here
     reporter.header({name: value for name, value in facts.items() if value is not None})
+    reporter.header({"pytorch_device": pytorch.where()})
+    if driver := nvidia_driver():
+        reporter.header({"driver": driver})
 
     sizes = sizes_of(device.platform, tiny)
+    reporter.header({"tiny": sizes is TINY})
     matrix, numbers = sizes["matrix"], sizes["copy"]
-    rate = measure(
+    measure(
         reporter, described("copy", "jax", variant="machine"), "gb_per_s", 8e-9 * numbers,
         lambda a: a + 1, jnp.ones(numbers, jnp.float32),
     )  # fmt: skip
-    rates = {}
-    for name in of_platform(device.platform):
+    for name in of_platform(target.this_machine()):
         precision = PRECISIONS[name]
         a = jax.random.normal(jax.random.key(0), (matrix, matrix), precision.dtype)
         row = described("product", "jax", name, variant="machine", shape=(1, 1, matrix, matrix))
         with jax.default_matmul_precision(precision.matmul or "default"):
-            found = measure(reporter, row, "tflops", 2e-12 * matrix**3, jnp.matmul, a, a)
-        if found is not None:
-            rates[name] = found
-    reporter.header({"copy_gb_per_s": rate, "matrix_tflops": rates})
+            measure(reporter, row, "tflops", 2e-12 * matrix**3, jnp.matmul, a, a)
 
 
 def measure(
     reporter: Reporter, row: Row, unit: str, amount: float, function: Callable[..., Any],
     *arguments: Any,
-) -> float | None:  # fmt: skip
+) -> None:  # fmt: skip
     """Report a row with a rate: the amount of work divided by the median time."""
     if not reporter.wanted(row):
-        return None
+        return
     reporter.doing(row)
     seconds = timed(jax.jit(function), *arguments)
     rate = amount / statistics.median(seconds)
     reporter.row(measured(row, seconds, extra={unit: rate}))
-    return rate
 
 
 def timed(call: Callable[..., Any], *arguments: Any, repeats: int = 10) -> list[float]:
@@ -102,14 +101,3 @@ def nvidia_driver() -> str | None:
     except (OSError, subprocess.SubprocessError):
         return None
     return lines[0] if lines else None
-
-
-def pytorch_device() -> str | None:
-    """Return where PyTorch runs and with which cuDNN; None if it is not installed."""
-    if importlib.util.find_spec("torch") is None:
-        return None
-    import torch
-
-    if not torch.cuda.is_available():
-        return "cpu"
-    return f"cuda {torch.version.cuda}, cuDNN {torch.backends.cudnn.version()}"

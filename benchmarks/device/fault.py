@@ -14,7 +14,7 @@ def run(reporter: Reporter, fault: str) -> None:
     """Report a row, then crash, hang or raise; a second process reports the last row.
 
     Args:
-      reporter: the conversation.
+      reporter: sends progress and rows to the parent process.
       fault: "crash", "hang" or "raise".
     """
     for name in ("before", fault, "after"):

@@ -32,7 +32,9 @@ PRECISIONS = {
 
 
 def of_platform(platform: str) -> tuple[str, ...]:
-    """Return the precisions that are measured on a platform, "cpu", "gpu" or "tpu"."""
-    return {"gpu": ("bf16", "tf32", "float32", "f16"), "tpu": ("bf16", "float32")}.get(
-        platform, ("float32",)
-    )
+    """Return the precisions that are measured on "cpu", "cuda", "rocm" or "tpu"."""
+    return {
+        "cuda": ("bf16", "tf32", "float32", "f16"),
+        "rocm": ("bf16", "float32", "f16"),
+        "tpu": ("bf16", "float32"),
+    }.get(platform, ("float32",))

@@ -26,7 +26,7 @@ class Program:
       function: of `arguments`.
       arguments: arrays on the device that it runs on.
       compiled: the program, once `compile_all` has run; or the reason why there is none.
-      seconds: that tracing and compiling took, other programs being compiled at the same time.
+      seconds: for tracing and compiling; includes waiting for programs compiled in parallel.
     """
 
     row: Row
@@ -44,7 +44,7 @@ def compile_all(reporter: Reporter, programs: Sequence[Program]) -> list[Program
     """Compile programs, and report a row for each that cannot be compiled.
 
     Args:
-      reporter: the conversation. With one thread it is told which program is compiled next, so that
+      reporter: sends progress and rows to the parent process. With one thread it is told which program is compiled next, so that
         a crash of the compiler can be blamed on it; with several threads, only that there is
         progress.
       programs: to compile; those that ended an earlier process are left out.
@@ -57,14 +57,14 @@ def compile_all(reporter: Reporter, programs: Sequence[Program]) -> list[Program
     def one(program: Program) -> None:
         start = time.perf_counter()
         if reporter.threads == 1:
-            reporter.doing(program.row)
+            reporter.doing(program.row, slow=True)
         try:
             program.compiled = lowered[id(program)].compile()
         except Exception as error:
             program.compiled = reason(error)
         program.seconds += time.perf_counter() - start
         if reporter.threads > 1:
-            reporter.doing(None)
+            reporter.doing(None, slow=True)
 
     lowered = {}
     for program in wanted:
@@ -79,7 +79,7 @@ def compile_all(reporter: Reporter, programs: Sequence[Program]) -> list[Program
             continue
         program.seconds = time.perf_counter() - start
     traced = [program for program in wanted if id(program) in lowered]
-    reporter.doing(None)
+    reporter.doing(None, slow=True)
     with concurrent.futures.ThreadPoolExecutor(reporter.threads) as pool:
         list(pool.map(one, traced))
     for program in traced:

@@ -1,7 +1,9 @@
 """Rows of the suite `device`."""
 
 import dataclasses
+import traceback
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 from benchmarks.results import Row
@@ -28,11 +30,14 @@ def measured(row: Row, seconds: Sequence[float] = (), **fields: Any) -> Row:
 
 
 def identity(row: Row) -> tuple[str, str, str, str]:
-    """Return what tells the rows of one case apart."""
+    """Return the fields that identify a row within its case."""
     return row.cell, row.contestant, row.what, row.precision
 
 
 def reason(error: Exception) -> str:
     """Return an exception as the reason of a row, in one line."""
-    lines = str(error).strip().splitlines() or [""]
-    return f"failed: {type(error).__name__}: {lines[0][:300]}"
+    text = str(error).strip().splitlines()
+    if not text:  # an assertion says where it stands
+        frames = traceback.extract_tb(error.__traceback__)
+        text = [f"{Path(frames[-1].filename).name}:{frames[-1].lineno}"] if frames else [""]
+    return f"failed: {type(error).__name__}: {text[0][:300]}"

@@ -18,7 +18,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from benchmarks.device.cases import Case, all_cases, first_case
 from benchmarks.device.rows import described, identity, measured
@@ -29,23 +29,26 @@ __all__ = ["Options", "Runner", "Worker"]
 
 ROOT = Path(__file__).resolve().parents[2]
 TRIES = 4
-"""Processes that one case may take."""
+"""Maximum number of processes started for one case."""
 READY = 90.0
 """Seconds a worker has for its imports."""
+COMPILING = 3.0
+"""How many times longer than usual a worker may be silent while it compiles."""
 LEAST = 5.0
 """Seconds of the budget below which no case is begun."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Options:
-    """How a run goes.
+    """Settings of a run.
 
     Attributes:
       budget: seconds for all cases together.
       limit: seconds without progress after which a process is ended.
       tiny: sizes of a rehearsal; None for "on a CPU".
       faults: whether cases that go wrong on purpose take part.
-      only: parts of names; a case runs if it has one of them; all run if there are none.
+      only: parts of names, in any case of letters; a case runs if its name has one of them. All
+        cases run if there are none.
       header: further facts for the header of the results.
       output: the results file.
     """
@@ -69,6 +72,9 @@ class Worker:
             "XLA_PYTHON_CLIENT_PREALLOCATE": "false",
             "XLA_FLAGS": f"{os.environ.get('XLA_FLAGS', '')} {flags}".strip(),
         }
+        platforms = environment.get("JAX_PLATFORMS", "")
+        if platforms and "cpu" not in platforms.split(","):
+            environment["JAX_PLATFORMS"] = f"{platforms},cpu"  # what correctness compares with
         self.flags = flags
         self._errors = tempfile.TemporaryFile()  # noqa: SIM115 - it lives as long as the process
         self._process = subprocess.Popen(
@@ -92,13 +98,18 @@ class Worker:
                 break  # it was ended in the middle of a line
         self._messages.put(None)
 
-    def ask(self, case: Case, skip: Sequence[tuple[str, ...]], threads: int) -> None:
-        """Send the case to the process."""
-        asked = {"kind": case.kind, "options": case.options, "skip": skip, "threads": threads}
+    def ask(
+        self, case: Case, skip: Sequence[tuple[str, ...]], threads: int, seconds: float
+    ) -> None:
+        """Send the case to the process, which has these seconds for it."""
+        asked = {
+            "kind": case.kind, "options": case.options, "skip": skip, "threads": threads,
+            "seconds": seconds,
+        }  # fmt: skip
         assert self._process.stdin is not None
         with contextlib.suppress(OSError):  # it has ended, which its messages will show
             self._process.stdin.write(json.dumps(asked).encode() + b"\n")
-            self._process.stdin.close()
+            self._process.stdin.flush()  # left open: the worker ends when it is closed
 
     def message(self, timeout: float) -> dict[str, Any] | None:
         """Return the next message, or None when the process has ended.
@@ -117,7 +128,10 @@ class Worker:
 
     def ending(self) -> str:
         """Return how the process ended, and the last thing that it printed."""
-        code = self._process.wait()
+        try:
+            code = self._process.wait(timeout=10)
+        except subprocess.TimeoutExpired:
+            return "it closed its output and did not exit"
         how = f"signal {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
         self._errors.seek(0, os.SEEK_END)
         self._errors.seek(max(0, self._errors.tell() - 2000))
@@ -151,8 +165,12 @@ class Runner:
         """Return the seconds of the budget that are left."""
         return self._begin + self.options.budget - self._clock()
 
+    def results(self) -> Results:
+        """Return what was found so far; the file has it already."""
+        return Results(self._header(), self.rows)
+
     def run(self) -> Results:
-        """Run all cases, and return what was found; the file has it already."""
+        """Run all cases, and return what was found."""
         try:
             for case, following in self._in_order():
                 self._say(f"{self._clock() - self._begin:4.0f} s  {case.name}")
@@ -163,15 +181,34 @@ class Runner:
         finally:
             if self._spare is not None:
                 self._spare.stop()
-        return Results(self.header, self.rows)
+        return self.results()
+
+    def _header(self) -> dict[str, Any]:
+        """The header, with the rates that rows of the facts have."""
+        facts = [row for row in self.rows if row.variant == "machine"]
+        rates = {row.precision: row.extra["tflops"] for row in facts if "tflops" in row.extra}
+        copies = [row.extra["gb_per_s"] for row in facts if "gb_per_s" in row.extra]
+        found = {"copy_gb_per_s": copies[0]} if copies else {}
+        return self.header | found | ({"matrix_tflops": rates} if rates else {})
 
     def _in_order(self) -> Iterator[tuple[Case, Case | None]]:
         """Yield each case and the one after it; which there are depends on the facts."""
         yield first_case(self.options.tiny), None
-        platform = self.header.get("platform", "cpu")
+        if "platform" not in self.header:
+            raise ValueError(
+                "device: expected one that JAX can use, got "
+                + "; ".join(dict.fromkeys(row.reason for row in self.rows if row.reason))
+            )
+        platform = self.header["platform"]
         cases = all_cases(platform, tiny=self.options.tiny, faults=self.options.faults)
-        if self.options.only:
-            cases = [case for case in cases if any(part in case.name for part in self.options.only)]
+        parts = [part.lower() for part in self.options.only]
+        chosen = [case for case in cases if any(part in case.name.lower() for part in parts)]
+        if parts and not chosen:
+            raise ValueError(
+                f"--only: expected a part of a case's name, got {' '.join(self.options.only)}; "
+                f"the names are: {'; '.join(case.name for case in cases)}"
+            )
+        cases = chosen or cases
         yield from zip(cases, [*cases[1:], None], strict=True)
 
     def _spent(self, what: str) -> str:
@@ -189,7 +226,7 @@ class Runner:
 
     def _keep(self, *rows: Row) -> None:
         self.rows += rows
-        Results(self.header, self.rows).save(self.options.output)
+        self.results().save(self.options.output)
 
     def _worker(self, flags: str) -> Worker:
         """The worker that waits, if it has these flags; else a new one."""
@@ -203,30 +240,38 @@ class Runner:
     def _case(self, case: Case, following: Case | None) -> None:
         """Run one case, again without what ended it, and keep its rows."""
         skip: list[tuple[str, ...]] = []
-        end = self._clock() + min(case.total, self.left())
-        for attempt in range(TRIES):
+        threads = cores()
+        for _ in range(TRIES):
+            end = self._clock() + min(case.total, self.left())
             worker = self._worker(case.flags)
-            worker.ask(case, skip, threads=cores() if attempt == 0 else 1)
-            if following is not None and self._ahead:
-                self._spare = self._start(following.flags)
-            found, doing, fault = self._listen(worker, end)
-            worker.stop()
-            if fault is None:
-                self._keep(*found)
+            try:
+                worker.ask(case, skip, threads, end - self._clock())
+                if following is not None and self._ahead and self._spare is None:
+                    self._spare = self._start(following.flags)
+                found = self._listen(worker, end)
+            finally:
+                worker.stop()
+            self._keep(*found.rows)
+            skip += [identity(row) for row in found.rows]
+            if found.fault is None:
                 return
-            self._say(f"        {fault}")
-            self._keep(*found)
-            again = attempt + 1 < TRIES and end - self._clock() > LEAST
-            if doing is None and attempt == 0 and again:
-                continue  # programs were compiled side by side; one by one shows which it is
-            unfinished = self._unfinished(case, fault)
-            self._keep(unfinished if doing is None else measured(doing, reason=fault))
-            if doing is None or identity(doing) in skip or not again:
+            self._say(f"        {found.fault}")
+            if found.final or (found.doing is None and threads == 1):
+                self._keep(self._unfinished(case, found.fault))
                 return
-            skip += [identity(row) for row in (*found, doing)]
+            if found.doing is None:
+                threads = 1  # programs were compiled side by side; one by one shows which it is
+                continue
+            self._keep(measured(found.doing, reason=found.fault))
+            if identity(found.doing) in skip:
+                return
+            skip.append(identity(found.doing))
+            if self.left() < LEAST:
+                break
+        self._keep(self._unfinished(case, f"not finished: {len(skip)} rows ended processes"))
 
-    def _listen(self, worker: Worker, end: float) -> tuple[list[Row], Row | None, str | None]:
-        """Return the rows of one process, what it was doing, and why it ended if not by itself."""
+    def _listen(self, worker: Worker, end: float) -> "Outcome":
+        """Return what one process reported until it ended or was out of time."""
         rows: list[Row] = []
         doing: Row | None = None
         patience = READY
@@ -235,13 +280,13 @@ class Runner:
                 message = worker.message(min(patience, end - self._clock()))
             except queue.Empty:
                 if self.left() <= 0:
-                    return rows, doing, self._spent("stopped")
+                    return Outcome(rows, doing, self._spent("stopped"), final=True)
                 if end <= self._clock():
-                    return rows, doing, "stopped: the case took too long"
-                return rows, doing, f"timed out: no progress in {patience:.0f} s"
+                    return Outcome(rows, doing, "stopped: the case took too long", final=True)
+                return Outcome(rows, doing, f"timed out: no progress in {patience:.0f} s")
             if message is None:
-                return rows, doing, f"ended early: {worker.ending()}"
-            patience = self.options.limit
+                return Outcome(rows, doing, f"ended early: {worker.ending()}")
+            patience = self.options.limit * (COMPILING if message.get("slow") else 1.0)
             if "doing" in message:
                 doing = None if message["doing"] is None else row_of(message["doing"])
             elif "row" in message:
@@ -249,9 +294,25 @@ class Runner:
             elif "header" in message:
                 self.header |= message["header"] | self.options.header
             elif "failed" in message:
-                return rows, doing, message["failed"]
+                return Outcome(rows, doing, message["failed"], final=doing is None)
             elif "end" in message:
-                return rows, doing, None
+                return Outcome(rows, doing, None)
+
+
+class Outcome(NamedTuple):
+    """What one process reported.
+
+    Attributes:
+      rows: that it finished.
+      doing: what it was working on last.
+      fault: why it ended, if not by itself.
+      final: whether it makes no sense to run the case again.
+    """
+
+    rows: list[Row]
+    doing: Row | None
+    fault: str | None
+    final: bool = False
 
 
 def row_of(fields: dict[str, Any]) -> Row:

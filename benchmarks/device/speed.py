@@ -1,7 +1,6 @@
-"""One workload, all contestants and precisions, forward and gradient, in turns in one process."""
+"""Time one workload for all contestants and precisions, alternately, in one process."""
 
 import functools
-import importlib.util
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
@@ -10,7 +9,7 @@ import jax.numpy as jnp
 
 import seqjax
 from benchmarks import timing
-from benchmarks.device import workloads
+from benchmarks.device import pytorch, workloads
 from benchmarks.device.cases import Setup
 from benchmarks.device.precisions import PRECISIONS
 from benchmarks.device.programs import Program, compile_all, relative_error
@@ -24,7 +23,9 @@ __all__ = ["run"]
 TORCH, LOOP = "pytorch", "pytorch cell loop"
 WHATS = ("forward", "gradient")
 SECONDS = 6.0
-"""For the timed rounds of one case, of which there are five at least."""
+"""Seconds for the timed rounds of one case, of which there are at least five."""
+RESERVE = 3.0
+"""Seconds that are left for reporting when the process nears its end."""
 
 
 def run(
@@ -39,7 +40,7 @@ def run(
     """Measure a workload. A contestant that disagrees with float32 `scan` is not timed.
 
     Args:
-      reporter: the conversation.
+      reporter: sends progress and rows to the parent process.
       cell: "lstm", "gru" or "min_gru".
       variant: "plain", "lengths" or "resets".
       shape: B, T, I, H.
@@ -126,13 +127,7 @@ def torch_contestants(
     if problem.common is None:
         return
     name = (LOOP if loop else TORCH) + suffix
-    missing = None
-    if importlib.util.find_spec("torch") is None:
-        missing = "not installed: torch"
-    elif jax.default_backend() == "gpu":
-        import torch
-
-        missing = None if torch.cuda.is_available() else "PyTorch has no CUDA here"
+    missing = pytorch.obstacle()
     for precision in precisions:
         for what in WHATS:
             row = at(what, name, precision)
@@ -179,20 +174,13 @@ def enter(
 
 
 def report_times(reporter: Reporter, entered: Sequence[tuple[Row, Callable[[], Any]]]) -> None:
-    """Time all contestants in turns, and report their rows."""
-
-    def told(row: Row, call: Callable[[], Any]) -> Callable[[], Any]:
-        def turn() -> Any:
-            reporter.doing(row)
-            return call()
-
-        return turn
-
+    """Time all contestants alternately, and report their rows."""
     seconds = timing.interleaved(
-        {index: told(*each) for index, each in enumerate(entered)},
+        {index: call for index, (_, call) in enumerate(entered)},
         repeats=15,
         warmup=1,
-        budget=SECONDS,
+        budget=max(0.0, min(SECONDS, reporter.seconds_left() - RESERVE)),
+        announce=lambda index: reporter.doing(entered[index][0]),
     )
     for index, (row, _) in enumerate(entered):
         reporter.row(measured(row, seconds[index]))

@@ -1,11 +1,11 @@
-"""Whole training steps beside PyTorch, both with TF32 where the device has it."""
+"""Time whole training steps of seqjax and PyTorch, with TF32 on a GPU."""
 
 import dataclasses
-import importlib.util
 
 import jax
 
 from benchmarks import peers
+from benchmarks.device import pytorch
 from benchmarks.device.rows import SUITE
 from benchmarks.device.worker import Reporter
 from benchmarks.results import Row
@@ -21,7 +21,7 @@ def run(reporter: Reporter, task: str, tiny: bool) -> None:
     """Measure the training step of a task.
 
     Args:
-      reporter: the conversation.
+      reporter: sends progress and rows to the parent process.
       task: "translation" or "language_model".
       tiny: whether sizes are those of a rehearsal.
     """
@@ -29,7 +29,7 @@ def run(reporter: Reporter, task: str, tiny: bool) -> None:
     precision = "tf32" if on_gpu else "float32"
     jax.config.update("jax_default_matmul_precision", "tensorfloat32" if on_gpu else "highest")
     chosen = {"seqjax": peers.load("seqjax")}
-    if importlib.util.find_spec("torch") is not None:
+    if pytorch.obstacle() is None:
         import torch
 
         torch.backends.cuda.matmul.allow_tf32 = on_gpu

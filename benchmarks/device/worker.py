@@ -4,7 +4,8 @@ Each line that it writes to standard output is a JSON object with one key:
 
     {"ready": pid}        the libraries are imported; no device was touched yet
     {"doing": row}        what the next work is for: a row without samples, blamed if all ends here;
-                          null for progress that no row can be blamed for
+                          null for progress that no row can be blamed for. With "slow": true the
+                          parent waits longer: a program is being compiled
     {"row": row}          a finished row
     {"header": {...}}     facts about the machine
     {"failed": reason}    the case raised an error
@@ -15,9 +16,11 @@ import contextlib
 import dataclasses
 import importlib
 import json
+import math
 import os
 import sys
 import threading
+import time
 from collections.abc import Callable, Container
 from typing import Any
 
@@ -26,41 +29,46 @@ from benchmarks.results import Row
 
 __all__ = ["KINDS", "Reporter", "main"]
 
-KINDS = {
-    "facts": "facts",
-    "correctness": "correctness",
-    "conformance": "conformance",
-    "speed": "speed",
-    "training": "training",
-    "fault": "fault",
-}
-"""The module below this package that runs a kind of case, by `run(reporter, **options)`."""
+KINDS = ("facts", "correctness", "conformance", "speed", "training", "fault")
+"""The kinds of case: each is a module of this package with `run(reporter, **options)`."""
 
 
 class Reporter:
-    """The worker's side of the conversation.
+    """Sends progress and rows to the parent process.
 
     Attributes:
-      skip: what is not to be done again, because it ended an earlier process: identities of
-        rows.
+      skip: identities of rows that are done, or that ended an earlier process.
       threads: how many programs may be compiled at once.
     """
 
     def __init__(
-        self, send: Callable[[dict[str, Any]], None], skip: Container[tuple[str, ...]] = (),
+        self,
+        send: Callable[[dict[str, Any]], None],
+        skip: Container[tuple[str, ...]] = (),
         threads: int = 1,
-    ) -> None:  # fmt: skip
+        seconds: float = math.inf,
+    ) -> None:
         self._send = send
+        self._end = time.monotonic() + seconds
         self.skip = skip
         self.threads = threads
+
+    def seconds_left(self) -> float:
+        """Return the seconds until the parent ends this process."""
+        return self._end - time.monotonic()
 
     def header(self, facts: dict[str, Any]) -> None:
         """Report facts for the header of the results."""
         self._send({"header": facts})
 
-    def doing(self, row: Row | None) -> None:
-        """Say what the next work is for; None if it is for several rows."""
-        self._send({"doing": None if row is None else dataclasses.asdict(row)})
+    def doing(self, row: Row | None, *, slow: bool = False) -> None:
+        """Say what the next work is for; None if it is for several rows.
+
+        Args:
+          row: a row without samples, which is blamed if the process ends.
+          slow: whether the work may take long, as compiling does.
+        """
+        self._send({"doing": None if row is None else dataclasses.asdict(row), "slow": slow})
 
     def row(self, row: Row) -> None:
         """Report a finished row."""
@@ -72,17 +80,23 @@ class Reporter:
 
 
 def import_libraries() -> None:
-    """Import what takes long, so that a waiting worker has it; no device is touched."""
+    """Import slow libraries before a case arrives; no device is initialised."""
     import seqjax  # noqa: F401
 
-    with contextlib.suppress(ImportError):
+    with contextlib.suppress(Exception):  # `pytorch.obstacle` reports what is wrong
         import torch  # noqa: F401
+
+
+def end_with_parent() -> None:
+    """End this process when the parent has ended: its side of standard input is closed then."""
+    sys.stdin.read()
+    os._exit(1)
 
 
 def main() -> int:
     """Run the case that standard input gives, and return the exit code."""
     channel = os.fdopen(os.dup(1), "w", encoding="utf-8")
-    os.dup2(2, 1)  # what libraries print goes where errors go
+    os.dup2(2, 1)  # redirect the libraries' output to stderr
 
     turn = threading.Lock()
 
@@ -97,9 +111,11 @@ def main() -> int:
     if not line:
         return 0  # the budget is spent: nobody needs this worker
     asked = json.loads(line)
-    reporter = Reporter(send, {tuple(each) for each in asked["skip"]}, asked["threads"])
-    module = importlib.import_module(f"benchmarks.device.{KINDS[asked['kind']]}")
+    threading.Thread(target=end_with_parent, daemon=True).start()
+    skip = {tuple(each) for each in asked["skip"]}
+    reporter = Reporter(send, skip, asked["threads"], asked["seconds"])
     try:
+        module = importlib.import_module(f"benchmarks.device.{asked['kind']}")
         module.run(reporter, **asked["options"])
     except Exception as error:
         send({"failed": reason(error)})

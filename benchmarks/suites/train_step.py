@@ -114,19 +114,17 @@ def measure(
         doing(rows[name])
         return _enter(peer, task, expected)
 
-    def turn(name: str, trainer: Trainer) -> Callable[[], None]:
-        def step() -> None:
-            doing(rows[name])
-            trainer.step()
-
-        return step
-
     reference = _trainer(Seqjax(implementation="scan", remat="none"), task)
     assert isinstance(reference, Trainer)
     expected = losses(reference)
     found = {name: entered(name, peer) for name, peer in settings.peers.items()}
-    calls = {name: turn(name, each[0]) for name, each in found.items() if not isinstance(each, str)}
-    seconds = timing.interleaved(calls, repeats=settings.repeats, budget=settings.budget)
+    calls = {name: each[0].step for name, each in found.items() if not isinstance(each, str)}
+    seconds = timing.interleaved(
+        calls,
+        repeats=settings.repeats,
+        budget=settings.budget,
+        announce=lambda name: doing(rows[name]),
+    )
     return [
         dataclasses.replace(
             rows[name],

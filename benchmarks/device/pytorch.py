@@ -1,0 +1,35 @@
+"""Whether PyTorch can take part."""
+
+import functools
+
+import jax
+
+__all__ = ["obstacle", "where"]
+
+
+@functools.cache
+def obstacle() -> str | None:
+    """Return why PyTorch cannot be measured here, or None. A broken installation is a reason."""
+    try:
+        import torch
+    except ModuleNotFoundError as error:
+        if error.name == "torch":
+            return "not installed: torch"
+        return f"not usable: torch ({error})"
+    except Exception as error:  # its libraries may not fit this machine
+        return f"not usable: torch ({type(error).__name__}: {error})"
+    if jax.default_backend() == "gpu" and not torch.cuda.is_available():
+        return "not usable: torch finds no GPU"
+    return None
+
+
+def where() -> str:
+    """Return on what PyTorch runs and with which cuDNN, or why it does not run."""
+    problem = obstacle()
+    if problem is not None:
+        return problem
+    import torch
+
+    if not torch.cuda.is_available():
+        return "cpu"
+    return f"cuda {torch.version.cuda}, cuDNN {torch.backends.cudnn.version()}"
