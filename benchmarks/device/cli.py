@@ -101,7 +101,14 @@ def main(arguments: Sequence[str]) -> int:
 
 def exit_code(results: Results) -> int:
     """Return 1 if a row tells of a fault, else 0."""
-    faults = ("failed", "disagrees", "ended early", "timed out", "stopped: the case", "not finished")
+    faults = (
+        "failed",
+        "disagrees",
+        "ended early",
+        "timed out",
+        "stopped: the case",
+        "not finished",
+    )
     return int(any((row.reason or "").startswith(faults) for row in results.rows))
 
 

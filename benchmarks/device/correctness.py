@@ -13,8 +13,8 @@ from benchmarks.device.precisions import PRECISIONS
 from benchmarks.device.programs import Program, compile_all, relative_error
 from benchmarks.device.rows import described, measured, reason
 from benchmarks.device.worker import Reporter
-from seqjax.kernels import target
 from seqjax.cells.minimal import LinearCell
+from seqjax.kernels import target
 
 __all__ = ["run"]
 

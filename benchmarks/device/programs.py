@@ -44,9 +44,9 @@ def compile_all(reporter: Reporter, programs: Sequence[Program]) -> list[Program
     """Compile programs, and report a row for each that cannot be compiled.
 
     Args:
-      reporter: sends progress and rows to the parent process. With one thread it is told which program is compiled next, so that
-        a crash of the compiler can be blamed on it; with several threads, only that there is
-        progress.
+      reporter: sends progress and rows to the parent process. With one thread it says which
+        program is compiled next, so that a crash of the compiler can be blamed on it; with several
+        threads it says only that there is progress.
       programs: to compile; those that ended an earlier process are left out.
 
     Returns:

@@ -1,5 +1,6 @@
 """Tables of a run on an accelerator, in Markdown, for the terminal and for the page of results."""
 
+import dataclasses
 from collections.abc import Iterable, Sequence
 
 from benchmarks.device.rows import SUITE
@@ -13,13 +14,17 @@ WHATS = ("forward", "gradient")
 WHOLE = "whole cases"
 
 LEGEND = """\
-All contestants of one line ran in turns in one process, after their outputs and gradients had been
-compared with float32 `scan` on the same device. A figure is the median time in ms, then the
-microseconds a time step takes, then PyTorch's time divided by this one, so that above 1 means
-faster than PyTorch. Both sides of that ratio have the precision that the line names: float32
-products without TF32 ("float32"), float32 products with TF32 ("tf32"), bf16, or f16; products of
-all of them are summed in float32. "% of rate" is the rate of the matrix products of the fastest
-kernel of ours, relative to a large product of the same precision on this chip."""
+The contestants of one line were timed alternately in one process, after their outputs and gradients
+had been compared with float32 `scan` on the same device. A cell has
+
+- the median time in milliseconds,
+- the microseconds for one time step,
+- PyTorch's time divided by this time: above 1, this contestant is faster than PyTorch.
+
+Both sides of that ratio have the precision that the line names: float32 products without TF32
+("float32"), float32 products with TF32 ("tf32"), bf16, or f16. seqjax sums all of them in float32.
+"% of rate" is the rate of the matrix products of our fastest contestant, relative to a large
+product of the same precision in the same run."""
 
 
 def text(results: Results) -> str:
@@ -28,12 +33,26 @@ def text(results: Results) -> str:
 
 
 def part(results: Sequence[Results]) -> str:
-    """Return the part of the page of results that is about accelerators, chip by chip."""
+    """Return the part of the page of results that is about accelerators, chip by chip.
+
+    Raises:
+      ValueError: a rehearsal: a run on a CPU, or on small sizes.
+    """
+    for each in results:
+        if each.header.get("platform", "cpu") == "cpu" or each.header.get("tiny"):
+            raise ValueError(
+                "results: expected runs of `device` in full size on a GPU or TPU, got a rehearsal: "
+                f"{each.header.get('command', 'of an unknown command')}"
+            )
+    ordered = sorted(results, key=lambda each: str(each.header.get("date", "")))
     pieces = ["## GPUs and TPUs"]
-    chips = dict.fromkeys(chip_of(each) for each in results)
-    for chip in chips:
-        runs = [each for each in results if chip_of(each) == chip]
+    for chip in dict.fromkeys(chip_of(each) for each in ordered):
+        runs = [each for each in ordered if chip_of(each) == chip]
         pieces += [f"### {chip}", *(machine(each) for each in runs)]
+        if len(runs) > 1:
+            pieces.append(
+                "A case that several runs measured is shown as the last of them measured it."
+            )
         pieces += sections(merged(runs), level=4)
     return "\n\n".join(pieces)
 
@@ -43,43 +62,58 @@ def chip_of(results: Results) -> str:
     return str(results.header.get("device_kind", "unknown device"))
 
 
+def flags_of(contestant: str) -> str:
+    """Return the flags of XLA in a contestant's name, or ""."""
+    _, found, flags = contestant.partition("WHILE")
+    return found + flags
+
+
+def case_of(row: Row) -> str:
+    """Return the name of the case that a row belongs to, as `cases` names it."""
+    if row.contestant == "all":
+        return row.what
+    if row.what in WHATS:
+        sizes = ",".join(map(str, row.shape))
+        flags = flags_of(row.contestant)
+        return f"speed {row.cell} {row.variant} {sizes}" + (f", {flags}" if flags else "")
+    return {
+        "correctness": f"correctness {row.precision}",
+        "step": f"training {row.variant.replace('_', ' ')}",
+        "tests": "the library's own tests",
+        "fault": f"{row.contestant} on purpose",
+    }.get(row.what, "facts")
+
+
+def not_run(row: Row) -> bool:
+    """Return whether a row says that time was over, so that an older run may stand for it."""
+    return (row.reason or "").startswith(("not run: the budget", "stopped: the budget"))
+
+
 def merged(runs: Sequence[Results]) -> Results:
-    """Return the rows of several runs on one chip, each case from the last run that measured it.
+    """Return the rows of several runs on one chip: each case as the last run that had time for it.
 
     The rows of a case stay together, so that ratios are made within one run.
     """
-    found: dict[tuple[object, ...], list[Row]] = {}
+    found: dict[str, list[Row]] = {}
     for run in runs:
-        cases: dict[tuple[object, ...], list[Row]] = {}
-        for row in run.rows:
-            flags = row.contestant.partition(", WHILE")[2]
-            kind = row.what if row.what not in WHATS else "speed"
-            key: tuple[object, ...] = (row.cell, row.variant, row.shape, kind, flags)
-            if kind == "correctness":
-                key = (row.cell, row.variant, kind, row.contestant, row.precision)
-            cases.setdefault(key, []).append(row)
-        for key, rows in cases.items():
-            if any(row.median_ms or row.reason is None for row in rows) or key not in found:
-                found[key] = rows
-    rows = [row for rows in found.values() for row in rows]
-    measured = [row for row in rows if row.reason is None]
-    return Results(
-        runs[-1].header,
-        [row for row in rows if row.contestant != "all" or not _covered(row, measured)],
-    )
+        cases: dict[str, list[Row]] = {}
+        for row in rated(run):
+            cases.setdefault(case_of(row), []).append(row)
+        for case, rows in cases.items():
+            if case not in found or not any(map(not_run, rows)):
+                found[case] = rows
+    return Results(runs[-1].header, [row for rows in found.values() for row in rows])
 
 
-def _covered(case: Row, measured: Sequence[Row]) -> bool:
-    """Return whether rows have what a row for a whole case says was not measured."""
-
-    def has(row: Row) -> bool:
-        if case.cell == "none":
-            names = {row.what, f"correctness {row.precision}", f"training {row.variant}"}
-            return case.what.replace(" model", "_model") in names
-        same = (row.cell, row.variant, row.shape) == (case.cell, case.variant, case.shape)
-        return same and ("WHILE" in case.what) == ("WHILE" in row.contestant)
-
-    return any(map(has, measured))
+def rated(results: Results) -> list[Row]:
+    """Return the rows, each with the rate of a large product of its precision in its own run."""
+    rates = results.header.get("matrix_tflops", {})
+    return [
+        dataclasses.replace(row, extra={**row.extra, "rate_tflops": rates[row.precision]})
+        if row.precision in rates
+        else row
+        for row in results.rows
+    ]
 
 
 def sections(results: Results, level: int = 2) -> list[str]:
@@ -100,7 +134,7 @@ def sections(results: Results, level: int = 2) -> list[str]:
 
 
 def machine(results: Results) -> str:
-    """Return what was measured on, as a list."""
+    """Return the machine's description as a Markdown list."""
     header = results.header
     names = {
         "date": "Date", "commit": "Commit", "device_kind": "Device", "platform": "Platform",
@@ -144,22 +178,21 @@ def correctness(rows: Iterable[Row]) -> str:
 
 
 def speed_tables(results: Results) -> list[Table]:
-    """Return one table for each cell and variant: a line for each shape, direction, precision."""
-    rows = [row for row in results.rows if row.suite == SUITE and row.what in WHATS]
-    rates = results.header.get("matrix_tflops", {})
+    """Return one table for each cell, variant and flags: a line for each shape and precision."""
+    rows = [row for row in rated(results) if row.suite == SUITE and row.what in WHATS]
     tables = []
-    for cell, variant in dict.fromkeys((row.cell, row.variant) for row in rows):
-        group = [row for row in rows if (row.cell, row.variant) == (cell, variant)]
-        names = list(dict.fromkeys(row.contestant for row in group if row.median_ms))
-        # The peer of a case with flags of its own is there for the ratio alone.
-        shown = sorted(
-            (n for n in names if not n.startswith(f"{PEER}, ")), key=lambda n: n.startswith(PEER)
-        )
-        if not shown:
-            continue
+    for cell, variant, flags in dict.fromkeys(
+        (row.cell, row.variant, flags_of(row.contestant)) for row in rows
+    ):
+        group = [
+            dataclasses.replace(row, contestant=row.contestant.removesuffix(f", {flags}"))
+            for row in rows
+            if (row.cell, row.variant, flags_of(row.contestant)) == (cell, variant, flags)
+        ]
+        names = dict.fromkeys(row.contestant for row in group if row.median_ms)
+        shown = sorted(names, key=lambda name: name.startswith(PEER))
         lines = []
         for key in dict.fromkeys((row.shape, row.what, row.precision) for row in group):
-            shape, what, precision = key
             found = {
                 row.contestant: row
                 for row in group
@@ -167,23 +200,24 @@ def speed_tables(results: Results) -> list[Table]:
             }
             if not found:
                 continue
-            cells = [figure(found.get(name), peer_of(name, found)) for name in shown]
+            peer = found.get(PEER) or found.get(f"{PEER} cell loop")
             ours = [row for name, row in found.items() if not name.startswith(PEER)]
             best = min(ours, key=lambda row: row.median_ms or 0.0, default=None)
-            percent = None
-            if best is not None and best.gflops and rates.get(precision):
-                percent = best.gflops / rates[precision] / 10
-            lines.append([",".join(map(str, shape)), what, precision, *cells, number(percent, 2)])
-        header = ["B,T,I,H", "what", "precision", *shown, "% of rate"]
-        tables.append(Table(f"{cell}, {variant}", header, lines))
+            shape, what, precision = key
+            line = [",".join(map(str, shape)), what, precision]
+            line += [figure(found.get(name), peer) for name in shown]
+            lines.append([*line, number(percent_of_rate(best), 2)])
+        if lines:
+            header = ["B,T,I,H", "what", "precision", *shown, "% of rate"]
+            tables.append(Table(", ".join(filter(None, (cell, variant, flags))), header, lines))
     return tables
 
 
-def peer_of(name: str, found: dict[str, Row]) -> Row | None:
-    """Return PyTorch's row of the same process."""
-    _, comma, flags = name.partition(", WHILE")
-    peer = f"{PEER}{comma}{flags}"
-    return found.get(peer) or found.get(f"{PEER} cell loop")
+def percent_of_rate(row: Row | None) -> float | None:
+    """Return a row's rate relative to that of a large product in the same run."""
+    if row is None or not row.gflops or "rate_tflops" not in row.extra:
+        return None
+    return row.gflops / row.extra["rate_tflops"] / 10
 
 
 def figure(row: Row | None, peer: Row | None) -> str:

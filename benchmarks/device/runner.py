@@ -256,19 +256,19 @@ class Runner:
             if found.fault is None:
                 return
             self._say(f"        {found.fault}")
-            if found.final or (found.doing is None and threads == 1):
+            blamed = found.doing
+            came_again = blamed is not None and identity(blamed) in skip
+            if found.final or came_again or (blamed is None and threads == 1):
                 self._keep(self._unfinished(case, found.fault))
                 return
-            if found.doing is None:
+            if blamed is None:
                 threads = 1  # programs were compiled side by side; one by one shows which it is
                 continue
-            self._keep(measured(found.doing, reason=found.fault))
-            if identity(found.doing) in skip:
-                return
-            skip.append(identity(found.doing))
+            self._keep(measured(blamed, reason=found.fault))
+            skip.append(identity(blamed))
             if self.left() < LEAST:
                 break
-        self._keep(self._unfinished(case, f"not finished: {len(skip)} rows ended processes"))
+        self._keep(self._unfinished(case, "not finished: too many rows ended their process"))
 
     def _listen(self, worker: Worker, end: float) -> "Outcome":
         """Return what one process reported until it ended or was out of time."""

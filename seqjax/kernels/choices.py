@@ -1,8 +1,8 @@
-"""The planner's choices by platform: numbers that were measured, each with what justifies it.
+"""The planner's settings for each platform, each with the measurement behind it.
 
-A choice that nobody measured keeps what was chosen before and says so. To change one, measure it
-by `python -m benchmarks device` (GPU, TPU) or `python -m benchmarks all` (CPU), and change its
-value together with its reason.
+Settings without a measurement keep their earlier value, and say "not measured". To change one,
+measure it by `python -m benchmarks device` (GPU, TPU) or `python -m benchmarks all` (CPU), and
+change its value together with its reason.
 """
 
 from typing import Generic, NamedTuple, TypeVar
@@ -18,7 +18,7 @@ class Choice(NamedTuple, Generic[Value]):
 
     Attributes:
       value: what the planner uses.
-      because: the row of `docs/benchmarks.md`, or "not measured".
+      because: the measurement (the chip, the case, the times), or "not measured".
     """
 
     value: Value
@@ -26,7 +26,7 @@ class Choice(NamedTuple, Generic[Value]):
 
 
 class Choices(NamedTuple):
-    """All that the planner decides by platform.
+    """The settings that depend on the platform.
 
     Attributes:
       unroll: steps in one iteration of the compiled loop.
@@ -49,15 +49,13 @@ NOT_MEASURED = "not measured"
 
 CHOICES: dict[str, Choices] = {
     "cpu": Choices(
-        unroll=Choice(1, "AMD EPYC, lstm 32,100,128,128 gradient: 12.3 ms; 17.3 with 4"),
+        unroll=Choice(1, "AMD EPYC, lstm 32,100,128,128 gradient: 12.3 ms, 17.3 ms with unroll=4"),
         inline_from=Choice(
-            16 * MEGABYTE,
-            "suite speed: larger projections fall out of the caches and cost page faults at every "
-            "call",
+            16 * MEGABYTE, "suite speed: larger ones fall out of the caches of a CPU"
         ),
         chunk_from=Choice(
             256 * MEGABYTE,
-            "suite memory: page faults cost about as much time as running the steps again",
+            "suite memory: page faults cost a CPU about as much as running steps twice",
         ),
         parallel_from=Choice(None, "suite speed: on a CPU the loop is faster"),
         cudnn=Choice(False, "there is no cuDNN"),
@@ -65,13 +63,13 @@ CHOICES: dict[str, Choices] = {
     "cuda": Choices(
         unroll=Choice(
             4,
-            "H200, lstm 32,512,256,256 gradient in bf16: 7.67 ms; 12.8 with 1",
+            "H200, lstm 32,512,256,256 gradient in bf16: 7.75 ms, 12.7 ms with unroll=1",
         ),
         inline_from=Choice(None, NOT_MEASURED),
         chunk_from=Choice(None, NOT_MEASURED),
         parallel_from=Choice(64, NOT_MEASURED),
         cudnn=Choice(
-            False, "H200, lstm 32,512,256,256 gradient in tf32: 20.1 ms; fused, unroll 4: 8.1"
+            False, "H200, lstm 32,512,256,256 gradient in tf32: 20.1 ms; fused takes 8.1 ms"
         ),
     ),
     "tpu": Choices(
@@ -82,17 +80,18 @@ CHOICES: dict[str, Choices] = {
         cudnn=Choice(False, "there is no cuDNN"),
     ),
 }
-"""The choices by platform. GPUs of AMD were not measured: they have those of a TPU."""
+"""The settings by platform. Those of "tpu" serve every platform that was not measured."""
 
 
 def choices_for(platform: str) -> Choices:
     """Return the choices for a platform of JAX.
 
     Args:
-      platform: "cpu", "cuda" or "gpu" for NVIDIA's GPUs, "rocm", or "tpu".
+      platform: "cpu", "cuda" (or "gpu") for NVIDIA's GPUs, "tpu", or another one, such as "rocm",
+        which gets the settings of a TPU.
 
     Example:
       >>> choices_for("gpu").unroll.value, choices_for("rocm").unroll.value
       (4, 1)
     """
-    return CHOICES[{"gpu": "cuda", "rocm": "tpu"}.get(platform, platform)]
+    return CHOICES.get({"gpu": "cuda"}.get(platform, platform), CHOICES["tpu"])

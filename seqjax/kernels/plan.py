@@ -145,37 +145,33 @@ def _planned(
         kernel, why_kernel = asked, f"{asked.name} was asked for"
     _check_remat(kernel, remat, memory_budget)
     kernel.require(cell, spec)
-    sizes, steps, choices = (
-        _Sizes.of(cell, spec.batch_shape, spec.steps, spec.dtype),
-        spec.steps,
-        spec.choices,
-    )
-
-    inline_from, hoisted = choices.inline_from.value, sizes.projected * steps
-    inline = kernel.loops and inline_from is not None and hoisted >= inline_from
-    if not kernel.loops:
-        why_inline = f"{kernel.name} has no loop that could project inputs"
-    elif inline:
-        why_inline = (
-            f"projections of all steps, {_readable(hoisted)}, would fall out of the CPU's caches"
-        )
-    elif inline_from is not None:
-        size = _readable(hoisted)
-        why_inline = f"one product for all steps is faster; its {size} stay in the CPU's caches"
-    else:
-        why_inline = "one product for all steps is faster on accelerators"
-    unroll, why_unroll = _unroll(unroll, steps, choices, loops=kernel.loops)
-
+    sizes = _Sizes.of(cell, spec.batch_shape, spec.steps, spec.dtype)
+    inline, why_inline = _inline(kernel, sizes.projected * spec.steps, spec.choices)
     step = sizes.stored(inline=inline, additive=cell.additive if kernel.sums_gates else False)
     if wanted == "gradient":
         remat, segments, why_remat = _segments(
-            kernel, remat, memory_budget, steps, step, sizes.state, choices
+            kernel, remat, memory_budget, spec.steps, step, sizes.state, spec.choices
         )
+        kept = _kept(spec.steps, segments, step, sizes.state)
     else:
-        remat, segments, why_remat = "none", (), f"nothing is kept for {wanted}"
-    kept = 0 if wanted != "gradient" else _kept(steps, segments, step, sizes.state)
+        remat, segments, why_remat, kept = "none", (), f"nothing is kept for {wanted}", 0
+    in_a_row = segments[-1] if segments else spec.steps
+    unroll, why_unroll = _unroll(kernel, unroll, in_a_row, spec.choices)
     reasons = (why_kernel, why_inline, why_remat, why_unroll)
     return Plan(kernel, inline, remat, segments, unroll, kept, reasons)
+
+
+def _inline(kernel: Kernel, projected: int, choices: Choices) -> tuple[bool, str]:
+    """Whether each step projects its own input, given the bytes of all projections; and why."""
+    limit, because = choices.inline_from
+    if not kernel.loops:
+        return False, f"{kernel.name} has no loop that could project inputs"
+    if limit is None:
+        return False, f"inputs are projected for all steps at once ({because})"
+    size = f"the projections of all steps, {_readable(projected)},"
+    if projected >= limit:
+        return True, f"{size} are not less than {_readable(limit)} ({because})"
+    return False, f"{size} are less than {_readable(limit)} ({because})"
 
 
 def _first_that_takes(
@@ -245,17 +241,16 @@ class _Sizes:
         return 2 * given + (0 if inline else 2 * self.projected)
 
 
-def _unroll(asked: int | None, steps: int, choices: Choices, *, loops: bool) -> tuple[int, str]:
-    """The steps of one iteration, and why."""
-    if not loops:
+def _unroll(kernel: Kernel, asked: int | None, steps: int, choices: Choices) -> tuple[int, str]:
+    """The steps of one iteration, given how many run in a row; and why."""
+    if not kernel.loops:
         return asked or 1, "there is no loop to unroll"
     if asked is not None:
-        return asked, f"{asked} steps an iteration were asked for"
-    chosen = choices.unroll.value if steps >= 2 * choices.unroll.value else 1
-    count = "one step" if chosen == 1 else f"{chosen} steps"
-    if steps < 2 * choices.unroll.value:
-        return chosen, f"{count} an iteration: there are few steps"
-    return chosen, f"{count} an iteration ({choices.unroll.because})"
+        return asked, f"unroll={asked} was asked for"
+    chosen, because = choices.unroll
+    if chosen > 1 and steps < 2 * chosen:
+        return 1, f"unroll=1: only {steps} steps run in a row"
+    return chosen, f"unroll={chosen} ({because})"
 
 
 def _segments(
@@ -280,11 +275,10 @@ def _segments(
     }
     if remat == "auto" and budget is None:
         whole = _kept(steps, (), step, state)
-        chunk_from = choices.chunk_from.value
-        if chunk_from is not None and whole >= chunk_from:
-            why = (
-                f"page faults of {_readable(whole)} cost a CPU about as much as running steps twice"
-            )
+        limit, because = choices.chunk_from
+        if limit is not None and whole >= limit:
+            size = _readable(whole)
+            why = f"{size} would be kept, not less than {_readable(limit)} ({because})"
             return "chunk", candidates["chunk"], why
         return "none", (), f"{_readable(whole)} are kept without running any step twice"
     if budget is None:
