@@ -12,7 +12,7 @@ GRAPHS = {
     "WHILE in graphs": WHILE,
     "WHILE in graphs, unrolled": f"{WHILE} --xla_gpu_command_buffer_unroll_loops=true",
 }
-"""Flags with which XLA records a loop in a CUDA graph, which it leaves out by default."""
+"""Flags that make XLA record loops in CUDA graphs, which it does not do by default."""
 UNTUNED = "--xla_gpu_autotune_level=0"
 """Flags that disable XLA's autotuning, which takes most of the compile time."""
 

@@ -1,4 +1,4 @@
-"""PyTorch's layers, and the loop over its cells that resets need, in several precisions."""
+"""Run PyTorch's layers, and the loop over its cells that resets need, in several precisions."""
 
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -20,8 +20,8 @@ class TorchContestant:
     """`nn.LSTM` or `nn.GRU` on one workload in one precision.
 
     Sequences of different lengths are packed, sorted by length beforehand. With `loop` the cell
-    steps through time, and its state is set back where there are resets: PyTorch's layers have
-    none.
+    steps through time, and the state is set to zero at resets, which PyTorch's layers do not
+    support.
     """
 
     def __init__(self, problem: Recurrence, precision: str, *, loop: bool = False) -> None:

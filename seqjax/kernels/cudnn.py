@@ -45,7 +45,7 @@ def cudnn(
     rule for it, and batch axes of the inputs do the same.
 
     Args:
-      cell: an `LSTM`, none of its kin.
+      cell: an `LSTM`; its subclasses and variants are refused.
       problem: arrays, time-major; see `Problem`. xs `[T, ..., I]`, params and state float32; any
         mask; no resets, recurrent_mask or zoneout.
       reverse: process t = T-1 … 0.
@@ -56,8 +56,8 @@ def cudnn(
       `Unrolled` with time-major outputs `[T, ..., H]` and the final `LSTMState`, float32.
 
     Raises:
-      ValueError: anything else than the above; no NVIDIA GPU, also where a program is only lowered
-        for one, since JAX asks cuDNN for the sizes of its buffers while tracing.
+      ValueError: the cell, a dtype or an argument is not supported; or there is no NVIDIA GPU. A GPU
+        is needed to lower a program, too: JAX asks cuDNN for the sizes of its buffers while tracing.
 
     References:
       Chetlur et al. (2014), cuDNN: efficient primitives for deep learning; Appleyard, Kociský,
