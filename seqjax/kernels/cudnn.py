@@ -56,8 +56,8 @@ def cudnn(
       `Unrolled` with time-major outputs `[T, ..., H]` and the final `LSTMState`, float32.
 
     Raises:
-      ValueError: the cell, a dtype or an argument is not supported; or there is no NVIDIA GPU. A GPU
-        is needed to lower a program, too: JAX asks cuDNN for the sizes of its buffers while tracing.
+      ValueError: the cell, a dtype or an argument is not supported; or there is no NVIDIA GPU,
+        which even lowering needs: JAX asks cuDNN for the sizes of its buffers while tracing.
 
     References:
       Chetlur et al. (2014), cuDNN: efficient primitives for deep learning; Appleyard, Kociský,
