@@ -122,8 +122,11 @@ def unroll(
         resets = sequences.check_mask("resets", resets, step_shape)
     params = _checked_params(cell, params)
     state = batched_state("state", cell, state, batch_shape, dtype)
-    reset_state = batched_state("reset_state", cell, reset_state, batch_shape, dtype)
-    reset_state = jax.tree.map(lambda r, s: r.astype(s.dtype), reset_state, state)
+    if resets is None and reset_state is None:
+        reset_state = state  # nothing is put back, so nothing is made for it
+    else:
+        reset_state = batched_state("reset_state", cell, reset_state, batch_shape, dtype)
+        reset_state = jax.tree.map(lambda r, s: r.astype(s.dtype), reset_state, state)
     problem = Problem(
         params=cast(params, dtype),
         xs=xs,
@@ -345,13 +348,27 @@ def _checked_params(cell: Cell[Any, Any], params: PyTree) -> PyTree:
     )
 
 
+@functools.lru_cache(maxsize=256)
+def _state_specs(cell: Cell[Any, Any], dtype: Any, x64: bool) -> PyTree:
+    """Shapes and dtypes of a state without batch axes, which are asked for at every call.
+
+    Args:
+      cell: the cell.
+      dtype: of the state.
+      x64: whether JAX has 64-bit types now, which a counter in the state may depend on.
+    """
+    del x64
+    return jax.eval_shape(lambda: cell.initial_state((), dtype))
+
+
 def batched_state(
     name: str, cell: Cell[Any, Any], state: PyTree | None, batch_shape: Shape, dtype: Any
 ) -> PyTree:
     """The state to start from or to reset to, with batch axes."""
     if state is None:
         return cell.initial_state(batch_shape, dtype)
-    event = jax.eval_shape(lambda: cell.initial_state((), dtype))
+    x64: bool = jax.config.jax_enable_x64  # type: ignore[attr-defined]
+    event = _state_specs(cell, jnp.dtype(dtype), x64)
     expected = jax.tree.map(lambda a: (*batch_shape, *a.shape), event)
     if not same_structure(state, event):
         raise ValueError(f"{name}: expected arrays of {expected}, got {checks.brief(state)}")

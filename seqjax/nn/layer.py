@@ -348,14 +348,15 @@ class Layer(nnx.Module):
             zoneout = noise.zoneout_holds(
                 key_zoneout, self.options.zoneout, state, call.step_shape, len(call.batch_shape)
             )
+        resets = call.ends() if reverse else call.resets
         return unroll(
             direction.cell,
             params,
             xs,
             state=state,
-            reset_state=direction.start(call.batch_shape, dtype),
+            reset_state=None if resets is None else direction.start(call.batch_shape, dtype),
             mask=call.mask,
-            resets=call.ends() if reverse else call.resets,
+            resets=resets,
             reverse=reverse,
             time_major=call.time_major,
             recurrent_mask=recurrent_mask,

@@ -104,7 +104,7 @@ def test_no_kernel_takes_it():
         (3, (TypeError, ValueError), "implementation: expected one of auto"),
         (doubled, (TypeError, ValueError), "implementation: expected one of auto"),
     ],
-    ids=str,
+    ids=["unknown", "number", "function"],
 )
 def test_other_things_are_no_kernels(implementation, error, message):
     with pytest.raises(error, match=message):
