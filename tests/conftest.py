@@ -22,8 +22,10 @@ jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
 hypothesis.settings.register_profile("seqjax", deadline=None, max_examples=25, derandomize=True)
 hypothesis.settings.load_profile("seqjax")
 
-# A second CPU device, for the tests that shard.
-jax.config.update("jax_num_cpu_devices", 2)
+# One device, as users have it. Tests that are marked `two_devices` run in a process that has two:
+# tests/test_two_devices.py starts it.
+DEVICES = int(os.environ.get("SEQJAX_TEST_DEVICES", "1"))
+jax.config.update("jax_num_cpu_devices", DEVICES)
 
 os.environ.setdefault("MPLBACKEND", "Agg")
 
@@ -32,6 +34,12 @@ def pytest_ignore_collect(collection_path: Path) -> bool | None:
     """Keeps doctest collection from importing helpers, such as generators that need PyTorch."""
     helper = collection_path.suffix == ".py" and not collection_path.name.startswith("test_")
     return True if helper and ROOT / "tests" in collection_path.parents else None
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Leaves tests that need two devices to the process that has them."""
+    if item.get_closest_marker("two_devices") and DEVICES < 2:
+        pytest.skip("needs SEQJAX_TEST_DEVICES=2; tests/test_two_devices.py runs it")
 
 
 @pytest.fixture(autouse=True, scope="module")

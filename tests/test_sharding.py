@@ -11,6 +11,8 @@ import seqjax
 from seqjax import sharding
 from tests.cases import CASES, assert_close, inputs_of, params_of
 
+pytestmark = pytest.mark.two_devices
+
 LENGTHS = np.array([6, 3, 0, 5])
 
 

@@ -16,6 +16,8 @@ from benchmarks.tasks import imdb
 from benchmarks.workload import Shape
 from tests.benchmarks.helpers import results, row
 
+pytestmark = pytest.mark.two_devices
+
 TINY = "2,3,4,5"
 
 

@@ -18,6 +18,8 @@ from benchmarks.tasks import imdb, language_model
 from benchmarks.translation import translation
 from benchmarks.workload import Shape, Structure, Workload, make
 
+pytestmark = pytest.mark.two_devices
+
 SHAPE = Shape(batch=4, steps=5, inputs=2, hidden=3)
 
 

@@ -83,6 +83,7 @@ def test_gradient_of_gradient(case):
     assert_close(backward, forward, 1e-4 * scale, 1e-3)
 
 
+@pytest.mark.two_devices
 @conformant
 def test_shard_map_over_the_batch(case):
     run, _, params, xs = run_of(case)

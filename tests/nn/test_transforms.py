@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+import pytest
 from flax import nnx
 from jax.sharding import PartitionSpec
 
@@ -179,6 +180,7 @@ def test_forward_mode_and_second_derivatives():
     assert_close(backward, forward, 1e-4 * scale, 1e-3)
 
 
+@pytest.mark.two_devices
 def test_shard_map_over_the_batch():
     layer = layer_of()
     xs, mask = random(4, T, I), mask_of((4,), T)

@@ -277,6 +277,7 @@ def test_the_bar_goes_away_after_an_error():
     assert file.getvalue().endswith("\x1b[?25h\r\x1b[1A\x1b[2K")  # cursor back, line gone
 
 
+@pytest.mark.two_devices
 def test_two_devices_give_what_one_gives():
     ragged = [*make_batches(), *make_batches(1, 7)]
     one, two = (
@@ -439,6 +440,10 @@ def test_tokens_a_second_are_those_that_are_real(prefetch, monkeypatch, capsys):
 
 def test_batches_made_ready_ahead_change_nothing():
     assert bits(run(prefetch=2)) == bits(run())
+
+
+@pytest.mark.two_devices
+def test_batches_made_ready_ahead_change_nothing_on_two_devices():
     assert bits(run(prefetch=1, devices=2)) == bits(run(devices=2))
 
 

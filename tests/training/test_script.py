@@ -40,7 +40,7 @@ def go(config):
         ({"dropout": 1.0}, r"--dropout: expected at least 0, less than 1, got 1\.0"),
         ({"average": -0.1}, "--average: expected at least 0, less than 1"),
         ({"learning_rate": 0.0}, "--learning-rate: expected more than 0"),
-        ({"devices": 99}, "--devices: count: expected 2"),
+        ({"devices": 99}, "--devices: count: expected 1"),
         ({"distributed": "here"}, "--distributed: where: expected INDEX/COUNT@HOST:PORT"),
     ],
 )
