@@ -26,6 +26,7 @@ hypothesis.settings.load_profile("seqjax")
 # tests/test_two_devices.py starts it.
 DEVICES = int(os.environ.get("SEQJAX_TEST_DEVICES", "1"))
 jax.config.update("jax_num_cpu_devices", DEVICES)
+jax.devices()  # from here on nothing can change their number, such as a script's --devices
 
 os.environ.setdefault("MPLBACKEND", "Agg")
 
