@@ -19,12 +19,10 @@ from flax import nnx
 from jax import lax
 
 from seqjax import checks, sequences
+from seqjax._ruled_out import without_minus_infinity
 from seqjax.types import Array
 
 __all__ = ["CRF", "CRFDecoded", "decode", "log_likelihood", "log_partition", "marginals"]
-
-# What a score of -inf becomes, so that where all is ruled out gradients are numbers.
-RULED_OUT = -1e5
 
 
 class CRFDecoded(NamedTuple):
@@ -74,7 +72,8 @@ def log_likelihood(
       end: float `[C]`, the score of each tag at the last real step; none if None.
 
     Returns:
-      float32 or wider `[...]`, at most 0 but for rounding. Tags that -inf rules out cost about 1e5.
+      float32 or wider `[...]`, at most 0 but for rounding. Tags that -inf rules out cost more
+      than any others, at least 1e5.
 
     Raises:
       TypeError: scores are not float, tags or lengths not integers, or mask not bool.
@@ -364,10 +363,12 @@ def _checked(
                     f"{name}: expected shape {shape} for C={classes}, got {value.shape}"
                 )
             given[name], wide = value, jnp.promote_types(wide, value.dtype)
-    given = {name: jnp.maximum(value.astype(wide), RULED_OUT) for name, value in given.items()}
+    given = {name: value.astype(wide) for name, value in given.items()}
     found = sequences.step_mask(lengths, mask, tuple(batch_shape), steps)
     found = jnp.ones((*batch_shape, steps), bool) if found is None else found
-    emissions = jnp.maximum(sequences.zero_masked(emissions.astype(wide), found), RULED_OUT)
+    emissions = sequences.zero_masked(emissions.astype(wide), found)
+    emissions, *others = without_minus_infinity(steps, emissions, *given.values())
+    given = dict(zip(given, others, strict=True))
     index = jnp.where(found, jnp.arange(steps, dtype=jnp.int32), -1)
     last = lax.cummax(index, axis=index.ndim - 1)
     first = jnp.full((*batch_shape, min(steps, 1)), -1, jnp.int32)

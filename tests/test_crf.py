@@ -324,3 +324,25 @@ def test_a_wrong_tag_under_tracing_is_nan():
     tags[0, 1] = 3
     found = LOG_P(GOOD["emissions"], tags, GOOD["transitions"])
     assert np.isnan(found[0]) and np.isfinite(found[1])
+
+
+def test_finite_scores_are_never_cut_off():
+    """However low they are, the best tagging is the best, and its probability is right."""
+    emissions = jnp.array([[[-2e5, -3e5], [-2.5e5, -2.2e5]]])
+    transitions = jnp.zeros([2, 2])
+    tags, scores = crf.decode(emissions, transitions)
+    assert tags.tolist() == [[0, 1]] and scores.tolist() == [-420000.0]
+    assert crf.log_likelihood(emissions, jnp.array([[0, 1]]), transitions).tolist() == [0.0]
+    wrong = crf.log_likelihood(emissions, jnp.array([[1, 0]]), transitions)
+    np.testing.assert_allclose(wrong, [-130000.0])
+
+
+def test_what_is_ruled_out_is_not_bought_by_many_steps():
+    """A step from tag 1 back to tag 0 would gain 120000, and is forbidden."""
+    steps = 60000
+    emissions = np.zeros([1, steps, 2], np.float32)
+    emissions[0, : steps // 2, 1] = emissions[0, steps // 2 :, 0] = 4
+    transitions = jnp.array([[0.0, 0.0], [-jnp.inf, 0.0]])
+    tags, scores = crf.decode(emissions, transitions)
+    back = (np.asarray(tags)[0, :-1] == 1) & (np.asarray(tags)[0, 1:] == 0)
+    assert not back.any() and scores.tolist() == [120000.0]

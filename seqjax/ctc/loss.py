@@ -7,14 +7,15 @@ import jax.numpy as jnp
 import optax
 
 from seqjax import checks, sequences
+from seqjax._ruled_out import without_minus_infinity
 from seqjax.ctc._checks import checked_frames
 from seqjax.types import Array
 
 __all__ = ["CTCLoss", "ctc_loss"]
 
-# What stands for log 0: of transitions that are not allowed (at optax's own -1e5 a loss above that
-# would take them), and of a class that -inf rules out.
-LOG_ZERO, RULED_OUT = -1e30, -1e5
+LOG_ZERO = -1e30
+"""Stands for log 0 of transitions that are not allowed. At optax's own -1e5, a larger loss would
+take them."""
 
 
 class CTCLoss(NamedTuple):
@@ -84,7 +85,7 @@ def ctc_loss(logits: Any, lengths: Any, labels: Any, label_lengths: Any, blank: 
     feasible = label_lengths + repeats <= lengths
 
     # optax multiplies by one-hot vectors, where 0 · -inf would be NaN, and needs an axis to index.
-    log_probs = jnp.maximum(jax.nn.log_softmax(logits), RULED_OUT)
+    (log_probs,) = without_minus_infinity(steps, jax.nn.log_softmax(logits))
     log_probs = jnp.pad(log_probs, ((0, 0), (0, int(steps == 0)), (0, 0)))
     labels = jnp.pad(labels, ((0, 0), (0, int(labels.shape[1] == 0))))
     frames = sequences.lengths_to_mask(lengths, log_probs.shape[1])

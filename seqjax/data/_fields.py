@@ -1,8 +1,9 @@
 """What the entries of a field share, and stacking them."""
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
+import jax
 import numpy as np
 from numpy.typing import ArrayLike
 
@@ -68,3 +69,18 @@ def numbers(name: str, entry: ArrayLike) -> np.ndarray:
     if array.dtype.kind in "OUSMm":
         raise TypeError(f"{name}: expected numbers, got {array.dtype}")
     return array
+
+
+def by_position(field: Any) -> Any:
+    """The field as something on the host whose rows count by their place.
+
+    A pandas Series would give the row with a *label*, which is another one after shuffling or
+    filtering; an array on a device would be read row by row.
+    """
+    if hasattr(field, "iloc"):
+        return field.to_numpy()
+    if isinstance(field, jax.Array):
+        return np.asarray(field)
+    if hasattr(field, "detach"):  # a tensor of PyTorch
+        return field.detach().cpu().numpy()
+    return field

@@ -6,15 +6,16 @@ import operator
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple, TypeAlias
 
+import jax
 import numpy as np
 from numpy.typing import ArrayLike
 
 from seqjax import checks
-from seqjax.data._fields import Entry, Spec, numbers, spec_of, stack
+from seqjax.data._fields import Entry, Spec, by_position, numbers, spec_of, stack
 
 __all__ = ["Batches", "batches", "bucket_boundaries"]
 
-Field: TypeAlias = Sequence[Any] | np.ndarray
+Field: TypeAlias = Sequence[Any] | np.ndarray | jax.Array
 
 
 def bucket_boundaries(lengths: ArrayLike, num_buckets: int) -> tuple[Any, ...]:
@@ -73,7 +74,8 @@ def batches(
     exactly once, unless `drop_remainder` leaves some out.
 
     Args:
-      examples: for each field one entry an example: a list of arrays, or an array [N, ...].
+      examples: for each field one entry an example: a list of arrays, or an array [N, ...] of
+        NumPy, JAX, PyTorch or pandas. Rows of pandas count by their place, whatever their index.
       batch_size: B.
       sequence_keys: the fields that run over time, with entries [t_n, ...] of one length t_n an
         example; () for none. By default, the fields whose entries differ in length. For sequences
@@ -117,6 +119,7 @@ def batches(
     batch_size = checks.require_integer("batch_size", batch_size, least=1)
     epoch = checks.require_integer("epoch", epoch, least=0)
     num_examples = _num_examples(examples)
+    examples = {name: by_position(field) for name, field in examples.items()}
     specs, groups = _scan(examples, num_examples, sequence_keys)
     bucket_lengths, buckets = _assign(
         np.stack([group.lengths for group in groups], axis=-1) if groups else None,

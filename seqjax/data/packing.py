@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from seqjax import checks
-from seqjax.data._fields import numbers, spec_of
+from seqjax.data._fields import by_position, numbers, spec_of
 from seqjax.data.padding import Truncate
 
 __all__ = ["pack", "unpack"]
@@ -155,6 +155,7 @@ def _checked(
         raise ValueError(f"sequences: expected at least one, got {sizes or 'no field'}")
     first, size = next(iter(sizes.items()))
     fields: dict[str, list[np.ndarray]] = {name: [] for name in sequences}
+    sequences = {name: by_position(field) for name, field in sequences.items()}
     for name, field in sequences.items():
         for n in range(size):
             array = numbers(f"sequences[{name!r}][{n}]", field[n])

@@ -89,8 +89,21 @@ class Vocabulary:
 
         Args:
           sequence: tokens, or a string of characters.
+
+        Raises:
+          TypeError: tokens that are not strings, such as the bytes that tfds gives.
         """
-        return np.array([self._ids.get(token, self.unknown) for token in sequence], np.int32)
+        ids = []
+        for token in sequence:
+            found = self._ids.get(token)
+            if found is None and not isinstance(token, str):
+                hint = "; decode bytes first" if isinstance(sequence, bytes | bytearray) else ""
+                hint = "; decode it first" if isinstance(token, bytes) else hint
+                raise TypeError(
+                    f"sequence: expected strings as tokens, got {checks.brief(token)}{hint}"
+                )
+            ids.append(self.unknown if found is None else found)
+        return np.array(ids, np.int32)
 
     def decode(self, ids: Iterable[int]) -> list[str]:
         """The tokens of ids, up to the first end; without padding and begin.

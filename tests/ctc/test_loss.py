@@ -171,3 +171,10 @@ def test_wrong_label_under_tracing_is_nan():
     labels = np.array([[1, 3], [1, 0]])
     loss, _ = LOSS(GOOD["logits"], GOOD["lengths"], labels, GOOD["label_lengths"], 0)
     assert np.isnan(loss).tolist() == [True, False]
+
+
+def test_finite_scores_are_never_cut_off():
+    """A label of very small probability costs what it costs."""
+    logits = jnp.array([[[0.0, -2e5], [0.0, -3e5]]])
+    found = ctc_loss(logits, jnp.array([2]), jnp.array([[1]]), jnp.array([1]))
+    np.testing.assert_allclose(found.loss, [2e5])

@@ -2,13 +2,15 @@
 
 from typing import Any
 
+import jax.numpy as jnp
 import ml_dtypes
 import numpy as np
+import pandas
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from seqjax.data import batches, bucket_boundaries, pad
+from seqjax.data import batches, bucket_boundaries, pack, pad
 
 LENGTHS = st.lists(st.integers(0, 12), min_size=1, max_size=20)
 
@@ -449,3 +451,31 @@ GOOD = {"x": [[1], [1, 2]], "y": [0, 1]}
 def test_batches_refuse(examples, options, error, message):
     with pytest.raises(error, match=message):
         batches(examples, **{"batch_size": 2, **options})
+
+
+def test_rows_of_pandas_count_by_their_place():
+    """The index of a shuffled or filtered frame says nothing of the order."""
+    frame = pandas.DataFrame({"x": [[10], [11], [12]], "y": [0, 1, 2]}).iloc[[2, 0, 1]]
+    [batch] = batches({"x": list(frame.x), "y": frame.y}, batch_size=3, sequence_keys=("x",))
+    assert batch["x"][:, 0].tolist() == [12, 10, 11] and batch["y"].tolist() == [2, 0, 1]
+    kept = frame[frame.y > 0]
+    [batch] = batches({"x": kept.x, "y": kept.y}, batch_size=2, sequence_keys=("x",))
+    assert batch["x"][:, 0].tolist() == [12, 11] and batch["y"].tolist() == [2, 1]
+    assert batch["y"].dtype == np.int64
+    packed = pack({"x": kept.x, "label": [[5], [6]]}, length=2)
+    assert packed["x"].tolist() == [[12, 11]] and packed["label"].tolist() == [[5, 6]]
+
+
+def test_arrays_on_a_device_are_fetched_once(monkeypatch):
+    x = jnp.arange(6).reshape(3, 2)
+    reads = []
+    real = type(x).__getitem__
+
+    def counted(*arguments):
+        reads.append(arguments)
+        return real(*arguments)
+
+    monkeypatch.setattr(type(x), "__getitem__", counted)
+    [batch] = batches({"x": x, "y": jnp.array([3, 4, 5])}, batch_size=3, sequence_keys=("x",))
+    assert batch["x"].tolist() == [[0, 1], [2, 3], [4, 5]] and batch["y"].tolist() == [3, 4, 5]
+    assert not reads

@@ -43,3 +43,18 @@ def test_mistakes(tmp_path):
         (tmp_path / "file").write_text(text)
         with pytest.raises(ValueError, match="path: expected a "):
             Vocabulary.load(tmp_path / "file")
+
+
+@pytest.mark.parametrize(
+    ("sequence", "message"),
+    [
+        (b"ab", "expected strings as tokens, got 97 .*decode bytes first"),
+        ([b"a"], "expected strings as tokens, got b'a' .*decode it first"),
+        (["a", 3], "expected strings as tokens, got 3"),
+    ],
+    ids=["bytes", "words in bytes", "numbers"],
+)
+def test_other_things_than_strings_are_not_unknown_words(sequence, message):
+    """Tfds gives texts as bytes, of which every token would be unknown."""
+    with pytest.raises(TypeError, match=message):
+        Vocabulary.build(["ab"]).encode(sequence)
