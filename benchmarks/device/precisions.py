@@ -6,7 +6,7 @@ __all__ = ["PRECISIONS", "Precision", "of_platform"]
 
 
 class Precision(NamedTuple):
-    """How numbers are stored and multiplied.
+    """A way to store and to multiply numbers.
 
     Attributes:
       dtype: of weights and inputs.

@@ -1,4 +1,4 @@
-"""Whether PyTorch can take part."""
+"""Find out whether PyTorch can be measured, and on what."""
 
 import functools
 

@@ -33,7 +33,7 @@ TRIES = 4
 READY = 90.0
 """Seconds a worker has for its imports."""
 COMPILING = 3.0
-"""How many times longer than usual a worker may be silent while it compiles."""
+"""Factor by which a worker may be silent for longer while it compiles."""
 LEAST = 5.0
 """Seconds of the budget below which no case is begun."""
 
@@ -300,7 +300,7 @@ class Runner:
 
 
 class Outcome(NamedTuple):
-    """What one process reported.
+    """The report of one process.
 
     Attributes:
       rows: that it finished.

@@ -6,7 +6,7 @@ the outputs back where the steps were. So any mask and `reverse` are exact.
 """
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, cast
 
 import jax
 import jax.numpy as jnp
@@ -113,8 +113,7 @@ def _checked(cell: Cell[Any, Any], problem: Problem) -> LSTM:
     reasons.append(_refuses_platform(target.this_machine()))
     for reason in filter(None, reasons):
         raise ValueError(f"implementation: {reason}")
-    assert isinstance(cell, LSTM)
-    return cell
+    return cast(LSTM, cell)
 
 
 _INSTEAD = "expected 'scan', 'fused' or 'auto'"
@@ -147,7 +146,7 @@ def _refuses(cell: Cell[Any, Any], spec: Spec) -> str | None:
 
 
 def _takes(cell: Cell[Any, Any], spec: Spec) -> str | None:
-    """Where a measurement says so; `jax.vmap` and second derivatives would fail then."""
+    """Return the measurement that speaks for cuDNN, or None if the platform has none."""
     del cell
     chosen, because = spec.choices.cudnn
     return because if chosen else None
@@ -214,7 +213,7 @@ def _row_major(a: Array) -> Array:
 
 
 def _ambient_precision() -> jax.lax.Precision:
-    """What `jax.default_matmul_precision` means to cuDNN, which knows float32 and TF32."""
+    """Return the ambient precision of JAX as cuDNN knows it: float32 or TF32."""
     ambient = jax.config.jax_default_matmul_precision  # type: ignore[attr-defined]
     exact = ambient in ("highest", "float32")
     return jax.lax.Precision.HIGHEST if exact else jax.lax.Precision.HIGH

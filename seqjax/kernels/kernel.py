@@ -1,4 +1,4 @@
-"""What a kernel is: a way to run a cell over time, which says itself what it can run."""
+"""The type of all kernels: a way to run a cell over time, which says itself what it can run."""
 
 import dataclasses
 from collections.abc import Callable
@@ -12,7 +12,7 @@ __all__ = ["Kernel", "Spec"]
 
 
 class Spec(NamedTuple):
-    """What is known of a problem before it runs.
+    """The facts of a problem that are known before it runs.
 
     Attributes:
       batch_shape: the batch axes; not those that `vmap` adds.
