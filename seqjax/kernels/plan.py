@@ -51,6 +51,7 @@ class Plan:
       reasons: why, one sentence a decision.
 
     Example:
+      >>> import jax.numpy as jnp
       >>> from seqjax.cells import LSTM
       >>> plan = make_plan(LSTM(128, 128), (32,), 100, jnp.float32, platform="cpu")
       >>> plan.kernel.name, plan.inline, plan.segments
@@ -117,6 +118,7 @@ def make_plan(
         a kernel that does not run this cell or platform.
 
     Example:
+      >>> import jax.numpy as jnp
       >>> from seqjax.cells import MinGRU
       >>> make_plan(MinGRU(64, 64), (8,), 512, jnp.float32, platform="tpu").kernel.name
       'associative'

@@ -127,9 +127,13 @@ def windows():
     ]
 
 
+def fitted_by():
+    """The options of a run of three epochs."""
+    return {"epochs": 3, "progress": False, "eval_batches": windows(), "metric_fn": metric_fn}
+
+
 def test_training_and_evaluation_carry_it_and_a_stopped_run_goes_on(tmp_path):
-    options = {"epochs": 3, "progress": False, "eval_batches": windows(), "metric_fn": metric_fn}
-    optimizer = training.optimizer(0.05)
+    options, optimizer = fitted_by(), training.optimizer(0.05)
     whole = training.fit(Model(BATCH), loss_fn, optimizer, windows(), **options)
     xs, resets, _ = make_stream()
     stream = [{"x": xs, "resets": resets}]
@@ -154,8 +158,17 @@ def test_training_and_evaluation_carry_it_and_a_stopped_run_goes_on(tmp_path):
         )  # fmt: skip
     for a, b in zip(*(jax.tree.leaves(r.state) for r in (whole, again)), strict=True):
         np.testing.assert_array_equal(a, b)
-    two = training.fit(Model(BATCH), loss_fn, optimizer, windows(), **options, devices=2)
-    assert two.history[-1]["eval_loss"] == pytest.approx(whole.history[-1]["eval_loss"], rel=1e-4)
+
+
+@pytest.mark.two_devices
+def test_two_devices_carry_it_as_one_does():
+    one, two = (
+        training.fit(
+            Model(BATCH), loss_fn, training.optimizer(0.05), windows(), **fitted_by(), devices=n
+        )
+        for n in (1, 2)
+    )
+    assert two.history[-1]["eval_loss"] == pytest.approx(one.history[-1]["eval_loss"], rel=1e-4)
 
 
 @pytest.mark.parametrize(
