@@ -164,7 +164,7 @@ def _planned(
 
 
 def _inline(kernel: Kernel, projected: int, choices: Choices) -> tuple[bool, str]:
-    """Whether each step projects its own input, given the bytes of all projections; and why."""
+    """Decide whether each step projects its own input, by the bytes of all projections; say why."""
     limit, because = choices.inline_from
     if not kernel.loops:
         return False, f"{kernel.name} has no loop that could project inputs"

@@ -1,4 +1,4 @@
-"""How a plan is carried out."""
+"""Carry out a plan."""
 
 import dataclasses
 import functools
