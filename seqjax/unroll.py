@@ -123,7 +123,7 @@ def unroll(
     params = _checked_params(cell, params)
     state = batched_state("state", cell, state, batch_shape, dtype)
     if resets is None and reset_state is None:
-        reset_state = state  # nothing is put back, so nothing is made for it
+        reset_state = state  # no step reads it, so no other array is made
     else:
         reset_state = batched_state("reset_state", cell, reset_state, batch_shape, dtype)
         reset_state = jax.tree.map(lambda r, s: r.astype(s.dtype), reset_state, state)

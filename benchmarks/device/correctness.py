@@ -13,8 +13,7 @@ from benchmarks.device.precisions import PRECISIONS
 from benchmarks.device.programs import Program, compile_all, relative_error
 from benchmarks.device.rows import described, measured, reason
 from benchmarks.device.worker import Reporter
-from seqjax.cells.minimal import LinearCell
-from seqjax.kernels import target
+from seqjax.kernels import KERNELS, Spec, target
 
 __all__ = ["run"]
 
@@ -45,7 +44,8 @@ def run(
         at = functools.partial(
             described, "correctness", precision=precision, cell=name, shape=shape
         )
-        for variant, kernels in variants(cell, target.this_machine(), precision).items():
+        spec = Spec((batch,), steps, jnp.dtype(numbers[1].dtype), target.this_machine())
+        for variant, kernels in variants(cell, spec).items():
             given = numbers if variant == "mask and resets" else (*numbers[:-1], None)
             for contestant, kernel, where in (
                 (ON_CPU, "scan", cpu),
@@ -76,13 +76,17 @@ def run(
         reporter.row(measured(row, agreement=error, reason=verdict))
 
 
-def variants(cell: Any, platform: str, precision: str) -> dict[str, list[str]]:
-    """Return the kernels that run a cell, by what else is given."""
-    kernels = ["scan", "fused", *(["associative"] if isinstance(cell, LinearCell) else [])]
-    found = {"mask and resets": kernels}
-    if type(cell) is seqjax.cells.LSTM and platform == "cuda" and precision == "float32":
-        found["mask"] = ["cudnn"]
-    return found
+def variants(cell: Any, spec: Spec) -> dict[str, list[str]]:
+    """Return the kernels that run a cell, by what else is given.
+
+    Kernels that not all transformations work for, such as cuDNN's, have no resets.
+    """
+    able = [kernel for kernel in KERNELS.values() if kernel.refuses(cell, spec) is None]
+    found = {
+        "mask and resets": [kernel.name for kernel in able if kernel.transforms],
+        "mask": [kernel.name for kernel in able if not kernel.transforms],
+    }
+    return {variant: names for variant, names in found.items() if names}
 
 
 def draw(cell: Any, batch: int, steps: int, dtype: str) -> tuple[Any, ...]:

@@ -106,11 +106,14 @@ def merged(runs: Sequence[Results]) -> Results:
 
 
 def rated(results: Results) -> list[Row]:
-    """Return the rows, each with the rate of a large product of its precision in its own run."""
+    """Return the rows, each with the rate of a large product of its precision in its own run.
+
+    Rows that have one already, from the run that they were merged from, keep it.
+    """
     rates = results.header.get("matrix_tflops", {})
     return [
         dataclasses.replace(row, extra={**row.extra, "rate_tflops": rates[row.precision]})
-        if row.precision in rates
+        if row.precision in rates and "rate_tflops" not in row.extra
         else row
         for row in results.rows
     ]

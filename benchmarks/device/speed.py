@@ -51,8 +51,12 @@ def run(
     problem = workloads.make(cell, variant, shape)
     at = functools.partial(described, cell=cell, variant=variant, shape=shape)
 
+    # Once a dtype: the programs of a case share their arrays.
+    on_device = functools.cache(functools.partial(_arguments, problem))
+
     def ours(name: str, setup: Setup, what: str, precision: str) -> Program:
-        return Program(at(what, name, precision), *_ours(problem, setup, what, precision))
+        arguments = on_device(PRECISIONS[precision].dtype)
+        return Program(at(what, name, precision), _function(problem, setup, what), arguments)
 
     contestants = [Setup(**each) for each in setups]
     reference = {what: ours("reference", Setup("scan"), what, "float32") for what in WHATS}
@@ -85,14 +89,18 @@ def run(
     report_times(reporter, entered)
 
 
-def _ours(
-    problem: Recurrence, setup: Setup, what: str, precision: str
-) -> tuple[Callable[..., Any], tuple[Any, ...]]:
-    """A function and its arguments: outputs, or gradients by inputs and parameters, by name."""
-    dtype = PRECISIONS[precision].dtype
+def _arguments(problem: Recurrence, dtype: str) -> tuple[Any, ...]:
+    """Params, xs, lengths, resets and cotangent on the device."""
 
     def cast(tree: Any) -> Any:
         return jax.tree.map(lambda a: jnp.asarray(a, dtype), tree)
+
+    given = [None if a is None else jnp.asarray(a) for a in (problem.lengths, problem.resets)]
+    return cast(problem.params), cast(problem.xs), *given, cast(problem.cotangent)
+
+
+def _function(problem: Recurrence, setup: Setup, what: str) -> Callable[..., Any]:
+    """A function of `_arguments`: outputs, or gradients by inputs and parameters, by name."""
 
     def outputs(params: Any, xs: Any, lengths: Any, resets: Any) -> Any:
         return seqjax.unroll(
@@ -109,9 +117,7 @@ def _ours(
         d_params, d_xs = transpose(cotangent)
         return {"xs": d_xs} | d_params._asdict()
 
-    given = [None if a is None else jnp.asarray(a) for a in (problem.lengths, problem.resets)]
-    arguments = (cast(problem.params), cast(problem.xs), *given, cast(problem.cotangent))
-    return {"forward": forward, "gradient": gradient}[what], arguments
+    return {"forward": forward, "gradient": gradient}[what]
 
 
 def temporaries(compiled: Any) -> int | None:

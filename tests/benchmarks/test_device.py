@@ -266,7 +266,7 @@ def children(parent: int) -> list[int]:
 
 
 def is_zombie(pid: int) -> bool:
-    """Whether a process has ended and waits for its parent."""
+    """Says if a process has ended, and only its parent has not asked for its exit code."""
     try:
         return ") Z" in Path(f"/proc/{pid}/stat").read_text()
     except OSError:
@@ -417,6 +417,10 @@ def test_the_last_run_that_had_time_for_a_case_counts() -> None:
     }  # fmt: skip
     # Shares are of the rate that the same run measured.
     assert [row.extra["rate_tflops"] for row in rows] == [20.0, 10.0]
+    shares = {table.title: table.rows[0][-1] for table in report.speed_tables(
+        report.merged([first, second])
+    )}  # fmt: skip
+    assert shares == {"lstm, plain": "1.7", "gru, plain": "1.1"}
     # A newer failure is not hidden by an older success.
     wrong = measured(described("gradient", "fused", "bf16", cell="lstm", variant="plain",
                                shape=(32, 512, 256, 256)), reason="disagrees: 9e-01")  # fmt: skip
