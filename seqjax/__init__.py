@@ -21,11 +21,13 @@ from seqjax import (
     sequences,
     sharding,
     streaming,
+    testing,
     traces,
     training,
     viz,
 )
 from seqjax.cells import CELLS
+from seqjax.kernels import Execution
 from seqjax.summary import summary
 from seqjax.types import Unrolled
 from seqjax.unroll import explain, unroll
@@ -34,6 +36,7 @@ __version__ = "0.1.0"
 
 __all__ = [
     "CELLS",
+    "Execution",
     "Unrolled",
     "attention",
     "cells",
@@ -53,6 +56,7 @@ __all__ = [
     "sharding",
     "streaming",
     "summary",
+    "testing",
     "traces",
     "training",
     "unroll",

@@ -11,8 +11,7 @@ from flax import nnx
 
 from seqjax import _flops, checks
 from seqjax._hooks import Call, hooked
-from seqjax.cells.base import compute_dtype
-from seqjax.kernels import Plan, make_plan
+from seqjax.kernels import Plan
 from seqjax.nn.layer import Direction, Layer
 from seqjax.types import PyTree, Unrolled
 
@@ -240,20 +239,13 @@ class _Trace:
         """Notes a call of a module's method, and names what it computes after the module."""
         path, module = call.path, call.module
         self.order.setdefault(path, len(self.order))
-        runs_direction = isinstance(module, Layer) and call.name == "_run"
+        runs_direction = isinstance(module, Layer) and call.name == "run_direction"
         if runs_direction:
             direction, xs, _, sequences, _ = call.args
             side = "backward" if call.kwargs["reverse"] else "forward"
             path = f"{path}.{side}".lstrip(".")
             self.order.setdefault(path, len(self.order))
-            self.plans[path] = make_plan(
-                direction.cell,
-                tuple(sequences.batch_shape),
-                sequences.steps,
-                compute_dtype(xs),
-                platform=jax.default_backend(),
-                **sequences.options,
-            )
+            self.plans[path] = sequences.plan(direction.cell, xs)
             self.kept[path] += self.plans[path].stored_bytes
         outermost = path not in self.running
         self.running.append(path)
@@ -336,8 +328,8 @@ def _texts(rows: tuple[Row, ...]) -> list[tuple[str, ...]]:
 
 def _why(plan: Plan) -> list[str]:
     """The reasons for the kernel and, where steps run twice, for that."""
-    kernel, _, remat, _ = plan.reasons
-    return [kernel] if plan.remat == "none" else [kernel, f"{plan.remat}: {remat}"]
+    kernel = plan.reasons.kernel
+    return [kernel] if plan.remat == "none" else [kernel, f"{plan.remat}: {plan.reasons.remat}"]
 
 
 def _fitted(text: str, width: int) -> str:

@@ -21,7 +21,7 @@ from typing import Any, NamedTuple, TypeAlias
 import chex
 import jax
 
-__all__ = ["Array", "Initializer", "PRNGKey", "PyTree", "Shape", "Unrolled"]
+__all__ = ["Array", "Initializer", "PRNGKey", "PyTree", "Shape", "Slots", "Unrolled"]
 
 Array: TypeAlias = jax.Array
 """An array of JAX's."""
@@ -31,6 +31,8 @@ PyTree: TypeAlias = Any
 """Arrays in tuples, lists, dicts and whatever else JAX knows as a tree."""
 Shape: TypeAlias = tuple[int, ...]
 """Sizes of axes."""
+Slots: TypeAlias = tuple[Array | None, ...]
+"""The gates of a cell before they are activated, in its own order; see `seqjax.cells.base`."""
 Initializer: TypeAlias = Callable[[PRNGKey, Shape, Any], Array]
 """Draws an array: `initializer(key, shape, dtype)`, as those of `jax.nn.initializers`."""
 

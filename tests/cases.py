@@ -142,11 +142,12 @@ def reference(case: Case, params: Any, xs: Any, **options: Any) -> Any:
 
 
 def assert_close(actual: Any, expected: Any, atol: float = 2e-6, rtol: float = 2e-6) -> None:
-    """Compares two pytrees leaf by leaf in float64."""
+    """Compares two pytrees leaf by leaf in float64, or in complex128."""
     got, want = jax.tree.leaves(actual), jax.tree.leaves(expected)
     assert len(got) == len(want)
     for a, b in zip(got, want, strict=True):
         assert np.shape(a) == np.shape(b)
+        wide = np.complex128 if np.iscomplexobj(a) or np.iscomplexobj(b) else np.float64
         np.testing.assert_allclose(
-            np.asarray(a, np.float64), np.asarray(b, np.float64), atol=atol, rtol=rtol
+            np.asarray(a).astype(wide), np.asarray(b).astype(wide), atol=atol, rtol=rtol
         )

@@ -2,7 +2,7 @@
 
 import dataclasses
 import functools
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -12,9 +12,9 @@ from flax import nnx
 
 import seqjax
 from seqjax import nn
+from seqjax._arguments import same_structure
 from seqjax.cells import Cell, DenseCell, LinearCell
 from seqjax.nn.linen import LinenRecurrent
-from seqjax.unroll import same_structure
 from tests.cases import assert_close, draw_like, mask_of, params_of
 
 B, T, I, H = 3, 5, 2, 4
@@ -37,17 +37,17 @@ class Leaky(Cell):
         return jnp.zeros((*batch_shape, self.hidden_size), dtype)
 
     def project(self, params, x):
-        return x @ params[0]
+        return (x @ params[0],)
 
     def recurrent_input(self, state):
         return state
 
-    def recurrent_matrix(self, params):
-        return params[1]
+    def recur(self, params, r):
+        return (r @ params[1],)
 
-    def update(self, params, projected, recurrent, state):
-        h = (1 - self.leak) * state + self.leak * jnp.tanh(projected + recurrent)
-        return h, h
+    def update(self, params, gates, state):
+        (z,) = gates
+        return (1 - self.leak) * state + self.leak * jnp.tanh(z)
 
 
 class Traces(NamedTuple):
@@ -78,21 +78,20 @@ class Gained(Cell):
         return Traces(jnp.zeros(shape, dtype), jnp.ones(shape, dtype))
 
     def project(self, params, x):
-        return {"drive": x["gain"][..., None] * (x["x"] @ params["in"])}
+        return (x["gain"][..., None] * (x["x"] @ params["in"]),)
 
     def recurrent_input(self, state):
         return state.fast
 
-    def recurrent_matrix(self, params):
-        return params["rec"]["u"]
+    def recur(self, params, r):
+        return (r @ params["rec"]["u"],)
 
-    def update(self, params, projected, recurrent, state):
+    def update(self, params, gates, state):
         decay = jax.nn.sigmoid(params["rec"]["decay"])
-        fast = jnp.tanh(projected["drive"] + recurrent)
-        state = Traces(fast, decay * state.slow + (1 - decay) * fast)
-        return state, self.output(params, state)
+        fast = jnp.tanh(gates[0])
+        return Traces(fast, decay * state.slow + (1 - decay) * fast)
 
-    def output(self, params, state):
+    def output(self, params, gates, state):
         return {"y": state.fast * state.slow, "energy": jnp.square(state.slow).sum(-1)}
 
 
@@ -119,31 +118,34 @@ class RunningMean(Cell):
         )
 
     def project(self, params, x):
-        return x @ params
+        return (x @ params,)
 
-    def recurrent_input(self, state):
-        return None
+    def update(self, params, gates, state):
+        return Count(state.total + gates[0], state.steps + 1, jnp.ones_like(state.started))
 
-    def recurrent_matrix(self, params):
-        return None
-
-    def update(self, params, projected, recurrent, state):
-        state = Count(state.total + projected, state.steps + 1, jnp.ones_like(state.started))
-        return state, self.output(params, state)
-
-    def output(self, params, state):
+    def output(self, params, gates, state):
         return state.total / jnp.maximum(state.steps, 1)[..., None].astype(state.total.dtype)
 
 
 @dataclasses.dataclass(frozen=True)
 class Decay(LinearCell):
-    """A linear cell: h_t = σ(p_a) ⊙ h_{t-1} + p_b."""
+    """A linear cell: h_t = a ⊙ h_{t-1} + x_t W, with the same decays a at every step."""
 
-    gates: ClassVar[int] = 2
+    def init(self, key, dtype=jnp.float32):
+        w = jax.random.normal(key, (self.input_size, self.hidden_size), dtype)
+        return {"w": w, "decay": jnp.linspace(-1, 1, self.hidden_size, dtype=dtype)}
 
-    def linear_terms(self, params, projected):
-        p_a, p_b = projected
-        return jax.nn.sigmoid(p_a), p_b
+    def initial_state(self, batch_shape=(), dtype=jnp.float32):
+        return jnp.zeros((*batch_shape, self.hidden_size), dtype)
+
+    def prepare(self, params):
+        return {"w": params["w"], "a": jax.nn.sigmoid(params["decay"])}
+
+    def project(self, p, x):
+        return (x @ p["w"],)
+
+    def linear_terms(self, p, gates):
+        return p["a"], gates[0]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -167,19 +169,21 @@ class Squared(DenseCell):
 
     def project(self, params, x):
         z = x @ params["w_ih"]
-        return z if params["b"] is None else z + params["b"]
+        return (z if params["b"] is None else z + params["b"],)
 
     def recurrent_input(self, state):
         return state
 
+    def recur(self, params, r):
+        return (r @ params["w_hh"],)
+
     def recurrent_matrix(self, params):
         return params["w_hh"]
 
-    def update(self, params, projected, recurrent, state):
-        h = jnp.tanh(projected + recurrent)
-        return h, self.output(params, h)
+    def update(self, params, gates, state):
+        return jnp.tanh(gates[0])
 
-    def output(self, params, state):
+    def output(self, params, gates, state):
         return jnp.square(state) @ params["w_o"].astype(state.dtype)
 
     @property
@@ -247,7 +251,7 @@ def looped(cell, params, xs, *, state=None, mask=None, resets=None, reverse=Fals
             if hold is not None:
                 mix = lambda d, a, b: b if d is None else d * a + (1 - d) * b  # noqa: E731
                 new = jax.tree.map(mix, hold, s, new, is_leaf=lambda leaf: leaf is None)
-                y = cell.output(params, new)
+                y = cell.output(params, (), new)
             real = mask is None or mask[n, t]
             s = new if real else s
             ys[t] = y if real else jax.tree.map(lambda a: np.zeros(a.shape, a.dtype), y)
@@ -404,8 +408,9 @@ def test_recurrent_mask(cell):
     keep = np.array([2.0, 0.0, 1.0, 0.5], np.float32)
     got = seqjax.unroll(cell, params, xs, recurrent_mask=keep)
     # r ⊙ m enters the product, which is the product with the rows of the matrix scaled.
-    matrix = cell.recurrent_matrix(params)
-    scale = lambda leaf: keep[:, None] * leaf if leaf is matrix else leaf  # noqa: E731
+    square = lambda leaf: np.shape(leaf) == (H, H)  # noqa: E731
+    scale = lambda leaf: keep[:, None] * leaf if square(leaf) else leaf  # noqa: E731
+    assert sum(map(square, jax.tree.leaves(params))) == 1
     assert_close(got, looped(cell, jax.tree.map(scale, params), xs))
 
 
@@ -543,7 +548,7 @@ class Mute(Gained):
 
 def test_zoneout_of_a_cell_that_does_not_say_its_output():
     cell = Mute(I, H)
-    with pytest.raises(ValueError, match=r"zoneout: Mute must define output\(params, state\)"):
+    with pytest.raises(ValueError, match=r"cell: Mute must define output\(p, gates, state\)"):
         seqjax.unroll(cell, params_of(cell), inputs(cell), zoneout=Traces(0.1, 0.1))  # type: ignore[arg-type]
 
 
@@ -573,10 +578,10 @@ class Clashing(Leaky):
         return Named(w, u, jnp.ones(self.hidden_size, dtype))
 
     def project(self, params, x):
-        return x @ params.cell + params.start
+        return (x @ params.cell + params.start,)
 
-    def recurrent_matrix(self, params):
-        return params.params
+    def recur(self, params, r):
+        return (r @ params.params,)
 
 
 def test_names_of_parameters_are_free():

@@ -100,3 +100,9 @@ def test_a_cell_is_added_as_the_page_says(tmp_path):
     assert passed is not None and int(passed[1]) >= 40
     doctest = _pytest(root, "seqjax/cells/light_gru.py")
     assert "1 passed" in doctest.stdout
+
+
+def test_the_cell_of_the_page_is_the_one_that_is_tested():
+    parts = dict(blocks(ROOT / "docs" / "adding_a_cell.md"))
+    tested = (ROOT / "tests" / "contract" / "slstm.py").read_text()
+    assert parts["slstm"].strip() in tested

@@ -17,10 +17,11 @@ import pytest
 from flax import nnx
 
 import seqjax
-from seqjax import cells, export, nn, seq2seq, unroll
+from seqjax import cells, export, kernels, nn, seq2seq
 from seqjax._files import replacing
 from seqjax.export.plain import named, plain, restored
 from seqjax.kernels import target
+from seqjax.nn import layer as layer_module
 from tests.nn.helpers import drawn, flat_params, make, oracle, random, resets_of, states_of
 
 CPU = ("cpu",)
@@ -311,13 +312,13 @@ def test_plain_trees_come_back():
 def test_kernels_are_planned_for_the_platforms_of_the_program(
     monkeypatch, platforms, steps, backend, kernel
 ):
-    plans, real = [], unroll.__globals__["make_plan"]
+    plans, real = [], kernels.make_plan
 
     def spy(*arguments, **options):
         plans.append(real(*arguments, **options))
         return plans[-1]
 
-    monkeypatch.setitem(unroll.__globals__, "make_plan", spy)
+    monkeypatch.setitem(vars(layer_module), "make_plan", spy)
     monkeypatch.setattr(jax, "default_backend", lambda: backend)
     layer = make(cells.MinGRU(3, 4))
     export.export_layer(layer, batch=2, steps=steps, platforms=platforms)

@@ -4,10 +4,11 @@
 and the conformance tests with no further edit.
 """
 
+import dataclasses
 from typing import Any
 
 from seqjax.cells import initializers
-from seqjax.cells.base import Cell, DenseCell
+from seqjax.cells.base import Cell, DenseCell, Role, is_shape
 from seqjax.cells.conv_lstm import ConvLSTM1D, ConvLSTM2D
 from seqjax.cells.elman import Elman, ElmanParams, ElmanReadout, ElmanReadoutParams
 from seqjax.cells.gru import GRU, MGU, ChoGRU, ChoGRUParams, GRUParams, MGUParams
@@ -57,6 +58,7 @@ __all__ = [
     "PeepholeLSTMParams",
     "ProjectedLSTM",
     "ProjectedLSTMParams",
+    "Role",
     "initializers",
     "make_cell",
 ]
@@ -81,23 +83,50 @@ CELLS: dict[str, type[Cell[Any, Any]]] = {
 """Every cell by name; each builds from `Cls(input_size=…, hidden_size=…)`."""
 
 
-def make_cell(name: str, input_size: int, hidden_size: int, **options: Any) -> Cell[Any, Any]:
-    """A cell that reads vectors, by its name in `CELLS`.
+def make_cell(
+    kind: str | type[Cell[Any, Any]] | Cell[Any, Any],
+    input_size: int,
+    hidden_size: int,
+    **options: Any,
+) -> Cell[Any, Any]:
+    """Return a cell that reads vectors, of the sizes that are asked for.
 
     Args:
-      name: such as "gru".
+      kind: a name in `CELLS`, such as "gru"; or a class of cells, such as one of your own; or a
+        cell, whose other options are kept.
       input_size: I.
       hidden_size: H.
       **options: of its class.
 
     Raises:
-      ValueError: no such name, or that of a cell which reads images.
+      TypeError: something else.
+      ValueError: no such name, or a cell that does not read vectors, such as one for images.
 
     Example:
       >>> make_cell("elman", 3, 5, activation="relu").activation
       'relu'
+      >>> make_cell(LSTM(1, 1, forget_bias=1.0), 3, 5).forget_bias
+      1.0
     """
-    known = [key for key, kind in CELLS.items() if kind(1, 1).input_shape == (1,)]
-    if name not in known:
-        raise ValueError(f"cell: expected one of {', '.join(known)}, got {name!r}")
-    return CELLS[name](input_size, hidden_size, **options)
+    if isinstance(kind, str):
+        known = [key for key, made in CELLS.items() if made(1, 1).input_shape == (1,)]
+        if kind not in known:
+            raise ValueError(f"cell: expected one of {', '.join(known)}, got {kind!r}")
+        kind = CELLS[kind]
+    if isinstance(kind, Cell):
+        cell = dataclasses.replace(kind, input_size=input_size, hidden_size=hidden_size, **options)
+    elif isinstance(kind, type) and issubclass(kind, Cell):
+        cell = kind(input_size, hidden_size, **options)
+    else:
+        raise TypeError(f"cell: expected a name in CELLS, a cell or its class, got {kind!r}")
+    if cell.input_shape != (cell.input_size,):
+        raise ValueError(
+            f"cell: expected one that reads vectors, got {type(cell).__name__}, which reads "
+            f"{cell.input_shape}"
+        )
+    if not is_shape(cell.output_shape):
+        raise ValueError(
+            f"cell: expected one whose output is one array, got {type(cell).__name__} with "
+            f"{cell.output_shape}"
+        )
+    return cell

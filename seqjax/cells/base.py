@@ -1,41 +1,70 @@
 """The cell contract: what a recurrent cell must say, and what follows from it.
 
 A cell is a frozen dataclass, its configuration; its methods are pure functions of parameters and
-state. One step is
+state. One call and one step of it are
 
-    p_t = project(params, x_t)                        time-parallel, no state
-    r_t = recurrent_input(state_{t-1})
-    q_t = r_t @ recurrent_matrix(params)
-    state_t, y_t = update(params, p_t, q_t, state_{t-1})
+    p       = prepare(params)                   once a call
+    g_t     = project(p, x_t)                   for all steps at once, without the state
+    s'      = arrive(p, g_t, s_{t-1})           the state as the step finds it
+    r       = recurrent_input(s')
+    gates_t = g_t ⊕ recur(p, r)
+    s_t     = update(p, gates_t, s')
+    y_t     = output(p, gates_t, s_t)
 
-The split is there for the kernels: `project` can leave the time loop, and the recurrent product
-is in the open, so that a kernel may sum its weight gradient once instead of at every step.
+Gates are slots: `project` and `recur` return tuples of one length, whose entries are arrays or
+None; ⊕ adds where both give an array. A slot that `project` alone fills belongs to the input, one
+that `recur` alone fills to the state, and one that both fill is their sum.
+
+The step is split into these methods for the kernels. `project` can leave the time loop. `recur` is
+linear in r and linear in p, so a kernel may sum its weight gradient once instead of at every step.
+`output` may run after the loop.
 """
 
 import abc
 import dataclasses
 from collections.abc import Sequence
-from typing import Any, ClassVar, Generic, Self, TypeVar
+from typing import Any, Generic, NamedTuple, Self, TypeVar
 
 import jax
 import jax.numpy as jnp
 
 from seqjax import checks
 from seqjax.cells import initializers, ops
-from seqjax.types import Array, Initializer, PRNGKey, PyTree, Shape
+from seqjax.types import Array, Initializer, PRNGKey, PyTree, Shape, Slots
 
-__all__ = ["Cell", "DenseCell"]
+__all__ = ["Cell", "DenseCell", "Role"]
 
 Params = TypeVar("Params")
 State = TypeVar("State")
+
+
+class Role(NamedTuple):
+    """The treatment of one array of a cell's state by layers.
+
+    Attributes:
+      held: whether zoneout may keep its old values.
+      learned: whether it is a parameter when the initial state is learned.
+
+    Example:
+      >>> Role(held=True, learned=False).held
+      True
+    """
+
+    held: bool
+    learned: bool
 
 
 @dataclasses.dataclass(frozen=True)
 class Cell(abc.ABC, Generic[Params, State]):
     """Base of all cells. Subclasses are frozen dataclasses, so equal cells share one jit trace.
 
-    To add a cell, write `init`, `initial_state`, `project`, `recurrent_input`, `recurrent_matrix`
-    and `update` (see the page "How to add a cell" in `docs/`).
+    To add a cell, write `init`, `initial_state`, `project` and `update`; `recurrent_input` and
+    `recur` if the step multiplies its state by weights; the other methods where the defaults do
+    not fit (see the page "How to add a cell" in `docs/`).
+
+    In the methods below, p is what `prepare` returned, a slot is an array `[..., N]` or None, and
+    every array may have any leading axes. Products are summed in float32 or wider, and the state
+    that a method sees has that dtype, too.
 
     Attributes:
       input_size: features of an input, I.
@@ -59,17 +88,15 @@ class Cell(abc.ABC, Generic[Params, State]):
     input_size: int
     hidden_size: int
 
-    additive: ClassVar[bool | int] = False
-    """Whether the projection and the recurrent product only ever meet as a sum; or of how many of
-    the first gates that is true. `update` must then also accept that a kernel has added them: the
-    first gates of `projected` are sums, and `recurrent` is what is left of the product, or None."""
-
-    keeps_recurrent_input: ClassVar[bool] = False
-    """Whether `update` needs r_t as well as the product; it then gets the pair `(r_t, q_t)`."""
-
     def __post_init__(self) -> None:
         for name in ("input_size", "hidden_size"):
             object.__setattr__(self, name, checks.require_integer(name, getattr(self, name)))
+        kind = type(self)
+        if kind.recur is not Cell.recur and kind.recurrent_input is Cell.recurrent_input:
+            raise TypeError(
+                f"cell: expected {kind.__name__} to define recurrent_input as well as recur, which "
+                "is not called without it"
+            )
 
     @abc.abstractmethod
     def init(self, key: PRNGKey, dtype: Any = jnp.float32) -> Params:
@@ -85,90 +112,145 @@ class Cell(abc.ABC, Generic[Params, State]):
 
     @abc.abstractmethod
     def initial_state(self, batch_shape: Shape = (), dtype: Any = jnp.float32) -> State:
-        """The state before the first step: zeros.
+        """Return the state before the first step; zeros in most cells.
 
         Args:
           batch_shape: leading axes of every array of the state.
-          dtype: of every array of the state.
+          dtype: of the arrays; a cell may use a wider one, or integers for a counter.
         """
 
-    @abc.abstractmethod
-    def project(self, params: Params, x: PyTree) -> PyTree:
-        """What the cell makes of its input before it meets the state; position-wise in time.
+    def prepare(self, params: Params) -> Any:
+        """Return what a call needs of the parameters, p: the parameters themselves.
+
+        A cell that steps with a function of its parameters, such as a discretisation, computes it
+        here, once a call.
 
         Args:
-          params: as from `init`.
-          x: `[..., I]` with any leading axes, the time axis among them.
+          params: as from `init`, in float32 or wider.
 
         Returns:
-          A pytree of arrays with the same leading axes.
+          A pytree of arrays; those of a floating-point dtype are then cast to the compute dtype.
         """
+        return params
 
     @abc.abstractmethod
-    def recurrent_input(self, state: State) -> Array | None:
-        """What multiplies the recurrent weights, or None if nothing does (linear cells)."""
-
-    @abc.abstractmethod
-    def recurrent_matrix(self, params: Params) -> Array | None:
-        """The matrix `[N, M]` that it multiplies; None if `update` takes the input as it is."""
-
-    @abc.abstractmethod
-    def update(
-        self, params: Params, projected: PyTree, recurrent: Any, state: State
-    ) -> tuple[State, PyTree]:
-        """One step from the projected input and the recurrent product.
+    def project(self, p: Any, x: PyTree) -> Slots:
+        """Return what the cell makes of its input before it meets the state.
 
         Args:
-          params: as from `init`.
+          p: as from `prepare`.
+          x: `[..., I]`, with any leading axes, the time axis among them.
+
+        Returns:
+          A tuple of slots, with the same leading axes.
+        """
+
+    def arrive(self, p: Any, projected: Slots, state: State) -> State:
+        """Return the state as the step finds it: as the last step left it.
+
+        Anything that happens to the state before the step reads it has its place here, such as a
+        decay over the time since the last step.
+
+        Args:
+          p: as from `prepare`.
           projected: what `project` gave for this step.
-          recurrent: `r @ w` for r = `recurrent_input(state)` and w = `recurrent_matrix(params)`;
-            r itself where w is None; the pair `(r, r @ w)` for `keeps_recurrent_input` cells;
-            without the columns that a kernel has already added, see `additive`.
-          state: the state before the step.
-
-        Returns:
-          The new state and the output.
+          state: as the last step left it.
         """
+        del p, projected
+        return state
 
-    def gated_update(
-        self, params: Params, projected: PyTree, recurrent: Any, state: State
-    ) -> tuple[State, PyTree, dict[str, Array]]:
-        """`update` together with the values of the gates, which `seqjax.traces` shows.
+    def recurrent_input(self, state: State) -> PyTree | None:
+        """Return what `recur` multiplies, r: an array or a pytree of them.
 
-        A cell with gates has its equations here, and an `update` that leaves the gates out.
+        It is None, as here, for a cell whose step multiplies its state by no weights.
+        """
+        del state
+        return None
+
+    def recur(self, p: Any, r: PyTree) -> Slots:
+        """Return the slots that the state fills; linear in `r`, and linear in `p`.
 
         Args:
-          params: as for `update`.
-          projected: as for `update`.
-          recurrent: as for `update`.
-          state: as for `update`.
+          p: as from `prepare`.
+          r: as from `recurrent_input`, times the mask of recurrent dropout if there is one.
 
         Returns:
-          The new state, the output, and the gates by name in the order of the recurrent weights'
-          blocks, `[..., H]` each; no gates for a cell that says nothing of them.
+          As many slots as `project` returns.
         """
-        return (*self.update(params, projected, recurrent, state), {})
+        raise NotImplementedError(f"{type(self).__name__} has a recurrent_input but no recur")
 
-    def output(self, params: Params, state: Any) -> PyTree:
-        """The output that belongs to a state: the state itself, or its field `h`.
+    def recurrent_matrix(self, p: Any) -> Array | None:
+        """Return the matrix `[N, M]` of a `recur` that is one dense product; else None.
 
-        Only used where something outside the cell changes the new state (zoneout).
+        Its columns are in the order of the slots that `recur` fills. Kernels written for a device
+        ask for it.
+
+        Args:
+          p: as from `prepare`.
+        """
+        del p
+        return None
+
+    @abc.abstractmethod
+    def update(self, p: Any, gates: Slots, state: State) -> State:
+        """Return the state after the step.
+
+        Args:
+          p: as from `prepare`.
+          gates: the slots of `project` and `recur`, summed where both fill one.
+          state: as from `arrive`.
+        """
+
+    def output(self, p: Any, gates: Slots, state: Any) -> PyTree:
+        """Return the step's output: the state itself if it is one array, else its field `h`.
+
+        Args:
+          p: as from `prepare`.
+          gates: as for `update`.
+          state: after the step, and after zoneout.
 
         Raises:
           ValueError: the state has no field `h`; the cell must then say what its output is.
         """
-        del params
+        del p, gates
         if isinstance(state, jax.Array):
             return state
         if not hasattr(state, "h"):
             raise ValueError(
-                f"zoneout: {type(self).__name__} must define output(params, state), since its "
+                f"cell: {type(self).__name__} must define output(p, gates, state), since its "
                 "state is neither one array nor has a field h"
             )
         return state.h
 
+    def gate_values(self, p: Any, gates: Slots, state: State) -> dict[str, Array]:
+        """Return the activated gates by name, which `seqjax.traces` shows: `[..., H]` each.
+
+        They are in the order of the equations. A cell without gates has none.
+
+        Args:
+          p: as from `prepare`.
+          gates: as for `update`.
+          state: as for `update`.
+        """
+        del p, gates, state
+        return {}
+
+    def state_roles(self) -> PyTree:
+        """Return what each array of the state is: a `Role`, in the structure of the state.
+
+        By default every floating-point or complex array is held by zoneout and may be learned as an
+        initial state, and no other array, such as a counter.
+        """
+        state = jax.eval_shape(lambda: self.initial_state())
+
+        def role(leaf: Any) -> Role:
+            counts = bool(jnp.issubdtype(leaf.dtype, jnp.inexact))
+            return Role(held=counts, learned=counts)
+
+        return jax.tree.map(role, state)
+
     def step(self, params: Params, x: PyTree, state: State) -> tuple[State, PyTree]:
-        """One step, derived from the methods above. Not meant to be overridden.
+        """Run one step. Not meant to be overridden.
 
         Args:
           params: as from `init`.
@@ -178,44 +260,13 @@ class Cell(abc.ABC, Generic[Params, State]):
         Returns:
           The new state and the output, `[..., O]` in the dtype of `x`.
         """
-        params = cast(params, compute_dtype(x))
-        return rounded(
-            self.advance(params, self.project(params, x), widened(state)),
-            state_like=state,
-            output_dtype=compute_dtype(x),
-        )
+        from seqjax.cells import stepping  # here, since it is written in terms of this class
 
-    def masked_recurrent_input(self, state: State, recurrent_mask: Array | None) -> Array | None:
-        """`recurrent_input`, times the mask of recurrent dropout if there is one."""
-        r = self.recurrent_input(state)
-        if r is None or recurrent_mask is None:
-            return r
-        return r * recurrent_mask.astype(r.dtype)
-
-    def advance(
-        self,
-        params: Params,
-        projected: PyTree,
-        state: State,
-        recurrent_mask: Array | None = None,
-    ) -> tuple[State, PyTree]:
-        """One step from the projected input on: the recurrent product, then `update`.
-
-        Args:
-          params: in the compute dtype.
-          projected: what `project` gave for this step.
-          state: in float32 or wider.
-          recurrent_mask: multiplies the recurrent input, `[..., N]` (recurrent dropout).
-
-        Returns:
-          The new state and the output, not yet rounded.
-        """
-        r = self.masked_recurrent_input(state, recurrent_mask)
-        w = self.recurrent_matrix(params)
-        recurrent: Any = r if w is None or r is None else ops.matmul(r, w)
-        if self.keeps_recurrent_input:
-            recurrent = (r, recurrent)
-        return self.update(params, projected, recurrent, state)
+        dtype = compute_dtype(x)
+        p = prepared(self, params, dtype)
+        now = stepping.Now(self.project(p, x))
+        ran = stepping.advance(self, p, now, state, output_dtype=dtype)
+        return ran.state, ran.output
 
     @property
     def input_shape(self) -> PyTree:
@@ -288,6 +339,11 @@ class DenseCell(Cell[Params, State]):
         return self.draw("bias_init", key, (size,), gates, dtype) if self.use_bias else None
 
 
+def flat_roles(roles: PyTree) -> list[Role]:
+    """The roles of a state's arrays in their order."""
+    return list(jax.tree.leaves(roles, is_leaf=lambda role: isinstance(role, Role)))
+
+
 def is_shape(value: Any) -> bool:
     """Whether a value is the shape of an array, in contrast to a tuple of shapes."""
     return isinstance(value, tuple) and all(isinstance(n, int) for n in value)
@@ -303,9 +359,16 @@ def input_specs(cell: Cell[Any, Any], lead: Sequence[Any], dtype: Any) -> PyTree
 
 
 def compute_dtype(xs: PyTree) -> jnp.dtype:
-    """The dtype of a computation: that of its floating-point inputs."""
+    """Return the dtype of a computation: that of its floating-point inputs, else float32."""
     floating = [x.dtype for x in jax.tree.leaves(xs) if jnp.issubdtype(x.dtype, jnp.floating)]
     return jnp.result_type(*floating) if floating else jnp.dtype(jnp.float32)
+
+
+def prepared(cell: Cell[Any, Any], params: PyTree, dtype: Any) -> PyTree:
+    """Return what `cell.prepare` returns, in the compute dtype."""
+    if type(cell).prepare is Cell.prepare:
+        return cast(params, dtype)
+    return cast(cell.prepare(widened(params)), dtype)
 
 
 def cast(tree: PyTree, dtype: Any) -> PyTree:
@@ -323,12 +386,3 @@ def widened(tree: PyTree) -> PyTree:
         ),
         tree,
     )
-
-
-def rounded(
-    state_and_output: tuple[Any, PyTree], *, state_like: PyTree, output_dtype: Any
-) -> tuple[Any, PyTree]:
-    """Gives a new state the dtypes of the old one, and the output the compute dtype."""
-    state, output = state_and_output
-    state = jax.tree.map(lambda new, old: new.astype(old.dtype), state, state_like)
-    return state, cast(output, output_dtype)

@@ -10,8 +10,8 @@ import jax.numpy as jnp
 from seqjax import checks
 from seqjax.cells import ops
 from seqjax.cells.base import DenseCell
-from seqjax.cells.lstm import LSTMParams, LSTMState, memory_update
-from seqjax.types import Array, PRNGKey, Shape
+from seqjax.cells.lstm import LSTMParams, LSTMState, lstm_gates, memory_update
+from seqjax.types import Array, PRNGKey, Shape, Slots
 
 __all__ = ["ConvLSTM1D", "ConvLSTM2D"]
 
@@ -76,30 +76,22 @@ class _ConvLSTM(DenseCell[LSTMParams, LSTMState]):
         shape = (*batch_shape, *self.output_shape)
         return LSTMState(h=jnp.zeros(shape, dtype), c=jnp.zeros(shape, dtype))
 
-    def project(self, params: LSTMParams, x: Array) -> tuple[Array, ...]:
-        z = self._convolved(x, params.w_ih, self._per_axis("stride"), self.padding)
-        return ops.split(z if params.b is None else z + params.b.astype(z.dtype), 4)
+    def project(self, p: LSTMParams, x: Array) -> Slots:
+        z = self._convolved(x, p.w_ih, self._per_axis("stride"), self.padding)
+        return ops.split(z if p.b is None else z + p.b.astype(z.dtype), 4)
 
     def recurrent_input(self, state: LSTMState) -> Array:
         return state.h
 
-    def recurrent_matrix(self, params: LSTMParams) -> None:
-        return None
+    def recur(self, p: LSTMParams, r: Array) -> Slots:
+        return ops.split(self._convolved(r, p.w_hh, (1,) * self.ndim, "SAME"), 4)
 
-    def update(
-        self, params: LSTMParams, projected: tuple[Array, ...], recurrent: Array, state: LSTMState
-    ) -> tuple[LSTMState, Array]:
-        return self.gated_update(params, projected, recurrent, state)[:2]
+    def update(self, p: LSTMParams, gates: Any, state: LSTMState) -> LSTMState:
+        i, f, g, o = self.gate_values(p, gates, state).values()
+        return memory_update(i, f, g, o, state.c)
 
-    def gated_update(
-        self, params: LSTMParams, projected: tuple[Array, ...], recurrent: Array, state: LSTMState
-    ) -> tuple[LSTMState, Array, dict[str, Array]]:
-        product = self._convolved(recurrent, params.w_hh, (1,) * self.ndim, "SAME")
-        gates = zip(projected, ops.split(product, 4), strict=True)
-        z_i, z_f, z_g, z_o = (p + q for p, q in gates)
-        i, f, g, o = jax.nn.sigmoid(z_i), jax.nn.sigmoid(z_f), jnp.tanh(z_g), jax.nn.sigmoid(z_o)
-        state = memory_update(i, f, g, o, state.c)
-        return state, state.h, {"i": i, "f": f, "g": g, "o": o}
+    def gate_values(self, p: LSTMParams, gates: Any, state: LSTMState) -> dict[str, Array]:
+        return lstm_gates(*gates)
 
     def _convolved(self, x: Array, w: Array, stride: Shape, padding: str) -> Array:
         """Cross-correlates the trailing axes `[*space, C]` of x with `w [*window, C, columns]`."""

@@ -2,14 +2,14 @@
 
 import dataclasses
 from collections.abc import Callable
-from typing import Any, ClassVar, NamedTuple, Self
+from typing import Any, NamedTuple, Self
 
 import jax.numpy as jnp
 
 from seqjax import checks
 from seqjax.cells import initializers, ops
 from seqjax.cells.base import DenseCell
-from seqjax.types import Array, PRNGKey, Shape
+from seqjax.types import Array, PRNGKey, Shape, Slots
 
 __all__ = ["Elman", "ElmanParams", "ElmanReadout", "ElmanReadoutParams"]
 
@@ -36,8 +36,6 @@ class ElmanReadoutParams(NamedTuple):
 class _Elman(DenseCell[Any, Array]):
     """The recurrence that both cells of this file share."""
 
-    additive: ClassVar[bool | int] = True
-
     _: dataclasses.KW_ONLY
     activation: str | Callable[[Array], Array] = "tanh"
 
@@ -60,21 +58,21 @@ class _Elman(DenseCell[Any, Array]):
     def initial_state(self, batch_shape: Shape = (), dtype: Any = jnp.float32) -> Array:
         return jnp.zeros((*batch_shape, self.hidden_size), dtype)
 
-    def project(self, params: Any, x: Array) -> Array:
-        return ops.affine(x, params.w_ih, params.b)
+    def project(self, p: Any, x: Array) -> Slots:
+        return (ops.affine(x, p.w_ih, p.b),)
 
     def recurrent_input(self, state: Array) -> Array:
         return state
 
-    def recurrent_matrix(self, params: Any) -> Array:
-        return params.w_hh
+    def recur(self, p: Any, r: Array) -> Slots:
+        return (ops.matmul(r, p.w_hh),)
 
-    def update(
-        self, params: Any, projected: Array, recurrent: Array | None, state: Array
-    ) -> tuple[Array, Array]:
-        z = projected if recurrent is None else projected + recurrent
-        h = ops.activation(self.activation)(z)
-        return h, self.output(params, h)
+    def recurrent_matrix(self, p: Any) -> Array | None:
+        return p.w_hh
+
+    def update(self, p: Any, gates: Any, state: Array) -> Array:
+        (z,) = gates
+        return ops.activation(self.activation)(z)
 
     def _init(self, key: PRNGKey, dtype: Any) -> tuple[Array, Array, Array | None]:
         k_ih, k_hh, k_b = self.keys(key, 3)
@@ -168,8 +166,8 @@ class ElmanReadout(_Elman):
             self.draw_bias(k_y, size, 1, dtype),
         )
 
-    def output(self, params: Any, state: Array) -> Array:
-        return ops.affine(state, params.w_hy, params.b_y)
+    def output(self, p: Any, gates: Slots, state: Array) -> Array:
+        return ops.affine(state, p.w_hy, p.b_y)
 
     @property
     def output_shape(self) -> Shape:

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 
 from seqjax.cells import initializers, ops
 from seqjax.cells.base import DenseCell
-from seqjax.types import Array, PRNGKey, Shape
+from seqjax.types import Array, PRNGKey, Shape, Slots
 
 __all__ = ["GRU", "MGU", "ChoGRU", "ChoGRUParams", "GRUParams", "MGUParams"]
 
@@ -56,16 +56,8 @@ class _GRU(DenseCell[Any, Array]):
     def initial_state(self, batch_shape: Shape = (), dtype: Any = jnp.float32) -> Array:
         return jnp.zeros((*batch_shape, self.hidden_size), dtype)
 
-    def project(self, params: Any, x: Array) -> tuple[Array, ...]:
-        return ops.split(ops.affine(x, params.w_ih, params.b), self.gates)
-
     def recurrent_input(self, state: Array) -> Array:
         return state
-
-    def update(
-        self, params: Any, projected: tuple[Array, ...], recurrent: Any, state: Array
-    ) -> tuple[Array, Array]:
-        return self.gated_update(params, projected, recurrent, state)[:2]
 
     def _input_weights(self, key: PRNGKey, dtype: Any) -> Array:
         shape = (self.input_size, self.gates * self.hidden_size)
@@ -138,8 +130,6 @@ class GRU(_ResetGRU):
       ((5,), (2, 5))
     """
 
-    additive: ClassVar[bool | int] = 2
-
     def init(self, key: PRNGKey, dtype: Any = jnp.float32) -> GRUParams:
         k_ih, k_hh, k_b, k_hn = self.keys(key, 4)
         return GRUParams(
@@ -149,22 +139,26 @@ class GRU(_ResetGRU):
             b_hn=self.draw_bias(k_hn, self.hidden_size, 1, dtype),
         )
 
-    def recurrent_matrix(self, params: Any) -> Array:
-        return params.w_hh
+    def project(self, p: Any, x: Array) -> Slots:
+        return (*ops.split(ops.affine(x, p.w_ih, p.b), 3), None)
 
-    def gated_update(
-        self, params: Any, projected: tuple[Array, ...], recurrent: Array, state: Array
-    ) -> tuple[Array, Array, dict[str, Array]]:
-        z_r, z_z, p_n = projected
-        *q, q_n = ops.split(recurrent, recurrent.shape[-1] // self.hidden_size)
-        if q:  # else a kernel has added these two
-            z_r, z_z = z_r + q[0], z_z + q[1]
-        if params.b_hn is not None:
-            q_n = q_n + params.b_hn.astype(q_n.dtype)
+    def recur(self, p: Any, r: Array) -> Slots:
+        q_r, q_z, q_n = ops.split(ops.matmul(r, p.w_hh), 3)
+        return q_r, q_z, None, q_n
+
+    def recurrent_matrix(self, p: Any) -> Array | None:
+        return p.w_hh
+
+    def update(self, p: Any, gates: Any, state: Array) -> Array:
+        _, z, n = self.gate_values(p, gates, state).values()
+        return interpolated(z, n, state)
+
+    def gate_values(self, p: Any, gates: Any, state: Array) -> dict[str, Array]:
+        z_r, z_z, p_n, q_n = gates
+        if p.b_hn is not None:
+            q_n = q_n + p.b_hn.astype(q_n.dtype)
         r, z = jax.nn.sigmoid(z_r), jax.nn.sigmoid(z_z)
-        n = jnp.tanh(p_n + r * q_n)
-        h = interpolated(z, n, state)
-        return h, h, {"r": r, "z": z, "n": n}
+        return {"r": r, "z": z, "n": jnp.tanh(p_n + r * q_n)}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -198,9 +192,6 @@ class ChoGRU(_ResetGRU):
       ((5, 10), (5, 5))
     """
 
-    additive: ClassVar[bool | int] = 2
-    keeps_recurrent_input: ClassVar[bool] = True
-
     def init(self, key: PRNGKey, dtype: Any = jnp.float32) -> ChoGRUParams:
         k_ih, k_hh, k_hn, k_b = self.keys(key, 4)
         return ChoGRUParams(
@@ -210,25 +201,21 @@ class ChoGRU(_ResetGRU):
             b=self._biases(k_b, dtype),
         )
 
-    def recurrent_matrix(self, params: Any) -> Array:
-        return params.w_hh
+    def project(self, p: Any, x: Array) -> Slots:
+        return (*ops.split(ops.affine(x, p.w_ih, p.b), 3), None)
 
-    def gated_update(
-        self,
-        params: Any,
-        projected: tuple[Array, ...],
-        recurrent: tuple[Array, Array | None],
-        state: Array,
-    ) -> tuple[Array, Array, dict[str, Array]]:
-        z_r, z_z, p_n = projected
-        h_in, product = recurrent
-        if product is not None:  # else a kernel has added it
-            q_r, q_z = ops.split(product, 2)
-            z_r, z_z = z_r + q_r, z_z + q_z
+    def recur(self, p: Any, r: Array) -> Slots:
+        q_r, q_z = ops.split(ops.matmul(r, p.w_hh), 2)
+        return q_r, q_z, None, r
+
+    def update(self, p: Any, gates: Any, state: Array) -> Array:
+        _, z, n = self.gate_values(p, gates, state).values()
+        return interpolated(z, n, state)
+
+    def gate_values(self, p: Any, gates: Any, state: Array) -> dict[str, Array]:
+        z_r, z_z, p_n, h_in = gates
         r, z = jax.nn.sigmoid(z_r), jax.nn.sigmoid(z_z)
-        n = jnp.tanh(p_n + ops.matmul(r * h_in, params.w_hn))
-        h = interpolated(z, n, state)
-        return h, h, {"r": r, "z": z, "n": n}
+        return {"r": r, "z": z, "n": jnp.tanh(p_n + ops.matmul(r * h_in, p.w_hn))}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -258,8 +245,6 @@ class MGU(_GRU):
     """
 
     gates: ClassVar[int] = 2
-    additive: ClassVar[bool | int] = 1
-    keeps_recurrent_input: ClassVar[bool] = True
 
     def init(self, key: PRNGKey, dtype: Any = jnp.float32) -> MGUParams:
         k_ih, k_hf, k_hn, k_b = self.keys(key, 4)
@@ -270,19 +255,17 @@ class MGU(_GRU):
             b=self._biases(k_b, dtype),
         )
 
-    def recurrent_matrix(self, params: Any) -> Array:
-        return params.w_hf
+    def project(self, p: Any, x: Array) -> Slots:
+        return (*ops.split(ops.affine(x, p.w_ih, p.b), 2), None)
 
-    def gated_update(
-        self,
-        params: Any,
-        projected: tuple[Array, ...],
-        recurrent: tuple[Array, Array | None],
-        state: Array,
-    ) -> tuple[Array, Array, dict[str, Array]]:
-        z_f, p_n = projected
-        h_in, q_f = recurrent
-        f = jax.nn.sigmoid(z_f if q_f is None else z_f + q_f)
-        n = jnp.tanh(p_n + ops.matmul(f * h_in, params.w_hn))
-        h = interpolated(1 - f, n, state)
-        return h, h, {"f": f, "n": n}
+    def recur(self, p: Any, r: Array) -> Slots:
+        return ops.matmul(r, p.w_hf), None, r
+
+    def update(self, p: Any, gates: Any, state: Array) -> Array:
+        f, n = self.gate_values(p, gates, state).values()
+        return interpolated(1 - f, n, state)
+
+    def gate_values(self, p: Any, gates: Any, state: Array) -> dict[str, Array]:
+        z_f, p_n, h_in = gates
+        f = jax.nn.sigmoid(z_f)
+        return {"f": f, "n": jnp.tanh(p_n + ops.matmul(f * h_in, p.w_hn))}

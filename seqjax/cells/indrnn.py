@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from seqjax import checks
 from seqjax.cells import ops
 from seqjax.cells.base import DenseCell
-from seqjax.types import Array, PRNGKey, Shape
+from seqjax.types import Array, PRNGKey, Shape, Slots
 
 __all__ = ["IndRNN", "IndRNNParams"]
 
@@ -70,17 +70,15 @@ class IndRNN(DenseCell[IndRNNParams, Array]):
     def initial_state(self, batch_shape: Shape = (), dtype: Any = jnp.float32) -> Array:
         return jnp.zeros((*batch_shape, self.hidden_size), dtype)
 
-    def project(self, params: IndRNNParams, x: Array) -> Array:
-        return ops.affine(x, params.w_ih, params.b)
+    def project(self, p: IndRNNParams, x: Array) -> Slots:
+        return (ops.affine(x, p.w_ih, p.b),)
 
     def recurrent_input(self, state: Array) -> Array:
         return state
 
-    def recurrent_matrix(self, params: IndRNNParams) -> None:
-        return None
+    def recur(self, p: IndRNNParams, r: Array) -> Slots:
+        return (ops.scaled(p.u, r),)
 
-    def update(
-        self, params: IndRNNParams, projected: Array, recurrent: Array, state: Array
-    ) -> tuple[Array, Array]:
-        h = ops.activation(self.activation)(projected + ops.scaled(params.u, recurrent))
-        return h, h
+    def update(self, p: IndRNNParams, gates: Any, state: Array) -> Array:
+        (z,) = gates
+        return ops.activation(self.activation)(z)

@@ -1,7 +1,7 @@
 """The LSTM with layer normalisation."""
 
 import dataclasses
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from seqjax import checks
 from seqjax.cells import ops
 from seqjax.cells.lstm import GatedLSTM, LSTMState
-from seqjax.types import Array, PRNGKey
+from seqjax.types import Array, PRNGKey, Slots
 
 __all__ = ["LayerNormLSTM", "LayerNormLSTMParams"]
 
@@ -57,8 +57,6 @@ class LayerNormLSTM(GatedLSTM):
       (20,)
     """
 
-    additive: ClassVar[bool | int] = False
-
     _: dataclasses.KW_ONLY
     epsilon: float = 1e-5
 
@@ -77,22 +75,25 @@ class LayerNormLSTM(GatedLSTM):
             bias_c=jnp.zeros(self.hidden_size, dtype),
         )
 
-    def project(self, params: Any, x: Array) -> tuple[Array, ...]:
-        z = ops.scaled(params.gain_x, self._normalized(ops.matmul(x, params.w_ih)))
-        return ops.split(z if params.b is None else z + params.b.astype(z.dtype), self.gates)
+    def project(self, p: Any, x: Array) -> Slots:
+        z = ops.scaled(p.gain_x, self._normalized(ops.matmul(x, p.w_ih)))
+        z = z if p.b is None else z + p.b.astype(z.dtype)
+        return (*ops.split(z, self.gates), None)
 
-    def recurrent_terms(self, params: Any, recurrent: Array) -> Array:
-        return ops.scaled(params.gain_h, self._normalized(recurrent))
+    def recur(self, p: Any, r: Array) -> Slots:
+        return (None,) * self.gates + (ops.matmul(r, p.w_hh),)
 
-    def transition(
-        self, params: Any, z: tuple[Array, ...], state: LSTMState
-    ) -> tuple[LSTMState, dict[str, Array]]:
-        z_i, z_f, z_g, z_o = z
-        i, f, g, o = jax.nn.sigmoid(z_i), jax.nn.sigmoid(z_f), jnp.tanh(z_g), jax.nn.sigmoid(z_o)
+    def update(self, p: Any, gates: Any, state: LSTMState) -> LSTMState:
+        i, f, g, o = self.gate_values(p, gates, state).values()
         c = f * state.c + i * g
-        normalized = ops.scaled(params.gain_c, self._normalized(c))
-        h = o * jnp.tanh(normalized + params.bias_c.astype(c.dtype))
-        return LSTMState(h, c), {"i": i, "f": f, "g": g, "o": o}
+        normalized = ops.scaled(p.gain_c, self._normalized(c))
+        return LSTMState(o * jnp.tanh(normalized + p.bias_c.astype(c.dtype)), c)
+
+    def gate_values(self, p: Any, gates: Any, state: LSTMState) -> dict[str, Array]:
+        *projected, product = gates
+        recurrent = ops.split(ops.scaled(p.gain_h, self._normalized(product)), self.gates)
+        z = tuple(x + h for x, h in zip(projected, recurrent, strict=True))
+        return super().gate_values(p, z, state)
 
     def _normalized(self, v: Array) -> Array:
         centred = v - v.mean(axis=-1, keepdims=True)

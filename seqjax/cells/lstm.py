@@ -4,7 +4,6 @@ All share the state `LSTMState(h, c)` and gates in column blocks of width H; the
 gates there are and in what the gates see.
 """
 
-import abc
 import dataclasses
 from typing import Any, ClassVar, NamedTuple
 
@@ -14,7 +13,7 @@ import jax.numpy as jnp
 from seqjax import checks
 from seqjax.cells import initializers, ops
 from seqjax.cells.base import DenseCell
-from seqjax.types import Array, PRNGKey, Shape
+from seqjax.types import Array, PRNGKey, Shape, Slots
 
 __all__ = [
     "LSTM",
@@ -76,11 +75,17 @@ def memory_update(i: Array, f: Array, g: Array, o: Array, c_tm1: Array) -> LSTMS
     return LSTMState(o * jnp.tanh(c), c)
 
 
+def lstm_gates(z_i: Array, z_f: Array, z_g: Array, z_o: Array) -> dict[str, Array]:
+    """The activated gates of an LSTM without peepholes, by name."""
+    i, f, o = jax.nn.sigmoid(z_i), jax.nn.sigmoid(z_f), jax.nn.sigmoid(z_o)
+    return {"i": i, "f": f, "g": jnp.tanh(z_g), "o": o}
+
+
 @dataclasses.dataclass(frozen=True)
 class GatedLSTM(DenseCell[Any, LSTMState]):
     """Base of the LSTMs: sizes, initialisation, how gates are laid out.
 
-    A subclass gives `init`, which adds its own parameters, and `transition`.
+    A subclass gives `init`, which adds its own parameters, and what differs in `update`.
 
     Attributes:
       forget_bias: see `LSTM`.
@@ -91,7 +96,6 @@ class GatedLSTM(DenseCell[Any, LSTMState]):
       (True, 4)
     """
 
-    additive: ClassVar[bool | int] = True
     gates: ClassVar[int] = 4
     forget_gate: ClassVar[int] = 1
     input_gate: ClassVar[int | None] = 0
@@ -118,48 +122,25 @@ class GatedLSTM(DenseCell[Any, LSTMState]):
             c=jnp.zeros((*batch_shape, self.hidden_size), dtype),
         )
 
-    def project(self, params: Any, x: Array) -> tuple[Array, ...]:
-        return ops.split(ops.affine(x, params.w_ih, params.b), self.gates)
+    def project(self, p: Any, x: Array) -> Slots:
+        return ops.split(ops.affine(x, p.w_ih, p.b), self.gates)
 
     def recurrent_input(self, state: LSTMState) -> Array:
         return state.h
 
-    def recurrent_matrix(self, params: Any) -> Array:
-        return params.w_hh
+    def recur(self, p: Any, r: Array) -> Slots:
+        return ops.split(ops.matmul(r, p.w_hh), self.gates)
 
-    def update(
-        self,
-        params: Any,
-        projected: tuple[Array, ...],
-        recurrent: Array | None,
-        state: LSTMState,
-    ) -> tuple[LSTMState, Array]:
-        return self.gated_update(params, projected, recurrent, state)[:2]
+    def recurrent_matrix(self, p: Any) -> Array | None:
+        return p.w_hh
 
-    def gated_update(
-        self,
-        params: Any,
-        projected: tuple[Array, ...],
-        recurrent: Array | None,
-        state: LSTMState,
-    ) -> tuple[LSTMState, Array, dict[str, Array]]:
-        z = projected
-        if recurrent is not None:
-            gates = ops.split(self.recurrent_terms(params, recurrent), self.gates)
-            z = tuple(p + q for p, q in zip(projected, gates, strict=True))
-        state, gate_values = self.transition(params, z, state)
-        return state, state.h, gate_values
+    def update(self, p: Any, gates: Any, state: LSTMState) -> LSTMState:
+        i, f, g, o = self.gate_values(p, gates, state).values()
+        return memory_update(i, f, g, o, state.c)
 
-    def recurrent_terms(self, params: Any, recurrent: Array) -> Array:
-        """What is added to the projection: the recurrent product as it is."""
-        del params
-        return recurrent
-
-    @abc.abstractmethod
-    def transition(
-        self, params: Any, z: tuple[Array, ...], state: LSTMState
-    ) -> tuple[LSTMState, dict[str, Array]]:
-        """The new state from the sums inside the gates, `[..., H]` each, and the gates by name."""
+    def gate_values(self, p: Any, gates: Any, state: LSTMState) -> dict[str, Array]:
+        del p, state
+        return lstm_gates(*gates)
 
     def _init(self, key: PRNGKey, dtype: Any) -> tuple[Array, Array, Array | None]:
         k_ih, k_hh, k_b, k_chrono = self.keys(key, 4)
@@ -221,13 +202,6 @@ class LSTM(GatedLSTM):
     def init(self, key: PRNGKey, dtype: Any = jnp.float32) -> LSTMParams:
         return LSTMParams(*self._init(key, dtype))
 
-    def transition(
-        self, params: Any, z: tuple[Array, ...], state: LSTMState
-    ) -> tuple[LSTMState, dict[str, Array]]:
-        z_i, z_f, z_g, z_o = z
-        i, f, g, o = jax.nn.sigmoid(z_i), jax.nn.sigmoid(z_f), jnp.tanh(z_g), jax.nn.sigmoid(z_o)
-        return memory_update(i, f, g, o, state.c), {"i": i, "f": f, "g": g, "o": o}
-
 
 @dataclasses.dataclass(frozen=True)
 class PeepholeLSTM(GatedLSTM):
@@ -262,16 +236,14 @@ class PeepholeLSTM(GatedLSTM):
         p_i, p_f, p_o = (jnp.zeros(self.hidden_size, dtype) for _ in range(3))
         return PeepholeLSTMParams(*self._init(key, dtype), p_i, p_f, p_o)
 
-    def transition(
-        self, params: Any, z: tuple[Array, ...], state: LSTMState
-    ) -> tuple[LSTMState, dict[str, Array]]:
-        z_i, z_f, z_g, z_o = z
-        i = jax.nn.sigmoid(z_i + ops.scaled(params.p_i, state.c))
-        f = jax.nn.sigmoid(z_f + ops.scaled(params.p_f, state.c))
+    def gate_values(self, p: Any, gates: Any, state: LSTMState) -> dict[str, Array]:
+        z_i, z_f, z_g, z_o = gates
+        i = jax.nn.sigmoid(z_i + ops.scaled(p.p_i, state.c))
+        f = jax.nn.sigmoid(z_f + ops.scaled(p.p_f, state.c))
         g = jnp.tanh(z_g)
         c = f * state.c + i * g
-        o = jax.nn.sigmoid(z_o + ops.scaled(params.p_o, c))
-        return LSTMState(o * jnp.tanh(c), c), {"i": i, "f": f, "g": g, "o": o}
+        o = jax.nn.sigmoid(z_o + ops.scaled(p.p_o, c))
+        return {"i": i, "f": f, "g": g, "o": o}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -307,12 +279,14 @@ class CoupledLSTM(GatedLSTM):
     def init(self, key: PRNGKey, dtype: Any = jnp.float32) -> LSTMParams:
         return LSTMParams(*self._init(key, dtype))
 
-    def transition(
-        self, params: Any, z: tuple[Array, ...], state: LSTMState
-    ) -> tuple[LSTMState, dict[str, Array]]:
-        z_f, z_g, z_o = z
-        f, g, o = jax.nn.sigmoid(z_f), jnp.tanh(z_g), jax.nn.sigmoid(z_o)
-        return memory_update(1 - f, f, g, o, state.c), {"f": f, "g": g, "o": o}
+    def update(self, p: Any, gates: Any, state: LSTMState) -> LSTMState:
+        f, g, o = self.gate_values(p, gates, state).values()
+        return memory_update(1 - f, f, g, o, state.c)
+
+    def gate_values(self, p: Any, gates: Any, state: LSTMState) -> dict[str, Array]:
+        del p, state
+        z_f, z_g, z_o = gates
+        return {"f": jax.nn.sigmoid(z_f), "g": jnp.tanh(z_g), "o": jax.nn.sigmoid(z_o)}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -361,11 +335,6 @@ class ProjectedLSTM(GatedLSTM):
             *self._init(k_cell, dtype), self.draw("kernel_init", k_hr, shape, 1, dtype)
         )
 
-    def transition(
-        self, params: Any, z: tuple[Array, ...], state: LSTMState
-    ) -> tuple[LSTMState, dict[str, Array]]:
-        z_i, z_f, z_g, z_o = z
-        i, f, g, o = jax.nn.sigmoid(z_i), jax.nn.sigmoid(z_f), jnp.tanh(z_g), jax.nn.sigmoid(z_o)
-        full, c = memory_update(i, f, g, o, state.c)
-        h = ops.matmul(full, params.w_hr)
-        return LSTMState(h, c), {"i": i, "f": f, "g": g, "o": o}
+    def update(self, p: Any, gates: Any, state: LSTMState) -> LSTMState:
+        full, c = super().update(p, gates, state)
+        return LSTMState(ops.matmul(full, p.w_hr), c)

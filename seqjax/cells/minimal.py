@@ -8,8 +8,8 @@ import jax
 import jax.numpy as jnp
 
 from seqjax.cells import ops
-from seqjax.cells.base import DenseCell
-from seqjax.types import Array, PRNGKey, Shape
+from seqjax.cells.base import Cell, DenseCell
+from seqjax.types import Array, PRNGKey, Shape, Slots
 
 __all__ = ["LinearCell", "MinGRU", "MinLSTM", "MinParams"]
 
@@ -22,10 +22,11 @@ class MinParams(NamedTuple):
 
 
 @dataclasses.dataclass(frozen=True)
-class LinearCell(DenseCell[MinParams, Array]):
-    r"""Base of the cells h_t = a_t ⊙ h_{t-1} + b_t whose a and b depend on the input alone.
+class LinearCell(Cell[Any, Any]):
+    r"""Base of the cells s_t = a_t ⊙ s_{t-1} + b_t whose a and b depend on the input alone.
 
-    A subclass gives `gates` and `linear_terms`; stepping follows from them.
+    The state is one array, real or complex. A subclass gives `linear_terms` in place of `update`;
+    its `output` is a function of the state, and may read the gates.
 
     Example:
       >>> cell = MinGRU(3, 5)
@@ -35,19 +36,31 @@ class LinearCell(DenseCell[MinParams, Array]):
       ((7, 5), (7, 5))
     """
 
-    gates: ClassVar[int]
-
     @abc.abstractmethod
-    def linear_terms(self, params: MinParams, projected: Any) -> tuple[Array, Array]:
-        """The terms a_t and b_t of h_t = a_t ⊙ h_{t-1} + b_t; position-wise in time.
+    def linear_terms(self, p: Any, gates: Any) -> tuple[Array, Array]:
+        """Return the terms a_t and b_t; each broadcasts to the shape of the state.
 
         Args:
-          params: as from `init`.
-          projected: what `project` gave, with any leading axes.
-
-        Returns:
-          a and b, `[..., H]` each.
+          p: as from `prepare`.
+          gates: the slots of `project`, with any leading axes.
         """
+
+    def update(self, p: Any, gates: Any, state: Array) -> Array:
+        terms = self.linear_terms(p, gates)
+        if not isinstance(terms, tuple) or len(terms) != 2:
+            raise TypeError(
+                f"cell: expected a pair (a, b) from {type(self).__name__}.linear_terms, got "
+                f"{type(terms).__name__}"
+            )
+        a, b = terms
+        return a * state + b
+
+
+@dataclasses.dataclass(frozen=True)
+class _MinCell(DenseCell[MinParams, Array], LinearCell):
+    """Base of the cells of this file: their weights, in column blocks of width H."""
+
+    gates: ClassVar[int]
 
     def init(self, key: PRNGKey, dtype: Any = jnp.float32) -> MinParams:
         k_ih, k_b = self.keys(key, 2)
@@ -60,34 +73,12 @@ class LinearCell(DenseCell[MinParams, Array]):
     def initial_state(self, batch_shape: Shape = (), dtype: Any = jnp.float32) -> Array:
         return jnp.zeros((*batch_shape, self.hidden_size), dtype)
 
-    def project(self, params: MinParams, x: Array) -> tuple[Array, ...]:
-        return ops.split(ops.affine(x, params.w_ih, params.b), self.gates)
-
-    def recurrent_input(self, state: Array) -> None:
-        return None
-
-    def recurrent_matrix(self, params: MinParams) -> None:
-        return None
-
-    def update(
-        self, params: MinParams, projected: Any, recurrent: None, state: Array
-    ) -> tuple[Array, Array]:
-        return self.gated_update(params, projected, recurrent, state)[:2]
-
-    def gated_update(
-        self, params: MinParams, projected: Any, recurrent: None, state: Array
-    ) -> tuple[Array, Array, dict[str, Array]]:
-        a, b = self.linear_terms(params, projected)
-        h = a * state + b
-        return h, self.output(params, h), self.named_gates(a)
-
-    def named_gates(self, a: Array) -> dict[str, Array]:
-        """The gates as functions of a_t, what is kept of the state: that itself, "a"."""
-        return {"a": a}
+    def project(self, p: MinParams, x: Array) -> Slots:
+        return ops.split(ops.affine(x, p.w_ih, p.b), self.gates)
 
 
 @dataclasses.dataclass(frozen=True)
-class MinGRU(LinearCell):
+class MinGRU(_MinCell):
     r"""A GRU whose gate and candidate see the input only.
 
         [p_z n] = x_t W_ih + b
@@ -113,17 +104,17 @@ class MinGRU(LinearCell):
 
     gates: ClassVar[int] = 2
 
-    def linear_terms(self, params: MinParams, projected: Any) -> tuple[Array, Array]:
-        p_z, n = projected
+    def linear_terms(self, p: MinParams, gates: Any) -> tuple[Array, Array]:
+        p_z, n = gates
         z = jax.nn.sigmoid(p_z)
         return 1 - z, z * n
 
-    def named_gates(self, a: Array) -> dict[str, Array]:
-        return {"z": 1 - a}
+    def gate_values(self, p: MinParams, gates: Any, state: Array) -> dict[str, Array]:
+        return {"z": jax.nn.sigmoid(gates[0])}
 
 
 @dataclasses.dataclass(frozen=True)
-class MinLSTM(LinearCell):
+class MinLSTM(_MinCell):
     r"""An LSTM whose gates and candidate see the input only, with gates that sum to one.
 
         [p_f p_i n] = x_t W_ih + b
@@ -150,11 +141,12 @@ class MinLSTM(LinearCell):
 
     gates: ClassVar[int] = 3
 
-    def linear_terms(self, params: MinParams, projected: Any) -> tuple[Array, Array]:
-        p_f, p_i, n = projected
+    def linear_terms(self, p: MinParams, gates: Any) -> tuple[Array, Array]:
+        p_f, p_i, n = gates
         # f / (f + i) = σ(log f - log i), which stays finite when both gates underflow.
         f = jax.nn.sigmoid(jax.nn.log_sigmoid(p_f) - jax.nn.log_sigmoid(p_i))
         return f, (1 - f) * n
 
-    def named_gates(self, a: Array) -> dict[str, Array]:
-        return {"f": a, "i": 1 - a}  # as they act: each divided by f + i
+    def gate_values(self, p: MinParams, gates: Any, state: Array) -> dict[str, Array]:
+        f, _ = self.linear_terms(p, gates)
+        return {"f": f, "i": 1 - f}  # as they act: each divided by f + i

@@ -1,18 +1,31 @@
 """The few numerical operations that all cells share.
 
 They carry the dtype rule: weights and inputs have the compute dtype, products accumulate in
-float32 or wider and stay so through the pointwise part. `unroll` rounds states and outputs.
+float32 or wider and stay so through the pointwise part. A step (see `stepping.py`) rounds states
+and outputs at its end.
 """
 
-from collections.abc import Callable
+import contextlib
+import contextvars
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 
-from seqjax.types import Array
+from seqjax.types import Array, PyTree
 
-__all__ = ["ACTIVATIONS", "accumulator_dtype", "activation", "affine", "matmul", "scaled", "split"]
+__all__ = [
+    "ACTIVATIONS",
+    "accumulator_dtype",
+    "activation",
+    "affine",
+    "divided_like",
+    "is_divided",
+    "matmul",
+    "scaled",
+    "split",
+]
 
 ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
     "tanh": jnp.tanh,
@@ -61,12 +74,48 @@ def matmul(x: Array, w: Array) -> Array:
     """
     x = x.astype(w.dtype)
     accumulator = accumulator_dtype(w.dtype)
-    if x.ndim > 2 and jax.device_count() == 1:
-        # The weight's gradient is then a product of two matrices, up to a fifth faster on CPUs.
-        # Not where there are more devices: merging the batch with time would undo its sharding.
+    if x.ndim > 2 and not is_divided((x, w)):
+        # The weight's gradient is then a product of two matrices, up to a third faster on CPUs.
+        # Not where devices share the array: merging the batch with time would undo its sharding.
         flat = jnp.matmul(x.reshape(-1, x.shape[-1]), w, preferred_element_type=accumulator)
         return flat.reshape(*x.shape[:-1], w.shape[-1])
     return jnp.matmul(x, w, preferred_element_type=accumulator)
+
+
+_DIVIDED: contextvars.ContextVar[bool] = contextvars.ContextVar("_DIVIDED", default=False)
+
+
+def is_divided(tree: PyTree) -> bool:
+    """Return whether arrays may be sharded over several devices, judged by their mesh.
+
+    A traced array that was put on a mesh says so, and the mesh set by `jax.set_mesh` counts, too.
+    An array that only `jax.jit(in_shardings=…)` divides does not say so.
+
+    Example:
+      >>> is_divided(jnp.ones([2, 3]))
+      False
+    """
+    meshes = [jax.typeof(leaf).sharding.mesh for leaf in jax.tree.leaves(tree)]
+    meshes.append(jax.sharding.get_abstract_mesh())
+    return _DIVIDED.get() or any(not mesh.empty and mesh.size > 1 for mesh in meshes)
+
+
+@contextlib.contextmanager
+def divided_like(tree: PyTree) -> Iterator[None]:
+    """Context in which `is_divided` is True for every array if an array of `tree` is sharded.
+
+    It is needed because arrays inside a loop no longer carry their mesh.
+
+    Example:
+      >>> with divided_like(jnp.ones([2, 3])):
+      ...     is_divided(jnp.ones([2]))
+      False
+    """
+    token = _DIVIDED.set(is_divided(tree))
+    try:
+        yield
+    finally:
+        _DIVIDED.reset(token)
 
 
 def affine(x: Array, w: Array, b: Array | None) -> Array:

@@ -13,9 +13,10 @@ says so.
 
 from seqjax.kernels.associative import associative
 from seqjax.kernels.cudnn import cudnn
+from seqjax.kernels.execution import REMAT, Execution
 from seqjax.kernels.fused import fused
 from seqjax.kernels.kernel import Kernel, Spec
-from seqjax.kernels.plan import REMAT, WANTED, Plan, make_plan
+from seqjax.kernels.plan import WANTED, Plan, Reasons, make_plan
 from seqjax.kernels.problem import Problem
 from seqjax.kernels.registry import KERNELS
 from seqjax.kernels.run import run
@@ -26,9 +27,11 @@ __all__ = [
     "KERNELS",
     "REMAT",
     "WANTED",
+    "Execution",
     "Kernel",
     "Plan",
     "Problem",
+    "Reasons",
     "Spec",
     "associative",
     "cudnn",

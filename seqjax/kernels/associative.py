@@ -12,11 +12,11 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from seqjax.cells.base import Cell, compute_dtype, rounded, widened
+from seqjax.cells.base import Cell, compute_dtype, widened
 from seqjax.cells.minimal import LinearCell
+from seqjax.cells.stepping import held, select, shown
 from seqjax.kernels.kernel import Kernel, Spec
 from seqjax.kernels.problem import Problem
-from seqjax.kernels.scan import held, select
 from seqjax.types import Array, Unrolled
 
 __all__ = ["ASSOCIATIVE", "associative"]
@@ -66,11 +66,15 @@ def associative(
     del inline, unroll
     if not isinstance(cell, LinearCell):
         raise ValueError(f"implementation: {_refuses(cell)}")
-    params, start = problem.params, widened(problem.state)
+    p, start = problem.params, widened(problem.state)
+    gates, dtype = cell.project(p, problem.xs), compute_dtype(problem.xs)
     if problem.steps == 0:
-        outputs = jax.eval_shape(lambda: cell.output(params, start))
-        return Unrolled(jnp.zeros((0, *outputs.shape), compute_dtype(problem.xs)), problem.state)
-    a, b = cell.linear_terms(params, cell.project(params, problem.xs))
+        nothing = jnp.zeros((0, *start.shape), start.dtype)
+        return Unrolled(shown(cell, p, gates, nothing, None, dtype), problem.state)
+    a, b = (
+        jnp.broadcast_to(term, (problem.steps, *start.shape))
+        for term in cell.linear_terms(p, gates)
+    )
     if problem.zoneout is not None:
         a, b = (
             held(problem.zoneout, jnp.ones_like(a), a),
@@ -83,30 +87,25 @@ def associative(
     else:
         back = a * widened(problem.reset_state) + b
         a, b = select(problem.resets, (jnp.zeros_like(a), back), (a, b))
-        cut = jnp.broadcast_to(problem.resets[..., None], a.shape)
+        cut = select(problem.resets, jnp.ones(a.shape, bool), jnp.zeros(a.shape, bool))
         a, b, cut = jax.lax.associative_scan(_composed_with_cuts, (a, b, cut), reverse=reverse)
         start = jnp.where(cut, 0, start)
     states = a * start + b
-    outputs = cell.output(params, states)
-    if problem.mask is not None:
-        outputs = select(problem.mask, outputs, jnp.zeros_like(outputs))
-    state, outputs = rounded(
-        (states[0 if reverse else -1], outputs),
-        state_like=problem.state,
-        output_dtype=compute_dtype(problem.xs),
-    )
-    return Unrolled(outputs, state)
+    outputs = shown(cell, p, gates, states, problem.mask, dtype)
+    return Unrolled(outputs, states[0 if reverse else -1].astype(problem.state.dtype))
 
 
 def _refuses(cell: Cell[Any, Any], spec: Spec | None = None) -> str | None:
     """Why the kernel cannot run a cell."""
     del spec
-    if isinstance(cell, LinearCell):
-        return None
-    return (
-        f"'associative' runs cells with linear_terms, got {type(cell).__name__}; "
-        "expected 'scan', 'fused' or 'auto'"
-    )
+    expected = "expected 'scan', 'fused' or 'auto'"
+    if not isinstance(cell, LinearCell):
+        name = type(cell).__name__
+        return f"'associative' runs cells with linear_terms, got {name}; {expected}"
+    if cell.recurrent_input(cell.initial_state()) is not None:
+        name = type(cell).__name__
+        return f"'associative' runs cells without a recurrent input, {name} has one; {expected}"
+    return None
 
 
 def _takes(cell: Cell[Any, Any], spec: Spec) -> str | None:

@@ -14,10 +14,10 @@ from jax.experimental.layout import Layout, with_layout_constraint
 
 from seqjax.cells.base import Cell
 from seqjax.cells.lstm import LSTM, LSTMParams, LSTMState
+from seqjax.cells.stepping import select
 from seqjax.kernels import target
 from seqjax.kernels.kernel import Kernel, Spec
 from seqjax.kernels.problem import Problem
-from seqjax.kernels.scan import select
 from seqjax.types import Array, Unrolled
 
 __all__ = ["CUDNN", "cudnn", "flat_weights"]

@@ -52,7 +52,6 @@ class Kernel:
       takes: `takes(cell, spec)` returns why "auto" should take the kernel, or None. It is asked
         only for what the kernel does not refuse.
       loops: whether it has a loop, which can project the inputs step by step and be unrolled.
-      sums_gates: whether it stores additive gates summed with their columns of the product.
       remat: whether it runs by checkpointed segments of time; else it keeps what it needs.
       transforms: whether all transformations of JAX work; else reverse mode alone.
       tolerance: the largest difference from `scan` in float32, relative and absolute.
@@ -72,7 +71,6 @@ class Kernel:
     refuses: Callable[[Cell[Any, Any], Spec], str | None] = _never
     takes: Callable[[Cell[Any, Any], Spec], str | None] = _never
     loops: bool = True
-    sums_gates: bool = False
     remat: bool = True
     transforms: bool = True
     tolerance: float = 2e-6

@@ -7,33 +7,47 @@ What depends on the platform stands in `choices.py`, with the measurement that j
 import dataclasses
 import functools
 import math
-from typing import Any, Literal, get_args
+from typing import Any, Literal, NamedTuple, get_args
 
 import jax
+import jax.numpy as jnp
 
 from seqjax.cells import ops
-from seqjax.cells.base import Cell, cast
+from seqjax.cells.base import Cell, input_specs, prepared, widened
+from seqjax.cells.stepping import Now, advance
+from seqjax.kernels import taps, target
 from seqjax.kernels.choices import MEGABYTE, Choices
+from seqjax.kernels.execution import Execution
 from seqjax.kernels.kernel import Kernel, Spec
 from seqjax.kernels.registry import KERNELS, find
 from seqjax.types import PyTree, Shape
 
-__all__ = ["REMAT", "WANTED", "Plan", "make_plan"]
+__all__ = ["WANTED", "Plan", "Reasons", "make_plan"]
 
 Wanted = Literal["values", "gradient", "forward"]
 WANTED: tuple[str, ...] = get_args(Wanted)
 """What a run is for: values only, reverse-mode derivatives, or forward-mode ones."""
 
-REMAT = ("auto", "none", "chunk", "sqrt", "log")
-"""What reverse mode keeps. "none": what every step stored. "chunk": that of one segment of a few
-megabytes, and the states between segments; the steps run twice. "sqrt": the same with segments of
-√T steps, the least memory for one more run. "log": segments within segments, memory O(log T) and
-a run more for each level. "auto" chooses."""
-
 CHUNK_SIZE, CHUNK_STEPS = 16 * MEGABYTE, 10
 """What a segment stores with "chunk", and the least steps it has."""
 LEAF, FANOUT = 16, 8
 """With "log": steps in the smallest segment, and segments in the next larger one."""
+
+
+class Reasons(NamedTuple):
+    """Why a plan is as it is: one sentence for each decision.
+
+    Attributes:
+      kernel: why this kernel runs it.
+      inline: why each step projects its own input, or not.
+      remat: why this is kept.
+      unroll: why so many steps are in one iteration.
+    """
+
+    kernel: str
+    inline: str
+    remat: str
+    unroll: str
 
 
 @dataclasses.dataclass(frozen=True)
@@ -48,7 +62,7 @@ class Plan:
         that one, and so on; empty where every step is stored.
       unroll: steps in one iteration of the compiled loop.
       stored_bytes: about what reverse mode keeps, inputs and outputs not counted.
-      reasons: why, one sentence a decision.
+      reasons: why.
 
     Example:
       >>> import jax.numpy as jnp
@@ -64,7 +78,7 @@ class Plan:
     segments: tuple[int, ...]
     unroll: int
     stored_bytes: int
-    reasons: tuple[str, ...]
+    reasons: Reasons
 
     def __str__(self) -> str:
         product = "in each step" if self.inline else "for all steps at once"
@@ -87,28 +101,24 @@ def make_plan(
     batch_shape: Shape,
     steps: int,
     dtype: Any,
+    execution: Execution | None = None,
     *,
-    platform: str,
+    platform: str | None = None,
     wanted: str = "gradient",
-    implementation: str | Kernel = "auto",
-    remat: str = "auto",
-    memory_budget: int | None = None,
-    unroll: int | None = None,
 ) -> Plan:
     """Chooses how to run a problem.
 
     Args:
       cell: the cell.
-      batch_shape: the batch axes, as `unroll` sees them: not those that `vmap` adds.
+      batch_shape: the batch axes, as `unroll` sees them: not those that `vmap` adds. They and
+        `steps` may be symbols in a program that is exported for any size.
       steps: T.
       dtype: the compute dtype.
-      platform: "cpu", "gpu", "cuda", "rocm" or "tpu".
+      execution: what is asked for; the planner chooses the rest.
+      platform: "cpu", "gpu", "cuda", "rocm" or "tpu"; if not given, this machine's, or the one that
+        a program is exported for.
       wanted: one of `WANTED`. All kernels but "cudnn" have derivatives of every kind, so this
         decides about memory alone.
-      implementation: a kernel, by name or itself, or "auto".
-      remat: one of `REMAT`.
-      memory_budget: bytes that reverse mode may keep, inputs and outputs not counted.
-      unroll: steps in one iteration of the compiled loop; None to choose.
 
     Returns:
       The plan.
@@ -123,43 +133,48 @@ def make_plan(
       >>> make_plan(MinGRU(64, 64), (8,), 512, jnp.float32, platform="tpu").kernel.name
       'associative'
     """
-    kernel = find(implementation)
-    candidates = tuple(KERNELS.values()) if kernel is None else ()
-    spec = Spec(batch_shape, steps, dtype, platform)
-    return _planned(cell, spec, kernel, candidates, wanted, remat, memory_budget, unroll)
+    targets = target.platforms() if platform is None else (platform,)
+    if len(targets) > 1 or not all(isinstance(n, int) for n in (steps, *batch_shape)):
+        # Exported for any size, of which nothing is known; or for several platforms, which differ
+        # in what they do with it: at this size all do the same.
+        batch_shape, steps = (), 1
+    execution = Execution.of(execution)
+    spec = Spec(tuple(batch_shape), steps, jnp.dtype(dtype), targets[0])
+    kernel = find(execution.implementation)
+    return _planned(cell, spec, wanted, execution, kernel, tuple(KERNELS.values()))
 
 
 @functools.lru_cache(maxsize=4096)
 def _planned(
     cell: Cell[Any, Any],
     spec: Spec,
+    wanted: str,
+    execution: Execution,
     asked: Kernel | None,
     candidates: tuple[Kernel, ...],
-    wanted: str,
-    remat: str,
-    memory_budget: int | None,
-    unroll: int | None,
 ) -> Plan:
     """The plan by kernels themselves, so that one that replaces another of its name is seen."""
+    remat: str = execution.remat
+    budget = execution.memory_budget
     if asked is None:
         kernel, why_kernel = _first_that_takes(cell, spec, candidates)
     else:
         kernel, why_kernel = asked, f"{asked.name} was asked for"
-    _check_remat(kernel, remat, memory_budget)
+    _check_remat(kernel, remat, budget)
     kernel.require(cell, spec)
-    sizes = _Sizes.of(cell, spec.batch_shape, spec.steps, spec.dtype)
+    sizes = _Sizes.of(cell, spec.batch_shape, spec.dtype)
     inline, why_inline = _inline(kernel, sizes.projected * spec.steps, spec.choices)
-    step = sizes.stored(inline=inline, additive=cell.additive if kernel.sums_gates else False)
+    step = sizes.stored(inline=inline)
     if wanted == "gradient":
         remat, segments, why_remat = _segments(
-            kernel, remat, memory_budget, spec.steps, step, sizes.state, spec.choices
+            kernel, remat, budget, spec.steps, step, sizes.state, spec.choices
         )
         kept = _kept(spec.steps, segments, step, sizes.state)
     else:
         remat, segments, why_remat, kept = "none", (), f"nothing is kept for {wanted}", 0
     in_a_row = segments[-1] if segments else spec.steps
-    unroll, why_unroll = _unroll(kernel, unroll, in_a_row, spec.choices)
-    reasons = (why_kernel, why_inline, why_remat, why_unroll)
+    unroll, why_unroll = _unroll(kernel, execution.unroll, in_a_row, spec.choices)
+    reasons = Reasons(why_kernel, why_inline, why_remat, why_unroll)
     return Plan(kernel, inline, remat, segments, unroll, kept, reasons)
 
 
@@ -201,46 +216,36 @@ def _check_remat(kernel: Kernel, remat: str, budget: int | None) -> None:
 
 @dataclasses.dataclass(frozen=True)
 class _Sizes:
-    """Bytes a step: of each gate of the projected input, the recurrent product and the state."""
+    """Bytes a step: of the projection, of all gates, and of the state."""
 
-    gates: tuple[int, ...]
-    product: int
+    projected: int
+    gates: int
     state: int
 
     @classmethod
-    def of(cls, cell: Cell[Any, Any], batch_shape: Shape, steps: int, dtype: Any) -> "_Sizes":
-        params = jax.eval_shape(lambda: cast(cell.init(jax.random.key(0)), dtype))
-        state = jax.eval_shape(
-            lambda: cell.initial_state(batch_shape, ops.accumulator_dtype(dtype))
-        )
-        shapes = cell.input_shapes
-        structure = jax.tree.structure(cell.input_shape, is_leaf=lambda s: s in shapes)
-        x = jax.tree.unflatten(
-            structure, [jax.ShapeDtypeStruct((*batch_shape, *s), dtype) for s in shapes]
-        )
-        matrix = jax.eval_shape(cell.recurrent_matrix, params)
-        recurrent = jax.eval_shape(cell.recurrent_input, state)
-        product = 0
-        if matrix is not None and recurrent is not None:
-            size = recurrent.dtype.itemsize
-            product = math.prod(recurrent.shape[:-1]) * matrix.shape[-1] * size
-        gates = jax.tree.leaves(jax.eval_shape(cell.project, params, x))
-        return cls(tuple(map(_bytes, gates)), product, _bytes(state))
+    def of(cls, cell: Cell[Any, Any], batch_shape: Shape, dtype: Any) -> "_Sizes":
+        def one_step(x: PyTree, state: Any) -> Any:
+            p = prepared(cell, cell.init(jax.random.key(0)), dtype)
+            projected = cell.project(p, x)
+            ran = advance(cell, p, Now(projected), state, output_dtype=dtype, with_output=False)
+            here = cell.arrive(p, projected, widened(state))
+            tapped = taps.tap(cell.update, p, ran.gates, here)
+            made = () if tapped is None else tapped.run(p, ran.gates, here)[1]
+            return projected, (ran.gates, made)
 
-    @property
-    def projected(self) -> int:
-        """Of the projected input."""
-        return sum(self.gates)
+        wide = ops.accumulator_dtype(dtype)
+        state = jax.eval_shape(lambda: cell.initial_state(batch_shape, wide))
+        made = jax.eval_shape(one_step, input_specs(cell, batch_shape, dtype), state)
+        projected, gates = map(_bytes, made)
+        return cls(projected, gates, _bytes(state))
 
-    def stored(self, *, inline: bool, additive: bool | int) -> int:
+    def stored(self, *, inline: bool) -> int:
         """What a step of a segment takes while the segment is differentiated, about.
 
-        What `update` is given (gates, what is not added to them of the product, the state) and its
-        gradient; and projections with their gradient, if they are not made in the loop.
+        What `update` is given (the gates and the state) and its gradient; and projections with
+        their gradient, if they are not made in the loop.
         """
-        count = len(self.gates) if additive is True else int(additive)
-        given = self.projected + max(0, self.product - sum(self.gates[:count])) + self.state
-        return 2 * given + (0 if inline else 2 * self.projected)
+        return 2 * (self.gates + self.state) + (0 if inline else 2 * self.projected)
 
 
 def _unroll(kernel: Kernel, asked: int | None, steps: int, choices: Choices) -> tuple[int, str]:

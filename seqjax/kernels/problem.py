@@ -16,7 +16,8 @@ class Problem:
     """The arrays of one call of `unroll`, checked and time-major: a pytree.
 
     Attributes:
-      params: parameters in the compute dtype.
+      params: of the cell, as from `init`; for a kernel, what the cell prepared of them, in the
+        compute dtype.
       xs: inputs, `[T, ..., I]`; masked steps are zero.
       state: the state before the first processed step, `[..., H]` leaves in their own dtype.
       reset_state: what resets put back, with the shapes and dtypes of `state`.

@@ -3,13 +3,12 @@
 Every other kernel is tested against this one, values and gradients.
 """
 
-import functools
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 
-from seqjax.cells.base import Cell, compute_dtype, rounded, widened
+from seqjax.cells.base import Cell, compute_dtype
+from seqjax.cells.stepping import Now, advance, enter, finished
 from seqjax.kernels.kernel import Kernel, Spec
 from seqjax.kernels.problem import Problem
 from seqjax.types import Array, PyTree, Unrolled
@@ -24,13 +23,9 @@ def scan(
     reverse: bool = False,
     inline: bool = False,
     unroll: int = 1,
+    with_gates: bool = False,
 ) -> Unrolled:
-    """Runs a cell over time in `jax.lax.scan`, one step of the contract at a time.
-
-        s'      = reset_state where resets_t else s_{t-1}
-        s~, y~  = step(x_t, s')
-        s_t     = s~ where mask_t else s'
-        y_t     = y~ where mask_t else 0
+    """Runs a cell over time in `jax.lax.scan`, one step of `seqjax.cells.stepping` at a time.
 
     Args:
       cell: the cell.
@@ -38,37 +33,35 @@ def scan(
       reverse: process t = T-1 … 0.
       inline: whether each step projects its own input, instead of all steps at once before.
       unroll: steps in one iteration of the compiled loop.
+      with_gates: whether the outputs are pairs `(output, cell.gate_values)`, for pictures.
 
     Returns:
       `Unrolled` with time-major outputs.
 
     Example:
       >>> from seqjax.cells import GRU
+      >>> import jax.numpy as jnp
       >>> cell = GRU(3, 5)
       >>> zeros = cell.initial_state([2])
       >>> problem = Problem(cell.init(jax.random.key(0)), jnp.ones([7, 2, 3]), zeros, zeros)
       >>> scan(cell, problem).outputs.shape
       (7, 2, 5)
     """
-    output_dtype = compute_dtype(problem.xs)
-    project = functools.partial(cell.project, problem.params)
-    inputs = problem.xs if inline else project(problem.xs)
+    p, dtype = problem.params, compute_dtype(problem.xs)
+    inputs = problem.xs if inline else cell.project(p, problem.xs)
 
     def step(state: Any, per_step: Any) -> tuple[Any, PyTree]:
-        given, mask_t, reset_t, hold_t = per_step
-        projected = project(given) if inline else given
-        if reset_t is not None:
-            state = select(reset_t, problem.reset_state, state)
-        wide = widened(state)
-        new, output = cell.advance(problem.params, projected, wide, problem.recurrent_mask)
-        if hold_t is not None:
-            new = jax.tree.map(held, hold_t, wide, new)
-            output = cell.output(problem.params, new)
-        new, output = rounded((new, output), state_like=state, output_dtype=output_dtype)
-        if mask_t is not None:
-            new = select(mask_t, new, state)
-            output = select(mask_t, output, jax.tree.map(jnp.zeros_like, output))
-        return new, output
+        given, mask, reset, hold = per_step
+        now = Now(cell.project(p, given) if inline else given, mask, reset, hold)
+        ran = advance(
+            cell, p, now, state, output_dtype=dtype,
+            reset_state=problem.reset_state, recurrent_mask=problem.recurrent_mask,
+        )  # fmt: skip
+        if not with_gates:
+            return ran.state, ran.output
+        _, here = enter(cell, p, now, state, problem.reset_state)
+        values = cell.gate_values(p, ran.gates, here)
+        return ran.state, (ran.output, finished(values, mask, dtype))
 
     state, outputs = jax.lax.scan(
         step,
@@ -107,24 +100,3 @@ def varying_like(state: Any, problem: Problem) -> Any:
         return jax.lax.pcast(leaf, missing, to="varying") if missing else leaf
 
     return jax.tree.map(one, state)
-
-
-def select(condition: Array, if_true: PyTree, if_false: PyTree) -> PyTree:
-    """`if_true` where the condition `[...]` holds, else `if_false`, for pytrees of `[..., …]`."""
-
-    def one(a: Array, b: Array) -> Array:
-        return jnp.where(
-            condition.reshape(*condition.shape, *[1] * (a.ndim - condition.ndim)), a, b
-        )
-
-    return jax.tree.map(one, if_true, if_false)
-
-
-def held(hold: Array, old: Array, new: Array) -> Array:
-    """Zoneout's mix of the old and the new state: hold ⊙ old + (1 - hold) ⊙ new."""
-    if hold.dtype == jnp.bool_:
-        return jnp.where(hold, old, new)
-    if not jnp.issubdtype(new.dtype, jnp.floating):
-        return new  # a counter has no fractions
-    hold = hold.astype(new.dtype)
-    return hold * old + (1 - hold) * new

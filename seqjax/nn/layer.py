@@ -9,11 +9,12 @@ import jax.numpy as jnp
 from flax import nnx
 
 from seqjax import checks, sequences
-from seqjax.cells.base import Cell, compute_dtype
+from seqjax._arguments import batched_state, checked_params, holds
+from seqjax.cells.base import Cell, compute_dtype, flat_roles
+from seqjax.kernels import Execution, Plan, Problem, make_plan, run
 from seqjax.nn import noise
 from seqjax.nn.parameters import Parameters, path_name
 from seqjax.types import Array, PRNGKey, PyTree, Shape, Unrolled
-from seqjax.unroll import batched_state, unroll
 
 __all__ = [
     "MERGE_MODES",
@@ -104,7 +105,8 @@ class Direction(Parameters):
         self._state_names: tuple[str | None, ...] = ()
         if learned_initial_state:
             zeros = cell.initial_state((), param_dtype)
-            self._state_names, _ = self._store("initial_state", zeros)
+            learned = [role.learned for role in flat_roles(cell.state_roles())]
+            self._state_names, _ = self._store("initial_state", zeros, learned)
 
     @property
     def params(self) -> PyTree:
@@ -119,7 +121,7 @@ class Direction(Parameters):
         leaves, structure = jax.tree.flatten(state)
         for index, name in enumerate(self._state_names):
             if name is not None:
-                leaf = getattr(self, name)[...].astype(dtype)
+                leaf = getattr(self, name)[...].astype(leaves[index].dtype)
                 leaves[index] = jnp.broadcast_to(leaf, leaves[index].shape)
         return jax.tree.unflatten(structure, leaves)
 
@@ -134,10 +136,10 @@ class Sequences:
       time_major: whether the time axis is first.
       mask: bool, the batch axes and T in their layout; or None.
       resets: likewise; True where a sequence starts.
-      options: for `seqjax.unroll`.
+      execution: how to run the layers.
 
     Example:
-      >>> call = Sequences((2,), 3, False, None, jnp.array([[0, 1, 0], [0, 0, 1]], bool), {})
+      >>> call = Sequences((2,), 3, False, None, jnp.array([[0, 1, 0], [0, 0, 1]], bool))
       >>> call.ends().astype(int).tolist()
       [[1, 0, 0], [0, 1, 0]]
     """
@@ -147,12 +149,16 @@ class Sequences:
     time_major: bool
     mask: Array | None
     resets: Array | None
-    options: dict[str, Any]
+    execution: Execution = dataclasses.field(default_factory=Execution)
 
     @property
     def axis(self) -> int:
         """Where the time axis is."""
         return 0 if self.time_major else len(self.batch_shape)
+
+    def plan(self, cell: Cell[Any, Any], xs: PyTree) -> Plan:
+        """How a cell is run over inputs of this layout."""
+        return make_plan(cell, self.batch_shape, self.steps, compute_dtype(xs), self.execution)
 
     @property
     def step_shape(self) -> Shape:
@@ -282,11 +288,15 @@ class Layer(nnx.Module):
         )
         inputs = self._inputs_dropped(xs, call, key_input)
         forward_state = state if self.backward is None else state[0]
-        forward = self._run(self.forward, inputs, forward_state, call, key_forward, reverse=False)
+        forward = self.run_direction(
+            self.forward, inputs, forward_state, call, key_forward, reverse=False
+        )
         joined: Any = self._end(forward.outputs, call, sequences.last_real, ends_only)
         final = forward.state
         if self.backward is not None:
-            backward = self._run(self.backward, inputs, state[1], call, key_backward, reverse=True)
+            backward = self.run_direction(
+                self.backward, inputs, state[1], call, key_backward, reverse=True
+            )
             other = self._end(backward.outputs, call, sequences.first_real, ends_only)
             joined = merge(self.options.merge_mode, joined, other)
             final = Bidirectional(final, backward.state)
@@ -317,7 +327,7 @@ class Layer(nnx.Module):
         keys = jax.random.split(key, len(leaves))
         return jax.tree.unflatten(structure, list(map(one, leaves, keys)))
 
-    def _run(
+    def run_direction(
         self,
         direction: Direction,
         xs: PyTree,
@@ -327,39 +337,65 @@ class Layer(nnx.Module):
         *,
         reverse: bool,
     ) -> Unrolled:
-        """One direction's `unroll`, with the noise and the resets that are its own."""
-        dtype = compute_dtype(xs)
-        if state is None:
-            state = direction.start(call.batch_shape, dtype)
-        state = batched_state("initial_state", direction.cell, state, call.batch_shape, dtype)
-        params = direction.params
-        recurrent_mask = zoneout = key_zoneout = None
+        """Run one direction of the layer with its own dropout, zoneout and resets.
+
+        `seqjax.summary` and `seqjax.traces` intercept calls of this method to read its arguments.
+
+        Args:
+          direction: the cell and its parameters.
+          xs: inputs, checked.
+          state: the state to start from; None for the direction's own.
+          call: what is known of the sequences, checked.
+          key: a random key in training with noise, else None.
+          reverse: whether it is the backward direction.
+        """
+        cell, dtype = direction.cell, compute_dtype(xs)
+        start = direction.start(call.batch_shape, dtype) if state is None else state
+        start = batched_state("initial_state", cell, start, call.batch_shape, dtype)
+        resets = call.ends() if reverse else call.resets
+        again = start
+        if resets is not None:
+            own = direction.start(call.batch_shape, dtype)
+            again = jax.tree.map(lambda r, s: r.astype(s.dtype), own, start)
+        params = checked_params(cell, direction.params)
+        recurrent_mask = key_zoneout = None
         if key is not None:
             if self.options.weight_dropout:
                 key, key_weights = jax.random.split(key)
                 params = _weights_dropped(params, self.options.weight_dropout, key_weights)
             key_recurrent, key_zoneout = jax.random.split(key)
-            if self.options.recurrent_dropout:
-                target = jax.eval_shape(direction.cell.recurrent_input, state)
-                recurrent_mask = noise.variational_mask(
-                    key_recurrent, self.options.recurrent_dropout, target.shape
-                )
+            recurrent_mask = self._recurrent_mask(cell, start, key_recurrent, dtype)
+        held = None
         if self.options.zoneout:
-            zoneout = noise.zoneout_holds(
-                key_zoneout, self.options.zoneout, state, call.step_shape, len(call.batch_shape)
-            )
-        resets = call.ends() if reverse else call.resets
-        return unroll(
-            direction.cell,
-            params,
-            xs,
-            state=state,
-            reset_state=None if resets is None else direction.start(call.batch_shape, dtype),
+            drawn = noise.zoneout_holds(
+                key_zoneout, self.options.zoneout, start, cell.state_roles(), call.step_shape,
+                len(call.batch_shape),
+            )  # fmt: skip
+            held = holds(cell, drawn, start, call.step_shape, call.time_major, dtype)
+        problem = Problem(
+            params=params,
+            xs=xs,
+            state=start,
+            reset_state=again,
             mask=call.mask,
             resets=resets,
-            reverse=reverse,
-            time_major=call.time_major,
             recurrent_mask=recurrent_mask,
-            zoneout=zoneout,
-            **call.options,
+            zoneout=held,
         )
+        plan = call.plan(cell, xs)
+        return run(cell, problem, plan, batch_ndim=call.axis, reverse=reverse)
+
+    def _recurrent_mask(
+        self, cell: Cell[Any, Any], state: PyTree, key: PRNGKey, dtype: Any
+    ) -> PyTree | None:
+        """The mask of recurrent dropout, the same at every step."""
+        rate = self.options.recurrent_dropout
+        if not rate:
+            return None
+        leaves, structure = jax.tree.flatten(jax.eval_shape(cell.recurrent_input, state))
+        keys = [key] if len(leaves) == 1 else jax.random.split(key, len(leaves))
+        masks = [
+            noise.variational_mask(key, rate, leaf.shape, dtype)
+            for key, leaf in zip(keys, leaves, strict=True)
+        ]
+        return jax.tree.unflatten(structure, masks)

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from seqjax import checks
+from seqjax.cells.base import Role, flat_roles
 from seqjax.types import Array, PRNGKey, PyTree, Shape
 
 __all__ = ["Rngs", "dropout", "dropout_key", "variational_mask", "zoneout_holds"]
@@ -68,7 +69,7 @@ def dropout(key: PRNGKey, rate: float, x: Array) -> Array:
 
 
 def zoneout_holds(
-    key: PRNGKey | None, rate: float, state: PyTree, lead: Shape, batch_ndim: int
+    key: PRNGKey | None, rate: float, state: PyTree, roles: PyTree, lead: Shape, batch_ndim: int
 ) -> PyTree:
     """What `unroll(zoneout=…)` takes: random held units in training, the rate itself otherwise.
 
@@ -76,25 +77,29 @@ def zoneout_holds(
       key: a random key, or None for evaluation.
       rate: the probability that a unit keeps its old value at a step.
       state: the state, for its structure and shapes.
+      roles: as from `cell.state_roles()`.
       lead: the batch and time axes in their layout.
       batch_ndim: how many batch axes the state has.
 
     Returns:
-      A pytree like `state`: bool `[*lead, …]`, or numbers.
+      A pytree like `state`: bool `[*lead, …]`, or numbers; None for what is not held.
 
     References:
       Krueger et al. (2017), Zoneout: regularizing RNNs by randomly preserving hidden activations.
 
     Example:
-      >>> zoneout_holds(None, 0.1, jnp.zeros([2, 5]), (2, 7), 1)
+      >>> from seqjax.cells import GRU
+      >>> zoneout_holds(None, 0.1, jnp.zeros([2, 5]), GRU(3, 5).state_roles(), (2, 7), 1)
       0.1
     """
     leaves, structure = jax.tree.flatten(state)
-    if key is None:
-        return jax.tree.unflatten(structure, [rate] * len(leaves))
-    keys = jax.random.split(key, len(leaves))
-    holds = [
-        jax.random.bernoulli(k, rate, (*lead, *leaf.shape[batch_ndim:]))
-        for k, leaf in zip(keys, leaves, strict=True)
-    ]
-    return jax.tree.unflatten(structure, holds)
+    keys = [None] * len(leaves) if key is None else jax.random.split(key, len(leaves))
+
+    def one(key: PRNGKey | None, leaf: Array, role: Role) -> Array | float | None:
+        if not role.held:
+            return None
+        if key is None:
+            return rate
+        return jax.random.bernoulli(key, rate, (*lead, *leaf.shape[batch_ndim:]))
+
+    return jax.tree.unflatten(structure, map(one, keys, leaves, flat_roles(roles)))

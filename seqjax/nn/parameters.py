@@ -1,5 +1,6 @@
 """The parameters of pure functions as attributes of Flax modules."""
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import jax
@@ -37,21 +38,27 @@ class Parameters(nnx.Module):
       ((2,), True)
     """
 
-    def _store(self, prefix: str, tree: PyTree) -> tuple[tuple[str | None, ...], Any]:
+    def _store(
+        self, prefix: str, tree: PyTree, learned: Sequence[bool] | None = None
+    ) -> tuple[tuple[str | None, ...], Any]:
         """Makes each leaf an attribute named by its path, e.g. `w_ih`, `initial_state_h`.
 
-        Leaves that are not floating-point, such as counters, cannot be learned: their name is None.
+        Leaves that are neither floating-point nor complex, such as a permutation, are a
+        `nnx.Variable` and not a `nnx.Param`. With a prefix, leaves that are not learned are no
+        attribute, and their name is None.
         """
         leaves, structure = jax.tree_util.tree_flatten_with_path(tree)
+        if learned is None:
+            learned = [jnp.issubdtype(leaf.dtype, jnp.inexact) for _, leaf in leaves]
         names: list[str | None] = []
-        for path, leaf in leaves:
-            if not jnp.issubdtype(leaf.dtype, jnp.floating):
+        for (path, leaf), learns in zip(leaves, learned, strict=True):
+            if not learns and prefix:
                 names.append(None)
                 continue
             name = path_name(path, prefix)
             while hasattr(type(self), name) or name in vars(self):
                 name += "_"  # a parameter may be called `cell`, as attributes here are
-            setattr(self, name, nnx.Param(leaf))
+            setattr(self, name, nnx.Param(leaf) if learns else nnx.Variable(leaf))
             names.append(name)
         return tuple(names), structure
 

@@ -13,8 +13,9 @@ import numpy as np
 from flax import nnx
 
 from seqjax import checks, sequences
-from seqjax.cells.base import Cell, compute_dtype
-from seqjax.kernels import Kernel
+from seqjax._arguments import as_floating, floating_inputs, layout
+from seqjax.cells.base import Cell, compute_dtype, is_shape
+from seqjax.kernels import Execution, Kernel
 from seqjax.nn import noise
 from seqjax.nn.layer import (
     RECURRENT,
@@ -27,7 +28,6 @@ from seqjax.nn.layer import (
 )
 from seqjax.nn.norm import batch_normed
 from seqjax.types import Array, PRNGKey, PyTree, Shape, Unrolled
-from seqjax.unroll import as_floating, floating_inputs, layout
 
 __all__ = ["Recurrent"]
 
@@ -60,6 +60,7 @@ class Recurrent(nnx.Module):
       time_major: whether sequences are `[T, ..., I]`.
       dtype: the dtype to compute in; that of the inputs if None. Parameters are cast to it.
       param_dtype: the dtype of the parameters.
+      execution: how its calls are run, a `seqjax.Execution`; the planner chooses the rest.
       rngs: draws the parameters: `nnx.Rngs(0)`, or a random key.
 
     Attributes:
@@ -99,6 +100,7 @@ class Recurrent(nnx.Module):
         time_major: bool = False,
         dtype: Any = None,
         param_dtype: Any = jnp.float32,
+        execution: Execution | None = None,
         rngs: nnx.Rngs | jax.Array,
     ) -> None:
         if not isinstance(cell, Cell):
@@ -110,6 +112,7 @@ class Recurrent(nnx.Module):
         self.dropout = checks.require_rate("dropout", dropout)
         self.norm = norm if norm is None else checks.require_name("norm", norm, ("layer", "batch"))
         self.time_major = checks.require_bool("time_major", time_major)
+        self.execution = Execution.of(execution)
         self.dtype = None if dtype is None else checks.require_floating_dtype("dtype", dtype)
         self.deterministic = False
         if recurrent_dropout and cell.recurrent_input(cell.initial_state()) is None:
@@ -121,6 +124,13 @@ class Recurrent(nnx.Module):
             raise ValueError(
                 f"weight_dropout: expected 0 for {type(cell).__name__}, which has no recurrent "
                 f"matrix named {' or '.join(RECURRENT)}, got {weight_dropout}"
+            )
+        if not is_shape(cell.output_shape) and (
+            num_layers > 1 or (bidirectional and merge_mode != "none")
+        ):
+            raise ValueError(
+                f"cell: expected outputs of one array in a stack or to be merged, got "
+                f"{type(cell).__name__} with {cell.output_shape}"
             )
         options = LayerOptions(
             merge_mode, input_dropout, recurrent_dropout, weight_dropout, zoneout, residual
@@ -150,6 +160,11 @@ class Recurrent(nnx.Module):
             if not last:
                 width = self._width(between=True)
                 cell = cell.stacked_on(width)
+                if not is_shape(cell.input_shape):
+                    raise ValueError(
+                        f"num_layers: expected 1 for {type(cell).__name__}, whose inputs are "
+                        f"{cell.input_shape} and not the outputs of a layer, got {num_layers}"
+                    )
                 if self.norm is not None:
                     kind = nnx.LayerNorm if self.norm == "layer" else nnx.BatchNorm
                     self.norms.append(
@@ -193,9 +208,11 @@ class Recurrent(nnx.Module):
         return_sequences: bool = True,
         deterministic: bool | None = None,
         rngs: noise.Rngs | None = None,
-        implementation: str | Kernel = "auto",
-        remat: str = "auto",
+        execution: Execution | None = None,
+        implementation: str | Kernel | None = None,
+        remat: str | None = None,
         memory_budget: int | None = None,
+        unroll: int | None = None,
     ) -> Unrolled:
         """Runs the layers over sequences.
 
@@ -214,9 +231,11 @@ class Recurrent(nnx.Module):
           deterministic: True for evaluation, False for training; the layer's own if None.
           rngs: `nnx.Rngs` (stream "dropout") or a random key; needed in training if there is any
             dropout or zoneout.
-          implementation: see `seqjax.unroll`.
-          remat: see `seqjax.unroll`.
-          memory_budget: see `seqjax.unroll`; of each layer and direction.
+          execution: how to run it, a `seqjax.Execution`; the layer's own if None.
+          implementation: a field of `execution` as a keyword, see `seqjax.unroll`.
+          remat: the same.
+          memory_budget: the same; of each layer and direction.
+          unroll: the same.
 
         Returns:
           `Unrolled(outputs, state)`: outputs `[..., T, width]`, zero at masked steps (a pair with
@@ -231,12 +250,11 @@ class Recurrent(nnx.Module):
             xs = jax.tree.map(lambda x: x.astype(self.dtype), xs)
         batch_shape, steps = layout(self.cell, xs, time_major=self.time_major)
         mask = sequences.step_mask(lengths, mask, batch_shape, steps, time_major=self.time_major)
-        options = {
-            "implementation": implementation,
-            "remat": remat,
-            "memory_budget": memory_budget,
-        }
-        call = Sequences(batch_shape, steps, self.time_major, mask, resets, options)
+        execution = Execution.of(
+            execution or self.execution, implementation=implementation, remat=remat,
+            memory_budget=memory_budget, unroll=unroll,
+        )  # fmt: skip
+        call = Sequences(batch_shape, steps, self.time_major, mask, None, execution)
         if resets is not None:
             resets = sequences.check_mask("resets", resets, call.step_shape)
             call = dataclasses.replace(call, resets=resets)

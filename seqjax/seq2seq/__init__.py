@@ -10,11 +10,12 @@ outputs for a list of sources.
 """
 
 from seqjax.seq2seq.bridge import BRIDGES, Bridge
-from seqjax.seq2seq.decoder import Decoder, DecoderState
+from seqjax.seq2seq.decoder import Decoder
 from seqjax.seq2seq.encoder import Encoded, Encoder
 from seqjax.seq2seq.generate import Generated, generate
 from seqjax.seq2seq.model import Seq2Seq
 from seqjax.seq2seq.pairs import PAIR_KEYS, pair_examples, pair_loss, pair_metrics
+from seqjax.seq2seq.writer import DecoderState
 
 __all__ = [
     "Seq2Seq",

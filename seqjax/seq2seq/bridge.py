@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from seqjax import checks, sequences
-from seqjax.cells.base import Cell
+from seqjax.cells.base import Cell, flat_roles
 from seqjax.nn.layer import Bidirectional
 from seqjax.seq2seq.encoder import Encoded
 from seqjax.types import Array
@@ -70,22 +70,28 @@ class Bridge(nnx.Module):
                 f"{kind!r}"
             )
         for index, cell in enumerate(cells):
-            wanted = jax.tree.leaves(cell.initial_state(()))
-            given = _layer(state, index) if kind in _FROM_STATE else ()
+            wanted = _learned(cell, cell.initial_state(()))
+            given = jax.tree.leaves(_layer(state, index)) if kind in _FROM_STATE else []
             if kind == "last":
-                shapes = [leaf.shape for leaf in wanted]
-                got = [leaf.shape for leaf in jax.tree.leaves(given)]
+                shapes = [leaf.shape for leaf in wanted.values()]
+                got = [given[n].shape for n in wanted if n < len(given)]
                 if shapes != got:
                     raise ValueError(
                         f"bridge: expected an encoder whose final state has arrays of {shapes} for "
                         f"'last', got {got}; 'projected' takes any"
                     )
             if kind in ("projected", "mean"):
-                sizes = [leaf.shape[-1] for leaf in jax.tree.leaves(given)]
+                sizes = [part.shape[-1] for leaf in given for part in _features(leaf, 0)]
                 width = sum(sizes) if kind == "projected" else memory_size
-                for leaf in wanted:
+                for leaf in wanted.values():
+                    if leaf.ndim != 1:
+                        raise ValueError(
+                            f"bridge: expected 'zero' or 'last' for {type(cell).__name__}, whose "
+                            f"state has an array of {leaf.shape}, got {kind!r}"
+                        )
+                    columns = leaf.shape[-1] * len(_features(leaf, 0))
                     self.layers.append(
-                        nnx.Linear(width, leaf.shape[-1], param_dtype=param_dtype, rngs=rngs)
+                        nnx.Linear(width, columns, param_dtype=param_dtype, rngs=rngs)
                     )
 
     def __call__(self, encoded: Encoded) -> tuple[Any, ...]:
@@ -103,25 +109,53 @@ class Bridge(nnx.Module):
         for index, cell in enumerate(self.cells):
             empty = cell.initial_state(batch_shape, dtype)
             leaves, structure = jax.tree.flatten(empty)
-            if self.kind == "last":
-                leaves = jax.tree.leaves(_layer(encoded.state, index))
-            elif self.kind != "zero":
-                x = mean
-                if x is None:
-                    given = jax.tree.leaves(_layer(encoded.state, index))
-                    x = jnp.concatenate(given, axis=-1)
-                leaves = [jnp.tanh(next(layers)(x)).astype(dtype) for _ in leaves]
+            wanted = _learned(cell, empty)
+            given = []
+            if self.kind in _FROM_STATE:
+                given = jax.tree.leaves(_layer(encoded.state, index, len(batch_shape)))
+            x = mean
+            if self.kind == "projected":
+                parts = [part for leaf in given for part in _features(leaf, len(batch_shape))]
+                x = jnp.concatenate(parts, axis=-1)
+            for n, leaf in wanted.items():
+                if self.kind == "last":
+                    leaves[n] = given[n]
+                elif self.kind != "zero":
+                    leaves[n] = _as_state(jnp.tanh(next(layers)(x)), leaf)
             states.append(jax.tree.unflatten(structure, leaves))
         return tuple(states)
 
 
-def _layer(states: Any, index: int) -> Any:
+def _learned(cell: Cell[Any, Any], state: Any) -> dict[int, Array]:
+    """The arrays of a state, by their places, that an initial state may be learned for."""
+    pairs = zip(jax.tree.leaves(state), flat_roles(cell.state_roles()), strict=True)
+    return {n: leaf for n, (leaf, role) in enumerate(pairs) if role.learned}
+
+
+def _features(leaf: Array, batch_ndim: int) -> list[Array]:
+    """The real features of one array of a state; none of a counter."""
+    if leaf.ndim <= batch_ndim or not jnp.issubdtype(leaf.dtype, jnp.inexact):
+        return []
+    return [leaf.real, leaf.imag] if jnp.iscomplexobj(leaf) else [leaf]
+
+
+def _as_state(features: Array, like: Array) -> Array:
+    """Features as an array of a state, of which a complex one takes twice as many."""
+    if not jnp.iscomplexobj(like):
+        return features.astype(like.dtype)
+    real, imaginary = jnp.split(features, 2, axis=-1)
+    return jax.lax.complex(real, imaginary).astype(like.dtype)
+
+
+def _layer(states: Any, index: int, batch_ndim: int = 0) -> Any:
     """The state of a layer, or the last one's, with both directions' features in one array."""
     state = states[min(index, len(states) - 1)]
     if not isinstance(state, Bidirectional):
         return state
 
     def joined(forward: Array, backward: Array) -> Array:
+        if forward.ndim <= batch_ndim:  # a counter
+            return forward
         return jnp.concatenate([forward, backward], axis=-1)
 
     return jax.tree.map(joined, state.forward, state.backward)

@@ -1,5 +1,6 @@
 """The decoder: one step, which every way of training and decoding shares."""
 
+import functools
 import math
 from typing import Any, NamedTuple
 
@@ -9,33 +10,18 @@ from flax import nnx
 
 from seqjax import checks
 from seqjax.attention import ATTENTIONS, Attention, Memory
-from seqjax.cells.base import Cell
+from seqjax.cells import ops, stepping
+from seqjax.cells.base import Cell, input_specs, prepared, widened
+from seqjax.kernels import Execution, Problem, make_plan, run, taps
 from seqjax.nn import noise
 from seqjax.nn.layer import Direction
 from seqjax.nn.parameters import Parameters
 from seqjax.seq2seq.encoder import Encoded
+from seqjax.seq2seq.writer import DecoderState, Shapes, Writer, WriterParams, attentional
 from seqjax.types import Array, PRNGKey
 from seqjax.unroll import unroll
 
 __all__ = ["Decoder", "DecoderState", "Features"]
-
-
-class DecoderState(NamedTuple):
-    """The state between two steps; every leaf has the leading axis N of sequences or beams.
-
-    Attributes:
-      cells: the state of each layer.
-      output: `[N, O]`, the top layer's last output.
-      feed: `[N, F]`, the last attentional vector, for input feeding; else None.
-      attention: the mechanism's state.
-      weights: float32 `[N, S]`, the last attention weights; None without attention.
-    """
-
-    cells: tuple[Any, ...]
-    output: Array
-    feed: Array | None
-    attention: Any
-    weights: Array | None
 
 
 class Features(NamedTuple):
@@ -94,6 +80,7 @@ class Decoder(nnx.Module):
       num_layers: layers of the stack.
       dropout: rate on embeddings and on ỹ, and between layers (there the same units at each step).
       param_dtype: of the parameters.
+      execution: how teacher forcing is run, a `seqjax.Execution`.
       rngs: draws the parameters.
 
     Raises:
@@ -120,12 +107,14 @@ class Decoder(nnx.Module):
         num_layers: int = 1,
         dropout: float = 0.0,
         param_dtype: Any = jnp.float32,
+        execution: Execution | None = None,
         rngs: nnx.Rngs,
     ) -> None:
         self.vocabulary = checks.require_integer("vocabulary", vocabulary)
         self.attend = checks.require_name("attend", attend, ("previous", "current"))
         self.input_feeding = checks.require_bool("input_feeding", input_feeding)
         self.dropout = checks.require_rate("dropout", dropout)
+        self.execution = Execution.of(execution)
         self.deterministic = False
         checks.require_integer("num_layers", num_layers)
         embed_size, features = cell.input_size, cell.output_shape[-1]
@@ -179,15 +168,17 @@ class Decoder(nnx.Module):
           A state for N = B sequences.
         """
         top = self.layers[-1]
-        output = top.cell.output(top.params, cells[-1]).astype(encoded.memory.dtype)
-        feed = weights = None
+        output = _output_before(top.cell, top.params, cells[-1], encoded.memory.dtype)
+        context = feed = weights = None
         attention: Any = ()
         if self.mechanism is not None and memory is not None:
             attention = self.mechanism.mechanism.initial_state(memory)
             weights = jnp.zeros(encoded.mask.shape, jnp.float32)
+            size = self.mechanism.mechanism.memory_size
+            context = jnp.zeros((*output.shape[:-1], size), output.dtype)
             if self.input_feeding and self.combine is not None:
                 feed = jnp.zeros((*output.shape[:-1], self.combine.out_features), output.dtype)
-        return DecoderState(cells, output, feed, attention, weights)
+        return DecoderState(cells, output, context, feed, attention, weights)
 
     def advance(
         self,
@@ -207,57 +198,54 @@ class Decoder(nnx.Module):
         Returns:
           `Features` and the state after.
         """
-        inputs, context, attention, weights = [embedded], None, state.attention, state.weights
-        if self.mechanism is not None and self.attend == "previous":
-            context, weights, attention = self._attended(state.output, memory, attention)
-            inputs.append(context)
-        if state.feed is not None:
-            inputs.append(state.feed)
-        x = jnp.concatenate(inputs, axis=-1)
-        cells = []
-        for index, (layer, cell_state) in enumerate(zip(self.layers, state.cells, strict=True)):
-            if index and between:
-                x = x * between[index - 1]
-            cell_state, x = layer.cell.step(layer.params, x, cell_state)
-            cells.append(cell_state)
-        if self.mechanism is not None and self.attend == "current":
-            context, weights, attention = self._attended(x, memory, attention)
-        features = self._features(embedded, x, context, weights)
-        feed = None if state.feed is None else features.hidden
-        return features, DecoderState(tuple(cells), x, feed, attention, weights)
+        writer, params = self._writer(state, memory, between)
+        p = prepared(writer, params, embedded.dtype)
+        now = stepping.Now(writer.project(p, embedded))
+        ran = stepping.advance(writer, p, now, state, output_dtype=embedded.dtype)
+        shown: Any = ran.output
+        return self._features(embedded, *shown), ran.state
+
+    def _writer(
+        self, state: DecoderState, memory: Memory | None, between: tuple[Array, ...] = ()
+    ) -> tuple[Writer, WriterParams]:
+        """The step as a cell, and its parameters."""
+        mechanism = self.mechanism
+        params = WriterParams(
+            layers=tuple(layer.params for layer in self.layers),
+            mechanism=None if mechanism is None else mechanism.params,
+            combine=None if state.feed is None else _weights(self.combine),
+            memory=memory,
+            between=between,
+        )
+        cells = tuple(self.cells)
+        writer = Writer(
+            self.embedding.features,
+            cells[-1].output_shape[-1],
+            cells=cells,
+            mechanism=None if mechanism is None else mechanism.mechanism,
+            attend=self.attend,
+            params=Shapes.of(params),
+            state=Shapes.of(state, skip=1),
+        )
+        return writer, params
 
     def _features(
-        self, embedded: Array, output: Array, context: Array | None, weights: Array | None
+        self,
+        embedded: Array,
+        output: Array,
+        context: Array | None,
+        weights: Array | None,
+        feed: Array | None = None,
     ) -> Features:
         """The attentional vector and the gate, for any leading axes."""
-        parts = [output] if context is None else [output, context]
-        hidden = output
-        if self.combine is not None:
-            hidden = jnp.tanh(_affine(self.combine, jnp.concatenate(parts, axis=-1)))
+        combine = None if self.combine is None else functools.partial(_affine, self.combine)
+        hidden = attentional(combine, output, context) if feed is None else feed
         copy = None
         if self.gate is not None and context is not None:
             copy = _affine(self.gate, jnp.concatenate([context, output, embedded], axis=-1))[..., 0]
+        if weights is not None:
+            weights = weights.astype(ops.accumulator_dtype(weights.dtype))
         return Features(hidden, weights, copy)
-
-    def _attended(
-        self, query: Array, memory: Memory | None, state: Any
-    ) -> tuple[Array, Array, Any]:
-        """Attention of one query a sequence, or of several beams to the same memory."""
-        if self.mechanism is None or memory is None:
-            raise ValueError("memory: expected what precompute gives with attention, got None")
-        mechanism, params = self.mechanism.mechanism, self.mechanism.params
-        batch = memory.mask.shape[0]
-        beams = query.shape[0] // max(batch, 1)
-        if beams <= 1:
-            return mechanism.attend(params, query, memory, state)
-
-        def grouped(a: Array) -> Array:
-            return a.reshape(batch, beams, *a.shape[1:])
-
-        attended = jax.vmap(
-            lambda q, s: mechanism.attend(params, q, memory, s), in_axes=1, out_axes=1
-        )(grouped(query), jax.tree.map(grouped, state))
-        return jax.tree.map(lambda a: a.reshape(batch * beams, *a.shape[2:]), tuple(attended))
 
     def logits(self, features: Features, source_ids: Array | None = None) -> Array:
         """Scores of the next token, for any leading axes: float32 `[..., V]`.
@@ -310,6 +298,7 @@ class Decoder(nnx.Module):
         source_ids: Array | None = None,
         *,
         rngs: PRNGKey | None = None,
+        execution: Execution | None = None,
     ) -> tuple[Array, Array | None]:
         """Logits of every step, given the token before each.
 
@@ -322,10 +311,12 @@ class Decoder(nnx.Module):
           memory: as from `precompute`.
           source_ids: `[B, S]`, needed to copy.
           rngs: a random key in training with dropout.
+          execution: how to run the steps, a `seqjax.Execution`.
 
         Returns:
           logits `[B, T, V]`, and weights `[B, T, S]` or None.
         """
+        execution = Execution.of(execution or self.execution)
         keys: Any = None if rngs is None or not self.dropout else jax.random.split(rngs, 3)
         embedded = self.embed(tokens)
         between: tuple[Array, ...] = ()
@@ -338,9 +329,9 @@ class Decoder(nnx.Module):
                 for key, _ in zip(drawn, self.layers[1:], strict=False)
             )
         if self.mechanism is not None and (self.attend == "previous" or self.input_feeding):
-            features = self._step_by_step(embedded, state, memory, between)
+            features = self._step_by_step(embedded, state, memory, between, execution)
         else:
-            features = self._all_at_once(embedded, state, memory, between)
+            features = self._all_at_once(embedded, state, memory, between, execution)
         if keys is not None:
             hidden = noise.dropout(keys[2], self.dropout, features.hidden)
             features = features._replace(hidden=hidden)
@@ -353,16 +344,14 @@ class Decoder(nnx.Module):
         state: DecoderState,
         memory: Memory | None,
         between: tuple[Array, ...],
+        execution: Execution,
     ) -> Features:
-        def step(state: DecoderState, x: Array) -> tuple[DecoderState, Features]:
-            features, state = self.advance(x, state, memory, between)
-            return state, features
-
-        # Of each step its products are kept; tanh over all positions is cheaper made than fetched.
-        kept = jax.checkpoint_policies.dots_saveable
-        saving = jax.checkpoint(step, policy=kept, prevent_cse=False)
-        _, features = jax.lax.scan(saving, state, jnp.moveaxis(embedded, 1, 0))
-        return jax.tree.map(lambda a: jnp.moveaxis(a, 0, 1), features)
+        writer, params = self._writer(state, memory, between)
+        batch, steps, _ = embedded.shape
+        plan = make_plan(writer, (batch,), steps, embedded.dtype, execution)
+        problem = Problem(params, embedded, state, state)
+        ran = run(writer, problem, plan, batch_ndim=1)
+        return self._features(embedded, *ran.outputs)
 
     def _all_at_once(
         self,
@@ -370,17 +359,19 @@ class Decoder(nnx.Module):
         state: DecoderState,
         memory: Memory | None,
         between: tuple[Array, ...],
+        execution: Execution,
     ) -> Features:
         x = embedded
         for index, (layer, start) in enumerate(zip(self.layers, state.cells, strict=True)):
             if index and between:
                 x = x * between[index - 1][:, None]
-            x = unroll(layer.cell, layer.params, x, state=start).outputs
+            x = unroll(layer.cell, layer.params, x, state=start, execution=execution).outputs
         context = weights = None
-        if self.mechanism is not None:
+        if self.mechanism is not None and memory is not None:
+            mechanism, params = self.mechanism.mechanism, self.mechanism.params
 
             def attend(attention: Any, query: Array) -> tuple[Any, tuple[Array, Array]]:
-                context, weights, attention = self._attended(query, memory, attention)
+                context, weights, attention = mechanism.attend(params, query, memory, attention)
                 return attention, (context, weights)
 
             if jax.tree.leaves(state.attention):
@@ -393,6 +384,27 @@ class Decoder(nnx.Module):
         return self._features(embedded, x, context, weights)
 
 
+def _output_before(cell: Cell[Any, Any], params: Any, state: Any, dtype: Any) -> Array:
+    """What a cell showed before the first step, as its state says; zeros if that takes gates."""
+    p = prepared(cell, params, dtype)
+    events = jax.tree.leaves(jax.eval_shape(lambda: cell.initial_state()))
+    leaf = jax.tree.leaves(state)[0]
+    batch_shape = leaf.shape[: leaf.ndim - events[0].ndim]
+
+    def shown(x: Any, state: Any) -> Any:
+        now = stepping.Now(cell.project(p, x))
+        ran = stepping.advance(cell, p, now, state, output_dtype=dtype, with_output=False)
+        return ran.gates, ran.reached
+
+    x = input_specs(cell, batch_shape, dtype)
+    gates, reached = jax.eval_shape(shown, x, state)
+    if any(taps.reads(lambda gates, p, state: cell.output(p, gates, state), gates, p, reached)):
+        return jnp.zeros((*batch_shape, *cell.output_shape), dtype)
+    unread = jax.tree.map(lambda gate: jnp.zeros(gate.shape, gate.dtype), gates)
+    output: Array = cell.output(p, unread, widened(state)).astype(dtype)
+    return output
+
+
 def _affine(linear: nnx.Linear, x: Array) -> Array:
     """A Flax layer, as a product of two matrices: that has the faster gradient on CPUs.
 
@@ -400,6 +412,11 @@ def _affine(linear: nnx.Linear, x: Array) -> Array:
     """
     flat = linear(x.reshape(math.prod(x.shape[:-1]), x.shape[-1]))
     return flat.reshape(*x.shape[:-1], linear.out_features)
+
+
+def _weights(linear: Any) -> tuple[Array, Array] | None:
+    """The matrix and the bias of a Flax layer."""
+    return None if linear is None else (linear.kernel[...], linear.bias[...])
 
 
 def _mechanism(

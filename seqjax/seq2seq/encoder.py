@@ -18,6 +18,7 @@ from flax import nnx
 
 from seqjax import checks, sequences
 from seqjax.cells.base import Cell
+from seqjax.kernels import Execution
 from seqjax.nn import noise
 from seqjax.nn.recurrent import Recurrent
 from seqjax.types import Array, Shape
@@ -52,6 +53,7 @@ class Encoder(nnx.Module):
       bidirectional: whether it reads in both directions.
       dropout: rate on the embeddings, and between layers.
       param_dtype: of the parameters.
+      execution: how its runs over sequences are run, a `seqjax.Execution`.
       rngs: draws the parameters.
 
     Example:
@@ -71,6 +73,7 @@ class Encoder(nnx.Module):
         bidirectional: bool = False,
         dropout: float = 0.0,
         param_dtype: Any = jnp.float32,
+        execution: Execution | None = None,
         rngs: nnx.Rngs,
     ) -> None:
         embedding = None
@@ -84,6 +87,7 @@ class Encoder(nnx.Module):
             bidirectional=bidirectional,
             dropout=dropout,
             param_dtype=param_dtype,
+            execution=execution,
             rngs=rngs,
         )
         self.dropout = checks.require_rate("dropout", dropout)

@@ -10,12 +10,13 @@ from flax import nnx
 
 from seqjax import checks
 from seqjax.attention import Attention
-from seqjax.cells import CELLS
-from seqjax.cells.base import Cell
+from seqjax.cells import Cell, make_cell
+from seqjax.kernels import Execution
 from seqjax.nn import noise
 from seqjax.seq2seq.bridge import Bridge
-from seqjax.seq2seq.decoder import Decoder, DecoderState
+from seqjax.seq2seq.decoder import Decoder
 from seqjax.seq2seq.encoder import Encoded, Encoder
+from seqjax.seq2seq.writer import DecoderState
 from seqjax.types import Array
 
 __all__ = ["Seq2Seq"]
@@ -34,7 +35,8 @@ class Seq2Seq(nnx.Module):
         if the encoder is bidirectional and `decoder_size` is not given, as many with an encoder of
         your own.
       decoder_size: units of the decoder's layers.
-      cell: a name of `seqjax.CELLS`.
+      cell: a name of `seqjax.CELLS`; or a class of cells, or a cell whose sizes are replaced, such
+        as one of your own.
       num_layers: layers of encoder and decoder.
       bidirectional: whether the encoder reads in both directions.
       encoder: a module of your own that takes the encoder's place, such as a convolutional network
@@ -49,6 +51,7 @@ class Seq2Seq(nnx.Module):
       tied: see `Decoder`.
       dropout: see `Encoder` and `Decoder`.
       param_dtype: of the parameters.
+      execution: how encoder and decoder are run, a `seqjax.Execution`.
       rngs: draws the parameters.
 
     Raises:
@@ -93,7 +96,7 @@ class Seq2Seq(nnx.Module):
         embed_size: int,
         hidden_size: int,
         decoder_size: int | None = None,
-        cell: str = "lstm",
+        cell: str | type[Cell[Any, Any]] | Cell[Any, Any] = "lstm",
         num_layers: int = 1,
         bidirectional: bool = True,
         encoder: Any = None,
@@ -105,25 +108,22 @@ class Seq2Seq(nnx.Module):
         tied: bool = False,
         dropout: float = 0.0,
         param_dtype: Any = jnp.float32,
+        execution: Execution | None = None,
         rngs: nnx.Rngs,
     ) -> None:
-        make: Any = CELLS[checks.require_name("cell", cell, CELLS)]
         size = checks.require_integer("hidden_size", hidden_size)
         if decoder_size is None:
             decoder_size = size * (2 if bidirectional and encoder is None else 1)
         embed_size = checks.require_integer("embed_size", embed_size)
         decoder_size = checks.require_integer("decoder_size", decoder_size)
-        reader: Cell[Any, Any] = make(embed_size, size)
-        if reader.input_shape != (embed_size,):
-            raise ValueError(
-                f"cell: expected one that reads vectors, got {cell!r}, which reads "
-                f"{reader.input_shape}"
-            )
-        writer: Cell[Any, Any] = make(embed_size, decoder_size)
+        execution = Execution.of(execution)
+        reader = make_cell(cell, embed_size, size)
+        writer = make_cell(cell, embed_size, decoder_size)
         shared: dict[str, Any] = {
             "num_layers": num_layers,
             "dropout": dropout,
             "param_dtype": param_dtype,
+            "execution": execution,
             "rngs": rngs,
         }
         if encoder is None:

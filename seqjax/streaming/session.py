@@ -15,10 +15,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from seqjax import checks
-from seqjax.kernels.scan import select
+from seqjax._arguments import same_structure
+from seqjax.cells.stepping import select
 from seqjax.streaming._model import Step, columns_of, spec_of, steps_of
 from seqjax.types import PyTree
-from seqjax.unroll import same_structure
 
 __all__ = ["LONGEST", "Session"]
 

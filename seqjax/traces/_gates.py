@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from seqjax.cells.base import Cell, input_specs
-from seqjax.traces._probe import Probe, cell_probe, probed, with_plain_loops
+from seqjax.traces._probe import SHOWING, Probe, cell_probe, probed, with_plain_loops
 from seqjax.types import Array, PyTree
 from seqjax.unroll import unroll
 
@@ -93,7 +93,9 @@ def cell_gates(
       True
     """
     probe, inputs, _ = cell_probe(cell, xs, options)
-    values: dict[str, Array] = dict(unroll(probe, params, inputs, **options).outputs[1])
+    values: dict[str, Array] = dict(
+        unroll(probe, params, inputs, **options, implementation=SHOWING).outputs[1]
+    )
     if not values:
         raise ValueError(f"cell: expected one with gates, got {type(cell).__name__}")
     return values
@@ -110,4 +112,8 @@ def gate_names(cell: Cell[Any, Any]) -> list[str]:
     probe = Probe.of(cell)
     shapes = input_specs(probe, (1,), jnp.float32)
     params = jax.eval_shape(cell.init, jax.random.key(0))
-    return list(jax.eval_shape(lambda p, x: unroll(probe, p, x).outputs[1], params, shapes))
+    return list(
+        jax.eval_shape(
+            lambda p, x: unroll(probe, p, x, implementation=SHOWING).outputs[1], params, shapes
+        )
+    )

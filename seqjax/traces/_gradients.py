@@ -125,7 +125,7 @@ def cell_gradient_norms(
     probe, (xs, zeros), lead = cell_probe(cell, xs, options)
 
     def of_nudges(nudges: PyTree) -> Array:
-        return loss(unroll(probe, params, (xs, nudges), **options).outputs[0])
+        return loss(unroll(probe, params, (xs, nudges), **options).outputs)
 
     return _norms(jax.grad(of_nudges)(zeros), lead)
 

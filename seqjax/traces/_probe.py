@@ -4,19 +4,20 @@ import collections
 import dataclasses
 from collections.abc import Callable, Mapping
 from types import SimpleNamespace
-from typing import Any, ClassVar, TypeVar
+from typing import Any, TypeVar
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
 from jax.extend.core import get_opaque_trace_state
 
+from seqjax._arguments import floating_inputs, layout
 from seqjax._hooks import Call, hooked
-from seqjax.cells.base import Cell, compute_dtype
-from seqjax.kernels.scan import held
+from seqjax.cells.base import Cell, Role, compute_dtype
+from seqjax.cells.stepping import held
+from seqjax.kernels import Execution, Kernel, scan
 from seqjax.nn.layer import Layer
-from seqjax.types import Array, PyTree, Shape
-from seqjax.unroll import floating_inputs, layout
+from seqjax.types import Array, PyTree, Shape, Slots
 
 __all__ = ["Probe", "TransformedError", "cell_probe", "probed", "with_plain_loops"]
 
@@ -44,13 +45,11 @@ def with_plain_loops(run: Callable[[], Result]) -> Result:
 
 @dataclasses.dataclass(frozen=True)
 class Probe(Cell[Any, Any]):
-    """A cell that acts as another, adds a nudge to each new state, and also puts its gates out.
+    """A cell that acts as another and adds a nudge to each new state.
 
     The gradient with respect to step t's nudge (which is zero) is ∂loss/∂s_t. Going through
     `unroll` like any cell, it has masks, resets and directions from there.
     """
-
-    keeps_recurrent_input: ClassVar[bool] = True
 
     cell: Cell[Any, Any]
     zoneout: float = 0.0
@@ -80,30 +79,50 @@ class Probe(Cell[Any, Any]):
     def initial_state(self, batch_shape: Shape = (), dtype: Any = jnp.float32) -> Any:
         return self.cell.initial_state(batch_shape, dtype)
 
-    def project(self, params: Any, x: Any) -> Any:
-        return self.cell.project(params, x[0]), x[1]
+    def prepare(self, params: Any) -> Any:
+        return self.cell.prepare(params)
 
-    def recurrent_input(self, state: Any) -> Array | None:
+    def project(self, p: Any, x: Any) -> Slots:
+        inputs, nudges = x
+        return (*self.cell.project(p, inputs), *nudges)
+
+    def arrive(self, p: Any, projected: Slots, state: Any) -> Any:
+        return self.cell.arrive(p, self._own(projected), state)
+
+    def recurrent_input(self, state: Any) -> PyTree | None:
         return self.cell.recurrent_input(state)
 
-    def recurrent_matrix(self, params: Any) -> Array | None:
-        return self.cell.recurrent_matrix(params)
+    def recur(self, p: Any, r: PyTree) -> Slots:
+        return (*self.cell.recur(p, r), *[None] * len(self.nudge_shapes))
 
-    def update(self, params: Any, projected: Any, recurrent: Any, state: Any) -> tuple[Any, Any]:
-        given, nudge = projected
-        if not self.cell.keeps_recurrent_input:
-            _, recurrent = recurrent
-        new, _, gate_dict = self.cell.gated_update(params, given, recurrent, state)
+    def update(self, p: Any, gates: Slots, state: Any) -> Any:
+        new = self.cell.update(p, self._own(gates), state)
         if self.zoneout:  # as `unroll` has it, before the nudge
             hold = jnp.float32(self.zoneout)
-            new = jax.tree.map(lambda old, new: held(hold, old, new), state, new)
-        nudges = iter(nudge)
-        new = jax.tree.map(
+            new = jax.tree.map(
+                lambda role, old, new: held(hold, old, new) if role.held else new,
+                self.cell.state_roles(), state, new,
+                is_leaf=lambda role: isinstance(role, Role),
+            )  # fmt: skip
+        nudges: Any = iter(gates[len(self._own(gates)) :])
+        return jax.tree.map(
             lambda s: s + next(nudges).astype(s.dtype) if _is_floating(s) else s, new
         )
+
+    def output(self, p: Any, gates: Slots, state: Any) -> PyTree:
+        return self.cell.output(p, self._own(gates), state)
+
+    def gate_values(self, p: Any, gates: Slots, state: Any) -> dict[str, Array]:
         # JAX sorts a dict by its keys, while the gates' order is that of the equations.
-        gate_values = collections.OrderedDict(gate_dict)
-        return new, (self.cell.output(params, new), gate_values)
+        return collections.OrderedDict(self.cell.gate_values(p, self._own(gates), state))
+
+    def _own(self, slots: Slots) -> Slots:
+        """The slots of the cell, without the nudges."""
+        return slots[: len(slots) - len(self.nudge_shapes)]
+
+
+SHOWING = Kernel("scan", scan, options=(("with_gates", True),))
+"""The kernel that runs probes: its outputs are pairs of an output and the gates."""
 
 
 def cell_probe(
@@ -141,7 +160,7 @@ def probed(
     outside = get_opaque_trace_state(convention="flax")
 
     def hook(call: Call) -> Any:
-        if not (isinstance(call.module, Layer) and call.name == "_run"):
+        if not (isinstance(call.module, Layer) and call.name == "run_direction"):
             return call.proceed()
         direction, xs, state, sequence, key = call.args
         side = "backward" if call.kwargs["reverse"] else "forward"
@@ -163,10 +182,10 @@ def probed(
             leads[path] = len(lead)
         # The probe does the zoneout.
         layer: Any = SimpleNamespace(options=dataclasses.replace(call.module.options, zoneout=0.0))
-        plain = dataclasses.replace(sequence, options={})  # the probe's kernel is its own
+        plain = dataclasses.replace(sequence, execution=Execution(SHOWING))
         with jax.disable_jit(False):  # whatever is around: see `with_plain_loops`
             args: Any = (layer, stand_in, (xs, nudges), state, plain, key)
-            ran = Layer._run(*args, **call.kwargs)
+            ran = Layer.run_direction(*args, **call.kwargs)
         watch(path, ran.outputs, nudges)
         return ran._replace(outputs=ran.outputs[0])
 

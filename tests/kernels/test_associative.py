@@ -1,14 +1,13 @@
 """The associative kernel: time in parallel equals the loop, and refuses what is not linear."""
 
 import dataclasses
-from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
 import pytest
 
 import seqjax
-from seqjax.cells import LinearCell
+from seqjax.cells import MinGRU
 from tests.cases import CASES, assert_close, draw_like, inputs_of, mask_of, params_of, state_of
 from tests.kernels.test_fused import walk
 
@@ -16,16 +15,14 @@ BATCH = (2, 3)
 
 
 @dataclasses.dataclass(frozen=True)
-class Readout(LinearCell):
-    """A linear cell whose output is not its state."""
+class Readout(MinGRU):
+    """A linear cell whose output is not its state, and reads the gates."""
 
-    gates: ClassVar[int] = 2
+    def linear_terms(self, p, gates):
+        return jnp.tanh(gates[0]), gates[1]
 
-    def linear_terms(self, params, projected):
-        return jnp.tanh(projected[0]), projected[1]
-
-    def output(self, params, state):
-        return jnp.concatenate([state, jnp.square(state)], axis=-1)
+    def output(self, p, gates, state):
+        return jnp.concatenate([gates[1] * state, jnp.square(state)], axis=-1)
 
     @property
     def output_shape(self):

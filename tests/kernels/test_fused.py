@@ -1,14 +1,18 @@
 """The fused kernel equals scan, runs when asked for, and has one product in each loop."""
 
+import dataclasses
 import functools
-from typing import Any, cast
+import traceback
+from typing import Any, NamedTuple, cast
 
 import jax
 import jax.numpy as jnp
 import pytest
+from flax import nnx
 
 import seqjax
 from seqjax import kernels
+from seqjax.cells import Cell
 from tests.cases import (
     CASES,
     all_cases,
@@ -239,3 +243,112 @@ def test_a_state_that_is_not_floating_point():
         seqjax.unroll(cell, params, xs).outputs,
         seqjax.unroll(cell, params, xs, implementation="scan").outputs,
     )
+
+
+@dataclasses.dataclass(frozen=True)
+class Widths(Cell[Any, Any]):
+    """Slots that differ in width, or in more than that: h = σ(g) tanh(z) + h / 2."""
+
+    gate_axes: int = 1
+
+    def init(self, key, dtype=jnp.float32):
+        shapes = (self.input_size, self.hidden_size), (self.hidden_size,) * 2, (self.hidden_size, 1)
+        keys = jax.random.split(key, 3)
+        return tuple(jax.random.normal(k, s, dtype) for k, s in zip(keys, shapes, strict=True))
+
+    def initial_state(self, batch_shape=(), dtype=jnp.float32):
+        return jnp.zeros((*batch_shape, self.hidden_size), dtype)
+
+    def project(self, p, x):
+        return x @ p[0], x[..., :1] if self.gate_axes else x[..., 0]
+
+    def recurrent_input(self, state):
+        return state
+
+    def recur(self, p, r):
+        g = r @ p[2]
+        return r @ p[1], g if self.gate_axes else g[..., 0]
+
+    def update(self, p, gates, state):
+        z, g = gates
+        g = g if self.gate_axes else g[..., None]
+        return jax.nn.sigmoid(g) * jnp.tanh(z) + 0.5 * state
+
+
+class Fast(NamedTuple):
+    """A vector, and a matrix that a step multiplies by."""
+
+    h: Any
+    matrix: Any
+
+
+@dataclasses.dataclass(frozen=True)
+class FastWeights(Cell[Any, Any]):
+    """Products of two things that a step changes, and with a vector of parameters.
+
+    M_t = M_{t-1} / 2 + k k^T;  h_t = tanh(M_{t-1} k σ(k · v)), with k = x_t W + h_{t-1}
+    """
+
+    def init(self, key, dtype=jnp.float32):
+        shapes = (self.input_size, self.hidden_size), (self.hidden_size,)
+        keys = jax.random.split(key, 2)
+        return tuple(jax.random.normal(k, s, dtype) for k, s in zip(keys, shapes, strict=True))
+
+    def initial_state(self, batch_shape=(), dtype=jnp.float32):
+        h = jnp.zeros((*batch_shape, self.hidden_size), dtype)
+        return Fast(h, jnp.zeros((*h.shape, self.hidden_size), dtype))
+
+    def project(self, p, x):
+        return (x @ p[0],)
+
+    def update(self, p, gates, state):
+        k = gates[0] + state.h
+        read = jnp.einsum("...ij,...j->...i", state.matrix, k)
+        h = jnp.tanh(read * jax.nn.sigmoid(k @ p[1])[..., None])
+        return Fast(h, state.matrix / 2 + k[..., None] * k[..., None, :])
+
+
+def test_products_of_two_things_that_move():
+    cell = FastWeights(3, 4)
+    params, xs = params_of(cell), inputs_of(cell, BATCH)
+
+    def derivatives(implementation):
+        def loss(params, xs):
+            return jnp.sin(seqjax.unroll(cell, params, xs, implementation=implementation)[0]).sum()
+
+        first = jax.grad(loss, (0, 1))(params, xs)
+        return first, jax.grad(lambda p: jnp.sin(jax.grad(loss)(p, xs)[0]).sum())(params)
+
+    assert_close(derivatives("fused"), derivatives("scan"), 1e-5, 1e-5)
+
+
+@pytest.mark.parametrize("gate_axes", [0, 1])
+def test_slots_of_different_shapes(gate_axes):
+    cell = Widths(3, 4, gate_axes)
+    params, xs = params_of(cell), inputs_of(cell, BATCH)
+
+    def gradient(implementation):
+        def loss(params, xs):
+            return jnp.sin(seqjax.unroll(cell, params, xs, implementation=implementation)[0]).sum()
+
+        return jax.grad(loss, (0, 1))(params, xs)
+
+    assert_same(gradient("fused"), gradient("scan"))
+
+
+def test_a_layer_is_six_functions_from_the_loop(monkeypatch):
+    """Of the library, between the call of a layer and `jax.lax.scan`, each of its own name."""
+    found: list[str] = []
+    real = jax.lax.scan
+
+    def spy(*arguments, **options):
+        if not found:
+            stack = traceback.extract_stack()
+            found.extend(frame.name for frame in stack if "/seqjax/" in frame.filename)
+        return real(*arguments, **options)
+
+    layer = seqjax.nn.LSTM(3, 7, rngs=nnx.Rngs(0))  # a size of its own, which nothing compiled yet
+    monkeypatch.setattr(jax.lax, "scan", spy)
+    layer(jnp.ones([2, 11, 3]))
+    places = found[found.index("__call__") :]
+    assert places == ["__call__", "__call__", "run_direction", "run", "fused", "_run"]

@@ -10,7 +10,7 @@ import pytest
 from flax import nnx
 
 import seqjax
-from seqjax.kernels import KERNELS, Kernel, Spec, make_plan, scan
+from seqjax.kernels import KERNELS, Execution, Kernel, Spec, make_plan, scan
 from tests.cases import CASES, assert_close, inputs_of, params_of
 
 CELL = seqjax.cells.GRU(3, 4)
@@ -68,7 +68,7 @@ def test_auto_asks_the_last_kernel_first_and_says_why(monkeypatch):
     assert asked[0] == Spec((2,), 10, jnp.float32, "cpu")
     assert make_plan(CELL, (2,), 11, jnp.float32, platform="cpu").kernel.name == "fused"
     with pytest.raises(ValueError, match=r"^implementation: 'mine' runs 10 steps at most$"):
-        make_plan(CELL, (2,), 11, jnp.float32, platform="cpu", implementation="mine")
+        make_plan(CELL, (2,), 11, jnp.float32, Execution("mine"), platform="cpu")
     # Without a reason to take it, it runs on request only.
     quiet = dataclasses.replace(mine, takes=lambda cell, spec: None)
     monkeypatch.setitem(KERNELS, "mine", quiet)
@@ -78,11 +78,11 @@ def test_auto_asks_the_last_kernel_first_and_says_why(monkeypatch):
 def test_a_kernel_without_a_loop_is_not_asked_to_unroll_or_to_project():
     mine = Kernel("mine", doubled, loops=False, remat=False)
     plan = make_plan(
-        seqjax.cells.LSTM(256, 256), (64,), 100, jnp.float32, platform="cpu", implementation=mine
+        seqjax.cells.LSTM(256, 256), (64,), 100, jnp.float32, Execution(mine), platform="cpu"
     )
     assert (plan.inline, plan.unroll, plan.segments) == (False, 1, ())
     with pytest.raises(ValueError, match="with implementation='mine', which keeps what it needs"):
-        make_plan(CELL, (2,), 9, jnp.float32, platform="cpu", implementation=mine, remat="sqrt")
+        make_plan(CELL, (2,), 9, jnp.float32, Execution(mine, remat="sqrt"), platform="cpu")
 
 
 def test_no_kernel_takes_it():

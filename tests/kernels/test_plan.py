@@ -10,7 +10,7 @@ import pytest
 
 import seqjax
 from seqjax.cells import CELLS, GRU, LSTM, Elman, MinGRU
-from seqjax.kernels import make_plan
+from seqjax.kernels import Execution, make_plan
 from seqjax.kernels.choices import CHOICES, choices_for
 from tests.cases import params_of
 from tests.test_custom_cells import RunningMean
@@ -50,7 +50,9 @@ TABLE = [
 
 @pytest.mark.parametrize(("cell", "batch", "steps", "platform", "asked", "want"), TABLE)
 def test_table(cell, batch, steps, platform, asked, want):
-    plan = make_plan(cell, batch, steps, jnp.dtype(jnp.float32), platform=platform, **asked)
+    asking = Execution(**{name: value for name, value in asked.items() if name != "wanted"})
+    wanted = asked.get("wanted", "gradient")
+    plan = make_plan(cell, batch, steps, jnp.float32, asking, platform=platform, wanted=wanted)
     assert (plan.kernel.name, plan.inline, plan.remat, len(plan.segments)) == want
     for outer, inner in zip(plan.segments, plan.segments[1:], strict=False):
         assert outer % inner == 0
@@ -75,7 +77,9 @@ def test_table(cell, batch, steps, platform, asked, want):
     ],
 )
 def test_steps_of_one_iteration(platform, steps, asked, want):
-    plan = make_plan(GRU(8, 8), (2,), steps, jnp.float32, platform=platform, unroll=asked)
+    plan = make_plan(
+        GRU(8, 8), (2,), steps, jnp.float32, Execution(unroll=asked), platform=platform
+    )
     assert plan.unroll == want
 
 
@@ -99,7 +103,7 @@ def test_auto_finds_a_kernel_for_every_cell(name, platform):
 
 @pytest.mark.parametrize("steps", [12, 97, 100, 1000, 4096, 65536])
 def test_segments_divide_the_steps_where_a_size_near_does(steps):
-    plan = make_plan(GRU(8, 8), (2,), steps, jnp.float32, platform="cpu", remat="sqrt")
+    plan = make_plan(GRU(8, 8), (2,), steps, jnp.float32, Execution(remat="sqrt"), platform="cpu")
     (size,) = plan.segments
     assert steps**0.5 / 2 - 1 <= size <= 2 * steps**0.5
     assert steps % size == 0 or steps == 97

@@ -256,15 +256,15 @@ def test_directions_and_layers_have_masks_of_their_own(monkeypatch):
 
 
 def recorded(monkeypatch):
-    """What layers pass to `unroll` from now on."""
+    """The problems that layers run from now on."""
     seen: list[dict[str, Any]] = []
-    unroll = vars(layer_module)["unroll"]
+    run = vars(layer_module)["run"]
 
-    def recording(cell, params, xs, **options):
-        seen.append(dict(xs=xs, **options))
-        return unroll(cell, params, xs, **options)
+    def recording(cell, problem, plan, **options):
+        seen.append(vars(problem))
+        return run(cell, problem, plan, **options)
 
-    monkeypatch.setattr(layer_module, "unroll", recording)
+    monkeypatch.setattr(layer_module, "run", recording)
     return seen
 
 
@@ -385,3 +385,11 @@ def test_a_state_without_batch_axes_draws_noise_for_each_sequence(rate):
     found = layer(xs, initial_state=state, rngs=KEY)
     assert_close(found, want, 0, 0)
     assert varies(found.outputs, 0)
+
+
+def test_zoneout_as_a_constant_of_a_compiled_function():
+    cell = cells.GRU(I, H)
+    params, xs = cell.init(KEY), random(B, T, I)
+    hold = jnp.full((B, T, H), 0.5)
+    found = jax.jit(lambda p: seqjax.unroll(cell, p, xs, zoneout=hold).outputs)(params)
+    assert_close(found, seqjax.unroll(cell, params, xs, zoneout=0.5).outputs)

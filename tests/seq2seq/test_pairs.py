@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from seqjax import data, decoding, seq2seq
+from seqjax import cells, data, decoding, seq2seq
 
 SOURCES = [[7, 8, 9, 4], [5], [6, 6], [4, 5, 6], [8]]
 TARGETS = [[5, 4], [], [6, 4, 7], [8], [4]]
@@ -190,9 +190,11 @@ def test_scheduled_and_the_constructor_refuse(model):
         with pytest.raises(ValueError, match=f"{name}: expected a positive integer"):
             seq2seq.Seq2Seq(9, 10, **sizes, rngs=nnx.Rngs(0))
     with pytest.raises(
-        ValueError, match="cell: expected one that reads vectors, got 'conv_lstm_1d'"
+        ValueError, match=r"cell: expected one of elman, .*, min_lstm, got 'conv_lstm_1d'"
     ):
         seq2seq.Seq2Seq(9, 10, cell="conv_lstm_1d", embed_size=3, hidden_size=4, rngs=nnx.Rngs(0))
+    with pytest.raises(ValueError, match="cell: expected one that reads vectors, got ConvLSTM1D"):
+        seq2seq.Seq2Seq(9, 10, cell=cells.ConvLSTM1D, embed_size=3, hidden_size=4, rngs=nnx.Rngs(0))
 
 
 def test_generate_refuses(model):

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from flax import nnx
 
+import seqjax
 from seqjax import attention, decoding, seq2seq
 from seqjax.cells import GRU, LSTM
 from tests.cases import assert_close
@@ -273,6 +274,45 @@ def test_dropout_is_for_training():
     other = model(SOURCES, TOKENS, lengths=LENGTHS, rngs=jax.random.key(1))
     assert not np.allclose(one, other) and not np.allclose(one, calm)
     assert_close(model(SOURCES, TOKENS, lengths=LENGTHS, deterministic=True), calm)
+
+
+def test_nothing_passes_between_layers_where_the_factors_are_zero():
+    decoder = make("bahdanau", num_layers=2).decoder
+    encoded = seq2seq.Encoded(jnp.ones([3, 4, 10]), jnp.ones([3, 4], bool), None)
+    memory = decoder.precompute(encoded)
+    cells = tuple(cell.initial_state((3,)) for cell in decoder.cells)
+    state = decoder.initial_state(encoded, cells, memory)
+
+    def hidden(tokens, factor):
+        between = (jnp.full_like(state.output, factor),)
+        return decoder.advance(decoder.embed(tokens), state, memory, between)[0].hidden
+
+    one, other = jnp.array([1, 2, 3]), jnp.array([4, 5, 6])
+    assert_close(hidden(one, 0.0), hidden(other, 0.0), 0, 0)
+    assert not np.allclose(hidden(one, 1.0), hidden(other, 1.0))
+    assert not np.allclose(hidden(one, 1.0), hidden(one, 2.0))
+
+
+@pytest.mark.parametrize("name", ["both", "location"])
+def test_the_gradient_is_the_same_however_it_is_run(name):
+    """By `lax.scan` as it stands; by deferred products; by segments of time."""
+
+    def gradient(execution):
+        model = make(name, num_layers=2, execution=execution)
+        graph, params = nnx.split(model)
+
+        def loss(params):
+            logits = nnx.merge(graph, params)(
+                SOURCES, TOKENS, lengths=LENGTHS, source_ids=ids_of(name)
+            )
+            return jnp.sin(logits[..., :9]).sum()
+
+        return jax.jit(jax.grad(loss))(params)
+
+    plain = gradient(seqjax.Execution("scan"))
+    scale = max(float(jnp.abs(leaf).max()) for leaf in jax.tree.leaves(plain))
+    for execution in (seqjax.Execution(), seqjax.Execution(remat="sqrt", unroll=2)):
+        assert_close(gradient(execution), plain, 1e-5 * scale, 1e-4)
 
 
 def test_bridges():

@@ -399,7 +399,8 @@ def test_sigkill_at_any_moment(tmp_path):
             text=True,
             env=environment,
         )
-        first = process.stdout.readline()
+        stdout: Any = process.stdout
+        first = stdout.readline()
         assert first == "begins\n", process.communicate()
         return process, time.monotonic()
 

@@ -1,0 +1,245 @@
+"""One step of any cell: what all kernels that loop over time, and `Cell.step`, do at each step."""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from seqjax.cells.base import Cell, cast, widened
+from seqjax.types import Array, PyTree, Slots
+
+__all__ = ["Now", "Step", "advance", "enter", "held", "joined", "select", "shown"]
+
+
+class Now(NamedTuple):
+    """The arguments of a step besides the state.
+
+    Attributes:
+      projected: the slots that the input fills.
+      mask: bool `[...]` or None; False where the step is padding.
+      reset: bool `[...]` or None; True where the state is set to `reset_state` before the step.
+      hold: the fraction of the old state that zoneout keeps, or a bool: a pytree like the state; or
+        None.
+    """
+
+    projected: Slots
+    mask: Array | None = None
+    reset: Array | None = None
+    hold: PyTree | None = None
+
+
+class Step(NamedTuple):
+    """The results of a step.
+
+    Attributes:
+      state: the state after the step, in the dtypes of the state before it.
+      output: the output; None if it was not asked for.
+      left: the state before the step, after a reset.
+      gates: the slots that `update` was given.
+      reached: the state after the step as `output` is given it: not yet rounded, not yet masked.
+      extra: what the caller's own `update` returned besides the state.
+    """
+
+    state: Any
+    output: PyTree | None
+    left: Any
+    gates: Slots
+    reached: Any
+    extra: Any
+
+
+def advance(
+    cell: Cell[Any, Any],
+    p: Any,
+    now: Now,
+    state: Any,
+    *,
+    output_dtype: Any,
+    reset_state: Any = None,
+    recurrent_mask: PyTree | None = None,
+    gates: Slots | None = None,
+    update: Callable[[Any, Slots, Any], tuple[Any, Any]] | None = None,
+    with_output: bool = True,
+) -> Step:
+    """Run one step of a cell.
+
+        s'      = reset_state where reset else s_{t-1}
+        here    = arrive(p, g_t, s')
+        r       = recurrent_input(here) ⊙ recurrent_mask
+        gates   = g_t ⊕ recur(p, r)
+        s~      = hold ⊙ s' + (1 - hold) ⊙ update(p, gates, here)
+        y~      = output(p, gates, s~)
+        s_t     = s~ where mask else s'
+        y_t     = y~ where mask else 0
+
+    Args:
+      cell: the cell.
+      p: what it prepared of its parameters, in the compute dtype.
+      now: what the step is given.
+      state: the state before the step, in its own dtypes.
+      output_dtype: the compute dtype.
+      reset_state: what a reset puts back.
+      recurrent_mask: multiplies the recurrent input (recurrent dropout).
+      gates: the gates, if they are known; else they are computed.
+      update: `(p, gates, state) -> (state, extra)` in place of `cell.update`.
+      with_output: whether to compute the output.
+
+    Raises:
+      TypeError, ValueError: the cell's methods return what the contract does not allow.
+
+    Example:
+      >>> from seqjax.cells import GRU
+      >>> cell = GRU(3, 5)
+      >>> p = cell.prepare(cell.init(jax.random.key(0)))
+      >>> now = Now(cell.project(p, jnp.ones([2, 3])), mask=jnp.array([True, False]))
+      >>> ran = advance(cell, p, now, cell.initial_state([2]), output_dtype=jnp.float32)
+      >>> bool((ran.state[1] == 0).all()), bool((ran.output[1] == 0).all())
+      (True, True)
+    """
+    left, here = enter(cell, p, now, state, reset_state)
+    if gates is None:
+        r = masked(cell.recurrent_input(here), recurrent_mask)
+        gates = joined(cell, now.projected, None if r is None else cell.recur(p, r))
+    if update is None:
+        new, extra = cell.update(p, gates, here), None
+    else:
+        new, extra = update(p, gates, here)
+    _check_state(cell, "update", new, here)
+    if now.hold is not None:
+        new = jax.tree.map(held, now.hold, widened(left), new)
+    after = jax.tree.map(lambda a, b: a.astype(b.dtype), new, left)
+    if now.mask is not None:
+        after = select(now.mask, after, left)
+    output = shown(cell, p, gates, new, now.mask, output_dtype) if with_output else None
+    return Step(after, output, left, gates, new, extra)
+
+
+def enter(cell: Cell[Any, Any], p: Any, now: Now, state: Any, reset_state: Any) -> tuple[Any, Any]:
+    """Return the state after a reset, and the same state after `cell.arrive`.
+
+    Example:
+      >>> from seqjax.cells import GRU
+      >>> now = Now((), reset=jnp.array([True]))
+      >>> left, here = enter(GRU(3, 1), (), now, jnp.ones([1, 1]), jnp.zeros([1, 1]))
+      >>> left.tolist()
+      [[0.0]]
+    """
+    left = state if now.reset is None else select(now.reset, reset_state, state)
+    wide = widened(left)
+    here = cell.arrive(p, now.projected, wide)
+    if here is not wide:
+        _check_state(cell, "arrive", here, wide)
+    return left, here
+
+
+def shown(
+    cell: Cell[Any, Any], p: Any, gates: Slots, reached: Any, mask: Array | None, dtype: Any
+) -> PyTree:
+    """Return the outputs of one step or of all: in the compute dtype, and zero at masked steps.
+
+    Example:
+      >>> from seqjax.cells import GRU
+      >>> shown(GRU(3, 1), (), (), jnp.ones([2, 1]), jnp.array([True, False]), "float32").tolist()
+      [[1.0], [0.0]]
+    """
+    return finished(cell.output(p, gates, reached), mask, dtype)
+
+
+def finished(output: PyTree, mask: Array | None, dtype: Any) -> PyTree:
+    """Return an output in the compute dtype, with zeros at masked steps."""
+    output = cast(output, dtype)
+    if mask is None:
+        return output
+    return select(mask, output, jax.tree.map(jnp.zeros_like, output))
+
+
+def joined(cell: Cell[Any, Any], projected: Slots, recurred: Slots | None) -> Slots:
+    """Return the gates: slot by slot the sum of two arrays, or the one that there is.
+
+    Raises:
+      TypeError, ValueError: they are not tuples of one length.
+
+    Example:
+      >>> from seqjax.cells import GRU
+      >>> joined(GRU(3, 5), (jnp.int32(1), None), (jnp.int32(2), jnp.int32(3)))
+      (Array(3, dtype=int32), Array(3, dtype=int32))
+    """
+    name = type(cell).__name__
+    for method, slots in (("project", projected), ("recur", recurred)):
+        if not isinstance(slots, tuple) and not (slots is None and method == "recur"):
+            raise TypeError(
+                f"cell: expected a tuple of slots from {name}.{method}, got {type(slots).__name__}"
+            )
+    if recurred is None:
+        return projected
+    if len(projected) != len(recurred):
+        raise ValueError(
+            f"cell: expected as many slots from {name}.recur as from {name}.project, "
+            f"{len(projected)}, got {len(recurred)}"
+        )
+    for n, (p, q) in enumerate(zip(projected, recurred, strict=True)):
+        if p is not None and q is not None and p.shape != q.shape:
+            raise ValueError(
+                f"cell: expected the slot {n} of {name}.recur to have the shape of that of "
+                f"{name}.project, {p.shape}, got {q.shape}"
+            )
+    return tuple(
+        p if q is None else q if p is None else p + q
+        for p, q in zip(projected, recurred, strict=True)
+    )
+
+
+def masked(r: PyTree | None, recurrent_mask: PyTree | None) -> PyTree | None:
+    """Return the recurrent input times the mask of recurrent dropout."""
+    if r is None or recurrent_mask is None:
+        return r
+    return jax.tree.map(lambda a, m: a * m.astype(a.dtype), r, recurrent_mask)
+
+
+def select(condition: Array, if_true: PyTree, if_false: PyTree) -> PyTree:
+    """`if_true` where the condition `[...]` holds, else `if_false`, for pytrees of `[..., …]`.
+
+    Example:
+      >>> select(jnp.array([True, False]), jnp.ones([2, 1]), jnp.zeros([2, 1])).tolist()
+      [[1.0], [0.0]]
+    """
+
+    def one(a: Array, b: Array) -> Array:
+        return jnp.where(
+            condition.reshape(*condition.shape, *[1] * (a.ndim - condition.ndim)), a, b
+        )
+
+    return jax.tree.map(one, if_true, if_false)
+
+
+def held(hold: Array, old: Array, new: Array) -> Array:
+    """Zoneout's mix of the old and the new state: hold ⊙ old + (1 - hold) ⊙ new.
+
+    Example:
+      >>> float(held(jnp.float32(0.25), jnp.float32(4.0), jnp.float32(0.0)))
+      1.0
+    """
+    if hold.dtype == jnp.bool_:
+        return jnp.where(hold, old, new)
+    if not jnp.issubdtype(new.dtype, jnp.inexact):
+        return new  # a counter has no fractions
+    hold = hold.astype(jnp.finfo(new.dtype).dtype)
+    return hold * old + (1 - hold) * new
+
+
+def _check_state(cell: Cell[Any, Any], method: str, new: Any, old: Any) -> None:
+    """Raise if a method returned something else than a state."""
+
+    def described(state: Any) -> Any:
+        return jax.tree.map(lambda a: f"{a.dtype}{list(a.shape)}", state)
+
+    name = f"cell: expected from {type(cell).__name__}.{method} a state like the one it was given"
+    same: Any = jax.tree.structure(old)
+    if jax.tree.structure(new) != same:
+        raise TypeError(f"{name}, {described(old)}, got {jax.tree.structure(new)}")
+    for a, b in zip(jax.tree.leaves(new), jax.tree.leaves(old), strict=True):
+        turned_complex = jnp.iscomplexobj(a) and not jnp.iscomplexobj(b)
+        narrowed = a.dtype != b.dtype and a.dtype in (jnp.bfloat16, jnp.float16)
+        if a.shape != b.shape or turned_complex or narrowed:
+            raise ValueError(f"{name}, {described(old)}, got {described(new)}")
