@@ -34,6 +34,7 @@ class Run:
             "sessions",
             "memory",
             "compile",
+            "deferred",
             "parts",
             "scaling",
             "all",

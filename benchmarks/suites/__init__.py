@@ -8,6 +8,7 @@ from benchmarks.settings import Settings
 from benchmarks.suites import compile as compile_suite
 from benchmarks.suites import (
     decoding,
+    deferred,
     memory,
     parts,
     scaling,
@@ -36,6 +37,7 @@ SUITES = {
     "sessions": Suite(streaming_sessions.run, frozenset({"cells", "shapes"})),
     "memory": Suite(memory.run, frozenset({"cells", "shapes"})),
     "compile": Suite(compile_suite.run, frozenset({"cells", "shapes"})),
+    "deferred": Suite(deferred.run, frozenset()),
     "parts": Suite(parts.run, frozenset({"shapes"})),
     "scaling": Suite(scaling.run, frozenset({"cells", "shapes"})),
 }
