@@ -12,6 +12,7 @@ x W is known then, too, no product is computed twice.
 """
 
 import functools
+import math
 import operator
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
@@ -33,7 +34,8 @@ class Product(NamedTuple):
 
     Attributes:
       place: where it stands.
-      weight: which of its two operands is a matrix that no step changes; None if neither is.
+      weight: which of its two operands is a matrix that no step changes and that is larger than
+        the other operand and the product; None if neither is.
       early: whether its operands depend on no other product, so that they are cheap to recompute.
     """
 
@@ -198,10 +200,10 @@ def tap(function: Callable[..., PyTree], constants: PyTree, *step: PyTree) -> Ta
 
     Example:
       >>> import jax.numpy as jnp
-      >>> found = tap(lambda w, x: jnp.tanh(x) @ w, jnp.ones([3, 4]), jnp.ones([2, 3]))
-      >>> value, made = found.run(jnp.ones([3, 4]), jnp.zeros([2, 3]))
+      >>> found = tap(lambda w, x: jnp.tanh(x) @ w, jnp.ones([8, 9]), jnp.ones([2, 8]))
+      >>> value, made = found.run(jnp.ones([8, 9]), jnp.zeros([2, 8]))
       >>> made.operands[0].shape, made.values[0].shape
-      ((2, 3), (2, 4))
+      ((2, 8), (2, 9))
       >>> tap(lambda w, x: x * w, jnp.ones([3]), jnp.ones([3])) is None
       True
     """
@@ -218,7 +220,7 @@ def tap(function: Callable[..., PyTree], constants: PyTree, *step: PyTree) -> Ta
             weights = [
                 n
                 for n, v in enumerate(equation.invars)
-                if constant.issuperset(_variables([v])) and v.aval.ndim > 1
+                if constant.issuperset(_variables([v])) and _pays(equation, n)
             ]
             early = not late.intersection(_variables(equation.invars))
             products.append(Product(index, weights[0] if weights else None, early))
@@ -227,6 +229,18 @@ def tap(function: Callable[..., PyTree], constants: PyTree, *step: PyTree) -> Ta
     if not products:
         return None
     return Tapped(program, jax.tree.structure(shapes), tuple(products), frozenset(varying))
+
+
+def _pays(equation: Any, weight: int) -> bool:
+    """Whether to tap a product: whether its operand and value are smaller than its weight.
+
+    A tap reads and writes those two at every step; without it the loop reads and writes the
+    gradient of the weight.
+    """
+    w, x = (equation.invars[n].aval for n in (weight, 1 - weight))
+    sizes = [math.prod(aval.shape) for aval in (w, x, equation.outvars[0].aval)]
+    known = all(isinstance(size, int) for size in sizes)
+    return w.ndim > 1 and (not known or sizes[1] + sizes[2] <= sizes[0])
 
 
 def depends(function: Callable[..., PyTree], first: PyTree, *others: PyTree) -> list[bool]:

@@ -222,6 +222,25 @@ def test_the_backward_loop_carries_the_state_alone():
     assert {shape for shape in found if shape[:1] != (xs.shape[1],)} <= {(2, 17)}
 
 
+@pytest.mark.parametrize("name", ["cho_gru", "mgu", "projected_lstm"])
+def test_products_inside_update_leave_the_loop(name):
+    """Where their weights are larger than what is multiplied; no gradient of one is carried."""
+    cell = seqjax.CELLS[name](3, 17)
+    params, xs = params_of(cell), inputs_of(cell, (2,))
+
+    def gradient(implementation):
+        return jax.grad(
+            lambda p: jnp.sin(seqjax.unroll(cell, p, xs, implementation=implementation)[0]).sum()
+        )
+
+    assert_same(gradient("fused")(params), gradient("scan")(params))
+    program = jax.make_jaxpr(gradient("fused"))(params).jaxpr
+    loops = [equation for equation in walk(program) if equation.primitive.name == "scan"]
+    found = {v.aval.shape for loop in loops for v in loop.outvars}
+    carried = {shape for shape in found if shape[:1] != (xs.shape[1],)}
+    assert carried <= {leaf.shape for leaf in jax.tree.leaves(cell.initial_state((2,)))}
+
+
 def walk(jaxpr):
     """Every equation of a program, those of its parts among them."""
     for equation in jaxpr.eqns:
