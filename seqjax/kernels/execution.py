@@ -18,7 +18,7 @@ for that cost. "log" nests segments: memory is O(log T), and each level runs the
 
 @dataclasses.dataclass(frozen=True)
 class Execution:
-    """How to run a cell over time. By default the planner chooses everything.
+    """The options for running a cell over time. By default the planner chooses everything.
 
     It is accepted by `seqjax.unroll`, `seqjax.explain`, the layers of `seqjax.nn`, and the encoder,
     the decoder and the model of `seqjax.seq2seq`.

@@ -25,7 +25,6 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.custom_derivatives import SymbolicZero
 
 from seqjax.cells import ops
 from seqjax.cells.base import Cell, compute_dtype, widened
@@ -116,7 +115,7 @@ class _Setting(NamedTuple):
 
 
 class _Form(NamedTuple):
-    """What the programs of a cell's methods show.
+    """The use that a cell makes of its slots, as the programs of its methods show it.
 
     Attributes:
       kinds: one name per slot. "sum": `recur` fills it, and `project` or parameters contribute; its
@@ -133,12 +132,12 @@ class _Form(NamedTuple):
     output_after: bool
 
     def made(self, projected: Slots) -> Slots:
-        """What a step needs of the projection besides the sums."""
+        """Return the slots of the projection that a step needs besides the sums."""
         return projected if self.arrives else _by_kind(self.kinds, input=projected)
 
 
 class _Stored(NamedTuple):
-    """What the forward loop keeps for the derivative, with a time axis."""
+    """The values that the forward loop keeps for the derivative, with a time axis."""
 
     left: Any  # the state before the step, after a reset
     sums: Slots
@@ -272,13 +271,13 @@ def _with_tangent(
 ) -> tuple[Unrolled, Unrolled]:
     """Return the outputs and their tangents; the tangents come from a second, linear loop."""
     cell, p = setting.cell, problem.params
-    moved = jax.tree.map(_none_if_zero, tangents, is_leaf=_is_zero)
+    moved = taps.without_zeros(tangents)
     ran, (form, stored, inputs, reached) = _run(setting, problem, store=True)
     kinds, tapped = form.kinds, form.tapped
     made = stored.made if setting.inline else form.made(inputs)
 
     def seen(p: Any, kept: _Stored, made: Slots, noise: Any) -> tuple[Any, Any, Slots]:
-        """What one step saw, or all: the state, the recurrent input, the gates."""
+        """Return the state, the recurrent input and the gates of one step, or of all steps."""
         here = cell.arrive(p, made, widened(kept.left))
         r = masked(cell.recurrent_input(here), noise)
         again = cell.recur(p, r) if "copy" in kinds else made
@@ -399,14 +398,6 @@ def _unpacked(d_sums: Any, widths: list[int] | None, sums: Slots) -> Slots:
         return tuple(d_sums)
     columns = iter(jnp.split(d_sums, np.cumsum(widths)[:-1], axis=-1))
     return tuple(None if slot is None else next(columns) for slot in sums)
-
-
-def _is_zero(tangent: Any) -> bool:
-    return isinstance(tangent, SymbolicZero)
-
-
-def _none_if_zero(tangent: Any) -> Any:
-    return None if _is_zero(tangent) else tangent
 
 
 def _leaves(primals: PyTree, tangents: PyTree) -> list[Any]:

@@ -24,7 +24,7 @@ from jax.extend import core
 
 from seqjax.types import Array, PyTree
 
-__all__ = ["Made", "Product", "Tapped", "depends", "has_products", "reads", "tap"]
+__all__ = ["Made", "Product", "Tapped", "depends", "has_products", "reads", "tap", "without_zeros"]
 
 PRODUCTS = ("dot_general", "conv_general_dilated")
 
@@ -45,7 +45,7 @@ class Product(NamedTuple):
 
 
 class Made(NamedTuple):
-    """What a run of a step made of its products, in their order.
+    """The products of one run of a step, in their order.
 
     Attributes:
       operands: what was multiplied by a tapped weight; None for other products.
@@ -126,7 +126,7 @@ class Tapped(NamedTuple):
         return result, made
 
     def without_early(self, made: Made) -> Made:
-        """What was made, without the operands that cost little to compute again."""
+        """Return the same without the operands that cost little to compute again."""
         operands = [
             None if product.early else operand
             for product, operand in zip(self.products, made.operands, strict=True)
@@ -173,7 +173,7 @@ def _known(product: _Equation, value: Array, a: Array, b: Array, tapped: Array |
 
 def _known_jvp(product: _Equation, primals: Any, tangents: Any) -> tuple[Array, Array]:
     value, a, b, _ = primals
-    _, d_a, d_b, d_tapped = (_none_if_zero(tangent) for tangent in tangents)
+    _, d_a, d_b, d_tapped = without_zeros(tangents)
     terms = [
         None if d_a is None else product.of(d_a, b),
         None if d_b is None else product.of(a, d_b),
@@ -183,8 +183,15 @@ def _known_jvp(product: _Equation, primals: Any, tangents: Any) -> tuple[Array, 
     return value, functools.reduce(operator.add, moving) if moving else jnp.zeros_like(value)
 
 
-def _none_if_zero(tangent: Any) -> Any:
-    return None if isinstance(tangent, SymbolicZero) else tangent
+def without_zeros(tangents: Any) -> Any:
+    """Return tangents with None in place of those that are known to be zero: nothing moves there.
+
+    Example:
+      >>> without_zeros((1.0, None))
+      (1.0, None)
+    """
+    is_zero = lambda tangent: isinstance(tangent, SymbolicZero)  # noqa: E731
+    return jax.tree.map(lambda t: None if is_zero(t) else t, tangents, is_leaf=is_zero)
 
 
 _known.defjvp(_known_jvp, symbolic_zeros=True)
@@ -232,7 +239,7 @@ def tap(function: Callable[..., PyTree], constants: PyTree, *step: PyTree) -> Ta
 
 
 def _pays(equation: Any, weight: int) -> bool:
-    """Whether to tap a product: whether its operand and value are smaller than its weight.
+    """Return whether to tap a product: its operand and value are smaller than its weight.
 
     A tap reads and writes those two at every step; without it the loop reads and writes the
     gradient of the weight.
