@@ -3,14 +3,13 @@
 import codecs
 import gzip
 import zlib
-from pathlib import Path
 
-from seqjax import checks
+from seqjax._files import FilePath, local_path
 
 
-def read_bytes(path: str | Path) -> bytes:
+def read_bytes(path: FilePath) -> bytes:
     """What a file holds; one whose name ends in ".gz" is unpacked."""
-    path = checked_path("path", path)
+    path = local_path("path", path)
     data = path.read_bytes()
     if path.suffix != ".gz":
         return data
@@ -20,7 +19,7 @@ def read_bytes(path: str | Path) -> bytes:
         raise ValueError(f"path: expected gzip data in {path}, got damaged: {error}") from None
 
 
-def decode(data: bytes, path: str | Path) -> str:
+def decode(data: bytes, path: FilePath) -> str:
     r"""UTF-8 as text, without a byte order mark and with "\n" for "\r\n"."""
     body = data.removeprefix(codecs.BOM_UTF8)
     try:
@@ -33,10 +32,3 @@ def decode(data: bytes, path: str | Path) -> str:
             f"at offset {offset}"
         ) from None
     return text.replace("\r\n", "\n")
-
-
-def checked_path(name: str, path: str | Path) -> Path:
-    """A path, or an error that names the argument."""
-    if not isinstance(path, str | Path):
-        raise TypeError(f"{name}: expected a path, got {checks.brief(path)}")
-    return Path(path)

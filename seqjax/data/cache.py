@@ -10,8 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from seqjax import checks
-from seqjax._files import replacing
-from seqjax.data._files import checked_path
+from seqjax._files import FilePath, local_path, replacing
 from seqjax.data.subwords import Subwords
 from seqjax.data.vocabulary import Vocabulary
 
@@ -21,7 +20,7 @@ __all__ = ["cached_tokens"]
 def cached_tokens(
     texts: Iterable[str | Sequence[str]],
     tokenizer: Vocabulary | Subwords,
-    folder: str | Path,
+    folder: FilePath,
 ) -> list[np.ndarray]:
     """The token ids of many texts; a second call reads them from a file.
 
@@ -63,7 +62,7 @@ def cached_tokens(
     if isinstance(texts, str):
         raise TypeError(f"texts: expected several, got one string, {checks.brief(texts)}")
     texts = list(texts)
-    folder = checked_path("folder", folder)
+    folder = local_path("folder", folder)
     path = folder / f"{_digest(texts, tokenizer)}.npz"
     if path.exists():
         try:

@@ -12,7 +12,8 @@ from pathlib import Path
 import numpy as np
 
 from seqjax import checks
-from seqjax.data._files import checked_path, decode, read_bytes
+from seqjax._files import FilePath, local_path
+from seqjax.data._files import decode, read_bytes
 
 __all__ = [
     "class_files",
@@ -24,7 +25,7 @@ __all__ = [
 ]
 
 
-def read_text(path: str | Path) -> str:
+def read_text(path: FilePath) -> str:
     r"""The text of a file.
 
     Args:
@@ -49,7 +50,7 @@ def read_text(path: str | Path) -> str:
     return decode(read_bytes(path), path)
 
 
-def read_lines(path: str | Path) -> list[str]:
+def read_lines(path: FilePath) -> list[str]:
     r"""The lines of a file, without their ends.
 
     Only "\n" and "\r\n" end a line, so that line n here is line n in an editor and in a parallel
@@ -75,7 +76,7 @@ def read_lines(path: str | Path) -> list[str]:
     return _lines(read_text(path))
 
 
-def read_parallel(source_path: str | Path, target_path: str | Path) -> list[tuple[str, str]]:
+def read_parallel(source_path: FilePath, target_path: str | Path) -> list[tuple[str, str]]:
     r"""Pairs of lines of two files, such as sentences and their translations.
 
     Args:
@@ -105,7 +106,7 @@ def read_parallel(source_path: str | Path, target_path: str | Path) -> list[tupl
     return list(zip(sources, targets, strict=True))
 
 
-def read_conll(path: str | Path, columns: Mapping[str, int]) -> list[dict[str, list[str]]]:
+def read_conll(path: FilePath, columns: Mapping[str, int]) -> list[dict[str, list[str]]]:
     r"""The sentences of a file that has one word a line and its annotations in columns.
 
     CoNLL-U, CoNLL-2000, CoNLL-2003 and their relatives: a blank line ends a sentence. Tabs part the
@@ -170,7 +171,7 @@ def read_conll(path: str | Path, columns: Mapping[str, int]) -> list[dict[str, l
 
 
 def class_files(
-    folder: str | Path, pattern: str = "*", *, names: Sequence[str] | None = None
+    folder: FilePath, pattern: str = "*", *, names: Sequence[str] | None = None
 ) -> tuple[list[Path], np.ndarray, list[str]]:
     """The files of a folder that has one folder a class, such as pos/ and neg/ of film reviews.
 
@@ -200,7 +201,7 @@ def class_files(
       >>> [path.name for path in paths], labels, names
       (['0.txt', '0.txt'], array([0, 1], dtype=int32), ['neg', 'pos'])
     """
-    folder = checked_path("folder", folder)
+    folder = local_path("folder", folder)
     if isinstance(names, str):
         raise TypeError(f"names: expected several, got one string, {names!r}")
     if not folder.is_dir():

@@ -7,12 +7,12 @@ import csv
 import io
 import warnings
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Literal, TypeAlias, get_args
 
 import numpy as np
 
 from seqjax import checks
+from seqjax._files import FilePath
 from seqjax.data._files import decode, read_bytes
 
 __all__ = ["Gaps", "read_csv", "read_piano_rolls", "read_wav"]
@@ -24,7 +24,7 @@ GAPS = ("", "na", "nan", "null")
 
 
 def read_csv(
-    path: str | Path,
+    path: FilePath,
     columns: Sequence[str] | None = None,
     *,
     gaps: Gaps = "error",
@@ -56,6 +56,7 @@ def read_csv(
 
     Example:
       >>> import tempfile
+      >>> from pathlib import Path
       >>> folder = tempfile.TemporaryDirectory()
       >>> path = Path(folder.name, "series.csv")
       >>> _ = path.write_text("day,load\nMon,1.0\nTue,NA\nWed,2.0\n")
@@ -78,7 +79,7 @@ def read_csv(
     return table
 
 
-def read_wav(path: str | Path) -> tuple[np.ndarray, int]:
+def read_wav(path: FilePath) -> tuple[np.ndarray, int]:
     """The samples of a WAV file.
 
     Args:
@@ -96,6 +97,7 @@ def read_wav(path: str | Path) -> tuple[np.ndarray, int]:
 
     Example:
       >>> import tempfile
+      >>> from pathlib import Path
       >>> from scipy.io import wavfile
       >>> folder = tempfile.TemporaryDirectory()
       >>> path = Path(folder.name, "click.wav")
@@ -126,7 +128,7 @@ def read_wav(path: str | Path) -> tuple[np.ndarray, int]:
     return scaled.astype(np.float32), int(rate)
 
 
-def read_piano_rolls(path: str | Path) -> dict[str, list[np.ndarray]]:
+def read_piano_rolls(path: FilePath) -> dict[str, list[np.ndarray]]:
     """The pieces of music in a MATLAB file of piano rolls.
 
     The form in which JSB Chorales, MuseData, Nottingham and Piano-midi.de are given for next-step
@@ -146,6 +148,7 @@ def read_piano_rolls(path: str | Path) -> dict[str, list[np.ndarray]]:
 
     Example:
       >>> import tempfile
+      >>> from pathlib import Path
       >>> from scipy.io import savemat
       >>> folder = tempfile.TemporaryDirectory()
       >>> path = Path(folder.name, "scale.mat")
@@ -178,7 +181,7 @@ def read_piano_rolls(path: str | Path) -> dict[str, list[np.ndarray]]:
     return rolls
 
 
-def _rows(path: str | Path, delimiter: str) -> tuple[list[str], list[list[str]], list[int]]:
+def _rows(path: FilePath, delimiter: str) -> tuple[list[str], list[list[str]], list[int]]:
     """The header, the rows, and the line of each row."""
     text = decode(read_bytes(path), path)
     reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)

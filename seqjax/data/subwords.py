@@ -1,12 +1,12 @@
 """A vocabulary of subwords, learned by byte pair encoding with Hugging Face's tokenizers."""
 
 from collections.abc import Iterable
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from seqjax import checks
+from seqjax._files import FilePath, local_path
 from seqjax.data.vocabulary import Vocabulary, checked_ids
 
 __all__ = ["Subwords"]
@@ -116,16 +116,16 @@ class Subwords:
         special, known = Vocabulary.special, checked_ids(ids, len(self))
         return [special[i] if i < len(special) else self.decode([i]) for i in known]
 
-    def save(self, path: str | Path) -> None:
+    def save(self, path: FilePath) -> None:
         """Writes all to a JSON file.
 
         Args:
           path: of the file.
         """
-        Path(path).write_text(self._tokenizer.to_str(), encoding="utf-8")
+        local_path("path", path).write_text(self._tokenizer.to_str(), encoding="utf-8")
 
     @classmethod
-    def load(cls, path: str | Path) -> "Subwords":
+    def load(cls, path: FilePath) -> "Subwords":
         """Reads what `save` has written.
 
         Args:
@@ -136,7 +136,7 @@ class Subwords:
           OSError: no such file.
           ValueError: a file that holds something else.
         """
-        data, tokenizers = Path(path).read_bytes(), _tokenizers()
+        data, tokenizers = local_path("path", path).read_bytes(), _tokenizers()
         try:
             tokenizer = tokenizers.Tokenizer.from_str(data.decode("utf-8"))
         except Exception as error:  # tokenizers raises no class of its own

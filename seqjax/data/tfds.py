@@ -1,14 +1,15 @@
 """Sets of tensorflow-datasets as sources of examples, without TensorFlow."""
 
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
+
+from seqjax._files import FilePath, local_path
 
 __all__ = ["tfds_source"]
 
 
 def tfds_source(
-    name: str, *, split: str, data_dir: str | Path | None = None
+    name: str, *, split: str, data_dir: FilePath | None = None
 ) -> Sequence[dict[str, Any]]:
     """The examples of a prepared set, read as they are asked for.
 
@@ -41,10 +42,9 @@ def tfds_source(
         raise ImportError(
             "seqjax.data.tfds_source needs tensorflow-datasets: pip install seqjax[tfds]"
         ) from error
+    folder = None if data_dir is None else str(local_path("data_dir", data_dir))
     try:
-        source: Any = tfds.data_source(
-            name, split=split, data_dir=data_dir and str(data_dir), download=False
-        )
+        source: Any = tfds.data_source(name, split=split, data_dir=folder, download=False)
     except Exception as error:  # of many classes, each of which means that it is not there
         why = str(error).partition("\n")[0]
         raise ValueError(

@@ -1,15 +1,14 @@
 """Reader of the .ts files in which the time series classification archive comes."""
 
-from pathlib import Path
-
 import numpy as np
 
+from seqjax._files import FilePath
 from seqjax.data.readers import read_lines
 
 __all__ = ["read_ts"]
 
 
-def read_ts(path: str | Path) -> tuple[list[np.ndarray], list[str]]:
+def read_ts(path: FilePath) -> tuple[list[np.ndarray], list[str]]:
     r"""The recordings and the labels of a .ts file of timeseriesclassification.com.
 
     After a line @data there is one line a recording: channels of equal length, parted by ":", and
@@ -36,6 +35,7 @@ def read_ts(path: str | Path) -> tuple[list[np.ndarray], list[str]]:
 
     Example:
       >>> import tempfile
+      >>> from pathlib import Path
       >>> folder = tempfile.TemporaryDirectory()
       >>> path = Path(folder.name, "walks_TRAIN.ts")
       >>> _ = path.write_text("@classLabel true slow fast\n@data\n1,2,3:4,5,6:slow\n7:8:fast\n")

@@ -4,11 +4,11 @@ import collections
 import json
 import operator
 from collections.abc import Iterable, Sequence
-from pathlib import Path
 
 import numpy as np
 
 from seqjax import checks
+from seqjax._files import FilePath, local_path
 
 __all__ = ["Vocabulary"]
 
@@ -134,7 +134,7 @@ class Vocabulary:
         """
         return [self.tokens[index] for index in checked_ids(ids, len(self))]
 
-    def save(self, path: str | Path) -> None:
+    def save(self, path: FilePath) -> None:
         """Writes the tokens to a JSON file.
 
         Args:
@@ -146,10 +146,10 @@ class Vocabulary:
             data = text.encode("utf-8")
         except UnicodeEncodeError:  # half a surrogate pair, which JSON can escape
             data = json.dumps(tokens, indent=0).encode("ascii")
-        Path(path).write_bytes(data)
+        local_path("path", path).write_bytes(data)
 
     @classmethod
-    def load(cls, path: str | Path) -> "Vocabulary":
+    def load(cls, path: FilePath) -> "Vocabulary":
         """Reads what `save` has written.
 
         Args:
@@ -159,7 +159,7 @@ class Vocabulary:
           ValueError: a file that holds something else.
         """
         try:
-            tokens = json.loads(Path(path).read_text(encoding="utf-8"))
+            tokens = json.loads(local_path("path", path).read_text(encoding="utf-8"))
         except ValueError as error:  # of JSON or of UTF-8
             raise ValueError(f"path: expected a vocabulary's JSON in {path}, got {error}") from None
         if not isinstance(tokens, list) or not all(isinstance(t, str) for t in tokens):

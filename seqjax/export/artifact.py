@@ -14,7 +14,7 @@ import jax
 import numpy as np
 
 from seqjax import checks
-from seqjax._files import replacing
+from seqjax._files import FilePath, local_path, replacing
 from seqjax.export._inputs import checked_input
 
 __all__ = ["Artifact", "load", "save"]
@@ -125,7 +125,7 @@ def _require_flatbuffers() -> None:
         ) from error
 
 
-def save(path: str | os.PathLike[str], artifact: Artifact) -> None:
+def save(path: FilePath, artifact: Artifact) -> None:
     """Writes a program to one file, a zip archive.
 
     Its members are `program.stablehlo` (for `jax.export.deserialize`), `manifest.json`, and where
@@ -168,7 +168,7 @@ def save(path: str | os.PathLike[str], artifact: Artifact) -> None:
                 archive.writestr(f"{name}.npz", buffer.getvalue())
 
 
-def load(path: str | os.PathLike[str]) -> Artifact:
+def load(path: FilePath) -> Artifact:
     """Reads what `save` wrote.
 
     Args:
@@ -187,7 +187,7 @@ def load(path: str | os.PathLike[str]) -> Artifact:
       FileNotFoundError: ...
     """
     _require_flatbuffers()
-    path = os.fspath(path)
+    path = os.fspath(local_path("path", path))
     try:
         archive = zipfile.ZipFile(path)
     except zipfile.BadZipFile as error:

@@ -4,10 +4,10 @@ import json
 import re
 import zipfile
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 from seqjax import checks
+from seqjax._files import local_path
 from seqjax.interop import _trees
 
 ACTIVATIONS = {"tanh": "tanh", "relu": "relu", "linear": "identity", "sigmoid": "sigmoid"}
@@ -67,7 +67,7 @@ def read_config(path: Any, prefix: str) -> Mapping[str, Any]:
       ValueError: the file cannot be read, or does not tell, as that of a model with a `call` of
         its own does not.
     """
-    path = Path(path)
+    path = local_path("path", path)
     with _trees.reading(path), zipfile.ZipFile(path) as archive:
         layer = json.loads(archive.read("config.json"))
     steps = iter(prefix.strip("/").split("/"))

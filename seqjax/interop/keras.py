@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from seqjax import cells, checks, nn
+from seqjax._files import FilePath, local_path
 from seqjax.interop import _trees
 from seqjax.interop._keras import ACTIVATIONS, configuration, read_config, serialized
 from seqjax.interop._layers import agreed, dump_layers, load_layers
@@ -142,7 +143,7 @@ def dump(layer: nn.Recurrent) -> list[list[Any]]:
     ]
 
 
-def read_weights(path: str | Path, prefix: str) -> list[Any]:
+def read_weights(path: FilePath, prefix: str) -> list[Any]:
     """The weights of one layer in a file of Keras, as its `get_weights` gives them.
 
     Args:
@@ -161,7 +162,7 @@ def read_weights(path: str | Path, prefix: str) -> list[Any]:
       Traceback (most recent call last):
       ValueError: path: expected a file .weights.h5 or .keras, got model.h5
     """
-    path = Path(path)
+    path = local_path("path", path)
     if not path.name.endswith((".weights.h5", ".keras")):
         raise ValueError(f"path: expected a file .weights.h5 or .keras, got {path}")
     try:

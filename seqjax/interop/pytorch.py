@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from seqjax import cells, nn
+from seqjax._files import local_path
 from seqjax.interop import _trees
 from seqjax.interop._layers import dump_layers, load_layers
 from seqjax.interop._schemes import Field, Group, Scheme
@@ -143,7 +144,7 @@ def _state_dict(source: Any, prefix: str) -> Mapping[str, Any]:
     """The mapping, or what a file has under the prefix."""
     if not _trees.is_path(source):
         return _trees.require_mapping(source, "a state dict or a path")
-    path = Path(source)
+    path = local_path("source", source)
     if path.suffix != ".safetensors":
         raise ValueError(
             f"source: expected a file .safetensors, got {path}; what torch.load gives is a mapping"

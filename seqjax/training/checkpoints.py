@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from seqjax import checks, sharding
+from seqjax._files import FilePath, local_path
 from seqjax.types import PyTree
 
 __all__ = ["Checkpoint", "Checkpoints"]
@@ -63,13 +64,13 @@ class Checkpoints:
 
     def __init__(
         self,
-        folder: str | Path,
+        folder: FilePath,
         *,
         every: int | None = None,
         keep: int = 2,
         read_only: bool = False,
     ) -> None:
-        self.folder, self.read_only = Path(folder).absolute(), read_only
+        self.folder, self.read_only = local_path("folder", folder).absolute(), read_only
         if self.folder.exists() and not self.folder.is_dir():
             raise ValueError(f"folder: expected a folder, got the file {self.folder}")
         if read_only and not self.folder.exists():

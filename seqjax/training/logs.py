@@ -4,10 +4,9 @@ import json
 import math
 import time
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import TypeAlias
 
-from seqjax._files import replacing
+from seqjax._files import FilePath, local_path, replacing
 from seqjax.training.position import Record
 
 __all__ = ["JsonLines", "Log", "TensorBoard"]
@@ -38,8 +37,8 @@ class JsonLines:
       {"epoch": 2, "loss": 0.25}
     """
 
-    def __init__(self, path: str | Path) -> None:
-        self.path = Path(path)
+    def __init__(self, path: FilePath) -> None:
+        self.path = local_path("path", path)
         if self.path.is_dir():
             raise ValueError(f"path: expected a file, got the folder {self.path}")
 
@@ -82,7 +81,7 @@ class TensorBoard:
       1
     """
 
-    def __init__(self, folder: str | Path) -> None:
+    def __init__(self, folder: FilePath) -> None:
         try:
             # Not its SummaryWriter: that writes later, from a thread, and flushing does not wait.
             from tensorboardX.event_file_writer import EventsWriter
@@ -92,9 +91,10 @@ class TensorBoard:
             raise ImportError(
                 "seqjax.training.TensorBoard needs tensorboardX: pip install tensorboardX"
             ) from error
+        folder = local_path("folder", folder)
         self._event, self._scalar = Event, scalar
-        Path(folder).mkdir(parents=True, exist_ok=True)
-        self._writer = EventsWriter(str(Path(folder, "events")))
+        folder.mkdir(parents=True, exist_ok=True)
+        self._writer = EventsWriter(str(folder / "events"))
 
     def __call__(self, history: Sequence[Record]) -> None:
         """Writes the last record.
