@@ -29,6 +29,7 @@ class JsonLines:
 
     Example:
       >>> import tempfile
+      >>> from pathlib import Path
       >>> folder = tempfile.TemporaryDirectory()
       >>> path = Path(folder.name, "history.jsonl")
       >>> JsonLines(path)([{"epoch": 1, "loss": 0.5}, {"epoch": 2, "loss": 0.25}])
@@ -75,6 +76,7 @@ class TensorBoard:
 
     Example:
       >>> import tempfile
+      >>> from pathlib import Path
       >>> folder = tempfile.TemporaryDirectory()
       >>> TensorBoard(folder.name)([{"epoch": 1, "step": 8, "loss": 0.5}])
       >>> len(list(Path(folder.name).iterdir()))
