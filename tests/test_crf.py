@@ -148,14 +148,19 @@ def test_ruled_out():
         np.testing.assert_allclose(shares[b], expected, atol=1e-5)
     assert (shares[:, 0, 2] == 0).all() and shares[1, 2, 1] == 0
     log_p = LOG_P(emissions, tags, **scores)
-    assert -50 < log_p[0] < 0 and -4e5 < log_p[1] < -9e4
-    nothing = jnp.full((1, T, C), -jnp.inf)
+    assert -50 < log_p[0] < 0 and log_p[1] == -np.inf
+    likelihood = jax.jit(jax.grad(lambda e, s: LOG_P(e, tags, **s).sum(), (0, 1)))
+    nothing = jnp.full((B, T, C), -jnp.inf)
     run = jax.grad(
         lambda e, s: crf.log_partition(e, **s).sum() + crf.decode(e, **s).scores.sum(), (0, 1)
     )
     for given_emissions in (emissions, nothing):
-        slopes = jax.jit(run)(given_emissions, scores)
-        assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(slopes))
+        for function in (jax.jit(run), likelihood):
+            slopes = function(given_emissions, scores)
+            assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(slopes))
+    assert LOG_Z(nothing, **scores).tolist() == [-np.inf] * B
+    assert DECODE(nothing, **scores).scores.tolist() == [-np.inf] * B
+    assert not MARGINALS(nothing, **scores).any()
 
 
 def test_ties_take_the_lower_tags():

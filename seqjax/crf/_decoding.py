@@ -1,0 +1,118 @@
+"""The taggings of highest score, by Viterbi's algorithm."""
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+from seqjax import checks
+from seqjax._compensated import Total, add
+from seqjax._log_space import chosen, exact, largest
+from seqjax.crf._scores import checked
+from seqjax.types import Array
+
+__all__ = ["CRFDecoded", "decode"]
+
+
+class CRFDecoded(NamedTuple):
+    """The best taggings of each sequence; the axis of n is there if `n_best` was given.
+
+    Attributes:
+      tags: int32 `[..., T]` or `[..., n, T]`, 0 in padding.
+      scores: float32 or wider `[...]` or `[..., n]`, s of the tags; log p is that minus
+        `log_partition`. A score of -inf says that there is no such tagging.
+    """
+
+    tags: Array
+    scores: Array
+
+
+def decode(
+    emissions: Any,
+    transitions: Any,
+    *,
+    lengths: Any = None,
+    mask: Any = None,
+    start: Any = None,
+    end: Any = None,
+    n_best: int | None = None,
+) -> CRFDecoded:
+    """Return the tags of highest score, by Viterbi's algorithm; of equal ones those of lower tags.
+
+        y = argmax_y' s(y')
+
+    Args:
+      emissions: float `[..., T, C]`.
+      transitions: float `[C, C]`.
+      lengths: as for `log_likelihood`; or
+      mask: as for `log_likelihood`.
+      start: as for `log_likelihood`.
+      end: as for `log_likelihood`.
+      n_best: n, how many different taggings to return, best first; None for the best alone,
+        without an axis for it. A sequence with fewer taggings has scores of -inf for the rest.
+
+    Returns:
+      `CRFDecoded(tags, scores)`.
+
+    Raises:
+      TypeError, ValueError: as `log_likelihood`; `n_best` is not a positive integer.
+
+    References:
+      Viterbi 1967, Error Bounds for Convolutional Codes and an Asymptotically Optimum Decoding
+      Algorithm.
+      Seshadri, Sundberg 1994, List Viterbi Decoding Algorithms with Applications, section III.
+
+    Example:
+      >>> emissions = jnp.array([[[2.0, 0.0], [0.0, 1.0], [jnp.nan, jnp.nan]]])
+      >>> stay = jnp.array([[0.0, -3.0], [-3.0, 0.0]])  # a change of tag costs 3
+      >>> tags, scores = decode(emissions, stay, lengths=jnp.array([2]))
+      >>> tags.tolist(), scores.tolist()
+      ([[0, 0, 0]], [2.0])
+      >>> tags, scores = decode(emissions, stay, lengths=jnp.array([2]), n_best=2)
+      >>> tags.tolist(), scores.tolist()
+      ([[[0, 0, 0], [1, 1, 0]]], [[2.0, 1.0]])
+    """
+    scores = checked(emissions, transitions, lengths, mask, start, end)
+    number = 1 if n_best is None else checks.require_integer("n_best", n_best)
+    *batch_shape, _, classes = scores.emissions.shape
+    batch = tuple(batch_shape)
+    # A way is a tag and a rank among the best of its taggings: number `tag * n + rank`.
+    ways = classes * number
+    leaving = jnp.repeat(scores.transitions, number, axis=0)  # [ways, C]
+    leaving = jnp.broadcast_to(leaving, (*batch, ways, classes))
+    stay = jnp.broadcast_to(jnp.arange(ways, dtype=jnp.int32), (*batch, ways))
+    start, end = (jnp.repeat(a, number) for a in (scores.start, scores.end))
+    is_best = jnp.arange(ways, dtype=jnp.int32) % number == 0
+    start = jnp.broadcast_to(jnp.where(is_best, start, -jnp.inf), (*batch, ways))
+    end = jnp.broadcast_to(end, (*batch, ways))
+
+    def flat(ranked: Array) -> Array:
+        return jnp.swapaxes(ranked, -1, -2).reshape(*batch, ways)  # from [n, C]
+
+    def forward(best: Total, xs: tuple[Array, Array, Array]) -> tuple[Total, Array]:
+        emission, real, first = xs
+        moved = leaving + emission[..., None, :]
+        found, origin = largest(
+            add(jax.tree.map(lambda a: a[..., :, None], best), moved), -2, number
+        )
+        begun = exact(start + jnp.repeat(emission, number, axis=-1))
+        new = chosen(real, chosen(first, begun, jax.tree.map(flat, found)), best)
+        return new, jnp.where(real & ~first, flat(origin), stay)
+
+    def backward(way: Array, origin: Array) -> tuple[Array, Array]:
+        return jnp.take_along_axis(origin, way, axis=-1), way
+
+    # Without a real step there is one tagging, the empty one.
+    empty = jnp.where(jnp.arange(number) == 0, 0.0, -jnp.inf).astype(start.dtype)
+    zeros = jnp.zeros((*batch, ways), start.dtype)
+    best, origins = lax.scan(forward, exact(zeros), scores.steps())
+    (hi, lo), last = largest(add(best, end), -1, number)
+    _, path = lax.scan(backward, last, origins, reverse=True)
+    tags = jnp.where(scores.mask[..., None, :], jnp.moveaxis(path, 0, -1) // number, 0)
+    totals = jnp.where(scores.is_empty[..., None], jnp.broadcast_to(empty, hi.shape), hi + lo)
+    return (
+        CRFDecoded(tags, totals)
+        if n_best is not None
+        else CRFDecoded(tags[..., 0, :], totals[..., 0])
+    )

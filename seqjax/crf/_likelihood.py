@@ -1,0 +1,257 @@
+"""Probabilities of taggings, by the forward recursion in log space."""
+
+import functools
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+from seqjax import checks, sequences
+from seqjax._compensated import Total, add
+from seqjax._log_space import chosen, difference, exact, log_sum
+from seqjax.crf._scores import Scores, checked
+from seqjax.types import Array
+
+__all__ = ["log_likelihood", "log_partition", "marginals"]
+
+
+def log_likelihood(
+    emissions: Any,
+    tags: Any,
+    transitions: Any,
+    *,
+    lengths: Any = None,
+    mask: Any = None,
+    start: Any = None,
+    end: Any = None,
+) -> Array:
+    """Return the log-probability of tags; its negative is the loss of a tagger.
+
+        log p(y) = s(y) - log Z
+        log p(A) = log Σ_y∈A exp(s(y)) - log Z,   A: all taggings that partial labels allow
+
+    Args:
+      emissions: float `[..., T, C]`, the score of each tag at each step.
+      tags: int `[..., T]`, in [0, C), anything in padding; or partial labels, bool `[..., T, C]`,
+        True for each tag that a step may have. A step of an unknown tag has True everywhere.
+      transitions: float `[C, C]`, the score of tag j after tag i at `[i, j]`.
+      lengths: int `[...]`, 0 to T, real steps of each sequence; or
+      mask: bool `[..., T]`, True at real steps. Without both, all steps are real.
+      start: float `[C]`, the score of each tag at the first real step; none if None.
+      end: float `[C]`, the score of each tag at the last real step; none if None.
+
+    Returns:
+      float32 or wider `[...]`, never above 0; -inf for tags that scores of -inf forbid.
+
+    Raises:
+      TypeError: scores are not float, tags neither integers nor bool, lengths not integers, or
+        mask not bool.
+      ValueError: shapes do not fit; both lengths and mask; outside tracing, lengths out of range, a
+        real tag not in [0, C), or a real step without an allowed tag. Under tracing a wrong tag
+        makes the value NaN, and a step without an allowed tag makes it -inf.
+
+    References:
+      Lafferty, McCallum, Pereira 2001, Conditional Random Fields, section 3.
+      Lample et al. 2016, Neural Architectures for Named Entity Recognition, section 2.2.
+      Tsuboi et al. 2008, Training Conditional Random Fields Using Incomplete Annotations, eq. 2.
+
+    Example:
+      >>> emissions, transitions = jnp.zeros([2, 3, 2]), jnp.zeros([2, 2])  # all tags equally good
+      >>> tags = jnp.array([[0, 1, 0], [1, 1, -1]])
+      >>> log_p = log_likelihood(emissions, tags, transitions, lengths=jnp.array([3, 2]))
+      >>> jnp.exp(log_p).round(4).tolist()  # 1 / 2³, 1 / 2²
+      [0.125, 0.25]
+      >>> allowed = jnp.array([[True, False], [True, True], [True, True]])  # only step 1 is known
+      >>> jnp.exp(log_likelihood(emissions[0], allowed, transitions)).round(4).tolist()
+      0.5
+    """
+    scores = checked(emissions, transitions, lengths, mask, start, end)
+    tags = checks.require_array("tags", tags, jnp.generic, "integers [..., T] or bool [..., T, C]")
+    if tags.dtype == bool:
+        log_p = _of_sets(scores, tags)
+    elif jnp.issubdtype(tags.dtype, jnp.integer):
+        log_p = _of_tags(scores, tags)
+    else:
+        raise TypeError(
+            f"tags: expected integers [..., T] or bool [..., T, C], got dtype {tags.dtype}"
+        )
+    # Rounding can bring a probability of almost 1 above 1.
+    return log_p - lax.stop_gradient(jnp.maximum(log_p, 0.0))
+
+
+def log_partition(
+    emissions: Any,
+    transitions: Any,
+    *,
+    lengths: Any = None,
+    mask: Any = None,
+    start: Any = None,
+    end: Any = None,
+) -> Array:
+    """Return the logarithm of Z, the sum of exp(s) over all taggings, by the forward recursion.
+
+        α_1j = start_j + emissions_1j
+        α_tj = emissions_tj + log Σ_i exp(α_t-1,i + transitions_ij)
+        log Z = log Σ_j exp(α_Tj + end_j)
+
+    Args:
+      emissions: float `[..., T, C]`.
+      transitions: float `[C, C]`.
+      lengths: as for `log_likelihood`; or
+      mask: as for `log_likelihood`.
+      start: as for `log_likelihood`.
+      end: as for `log_likelihood`.
+
+    Returns:
+      float32 or wider `[...]`; -inf if every tagging is forbidden.
+
+    Raises:
+      TypeError, ValueError: as `log_likelihood`.
+
+    Example:
+      >>> log_z = log_partition(jnp.zeros([1, 3, 2]), jnp.zeros([2, 2]))
+      >>> jnp.exp(log_z).round(4).tolist()  # 2³ taggings
+      [8.0]
+    """
+    hi, lo = _log_z(checked(emissions, transitions, lengths, mask, start, end))
+    return hi + lo
+
+
+def marginals(
+    emissions: Any,
+    transitions: Any,
+    *,
+    lengths: Any = None,
+    mask: Any = None,
+    start: Any = None,
+    end: Any = None,
+) -> Array:
+    """Return the probability of each tag at each step, summed over all other tags.
+
+        p(y_t = c) = ∂ log Z / ∂ emissions_tc = softmax_c(α_tc + β_tc - emissions_tc)
+
+    with β the α of the chain that is read from right to left.
+
+    Args:
+      emissions: float `[..., T, C]`.
+      transitions: float `[C, C]`.
+      lengths: as for `log_likelihood`; or
+      mask: as for `log_likelihood`.
+      start: as for `log_likelihood`.
+      end: as for `log_likelihood`.
+
+    Returns:
+      float32 or wider `[..., T, C]`, 0 in padding, and 0 if every tagging is forbidden.
+
+    Raises:
+      TypeError, ValueError: as `log_likelihood`.
+
+    Example:
+      >>> emissions = jnp.log(jnp.array([[[3.0, 1.0], [1.0, 1.0]]]))
+      >>> marginals(emissions, jnp.zeros([2, 2])).round(4).tolist()
+      [[[0.75, 0.25], [0.5, 0.5]]]
+    """
+    scores = checked(emissions, transitions, lengths, mask, start, end)
+    alphas, log_z = _forward(scores)
+    betas, _ = _forward(scores.reversed())
+    alpha, beta = jax.tree.map(lambda a: jnp.moveaxis(a, 0, -2), (alphas, betas))
+    beta = jax.tree.map(lambda a: a[..., ::-1, :], beta)
+    possible = jnp.isfinite(alpha[0] + beta[0]) & (log_z[0] > -jnp.inf)[..., None, None]
+    possible = possible & scores.mask[..., None]
+    # Without what is impossible, since -inf minus -inf is no number.
+    alpha, *rest = jax.tree.map(
+        lambda a: jnp.where(possible, a, 0.0), (alpha, *beta, -scores.emissions)
+    )
+    both = functools.reduce(add, rest, alpha)
+    both = jnp.where(possible, both[0], -jnp.inf), both[1]
+    # Σ_c α β is Z at each step; its own value leaves out what rounding did at other steps.
+    total = jax.tree.map(
+        lambda a: jnp.broadcast_to(a[..., None], possible.shape),
+        log_sum(both, jnp.zeros_like(both[0]), -1),
+    )
+    return jnp.where(possible, jnp.exp(difference(both, total)), 0.0)
+
+
+class _Path(NamedTuple):
+    """A tagging that others are measured against.
+
+    Attributes:
+      steps: `[..., T]`, what each of its steps adds to its score, without `end`.
+      end: `[...]`.
+    """
+
+    steps: Array
+    end: Array
+
+
+def _of_tags(scores: Scores, tags: Array) -> Array:
+    """Return log p of tags `[..., T]`.
+
+    The recursion runs on α - s(y): a tagging that has almost all the probability leaves almost 0,
+    with its full accuracy, where log Z - s(y) would be the difference of two large numbers.
+    """
+    *batch_shape, steps, classes = scores.emissions.shape
+    if tags.shape != (*batch_shape, steps):
+        raise ValueError(f"tags: expected shape {(*batch_shape, steps)}, got {tags.shape}")
+    checks.require_range("tags", tags, classes - 1, scores.mask)
+    valid = (tags >= 0) & (tags < classes) | ~scores.mask
+    tags = jnp.where(scores.mask & valid, tags, 0).astype(jnp.int32)
+
+    # Without a step before, the index is -1: some tag, whose transition is not taken.
+    before = jnp.take_along_axis(tags, jnp.maximum(scores.previous, 0), axis=-1)
+    first = scores.previous < 0
+    entered = jnp.where(first, scores.start[tags], scores.transitions[before, tags])
+    emitted = jnp.take_along_axis(scores.emissions, tags[..., None], axis=-1).squeeze(-1)
+    added = jnp.where(scores.mask, entered + emitted, 0.0)
+    last = scores.end[sequences.last_real(tags, mask=scores.mask)]
+    last = jnp.where(scores.is_empty, 0.0, last)
+    possible = (added > -jnp.inf).all(axis=-1) & (last > -jnp.inf)
+    path = _Path(jnp.where(added > -jnp.inf, added, 0.0), jnp.where(last > -jnp.inf, last, 0.0))
+    _, (hi, lo) = _forward(scores, path)
+    log_p = jnp.where(possible, 0.0 - (hi + lo), -jnp.inf)
+    return jnp.where(valid.all(axis=-1), log_p, jnp.nan)
+
+
+def _of_sets(scores: Scores, allowed: Array) -> Array:
+    """Return log p of all taggings that are allowed, bool `[..., T, C]`."""
+    if allowed.shape != scores.emissions.shape:
+        raise ValueError(f"tags: expected shape {scores.emissions.shape}, got {allowed.shape}")
+    allowed = allowed | ~scores.mask[..., None]
+    if not checks.is_traced(allowed) and not bool(allowed.any(axis=-1).all()):
+        raise ValueError("tags: expected at least one allowed tag at each real step, got none")
+    inside = scores._replace(emissions=jnp.where(allowed, scores.emissions, -jnp.inf))
+    return difference(_log_z(inside), _log_z(scores))
+
+
+def _log_z(scores: Scores) -> Total:
+    return _forward(scores)[1]
+
+
+def _forward(scores: Scores, path: _Path | None = None) -> tuple[Total, Total]:
+    """Return α at each step, `[T, ..., C]`, and log Z `[...]`; with a path, less its score.
+
+    A step of the path itself adds exactly 0: the same two sums are taken for all.
+    """
+    *batch_shape, _, classes = scores.emissions.shape
+    xs: Any = scores.steps()
+    if path is not None:
+        xs = *xs, jnp.moveaxis(path.steps, -1, 0)
+    square = (*batch_shape, classes, classes)
+    transitions = jnp.broadcast_to(scores.transitions, square)
+    start, end = (jnp.broadcast_to(x, (*batch_shape, classes)) for x in (scores.start, scores.end))
+
+    def step(alpha: Total, xs: Any) -> tuple[Total, Total]:
+        emission, real, first, *less = xs
+        moved, begun = transitions + emission[..., None, :], start + emission
+        if less:
+            moved, begun = moved - less[0][..., None, None], begun - less[0][..., None]
+        summed = log_sum(jax.tree.map(lambda a: a[..., :, None], alpha), moved, -2)
+        new = chosen(real, chosen(first, exact(begun), summed), alpha)
+        return new, new
+
+    zeros = jnp.zeros((*batch_shape, classes), scores.emissions.dtype)
+    alpha, alphas = lax.scan(step, exact(zeros), xs)
+    last = end if path is None else end - path.end[..., None]
+    log_z = log_sum(alpha, last, -1)
+    return alphas, jax.tree.map(lambda a: jnp.where(scores.is_empty, 0.0, a), log_z)

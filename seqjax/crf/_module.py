@@ -1,0 +1,87 @@
+"""The scores of a chain as a Flax module."""
+
+from typing import Any
+
+import jax.numpy as jnp
+from flax import nnx
+
+from seqjax import checks
+from seqjax.crf import _decoding, _likelihood
+from seqjax.types import Array
+
+__all__ = ["CRF"]
+
+
+class CRF(nnx.Module):
+    """The learned transition, start and end scores of a linear chain; they start at zero.
+
+    Args:
+      num_tags: C.
+      param_dtype: the dtype of the parameters.
+
+    Attributes:
+      transitions: `[C, C]`, the score of tag j after tag i at `[i, j]`.
+      start: `[C]`.
+      end: `[C]`.
+
+    Raises:
+      TypeError, ValueError: `num_tags` is not a positive integer, `param_dtype` not floating.
+
+    Example:
+      >>> crf, emissions = CRF(4), jnp.zeros([2, 5, 4])
+      >>> log_p = crf.log_likelihood(emissions, jnp.zeros([2, 5], int), lengths=jnp.array([5, 3]))
+      >>> jnp.exp(-log_p).round(1).tolist()  # 4⁵, 4³
+      [1024.0, 64.0]
+      >>> crf.decode(emissions).tags.shape, crf.marginals(emissions).shape
+      ((2, 5), (2, 5, 4))
+    """
+
+    def __init__(self, num_tags: int, *, param_dtype: Any = jnp.float32) -> None:
+        num_tags = checks.require_integer("num_tags", num_tags)
+        dtype = checks.require_floating_dtype("param_dtype", param_dtype)
+        self.transitions = nnx.Param(jnp.zeros((num_tags, num_tags), dtype))
+        self.start = nnx.Param(jnp.zeros(num_tags, dtype))
+        self.end = nnx.Param(jnp.zeros(num_tags, dtype))
+
+    def log_likelihood(
+        self, emissions: Any, tags: Any, *, lengths: Any = None, mask: Any = None
+    ) -> Array:
+        """Return `seqjax.crf.log_likelihood` with these scores.
+
+        Args:
+          emissions: float `[..., T, C]`.
+          tags: int `[..., T]`, or partial labels, bool `[..., T, C]`.
+          lengths: int `[...]`; or
+          mask: bool `[..., T]`.
+        """
+        options = self._options(lengths, mask)
+        return _likelihood.log_likelihood(emissions, tags, self.transitions[...], **options)
+
+    def decode(
+        self, emissions: Any, *, lengths: Any = None, mask: Any = None, n_best: int | None = None
+    ) -> _decoding.CRFDecoded:
+        """Return `seqjax.crf.decode` with these scores.
+
+        Args:
+          emissions: float `[..., T, C]`.
+          lengths: int `[...]`; or
+          mask: bool `[..., T]`.
+          n_best: how many taggings to return; None for the best alone.
+        """
+        options = self._options(lengths, mask)
+        return _decoding.decode(emissions, self.transitions[...], n_best=n_best, **options)
+
+    def marginals(self, emissions: Any, *, lengths: Any = None, mask: Any = None) -> Array:
+        """Return `seqjax.crf.marginals` with these scores.
+
+        Args:
+          emissions: float `[..., T, C]`.
+          lengths: int `[...]`; or
+          mask: bool `[..., T]`.
+        """
+        return _likelihood.marginals(
+            emissions, self.transitions[...], **self._options(lengths, mask)
+        )
+
+    def _options(self, lengths: Any, mask: Any) -> dict[str, Any]:
+        return {"lengths": lengths, "mask": mask, "start": self.start[...], "end": self.end[...]}

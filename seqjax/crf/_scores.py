@@ -1,0 +1,90 @@
+"""The checked arguments of all functions of a chain."""
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+from seqjax import checks, sequences
+from seqjax.types import Array
+
+
+class Scores(NamedTuple):
+    """A chain's scores in one dtype.
+
+    Attributes:
+      emissions: `[..., T, C]`, zero in padding.
+      transitions: `[C, C]`.
+      start: `[C]`.
+      end: `[C]`.
+      mask: bool `[..., T]`, True at real steps.
+      previous: int32 `[..., T]`, the index of the last real step before; -1 if there is none.
+    """
+
+    emissions: Array
+    transitions: Array
+    start: Array
+    end: Array
+    mask: Array
+    previous: Array
+
+    @property
+    def is_empty(self) -> Array:
+        """Whether a sequence has no real step, bool `[...]`."""
+        return ~self.mask.any(axis=-1)
+
+    def steps(self) -> tuple[Array, Array, Array]:
+        """Return emissions `[T, ..., C]`, and for each step whether it is real, and the first."""
+        flags = self.mask, self.mask & (self.previous < 0)
+        real, first = (jnp.moveaxis(flag, -1, 0)[..., None] for flag in flags)
+        return jnp.moveaxis(self.emissions, -2, 0), real, first
+
+    def reversed(self) -> "Scores":
+        """Return the chain that reads the same taggings from right to left."""
+        mask = self.mask[..., ::-1]
+        return Scores(
+            self.emissions[..., ::-1, :],
+            self.transitions.T,
+            start=self.end,
+            end=self.start,
+            mask=mask,
+            previous=_previous(mask),
+        )
+
+
+def checked(
+    emissions: Any, transitions: Any, lengths: Any, mask: Any, start: Any, end: Any
+) -> Scores:
+    """Return the scores that the arguments stand for, or raise an error that names one."""
+    emissions = checks.require_array("emissions", emissions, jnp.floating, "float [..., T, C]")
+    if emissions.ndim < 2 or emissions.shape[-1] == 0:
+        raise ValueError(f"emissions: expected [..., T, C], got {emissions.shape}")
+    *batch_shape, steps, classes = emissions.shape
+    given: dict[str, Any] = {"transitions": transitions, "start": start, "end": end}
+    with jax.numpy_dtype_promotion("standard"):
+        wide = jnp.promote_types(emissions.dtype, jnp.float32)
+        for name, value in given.items():
+            shape = (classes, classes) if name == "transitions" else (classes,)
+            if value is None and name != "transitions":
+                value = jnp.zeros(shape, emissions.dtype)
+            value = checks.require_array(name, value, jnp.floating, f"float {list(shape)}")
+            if value.shape != shape:
+                raise ValueError(
+                    f"{name}: expected shape {shape} for C={classes}, got {value.shape}"
+                )
+            given[name], wide = value, jnp.promote_types(wide, value.dtype)
+    given = {name: value.astype(wide) for name, value in given.items()}
+    found = sequences.step_mask(lengths, mask, tuple(batch_shape), steps)
+    found = jnp.ones((*batch_shape, steps), bool) if found is None else found
+    emissions = sequences.zero_masked(emissions.astype(wide), found)
+    return Scores(emissions, **given, mask=found, previous=_previous(found))
+
+
+def _previous(mask: Array) -> Array:
+    """Return the index of the last real step before each step; -1 if there is none."""
+    *batch_shape, steps = mask.shape
+    numbers = lax.broadcasted_iota(jnp.int32, mask.shape, mask.ndim - 1)
+    last = lax.cummax(jnp.where(mask, numbers, -1), axis=mask.ndim - 1)
+    first = jnp.full((*batch_shape, min(steps, 1)), -1, jnp.int32)
+    return jnp.concatenate([first, last[..., : max(steps - 1, 0)]], axis=-1)
