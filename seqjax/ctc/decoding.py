@@ -7,6 +7,8 @@ import jax.numpy as jnp
 from jax import lax
 
 from seqjax import checks
+from seqjax._compensated import Total, add, total
+from seqjax._log_space import exact, log_normalized
 from seqjax.ctc._checks import checked_frames
 from seqjax.ctc._prefixes import Prefixes, advance, first_prefixes
 from seqjax.types import Array
@@ -29,7 +31,7 @@ class CTCDecoded(NamedTuple):
 
 
 def ctc_greedy(logits: Any, lengths: Any, blank: int = 0) -> CTCDecoded:
-    """The labels of the most probable path: the best class of each frame.
+    """Return the labels of the most probable path: the best class of each frame.
 
         π_t = argmax_v p_t(v),   labels = π without repeats, then without blanks
 
@@ -59,15 +61,15 @@ def ctc_greedy(logits: Any, lengths: Any, blank: int = 0) -> CTCDecoded:
     path = jnp.where(real, jnp.argmax(logits, axis=2).astype(jnp.int32), blank)
     before = jnp.pad(path, ((0, 0), (1, 0)), constant_values=blank)[:, :steps]
     tokens, count = _packed(path, (path != blank) & (path != before), blank)
-    best = jax.nn.log_softmax(logits).max(axis=2)
-    log_probs = jnp.where(real, best, 0.0).sum(axis=1)
+    best = jnp.where(real, log_normalized(logits).max(axis=2), 0.0)
+    log_probs = total(best, axis=1)
     return CTCDecoded(tokens[:, None], count[:, None], log_probs[:, None])
 
 
 def ctc_beam_search(
     logits: Any, lengths: Any, beam_width: int = 16, blank: int = 0, *, n_best: int = 1
 ) -> CTCDecoded:
-    """The most probable labels, by a search over their prefixes: the paths of each are summed.
+    """Return the most probable labels, by a search over prefixes that sums the paths of each.
 
     With b and n the probability of a prefix's paths that end in a blank and of those that do not,
     λ its last label, and frame t's p,
@@ -113,21 +115,29 @@ def ctc_beam_search(
     if n_best > beam_width:
         raise ValueError(f"n_best: expected at most beam_width={beam_width}, got {n_best}")
     batch, steps, _ = logits.shape
-    log_probs = jnp.moveaxis(jax.nn.log_softmax(logits), 1, 0)
+    log_probs = jnp.moveaxis(log_normalized(logits), 1, 0)
     times = jnp.arange(steps, dtype=jnp.int32)
 
-    def frame(prefixes: Prefixes, xs: tuple[Array, Array]) -> tuple[Prefixes, tuple[Array, Array]]:
+    # Log-probabilities of prefixes are those of the best one, a pair of floats, and a difference.
+    def frame(beam: _Beam, xs: tuple[Array, Array]) -> tuple[_Beam, tuple[Array, Array]]:
         t, p_t = xs
-        new, parents, labels = jax.vmap(advance, in_axes=(0, 0, None))(prefixes, p_t, blank)
+        new, parents, labels = jax.vmap(advance, in_axes=(0, 0, None))(beam.prefixes, p_t, blank)
+        best = new.total[:, 0]
+        best = jnp.where(jnp.isneginf(best), 0.0, best)
+        new = new._replace(blank=new.blank - best[:, None], label=new.label - best[:, None])
         real = t < lengths
-        hold = lambda new, old: jnp.where(real.reshape(-1, *[1] * (new.ndim - 1)), new, old)  # noqa: E731
-        stay = jnp.broadcast_to(jnp.arange(beam_width, dtype=jnp.int32)[None], parents.shape)
-        history = hold(parents, stay), hold(labels, jnp.full_like(labels, blank))
-        return jax.tree.map(hold, new, prefixes), history
 
-    start = first_prefixes(beam_width, blank, log_probs.dtype)
-    start = jax.tree.map(lambda a: jnp.broadcast_to(a[None], (batch, *a.shape)), start)
-    prefixes, (parents, labels) = lax.scan(frame, start, (times, log_probs))
+        def hold(new: Array, old: Array) -> Array:
+            return jnp.where(real.reshape(-1, *[1] * (new.ndim - 1)), new, old)
+
+        history = hold(parents, stay), hold(labels, jnp.full_like(labels, blank))
+        return jax.tree.map(hold, _Beam(new, add(beam.best, best)), beam), history
+
+    stay = jnp.broadcast_to(jnp.arange(beam_width, dtype=jnp.int32), (batch, beam_width))
+    prefixes = first_prefixes(beam_width, blank, log_probs.dtype)
+    prefixes = jax.tree.map(lambda a: jnp.broadcast_to(a, (batch, *a.shape)), prefixes)
+    start = _Beam(prefixes, exact(jnp.zeros(batch, log_probs.dtype)))
+    beam, (parents, labels) = lax.scan(frame, start, (times, log_probs))
 
     def back(beam: Array, xs: tuple[Array, Array]) -> tuple[Array, Array]:
         parents, labels = xs
@@ -137,10 +147,24 @@ def ctc_beam_search(
     last = jnp.broadcast_to(jnp.arange(n_best, dtype=jnp.int32)[None], (batch, n_best))
     _, path = lax.scan(back, last, (parents, labels), reverse=True)
     path = jnp.moveaxis(path, 0, 2)  # [B, n, T]
-    total = prefixes.total[:, :n_best]
-    exists = total > -jnp.inf
+    log_probs = add(jax.tree.map(lambda a: a[:, None], beam.best), beam.prefixes.total[:, :n_best])[
+        0
+    ]
+    exists = log_probs > -jnp.inf
     tokens, count = _packed(path, (path != blank) & exists[..., None], blank)
-    return CTCDecoded(tokens, count, total)
+    return CTCDecoded(tokens, count, log_probs)
+
+
+class _Beam(NamedTuple):
+    """The prefixes of each row, with the log-probability of the best one taken out of all.
+
+    Attributes:
+      prefixes: of log-probabilities relative to the best.
+      best: pairs `[B]`.
+    """
+
+    prefixes: Prefixes
+    best: Total
 
 
 def _packed(path: Array, keep: Array, fill: int) -> tuple[Array, Array]:

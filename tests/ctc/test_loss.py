@@ -73,13 +73,13 @@ def test_infeasible_rows_are_reported_without_a_gradient():
 
 
 def test_loss_is_never_negative():
-    """Where all is certain: there rounding makes optax's loss about -1e-7."""
+    """Where all is certain, rounding must not make a probability greater than 1."""
     rng = np.random.default_rng(0)
     logits = np.zeros((200, 12, 5), np.float32)
     logits[:, :, 1] = rng.uniform(10, 40, (200, 1))
     logits[:, :, 0] = logits[:, :, 1] * rng.uniform(0, 1, (200, 1))
     loss, _ = LOSS(logits, np.full(200, 12), np.ones((200, 1), int), np.ones(200, int), 0)
-    assert (loss >= 0).all() and (loss == 0).any()
+    assert (loss >= 0).all() and (loss < 1e-6).any()
 
 
 @pytest.mark.parametrize(("steps", "most"), [(0, 2), (3, 0), (0, 0)])
@@ -101,8 +101,9 @@ def test_ruled_out_classes():
     for b in (0, 2):
         p = every_labelling(logits[b], T, 0)[tuple(labels[b, : counts[b]].tolist())]
         np.testing.assert_allclose(loss[b], -math.log(p), rtol=1e-5)
-    assert 9e4 < loss[1] < 2e5
-    assert np.isfinite(jax.jit(jax.grad(lambda z: run(z)[::2].sum()))(jnp.asarray(logits))).all()
+    found = jax.jit(lambda z: ctc_loss(z, np.full(B, T), labels, counts))(logits)
+    assert loss[1] == 0 and found.feasible.tolist() == [True, False, True]
+    assert np.isfinite(jax.jit(jax.grad(lambda z: run(z).sum()))(jnp.asarray(logits))).all()
 
 
 def test_long_and_unlikely():
