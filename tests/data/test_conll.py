@@ -67,6 +67,17 @@ def test_what_may_be_a_comment_is_ambiguous(tmp_path, text):
     assert read_conll(path, {"form": 0}, comment="#") == [{"form": ["yes"]}]
 
 
+def test_inside_a_sentence_each_line_is_a_word(tmp_path):
+    path = write(tmp_path / "words", "# one\nissue NN\n# SYM\n#4 CD\n\n# two\n# three\nyes UH\n")
+    found = read_conll(path, {"form": 0}, comment="#")
+    assert found == [{"form": ["issue", "#", "#4"]}, {"form": ["yes"]}]
+
+
+def test_a_line_of_other_white_space_is_a_word(tmp_path):
+    path = write(tmp_path / "words", "a\n\u3000\n\u00a0\nb\n")
+    assert read_conll(path, {"form": 0}) == [{"form": ["a", "\u3000", "\u00a0", "b"]}]
+
+
 def test_no_comments_at_all(tmp_path):
     path = write(tmp_path / "words", "# SYM\nyes UH\n\n// X\n")
     found = read_conll(path, {"form": 0}, comment="")

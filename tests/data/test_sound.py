@@ -154,6 +154,22 @@ def test_other_formats_and_what_is_cut(tmp_path, form, error, channels):
             read(tmp_path, whole[:end])
 
 
+def test_ogg_that_ends_between_pages_or_inside_one(tmp_path):
+    noise = np.random.default_rng(0).normal(0, 0.1, 60000)
+    whole = encoded(noise, format="OGG", subtype="VORBIS")
+    assert len(read(tmp_path, whole)[0]) == 60000 and whole.count(b"OggS") > 4
+    for end in (whole.rindex(b"OggS"), -1):
+        with pytest.raises(ValueError, match="no page that ends the stream; it was cut"):
+            read(tmp_path, whole[:end])
+
+
+def test_compressed_aiff(tmp_path):
+    whole = encoded(VALUES, format="AIFF", subtype="ULAW")
+    np.testing.assert_allclose(read(tmp_path, whole)[0], VALUES, rtol=0.05, atol=1e-3)
+    with pytest.raises(ValueError, match=r"\d+ bytes of SSND, and its header says \d+"):
+        read(tmp_path, whole[:-2])
+
+
 @pytest.mark.parametrize("channels", [1, 2])
 @pytest.mark.parametrize("rate", [8000, 22050, 44100])
 def test_mp3_without_a_frame_that_says_how_long_it_is(tmp_path, rate, channels):
