@@ -38,9 +38,10 @@ def names(rng, count):
 def write_conllu(path, sentences):
     blocks = []
     for words, tags in sentences:
-        rest = "\t_" * 6
-        rows = [f"{n}\t{w}\t_\t{t}{rest}" for n, (w, t) in enumerate(zip(words, tags), 1)]
-        blocks.append("\n".join(["# text = " + " ".join(words), f"1-2\tof both\t_\t_{rest}", *rows]))
+        pairs, rest = zip(words, tags, strict=True), "\t_" * 6
+        rows = [f"{n}\t{w}\t_\t{t}{rest}" for n, (w, t) in enumerate(pairs, 1)]
+        first = ["# text = " + " ".join(words), f"1-2\tof both\t_\t_{rest}"]
+        blocks.append("\n".join([*first, *rows]))
     path.write_text("\n\n".join(blocks) + "\n\n")
 
 
