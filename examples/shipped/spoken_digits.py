@@ -23,7 +23,7 @@ from typing import Any
 import numpy as np
 
 from seqjax import metrics, viz
-from seqjax.data import Vocabulary, audio, installed_files, read_wav
+from seqjax.data import Vocabulary, audio, installed_files, read_audio
 
 __all__ = [
     "Recordings",
@@ -100,12 +100,12 @@ def read_recordings(path: Path) -> dict[str, Recordings]:
         if path.is_file():
             with tarfile.open(path) as archive:
                 archive.extractall(unpacked, filter="data")
-        for file in sorted((Path(unpacked) if path.is_file() else path).rglob("*.wav")):
+        for file in sorted((Path(unpacked) if path.is_file() else path).rglob("[!.]*.wav")):
             name = re.fullmatch(r"(\d)_\w+_(\d+)", file.stem)
             if not name:
                 raise ValueError(f"expected names DIGIT_SPEAKER_INDEX.wav, got {file.name}")
             split = "test" if int(name[2]) < 5 else "valid" if int(name[2]) < 8 else "train"
-            sets[split].append((audio.mfcc(*read_wav(file)), DIGITS[int(name[1])]))
+            sets[split].append((audio.mfcc(*read_audio(file)), DIGITS[int(name[1])]))
     return sets
 
 

@@ -14,7 +14,8 @@ from typing import Any
 
 import numpy as np
 
-from seqjax.data import Vocabulary, installed_files, read_conll, read_text
+from seqjax.data import Vocabulary, installed_files, read_conll, read_conllu, read_text
+from seqjax.data.conllu import FIELDS
 
 __all__ = ["Encoder", "Sentence", "conversations", "entities", "figures", "load", "most_frequent"]
 
@@ -45,11 +46,18 @@ def _columns(
         if len(files) != 1:
             got = ", ".join(file.name for file in files) or "none"
             raise ValueError(f"expected one file *{split}* in {folder}, got {got}")
-        columns = {"words": 1, "tags": 3} if ".conllu" in files[0].name else {"words": 0, "tags": 1}
-        given = {"words": word_column, "tags": tag_column}
-        columns |= {name: number for name, number in given.items() if number is not None}
-        rows = read_conll(files[0], columns)
-        found[split] = [(row["words"], row["tags"]) for row in rows]
+        universal = ".conllu" in files[0].name
+        word, tag = (1, 3) if universal else (0, 1)
+        word = word if word_column is None else word_column
+        tag = tag if tag_column is None else tag_column
+        if universal:
+            if max(word, tag) >= len(FIELDS):
+                raise ValueError(f"expected columns below {len(FIELDS)}, got {max(word, tag)}")
+            rows = read_conllu(files[0], sorted({FIELDS[word], FIELDS[tag]}))
+            found[split] = [(row[FIELDS[word]], row[FIELDS[tag]]) for row in rows]
+        else:
+            rows = read_conll(files[0], {"words": word, "tags": tag})
+            found[split] = [(row["words"], row["tags"]) for row in rows]
     return found
 
 

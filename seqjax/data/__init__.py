@@ -3,18 +3,16 @@
 from seqjax.data.audio import deltas, log_mel, mfcc, stacked_frames
 from seqjax.data.batches import Batches, batches, bucket_boundaries
 from seqjax.data.cache import cached_tokens
+from seqjax.data.conll import read_conll
+from seqjax.data.conllu import read_conllu
+from seqjax.data.folders import class_files, installed_files
 from seqjax.data.loader import Loader, prefetch
 from seqjax.data.packing import pack, unpack
 from seqjax.data.padding import pad
-from seqjax.data.readers import (
-    class_files,
-    installed_files,
-    read_conll,
-    read_lines,
-    read_parallel,
-    read_text,
-)
-from seqjax.data.series import read_csv, read_piano_rolls, read_wav
+from seqjax.data.piano_rolls import read_piano_rolls
+from seqjax.data.readers import read_lines, read_parallel, read_text
+from seqjax.data.series import read_csv
+from seqjax.data.sound import read_audio
 from seqjax.data.streams import Windows, stream_windows
 from seqjax.data.subwords import Subwords
 from seqjax.data.tfds import tfds_source
@@ -38,14 +36,15 @@ __all__ = [
     "pack",
     "pad",
     "prefetch",
+    "read_audio",
     "read_conll",
+    "read_conllu",
     "read_csv",
     "read_lines",
     "read_parallel",
     "read_piano_rolls",
     "read_text",
     "read_ts",
-    "read_wav",
     "stacked_frames",
     "stream_windows",
     "tfds_source",

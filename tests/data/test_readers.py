@@ -2,29 +2,13 @@
 
 import gzip
 
-import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from seqjax.data import class_files, read_conll, read_lines, read_parallel, read_text
+from seqjax.data import read_conll, read_lines, read_parallel, read_text
 
 READERS = [read_text, read_lines, lambda path: read_conll(path, {"form": 0})]
-
-CONLLU = """\
-# sent_id = 1
-# text = Vámonos al\tmar
-1-2	Vámonos	_	_
-1	Vamos	ir	VERB
-2	nos	nosotros	PRON
-3-4	al	_	_
-3	a	a	ADP
-4	el	el	DET
-5	mar	mar	NOUN
-5.1	_	_	_
-
-#newpar
-1	#	#	SYM
-2	5 000	5000	NUM
-"""
 
 
 @pytest.mark.parametrize("name", ["plain.txt", "packed.txt.gz"])
@@ -72,77 +56,74 @@ def test_parallel_lines(tmp_path):
     source.write_text("ja\n")
     with pytest.raises(ValueError, match=r"got 1 in .*train\.de and 3 in .*train\.en\.gz"):
         read_parallel(source, target)
+    with pytest.raises(TypeError, match="target_path: expected a path, got 3"):
+        read_parallel(source, 3)  # type: ignore[arg-type]
 
 
-def test_conllu_leaves_out_comments_multiword_tokens_and_empty_nodes(tmp_path):
-    path = tmp_path / "es.conllu"
-    path.write_text(CONLLU, encoding="utf-8")
-    first, second = read_conll(path, {"upos": 3, "form": 1})
-    assert list(first) == ["upos", "form"]
-    assert first["form"] == ["Vamos", "nos", "a", "el", "mar"]
-    assert first["upos"] == ["VERB", "PRON", "ADP", "DET", "NOUN"]
-    assert second == {"form": ["#", "5 000"], "upos": ["SYM", "NUM"]}
+def test_lone_carriage_returns(tmp_path):
+    path = tmp_path / "file"
+    path.write_bytes(b"one\r\rthree\r")  # the classic Mac OS
+    assert read_lines(path) == ["one", "", "three"] and read_text(path) == "one\n\nthree\n"
+    path.write_bytes(b"one\ntwo\rthree\r\nfour")
+    assert read_text(path) == "one\ntwo\rthree\nfour"
+    with pytest.raises(ValueError, match=r"expected lines .*, got a carriage return inside line 2"):
+        read_lines(path)
+    with pytest.raises(ValueError, match=r"got a carriage return inside line 2"):
+        read_parallel(path, path)
 
 
-def test_columns_parted_by_tabs_whose_first_is_the_word(tmp_path):
-    path = tmp_path / "words.tsv.gz"
-    lines = "#\tSYM", "#tag\tX", "1-2\tNUM", "", "", "5.1\tNUM", "#\tSYM", " ", "a b\tX"
-    path.write_bytes(gzip.compress("\n".join(lines).encode()))
-    found = [sentence["form"] for sentence in read_conll(path, {"form": 0})]
-    assert found == [["#", "#tag", "1-2"], ["5.1", "#"], ["a b"]]
+@pytest.mark.parametrize("read", READERS)
+def test_what_is_not_utf8_is_named(tmp_path, read):
+    path = tmp_path / "file"
+    for encoding in ("UTF-16", "UTF-32"):
+        for order in ("le", "be"):
+            mark = "\ufeff".encode(f"{encoding}-{order}")
+            path.write_bytes(mark + "ja X".encode(f"{encoding}-{order}"))
+            with pytest.raises(ValueError, match=f"UTF-8 in .*, got {encoding}; .*iconv -f"):
+                read(path)
+    path.write_bytes(b"ok X\nj\0a\0")
+    with pytest.raises(ValueError, match=r"got byte 0x00 in line 2, at offset 6; .*UTF-16"):
+        read(path)
+    path.write_bytes(gzip.compress(b"words"))
+    with pytest.raises(ValueError, match=r'got gzip data; a file whose name ends in "\.gz"'):
+        read(path)
+    with pytest.raises(ValueError, match="path: expected a file, got the folder"):
+        read(tmp_path)
 
 
-def test_conll2003(tmp_path):
-    path = tmp_path / "eng.train"
-    path.write_text(
-        "-DOCSTART- -X- -X- O\n\nEU NNP B-NP B-ORG\nrejects  VBZ B-VP O\n# # I-NP O\n\n"
-        "-DOCSTART- -X- -X- O\nPeter NNP B-NP B-PER\n-DOCSTART- -X- -X- O\n1.5 CD B-NP O\n"
-    )
-    found = read_conll(path, {"form": 0, "tag": 3})
-    assert [s["form"] for s in found] == [["EU", "rejects", "#"], ["Peter"], ["1.5"]]
-    assert [s["tag"] for s in found] == [["B-ORG", "O", "O"], ["B-PER"], ["O"]]
+def test_packed_files(tmp_path):
+    data = gzip.compress(b"one\n")
+    path = tmp_path / "words.GZ"
+    for whole in (data, data + bytes(8), data + data):
+        path.write_bytes(whole)
+        assert set(read_lines(path)) == {"one"}
+    for broken in (b"", data[:-1], data[:5], data + b"more"):
+        path.write_bytes(broken)
+        with pytest.raises(ValueError, match=r"expected gzip data in .*words\.GZ, got damaged"):
+            read_lines(path)
 
 
-def test_conll_mistakes(tmp_path):
-    path = tmp_path / "words"
-    path.write_text("\n\n# nothing\n")
-    assert read_conll(path, {"form": 0}) == []
-    path.write_text("# said\n\na X\nb\n")
-    place = r"expected at least 2 columns in .*words, line 4, for 'tag', got 1"
-    with pytest.raises(ValueError, match=place):
-        read_conll(path, {"tag": 1, "form": 0})
-    with pytest.raises(ValueError, match="columns: expected at least one, got none"):
-        read_conll(path, {})
-    with pytest.raises(ValueError, match=r"columns\['form'\]: expected an integer of at least 0"):
-        read_conll(path, {"form": -1})
-    with pytest.raises(TypeError, match="columns: expected a dict"):
-        read_conll(path, ["form"])  # type: ignore[arg-type]
+LINES = st.lists(st.text(st.characters(exclude_characters="\0\r\n", codec="utf-8")), max_size=6)
 
 
-def test_a_folder_a_class(tmp_path):
-    for name in ("pos/b.txt", "pos/a.txt", "neg/0.txt", "neg/.DS_Store", "unsup/0.md"):
-        (tmp_path / name).parent.mkdir(exist_ok=True)
-        (tmp_path / name).touch()
-    (tmp_path / "urls.txt").touch()
-    (tmp_path / ".git").mkdir()
-    (tmp_path / "neg" / "deeper.txt").mkdir()
-    paths, labels, names = class_files(tmp_path)
-    assert [str(path.relative_to(tmp_path)) for path in paths] == [
-        "neg/0.txt", "pos/a.txt", "pos/b.txt", "unsup/0.md",
-    ]  # fmt: skip
-    assert labels.tolist() == [0, 1, 1, 2] and labels.dtype == np.int32
-    assert names == ["neg", "pos", "unsup"]
-    paths, labels, names = class_files(tmp_path, "*.txt", names=("pos", "neg"))
-    assert [path.name for path in paths] == ["a.txt", "b.txt", "0.txt"]
-    assert (labels.tolist(), names) == ([0, 0, 1], ["pos", "neg"])
+@given(LINES, st.sampled_from(["\n", "\r\n", "\r"]), st.booleans())
+def test_lines_that_are_written_are_read(tmp_path_factory, lines, end, last):
+    path = tmp_path_factory.getbasetemp() / "lines"
+    path.write_bytes(b"\xef\xbb\xbf" + (end.join(lines) + end * last).encode())
+    expected = lines if last or (lines and lines[-1]) else lines[:-1]
+    assert read_lines(path) == (expected or [""] * last)
+    assert read_parallel(path, path) == [(line, line) for line in read_lines(path)]
 
-    with pytest.raises(ValueError, match=r"folder: expected files '\*.txt' in .*unsup, got none"):
-        class_files(tmp_path, "*.txt")
-    with pytest.raises(ValueError, match=r"names: expected folders in .*: sad; got neg, pos"):
-        class_files(tmp_path, names=["sad"])
-    with pytest.raises(ValueError, match=r"names: expected folders in .*: one a class; got none"):
-        class_files(tmp_path / "pos")
-    with pytest.raises(ValueError, match="folder: expected a folder with one folder a class"):
-        class_files(tmp_path / "urls.txt")
-    with pytest.raises(TypeError, match="names: expected several, got one string, 'pos'"):
-        class_files(tmp_path, names="pos")
+
+@given(st.binary(max_size=60))
+def test_any_bytes(tmp_path_factory, data):
+    for name in ("any", "any.gz"):
+        path = tmp_path_factory.getbasetemp() / name
+        path.write_bytes(data)
+        try:
+            text = read_text(path)
+        except ValueError:
+            continue
+        assert name == "any" and text.encode().count(b"\n") == (
+            data.count(b"\n") if b"\n" in data else data.count(b"\r")
+        )

@@ -1,0 +1,188 @@
+"""The lengths that the headers of sound files declare, by which a file that was cut is found out.
+
+libsndfile reads what it finds: of a file that is shorter than its header says it returns fewer
+samples, without an error. Each function here returns the number of frames (one sample of each
+channel) that the header declares, None if only the library can tell, and raises `ValueError` with
+the reason if the file and its header do not agree.
+"""
+
+import os
+import re
+import struct
+from collections.abc import Iterator
+from typing import BinaryIO
+
+__all__ = ["declared_frames"]
+
+
+def declared_frames(file: BinaryIO) -> int | None:
+    """Return the number of frames that a sound file declares, None if its header has no number."""
+    size = file.seek(0, os.SEEK_END)
+    file.seek(0)
+    head = file.read(1024)
+    if head[:4] in (b"RIFF", b"RIFX", b"RF64") and head[8:12] == b"WAVE":
+        return _wave(file, size, ">" if head[:4] == b"RIFX" else "<")
+    if head[:4] == b"FORM" and head[8:12] in (b"AIFF", b"AIFC"):
+        return _aiff(file, size)
+    if head[:4] == b".snd" and len(head) >= 24:
+        _check_au(file, size, *struct.unpack(">II", head[4:12]))
+    if head[:7] == b"NIST_1A":
+        count = re.search(rb"^sample_count -i (\d+)\s*$", head, re.MULTILINE)
+        return int(count[1]) if count else None
+    if head[:4] == b"OggS":
+        _check_ogg(file, size)
+    if head[:3] == b"ID3" or head[:1] == b"\xff":
+        file.seek(0)
+        return _mp3(file.read())
+    return None
+
+
+def _chunks(file: BinaryIO, at: int, size: int, order: str) -> Iterator[tuple[bytes, int, int]]:
+    """The name, the place and the declared length of each chunk of a RIFF or IFF file."""
+    while size - at >= 8:
+        file.seek(at)
+        name, length = struct.unpack(f"{order}4sI", file.read(8))
+        yield name, at + 8, length
+        at += 8 + length + length % 2
+
+
+def _wave(file: BinaryIO, size: int, order: str) -> int | None:
+    """Microsoft's WAV: RIFF, RIFX (numbers with the highest byte first), RF64 (over 4 GiB)."""
+    form, large = b"", 0xFFFFFFFF
+    for name, at, length in _chunks(file, 12, size, order):
+        if name == b"data":
+            break
+        if length > size - at:
+            raise ValueError(f"a chunk {name!r} of {length} bytes, and {size - at} after its name")
+        if name == b"ds64" and length >= 16:
+            large = struct.unpack("<8xQ", file.read(16))[0]
+        if name == b"fmt ":
+            if form:
+                raise ValueError("two chunks 'fmt '")
+            form = file.read(min(length, 40))
+    else:
+        raise ValueError("no chunk 'data'")
+    if len(form) < 16:
+        raise ValueError("no chunk 'fmt ' of at least 16 bytes before the samples")
+    length = large if length == 0xFFFFFFFF else length
+    if length > size - at:
+        # A program that writes to a pipe does not know the length, and writes the largest number.
+        if not (0x7FFF0000 <= length <= 0x80000000 or 0xFFFF0000 <= length <= 0xFFFFFFFF):
+            raise ValueError(
+                f"{size - at} bytes of samples, and its header says {length}; it was cut"
+            )
+        length = size - at
+    _check_tail(file, at + length, size, order, length % 2)
+    frame = _frame_bytes(form, order)
+    return None if frame is None else length // frame
+
+
+def _frame_bytes(form: bytes, order: str) -> int | None:
+    """The bytes of a sample of each channel, from a 'fmt ' chunk; None for compressed samples."""
+    kind, channels, rate, bytes_a_second, align, bits = struct.unpack(f"{order}HHIIHH", form[:16])
+    if kind == 0xFFFE and len(form) >= 26:  # extensible: the kind stands further behind
+        (kind,) = struct.unpack(f"{order}24xH", form[:26])
+    if kind not in (1, 3, 6, 7):  # integers, floats, A-law, µ-law
+        return None
+    frame = channels * -(-bits // 8)
+    # Channels and bits give the length of a frame, and libsndfile goes by them. Two further numbers
+    # give it, too. If one of those is wrong, it does no harm; if both are, nobody knows which are
+    # right. Some programs leave them 0.
+    others = {align, bytes_a_second / max(rate, 1)} - {0}
+    if not frame or (others and frame not in others):
+        raise ValueError(
+            f"a header that contradicts itself: {channels} channels of {bits} bits in frames of "
+            f"{align} bytes, at {rate} frames and {bytes_a_second} bytes a second"
+        )
+    return frame
+
+
+def _check_tail(file: BinaryIO, at: int, size: int, order: str, padding: int) -> None:
+    """Raise unless other chunks, NULs or tags of a music player follow the samples.
+
+    Anything else would be samples that the header leaves out. After an odd number of bytes there
+    should be one of padding, which some programs forget.
+    """
+    if not any(_is_tail(file, start, size, order) for start in {at, at + padding}):
+        raise ValueError(f"{size - at} bytes after the samples that its header declares")
+
+
+def _is_tail(file: BinaryIO, at: int, size: int, order: str) -> bool:
+    for name, start, length in _chunks(file, at, size, order):
+        readable = all(32 <= byte < 127 for byte in name)
+        if not readable or start + length > size or name in (b"data", b"fmt "):
+            break
+        at = start + length + length % 2
+    file.seek(at)
+    rest = file.read()
+    return rest.startswith((b"TAG", b"ID3")) or not rest.strip(b"\0")
+
+
+def _aiff(file: BinaryIO, size: int) -> int | None:
+    """Apple's AIFF, and AIFF-C, whose samples may be compressed."""
+    frames = None
+    for name, at, length in _chunks(file, 12, size, ">"):
+        if length > size - at and name in (b"COMM", b"SSND"):
+            raise ValueError(f"{size - at} bytes of {name.decode()}, and its header says {length}")
+        if name == b"COMM" and length >= 18:
+            common = file.read(min(length, 22))
+            plain = len(common) < 22 or common[18:] in (b"NONE", b"sowt", b"twos")
+            frames = struct.unpack(">I", common[2:6])[0] if plain else None
+    return frames
+
+
+def _check_au(file: BinaryIO, size: int, at: int, length: int) -> None:
+    """Sun's AU."""
+    if length == 0xFFFFFFFF:  # from a pipe
+        return
+    if length > size - at:
+        raise ValueError(f"{size - at} bytes of samples, and its header says {length}; it was cut")
+    file.seek(at + length)
+    if file.read().strip(b"\0"):
+        raise ValueError(f"{size - at - length} bytes after the samples that its header declares")
+
+
+def _check_ogg(file: BinaryIO, size: int) -> None:
+    """Ogg, whose last page is marked as the end."""
+    file.seek(max(0, size - 2**17))  # a page has less than half of that
+    data = file.read()
+    page = data[data.rfind(b"OggS") :] if b"OggS" in data else b""
+    segments = page[27 : 27 + page[26]] if len(page) > 26 else b""
+    if not segments or len(page) < 27 + page[26] + sum(segments) or not page[5] & 4:
+        raise ValueError("no page that ends the stream; it was cut")
+
+
+# Bits a second / 1000 and samples a second by a frame's header: MPEG 1, then MPEG 2 and 2.5.
+_BIT_RATES = (
+    (0, 32, 40, 48, 56, 64, 80, 96, 112, 128, 160, 192, 224, 256, 320),
+    (0, 8, 16, 24, 32, 40, 48, 56, 64, 80, 96, 112, 128, 144, 160),
+)
+_RATES = {3: (44100, 48000, 32000), 2: (22050, 24000, 16000), 0: (11025, 12000, 8000)}
+
+
+def _mp3(data: bytes) -> int | None:
+    """MP3, which is frames of a fixed number of samples; None if a first frame says how many.
+
+    Without such a frame, libsndfile takes the size of all frames to be that of the first, and of a
+    file of variable bit rate it reads a part.
+    """
+    at = 0
+    if data[:3] == b"ID3" and len(data) >= 10:
+        at = 10 + sum((byte & 127) << 7 * n for n, byte in enumerate(data[9:5:-1]))
+    if any(name in data[at : at + 64] for name in (b"Xing", b"Info", b"VBRI")):
+        return None
+    samples = 0
+    while len(data) - at >= 4:
+        header = int.from_bytes(data[at : at + 4], "big")
+        version, layer = header >> 19 & 3, header >> 17 & 3
+        bit_rate, rate, padding = header >> 12 & 15, header >> 10 & 3, header >> 9 & 1
+        if header >> 21 != 0x7FF or version == 1 or layer != 1 or rate == 3 or bit_rate in (0, 15):
+            break
+        length = 576 if version < 3 else 1152
+        bits = 1000 * _BIT_RATES[version < 3][bit_rate]
+        at += length // 8 * bits // _RATES[version][rate] + padding
+        samples += length
+    if at > len(data):
+        raise ValueError("a last frame that is not whole; it was cut")
+    tagged = data[at : at + 3] in (b"TAG", b"ID3", b"APE", b"LYR") or not data[at:].strip(b"\0")
+    return samples if samples and tagged else None

@@ -1,0 +1,68 @@
+"""Reader of piano rolls."""
+
+import io
+
+import numpy as np
+
+from seqjax._files import FilePath
+from seqjax.data._files import read_bytes
+
+__all__ = ["read_piano_rolls"]
+
+
+def read_piano_rolls(path: FilePath) -> dict[str, list[np.ndarray]]:
+    """Read the pieces of music in a MATLAB file of piano rolls.
+
+    The form in which JSB Chorales, MuseData, Nottingham and Piano-midi.de are given for next-step
+    prediction (Boulanger-Lewandowski, Bengio, Vincent, 2012): the cells traindata, validdata and
+    testdata, with one matrix a piece, 1 where one of 88 keys, A0 to C8, sounds.
+
+    Args:
+      path: path of the .mat file; one whose name ends in ".gz" is unpacked.
+
+    Returns:
+      "train", "valid" and "test", each a list of arrays float32 [T, 88].
+
+    Raises:
+      TypeError: not a path.
+      OSError: no such file, or one that cannot be read.
+      ValueError: not such a file; a piece of another shape, or not of numbers.
+
+    Example:
+      >>> import tempfile
+      >>> from pathlib import Path
+      >>> from scipy.io import savemat
+      >>> folder = tempfile.TemporaryDirectory()
+      >>> path = Path(folder.name, "scale.mat")
+      >>> pieces = np.empty((1, 1), object)
+      >>> pieces[0, 0] = np.eye(88, dtype=np.uint8)[[39, 41, 43]]
+      >>> savemat(path, {"traindata": pieces, "validdata": pieces, "testdata": pieces})
+      >>> [piece.shape for piece in read_piano_rolls(path)["train"]]
+      [(3, 88)]
+    """
+    from scipy.io import loadmat
+
+    data = read_bytes(path)
+    try:
+        found = loadmat(io.BytesIO(data))
+    except Exception as error:  # of many classes, for all that bytes can be
+        raise ValueError(f"path: expected a MATLAB file in {path}, got {error}") from None
+    rolls: dict[str, list[np.ndarray]] = {}
+    for split in ("train", "valid", "test"):
+        name = f"{split}data"
+        if not isinstance(found.get(name), np.ndarray) or found[name].dtype != object:
+            names = [key for key in found if not key.startswith("__")]
+            raise ValueError(f"path: expected a cell {name} in {path}, got {names}")
+        rolls[split] = []
+        for n, piece in enumerate(found[name].ravel()):
+            if not isinstance(piece, np.ndarray) or piece.dtype.kind not in "biuf":
+                kind = getattr(piece, "dtype", type(piece).__name__)
+                raise ValueError(
+                    f"path: expected {name}[{n}] as a full matrix of numbers in {path}, got {kind}"
+                )
+            if piece.ndim != 2 or piece.shape[1] != 88:
+                raise ValueError(
+                    f"path: expected {name}[{n}] of shape [T, 88] in {path}, got {piece.shape}"
+                )
+            rolls[split].append(piece.astype(np.float32))
+    return rolls
