@@ -47,7 +47,7 @@ def load(
     prefix: str = "",
     *,
     num_layers: int | None = None,
-    bidirectional: bool = False,
+    bidirectional: bool | None = None,
     into: nn.Recurrent | None = None,
     **options: Any,
 ) -> nn.Recurrent:
@@ -65,8 +65,10 @@ def load(
       prefix: the name of the first core, such as "agent/~/lstm" or "lstm_1". It may be left out if
         the parameters have no other cores than the ones to load, under Haiku's own names: "lstm",
         "gru" or "vanilla_rnn".
-      num_layers: layers of the stack, 1 if None. The cores are numbered on from the first one.
-      bidirectional: whether each layer has two of the cores, the forward one first.
+      num_layers: layers of the stack; as many as `into` has if None, and 1 without `into`. The
+        cores are numbered on from the first one.
+      bidirectional: whether each layer has two of the cores, the forward one first; as `into` has
+        if None, and False without `into`.
       into: the layer to fill; a new one if None.
       **options: of a new layer; see `seqjax.nn.Recurrent`.
 
@@ -88,8 +90,13 @@ def load(
     """
     flat = _trees.flatten(_trees.require_mapping(source, "Haiku's parameters"))
     prefix = _trees.require_prefix(prefix).removesuffix("/")
+    filled = into if isinstance(into, nn.Recurrent) else None
+    if num_layers is None:
+        num_layers = filled.num_layers if filled else 1
+    if bidirectional is None:
+        bidirectional = filled.bidirectional if filled else False
+    layers = checks.require_integer("num_layers", num_layers)
     size = 2 if checks.require_bool("bidirectional", bidirectional) else 1
-    layers = checks.require_integer("num_layers", 1 if num_layers is None else num_layers)
     if not prefix:
         prefix = _only(flat, size * layers)
     names = _numbered(prefix, size * layers)

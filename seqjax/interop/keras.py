@@ -230,7 +230,8 @@ def _require_told_reset(groups: Sequence[Sequence[Group]]) -> None:
     """Raises on GRUs without biases: their arrays do not tell where the reset gate acts."""
     arrays = [group.arrays for layer in groups for group in layer]
     shape = np.shape(arrays[0]["recurrent_kernel"])
-    if not any("bias" in each for each in arrays) and shape[1:] == (3 * shape[0],):
+    has_bias = any("bias" in each for each in arrays)
+    if not has_bias and len(shape) == 2 and shape[1] == 3 * shape[0]:
         raise ValueError(
             "reset_after: expected True or False, as given to Keras's GRU, since a GRU without "
             "biases does not tell; got None"

@@ -65,6 +65,17 @@ def test_arrays_of_keras_that_are_two_directions():
         keras.load(forward + backward, bidirectional=2)  # type: ignore[arg-type]
 
 
+def test_layers_of_different_sizes():
+    first, second = keras_arrays("lstm", 3, 4), keras_arrays("lstm", 4, 2)
+    message = "source: expected one hidden size in all layers and directions, got 4, 2; load each"
+    for source in (first + second, [first, second]):
+        with pytest.raises(ValueError, match=message):
+            keras.load(source)
+    states = [pytorch.dump(keras.load(arrays), f"{i}") for i, arrays in enumerate([first, second])]
+    with pytest.raises(ValueError, match=message):
+        pytorch.load(states[0] | states[1], ["0", "1"])
+
+
 def test_arrays_of_whole_models_of_keras():
     lstm = keras_arrays("lstm", 3, 4)
     dense = [np.ones((4, 2)), np.ones(2)]
@@ -72,6 +83,8 @@ def test_arrays_of_whole_models_of_keras():
         with pytest.raises(ValueError, match=r"source\[0\]: expected the kernel, .* \(4, 16\), "):
             keras.load(source)
     apart = keras_arrays("lstm", 5, 4)
+    with pytest.raises(ValueError, match=r"recurrent_kernel: expected 2 axes, got the shape \(\)"):
+        keras.load([np.ones((3, 16)), 1.0])
     with pytest.raises(ValueError, match="expected the arrays of a stack or two directions, got"):
         keras.load(lstm + apart)
 
@@ -128,6 +141,12 @@ def test_cores_of_haiku_are_chosen():
     stack = haiku.load(params, num_layers=2)
     assert (stack.num_layers, stack.bidirectional) == (2, False)
     assert_same(haiku.load(params, "lstm", num_layers=2), stack)
+    into = make("lstm", num_layers=2)
+    assert haiku.load(params, into=into) is into
+    assert_same(into, stack)
+    into = make("lstm", bidirectional=True)
+    pair = haiku.dump(make("lstm", bidirectional=True))
+    assert_same(haiku.load(pair, into=into), haiku.load(pair, bidirectional=True))
     with pytest.raises(ValueError, match="source: expected the core lstm_2, got lstm/linear, "):
         haiku.load(params, "lstm_1", num_layers=2)
 

@@ -284,6 +284,7 @@ def test_what_files_of_keras_2_tell(tmp_path):
         (layer_of("LSTM", "lstm", recurrent_activation="hard_sigmoid"), "recurrent_activation="),
         (layer_of("LSTM", "lstm", go_backwards=True), "go_backwards=False of a LSTM, got True"),
         (layer_of("ConvLSTM2D", "lstm"), "one of SimpleRNN"),
+        (layer_of("TimeDistributed", "lstm"), "got a TimeDistributed; pass the layer inside"),
     ):
         path = legacy(tmp_path / "m.h5", {"lstm": lstm}, old_config(layer))
         with pytest.raises(ValueError, match=f"source: expected .*{message}"):
