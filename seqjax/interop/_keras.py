@@ -4,28 +4,51 @@ import json
 import re
 import zipfile
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from seqjax import checks
-from seqjax._files import local_path
 from seqjax.interop import _trees
+from seqjax.interop._layers import agreed
 
 ACTIVATIONS = {"tanh": "tanh", "relu": "relu", "linear": "identity", "sigmoid": "sigmoid"}
-_KINDS = ("SimpleRNN", "LSTM", "GRU", "Bidirectional")
+_CELLS = {
+    **{name: "SimpleRNN" for name in ("SimpleRNN", "SimpleRNNCell")},
+    **{name: "LSTM" for name in ("LSTM", "LSTMCell", "CuDNNLSTM")},
+    **{name: "GRU" for name in ("GRU", "GRUCell", "CuDNNGRU")},
+}
+_KINDS = (*_CELLS, "RNN", "StackedRNNCells", "Bidirectional")
+_INSIDE = {
+    "TimeDistributed": "pass the layer inside, its .layer",
+    "Sequential": "pass the recurrent layers, such as model.layers[1]",
+    "Functional": "pass the recurrent layers, such as model.layers[1]",
+}
 _MERGE_MODES = {"concat": "concat", "sum": "sum", "ave": "mean", "mul": "mul", None: "none"}
 # Where the parts of a wrapper are in its configuration, by their names in files.
-_PARTS = {"forward_layer": "layer", "backward_layer": "backward_layer", "layer": "layer"}
+_PARTS = {
+    "forward_layer": "layer",
+    "backward_layer": "backward_layer",
+    "layer": "layer",
+    "cell": "cell",
+}
 
 
 def serialized(layer: Any) -> dict[str, Any]:
     """A Keras layer as its files describe it."""
     # Before its configuration is asked for, which a layer of the user's may not have.
-    kind = checks.require_name("source", type(layer).__name__, _KINDS)
+    kind = _require_kind(type(layer).__name__)
     return {"class_name": kind, "config": layer.get_config()}
 
 
-def configuration(layer: Mapping[str, Any], *, backward: bool = False) -> dict[str, Any]:
-    """The options of our layer that computes what a Keras layer does, and `reset_after`.
+def is_bidirectional(layer: Mapping[str, Any]) -> bool:
+    """Whether a Keras layer has two directions."""
+    return bool(layer.get("class_name") == "Bidirectional")
+
+
+def configuration(layer: Any, *, backward: bool = False) -> dict[str, Any]:
+    """The options of our layer that computes what a Keras layer does.
+
+    Among them are `reset_after` and, of layers of older versions, `time_major`.
 
     Args:
       layer: its class_name and config.
@@ -34,47 +57,86 @@ def configuration(layer: Mapping[str, Any], *, backward: bool = False) -> dict[s
     Raises:
       ValueError: it does what our layers do not.
     """
-    kind, config = layer["class_name"], layer["config"]
-    if layer.get("registered_name"):  # a class of the user's
-        kind = layer["registered_name"]
-    checks.require_name("source", kind, _KINDS)
+    if not (isinstance(layer, Mapping) and isinstance(layer.get("config"), Mapping)):
+        raise ValueError(
+            f"source: expected a layer's class_name and config, got {checks.brief(layer)}"
+        )
+    # The registered name is that of a class of the user's.
+    kind = _require_kind(layer.get("registered_name") or layer.get("class_name"))
+    config = layer["config"]
     if kind == "Bidirectional":
-        told = configuration(config["layer"])
-        other = config.get("backward_layer")  # made like the first one if there is none
-        if other is not None and configuration(other, backward=True) != told:
-            raise ValueError("source: expected two directions that are alike, got different ones")
-        if config["merge_mode"] not in _MERGE_MODES:
-            raise ValueError(f"source: expected a known merge_mode, got {config['merge_mode']!r}")
-        return {**told, "merge_mode": _MERGE_MODES[config["merge_mode"]]}
-    expected = {"recurrent_activation": "sigmoid", "activation": "tanh", "go_backwards": backward}
-    if kind == "SimpleRNN":
-        del expected["activation"], expected["recurrent_activation"]
+        return _both(config)
+    if kind == "StackedRNNCells":
+        return agreed(map(configuration, config.get("cells") or ()))
+    if not kind.endswith("Cell"):
+        _require(kind, config, {"go_backwards": backward})
+    layout = {"time_major": True} if config.get("time_major") is True else {}
+    inner = configuration(config.get("cell")) if kind == "RNN" else _cell(kind, config)
+    return inner | layout
+
+
+def _both(config: Mapping[str, Any]) -> dict[str, Any]:
+    """The options of two directions."""
+    told = configuration(config.get("layer"))
+    other = config.get("backward_layer")  # made like the first one if there is none
+    if other is not None and configuration(other, backward=True) != told:
+        raise ValueError("source: expected two directions that are alike, got different ones")
+    mode = config.get("merge_mode", "concat")
+    if mode not in _MERGE_MODES:
+        raise ValueError(f"source: expected a known merge_mode, got {mode!r}")
+    cell = config["layer"]["config"].get("cell")
+    if isinstance(cell, Mapping) and cell.get("class_name") == "StackedRNNCells":
+        raise ValueError(
+            "source: expected one cell in each direction, got StackedRNNCells in a Bidirectional; "
+            "in seqjax both directions of a layer read both directions of the layer before"
+        )
+    return {**told, "merge_mode": _MERGE_MODES[mode]}
+
+
+def _cell(kind: str, config: Mapping[str, Any]) -> dict[str, Any]:
+    """The options of one cell, whose kind may be that of a layer."""
+    if _CELLS[kind] == "SimpleRNN":
+        name = checks.require_name("activation", config.get("activation"), ACTIVATIONS)
+        return {"activation": ACTIVATIONS[name]}
+    if kind.startswith("CuDNN"):
+        return {"reset_after": True} if kind == "CuDNNGRU" else {}
+    _require(kind, config, {"recurrent_activation": "sigmoid", "activation": "tanh"})
+    if _CELLS[kind] == "GRU" and isinstance(config.get("reset_after"), bool):
+        return {"reset_after": config["reset_after"]}
+    return {}
+
+
+def _require(kind: str, config: Mapping[str, Any], expected: Mapping[str, Any]) -> None:
+    """Raises on what our layers do not do."""
     for name, value in expected.items():
         if config.get(name) != value:
             raise ValueError(
                 f"source: expected {name}={value!r} of a {kind}, got {config.get(name)!r}"
             )
-    if kind == "SimpleRNN":
-        name = checks.require_name("activation", config["activation"], ACTIVATIONS)
-        return {"activation": ACTIVATIONS[name]}
-    return {"reset_after": config["reset_after"]} if kind == "GRU" else {}
 
 
-def read_config(path: Any, prefix: str) -> Mapping[str, Any]:
+def _require_kind(kind: Any) -> str:
+    """Returns the name of a class, or raises if it is not one of a recurrent layer."""
+    if kind in _INSIDE:
+        raise ValueError(f"source: expected a recurrent layer, got a {kind}; {_INSIDE[kind]}")
+    return checks.require_name("source", kind, _KINDS)
+
+
+def read_config(path: Path, prefix: str) -> Mapping[str, Any]:
     """The layer of a file `.keras` whose weights are at a path in it, as `serialized` gives it.
 
     Raises:
       ValueError: the file cannot be read, or does not tell, as that of a model with a `call` of
         its own does not.
     """
-    path = local_path("path", path)
     with _trees.reading(path), zipfile.ZipFile(path) as archive:
         layer = json.loads(archive.read("config.json"))
     steps = iter(prefix.strip("/").split("/"))
     for step in steps:
-        config = layer["config"]
-        if step == "layers":
-            layer = _by_name(config.get("layers", ())).get(next(steps, ""))
+        config = layer.get("config") if isinstance(layer, Mapping) else None
+        config = config if isinstance(config, Mapping) else {}
+        if step in ("layers", "cells"):
+            layer = _by_name(config.get(step)).get(next(steps, ""))
         else:
             layer = config.get(_PARTS.get(step))
         if not (isinstance(layer, Mapping) and isinstance(layer.get("config"), Mapping)):
@@ -85,12 +147,28 @@ def read_config(path: Any, prefix: str) -> Mapping[str, Any]:
     return layer
 
 
+def by_name_in(text: str, name: str) -> Mapping[str, Any] | None:
+    """The layer of a name, anywhere in the description of a model by an older version."""
+    queue = [json.loads(text)]
+    while queue:
+        layer = queue.pop()
+        config = layer.get("config") if isinstance(layer, Mapping) else None
+        if isinstance(config, list):  # the first files of Keras 2 have the layers alone
+            queue += config
+        elif isinstance(config, Mapping):
+            if config.get("name") == name:
+                return layer
+            inner = config.get("layers")
+            queue += inner if isinstance(inner, list) else []
+    return None
+
+
 def _by_name(layers: Any) -> dict[str, Any]:
     """The layers of a model by their names in files: of their classes, counted."""
     named: dict[str, Any] = {}
     counts: dict[str, int] = {}
-    for layer in layers:
-        if not isinstance(layer, Mapping) or "class_name" not in layer:
+    for layer in layers if isinstance(layers, list) else ():
+        if not (isinstance(layer, Mapping) and isinstance(layer.get("class_name"), str)):
             continue
         word = r"(?<=.)(?=[A-Z][a-z])|(?<=[a-z])(?=[A-Z])"  # where one begins
         name = re.sub(word, "_", layer["class_name"]).lower()

@@ -157,9 +157,15 @@ def _built(
             )
     scheme = select(schemes, layers[0][0])
     sizes = scheme.sizes(layers[0][0])
+    _require_one_size(schemes, layers)
     dtype = layers[0][0].arrays[scheme.field("w_ih").key].dtype
-    if scheme.activations:
+    if len(scheme.activations) == 1:
         options.setdefault("activation", scheme.activations[0])
+    if scheme.cell is cells.Elman and "activation" not in options:
+        raise ValueError(
+            "activation: expected the activation of the simple recurrent layer, which its weights "
+            "do not tell, got none; pass activation='tanh', or what the layer was made with"
+        )
     if scheme.cell is cells.ProjectedLSTM:
         options["proj_size"] = sizes.recurrent
     if scheme.cell is cells.ChoGRU:
@@ -208,6 +214,19 @@ def _require_all_biases(schemes: Sequence[Scheme], layers: Sequence[Sequence[Gro
                 f"{group.name(key)}: expected a bias, as there is {groups[biased].name(key)}; "
                 "it is missing"
             )
+
+
+def _require_one_size(schemes: Sequence[Scheme], layers: Sequence[Sequence[Group]]) -> None:
+    """Raises if the layers are whole, but of different hidden sizes."""
+    groups = [group for directions in layers for group in directions]
+    chosen = [select(schemes, group) for group in groups]
+    pairs = list(zip(chosen, groups, strict=True))
+    sizes = [scheme.sizes(group).hidden for scheme, group in pairs]
+    if len({*sizes}) > 1 and all(scheme.fits(group, scheme.fields) for scheme, group in pairs):
+        raise ValueError(
+            "source: expected one hidden size in all layers and directions, got "
+            f"{', '.join(map(str, sizes))}; load each layer on its own"
+        )
 
 
 def _require_same(

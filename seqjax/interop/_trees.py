@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -10,29 +11,51 @@ import jax.numpy as jnp
 import numpy as np
 
 from seqjax import checks, nn
-from seqjax.interop._schemes import Group
+from seqjax.interop._schemes import Group, Scheme
 
 SIDES = ("forward_rnn", "backward_rnn")
 
 
-def array(value: Any, name: str) -> Any:
-    """An array of JAX or NumPy as it is; a tensor of PyTorch, which needs no import, as an array.
+class SourceError(Exception):
+    """An error inside `reading` whose message already says what is wrong."""
 
-    What `numpy.asarray` takes becomes an array of NumPy, in the machine's order of bytes.
+
+def array(value: Any, name: str) -> Any:
+    """Return an array of JAX or NumPy as it is, and anything else as an array of NumPy.
+
+    A tensor of PyTorch is converted without importing PyTorch. NumPy's files and HDF5 store
+    bfloat16 as 2 bytes without a meaning; these become bfloat16 again. The result has native byte
+    order.
 
     Raises:
-      ValueError: a tensor without plain numbers (sparse, quantized, on no device), or numbers of
+      ValueError: a tensor without plain numbers (sparse, quantised, on no device), or numbers of
         fewer than 16 bits, which layers do not compute in.
     """
     if hasattr(value, "detach"):
         value = _from_tensor(value, name)
     elif not (hasattr(value, "dtype") and hasattr(value, "T")):
-        value = np.asarray(value)
-    if isinstance(value, np.ndarray) and not value.dtype.isnative:  # JAX takes no others
-        value = value.astype(value.dtype.newbyteorder("="))
+        try:
+            value = np.asarray(value)
+        except (TypeError, ValueError) as error:
+            raise ValueError(f"{name}: expected an array, got {checks.brief(value)}") from error
+    if isinstance(value, np.ndarray):
+        if value.dtype == np.dtype("V2"):  # no other float of 2 bytes is unknown to NumPy
+            value = value.view(jnp.bfloat16)
+        if value.dtype.kind == "V" and value.dtype.names is None and value.dtype.isbuiltin == 0:
+            raise ValueError(few_bits(name, f"raw data of {value.dtype.itemsize} byte an element"))
+        if not value.dtype.isnative:  # JAX takes no others
+            value = value.astype(value.dtype.newbyteorder("="))
     if jnp.issubdtype(value.dtype, jnp.floating) and jnp.finfo(value.dtype).bits < 16:
-        raise ValueError(f"{name}: expected numbers of 16 bits or more, got {value.dtype}")
+        raise ValueError(few_bits(name, value.dtype))
     return value
+
+
+def few_bits(name: str, dtype: Any) -> str:
+    """The message about an array of small numbers."""
+    return (
+        f"{name}: expected floating-point numbers of 16 bits or more, got {dtype}; convert the "
+        "array to float32 first, and multiply it by its scale if it has one"
+    )
 
 
 def _from_tensor(value: Any, name: str) -> Any:
@@ -44,24 +67,26 @@ def _from_tensor(value: Any, name: str) -> Any:
         return tensor.numpy()
     except (TypeError, RuntimeError) as error:
         got = ", ".join(str(getattr(value, what, "")) for what in ("dtype", "layout", "device"))
-        raise ValueError(f"{name}: expected a dense tensor of numbers, got {got}") from error
+        raise ValueError(
+            f"{name}: expected a dense tensor of numbers, got {got}; convert it with "
+            "tensor.to_dense(), tensor.dequantize() or tensor.float() first"
+        ) from error
 
 
-def flatten(tree: Any, before: str = "") -> dict[str, Any]:
-    """The arrays of nested mappings by the names on the way to them, joined by "/".
-
-    Args:
-      tree: the mappings.
-      before: what stands before a name in messages.
-    """
+def flatten(tree: Mapping[Any, Any]) -> dict[str, Any]:
+    """The leaves of nested mappings by the names on the way to them, joined by "/"."""
     flat: dict[str, Any] = {}
     for key, value in tree.items():
         if isinstance(value, Mapping):
-            inner = flatten(value, f"{before}{key}/")
-            flat |= {f"{key}/{name}": leaf for name, leaf in inner.items()}
+            flat |= {f"{key}/{name}": leaf for name, leaf in flatten(value).items()}
         elif value is not None:
-            flat[str(key)] = array(value, f"{before}{key}")
+            flat[str(key)] = value
     return flat
+
+
+def group(values: Mapping[str, Any], before: str = "") -> Group:
+    """The arrays of one direction; `before` makes full names."""
+    return Group({key: array(value, before + key) for key, value in values.items()}, before)
 
 
 def nested(flat: Mapping[str, Any]) -> dict[str, Any]:
@@ -108,11 +133,13 @@ def is_path(source: Any) -> bool:
 
 @contextlib.contextmanager
 def reading(path: Path) -> Iterator[None]:
-    """Says which file it is that cannot be read: a folder, or one that is cut off."""
+    """Raises `ValueError` with the file's name for whatever goes wrong while a file is read."""
     if path.is_dir():
         raise ValueError(f"source: expected a file, got the folder {path}")
     try:
         yield
+    except SourceError as error:
+        raise ValueError(str(error)) from None
     except (FileNotFoundError, PermissionError):  # which name the file
         raise
     except Exception as error:  # each format has errors of its own
@@ -132,12 +159,41 @@ def each_direction(layer: Any) -> list[Any]:
     return list(layer) if isinstance(layer, nn.Bidirectional) else [layer]
 
 
-def tree_groups(source: Any, prefix: str, expected: str) -> list[list[Group]]:
+def layers_in(names: Iterable[str], schemes: Sequence[Scheme]) -> list[str]:
+    """The paths in a tree at which there are the arrays of a cell, or of two directions."""
+    names, found = list(names), dict[str, None]()
+    for scheme in schemes:
+        first, *others = scheme.keys(bias=not scheme.optional_bias)
+        for name in names:
+            path = name.removesuffix(first)
+            if (
+                path != name
+                and path[-1:] in ("", "/")
+                and {path + key for key in others} <= {*names}
+            ):
+                found[_WITHIN.sub("", path.removesuffix("/"))] = None
+    return list(found)
+
+
+# What a layer puts between itself and its arrays.
+_WITHIN = re.compile(rf"(^|/)(({'|'.join(SIDES)})(/cell)?|cell)$")
+
+
+def choices(paths: Iterable[str]) -> str:
+    """The layers that were found, as a hint."""
+    quoted = [f"prefix={path!r}" for path in paths]
+    return f"; choose a layer by {' or '.join(quoted[:8])}" if quoted else ""
+
+
+def tree_groups(
+    source: Any, prefix: str, schemes: Sequence[Scheme], expected: str
+) -> list[list[Group]]:
     """The directions of trees as Flax names them: one tree a layer, with one or two cells.
 
     Args:
       source: a tree, a `Bidirectional` of two, or a list of these, one a layer.
       prefix: the path to the layer, in each tree.
+      schemes: the library's.
       expected: what a tree is, for messages.
     """
     prefix = require_prefix(prefix) and prefix.removesuffix("/") + "/"
@@ -146,19 +202,39 @@ def tree_groups(source: Any, prefix: str, expected: str) -> list[list[Group]]:
         before = f"source[{index}]: {prefix}" if type(source) in (list, tuple) else prefix
         layers.append([])
         for tree in each_direction(layer):
-            where = before.removesuffix(prefix)
-            tree = under(flatten(require_mapping(tree, expected), where), prefix)
+            tree = under(flatten(require_mapping(tree, expected)), prefix)
+            inner = layers_in(tree, schemes)
+            if inner and "" not in inner:
+                raise ValueError(
+                    f"prefix: expected the path to one layer, got {prefix!r}"
+                    + choices(prefix + path for path in inner)
+                )
             sides = [side for side in SIDES if any(key.startswith(side + "/") for key in tree)]
+            if sides:
+                _require_sides(tree, sides, before)
             for side in sides or [""]:
                 layers[-1].append(_cell(under(tree, side), before + (side and side + "/")))
     return layers
 
 
+def _require_sides(tree: Iterable[str], sides: Sequence[str], before: str) -> None:
+    """Raises unless a tree consists of both directions."""
+    if len(sides) == 1:
+        (missing,) = set(SIDES) - set(sides)
+        raise ValueError(
+            f"{before}{missing}: expected both directions; it is missing; "
+            f"one direction alone is loaded by a prefix= that ends in {sides[0]!r}"
+        )
+    for key in tree:
+        if key.partition("/")[0] not in SIDES:
+            raise ValueError(f"{before}{key}: expected {' and '.join(SIDES)} alone")
+
+
 def _cell(tree: dict[str, Any], before: str) -> Group:
     """The arrays of a cell, which a layer keeps under the name "cell"."""
     if all(key.startswith("cell/") for key in tree):
-        return Group(under(tree, "cell"), f"{before}cell/")
-    return Group(tree, before)
+        return group(under(tree, "cell"), f"{before}cell/")
+    return group(tree, before)
 
 
 def layer_trees(dumped: Iterable[Sequence[Mapping[str, Any]]]) -> list[dict[str, Any]]:

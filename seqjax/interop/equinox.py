@@ -5,7 +5,7 @@ from typing import Any
 from seqjax import cells, checks, nn
 from seqjax.interop import _trees
 from seqjax.interop._layers import dump_layers, load_layers
-from seqjax.interop._schemes import Field, Group, Scheme
+from seqjax.interop._schemes import Field, Scheme
 
 __all__ = ["dump", "load"]
 
@@ -55,7 +55,7 @@ def load(source: Any, *, into: nn.Recurrent | None = None, **options: Any) -> nn
     for index, layer in enumerate(_trees.each_layer(source)):
         before = f"source[{index}]." if type(source) in (list, tuple) else ""
         parts = map(_arrays, _trees.each_direction(layer))
-        layers.append([Group(_trees.flatten(part, before), before) for part in parts])
+        layers.append([_trees.group(_trees.flatten(part), before) for part in parts])
     return load_layers(SCHEMES, layers, into, options)
 
 

@@ -7,7 +7,7 @@ from typing import Any
 from seqjax import cells, checks, nn
 from seqjax.interop import _trees
 from seqjax.interop._layers import dump_layers, load_layers
-from seqjax.interop._schemes import Field, Group, Scheme
+from seqjax.interop._schemes import Field, Scheme
 
 __all__ = ["dump", "load"]
 
@@ -46,21 +46,29 @@ def load(
     source: Mapping[str, Any],
     prefix: str = "",
     *,
-    bidirectional: bool = False,
+    num_layers: int | None = None,
+    bidirectional: bool | None = None,
     into: nn.Recurrent | None = None,
     **options: Any,
 ) -> nn.Recurrent:
-    """A layer with the weights of Haiku's cores.
+    """Return a layer with the weights of Haiku's cores.
 
     Haiku's LSTM adds 1 to the forget gate, which our bias then contains; its GRU applies the reset
     gate before the product, as our `GRU(reset_after=False)`; its `VanillaRNN` has relu units.
 
+    Haiku numbers the cores of one name: "lstm", "lstm_1", "lstm_2". The names do not tell whether
+    these are the layers of a stack, or an encoder and a decoder. So one core is loaded unless
+    `num_layers` or `bidirectional` asks for more.
+
     Args:
       source: the parameters, `{"lstm/linear": {"w": ..., "b": ...}}`.
-      prefix: the name of the core, such as "agent/~/lstm", by default Haiku's own: "lstm", "gru" or
-        "vanilla_rnn". Cores that are numbered on from there, "lstm_1" and so on, are the following
-        layers.
-      bidirectional: whether each layer has two of the cores, the forward one first.
+      prefix: the name of the first core, such as "agent/~/lstm" or "lstm_1". It may be left out if
+        the parameters have no other cores than the ones to load, under Haiku's own names: "lstm",
+        "gru" or "vanilla_rnn".
+      num_layers: layers of the stack; as many as `into` has if None, and 1 without `into`. The
+        cores are numbered on from the first one.
+      bidirectional: whether each layer has two of the cores, the forward one first; as `into` has
+        if None, and False without `into`.
       into: the layer to fill; a new one if None.
       **options: of a new layer; see `seqjax.nn.Recurrent`.
 
@@ -69,8 +77,8 @@ def load(
 
     Raises:
       TypeError: not a mapping.
-      ValueError: a name or a number is missing or unknown, an array has a wrong shape, or `into`
-        is of another kind or size.
+      ValueError: a name or a number is missing or unknown, several cores without a choice, an array
+        has a wrong shape, or `into` is of another kind or size.
 
     Example:
       >>> import numpy as np
@@ -82,28 +90,25 @@ def load(
     """
     flat = _trees.flatten(_trees.require_mapping(source, "Haiku's parameters"))
     prefix = _trees.require_prefix(prefix).removesuffix("/")
-    if not prefix:
-        names = [n for n in _NAMES.values() if any(key.startswith(n + "/") for key in flat)]
-        if len(names) != 1:
-            raise ValueError(
-                f"prefix: expected the name of a core, such as one of {', '.join(sorted(source))}"
-            )
-        (prefix,) = names
-    cores = [Group(_trees.under(flat, prefix), prefix + "/")]
-    number = re.compile(re.escape(prefix) + r"_([1-9]\d*)/")
-    numbers = {int(match[1]) for match in map(number.match, flat) if match}
-    for index in range(1, max(numbers, default=0) + 1):
-        name = f"{prefix}_{index}"
-        if index not in numbers:
-            raise ValueError(
-                f"source: expected {name}, as there is {prefix}_{max(numbers)}; it is missing"
-            )
-        cores.append(Group(_trees.under(flat, name), name + "/"))
+    filled = into if isinstance(into, nn.Recurrent) else None
+    if num_layers is None:
+        num_layers = filled.num_layers if filled else 1
+    if bidirectional is None:
+        bidirectional = filled.bidirectional if filled else False
+    layers = checks.require_integer("num_layers", num_layers)
     size = 2 if checks.require_bool("bidirectional", bidirectional) else 1
-    if len(cores) % size:
-        raise ValueError(f"source: expected an even number of cores, got {len(cores)}")
-    layers = [cores[i : i + size] for i in range(0, len(cores), size)]
-    return load_layers(SCHEMES, layers, into, options)
+    if not prefix:
+        prefix = _only(flat, size * layers)
+    names = _numbered(prefix, size * layers)
+    for name in names:
+        if not any(key.startswith(name + "/") for key in flat):
+            raise ValueError(
+                f"source: expected the core {name}, got {', '.join(list(source)[:6])}; it is "
+                f"missing{_trees.choices(_cores(flat))}"
+            )
+    groups = [_trees.group(_trees.under(flat, name), name + "/") for name in names]
+    pairs = [groups[i : i + size] for i in range(0, len(groups), size)]
+    return load_layers(SCHEMES, pairs, into, options)
 
 
 def dump(layer: nn.Recurrent, prefix: str = "") -> dict[str, dict[str, Any]]:
@@ -125,14 +130,48 @@ def dump(layer: nn.Recurrent, prefix: str = "") -> dict[str, dict[str, Any]]:
 
     Example:
       >>> from flax import nnx
-      >>> sorted(dump(nn.LSTM(3, 5, num_layers=2, rngs=nnx.Rngs(0))))
+      >>> params = dump(nn.LSTM(3, 5, num_layers=2, rngs=nnx.Rngs(0)))
+      >>> sorted(params)
       ['lstm/linear', 'lstm_1/linear']
+      >>> load(params, num_layers=2).num_layers
+      2
     """
     cores = [core for directions in dump_layers("Haiku", SCHEMES, layer) for core in directions]
     prefix = _trees.require_prefix(prefix).removesuffix("/") or _NAMES[type(layer.cell)]
     params: dict[str, dict[str, Any]] = {}
-    for index, core in enumerate(cores):
+    for core_name, core in zip(_numbered(prefix, len(cores)), cores, strict=True):
         for key, array in core.items():
-            module, _, name = f"{prefix}{f'_{index}' * (index > 0)}/{key}".rpartition("/")
+            module, _, name = f"{core_name}/{key}".rpartition("/")
             params.setdefault(module, {})[name] = array
     return params
+
+
+def _numbered(first: str, count: int) -> list[str]:
+    """The names that Haiku gives to cores: "lstm", "lstm_1", or from "lstm_3" on "lstm_4"."""
+    match = re.fullmatch(r"(.*)_([1-9]\d*)", first)
+    name, start = (match[1], int(match[2])) if match else (first, 0)
+    return [first] + [f"{name}_{start + index}" for index in range(1, count)]
+
+
+def _cores(flat: Mapping[str, Any]) -> list[str]:
+    """The cores in the parameters that have a name which Haiku gives."""
+    own = re.compile(rf"(.*/)?({'|'.join(_NAMES.values())})(_\d+)?")
+    return sorted(filter(own.fullmatch, _trees.layers_in(flat, SCHEMES)))
+
+
+def _only(flat: Mapping[str, Any], count: int) -> str:
+    """The name of the first core, if the parameters have as many cores as are asked for."""
+    own = [name for name in _NAMES.values() if any(key.startswith(name + "/") for key in flat)]
+    cores = _cores(flat)
+    if len(own) != 1:
+        raise ValueError(
+            f"prefix: expected the name of a core, got '' and {', '.join(list(flat)[:6])}"
+            + _trees.choices(cores)
+        )
+    if len(cores) > count:
+        raise ValueError(
+            f"prefix: ambiguous, got '' and the cores {', '.join(cores)}{_trees.choices(cores)}; "
+            "if they are the layers of a stack, pass num_layers=, and for pairs of directions "
+            "bidirectional=True"
+        )
+    return own[0]

@@ -3,16 +3,15 @@
 Keras itself is not needed for lists of arrays.
 """
 
-import contextlib
-import zipfile
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from seqjax import cells, checks, nn
-from seqjax._files import FilePath, local_path
-from seqjax.interop import _trees
-from seqjax.interop._keras import ACTIVATIONS, configuration, read_config, serialized
+from seqjax._files import FilePath
+from seqjax.interop import _keras_arrays, _keras_files, _trees
+from seqjax.interop._keras import ACTIVATIONS, configuration, is_bidirectional, serialized
 from seqjax.interop._layers import agreed, dump_layers, load_layers
 from seqjax.interop._schemes import Field, Group, Scheme
 
@@ -45,33 +44,39 @@ def load(
     source: Any,
     prefix: str = "",
     *,
+    bidirectional: bool | None = None,
     reset_after: bool | None = None,
     into: nn.Recurrent | None = None,
     **options: Any,
 ) -> nn.Recurrent:
-    """A layer with the weights of Keras's.
+    """Return a layer with the weights of Keras's.
 
     Args:
       source: what `layer.get_weights()` gives, a list of arrays; or a Keras layer; or a list of
-        these, one for each layer of a stack; or the path of a file `.keras`, which tells of the
-        layer what a Keras layer does, or `.weights.h5`, which holds arrays and nothing else.
-      prefix: in a file, the path to the layer, such as "layers/lstm".
+        these, one for each layer of a stack; or the path of a file `.keras`, which describes the
+        layer, or `.weights.h5`, which holds arrays alone, or an older `.h5`. The `get_weights()`
+        of a model with nothing but recurrent layers is a source, too.
+      prefix: in a file, the path to the layer, such as "layers/lstm"; in an older `.h5`, its name.
+      bidirectional: for arrays, whether they are pairs of directions. It is needed only if the
+        input size is the hidden size, since a `Bidirectional` and a stack have the same shapes
+        then.
       reset_after: as given to Keras's `GRU`; needed only for one without biases, whose weights do
-        not tell (True then if None).
+        not tell it.
       into: the layer to fill; a new one if None.
-      **options: of a new layer, such as `activation="relu"` or `merge_mode="sum"`, which arrays do
-        not tell: Keras's defaults are assumed, and that the layer runs forward. A Keras layer and
-        a file `.keras` tell them, and an option against these is refused. See
-        `seqjax.nn.Recurrent`.
+      **options: of a new layer, such as `merge_mode="sum"`; see `seqjax.nn.Recurrent`. Arrays do
+        not tell what a layer does: a `SimpleRNN` needs `activation="tanh"` or another, and for the
+        rest Keras's defaults are assumed. A Keras layer and a file with the configuration tell
+        what the layer does, and an option against them is refused.
 
     Returns:
       A `seqjax.nn.RNN`, `LSTM` or `GRU`; or `into`.
 
     Raises:
       TypeError: neither arrays, nor a Keras layer, nor a path.
-      ValueError: an array is missing or has a wrong shape, `into` is of another kind or size, the
-        Keras layer is not built, has activations that ours do not have or runs backward; or the
-        file cannot be read or does not say how its layer is configured.
+      ValueError: an array is missing or has a wrong shape; the shapes fit several arrangements;
+        `into` is of another kind or size; the Keras layer is not built, has activations that ours
+        do not have or runs backward; or the file cannot be read or does not say how its layer is
+        configured.
       ImportError: a file, and h5py is not installed.
 
     Example:
@@ -82,34 +87,34 @@ def load(
       ('GRU', (3, 15))
     """
     prefix = _trees.require_prefix(prefix)
-    told = []
+    if bidirectional is not None:
+        bidirectional = checks.require_bool("bidirectional", bidirectional)
     if _trees.is_path(source):
-        path, source = source, read_weights(source, prefix)
-        if Path(path).suffix == ".keras":
-            told.append(configuration(read_config(path, prefix)))
+        source = [_keras_files.read(source, prefix)]
     elif prefix:
         raise ValueError(f"prefix: expected '' for what is not a file, got {prefix!r}")
     one = isinstance(source, Sequence) and len(source) > 0 and hasattr(source[0], "shape")
-    groups = []
+    told: list[dict[str, Any]] = []
+    groups: list[list[Group]] = []
     for index, layer in enumerate([source] if one else _trees.each_layer(source)):
-        if hasattr(layer, "get_weights"):
-            told.append(configuration(serialized(layer)))
-            layer = layer.get_weights()
-            if not layer:
-                raise ValueError(
-                    f"source[{index}]: expected a layer with weights, got one that is not built; "
-                    "call it first, or its build"
-                )
-        groups.append(_groups(layer, index))
-    found = agreed(told)
-    after = found.pop("reset_after", reset_after)
+        found = layer if isinstance(layer, _keras_files.Found) else _found(layer, index)
+        if found.config is not None:
+            told.append(configuration(found.config))
+        sides = _directions(found, bidirectional, into)
+        groups += _groups(found.arrays, index, sides, len(groups))
+    agreement = agreed(told)
+    if agreement.pop("time_major", False) and into is None:  # a layout, the user's to choose
+        options.setdefault("time_major", True)
+    after = agreement.pop("reset_after", reset_after)
     if reset_after not in (None, after):
         raise ValueError(f"reset_after: expected {after} as in source, got {reset_after!r}")
     schemes = SCHEMES
     if after is not None:
         other = cells.ChoGRU if checks.require_bool("reset_after", after) else cells.GRU
         schemes = tuple(scheme for scheme in SCHEMES if scheme.cell is not other)
-    return load_layers(schemes, groups, into, options, found)
+    elif into is None:
+        _require_told_reset(groups)
+    return load_layers(schemes, groups, into, options, agreement)
 
 
 def dump(layer: nn.Recurrent) -> list[list[Any]]:
@@ -144,11 +149,12 @@ def dump(layer: nn.Recurrent) -> list[list[Any]]:
 
 
 def read_weights(path: FilePath, prefix: str) -> list[Any]:
-    """The weights of one layer in a file of Keras, as its `get_weights` gives them.
+    """Return the weights of one layer in a file of Keras, as its `get_weights` gives them.
 
     Args:
-      path: of a file `.weights.h5` or `.keras`.
-      prefix: the path to the layer in it, such as "layers/bidirectional".
+      path: of a file `.weights.h5` or `.keras`, or an older `.h5`.
+      prefix: the path to the layer in it, such as "layers/bidirectional"; in an older `.h5`, the
+        name of the layer.
 
     Returns:
       A list of arrays of NumPy.
@@ -158,54 +164,75 @@ def read_weights(path: FilePath, prefix: str) -> list[Any]:
       ImportError: h5py is not installed.
 
     Example:
-      >>> read_weights("model.h5", "layers/lstm")
+      >>> read_weights("model.pb", "layers/lstm")
       Traceback (most recent call last):
-      ValueError: path: expected a file .weights.h5 or .keras, got model.h5
+      ValueError: path: expected a file .weights.h5, .keras or .h5, got model.pb
     """
-    path = local_path("path", path)
-    if not path.name.endswith((".weights.h5", ".keras")):
-        raise ValueError(f"path: expected a file .weights.h5 or .keras, got {path}")
-    try:
-        import h5py  # type: ignore[import-untyped, unused-ignore]
-    except ImportError as error:
-        raise ImportError('h5py is missing: pip install "seqjax[interop]"') from error
-    with _trees.reading(path), contextlib.ExitStack() as stack:
-        file: Any = path
-        if path.suffix == ".keras":
-            archive = stack.enter_context(zipfile.ZipFile(path))
-            file = stack.enter_context(archive.open("model.weights.h5"))
-        flat = _trees.flatten(stack.enter_context(h5py.File(file)))
-    arrays = _trees.under(flat, _trees.require_prefix(prefix))
-    sides = [
-        s for s in ("forward_layer/", "backward_layer/") if any(k.startswith(s) for k in arrays)
-    ]
-    found = []
-    for side in sides or [""]:
-        found += [
-            arrays[f"{side}cell/vars/{n}"] for n in range(3) if f"{side}cell/vars/{n}" in arrays
-        ]
-    if not found:
-        raise ValueError(f"prefix: expected a recurrent layer, got {', '.join(list(arrays)[:6])}")
-    return found
+    found = _keras_files.read(path, _trees.require_prefix(prefix), described=False)
+    return [_trees.array(each, f"{prefix}[{i}]") for i, each in enumerate(found.arrays)]
 
 
-def _groups(weights: Any, index: int) -> list[Group]:
-    """The directions of one layer's list of arrays."""
-    if not isinstance(weights, Sequence) or isinstance(weights, str):
+def _found(layer: Any, index: int) -> _keras_files.Found:
+    """What a list of arrays, or a Keras layer, tells."""
+    if hasattr(layer, "get_weights"):
+        config = serialized(layer)
+        arrays = layer.get_weights()
+        if not arrays:
+            raise ValueError(
+                f"source[{index}]: expected a layer with weights, got one that is not built; "
+                "call it first, or its build"
+            )
+        return _keras_files.Found(arrays, is_bidirectional(config), config)
+    if not isinstance(layer, Sequence) or isinstance(layer, str):
         raise TypeError(
-            f"source: expected lists of arrays, Keras layers or a path, got {checks.brief(weights)}"
+            f"source: expected lists of arrays, Keras layers or a path, got {checks.brief(layer)}"
         )
-    arrays = [_trees.array(each, f"source[{index}][{i}]") for i, each in enumerate(weights)]
-    if len(arrays) not in (2, 3, 4, 6):
+    return _keras_files.Found(list(layer), None, None)
+
+
+def _directions(
+    found: _keras_files.Found, bidirectional: bool | None, into: nn.Recurrent | None
+) -> bool | None:
+    """Whether a source has two directions, by itself or else by what the user says."""
+    if found.bidirectional is None:
+        if bidirectional is None and isinstance(into, nn.Recurrent):
+            return into.bidirectional
+        return bidirectional
+    if bidirectional not in (None, found.bidirectional):
         raise ValueError(
-            f"source[{index}]: expected 2 or 3 arrays, or 4 or 6 of two directions, "
-            f"got {len(arrays)}"
+            f"bidirectional: expected {found.bidirectional} as in source, got {bidirectional}"
         )
-    size = len(arrays) if len(arrays) < 4 else len(arrays) // 2
-    names = SCHEMES[0].keys()[:size]
-    halves = [arrays[i : i + size] for i in range(0, len(arrays), size)]
-    sides = ("forward", "backward")
+    return found.bidirectional
+
+
+def _groups(
+    weights: Sequence[Any], index: int, bidirectional: bool | None, first: int
+) -> list[list[Group]]:
+    """The layers that the arrays of a source are, each with its directions."""
+    name = f"source[{index}]"
+    arrays = [_trees.array(each, f"{name}[{i}]") for i, each in enumerate(weights)]
+    parts = _keras_arrays.split(arrays, name)
+    if len(parts) == 1 and not bidirectional:
+        layers = [parts]  # a stack of one
+    else:
+        layers = _keras_arrays.arrange(parts, bidirectional, name)
+    keys = SCHEMES[0].keys()
     return [
-        Group(dict(zip(names, half, strict=True)), f"layers[{index}].{side}.")
-        for half, side in zip(halves, sides, strict=False)
+        [
+            Group(dict(zip(keys, cell, strict=False)), f"layers[{number}].{side}.")
+            for cell, side in zip(layer, ("forward", "backward"), strict=False)
+        ]
+        for number, layer in enumerate(layers, first)
     ]
+
+
+def _require_told_reset(groups: Sequence[Sequence[Group]]) -> None:
+    """Raises on GRUs without biases: their arrays do not tell where the reset gate acts."""
+    arrays = [group.arrays for layer in groups for group in layer]
+    shape = np.shape(arrays[0]["recurrent_kernel"])
+    has_bias = any("bias" in each for each in arrays)
+    if not has_bias and len(shape) == 2 and shape[1] == 3 * shape[0]:
+        raise ValueError(
+            "reset_after: expected True or False, as given to Keras's GRU, since a GRU without "
+            "biases does not tell; got None"
+        )

@@ -79,7 +79,9 @@ def load(
         for layer in _trees.each_layer(source)
     ]
     many = type(source) in (list, tuple)
-    groups = _trees.tree_groups(layers if many else layers[0], prefix, "a tree of variables")
+    groups = _trees.tree_groups(
+        layers if many else layers[0], prefix, SCHEMES, "a tree of variables"
+    )
     for group in (group for directions in groups for group in directions):
         if {"if/bias", "hn/kernel"} <= group.arrays.keys():
             raise ValueError(

@@ -88,7 +88,9 @@ def load(
         for layer in _trees.each_layer(source)
     ]
     many = type(source) in (list, tuple)
-    groups = _trees.tree_groups(layers if many else layers[0], prefix, "a module or its state")
+    groups = _trees.tree_groups(
+        layers if many else layers[0], prefix, SCHEMES, "a module or its state"
+    )
     found = agreed(told)
     time_major = found.pop("time_major", False)  # a layout, which is the user's to choose
     if time_major and into is None:

@@ -3,18 +3,20 @@
 PyTorch itself is not needed: the arrays may be tensors, or of NumPy or JAX, or in a file.
 """
 
-import re
-from collections.abc import Mapping
-from pathlib import Path
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-from seqjax import cells, nn
-from seqjax._files import local_path
-from seqjax.interop import _trees
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from seqjax import cells, checks, nn
+from seqjax._files import FilePath
+from seqjax.interop import _state_dict, _trees
 from seqjax.interop._layers import dump_layers, load_layers
 from seqjax.interop._schemes import Field, Group, Scheme
 
-__all__ = ["dump", "load"]
+__all__ = ["dump", "dump_state", "load", "load_state"]
 
 
 def _scheme(cell: type[Any], gates: str, *more: Field, activations: tuple[str, ...] = ()) -> Scheme:
@@ -34,31 +36,33 @@ SCHEMES: tuple[Scheme, ...] = (
     _scheme(cells.ProjectedLSTM, "ifgo", Field("weight_hr", "w_hr", transposed=True)),
     _scheme(cells.GRU, "rzn"),
 )
-_NAME = re.compile(
-    r"(?P<key>(?:weight|bias)_(?:ih|hh|hr))(?P<suffix>(?:_l(?P<layer>\d+)(?:_reverse)?)?)"
-)
 
 
 def load(
-    source: Mapping[str, Any] | str | Path,
-    prefix: str = "",
+    source: Mapping[str, Any] | FilePath,
+    prefix: str | Sequence[Any] = "",
     *,
     into: nn.Recurrent | None = None,
     **options: Any,
 ) -> nn.Recurrent:
-    r"""A layer with the weights of PyTorch's.
+    r"""Return a layer with the weights of PyTorch's.
 
     Sizes, layers, directions, the projection and the kind of cell follow from names and shapes.
     PyTorch has two biases, b_ih and b_hh, where one is enough: ours is their sum, but for the b_hn
     of a GRU, which the reset gate multiplies.
 
+    Weights under weight normalisation are multiplied out: w = g v / ‖v‖. The parts that
+    `DataParallel`, `torch.compile`, FSDP and `AveragedModel` put into names are left out.
+
     Args:
       source: a state dict, from names to arrays or tensors, such as `module.state_dict()`; or the
         path of a file `.safetensors`.
-      prefix: what the names begin with, such as "encoder.rnn"; names without it are left alone.
+      prefix: the path to the layer or cell, such as "encoder.rnn"; other names are left alone. A
+        list of paths, such as `["cells.0", "cells.1"]`, makes a stack of them; in a list,
+        `seqjax.nn.Bidirectional("forward", "backward")` makes a layer of two paths.
       into: the layer to fill; a new one if None.
-      **options: of a new layer, such as `activation="relu"` (which a state dict does not tell) or
-        `dropout=0.1`; see `seqjax.nn.Recurrent`.
+      **options: of a new layer, such as `dropout=0.1`; see `seqjax.nn.Recurrent`. `nn.RNN` and
+        `RNNCell` need `activation="tanh"` or `"relu"`, which a state dict does not tell.
 
     Returns:
       A `seqjax.nn.RNN`, `LSTM` or `GRU`; or `into`.
@@ -67,7 +71,8 @@ def load(
       TypeError: not a mapping or a path.
       ValueError: a name is missing or unknown, an array has a wrong shape, or `into` is of another
         kind or size, the message has the name; an option that follows from the source, such as
-        `num_layers`, or a `merge_mode` other than "concat"; a file that cannot be read.
+        `num_layers`, or a `merge_mode` other than "concat"; weights that are quantised or
+        parametrised; a training checkpoint; a file that cannot be read.
       ImportError: a file, and safetensors is not installed.
 
     Example:
@@ -78,30 +83,27 @@ def load(
       >>> type(layer).__name__, layer.layers[0].forward.w_ih.shape
       ('LSTM', (3, 20))
     """
-    prefix = _trees.require_prefix(prefix) and prefix.removesuffix(".") + "."
-    arrays = _trees.under(_state_dict(source, prefix), prefix, ".")
-    groups: dict[str, dict[str, Any]] = {}
-    last, bidirectional = -1, False
-    for name, value in arrays.items():
-        match = _NAME.fullmatch(name)
-        if match is None:
-            raise ValueError(
-                f"{prefix}{name}: expected names such as {prefix}weight_ih_l0; which part of a "
-                "model to load is said by prefix="
-            )
-        groups.setdefault(match["suffix"], {})[match["key"]] = _trees.array(value, prefix + name)
-        last = max(last, int(match["layer"] or -1))
-        bidirectional |= match["suffix"].endswith("_reverse")
-    layers = [[f"_l{i}", f"_l{i}_reverse"][: 1 + bidirectional] for i in range(last + 1)] or [[""]]
-    if last >= 0 and "" in groups:
-        raise ValueError(f"{prefix}{next(iter(groups['']))}: expected a name that ends in _l0")
-    return load_layers(
-        SCHEMES,
-        [[Group(groups.get(suffix, {}), prefix, suffix) for suffix in each] for each in layers],
-        into,
-        options,
-        {"merge_mode": "concat"} if bidirectional else {},
-    )
+    paths: list[Any] = list(prefix) if isinstance(prefix, list | tuple) else [prefix]
+    if not paths:
+        raise ValueError("prefix: expected at least one path, got an empty list")
+    for path in (path for pair in paths for path in _trees.each_direction(pair)):
+        _trees.require_prefix(path)
+    state = _state_dict.opened(source)
+    names = _state_dict.plain_names(state)
+    layers: list[list[Group]] = []
+    found: dict[str, Any] = {}
+    for path in paths:
+        if not isinstance(path, nn.Bidirectional):
+            layers += _module(state, names, path)
+            continue
+        sides = [_module(state, names, side) for side in path]
+        for side, module in zip(path, sides, strict=True):
+            if len(module) != 1 or len(module[0]) != 1:
+                raise ValueError(f"prefix: expected a layer of one direction at {side!r}, got more")
+        layers.append([module[0][0] for module in sides])
+    if any(group.after.endswith("_reverse") for groups in layers for group in groups):
+        found = {"merge_mode": "concat"}
+    return load_layers(SCHEMES, layers, into, options, found)
 
 
 def dump(layer: nn.Recurrent, prefix: str = "") -> dict[str, Any]:
@@ -140,21 +142,132 @@ def dump(layer: nn.Recurrent, prefix: str = "") -> dict[str, Any]:
     }
 
 
-def _state_dict(source: Any, prefix: str) -> Mapping[str, Any]:
-    """The mapping, or what a file has under the prefix."""
-    if not _trees.is_path(source):
-        return _trees.require_mapping(source, "a state dict or a path")
-    path = local_path("source", source)
-    if path.suffix != ".safetensors":
+def load_state(layer: nn.Recurrent, source: Any) -> Any:
+    """Return the state of a layer from PyTorch's `h`, or `(h, c)` of an LSTM.
+
+    PyTorch has one axis for layers and directions; our state has an entry for each layer, and a
+    `seqjax.nn.Bidirectional` of two states if the layer has both directions.
+
+    Args:
+      layer: a `seqjax.nn.RNN`, `LSTM` or `GRU`, such as from `load`.
+      source: `h [layers * directions, ..., H]` of `nn.RNN` and `nn.GRU`; `(h, c)` of `nn.LSTM`, of
+        which h has P features if there is a projection. For a cell's h, pass `h[None]`.
+
+    Returns:
+      The state, as the layer takes it as `initial_state`, in the dtype of the source.
+
+    Raises:
+      TypeError: not a layer of these.
+      ValueError: not one or two arrays, or a wrong shape.
+
+    Example:
+      >>> import numpy as np
+      >>> from flax import nnx
+      >>> layer = nn.GRU(3, 5, num_layers=2, rngs=nnx.Rngs(0))
+      >>> [state.shape for state in load_state(layer, np.zeros((2, 7, 5)))]
+      [(7, 5), (7, 5)]
+    """
+    example, count = _example(layer)
+    parts = list(source) if isinstance(source, list | tuple) else [source]
+    if len(parts) != count:
         raise ValueError(
-            f"source: expected a file .safetensors, got {path}; what torch.load gives is a mapping"
+            f"source: expected {'(h, c)' if count == 2 else 'h alone'}, got {len(parts)} arrays"
         )
-    try:
-        from safetensors import safe_open
-    except ImportError as error:
-        raise ImportError('safetensors is missing: pip install "seqjax[interop]"') from error
-    # As JAX's arrays, since NumPy alone has no bfloat16.
-    with _trees.reading(path), safe_open(path, framework="flax") as file:
-        names = list(file.keys())
-        chosen = [name for name in names if name.startswith(prefix)]
-        return {name: file.get_tensor(name) for name in chosen} or dict.fromkeys(names)
+    leaves, structure = jax.tree.flatten(example)
+    names = ("h", "c") if count == 2 else ("h",)
+    arrays = [_trees.array(part, name) for part, name in zip(parts, names, strict=True)]
+    for index, (name, array) in enumerate(zip(names, arrays, strict=True)):
+        shape, features = np.shape(array), leaves[index].shape[-1]
+        batch = np.shape(arrays[0])[1:-1]
+        expected = (len(leaves) // count, *batch, features)
+        if len(shape) < 2 or shape != expected:
+            wanted = f"[{expected[0]}, ..., {features}] with the same batch in both"
+            raise ValueError(f"{name}: expected the shape {wanted}, got {shape}")
+    values = [jnp.asarray(arrays[i % count][i // count]) for i in range(len(leaves))]
+    return jax.tree.unflatten(structure, values)
+
+
+def dump_state(layer: nn.Recurrent, state: Any) -> Any:
+    """Return a state of a layer as PyTorch has it: `h`, or `(h, c)` of an LSTM.
+
+    Args:
+      layer: a `seqjax.nn.RNN`, `LSTM` or `GRU`.
+      state: one of its states, such as a call returns.
+
+    Returns:
+      `h [layers * directions, ..., H]`, or the tuple of h and c, as arrays of NumPy.
+
+    Raises:
+      TypeError: not a layer of these.
+      ValueError: the state of another layer.
+
+    Example:
+      >>> from flax import nnx
+      >>> layer = nn.LSTM(3, 5, bidirectional=True, rngs=nnx.Rngs(0))
+      >>> h, c = dump_state(layer, layer.initial_state([7]))
+      >>> h.shape, c.shape
+      ((2, 7, 5), (2, 7, 5))
+    """
+    example, count = _example(layer)
+    leaves = jax.tree.leaves(state)
+    mine: Any = jax.tree.structure(example)
+    alike = mine == jax.tree.structure(state) and all(
+        np.shape(leaf)[-1:] == like.shape
+        for leaf, like in zip(leaves, jax.tree.leaves(example), strict=True)
+    )
+    if not alike:
+        raise ValueError(
+            f"state: expected a state of the layer, {jax.tree.map(np.shape, example)} with batch "
+            f"axes in front, got {checks.brief(state)}"
+        )
+    xp: Any = jnp if checks.is_traced(state) else np
+    parts = tuple(xp.stack([xp.asarray(a) for a in leaves[i::count]]) for i in range(count))
+    return parts if count == 2 else parts[0]
+
+
+def _example(layer: Any) -> tuple[Any, int]:
+    """A layer's state without batch axes, and how many arrays PyTorch has for it."""
+    if not isinstance(layer, nn.Recurrent):
+        raise TypeError(f"layer: expected a seqjax.nn.Recurrent, got {checks.brief(layer)}")
+    known = [scheme.cell for scheme in SCHEMES]
+    if type(layer.cell) not in known:
+        names = ", ".join(dict.fromkeys(cell.__name__ for cell in known))
+        raise TypeError(
+            f"layer: expected a cell that PyTorch has, {names}; got {type(layer.cell).__name__}"
+        )
+    count = 2 if isinstance(layer.cell, cells.LSTM | cells.ProjectedLSTM) else 1
+    return jax.eval_shape(lambda: layer.initial_state()), count
+
+
+def _module(
+    state: Mapping[str, Any], names: Mapping[str, _state_dict.Stored], prefix: str
+) -> list[list[Group]]:
+    """The layers of one module of PyTorch, each with its directions."""
+    [prefix] = _state_dict.unwrapped([prefix.removesuffix(".")], state)
+    prefix += "." if prefix else ""
+    inside = [name.removeprefix(prefix) for name in names if name.startswith(prefix)]
+    if not inside:
+        raise ValueError(
+            f"prefix: expected a name begun by {prefix!r}, got {', '.join([*names][:6]) or 'none'}"
+            + _trees.choices(_state_dict.layers_in(names))
+        )
+    groups: dict[str, dict[str, Any]] = {}
+    last, bidirectional = -1, False
+    matches = {name: _state_dict.NAME.fullmatch(name) for name in inside}
+    for name, match in matches.items():
+        if match is None:
+            raise ValueError(
+                f"{prefix}{name}: expected the names of one layer, such as {prefix}weight_ih_l0"
+                + _state_dict.hint(inside, prefix)
+            )
+        last = max(last, int(match["layer"] or -1))
+        bidirectional |= match["suffix"].endswith("_reverse")
+        array = _state_dict.read(state, names[prefix + name])
+        groups.setdefault(match["suffix"], {})[match["key"]] = array
+    suffixes = [[f"_l{i}", f"_l{i}_reverse"][: 1 + bidirectional] for i in range(last + 1)]
+    if last >= 0 and "" in groups:
+        raise ValueError(f"{prefix}{next(iter(groups['']))}: expected a name that ends in _l0")
+    return [
+        [Group(groups.get(suffix, {}), prefix, suffix) for suffix in each]
+        for each in suffixes or [[""]]
+    ]

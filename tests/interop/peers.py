@@ -207,7 +207,7 @@ def _haiku_case(core: str, layers: int, shapes: Any, names: str, **arguments: An
         for n, i in zip(numbered, inputs, strict=True)
         for k, s in shapes(i).items()
     }
-    return Case("haiku", flat, peer)
+    return Case("haiku", flat, peer, {"num_layers": layers})
 
 
 def _equinox_case(cell: str, gates: int, biases: dict[str, tuple[int, ...]]) -> Case:
@@ -374,7 +374,7 @@ def _cudnn_case(layers: int) -> Case:
 
 
 LIVE: dict[str, Case] = {
-    "linen_rnn": _linen_case(_linen_rnn("SimpleCell")),
+    "linen_rnn": _linen_case(_linen_rnn("SimpleCell"), activation="tanh"),
     "linen_lstm": _linen_case(_linen_rnn("LSTMCell")),
     "linen_gru": _linen_case(_linen_rnn("GRUCell")),
     "linen_lstm_bidirectional": _linen_case(
@@ -382,7 +382,7 @@ LIVE: dict[str, Case] = {
             l.RNN(l.OptimizedLSTMCell(HIDDEN)), l.RNN(l.OptimizedLSTMCell(HIDDEN))
         )
     ),
-    "nnx_rnn": _nnx_case(_nnx_rnn("SimpleCell")),
+    "nnx_rnn": _nnx_case(_nnx_rnn("SimpleCell"), activation="tanh"),
     "nnx_lstm": _nnx_case(_nnx_rnn("LSTMCell"), dump={"optimized": False}),
     "nnx_gru": _nnx_case(_nnx_rnn("GRUCell")),
     "nnx_lstm_bidirectional": _nnx_case(

@@ -43,7 +43,7 @@ def again(module: Any, kind: str, layer: Any, **options: Any) -> Any:
         sizes = {"input_size": 3, "hidden_size": 4}
         told |= {**sizes, "num_layers": layer.num_layers, "bidirectional": layer.bidirectional}
     if module is haiku:
-        told["bidirectional"] = layer.bidirectional
+        told |= {"num_layers": layer.num_layers, "bidirectional": layer.bidirectional}
     return module.load(dumped, **told, **options)
 
 
@@ -61,7 +61,8 @@ def test_there_and_back_is_exact(module, kind):
 )
 def test_layers_without_biases_stay_so(module, kind):
     layer = make(kind, use_bias=False)
-    options = CHO if (module, kind) == (keras, "cho") else {}
+    told = {"gru": {"reset_after": True}, "cho": CHO}
+    options = told.get(kind, {}) if module is keras else {}
     back = again(module, kind, layer, **options)
     assert_same(layer, back)
     assert not back.cell.use_bias
@@ -125,7 +126,7 @@ def test_cells_and_prefixes_of_pytorch(suffix):
     for prefix in ("encoder.rnn", "encoder.rnn."):
         assert isinstance(pytorch.load(model, prefix), nn.LSTM)
     with pytest.raises(
-        ValueError, match=r"encoder\.(rnn\..*|out): expected names such as encoder\."
+        ValueError, match=r"^encoder\.(rnn\..*|out): .*; choose a layer by prefix='encoder\.rnn'$"
     ):
         pytorch.load(model, "encoder")
     with pytest.raises(
@@ -202,7 +203,7 @@ def test_keras_itself_and_its_files(tmp_path):
         assert_same(keras.load(path, "layers/bidirectional"), make("cho", bidirectional=True))
         assert len(keras.read_weights(path, "layers/simple_rnn")) == 3
         with pytest.raises(
-            ValueError, match="prefix: expected a name begun by 'layers/lstm/', got"
+            ValueError, match=r"prefix: .* got 'layers/lstm'; .* prefix='layers/bidirectional' or"
         ):
             keras.load(path, "layers/lstm")
 
@@ -285,14 +286,14 @@ def test_names_of_haiku():
     layer = make("lstm", num_layers=2)
     params = haiku.dump(layer, "agent/~/memory")
     assert sorted(params) == ["agent/~/memory/linear", "agent/~/memory_1/linear"]
-    assert_same(haiku.load(params, "agent/~/memory"), layer, 1.2e-7)
+    assert_same(haiku.load(params, "agent/~/memory", num_layers=2), layer, 1.2e-7)
     with pytest.raises(
-        ValueError, match="prefix: expected the name of a core, such as one of agent"
+        ValueError, match="prefix: expected the name of a core, got '' and agent/~/memory/linear"
     ):
         haiku.load(params)
     with pytest.raises(ValueError, match="layer: expected the activation relu, got 'tanh'"):
         haiku.dump(nn.RNN(3, 4, rngs=flax_nnx.Rngs(0)))
-    with pytest.raises(ValueError, match="source: expected an even number of cores, got 1"):
+    with pytest.raises(ValueError, match="source: expected the core lstm_1, got lstm/linear"):
         haiku.load(haiku.dump(make("lstm")), bidirectional=True)
 
 
@@ -352,7 +353,7 @@ ONES = {"weight_ih_l0": np.ones((16, 3)), "weight_hh_l0": np.ones((16, 4))}
         ({"bias_ih_l0": np.ones(9), "bias_hh_l0": np.ones(16)}, r"bias_ih_l0: expected the shape"),
         ({"weight_ih_l2": np.ones((16, 4))}, r"weight_ih_l1: expected .*; it is missing"),
         ({"weight_ih_l0_reverse": np.ones((16, 4))}, r"weight_hh_l0_reverse: expected"),
-        ({"weight_hx_l0": np.ones((16, 4))}, r"weight_hx_l0: expected names such as weight_ih_l0"),
+        ({"weight_hx_l0": np.ones((16, 4))}, r"weight_hx_l0: expected the names of one layer"),
     ],
 )  # fmt: skip
 def test_mistakes_in_arrays_are_named(change, message):
@@ -385,7 +386,7 @@ def test_other_mistakes():
             pytorch.dump(layer)
     with pytest.raises(ValueError, match=r"norm: expected a layer with it as into"):
         pytorch.load(ONES, norm="layer")
-    with pytest.raises(ValueError, match=r"source\[0\]: expected 2 or 3 arrays, .* got 5"):
+    with pytest.raises(ValueError, match=r"source\[0\]: expected the kernel, .* got 5 arrays"):
         keras.load([np.ones(3)] * 5)
     one, both = (keras.dump(make("lstm", bidirectional=b))[0] for b in (False, True))
     with pytest.raises(ValueError, match=r"source: expected all layers with one .* got 1, 2"):

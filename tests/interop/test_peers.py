@@ -65,7 +65,8 @@ def test_pytorch(path):
         config = json.loads(str(file["config"]))
         weights = {key: file[key][0] for key in file if key.startswith(("weight", "bias"))}
         arrays = dict(file)
-    activation = {"activation": config["nonlinearity"]} if "nonlinearity" in config else {}
+    plain = config["class"] == "RNN"
+    activation = {"activation": config.get("nonlinearity", "tanh")} if plain else {}
     options = {"lengths": arrays["lengths"]} if "lengths" in arrays else {}
 
     def loss(weights: Any, xs: Any) -> Any:

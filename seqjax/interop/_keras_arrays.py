@@ -1,0 +1,116 @@
+"""What Keras's `get_weights()` gives, taken apart into cells, layers and directions."""
+
+import itertools
+from collections.abc import Sequence
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+
+from seqjax import checks
+
+# Gates a unit of each kind of cell.
+_GATES = (1, 3, 4)
+Arrays = list[Any]
+
+
+def split(arrays: Sequence[Any], name: str) -> list[Arrays]:
+    """The arrays of each cell: kernel, recurrent kernel and, if there are biases, bias.
+
+    Raises:
+      ValueError: the shapes are not those of recurrent cells alone.
+    """
+    if len(arrays) in (2, 3):  # one cell, whose wrong shapes are named later
+        return [_native(list(arrays))]
+    for size in (3, 2):
+        chunks = [list(arrays[i : i + size]) for i in range(0, len(arrays), size)]
+        if chunks and all(len(chunk) == size and _is_cell(chunk) for chunk in chunks):
+            return [_native(chunk) for chunk in chunks]
+    raise ValueError(
+        f"{name}: expected the kernel, recurrent kernel and bias of recurrent layers alone, got "
+        f"{len(arrays)} arrays of the shapes {_shapes(arrays)}; pass a list with the get_weights() "
+        "of each recurrent layer"
+    )
+
+
+def arrange(cells: list[Arrays], bidirectional: bool | None, name: str) -> list[list[Arrays]]:
+    """The layers of a list of cells, each with one direction or two.
+
+    The second layer of a stack has as many inputs as the first one has outputs; the second
+    direction of a layer has as many inputs as the first direction. If both are so, only the user
+    can tell.
+
+    Raises:
+      ValueError: the shapes fit both, and `bidirectional` is None, or do not fit.
+    """
+    pairs = [cells[i : i + 2] for i in range(0, len(cells), 2)]
+    both = all(_are_directions(pair) for pair in pairs) and all(
+        _inputs(after[0]) in (_units(before[0]), 2 * _units(before[0]))
+        for before, after in itertools.pairwise(pairs)
+    )
+    stack = all(_inputs(b) == _units(a) for a, b in itertools.pairwise(cells))
+    count = len(cells)
+    if bidirectional is None and both and stack:
+        raise ValueError(
+            f"{name}: ambiguous, the shapes fit a stack of {count} layers and {count // 2} "
+            "bidirectional; pass bidirectional=False or True"
+        )
+    chosen = both if bidirectional is None else bidirectional
+    if not (both if chosen else stack):
+        expected = {None: "a stack or two directions", True: "two directions", False: "a stack"}
+        flat = [array for cell in cells for array in cell]
+        raise ValueError(
+            f"{name}: expected the arrays of {expected[bidirectional]}, got the shapes "
+            f"{_shapes(flat)}; pass a list with the get_weights() of each layer"
+        )
+    return pairs if chosen else [[cell] for cell in cells]
+
+
+def _shapes(arrays: Sequence[Any]) -> str:
+    text = ", ".join(str(np.shape(array)) for array in arrays[:12])
+    return text + (", ..." if len(arrays) > 12 else "")
+
+
+def _inputs(cell: Arrays) -> int:
+    return np.shape(cell[0])[0]
+
+
+def _units(cell: Arrays) -> int:
+    return np.shape(cell[1])[0]
+
+
+def _is_cell(arrays: Arrays) -> bool:
+    """Whether the shapes are those of a kernel, a recurrent kernel and perhaps a bias."""
+    kernel, recurrent, *bias = map(np.shape, arrays)
+    if len(kernel) != 2 or len(recurrent) != 2 or 0 in (*kernel, *recurrent):
+        return False
+    units, width = recurrent
+    if kernel[1] != width or width not in [gates * units for gates in _GATES]:
+        return False
+    wide = [(2, width), (2 * width,)] if width == 3 * units else [(2 * width,)]
+    return all(shape in [(width,), *wide] for shape in bias)
+
+
+def _are_directions(pair: Sequence[Arrays]) -> bool:
+    return len(pair) == 2 and [*map(np.shape, pair[0])] == [*map(np.shape, pair[1])]
+
+
+def _native(arrays: Arrays) -> Arrays:
+    """The arrays of a cell; those of `CuDNNLSTM` and `CuDNNGRU` as `LSTM` and `GRU` have them.
+
+    The layers of cuDNN have both biases one after the other in one vector. The matrix of each gate
+    is transposed: the kernel has the shape `[I, H]`, but its numbers are in the order of `[H, I]`.
+    """
+    if len(arrays) != 3 or not _is_cell(arrays):
+        return arrays
+    kernel, recurrent, bias = arrays
+    inputs, (units, width) = _inputs(arrays), np.shape(recurrent)
+    if width == units or np.shape(bias) != (2 * width,):
+        return arrays
+    xp: Any = jnp if checks.is_traced(arrays) else np
+    gates = range(0, width, units)
+    blocks = [kernel[:, g : g + units].reshape(units, inputs).T for g in gates]
+    squares = [recurrent[:, g : g + units].T for g in gates]
+    halves = bias.reshape(2, width)
+    both = halves if width == 3 * units else halves[0] + halves[1]
+    return [xp.concatenate(blocks, 1), xp.concatenate(squares, 1), both]

@@ -1,0 +1,205 @@
+"""State dicts of PyTorch: in files and in memory, under the names that wrappers change."""
+
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax.numpy as jnp
+import numpy as np
+
+from seqjax import checks
+from seqjax._files import local_path
+from seqjax.interop import _trees
+
+NAME = re.compile(
+    r"(?P<key>(?:weight|bias)_(?:ih|hh|hr))(?P<suffix>(?:_l(?P<layer>\d+)(?:_reverse)?)?)"
+)
+_WEIGHT = r"(?:weight|bias)_(?:ih|hh|hr)(?:_l\d+(?:_reverse)?)?"
+# The two parts of a weight normalisation, by a hook or as a parametrization.
+_PARTS = (
+    (re.compile(rf"((?:.*\.)?)({_WEIGHT})_([gv])"), "gv"),
+    (re.compile(rf"((?:.*\.)?)parametrizations\.({_WEIGHT})\.original([01])"), "01"),
+)
+# What wrappers of modules put into names.
+_WRAPPERS = ("_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module")
+_COUNTER = "n_averaged"  # of AveragedModel
+_DTYPES = ("F64", "F32", "F16", "BF16")
+_HINTS = {
+    r"_packed_params|_packed_weight|_all_weight_values|[ih]gates\.": "these are of a quantised "
+    "module; take the state_dict of the model before it was quantised",
+    r"parametrizations\.|_(orig|u|v|g)$": "these are of a parametrised weight; call "
+    "torch.nn.utils.parametrize.remove_parametrizations (or remove_spectral_norm, "
+    "remove_weight_norm) on the module before its state_dict",
+    r"_raw$": "these are of a weight with dropout, which is under the name without '_raw'; rename "
+    "it, and remove the other copy",
+}
+
+
+class Stored(NamedTuple):
+    """Where the array of a plain name is: one name, or those of a magnitude and a direction."""
+
+    names: tuple[str, ...]
+
+
+class _File(Mapping[str, Any]):
+    """The tensors of a file .safetensors, each read when it is asked for."""
+
+    def __init__(self, path: Path) -> None:
+        try:
+            from safetensors import safe_open
+        except ImportError as error:
+            raise ImportError('safetensors is missing: pip install "seqjax[interop]"') from error
+        self._path = path
+        with _trees.reading(path):
+            # As JAX's arrays, since NumPy alone has no bfloat16.
+            self._file: Any = safe_open(path, framework="flax")
+            self._names = list(self._file.keys())
+
+    def __getitem__(self, name: str) -> Any:
+        with _trees.reading(self._path):
+            dtype = self._file.get_slice(name).get_dtype()
+            if dtype.startswith("F8"):
+                raise _trees.SourceError(_trees.few_bits(name, dtype))
+            if dtype not in _DTYPES:
+                raise _trees.SourceError(
+                    f"{name}: expected floating-point numbers, got {dtype}; a quantised "
+                    "model must be converted to float32 first"
+                )
+            return self._file.get_tensor(name)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._names)
+
+    def __len__(self) -> int:
+        return len(self._names)
+
+
+def opened(source: Any) -> Mapping[str, Any]:
+    """A state dict, or the file with one.
+
+    Raises:
+      TypeError: neither a mapping nor a path.
+      ValueError: a file that cannot be read, or a training checkpoint with state dicts inside.
+    """
+    if _trees.is_path(source):
+        path = local_path("source", source)
+        if path.suffix != ".safetensors":
+            raise ValueError(
+                f"source: expected a file .safetensors, got {path}; read other files by "
+                "torch.load(path, map_location='cpu') and pass the state dict"
+            )
+        return _File(path)
+    if callable(getattr(source, "state_dict", None)):
+        raise TypeError(
+            f"source: expected a state dict or a path, got a {type(source).__name__}; pass its "
+            "state_dict()"
+        )
+    state = _trees.require_mapping(source, "a state dict or a path")
+    odd = next((name for name in state if not isinstance(name, str)), "")
+    if odd != "":
+        raise TypeError(f"source: expected names that are strings, got {checks.brief(odd)}")
+    if not layers_in(plain_names(state)):
+        _require_no_checkpoint(state)
+    return state
+
+
+def plain_names(names: Iterable[str]) -> dict[str, Stored]:
+    """The names of the model itself, without what wrappers and weight normalisation change.
+
+    `torch.compile` and FSDP put a component into each name; `DataParallel` puts "module." in front
+    of all. Weight normalisation stores a weight as `weight_hh_l0_g` and `weight_hh_l0_v`, or as
+    `parametrizations.weight_hh_l0.original0` and `original1`.
+
+    Raises:
+      ValueError: two names are the same without the wrappers' parts.
+    """
+    names = [name for name in names if name != _COUNTER]
+    plain: dict[str, Stored] = {}
+    for name, short in zip(names, unwrapped(names, names), strict=True):
+        if short in plain:
+            raise ValueError(f"{name}: expected one array of a name, got {plain[short].names[0]}")
+        plain[short] = Stored((name,))
+    pairs: dict[str, dict[int, str]] = {}
+    for name in plain:
+        for pattern, parts in _PARTS:
+            if match := pattern.fullmatch(name):
+                pairs.setdefault(match[1] + match[2], {})[parts.index(match[3])] = name
+    for whole, pair in pairs.items():
+        if len(pair) == 2 and whole not in plain:
+            (g,), (v,) = plain.pop(pair[0]).names, plain.pop(pair[1]).names
+            plain[whole] = Stored((g, v))
+    return plain
+
+
+def unwrapped(paths: Iterable[str], names: Iterable[str]) -> list[str]:
+    """Paths in a model with these names, without the parts that wrappers give."""
+    outer = ("module.", "_orig_mod.module.", _COUNTER)
+    wrapped = all(name.startswith(outer) for name in names)
+    plain = []
+    for path in paths:
+        parts = [part for part in path.split(".") if part not in _WRAPPERS]
+        plain.append(".".join(parts[1:] if wrapped and parts[:1] == ["module"] else parts))
+    return plain
+
+
+def layers_in(names: Iterable[str]) -> list[str]:
+    """The paths in a model at which there are weights of recurrent layers."""
+    first = re.compile(r"(?:(?P<path>.*)\.)?weight_ih(?:_l0)?")
+    matches = filter(None, map(first.fullmatch, names))
+    return list(dict.fromkeys(match["path"] or "" for match in matches))
+
+
+def read(state: Mapping[str, Any], stored: Stored) -> Any:
+    """The array of a plain name."""
+    arrays = [_trees.array(state[name], name) for name in stored.names]
+    if len(arrays) == 1:
+        return arrays[0]
+    g, v = arrays
+    shapes, name = (np.shape(g), np.shape(v)), stored.names[0]
+    alike = all(a in (1, b) for a, b in zip(*shapes, strict=False))
+    if len(shapes[0]) not in (0, len(shapes[1])) or not alike:
+        raise ValueError(f"{name}: expected a magnitude for the shape {shapes[1]}, got {shapes[0]}")
+    xp = jnp if checks.is_traced(g, v) else np
+    wide = jnp.promote_types(v.dtype, np.float32)
+    axes = tuple(i for i in range(np.ndim(v)) if np.ndim(g) == 0 or shapes[0][i] == 1)
+    norm = xp.sqrt(xp.sum(xp.square(v.astype(wide)), axes, keepdims=np.ndim(g) > 0))
+    if not checks.is_traced(norm) and not xp.all(norm > 0):
+        raise ValueError(f"{stored.names[1]}: expected a norm above zero, got a row of zeros")
+    return (g.astype(wide) * v.astype(wide) / norm).astype(v.dtype)
+
+
+def hint(names: Iterable[str], prefix: str) -> str:
+    """What to do about names that are not those of one layer."""
+    names = list(names)
+    for pattern, advice in _HINTS.items():
+        odd = next((name for name in names if re.search(pattern, name)), None)
+        if odd is not None:
+            return f"; {prefix}{odd}: {advice}"
+    paths = [f"{prefix}{path}" for path in layers_in(names) if path]
+    if not paths:
+        return "; no recurrent layer is here"
+    stack = f"; or several as a stack by prefix={paths[:2]}" if len(paths) > 1 else ""
+    return _trees.choices(paths) + stack
+
+
+def _require_no_checkpoint(state: Mapping[str, Any]) -> None:
+    """Raises if the state dict of a model is inside."""
+    found = [f"source{where}" for where in _inside(state)]
+    if found:
+        raise ValueError(
+            f"source: expected a state dict, got a training checkpoint with "
+            f"{', '.join(list(state)[:6])}; pass {' or '.join(found[:4])}"
+        )
+
+
+def _inside(state: Mapping[str, Any], depth: int = 3) -> Iterator[str]:
+    """The keys that lead to the state dicts with recurrent layers."""
+    for key, value in state.items():
+        if isinstance(value, Mapping) and depth:
+            names = [name for name in value if isinstance(name, str)]
+            if layers_in(plain_names(names)):
+                yield f"[{key!r}]"
+            else:
+                for where in _inside(value, depth - 1):
+                    yield f"[{key!r}]{where}"
