@@ -1,11 +1,13 @@
 """Data: from files and lists of sequences of different lengths to padded batches, in NumPy."""
 
 from seqjax.data.audio import deltas, log_mel, mfcc, stacked_frames
-from seqjax.data.batches import Batches, batches, bucket_boundaries
+from seqjax.data.batches import Batches, batches
+from seqjax.data.buckets import bucket_boundaries
 from seqjax.data.cache import cached_tokens
-from seqjax.data.loader import Loader, prefetch
 from seqjax.data.packing import pack, unpack
 from seqjax.data.padding import pad
+from seqjax.data.pipelines import grain_batches
+from seqjax.data.prefetch import prefetch
 from seqjax.data.readers import (
     class_files,
     installed_files,
@@ -23,7 +25,6 @@ from seqjax.data.vocabulary import Vocabulary
 
 __all__ = [
     "Batches",
-    "Loader",
     "Subwords",
     "Vocabulary",
     "Windows",
@@ -32,6 +33,7 @@ __all__ = [
     "cached_tokens",
     "class_files",
     "deltas",
+    "grain_batches",
     "installed_files",
     "log_mel",
     "mfcc",
