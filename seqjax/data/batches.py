@@ -16,7 +16,7 @@ from seqjax.data.buckets import assigned, bucket_boundaries, checked_boundaries
 if TYPE_CHECKING:
     import grain
 
-__all__ = ["Batches", "batches", "named_groups"]
+__all__ = ["Batches", "batches"]
 
 
 def batches(

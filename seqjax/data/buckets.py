@@ -9,7 +9,7 @@ from numpy.typing import ArrayLike
 from seqjax import checks
 from seqjax.data._containers import entries, numbers
 
-__all__ = ["assigned", "bucket_boundaries", "checked_boundaries"]
+__all__ = ["bucket_boundaries"]
 
 
 def bucket_boundaries(lengths: ArrayLike, num_buckets: int) -> tuple[Any, ...]:
