@@ -31,7 +31,10 @@ def columns(name: str, table: Any) -> dict[str, Any]:
             raise TypeError(f"{name}: expected strings as names of fields, got {field!r}")
     if len(set(names)) != len(names):
         raise ValueError(f"{name}: expected each name once, got {', '.join(names)}")
-    return {field: table[field] for field in names}
+    try:
+        return {field: table[field] for field in names}
+    except Exception as error:  # a table whose columns are not there yet, of any library
+        raise TypeError(f"{name}: expected a dict of fields, got {_kind(table)}: {error}") from None
 
 
 def column(name: str, field: Any) -> np.ndarray | Sequence[Any]:
@@ -50,7 +53,7 @@ def column(name: str, field: Any) -> np.ndarray | Sequence[Any]:
     if isinstance(field, range):
         return _narrow(name, np.asarray(field))
     if not isinstance(field, list | tuple):
-        if not (hasattr(field, "__len__") and hasattr(field, "__getitem__")):
+        if not _is_indexed(field):
             raise TypeError(f"{name}: expected one entry an example, got {_kind(field)}")
         _read(name, len, field)
         return field  # type: ignore[no-any-return]
@@ -76,6 +79,8 @@ def entries(name: str, values: Any) -> Iterable[Any]:
     """
     if isinstance(values, Iterator | MappingView | list | tuple):
         return values  # type: ignore[return-value]
+    if not isinstance(values, Iterable | type) and _is_indexed(values):
+        return (values[n] for n in range(len(values)))
     no_list = isinstance(values, str | bytes | bytearray | Mapping | Set)
     if no_list or hasattr(values, "columns") or not isinstance(values, Iterable):
         hint = "; put it in a list" if isinstance(values, str) else _hint(values)
@@ -143,17 +148,20 @@ def _of_torch(tensor: Any) -> Any:
 
 def _of_table(values: Any) -> Any:
     """A column or frame of pandas, polars or pyarrow. Missing values are not made NaN of."""
+    by_numpy = False
     if hasattr(values, "isna"):
         by_numpy = all(isinstance(dtype, np.dtype) for dtype in np.ravel(_dtypes(values)))
         missing = 0 if by_numpy else int(np.sum(np.asarray(values.isna())))
     else:
         missing = getattr(values, "null_count", 0)
-        missing = missing() if callable(missing) else missing
-    if isinstance(missing, int) and missing:
+        missing = np.sum(np.asarray(missing() if callable(missing) else missing))
+    if missing:
         raise ValueError(f"expected no missing values, got {missing}; drop or fill them")
-    if hasattr(getattr(values, "type", None), "value_type"):  # lists of pyarrow
-        return values.to_pylist()
-    return np.asarray(values)
+    array = np.asarray(values)
+    nested = getattr(values, "to_pylist", getattr(values, "to_list", None))
+    if array.dtype == object and nested is not None and not by_numpy:
+        return nested()  # for missing values within lists stay None there, and become NaN in arrays
+    return array
 
 
 def _dtypes(values: Any) -> Any:
@@ -224,6 +232,10 @@ def _is_plain(values: Any) -> bool:
     """Whether these are Python's or NumPy's numbers, in lists of any depth."""
     kinds = set(map(type, values))
     return kinds <= _SCALARS or (kinds <= {list, tuple} and all(map(_is_plain, values)))
+
+
+def _is_indexed(value: Any) -> bool:
+    return hasattr(value, "__len__") and hasattr(value, "__getitem__")
 
 
 def _kind(value: Any) -> str:

@@ -4,13 +4,14 @@ import dataclasses
 import functools
 import operator
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from seqjax import checks
 from seqjax.data._containers import columns
 from seqjax.data._fields import Field, Spec, stack
+from seqjax.data._groups import Group, scan
 from seqjax.data.buckets import assigned, bucket_boundaries, checked_boundaries
 
 if TYPE_CHECKING:
@@ -87,7 +88,7 @@ def batches(
     if seed is not None:
         seed = checks.require_integer("seed", seed, least=0)
     fields = _fields(examples)
-    specs, groups = _scan(fields, sequence_keys)
+    specs, groups = scan(fields, sequence_keys)
     if groups:
         lengths = np.stack([group.lengths for group in groups], axis=-1)
         if boundaries is None or isinstance(boundaries, int | np.integer):
@@ -142,7 +143,7 @@ class Batches:
 
     fields: Mapping[str, Field]
     specs: Mapping[str, Spec]
-    groups: Sequence["Group"]
+    groups: Sequence[Group]
     boundaries: Sequence[tuple[int, ...]]
     buckets: np.ndarray
     batch_size: int
@@ -241,20 +242,6 @@ class Batches:
         return pipelines.grain_datasets("Batches.to_grain").EpochsMapDataset(self)
 
 
-class Group(NamedTuple):
-    """Fields whose sequences have one length an example.
-
-    Attributes:
-      name: of the field of lengths in a batch.
-      fields: the fields.
-      lengths: int32 [N].
-    """
-
-    name: str
-    fields: tuple[str, ...]
-    lengths: np.ndarray
-
-
 def _fields(examples: Any) -> dict[str, Field]:
     """The fields of the examples, or an error if they are not of equally many."""
     given = columns("examples", examples)
@@ -268,55 +255,3 @@ def _fields(examples: Any) -> dict[str, Field]:
     if not any(sizes.values()):
         raise ValueError(f"examples: expected at least one example, got {sizes or 'no field'}")
     return fields
-
-
-def _scan(
-    fields: Mapping[str, Field], keys: Collection[str] | Mapping[str, Collection[str]] | None
-) -> tuple[dict[str, Spec], list[Group]]:
-    """The fields' specs, and the groups of those that run over time."""
-    if keys is None:
-        keys = [name for name, field in fields.items() if field.differs]
-        if not keys:
-            raise ValueError(
-                "sequence_keys: no field has entries of different lengths; name the fields that "
-                f"run over time, () for none, out of {', '.join(fields)}"
-            )
-    named = named_groups(keys, fields)
-    over_time = {name for names in named.values() for name in names}
-    specs = {name: field.spec(over_time=name in over_time) for name, field in fields.items()}
-    return specs, [_group(name, [fields[f] for f in names], names) for name, names in named.items()]
-
-
-def named_groups(
-    keys: Collection[str] | Mapping[str, Collection[str]], examples: Collection[str]
-) -> dict[str, tuple[str, ...]]:
-    """Fields that run over time, by the name of their lengths in a batch."""
-    groups: dict[str, Collection[str]] = {"lengths": keys}
-    if isinstance(keys, Mapping):
-        groups = {f"{name}_lengths": fields for name, fields in keys.items()}
-    several = "lengths" not in groups
-    flat: list[str] = []
-    for fields in groups.values():
-        if isinstance(fields, str) or not set(fields) <= set(examples) or (several and not fields):
-            raise ValueError(f"sequence_keys: expected some of {tuple(examples)}, got {fields!r}")
-        flat.extend(fields)
-    if len(set(flat)) < len(flat):
-        raise ValueError(f"sequence_keys: expected each field in one group, got {keys!r}")
-    for name in groups:
-        if name in examples:
-            raise ValueError(f"examples: the name {name!r} is that of a field batches add")
-    return {name: tuple(fields) for name, fields in groups.items() if fields}
-
-
-def _group(name: str, fields: Sequence[Field], names: tuple[str, ...]) -> Group:
-    """The lengths that some fields share, or an error that names an example where they differ."""
-    lengths = np.stack([field.lengths() for field in fields])
-    uneven = (lengths != lengths[0]).any(axis=0)
-    if uneven.any():
-        n = int(uneven.argmax())
-        found = ", ".join(f"{f!r} {t}" for f, t in zip(names, lengths[:, n], strict=True))
-        raise ValueError(
-            f"examples: expected sequences of one length an example, got {found} in example {n}; "
-            'say which share one: sequence_keys={"source": [...], "target": [...]}'
-        )
-    return Group(name, names, lengths[0])

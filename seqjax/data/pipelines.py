@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from seqjax import checks
-from seqjax.data.batches import named_groups
+from seqjax.data._groups import named_groups
 from seqjax.data.buckets import checked_boundaries
 
 if TYPE_CHECKING:
@@ -64,21 +64,19 @@ def grain_batches(
     """
     datasets = grain_datasets("grain_batches")
     checks.require_integer("batch_size", batch_size)
-    fields = sequence_keys.values() if isinstance(sequence_keys, Mapping) else [sequence_keys]
-    for names in fields:
-        if isinstance(names, str):
-            raise ValueError(f"sequence_keys: expected names of fields, got {names!r}")
-    known = [name for names in fields for name in names]
-    groups = named_groups(sequence_keys, known)
+    groups = named_groups(sequence_keys)
+    names = list(groups.values())
     if groups and boundaries is None:
         raise ValueError("boundaries: expected increasing lengths, got None")
     return datasets.BucketIterDataset(
         datasets.examples(dataset),
-        list(groups.values()),
+        names,
         checked_boundaries(boundaries, len(groups)),
         {
             "batch_size": batch_size,
-            "sequence_keys": sequence_keys,
+            "sequence_keys": {name.removesuffix("_lengths"): f for name, f in groups.items()}
+            if isinstance(sequence_keys, Mapping)
+            else [field for fields in names for field in fields],
             "drop_remainder": checks.require_bool("drop_remainder", drop_remainder),
             "pad_batch": checks.require_bool("pad_batch", pad_batch),
         },

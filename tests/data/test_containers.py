@@ -183,9 +183,28 @@ def test_columns_of_pyarrow():
         batches({"y": pyarrow.array([1, None])}, batch_size=2, sequence_keys=())
     with pytest.raises(TypeError, match=r"examples\['x'\]\[1\]: expected numbers, got None"):
         batches({"x": pyarrow.array([[1], [2, None]])}, batch_size=2)
+    arrow = pandas.Series([[1], [2, None]], dtype=pandas.ArrowDtype(pyarrow.list_(pyarrow.int64())))
+    with pytest.raises(TypeError, match=r"examples\['x'\]\[1\]: expected numbers, got None"):
+        batches({"x": arrow}, batch_size=2)
     frame = table.to_pandas(types_mapper=pandas.ArrowDtype)
     [batch] = batches(frame[::-1], batch_size=2)
     assert batch["x"].tolist() == [[2, 3], [1, 0]] and batch["y"].tolist() == [5, 7]
+
+
+def test_columns_of_polars():
+    polars = pytest.importorskip("polars")
+    frame = polars.DataFrame({"x": [[1], [2, 3]], "y": [7, 5]})
+    for examples in (frame, {"x": frame["x"], "y": frame["y"]}):
+        [batch] = batches(examples, batch_size=2)
+        assert batch["x"].tolist() == [[1, 0], [2, 3]] and batch["y"].tolist() == [7, 5]
+    missing = polars.Series([1, None])
+    for field in (missing, polars.DataFrame({"a": missing})):
+        with pytest.raises(ValueError, match=r"examples\['y'\]: expected no missing values, got 1"):
+            batches({"y": field}, batch_size=2, sequence_keys=())
+    with pytest.raises(TypeError, match=r"examples\['x'\]\[1\]: expected numbers, got None"):
+        batches({"x": polars.Series([[1], [2, None]])}, batch_size=2)
+    with pytest.raises(TypeError, match="examples: expected a dict of fields, got LazyFrame"):
+        batches(frame.lazy(), batch_size=2)
 
 
 def test_bfloat16_stays():

@@ -208,7 +208,7 @@ def test_mistakes():
         bucketed(source, boundaries=None)
     with pytest.raises(ValueError, match="boundaries: expected increasing lengths"):
         bucketed(source, boundaries=[6, 3])
-    with pytest.raises(ValueError, match="sequence_keys: expected names of fields, got 'x'"):
+    with pytest.raises(TypeError, match="sequence_keys: expected a list of names, got 'x'"):
         bucketed(source, sequence_keys="x")
     with pytest.raises(ValueError, match="sequence_keys: expected each field in one group"):
         bucketed(source, sequence_keys={"a": ["x"], "b": ["x"]}, boundaries=[(1, 1)])
