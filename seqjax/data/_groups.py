@@ -49,11 +49,10 @@ def scan(fields: Mapping[str, Field], keys: Any) -> tuple[dict[str, Spec], list[
 
 def named_groups(keys: Any) -> dict[str, tuple[str, ...]]:
     """Fields that run over time, by the name of their lengths in a batch."""
+    groups: dict[str, tuple[str, ...]] = {}
     if not isinstance(keys, Mapping):
-        names = _names(keys)
-        return {"lengths": names} if names else {}
-    groups = {}
-    for name, fields in keys.items():
+        groups = {"lengths": names} if (names := _names(keys)) else {}
+    for name, fields in keys.items() if isinstance(keys, Mapping) else ():
         if not isinstance(name, str):
             raise TypeError(f"sequence_keys: expected strings as names, got {checks.brief(name)}")
         groups[f"{name}_lengths"] = _names(fields)
@@ -61,19 +60,19 @@ def named_groups(keys: Any) -> dict[str, tuple[str, ...]]:
             raise ValueError(f"sequence_keys: expected some of the fields in {name!r}, got none")
     flat = [field for fields in groups.values() for field in fields]
     if len(set(flat)) < len(flat):
-        raise ValueError(f"sequence_keys: expected each field in one group, got {keys!r}")
+        raise ValueError(f"sequence_keys: expected each field once, got {keys!r}")
     return groups
 
 
 def _names(fields: Any) -> tuple[str, ...]:
-    """The names of some fields, each once, or an error."""
+    """The names of some fields, or an error."""
     if isinstance(fields, str):
         raise TypeError(f"sequence_keys: expected a list of names, got {checks.brief(fields)}")
     names = list(fields if isinstance(fields, Set) else entries("sequence_keys", fields))
     for name in names:
         if not isinstance(name, str):
             raise TypeError(f"sequence_keys: expected names of fields, got {checks.brief(name)}")
-    return tuple(dict.fromkeys(names))
+    return tuple(names)
 
 
 def _group(name: str, fields: Sequence[Field], names: tuple[str, ...]) -> Group:

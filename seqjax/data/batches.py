@@ -31,7 +31,7 @@ def batches(
     drop_remainder: bool = False,
     pad_batch: bool = True,
 ) -> "Batches":
-    """The batches of one epoch, each padded to the boundary of its bucket.
+    """Return the batches of one epoch, each padded to the boundary of its bucket.
 
     An example goes to the bucket with the smallest boundary not below its length, and a batch comes
     from one bucket, so that a compiled function sees one shape a bucket. Every example appears

@@ -13,7 +13,7 @@ __all__ = ["bucket_boundaries"]
 
 
 def bucket_boundaries(lengths: ArrayLike, num_buckets: int) -> tuple[Any, ...]:
-    """Upper lengths of buckets that hold about equally many sequences each, for `batches`.
+    """Return upper lengths of buckets that hold about equally many sequences, for `batches`.
 
         boundary_k = the smallest length that at least k / num_buckets of the lengths do not exceed
 

@@ -25,7 +25,7 @@ def cached_tokens(
     tokenizer: Vocabulary | Subwords,
     folder: FilePath,
 ) -> list[np.ndarray]:
-    """The token ids of many texts; a second call reads them from a file.
+    """Return the token ids of many texts; a second call reads them from a file.
 
     The file's name is the SHA-256 of the tokenizer and the texts, so that other texts, or another
     tokenizer, have another file. It is complete as soon as it is there, also if several programs

@@ -22,7 +22,7 @@ def pack(
     length: int,
     truncate: Truncate = "error",
 ) -> dict[str, np.ndarray]:
-    """Puts sequences behind one another into few rows, where padding would waste most of each.
+    """Return sequences packed behind one another into few rows of one length.
 
     The longest first, each goes into the first row that has room for it (first-fit decreasing,
     which takes at most 11/9 of the fewest rows possible plus 6/9). A recurrent layer that is
@@ -91,7 +91,7 @@ def pack(
 
 
 def unpack(values: ArrayLike, packed: Mapping[str, np.ndarray]) -> list[np.ndarray]:
-    """What a model gives for packed rows, sequence by sequence.
+    """Return what a model gives for packed rows, sequence by sequence.
 
     Args:
       values: [R, T, ...], such as the outputs of a layer.

@@ -21,7 +21,7 @@ def pad(
     value: float = 0,
     truncate: Truncate = "error",
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Stacks sequences of different lengths, filled up on the right, and their lengths.
+    """Return sequences of different lengths as one array, padded on the right, and their lengths.
 
         array[b, t] = sequences[b][t] if t < lengths[b] else value
 

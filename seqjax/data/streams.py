@@ -21,7 +21,7 @@ def stream_windows(
     stride: int | None = None,
     across_documents: bool = False,
 ) -> "Windows":
-    """Windows over documents put behind one another, for a model that keeps its state.
+    """Return windows over documents put behind one another, for a model that keeps its state.
 
     The stream is cut into `batch_size` rows of one length, and a window holds the same stretch of
     each row. Window w begins `stride` tokens after window w - 1:

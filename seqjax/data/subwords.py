@@ -72,7 +72,7 @@ class Subwords:
         return int(self._tokenizer.get_vocab_size()) + len(Vocabulary.special)
 
     def encode(self, text: str) -> np.ndarray:
-        """The ids of a text, int32 `[T]`.
+        """Return the ids of a text, int32 `[T]`.
 
         Args:
           text: any string that UTF-8 can hold.
@@ -89,7 +89,7 @@ class Subwords:
         return ids + np.int32(len(Vocabulary.special))
 
     def decode(self, ids: Iterable[int]) -> str:
-        """The text of ids, up to the first end; special ones are left out.
+        """Return the text of ids, up to the first end; special ones are left out.
 
         Args:
           ids: integers `[T]`.
@@ -151,6 +151,6 @@ def _tokenizers() -> Any:
         import tokenizers.trainers
     except ImportError as error:
         raise ImportError(
-            "seqjax.data.Subwords needs tokenizers: pip install seqjax[text]"
+            'seqjax.data.Subwords needs tokenizers: pip install "seqjax[text]"'
         ) from error
     return tokenizers

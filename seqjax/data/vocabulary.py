@@ -48,7 +48,7 @@ class Vocabulary:
     def build(
         cls, sequences: Iterable[Iterable[str]], *, size: int | None = None, least: int = 1
     ) -> "Vocabulary":
-        """The vocabulary of some sequences, the most frequent tokens first.
+        """Return the vocabulary of some sequences, the most frequent tokens first.
 
         Args:
           sequences: lists of words, or strings, whose tokens are their characters; in a list, a
@@ -86,7 +86,7 @@ class Vocabulary:
         return hash(self.tokens)
 
     def encode(self, sequence: Iterable[str]) -> np.ndarray:
-        """The ids of tokens, int32 `[T]`; unknown ones get the id of "<unk>".
+        """Return the ids of tokens, int32 `[T]`; unknown ones get the id of "<unk>".
 
         Args:
           sequence: tokens, or a string of characters.
@@ -100,7 +100,7 @@ class Vocabulary:
         return np.array([self._ids.get(token, self.unknown) for token in tokens], np.int32)
 
     def decode(self, ids: Iterable[int]) -> list[str]:
-        """The tokens of ids, up to the first end; without padding and begin.
+        """Return the tokens of ids, up to the first end; without padding and begin.
 
         Args:
           ids: integers `[T]`.
@@ -118,7 +118,7 @@ class Vocabulary:
         return tokens
 
     def pieces(self, ids: Iterable[int]) -> list[str]:
-        """The token of each id, special ones included, for labels.
+        """Return the token of each id, special ones included, for labels.
 
         Args:
           ids: integers `[T]`.

@@ -371,6 +371,12 @@ GOOD = {"x": [[1], [1, 2]], "y": [0, 1]}
         ({"x": [[1], [2]]}, {}, ValueError, "sequence_keys: no field"),
         (GOOD, {"sequence_keys": ("z",)}, ValueError, r"sequence_keys: expected some of .*'z'"),
         (GOOD, {"sequence_keys": "x"}, TypeError, "sequence_keys: .*got 'x'"),
+        (
+            GOOD,
+            {"sequence_keys": ("x", "x")},
+            ValueError,
+            "sequence_keys: expected each field once",
+        ),
         (GOOD, {"sequence_keys": b"x"}, TypeError, "sequence_keys: expected a list, got b'x'"),
         (GOOD, {"sequence_keys": 3}, TypeError, "sequence_keys: expected a list, got 3"),
         (GOOD, {"sequence_keys": (1,)}, TypeError, "sequence_keys: expected names .*, got 1"),
@@ -438,7 +444,7 @@ GOOD = {"x": [[1], [1, 2]], "y": [0, 1]}
             PAIRS,
             {"sequence_keys": {"a": ["tokens"], "b": ["tokens"]}},
             ValueError,
-            "each field in one group",
+            "each field once",
         ),
         (
             PAIRS | {"a_lengths": [0, 0, 0, 0]},
@@ -475,7 +481,7 @@ def test_batches_refuse(examples, options, error, message):
         batches(examples, **{"batch_size": 2, **options})
 
 
-NAMES: list[Any] = [("x", "x"), {"x"}, iter(["x"]), {"x": 0}.keys(), np.array(["x"])]
+NAMES: list[Any] = [("x",), {"x"}, iter(["x"]), {"x": 0}.keys(), np.array(["x"])]
 
 
 @pytest.mark.parametrize("keys", [*NAMES, pandas.Index(["x"])])

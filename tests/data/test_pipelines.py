@@ -210,7 +210,7 @@ def test_mistakes():
         bucketed(source, boundaries=[6, 3])
     with pytest.raises(TypeError, match="sequence_keys: expected a list of names, got 'x'"):
         bucketed(source, sequence_keys="x")
-    with pytest.raises(ValueError, match="sequence_keys: expected each field in one group"):
+    with pytest.raises(ValueError, match="sequence_keys: expected each field once"):
         bucketed(source, sequence_keys={"a": ["x"], "b": ["x"]}, boundaries=[(1, 1)])
     with pytest.raises(ValueError, match="batch_size: expected a positive integer"):
         bucketed(source, batch_size=0)
