@@ -1,15 +1,17 @@
 """Data: from files and lists of sequences of different lengths to padded batches, in NumPy."""
 
 from seqjax.data.audio import deltas, log_mel, mfcc, stacked_frames
-from seqjax.data.batches import Batches, batches, bucket_boundaries
+from seqjax.data.batches import Batches, batches
+from seqjax.data.buckets import bucket_boundaries
 from seqjax.data.cache import cached_tokens
 from seqjax.data.conll import read_conll
 from seqjax.data.conllu import read_conllu
 from seqjax.data.folders import class_files, installed_files
-from seqjax.data.loader import Loader, prefetch
 from seqjax.data.packing import pack, unpack
 from seqjax.data.padding import pad
 from seqjax.data.piano_rolls import read_piano_rolls
+from seqjax.data.pipelines import grain_batches
+from seqjax.data.prefetch import prefetch
 from seqjax.data.readers import read_lines, read_parallel, read_text
 from seqjax.data.series import read_csv
 from seqjax.data.sound import read_audio
@@ -21,7 +23,6 @@ from seqjax.data.vocabulary import Vocabulary
 
 __all__ = [
     "Batches",
-    "Loader",
     "Subwords",
     "Vocabulary",
     "Windows",
@@ -30,6 +31,7 @@ __all__ = [
     "cached_tokens",
     "class_files",
     "deltas",
+    "grain_batches",
     "installed_files",
     "log_mel",
     "mfcc",

@@ -1,11 +1,15 @@
-"""What the entries of a field share, and stacking them."""
+"""The fields of examples: their entries by position, what these share, and stacking them."""
 
+import contextlib
+import functools
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
-import jax
 import numpy as np
-from numpy.typing import ArrayLike
+
+from seqjax.data._containers import column, numbers
+
+__all__ = ["Field", "Spec", "stack"]
 
 
 class Spec(NamedTuple):
@@ -16,31 +20,92 @@ class Spec(NamedTuple):
     over_time: bool
 
 
-class Entry(NamedTuple):
-    """An entry's shape and dtype: what there is to know of it before its batch is made."""
+class Field:
+    """The entries of one field, by position.
 
-    shape: tuple[int, ...]
-    dtype: np.dtype
+    Attributes:
+      name: as errors name it, such as "examples['tokens']".
+      rows: an array [N, ...] if the entries have one shape, or a sequence of N entries.
+    """
 
+    def __init__(self, name: str, given: Any) -> None:
+        self.name, self.rows = name, column(name, given)
 
-def spec_of(name: str, arrays: Sequence[np.ndarray | Entry], *, over_time: bool) -> Spec:
-    """What some entries share, or an error that names the first one that differs."""
-    shape: tuple[int, ...] | None = None
-    for n, array in enumerate(arrays):
-        if over_time and not array.shape:
-            raise ValueError(f"{name}[{n}]: expected a sequence [t, ...], got a single number")
-        # An empty list says nothing of what a step would have been.
-        if over_time and array.shape == (0,):
-            continue
-        found = array.shape[1:] if over_time else array.shape
-        shape = found if shape is None else shape
-        if found != shape:
-            what = "steps" if over_time else "entries"
-            raise ValueError(f"{name}[{n}]: expected {what} of shape {shape}, got {found}")
-    # Nor does it of the dtype: NumPy makes it float64, which would turn tokens into floats.
-    dtypes = {array.dtype for array in arrays if 0 not in array.shape}
-    dtypes = dtypes or {array.dtype for array in arrays}
-    return Spec(shape or (), np.result_type(*dtypes), over_time)
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, n: int) -> np.ndarray:
+        entry = self.rows[n]
+        return entry if isinstance(entry, np.ndarray) else numbers(f"{self.name}[{n}]", entry)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {"name": self.name, "rows": self.rows}  # what making batches needs
+
+    def take(
+        self, numbers_of: Sequence[int], spec: Spec, lengths: np.ndarray | None
+    ) -> Sequence[np.ndarray]:
+        """Some entries by their numbers. Those that are read only now have to be as they were."""
+        if isinstance(self.rows, np.ndarray):
+            return self.rows[numbers_of]  # type: ignore[return-value]
+        arrays = [self[n] for n in numbers_of]
+        for n, array in zip(numbers_of, arrays, strict=True):
+            shape = spec.shape if lengths is None else (int(lengths[n]), *spec.shape)
+            if array.shape != shape and array.shape != (0,):
+                raise ValueError(
+                    f"{self.name}[{n}]: expected shape {shape} as when it was first read, got "
+                    f"{array.shape}"
+                )
+        return arrays
+
+    @functools.cached_property
+    def _seen(self) -> list[tuple[tuple[int, ...], np.dtype]]:
+        """The shape and dtype of each entry; of an array's, which are all alike, of one."""
+        if isinstance(self.rows, np.ndarray):
+            return [(self.rows.shape[1:], self.rows.dtype)]
+        return [(entry.shape, entry.dtype) for entry in map(self.__getitem__, range(len(self)))]
+
+    @property
+    def differs(self) -> bool:
+        """Whether the entries differ in length."""
+        return len({shape[:1] for shape, _ in self._seen}) > 1
+
+    def lengths(self) -> np.ndarray:
+        """The number of time steps of each entry, int32 [N], or an error if there is no time."""
+        for n, (shape, _) in enumerate(self._seen):
+            if not shape:
+                raise ValueError(
+                    f"{self.name}[{n}]: expected a sequence [t, ...], got a single number"
+                )
+        found = np.array([shape[0] for shape, _ in self._seen], np.int32)
+        return np.repeat(found, len(self)) if isinstance(self.rows, np.ndarray) else found
+
+    def spec(self, *, over_time: bool) -> Spec:
+        """What the entries share, or an error that names the first one that differs."""
+        shape: tuple[int, ...] | None = None
+        for n, (whole, _) in enumerate(self._seen):
+            # An empty list says nothing of what a step would have been.
+            if over_time and whole == (0,):
+                continue
+            found = whole[1:] if over_time else whole
+            shape = found if shape is None else shape
+            if found != shape:
+                what = "steps" if over_time else "entries"
+                raise ValueError(f"{self.name}[{n}]: expected {what} of shape {shape}, got {found}")
+        # Nor does it of the dtype: NumPy makes it float64, which would turn tokens into floats.
+        dtypes = {dtype for whole, dtype in self._seen if 0 not in whole}
+        dtypes = dtypes or {dtype for _, dtype in self._seen}
+        return Spec(shape or (), self._common(dtypes), over_time)
+
+    def _common(self, dtypes: set[np.dtype]) -> np.dtype:
+        """The dtype that can hold all entries, or an error if there is none."""
+        common = None
+        with contextlib.suppress(TypeError):  # NumPy knows none for bfloat16 and integers
+            common = np.result_type(*dtypes)
+        whole = all(dtype.kind in "biu" for dtype in dtypes)
+        if common is None or (whole and common.kind == "f"):  # of int64 and uint64
+            found = ", ".join(sorted(map(str, dtypes)))
+            raise TypeError(f"{self.name}: expected entries of one dtype, got {found}")
+        return common
 
 
 def stack(
@@ -52,35 +117,13 @@ def stack(
     if spec.dtype.kind in "biu" and fill != value:
         raise ValueError(f"value: expected one that {spec.dtype} can hold, got {value}")
     stacked = np.full(lead + spec.shape, fill)
+    if isinstance(arrays, np.ndarray):
+        rows = np.index_exp[: len(arrays)]
+        stacked[rows + np.index_exp[: arrays.shape[1]] if spec.over_time else rows] = arrays
+        return stacked
     for row, array in enumerate(arrays):
         if not spec.over_time:
             stacked[row] = array
         elif len(array):  # an empty list need not have a step's axes
             stacked[row, : len(array)] = array
     return stacked
-
-
-def numbers(name: str, entry: ArrayLike) -> np.ndarray:
-    """An entry as an array, or an error that names it."""
-    try:
-        array = np.asarray(entry)
-    except ValueError:
-        raise ValueError(f"{name}: expected an array, got parts that differ in shape") from None
-    if array.dtype.kind in "OUSMm":
-        raise TypeError(f"{name}: expected numbers, got {array.dtype}")
-    return array
-
-
-def by_position(field: Any) -> Any:
-    """The field as something on the host whose rows count by their place.
-
-    A pandas Series would give the row with a *label*, which is another one after shuffling or
-    filtering; an array on a device would be read row by row.
-    """
-    if hasattr(field, "iloc"):
-        return field.to_numpy()
-    if isinstance(field, jax.Array):
-        return np.asarray(field)
-    if hasattr(field, "detach"):  # a tensor of PyTorch
-        return field.detach().cpu().numpy()
-    return field

@@ -6,11 +6,14 @@ import tempfile
 import warnings
 from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from seqjax import checks
 from seqjax._files import FilePath, local_path, replacing
+from seqjax.data._containers import entries
+from seqjax.data._texts import require_tokens, tokens_of
 from seqjax.data.subwords import Subwords
 from seqjax.data.vocabulary import Vocabulary
 
@@ -22,14 +25,15 @@ def cached_tokens(
     tokenizer: Vocabulary | Subwords,
     folder: FilePath,
 ) -> list[np.ndarray]:
-    """The token ids of many texts; a second call reads them from a file.
+    """Return the token ids of many texts; a second call reads them from a file.
 
     The file's name is the SHA-256 of the tokenizer and the texts, so that other texts, or another
     tokenizer, have another file. It is complete as soon as it is there, also if several programs
     write it at once. A damaged one is made anew.
 
     Args:
-      texts: strings, or lists of words for a `Vocabulary` of words.
+      texts: strings, or lists of words for a `Vocabulary` of words; in a list, a column of pandas
+        or an iterator.
       tokenizer: whose `encode` makes ids of a text.
       folder: of the files; made if it is not there.
 
@@ -37,7 +41,8 @@ def cached_tokens(
       The ids of each text, int32 [t_n].
 
     Raises:
-      TypeError: another tokenizer, or texts that are not strings.
+      TypeError: another tokenizer, texts that are not strings, or one text instead of several.
+      ValueError: missing values in a column.
       OSError: a folder that cannot be written to.
 
     Warns:
@@ -59,9 +64,7 @@ def cached_tokens(
         raise TypeError(
             f"tokenizer: expected a Vocabulary or Subwords, got {checks.brief(tokenizer)}"
         )
-    if isinstance(texts, str):
-        raise TypeError(f"texts: expected several, got one string, {checks.brief(texts)}")
-    texts = list(texts)
+    texts = [_plain(f"texts[{n}]", text) for n, text in enumerate(entries("texts", texts))]
     folder = local_path("folder", folder)
     path = folder / f"{_digest(texts, tokenizer)}.npz"
     if path.exists():
@@ -80,6 +83,15 @@ def cached_tokens(
     return found
 
 
+def _plain(name: str, text: Any) -> str | list[str]:
+    """A text as a string or a list of strings, or an error."""
+    if isinstance(text, str):
+        return text
+    words = list(tokens_of(name, text))
+    require_tokens(name, words)
+    return words
+
+
 def _digest(texts: Sequence[str | Sequence[str]], tokenizer: Vocabulary | Subwords) -> str:
     """SHA-256 of all that the ids depend on. Each part is preceded by its size."""
     digest = hashlib.sha256(type(tokenizer).__name__.encode())
@@ -87,12 +99,8 @@ def _digest(texts: Sequence[str | Sequence[str]], tokenizer: Vocabulary | Subwor
         tokenizer.save(Path(folder, "tokenizer"))
         definition = Path(folder, "tokenizer").read_bytes()
     digest.update(b"%d " % len(definition) + definition)
-    for n, text in enumerate(texts):
+    for text in texts:
         words = [text] if isinstance(text, str) else text
-        if not isinstance(words, Sequence) or not all(isinstance(word, str) for word in words):
-            raise TypeError(
-                f"texts[{n}]: expected a string or a list of words, got {checks.brief(text)}"
-            )
         digest.update(b"text " if isinstance(text, str) else b"%d words " % len(words))
         for word in words:
             data = word.encode("utf-8", "surrogatepass")

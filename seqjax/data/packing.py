@@ -1,13 +1,14 @@
 """Packing: short sequences behind one another in rows of one length, and taken apart again."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike
 
 from seqjax import checks
-from seqjax.data._fields import by_position, numbers, spec_of
+from seqjax.data._containers import columns, numbers
+from seqjax.data._fields import Field
 from seqjax.data.padding import Truncate
 
 __all__ = ["pack", "unpack"]
@@ -16,12 +17,12 @@ ADDED = ("resets", "mask", "segments", "indices")
 
 
 def pack(
-    sequences: Mapping[str, Sequence[Any] | np.ndarray],
+    sequences: Any,
     *,
     length: int,
     truncate: Truncate = "error",
 ) -> dict[str, np.ndarray]:
-    """Puts sequences behind one another into few rows, where padding would waste most of each.
+    """Return sequences packed behind one another into few rows of one length.
 
     The longest first, each goes into the first row that has room for it (first-fit decreasing,
     which takes at most 11/9 of the fewest rows possible plus 6/9). A recurrent layer that is
@@ -30,7 +31,8 @@ def pack(
     of rows.
 
     Args:
-      sequences: for each field N sequences [t_n, ...], t_n ≥ 1, of one length t_n an n.
+      sequences: for each field N sequences [t_n, ...], t_n ≥ 1, of one length t_n an n, in the
+        containers that `batches` takes.
       length: T, of the rows.
       truncate: what to do with a sequence longer than T, as in `pad`: "error" raises, "right" cuts
         at its right end, "left" at its left end.
@@ -65,9 +67,12 @@ def pack(
       [[10, 20], [30, 40, 50], [60]]
     """
     length = checks.require_integer("length", length)
-    fields = _checked(sequences, length, truncate)
-    specs = {f: spec_of(f"sequences[{f!r}]", found, over_time=True) for f, found in fields.items()}
-    lengths = np.array([len(array) for array in next(iter(fields.values()))])
+    checks.require_name("truncate", truncate, ("error", "right", "left"))
+    fields = _fields(sequences)
+    specs = {name: field.spec(over_time=True) for name, field in fields.items()}
+    whole = _lengths(fields, None if truncate != "error" else length)
+    lengths = np.minimum(whole, length)
+    first = whole - lengths if truncate == "left" else np.zeros_like(whole)
     rows, starts = _first_fit(lengths, length)
     shape = (int(rows.max()) + 1, length)
     packed = {name: np.zeros(shape + spec.shape, spec.dtype) for name, spec in specs.items()}
@@ -76,8 +81,8 @@ def pack(
     for n in np.lexsort([starts, rows]):
         row, start = rows[n], starts[n]
         steps = slice(start, start + lengths[n])
-        for name, found in fields.items():
-            packed[name][row, steps] = found[n]
+        for name, field in fields.items():
+            packed[name][row, steps] = field[n][first[n] : first[n] + lengths[n]]
         resets[row, start] = True
         mask[row, steps] = True
         segments[row, steps] = 1 if start == 0 else segments[row, start - 1] + 1
@@ -86,7 +91,7 @@ def pack(
 
 
 def unpack(values: ArrayLike, packed: Mapping[str, np.ndarray]) -> list[np.ndarray]:
-    """What a model gives for packed rows, sequence by sequence.
+    """Return what a model gives for packed rows, sequence by sequence.
 
     Args:
       values: [R, T, ...], such as the outputs of a layer.
@@ -106,8 +111,9 @@ def unpack(values: ArrayLike, packed: Mapping[str, np.ndarray]) -> list[np.ndarr
     missing = [name for name in ("mask", "indices") if name not in packed]
     if missing:
         raise ValueError(f"packed: expected the rows of pack, got none of {', '.join(missing)}")
-    mask, indices = np.asarray(packed["mask"]), np.asarray(packed["indices"])
-    array = np.asarray(values)
+    mask = numbers("packed['mask']", packed["mask"])
+    indices = numbers("packed['indices']", packed["indices"])
+    array = numbers("values", values)
     if array.shape[:2] != mask.shape:
         raise ValueError(f"values: expected shape {[*mask.shape, ...]}, got {array.shape}")
     # A stable sort keeps the steps of a sequence, which lie in one row, in their order.
@@ -138,41 +144,39 @@ def _first_fit(lengths: np.ndarray, size: int) -> tuple[np.ndarray, np.ndarray]:
     return rows, starts
 
 
-def _checked(
-    sequences: Mapping[str, Sequence[Any] | np.ndarray], length: int, truncate: Truncate
-) -> dict[str, list[np.ndarray]]:
-    """The fields as lists of arrays of at most `length` steps, or an error."""
-    checks.require_name("truncate", truncate, ("error", "right", "left"))
-    if not isinstance(sequences, Mapping):
-        raise TypeError(f"sequences: expected a dict of fields, got {checks.brief(sequences)}")
-    taken = [name for name in sequences if name in ADDED]
+def _fields(sequences: Any) -> dict[str, Field]:
+    """The fields, or an error if they are not of equally many sequences."""
+    given = columns("sequences", sequences)
+    taken = [name for name in given if name in ADDED]
     if taken:
         raise ValueError(f"sequences: the name {taken[0]!r} is that of a field pack adds")
-    sizes = {name: len(field) for name, field in sequences.items()}
+    fields = {name: Field(f"sequences[{name!r}]", field) for name, field in given.items()}
+    sizes = {name: len(field) for name, field in fields.items()}
     if len(set(sizes.values())) > 1:
         raise ValueError(f"sequences: expected as many in every field, got {sizes}")
     if not any(sizes.values()):
         raise ValueError(f"sequences: expected at least one, got {sizes or 'no field'}")
-    first, size = next(iter(sizes.items()))
-    fields: dict[str, list[np.ndarray]] = {name: [] for name in sequences}
-    sequences = {name: by_position(field) for name, field in sequences.items()}
-    for name, field in sequences.items():
-        for n in range(size):
-            array = numbers(f"sequences[{name!r}][{n}]", field[n])
-            steps = array.shape[0] if array.shape else 0
-            if steps < 1:
-                raise ValueError(
-                    f"sequences[{name!r}][{n}]: expected at least one step, got shape {array.shape}"
-                )
-            if steps > length and truncate == "error":
-                raise ValueError(
-                    f"sequences[{name!r}][{n}]: expected at most length={length} steps, got "
-                    f'{steps}; truncate="right" or "left" cuts'
-                )
-            if steps != len(sequences[first][n]):
-                raise ValueError(
-                    f"sequences: expected one length in every field, got {steps} in "
-                    f"{name!r}[{n}] and {len(sequences[first][n])} in {first!r}[{n}]"
-                )
-            fields[name].append(array[-length:] if truncate == "left" else array[:length])
     return fields
+
+
+def _lengths(fields: Mapping[str, Field], longest: int | None) -> np.ndarray:
+    """The lengths [N] that all fields share, or an error."""
+    lengths = {name: field.lengths() for name, field in fields.items()}
+    first, expected = next(iter(lengths.items()))
+    for name, found in lengths.items():
+        if found.min() < 1:
+            n = int(found.argmin())
+            raise ValueError(f"sequences[{name!r}][{n}]: expected at least one step, got none")
+        if longest is not None and found.max() > longest:
+            n = int((found > longest).argmax())
+            raise ValueError(
+                f"sequences[{name!r}][{n}]: expected at most length={longest} steps, got "
+                f'{found[n]}; truncate="right" or "left" cuts'
+            )
+        if (found != expected).any():
+            n = int((found != expected).argmax())
+            raise ValueError(
+                f"sequences: expected one length in every field, got {found[n]} in "
+                f"{name!r}[{n}] and {expected[n]} in {first!r}[{n}]"
+            )
+    return expected

@@ -1,13 +1,13 @@
 """Padding: sequences of different lengths as one array."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import Literal, TypeAlias, get_args
 
 import numpy as np
 from numpy.typing import ArrayLike
 
 from seqjax import checks
-from seqjax.data._fields import numbers, spec_of, stack
+from seqjax.data._fields import Field, stack
 
 __all__ = ["Truncate", "pad"]
 
@@ -21,7 +21,7 @@ def pad(
     value: float = 0,
     truncate: Truncate = "error",
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Stacks sequences of different lengths, filled up on the right, and their lengths.
+    """Return sequences of different lengths as one array, padded on the right, and their lengths.
 
         array[b, t] = sequences[b][t] if t < lengths[b] else value
 
@@ -53,19 +53,19 @@ def pad(
     """
     if truncate not in get_args(Truncate):
         raise ValueError(f"truncate: expected one of {get_args(Truncate)}, got {truncate!r}")
-    arrays = [numbers(f"sequences[{b}]", sequence) for b, sequence in enumerate(sequences)]
-    if not arrays:
+    field = Field("sequences", list(sequences) if isinstance(sequences, Iterator) else sequences)
+    if not len(field):
         raise ValueError("sequences: expected at least one, got none")
-    spec = spec_of("sequences", arrays, over_time=True)
-    longest = max(len(array) for array in arrays)
+    lengths, spec = field.lengths(), field.spec(over_time=True)
+    longest = int(lengths.max())
     length = longest if length is None else checks.require_integer("length", length, least=0)
     if longest > length and truncate == "error":
-        b = next(b for b, array in enumerate(arrays) if len(array) > length)
+        b = int((lengths > length).argmax())
         raise ValueError(
-            f"sequences[{b}]: expected at most length={length} steps, got {len(arrays[b])}; "
+            f"sequences[{b}]: expected at most length={length} steps, got {lengths[b]}; "
             'truncate="right" or "left" cuts'
         )
-    starts = [max(0, len(array) - length) if truncate == "left" else 0 for array in arrays]
-    arrays = [array[start : start + length] for start, array in zip(starts, arrays, strict=True)]
-    padded = stack(arrays, (len(arrays), length), spec, value)
-    return padded, np.array([len(array) for array in arrays], np.int32)
+    kept = np.minimum(lengths, length)
+    starts = lengths - kept if truncate == "left" else np.zeros_like(kept)
+    cut = [field[b][i : i + t] for b, (i, t) in enumerate(zip(starts, kept, strict=True))]
+    return stack(cut, (len(cut), length), spec, value), kept

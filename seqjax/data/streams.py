@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from seqjax import checks
-from seqjax.data._fields import numbers
+from seqjax.data._containers import entries, numbers
 
 __all__ = ["Windows", "stream_windows"]
 
@@ -21,7 +21,7 @@ def stream_windows(
     stride: int | None = None,
     across_documents: bool = False,
 ) -> "Windows":
-    """Windows over documents put behind one another, for a model that keeps its state.
+    """Return windows over documents put behind one another, for a model that keeps its state.
 
     The stream is cut into `batch_size` rows of one length, and a window holds the same stretch of
     each row. Window w begins `stride` tokens after window w - 1:
@@ -76,7 +76,7 @@ def stream_windows(
             f"stride: expected at most steps={steps}, so that no token is passed over, got {stride}"
         )
     checks.require_bool("across_documents", across_documents)
-    tokens = [_tokens(n, document) for n, document in enumerate(documents)]
+    tokens = [_tokens(n, document) for n, document in enumerate(entries("documents", documents))]
     stream = np.concatenate([*tokens, np.zeros(0, np.int32)])
     begins = np.zeros(len(stream), bool)
     begins[np.cumsum([0, *map(len, tokens)])[:-1][[len(t) > 0 for t in tokens]]] = True

@@ -7,6 +7,8 @@ import numpy as np
 
 from seqjax import checks
 from seqjax._files import FilePath, local_path
+from seqjax.data._containers import entries
+from seqjax.data._texts import require_text
 from seqjax.data.vocabulary import Vocabulary, checked_ids
 
 __all__ = ["Subwords"]
@@ -41,22 +43,20 @@ class Subwords:
         """Learns the pieces of some texts.
 
         Args:
-          texts: lines or documents.
+          texts: lines or documents, in a list, a column of pandas or an iterator.
           size: how many pieces at most, four special ones and 256 bytes among them.
 
         Raises:
           ImportError: tokenizers is missing.
-          TypeError: a text that is not a string.
-          ValueError: a size below 260.
+          TypeError: a text that is not a string, such as the bytes that tfds gives, or a set.
+          ValueError: a size below 260, or missing values in a column.
         """
         size = checks.require_integer("size", size, least=len(Vocabulary.special) + 256)
         tokenizers = _tokenizers()
-        if isinstance(texts, str):
-            raise TypeError(f"texts: expected several strings, got one, {checks.brief(texts)}")
-        texts = list(texts)
-        for index, text in enumerate(texts):
-            if not isinstance(text, str):
-                raise TypeError(f"texts[{index}]: expected a string, got {checks.brief(text)}")
+        texts = [
+            require_text(f"texts[{index}]", text)
+            for index, text in enumerate(entries("texts", texts))
+        ]
         tokenizer = tokenizers.Tokenizer(tokenizers.models.BPE())
         tokenizer.pre_tokenizer = tokenizers.pre_tokenizers.ByteLevel(add_prefix_space=False)
         tokenizer.decoder = tokenizers.decoders.ByteLevel()
@@ -72,7 +72,7 @@ class Subwords:
         return int(self._tokenizer.get_vocab_size()) + len(Vocabulary.special)
 
     def encode(self, text: str) -> np.ndarray:
-        """The ids of a text, int32 `[T]`.
+        """Return the ids of a text, int32 `[T]`.
 
         Args:
           text: any string that UTF-8 can hold.
@@ -81,17 +81,15 @@ class Subwords:
           TypeError: not a string.
           ValueError: half a surrogate pair in it.
         """
-        if not isinstance(text, str):
-            raise TypeError(f"text: expected a string, got {checks.brief(text)}")
         try:
-            text.encode("utf-8")
+            require_text("text", text).encode("utf-8")
         except UnicodeEncodeError as error:
             raise ValueError(f"text: expected what UTF-8 can hold, got {error}") from None
         ids = np.array(self._tokenizer.encode(text).ids, np.int32)
         return ids + np.int32(len(Vocabulary.special))
 
     def decode(self, ids: Iterable[int]) -> str:
-        """The text of ids, up to the first end; special ones are left out.
+        """Return the text of ids, up to the first end; special ones are left out.
 
         Args:
           ids: integers `[T]`.
@@ -153,6 +151,6 @@ def _tokenizers() -> Any:
         import tokenizers.trainers
     except ImportError as error:
         raise ImportError(
-            "seqjax.data.Subwords needs tokenizers: pip install seqjax[text]"
+            'seqjax.data.Subwords needs tokenizers: pip install "seqjax[text]"'
         ) from error
     return tokenizers

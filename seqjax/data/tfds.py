@@ -11,7 +11,7 @@ __all__ = ["tfds_source"]
 def tfds_source(
     name: str, *, split: str, data_dir: FilePath | None = None
 ) -> Sequence[dict[str, Any]]:
-    """The examples of a prepared set, read as they are asked for.
+    """Return the examples of a prepared set, read as they are asked for.
 
     TensorFlow is not needed to read a set that was prepared as array_record; to prepare most sets
     it is, once and anywhere:
@@ -25,7 +25,8 @@ def tfds_source(
       data_dir: where prepared sets are; tensorflow-datasets' own folder if None.
 
     Returns:
-      A sequence of dicts of NumPy values; text is bytes.
+      A sequence of dicts of NumPy values; text is bytes. `grain.MapDataset.source` takes it; for
+      `batches` turn it into fields: `{name: [row[name] for row in rows] for name in rows[0]}`.
 
     Raises:
       ImportError: tensorflow-datasets or array_record is missing.
@@ -40,7 +41,7 @@ def tfds_source(
         import tensorflow_datasets as tfds
     except ImportError as error:
         raise ImportError(
-            "seqjax.data.tfds_source needs tensorflow-datasets: pip install seqjax[tfds]"
+            'seqjax.data.tfds_source needs tensorflow-datasets: pip install "seqjax[tfds]"'
         ) from error
     folder = None if data_dir is None else str(local_path("data_dir", data_dir))
     try:

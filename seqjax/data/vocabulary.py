@@ -2,13 +2,15 @@
 
 import collections
 import json
-import operator
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator
+from typing import Any
 
 import numpy as np
 
 from seqjax import checks
 from seqjax._files import FilePath, local_path
+from seqjax.data._containers import entries, numbers
+from seqjax.data._texts import require_tokens, tokens_of
 
 __all__ = ["Vocabulary"]
 
@@ -20,7 +22,7 @@ class Vocabulary:
       tokens: the other tokens, in the order of their ids; no two the same.
 
     Raises:
-      TypeError: tokens that are not strings.
+      TypeError: tokens that are not strings, or a set of them, which has no order.
       ValueError: a token twice, or one of the four special ones.
 
     Example:
@@ -35,12 +37,8 @@ class Vocabulary:
     padding, unknown, begin, end = range(4)
 
     def __init__(self, tokens: Iterable[str]) -> None:
-        if not isinstance(tokens, Iterable):
-            raise TypeError(f"tokens: expected strings, got {checks.brief(tokens)}")
-        self.tokens = (*self.special, *tokens)
-        for token in self.tokens:
-            if not isinstance(token, str):
-                raise TypeError(f"tokens: expected strings, got {checks.brief(token)}")
+        self.tokens = (*self.special, *tokens_of("tokens", tokens))
+        require_tokens("tokens", self.tokens)
         self._ids = {token: index for index, token in enumerate(self.tokens)}
         if len(self._ids) != len(self.tokens):
             twice, _ = collections.Counter(self.tokens).most_common(1)[0]
@@ -48,12 +46,13 @@ class Vocabulary:
 
     @classmethod
     def build(
-        cls, sequences: Iterable[Sequence[str]], *, size: int | None = None, least: int = 1
+        cls, sequences: Iterable[Iterable[str]], *, size: int | None = None, least: int = 1
     ) -> "Vocabulary":
-        """The vocabulary of some sequences, the most frequent tokens first.
+        """Return the vocabulary of some sequences, the most frequent tokens first.
 
         Args:
-          sequences: lists of words, or strings, whose tokens are their characters.
+          sequences: lists of words, or strings, whose tokens are their characters; in a list, a
+            column of pandas or an iterator.
           size: how many tokens at most, the four special ones among them.
           least: how often a token has to occur.
 
@@ -61,13 +60,15 @@ class Vocabulary:
           A vocabulary. Tokens that occur equally often are in alphabetical order.
 
         Raises:
-          TypeError, ValueError: sizes that are not positive integers.
+          TypeError: one string instead of several, tokens that are not strings, such as the bytes
+            that tfds gives, or sizes that are not integers.
+          ValueError: sizes that are not positive, or missing values in a column.
         """
         least = checks.require_integer("least", least)
-        counts = collections.Counter(token for sequence in sequences for token in sequence)
-        for token in counts:
-            if not isinstance(token, str):
-                raise TypeError(f"sequences: expected strings as tokens, got {checks.brief(token)}")
+        counts: collections.Counter[str] = collections.Counter()
+        for n, sequence in enumerate(entries("sequences", sequences)):
+            counts.update(tokens_of(f"sequences[{n}]", sequence))
+        require_tokens("sequences", counts)
         for token in cls.special:
             counts.pop(token, None)
         kept = sorted((t for t, n in counts.items() if n >= least), key=lambda t: (-counts[t], t))
@@ -85,35 +86,28 @@ class Vocabulary:
         return hash(self.tokens)
 
     def encode(self, sequence: Iterable[str]) -> np.ndarray:
-        """The ids of tokens, int32 `[T]`; unknown ones get the id of "<unk>".
+        """Return the ids of tokens, int32 `[T]`; unknown ones get the id of "<unk>".
 
         Args:
           sequence: tokens, or a string of characters.
 
         Raises:
-          TypeError: tokens that are not strings, such as the bytes that tfds gives.
+          TypeError: tokens that are not strings, such as the bytes that tfds gives, or a set or
+            dict of them.
         """
-        ids = []
-        for token in sequence:
-            found = self._ids.get(token)
-            if found is None and not isinstance(token, str):
-                hint = "; decode bytes first" if isinstance(sequence, bytes | bytearray) else ""
-                hint = "; decode it first" if isinstance(token, bytes) else hint
-                raise TypeError(
-                    f"sequence: expected strings as tokens, got {checks.brief(token)}{hint}"
-                )
-            ids.append(self.unknown if found is None else found)
-        return np.array(ids, np.int32)
+        tokens = list(tokens_of("sequence", sequence))
+        require_tokens("sequence", tokens)
+        return np.array([self._ids.get(token, self.unknown) for token in tokens], np.int32)
 
     def decode(self, ids: Iterable[int]) -> list[str]:
-        """The tokens of ids, up to the first end; without padding and begin.
+        """Return the tokens of ids, up to the first end; without padding and begin.
 
         Args:
           ids: integers `[T]`.
 
         Raises:
-          TypeError: an id that is not an integer.
-          ValueError: an id that the vocabulary does not have.
+          TypeError: ids that are not integers.
+          ValueError: an id that the vocabulary does not have, or several sequences of ids.
         """
         tokens = []
         for index in checked_ids(ids, len(self)):
@@ -124,7 +118,7 @@ class Vocabulary:
         return tokens
 
     def pieces(self, ids: Iterable[int]) -> list[str]:
-        """The token of each id, special ones included, for labels.
+        """Return the token of each id, special ones included, for labels.
 
         Args:
           ids: integers `[T]`.
@@ -169,15 +163,16 @@ class Vocabulary:
         return cls(tokens)
 
 
-def checked_ids(ids: Iterable[int], size: int) -> list[int]:
+def checked_ids(ids: Any, size: int) -> list[int]:
     """Ids as Python integers, each of them in [0, size)."""
-    checked = []
-    for given in ids:
-        try:
-            index = operator.index(given)
-        except TypeError:
-            raise TypeError(f"ids: expected integers, got {checks.brief(given)}") from None
-        if not 0 <= index < size:
-            raise ValueError(f"ids: expected 0 to {size - 1}, got {index}")
-        checked.append(index)
-    return checked
+    array = numbers("ids", list(ids) if isinstance(ids, Iterator) else ids)
+    if array.ndim != 1:
+        raise ValueError(f"ids: expected one sequence [T], got shape {array.shape}")
+    if not array.size:  # NumPy makes floats of an empty list
+        return []
+    if array.dtype.kind not in "iu":
+        raise TypeError(f"ids: expected integers, got {array.dtype}")
+    wrong = (array < 0) | (array >= size)
+    if wrong.any():
+        raise ValueError(f"ids: expected 0 to {size - 1}, got {array[wrong][0]}")
+    return array.tolist()  # type: ignore[no-any-return]

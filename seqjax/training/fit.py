@@ -13,7 +13,7 @@ import optax
 from flax import nnx
 
 from seqjax import checks, sharding
-from seqjax.data.loader import in_background
+from seqjax.data.prefetch import in_background
 from seqjax.training.average import averaged
 from seqjax.training.checkpoints import Checkpoints
 from seqjax.training.evaluation import MetricFn, evaluate, make_eval_step

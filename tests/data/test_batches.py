@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from seqjax.data import batches, bucket_boundaries, pack, pad
+from seqjax.data import batches, bucket_boundaries, pad
 
 LENGTHS = st.lists(st.integers(0, 12), min_size=1, max_size=20)
 
@@ -370,7 +370,30 @@ GOOD = {"x": [[1], [1, 2]], "y": [0, 1]}
         (GOOD | {"z": ["a", "b"]}, {}, TypeError, r"examples\['z'\]\[0\]: expected numbers"),
         ({"x": [[1], [2]]}, {}, ValueError, "sequence_keys: no field"),
         (GOOD, {"sequence_keys": ("z",)}, ValueError, r"sequence_keys: expected some of .*'z'"),
-        (GOOD, {"sequence_keys": "x"}, ValueError, "sequence_keys: .*got 'x'"),
+        (GOOD, {"sequence_keys": "x"}, TypeError, "sequence_keys: .*got 'x'"),
+        (
+            GOOD,
+            {"sequence_keys": ("x", "x")},
+            ValueError,
+            "sequence_keys: expected each field once",
+        ),
+        (GOOD, {"sequence_keys": b"x"}, TypeError, "sequence_keys: expected a list, got b'x'"),
+        (GOOD, {"sequence_keys": 3}, TypeError, "sequence_keys: expected a list, got 3"),
+        (GOOD, {"sequence_keys": (1,)}, TypeError, "sequence_keys: expected names .*, got 1"),
+        (GOOD, {"sequence_keys": [["x"]]}, TypeError, "sequence_keys: expected names of fields"),
+        (GOOD, {"sequence_keys": {"a": 3}}, TypeError, "sequence_keys: expected a list, got 3"),
+        (GOOD, {"sequence_keys": {1: ["x"]}}, TypeError, "expected strings as names, got 1"),
+        (GOOD, {"boundaries": 2.0}, TypeError, "boundaries: expected a list, got 2.0"),
+        (GOOD, {"boundaries": np.array(2)}, TypeError, "boundaries: expected a list, got ndarray"),
+        (GOOD, {"boundaries": {1, 2}}, TypeError, "boundaries: .*set, which has no order"),
+        (
+            GOOD,
+            {"boundaries": True},
+            TypeError,
+            "boundaries: expected a positive integer, got True",
+        ),
+        (GOOD, {"drop_remainder": "no"}, TypeError, "drop_remainder: expected a bool, got 'no'"),
+        (GOOD, {"pad_batch": 1}, TypeError, "pad_batch: expected a bool, got 1"),
         (
             {"y": [0]},
             {"sequence_keys": ("y",)},
@@ -410,13 +433,18 @@ GOOD = {"x": [[1], [1, 2]], "y": [0, 1]}
             ValueError,
             "'letters' 3, 'tokens' 1 in example 0; .*sequence_keys=",
         ),
-        (PAIRS, {"sequence_keys": {"a": ["letters"], "b": []}}, ValueError, r"some of .*got \[\]"),
-        (PAIRS, {"sequence_keys": {"a": "letters"}}, ValueError, "some of .*got 'letters'"),
+        (
+            PAIRS,
+            {"sequence_keys": {"a": ["letters"], "b": []}},
+            ValueError,
+            "some of .*'b', got none",
+        ),
+        (PAIRS, {"sequence_keys": {"a": "letters"}}, TypeError, "a list of names, got 'letters'"),
         (
             PAIRS,
             {"sequence_keys": {"a": ["tokens"], "b": ["tokens"]}},
             ValueError,
-            "each field in one group",
+            "each field once",
         ),
         (
             PAIRS | {"a_lengths": [0, 0, 0, 0]},
@@ -453,17 +481,19 @@ def test_batches_refuse(examples, options, error, message):
         batches(examples, **{"batch_size": 2, **options})
 
 
-def test_rows_of_pandas_count_by_their_place():
-    """The index of a shuffled or filtered frame says nothing of the order."""
-    frame = pandas.DataFrame({"x": [[10], [11], [12]], "y": [0, 1, 2]}).iloc[[2, 0, 1]]
-    [batch] = batches({"x": list(frame.x), "y": frame.y}, batch_size=3, sequence_keys=("x",))
-    assert batch["x"][:, 0].tolist() == [12, 10, 11] and batch["y"].tolist() == [2, 0, 1]
-    kept = frame[frame.y > 0]
-    [batch] = batches({"x": kept.x, "y": kept.y}, batch_size=2, sequence_keys=("x",))
-    assert batch["x"][:, 0].tolist() == [12, 11] and batch["y"].tolist() == [2, 1]
-    assert batch["y"].dtype == np.int64
-    packed = pack({"x": kept.x, "label": [[5], [6]]}, length=2)
-    assert packed["x"].tolist() == [[12, 11]] and packed["label"].tolist() == [[5, 6]]
+NAMES: list[Any] = [("x",), {"x"}, iter(["x"]), {"x": 0}.keys(), np.array(["x"])]
+
+
+@pytest.mark.parametrize("keys", [*NAMES, pandas.Index(["x"])])
+def test_names_in_any_container(keys):
+    [batch] = batches({"x": [[1], [2]]}, batch_size=2, sequence_keys=keys, boundaries=[2])
+    assert batch["x"].tolist() == [[1, 0], [2, 0]]
+
+
+@pytest.mark.parametrize("container", [tuple, np.array, jnp.array, pandas.Series, iter])
+def test_boundaries_in_any_container(container):
+    found = batches(GOOD, batch_size=2, boundaries=container([1, 4]))
+    assert [batch["x"].shape for batch in found] == [(2, 1), (2, 4)]
 
 
 def test_arrays_on_a_device_are_fetched_once(monkeypatch):

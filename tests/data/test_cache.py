@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas
 import pytest
 
 from seqjax.data import Subwords, Vocabulary, cached_tokens
@@ -95,15 +96,33 @@ def test_no_half_file_is_left(tmp_path, monkeypatch):
     assert list(tmp_path.iterdir()) == []
 
 
+def test_columns_of_pandas_are_texts_by_position(tmp_path):
+    letters = Vocabulary("abc")
+    texts = pandas.Series(["ab", "c", "ba"], index=[2, 0, 1])
+    expected = [letters.encode(text) for text in ("ab", "c", "ba")]
+    for _ in range(2):
+        assert same(cached_tokens(texts, letters, tmp_path), expected)
+    words = pandas.Series([["a", "b"], ["c"]], index=[5, 5])
+    assert same(cached_tokens(words, letters, tmp_path), expected[:2])
+    assert len(list(tmp_path.iterdir())) == 2
+
+
 def test_mistakes(tmp_path):
     letters = Vocabulary("abc")
     with pytest.raises(TypeError, match="tokenizer: expected a Vocabulary or Subwords, got 'abc'"):
         cached_tokens(TEXTS, "abc", tmp_path)  # type: ignore[arg-type]
-    with pytest.raises(TypeError, match="texts: expected several, got one string, 'ab'"):
+    with pytest.raises(TypeError, match="texts: expected a list, got 'ab'"):
         cached_tokens("ab", letters, tmp_path)
-    for wrong in (3, ["a", 3]):
-        with pytest.raises(TypeError, match=r"texts\[1\]: expected a string or a list of words"):
-            cached_tokens(["a", wrong], letters, tmp_path)  # type: ignore[list-item]
+    with pytest.raises(TypeError, match=r"texts\[1\]: expected a string or a list of words, got 3"):
+        cached_tokens(["a", 3], letters, tmp_path)  # type: ignore[list-item]
+    with pytest.raises(TypeError, match=r"texts\[1\]: expected strings as tokens, got 3"):
+        cached_tokens(["a", ["a", 3]], letters, tmp_path)  # type: ignore[list-item]
+    with pytest.raises(TypeError, match=r"texts\[0\]: expected a string .* got b'ab' .*decode"):
+        cached_tokens([b"ab"], letters, tmp_path)  # type: ignore[list-item]
+    with pytest.raises(TypeError, match="texts: expected a list, got set, which has no order"):
+        cached_tokens({"ab", "b"}, letters, tmp_path)
+    with pytest.raises(TypeError, match="texts: expected a list, got DataFrame"):
+        cached_tokens(pandas.DataFrame({"text": ["ab"]}), letters, tmp_path)
     (tmp_path / "file").touch()
     with pytest.raises(OSError, match="file"):
         cached_tokens(["a"], letters, Path(tmp_path, "file"))

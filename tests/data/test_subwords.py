@@ -55,5 +55,12 @@ def test_mistakes(subwords):
         Subwords.train(TEXTS, size=100)
     with pytest.raises(TypeError, match=r"texts\[1\]: expected a string, got 3"):
         Subwords.train(["a", 3])  # type: ignore[list-item]
+    with pytest.raises(TypeError, match=r"texts\[0\]: expected a string, got b'a' .*decode"):
+        Subwords.train([b"a"])  # type: ignore[list-item]
+    with pytest.raises(TypeError, match=r"text: expected a string, got b'a' .*decode it first"):
+        subwords.encode(b"a")
+    for wrong in ({"a"}, {"text": ["a"]}, "a", b"a", None):
+        with pytest.raises(TypeError, match="texts: expected a list, got"):
+            Subwords.train(wrong)  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="ids: expected 0 to 279, got 280"):
         subwords.decode([280])

@@ -1,6 +1,10 @@
 """Vocabularies: round trips, unknown tokens, files."""
 
+from typing import Any
+
+import jax.numpy as jnp
 import numpy as np
+import pandas
 import pytest
 
 from seqjax.data import Vocabulary
@@ -33,7 +37,7 @@ def test_the_most_frequent_come_first_and_ties_are_alphabetical():
 def test_mistakes(tmp_path):
     with pytest.raises(ValueError, match="tokens: expected each token once, got 'a' twice"):
         Vocabulary(["a", "a"])
-    with pytest.raises(TypeError, match="tokens: expected strings, got 3"):
+    with pytest.raises(TypeError, match="tokens: expected strings as tokens, got 3"):
         Vocabulary(["a", 3])  # type: ignore[list-item]
     with pytest.raises(ValueError, match="ids: expected 0 to 4, got 5"):
         Vocabulary(["a"]).decode([5])
@@ -45,16 +49,70 @@ def test_mistakes(tmp_path):
             Vocabulary.load(tmp_path / "file")
 
 
-@pytest.mark.parametrize(
-    ("sequence", "message"),
-    [
-        (b"ab", "expected strings as tokens, got 97 .*decode bytes first"),
-        ([b"a"], "expected strings as tokens, got b'a' .*decode it first"),
-        (["a", 3], "expected strings as tokens, got 3"),
-    ],
-    ids=["bytes", "words in bytes", "numbers"],
-)
+WRONG_SEQUENCES: list[tuple[Any, str]] = [
+    (b"ab", "expected a string or a list of words, got b'ab' .*decode it first"),
+    (bytearray(b"ab"), "expected a string or a list of words.*decode it first"),
+    ([b"a"], "expected strings as tokens, got b'a' .*decode it first"),
+    (np.array([b"a"]), "expected strings as tokens, got .*b'a'.*decode it first"),
+    (["a", 3], "expected strings as tokens, got 3"),
+    (["a", None], "expected strings as tokens, got None"),
+    (float("nan"), "expected a string or a list of words, got nan"),
+    (None, "expected a string or a list of words, got None"),
+    ({"a", "b"}, "expected a list, got set, which has no order"),
+    ({"text": "ab"}, "expected a list, got dict"),
+    (pandas.DataFrame({"text": ["ab"]}), "expected a list, got DataFrame"),
+]
+
+
+@pytest.mark.parametrize(("sequence", "message"), WRONG_SEQUENCES, ids=lambda case: repr(case)[:20])
 def test_other_things_than_strings_are_not_unknown_words(sequence, message):
     """Tfds gives texts as bytes, of which every token would be unknown."""
-    with pytest.raises(TypeError, match=message):
+    with pytest.raises(TypeError, match="sequence: " + message):
         Vocabulary.build(["ab"]).encode(sequence)
+    with pytest.raises(TypeError, match=r"sequences(\[1\])?: " + message):
+        Vocabulary.build(["ab", sequence])
+    if not isinstance(sequence, list | np.ndarray):
+        with pytest.raises(TypeError):
+            Vocabulary.build(sequence)
+        with pytest.raises(TypeError):
+            Vocabulary(sequence)
+
+
+def test_one_string_is_not_several():
+    with pytest.raises(TypeError, match="sequences: expected a list, got 'the cat'"):
+        Vocabulary.build("the cat")
+
+
+def test_words_in_other_containers():
+    words = ["b", "a", "b"]
+    shuffled = pandas.Series(words, index=[2, 0, 1])
+    expected = Vocabulary(["b", "a"])
+    for container in (words, tuple(words), shuffled, np.array(words)):
+        assert Vocabulary.build([container]) == expected
+        assert expected.encode(container).tolist() == [4, 5, 4]
+    assert Vocabulary.build(pandas.Series([words, ["b"]], index=[7, 3])) == expected
+    assert Vocabulary.build(iter([iter(words)])) == expected
+    assert Vocabulary({"b": 0, "a": 1}.keys()) == expected
+    with pytest.raises(ValueError, match="sequences: expected no missing values, got 1"):
+        Vocabulary.build(pandas.Series(["b", None], dtype="str"))
+
+
+def test_ids_in_other_containers():
+    vocabulary = Vocabulary(["b", "a"])
+    ids = [4, 5, 1]
+    series = pandas.Series(ids, index=[2, 0, 1])
+    for container in (ids, iter(ids), jnp.array(ids), series, np.array(ids, np.uint8)):
+        assert vocabulary.decode(container) == ["b", "a", "<unk>"]
+    assert vocabulary.decode([]) == [] == vocabulary.pieces(jnp.zeros(0, jnp.int32))
+    wrongs: list[tuple[Any, Any, str]] = [
+        ([[4, 5]], ValueError, r"expected one sequence \[T\], got shape \(1, 2\)"),
+        (4, ValueError, r"expected one sequence \[T\], got shape \(\)"),
+        ([4.0], TypeError, "expected integers, got float64"),
+        ([True], TypeError, "expected integers, got bool"),
+        ("ab", TypeError, "expected numbers, got 'ab'"),
+        ([4, -1], ValueError, "expected 0 to 5, got -1"),
+        ([2**40], ValueError, "expected 0 to 5, got 1099511627776"),
+    ]
+    for wrong, error, message in wrongs:
+        with pytest.raises(error, match="ids: " + message):
+            vocabulary.decode(wrong)

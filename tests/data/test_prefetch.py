@@ -1,7 +1,6 @@
-"""Loaders that go on where they stood, and batches made in the background."""
+"""Batches made in the background."""
 
 import gc
-import json
 import subprocess
 import sys
 import threading
@@ -13,7 +12,7 @@ import jax
 import numpy as np
 import pytest
 
-from seqjax.data import Loader, batches, prefetch
+from seqjax.data import batches, prefetch
 
 EXAMPLES = {"x": [np.full(t, 10 * t, np.float32) for t in (3, 1, 4, 2, 5)]}
 
@@ -25,60 +24,6 @@ def source(epoch: int) -> Any:
 def threads() -> int:
     """How many threads prefetch has at work."""
     return sum(thread.name == "seqjax.data.prefetch" for thread in threading.enumerate())
-
-
-def read(loader: Loader, epochs: int) -> Iterator[tuple[str, Any]]:
-    """The state after each batch, as JSON, and the batch."""
-    while loader.state["epoch"] < epochs:
-        for batch in loader:
-            yield json.dumps(loader.state), batch
-
-
-@pytest.mark.parametrize("ahead", [0, 2])
-def test_goes_on_from_every_place(ahead):
-    whole = list(read(Loader(source, prefetch=ahead), 3))
-    assert len(whole) == 9
-    assert json.loads(whole[4][0]) == {"epoch": 1, "index": 2}
-    for done, (state, _) in enumerate(whole, start=1):
-        loader = Loader(source, prefetch=ahead)
-        loader.restore(json.loads(state))
-        rest = list(read(loader, 3))
-        assert len(rest) == 9 - done
-        for (state, batch), (expected_state, expected) in zip(rest, whole[done:], strict=True):
-            assert state == expected_state
-            np.testing.assert_array_equal(batch["x"], expected["x"])
-    assert not threads()
-
-
-def test_a_broken_loop_is_gone_on_with():
-    loader = Loader([1, 2, 3])
-    for batch in loader:
-        if batch == 2:
-            break
-    assert list(loader) == [3] and list(loader) == [1, 2, 3]
-    assert loader.state == {"epoch": 2, "index": 0}
-
-
-def test_loader_mistakes():
-    for wrong in (3, iter([1])):
-        with pytest.raises(TypeError, match="source: expected batches with a length and an index"):
-            Loader(wrong)  # type: ignore[arg-type]
-    loader = Loader(lambda epoch: [0] * (2 - epoch))
-    with pytest.raises(TypeError, match=r"state\['epoch'\]: expected an integer"):
-        loader.restore({"epoch": "1", "index": 0})  # type: ignore[dict-item]
-    with pytest.raises(ValueError, match=r"state\['index'\]: expected an integer of at least 0"):
-        loader.restore({"epoch": 1, "index": -1})
-    with pytest.raises(ValueError, match="at most 1, the number of batches in epoch 1, got 2"):
-        loader.restore({"epoch": 1, "index": 2})
-    with pytest.raises(ValueError, match="state: expected 'epoch' and 'index', got"):
-        loader.restore({"epoch": 1})
-    with pytest.raises(TypeError, match="state: expected a dict"):
-        loader.restore([1, 2])  # type: ignore[arg-type]
-    assert loader.state == {"epoch": 0, "index": 0}
-    with pytest.raises(ValueError, match="source: expected batches, got none in epoch 2"):
-        loader.restore({"epoch": 2, "index": 0})
-    with pytest.raises(TypeError, match=r"source\(0\): expected batches with a length"):
-        list(Loader(lambda epoch: iter([1])))  # type: ignore[arg-type, return-value]
 
 
 def test_prefetch_keeps_order_and_values():

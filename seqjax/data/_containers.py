@@ -1,0 +1,271 @@
+"""One way from the containers that users have to NumPy arrays, by position."""
+
+from collections.abc import Iterable, Iterator, Mapping, MappingView, Sequence, Set
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from seqjax import checks
+
+__all__ = ["column", "columns", "entries", "numbers"]
+
+_SCALARS = {bool, int, float, complex, *(np.dtype(code).type for code in "?bhilqBHILQefdFD")}
+
+
+def columns(name: str, table: Any) -> dict[str, Any]:
+    """The fields of a dict, a data frame, a table or a structured array, or an error."""
+    names: Any = None
+    if isinstance(table, Mapping):
+        names = table.keys()
+    elif isinstance(table, np.ndarray):
+        names = table.dtype.names
+    elif not isinstance(table, type):  # pandas and polars; pyarrow and Hugging Face's datasets
+        names = getattr(table, "column_names", getattr(table, "columns", None))
+    if names is None:
+        raise TypeError(f"{name}: expected a dict of fields, got {_kind(table)}{_hint(table)}")
+    names = list(names)
+    for field in names:
+        if not isinstance(field, str):
+            raise TypeError(f"{name}: expected strings as names of fields, got {field!r}")
+    if len(set(names)) != len(names):
+        raise ValueError(f"{name}: expected each name once, got {', '.join(names)}")
+    try:
+        return {field: table[field] for field in names}
+    except Exception as error:  # a table whose columns are not there yet, of any library
+        raise TypeError(f"{name}: expected a dict of fields, got {_kind(table)}: {error}") from None
+
+
+def column(name: str, field: Any) -> np.ndarray | Sequence[Any]:
+    """The entries of a field by position: one array [N, ...] if they have one shape, or N entries.
+
+    A list becomes a list of arrays. Other objects that have a length and an index are returned as
+    they are, so that they can read an entry from a file when it is asked for.
+    """
+    field = _on_host(name, _ordered(name, field))
+    if isinstance(field, np.ndarray):
+        if not field.ndim:
+            raise TypeError(f"{name}: expected one entry an example, got {_kind(field)}")
+        if field.dtype != object:
+            return _narrow(name, _checked(name, field))
+        field = list(field)
+    if isinstance(field, range):
+        return _narrow(name, np.asarray(field))
+    if not isinstance(field, list | tuple):
+        if not _is_indexed(field):
+            raise TypeError(f"{name}: expected one entry an example, got {_kind(field)}")
+        _read(name, len, field)
+        return field  # type: ignore[no-any-return]
+    if field and _is_plain(field):
+        try:
+            return _narrow(name, numbers(name, field))
+        except (TypeError, ValueError):
+            pass  # entries that differ in shape, or an error that is to name its entry
+    if field and all(isinstance(entry, jax.Array) for entry in field):
+        field = _read(name, jax.device_get, field)
+    arrays = [numbers(f"{name}[{n}]", entry) for n, entry in enumerate(field)]
+    wide = [n for n, array in enumerate(arrays) if array.dtype.itemsize == 8 and array.size]
+    if wide and not _fits(np.concatenate([arrays[n].ravel() for n in wide])):
+        for n in wide:
+            _narrow(f"{name}[{n}]", arrays[n])
+    return arrays
+
+
+def entries(name: str, values: Any) -> Iterable[Any]:
+    """The entries of a container in order, such as texts, words or documents, or an error.
+
+    An iterator is returned as it is: the caller reads it once, to its end.
+    """
+    if isinstance(values, Iterator | MappingView | list | tuple):
+        return values  # type: ignore[return-value]
+    if not isinstance(values, Iterable | type) and _is_indexed(values):
+        return (values[n] for n in range(len(values)))
+    no_list = isinstance(values, str | bytes | bytearray | Mapping | Set)
+    if no_list or hasattr(values, "columns") or not isinstance(values, Iterable):
+        hint = "; put it in a list" if isinstance(values, str) else _hint(values)
+        raise TypeError(f"{name}: expected a list, got {_kind(values)}{hint}")
+    values = _on_host(name, values)
+    if isinstance(values, np.ndarray) and not values.ndim:
+        raise TypeError(f"{name}: expected a list, got {_kind(values)}")
+    return values  # type: ignore[no-any-return]
+
+
+def numbers(name: str, value: Any) -> np.ndarray:
+    """One array of numbers on the host, or an error that names it."""
+    if type(value) is np.ndarray and value.dtype.kind in "biufc":
+        return value
+    value = _on_host(name, _ordered(name, value))
+    if isinstance(value, np.ndarray) and value.dtype == object:
+        value = value.tolist()
+    if isinstance(value, list | tuple) and not _is_plain(value):
+        value = [numbers(name, part) for part in value]
+    array = _read(name, np.asarray, value)
+    if isinstance(value, list | tuple) and _was_whole(array, value):
+        raise ValueError(f"{name}: expected integers that int64 can hold, got {array.max():g}")
+    return _checked(name, array)
+
+
+def _ordered(name: str, value: Any) -> Any:
+    """The value, unless its type says that it has no order, or holds no numbers."""
+    if isinstance(value, MappingView):
+        return list(value)  # type: ignore[call-overload]
+    if value is None or isinstance(value, str | bytes | bytearray | Mapping | Set | Iterator):
+        raise TypeError(f"{name}: expected numbers, got {_kind(value)}{_hint(value)}")
+    return value
+
+
+def _on_host(name: str, value: Any) -> Any:
+    """Arrays of other libraries as NumPy arrays, with one transfer; all else as it is."""
+    if isinstance(value, list | tuple | range):
+        return value
+    if isinstance(value, np.ma.MaskedArray) and np.ma.is_masked(value):
+        raise ValueError(f"{name}: expected no masked entries; fill them with .filled(value)")
+    if isinstance(value, np.ndarray):
+        return np.asarray(value)  # no subclass of it
+    if hasattr(value, "detach"):
+        return _read(name, _of_torch, value)
+    if hasattr(value, "to_numpy") or hasattr(value, "to_pylist"):
+        return _read(name, _of_table, value)
+    if hasattr(value, "__array__") or isinstance(value, memoryview):
+        return _read(name, np.asarray, value)
+    if hasattr(value, "__dlpack__"):
+        return _read(name, np.from_dlpack, value)
+    if hasattr(value, "to_list"):  # a ragged tensor of TensorFlow, an array of awkward
+        return value.to_list()
+    return value
+
+
+def _of_torch(tensor: Any) -> Any:
+    if getattr(tensor, "is_nested", False):
+        return list(tensor.unbind())
+    tensor = tensor.detach().cpu()
+    dtype = str(tensor.dtype).removeprefix("torch.")
+    if dtype.startswith(("bfloat16", "float8")):  # NumPy has none, JAX's package of dtypes does
+        return tensor.float().numpy().astype(jnp.dtype(dtype))
+    return tensor.resolve_conj().resolve_neg().numpy()
+
+
+def _of_table(values: Any) -> Any:
+    """A column or frame of pandas, polars or pyarrow. Missing values are not made NaN of."""
+    by_numpy = False
+    if hasattr(values, "isna"):
+        by_numpy = all(isinstance(dtype, np.dtype) for dtype in np.ravel(_dtypes(values)))
+        missing = 0 if by_numpy else int(np.sum(np.asarray(values.isna())))
+    else:
+        missing = getattr(values, "null_count", 0)
+        missing = np.sum(np.asarray(missing() if callable(missing) else missing))
+    if missing:
+        raise ValueError(f"expected no missing values, got {missing}; drop or fill them")
+    array = np.asarray(values)
+    nested = getattr(values, "to_pylist", getattr(values, "to_list", None))
+    if array.dtype == object and nested is not None and not by_numpy:
+        return nested()  # for missing values within lists stay None there, and become NaN in arrays
+    return array
+
+
+def _dtypes(values: Any) -> Any:
+    found = getattr(values, "dtypes", None)
+    return [values.dtype] if found is None else np.array(found, dtype=object)
+
+
+def _read(name: str, function: Any, value: Any) -> Any:
+    """What a function reads from a value, or an error that names it."""
+    try:
+        return function(value)
+    except ValueError as error:
+        if "inhomogeneous" in str(error) or "could not broadcast" in str(error):
+            message = f"{name}: expected an array, got parts that differ in shape"
+            raise ValueError(message) from None
+        raise ValueError(f"{name}: {error}") from None
+    except Exception as error:  # each library raises classes of its own
+        why = str(error).partition("\n")[0]
+        raise TypeError(f"{name}: expected numbers, got {_kind(value)}: {why}") from None
+
+
+def _checked(name: str, array: np.ndarray) -> np.ndarray:
+    """The array if its dtype is of numbers."""
+    kind = array.dtype.kind
+    if kind in "biufc" or (kind == "V" and jnp.issubdtype(array.dtype, np.number)):
+        return array
+    hint = ""
+    if kind in "Mm":
+        hint = "; make numbers of times, such as days: values.astype('datetime64[D]').astype(int)"
+    elif array.dtype.names:
+        hint = "; name one of its fields: " + ", ".join(array.dtype.names)
+    elif kind == "V":
+        hint = "; say what the bytes are: values.view(jax.numpy.bfloat16)"
+    elif array.size:
+        first = array.ravel()[0]
+        raise TypeError(f"{name}: expected numbers, got {_kind(first)}{_hint(first)}")
+    raise TypeError(f"{name}: expected numbers, got {array.dtype}{hint}")
+
+
+def _narrow(name: str, array: np.ndarray) -> np.ndarray:
+    """The array, if JAX can hold its integers: by default it cuts 64 bits to 32, silently."""
+    if _fits(array):
+        return array
+    limits = np.iinfo(np.int32 if array.dtype.kind == "i" else np.uint32)
+    found = array[(array < limits.min) | (array > limits.max)].flat[0]
+    raise ValueError(
+        f"{name}: expected integers that {limits.dtype} can hold, to which JAX cuts them, got "
+        f'{found}; number such ids from 0, or call jax.config.update("jax_enable_x64", True)'
+    )
+
+
+def _fits(array: np.ndarray) -> bool:
+    whole = array.dtype in (np.int64, np.uint64)
+    if not whole or not array.size or jax.dtypes.canonicalize_dtype(array.dtype) == array.dtype:
+        return True
+    limits = np.iinfo(np.int32 if array.dtype.kind == "i" else np.uint32)
+    return bool(array.min() >= limits.min and array.max() <= limits.max)
+
+
+def _was_whole(array: np.ndarray, values: Any) -> bool:
+    """Whether NumPy made floats of integers, since no integer dtype can hold all of them."""
+    if array.dtype != np.float64 or not array.size or np.abs(array).max() < 2.0**63:
+        return False
+    return all(isinstance(leaf, int) for leaf in jax.tree.leaves(values))
+
+
+def _is_plain(values: Any) -> bool:
+    """Whether these are Python's or NumPy's numbers, in lists of any depth."""
+    kinds = set(map(type, values))
+    return kinds <= _SCALARS or (kinds <= {list, tuple} and all(map(_is_plain, values)))
+
+
+def _is_indexed(value: Any) -> bool:
+    return hasattr(value, "__len__") and hasattr(value, "__getitem__")
+
+
+def _kind(value: Any) -> str:
+    """A value as messages name it."""
+    if _holds_dicts(value):
+        return f"a {type(value).__name__} of dicts"
+    if isinstance(value, str | bytes | bytearray | np.generic | int | float) or value is None:
+        return checks.brief(value)
+    return f"{type(value).__name__}"
+
+
+def _hint(value: Any) -> str:
+    if isinstance(value, str):
+        return "; encode text first, with a Vocabulary or Subwords"
+    if isinstance(value, bytes | bytearray):
+        return '; decode text first, with value.decode("utf-8")'
+    if isinstance(value, Set):
+        return ", which has no order; make a list of it, such as sorted(values)"
+    if isinstance(value, Iterator):
+        return ", which can be read only once; make a list of it"
+    if _holds_dicts(value):
+        return "; turn it: {name: [row[name] for row in rows] for name in rows[0]}"
+    return ""
+
+
+def _holds_dicts(value: Any) -> bool:
+    """Whether these are examples one by one, as tensorflow-datasets and JSON lines give them."""
+    if isinstance(value, str | Mapping) or not hasattr(value, "__getitem__"):
+        return False
+    try:
+        return isinstance(value[0], Mapping)
+    except Exception:  # empty, or not indexed by numbers
+        return False
