@@ -269,8 +269,7 @@ class Decoder(nnx.Module):
             flat = hidden.reshape(math.prod(hidden.shape[:-1]), hidden.shape[-1])
             product = jnp.matmul(flat, table.T, preferred_element_type=jnp.float32)
             product = product.reshape(*hidden.shape[:-1], self.vocabulary)
-            bias = None if self.bias is None else self.bias[...].astype(jnp.float32)
-            logits = product if bias is None else product + bias
+            logits = ops.biased(product, None if self.bias is None else self.bias[...])
         if self.gate is None:
             return logits
         if features.copy is None or features.weights is None:

@@ -208,5 +208,5 @@ def test_generate_refuses(model):
         seq2seq.generate(model, SOURCES, begin=2, end=3, max_length=0)
     with pytest.raises(ValueError, match="length_penalty"):
         seq2seq.generate(model, SOURCES, begin=2, end=3, length_penalty=-1.0)
-    with pytest.raises(ValueError, match="source_ids.0.: expected 4 ids"):
+    with pytest.raises(ValueError, match=r"source_ids\[0\]: expected 4 ids"):
         seq2seq.generate(model, SOURCES, begin=2, end=3, source_ids=[[1]] * 5)
