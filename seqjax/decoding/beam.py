@@ -207,13 +207,13 @@ def _search(problem: Problem, penalties: Penalties, n: int) -> Decoded:
         order, index = _top(candidates.reshape(batch, width * problem.vocabulary), most)
         parents, tokens = index // problem.vocabulary, index % problem.vocabulary
         gain = _pick(gains.reshape(batch, width * problem.vocabulary), index)
-        log_probs = add(_pick(live.log_probs, parents), gain)
+        totals = add(_pick(live.log_probs, parents), gain)
         ends = is_end(tokens, problem.ends)
 
         first = parents[:, :width]
         finished = outputs(
             tokens=_pick(live.tokens, first),
-            log_probs=_where(ends[:, :width], _first(log_probs, width)),
+            log_probs=_where(ends[:, :width], _first(totals, width)),
             alignments=_pick(alignments, first),
             t=live.t,
             ended_by=tokens[:, :width],
@@ -222,14 +222,14 @@ def _search(problem: Problem, penalties: Penalties, n: int) -> Decoded:
 
         _, going = _top(jnp.where(ends, -jnp.inf, order), width)
         parents, tokens = _pick(parents, going), _pick(tokens, going)
-        log_probs = _pick(_where(~ends, log_probs), going)
+        totals = _pick(_where(~ends, totals), going)
         worst = best.outputs.scores[:, -1:], best.lo[:, -1:]
-        done = is_at_most(penalties.bound(_first(log_probs, 1), steps), worst)
+        done = is_at_most(penalties.bound(_first(totals, 1), steps), worst)
         live = _Live(
             t=live.t + 1,
             last=tokens,
             tokens=write(_pick(live.tokens, parents), live.t, tokens, axis=2),
-            log_probs=_where(~done, log_probs),
+            log_probs=_where(~done, totals),
             alignments=_pick(alignments, parents),
             state=problem.reorder(state, parents),
         )

@@ -6,7 +6,6 @@ from typing import Any, NamedTuple
 
 import jax
 import numpy as np
-from numpy.typing import ArrayLike
 
 from seqjax import checks, data, decoding
 from seqjax.decoding._ends import end_tokens
@@ -38,7 +37,7 @@ class Generated(NamedTuple):
 
 def generate(
     model: Any,
-    sources: Iterable[ArrayLike],
+    sources: Iterable[Any],
     *,
     begin: int,
     end: int | Iterable[int],
@@ -49,7 +48,7 @@ def generate(
     min_length: int = 0,
     no_repeat_ngram: int = 0,
     batch_size: int = 64,
-    source_ids: Iterable[ArrayLike] | None = None,
+    source_ids: Iterable[Any] | None = None,
     padded: bool = True,
 ) -> list[Generated]:
     """The best output for each source, by beam search over batches of sources of similar length.

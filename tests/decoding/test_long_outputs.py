@@ -1,5 +1,7 @@
 """Totals of long outputs, and close races, against float64; scores of any magnitude."""
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -22,7 +24,8 @@ def gains():
 
 
 def test_a_long_total_is_that_of_float64():
-    start, options = jnp.zeros(1, jnp.int32), {"begin": 1, "end": 0}
+    start = jnp.zeros(1, jnp.int32)
+    options: Any = {"begin": 1, "end": 0}
     wanted = np.resize(gains().max(axis=1), STEPS).sum()
     decoded = jax.jit(lambda s: greedy(step, s, **options, max_length=STEPS))(start)
     assert abs(decoded.log_probs[0, 0] / wanted - 1) < 2e-7
