@@ -83,7 +83,9 @@ def test_generate_takes_lists_of_any_kind():
 def test_generate_says_which_token_ended_an_output():
     found = seq2seq.generate(MODEL, [[1, 6], [4]], **OPTIONS | {"end": range(9)})
     assert all(output.finished and output.end in range(9) for output in found)
-    assert all(len(output.tokens) == 0 and np.shape(output.attention)[0] == 1 for output in found)
+    assert all(
+        len(output.tokens) == 0 and np.asarray(output.attention).shape[0] == 1 for output in found
+    )
     [cut] = seq2seq.generate(MODEL, [[1]], **OPTIONS, min_length=3)
     assert cut.end is None and not cut.finished and len(cut.tokens) == 3
 
