@@ -86,7 +86,7 @@ def test_a_wide_beam_is_enumeration(ends, options):
     assert np.isneginf(decoded.scores[0, len(wanted) :]).all()
 
 
-def narrow_beam(ends, width):
+def narrow_beam(ends, width, alpha):
     live: list[Any] = [(0.0, ())]
     done: list[Any] = []
     for t in range(L):
@@ -96,15 +96,18 @@ def narrow_beam(ends, width):
         )
         done += [c for c in candidates[:width] if c[1][-1] in ends]
         live = [c for c in candidates if c[1][-1] not in ends][:width]
-    return sorted(done + live, reverse=True)
+    return sorted(((p / ((5 + len(h)) / 6) ** alpha, h) for p, h in done + live), reverse=True)
 
 
 @pytest.mark.parametrize("width", [1, 2, 3])
 def test_a_narrow_beam_pursues_as_many_as_it_is_wide(width):
     """With E ends, up to E candidates of one hypothesis end."""
     ends = (0, 1, 2)
-    decoded = run(beam_search, end=ends, max_length=L, beam_width=width)
-    assert shown(decoded, 0, ends) == narrow_beam(ends, width)[0][1]
+    options: Any = {"end": ends, "max_length": L, "beam_width": width, "n_best": width}
+    decoded = run(beam_search, **options, length_penalty=6.0)
+    for k, (value, tokens) in enumerate(narrow_beam(ends, width, 6.0)[:width]):
+        assert shown(decoded, k, ends) == tokens
+        np.testing.assert_allclose(decoded.scores[0, k], value, rtol=1e-5)
 
 
 def test_greedy_and_scores():
