@@ -69,39 +69,39 @@ def test_a_close_race_after_a_large_total(alpha):
 
 def test_outputs_of_different_lengths_race_closely():
     """Log p / lp of a short and a long output, equal in float32 and different in float64."""
-    large, gap, alpha, steps = -1e6, 0.02, 1.0, 6
-    # Ends at step 2 with log p = large, or at step 5 with log p such that scores differ by gap.
+    alpha, steps = 1.0, 6
     lp = lambda n: ((5 + n) / 6) ** alpha  # noqa: E731
-    short = large - np.log(2)
 
-    for sign in (1, -1):
-        rest = np.float32(short * (lp(5) / lp(2) - 1) + sign * gap * lp(5))
+    @jax.jit
+    def search(large, rest):
+        """Outputs of 2 and of 5 tokens; all but them leads nowhere."""
 
-        def raced(tokens, state, rest=rest):
+        def raced(tokens, state):
             t = state[:, None]
-            opening = jnp.array([[-jnp.inf, large, 0.0]])
+            opening = jnp.array([[-jnp.inf, 0.0, 0.0]]).at[0, 1].set(large)
             choice = jnp.array([[0.0, 0.0, -jnp.inf]])  # end or go on, equally probable
-            falling = jnp.array([[-jnp.inf, rest, 0.0]])
-            only_one = jnp.array([[-jnp.inf, 0.0, -jnp.inf]])
-            only_end = jnp.array([[0.0, -jnp.inf, -jnp.inf]])
-            logits = jnp.where(t == 0, opening, only_one)
+            falling = jnp.array([[-jnp.inf, 0.0, 0.0]]).at[0, 1].set(rest)
+            logits = jnp.where(t == 0, opening, jnp.array([[-jnp.inf, 0.0, -jnp.inf]]))
             logits = jnp.where(t == 1, choice, logits)
             logits = jnp.where(t == 2, falling, logits)
-            logits = jnp.where(t == 4, only_end, logits)
-            # Token 2 leads nowhere.
-            logits = jnp.where((tokens == 2)[:, None], -jnp.inf, logits)
-            return logits, state + 1
+            logits = jnp.where(t == 4, jnp.array([[0.0, -jnp.inf, -jnp.inf]]), logits)
+            return jnp.where((tokens == 2)[:, None], -jnp.inf, logits), state + 1
 
-        decoded = jax.jit(
-            lambda s, raced=raced: beam_search(
-                raced, s, begin=1, end=0, max_length=steps, beam_width=3, n_best=2,
-                length_penalty=alpha,
-            )
-        )(jnp.zeros(1, jnp.int32))  # fmt: skip
+        return beam_search(
+            raced, jnp.zeros(1, jnp.int32), begin=1, end=0, max_length=steps, beam_width=3,
+            n_best=2, length_penalty=alpha,
+        )  # fmt: skip
+
+    winners = set()
+    for large in -np.linspace(7e5, 1.3e6, 20).round().astype(np.float32):
+        short = np.float64(large) - np.log(2)
+        rest = np.float32(short * (lp(5) / lp(2) - 1))
         exact_short, exact_long = short / lp(2), (short + np.float64(rest)) / lp(5)
-        expected = 5 if exact_long > exact_short else 2
-        assert abs(exact_long - exact_short) < 0.1  # float32 there has steps of 0.06
-        assert int(decoded.lengths[0, 0]) + 1 == expected
+        assert 1e-6 < abs(exact_long - exact_short) < 0.06  # the steps of float32 there
+        winner = 5 if exact_long > exact_short else 2
+        assert int(search(large, rest).lengths[0, 0]) + 1 == winner
+        winners.add(winner)
+    assert winners == {2, 5}
 
 
 @pytest.mark.parametrize("scale", [1e6, 1e35])

@@ -99,13 +99,13 @@ def narrow_beam(ends, width, alpha):
     return sorted(((p / ((5 + len(h)) / 6) ** alpha, h) for p, h in done + live), reverse=True)
 
 
-@pytest.mark.parametrize("width", [1, 2, 3])
-def test_a_narrow_beam_pursues_as_many_as_it_is_wide(width):
+@pytest.mark.parametrize("width", [1, 2])
+@pytest.mark.parametrize("ends", list(itertools.combinations(range(V), 3)))
+def test_a_narrow_beam_pursues_as_many_as_it_is_wide(width, ends):
     """With E ends, up to E candidates of one hypothesis end."""
-    ends = (0, 1, 2)
     options: Any = {"end": ends, "max_length": L, "beam_width": width, "n_best": width}
-    decoded = run(beam_search, **options, length_penalty=6.0)
-    for k, (value, tokens) in enumerate(narrow_beam(ends, width, 6.0)[:width]):
+    decoded = run(beam_search, **options, length_penalty=20.0)
+    for k, (value, tokens) in enumerate(narrow_beam(ends, width, 20.0)[:width]):
         assert shown(decoded, k, ends) == tokens
         np.testing.assert_allclose(decoded.scores[0, k], value, rtol=1e-5)
 
