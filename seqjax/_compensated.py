@@ -12,7 +12,7 @@ from jax import lax
 
 from seqjax.types import Array
 
-__all__ = ["Total", "add", "total"]
+__all__ = ["Total", "add", "behind", "divide", "is_at_most", "sum_along"]
 
 Total = tuple[Array, Array]
 """A total as a pair (hi, lo)."""
@@ -52,7 +52,7 @@ def add(total: Total, x: Array) -> Total:
     return new, lax.stop_gradient(jnp.where(jnp.isfinite(new), rest - (new - s), 0))
 
 
-def total(x: Array, axis: int) -> Array:
+def sum_along(x: Array, axis: int) -> Array:
     """Return the sum over an axis, with an error that does not grow with the number of terms.
 
     Args:
@@ -60,7 +60,9 @@ def total(x: Array, axis: int) -> Array:
       axis: the axis of n.
 
     Example:
-      >>> float(total(jnp.full(2**20, 0.1, jnp.float32), 0))  # 2**20 times the float next to 0.1
+      >>> float(
+      ...     sum_along(jnp.full(2**20, 0.1, jnp.float32), 0)
+      ... )  # 2**20 times the float next to 0.1
       104857.6015625
     """
     hi = jnp.moveaxis(x, axis, 0)
@@ -73,6 +75,58 @@ def total(x: Array, axis: int) -> Array:
     return hi[0] if hi.shape[0] else hi.sum(0)
 
 
+def divide(total: Total, divisor: Total) -> Total:
+    """Return a total divided by another one, to about twice the precision.
+
+        q = hi / d_hi
+        hi, lo = FastTwoSum(q, (hi - q d_hi + lo - q d_lo) / d_hi)
+
+    Args:
+      total: hi and lo.
+      divisor: a pair likewise, not 0; it may be broadcast.
+
+    References:
+      Dekker 1971, A floating-point technique for extending the available precision, section 5.
+
+    Example:
+      >>> one, three = jnp.float32(1), jnp.float32(3)
+      >>> hi, lo = divide((one, 0 * one), (three, 0 * three))
+      >>> abs(float(hi) + float(lo) - 1 / 3) < 1e-14
+      True
+    """
+    hi, lo = total
+    d_hi, d_lo = divisor
+    q = _rounded(hi / d_hi)
+    left = -_product_error(q, d_hi, hi) + (lo - q * d_lo)
+    rest = lax.stop_gradient(jnp.where(jnp.isfinite(q), left / d_hi, 0))
+    new = _rounded(q + rest)
+    return new, lax.stop_gradient(jnp.where(jnp.isfinite(new), rest - (new - q), 0))
+
+
+def behind(total: Total) -> Array:
+    """Return hi + lo minus the row's largest finite hi, as one float `[..., n]`.
+
+    Numbers of one row that are close to each other stay different, as they would not as plain hi.
+    """
+    hi, lo = total
+    top = jnp.max(jnp.where(jnp.isfinite(hi), hi, -jnp.inf), axis=-1, keepdims=True)
+    return (hi - jnp.where(jnp.isneginf(top), 0, top)) + lo
+
+
+def is_at_most(a: Total, b: Total) -> Array:
+    """Return where a ≤ b."""
+    return (a[0] < b[0]) | ((a[0] == b[0]) & (a[1] <= b[1]))
+
+
+def _product_error(a: Array, b: Array, s: Array) -> Array:
+    """Return a b - s for an s close to a b, exactly but for one rounding."""
+    half = jnp.finfo(a.dtype).nmant // 2
+    a_top, b_top = (_rounded(x, half) for x in (a, b))
+    a_rest, b_rest = a - a_top, b - b_top
+    # Each product has few enough digits to be exact.
+    return ((a_top * b_top - s) + a_top * b_rest + a_rest * b_top) + a_rest * b_rest
+
+
 def _error(a: Array, b: Array, s: Array) -> Array:
     """Return a + b - s for the rounded sum s, exactly; 0 if s is not finite."""
     b_part = _rounded(s - a)
@@ -80,7 +134,7 @@ def _error(a: Array, b: Array, s: Array) -> Array:
     return jnp.where(jnp.isfinite(s), (a - a_part) + (b - b_part), 0)
 
 
-def _rounded(x: Array) -> Array:
-    """Return x itself, as a value that XLA does not see through."""
+def _rounded(x: Array, bits: int | None = None) -> Array:
+    """Return x itself, or rounded to fewer bits, as a value that XLA does not see through."""
     kind = jnp.finfo(x.dtype)
-    return lax.reduce_precision(x, exponent_bits=kind.nexp, mantissa_bits=kind.nmant)
+    return lax.reduce_precision(x, kind.nexp, kind.nmant if bits is None else bits)

@@ -163,6 +163,7 @@ def require_array(name: str, value: Any, kind: Any, expected: str) -> jax.Array:
 
     Raises:
       TypeError: not an array, or of another kind.
+      ValueError: integers that the dtype JAX gives them cannot hold.
 
     Example:
       >>> require_array("mask", [True, False], jnp.bool_, "bool").shape
@@ -170,11 +171,22 @@ def require_array(name: str, value: Any, kind: Any, expected: str) -> jax.Array:
     """
     try:
         array = jnp.asarray(value)
+    except OverflowError:
+        raise ValueError(
+            f"{name}: expected {expected} that fit into 32 bits, got {brief(value)}"
+        ) from None
     except (TypeError, ValueError):
         raise TypeError(f"{name}: expected {expected}, got {brief(value)}") from None
+    given = getattr(value, "dtype", array.dtype)  # before JAX narrowed it
     if not jnp.issubdtype(array.dtype, kind):
-        dtype = getattr(value, "dtype", array.dtype)  # before JAX narrowed it
-        raise TypeError(f"{name}: expected {expected}, got dtype {dtype}")
+        raise TypeError(f"{name}: expected {expected}, got dtype {given}")
+    if isinstance(value, np.ndarray) and given.kind in "iu" and given != array.dtype:
+        limits = np.iinfo(array.dtype)
+        wrong = (value < limits.min) | (value > limits.max)
+        if wrong.any():
+            raise ValueError(
+                f"{name}: expected {expected} that fit into {array.dtype}, got {value[wrong][0]}"
+            )
     return array
 
 

@@ -9,6 +9,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax import lax
 
 from seqjax import checks
 from seqjax.types import Array, Shape
@@ -116,7 +117,8 @@ def lengths_to_mask(lengths: Any, steps: int) -> Array:
     is_open: bool = jax.export.is_symbolic_dim(steps)  # in a program for sequences of any size
     steps = steps if is_open else checks.require_integer("steps", steps, least=0)
     lengths = check_lengths(lengths, np.shape(lengths), steps)
-    return jnp.arange(steps, dtype=jnp.int32) < lengths[..., None]
+    position = lax.broadcast_to_rank(jnp.arange(steps, dtype=jnp.int32), lengths.ndim + 1)
+    return position < lengths[..., None]
 
 
 def mask_to_lengths(mask: Any) -> Array:
@@ -312,7 +314,11 @@ def reverse(xs: Array | np.ndarray, *, lengths: Any = None, mask: Any = None) ->
     order = jnp.argsort(~mask, axis=-1, stable=True)  # real steps first, in their order
     rank = jnp.cumsum(mask, axis=-1) - 1
     opposite = jnp.clip(mask.sum(axis=-1, keepdims=True) - 1 - rank, 0, max(steps - 1, 0))
-    source = jnp.where(mask, jnp.take_along_axis(order, opposite, axis=-1), jnp.arange(steps))
+    source = jnp.where(
+        mask,
+        jnp.take_along_axis(order, opposite, axis=-1),
+        lax.broadcast_to_rank(jnp.arange(steps), mask.ndim),
+    )
     return jnp.take_along_axis(xs, over_features(source, xs), axis=axis)
 
 

@@ -263,7 +263,7 @@ def expected_alignment(scores: Array, mask: Array, previous: Array) -> Array:
 def chunkwise(stops: Array, scores: Array, mask: Array, width: int) -> Array:
     """Spreads the weight of each stop over the chunk of `width` positions that ends there."""
     positions = jnp.arange(scores.shape[-1], dtype=jnp.int32)[:, None]
-    offsets = jnp.arange(width, dtype=jnp.int32)
+    offsets = jnp.arange(width, dtype=jnp.int32)[None]
     none = [(0, 0)] * (scores.ndim - 1)
 
     # Row k holds the chunk that ends at position k, front-padded: positions k-w+1 … k.

@@ -36,11 +36,12 @@ def masked_softmax(scores: Array, mask: Array) -> Array:
       >>> masked_softmax(scores, mask).tolist()
       [[0.5, 0.0, 0.5], [0.0, 0.0, 0.0]]
     """
-    lowest = jnp.finfo(scores.dtype).min
-    kept = jnp.where(mask, scores, lowest)
+    mask = jnp.broadcast_to(mask, scores.shape)
+    kept = jnp.where(mask, scores, -jnp.inf)
     # The highest score moves no weight, so it needs no gradient either.
-    highest = lax.stop_gradient(kept.max(axis=-1, keepdims=True, initial=lowest))
-    powers = jnp.where(mask, jnp.exp(kept - highest), 0.0)
+    highest = lax.stop_gradient(kept.max(axis=-1, keepdims=True, initial=-jnp.inf))
+    highest = jnp.where(jnp.isneginf(highest), 0.0, highest)  # a row without real positions
+    powers = jnp.exp(kept - highest)
     total = powers.sum(axis=-1, keepdims=True)  # at least 1 where anything is real
     return powers / jnp.where(total > 0, total, 1.0)
 

@@ -78,7 +78,7 @@ class _ConvLSTM(DenseCell[LSTMParams, LSTMState]):
 
     def project(self, p: LSTMParams, x: Array) -> Slots:
         z = self._convolved(x, p.w_ih, self._per_axis("stride"), self.padding)
-        return ops.split(z if p.b is None else z + p.b.astype(z.dtype), 4)
+        return ops.split(ops.biased(z, p.b), 4)
 
     def recurrent_input(self, state: LSTMState) -> Array:
         return state.h

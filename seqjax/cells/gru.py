@@ -155,8 +155,7 @@ class GRU(_ResetGRU):
 
     def gate_values(self, p: Any, gates: Any, state: Array) -> dict[str, Array]:
         z_r, z_z, p_n, q_n = gates
-        if p.b_hn is not None:
-            q_n = q_n + p.b_hn.astype(q_n.dtype)
+        q_n = ops.biased(q_n, p.b_hn)
         r, z = jax.nn.sigmoid(z_r), jax.nn.sigmoid(z_z)
         return {"r": r, "z": z, "n": jnp.tanh(p_n + r * q_n)}
 

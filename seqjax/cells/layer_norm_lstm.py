@@ -77,8 +77,7 @@ class LayerNormLSTM(GatedLSTM):
 
     def project(self, p: Any, x: Array) -> Slots:
         z = ops.scaled(p.gain_x, self._normalized(ops.matmul(x, p.w_ih)))
-        z = z if p.b is None else z + p.b.astype(z.dtype)
-        return (*ops.split(z, self.gates), None)
+        return (*ops.split(ops.biased(z, p.b), self.gates), None)
 
     def recur(self, p: Any, r: Array) -> Slots:
         return (None,) * self.gates + (ops.matmul(r, p.w_hh),)
@@ -87,7 +86,7 @@ class LayerNormLSTM(GatedLSTM):
         i, f, g, o = self.gate_values(p, gates, state).values()
         c = f * state.c + i * g
         normalized = ops.scaled(p.gain_c, self._normalized(c))
-        return LSTMState(o * jnp.tanh(normalized + p.bias_c.astype(c.dtype)), c)
+        return LSTMState(o * jnp.tanh(ops.biased(normalized, p.bias_c)), c)
 
     def gate_values(self, p: Any, gates: Any, state: LSTMState) -> dict[str, Array]:
         *projected, product = gates

@@ -12,6 +12,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jax import lax
 
 from seqjax.types import Array, PyTree
 
@@ -20,6 +21,7 @@ __all__ = [
     "accumulator_dtype",
     "activation",
     "affine",
+    "biased",
     "divided_like",
     "is_divided",
     "matmul",
@@ -125,8 +127,17 @@ def affine(x: Array, w: Array, b: Array | None) -> Array:
       >>> affine(jnp.ones([2]), jnp.ones([2, 1]), None).tolist()
       [2.0]
     """
-    z = matmul(x, w)
-    return z if b is None else z + b.astype(z.dtype)
+    return biased(matmul(x, w), b)
+
+
+def biased(z: Array, b: Array | None) -> Array:
+    """`z + b` for a value `z [..., H]` and a bias `b [H]`, in the dtype of `z`; `z` without a bias.
+
+    Example:
+      >>> biased(jnp.ones([1, 2]), jnp.full([2], 3, jnp.bfloat16)).tolist()
+      [[4.0, 4.0]]
+    """
+    return z if b is None else z + lax.broadcast_to_rank(b.astype(z.dtype), z.ndim)
 
 
 def scaled(p: Array, x: Array) -> Array:
@@ -136,7 +147,7 @@ def scaled(p: Array, x: Array) -> Array:
       >>> scaled(jnp.full([2], 3, jnp.bfloat16), jnp.ones([1, 2])).dtype.name
       'float32'
     """
-    return p.astype(x.dtype) * x
+    return lax.broadcast_to_rank(p.astype(x.dtype), x.ndim) * x
 
 
 def split(z: Array, gates: int) -> tuple[Array, ...]:

@@ -5,6 +5,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jax import lax
 
 from seqjax.cells.base import Cell, cast, widened
 from seqjax.types import Array, PyTree, Slots
@@ -194,7 +195,9 @@ def masked(r: PyTree | None, recurrent_mask: PyTree | None) -> PyTree | None:
     """Return the recurrent input times the mask of recurrent dropout."""
     if r is None or recurrent_mask is None:
         return r
-    return jax.tree.map(lambda a, m: a * m.astype(a.dtype), r, recurrent_mask)
+    return jax.tree.map(
+        lambda a, m: a * lax.broadcast_to_rank(m.astype(a.dtype), a.ndim), r, recurrent_mask
+    )
 
 
 def select(condition: Array, if_true: PyTree, if_false: PyTree) -> PyTree:

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from seqjax import checks
-from seqjax._compensated import Total, add, total
+from seqjax._compensated import Total, add, sum_along
 from seqjax._log_space import exact, log_normalized
 from seqjax.ctc._checks import checked_frames
 from seqjax.ctc._prefixes import Prefixes, advance, first_prefixes
@@ -62,7 +62,7 @@ def ctc_greedy(logits: Any, lengths: Any, blank: int = 0) -> CTCDecoded:
     before = jnp.pad(path, ((0, 0), (1, 0)), constant_values=blank)[:, :steps]
     tokens, count = _packed(path, (path != blank) & (path != before), blank)
     best = jnp.where(real, log_normalized(logits).max(axis=2), 0.0)
-    log_probs = total(best, axis=1)
+    log_probs = sum_along(best, axis=1)
     return CTCDecoded(tokens[:, None], count[:, None], log_probs[:, None])
 
 

@@ -5,13 +5,14 @@ from typing import NamedTuple
 import jax.numpy as jnp
 from jax import lax
 
+from seqjax.decoding._ends import is_end
 from seqjax.types import Array
 
 
 class Constraints(NamedTuple):
     """What is asked of an output; rows n are hypotheses."""
 
-    end: int
+    ends: tuple[int, ...]
     min_length: int
     no_repeat_ngram: int
     prefix: Array | None  # int32 [N, P]
@@ -23,11 +24,11 @@ def apply_constraints(constraints: Constraints, t: Array, tokens: Array, log_pro
 
     A prefix goes before the others: what is forced is never forbidden.
     """
-    end, min_length, ngram, prefix, prefix_lengths = constraints
+    ends, min_length, ngram, prefix, prefix_lengths = constraints
     ids = jnp.arange(log_probs.shape[1], dtype=jnp.int32)[None]
     forbidden = jnp.zeros(log_probs.shape, bool)
     if min_length:
-        forbidden = forbidden | ((ids == end) & (t < min_length))
+        forbidden = forbidden | (is_end(ids, ends) & (t < min_length))
     if 0 < ngram <= tokens.shape[1]:
         forbidden = forbidden | _repeats(tokens, t, ngram, log_probs.shape[1])
     if prefix is not None and prefix_lengths is not None:

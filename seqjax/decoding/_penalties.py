@@ -5,6 +5,7 @@ from typing import NamedTuple
 import jax.numpy as jnp
 import numpy as np
 
+from seqjax._compensated import Total, add, divide
 from seqjax.types import Array
 
 
@@ -26,29 +27,35 @@ class Penalties(NamedTuple):
     source_mask: Array | None
 
     def score(
-        self, log_probs: Array, length: Array, max_length: int, alignments: Array | None
-    ) -> Array:
+        self, log_probs: Total, length: Array, max_length: int, alignments: Array | None
+    ) -> Total:
         """The scores `[B, K]` of outputs of |Y| = length tokens with alignments `[B, K, L, S]`."""
-        scores = log_probs / self._length_penalties(max_length, log_probs.dtype)[length]
+        scores = self._by_length(log_probs, length, max_length)
         if self.beta == 0 or self.source_mask is None or alignments is None:
             return scores
-        coverage = alignments.astype(log_probs.dtype).sum(axis=2)
+        coverage = alignments.astype(scores[0].dtype).sum(axis=2)
         # A position never looked at would cost infinity, and hide every other difference.
         least = float(jnp.finfo(jnp.float32).tiny)
         logs = jnp.log(jnp.clip(coverage, least, 1.0))
-        return scores + self.beta * jnp.where(self.source_mask[:, None], logs, 0.0).sum(axis=-1)
+        paid = self.beta * jnp.where(self.source_mask[:, None], logs, 0.0).sum(axis=-1)
+        return add(scores, paid)
 
-    def bound(self, log_probs: Array, max_length: int) -> Array:
+    def bound(self, log_probs: Total, max_length: int) -> Total:
         """The most that an unfinished output of these log-probabilities can come to score.
 
         They only fall, so that the largest lp is the most favourable one, and cp is at most 0.
         """
-        return log_probs / self._length_penalties(max_length, log_probs.dtype)[max_length]
+        return self._by_length(log_probs, max_length, max_length)
 
-    def _length_penalties(self, max_length: int, dtype: jnp.dtype) -> Array:
-        """What lp is at each length, 0 to L.
+    def _by_length(self, log_probs: Total, length: Array | int, max_length: int) -> Total:
+        """Return log p / lp, from a table of lp at each length, 0 to L, in twice the precision.
 
         One table for scores and bounds, so that rounding cannot put a score above its bound.
         """
-        lengths = np.arange(max_length + 1, dtype=np.float64)
-        return jnp.asarray(((5 + lengths) / 6) ** self.alpha, dtype)
+        if self.alpha == 0:
+            return log_probs
+        dtype = log_probs[0].dtype
+        table = ((5 + np.arange(max_length + 1, dtype=np.float64)) / 6) ** self.alpha
+        hi = table.astype(dtype)
+        lo = (table - hi.astype(np.float64)).astype(dtype)
+        return divide(log_probs, (jnp.asarray(hi)[length], jnp.asarray(lo)[length]))

@@ -10,6 +10,7 @@ import numpy as np
 from seqjax import checks
 from seqjax.cells.ops import accumulator_dtype
 from seqjax.decoding._constraints import Constraints, apply_constraints
+from seqjax.decoding._ends import end_tokens
 from seqjax.decoding.results import Alignment, Decoded, Step
 from seqjax.types import Array, PyTree
 
@@ -25,6 +26,7 @@ class Problem:
       vocabulary: V.
       dtype: of log-probabilities, float32 or wider.
       weights: the shape and dtype of an alignment, `[N, S]`, or None.
+      ends: the end tokens; the first one fills slots without an output.
     """
 
     step: Step
@@ -37,7 +39,7 @@ class Problem:
     vocabulary: int
     dtype: Any
     weights: jax.ShapeDtypeStruct | None
-    end: int
+    ends: tuple[int, ...]
     max_length: int
     constraints: Constraints
 
@@ -64,7 +66,7 @@ class Problem:
 
     def no_tokens(self) -> Array:
         """Tokens of outputs that have not begun, int32 `[N, L]`."""
-        return jnp.full((self.batch * self.copies, self.max_length), self.end, jnp.int32)
+        return jnp.full((self.batch * self.copies, self.max_length), self.ends[0], jnp.int32)
 
     def no_alignments(self) -> Array | None:
         """Alignments of outputs that have not begun, `[N, L, S]`."""
@@ -89,15 +91,21 @@ def write(array: Array, t: Array, value: Array, *, axis: int) -> Array:
     return jax.lax.dynamic_update_slice_in_dim(array, update, t, axis)
 
 
-def existing(decoded: Decoded, end: int) -> Decoded:
-    """What is returned: an output of probability zero is none, and has no tokens."""
+def existing(decoded: Decoded, end: Array, fill: int) -> Decoded:
+    """Return outputs with what stands after them: the end token `end` `[B, n]` that ended each.
+
+    An output of probability zero does not exist. It has length 0, and `fill` in all slots.
+    """
     exists = decoded.log_probs > -jnp.inf
+    lengths = jnp.where(exists, decoded.lengths, 0)
+    after = jnp.where(exists, end, fill)
+    position = jnp.arange(decoded.tokens.shape[-1], dtype=jnp.int32)[None, None]
     alignments = decoded.alignments
     if alignments is not None:
         alignments = jnp.where(exists[..., None, None], alignments, 0)
     return decoded._replace(
-        tokens=jnp.where(exists[..., None], decoded.tokens, end),
-        lengths=jnp.where(exists, decoded.lengths, 0),
+        tokens=jnp.where(position < lengths[..., None], decoded.tokens, after[..., None]),
+        lengths=lengths,
         finished=decoded.finished & exists,
         alignments=alignments,
     )
@@ -108,7 +116,7 @@ def make_problem(
     state: PyTree,
     *,
     begin: Any,
-    end: int,
+    end: Any,
     max_length: int,
     copies: int = 1,
     min_length: int = 0,
@@ -122,7 +130,7 @@ def make_problem(
         raise TypeError(f"step: expected a function, got {checks.brief(step)}")
     if alignment is not None and not callable(alignment):
         raise TypeError(f"alignment: expected a function of the state, got {alignment!r}")
-    end = checks.require_integer("end", end, least=0)
+    end_tokens(end)  # before the step is traced
     max_length = checks.require_integer("max_length", max_length)
     min_length = checks.require_integer("min_length", min_length, least=0)
     no_repeat_ngram = checks.require_integer("no_repeat_ngram", no_repeat_ngram, least=0)
@@ -134,8 +142,7 @@ def make_problem(
         begin, state = begin[rows], jax.tree.map(lambda leaf: leaf[rows], state)
     constant, logits, weights = _traced(step, alignment, begin, state)
     vocabulary = logits.shape[1]
-    if end >= vocabulary:
-        raise ValueError(f"end: expected a token below the vocabulary's {vocabulary}, got {end}")
+    ends = end_tokens(end, vocabulary)
     prefix, prefix_lengths = _checked_prefix(prefix, prefix_lengths, batch, max_length, vocabulary)
     if prefix is not None and prefix_lengths is not None:
         prefix, prefix_lengths = prefix[rows], prefix_lengths[rows]
@@ -150,15 +157,17 @@ def make_problem(
         vocabulary=vocabulary,
         dtype=accumulator_dtype(logits.dtype),
         weights=weights,
-        end=end,
+        ends=ends,
         max_length=max_length,
-        constraints=Constraints(end, min_length, no_repeat_ngram, prefix, prefix_lengths),
+        constraints=Constraints(ends, min_length, no_repeat_ngram, prefix, prefix_lengths),
     )
 
 
 def _sentences(begin: Any, state: PyTree) -> tuple[Array, PyTree, int]:
     """The first tokens `[B]`, the state as arrays, and B."""
     begin = checks.require_array("begin", begin, jnp.integer, "a token or tokens [B]")
+    if not checks.is_traced(begin) and begin.size and int(begin.min()) < 0:
+        raise ValueError(f"begin: expected tokens from 0 on, got {int(begin.min())}")
     try:
         state = jax.tree.map(jnp.asarray, state)
     except (TypeError, ValueError):

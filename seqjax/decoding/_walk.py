@@ -6,6 +6,8 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
+from seqjax._compensated import Total, add
+from seqjax.decoding._ends import is_end
 from seqjax.decoding._problem import Problem, existing, write
 from seqjax.decoding.results import Decoded
 from seqjax.types import Array, PyTree
@@ -16,7 +18,7 @@ class _Path(NamedTuple):
     last: Array
     tokens: Array
     lengths: Array
-    log_probs: Array
+    log_probs: Total
     ended: Array
     alignments: Array | None
     state: PyTree
@@ -24,7 +26,7 @@ class _Path(NamedTuple):
     @property
     def going(self) -> Array:
         """Rows that go on: neither ended, nor in a place where no token is allowed."""
-        return ~self.ended & (self.log_probs > -jnp.inf)
+        return ~self.ended & (self.log_probs[0] > -jnp.inf)
 
 
 def walk(problem: Problem, choose: Callable[[Array, Array], Array]) -> Decoded:
@@ -37,20 +39,20 @@ def walk(problem: Problem, choose: Callable[[Array, Array], Array]) -> Decoded:
     def step(path: _Path) -> _Path:
         going = path.going
         log_probs, weights, state = problem.advance(path.t, path.last, path.tokens, path.state)
-        token = jnp.where(going, choose(path.t, log_probs), problem.end)
+        token = jnp.where(going, choose(path.t, log_probs), path.last)
         gain = jnp.take_along_axis(log_probs, token[:, None], axis=1)[:, 0]
         alignments = path.alignments
         if alignments is not None and weights is not None:
             weights = jnp.where(going[:, None], weights, 0)
             alignments = write(alignments, path.t, weights, axis=1)
-        is_end = token == problem.end
+        ends = is_end(token, problem.ends)
         return _Path(
             t=path.t + 1,
             last=token,
             tokens=write(path.tokens, path.t, token, axis=1),
-            lengths=path.lengths + (going & ~is_end).astype(jnp.int32),
-            log_probs=jnp.where(going, path.log_probs + gain, path.log_probs),
-            ended=path.ended | (going & is_end),
+            lengths=path.lengths + (going & ~ends).astype(jnp.int32),
+            log_probs=add(path.log_probs, jnp.where(going, gain, 0.0)),
+            ended=path.ended | (going & ends),
             alignments=alignments,
             state=state,
         )
@@ -60,7 +62,7 @@ def walk(problem: Problem, choose: Callable[[Array, Array], Array]) -> Decoded:
         last=problem.begin,
         tokens=problem.no_tokens(),
         lengths=jnp.zeros(rows, jnp.int32),
-        log_probs=jnp.zeros(rows, problem.dtype),
+        log_probs=(jnp.zeros(rows, problem.dtype), jnp.zeros(rows, problem.dtype)),
         ended=jnp.zeros(rows, bool),
         alignments=problem.no_alignments(),
         state=problem.state,
@@ -69,11 +71,13 @@ def walk(problem: Problem, choose: Callable[[Array, Array], Array]) -> Decoded:
     decoded = Decoded(
         tokens=path.tokens,
         lengths=path.lengths,
-        log_probs=path.log_probs,
-        scores=path.log_probs,
+        log_probs=path.log_probs[0],
+        scores=path.log_probs[0],
         finished=path.ended,
         alignments=path.alignments,
     )
     shape = (problem.batch, problem.copies)
-    decoded = jax.tree.map(lambda leaf: leaf.reshape(*shape, *leaf.shape[1:]), decoded)
-    return existing(decoded, problem.end)
+    decoded, last = jax.tree.map(
+        lambda leaf: leaf.reshape(*shape, *leaf.shape[1:]), (decoded, path.last)
+    )
+    return existing(decoded, last, problem.ends[0])

@@ -1,6 +1,7 @@
 """Beam search: the best of many outputs, several pursued at once."""
 
 import math
+from collections.abc import Iterable
 from typing import Any, NamedTuple
 
 import jax
@@ -8,6 +9,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from seqjax import checks
+from seqjax._compensated import Total, add, behind, is_at_most
+from seqjax.decoding._ends import is_end
 from seqjax.decoding._penalties import Penalties
 from seqjax.decoding._problem import Problem, existing, make_problem, write
 from seqjax.decoding.results import Alignment, Decoded, Step
@@ -21,7 +24,7 @@ def beam_search(
     state: PyTree,
     *,
     begin: Any,
-    end: int,
+    end: int | Iterable[int],
     max_length: int,
     beam_width: int = 5,
     n_best: int = 1,
@@ -57,7 +60,7 @@ def beam_search(
       state: the state before the first step, a pytree of arrays `[B, …]`; a hypothesis takes it
         along. Leaves that a step returns as they came are not copied at each step.
       begin: int, or int `[B]`, fed to the first step.
-      end: the token that ends an output.
+      end: the token that ends an output; or several, of which any ends it.
       max_length: L, the most tokens an output may have, the end token counted.
       beam_width: K.
       n_best: n, outputs returned for each sentence, at most K.
@@ -141,9 +144,17 @@ class _Live(NamedTuple):
     t: Array
     last: Array
     tokens: Array
-    log_probs: Array
+    log_probs: Total
     alignments: Array | None
     state: PyTree
+
+
+class _Ranked(NamedTuple):
+    """Outputs `[B, n]`, best first, with `lo` of their scores and the tokens that ended them."""
+
+    outputs: Decoded
+    lo: Array
+    ended_by: Array
 
 
 def _search(problem: Problem, penalties: Penalties, n: int) -> Decoded:
@@ -156,24 +167,31 @@ def _search(problem: Problem, penalties: Penalties, n: int) -> Decoded:
         return leaf.reshape(batch * width, *leaf.shape[2:])
 
     def outputs(
-        tokens: Array, log_probs: Array, alignments: Array | None, t: Array, finished: bool
-    ) -> Decoded:
-        """Outputs of t tokens before the end token."""
-        shape = log_probs.shape
-        return Decoded(
+        tokens: Array,
+        log_probs: Total,
+        alignments: Array | None,
+        t: Array,
+        ended_by: Array | None = None,
+    ) -> _Ranked:
+        """Outputs of t tokens, and then the end token if they have one."""
+        finished = ended_by is not None
+        scores, lo = penalties.score(log_probs, t + int(finished), steps, alignments)
+        shape = scores.shape
+        found = Decoded(
             tokens=tokens,
             lengths=jnp.broadcast_to(t, shape),
-            log_probs=log_probs,
-            scores=penalties.score(log_probs, t + int(finished), steps, alignments),
+            log_probs=log_probs[0],
+            scores=scores,
             finished=jnp.full(shape, finished),
             alignments=alignments,
         )
+        return _Ranked(found, lo, jnp.zeros(shape, jnp.int32) if ended_by is None else ended_by)
 
-    def go_on(carry: tuple[_Live, Decoded]) -> Array:
+    def go_on(carry: tuple[_Live, _Ranked]) -> Array:
         live, _ = carry
-        return (live.t < steps) & (live.log_probs > -jnp.inf).any()
+        return (live.t < steps) & (live.log_probs[0] > -jnp.inf).any()
 
-    def advance(carry: tuple[_Live, Decoded]) -> tuple[_Live, Decoded]:
+    def advance(carry: tuple[_Live, _Ranked]) -> tuple[_Live, _Ranked]:
         live, best = carry
         log_probs, weights, state = problem.advance(
             live.t, as_rows(live.last), as_rows(live.tokens), live.state
@@ -182,64 +200,86 @@ def _search(problem: Problem, penalties: Penalties, n: int) -> Decoded:
         if alignments is not None and weights is not None:
             alignments = write(alignments, live.t, as_beams(weights), axis=2)
 
-        # No more than K of the first 2K candidates end, one a hypothesis.
-        candidates = live.log_probs[..., None] + as_beams(log_probs)
-        candidates = candidates.reshape(batch, width * problem.vocabulary)
-        # Of one sign, as `top_k` puts -NaN last, where it would go unnoticed.
-        candidates = jnp.where(jnp.isnan(candidates), jnp.nan, candidates)
-        log_probs, index = jax.lax.top_k(candidates, min(2 * width, candidates.shape[1]))
+        # With E end tokens, no more than E K of the first (1 + E) K candidates end.
+        gains = as_beams(log_probs)
+        candidates = behind(live.log_probs)[..., None] + gains
+        most = (1 + len(problem.ends)) * width
+        order, index = _top(candidates.reshape(batch, width * problem.vocabulary), most)
         parents, tokens = index // problem.vocabulary, index % problem.vocabulary
-        ends = tokens == problem.end
+        gain = _pick(gains.reshape(batch, width * problem.vocabulary), index)
+        totals = add(_pick(live.log_probs, parents), gain)
+        ends = is_end(tokens, problem.ends)
 
         first = parents[:, :width]
         finished = outputs(
-            tokens=_pick(live.tokens, first),  # which hold `end` from t on
-            log_probs=jnp.where(ends, log_probs, -jnp.inf)[:, :width],
+            tokens=_pick(live.tokens, first),
+            log_probs=_where(ends[:, :width], _first(totals, width)),
             alignments=_pick(alignments, first),
             t=live.t,
-            finished=True,
+            ended_by=tokens[:, :width],
         )
         best = _best(n, best, finished)
 
-        log_probs, order = jax.lax.top_k(jnp.where(ends, -jnp.inf, log_probs), width)
-        parents, tokens = _pick(parents, order), _pick(tokens, order)
-        done = penalties.bound(log_probs[:, :1], steps) <= best.scores[:, -1:]
+        _, going = _top(jnp.where(ends, -jnp.inf, order), width)
+        parents, tokens = _pick(parents, going), _pick(tokens, going)
+        totals = _pick(_where(~ends, totals), going)
+        worst = best.outputs.scores[:, -1:], best.lo[:, -1:]
+        done = is_at_most(penalties.bound(_first(totals, 1), steps), worst)
         live = _Live(
             t=live.t + 1,
             last=tokens,
             tokens=write(_pick(live.tokens, parents), live.t, tokens, axis=2),
-            log_probs=jnp.where(done, -jnp.inf, log_probs),
+            log_probs=_where(~done, totals),
             alignments=_pick(alignments, parents),
             state=problem.reorder(state, parents),
         )
         return live, best
 
     only_first = jnp.where(jnp.arange(width) == 0, 0.0, -jnp.inf).astype(problem.dtype)
+    zeros = jnp.zeros((batch, width), problem.dtype)
     start = _Live(
         t=jnp.zeros((), jnp.int32),
         last=as_beams(problem.begin),
         tokens=as_beams(problem.no_tokens()),
-        log_probs=jnp.broadcast_to(only_first, (batch, width)),
+        log_probs=(jnp.broadcast_to(only_first, (batch, width)), zeros),
         alignments=jax.tree.map(as_beams, problem.no_alignments()),
         state=problem.state,
     )
-    none = outputs(
-        start.tokens, jnp.full_like(start.log_probs, -jnp.inf), start.alignments, start.t, True
-    )
-    none = jax.tree.map(lambda leaf: leaf[:, :n], none)
-    live, best = jax.lax.while_loop(go_on, advance, (start, none))
-    cut = outputs(live.tokens, live.log_probs, live.alignments, live.t, finished=False)
-    return existing(_best(n, best, cut), problem.end)
+    impossible = jnp.full((batch, width), -jnp.inf, problem.dtype), zeros
+    none = outputs(start.tokens, impossible, start.alignments, start.t, start.last)
+    live, best = jax.lax.while_loop(go_on, advance, (start, _first(none, n)))
+    cut = outputs(live.tokens, live.log_probs, live.alignments, live.t)
+    best = _best(n, best, cut)
+    return existing(best.outputs, best.ended_by, problem.ends[0])
 
 
-def _pick(tree: PyTree, index: Array) -> PyTree:
+def _top(values: Array, count: int) -> tuple[Array, Array]:
+    """The largest of each row and their places; NaN is largest, of equals the earlier one."""
+    # Of one sign, as `top_k` puts -NaN last, where it would go unnoticed.
+    values = jnp.where(jnp.isnan(values), jnp.nan, values)
+    values, index = jax.lax.top_k(values, min(count, values.shape[1]))
+    return values, index
+
+
+def _where(allowed: Array, log_probs: Total) -> Total:
+    """Log-probabilities, -inf where they are not allowed."""
+    hi, lo = log_probs
+    return jnp.where(allowed, hi, -jnp.inf), jnp.where(allowed, lo, 0.0)
+
+
+def _first(tree: PyTree, count: int) -> Any:
+    """The first entries of arrays `[B, m, …]`."""
+    return jax.tree.map(lambda leaf: leaf[:, :count], tree)
+
+
+def _pick(tree: PyTree, index: Array) -> Any:
     """Entries `index` `[B, n]` of arrays `[B, m, …]`."""
     return jax.tree.map(lambda leaf: jax.vmap(lambda row, i: row[i])(leaf, index), tree)
 
 
-def _best(n: int, *groups: Decoded) -> Decoded:
+def _best(n: int, *groups: _Ranked) -> _Ranked:
     """The n of highest score; of equals, the earlier one."""
     every = jax.tree.map(lambda *leaves: jnp.concatenate(leaves, axis=1), *groups)
-    _, order = jax.lax.top_k(every.scores, n)
-    best: Decoded = _pick(every, order)
+    _, order = _top(behind((every.outputs.scores, every.lo)), n)
+    best: _Ranked = _pick(every, order)
     return best

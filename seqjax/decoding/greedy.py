@@ -1,5 +1,6 @@
 """Greedy decoding: the most probable token at every step."""
 
+from collections.abc import Iterable
 from typing import Any
 
 import jax.numpy as jnp
@@ -17,7 +18,7 @@ def greedy(
     state: PyTree,
     *,
     begin: Any,
-    end: int,
+    end: int | Iterable[int],
     max_length: int,
     min_length: int = 0,
     prefix: Any = None,
@@ -35,7 +36,7 @@ def greedy(
         and a state like the one it is given; rows must not depend on each other.
       state: the state before the first step, a pytree of arrays `[B, …]`.
       begin: int, or int `[B]`, fed to the first step.
-      end: the token that ends an output.
+      end: the token that ends an output; or several, of which any ends it.
       max_length: L, the most tokens an output may have, the end token counted.
       min_length: the least tokens before the end token.
       prefix: int `[B, P]`, P up to L, the tokens every output must begin with; they stand in the
@@ -49,7 +50,7 @@ def greedy(
     Raises:
       TypeError: a step that does not return (logits, state), tokens that are not integers.
       ValueError: shapes that do not fit, a state that changes its structure, shapes or dtypes, an
-        `end` outside the vocabulary, lengths that are not possible.
+        `end` outside the vocabulary, a `begin` below 0, lengths that are not possible.
 
     Example:
       >>> import jax, jax.numpy as jnp

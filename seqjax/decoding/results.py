@@ -20,7 +20,7 @@ class Decoded(NamedTuple):
     for `beam_search`), so one takes the place of another.
 
     Attributes:
-      tokens: int32 `[B, n, L]`; from a hypothesis' length on, all are `end`.
+      tokens: int32 `[B, n, L]`; from an output's length on, all are the end token that ended it.
       lengths: int32 `[B, n]`, tokens before the end token; L where there is none.
       log_probs: float32 or wider `[B, n]`, Σ_t log p(y_t | y_<t) under the model alone: without
         penalties or temperature, the end token's and a prefix's included.
@@ -31,8 +31,11 @@ class Decoded(NamedTuple):
         included, zeros after it; None if not asked for.
 
     Where no output exists (every one is forbidden, or a beam holds fewer than n) log_probs and
-    scores are -inf, the length is 0, and finished is False. NaN logits make log_probs NaN, in their
-    own sentence alone.
+    scores are -inf, the length is 0, all tokens are the first end token, and finished is False. NaN
+    logits make log_probs NaN, in their own sentence alone.
+
+    Sums of log-probabilities keep twice the precision of their dtype until they are returned, so
+    outputs of any length are ranked and scored as exactly as their single steps.
     """
 
     tokens: Array

@@ -1,6 +1,6 @@
 """Sampling: tokens drawn from the model's distribution, or from the probable part of it."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import jax
@@ -21,7 +21,7 @@ def sample(
     key: PRNGKey,
     *,
     begin: Any,
-    end: int,
+    end: int | Iterable[int],
     max_length: int,
     temperature: float = 1.0,
     top_k: int | None = None,
@@ -46,7 +46,7 @@ def sample(
       state: the state before the first step, a pytree of arrays `[B, …]`.
       key: a random key.
       begin: int, or int `[B]`, fed to the first step.
-      end: the token that ends an output.
+      end: the token that ends an output; or several, of which any ends it.
       max_length: L, the most tokens an output may have, the end token counted.
       temperature: above 0; below 1 sharpens the distribution, above 1 flattens it.
       top_k: how many tokens to draw from; all if not given. Equally probable tokens come in the
@@ -87,10 +87,10 @@ def sample(
     """
     key = checks.require_key("key", key)
     temperature = checks.require_number("temperature", temperature)
-    if not 0 < temperature < float("inf"):
+    if not float(jnp.finfo(jnp.float32).tiny) <= temperature < float("inf"):
         raise ValueError(
-            f"temperature: expected a finite number above 0 (`greedy` is its limit at 0), "
-            f"got {temperature}"
+            "temperature: expected a finite number of at least 1.2e-38 (`greedy` is its limit at "
+            f"0), got {temperature}"
         )
     if top_k is not None:
         top_k = checks.require_integer("top_k", top_k)
@@ -121,7 +121,10 @@ def _chooser(
     """Draws a token from each row of log-probabilities."""
 
     def choose(t: Array, log_probs: Array) -> Array:
-        chances, tokens = log_softmax(log_probs / temperature), None
+        # The largest becomes 0 first, so that no division can overflow to -inf for all tokens.
+        top = log_probs.max(axis=1, keepdims=True)
+        shifted = log_probs - jnp.where(jnp.isneginf(top), 0.0, top)
+        chances, tokens = log_softmax(shifted / temperature), None
         if top_k is not None:
             chances, tokens = jax.lax.top_k(chances, min(top_k, chances.shape[1]))
         if top_p is not None:

@@ -1,11 +1,14 @@
 """What a model thinks of given outputs, by the step that decodes."""
 
+from collections.abc import Iterable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 
 from seqjax import checks
+from seqjax._compensated import add
+from seqjax.decoding._ends import is_end
 from seqjax.decoding._problem import log_softmax, make_problem
 from seqjax.decoding.results import Scored, Step
 from seqjax.sequences import check_lengths
@@ -14,7 +17,15 @@ from seqjax.types import Array, PyTree
 __all__ = ["score"]
 
 
-def score(step: Step, state: PyTree, tokens: Any, lengths: Any, *, begin: Any, end: int) -> Scored:
+def score(
+    step: Step,
+    state: PyTree,
+    tokens: Any,
+    lengths: Any,
+    *,
+    begin: Any,
+    end: int | Iterable[int],
+) -> Scored:
     """The log-probabilities of given outputs, each step fed the token before.
 
         log p(y) = Σ_t log p(y_t | y_<t),   t = 1 … length + 1
@@ -26,18 +37,20 @@ def score(step: Step, state: PyTree, tokens: Any, lengths: Any, *, begin: Any, e
     Args:
       step: `step(tokens, state) -> (logits, state)`, see `greedy`.
       state: the state before the first step, a pytree of arrays `[B, …]`.
-      tokens: int `[B, L]`, or `[B, n, L]` for n outputs a sentence; anything from the length on.
+      tokens: int `[B, L]`, or `[B, n, L]` for n outputs a sentence. With one end token, anything
+        from the length on; with several, the one that ended the output stands at its length.
       lengths: int `[B]` or `[B, n]`, 0 to L, tokens before the end token.
       begin: int, or int `[B]`, fed to the first step.
-      end: the token that ends an output.
+      end: the token that ends an output; or several, of which any ends it.
 
     Returns:
       `Scored(log_probs, token_log_probs)`: `[B]` and `[B, L]`, or `[B, n]` and `[B, n, L]`.
 
     Raises:
       TypeError: as `greedy`.
-      ValueError: as `greedy`; outside tracing, lengths beyond 0 to L or tokens outside the
-        vocabulary, which under tracing score NaN.
+      ValueError: as `greedy`; outside tracing, lengths beyond 0 to L, tokens outside the
+        vocabulary, or with several end tokens an output that ends with none of them. Under tracing
+        such tokens score NaN.
 
     Example:
       >>> table = jnp.log(jnp.array([[0.2, 0.8], [0.5, 0.5]]))
@@ -60,25 +73,33 @@ def score(step: Step, state: PyTree, tokens: Any, lengths: Any, *, begin: Any, e
     if problem.batch != shape[0]:
         raise ValueError(f"tokens: expected B={problem.batch} as in the state, got {tokens.shape}")
     position = jnp.arange(steps, dtype=jnp.int32).reshape(*[1] * len(shape), steps)
-    real = position < lengths[..., None]
-    inside = (tokens >= 0) & (tokens < problem.vocabulary)
-    if not checks.is_traced(tokens, lengths) and not bool((inside | ~real).all()):
-        raise ValueError(
-            f"tokens: expected values from 0 to {problem.vocabulary - 1} before length"
-        )
-    tokens = jnp.where(real, tokens.astype(jnp.int32), problem.end).reshape(-1, steps)
+    real, last = position < lengths[..., None], position == lengths[..., None]
+    checks.require_range("tokens", tokens, problem.vocabulary - 1, real)
+    inside = (tokens >= 0) & (tokens < problem.vocabulary) | ~real
+    if len(problem.ends) > 1:
+        known = is_end(tokens, problem.ends) | ~last
+        if not checks.is_traced(known) and not bool(known.all()):
+            raise ValueError(
+                f"tokens: expected one of the end tokens {problem.ends} at each output's length, "
+                f"got {int(tokens[~known][0])}"
+            )
+        real, inside = real | last, inside & known
+    tokens = jnp.where(real, tokens.astype(jnp.int32), problem.ends[0]).reshape(-1, steps)
     counted = (position <= lengths[..., None]).reshape(-1, steps)
-    inside = (inside | ~real).reshape(-1, steps)
+    inside = inside.reshape(-1, steps)
 
-    def one(carry: tuple[Array, PyTree], xs: tuple[Array, ...]) -> tuple[Any, Array]:
-        last, state = carry
+    def one(carry: tuple[Any, ...], xs: tuple[Array, ...]) -> tuple[Any, Array]:
+        last, state, total = carry
         token, counts, known = xs
         logits, state = step(last, state)
         token = jnp.where(known, token, 0)
         gain = jnp.take_along_axis(log_softmax(logits), token[:, None], axis=1)[:, 0]
-        return (token, state), jnp.where(counts, jnp.where(known, gain, jnp.nan), 0.0)
+        gain = jnp.where(counts, jnp.where(known, gain, jnp.nan), 0.0)
+        return (token, state, add(total, gain)), gain
 
     over_time = jax.tree.map(lambda a: jnp.moveaxis(a, 1, 0), (tokens, counted, inside))
-    _, gains = jax.lax.scan(one, (problem.begin, problem.state), over_time)
+    zeros = jnp.zeros(len(tokens), problem.dtype)
+    start = problem.begin, problem.state, (zeros, zeros)
+    (_, _, (log_probs, _)), gains = jax.lax.scan(one, start, over_time)
     token_log_probs = jnp.moveaxis(gains, 0, 1).reshape(*shape, steps)
-    return Scored(token_log_probs.sum(axis=-1), token_log_probs)
+    return Scored(log_probs.reshape(shape), token_log_probs)

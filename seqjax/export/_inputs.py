@@ -1,6 +1,6 @@
 """What a program is called with, against what its manifest says."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
@@ -10,7 +10,7 @@ import numpy as np
 from seqjax import checks
 from seqjax.export.plain import plain
 
-__all__ = ["checked_input"]
+__all__ = ["check_ranges", "checked_input"]
 
 
 def checked_input(entry: Mapping[str, Any], given: Any, sizes: dict[str, int]) -> Any:
@@ -46,6 +46,39 @@ def checked_input(entry: Mapping[str, Any], given: Any, sizes: dict[str, int]) -
         key: _checked_array(f"{name}.{key}", described, given[key], sizes)
         for key, described in wanted.items()
     }
+
+
+def check_ranges(
+    entries: Sequence[Mapping[str, Any]], given: Sequence[Any], sizes: Mapping[str, int]
+) -> None:
+    """Raise on integers beyond the range that the manifest says, if their values are known.
+
+    Args:
+      entries: of the manifest, with `"range": [least, most]` where there is one, and
+        `"real_before"`, the input that has the number of each row's real positions.
+      given: inputs as from `checked_input`.
+      sizes: those of symbols.
+
+    Raises:
+      ValueError: a value out of range at a real position.
+
+    Example:
+      >>> entry = {"name": "lengths", "range": [0, "t"]}
+      >>> check_ranges([entry], [np.array([3, 4])], {"t": 3})
+      Traceback (most recent call last):
+      ValueError: lengths: expected values in [0, 3] at real positions, got 4
+    """
+    named = {entry["name"]: array for entry, array in zip(entries, given, strict=True)}
+    for entry in sorted(entries, key=lambda entry: "real_before" in entry):
+        if "range" not in entry:
+            continue
+        values, (_, most), mask = named[entry["name"]], entry["range"], None
+        if "real_before" in entry:
+            lengths = named[entry["real_before"]]
+            if checks.is_traced(lengths):
+                continue
+            mask = np.arange(values.shape[1]) < np.asarray(lengths)[:, None]
+        checks.require_range(entry["name"], values, sizes.get(most, most), mask)
 
 
 def _listed(names: Mapping[str, Any]) -> str:

@@ -15,7 +15,7 @@ import numpy as np
 
 from seqjax import checks
 from seqjax._files import FilePath, local_path, replacing
-from seqjax.export._inputs import checked_input
+from seqjax.export._inputs import check_ranges, checked_input
 
 __all__ = ["Artifact", "load", "save"]
 
@@ -69,7 +69,8 @@ class Artifact:
 
         Raises:
           TypeError: no arrays, or dtypes that are not those of the manifest.
-          ValueError: another number of inputs; other names or shapes than those of the manifest.
+          ValueError: another number of inputs; other names or shapes than those of the manifest;
+            outside tracing, integers beyond the manifest's range.
         """
         weights = [] if self.weights is None else [self.weights]
         entries = self.manifest["inputs"][len(weights) :]
@@ -80,6 +81,7 @@ class Artifact:
         given = [
             checked_input(entry, each, sizes) for entry, each in zip(entries, inputs, strict=True)
         ]
+        check_ranges(entries, given, sizes)
         result: dict[str, Any] = self._call(*weights, *given)
         return result
 

@@ -1,7 +1,7 @@
 """Models as StableHLO programs: layers, their single steps, and decoding."""
 
 import inspect
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import jax
@@ -10,10 +10,12 @@ import numpy as np
 
 from seqjax import checks, decoding
 from seqjax.cells.base import input_specs
+from seqjax.decoding._ends import end_tokens
 from seqjax.export.artifact import Artifact
 from seqjax.export.functions import PLATFORMS, dtypes_of, export_function
 from seqjax.export.plain import plain
 from seqjax.nn import Recurrent
+from seqjax.seq2seq._inputs import require_token
 from seqjax.types import PyTree
 
 __all__ = ["PADDING", "export_decoding", "export_layer", "export_step"]
@@ -38,7 +40,8 @@ def export_layer(
 
         (xs, lengths, state) -> {"outputs": …, "state": …}
 
-    Lengths outside [0, t] mean the nearest one; a program cannot raise on them, as the layer does.
+    A call of the artifact raises on lengths outside [0, t]. The program itself cannot, nor can a
+    call under tracing: there they mean the nearest one.
     The state, in and out, is a flat dict: `{"0.h": [b, H], "0.c": [b, H], "1.h": …}`. Handing the
     one that came out to the next call goes on where the last one stopped.
 
@@ -99,6 +102,9 @@ def export_layer(
         _with_names(run, ["layer", *given]), *given.values(), model=layer, weights=weights,
         platforms=platforms, kind="layer",
     )  # fmt: skip
+    if padding == "lengths":
+        entry = next(each for each in artifact.manifest["inputs"] if each["name"] == "lengths")
+        entry["range"] = [0, _size(t)]
     return _with_state(artifact, start) if has_state else artifact
 
 
@@ -155,7 +161,7 @@ def export_decoding(
     model: Any,
     *,
     begin: int,
-    end: int,
+    end: int | Iterable[int],
     max_length: int,
     beam_width: int = 1,
     length_penalty: float = 0.0,
@@ -169,10 +175,14 @@ def export_decoding(
 
         (source, lengths) -> {"tokens": [b, L], "lengths": [b], "log_probs": [b], "finished": [b]}
 
+    From an output's length on, its tokens are the end token that ended it. A call of the artifact
+    raises on lengths outside [0, s] and on tokens that the source's vocabulary does not have. The
+    program itself cannot: there lengths mean the nearest one, and such a token gives NaN.
+
     Args:
       model: a `seqjax.seq2seq.Seq2Seq` that does not copy.
       begin: the token that the decoder sees first.
-      end: the token that ends an output.
+      end: the token that ends an output; or several, of which any ends it.
       max_length: L, the most tokens of an output, the end token counted.
       beam_width: hypotheses kept, of which the best is returned; 1 is greedy.
       length_penalty: of the beam search.
@@ -210,7 +220,11 @@ def export_decoding(
         spec = jax.ShapeDtypeStruct(shape, jnp.int32)
     else:
         spec = input_specs(encoder.recurrent.cell, shape, _checked_layer(encoder.recurrent))
-    options: dict[str, Any] = {"begin": begin, "end": end, "max_length": max_length}
+    options: dict[str, Any] = {
+        "begin": require_token("begin", begin, decoder.vocabulary),
+        "end": end_tokens(end, decoder.vocabulary),
+        "max_length": checks.require_integer("max_length", max_length),
+    }
     if alignments:
         options["alignment"] = lambda state: state.weights
     if beam_width > 1:
@@ -225,10 +239,15 @@ def export_decoding(
         del found["scores"]
         return {name: None if part is None else part[:, 0] for name, part in found.items()}
 
-    return export_function(
+    artifact = export_function(
         decode, spec, jax.ShapeDtypeStruct(shape[:1], jnp.int32), model=model, weights=weights,
         platforms=platforms, kind="decoding",
     )  # fmt: skip
+    if encoder.embedding is not None:
+        tokens = {"range": [0, encoder.vocabulary - 1], "real_before": "lengths"}
+        artifact.manifest["inputs"][-2] |= tokens
+    artifact.manifest["inputs"][-1]["range"] = [0, _size(shape[1])]
+    return artifact
 
 
 def _sizes(**sizes: str | int) -> tuple[Any, ...]:
@@ -243,6 +262,11 @@ def _sizes(**sizes: str | int) -> tuple[Any, ...]:
             raise ValueError(f"{argument}: expected a name of its own, got {size!r} twice")
         names.append(size)
     return tuple(jax.export.symbolic_shape(", ".join(map(str, names))))
+
+
+def _size(size: Any) -> int | str:
+    """A size as the manifest has it: a number, or a symbol's name."""
+    return size if isinstance(size, int) else str(size)
 
 
 def _checked_layer(layer: Any) -> Any:

@@ -85,12 +85,12 @@ def associative(
     if problem.resets is None:
         a, b = jax.lax.associative_scan(_composed, (a, b), reverse=reverse)
     else:
-        back = a * widened(problem.reset_state) + b
+        back = a * jax.lax.broadcast_to_rank(widened(problem.reset_state), a.ndim) + b
         a, b = select(problem.resets, (jnp.zeros_like(a), back), (a, b))
         cut = select(problem.resets, jnp.ones(a.shape, bool), jnp.zeros(a.shape, bool))
         a, b, cut = jax.lax.associative_scan(_composed_with_cuts, (a, b, cut), reverse=reverse)
-        start = jnp.where(cut, 0, start)
-    states = a * start + b
+        start = jnp.where(cut, 0, jax.lax.broadcast_to_rank(start, a.ndim))
+    states = a * jax.lax.broadcast_to_rank(start, a.ndim) + b
     outputs = shown(cell, p, gates, states, problem.mask, dtype)
     return Unrolled(outputs, states[0 if reverse else -1].astype(problem.state.dtype))
 

@@ -16,6 +16,7 @@ from seqjax.kernels import Execution, Problem, make_plan, run, taps
 from seqjax.nn import noise
 from seqjax.nn.layer import Direction
 from seqjax.nn.parameters import Parameters
+from seqjax.seq2seq._inputs import look_up
 from seqjax.seq2seq.encoder import Encoded
 from seqjax.seq2seq.writer import DecoderState, Shapes, Writer, WriterParams, attentional
 from seqjax.types import Array, PRNGKey
@@ -254,9 +255,11 @@ class Decoder(nnx.Module):
           features: as from `advance`.
           source_ids: int32 `[..., S]`, needed to copy. Ids from `vocabulary` on are tokens of the
             source alone, for which the result has room up to the number of source positions.
+            Others at positions that are attended to make the result NaN.
 
         Returns:
-          Unnormalised logits; with `copy` log-probabilities, `[..., V + S]`.
+          Unnormalised logits; with `copy` log-probabilities, `[..., V + S]`, which are -inf for
+          tokens of the source alone that cannot be copied.
         """
         hidden = features.hidden
         if self.readout is not None:
@@ -266,8 +269,7 @@ class Decoder(nnx.Module):
             flat = hidden.reshape(math.prod(hidden.shape[:-1]), hidden.shape[-1])
             product = jnp.matmul(flat, table.T, preferred_element_type=jnp.float32)
             product = product.reshape(*hidden.shape[:-1], self.vocabulary)
-            bias = None if self.bias is None else self.bias[...].astype(jnp.float32)
-            logits = product if bias is None else product + bias
+            logits = ops.biased(product, None if self.bias is None else self.bias[...])
         if self.gate is None:
             return logits
         if features.copy is None or features.weights is None:
@@ -280,15 +282,25 @@ class Decoder(nnx.Module):
         writes = jnp.where(features.weights.sum(-1) > 0, writes, 0.0)
         generate = jax.nn.log_softmax(logits) + writes[..., None]
         one_hot = jax.nn.one_hot(source_ids, self.vocabulary + positions, dtype=jnp.float32)
-        copied = jnp.einsum("...s,...sv->...v", features.weights, one_hot)
-        copied = jnp.log(copied + 1e-20) + jax.nn.log_sigmoid(-features.copy)[..., None]
-        padding = [(0, 0)] * (generate.ndim - 1) + [(0, positions)]
-        return jnp.logaddexp(jnp.pad(generate, padding, constant_values=-1e30), copied)
+        known = (source_ids >= 0) & (source_ids < self.vocabulary + positions)
+        unknown = (features.weights > 0) & ~known
+        weights = jnp.where(unknown, jnp.nan, features.weights)
+        share = jnp.einsum("...s,...sv->...v", weights, one_hot)
+        copied = _log(share) + jax.nn.log_sigmoid(-features.copy)[..., None]
+        both = _log_add(generate, copied[..., : self.vocabulary])
+        return jnp.concatenate([both, copied[..., self.vocabulary :]], axis=-1)
 
     def embed(self, tokens: Array) -> Array:
-        """Embeddings of tokens; those copied from the source alone are read as token 0."""
-        known = (tokens >= 0) & (tokens < self.vocabulary)
-        return self.embedding(jnp.where(known, tokens, 0))
+        """Return the embeddings of tokens, NaN for negative ones and those that are not known.
+
+        With `copy`, tokens of the source alone, from `vocabulary` on, are read as token 0.
+
+        Args:
+          tokens: integers `[...]`.
+        """
+        if self.gate is not None:
+            tokens = jnp.where(tokens < self.vocabulary, tokens, 0)
+        return look_up(self.embedding, tokens)
 
     def teacher_forced(
         self,
@@ -403,6 +415,18 @@ def _output_before(cell: Cell[Any, Any], params: Any, state: Any, dtype: Any) ->
     unread = jax.tree.map(lambda gate: jnp.zeros(gate.shape, gate.dtype), gates)
     output: Array = cell.output(p, unread, widened(state)).astype(dtype)
     return output
+
+
+def _log(x: Array) -> Array:
+    """Return log x of x ≥ 0, -inf for 0, where the gradient is 0."""
+    none = x == 0
+    return jnp.where(none, -jnp.inf, jnp.log(jnp.where(none, 1.0, x)))
+
+
+def _log_add(a: Array, b: Array) -> Array:
+    """Return log(exp a + exp b); if both are -inf it is -inf, and the gradient is 0."""
+    none = jnp.isneginf(a) & jnp.isneginf(b)
+    return jnp.where(none, -jnp.inf, jnp.logaddexp(jnp.where(none, 0.0, a), b))
 
 
 def _affine(linear: nnx.Linear, x: Array) -> Array:

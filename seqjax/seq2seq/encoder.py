@@ -7,6 +7,7 @@ more than a recurrent stack, if it has what `Encoder` has from the outside:
     initial_state(batch_shape)                      zeros like the `state` that a call gives
     encoder(source, lengths=…, mask=…, source_ids=…, deterministic=…, rngs=…) -> Encoded
 
+It may have `vocabulary`, the number of tokens it reads, which `generate` checks sources against.
 Each keyword may be left out in a call. Both states are () where there is none, for the bridges
 "zero" and "mean". `rngs` is `nnx.Rngs`, or None in evaluation.
 """
@@ -21,6 +22,7 @@ from seqjax.cells.base import Cell
 from seqjax.kernels import Execution
 from seqjax.nn import noise
 from seqjax.nn.recurrent import Recurrent
+from seqjax.seq2seq._inputs import look_up
 from seqjax.types import Array, Shape
 
 __all__ = ["Encoded", "Encoder"]
@@ -93,6 +95,11 @@ class Encoder(nnx.Module):
         self.dropout = checks.require_rate("dropout", dropout)
 
     @property
+    def vocabulary(self) -> int | None:
+        """Number of tokens; None for frames."""
+        return None if self.embedding is None else int(self.embedding.num_embeddings)
+
+    @property
     def output_size(self) -> int:
         """Features of the memory, M."""
         return self.recurrent.output_size
@@ -131,7 +138,7 @@ class Encoder(nnx.Module):
 
         Raises:
           TypeError, ValueError: sources of another kind or shape, or (outside tracing) tokens that
-            are not in the vocabulary; see `seqjax.unroll`.
+            are not in the vocabulary; under tracing their embeddings are NaN. See `seqjax.unroll`.
         """
         if self.embedding is None:
             xs = checks.require_array("source", source, jnp.floating, "floating-point frames")
@@ -145,7 +152,7 @@ class Encoder(nnx.Module):
         real = jnp.ones(shape, bool) if real is None else real
         if self.embedding is not None:
             checks.require_range("source", tokens, self.embedding.num_embeddings - 1, real)
-            xs = self.embedding(jnp.where(real, tokens, 0))
+            xs = look_up(self.embedding, jnp.where(real, tokens, 0))
         if deterministic is None:
             deterministic = self.recurrent.deterministic
         keys: Any = None

@@ -13,6 +13,7 @@ from seqjax.attention import Attention
 from seqjax.cells import Cell, make_cell
 from seqjax.kernels import Execution
 from seqjax.nn import noise
+from seqjax.seq2seq._inputs import without_padding
 from seqjax.seq2seq.bridge import Bridge
 from seqjax.seq2seq.decoder import Decoder
 from seqjax.seq2seq.encoder import Encoded, Encoder
@@ -174,7 +175,8 @@ class Seq2Seq(nnx.Module):
         Args:
           source: as for `Encoder`, `[B, S]` or `[B, S, I]`; or what an encoder of your own reads.
           tokens: integers `[B, T]`: the begin token, then the target without its end. What stands
-            in padding (negative numbers too) changes nothing before it; leave it out of the loss.
+            in padding changes nothing before it; leave it out of the loss. Negative numbers are
+            padding, so no token may follow one.
           lengths: of the sources; or
           mask: of the sources, True at real positions.
           source_ids: `[B, S]`, needed by a decoder that copies.
@@ -186,7 +188,7 @@ class Seq2Seq(nnx.Module):
 
         Raises:
           TypeError, ValueError: see `Encoder`; tokens that are not integers `[B, T]`, or (outside
-            tracing) that the decoder does not know.
+            tracing) that the decoder does not know; under tracing logits are NaN from there on.
         """
         if deterministic is None:
             deterministic = self.decoder.deterministic
@@ -289,7 +291,7 @@ class Seq2Seq(nnx.Module):
         return step, state
 
     def _checked_tokens(self, tokens: Any, encoded: Encoded) -> Array:
-        """Target tokens of the sources' batch; those it can see, and copied ids, must be known."""
+        """Target tokens of the sources' batch, which must be known; padding becomes token 0."""
         tokens = checks.require_array("tokens", tokens, jnp.integer, "integer tokens [B, T]")
         if tokens.ndim != 2 or tokens.shape[:1] != encoded.mask.shape[:-1]:
             raise ValueError(
@@ -299,11 +301,13 @@ class Seq2Seq(nnx.Module):
         known = self.decoder.vocabulary
         if self.decoder.gate is not None:
             known += encoded.mask.shape[-1]
-            if encoded.source_ids is not None:
-                checks.require_range("source_ids", encoded.source_ids, known - 1, encoded.mask)
-        checks.require_range("tokens", jnp.maximum(tokens, 0), known - 1)
+        tokens = without_padding("tokens", tokens)
+        checks.require_range("tokens", tokens, known - 1)
         return tokens
 
     def _start(self, encoded: Encoded) -> tuple[Any, DecoderState]:
+        if self.decoder.gate is not None and encoded.source_ids is not None:
+            most = self.decoder.vocabulary + encoded.mask.shape[-1] - 1
+            checks.require_range("source_ids", encoded.source_ids, most, encoded.mask)
         memory = self.decoder.precompute(encoded)
         return memory, self.decoder.initial_state(encoded, self.bridge(encoded), memory)

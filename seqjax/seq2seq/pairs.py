@@ -6,8 +6,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike
 
-from seqjax import checks, losses, metrics, sequences
+from seqjax import losses, metrics, sequences
 from seqjax.nn import noise
+from seqjax.seq2seq._inputs import listed, require_token, token_ids
 from seqjax.types import Array
 
 __all__ = ["PAIR_KEYS", "pair_examples", "pair_loss", "pair_metrics"]
@@ -42,7 +43,7 @@ def pair_examples(
       and "source_ids" if given.
 
     Raises:
-      TypeError: targets, begin or end that are not integers.
+      TypeError: targets, begin or end that are not integers; no lists.
       ValueError: not as many targets or ids as sources; a target that is not `[t]`.
 
     Example:
@@ -52,11 +53,12 @@ def pair_examples(
       >>> batch["tokens"].tolist(), batch["labels"].tolist(), batch["target_lengths"].tolist()
       ([[2, 5, 0], [2, 6, 4]], [[5, 3, 0], [6, 4, 3]], [2, 3])
     """
-    begin = checks.require_integer("begin", begin, least=0)
-    end = checks.require_integer("end", end, least=0)
-    read = list(sources)
-    written = [_tokens(f"targets[{n}]", target) for n, target in enumerate(targets)]
-    copied = {} if source_ids is None else {"source_ids": list(source_ids)}
+    begin = require_token("begin", begin, None)
+    end = require_token("end", end, None)
+    read = listed("sources", sources)
+    asked = listed("targets", targets)
+    written = [token_ids(f"targets[{n}]", target) for n, target in enumerate(asked)]
+    copied = {} if source_ids is None else {"source_ids": listed("source_ids", source_ids)}
     fields: dict[str, list[Any]] = {"targets": written, **copied}
     for name, field in fields.items():
         if len(field) != len(read):
@@ -68,18 +70,6 @@ def pair_examples(
         "tokens": [np.concatenate([[begin], target]).astype(np.int32) for target in written],
         "labels": [np.concatenate([target, [end]]).astype(np.int32) for target in written],
     }
-
-
-def _tokens(name: str, target: ArrayLike) -> np.ndarray:
-    """A target as int32 `[t]`; an empty list has no dtype of its own."""
-    array = np.asarray(target)
-    if array.ndim != 1:
-        raise ValueError(f"{name}: expected [t], got shape {array.shape}")
-    if array.size and array.dtype.kind not in "iu":
-        raise TypeError(f"{name}: expected integers, got {array.dtype}")
-    if array.size and not 0 <= array.min() <= array.max() < 2**31:
-        raise ValueError(f"{name}: expected int32 tokens from 0 on, got {array.tolist()}")
-    return array.astype(np.int32)
 
 
 def pair_loss(

@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from seqjax.attention import Attention, Memory
+from seqjax.cells import ops
 from seqjax.cells.base import Cell, widened
 from seqjax.cells.stepping import Now, advance
 from seqjax.types import Array, PRNGKey, PyTree, Shape, Slots
@@ -158,7 +159,7 @@ class Writer(Cell[WriterParams, DecoderState]):
         feed = None
         if p.combine is not None:
             w, b = p.combine
-            feed = attentional(lambda parts: parts @ w + b, x, context)
+            feed = attentional(lambda parts: ops.biased(parts @ w, b), x, context)
         return widened(DecoderState(tuple(after), x, context, feed, attention, weights))
 
     def output(self, p: WriterParams, gates: Slots, state: DecoderState) -> PyTree:

@@ -75,7 +75,7 @@ def test_one_loop(decoder, options):
         )(make_toy())
         text = str(jaxpr)
         assert text.count("while[") == 1 and text.count("tanh") == 1
-        sizes.append(len(text.splitlines()))
+        sizes.append(text.count(" = "))
     assert sizes[0] == sizes[1]
 
 

@@ -1,0 +1,178 @@
+"""What users give to `generate`, models and exported programs: checked on the host."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pandas as pd
+import pytest
+from flax import nnx
+
+from seqjax import export, seq2seq
+from seqjax.attention.ops import masked_softmax
+
+SIZES: dict[str, Any] = {"embed_size": 4, "hidden_size": 5, "rngs": nnx.Rngs(0)}
+MODEL = seq2seq.Seq2Seq(9, 7, **SIZES)
+FRAMES = seq2seq.Seq2Seq(9, None, **SIZES)
+COPYING = seq2seq.Seq2Seq(9, 7, copy=True, **SIZES)
+OPTIONS: Any = {"begin": 2, "end": 3, "max_length": 3, "beam_width": 2}
+
+BAD = {
+    "too large": (ValueError, r"sources\[1\]: .*\[0, 6\], got 9", {"sources": [[1], [1, 9]]}),
+    "negative": (ValueError, r"sources\[0\]: .*\[0, 6\], got -1", {"sources": [[1, -1]]}),
+    "int64": (ValueError, r"got 4294967297", {"sources": [np.array([2**32 + 1])]}),
+    "huge": (TypeError, r"sources\[0\]: expected integers", {"sources": [[2**70]]}),
+    "floats": (TypeError, "got float64", {"sources": [[1.0, 2.0]]}),
+    "bools": (TypeError, "got bool", {"sources": [[True]]}),
+    "text": (TypeError, r"sources\[0\]: .*'cat'", {"sources": ["cat"]}),
+    "one text": (TypeError, "sources: expected a list", {"sources": "cat"}),
+    "bytes": (TypeError, r"sources\[0\]: .*list\(", {"sources": [b"\1\2"]}),
+    "missing": (TypeError, r"sources\[0\]", {"sources": [[1, None]]}),
+    "nothing": (TypeError, r"sources\[1\]", {"sources": [[1], None]}),
+    "none": (TypeError, "sources: expected a list", {"sources": None}),
+    "mapping": (TypeError, "sources: expected a list", {"sources": {0: [1]}}),
+    "table": (TypeError, "pass one of its columns", {"sources": pd.DataFrame({"x": [[1]]})}),
+    "not wrapped": (ValueError, r"sources\[0\]: .*shape \(\)", {"sources": [1, 2]}),
+    "two axes": (ValueError, r"sources\[0\]: .*shape \(1, 2\)", {"sources": [[[1, 2]]]}),
+    "ragged": (TypeError, r"sources\[0\]: expected integers", {"sources": [[[1], [1, 2]]]}),
+    "empty": (ValueError, "sources: expected at least one", {"sources": []}),
+    "begin": (ValueError, "begin: expected a token from 0 to 8, got 9", {"begin": 9}),
+    "begin negative": (ValueError, "begin: expected .* got -1", {"begin": -1}),
+    "begin several": (TypeError, "begin: expected an integer", {"begin": [2]}),
+    "end": (ValueError, "end: expected a token from 0 to 8, .* got 9", {"end": (3, 9)}),
+    "model": (TypeError, "model: expected", {"model": nnx.Linear(1, 1, rngs=nnx.Rngs(0))}),
+    "ids": (
+        ValueError, r"source_ids\[0\]: .*\[0, 9\], got 10",
+        {"model": COPYING, "source_ids": [[10]]},
+    ),
+    "ids short": (
+        ValueError, r"source_ids\[0\]: expected 1 ids", {"model": COPYING, "source_ids": [[1, 1]]},
+    ),
+    "ids missing": (
+        ValueError, "source_ids: expected one for each of 1 sources, got 0",
+        {"model": COPYING, "source_ids": []},
+    ),
+    "frames": (ValueError, r"sources\[0\]: expected finite numbers, got nan",
+               {"model": FRAMES, "sources": [np.full((2, 4), np.nan)]}),
+    "frames shape": (ValueError, r"sources\[0\]: expected floats \[s, 4\], got shape \(2, 3\)",
+                     {"model": FRAMES, "sources": [np.zeros((2, 3))]}),
+    "frames of tokens": (TypeError, "expected floats", {"model": FRAMES, "sources": [[1, 2]]}),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("error", "message", "given"), BAD.values(), ids=BAD)
+def test_generate_refuses(error, message, given):
+    given = {"model": MODEL, "sources": [[1]]} | OPTIONS | given
+    with pytest.raises(error, match=message):
+        seq2seq.generate(given.pop("model"), given.pop("sources"), **given)
+
+
+def test_generate_takes_lists_of_any_kind():
+    wanted = seq2seq.generate(MODEL, [[1, 6], [4]], **OPTIONS)
+    column = pd.Series([[4], [1, 6]], index=[5, 3]).sort_index()
+    for sources in (
+        column,
+        iter([[1, 6], [4]]),
+        [np.array([1, 6], object), np.array([4], np.uint8)],
+    ):
+        found = seq2seq.generate(MODEL, sources, **OPTIONS)
+        assert [f.tokens.tolist() for f in found] == [w.tokens.tolist() for w in wanted]
+
+
+def test_generate_says_which_token_ended_an_output():
+    found = seq2seq.generate(MODEL, [[1, 6], [4]], **OPTIONS | {"end": range(9)})
+    assert all(output.finished and output.end in range(9) for output in found)
+    assert all(
+        len(output.tokens) == 0 and np.asarray(output.attention).shape[0] == 1 for output in found
+    )
+    [cut] = seq2seq.generate(MODEL, [[1]], **OPTIONS, min_length=3)
+    assert cut.end is None and not cut.finished and len(cut.tokens) == 3
+
+
+@pytest.mark.parametrize("weights", ["constants", "argument"])
+def test_exported_programs_refuse(weights):
+    artifact = export.export_decoding(
+        MODEL, begin=2, end=[3, 5], max_length=3, weights=weights, platforms=["cpu"]
+    )
+    found = artifact(np.array([[1, 6], [4, 99]], np.int32), np.array([2, 1], np.int32))
+    for row, length in enumerate(np.asarray(found["lengths"])):
+        assert length == 3 or found["tokens"][row, length] in (3, 5)
+    for source, lengths, message in (
+        ([[1, 9]], [2], r"source: expected values in \[0, 6\] .* got 9"),
+        ([[1, -1]], [2], r"source: .* got -1"),
+        ([[1, 1]], [3], r"lengths: expected values in \[0, 2\] .* got 3"),
+        ([[1, 1]], [-1], r"lengths: .* got -1"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            artifact(source, lengths)
+    traced = jax.jit(lambda *inputs: artifact(*inputs))(
+        jnp.array([[1, -1], [1, 2]]), jnp.array([2, 2])
+    )
+    assert np.isnan(traced["log_probs"]).tolist() == [True, False]
+
+
+def test_export_refuses():
+    for given, message in (
+        ({"begin": 9}, "begin: expected a token from 0 to 8, got 9"),
+        ({"begin": -1}, "begin: expected .* got -1"),
+        ({"end": [3, 9]}, "end: expected a token from 0 to 8"),
+        ({"max_length": 0}, "max_length: expected a positive integer, got 0"),
+    ):
+        options: Any = {"begin": 2, "end": 3, "max_length": 3} | given
+        with pytest.raises(ValueError, match=message):
+            export.export_decoding(MODEL, **options)
+
+
+def test_unknown_tokens_are_nan_under_tracing():
+    run = jax.jit(lambda source, tokens: MODEL(source, tokens))
+    source = jnp.array([[1, 2], [1, 2], [1, 2]])
+    nan = np.isnan(run(source.at[0, 1].set(-1).at[1, 1].set(7), jnp.full((3, 1), 2))).any((1, 2))
+    assert nan.tolist() == [True, True, False]
+    tokens = jnp.array([[2, -1, 4], [2, 9, 4], [2, 4, -1]])
+    nan = np.isnan(run(source, tokens)).any(-1)
+    assert nan.tolist() == [[False, True, True], [False, True, True], [False] * 3]
+    with pytest.raises(ValueError, match="tokens: expected negative numbers only as padding"):
+        MODEL(source, tokens)
+
+
+def test_what_cannot_be_copied_is_impossible():
+    """Token 10 is not in the source: its log-probability is -inf, with finite gradients."""
+    graph, state = nnx.split(COPYING)
+    source, ids = jnp.array([[1, 2]]), jnp.array([[4, 9]])
+
+    def logits(state, ids=ids):
+        model = nnx.merge(graph, state)
+        return model(source, jnp.array([[2, 5]]), source_ids=ids)
+
+    found = jax.jit(logits)(state)
+    assert np.isneginf(found[..., 10]).all() and np.isfinite(found[..., :10]).all()
+    np.testing.assert_allclose(jnp.exp(found).sum(-1), 1.0, rtol=1e-5)
+    slope = jax.jit(jax.grad(lambda state, token: logits(state)[..., token].sum()))
+    for token in (4, 9, 10):
+        slopes = slope(state, token)
+        assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(slopes))
+    with pytest.raises(ValueError, match=r"source_ids: .* got 11"):
+        logits(state, jnp.array([[4, 11]]))
+    assert np.isnan(jax.jit(logits)(state, jnp.array([[4, 11]]))).any()
+
+
+def test_copying_has_no_floor():
+    """A saturated gate leaves log-probabilities far below log 1e-20."""
+    decoder = COPYING.decoder
+    features = seq2seq.decoder.Features(
+        jnp.full((1, 10), 1e4), jnp.array([[1.0, 0.0]]), jnp.array([-1e4])
+    )
+    found = jax.jit(lambda f: decoder.logits(f, jnp.array([[4, 4]])))(features)
+    others = np.delete(np.asarray(found[0, :9], np.float64), 4)
+    assert found[0, 4] == 0.0 and (others <= -1e4).all() and np.isfinite(others).all()
+
+
+@pytest.mark.parametrize("scale", [1e6, 1e35, 3e38])
+def test_attention_scores_of_any_magnitude(scale):
+    mask = jnp.array([[True, True, False], [False] * 3, [True, False, False]])
+    scores = jnp.array([[-1.0, -0.5, 1.0], [1.0, 1.0, 1.0], [-1.0, 1.0, 1.0]]) * scale
+    weights = masked_softmax(scores, mask)
+    np.testing.assert_array_equal(weights, [[0, 1, 0], [0, 0, 0], [1, 0, 0]])
+    slope = jax.grad(lambda s: (masked_softmax(s, mask) * jnp.arange(3.0)[None]).sum())(scores)
+    assert np.isfinite(slope).all()

@@ -1,0 +1,190 @@
+"""The library under `jax.numpy_rank_promotion("raise")`: every shape is broadcast explicitly.
+
+Ranks are checked while a program is traced, so hardly anything here is compiled or run.
+"""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+
+import seqjax
+from seqjax import decoding, losses, metrics, nn, seq2seq, sequences, training
+from seqjax.cells.base import input_specs
+from tests.attention.cases import CASES as ATTENTION_CASES
+from tests.cases import CASES, T, on_every_kernel
+
+B, C = 2, 5
+KERNELS = on_every_kernel(CASES)
+MASK = np.arange(T)[None] < np.array([[T], [3]])
+
+
+@pytest.fixture(autouse=True)
+def _raise():
+    with jax.numpy_rank_promotion("raise"):
+        yield
+
+
+def total(tree):
+    leaves = [leaf for leaf in jax.tree.leaves(tree) if jnp.issubdtype(leaf.dtype, jnp.inexact)]
+    return sum(jnp.abs(leaf).sum() for leaf in leaves)
+
+
+@pytest.mark.parametrize("case", KERNELS.values(), ids=KERNELS)
+@pytest.mark.parametrize("padding", [{}, {"mask": MASK}, {"lengths": [T, 2], "resets": ~MASK}])
+def test_cells(case, padding):
+    def loss(params, xs):
+        return total(case.unroll(params, xs, **padding))
+
+    params = case.cell.init(jax.random.key(0))
+    jax.eval_shape(
+        jax.grad(loss, argnums=(0, 1)), params, input_specs(case.cell, (B, T), jnp.float32)
+    )
+
+
+@pytest.mark.parametrize("name", seqjax.CELLS)
+def test_layers(name):
+    sizes: Any = {"spatial_shape": (4,) * int(name[-2])} if name.startswith("conv") else {}
+    cell = seqjax.CELLS[name](3, 4, **sizes)
+    options: dict[str, Any] = {"dropout": 0.1, "input_dropout": 0.1, "zoneout": 0.1}
+    if not sizes:
+        options |= {"bidirectional": True, "num_layers": 2, "norm": "layer", "residual": True}
+        options |= {"learned_initial_state": True}
+    if name in ("lstm", "gru", "layer_norm_lstm"):
+        options |= {"recurrent_dropout": 0.1, "weight_dropout": 0.1}
+    layer = nn.Recurrent(cell, **options, rngs=nnx.Rngs(0))
+    graph, state = nnx.split(layer)
+
+    def loss(state, xs, key):
+        outputs, final = nnx.merge(graph, state)(xs, lengths=[T, 2], rngs=key)
+        return total((outputs, final))
+
+    key = jax.random.key(1)
+    jax.eval_shape(jax.grad(loss), state, input_specs(cell, (B, T), jnp.float32), key)
+
+
+@pytest.mark.parametrize("case", ATTENTION_CASES.values(), ids=ATTENTION_CASES)
+def test_attention(case):
+    mechanism = case.attention
+
+    def loss(params, encoded, query):
+        memory = mechanism.precompute(params, encoded, MASK)
+        return total(mechanism.attend(params, query, memory, mechanism.initial_state(memory)))
+
+    params = mechanism.init(jax.random.key(0))
+    encoded, query = jnp.ones((B, T, mechanism.memory_size)), jnp.ones((B, mechanism.query_size))
+    jax.eval_shape(jax.grad(loss, argnums=(0, 1, 2)), params, encoded, query)
+
+
+MODELS: dict[str, dict[str, Any]] = {
+    "additive": {},
+    "copying": {"copy": True, "dropout": 0.1, "num_layers": 2},
+    "luong": {"attention": "general", "attend": "current", "input_feeding": True, "tied": True},
+    "coverage": {"attention": "coverage"},
+    "fixed": {"attention": None, "bridge": "mean", "cell": "gru"},
+    "monotonic": {"attention": "mocha", "attend": "current"},
+}
+
+
+@pytest.mark.parametrize("options", MODELS.values(), ids=MODELS)
+def test_encoder_decoders(options):
+    model = seq2seq.Seq2Seq(9, 9, embed_size=4, hidden_size=5, rngs=nnx.Rngs(0), **options)
+    graph, state = nnx.split(model)
+    tokens = jnp.array([[2, 5, 4], [2, 6, -1]])
+    batch = {
+        "source": tokens.clip(0), "source_lengths": jnp.array([3, 2]), "tokens": tokens,
+        "labels": tokens.clip(0), "target_lengths": jnp.array([3, 2]), "source_ids": tokens.clip(0),
+    }  # fmt: skip
+
+    def loss(state, key):
+        return seq2seq.pair_loss(nnx.merge(graph, state), batch, key, label_smoothing=0.1)[0]
+
+    def decoded(state, key):
+        model = nnx.merge(graph, state)
+        ids = batch["source_ids"]
+        encoded = model.encoder(
+            batch["source"], lengths=batch["source_lengths"], source_ids=ids, deterministic=True
+        )
+        step, start = model.decoding(encoded)
+        shared: Any = {"begin": 2, "end": [3, 4], "max_length": 5, "min_length": 1}
+        attends: Any = {}
+        if start.weights is not None:
+            attends = {
+                "alignment": lambda state: state.weights, "source_mask": encoded.mask,
+                "coverage_penalty": 0.3,
+            }  # fmt: skip
+        best = decoding.beam_search(
+            step, start, **shared, **attends, beam_width=3, n_best=2, length_penalty=0.6,
+            no_repeat_ngram=2, prefix=jnp.array([[5], [6]]),
+        )  # fmt: skip
+        found = [
+            best,
+            decoding.greedy(step, start, **shared),
+            decoding.sample(step, start, key, **shared, num_samples=2, top_k=4, top_p=0.9),
+            decoding.score(step, start, best.tokens, best.lengths, begin=2, end=[3, 4]),
+            model.scheduled(encoded, tokens, 0.5, key),
+        ]
+        both = decoding.ensemble([step, step])
+        return [*found, decoding.greedy(both, (start, start), **shared)]
+
+    key = jax.random.key(0)
+    jax.eval_shape(jax.grad(loss), state, key)
+    jax.eval_shape(decoded, state, key)
+
+
+def test_losses_metrics_and_sequences():
+    logits, labels = jnp.ones((B, T, C)), jnp.ones((B, T), jnp.int32)
+    given = [losses.cross_entropy, metrics.cross_entropy, metrics.accuracy]
+    for function in given:
+        jax.eval_shape(lambda logits, f=function: f(logits, labels, mask=MASK), logits)
+    smooth = lambda logits: losses.cross_entropy(logits, labels, label_smoothing=0.1)  # noqa: E731
+    jax.eval_shape(jax.grad(smooth), logits)
+    binary = [losses.binary_cross_entropy, metrics.binary_cross_entropy, metrics.binary_accuracy]
+    for function in binary:
+        jax.eval_shape(lambda xs, f=function: f(xs, labels, mask=MASK), logits[..., 0])
+    for function in (losses.mean_squared_error, metrics.mean_squared_error):
+        jax.eval_shape(lambda xs, f=function: f(xs, xs, mask=MASK), logits)
+    of_sequences = [
+        sequences.last_real, sequences.first_real, sequences.mean_pool, sequences.max_pool,
+        sequences.reverse,
+    ]  # fmt: skip
+    for function in of_sequences:
+        jax.eval_shape(lambda xs, f=function: f(xs, lengths=np.array([T, 2])), logits)
+
+
+class Tagger(nnx.Module):
+    """A layer and its readout."""
+
+    def __init__(self, rngs):
+        self.layer = nn.LSTM(3, 4, dropout=0.1, rngs=rngs)
+        self.readout = nnx.Linear(4, C, rngs=rngs)
+
+    def __call__(self, xs, rngs=None):
+        outputs, _ = self.layer(xs, rngs=rngs, deterministic=rngs is None)
+        return self.readout(outputs)
+
+
+def test_training_and_evaluation():
+    def loss(model, batch, rngs):
+        return losses.cross_entropy(model(batch["x"], rngs), batch["y"], mask=batch["mask"]), {}
+
+    def measured(model, batch):
+        return {"accuracy": metrics.accuracy(model(batch["x"]), batch["y"], mask=batch["mask"])}
+
+    batch = {"x": np.ones((B, T, 3), np.float32), "y": np.ones((B, T), np.int32), "mask": MASK}
+    tx = training.optimizer(1e-3, name="adamw", clip_norm=1.0, weight_decay=0.1, average=0.9)
+    model = Tagger(nnx.Rngs(0))
+    result = training.fit(
+        model, loss, tx, [batch], epochs=1, eval_batches=[batch], metric_fn=measured,
+        progress=False,
+    )  # fmt: skip
+    assert len(result.history) == 1
+
+
+def test_a_stateful_layer_and_a_step():
+    layer = nn.LSTM(3, 4, num_layers=2, rngs=nnx.Rngs(0))
+    jax.eval_shape(lambda x: layer.step(x, layer.initial_state((B,))), jnp.ones((B, 3)))
+    nn.Stateful(layer, (B,))(jnp.ones((B, T, 3)))
