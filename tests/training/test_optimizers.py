@@ -50,11 +50,11 @@ def test_lbfgs_minimises_a_quadratic_in_a_few_steps():
 
 
 def test_the_line_search_sees_the_same_randomness_as_the_gradient():
-    """With other noise at the trial points, no step would be seen to decrease the loss."""
+    """With other noise at the trial points, the step would shrink to nearly nothing."""
 
     def noisy(model, batch, rngs):
         shift = 100.0 * jax.random.normal(rngs(), (3,))
-        return jnp.sum((model.w[...] - shift) ** 2) - 2 * jnp.sum(shift**2), {}
+        return jnp.sum((model.w[...] - shift) ** 2), {}
 
     search = optax.scale_by_backtracking_linesearch(max_backtracking_steps=20)
     state = training.init_state(Point(), optimizer := optax.chain(optax.sgd(1.0), search))
@@ -64,7 +64,7 @@ def test_the_line_search_sees_the_same_randomness_as_the_gradient():
     after, _ = step(state, BATCH, key)
     shifted = after._replace(step=state.step)
     _, again = step(shifted, BATCH, key)
-    assert float(again["loss"]) < float(measured["loss"])
+    assert float(again["loss"]) < 0.5 * float(measured["loss"])
 
 
 def test_reduce_on_plateau_scales_down_by_the_loss():
