@@ -4,16 +4,21 @@ Every check raises `ValueError` or `TypeError` with a message that names the arg
 expected and what came: `hidden_size: expected a positive integer, got 0`.
 """
 
+import contextlib
+import contextvars
 import operator
 from collections.abc import Iterable, Iterator
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 __all__ = [
+    "Noted",
     "is_traced",
+    "note_range",
+    "noting_ranges",
     "require_array",
     "require_bool",
     "require_floating_dtype",
@@ -217,6 +222,59 @@ def require_range(name: str, values: Any, high: int, mask: Any = None) -> None:
         raise ValueError(
             f"{name}: expected values in [0, {high}] at real positions, got {real[wrong][0]}"
         )
+
+
+class Noted(NamedTuple):
+    """A range that traced values must lie in: [0, high].
+
+    Attributes:
+      name: of the argument.
+      values: the traced array.
+      high: the greatest value.
+    """
+
+    name: str
+    values: Any
+    high: int
+
+
+_noted: contextvars.ContextVar[list[Noted] | None] = contextvars.ContextVar("noted", default=None)
+
+
+@contextlib.contextmanager
+def noting_ranges() -> Iterator[list[Noted]]:
+    """Collect the ranges that functions traced in the block ask for but cannot check.
+
+    Whoever has the values can check them before the compiled function runs.
+
+    Example:
+      >>> with noting_ranges() as noted:
+      ...     _ = jax.make_jaxpr(lambda lengths: note_range("lengths", lengths, 7))(2)
+      >>> noted[0].name, noted[0].high
+      ('lengths', 7)
+    """
+    noted: list[Noted] = []
+    token = _noted.set(noted)
+    try:
+        yield noted
+    finally:
+        _noted.reset(token)
+
+
+def note_range(name: str, values: Any, high: int) -> None:
+    """Say that traced values must be in [0, high], to `noting_ranges` if it is listening.
+
+    Args:
+      name: of the argument.
+      values: the traced array.
+      high: the greatest value.
+
+    Example:
+      >>> note_range("lengths", jnp.array([3]), 7)  # nothing listens
+    """
+    noted = _noted.get()
+    if noted is not None:
+        noted.append(Noted(name, values, high))
 
 
 def _is_numeric(leaf: Any) -> bool:

@@ -183,7 +183,7 @@ def accuracy(logits: ArrayLike, labels: ArrayLike, *, mask: ArrayLike | None = N
 
     Args:
       logits: float [..., C].
-      labels: int [...], in [0, C); under tracing, a label outside is a miss.
+      labels: int [...], in [0, C); under tracing, a label outside makes the total NaN.
       mask: bool [...], True is real.
 
     Returns:
@@ -199,7 +199,8 @@ def accuracy(logits: ArrayLike, labels: ArrayLike, *, mask: ArrayLike | None = N
       0.5
     """
     logits, labels, mask, valid = _classes(logits, labels, mask)
-    return Mean.of(valid & (jnp.argmax(logits, axis=-1).astype(labels.dtype) == labels), mask)
+    hits = jnp.argmax(logits, axis=-1).astype(labels.dtype) == labels
+    return Mean.of(jnp.where(valid, hits, jnp.nan), mask)
 
 
 def binary_accuracy(logits: ArrayLike, labels: ArrayLike, *, mask: ArrayLike | None = None) -> Mean:
@@ -208,7 +209,7 @@ def binary_accuracy(logits: ArrayLike, labels: ArrayLike, *, mask: ArrayLike | N
     Args:
       logits: float [...], the log-odds of class 1.
       labels: float, int or bool [...], 0 or 1 or a probability in between; under tracing, a label
-        outside [0, 1] is a miss.
+        outside [0, 1] makes the total NaN.
       mask: bool, True is real; its shape is a leading part of the shape of logits.
 
     Returns:
@@ -222,7 +223,7 @@ def binary_accuracy(logits: ArrayLike, labels: ArrayLike, *, mask: ArrayLike | N
       0.5
     """
     logits, labels, mask, valid = _binary(logits, labels, mask)
-    return Mean.of(valid & ((logits > 0) == (labels > 0.5)), mask)
+    return Mean.of(jnp.where(valid, (logits > 0) == (labels > 0.5), jnp.nan), mask)
 
 
 def perplexity(mean: Mean) -> jax.Array:

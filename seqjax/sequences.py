@@ -67,6 +67,8 @@ def check_lengths(lengths: Any, batch_shape: Shape, steps: int) -> Array:
             f"lengths: expected the batch shape {tuple(batch_shape)}, got {lengths.shape}"
         )
     if traced:
+        if isinstance(steps, int):
+            checks.note_range("lengths", lengths, steps)
         # First in their own dtype, so that nothing wraps around on the way to int32.
         most = min(int(jnp.iinfo(lengths.dtype).max), int(jnp.iinfo(jnp.int32).max))
         return jnp.minimum(jnp.clip(lengths, 0, most).astype(jnp.int32), steps)

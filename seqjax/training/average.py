@@ -5,6 +5,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import optax
+import optax.contrib
 
 from seqjax import checks
 from seqjax.training.state import TrainState
@@ -60,7 +61,9 @@ def averaging(decay: float) -> optax.GradientTransformation:
 
 
 def averaged(state: TrainState) -> TrainState:
-    """The state with the average of its weights in their place, if its optimiser keeps one.
+    """Return the state with the average of its weights in their place, if its optimiser keeps one.
+
+    The averages are those of `optimizer(average=…)` and of `optax.contrib.schedule_free`.
 
     Args:
       state: a `TrainState`; one whose optimiser keeps no average comes back as it is.
@@ -73,10 +76,13 @@ def averaged(state: TrainState) -> TrainState:
       >>> bool((averaged(state).params["kernel"] == state.params["kernel"]).all())
       True
     """
-    found = jax.tree.leaves(state.opt_state, is_leaf=lambda node: isinstance(node, _Average))
-    for node in found:
+    kinds = (_Average, optax.contrib.ScheduleFreeState)
+    for node in jax.tree.leaves(state.opt_state, is_leaf=lambda node: isinstance(node, kinds)):
         if isinstance(node, _Average):
             params = jax.tree.map(lambda new, old: new.astype(old.dtype), node.params, state.params)
+            return state._replace(params=params)
+        if isinstance(node, optax.contrib.ScheduleFreeState):
+            params = optax.contrib.schedule_free_eval_params(node, state.params)
             return state._replace(params=params)
     return state
 

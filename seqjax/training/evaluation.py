@@ -1,12 +1,13 @@
 """Measuring a model over batches, exactly whatever their sizes."""
 
+import warnings
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, TypeAlias
 
-import jax
 from flax import nnx
 
 from seqjax.metrics import Mean
+from seqjax.training._guarded import GuardedStep, Measured
 from seqjax.training._results import kind, require_scalars
 from seqjax.training.state import TrainState, changed_state, graphdef_of, state_to_model
 from seqjax.training.totals import Totals
@@ -17,11 +18,14 @@ MetricFn: TypeAlias = Callable[[Any, Any], Mapping[str, Mean]]
 EvalStep: TypeAlias = Callable[[TrainState, Any], tuple[TrainState, dict[str, Mean]]]
 
 
-def make_eval_step(model: nnx.Module | nnx.GraphDef, metric_fn: MetricFn) -> EvalStep:
-    """A jitted pure function `eval_step(state, batch) -> (state, metrics)`.
+def make_eval_step(model: nnx.Module | nnx.GraphDef, metric_fn: MetricFn) -> GuardedStep:
+    """Return the jitted pure function `eval_step(state, batch) -> (state, metrics)`.
 
     The state comes back with what the model carries from batch to batch in evaluation, such as the
     recurrent state of `seqjax.nn.Stateful`; for most models that is nothing.
+
+    If a metric does not depend on `batch["weights"]`, rows of filler are left out, and lengths are
+    checked, as in `make_train_step`.
 
     Args:
       model: the module, or its graph definition; it is not changed.
@@ -34,6 +38,7 @@ def make_eval_step(model: nnx.Module | nnx.GraphDef, metric_fn: MetricFn) -> Eva
     Raises:
       TypeError: `model` is not a module; at the first step, when `metric_fn` returns something else
         than a dict of `Mean`.
+      ValueError: as in `make_train_step`.
 
     Example:
       >>> import jax.numpy as jnp, optax
@@ -50,31 +55,46 @@ def make_eval_step(model: nnx.Module | nnx.GraphDef, metric_fn: MetricFn) -> Eva
     """
     graphdef = graphdef_of(model)
 
-    def eval_step(state: TrainState, batch: Any) -> tuple[TrainState, dict[str, Mean]]:
+    def outline(
+        state: TrainState, batch: Any, *, watch: Callable[[Any], None] | None = None
+    ) -> Measured:
         module = state_to_model(graphdef, state)
         module.eval()
+        if watch is not None:
+            watch(module)
         metrics = metric_fn(module, batch)
-        if not isinstance(metrics, Mapping):
-            raise TypeError(
-                f"metric_fn: expected a dict of seqjax.metrics.Mean, got {kind(metrics)}"
-            )
-        for name, value in metrics.items():
-            if not isinstance(value, Mean):
-                raise TypeError(
-                    f"metric_fn: expected a seqjax.metrics.Mean for {name!r}, got {kind(value)}"
-                )
-        require_scalars("metric_fn", metrics)
-        return state._replace(model_state=changed_state(module, state)), dict(metrics)
+        _require_means(metrics)
+        return Measured(dict(metrics), changed_state(module, state))
 
-    return jax.jit(eval_step)
+    def eval_step(state: TrainState, batch: Any) -> tuple[TrainState, dict[str, Mean]]:
+        metrics, model_state = outline(state, batch)
+        return state._replace(model_state=model_state), metrics
+
+    return GuardedStep(eval_step, outline, "metric_fn")
+
+
+def _require_means(metrics: Any) -> None:
+    if not isinstance(metrics, Mapping):
+        raise TypeError(f"metric_fn: expected a dict of seqjax.metrics.Mean, got {kind(metrics)}")
+    for name, value in metrics.items():
+        if not isinstance(value, Mean):
+            raise TypeError(
+                f"metric_fn: expected a seqjax.metrics.Mean for {name!r}, got {kind(value)}; "
+                "seqjax.metrics.Mean.of(values) makes one"
+            )
+    require_scalars("metric_fn", metrics)
 
 
 def evaluate(eval_step: EvalStep, state: TrainState, batches: Iterable[Any]) -> dict[str, float]:
-    """The metrics over all batches together, exact when their sizes differ.
+    """Return the metrics over all batches together, exact when their sizes differ.
 
     What the model carries in evaluation goes from each batch to the next.
 
         value = Σ_batches total / Σ_batches count
+
+    If a metric of a batch is not finite, the metric function runs on this batch once more outside
+    of compilation. If it finds the cause, such as a label out of range, that is an error; else a
+    warning says what the batch holds.
 
     Args:
       eval_step: from `make_eval_step`.
@@ -85,7 +105,8 @@ def evaluate(eval_step: EvalStep, state: TrainState, batches: Iterable[Any]) -> 
       One float a metric.
 
     Raises:
-      ValueError: there are no batches.
+      ValueError: there are no batches; a value out of range, such as a label or a length; filler
+        that would count and cannot be left out, see `make_train_step`.
 
     Example:
       >>> import jax.numpy as jnp, optax
@@ -99,10 +120,43 @@ def evaluate(eval_step: EvalStep, state: TrainState, batches: Iterable[Any]) -> 
       >>> training.evaluate(eval_step, state, [jnp.array([[1.0], [2.0]]), jnp.array([[6.0]])])
       {'mean': 3.0}
     """
+    return evaluate_placed(eval_step, state, batches)
+
+
+def evaluate_placed(
+    eval_step: EvalStep,
+    state: TrainState,
+    batches: Iterable[Any],
+    place: Callable[[Any], Any] | None = None,
+) -> dict[str, float]:
+    """Return what `evaluate` returns, for batches that are put onto devices first."""
     totals = Totals()
+    warned = False
+
+    def look_at_unusual() -> None:
+        nonlocal warned
+        for name, batch in totals.take_unusual():
+            if not isinstance(eval_step, GuardedStep):
+                continue
+            held = eval_step.explain(state, batch, deeply=not warned)
+            if not warned:
+                warnings.warn(
+                    f"metric_fn: expected finite numbers, got {name} that is not, of a batch with "
+                    f"{held}",
+                    stacklevel=4,
+                )
+            warned = True
+
     for batch in batches:
-        state, measured = eval_step(state, batch)
-        totals.add(measured)
+        if isinstance(eval_step, GuardedStep):
+            there = batch if place is None else place(batch)
+            state, measured = eval_step.run(state, there, host=batch, place=place)
+        else:
+            state, measured = eval_step(state, batch if place is None else place(batch))
+        totals.add(measured, batch)
+        look_at_unusual()
     if not totals.batches:
         raise ValueError("batches: expected at least one batch, got none")
-    return totals.values()
+    values = totals.values()
+    look_at_unusual()
+    return values

@@ -4,8 +4,8 @@ import functools
 import itertools
 import time
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Sized
-from typing import Any, NamedTuple, TypeAlias
+from collections.abc import Callable, Iterable, Mapping, Sequence, Sized
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -14,9 +14,18 @@ from flax import nnx
 
 from seqjax import checks, sharding
 from seqjax.data.prefetch import in_background
+from seqjax.training._checks import (
+    BatchSource,
+    check_batches,
+    check_end,
+    check_functions,
+    check_run,
+)
+from seqjax.training._records import epoch_record
+from seqjax.training._resume import batches_from, check_limits, restored
 from seqjax.training.average import averaged
 from seqjax.training.checkpoints import Checkpoints
-from seqjax.training.evaluation import MetricFn, evaluate, make_eval_step
+from seqjax.training.evaluation import MetricFn, evaluate_placed, make_eval_step
 from seqjax.training.logs import Log
 from seqjax.training.monitor import Monitor
 from seqjax.training.position import Position, Record
@@ -26,10 +35,6 @@ from seqjax.training.step import LossFn, make_train_step
 from seqjax.types import PyTree
 
 __all__ = ["BatchSource", "FitResult", "Record", "fit"]
-
-_NOT_FINITE = "their loss, gradient or update was not finite"
-
-BatchSource: TypeAlias = Iterable[Any] | Callable[[int], Iterable[Any]]
 
 
 class FitResult(NamedTuple):
@@ -69,19 +74,27 @@ def fit(
     prefetch: int = 0,
     settings: Mapping[str, Any] | None = None,
 ) -> FitResult:
-    """Trains a module for some epochs or steps.
+    """Train a module for some epochs or steps.
 
     One seed fixes everything that is random in the steps: the same call gives the same bits.
     The host does not wait for the device at each step, only when numbers are shown.
 
-    A step whose loss, gradient or update is not finite changes nothing; such steps are counted
-    under `skipped`, and a warning tells of them. If the optimiser averages the weights (see
-    `optimizer`), the average is what is measured and returned.
+    If a step's loss, gradient or update is not finite, the step changes nothing and is counted in
+    `skipped`. The loss function then runs on the step's batch once more outside of compilation. If
+    it finds the cause, such as a label out of range, that is an error; else a warning says what the
+    batch holds.
+
+    If a loss or metric does not depend on `batch["weights"]`, rows of filler are left out, in
+    training and evaluation, see `make_train_step`.
+
+    If the optimiser averages the weights (see `optimizer`), evaluation and the returned model use
+    the averaged weights.
 
     Args:
       model: a Flax NNX module; it is not changed.
       loss_fn: `loss_fn(model, batch, rngs) -> (loss, metrics)`, see `make_train_step`.
-      optimizer: from `optimizer`, or any optax transformation.
+      optimizer: from `optimizer`, or any optax transformation of the model's parameters, such as
+        `optax.lbfgs()`.
       train_batches: an iterable of batches that can be read once an epoch, such as a list, or a
         function epoch -> iterable, with epochs counted from 0. A batch is a pytree of arrays; each
         new shape compiles the step anew.
@@ -112,16 +125,18 @@ def fit(
     Returns:
       The trained module, the final state and the history: for each epoch a dict with `epoch` and
       `step` (how many were done), `loss`, `grad_norm` and the metrics of `loss_fn` (averaged over
-      the epoch's steps that changed something; a `Mean` by its count), `skipped` (how many did
-      not), `seconds` (of its training), and each metric of `metric_fn` under `eval_name`.
+      the epoch's steps that changed something: a `Mean` by its count, a scalar by the number of
+      real rows if batches have `weights`), `skipped` (how many steps changed nothing), `seconds`
+      (of its training), and each metric of `metric_fn` under `eval_name`.
 
     Raises:
       FloatingPointError: all steps of an epoch were skipped.
-      TypeError: an argument of the wrong type.
+      TypeError: an argument of the wrong type, or an optimiser that cannot update the model.
       ValueError: not one of `epochs` and `steps`, no batches in an epoch, an iterator that can be
         read only once for several epochs, only one of `eval_batches` and `metric_fn`, more devices
         than there are, checkpoints of another run without `resume`, or of another seed, model,
-        setting or a longer run with it; see `make_train_step` for `loss_fn`.
+        setting or a longer run with it; a label, token or length out of range; see
+        `make_train_step` for `loss_fn`.
 
     Example:
       >>> import jax.numpy as jnp
@@ -144,13 +159,13 @@ def fit(
       True
     """
     seed = checks.require_integer("seed", seed, least=0)
-    _check_end(epochs, steps)
+    check_end(epochs, steps)
     checks.require_integer("prefetch", prefetch, least=0)
-    _check_functions(optimizer, loss_fn=loss_fn, metric_fn=metric_fn, on_epoch_end=on_epoch_end)
+    check_functions(optimizer, loss_fn=loss_fn, metric_fn=metric_fn, on_epoch_end=on_epoch_end)
     for index, log in enumerate(logs):
-        _check_functions(optimizer, **{f"logs[{index}]": log})
-    _check_batches(train_batches, eval_batches, metric_fn, epochs or 1)
-    _check_run(monitor, checkpoints, resume)
+        check_functions(optimizer, **{f"logs[{index}]": log})
+    check_batches(train_batches, eval_batches, metric_fn, epochs or 1)
+    check_run(monitor, checkpoints, resume)
     sharding.batch_mesh(devices)
     place = jax.device_put if prefetch else _as_it_is
     if devices > 1:
@@ -162,8 +177,8 @@ def fit(
     run: dict[str, Any] = {"seed": seed, "monitor": monitor and [monitor.metric, monitor.mode]}
     run |= {name: str(value) for name, value in (settings or {}).items()}
     if checkpoints is not None:
-        state, best, position = _restored(checkpoints, state, best, run, resume)
-        _check_limits(checkpoints, position, epochs, steps)
+        state, best, position = restored(checkpoints, state, best, run, resume)
+        check_limits(checkpoints, position, epochs, steps)
     if devices > 1:
         state = sharding.replicate(state, devices)
     train_step = make_train_step(model, loss_fn, optimizer, donate=True)
@@ -178,15 +193,25 @@ def fit(
             record = run | {"ended_at": ended_at} | position.record()
             checkpoints.save(position.step, arrays, record)
 
-    def ready(batches: Iterable[Any]) -> Iterable[tuple[int, Any]]:
-        """Batches where they are needed; with their tokens, which only the host knows quickly."""
+    def ready(batches: Iterable[Any]) -> Iterable[tuple[Any, Any]]:
+        """Batches as they are on the host, and where they are needed."""
 
-        def one(batch: Any) -> tuple[int, Any]:
-            return Progress.tokens(batch), place(batch)
+        def one(batch: Any) -> tuple[Any, Any]:
+            return batch, place(batch)
 
         return in_background(one, batches, prefetch) if prefetch else map(one, batches)
 
     key = jax.random.key(seed)
+    unexplained = True
+
+    def look_at_unusual() -> str:
+        """Says what the batches hold that gave no finite number, or raises what is wrong there."""
+        nonlocal unexplained
+        held = ""
+        for _, batch in position.totals.take_unusual():
+            held = held or train_step.explain(state, batch, key, deeply=unexplained)
+            unexplained = False
+        return held
 
     def ended() -> bool:
         done = position.epoch >= epochs if epochs is not None else position.step >= (steps or 0)
@@ -203,7 +228,8 @@ def fit(
             )
             first = totals.batches
             left = None if steps is None else steps - position.step
-            for tokens, batch in ready(itertools.islice(_from(batches, first), left)):
+            held = ""
+            for host, batch in ready(itertools.islice(batches_from(batches, first), left)):
                 # Before a step, not after it: the end of an epoch writes its own.
                 if (
                     totals.batches > first
@@ -212,9 +238,12 @@ def fit(
                 ):
                     position.seconds = time.perf_counter() - start
                     save()
-                state, metrics = train_step(state, batch, key)
-                totals.add(metrics)
-                if display.advance(tokens):
+                state, metrics = train_step.run(state, batch, key, host=host, place=place)
+                totals.add(metrics, host)
+                if position.step == 1:  # a mistake in all batches shows at once
+                    totals.latest()
+                held = held or look_at_unusual()
+                if display.advance(Progress.tokens(host)):
                     latest = totals.latest()
                     display.show({name: latest[name] for name in ("loss", "grad_norm")})
             if first and totals.batches == first:  # there was one more when it was saved
@@ -222,12 +251,14 @@ def fit(
                     f"train_batches: expected more than {first} batches in epoch {epoch}, as when "
                     f"the checkpoint in {checkpoints and checkpoints.folder} was written"
                 )
-            record = _epoch_record(epoch, position)
+            totals.latest()
+            held = held or look_at_unusual()
+            record = epoch_record(epoch, position, held)
             display.stop_clock()  # not before: reading the totals has waited for the device
             record["seconds"] = time.perf_counter() - start
             good = averaged(state)
             if eval_step is not None and eval_batches is not None:
-                measured = evaluate(eval_step, good, map(place, _read(eval_batches, epoch)))
+                measured = evaluate_placed(eval_step, good, _read(eval_batches, epoch), place)
                 record |= {f"eval_{name}": value for name, value in measured.items()}
             position.end_epoch(record)
             if monitor is not None and monitor.best(position.history) == epoch:
@@ -241,65 +272,9 @@ def fit(
     return _result(model, state, best, monitor, position.history)
 
 
-def _epoch_record(epoch: int, position: Position) -> Record:
-    """What is known of an epoch's training; a warning or an error if steps were skipped."""
-    totals = position.totals
-    if not totals.batches:
-        used = "; an iterator is used up by the epochs before" if epoch else ""
-        raise ValueError(f"train_batches: expected batches, got none in epoch {epoch}{used}")
-    if totals.skipped:
-        what = f"{totals.skipped} of {totals.batches} steps of epoch {epoch + 1}"
-        if totals.skipped == totals.batches:
-            raise FloatingPointError(f"all {what}: {_NOT_FINITE}")
-        warnings.warn(f"{what}: {_NOT_FINITE}, and changed nothing", stacklevel=3)
-    values = totals.values()
-    step, skipped = position.step, totals.skipped
-    return {"epoch": epoch + 1, "step": step, "loss": values["loss"], **values, "skipped": skipped}
-
-
 def _values(state: TrainState) -> PyTree:
     """Copies of a state's parts that make a model; the next step overwrites the state's own."""
     return jax.tree.map(jnp.copy, (state.params, state.model_state))
-
-
-def _restored(
-    checkpoints: Checkpoints, state: TrainState, best: PyTree, run: dict[str, Any], resume: bool
-) -> tuple[TrainState, PyTree, Position]:
-    """What the latest checkpoint holds, or what was given if there is none."""
-    if not resume:
-        if len(checkpoints):
-            raise ValueError(
-                f"checkpoints: expected none in {checkpoints.folder}, got {len(checkpoints)}; go "
-                "on from them with resume=True, or take another folder"
-            )
-        return state, best, Position()
-    found = checkpoints.restore({"state": state, "best": best})
-    if found is None:
-        return state, best, Position()
-    for name, value in run.items():
-        if found.record.get(name) != value:
-            raise ValueError(
-                f"{name}: expected {found.record.get(name)} as in {checkpoints.folder}, got {value}"
-            )
-    arrays = jax.tree.map(jnp.asarray, found.arrays)
-    return arrays["state"], arrays["best"], Position.from_record(found.record)
-
-
-def _check_limits(
-    checkpoints: Checkpoints, position: Position, epochs: int | None, steps: int | None
-) -> None:
-    """Raises if the run was longer already, or was cut within an epoch where it should go on."""
-    for name, limit, done in (("epochs", epochs, position.epoch), ("steps", steps, position.step)):
-        if limit is not None and limit < done:
-            raise ValueError(
-                f"{name}: expected at least {done}, as many as were done in {checkpoints.folder}, "
-                f"got {limit}"
-            )
-    if position.ended_at is not None and steps != position.ended_at:
-        raise ValueError(
-            f"steps: expected {position.ended_at}, with which the run in {checkpoints.folder} "
-            f"ended within an epoch, got {steps}"
-        )
 
 
 def _result(
@@ -324,80 +299,9 @@ def _result(
     return FitResult(trained, state, history, history[-1 if index is None else index])
 
 
-def _from(batches: Iterable[Any], first: int) -> Iterable[Any]:
-    """The batches from the one of that index on."""
-    if first and isinstance(batches, Sized) and hasattr(batches, "__getitem__"):
-        return (batches[index] for index in range(first, len(batches)))
-    return itertools.islice(batches, first, None) if first else batches
-
-
 def _as_it_is(batch: Any) -> Any:
     return batch
 
 
 def _read(batches: BatchSource, epoch: int) -> Iterable[Any]:
     return batches(epoch) if callable(batches) else batches
-
-
-def _check_end(epochs: Any, steps: Any) -> None:
-    if (epochs is None) == (steps is None):
-        raise ValueError(f"epochs, steps: expected one of them, got {epochs} and {steps}")
-    for name, value in (("epochs", epochs), ("steps", steps)):
-        if value is not None:
-            checks.require_integer(name, value)
-
-
-def _check_functions(optimizer: Any, **functions: Any) -> None:
-    if not isinstance(optimizer, optax.GradientTransformation):
-        raise TypeError(
-            "optimizer: expected one of optax's or of seqjax.training.optimizer, "
-            f"got {checks.brief(optimizer)}"
-        )
-    for name, function in functions.items():
-        if function is not None and not callable(function):
-            raise TypeError(f"{name}: expected a function, got {checks.brief(function)}")
-
-
-def _check_batches(
-    train_batches: BatchSource,
-    eval_batches: BatchSource | None,
-    metric_fn: MetricFn | None,
-    epochs: int,
-) -> None:
-    if (eval_batches is None) != (metric_fn is None):
-        raise ValueError(
-            "eval_batches, metric_fn: expected both or neither, got "
-            + ("metric_fn alone" if eval_batches is None else "eval_batches alone")
-        )
-    _require_readable("train_batches", train_batches, epochs)
-    if eval_batches is not None:
-        if isinstance(eval_batches, Sized) and not len(eval_batches):
-            raise ValueError("eval_batches: expected at least one batch, got none")
-        _require_readable("eval_batches", eval_batches, epochs)
-
-
-def _check_run(monitor: Any, checkpoints: Any, resume: bool) -> None:
-    for name, value, kind in (
-        ("monitor", monitor, Monitor),
-        ("checkpoints", checkpoints, Checkpoints),
-    ):
-        if not isinstance(value, kind | None):
-            raise TypeError(f"{name}: expected a {kind.__name__}, got {checks.brief(value)}")
-    if checks.require_bool("resume", resume) and checkpoints is None:
-        raise ValueError("resume: expected checkpoints to go on from, got None")
-
-
-def _require_readable(name: str, batches: BatchSource, epochs: int) -> None:
-    """Raises unless there is something to read in each epoch."""
-    if callable(batches):
-        return
-    if not isinstance(batches, Iterable):
-        raise TypeError(
-            f"{name}: expected an iterable of batches or a function epoch -> iterable, "
-            f"got {type(batches).__name__}"
-        )
-    if isinstance(batches, Iterator) and epochs > 1:
-        raise ValueError(
-            f"{name}: expected batches that can be read in each of {epochs} epochs, got an "
-            f"iterator ({type(batches).__name__}); give a list or a function epoch -> iterable"
-        )

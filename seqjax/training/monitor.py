@@ -17,7 +17,8 @@ class Monitor:
     """A metric of the history that says how good an epoch was.
 
     Attributes:
-      metric: its name in the history, such as "eval_loss".
+      metric: its name in the history: "loss", or "eval_NAME" for each NAME of the dict that your
+        `metric_fn` returns, such as "eval_loss".
       mode: "min" if less is better, "max" if more is.
       patience: after how many epochs without a better one to stop; None for never.
 

@@ -51,8 +51,8 @@ def optimizer(
       accumulate: over how many batches gradients are averaged for one update, by
         `optax.MultiSteps`; each batch weighs the same, whatever is in it.
       average: the decay β, in (0, 1), of a running average of the weights, such as 0.999: at first
-        the plain mean of all, later exponential. `averaged` gives a state with it; `fit` measures
-        and returns that. None keeps none.
+        the plain mean of all, later exponential. Evaluation and the model of `fit` use the
+        averaged weights; `averaged` gives a state with them. None keeps none.
 
     Returns:
       The optax transformation.

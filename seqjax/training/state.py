@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import optax
 from flax import nnx
 
+from seqjax.training._extra_args import with_extra_args
 from seqjax.types import Array, PyTree
 
 __all__ = ["TrainState", "graphdef_of", "init_state", "state_to_model"]
@@ -43,7 +44,7 @@ def init_state(model: nnx.Module, optimizer: optax.GradientTransformation) -> Tr
       The `TrainState`.
 
     Raises:
-      TypeError: `model` is not an `nnx.Module`.
+      TypeError: `model` is not an `nnx.Module`, or `optimizer` not an optax transformation.
       ValueError: `model` has no `nnx.Param`.
 
     Example:
@@ -61,7 +62,9 @@ def init_state(model: nnx.Module, optimizer: optax.GradientTransformation) -> Tr
     params, model_state = (jax.tree.map(jnp.copy, nnx.as_pure(part)) for part in states)
     if not jax.tree.leaves(params):
         raise ValueError(f"model: expected at least one nnx.Param, {type(model).__name__} has none")
-    return TrainState(params, model_state, optimizer.init(params), jnp.zeros([], jnp.int32))
+    # Optimisers may keep the parameters themselves, and an array is donated once only.
+    opt_state = jax.tree.map(jnp.copy, with_extra_args(optimizer).init(params))
+    return TrainState(params, model_state, opt_state, jnp.zeros([], jnp.int32))
 
 
 def state_to_model(model: nnx.Module | nnx.GraphDef, state: TrainState) -> Any:

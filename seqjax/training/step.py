@@ -14,6 +14,8 @@ import jax.numpy as jnp
 import optax
 from flax import nnx
 
+from seqjax.training._extra_args import update, with_extra_args
+from seqjax.training._guarded import GuardedStep, Measured
 from seqjax.training._results import kind, require_scalars
 from seqjax.training.state import TrainState, changed_state, graphdef_of
 from seqjax.types import Array, PRNGKey, PyTree
@@ -33,8 +35,8 @@ def make_train_step(
     optimizer: optax.GradientTransformation,
     *,
     donate: bool = False,
-) -> TrainStep:
-    """A jitted pure function `train_step(state, batch, key) -> (state, metrics)`.
+) -> GuardedStep:
+    """Return the jitted pure function `train_step(state, batch, key) -> (state, metrics)`.
 
         loss, metrics = loss_fn(model, batch, rngs)    model in training mode
         update = optimizer(∂loss/∂params);  params ← params + update
@@ -47,6 +49,15 @@ def make_train_step(
 
     A step whose loss, gradient or update is not finite changes nothing but `state.step`: neither
     parameters nor the state of model and optimiser. Its metric `skipped` is True.
+
+    Optimisers that need more than the gradient get it. `value` is the loss, `grad` the gradient,
+    and `value_fn(params)` computes the loss of the same batch with the same randomness. So
+    `optax.lbfgs`, line searches, `optax.contrib.reduce_on_plateau` and the like work as they are.
+
+    If the loss or a metric does not depend on `batch["weights"]` (see `seqjax.data.batches`), the
+    step leaves out the rows of filler, so that they cannot count; this compiles one more shape.
+    Lengths of sequences are checked. Neither is done inside a transformation of your own
+    (`jax.jit`, `jax.vmap`, `jax.lax.scan`), where values are not known.
 
     Args:
       model: the module, or its graph definition; it is not changed.
@@ -62,10 +73,11 @@ def make_train_step(
 
     Raises:
       TypeError: `model` is not a module; at the first step, when `loss_fn` returns something else
-        than a pair of an array and a dict.
+        than a pair of an array and a dict, or the optimiser cannot update the model's parameters.
       ValueError: at the first step: a loss that is not a float scalar, a metric that is not a
         scalar or has a name that a history needs (`loss`, `grad_norm`, `skipped`, `epoch`, `step`,
-        `seconds`), or a model whose state has changed its structure.
+        `seconds`), or a model whose state has changed its structure. At any step: a length that is
+        negative or beyond the steps of its batch; filler that would count and cannot be left out.
 
     Example:
       >>> import jax, jax.numpy as jnp, optax
@@ -85,23 +97,34 @@ def make_train_step(
       (True, 3, ['grad_norm', 'loss', 'skipped'])
     """
     graphdef = graphdef_of(model)
+    transformation = with_extra_args(optimizer)
+
+    def outline(
+        state: TrainState, batch: Any, key: PRNGKey, *, watch: Callable[[Any], None] | None = None
+    ) -> Measured:
+        call_key, stored_key = jax.random.split(jax.random.fold_in(key, state.step))
+        module = nnx.merge(graphdef, state.params, state.model_state)
+        module.train()
+        _reseed(module, stored_key)
+        if watch is not None:
+            watch(module)
+        result = _checked_loss(loss_fn(module, batch, nnx.Rngs(call_key)))
+        return Measured(result, changed_state(module, state))
 
     def train_step(
         state: TrainState, batch: Any, key: PRNGKey
     ) -> tuple[TrainState, dict[str, Any]]:
-        call_key, stored_key = jax.random.split(jax.random.fold_in(key, state.step))
-
         def objective(params: PyTree) -> tuple[Array, tuple[dict[str, Any], PyTree]]:
-            module = nnx.merge(graphdef, params, state.model_state)
-            module.train()
-            _reseed(module, stored_key)
-            loss, metrics = _checked_loss(loss_fn(module, batch, nnx.Rngs(call_key)))
-            return loss, (metrics, changed_state(module, state))
+            (loss, metrics), model_state = outline(state._replace(params=params), batch, key)
+            return loss, (metrics, model_state)
 
         (loss, (metrics, model_state)), grads = jax.value_and_grad(objective, has_aux=True)(
             state.params
         )
-        updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
+        updates, opt_state = update(
+            transformation, grads, state.opt_state, state.params,
+            value=loss, value_fn=lambda params: objective(params)[0],
+        )  # fmt: skip
         params = optax.apply_updates(state.params, updates)
         finite = _all_finite((loss, grads, updates))
         changed = TrainState(params, model_state, opt_state, state.step + 1)
@@ -109,7 +132,7 @@ def make_train_step(
         metrics |= {"loss": loss, "grad_norm": _global_norm(grads), "skipped": ~finite}
         return jax.tree.map(functools.partial(jnp.where, finite), changed, unchanged), metrics
 
-    return jax.jit(train_step, donate_argnames="state" if donate else None)
+    return GuardedStep(train_step, outline, "loss_fn", donate=donate)
 
 
 def _reseed(module: nnx.Module, key: PRNGKey) -> None:

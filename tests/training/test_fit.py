@@ -160,7 +160,7 @@ def test_the_host_does_not_wait_at_each_step(monkeypatch):
 
     monkeypatch.setattr(jax, "device_get", counted)
     run(make_batches(50), epochs=2)
-    assert len(fetches) == 2
+    assert len(fetches) == 3  # after the first step, and at the end of each epoch
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,72 @@
+"""Checks of the arguments of `fit`, before anything is computed."""
+
+from collections.abc import Callable, Iterable, Iterator, Sized
+from typing import Any, TypeAlias
+
+from seqjax import checks
+from seqjax.training._extra_args import with_extra_args
+from seqjax.training.checkpoints import Checkpoints
+from seqjax.training.evaluation import MetricFn
+from seqjax.training.monitor import Monitor
+
+BatchSource: TypeAlias = Iterable[Any] | Callable[[int], Iterable[Any]]
+
+
+def check_end(epochs: Any, steps: Any) -> None:
+    if (epochs is None) == (steps is None):
+        raise ValueError(f"epochs, steps: expected one of them, got {epochs} and {steps}")
+    for name, value in (("epochs", epochs), ("steps", steps)):
+        if value is not None:
+            checks.require_integer(name, value)
+
+
+def check_functions(optimizer: Any, **functions: Any) -> None:
+    with_extra_args(optimizer)
+    for name, function in functions.items():
+        if function is not None and not callable(function):
+            raise TypeError(f"{name}: expected a function, got {checks.brief(function)}")
+
+
+def check_batches(
+    train_batches: BatchSource,
+    eval_batches: BatchSource | None,
+    metric_fn: MetricFn | None,
+    epochs: int,
+) -> None:
+    if (eval_batches is None) != (metric_fn is None):
+        raise ValueError(
+            "eval_batches, metric_fn: expected both or neither, got "
+            + ("metric_fn alone" if eval_batches is None else "eval_batches alone")
+        )
+    _require_readable("train_batches", train_batches, epochs)
+    if eval_batches is not None:
+        if isinstance(eval_batches, Sized) and not len(eval_batches):
+            raise ValueError("eval_batches: expected at least one batch, got none")
+        _require_readable("eval_batches", eval_batches, epochs)
+
+
+def check_run(monitor: Any, checkpoints: Any, resume: bool) -> None:
+    for name, value, kind in (
+        ("monitor", monitor, Monitor),
+        ("checkpoints", checkpoints, Checkpoints),
+    ):
+        if not isinstance(value, kind | None):
+            raise TypeError(f"{name}: expected a {kind.__name__}, got {checks.brief(value)}")
+    if checks.require_bool("resume", resume) and checkpoints is None:
+        raise ValueError("resume: expected checkpoints to go on from, got None")
+
+
+def _require_readable(name: str, batches: BatchSource, epochs: int) -> None:
+    """Raises unless there is something to read in each epoch."""
+    if callable(batches):
+        return
+    if not isinstance(batches, Iterable):
+        raise TypeError(
+            f"{name}: expected an iterable of batches or a function epoch -> iterable, "
+            f"got {type(batches).__name__}"
+        )
+    if isinstance(batches, Iterator) and epochs > 1:
+        raise ValueError(
+            f"{name}: expected batches that can be read in each of {epochs} epochs, got an "
+            f"iterator ({type(batches).__name__}); give a list or a function epoch -> iterable"
+        )

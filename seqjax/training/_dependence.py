@@ -1,0 +1,100 @@
+"""Which inputs of a traced program each of its outputs depends on."""
+
+from collections.abc import Sequence
+from collections.abc import Set as AbstractSet
+from typing import Any, TypeAlias
+
+from jax.extend import core
+
+__all__ = ["dependences"]
+
+Sources: TypeAlias = frozenset[int]
+
+_NONE: Sources = frozenset()
+
+
+def dependences(program: Any, sources: Sequence[AbstractSet[int]]) -> list[Sources]:
+    """Return for each output of a program the sources of the inputs that it depends on.
+
+    The program is followed into calls, loops and branches. What is computed and thrown away does
+    not count. An operation that cannot be looked into makes each of its outputs depend on all of
+    its inputs.
+
+    Args:
+      program: a jaxpr, closed or not.
+      sources: for each input the numbers it stands for.
+
+    Example:
+      >>> import jax
+      >>> def function(x, y, z):
+      ...     unused = x * z
+      ...     return x + jax.jit(lambda a, b: a)(y, z), z
+      >>> program = jax.make_jaxpr(function)(1.0, 2.0, 3.0)
+      >>> [sorted(found) for found in dependences(program, [{0}, {1}, {2}])]
+      [[0, 1], [2]]
+    """
+    jaxpr = getattr(program, "jaxpr", program)
+    known: dict[Any, Sources] = dict(zip(jaxpr.invars, map(frozenset, sources), strict=True))
+
+    def of(atom: Any) -> Sources:
+        return _NONE if isinstance(atom, core.Literal) else known.get(atom, _NONE)
+
+    for equation in jaxpr.eqns:
+        outputs = _equation(equation, [of(atom) for atom in equation.invars])
+        known.update(zip(equation.outvars, outputs, strict=True))
+    return [of(atom) for atom in jaxpr.outvars]
+
+
+def _equation(equation: Any, sources: list[Sources]) -> list[Sources]:
+    params, name = equation.params, equation.primitive.name
+    if name == "scan":
+        return _scan(equation, sources)
+    if name == "while":
+        return _while(params, sources)
+    if name == "cond":
+        index, *operands = sources
+        branches = [dependences(branch, operands) for branch in params["branches"]]
+        return [index.union(*found) for found in zip(*branches, strict=True)]
+    inner = [value for value in params.values() if isinstance(value, core.ClosedJaxpr | core.Jaxpr)]
+    if len(inner) == 1:
+        jaxpr = getattr(inner[0], "jaxpr", inner[0])
+        if len(jaxpr.invars) == len(sources) and len(jaxpr.outvars) == len(equation.outvars):
+            return dependences(jaxpr, sources)
+    return [_NONE.union(*sources)] * len(equation.outvars)
+
+
+def _scan(equation: Any, sources: list[Sources]) -> list[Sources]:
+    """A scan's outputs: the final carry, then what its steps give, stacked."""
+    body = getattr(equation.params["jaxpr"], "jaxpr", equation.params["jaxpr"])
+    # Scanned inputs and stacked outputs have one axis more outside than inside.
+    whole = sum(_same_rank(*pair) for pair in zip(equation.invars, body.invars, strict=True))
+    carries = sum(_same_rank(*pair) for pair in zip(equation.outvars, body.outvars, strict=True))
+    consts, carry, xs = (
+        sources[: whole - carries],
+        sources[whole - carries : whole],
+        sources[whole:],
+    )
+    while True:
+        outputs = dependences(body, [*consts, *carry, *xs])
+        merged = [old | new for old, new in zip(carry, outputs, strict=False)]
+        if merged == carry:
+            return [*carry, *outputs[carries:]]
+        carry = merged
+
+
+def _while(params: Any, sources: list[Sources]) -> list[Sources]:
+    """A while loop's outputs; how often it runs depends on its condition."""
+    split = params["cond_nconsts"] + params["body_nconsts"]
+    cond_consts = sources[: params["cond_nconsts"]]
+    body_consts, carry = sources[params["cond_nconsts"] : split], sources[split:]
+    while True:
+        [condition] = dependences(params["cond_jaxpr"], [*cond_consts, *carry])
+        outputs = dependences(params["body_jaxpr"], [*body_consts, *carry])
+        merged = [old | new | condition for old, new in zip(carry, outputs, strict=True)]
+        if merged == carry:
+            return carry
+        carry = merged
+
+
+def _same_rank(outside: Any, inside: Any) -> bool:
+    return bool(outside.aval.ndim == inside.aval.ndim)

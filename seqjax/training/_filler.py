@@ -1,0 +1,136 @@
+"""Rows that fill up a batch: where they are, whether they count, and the batch without them."""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+from seqjax import checks
+from seqjax.training._dependence import dependences
+from seqjax.types import PyTree
+
+__all__ = ["Marks", "counts_filler", "find_marks", "has_filler", "real_rows", "without_filler"]
+
+
+class Marks(NamedTuple):
+    """The marks of one batch, or of one part of it: bool [B], False in filler rows.
+
+    Attributes:
+      values: the marks.
+      place: theirs among the leaves.
+      rows: the places of the leaves that are in the same dict, the marks among them.
+    """
+
+    values: Any
+    place: int
+    rows: tuple[int, ...]
+
+
+def find_marks(batch: PyTree) -> list[Marks]:
+    """Return the fields "weights" that mark filler, as `seqjax.data.batches` adds them.
+
+    Only one-dimensional booleans are such marks: float weights of examples are left alone.
+
+    Example:
+      >>> batch = {"x": np.zeros((2, 3)), "weights": np.array([True, False])}
+      >>> [marks] = find_marks(batch)
+      >>> marks.place, marks.rows
+      (0, (0, 1))
+    """
+    leaves, _ = jax.tree.flatten_with_path(batch)
+    found: list[tuple[Any, ...]] = []
+    result = []
+    for index, (path, leaf) in enumerate(leaves):
+        named = path and getattr(path[-1], "key", getattr(path[-1], "name", None)) == "weights"
+        if not named or getattr(leaf, "dtype", None) != np.bool_ or np.ndim(leaf) != 1:
+            continue
+        prefix = path[:-1]
+        if any(prefix[: len(outer)] == outer for outer in found):
+            continue
+        found.append(prefix)
+        rows = (i for i, (p, _) in enumerate(leaves) if p[: len(prefix)] == prefix)
+        result.append(Marks(leaf, index, tuple(rows)))
+    return result
+
+
+def _readable(values: Any) -> bool:
+    return not checks.is_traced(values) and getattr(values, "is_fully_addressable", True)
+
+
+def has_filler(batch: PyTree) -> bool:
+    """Return whether a batch on the host has rows of filler; arrays of devices are not looked at.
+
+    Example:
+      >>> has_filler({"weights": np.array([True, False])}), has_filler({"x": np.zeros(2)})
+      (True, False)
+    """
+    return any(
+        isinstance(marks.values, np.ndarray) and not marks.values.all()
+        for marks in find_marks(batch)
+    )
+
+
+def real_rows(batch: PyTree) -> Any:
+    """Return the marks of the rows of a whole batch, or None if it has none."""
+    whole = len(jax.tree.leaves(batch))
+    return next((marks.values for marks in find_marks(batch) if len(marks.rows) == whole), None)
+
+
+def counts_filler(
+    function: Callable[..., PyTree], state: PyTree, batch: PyTree, *rest: Any
+) -> PyTree:
+    """Return a tree of bools: which outputs of a function depend on rows and not on their marks.
+
+    Args:
+      function: `function(state, batch, *rest)`, traced once.
+      state: its first argument.
+      batch: a batch with marks.
+      *rest: further arguments.
+
+    Example:
+      >>> def function(state, batch):
+      ...     return {"all": batch["x"].sum(), "real": (batch["x"] * batch["weights"]).sum()}
+      >>> counts_filler(function, None, {"x": np.ones(2), "weights": np.array([True, False])})
+      {'all': True, 'real': False}
+    """
+    program, shapes = jax.make_jaxpr(function, return_shape=True)(state, batch, *rest)
+    before, within = len(jax.tree.leaves(state)), len(jax.tree.leaves(batch))
+    inputs = len(program.jaxpr.invars)
+    sources = [
+        frozenset({index - before}) if before <= index < before + within else frozenset()
+        for index in range(inputs)
+    ]
+    found = dependences(program, sources)
+    marks = find_marks(batch)
+    counted = [any(used & set(m.rows) and m.place not in used for m in marks) for used in found]
+    return jax.tree.unflatten(jax.tree.structure(shapes), counted)
+
+
+def without_filler(batch: PyTree) -> PyTree:
+    """Return the real rows of a batch; the batch itself if it has no filler.
+
+    Raises:
+      ValueError: a field that has not one entry a row.
+
+    Example:
+      >>> without_filler({"x": np.arange(3), "weights": np.array([True, True, False])})
+      {'weights': array([ True,  True]), 'x': array([0, 1])}
+    """
+    leaves, treedef = jax.tree.flatten_with_path(batch)
+    values = [leaf for _, leaf in leaves]
+    changed = False
+    for marks in find_marks(batch):
+        if not _readable(marks.values) or (keep := np.asarray(marks.values)).all():
+            continue
+        changed = True
+        for index in marks.rows:
+            if np.ndim(values[index]) == 0:
+                continue
+            if np.shape(values[index])[0] != len(keep):
+                raise ValueError(
+                    f"batch{jax.tree_util.keystr(leaves[index][0])}: expected {len(keep)} rows, as "
+                    f"many as its weights, got shape {np.shape(values[index])}"
+                )
+            values[index] = values[index][keep]
+    return jax.tree.unflatten(treedef, values) if changed else batch

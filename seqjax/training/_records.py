@@ -1,0 +1,30 @@
+"""What an epoch's training came to, and the warning or error if steps of it were skipped."""
+
+import warnings
+
+from seqjax.training.position import Position, Record
+
+_NOT_FINITE = "their loss, gradient or update was not finite"
+
+
+def epoch_record(epoch: int, position: Position, held: str) -> Record:
+    """What is known of an epoch's training; a warning or an error if steps were skipped.
+
+    Args:
+      epoch: its index.
+      position: where the run stands.
+      held: what a batch held whose step was skipped.
+    """
+    totals = position.totals
+    if not totals.batches:
+        used = "; an iterator is used up by the epochs before" if epoch else ""
+        raise ValueError(f"train_batches: expected batches, got none in epoch {epoch}{used}")
+    if totals.skipped:
+        what = f"{totals.skipped} of {totals.batches} steps of epoch {epoch + 1}"
+        hint = f"; one of their batches has {held}" if held else ""
+        if totals.skipped == totals.batches:
+            raise FloatingPointError(f"all {what}: {_NOT_FINITE}{hint}")
+        warnings.warn(f"{what}: {_NOT_FINITE}, and changed nothing{hint}", stacklevel=3)
+    values = totals.values()
+    step, skipped = position.step, totals.skipped
+    return {"epoch": epoch + 1, "step": step, "loss": values["loss"], **values, "skipped": skipped}
