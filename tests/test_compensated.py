@@ -68,7 +68,7 @@ def test_the_compiler_does_not_simplify_the_correction_away(constant):
 )
 def test_what_is_not_finite_stays_and_has_no_correction(xs, wanted):
     hi, lo = summed(jnp.array(xs, jnp.float32)[:, None])
-    np.testing.assert_array_equal(hi, np.float32([wanted]))
+    np.testing.assert_array_equal(hi, np.array([wanted], np.float32))
     assert lo.tolist() == [0.0]
 
 

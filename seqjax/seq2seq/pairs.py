@@ -142,4 +142,6 @@ def _run(model: Any, batch: Mapping[str, Any], rngs: Any) -> tuple[Array, Array,
         **({"source_ids": batch["source_ids"]} if "source_ids" in batch else {}),
     )
     mask = sequences.lengths_to_mask(batch["target_lengths"], logits.shape[1])
+    if "weights" in batch:  # so that a training step sees that filler rows do not count
+        mask = mask & batch["weights"][:, None]
     return logits, batch["labels"], mask

@@ -18,8 +18,8 @@ def forward(log_p, labels):
         extended += [int(label), 0]
     alpha = np.full(len(extended), -np.inf)
     alpha[:2] = log_p[0, extended[:2]]
-    skip = [s > 1 and extended[s] not in (0, extended[s - 2]) for s in range(len(extended))]
-    skip, emitted = np.array(skip), log_p[:, extended]
+    skips = [s > 1 and extended[s] not in (0, extended[s - 2]) for s in range(len(extended))]
+    skip, emitted = np.array(skips), log_p[:, extended]
     with np.errstate(all="ignore"):
         for t in range(1, len(log_p)):
             one = np.concatenate([[-np.inf], alpha[:-1]])
