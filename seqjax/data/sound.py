@@ -7,7 +7,7 @@ import numpy as np
 
 from seqjax._files import FilePath
 from seqjax.data._files import file_path, is_packed, read_bytes
-from seqjax.data._sound import declared_frames
+from seqjax.data._sound_headers import declared_frames
 
 __all__ = ["read_audio"]
 
