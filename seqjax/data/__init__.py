@@ -14,9 +14,10 @@ from seqjax.data.readers import (
     read_parallel,
     read_text,
 )
-from seqjax.data.series import read_csv, read_piano_rolls, read_wav
+from seqjax.data.series import read_piano_rolls, read_wav
 from seqjax.data.streams import Windows, stream_windows
 from seqjax.data.subwords import Subwords
+from seqjax.data.tables import read_csv
 from seqjax.data.tfds import tfds_source
 from seqjax.data.ts import read_ts
 from seqjax.data.vocabulary import Vocabulary

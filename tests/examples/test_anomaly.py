@@ -101,6 +101,8 @@ def test_mistakes(folder, tmp_path):
     path.write_text("\n".join([*rows[:5], rows[5].split(",")[0] + ",", *rows[6:]]))
     fails("--data: .*column 'value'.*expected a number in line 6, got ''")
     path.write_text("\n".join([*rows[:5], rows[5].split(",")[0] + ",many", *rows[6:]]))
+    fails(r"--data: .*column 'value' .* is ambiguous: 'many' in line 6 .*na_values=\['many'\]")
+    path.write_text("\n".join([rows[0], *(row.split(",")[0] + ",many" for row in rows[1:])]))
     fails("--data: expected numbers as values of made_up/second.csv, got text")
     path.write_text("\n".join(rows[:650]))
     fails("--data: expected windows in the time of made_up/second.csv")
