@@ -243,7 +243,10 @@ def perplexity(mean: Mean) -> jax.Array:
     return jnp.exp(mean.value())
 
 
-def edit_distance(reference: Sequence[object], hypothesis: Sequence[object]) -> int:
+def edit_distance(
+    reference: Sequence[object] | np.ndarray | jax.Array,
+    hypothesis: Sequence[object] | np.ndarray | jax.Array,
+) -> int:
     """Return how many insertions, deletions and substitutions turn one sequence into another.
 
         d(i, j) = min(d(i-1, j) + 1, d(i, j-1) + 1, d(i-1, j-1) + [r_i ≠ h_j])

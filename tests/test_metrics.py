@@ -1,6 +1,7 @@
 """Metrics: means that merge to exactly what one pass over all the data would give."""
 
 import sys
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -214,7 +215,8 @@ def test_mistakes_of_edit_distance():
         metrics.edit_distance("ab", [["a"]])
     with pytest.raises(TypeError, match=r"reference: expected a sequence .*\(2, 2\)"):
         metrics.edit_distance(np.zeros((2, 2)), [1])
-    for wrong in (3, None, {1, 2}, iter([1]), {"a": 1}):
+    some: list[Any] = [3, None, {1, 2}, iter([1]), {"a": 1}, np.array(1)]
+    for wrong in some:
         with pytest.raises(TypeError, match="hypothesis: expected a sequence of tokens or an arr"):
             metrics.edit_distance([1], wrong)
 

@@ -2,6 +2,7 @@
 
 import functools
 import re
+import warnings
 from typing import Any, Literal, TypeAlias
 
 import numpy as np
@@ -22,6 +23,7 @@ SEPARATED = re.compile(
 )
 """Numbers with a separator of thousands or with a decimal comma."""
 QUOTE_AFTER_SPACE = re.compile(r'^[ \t]+"', re.MULTILINE)
+YEAR = re.compile(r"[0-9]{4}")
 DAY_OR_MONTH = re.compile(r"\s*[0-9]{1,2}([-/.])[0-9]{1,2}\1[0-9]{2,4}\b")
 
 
@@ -160,15 +162,25 @@ def _dates(column: Column, gap: np.ndarray) -> np.ndarray:
     pandas, options = column.table.pandas, column.table.options
     form = options.get("date_format")
     form = form.get(column.name) if isinstance(form, dict) else form
-    if form is None and options.get("dayfirst") is None:
-        for row, text in enumerate(column.texts):
-            if DAY_OR_MONTH.match(text):
+    if form is None:
+        for row in np.flatnonzero(~gap).tolist():
+            text = column.texts[row]
+            if not YEAR.search(text):
+                hint = "date_format='%H:%M' or the like accepts it"
+                raise column.error(row, "a date with a year of four digits", hint)
+            if options.get("dayfirst") is None and DAY_OR_MONTH.match(text):
                 hint = "dayfirst=True, dayfirst=False or date_format='%d/%m/%Y'"
                 raise column.ambiguous(row, "may begin with the day or the month", hint)
     texts = pandas.Series(column.texts, dtype=object).mask(gap)
     day = {"dayfirst": bool(options.get("dayfirst"))}
     try:
-        dates = pandas.to_datetime(texts, format=form, errors="coerce", utc=True, **day)
+        with warnings.catch_warnings():
+            # Without a format, dates are guessed one by one: 12:30 becomes half past twelve today.
+            warnings.filterwarnings("error", "Could not infer format", UserWarning)
+            dates = pandas.to_datetime(texts, format=form, errors="coerce", utc=True, **day)
+    except UserWarning:
+        hint = "pass date_format, such as '%Y-%m-%d %H:%M'"
+        raise column.error(int(gap.argmin()), "a date in a known format", hint) from None
     except (ValueError, TypeError) as error:
         raise ValueError(f"date_format: expected a format of dates, got {error}") from None
     for row in np.flatnonzero(dates.isna() & ~gap).tolist():

@@ -69,6 +69,7 @@ class Text:
       format: how fields are written.
       first: the number of the first line in the file.
       given: the delimiter as it is in the file.
+      kept: the places of the lines that are no comments; None if all are.
     """
 
     path: Path
@@ -76,6 +77,7 @@ class Text:
     format: Format
     first: int
     given: str
+    kept: list[int] | None = None
 
     def records(self) -> Iterator[tuple[int, list[str]]]:
         """Yield each record's first line and its fields, the header among them."""
@@ -84,10 +86,10 @@ class Text:
         try:
             for fields in _spaced(lines) if self.format.sep == SPACES else _separated(lines):
                 if fields != [""] or not self.format.skip_blank_lines:
-                    yield self.first + lines.begin, fields
+                    yield self._number(lines.begin), fields
                 lines.begin = -1
         except csv.Error as error:
-            line = self.first + max(lines.begin, 0)
+            line = self._number(max(lines.begin, 0))
             raise ValueError(
                 f"path: expected fields delimited by {self.given!r} in {self.path}, got {error} in "
                 f"the record that begins in line {line}; if quotes are part of the text, pass "
@@ -95,6 +97,9 @@ class Text:
             ) from None
         finally:
             csv.field_size_limit(limit)
+
+    def _number(self, place: int) -> int:
+        return self.first + (place if self.kept is None else self.kept[place])
 
     def line(self, record: int) -> int:
         """Return the line in which a record begins."""
@@ -132,31 +137,17 @@ class Text:
 
 
 class _Lines:
-    """The lines of a text without comments; `begin` is the place of the record's first line."""
+    """The lines of a text; `begin` is the place of the record's first line."""
 
     def __init__(self, text: Text) -> None:
         self.format = text.format
         self.begin = -1
-        self._quoted = False
         self._lines = io.TextIOWrapper(io.BytesIO(text.data), "utf-8", newline="")
 
     def __iter__(self) -> Iterator[str]:
         for number, line in enumerate(self._lines):
-            first = self.begin < 0
-            kept = self._uncommented(line, first) if self.format.comment else line
-            if kept is not None:
-                self.begin = number if first else self.begin
-                yield kept
-
-    def _uncommented(self, line: str, first: bool) -> str | None:
-        """The line up to its comment; None if it is a comment as a whole."""
-        self._quoted = self._quoted and not first
-        for place, character in enumerate(line):
-            if character == self.format.quote:
-                self._quoted = not self._quoted
-            elif character == self.format.comment and not self._quoted:
-                return line[:place] + "\n" if place or not first else None
-        return line
+            self.begin = number if self.begin < 0 else self.begin
+            yield line
 
 
 def _separated(lines: _Lines) -> Iterator[list[str]]:
@@ -216,7 +207,35 @@ def read(
             raise ValueError(f"sep: expected a delimiter that is in {path}, got {given!r}")
         data = data.replace(given.encode(), UNIT.encode())
         form = dataclasses.replace(form, sep=UNIT)
-    return Text(path, data, form, 1 + skip, given)
+    kept = None
+    if form.comment is not None:
+        data, kept = _without_comments(data.decode("utf-8", "surrogatepass"), form)
+        form = dataclasses.replace(form, comment=None)
+    return Text(path, data, form, 1 + skip, given, kept)
+
+
+def _without_comments(text: str, form: Format) -> tuple[bytes, list[int]]:
+    """The text without comments, and the places of its lines.
+
+    pandas takes a comment behind a quote for text.
+    """
+    marks = re.compile(f"[{re.escape((form.comment or '') + (form.quote or ''))}]")
+    lines, kept, quoted = [], [], False
+    for number, line in enumerate(io.StringIO(text, newline="")):
+        whole = False
+        for mark in marks.finditer(line):
+            before = line[: mark.start()]
+            if mark[0] == form.comment:
+                if not quoted:
+                    whole = not before
+                    line = before + "\n"
+                    break
+            elif quoted or before[-1:] in ("", form.sep, form.quote) or not before.strip(" "):
+                quoted = not quoted
+        if not whole:
+            lines.append(line)
+            kept.append(number)
+    return "".join(lines).encode("utf-8", "surrogatepass"), kept
 
 
 def _unpacked(path: Path, data: bytes, compression: Any) -> bytes:

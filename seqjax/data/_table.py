@@ -97,12 +97,12 @@ class Table:
         form = self.text.format
         body = self.text.data.find(b"\n") + 1 if self.has_header else 0
         quoted = form.quote is not None and self.text.data.find(form.quote.encode(), body) >= 0
-        if short or quoted or form.escapechar or form.comment or form.skip_blank_lines:
+        if short or quoted or form.escapechar or form.skip_blank_lines:
             count = self.text.require_rectangle(width, self.has_header)
             if count != len(frame):
                 raise ValueError(
                     f"path: expected {count} rows in {self.path}, but pandas finds {len(frame)}; "
-                    "check quotechar, escapechar and comment"
+                    "check quotechar and escapechar"
                 )
         return frame
 

@@ -4,12 +4,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas
 import pytest
 from flax import nnx
 
 pytest.importorskip("tyro")
 pytest.importorskip("matplotlib")
-pandas = pytest.importorskip("pandas")
 from shipped import tables
 
 from examples import forecast
