@@ -1,223 +1,174 @@
-"""The columns of a table: numbers, dates or text, and what is done about gaps."""
+"""The columns of a table: numbers, dates or text. What may be two of them is an error."""
 
-import functools
 import re
-import warnings
-from typing import Any, Literal, TypeAlias
+from collections.abc import Callable
+from typing import Any, TypeAlias
 
 import numpy as np
 
-from seqjax.data._codes import find_code
-from seqjax.data._table import Table
+from seqjax.data._rows import SPACES, Text
 
-__all__ = ["Gaps", "array"]
+__all__ = ["Doubt", "column", "filled", "may_hold_codes"]
 
-Gaps: TypeAlias = Literal["error", "interpolate", "previous", "nan"]
-
+DIGITS = b"0123456789"
+CODE = re.compile(
+    r"\s*(?:[-+]?0[0-9]+(?:[.,][0-9]*)?(?:[eE][-+]?[0-9]+)?|[0-9]+[eE][0-9]+|\+[0-9]+)\s*"
+)
+"""Leading zeros; an exponent without a point or a sign; digits after a plus."""
+BLOCK = 1 << 18
+"""Bytes that stay in a core's cache."""
 INFINITY = re.compile(r"\s*[-+]?inf(inity)?\s*", re.IGNORECASE)
 INTEGER = re.compile(r"\s*[-+]?[0-9]+\s*")
 SEPARATED = re.compile(
-    r"^\s*[-+]?(?:[0-9]{1,3}(?:[,' \u00a0\u2009\u202f][0-9]{3})+(?:[.,][0-9]+)?"
-    r"|[0-9]{1,3}(?:\.[0-9]{3})+,[0-9]+|[0-9]+,[0-9]+)\s*$",
-    re.MULTILINE,
+    r"\s*[-+]?(?:[0-9]{1,3}(?:[,' \u00a0\u2009\u202f][0-9]{3})+(?:[.,][0-9]+)?"
+    r"|[0-9]{1,3}(?:\.[0-9]{3})+,[0-9]+|[0-9]+,[0-9]+)\s*"
 )
 """Numbers with a separator of thousands or with a decimal comma."""
-QUOTE_AFTER_SPACE = re.compile(r'^[ \t]+"', re.MULTILINE)
-YEAR = re.compile(r"[0-9]{4}")
-DAY_OR_MONTH = re.compile(r"\s*[0-9]{1,2}([-/.])[0-9]{1,2}\1[0-9]{2,4}\b")
 
 
-class Column:
-    """A column by its name, for its fields as they are written and for messages."""
-
-    def __init__(self, table: Table, name: str) -> None:
-        self.table = table
-        self.name = name
-
-    @functools.cached_property
-    def texts(self) -> np.ndarray:
-        """The fields as they are written, [N] of `str`."""
-        return self.table.texts(self.name)
-
-    def error(self, row: int, expected: str, hint: str) -> ValueError:
-        """The error that a field is not what it should be."""
-        return ValueError(
-            f"path: column {self.name!r} of {self.table.path}: expected {expected} in line "
-            f"{self.table.line(row)}, got {self.texts[row]!r}; {hint}"
-        )
-
-    def ambiguous(self, row: int, why: str, hint: str) -> ValueError:
-        """The error that a column may be of numbers or of text."""
-        return ValueError(
-            f"path: column {self.name!r} of {self.table.path} is ambiguous: {self.texts[row]!r} in "
-            f"line {self.table.line(row)} {why}; pass {hint}"
-        )
-
-    def dtype(self, kind: str) -> str:
-        """The option that decides for a kind of values."""
-        return f"dtype={{{self.name!r}: {kind}}}"
+Reread: TypeAlias = Callable[[], np.ndarray]  # the fields as they are written, [N] of `str`
 
 
-def array(table: Table, name: str, series: Any, gaps: Gaps) -> np.ndarray:
-    """Return the values of a column that pandas has read."""
-    column, dtype = Column(table, name), table.dtypes.get(name)
-    if name in table.dates:
-        values = _dates(column, series.isna().to_numpy())
-        return _filled(column, values, np.isnat(values), gaps)
-    if dtype is str:
-        return _as_written(column, series)
-    if dtype is not None or not len(series):
-        values = series.to_numpy(dtype=dtype or np.float64)
-        return _filled(column, values, np.isnan(values), gaps)
-    if series.dtype.kind in "biuf":
-        values = series.to_numpy()
-        gap = np.isnan(values) if values.dtype.kind == "f" else np.zeros(len(values), bool)
-        if values.dtype.kind != "b":
-            _require_numbers(column, values, gap)
-        return _filled(column, values, gap, gaps)
-    gap = series.isna().to_numpy()
-    if table.pandas.api.types.infer_dtype(series, skipna=True) == "boolean":
-        return _filled(column, series.to_numpy() == True, gap, gaps)  # noqa: E712
-    texts = _as_written(column, series)
-    _require_text(column, texts, gap)
-    return texts
+class Doubt(Exception):
+    """A field that is not clear: its row and what is wrong with it."""
+
+    def __init__(self, row: Any, message: str) -> None:
+        super().__init__(message)
+        self.row = int(row)
 
 
-def _as_written(column: Column, series: Any) -> np.ndarray:
-    """A column of text. pandas takes some texts for gaps, and then the text is read once more."""
-    whole = column.table.pandas.api.types.infer_dtype(series, skipna=False) == "string"
-    if not len(series) or (whole and not series.isna().any()):
-        return column.table.restored(series.to_numpy(dtype=object))
-    return column.texts
+def may_hold_codes(text: Text) -> bool:
+    """Whether the characters of a code stand side by side anywhere.
+
+    A regular expression over all bytes takes ten times as long.
+    """
+    sep = b" \t" if text.sep == SPACES else text.options["sep"].encode()
+    start = b"\r\n" + sep + text.quote.encode()
+    spaces = bytes(set(b" \t\v\f") - set(sep))
+    patterns = ((start, b"0+", DIGITS), (start, b"-+", b"0", DIGITS), (DIGITS, b"eE", DIGITS),
+                (start, spaces))  # fmt: skip
+    # Bit k of table i says whether a byte may be at place i of pattern k.
+    bits = [[[(i >= len(p) or byte in p[i]) << k for k, p in enumerate(patterns)]
+             for byte in range(256)] for i in range(4)]  # fmt: skip
+    tables = [bytes(map(sum, table)) for table in bits]
+    data = b"\n" + text.data + b"\n\n\n"
+    for begin in range(0, len(data), BLOCK):
+        block = data[begin : begin + BLOCK + 3]
+        a, b, c, d = (np.frombuffer(block.translate(table), np.uint8) for table in tables)
+        if (a[:-3] & b[1:-2] & c[2:-1] & d[3:]).any():
+            return True
+    return False
 
 
-def _require_numbers(column: Column, values: np.ndarray, gap: np.ndarray) -> None:
-    """Raise if a number may be meant as text, or is not what is written."""
-    if gap.all():
-        for row in np.flatnonzero(column.texts != "").tolist():
-            hint = f"{column.dtype('float')} or {column.dtype('str')}"
-            raise column.ambiguous(row, "may be a gap or text, and no field is a number", hint)
-        return
-    if values.dtype.kind == "f":
+def column(
+    pandas: Any, text: Text, series: Any, reread: Reread, kind: Any, coded: bool
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return the values of a column that pandas has read, and which of them are gaps.
+
+    Its `kind` is "date", `str`, a dtype of NumPy, or None to infer it. Numbers that are `coded` may
+    be codes.
+    """
+    gap, infer = series.isna().to_numpy(), pandas.api.types.infer_dtype
+    if kind == "date":
+        return _dates(pandas, series, gap, reread, text.options.get("date_format")), gap
+    if series.dtype.kind in "biuf" or (kind is None and not len(series)):
+        values = series.to_numpy() if len(series) else np.zeros(0, kind)
+        if kind is None:
+            _require_clear_numbers(series.name, values, gap, reread, coded)
+        for row in np.flatnonzero(np.isinf(values)):
+            if not INFINITY.fullmatch(field := reread()[row]):
+                raise Doubt(row, f"expected a number that {values.dtype} can hold, got {field!r}")
+        return values, gap
+    if kind is None and infer(series, skipna=True) == "boolean":
+        return series.to_numpy() == True, gap  # noqa: E712
+    # pandas takes some texts for gaps, and some for numbers.
+    whole = infer(series, skipna=False) == "string" and text.sep == text.options["sep"]
+    fields = series.to_numpy(object) if whole and not gap.any() else reread()
+    if kind is None:
+        _require_clear_text(pandas, text, series.name, fields, gap)
+    return fields, np.zeros(len(fields), bool)
+
+
+def _require_clear_numbers(
+    name: str, values: np.ndarray, gap: np.ndarray, reread: Reread, coded: bool
+) -> None:
+    number = "float" if values.dtype.kind == "f" else "int"
+    hint = f"pass dtype={{{name!r}: str}} or dtype={{{name!r}: {number}}}"
+    if gap.any() and gap.all():
+        for row in np.flatnonzero(reread() != "").tolist():
+            raise Doubt(row, f"ambiguous, {reread()[row]!r} may be a gap or text; {hint}")
+    if number == "float":
         for row in np.flatnonzero(np.abs(values) >= 2**53).tolist():
-            text = column.texts[row]
-            if INTEGER.fullmatch(text):
-                why = (
-                    f"is an integer that a float64 cannot hold{', as gaps need' * bool(gap.any())}"
-                )
-                hint = f"{column.dtype('str')} or {column.dtype('float')}"
-                raise column.ambiguous(row, why, hint)
-            if np.isinf(values[row]) and not INFINITY.fullmatch(text):
-                hint = f"{column.dtype('str')} keeps it as text"
-                raise column.error(row, "a number that a float64 can hold", hint)
-    if column.table.may_hold_codes:
-        rows = np.flatnonzero(~gap)
-        found = find_code(column.texts[rows])
-        if found is not None:
-            number = "float" if values.dtype.kind == "f" else "int"
-            hint = f"{column.dtype('str')} or {column.dtype(number)}"
-            raise column.ambiguous(int(rows[found]), "may be a number or a code", hint)
+            if INTEGER.fullmatch(field := reread()[row]):
+                why = "an integer that float64 cannot hold, and gaps and fractions need float64"
+                raise Doubt(row, f"ambiguous, {field!r} is {why}; {hint}")
+    for row, field in enumerate(reread()) if coded and values.dtype.kind != "b" else ():
+        if CODE.fullmatch(field) and not gap[row]:
+            raise Doubt(row, f"ambiguous, {field!r} may be a number or a code; {hint}")
 
 
-def _require_text(column: Column, texts: np.ndarray, gap: np.ndarray) -> None:
-    """Raise if a column of text may be meant as one of numbers."""
-    table = column.table
-    number = table.numbers(texts)
-    number = ~np.isnan(number) & ~gap
-    other = np.flatnonzero(~gap & ~number).tolist()
-    separated = 0
-    joined = "\n".join(texts[other])
-    if SEPARATED.search(joined):
-        separated = sum(bool(SEPARATED.fullmatch(text)) for text in texts[other])
-    if QUOTE_AFTER_SPACE.search(joined) and table.text.format.quote == '"':
-        for row in other:
-            if table.text.is_quoted_after_space(texts[row]):
-                hint = f"skipinitialspace=True or {column.dtype('str')}"
-                raise column.ambiguous(row, "has a space before its quote", hint)
-    count = int(number.sum())
-    single = count and len(set(texts[other])) == 1
-    if not count + separated or not (single or 2 * (count + separated) >= len(texts) - gap.sum()):
+def _require_clear_text(
+    pandas: Any, text: Text, name: str, fields: np.ndarray, gap: np.ndarray
+) -> None:
+    plain = pandas.Series(fields, dtype=object)
+    for mark, point in ((text.options.get("thousands"), ""), (text.options.get("decimal"), ".")):
+        plain = plain.str.replace(mark, point, regex=False) if mark else plain
+    number = pandas.to_numeric(plain, errors="coerce").notna().to_numpy() & ~gap
+    other = np.flatnonzero(~number & ~gap).tolist()
+    count, quote = number.sum(), text.quote
+    for row in other:
+        field = fields[row]
+        count += SEPARATED.fullmatch(field) is not None
+        if quote and field.lstrip(" \t")[:1] == quote != field[0]:
+            why = "has a space before its quote; pass skipinitialspace=True"
+            raise Doubt(row, f"ambiguous, {field!r} {why} or dtype={{{name!r}: str}}")
+    alike = number.any() and len(set(fields[other])) == 1
+    if not count or not (alike or 2 * count >= (~gap).sum()):
         return
-    as_text = column.dtype("str")
-    if not len(other):
-        hint = f"{as_text} or {column.dtype('float')}"
-        row = int(np.nanargmax(np.abs(table.numbers(texts))))
-        raise column.ambiguous(row, "is an integer beyond 64 bits", hint)
-    row, text = other[0], texts[other[0]]
-    why = "is no number, but other fields are"
-    if SEPARATED.fullmatch(text):
-        why = "may be a number with a separator or text"
-        hint = f"{as_text}, thousands=',' or decimal=','"
-    elif text[:1] in " \t" and not table.text.format.skipinitialspace:
-        hint = f"skipinitialspace=True, na_values=[{text!r}] or {as_text}"
-    elif text.lower() in ("true", "false"):
-        hint = as_text
+    row = other[0] if other else max(range(len(fields)), key=lambda row: len(fields[row]))
+    field, why = fields[row], "is no number, but other fields are"
+    if not other:
+        why, hint = "is an integer beyond 64 bits", f"dtype={{{name!r}: float}}"
+    elif SEPARATED.fullmatch(field):
+        why, hint = "may be a number with a separator", "thousands=',' or decimal=','"
     else:
-        hint = f"na_values=[{text!r}] or {as_text}"
-    raise column.ambiguous(row, why, hint)
+        hint = f"na_values=[{field!r}]"
+    raise Doubt(row, f"ambiguous, {field!r} {why}; pass {hint} or dtype={{{name!r}: str}}")
 
 
-def _dates(column: Column, gap: np.ndarray) -> np.ndarray:
-    """A column of dates, NaT at gaps."""
-    pandas, options = column.table.pandas, column.table.options
-    form = options.get("date_format")
-    form = form.get(column.name) if isinstance(form, dict) else form
-    if form is None:
-        for row in np.flatnonzero(~gap).tolist():
-            text = column.texts[row]
-            if not YEAR.search(text):
-                hint = "date_format='%H:%M' or the like accepts it"
-                raise column.error(row, "a date with a year of four digits", hint)
-            if options.get("dayfirst") is None and DAY_OR_MONTH.match(text):
-                hint = "dayfirst=True, dayfirst=False or date_format='%d/%m/%Y'"
-                raise column.ambiguous(row, "may begin with the day or the month", hint)
-    texts = pandas.Series(column.texts, dtype=object).mask(gap)
-    day = {"dayfirst": bool(options.get("dayfirst"))}
+def _dates(pandas: Any, series: Any, gap: np.ndarray, reread: Reread, form: Any) -> np.ndarray:
+    form = form.get(series.name) if isinstance(form, dict) else form
+    texts = series.astype(object)
+    if not form:
+        form, texts = "ISO8601", texts.where(series.str.match("[0-9]"))  # "now" is a date to pandas
     try:
-        with warnings.catch_warnings():
-            # Without a format, dates are guessed one by one: 12:30 becomes half past twelve today.
-            warnings.filterwarnings("error", "Could not infer format", UserWarning)
-            dates = pandas.to_datetime(texts, format=form, errors="coerce", utc=True, **day)
-    except UserWarning:
-        hint = "pass date_format, such as '%Y-%m-%d %H:%M'"
-        raise column.error(int(gap.argmin()), "a date in a known format", hint) from None
+        dates = pandas.to_datetime(texts, format=form, errors="coerce", utc=True)
     except (ValueError, TypeError) as error:
         raise ValueError(f"date_format: expected a format of dates, got {error}") from None
-    for row in np.flatnonzero(dates.isna() & ~gap).tolist():
-        hint = "date_format says how dates are written, such as '%Y-%m-%d %H:%M' or 'ISO8601'"
-        raise column.error(row, "a date written as the first one", hint)
+    for row in np.flatnonzero(dates.isna() & ~gap):
+        got = f"got {reread()[row]!r}; pass another date_format, such as '%d/%m/%Y %H:%M'"
+        raise Doubt(row, f"expected a date in format {form}, {got}")
     return dates.dt.tz_localize(None).to_numpy()
 
 
-def _filled(column: Column, values: np.ndarray, gap: np.ndarray, gaps: Gaps) -> np.ndarray:
-    """The values with their gaps filled, or left as they are, or refused."""
-    kind = {"b": "True or False", "M": "a date"}.get(values.dtype.kind, "a number")
-    if not gap.any() or (gaps == "nan" and values.dtype.kind != "b"):
+def filled(values: np.ndarray, gap: np.ndarray, gaps: str, reread: Reread) -> np.ndarray:
+    """Return the values with their gaps filled, or raise if there are gaps that cannot be."""
+    if not gap.any():
         return values
-    first = int(gap.argmax())
-    ways = ['"interpolate"'] * (kind == "a number") + ['"previous"', '"nan"'][
-        : 2 - (kind[0] == "T")
-    ]
-    if gaps not in " ".join(ways):
-        hint = f"gaps={' or '.join(ways)} fills gaps"
-        if not column.texts[first].strip():
-            raise column.error(first, kind, hint)
-        raise column.error(first, kind, f"{hint}, and {column.dtype('str')} keeps text")
-    values = values.copy()  # pandas' arrays may be read-only
-    if gap.all():
-        raise ValueError(
-            f"path: column {column.name!r} of {column.table.path}: expected {kind} to fill gaps "
-            "with, got none"
-        )
+    kind, *ways = {
+        "b": ("True or False", "previous"), "M": ("a date", "previous", "nan"),
+    }.get(values.dtype.kind, ("a number", "interpolate", "previous", "nan"))  # fmt: skip
+    if gaps not in ways:
+        first, hint = gap.argmax(), f"gaps={' or '.join(map(repr, ways))} fills gaps"
+        hint += ", dtype=str keeps text" if reread()[first].strip() else ""
+        raise Doubt(first, f"expected {kind}, got {reread()[first]!r}; {hint}")
     rows = np.arange(len(values))
-    if gaps == "interpolate":
-        values[gap] = np.interp(rows[gap], rows[~gap], values[~gap])
+    if gaps == "nan":
         return values
-    if gap[0]:
-        hint = (
-            'gaps="interpolate" takes the nearest value'
-            if kind == "a number"
-            else "it is the first"
-        )
-        raise column.error(0, f"{kind} before the first gap", hint)
-    return values[np.maximum.accumulate(np.where(gap, 0, rows))]
+    if gap.all() or (gaps == "previous" and gap[0]):
+        raise Doubt(0, f"expected {kind} to fill gaps with, got {reread()[0]!r}")
+    if gaps == "previous":
+        return values[np.maximum.accumulate(np.where(gap, 0, rows))]
+    values = values.copy()  # pandas' arrays may be read-only
+    values[gap] = np.interp(rows[gap], rows[~gap], values[~gap])
+    return values

@@ -141,7 +141,7 @@ def test_mistakes(table, tmp_path):
     (tmp_path / "gap.csv").write_text(
         header + rows[0].rpartition(",")[0] + ",NA\n" + "".join(rows[1:])
     )
-    fails("--data: .*column 'price'.*expected a number in line 2", data=tmp_path / "gap.csv")
+    fails("--data: .*column 'price'.*line 2: expected a number", data=tmp_path / "gap.csv")
     filled = config(tmp_path / "gap.csv", tmp_path, gaps="interpolate")
     assert np.isfinite(loaded(filled).known).all()
     (tmp_path / "uneven.csv").write_text(header + "".join(rows[:5] + rows[6:]))
