@@ -73,7 +73,13 @@ def column(
         return _dates(pandas, series, gap, reread, text.options.get("date_format")), gap
     if series.dtype.kind in "biuf" or (kind is None and not len(series)):
         values = series.to_numpy() if len(series) else np.zeros(0, kind)
-        if kind is None:
+        if kind is not None:
+            wide, values = values, values.astype(kind)
+            wrapped = (wide != values) | (values.dtype == np.uint64) & (values >= 2**63)
+            for row in np.flatnonzero(wrapped & (values.dtype.kind in "iu")):
+                if "-" in (field := reread()[row]) or wide[row] != values[row]:
+                    raise Doubt(row, f"expected {kind}, got {field!r}")
+        else:
             _require_clear_numbers(series.name, values, gap, reread, coded)
         for row in np.flatnonzero(np.isinf(values)):
             if not INFINITY.fullmatch(field := reread()[row]):
@@ -140,7 +146,7 @@ def _dates(pandas: Any, series: Any, gap: np.ndarray, reread: Reread, form: Any)
     form = form.get(series.name) if isinstance(form, dict) else form
     texts = series.astype(object)
     if not form:
-        form, texts = "ISO8601", texts.where(series.str.match("[0-9]"))  # "now" is a date to pandas
+        form, texts = "ISO8601", texts.where(series.str.match("[0-9]", na=False))  # not "now"
     try:
         dates = pandas.to_datetime(texts, format=form, errors="coerce", utc=True)
     except (ValueError, TypeError) as error:

@@ -18,6 +18,8 @@ __all__ = ["Gaps", "read_csv"]
 
 Gaps: TypeAlias = Literal["error", "interpolate", "previous", "nan"]
 
+# Older versions of pandas let these overflow.
+SMALL = tuple(map(np.dtype, ("int8", "int16", "int32", "uint8", "uint16", "uint32")))
 VALUES = ("na_values", "keep_default_na", "decimal", "thousands")
 OPTIONS = (*DIALECT, "delimiter", *VALUES, "dtype", "parse_dates", "date_format", "header", "names",
            "skiprows", "encoding", "compression")  # fmt: skip
@@ -96,7 +98,8 @@ def read_csv(
     _require_names("dtype", list(dtypes), names)
     _require_names("na_values", list(missing) if isinstance(missing, Mapping) else [], names)
     read = functools.partial(_read, pandas, text, names, above)
-    frame = _frame(read, text, names, above, dtypes | dict.fromkeys(dates, str))
+    small = {name: np.dtype("int64") for name, kind in dtypes.items() if kind in SMALL}
+    frame = _frame(read, text, names, above, dtypes | small | dict.fromkeys(dates, str))
     kinds, coded, table = dtypes | dict.fromkeys(dates, "date"), may_hold_codes(text), {}
     for name in wanted:
         fields = functools.cache(functools.partial(_fields, read, text, name))

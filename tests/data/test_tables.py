@@ -178,6 +178,13 @@ def test_options_are_those_of_pandas(write):
     path = write("x,y\n1,yes\n2,no\n")
     types = read_csv(path, dtype={"x": np.float32})
     assert types["x"].dtype == np.float32
+    small = read_csv(write("x\n-128\n127\n"), dtype=np.int8)["x"]
+    assert small.dtype == np.int8 and small.tolist() == [-128, 127]
+    assert read_csv(write("x\n"), dtype=np.int8)["x"].dtype == np.int8
+    large = read_csv(write("x\n18446744073709551615\n"), dtype=np.uint64)["x"]
+    assert large.dtype == np.uint64 and large.tolist() == [2**64 - 1]
+    with pytest.raises(ValueError, match=r"column 'x' .*: expected uint64, got "):
+        read_csv(write("x\n-3\n"), dtype=np.uint64)
     path = write('a, b\n1, "x, y"\n2, z\n')
     assert lists(read_csv(path, skipinitialspace=True)) == {"a": [1, 2], "b": ["x, y", "z"]}
     path = write("# one\na,b\n# two\nx,'#2'\n'3\n# 4',y # 6,7\n# 8\n")
@@ -370,7 +377,7 @@ def test_gaps_that_are_errors(write):
         ('a,b\n1,"2\n1,2\n', "line 2, got unexpected end of data; if quotes are part"),
         ('a,b\n1,"x"y\n', "line 2, got .* expected after '\"'; if quotes"),
         ('a, "b"\n1,2\n', "line 1, got '\"b\"'; pass skipinitialspace=True"),
-        ("a\n1\n1.0e400\n", "column 'a' of .*, line 3: expected a number that float64 can hold"),
+        ("a\n1\n1.0e400\n", "column 'a' of .*, line 3: .*'1.0e400'"),
     ],
 )
 def test_tables_that_are_none(write, text, message):
@@ -383,7 +390,8 @@ def test_tables_that_are_none(write, text, message):
     [
         ({"dtype": {"c": str}}, "dtype: expected some of a, b, each once, got 'c'"),
         ({"dtype": {"b": float}}, "path: column 'b' of .*: expected float64, got .*'x'"),
-        ({"dtype": {"a": "int8"}}, "column 'a' .*: expected int8, got cannot"),
+        ({"dtype": {"a": "int8"}}, "column 'a' .*, line 3: expected int8, got '300'"),
+        ({"dtype": {"a": np.uint8}}, "column 'a' .*, line 3: expected uint8, got '300'"),
         ({"dtype": {"a": bool}}, "column 'a' .*: expected bool, got cannot"),
         ({"dtype": {"a": int}, "na_values": ["300"]}, "column 'a' .*: expected int64, got .* NA"),
         ({"na_values": {"c": ["?"]}}, "na_values: expected some of a, b, each once"),
