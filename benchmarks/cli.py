@@ -36,6 +36,7 @@ class Run:
             "compile",
             "deferred",
             "parts",
+            "readers",
             "scaling",
             "all",
         ],

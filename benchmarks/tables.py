@@ -64,7 +64,11 @@ def cases(rows: Iterable[Row]) -> dict[tuple[str, str], dict[str, Row]]:
 
 def base_of(suite: str) -> str:
     """The contestant whose time is 1 in a suite's ratios."""
-    return {"memory": "handwritten", "parts": "jax", "deferred": "seqjax scan"}.get(suite, BASE)
+    bases = {
+        "memory": "handwritten", "parts": "jax", "deferred": "seqjax scan",
+        "readers": "the library alone",
+    }  # fmt: skip
+    return bases.get(suite, BASE)
 
 
 def _cell(row: Row | None, base: Row | None) -> str:

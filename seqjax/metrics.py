@@ -5,8 +5,8 @@ batches of unequal size is exact. The losses of `seqjax.losses` are the values o
 """
 
 import math
-from collections.abc import Sequence
-from typing import NamedTuple, NoReturn
+from collections.abc import Hashable, Sequence
+from typing import Any, NamedTuple, NoReturn
 
 import jax
 import jax.numpy as jnp
@@ -244,19 +244,30 @@ def perplexity(mean: Mean) -> jax.Array:
     return jnp.exp(mean.value())
 
 
-def edit_distance(reference: Sequence[object], hypothesis: Sequence[object]) -> int:
-    """How many insertions, deletions and substitutions lead from one sequence to another.
+def edit_distance(
+    reference: Sequence[object] | np.ndarray | jax.Array,
+    hypothesis: Sequence[object] | np.ndarray | jax.Array,
+) -> int:
+    """Return how many insertions, deletions and substitutions turn one sequence into another.
 
         d(i, j) = min(d(i-1, j) + 1, d(i, j-1) + 1, d(i-1, j-1) + [r_i ≠ h_j])
 
-    Error rates of words, characters or phonemes are sums of it over sums of reference lengths.
+    An error rate of words, characters or phonemes is the sum of the distances divided by the sum of
+    the reference lengths.
 
     Args:
-      reference: tokens of any kind, compared by `==`; a string is its characters.
+      reference: hashable tokens, or an array of one dimension. The characters of a string are its
+        tokens. Tokens are equal if they are equal as keys of a `dict`: 1, 1.0, True and
+        `np.int32(1)` are, 1 and "1" are not.
       hypothesis: likewise.
 
     Returns:
       The distance, 0 for equal sequences.
+
+    Raises:
+      ImportError: rapidfuzz is not installed.
+      TypeError: not a sequence, an array of another number of dimensions, or a token that cannot be
+        hashed.
 
     References:
       Levenshtein (1966), Binary codes capable of correcting deletions, insertions, and reversals.
@@ -265,12 +276,31 @@ def edit_distance(reference: Sequence[object], hypothesis: Sequence[object]) -> 
       >>> edit_distance("kitten", "sitting"), edit_distance(["a", "b"], [])
       (3, 2)
     """
-    row = list(range(len(hypothesis) + 1))
-    for i, r in enumerate(reference, 1):
-        diagonal, row[0] = row[0], i
-        for j, h in enumerate(hypothesis, 1):
-            diagonal, row[j] = row[j], min(row[j] + 1, row[j - 1] + 1, diagonal + (r != h))
-    return row[-1]
+    try:
+        from rapidfuzz.distance import Levenshtein
+    except ImportError as error:
+        raise ImportError(
+            'seqjax.metrics.edit_distance needs rapidfuzz: pip install "seqjax[text]"'
+        ) from error
+    # rapidfuzz compares hashes, which -1 and -2 share, and takes "a" for 97. Numbers of our own are
+    # equal where the tokens are.
+    numbers: dict[Hashable, int] = {}
+    first = _numbered("reference", reference, numbers)
+    return int(Levenshtein.distance(first, _numbered("hypothesis", hypothesis, numbers)))
+
+
+def _numbered(name: str, tokens: Any, numbers: dict[Hashable, int]) -> list[int]:
+    """The number of each token; new ones are added."""
+    if not isinstance(tokens, Sequence):
+        if np.ndim(tokens) != 1 or checks.is_traced(tokens) or not hasattr(tokens, "__array__"):
+            raise TypeError(
+                f"{name}: expected a sequence of tokens or an array [T], got {checks.brief(tokens)}"
+            )
+        tokens = np.asarray(tokens).tolist()
+    try:
+        return [numbers.setdefault(token, len(numbers)) for token in tokens]
+    except TypeError as error:
+        raise TypeError(f"{name}: expected hashable tokens, got {error}") from None
 
 
 def _classes(

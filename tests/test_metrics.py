@@ -1,6 +1,7 @@
 """Metrics: means that merge to exactly what one pass over all the data would give."""
 
-import functools
+import sys
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -178,16 +179,54 @@ def test_perplexity():
     )
 
 
-def test_edit_distance_equals_its_definition():
-    @functools.cache
-    def distance(a, b):
-        if not a or not b:
-            return len(a) + len(b)
-        return min(
-            distance(a[1:], b) + 1, distance(a, b[1:]) + 1, distance(a[1:], b[1:]) + (a[0] != b[0])
-        )
+def written_out(a, b):
+    """The recurrence of the distance, row by row."""
+    row = list(range(len(b) + 1))
+    for i, r in enumerate(a, 1):
+        diagonal, row[0] = row[0], i
+        for j, h in enumerate(b, 1):
+            diagonal, row[j] = row[j], min(row[j] + 1, row[j - 1] + 1, diagonal + (r != h))
+    return row[-1]
 
+
+def test_edit_distance_equals_its_definition():
     rng = np.random.default_rng(0)
-    for _ in range(40):
-        a, b = (tuple(rng.integers(0, 3, rng.integers(0, 7)).tolist()) for _ in range(2))
-        assert metrics.edit_distance(a, b) == distance(a, b)
+    # Among them are numbers of one hash, -1 and -2, and a character beside its code.
+    tokens = [0, -1, -2, "a", 97, "ab", ("a",), None, 2.5, 2**61, frozenset([1])]
+    for _ in range(200):
+        a, b = (
+            [tokens[i] for i in rng.integers(0, len(tokens), rng.integers(0, 9))] for _ in range(2)
+        )
+        assert metrics.edit_distance(a, b) == written_out(a, b)
+    a, b = rng.integers(0, 5, (2, 300))
+    assert metrics.edit_distance(a, b) == written_out(a.tolist(), b.tolist())
+    assert metrics.edit_distance(jnp.array(a), b.tolist()) == written_out(a.tolist(), b.tolist())
+    long = rng.integers(0, 50, (2, 3000))
+    assert 0 < metrics.edit_distance(*long) < 3000
+
+
+def test_tokens_that_are_equal():
+    assert metrics.edit_distance([1, 1.0, True], np.array([1, 1, 1], np.int32)) == 0
+    assert metrics.edit_distance([1, 0], np.array([True, False])) == 0
+    assert metrics.edit_distance([-1], [-2]) == 1 and metrics.edit_distance(["a"], [97]) == 1
+    assert metrics.edit_distance([1], ["1"]) == 1 and metrics.edit_distance("abc", list("abc")) == 0
+    assert metrics.edit_distance([np.int64(3), np.float32(2)], (3, 2)) == 0
+    assert metrics.edit_distance(b"ab", [97, 98]) == 0 and metrics.edit_distance("", []) == 0
+    assert metrics.edit_distance("naïve 你好", "naive 你们好") == 2
+
+
+def test_mistakes_of_edit_distance():
+    with pytest.raises(TypeError, match="hypothesis: expected hashable tokens, got unhashable"):
+        metrics.edit_distance("ab", [["a"]])
+    with pytest.raises(TypeError, match=r"reference: expected a sequence .*\(2, 2\)"):
+        metrics.edit_distance(np.zeros((2, 2)), [1])
+    some: list[Any] = [3, None, {1, 2}, iter([1]), {"a": 1}, np.array(1)]
+    for wrong in some:
+        with pytest.raises(TypeError, match="hypothesis: expected a sequence of tokens or an arr"):
+            metrics.edit_distance([1], wrong)
+
+
+def test_edit_distance_says_what_to_install(monkeypatch):
+    monkeypatch.setitem(sys.modules, "rapidfuzz.distance", None)
+    with pytest.raises(ImportError, match=r'rapidfuzz: pip install "seqjax\[text\]"'):
+        metrics.edit_distance("a", "b")

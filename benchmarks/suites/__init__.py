@@ -11,6 +11,7 @@ from benchmarks.suites import (
     deferred,
     memory,
     parts,
+    readers,
     scaling,
     speed,
     streaming,
@@ -39,6 +40,7 @@ SUITES = {
     "compile": Suite(compile_suite.run, frozenset({"cells", "shapes"})),
     "deferred": Suite(deferred.run, frozenset()),
     "parts": Suite(parts.run, frozenset({"shapes"})),
+    "readers": Suite(readers.run, frozenset()),
     "scaling": Suite(scaling.run, frozenset({"cells", "shapes"})),
 }
 """All suites, in the order of `all`."""

@@ -49,7 +49,7 @@ def load(folder: Path | None, probation: float, least: int) -> list[Series]:
         name = path.relative_to(folder / "data").as_posix()
         if name not in labels:
             raise ValueError(f"expected {name} in combined_windows.json, got no such key")
-        table = read_csv(path, ["timestamp", "value"])
+        table = read_csv(path, ["timestamp", "value"], parse_dates=["timestamp"])
         times = table["timestamp"].astype("datetime64[us]")
         ends = np.array(labels[name], "datetime64[us]").reshape(-1, 2)
         steps = [np.flatnonzero((a <= times) & (times <= b)) for a, b in ends]
@@ -66,8 +66,9 @@ def _prepared(
     probation: float, least: int, name: str, values: Any, times: Any, windows: Any
 ) -> Series:
     """A series with its inputs; windows that end within what is learned are left out."""
-    if values.dtype.kind != "f":
+    if values.dtype.kind not in "iuf":
         raise ValueError(f"expected numbers as values of {name}, got text")
+    values = values.astype(float)
     learned = int(min(len(values) * probation, 750))
     valid = learned * 3 // 4
     if valid < least:

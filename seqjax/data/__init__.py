@@ -13,10 +13,10 @@ from seqjax.data.piano_rolls import read_piano_rolls
 from seqjax.data.pipelines import grain_batches
 from seqjax.data.prefetch import prefetch
 from seqjax.data.readers import read_lines, read_parallel, read_text
-from seqjax.data.series import read_csv
 from seqjax.data.sound import read_audio
 from seqjax.data.streams import Windows, stream_windows
 from seqjax.data.subwords import Subwords
+from seqjax.data.tables import read_csv
 from seqjax.data.tfds import tfds_source
 from seqjax.data.ts import read_ts
 from seqjax.data.vocabulary import Vocabulary

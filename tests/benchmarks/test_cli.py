@@ -11,7 +11,7 @@ from benchmarks import machine, peers
 from benchmarks.cli import main
 from benchmarks.results import load
 from benchmarks.settings import Settings
-from benchmarks.suites import SUITES, decoding, scaling, train_step
+from benchmarks.suites import SUITES, decoding, readers, scaling, train_step
 from benchmarks.tasks import imdb
 from benchmarks.workload import Shape
 from tests.benchmarks.helpers import results, row
@@ -167,3 +167,13 @@ def test_decoding_counts_sentences(monkeypatch: pytest.MonkeyPatch) -> None:
     for each in rows:
         assert each.median_ms is not None
         np.testing.assert_allclose(each.extra["sentences_per_s"], 4000 / each.median_ms)
+
+
+def test_readers_stand_beside_their_libraries(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(readers, "SHORT", {"rows": 20, "seconds": 1, "bytes": 500})
+    rows = SUITES["readers"].run(settings(), lambda text: None)
+    table = [each for each in rows if each.cell == "table"]
+    assert [each.contestant for each in table] == ["the library alone", "seqjax"]
+    assert [each.setting for each in table] == ["pandas", "seqjax"]
+    assert table[0].shape == (20, 6) and all(each.samples_ms for each in rows)
+    assert {each.cell for each in rows} >= {"table", "text"}

@@ -99,8 +99,10 @@ def test_mistakes(folder, tmp_path):
     path = folder / "data" / NAMES[1]
     rows = path.read_text().splitlines()
     path.write_text("\n".join([*rows[:5], rows[5].split(",")[0] + ",", *rows[6:]]))
-    fails("--data: .*column 'value'.*expected a number in line 6, got ''")
+    fails("--data: .*column 'value'.*, line 6: expected a number, got ''")
     path.write_text("\n".join([*rows[:5], rows[5].split(",")[0] + ",many", *rows[6:]]))
+    fails(r"--data: .*column 'value' .*, line 6: ambiguous, 'many' .*na_values=\['many'\]")
+    path.write_text("\n".join([rows[0], *(row.split(",")[0] + ",many" for row in rows[1:])]))
     fails("--data: expected numbers as values of made_up/second.csv, got text")
     path.write_text("\n".join(rows[:650]))
     fails("--data: expected windows in the time of made_up/second.csv")

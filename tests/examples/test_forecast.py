@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas
 import pytest
 from flax import nnx
 
@@ -56,6 +57,22 @@ def test_a_short_run_beats_the_seasons_and_goes_on(table, tmp_path):
     names = {path.name for path in tmp_path.iterdir()}
     assert {"checkpoints", "forecasts.png", "learning_curve.png", "result.json"} <= names
     assert forecast.main(config(table, tmp_path, resume=True)) == figures
+
+
+def test_tables_that_pandas_writes(table, tmp_path):
+    """With row numbers or times as the index that has no name."""
+    frame = pandas.read_csv(table, parse_dates=["when"])
+    expected = loaded(config(table, tmp_path))
+    for name, some in (("rows.csv", frame), ("times.csv", frame.set_index("when"))):
+        some.rename_axis(None).to_csv(tmp_path / name)
+        series = loaded(config(tmp_path / name, tmp_path))
+        assert series.names == ["load", "heat"]
+        np.testing.assert_array_equal(series.times, expected.times)
+        np.testing.assert_array_equal(series.values, expected.values)
+        np.testing.assert_array_equal(series.known, expected.known)
+    (tmp_path / "none.csv").write_text("a,b\n1,2\n")
+    with pytest.raises(SystemExit, match=r"--time: expected a column of times in .*, got none"):
+        loaded(config(tmp_path / "none.csv", tmp_path))
 
 
 def test_a_window_belongs_to_the_part_of_its_forecast(table):
@@ -119,12 +136,12 @@ def test_mistakes(table, tmp_path):
     fails(r"--target, --known: expected columns of numbers, got \['when'\]", target=("when",))
     fails(r"--split: expected shares, or up to 1440 rows", split=(1400, 50, 50))
     fails("--split: expected at least 78 rows for train", split=(0.01, 0.1, 0.1))
-    fails("--data: Error parsing datetime string", time="heat")
+    fails("--data: .*column 'heat' .*: expected a date", time="heat")
     header, *rows = table.read_text().splitlines(keepends=True)
     (tmp_path / "gap.csv").write_text(
         header + rows[0].rpartition(",")[0] + ",NA\n" + "".join(rows[1:])
     )
-    fails("--data: .*column 'price'.*expected a number in line 2", data=tmp_path / "gap.csv")
+    fails("--data: .*column 'price'.*line 2: expected a number", data=tmp_path / "gap.csv")
     filled = config(tmp_path / "gap.csv", tmp_path, gaps="interpolate")
     assert np.isfinite(loaded(filled).known).all()
     (tmp_path / "uneven.csv").write_text(header + "".join(rows[:5] + rows[6:]))

@@ -1,0 +1,168 @@
+"""The rows of a delimited text file: their fields, the lines they begin in, and their header."""
+
+import csv
+import io
+import itertools
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from seqjax import checks
+
+__all__ = ["DIALECT", "SPACES", "Text", "count_rows", "header", "read_text", "records"]
+
+DIALECT: dict[str, Any] = {"sep": ",", "quotechar": '"', "quoting": 0, "skipinitialspace": False,
+           "comment": None}  # fmt: skip
+"""How fields are written, by options of pandas and their defaults."""
+SPACES = r"\s+"
+"""What pandas calls a delimiter of any white space."""
+UNIT = "\x1f"
+"""The unit separator. It stands for delimiters that pandas' fast parser cannot take."""
+
+
+class Text(NamedTuple):
+    """The text of a file as UTF-8 from line `first` on, and the options by which it is read."""
+
+    path: Path
+    data: bytes
+    first: int
+    options: dict[str, Any]
+    sep: str  # as in the file, while options["sep"] is one character or `SPACES`
+
+    @property
+    def quote(self) -> str:
+        """The quote character; empty if quotes are part of the text."""
+        return "" if self.options["quoting"] == csv.QUOTE_NONE else self.options["quotechar"]
+
+    def restored(self, field: str) -> str:
+        """A field as it is in the file."""
+        return field.replace(UNIT, self.sep) if self.options["sep"] == UNIT else field
+
+
+def read_text(pandas: Any, path: Path, options: dict[str, Any]) -> Text:
+    """Read, unpack and decode a file, and leave its first `skiprows` lines out."""
+    options = DIALECT | {"sep": options.get("delimiter", ",")} | options
+    sep, quote, decimal = options["sep"], options["quotechar"], options.get("decimal", ".")
+    if not isinstance(sep, str) or not sep or set(sep) & set("\r\n\0"):
+        raise ValueError(f"sep: expected a delimiter such as ',' or '\\t', got {sep!r}")
+    if options["quoting"] not in (csv.QUOTE_MINIMAL, csv.QUOTE_NONE):
+        raise ValueError("quoting: expected csv.QUOTE_MINIMAL or csv.QUOTE_NONE, got another")
+    for name, others in (("quotechar", [sep]), ("comment", [sep, quote]), ("thousands", [decimal])):
+        mark = options.get(name)
+        if mark is not None and (mark in others or not isinstance(mark, str) or len(mark) != 1):
+            raise ValueError(f"{name}: expected one character of no other meaning, got {mark!r}")
+    skip = checks.require_integer("skiprows", options.get("skiprows") or 0, least=0)
+    with path.open("rb") as file:
+        try:
+            kind = pandas.io.common.infer_compression(path, options.get("compression", "infer"))
+            handle = pandas.io.common.get_handle(file, "rb", compression=kind, is_text=False)
+            data = handle.handle.read()
+        except Exception as error:  # each kind has errors of its own
+            expected = f"compression: expected one that unpacks {path}"
+            raise ValueError(f"{expected}, got {error}") from None
+    encoding = options.get("encoding") or "utf-8"
+    try:
+        if encoding != "utf-8" or not data.isascii():
+            data = data.decode(encoding).removeprefix("\ufeff").encode()
+        place, wrong = data.find(b"\0"), "a NUL character"
+    except UnicodeDecodeError as error:
+        place, wrong = error.start, f"byte 0x{data[error.start]:02x}"
+    except (LookupError, TypeError, ValueError) as error:
+        raise ValueError(f"encoding: expected one that fits {path}, got {error}") from None
+    if place >= 0:
+        line = data.count(b"\n", 0, place) + 1
+        hint = "encoding='cp1252' or encoding='utf-16' may fit"
+        where = f"expected {encoding} text in {path}, line {line}"
+        raise ValueError(f"path: {where}, got {wrong}; {hint}")
+    for _ in range(skip):
+        end = re.search(rb"\r\n?|\n|\Z", data)
+        data = data[end.end() if end else 0 :]
+    data = data.rstrip(b"\r\n")
+    if sep != SPACES and (len(sep) > 1 or not sep.isascii()):
+        if UNIT.encode() in data or sep.encode() not in data:
+            expected = f"a delimiter that is in {path}, and no \\x1f there"
+            raise ValueError(f"sep: expected {expected}, got {sep!r}")
+        data, options["sep"] = data.replace(sep.encode(), UNIT.encode()), UNIT
+    return Text(path, data, 1 + skip, options, sep)
+
+
+def records(text: Text) -> Iterator[tuple[int, list[str]]]:
+    """Yield the first line and the fields of each record, the header among them."""
+    sep, comment = text.options["sep"], text.options["comment"]
+    q, c, begin = re.escape(text.quote), re.escape(comment or ""), 0
+    before = rf"(?:{q}[^{q}]*(?:{q}|\Z)|[^{q}{c}])*+" if q else f"[^{c}]*"
+
+    def lines() -> Iterator[str]:
+        nonlocal begin
+        file = io.TextIOWrapper(io.BytesIO(text.data), "utf-8", newline="")
+        for number, line in enumerate(file, text.first):
+            if comment and comment in line:
+                opened = text.quote if begin else ""
+                kept = re.findall(before, opened + line)[0][len(opened) :]
+                if not kept and not begin:
+                    continue
+                line = kept if kept == line else kept + "\n"
+            begin = begin or number
+            yield line
+
+    limit = csv.field_size_limit(2**31 - 1)  # the default refuses documents of 128 KiB
+    try:
+        rows: Any = (re.findall(rf"{q}[^{q}]*{q}|\S+" if q else r"\S+", line) for line in lines())
+        if sep != SPACES:
+            form = {key: text.options[key] for key in ("quotechar", "quoting", "skipinitialspace")}
+            rows = csv.reader(lines(), delimiter=sep, strict=True, **form)
+        for fields in rows:
+            yield begin, fields or [""]
+            begin = 0
+    except TypeError as error:
+        raise ValueError(f"sep, quotechar: expected characters, got {error}") from None
+    except csv.Error as error:
+        where = f"expected fields delimited by {text.sep!r} in {text.path}, line {begin}"
+        hint = "if quotes are part of the text, pass quoting=csv.QUOTE_NONE"
+        raise ValueError(f"path: {where}, got {error}; {hint}") from None
+    finally:
+        csv.field_size_limit(limit)
+
+
+def header(text: Text) -> tuple[list[str], int]:
+    """Return the names of the columns, and how many records are above the rows: 0 or 1."""
+    names, place = text.options.get("names"), text.options.get("header", "infer")
+    if isinstance(place, bool) or place not in ("infer", 0, None):
+        raise ValueError(f"header: expected 0 or None, got {place!r}; skiprows leaves lines out")
+    line, fields = next(records(text), (text.first, [""]))
+    expected, above = f"path: expected a row of different names in {text.path}, line {line}", 1
+    if names is not None or place is None:
+        expected, above = "names: expected different names of all columns", int(place == 0)
+        known = isinstance(names, list | tuple) and all(isinstance(name, str) for name in names)
+        if not known or not names:
+            raise TypeError(f"{expected}, got {checks.brief(names)}")
+    elif fields == [""]:
+        raise ValueError(f"{expected}, got an empty line")
+    else:
+        names = [text.restored(field).strip() for field in fields]
+        names[0] = names[0] or "index"
+        counted = names == [str(number) for number in range(len(names))]  # a frame without names
+        number = re.compile(r"[-+]?[0-9.]+(e[-+]?[0-9]+)?", re.IGNORECASE)
+        if place == "infer" and not counted and all(map(number.fullmatch, names)):
+            hint = "pass header=None and names=[...], or header=0 if they are names"
+            raise ValueError(f"{expected}, got numbers; {hint}")
+    for name in names:
+        if name == "" or names.count(name) > 1:
+            raise ValueError(f"{expected}, got {f'{name!r} twice' if name else 'an empty one'}")
+        if text.quote and name[0] == text.quote:
+            raise ValueError(f"{expected}, got {name!r}; pass skipinitialspace=True")
+    return list(names), above
+
+
+def count_rows(text: Text, names: list[str], above: int) -> int:
+    """Return the number of rows, or raise if one is longer or shorter than the header."""
+    count = 0
+    for line, fields in itertools.islice(records(text), above, None):
+        count += 1
+        if len(fields) != len(names):
+            found = len(fields) if fields != [""] else 0
+            hint = f"do sep={text.sep!r}, quotechar, comment and skipinitialspace fit the file?"
+            where = f"expected {len(names)} fields in {text.path}, line {line}"
+            raise ValueError(f"path: {where}, got {found}; {hint}")
+    return count
