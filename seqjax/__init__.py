@@ -7,6 +7,7 @@ differentiate it, everywhere JAX runs.
 from seqjax import (
     attention,
     cells,
+    checks,
     crf,
     ctc,
     data,
@@ -24,22 +25,25 @@ from seqjax import (
     testing,
     traces,
     training,
+    types,
     viz,
 )
+from seqjax._summary import Summary, summary
+from seqjax._unroll import explain, unroll
 from seqjax.cells import CELLS
 from seqjax.kernels import Execution
-from seqjax.summary import summary
 from seqjax.types import Unrolled
-from seqjax.unroll import explain, unroll
 
 __version__ = "0.1.0"
 
 __all__ = [
     "CELLS",
     "Execution",
+    "Summary",
     "Unrolled",
     "attention",
     "cells",
+    "checks",
     "crf",
     "ctc",
     "data",
@@ -59,6 +63,7 @@ __all__ = [
     "testing",
     "traces",
     "training",
+    "types",
     "unroll",
     "viz",
 ]

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from seqjax import checks
-from seqjax.cells.base import Cell, flat_roles, is_shape
+from seqjax.cells._base import Cell, flat_roles, is_shape
 from seqjax.types import Array, PyTree, Shape
 
 __all__ = [

@@ -32,7 +32,7 @@ PyTree: TypeAlias = Any
 Shape: TypeAlias = tuple[int, ...]
 """Sizes of axes."""
 Slots: TypeAlias = tuple[Array | None, ...]
-"""The gates of a cell before they are activated, in its own order; see `seqjax.cells.base`."""
+"""The gates of a cell before they are activated, in its own order; see `seqjax.cells.Cell`."""
 Initializer: TypeAlias = Callable[[PRNGKey, Shape, Any], Array]
 """Draws an array: `initializer(key, shape, dtype)`, as those of `jax.nn.initializers`."""
 

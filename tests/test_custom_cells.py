@@ -14,7 +14,7 @@ import seqjax
 from seqjax import nn
 from seqjax._arguments import same_structure
 from seqjax.cells import Cell, DenseCell, LinearCell
-from seqjax.nn.linen import LinenRecurrent
+from seqjax.nn import LinenRecurrent
 from tests.cases import assert_close, draw_like, mask_of, params_of
 
 B, T, I, H = 3, 5, 2, 4

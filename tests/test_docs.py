@@ -76,7 +76,7 @@ def _pytest(root: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
 def test_a_cell_is_added_as_the_page_says(tmp_path):
     parts = dict(blocks(ROOT / "docs" / "adding_a_cell.md"))
     root = _copy_of_the_repository(tmp_path)
-    (root / "seqjax/cells/light_gru.py").write_text(parts["seqjax/cells/light_gru.py"])
+    (root / "seqjax/cells/_light_gru.py").write_text(parts["seqjax/cells/_light_gru.py"])
     registry = root / "seqjax/cells/__init__.py"
     text = registry.read_text()
     text = text.replace(
@@ -98,7 +98,7 @@ def test_a_cell_is_added_as_the_page_says(tmp_path):
     assert ran.returncode == 0, ran.stdout[-3000:]
     passed = re.search(r"(\d+) passed", ran.stdout)
     assert passed is not None and int(passed[1]) >= 40
-    doctest = _pytest(root, "seqjax/cells/light_gru.py")
+    doctest = _pytest(root, "seqjax/cells/_light_gru.py")
     assert "1 passed" in doctest.stdout
 
 

@@ -19,9 +19,9 @@ from flax import nnx
 import seqjax
 from seqjax import cells, export, kernels, nn, seq2seq
 from seqjax._files import replacing
-from seqjax.export.plain import named, plain, restored
+from seqjax.export._plain import named, plain, restored
 from seqjax.kernels import target
-from seqjax.nn import layer as layer_module
+from seqjax.nn import _layer as layer_module
 from tests.nn.helpers import drawn, flat_params, make, oracle, random, resets_of, states_of
 
 CPU = ("cpu",)

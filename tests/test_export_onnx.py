@@ -12,7 +12,7 @@ import pytest
 
 from seqjax import cells
 from seqjax.export import export_onnx
-from seqjax.export.plain import plain
+from seqjax.export._plain import plain
 from tests.nn.helpers import make, oracle, random, states_of
 from tests.references import sigmoid
 

@@ -86,6 +86,20 @@ def test_module_lists_its_names(module):
 
 
 @each_module
+def test_a_module_is_not_hidden_by_what_it_holds(module):
+    """`seqjax.x` and what `import seqjax.x` gives are the same."""
+    assert sys.modules[module.__name__] is module
+    parent, _, leaf = module.__name__.rpartition(".")
+    assert not parent or getattr(sys.modules[parent], leaf) is module
+
+
+@each_module
+def test_a_public_module_is_listed_in_its_package(module):
+    parent, _, leaf = module.__name__.rpartition(".")
+    assert not parent or leaf in sys.modules[parent].__all__
+
+
+@each_module
 def test_module_has_a_docstring(module):
     assert _docstring(module), f"no docstring in {module.__name__}"
 

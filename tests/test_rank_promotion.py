@@ -13,7 +13,7 @@ from flax import nnx
 
 import seqjax
 from seqjax import decoding, losses, metrics, nn, seq2seq, sequences, training
-from seqjax.cells.base import input_specs
+from seqjax.cells._base import input_specs
 from tests.attention.cases import CASES as ATTENTION_CASES
 from tests.cases import CASES, T, on_every_kernel
 

@@ -15,7 +15,7 @@ from benchmarks.suites import SUITES
 from benchmarks.workload import Shape
 from seqjax import cells, nn
 from seqjax.streaming import Session
-from seqjax.streaming import session as module
+from seqjax.streaming import _session as module
 from tests.nn.helpers import make, oracle, random, states_of
 
 STREAMS = {"a": random(9, 3, seed=1), "b": random(9, 3, seed=2), "c": random(9, 3, seed=3)}

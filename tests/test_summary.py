@@ -10,7 +10,7 @@ from flax import nnx
 
 import seqjax
 from seqjax import cells, nn, seq2seq
-from seqjax.summary import Summary, summary
+from seqjax._summary import Summary, summary
 
 B, T, I, H = 3, 20, 12, 16
 

@@ -17,7 +17,6 @@ from mkdocs.structure.pages import Page
 ROOT = Path(__file__).resolve().parents[2]
 LINK = re.compile(r"(\]\()([^)#\s]+)((?:#[^)\s]*)?\))")
 
-SHADOWED = "{show_root_heading: true, show_root_toc_entry: true, show_root_full_path: false}"
 MOVED = {"CONTRIBUTING.md": "contributing.md", "CHANGELOG.md": "changelog.md"}
 
 
@@ -39,7 +38,6 @@ def generated() -> dict[str, str]:
     pages = {page: (ROOT / name).read_text(encoding="utf-8") for name, page in MOVED.items()}
     for name in modules():
         parts = [f"# {name}", f"::: {name}"]
-        parts += [f"::: {shadowed}\n    options: {SHADOWED}" for shadowed in _shadowed(name)]
         for inner in _inner(name):
             parts += [f"## {inner}", f"::: {inner}\n    options: {{heading_level: 3}}"]
         pages[f"api/{_short(name)}.md"] = "\n\n".join(parts) + "\n"
@@ -48,17 +46,6 @@ def generated() -> dict[str, str]:
         text = f"# {name}\n\n````python\n{path.read_text(encoding='utf-8')}````\n"
         pages[f"source/{name.removesuffix('.py')}.md"] = text
     return pages
-
-
-def _shadowed(module: str) -> list[str]:
-    """What a package has under the name of a file of its own, `seqjax.data.batches`.
-
-    Mkdocstrings sees the file there, and would leave the function out.
-    """
-    folder = ROOT / module.replace(".", "/")
-    names = sorted(_public(folder / "__init__.py")) if folder.is_dir() else []
-    files = {name: folder / f"{name}.py" for name in names if (folder / f"{name}.py").is_file()}
-    return [f"{module}.{name}.{name}" for name, path in files.items() if name in _public(path)]
 
 
 def _inner(module: str) -> list[str]:
@@ -143,6 +130,6 @@ def on_post_build(config: MkDocsConfig) -> None:
             found.parent.name for found in folder.glob("*/__init__.py")
         }
         names = {f"{name}.{public}" for public in _public(path) - inner}
-        missing += sorted(names - anchors) + sorted(set(_shadowed(name)) - anchors)
+        missing += sorted(names - anchors)
     if missing:
         raise PluginError(f"not in the API's pages: {', '.join(missing)}")

@@ -23,7 +23,8 @@ from typing import Any
 import numpy as np
 
 from seqjax import metrics, viz
-from seqjax.data import Vocabulary, audio, installed_files, read_audio
+from seqjax.data import Vocabulary, installed_files, read_audio
+from seqjax.data import _audio as audio
 
 __all__ = [
     "Recordings",

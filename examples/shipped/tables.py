@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 
 from seqjax import training
 from seqjax.data import installed_files, read_csv
-from seqjax.data.tables import Gaps
+from seqjax.data._tables import Gaps
 
 __all__ = ["Series", "baselines", "load", "parts", "plot", "repeated"]
 

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from seqjax.data import Vocabulary, installed_files, read_conll, read_conllu, read_text
-from seqjax.data.conllu import FIELDS
+from seqjax.data._conllu import FIELDS
 
 __all__ = ["Encoder", "Sentence", "conversations", "entities", "figures", "load", "most_frequent"]
 

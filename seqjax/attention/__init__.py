@@ -10,17 +10,17 @@ Source masks are applied everywhere: a masked position has weight exactly 0, and
 padding reaches no output and no gradient.
 """
 
-from seqjax.attention.additive import (
+from seqjax.attention._additive import (
     Additive,
     AdditiveParams,
     NormedAdditive,
     NormedAdditiveParams,
 )
-from seqjax.attention.base import Attended, Attention, DenseAttention, Memory, TanhAttention
-from seqjax.attention.coverage import Coverage, CoverageParams, coverage_loss
-from seqjax.attention.local import LocalP, LocalPParams
-from seqjax.attention.location import LocationAware, LocationAwareParams
-from seqjax.attention.luong import (
+from seqjax.attention._base import Attended, Attention, DenseAttention, Memory, TanhAttention
+from seqjax.attention._coverage import Coverage, CoverageParams, coverage_loss
+from seqjax.attention._local import LocalP, LocalPParams
+from seqjax.attention._location import LocationAware, LocationAwareParams
+from seqjax.attention._luong import (
     Concat,
     ConcatParams,
     Dot,
@@ -29,8 +29,8 @@ from seqjax.attention.luong import (
     GeneralParams,
     ScaledDot,
 )
-from seqjax.attention.monotonic import MoChA, MoChAParams, Monotonic, MonotonicParams
-from seqjax.attention.multi_head import MultiHead, MultiHeadParams
+from seqjax.attention._monotonic import MoChA, MoChAParams, Monotonic, MonotonicParams
+from seqjax.attention._multi_head import MultiHead, MultiHeadParams
 
 __all__ = [
     "ATTENTIONS",

@@ -7,14 +7,14 @@ and the conformance tests with no further edit.
 import dataclasses
 from typing import Any
 
-from seqjax.cells import initializers
-from seqjax.cells.base import Cell, DenseCell, Role, is_shape
-from seqjax.cells.conv_lstm import ConvLSTM1D, ConvLSTM2D
-from seqjax.cells.elman import Elman, ElmanParams, ElmanReadout, ElmanReadoutParams
-from seqjax.cells.gru import GRU, MGU, ChoGRU, ChoGRUParams, GRUParams, MGUParams
-from seqjax.cells.indrnn import IndRNN, IndRNNParams
-from seqjax.cells.layer_norm_lstm import LayerNormLSTM, LayerNormLSTMParams
-from seqjax.cells.lstm import (
+from seqjax.cells import initializers, ops, stepping
+from seqjax.cells._base import Cell, DenseCell, Role, compute_dtype, is_shape
+from seqjax.cells._conv_lstm import ConvLSTM1D, ConvLSTM2D
+from seqjax.cells._elman import Elman, ElmanParams, ElmanReadout, ElmanReadoutParams
+from seqjax.cells._gru import GRU, MGU, ChoGRU, ChoGRUParams, GRUParams, MGUParams
+from seqjax.cells._indrnn import IndRNN, IndRNNParams
+from seqjax.cells._layer_norm_lstm import LayerNormLSTM, LayerNormLSTMParams
+from seqjax.cells._lstm import (
     LSTM,
     CoupledLSTM,
     LSTMParams,
@@ -24,7 +24,7 @@ from seqjax.cells.lstm import (
     ProjectedLSTM,
     ProjectedLSTMParams,
 )
-from seqjax.cells.minimal import LinearCell, MinGRU, MinLSTM, MinParams
+from seqjax.cells._minimal import LinearCell, MinGRU, MinLSTM, MinParams
 
 __all__ = [
     "CELLS",
@@ -59,8 +59,11 @@ __all__ = [
     "ProjectedLSTM",
     "ProjectedLSTMParams",
     "Role",
+    "compute_dtype",
     "initializers",
     "make_cell",
+    "ops",
+    "stepping",
 ]
 
 CELLS: dict[str, type[Cell[Any, Any]]] = {

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from seqjax.cells.base import Cell, cast, widened
+from seqjax.cells._base import Cell, cast, widened
 from seqjax.types import Array, PyTree, Slots
 
 __all__ = ["Now", "Step", "advance", "enter", "held", "joined", "select", "shown"]

@@ -4,7 +4,7 @@ A path has one class a frame, `blank` among them; merging its repeats and then d
 gives its labels: `a a - a b b → a a b`. The probability of labels is the sum over their paths.
 """
 
-from seqjax.ctc.decoding import CTCDecoded, ctc_beam_search, ctc_greedy
-from seqjax.ctc.loss import CTCLoss, ctc_loss
+from seqjax.ctc._decoding import CTCDecoded, ctc_beam_search, ctc_greedy
+from seqjax.ctc._loss import CTCLoss, ctc_loss
 
 __all__ = ["CTCDecoded", "CTCLoss", "ctc_beam_search", "ctc_greedy", "ctc_loss"]

@@ -1,29 +1,31 @@
 """Data: from files and lists of sequences of different lengths to padded batches, in NumPy."""
 
-from seqjax.data.audio import deltas, log_mel, mfcc, stacked_frames
-from seqjax.data.batches import Batches, batches
-from seqjax.data.buckets import bucket_boundaries
-from seqjax.data.cache import cached_tokens
-from seqjax.data.conll import read_conll
-from seqjax.data.conllu import read_conllu
-from seqjax.data.folders import class_files, installed_files
-from seqjax.data.packing import pack, unpack
-from seqjax.data.padding import pad
-from seqjax.data.piano_rolls import read_piano_rolls
-from seqjax.data.pipelines import grain_batches
-from seqjax.data.prefetch import prefetch
-from seqjax.data.readers import read_lines, read_parallel, read_text
-from seqjax.data.sound import read_audio
-from seqjax.data.streams import Windows, stream_windows
-from seqjax.data.subwords import Subwords
-from seqjax.data.tables import read_csv
-from seqjax.data.tfds import tfds_source
-from seqjax.data.ts import read_ts
-from seqjax.data.vocabulary import Vocabulary
+from seqjax.data._audio import deltas, log_mel, mfcc, stacked_frames
+from seqjax.data._batches import Batches, batches
+from seqjax.data._buckets import bucket_boundaries
+from seqjax.data._cache import cached_tokens
+from seqjax.data._conll import read_conll
+from seqjax.data._conllu import read_conllu
+from seqjax.data._folders import class_files, installed_files
+from seqjax.data._packing import pack, unpack
+from seqjax.data._padding import Truncate, pad
+from seqjax.data._piano_rolls import read_piano_rolls
+from seqjax.data._pipelines import grain_batches
+from seqjax.data._prefetch import prefetch
+from seqjax.data._readers import read_lines, read_parallel, read_text
+from seqjax.data._sound import read_audio
+from seqjax.data._streams import Windows, stream_windows
+from seqjax.data._subwords import Subwords
+from seqjax.data._tables import Gaps, read_csv
+from seqjax.data._tfds import tfds_source
+from seqjax.data._ts import read_ts
+from seqjax.data._vocabulary import Vocabulary
 
 __all__ = [
     "Batches",
+    "Gaps",
     "Subwords",
+    "Truncate",
     "Vocabulary",
     "Windows",
     "batches",

@@ -7,9 +7,9 @@ import grain
 import numpy as np
 
 from seqjax import checks
+from seqjax.data._batches import Batches, batches
+from seqjax.data._buckets import assigned
 from seqjax.data._containers import numbers
-from seqjax.data.batches import Batches, batches
-from seqjax.data.buckets import assigned
 
 Batch = dict[str, np.ndarray]
 

@@ -22,12 +22,12 @@ cost a step: `beam_search` sees that it is the same for all hypotheses and does 
 cannot see into a step that is itself wrapped in `jax.jit`, where this costs a copy a step.)
 """
 
-from seqjax.decoding.beam import beam_search
-from seqjax.decoding.ensembles import ensemble
-from seqjax.decoding.greedy import greedy
-from seqjax.decoding.results import Alignment, Decoded, Scored, Step
-from seqjax.decoding.sampling import sample
-from seqjax.decoding.scoring import score
+from seqjax.decoding._beam import beam_search
+from seqjax.decoding._ensembles import ensemble
+from seqjax.decoding._greedy import greedy
+from seqjax.decoding._results import Alignment, Decoded, Scored, Step
+from seqjax.decoding._sampling import sample
+from seqjax.decoding._scoring import score
 
 __all__ = [
     "greedy",

@@ -11,7 +11,7 @@ from seqjax import checks
 from seqjax.cells.ops import accumulator_dtype
 from seqjax.decoding._constraints import Constraints, apply_constraints
 from seqjax.decoding._ends import end_tokens
-from seqjax.decoding.results import Alignment, Decoded, Step
+from seqjax.decoding._results import Alignment, Decoded, Step
 from seqjax.types import Array, PyTree
 
 

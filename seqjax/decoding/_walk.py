@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from seqjax._compensated import Total, add
 from seqjax.decoding._ends import is_end
 from seqjax.decoding._problem import Problem, existing, write
-from seqjax.decoding.results import Decoded
+from seqjax.decoding._results import Decoded
 from seqjax.types import Array, PyTree
 
 

@@ -5,10 +5,10 @@ several platforms and for batches and sequences of any size; `save` and `load` k
 file. `export_onnx` writes recurrent layers as ONNX's own operators.
 """
 
-from seqjax.export.artifact import Artifact, load, save
-from seqjax.export.functions import PLATFORMS, export_function
-from seqjax.export.onnx_graph import export_onnx
-from seqjax.export.programs import export_decoding, export_layer, export_step
+from seqjax.export._artifact import Artifact, load, save
+from seqjax.export._functions import PLATFORMS, export_function
+from seqjax.export._onnx_graph import export_onnx
+from seqjax.export._programs import export_decoding, export_layer, export_step
 
 __all__ = [
     "PLATFORMS",

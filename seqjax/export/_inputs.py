@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from seqjax import checks
-from seqjax.export.plain import plain
+from seqjax.export._plain import plain
 
 __all__ = ["check_ranges", "checked_input"]
 

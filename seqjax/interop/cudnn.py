@@ -10,7 +10,7 @@ from seqjax import cells, checks, nn
 from seqjax.interop import _trees, pytorch
 from seqjax.interop._layers import dump_layers, load_layers
 from seqjax.interop._schemes import Group, Sizes
-from seqjax.kernels.cudnn import flat_weights
+from seqjax.kernels._cudnn import flat_weights
 
 __all__ = ["dump", "load"]
 

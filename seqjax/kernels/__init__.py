@@ -11,17 +11,18 @@ arrays, together with what it refuses and when "auto" takes it. `KERNELS` is the
 says so.
 """
 
-from seqjax.kernels.associative import associative
-from seqjax.kernels.cudnn import cudnn
-from seqjax.kernels.execution import REMAT, Execution
-from seqjax.kernels.fused import fused
-from seqjax.kernels.kernel import Kernel, Spec
-from seqjax.kernels.plan import WANTED, Plan, Reasons, make_plan
-from seqjax.kernels.problem import Problem
-from seqjax.kernels.registry import KERNELS
-from seqjax.kernels.run import run
-from seqjax.kernels.scan import scan
-from seqjax.kernels.segments import in_segments
+from seqjax.kernels import target
+from seqjax.kernels._associative import associative
+from seqjax.kernels._cudnn import cudnn
+from seqjax.kernels._execution import REMAT, Execution
+from seqjax.kernels._fused import fused
+from seqjax.kernels._kernel import Kernel, Spec
+from seqjax.kernels._plan import WANTED, Plan, Reasons, make_plan
+from seqjax.kernels._problem import Problem
+from seqjax.kernels._registry import KERNELS
+from seqjax.kernels._run import run
+from seqjax.kernels._scan import scan
+from seqjax.kernels._segments import in_segments
 
 __all__ = [
     "KERNELS",
@@ -40,4 +41,5 @@ __all__ = [
     "make_plan",
     "run",
     "scan",
+    "target",
 ]

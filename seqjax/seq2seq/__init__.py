@@ -9,13 +9,13 @@ To train on pairs of sequences, `pair_examples` makes the fields for `seqjax.dat
 outputs for a list of sources.
 """
 
-from seqjax.seq2seq.bridge import BRIDGES, Bridge
-from seqjax.seq2seq.decoder import Decoder
-from seqjax.seq2seq.encoder import Encoded, Encoder
-from seqjax.seq2seq.generate import Generated, generate
-from seqjax.seq2seq.model import Seq2Seq
-from seqjax.seq2seq.pairs import PAIR_KEYS, pair_examples, pair_loss, pair_metrics
-from seqjax.seq2seq.writer import DecoderState
+from seqjax.seq2seq._bridge import BRIDGES, Bridge
+from seqjax.seq2seq._decoder import Decoder
+from seqjax.seq2seq._encoder import Encoded, Encoder
+from seqjax.seq2seq._generate import Generated, generate
+from seqjax.seq2seq._model import Seq2Seq
+from seqjax.seq2seq._pairs import PAIR_KEYS, pair_examples, pair_loss, pair_metrics
+from seqjax.seq2seq._writer import DecoderState
 
 __all__ = [
     "Seq2Seq",

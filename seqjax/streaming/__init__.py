@@ -1,5 +1,5 @@
 """Many streams through one compiled step, each with its own state."""
 
-from seqjax.streaming.session import Session
+from seqjax.streaming._session import Session
 
 __all__ = ["Session"]

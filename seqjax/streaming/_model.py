@@ -8,7 +8,7 @@ import numpy as np
 from flax import nnx
 
 from seqjax import checks
-from seqjax.cells.base import input_specs
+from seqjax.cells._base import input_specs
 from seqjax.nn import Direction, Recurrent
 from seqjax.types import PyTree
 

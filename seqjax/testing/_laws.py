@@ -11,7 +11,8 @@ import numpy as np
 from seqjax import checks
 from seqjax._arguments import check_cell as require_cell
 from seqjax._arguments import same_structure
-from seqjax.cells.base import (
+from seqjax._unroll import unroll
+from seqjax.cells._base import (
     Cell,
     Role,
     cast,
@@ -22,9 +23,9 @@ from seqjax.cells.base import (
     widened,
 )
 from seqjax.cells.stepping import Now, advance, joined
-from seqjax.kernels import KERNELS, Spec, taps, target
+from seqjax.kernels import KERNELS, Spec, target
+from seqjax.kernels import _taps as taps
 from seqjax.types import Array, PyTree, Shape
-from seqjax.unroll import unroll
 
 __all__ = ["LAWS", "CellError", "check_cell"]
 

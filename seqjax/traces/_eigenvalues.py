@@ -6,8 +6,8 @@ import jax
 import numpy as np
 
 from seqjax import checks
-from seqjax.cells.base import Cell
-from seqjax.nn.layer import recurrent_matrices
+from seqjax.cells._base import Cell
+from seqjax.nn._layer import recurrent_matrices
 from seqjax.traces._gates import gate_names
 from seqjax.types import PyTree
 

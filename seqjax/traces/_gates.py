@@ -6,10 +6,10 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from seqjax.cells.base import Cell, input_specs
+from seqjax._unroll import unroll
+from seqjax.cells._base import Cell, input_specs
 from seqjax.traces._probe import SHOWING, Probe, cell_probe, probed, with_plain_loops
 from seqjax.types import Array, PyTree
-from seqjax.unroll import unroll
 
 __all__ = ["cell_gates", "gate_names", "gates"]
 

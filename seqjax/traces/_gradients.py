@@ -9,11 +9,11 @@ import jax.numpy as jnp
 from flax import nnx
 
 from seqjax import checks, sequences
-from seqjax.cells.base import Cell, widened
-from seqjax.nn.layer import Layer
+from seqjax._unroll import unroll
+from seqjax.cells._base import Cell, widened
+from seqjax.nn._layer import Layer
 from seqjax.traces._probe import cell_probe, probed, with_plain_loops
 from seqjax.types import Array, PyTree, Shape
-from seqjax.unroll import unroll
 
 __all__ = ["cell_gradient_norms", "gradient_norms", "saliency"]
 

@@ -13,10 +13,10 @@ from jax.extend.core import get_opaque_trace_state
 
 from seqjax._arguments import floating_inputs, layout
 from seqjax._hooks import Call, hooked
-from seqjax.cells.base import Cell, Role, compute_dtype
+from seqjax.cells._base import Cell, Role, compute_dtype
 from seqjax.cells.stepping import held
 from seqjax.kernels import Execution, Kernel, scan
-from seqjax.nn.layer import Layer
+from seqjax.nn._layer import Layer
 from seqjax.types import Array, PyTree, Shape, Slots
 
 __all__ = ["Probe", "TransformedError", "cell_probe", "probed", "with_plain_loops"]

@@ -4,26 +4,33 @@
 pieces it is made of, for those who write their own. `ScriptOptions` is what scripts share.
 """
 
-from seqjax.training.average import averaged, averaging
-from seqjax.training.checkpoints import Checkpoint, Checkpoints
-from seqjax.training.evaluation import evaluate, make_eval_step
-from seqjax.training.fit import FitResult, fit
-from seqjax.training.logs import JsonLines, TensorBoard
-from seqjax.training.monitor import Monitor
-from seqjax.training.optimizer import optimizer
-from seqjax.training.script import ScriptOptions, blaming, count_parameters, measure
-from seqjax.training.state import TrainState, init_state, state_to_model
-from seqjax.training.step import make_train_step
+from seqjax.training._average import averaged, averaging
+from seqjax.training._checkpoints import Checkpoint, Checkpoints
+from seqjax.training._evaluation import EvalStep, MetricFn, evaluate, make_eval_step
+from seqjax.training._fit import BatchSource, FitResult, Record, fit
+from seqjax.training._logs import JsonLines, Log, TensorBoard
+from seqjax.training._monitor import Monitor
+from seqjax.training._optimizer import optimizer
+from seqjax.training._script import ScriptOptions, blaming, count_parameters, measure
+from seqjax.training._state import TrainState, init_state, state_to_model
+from seqjax.training._step import LossFn, TrainStep, make_train_step
 
 __all__ = [
+    "BatchSource",
     "Checkpoint",
     "Checkpoints",
+    "EvalStep",
     "FitResult",
     "JsonLines",
+    "Log",
+    "LossFn",
+    "MetricFn",
     "Monitor",
+    "Record",
     "ScriptOptions",
     "TensorBoard",
     "TrainState",
+    "TrainStep",
     "averaged",
     "averaging",
     "blaming",

@@ -4,10 +4,10 @@ from collections.abc import Callable, Iterable, Iterator, Sized
 from typing import Any, TypeAlias
 
 from seqjax import checks
+from seqjax.training._checkpoints import Checkpoints
+from seqjax.training._evaluation import MetricFn
 from seqjax.training._extra_args import with_extra_args
-from seqjax.training.checkpoints import Checkpoints
-from seqjax.training.evaluation import MetricFn
-from seqjax.training.monitor import Monitor
+from seqjax.training._monitor import Monitor
 
 BatchSource: TypeAlias = Iterable[Any] | Callable[[int], Iterable[Any]]
 

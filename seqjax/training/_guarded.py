@@ -10,7 +10,7 @@ import numpy as np
 from seqjax import checks
 from seqjax.training import _diagnosis as diagnosis
 from seqjax.training import _filler as filler
-from seqjax.training.state import TrainState
+from seqjax.training._state import TrainState
 from seqjax.types import PyTree
 
 __all__ = ["GuardedStep", "Measured", "Outline"]

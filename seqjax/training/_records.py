@@ -2,7 +2,7 @@
 
 import warnings
 
-from seqjax.training.position import Position, Record
+from seqjax.training._position import Position, Record
 
 _NOT_FINITE = "their loss, gradient or update was not finite"
 

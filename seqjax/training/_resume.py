@@ -7,9 +7,9 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from seqjax.training.checkpoints import Checkpoints
-from seqjax.training.position import Position
-from seqjax.training.state import TrainState
+from seqjax.training._checkpoints import Checkpoints
+from seqjax.training._position import Position
+from seqjax.training._state import TrainState
 from seqjax.types import PyTree
 
 

@@ -128,7 +128,7 @@ def test_long_sources_and_saturated_scores_stay_exact(cls):
 
 def test_chunks_of_very_different_energies_have_weights_of_their_own():
     """A chunk 200 below the highest energy still has a softmax: exp(-200) is 0 in float32."""
-    from seqjax.attention.monotonic import chunkwise
+    from seqjax.attention._monotonic import chunkwise
 
     stops = jnp.array([0.0, 0.5, 0.0, 0.5])
     scores = jnp.array([0.0, 0.0, 200.0, 200.0])

@@ -5,7 +5,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from seqjax.attention import ATTENTIONS, ops
+from seqjax.attention import ATTENTIONS
+from seqjax.attention import _ops as ops
 from tests.attention import references
 from tests.attention.cases import (
     CASES,

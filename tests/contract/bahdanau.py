@@ -13,7 +13,7 @@ from flax import nnx
 
 from seqjax import seq2seq
 from seqjax.seq2seq import Encoded
-from seqjax.seq2seq.writer import DecoderState
+from seqjax.seq2seq._writer import DecoderState
 
 BATCH, POSITIONS, EMBED, UNITS = 2, 3, 3, 4
 

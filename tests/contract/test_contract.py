@@ -12,7 +12,7 @@ from flax import nnx
 
 import seqjax
 from seqjax import nn
-from seqjax.cells.base import input_specs
+from seqjax.cells._base import input_specs
 from seqjax.testing import LAWS, CellError, check_cell
 from tests.cases import assert_close, draw_like, mask_of
 from tests.contract import TABLE

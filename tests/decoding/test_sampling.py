@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from seqjax.decoding import greedy, sample
-from seqjax.decoding.sampling import _nucleus
+from seqjax.decoding._sampling import _nucleus
 from tests.decoding.helpers import (
     END,
     Oracle,

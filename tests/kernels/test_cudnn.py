@@ -14,7 +14,7 @@ from jax.experimental import rnn
 import seqjax
 from seqjax import cells
 from seqjax.kernels import Problem, scan
-from seqjax.kernels.cudnn import _run, cudnn, flat_weights
+from seqjax.kernels._cudnn import _run, cudnn, flat_weights
 from seqjax.kernels.target import this_machine
 from tests.cases import T, assert_close, draw_like, inputs_of, mask_of, params_of, state_of
 

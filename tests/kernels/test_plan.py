@@ -11,7 +11,7 @@ import pytest
 import seqjax
 from seqjax.cells import CELLS, GRU, LSTM, Elman, MinGRU
 from seqjax.kernels import Execution, make_plan
-from seqjax.kernels.choices import CHOICES, choices_for
+from seqjax.kernels._choices import CHOICES, choices_for
 from tests.cases import params_of
 from tests.test_custom_cells import RunningMean
 

@@ -10,7 +10,7 @@ from flax import linen
 
 import seqjax
 from seqjax import cells
-from seqjax.nn.linen import LinenRecurrent
+from seqjax.nn import LinenRecurrent
 from tests.cases import (
     assert_close,
     inputs_of,

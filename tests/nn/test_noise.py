@@ -10,7 +10,7 @@ from flax import nnx
 
 import seqjax
 from seqjax import cells, nn
-from seqjax.nn import layer as layer_module
+from seqjax.nn import _layer as layer_module
 from tests import references
 from tests.cases import assert_close, inputs_of, mask_of, with_garbage
 from tests.nn.helpers import (

@@ -10,7 +10,7 @@ import pytest
 from flax import nnx
 
 from seqjax import export, seq2seq
-from seqjax.attention.ops import masked_softmax
+from seqjax.attention._ops import masked_softmax
 
 SIZES: dict[str, Any] = {"embed_size": 4, "hidden_size": 5, "rngs": nnx.Rngs(0)}
 MODEL = seq2seq.Seq2Seq(9, 7, **SIZES)

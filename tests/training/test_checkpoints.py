@@ -19,7 +19,7 @@ import pytest
 from seqjax import training
 from seqjax.data import batches
 from seqjax.metrics import Mean
-from seqjax.training.totals import Totals
+from seqjax.training._totals import Totals
 from tests.training.test_fit import make_batches, metric_fn, run, without_time
 
 TREE = {

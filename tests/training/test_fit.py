@@ -18,7 +18,7 @@ import rich.console
 from flax import nnx
 
 from seqjax import metrics, nn, training
-from seqjax.training.progress import Progress
+from seqjax.training._progress import Progress
 
 
 class Model(nnx.Module):
@@ -217,7 +217,7 @@ def tick(monkeypatch, *, seconds):
     """Gives the progress display a clock that goes on by so much at each look."""
     clock = itertools.count(0.0, seconds)
     fake = types.SimpleNamespace(monotonic=lambda: next(clock))
-    monkeypatch.setattr("seqjax.training.progress.time", fake)
+    monkeypatch.setattr("seqjax.training._progress.time", fake)
 
 
 def test_a_live_bar_on_a_terminal(monkeypatch):
@@ -240,7 +240,7 @@ def test_a_live_bar_on_a_terminal(monkeypatch):
 def test_evaluation_does_not_count_for_the_speed(monkeypatch):
     now = 0.0
     fake = types.SimpleNamespace(monotonic=lambda: now)
-    monkeypatch.setattr("seqjax.training.progress.time", fake)
+    monkeypatch.setattr("seqjax.training._progress.time", fake)
     file = io.StringIO()
     with Progress(1, console=rich.console.Console(file=file)) as progress:
         progress.begin_epoch(5)

@@ -1,0 +1,181 @@
+"""Convolutional LSTMs: states and inputs have space as well as features."""
+
+import dataclasses
+import math
+from typing import Any, ClassVar, Literal, Self
+
+import jax
+import jax.numpy as jnp
+
+from seqjax import checks
+from seqjax.cells import ops
+from seqjax.cells._base import DenseCell
+from seqjax.cells._lstm import LSTMParams, LSTMState, lstm_gates, memory_update
+from seqjax.types import Array, PRNGKey, Shape, Slots
+
+__all__ = ["ConvLSTM1D", "ConvLSTM2D"]
+
+
+@dataclasses.dataclass(frozen=True)
+class _ConvLSTM(DenseCell[LSTMParams, LSTMState]):
+    """The convolutional LSTM over any number of spatial axes, channels last."""
+
+    ndim: ClassVar[int]
+
+    _: dataclasses.KW_ONLY
+    spatial_shape: int | tuple[int, ...] = 8
+    kernel_size: int | tuple[int, ...] = 3
+    stride: int | tuple[int, ...] = 1
+    padding: Literal["SAME", "VALID"] = "SAME"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for name in ("spatial_shape", "kernel_size", "stride"):
+            object.__setattr__(self, name, self._per_axis(name))
+        checks.require_name("padding", self.padding, ("SAME", "VALID"))
+        if min(self.output_shape) <= 0:
+            raise ValueError(
+                f"spatial_shape: expected at least kernel_size={self.kernel_size} with "
+                f"padding='VALID', got {self.spatial_shape}"
+            )
+
+    def _per_axis(self, name: str) -> tuple[int, ...]:
+        value = getattr(self, name)
+        values = tuple(value) if isinstance(value, (tuple, list)) else (value,) * self.ndim
+        if len(values) != self.ndim:
+            raise ValueError(f"{name}: expected {self.ndim} sizes or one for all, got {value}")
+        return tuple(checks.require_integer(name, size) for size in values)
+
+    @property
+    def input_shape(self) -> Shape:
+        return (*self._per_axis("spatial_shape"), self.input_size)
+
+    @property
+    def output_shape(self) -> Shape:
+        sizes, kernels, strides = map(self._per_axis, ("spatial_shape", "kernel_size", "stride"))
+        if self.padding == "VALID":
+            sizes = tuple(n - k + 1 for n, k in zip(sizes, kernels, strict=True))
+        return (*(-(-n // s) for n, s in zip(sizes, strides, strict=True)), self.hidden_size)
+
+    def stacked_on(self, input_size: int) -> Self:
+        *space, _ = self.output_shape
+        return dataclasses.replace(
+            self, input_size=input_size, spatial_shape=tuple(space), stride=1, padding="SAME"
+        )
+
+    def init(self, key: PRNGKey, dtype: Any = jnp.float32) -> LSTMParams:
+        k_ih, k_hh, k_b = self.keys(key, 3)
+        window, columns = self._per_axis("kernel_size"), 4 * self.hidden_size
+        return LSTMParams(
+            w_ih=self.draw("kernel_init", k_ih, (*window, self.input_size, columns), 4, dtype),
+            w_hh=self.draw("recurrent_init", k_hh, (*window, self.hidden_size, columns), 4, dtype),
+            b=self.draw_bias(k_b, columns, 4, dtype),
+        )
+
+    def initial_state(self, batch_shape: Shape = (), dtype: Any = jnp.float32) -> LSTMState:
+        shape = (*batch_shape, *self.output_shape)
+        return LSTMState(h=jnp.zeros(shape, dtype), c=jnp.zeros(shape, dtype))
+
+    def project(self, p: LSTMParams, x: Array) -> Slots:
+        z = self._convolved(x, p.w_ih, self._per_axis("stride"), self.padding)
+        return ops.split(ops.biased(z, p.b), 4)
+
+    def recurrent_input(self, state: LSTMState) -> Array:
+        return state.h
+
+    def recur(self, p: LSTMParams, r: Array) -> Slots:
+        return ops.split(self._convolved(r, p.w_hh, (1,) * self.ndim, "SAME"), 4)
+
+    def update(self, p: LSTMParams, gates: Any, state: LSTMState) -> LSTMState:
+        i, f, g, o = self.gate_values(p, gates, state).values()
+        return memory_update(i, f, g, o, state.c)
+
+    def gate_values(self, p: LSTMParams, gates: Any, state: LSTMState) -> dict[str, Array]:
+        return lstm_gates(*gates)
+
+    def _convolved(self, x: Array, w: Array, stride: Shape, padding: str) -> Array:
+        """Cross-correlates the trailing axes `[*space, C]` of x with `w [*window, C, columns]`."""
+        # Operands are widened rather than rounded: a convolution that accumulates in a wider
+        # dtype than its operands' has no transpose in JAX.
+        accumulator = ops.accumulator_dtype(w.dtype)
+        event = x.shape[-self.ndim - 1 :]
+        batch = x.shape[: -self.ndim - 1]
+        space = "XYZ"[: self.ndim]
+        z = jax.lax.conv_general_dilated(
+            x.astype(w.dtype).astype(accumulator).reshape(math.prod(batch), *event),
+            w.astype(accumulator),
+            window_strides=stride,
+            padding=padding,
+            dimension_numbers=(f"N{space}C", f"{space}IO", f"N{space}C"),
+        )
+        return z.reshape(*batch, *z.shape[1:])
+
+
+@dataclasses.dataclass(frozen=True)
+class ConvLSTM1D(_ConvLSTM):
+    r"""An LSTM over one spatial axis: products are convolutions (*).
+
+        [z_i z_f z_g z_o] = X_t * W_ih + H_{t-1} * W_hh + b
+        i, f, o = σ(z_i), σ(z_f), σ(z_o)      g = tanh(z_g)
+        C_t = f ⊙ C_{t-1} + i ⊙ g
+        H_t = o ⊙ tanh(C_t)
+        y_t = H_t
+
+    Without the paper's peepholes, as in Keras. The input's convolution has the stride and the
+    padding; the state's has stride 1 and keeps its size.
+
+    Attributes:
+      input_size, hidden_size: channels of the input and of the state.
+      spatial_shape: the size X of the input's spatial axis.
+      kernel_size: K, the width of both convolutions' windows.
+      stride: of the input's convolution.
+      padding: "SAME" or "VALID", of the input's convolution.
+      use_bias, kernel_init, recurrent_init, bias_init: see `DenseCell`.
+
+    Input: `[..., X, I]`. State: `LSTMState` of `[..., X', H]`. Output: `[..., X', H]`.
+
+    Raises:
+      TypeError, ValueError: a size that is not a positive integer, an unknown padding or
+        initialiser, an input smaller than the window with "VALID".
+
+    References:
+      Shi, Chen, Wang, Yeung, Wong, Woo (2015), Convolutional LSTM network: a machine learning
+      approach for precipitation nowcasting, eq. 3.
+
+    Example:
+      >>> ConvLSTM1D(2, 4, spatial_shape=9, stride=2).output_shape
+      (5, 4)
+    """
+
+    ndim: ClassVar[int] = 1
+
+
+@dataclasses.dataclass(frozen=True)
+class ConvLSTM2D(_ConvLSTM):
+    r"""An LSTM over two spatial axes, for images and maps; see `ConvLSTM1D` for the equations.
+
+    Attributes:
+      input_size, hidden_size: channels of the input and of the state.
+      spatial_shape: the sizes (X, Y) of the input's spatial axes, or one for both.
+      kernel_size: (K, K) or one for both, the windows of both convolutions.
+      stride: of the input's convolution.
+      padding: "SAME" or "VALID", of the input's convolution.
+      use_bias, kernel_init, recurrent_init, bias_init: see `DenseCell`.
+
+    Input: `[..., X, Y, I]`. State: `LSTMState` of `[..., X', Y', H]`. Output: `[..., X', Y', H]`.
+
+    Raises:
+      TypeError, ValueError: a size that is not a positive integer, an unknown padding or
+        initialiser, an input smaller than the window with "VALID".
+
+    References:
+      Shi, Chen, Wang, Yeung, Wong, Woo (2015), Convolutional LSTM network: a machine learning
+      approach for precipitation nowcasting, eq. 3.
+
+    Example:
+      >>> cell = ConvLSTM2D(1, 4, spatial_shape=(6, 5), padding="VALID")
+      >>> cell.input_shape, cell.output_shape
+      ((6, 5, 1), (4, 3, 4))
+    """
+
+    ndim: ClassVar[int] = 2

@@ -1,0 +1,174 @@
+"""Simple recurrent networks (Elman 1990)."""
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any, NamedTuple, Self
+
+import jax.numpy as jnp
+
+from seqjax import checks
+from seqjax.cells import initializers, ops
+from seqjax.cells._base import DenseCell
+from seqjax.types import Array, PRNGKey, Shape, Slots
+
+__all__ = ["Elman", "ElmanParams", "ElmanReadout", "ElmanReadoutParams"]
+
+
+class ElmanParams(NamedTuple):
+    """Parameters of `Elman`: `w_ih [I, H]`, `w_hh [H, H]`, `b [H]`."""
+
+    w_ih: Array
+    w_hh: Array
+    b: Array | None
+
+
+class ElmanReadoutParams(NamedTuple):
+    """Parameters of `ElmanReadout`: those of `Elman`, `w_hy [H, O]` and `b_y [O]`."""
+
+    w_ih: Array
+    w_hh: Array
+    b: Array | None
+    w_hy: Array
+    b_y: Array | None
+
+
+@dataclasses.dataclass(frozen=True)
+class _Elman(DenseCell[Any, Array]):
+    """The recurrence that both cells of this file share."""
+
+    _: dataclasses.KW_ONLY
+    activation: str | Callable[[Array], Array] = "tanh"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not callable(self.activation):
+            checks.require_name("activation", self.activation, ops.ACTIVATIONS)
+
+    @classmethod
+    def irnn(cls, input_size: int, hidden_size: int, *, scale: float = 1.0, **options: Any) -> Self:
+        """An IRNN: relu units and a recurrent matrix that starts as `scale` times the identity.
+
+        References:
+          Le, Jaitly, Hinton (2015), A simple way to initialize recurrent networks of rectified
+          linear units.
+        """
+        init = "identity" if scale == 1.0 else initializers.Identity(scale)
+        return cls(input_size, hidden_size, activation="relu", recurrent_init=init, **options)
+
+    def initial_state(self, batch_shape: Shape = (), dtype: Any = jnp.float32) -> Array:
+        return jnp.zeros((*batch_shape, self.hidden_size), dtype)
+
+    def project(self, p: Any, x: Array) -> Slots:
+        return (ops.affine(x, p.w_ih, p.b),)
+
+    def recurrent_input(self, state: Array) -> Array:
+        return state
+
+    def recur(self, p: Any, r: Array) -> Slots:
+        return (ops.matmul(r, p.w_hh),)
+
+    def recurrent_matrix(self, p: Any) -> Array | None:
+        return p.w_hh
+
+    def update(self, p: Any, gates: Any, state: Array) -> Array:
+        (z,) = gates
+        return ops.activation(self.activation)(z)
+
+    def _init(self, key: PRNGKey, dtype: Any) -> tuple[Array, Array, Array | None]:
+        k_ih, k_hh, k_b = self.keys(key, 3)
+        return (
+            self.draw("kernel_init", k_ih, (self.input_size, self.hidden_size), 1, dtype),
+            self.draw("recurrent_init", k_hh, (self.hidden_size, self.hidden_size), 1, dtype),
+            self.draw_bias(k_b, self.hidden_size, 1, dtype),
+        )
+
+
+@dataclasses.dataclass(frozen=True)
+class Elman(_Elman):
+    r"""The simple recurrent network; PyTorch's `RNN`, Keras's `SimpleRNN`.
+
+        h_t = φ(x_t W_ih + h_{t-1} W_hh + b)
+        y_t = h_t
+
+    Attributes:
+      activation: φ, one of "tanh", "relu", "identity", "sigmoid", or a function.
+      use_bias, kernel_init, recurrent_init, bias_init: see `DenseCell`.
+
+    State: `h [..., H]`. Output: `h_t [..., H]`.
+
+    Raises:
+      TypeError, ValueError: a size that is not a positive integer, an unknown activation or
+        initialiser.
+
+    References:
+      Elman (1990), Finding structure in time.
+
+    Example:
+      >>> import jax, jax.numpy as jnp
+      >>> cell = Elman(3, 5, activation="relu")
+      >>> params = cell.init(jax.random.key(0))
+      >>> h_t, y_t = cell.step(params, jnp.ones([3]), cell.initial_state())
+      >>> bool((h_t == y_t).all()), y_t.shape
+      (True, (5,))
+      >>> Elman.irnn(3, 5).init(jax.random.key(0)).w_hh.trace().item()
+      5.0
+    """
+
+    def init(self, key: PRNGKey, dtype: Any = jnp.float32) -> ElmanParams:
+        return ElmanParams(*self._init(key, dtype))
+
+
+@dataclasses.dataclass(frozen=True)
+class ElmanReadout(_Elman):
+    r"""The textbook RNN: a simple recurrent network with its output layer.
+
+        h_t = φ(x_t W_ih + h_{t-1} W_hh + b)
+        y_t = h_t W_hy + b_y
+
+    Attributes:
+      activation: φ, one of "tanh", "relu", "identity", "sigmoid", or a function.
+      output_size: features of the output, O; `hidden_size` if not given.
+      use_bias, kernel_init, recurrent_init, bias_init: see `DenseCell`.
+
+    State: `h [..., H]`. Output: `y_t [..., O]`.
+
+    Raises:
+      TypeError, ValueError: a size that is not a positive integer, an unknown activation or
+        initialiser.
+
+    References:
+      Elman (1990), Finding structure in time; Goodfellow, Bengio, Courville (2016), Deep
+      Learning, eq. 10.8-10.10.
+
+    Example:
+      >>> import jax, jax.numpy as jnp
+      >>> cell = ElmanReadout(3, 5, output_size=2)
+      >>> params = cell.init(jax.random.key(0))
+      >>> h_t, y_t = cell.step(params, jnp.ones([3]), cell.initial_state())
+      >>> h_t.shape, y_t.shape
+      ((5,), (2,))
+    """
+
+    _: dataclasses.KW_ONLY
+    output_size: int | None = None
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        size = self.hidden_size if self.output_size is None else self.output_size
+        object.__setattr__(self, "output_size", checks.require_integer("output_size", size))
+
+    def init(self, key: PRNGKey, dtype: Any = jnp.float32) -> ElmanReadoutParams:
+        k_h, k_hy, k_y = self.keys(key, 3)
+        (size,) = self.output_shape
+        return ElmanReadoutParams(
+            *self._init(k_h, dtype),
+            self.draw("kernel_init", k_hy, (self.hidden_size, size), 1, dtype),
+            self.draw_bias(k_y, size, 1, dtype),
+        )
+
+    def output(self, p: Any, gates: Slots, state: Array) -> Array:
+        return ops.affine(state, p.w_hy, p.b_y)
+
+    @property
+    def output_shape(self) -> Shape:
+        return (checks.require_integer("output_size", self.output_size),)

@@ -1,0 +1,84 @@
+"""The independently recurrent network: each unit sees only its own past."""
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from seqjax import checks
+from seqjax.cells import ops
+from seqjax.cells._base import DenseCell
+from seqjax.types import Array, PRNGKey, Shape, Slots
+
+__all__ = ["IndRNN", "IndRNNParams"]
+
+
+class IndRNNParams(NamedTuple):
+    """Parameters of `IndRNN`: `w_ih [I, H]`, `u [H]`, `b [H]`."""
+
+    w_ih: Array
+    u: Array
+    b: Array | None
+
+
+@dataclasses.dataclass(frozen=True)
+class IndRNN(DenseCell[IndRNNParams, Array]):
+    r"""An RNN whose recurrent matrix is diagonal.
+
+        h_t = φ(x_t W_ih + u ⊙ h_{t-1} + b)
+        y_t = h_t
+
+    The recurrent weights u are drawn from U(0, 1), as the paper does.
+
+    Attributes:
+      activation: φ, one of "relu", "tanh", "identity", "sigmoid", or a function.
+      use_bias, kernel_init, bias_init: see `DenseCell`; `recurrent_init` has no use here.
+
+    State: `h [..., H]`. Output: `h_t [..., H]`.
+
+    Raises:
+      TypeError, ValueError: a size that is not a positive integer, an unknown activation or
+        initialiser.
+
+    References:
+      Li, Li, Cook, Zhu, Gao (2018), Independently recurrent neural network (IndRNN), eq. 4.
+
+    Example:
+      >>> params = IndRNN(3, 5).init(jax.random.key(0))
+      >>> params.u.shape, bool((params.u >= 0).all())
+      ((5,), True)
+    """
+
+    _: dataclasses.KW_ONLY
+    activation: str | Callable[[Array], Array] = "relu"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not callable(self.activation):
+            checks.require_name("activation", self.activation, ops.ACTIVATIONS)
+
+    def init(self, key: PRNGKey, dtype: Any = jnp.float32) -> IndRNNParams:
+        k_ih, k_u, k_b = self.keys(key, 3)
+        return IndRNNParams(
+            w_ih=self.draw("kernel_init", k_ih, (self.input_size, self.hidden_size), 1, dtype),
+            u=jax.random.uniform(k_u, (self.hidden_size,), dtype),
+            b=self.draw_bias(k_b, self.hidden_size, 1, dtype),
+        )
+
+    def initial_state(self, batch_shape: Shape = (), dtype: Any = jnp.float32) -> Array:
+        return jnp.zeros((*batch_shape, self.hidden_size), dtype)
+
+    def project(self, p: IndRNNParams, x: Array) -> Slots:
+        return (ops.affine(x, p.w_ih, p.b),)
+
+    def recurrent_input(self, state: Array) -> Array:
+        return state
+
+    def recur(self, p: IndRNNParams, r: Array) -> Slots:
+        return (ops.scaled(p.u, r),)
+
+    def update(self, p: IndRNNParams, gates: Any, state: Array) -> Array:
+        (z,) = gates
+        return ops.activation(self.activation)(z)

@@ -1,0 +1,152 @@
+"""Gated cells that are linear in their state, so that time can be solved in parallel."""
+
+import abc
+import dataclasses
+from typing import Any, ClassVar, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from seqjax.cells import ops
+from seqjax.cells._base import Cell, DenseCell
+from seqjax.types import Array, PRNGKey, Shape, Slots
+
+__all__ = ["LinearCell", "MinGRU", "MinLSTM", "MinParams"]
+
+
+class MinParams(NamedTuple):
+    """Parameters of `MinGRU` (G = 2) and `MinLSTM` (G = 3): `w_ih [I, G*H]`, `b [G*H]`."""
+
+    w_ih: Array
+    b: Array | None
+
+
+@dataclasses.dataclass(frozen=True)
+class LinearCell(Cell[Any, Any]):
+    r"""Base of the cells s_t = a_t ⊙ s_{t-1} + b_t whose a and b depend on the input alone.
+
+    The state is one array, real or complex. A subclass gives `linear_terms` in place of `update`;
+    its `output` is a function of the state, and may read the gates.
+
+    Example:
+      >>> cell = MinGRU(3, 5)
+      >>> params = cell.init(jax.random.key(0))
+      >>> a, b = cell.linear_terms(params, cell.project(params, jnp.ones([7, 3])))
+      >>> a.shape, b.shape
+      ((7, 5), (7, 5))
+    """
+
+    @abc.abstractmethod
+    def linear_terms(self, p: Any, gates: Any) -> tuple[Array, Array]:
+        """Return the terms a_t and b_t; each broadcasts to the shape of the state.
+
+        Args:
+          p: as from `prepare`.
+          gates: the slots of `project`, with any leading axes.
+        """
+
+    def update(self, p: Any, gates: Any, state: Array) -> Array:
+        terms = self.linear_terms(p, gates)
+        if not isinstance(terms, tuple) or len(terms) != 2:
+            raise TypeError(
+                f"cell: expected a pair (a, b) from {type(self).__name__}.linear_terms, got "
+                f"{type(terms).__name__}"
+            )
+        a, b = terms
+        return a * state + b
+
+
+@dataclasses.dataclass(frozen=True)
+class _MinCell(DenseCell[MinParams, Array], LinearCell):
+    """Base of the cells of this file: their weights, in column blocks of width H."""
+
+    gates: ClassVar[int]
+
+    def init(self, key: PRNGKey, dtype: Any = jnp.float32) -> MinParams:
+        k_ih, k_b = self.keys(key, 2)
+        columns = self.gates * self.hidden_size
+        return MinParams(
+            w_ih=self.draw("kernel_init", k_ih, (self.input_size, columns), self.gates, dtype),
+            b=self.draw_bias(k_b, columns, self.gates, dtype),
+        )
+
+    def initial_state(self, batch_shape: Shape = (), dtype: Any = jnp.float32) -> Array:
+        return jnp.zeros((*batch_shape, self.hidden_size), dtype)
+
+    def project(self, p: MinParams, x: Array) -> Slots:
+        return ops.split(ops.affine(x, p.w_ih, p.b), self.gates)
+
+
+@dataclasses.dataclass(frozen=True)
+class MinGRU(_MinCell):
+    r"""A GRU whose gate and candidate see the input only.
+
+        [p_z n] = x_t W_ih + b
+        z = σ(p_z)
+        h_t = (1 - z) ⊙ h_{t-1} + z ⊙ n
+        y_t = h_t
+
+    Attributes:
+      use_bias, kernel_init, bias_init: see `DenseCell`; `recurrent_init` has no use here.
+
+    State: `h [..., H]`. Output: `h_t [..., H]`.
+
+    Raises:
+      TypeError, ValueError: a size that is not a positive integer, an unknown initialiser.
+
+    References:
+      Feng, Tung, Ahmed, Bengio, Hajimirsadeghi (2024), Were RNNs all we needed?, section 3.1.
+
+    Example:
+      >>> MinGRU(3, 5).init(jax.random.key(0)).w_ih.shape
+      (3, 10)
+    """
+
+    gates: ClassVar[int] = 2
+
+    def linear_terms(self, p: MinParams, gates: Any) -> tuple[Array, Array]:
+        p_z, n = gates
+        z = jax.nn.sigmoid(p_z)
+        return 1 - z, z * n
+
+    def gate_values(self, p: MinParams, gates: Any, state: Array) -> dict[str, Array]:
+        return {"z": jax.nn.sigmoid(gates[0])}
+
+
+@dataclasses.dataclass(frozen=True)
+class MinLSTM(_MinCell):
+    r"""An LSTM whose gates and candidate see the input only, with gates that sum to one.
+
+        [p_f p_i n] = x_t W_ih + b
+        f, i = σ(p_f), σ(p_i)
+        h_t = f / (f + i) ⊙ h_{t-1} + i / (f + i) ⊙ n
+        y_t = h_t
+
+    Attributes:
+      use_bias, kernel_init, bias_init: see `DenseCell`; `recurrent_init` has no use here.
+
+    State: `h [..., H]`. Output: `h_t [..., H]`.
+
+    Raises:
+      TypeError, ValueError: a size that is not a positive integer, an unknown initialiser.
+
+    References:
+      Feng, Tung, Ahmed, Bengio, Hajimirsadeghi (2024), Were RNNs all we needed?, section 3.2
+      (the length-independent form).
+
+    Example:
+      >>> MinLSTM(3, 5).init(jax.random.key(0)).w_ih.shape
+      (3, 15)
+    """
+
+    gates: ClassVar[int] = 3
+
+    def linear_terms(self, p: MinParams, gates: Any) -> tuple[Array, Array]:
+        p_f, p_i, n = gates
+        # f / (f + i) = σ(log f - log i), which stays finite when both gates underflow.
+        f = jax.nn.sigmoid(jax.nn.log_sigmoid(p_f) - jax.nn.log_sigmoid(p_i))
+        return f, (1 - f) * n
+
+    def gate_values(self, p: MinParams, gates: Any, state: Array) -> dict[str, Array]:
+        f, _ = self.linear_terms(p, gates)
+        return {"f": f, "i": 1 - f}  # as they act: each divided by f + i

@@ -1,0 +1,126 @@
+"""Token ids that are computed once and read from a file afterwards."""
+
+import hashlib
+import itertools
+import tempfile
+import warnings
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from seqjax import checks
+from seqjax._files import FilePath, local_path, replacing
+from seqjax.data._containers import entries
+from seqjax.data._subwords import Subwords
+from seqjax.data._texts import require_tokens, tokens_of
+from seqjax.data._vocabulary import Vocabulary
+
+__all__ = ["cached_tokens"]
+
+
+def cached_tokens(
+    texts: Iterable[str | Sequence[str]],
+    tokenizer: Vocabulary | Subwords,
+    folder: FilePath,
+) -> list[np.ndarray]:
+    """Return the token ids of many texts; a second call reads them from a file.
+
+    The file's name is the SHA-256 of the tokenizer and the texts, so that other texts, or another
+    tokenizer, have another file. It is complete as soon as it is there, also if several programs
+    write it at once. A damaged one is made anew.
+
+    Args:
+      texts: strings, or lists of words for a `Vocabulary` of words; in a list, a column of pandas
+        or an iterator.
+      tokenizer: whose `encode` makes ids of a text.
+      folder: of the files; made if it is not there.
+
+    Returns:
+      The ids of each text, int32 [t_n].
+
+    Raises:
+      TypeError: another tokenizer, texts that are not strings, or one text instead of several.
+      ValueError: missing values in a column.
+      OSError: a folder that cannot be written to.
+
+    Warns:
+      RuntimeWarning: the file is damaged.
+
+    Example:
+      >>> import tempfile
+      >>> from seqjax.data import Vocabulary
+      >>> folder = tempfile.TemporaryDirectory()
+      >>> letters = Vocabulary("abc")
+      >>> cached_tokens(["cab", "ba"], letters, folder.name)
+      [array([6, 4, 5], dtype=int32), array([5, 4], dtype=int32)]
+      >>> [path.suffix for path in Path(folder.name).iterdir()]
+      ['.npz']
+      >>> cached_tokens(["cab", "ba"], letters, folder.name)[1]
+      array([5, 4], dtype=int32)
+    """
+    if not isinstance(tokenizer, Vocabulary | Subwords):
+        raise TypeError(
+            f"tokenizer: expected a Vocabulary or Subwords, got {checks.brief(tokenizer)}"
+        )
+    texts = [_plain(f"texts[{n}]", text) for n, text in enumerate(entries("texts", texts))]
+    folder = local_path("folder", folder)
+    path = folder / f"{_digest(texts, tokenizer)}.npz"
+    if path.exists():
+        try:
+            return _read(path, len(texts))
+        except Exception as error:  # of many classes, for all that bytes can be
+            warnings.warn(
+                f"folder: expected token ids in {path}, got a damaged file, which is made anew: "
+                f"{error}",
+                RuntimeWarning,
+                stacklevel=2,
+            )
+    found = [tokenizer.encode(text) for text in texts]  # type: ignore[arg-type]
+    folder.mkdir(parents=True, exist_ok=True)
+    _write(path, found)
+    return found
+
+
+def _plain(name: str, text: Any) -> str | list[str]:
+    """A text as a string or a list of strings, or an error."""
+    if isinstance(text, str):
+        return text
+    words = list(tokens_of(name, text))
+    require_tokens(name, words)
+    return words
+
+
+def _digest(texts: Sequence[str | Sequence[str]], tokenizer: Vocabulary | Subwords) -> str:
+    """SHA-256 of all that the ids depend on. Each part is preceded by its size."""
+    digest = hashlib.sha256(type(tokenizer).__name__.encode())
+    with tempfile.TemporaryDirectory() as folder:
+        tokenizer.save(Path(folder, "tokenizer"))
+        definition = Path(folder, "tokenizer").read_bytes()
+    digest.update(b"%d " % len(definition) + definition)
+    for text in texts:
+        words = [text] if isinstance(text, str) else text
+        digest.update(b"text " if isinstance(text, str) else b"%d words " % len(words))
+        for word in words:
+            data = word.encode("utf-8", "surrogatepass")
+            digest.update(b"%d " % len(data) + data)
+    return digest.hexdigest()
+
+
+def _read(path: Path, number: int) -> list[np.ndarray]:
+    with np.load(path, allow_pickle=False) as stored:
+        ids, lengths = stored["ids"], stored["lengths"]
+    if ids.dtype != np.int32 or lengths.shape != (number,) or ids.shape != (lengths.sum(),):
+        raise ValueError(f"{ids.dtype} {ids.shape} in texts {lengths.shape}")
+    bounds = np.cumsum([0, *lengths])
+    return [ids[start:end] for start, end in itertools.pairwise(bounds)]
+
+
+def _write(path: Path, found: Sequence[np.ndarray]) -> None:
+    with replacing(path) as partial, partial.open("wb") as file:
+        np.savez(
+            file,
+            ids=np.concatenate([*found, np.zeros(0, np.int32)]),
+            lengths=np.array([len(ids) for ids in found], np.int64),
+        )

@@ -1,0 +1,148 @@
+"""Reader of the .ts files in which the time series classification archive comes."""
+
+import numpy as np
+
+from seqjax._files import FilePath
+from seqjax.data._readers import read_lines
+
+__all__ = ["read_ts"]
+
+
+def read_ts(path: FilePath) -> tuple[list[np.ndarray], list[str]]:
+    r"""Read the recordings and the labels of a .ts file of timeseriesclassification.com.
+
+    After a line @data there is one line for each recording: channels of equal length, parted by
+    ":", and the label behind the last ":". Values are parted by ",", and "?" or NaN is a missing
+    one. Of the lines before @data, "@classLabel" and "@targetLabel" (regression) say whether there
+    are labels; if neither line is there, there are. "@equalLength true" and "@univariate true" are
+    checked. Comments (# or %) and blank lines are passed over.
+
+    This reader does not call aeon's `load_from_ts_file`, which changes the labels (to small
+    letters, and "banana" to "baNaNa"), drops minus signs where values have time stamps, and reads
+    neither comments after @data nor compressed files.
+
+    Args:
+      path: path of the file; one whose name ends in ".gz" is unpacked.
+
+    Returns:
+      recordings: N arrays float32 [T_n, channels], NaN where a value is missing.
+      labels: N strings, as they are written, numbers of a regression too; [] if there are none.
+
+    Raises:
+      TypeError: not a path.
+      OSError: no such file, or one that cannot be read.
+      ValueError: text that is not UTF-8; no recordings; values that are no numbers of float32, or
+        come with time stamps; a recording without a label, or whose channels differ in length, or
+        that has more or fewer channels than the first one; lengths or channels that are not as
+        the header says.
+
+    References:
+      Bagnall et al. (2018), The UEA multivariate time series classification archive.
+
+    Example:
+      >>> import tempfile
+      >>> from pathlib import Path
+      >>> folder = tempfile.TemporaryDirectory()
+      >>> path = Path(folder.name, "walks_TRAIN.ts")
+      >>> _ = path.write_text("@classLabel true slow fast\n@data\n1,2,3:4,5,6:slow\n7:8:fast\n")
+      >>> recordings, labels = read_ts(path)
+      >>> [frames.shape for frames in recordings], labels
+      ([(3, 2), (1, 2)], ['slow', 'fast'])
+    """
+    recordings: list[np.ndarray] = []
+    labels: list[str] = []
+    header: dict[str, bool] = {}
+    inside = labelled = False
+    for number, line in enumerate(read_lines(path), start=1):
+        place, line = f"{path}, line {number}", line.strip()
+        if not line or line.startswith(("#", "%")):
+            continue
+        if inside:
+            fields = line.split(":")
+            if labelled:
+                labels.append(_label(fields.pop(), place))
+            recordings.append(_recording(fields, place))
+            _check_shape(recordings[-1], recordings[0], header, place)
+        elif line.startswith("@"):
+            _read_header(line, header, place)
+            inside = line.lower().split()[0] == "@data"
+            targets = header.get("@targetlabel", False)
+            labelled = targets or header.get("@classlabel", "@targetlabel" not in header)
+        else:
+            raise ValueError(f"path: expected a line that begins with @ in {place}, got {line!r}")
+    if not recordings:
+        raise ValueError(f"path: {path}: expected recordings after a line @data, got none")
+    return recordings, labels
+
+
+FLAGS = ("@classlabel", "@targetlabel", "@timestamps", "@equallength", "@univariate")
+"""The lines of the header that this reader goes by; each says true or false."""
+
+
+def _read_header(line: str, header: dict[str, bool], place: str) -> None:
+    """Add what a line of the header says, if it is one of `FLAGS`."""
+    name, *values = line.lower().split()
+    if name not in FLAGS:
+        return
+    if values[:1] not in (["true"], ["false"]):
+        raise ValueError(f"path: expected {name} true or false in {place}, got {line!r}")
+    header[name] = values[0] == "true"
+    if name == "@timestamps" and header[name]:
+        raise ValueError(f"path: expected values without time stamps in {place}")
+
+
+def _label(text: str, place: str) -> str:
+    """A label as it is written; an error if it is none, or a channel of several values."""
+    label = text.strip()
+    if not label or ("," in label and _is_numbers(label.split(","))):
+        raise ValueError(
+            f"path: expected a label behind the last ':' in {place}, got {label!r}; a file without "
+            'labels says "@classLabel false"'
+        )
+    return label
+
+
+def _is_numbers(values: list[str]) -> bool:
+    try:
+        return all(_number(value) is not None for value in values)
+    except ValueError:
+        return False
+
+
+def _recording(channels: list[str], place: str) -> np.ndarray:
+    """Float32 [T, channels] of the channels as they are written."""
+    rows = [channel.split(",") for channel in channels]
+    lengths = sorted({len(row) for row in rows})
+    if len(lengths) != 1:
+        found = f"got {lengths}" if lengths else "got no channel"
+        raise ValueError(f"path: expected channels of one length in {place}, {found}")
+    try:
+        values = np.array([[_number(value) for value in row] for row in rows])
+    except ValueError as error:
+        raise ValueError(f"path: expected numbers in {place}, got {error}") from None
+    with np.errstate(over="ignore"):
+        frames = values.astype(np.float32).T
+    if np.isinf(frames).any():
+        value = values.T[np.isinf(frames)][0]
+        raise ValueError(f"path: expected finite numbers of float32 in {place}, got {value}")
+    return frames
+
+
+def _number(text: str) -> float:
+    text = text.strip()
+    if "_" in text:  # Python's way to group digits, and nobody else's
+        raise ValueError(f"{text!r}")
+    return float("nan" if text == "?" else text)
+
+
+def _check_shape(
+    frames: np.ndarray, first: np.ndarray, header: dict[str, bool], place: str
+) -> None:
+    channels = 1 if header.get("@univariate") else first.shape[1]
+    if frames.shape[1] != channels:
+        raise ValueError(f"path: expected {channels} channels in {place}, got {frames.shape[1]}")
+    if header.get("@equallength") and len(frames) != len(first):
+        raise ValueError(
+            f"path: expected {len(first)} steps in {place}, as @equalLength true says, got "
+            f"{len(frames)}"
+        )

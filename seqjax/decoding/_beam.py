@@ -1,0 +1,285 @@
+"""Beam search: the best of many outputs, several pursued at once."""
+
+import math
+from collections.abc import Iterable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from seqjax import checks
+from seqjax._compensated import Total, add, behind, is_at_most
+from seqjax.decoding._ends import is_end
+from seqjax.decoding._penalties import Penalties
+from seqjax.decoding._problem import Problem, existing, make_problem, write
+from seqjax.decoding._results import Alignment, Decoded, Step
+from seqjax.types import Array, PyTree
+
+__all__ = ["beam_search"]
+
+
+def beam_search(
+    step: Step,
+    state: PyTree,
+    *,
+    begin: Any,
+    end: int | Iterable[int],
+    max_length: int,
+    beam_width: int = 5,
+    n_best: int = 1,
+    length_penalty: float = 0.0,
+    coverage_penalty: float = 0.0,
+    min_length: int = 0,
+    no_repeat_ngram: int = 0,
+    prefix: Any = None,
+    prefix_lengths: Any = None,
+    alignment: Alignment | None = None,
+    source_mask: Any = None,
+) -> Decoded:
+    """Searches for the outputs of the highest score, keeping `beam_width` hypotheses K at a time.
+
+        s(Y, X)  = log p(Y | X) / lp(Y) + cp(X; Y)
+        lp(Y)    = ((5 + |Y|) / 6)^α
+        cp(X; Y) = β Σ_i log min(Σ_j p_ij, 1)
+
+    with the length |Y| in tokens, the end token counted, and the attention p_ij of output token j
+    to source position i (a sum of 0 counts as 1e-38).
+
+    At each step every hypothesis is followed by every token. Of these candidates, ordered by
+    log-probability, those among the first K that end are finished: nothing changes them any more,
+    and they are ranked by s. The first K that do not end are pursued. A sentence is done when no
+    hypothesis it pursues can come to score above the n-th best finished one: log-probabilities only
+    fall, so s is at most log p / lp(L). After L tokens the hypotheses pursued are ranked by s among
+    the finished ones, and marked as not finished where they are returned.
+
+    Width 1 without penalties is `greedy`. A width of as many hypotheses as there are is exhaustive.
+
+    Args:
+      step: `step(tokens, state) -> (logits, state)`, see `greedy`.
+      state: the state before the first step, a pytree of arrays `[B, …]`; a hypothesis takes it
+        along. Leaves that a step returns as they came are not copied at each step.
+      begin: int, or int `[B]`, fed to the first step.
+      end: the token that ends an output; or several, of which any ends it.
+      max_length: L, the most tokens an output may have, the end token counted.
+      beam_width: K.
+      n_best: n, outputs returned for each sentence, at most K.
+      length_penalty: α, at least 0. At 0 an output scores its log-probability.
+      coverage_penalty: β, at least 0. Above 0 it needs `alignment` and `source_mask`.
+      min_length: the least tokens before the end token.
+      no_repeat_ngram: n-grams of this size occur at most once in an output; 0 for no such rule. A
+        prefix may repeat its own.
+      prefix: int `[B, P]`, the tokens every output must begin with, see `greedy`.
+      prefix_lengths: int `[B]`, 0 to P, how many of them are meant; P if not given.
+      alignment: `alignment(state)` reads the attention weights of the last step, `[N, S]`.
+      source_mask: bool `[B, S]`, True at real source positions, those that need covering.
+
+    Returns:
+      `Decoded` with n = `n_best` different outputs, best first.
+
+    Raises:
+      TypeError: as `greedy`, and a source mask that is not bool.
+      ValueError: as `greedy`, n_best above beam_width, a penalty below 0, a coverage penalty
+        without `alignment` or `source_mask`.
+
+    References:
+      Wu et al. 2016, Google's Neural Machine Translation System, eq. 14 (both penalties).
+      Paulus et al. 2018, A Deep Reinforced Model for Abstractive Summarization, section 2.5 (no
+      trigram twice).
+      Huang et al. 2017, When to Finish? Optimal Beam Search for Neural Text Generation (when to
+      stop).
+
+    Example:
+      >>> p = jnp.array([[0.0, 0.6, 0.4], [0.4, 0.3, 0.3], [0.9, 0.1, 0.0]])
+      >>> def step(tokens, state):
+      ...     return jnp.log(p)[tokens], state
+      >>> def search(begin, width):
+      ...     return beam_search(step, (), begin=begin, end=0, max_length=4, beam_width=width)
+      >>> for width in (1, 2):  # what is best at first need not be so in the end
+      ...     decoded = jax.jit(search, static_argnums=1)(jnp.array([0]), width)
+      ...     print(decoded.tokens[0, 0].tolist(), f"{jnp.exp(decoded.log_probs[0, 0]):.2f}")
+      [1, 0, 0, 0] 0.24
+      [2, 0, 0, 0] 0.36
+    """
+    beam_width = checks.require_integer("beam_width", beam_width)
+    n_best = checks.require_integer("n_best", n_best)
+    if n_best > beam_width:
+        raise ValueError(f"n_best: expected at most beam_width={beam_width}, got {n_best}")
+    problem = make_problem(
+        step, state, begin=begin, end=end, max_length=max_length, copies=beam_width,
+        min_length=min_length, no_repeat_ngram=no_repeat_ngram, prefix=prefix,
+        prefix_lengths=prefix_lengths, alignment=alignment,
+    )  # fmt: skip
+    penalties = _checked_penalties(length_penalty, coverage_penalty, source_mask, problem)
+    return _search(problem, penalties, n_best)
+
+
+def _checked_penalties(alpha: Any, beta: Any, source_mask: Any, problem: Problem) -> Penalties:
+    alpha = checks.require_number("length_penalty", alpha)
+    beta = checks.require_number("coverage_penalty", beta)
+    for name, value in (("length_penalty", alpha), ("coverage_penalty", beta)):
+        if not 0 <= value < float("inf"):
+            raise ValueError(f"{name}: expected a finite number of at least 0, got {value}")
+    if alpha * math.log((5 + problem.max_length) / 6) > math.log(np.finfo(np.float32).max):
+        raise ValueError(
+            f"length_penalty: expected one for which ((5 + {problem.max_length}) / 6)^α is finite, "
+            f"got {alpha}"
+        )
+    if beta > 0 and (problem.weights is None or source_mask is None):
+        missing = "alignment" if problem.weights is None else "source_mask"
+        raise ValueError(f"{missing}: expected one with coverage_penalty={beta}, got None")
+    if source_mask is not None:
+        source_mask = checks.require_array("source_mask", source_mask, jnp.bool_, "bool [B, S]")
+        if problem.weights is None:
+            raise ValueError("alignment: expected one with a source_mask, got None")
+        expected = (problem.batch, problem.weights.shape[1])
+        if source_mask.shape != expected:
+            raise ValueError(f"source_mask: expected {expected}, got {source_mask.shape}")
+    return Penalties(alpha, beta, source_mask)
+
+
+class _Live(NamedTuple):
+    """The hypotheses pursued, `[B, K]`, most probable first; at -inf there is none."""
+
+    t: Array
+    last: Array
+    tokens: Array
+    log_probs: Total
+    alignments: Array | None
+    state: PyTree
+
+
+class _Ranked(NamedTuple):
+    """Outputs `[B, n]`, best first, with `lo` of their scores and the tokens that ended them."""
+
+    outputs: Decoded
+    lo: Array
+    ended_by: Array
+
+
+def _search(problem: Problem, penalties: Penalties, n: int) -> Decoded:
+    batch, width, steps = problem.batch, problem.copies, problem.max_length
+
+    def as_beams(leaf: Any) -> Array:
+        return leaf.reshape(batch, width, *leaf.shape[1:])
+
+    def as_rows(leaf: Array) -> Array:
+        return leaf.reshape(batch * width, *leaf.shape[2:])
+
+    def outputs(
+        tokens: Array,
+        log_probs: Total,
+        alignments: Array | None,
+        t: Array,
+        ended_by: Array | None = None,
+    ) -> _Ranked:
+        """Outputs of t tokens, and then the end token if they have one."""
+        finished = ended_by is not None
+        scores, lo = penalties.score(log_probs, t + int(finished), steps, alignments)
+        shape = scores.shape
+        found = Decoded(
+            tokens=tokens,
+            lengths=jnp.broadcast_to(t, shape),
+            log_probs=log_probs[0],
+            scores=scores,
+            finished=jnp.full(shape, finished),
+            alignments=alignments,
+        )
+        return _Ranked(found, lo, jnp.zeros(shape, jnp.int32) if ended_by is None else ended_by)
+
+    def go_on(carry: tuple[_Live, _Ranked]) -> Array:
+        live, _ = carry
+        return (live.t < steps) & (live.log_probs[0] > -jnp.inf).any()
+
+    def advance(carry: tuple[_Live, _Ranked]) -> tuple[_Live, _Ranked]:
+        live, best = carry
+        log_probs, weights, state = problem.advance(
+            live.t, as_rows(live.last), as_rows(live.tokens), live.state
+        )
+        alignments = live.alignments
+        if alignments is not None and weights is not None:
+            alignments = write(alignments, live.t, as_beams(weights), axis=2)
+
+        # With E end tokens, no more than E K of the first (1 + E) K candidates end.
+        gains = as_beams(log_probs)
+        candidates = behind(live.log_probs)[..., None] + gains
+        most = (1 + len(problem.ends)) * width
+        order, index = _top(candidates.reshape(batch, width * problem.vocabulary), most)
+        parents, tokens = index // problem.vocabulary, index % problem.vocabulary
+        gain = _pick(gains.reshape(batch, width * problem.vocabulary), index)
+        totals = add(_pick(live.log_probs, parents), gain)
+        ends = is_end(tokens, problem.ends)
+
+        first = parents[:, :width]
+        finished = outputs(
+            tokens=_pick(live.tokens, first),
+            log_probs=_where(ends[:, :width], _first(totals, width)),
+            alignments=_pick(alignments, first),
+            t=live.t,
+            ended_by=tokens[:, :width],
+        )
+        best = _best(n, best, finished)
+
+        _, going = _top(jnp.where(ends, -jnp.inf, order), width)
+        parents, tokens = _pick(parents, going), _pick(tokens, going)
+        totals = _pick(_where(~ends, totals), going)
+        worst = best.outputs.scores[:, -1:], best.lo[:, -1:]
+        done = is_at_most(penalties.bound(_first(totals, 1), steps), worst)
+        live = _Live(
+            t=live.t + 1,
+            last=tokens,
+            tokens=write(_pick(live.tokens, parents), live.t, tokens, axis=2),
+            log_probs=_where(~done, totals),
+            alignments=_pick(alignments, parents),
+            state=problem.reorder(state, parents),
+        )
+        return live, best
+
+    only_first = jnp.where(jnp.arange(width) == 0, 0.0, -jnp.inf).astype(problem.dtype)
+    zeros = jnp.zeros((batch, width), problem.dtype)
+    start = _Live(
+        t=jnp.zeros((), jnp.int32),
+        last=as_beams(problem.begin),
+        tokens=as_beams(problem.no_tokens()),
+        log_probs=(jnp.broadcast_to(only_first, (batch, width)), zeros),
+        alignments=jax.tree.map(as_beams, problem.no_alignments()),
+        state=problem.state,
+    )
+    impossible = jnp.full((batch, width), -jnp.inf, problem.dtype), zeros
+    none = outputs(start.tokens, impossible, start.alignments, start.t, start.last)
+    live, best = jax.lax.while_loop(go_on, advance, (start, _first(none, n)))
+    cut = outputs(live.tokens, live.log_probs, live.alignments, live.t)
+    best = _best(n, best, cut)
+    return existing(best.outputs, best.ended_by, problem.ends[0])
+
+
+def _top(values: Array, count: int) -> tuple[Array, Array]:
+    """The largest of each row and their places; NaN is largest, of equals the earlier one."""
+    # Of one sign, as `top_k` puts -NaN last, where it would go unnoticed.
+    values = jnp.where(jnp.isnan(values), jnp.nan, values)
+    values, index = jax.lax.top_k(values, min(count, values.shape[1]))
+    return values, index
+
+
+def _where(allowed: Array, log_probs: Total) -> Total:
+    """Log-probabilities, -inf where they are not allowed."""
+    hi, lo = log_probs
+    return jnp.where(allowed, hi, -jnp.inf), jnp.where(allowed, lo, 0.0)
+
+
+def _first(tree: PyTree, count: int) -> Any:
+    """The first entries of arrays `[B, m, …]`."""
+    return jax.tree.map(lambda leaf: leaf[:, :count], tree)
+
+
+def _pick(tree: PyTree, index: Array) -> Any:
+    """Entries `index` `[B, n]` of arrays `[B, m, …]`."""
+    return jax.tree.map(lambda leaf: jax.vmap(lambda row, i: row[i])(leaf, index), tree)
+
+
+def _best(n: int, *groups: _Ranked) -> _Ranked:
+    """The n of highest score; of equals, the earlier one."""
+    every = jax.tree.map(lambda *leaves: jnp.concatenate(leaves, axis=1), *groups)
+    _, order = _top(behind((every.outputs.scores, every.lo)), n)
+    best: _Ranked = _pick(every, order)
+    return best

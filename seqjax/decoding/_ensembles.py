@@ -1,0 +1,71 @@
+"""Several models decode as one."""
+
+import math
+from collections.abc import Iterable, Sequence
+
+import jax
+import jax.numpy as jnp
+
+from seqjax import checks
+from seqjax.decoding._problem import log_softmax
+from seqjax.decoding._results import Step
+from seqjax.types import Array, PyTree
+
+__all__ = ["ensemble"]
+
+
+def ensemble(steps: Sequence[Step]) -> Step:
+    """The step of several models together, whose probabilities are averaged.
+
+        log p(y_t | y_<t) = log (1/M) Σ_m p_m(y_t | y_<t)
+
+    Args:
+      steps: M step functions over the same vocabulary.
+
+    Returns:
+      A step for any decoder. Its state is the tuple of the models' states; its logits are the
+      log-probabilities, float32 or wider `[N, V]`.
+
+    Raises:
+      TypeError: a step that is not callable; when run, a state that is no tuple.
+      ValueError: no steps; when run, vocabularies of different sizes, or another number of states.
+
+    References:
+      Sutskever et al. 2014, Sequence to Sequence Learning with Neural Networks.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> def always(logits):
+      ...     return lambda tokens, state: (jnp.tile(jnp.array(logits), (len(tokens), 1)), state)
+      >>> both = ensemble([always([0.0, -jnp.inf]), always([0.0, 0.0])])
+      >>> logits, state = both(jnp.zeros(1, jnp.int32), ((), ()))
+      >>> [f"{p:.2f}" for p in jnp.exp(logits[0])]
+      ['0.75', '0.25']
+    """
+    if not isinstance(steps, Iterable):
+        raise TypeError(f"steps: expected several functions, got {checks.brief(steps)}")
+    steps = tuple(steps)
+    if not steps:
+        raise ValueError("steps: expected at least one step, got none")
+    for step in steps:
+        if not callable(step):
+            raise TypeError(f"steps: expected functions, got {checks.brief(step)}")
+
+    def averaged(tokens: Array, state: PyTree) -> tuple[Array, PyTree]:
+        if not isinstance(state, tuple):
+            raise TypeError(f"state: expected a tuple of states, got {checks.brief(state)}")
+        if len(state) != len(steps):
+            raise ValueError(
+                f"state: expected one of each of {len(steps)} models, got {len(state)}"
+            )
+        results = [step(tokens, own) for step, own in zip(steps, state, strict=True)]
+        shapes = [logits.shape for logits, _ in results]
+        if len(set(shapes)) > 1:
+            raise ValueError(f"steps: expected logits of one shape [N, V], got {shapes}")
+        each = [log_softmax(logits) for logits, _ in results]
+        dtype = max((leaf.dtype for leaf in each), key=lambda dtype: dtype.itemsize)
+        stacked = jnp.stack([leaf.astype(dtype) for leaf in each])
+        mean = jax.nn.logsumexp(stacked, axis=0) - math.log(len(steps))
+        return mean, tuple(new for _, new in results)
+
+    return averaged

@@ -1,0 +1,105 @@
+"""What a model thinks of given outputs, by the step that decodes."""
+
+from collections.abc import Iterable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from seqjax import checks
+from seqjax._compensated import add
+from seqjax.decoding._ends import is_end
+from seqjax.decoding._problem import log_softmax, make_problem
+from seqjax.decoding._results import Scored, Step
+from seqjax.sequences import check_lengths
+from seqjax.types import Array, PyTree
+
+__all__ = ["score"]
+
+
+def score(
+    step: Step,
+    state: PyTree,
+    tokens: Any,
+    lengths: Any,
+    *,
+    begin: Any,
+    end: int | Iterable[int],
+) -> Scored:
+    """The log-probabilities of given outputs, each step fed the token before.
+
+        log p(y) = Σ_t log p(y_t | y_<t),   t = 1 … length + 1
+
+    with y_{length + 1} = end, where the L slots have room for it: an output of length L has no end
+    token, as one that a decoder cut. So `score` of `Decoded.tokens` and `.lengths` is its
+    `.log_probs`. It is differentiable (`jax.lax.scan`).
+
+    Args:
+      step: `step(tokens, state) -> (logits, state)`, see `greedy`.
+      state: the state before the first step, a pytree of arrays `[B, …]`.
+      tokens: int `[B, L]`, or `[B, n, L]` for n outputs a sentence. With one end token, anything
+        from the length on; with several, the one that ended the output stands at its length.
+      lengths: int `[B]` or `[B, n]`, 0 to L, tokens before the end token.
+      begin: int, or int `[B]`, fed to the first step.
+      end: the token that ends an output; or several, of which any ends it.
+
+    Returns:
+      `Scored(log_probs, token_log_probs)`: `[B]` and `[B, L]`, or `[B, n]` and `[B, n, L]`.
+
+    Raises:
+      TypeError: as `greedy`.
+      ValueError: as `greedy`; outside tracing, lengths beyond 0 to L, tokens outside the
+        vocabulary, or with several end tokens an output that ends with none of them. Under tracing
+        such tokens score NaN.
+
+    Example:
+      >>> table = jnp.log(jnp.array([[0.2, 0.8], [0.5, 0.5]]))
+      >>> def step(tokens, state):
+      ...     return table[tokens], state
+      >>> tokens = jnp.array([[1, 1, 0], [1, 1, 1]])
+      >>> scored = score(step, (), tokens, jnp.array([2, 3]), begin=jnp.array([0, 0]), end=0)
+      >>> print(jnp.exp(scored.log_probs).round(3))
+      [0.2 0.2]
+    """
+    tokens = checks.require_array("tokens", tokens, jnp.integer, "integers [B, L] or [B, n, L]")
+    if tokens.ndim not in (2, 3) or tokens.shape[-1] == 0 or 0 in tokens.shape[1:]:
+        raise ValueError(f"tokens: expected [B, L] or [B, n, L], got {tokens.shape}")
+    shape, steps = tokens.shape[:-1], tokens.shape[-1]
+    lengths = check_lengths(lengths, shape, steps)
+    problem = make_problem(
+        step, state, begin=begin, end=end, max_length=steps,
+        copies=1 if tokens.ndim == 2 else shape[1],
+    )  # fmt: skip
+    if problem.batch != shape[0]:
+        raise ValueError(f"tokens: expected B={problem.batch} as in the state, got {tokens.shape}")
+    position = jnp.arange(steps, dtype=jnp.int32).reshape(*[1] * len(shape), steps)
+    real, last = position < lengths[..., None], position == lengths[..., None]
+    checks.require_range("tokens", tokens, problem.vocabulary - 1, real)
+    inside = (tokens >= 0) & (tokens < problem.vocabulary) | ~real
+    if len(problem.ends) > 1:
+        known = is_end(tokens, problem.ends) | ~last
+        if not checks.is_traced(known) and not bool(known.all()):
+            raise ValueError(
+                f"tokens: expected one of the end tokens {problem.ends} at each output's length, "
+                f"got {int(tokens[~known][0])}"
+            )
+        real, inside = real | last, inside & known
+    tokens = jnp.where(real, tokens.astype(jnp.int32), problem.ends[0]).reshape(-1, steps)
+    counted = (position <= lengths[..., None]).reshape(-1, steps)
+    inside = inside.reshape(-1, steps)
+
+    def one(carry: tuple[Any, ...], xs: tuple[Array, ...]) -> tuple[Any, Array]:
+        last, state, total = carry
+        token, counts, known = xs
+        logits, state = step(last, state)
+        token = jnp.where(known, token, 0)
+        gain = jnp.take_along_axis(log_softmax(logits), token[:, None], axis=1)[:, 0]
+        gain = jnp.where(counts, jnp.where(known, gain, jnp.nan), 0.0)
+        return (token, state, add(total, gain)), gain
+
+    over_time = jax.tree.map(lambda a: jnp.moveaxis(a, 1, 0), (tokens, counted, inside))
+    zeros = jnp.zeros(len(tokens), problem.dtype)
+    start = problem.begin, problem.state, (zeros, zeros)
+    (_, _, (log_probs, _)), gains = jax.lax.scan(one, start, over_time)
+    token_log_probs = jnp.moveaxis(gains, 0, 1).reshape(*shape, steps)
+    return Scored(log_probs.reshape(shape), token_log_probs)

@@ -1,0 +1,401 @@
+"""One layer of a stack: the parameters of one or two directions, and how they are run."""
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any, Literal, NamedTuple, TypeAlias
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from seqjax import checks, sequences
+from seqjax._arguments import batched_state, checked_params, holds
+from seqjax.cells._base import Cell, compute_dtype, flat_roles
+from seqjax.kernels import Execution, Plan, Problem, make_plan, run
+from seqjax.nn import _noise as noise
+from seqjax.nn._parameters import Parameters, path_name
+from seqjax.types import Array, PRNGKey, PyTree, Shape, Unrolled
+
+__all__ = [
+    "MERGE_MODES",
+    "Bidirectional",
+    "Direction",
+    "Layer",
+    "LayerOptions",
+    "MergeMode",
+    "RECURRENT",
+    "Sequences",
+    "merge",
+    "recurrent_matrices",
+]
+
+MergeMode: TypeAlias = Literal["concat", "sum", "mean", "mul", "none"]
+MERGE_MODES: tuple[MergeMode, ...] = ("concat", "sum", "mean", "mul", "none")
+# The names of recurrent matrices among a cell's parameters.
+RECURRENT = ("w_hh", "w_hn", "w_hf")
+
+
+class Bidirectional(NamedTuple):
+    """A pair of things for the two directions: states, or outputs with `merge_mode="none"`.
+
+    Attributes:
+      forward: of the direction that starts at the first step.
+      backward: of the direction that starts at the last real step.
+    """
+
+    forward: Any
+    backward: Any
+
+
+def merge(mode: MergeMode, forward: Array, backward: Array) -> Any:
+    """Joins the outputs of two directions.
+
+    Args:
+      mode: "concat" along the features, "sum", "mean", "mul" (elementwise), or "none" for the pair.
+      forward: `[..., H]`.
+      backward: `[..., H]`.
+
+    Returns:
+      `[..., 2H]` for "concat", `Bidirectional` for "none", else `[..., H]`.
+
+    Example:
+      >>> merge("mean", jnp.array([1.0]), jnp.array([3.0])).tolist()
+      [2.0]
+    """
+    match mode:
+        case "concat":
+            return jnp.concatenate([forward, backward], axis=-1)
+        case "sum":
+            return forward + backward
+        case "mean":
+            return (forward + backward) / 2
+        case "mul":
+            return forward * backward
+        case _:
+            return Bidirectional(forward, backward)
+
+
+class Direction(Parameters):
+    """A cell's parameters as attributes: each leaf of `cell.init` an `nnx.Param` of its own name.
+
+    Args:
+      cell: the cell.
+      learned_initial_state: whether the initial state is a parameter too: `initial_state`,
+        or `initial_state_h` and so on for a state of several arrays.
+      param_dtype: of all parameters.
+      rngs: draws the parameters, from the stream "params".
+
+    Example:
+      >>> from seqjax.cells import GRU
+      >>> direction = Direction(GRU(3, 5), param_dtype=jnp.float32, rngs=nnx.Rngs(0))
+      >>> direction.w_hh.shape
+      (5, 15)
+    """
+
+    def __init__(
+        self,
+        cell: Cell[Any, Any],
+        *,
+        learned_initial_state: bool = False,
+        param_dtype: Any,
+        rngs: nnx.Rngs,
+    ) -> None:
+        self.cell = cell
+        self._names, self._structure = self._store("", cell.init(rngs.params(), param_dtype))
+        self._state_names: tuple[str | None, ...] = ()
+        if learned_initial_state:
+            zeros = cell.initial_state((), param_dtype)
+            learned = [role.learned for role in flat_roles(cell.state_roles())]
+            self._state_names, _ = self._store("initial_state", zeros, learned)
+
+    @property
+    def params(self) -> PyTree:
+        """The parameters as the cell knows them."""
+        return self._restored(self._names, self._structure)
+
+    def start(self, batch_shape: Shape, dtype: Any) -> PyTree:
+        """The state to start from: learned, or the cell's own."""
+        state = self.cell.initial_state(batch_shape, dtype)
+        if not self._state_names:
+            return state
+        leaves, structure = jax.tree.flatten(state)
+        for index, name in enumerate(self._state_names):
+            if name is not None:
+                leaf = getattr(self, name)[...].astype(leaves[index].dtype)
+                leaves[index] = jnp.broadcast_to(leaf, leaves[index].shape)
+        return jax.tree.unflatten(structure, leaves)
+
+
+@dataclasses.dataclass(frozen=True)
+class Sequences:
+    """What all layers know of one call: the layout of its sequences and where steps are real.
+
+    Attributes:
+      batch_shape: the batch axes.
+      steps: T.
+      time_major: whether the time axis is first.
+      mask: bool, the batch axes and T in their layout; or None.
+      resets: likewise; True where a sequence starts.
+      execution: how to run the layers.
+
+    Example:
+      >>> call = Sequences((2,), 3, False, None, jnp.array([[0, 1, 0], [0, 0, 1]], bool))
+      >>> call.ends().astype(int).tolist()
+      [[1, 0, 0], [0, 1, 0]]
+    """
+
+    batch_shape: Shape
+    steps: int
+    time_major: bool
+    mask: Array | None
+    resets: Array | None
+    execution: Execution = dataclasses.field(default_factory=Execution)
+
+    @property
+    def axis(self) -> int:
+        """Where the time axis is."""
+        return 0 if self.time_major else len(self.batch_shape)
+
+    def plan(self, cell: Cell[Any, Any], xs: PyTree) -> Plan:
+        """How a cell is run over inputs of this layout."""
+        return make_plan(cell, self.batch_shape, self.steps, compute_dtype(xs), self.execution)
+
+    @property
+    def step_shape(self) -> Shape:
+        """The batch axes and T in their layout."""
+        batch, steps = self.batch_shape, self.steps
+        return (steps, *batch) if self.time_major else (*batch, steps)
+
+    def ends(self) -> Array | None:
+        """The resets of the backward direction: True where a sequence ends, after which another
+        starts.
+        """
+        if self.resets is None:
+            return None
+        following = jnp.moveaxis(self.resets, self.axis, 0)[1:]
+        following = jnp.concatenate([following, jnp.zeros((1, *self.batch_shape), bool)])
+        return jnp.moveaxis(following[: self.steps], 0, self.axis)
+
+    def zero_masked(self, xs: Array) -> Array:
+        """Xs with zeros at masked steps."""
+        return xs if self.mask is None else sequences.zero_masked(xs, self.mask)
+
+    def picked(self, xs: PyTree, pick: Callable[..., Array]) -> PyTree:
+        """Applies `sequences.last_real` or `first_real`: one real step a sequence, no time axis."""
+        mask = jnp.ones(self.step_shape, bool) if self.mask is None else self.mask
+        if self.time_major:
+            xs, mask = sequences.to_batch_major((xs, mask), len(self.batch_shape))
+        return jax.tree.map(lambda x: pick(x, mask=mask), xs)
+
+
+@dataclasses.dataclass(frozen=True)
+class LayerOptions:
+    """What a layer does besides running its directions; see `Recurrent` for the meaning.
+
+    Attributes:
+      merge_mode: how the directions' outputs are joined.
+      input_dropout: rate on the inputs.
+      recurrent_dropout: rate on what enters the recurrent product.
+      weight_dropout: rate on the elements of the recurrent matrices.
+      zoneout: the probability that a unit of the state is held.
+      residual: whether inputs are added to outputs of the same width.
+
+    Example:
+      >>> LayerOptions(zoneout=0.1).zoneout
+      0.1
+    """
+
+    merge_mode: MergeMode = "concat"
+    input_dropout: float = 0.0
+    recurrent_dropout: float = 0.0
+    weight_dropout: float = 0.0
+    zoneout: float = 0.0
+    residual: bool = False
+
+    def __post_init__(self) -> None:
+        checks.require_name("merge_mode", self.merge_mode, MERGE_MODES)
+        for name in ("input_dropout", "recurrent_dropout", "weight_dropout", "zoneout"):
+            checks.require_rate(name, getattr(self, name))
+        checks.require_bool("residual", self.residual)
+
+
+def recurrent_matrices(params: PyTree) -> list[Any]:
+    """The paths of the leaves that are recurrent matrices, known by their names.
+
+    Example:
+      >>> from seqjax.cells import GRU
+      >>> len(recurrent_matrices(GRU(3, 5).init(jax.random.key(0))))
+      1
+    """
+    leaves = jax.tree_util.tree_leaves_with_path(params)
+    return [path for path, _ in leaves if path_name(path).endswith(RECURRENT)]
+
+
+def _weights_dropped(params: PyTree, rate: float, key: PRNGKey) -> PyTree:
+    """The parameters with elements of the recurrent matrices dropped, for all steps of a call."""
+    paths = recurrent_matrices(params)
+    keys = iter(jax.random.split(key, len(paths)))
+
+    def one(path: Any, leaf: Array) -> Array:
+        return noise.dropout(next(keys), rate, leaf) if path in paths else leaf
+
+    return jax.tree_util.tree_map_with_path(one, params)
+
+
+class Layer(nnx.Module):
+    """One layer of a stack: one direction or two, joined.
+
+    Args:
+      options: what it does besides running its directions.
+      forward: the direction that starts at the first step.
+      backward: the other one, or None.
+
+    Example:
+      >>> from seqjax.cells import GRU
+      >>> direction = Direction(GRU(3, 5), param_dtype=jnp.float32, rngs=nnx.Rngs(0))
+      >>> Layer(LayerOptions(), direction).backward is None
+      True
+    """
+
+    def __init__(
+        self, options: LayerOptions, forward: Direction, backward: Direction | None = None
+    ) -> None:
+        self.options = options
+        self.forward = forward
+        self.backward = backward
+
+    def initial_state(self, batch_shape: Shape, dtype: Any) -> Any:
+        """The state to start from: the cell's, or `Bidirectional` of two."""
+        forward = self.forward.start(batch_shape, dtype)
+        if self.backward is None:
+            return forward
+        return Bidirectional(forward, self.backward.start(batch_shape, dtype))
+
+    def __call__(
+        self, xs: PyTree, state: Any, call: Sequences, *, ends_only: bool, key: PRNGKey | None
+    ) -> Unrolled:
+        """Runs the directions and joins their outputs.
+
+        Args:
+          xs: inputs.
+          state: as from `initial_state`.
+          call: what is known of the sequences.
+          ends_only: whether to return one vector a sequence, where each direction has seen it all.
+          key: a random key in training with noise, else None.
+        """
+        key_input, key_forward, key_backward = (
+            [None] * 3 if key is None else jax.random.split(key, 3)
+        )
+        inputs = self._inputs_dropped(xs, call, key_input)
+        forward_state = state if self.backward is None else state[0]
+        forward = self.run_direction(
+            self.forward, inputs, forward_state, call, key_forward, reverse=False
+        )
+        joined: Any = self._end(forward.outputs, call, sequences.last_real, ends_only)
+        final = forward.state
+        if self.backward is not None:
+            backward = self.run_direction(
+                self.backward, inputs, state[1], call, key_backward, reverse=True
+            )
+            other = self._end(backward.outputs, call, sequences.first_real, ends_only)
+            joined = merge(self.options.merge_mode, joined, other)
+            final = Bidirectional(final, backward.state)
+        if self.options.residual and not isinstance(joined, Bidirectional):
+            joined = self._with_residual(joined, xs, call, ends_only)
+        return Unrolled(joined, final)
+
+    def _end(
+        self, outputs: Array, call: Sequences, pick: Callable[..., Array], ends_only: bool
+    ) -> Array:
+        return call.picked(outputs, pick) if ends_only else outputs
+
+    def _with_residual(self, joined: Array, xs: Array, call: Sequences, ends_only: bool) -> Array:
+        shortcut = call.picked(xs, sequences.last_real) if ends_only else call.zero_masked(xs)
+        return joined + shortcut if shortcut.shape == joined.shape else joined
+
+    def _inputs_dropped(self, xs: PyTree, call: Sequences, key: PRNGKey | None) -> PyTree:
+        """The inputs with the same features dropped at every step."""
+        rate = self.options.input_dropout
+        if key is None or not rate:
+            return xs
+
+        def one(x: Array, key: PRNGKey) -> Array:
+            shape = (*x.shape[: call.axis], 1, *x.shape[call.axis + 1 :])
+            return x * noise.variational_mask(key, rate, shape, x.dtype)
+
+        leaves, structure = jax.tree.flatten(xs)
+        keys = jax.random.split(key, len(leaves))
+        return jax.tree.unflatten(structure, list(map(one, leaves, keys)))
+
+    def run_direction(
+        self,
+        direction: Direction,
+        xs: PyTree,
+        state: Any,
+        call: Sequences,
+        key: PRNGKey | None,
+        *,
+        reverse: bool,
+    ) -> Unrolled:
+        """Run one direction of the layer with its own dropout, zoneout and resets.
+
+        `seqjax.summary` and `seqjax.traces` intercept calls of this method to read its arguments.
+
+        Args:
+          direction: the cell and its parameters.
+          xs: inputs, checked.
+          state: the state to start from; None for the direction's own.
+          call: what is known of the sequences, checked.
+          key: a random key in training with noise, else None.
+          reverse: whether it is the backward direction.
+        """
+        cell, dtype = direction.cell, compute_dtype(xs)
+        start = direction.start(call.batch_shape, dtype) if state is None else state
+        start = batched_state("initial_state", cell, start, call.batch_shape, dtype)
+        resets = call.ends() if reverse else call.resets
+        again = start
+        if resets is not None:
+            own = direction.start(call.batch_shape, dtype)
+            again = jax.tree.map(lambda r, s: r.astype(s.dtype), own, start)
+        params = checked_params(cell, direction.params)
+        recurrent_mask = key_zoneout = None
+        if key is not None:
+            if self.options.weight_dropout:
+                key, key_weights = jax.random.split(key)
+                params = _weights_dropped(params, self.options.weight_dropout, key_weights)
+            key_recurrent, key_zoneout = jax.random.split(key)
+            recurrent_mask = self._recurrent_mask(cell, start, key_recurrent, dtype)
+        held = None
+        if self.options.zoneout:
+            drawn = noise.zoneout_holds(
+                key_zoneout, self.options.zoneout, start, cell.state_roles(), call.step_shape,
+                len(call.batch_shape),
+            )  # fmt: skip
+            held = holds(cell, drawn, start, call.step_shape, call.time_major, dtype)
+        problem = Problem(
+            params=params,
+            xs=xs,
+            state=start,
+            reset_state=again,
+            mask=call.mask,
+            resets=resets,
+            recurrent_mask=recurrent_mask,
+            zoneout=held,
+        )
+        plan = call.plan(cell, xs)
+        return run(cell, problem, plan, batch_ndim=call.axis, reverse=reverse)
+
+    def _recurrent_mask(
+        self, cell: Cell[Any, Any], state: PyTree, key: PRNGKey, dtype: Any
+    ) -> PyTree | None:
+        """The mask of recurrent dropout, the same at every step."""
+        rate = self.options.recurrent_dropout
+        if not rate:
+            return None
+        leaves, structure = jax.tree.flatten(jax.eval_shape(cell.recurrent_input, state))
+        keys = [key] if len(leaves) == 1 else jax.random.split(key, len(leaves))
+        masks = [
+            noise.variational_mask(key, rate, leaf.shape, dtype)
+            for key, leaf in zip(keys, leaves, strict=True)
+        ]
+        return jax.tree.unflatten(structure, masks)

@@ -1,0 +1,469 @@
+"""The decoder: one step, which every way of training and decoding shares."""
+
+import functools
+import math
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from seqjax import checks
+from seqjax._unroll import unroll
+from seqjax.attention import ATTENTIONS, Attention, Memory
+from seqjax.cells import ops, stepping
+from seqjax.cells._base import Cell, input_specs, prepared, widened
+from seqjax.kernels import Execution, Problem, make_plan, run
+from seqjax.kernels import _taps as taps
+from seqjax.nn import _noise as noise
+from seqjax.nn._layer import Direction
+from seqjax.nn._parameters import Parameters
+from seqjax.seq2seq._encoder import Encoded
+from seqjax.seq2seq._inputs import look_up
+from seqjax.seq2seq._writer import DecoderState, Shapes, Writer, WriterParams, attentional
+from seqjax.types import Array, PRNGKey
+
+__all__ = ["Decoder", "DecoderState", "Features"]
+
+
+class Features(NamedTuple):
+    """What a step gives to the readout.
+
+    Attributes:
+      hidden: `[..., F]`, the attentional vector.
+      weights: `[..., S]` attention weights, or None.
+      copy: `[...]` the logit of generating rather than copying, or None.
+    """
+
+    hidden: Array
+    weights: Array | None
+    copy: Array | None
+
+
+class _Mechanism(Parameters):
+    """An attention mechanism with its parameters."""
+
+    def __init__(self, mechanism: Attention, *, param_dtype: Any, rngs: nnx.Rngs) -> None:
+        self.mechanism = mechanism
+        self._names, self._structure = self._store(
+            "", mechanism.init(rngs.params(), dtype=param_dtype)
+        )
+
+    @property
+    def params(self) -> Any:
+        return self._restored(self._names, self._structure)
+
+
+class Decoder(nnx.Module):
+    r"""A recurrent stack that writes tokens, looking at a memory if there is attention.
+
+        attend="previous" (Bahdanau et al. 2015)     attend="current" (Luong et al. 2015)
+        c_t = attend(y_{t-1}, memory)                y_t = stack([E w_{t-1}; feed], s_{t-1})
+        y_t = stack([E w_{t-1}; c_t; feed])          c_t = attend(y_t, memory)
+        ỹ_t = tanh([y_t; c_t] W_c + b_c)             ỹ_t = tanh([y_t; c_t] W_c + b_c)
+        p(w_t) = softmax(ỹ_t W_o + b_o)              p(w_t) = softmax(ỹ_t W_o + b_o)
+
+    with feed = ỹ_{t-1} if there is input feeding. Without attention ỹ_t is y_t (Sutskever, Vinyals,
+    Le 2014), or its projection to the size of an embedding for tied ones. With `copy` the
+    distribution is the pointer-generator's (See, Liu, Manning 2017, eq. 8-9),
+
+        g_t = σ([c_t; y_t; E w_{t-1}] w_g + b_g)
+        p(w) = g_t softmax(…)_w + (1 - g_t) Σ_{s: source_s = w} a_{t,s}
+
+    Args:
+      cell: the first layer's cell; its `input_size` is the size of an embedding.
+      vocabulary: number of tokens.
+      memory_size: features of the memory; needed with attention.
+      attention: a name of `seqjax.attention.ATTENTIONS`, a mechanism, or None.
+      attend: "previous" or "current".
+      input_feeding: whether ỹ_{t-1} is an input of step t.
+      copy: whether tokens of the source can be copied.
+      tied: whether the readout's matrix is the embeddings' (Press, Wolf 2017).
+      num_layers: layers of the stack.
+      dropout: rate on embeddings and on ỹ, and between layers (there the same units at each step).
+      param_dtype: of the parameters.
+      execution: how teacher forcing is run, a `seqjax.Execution`.
+      rngs: draws the parameters.
+
+    Raises:
+      TypeError, ValueError: options that do not fit together, named.
+
+    Example:
+      >>> from seqjax.cells import GRU
+      >>> decoder = Decoder(GRU(4, 5), vocabulary=7, rngs=nnx.Rngs(0))
+      >>> decoder.readout.kernel.shape
+      (5, 7)
+    """
+
+    def __init__(
+        self,
+        cell: Cell[Any, Any],
+        *,
+        vocabulary: int,
+        memory_size: int | None = None,
+        attention: str | Attention | None = None,
+        attend: str = "previous",
+        input_feeding: bool = False,
+        copy: bool = False,
+        tied: bool = False,
+        num_layers: int = 1,
+        dropout: float = 0.0,
+        param_dtype: Any = jnp.float32,
+        execution: Execution | None = None,
+        rngs: nnx.Rngs,
+    ) -> None:
+        self.vocabulary = checks.require_integer("vocabulary", vocabulary)
+        self.attend = checks.require_name("attend", attend, ("previous", "current"))
+        self.input_feeding = checks.require_bool("input_feeding", input_feeding)
+        self.dropout = checks.require_rate("dropout", dropout)
+        self.execution = Execution.of(execution)
+        self.deterministic = False
+        checks.require_integer("num_layers", num_layers)
+        embed_size, features = cell.input_size, cell.output_shape[-1]
+        mechanism = _mechanism(attention, features, memory_size)
+        for name, option in (("input_feeding", input_feeding), ("copy", copy)):
+            if checks.require_bool(name, option) and mechanism is None:
+                raise ValueError(f"{name}: expected False without attention, got True")
+        checks.require_bool("tied", tied)
+        linear = {"param_dtype": param_dtype, "rngs": rngs}
+
+        self.embedding = nnx.Embed(vocabulary, embed_size, **linear)
+        self.mechanism = None if mechanism is None else _Mechanism(mechanism, **linear)
+        context = 0 if mechanism is None else mechanism.memory_size
+        hidden = embed_size if tied else features
+        combines = bool(context) or tied
+        self.combine = nnx.Linear(features + context, hidden, **linear) if combines else None
+        self.gate = nnx.Linear(context + features + embed_size, 1, **linear) if copy else None
+        self.readout = None if tied else nnx.Linear(hidden, vocabulary, **linear)
+        self.bias = nnx.Param(jnp.zeros(vocabulary, param_dtype)) if tied else None
+
+        width = embed_size + (context if attend == "previous" else 0)
+        cell = cell.stacked_on(width + (hidden if input_feeding else 0))
+        self.layers: nnx.List[Direction] = nnx.List([])
+        for _ in range(num_layers):
+            self.layers.append(Direction(cell, **linear))
+            cell = cell.stacked_on(features)
+
+    @property
+    def cells(self) -> list[Cell[Any, Any]]:
+        """The cells of the stack."""
+        return [layer.cell for layer in self.layers]
+
+    def precompute(self, encoded: Encoded) -> Memory | None:
+        """The memory with its keys projected, once for all steps; None without attention."""
+        if self.mechanism is None:
+            return None
+        mechanism = self.mechanism
+        return mechanism.mechanism.precompute(mechanism.params, encoded.memory, encoded.mask)
+
+    def initial_state(
+        self, encoded: Encoded, cells: tuple[Any, ...], memory: Memory | None
+    ) -> DecoderState:
+        """The state before the first step.
+
+        Args:
+          encoded: `[B, S, M]`, as from `Encoder`.
+          cells: the states to start in, as from `Bridge`.
+          memory: as from `precompute`.
+
+        Returns:
+          A state for N = B sequences.
+        """
+        top = self.layers[-1]
+        output = _output_before(top.cell, top.params, cells[-1], encoded.memory.dtype)
+        context = feed = weights = None
+        attention: Any = ()
+        if self.mechanism is not None and memory is not None:
+            attention = self.mechanism.mechanism.initial_state(memory)
+            weights = jnp.zeros(encoded.mask.shape, jnp.float32)
+            size = self.mechanism.mechanism.memory_size
+            context = jnp.zeros((*output.shape[:-1], size), output.dtype)
+            if self.input_feeding and self.combine is not None:
+                feed = jnp.zeros((*output.shape[:-1], self.combine.out_features), output.dtype)
+        return DecoderState(cells, output, context, feed, attention, weights)
+
+    def advance(
+        self,
+        embedded: Array,
+        state: DecoderState,
+        memory: Memory | None,
+        between: tuple[Array, ...] = (),
+    ) -> tuple[Features, DecoderState]:
+        """One step from an embedded token to what the readout needs.
+
+        Args:
+          embedded: `[N, E]`; N may be a multiple of the memory's batch (beams, side by side).
+          state: the state before.
+          memory: as from `precompute`.
+          between: factors on what goes from each layer to the next (dropout).
+
+        Returns:
+          `Features` and the state after.
+        """
+        writer, params = self._writer(state, memory, between)
+        p = prepared(writer, params, embedded.dtype)
+        now = stepping.Now(writer.project(p, embedded))
+        ran = stepping.advance(writer, p, now, state, output_dtype=embedded.dtype)
+        shown: Any = ran.output
+        return self._features(embedded, *shown), ran.state
+
+    def _writer(
+        self, state: DecoderState, memory: Memory | None, between: tuple[Array, ...] = ()
+    ) -> tuple[Writer, WriterParams]:
+        """The step as a cell, and its parameters."""
+        mechanism = self.mechanism
+        params = WriterParams(
+            layers=tuple(layer.params for layer in self.layers),
+            mechanism=None if mechanism is None else mechanism.params,
+            combine=None if state.feed is None else _weights(self.combine),
+            memory=memory,
+            between=between,
+        )
+        cells = tuple(self.cells)
+        writer = Writer(
+            self.embedding.features,
+            cells[-1].output_shape[-1],
+            cells=cells,
+            mechanism=None if mechanism is None else mechanism.mechanism,
+            attend=self.attend,
+            params=Shapes.of(params),
+            state=Shapes.of(state, skip=1),
+        )
+        return writer, params
+
+    def _features(
+        self,
+        embedded: Array,
+        output: Array,
+        context: Array | None,
+        weights: Array | None,
+        feed: Array | None = None,
+    ) -> Features:
+        """The attentional vector and the gate, for any leading axes."""
+        combine = None if self.combine is None else functools.partial(_affine, self.combine)
+        hidden = attentional(combine, output, context) if feed is None else feed
+        copy = None
+        if self.gate is not None and context is not None:
+            copy = _affine(self.gate, jnp.concatenate([context, output, embedded], axis=-1))[..., 0]
+        if weights is not None:
+            weights = weights.astype(ops.accumulator_dtype(weights.dtype))
+        return Features(hidden, weights, copy)
+
+    def logits(self, features: Features, source_ids: Array | None = None) -> Array:
+        """Scores of the next token, for any leading axes: float32 `[..., V]`.
+
+        Args:
+          features: as from `advance`.
+          source_ids: int32 `[..., S]`, needed to copy. Ids from `vocabulary` on are tokens of the
+            source alone, for which the result has room up to the number of source positions.
+            Others at positions that are attended to make the result NaN.
+
+        Returns:
+          Unnormalised logits; with `copy` log-probabilities, `[..., V + S]`, which are -inf for
+          tokens of the source alone that cannot be copied.
+        """
+        hidden = features.hidden
+        if self.readout is not None:
+            logits = _affine(self.readout, hidden).astype(jnp.float32)
+        else:
+            table = self.embedding.embedding[...].astype(hidden.dtype)
+            flat = hidden.reshape(math.prod(hidden.shape[:-1]), hidden.shape[-1])
+            product = jnp.matmul(flat, table.T, preferred_element_type=jnp.float32)
+            product = product.reshape(*hidden.shape[:-1], self.vocabulary)
+            logits = ops.biased(product, None if self.bias is None else self.bias[...])
+        if self.gate is None:
+            return logits
+        if features.copy is None or features.weights is None:
+            raise ValueError("features: expected those of a decoder that copies, got no gate")
+        if source_ids is None:
+            raise ValueError("source_ids: expected the source's tokens to copy from, got None")
+        positions = source_ids.shape[-1]
+        # A source without real positions has nothing to copy: all is generated.
+        writes = jax.nn.log_sigmoid(features.copy)
+        writes = jnp.where(features.weights.sum(-1) > 0, writes, 0.0)
+        generate = jax.nn.log_softmax(logits) + writes[..., None]
+        one_hot = jax.nn.one_hot(source_ids, self.vocabulary + positions, dtype=jnp.float32)
+        known = (source_ids >= 0) & (source_ids < self.vocabulary + positions)
+        unknown = (features.weights > 0) & ~known
+        weights = jnp.where(unknown, jnp.nan, features.weights)
+        share = jnp.einsum("...s,...sv->...v", weights, one_hot)
+        copied = _log(share) + jax.nn.log_sigmoid(-features.copy)[..., None]
+        both = _log_add(generate, copied[..., : self.vocabulary])
+        return jnp.concatenate([both, copied[..., self.vocabulary :]], axis=-1)
+
+    def embed(self, tokens: Array) -> Array:
+        """Return the embeddings of tokens, NaN for negative ones and those that are not known.
+
+        With `copy`, tokens of the source alone, from `vocabulary` on, are read as token 0.
+
+        Args:
+          tokens: integers `[...]`.
+        """
+        if self.gate is not None:
+            tokens = jnp.where(tokens < self.vocabulary, tokens, 0)
+        return look_up(self.embedding, tokens)
+
+    def teacher_forced(
+        self,
+        tokens: Array,
+        state: DecoderState,
+        memory: Memory | None,
+        source_ids: Array | None = None,
+        *,
+        rngs: PRNGKey | None = None,
+        execution: Execution | None = None,
+    ) -> tuple[Array, Array | None]:
+        """Logits of every step, given the token before each.
+
+        Where the recurrence does not depend on the attention, the stack runs over all steps first
+        (by `seqjax.unroll`), then the attention for all steps at once.
+
+        Args:
+          tokens: int32 `[B, T]`: the begin token, then the target without its end.
+          state: as from `initial_state`.
+          memory: as from `precompute`.
+          source_ids: `[B, S]`, needed to copy.
+          rngs: a random key in training with dropout.
+          execution: how to run the steps, a `seqjax.Execution`.
+
+        Returns:
+          logits `[B, T, V]`, and weights `[B, T, S]` or None.
+        """
+        execution = Execution.of(execution or self.execution)
+        keys: Any = None if rngs is None or not self.dropout else jax.random.split(rngs, 3)
+        embedded = self.embed(tokens)
+        between: tuple[Array, ...] = ()
+        if keys is not None:
+            embedded = noise.dropout(keys[0], self.dropout, embedded)
+            drawn = jax.random.split(keys[1], max(len(self.layers) - 1, 1))
+            shape = state.output.shape
+            between = tuple(
+                noise.variational_mask(key, self.dropout, shape, embedded.dtype)
+                for key, _ in zip(drawn, self.layers[1:], strict=False)
+            )
+        if self.mechanism is not None and (self.attend == "previous" or self.input_feeding):
+            features = self._step_by_step(embedded, state, memory, between, execution)
+        else:
+            features = self._all_at_once(embedded, state, memory, between, execution)
+        if keys is not None:
+            hidden = noise.dropout(keys[2], self.dropout, features.hidden)
+            features = features._replace(hidden=hidden)
+        ids = None if source_ids is None else source_ids[:, None]
+        return self.logits(features, ids), features.weights
+
+    def _step_by_step(
+        self,
+        embedded: Array,
+        state: DecoderState,
+        memory: Memory | None,
+        between: tuple[Array, ...],
+        execution: Execution,
+    ) -> Features:
+        writer, params = self._writer(state, memory, between)
+        batch, steps, _ = embedded.shape
+        plan = make_plan(writer, (batch,), steps, embedded.dtype, execution)
+        problem = Problem(params, embedded, state, state)
+        ran = run(writer, problem, plan, batch_ndim=1)
+        return self._features(embedded, *ran.outputs)
+
+    def _all_at_once(
+        self,
+        embedded: Array,
+        state: DecoderState,
+        memory: Memory | None,
+        between: tuple[Array, ...],
+        execution: Execution,
+    ) -> Features:
+        x = embedded
+        for index, (layer, start) in enumerate(zip(self.layers, state.cells, strict=True)):
+            if index and between:
+                x = x * between[index - 1][:, None]
+            x = unroll(layer.cell, layer.params, x, state=start, execution=execution).outputs
+        context = weights = None
+        if self.mechanism is not None and memory is not None:
+            mechanism, params = self.mechanism.mechanism, self.mechanism.params
+
+            def attend(attention: Any, query: Array) -> tuple[Any, tuple[Array, Array]]:
+                context, weights, attention = mechanism.attend(params, query, memory, attention)
+                return attention, (context, weights)
+
+            if jax.tree.leaves(state.attention):
+                _, attended = jax.lax.scan(attend, state.attention, jnp.moveaxis(x, 1, 0))
+                context, weights = (jnp.moveaxis(a, 0, 1) for a in attended)
+            else:
+                _, (context, weights) = jax.vmap(
+                    lambda q: attend(state.attention, q), in_axes=1, out_axes=1
+                )(x)
+        return self._features(embedded, x, context, weights)
+
+
+def _output_before(cell: Cell[Any, Any], params: Any, state: Any, dtype: Any) -> Array:
+    """What a cell showed before the first step, as its state says; zeros if that takes gates."""
+    p = prepared(cell, params, dtype)
+    events = jax.tree.leaves(jax.eval_shape(lambda: cell.initial_state()))
+    leaf = jax.tree.leaves(state)[0]
+    batch_shape = leaf.shape[: leaf.ndim - events[0].ndim]
+
+    def shown(x: Any, state: Any) -> Any:
+        now = stepping.Now(cell.project(p, x))
+        ran = stepping.advance(cell, p, now, state, output_dtype=dtype, with_output=False)
+        return ran.gates, ran.reached
+
+    x = input_specs(cell, batch_shape, dtype)
+    gates, reached = jax.eval_shape(shown, x, state)
+    if any(taps.reads(lambda gates, p, state: cell.output(p, gates, state), gates, p, reached)):
+        return jnp.zeros((*batch_shape, *cell.output_shape), dtype)
+    unread = jax.tree.map(lambda gate: jnp.zeros(gate.shape, gate.dtype), gates)
+    output: Array = cell.output(p, unread, widened(state)).astype(dtype)
+    return output
+
+
+def _log(x: Array) -> Array:
+    """Return log x of x ≥ 0, -inf for 0, where the gradient is 0."""
+    none = x == 0
+    return jnp.where(none, -jnp.inf, jnp.log(jnp.where(none, 1.0, x)))
+
+
+def _log_add(a: Array, b: Array) -> Array:
+    """Return log(exp a + exp b); if both are -inf it is -inf, and the gradient is 0."""
+    none = jnp.isneginf(a) & jnp.isneginf(b)
+    return jnp.where(none, -jnp.inf, jnp.logaddexp(jnp.where(none, 0.0, a), b))
+
+
+def _affine(linear: nnx.Linear, x: Array) -> Array:
+    """A Flax layer, as a product of two matrices: that has the faster gradient on CPUs.
+
+    The batch comes first, so merging it with time leaves it divided over devices as it is.
+    """
+    flat = linear(x.reshape(math.prod(x.shape[:-1]), x.shape[-1]))
+    return flat.reshape(*x.shape[:-1], linear.out_features)
+
+
+def _weights(linear: Any) -> tuple[Array, Array] | None:
+    """The matrix and the bias of a Flax layer."""
+    return None if linear is None else (linear.kernel[...], linear.bias[...])
+
+
+def _mechanism(
+    attention: str | Attention | None, query_size: int, memory_size: int | None
+) -> Attention | None:
+    """The mechanism that was asked for, checked against the sizes."""
+    if attention is None:
+        return None
+    if memory_size is None:
+        raise ValueError("memory_size: expected the features of the memory with attention")
+    checks.require_integer("memory_size", memory_size)
+    if isinstance(attention, str):
+        kind = ATTENTIONS[checks.require_name("attention", attention, ATTENTIONS)]
+        return kind(query_size=query_size, memory_size=memory_size)
+    if not isinstance(attention, Attention):
+        raise TypeError(
+            f"attention: expected a name of ATTENTIONS, a mechanism or None, "
+            f"got {checks.brief(attention)}"
+        )
+    if (attention.query_size, attention.memory_size) != (query_size, memory_size):
+        raise ValueError(
+            f"attention: expected query_size={query_size} and memory_size={memory_size}, "
+            f"got {attention.query_size} and {attention.memory_size}"
+        )
+    return attention

@@ -1,0 +1,193 @@
+"""Outputs of a trained encoder-decoder for a list of sources."""
+
+import functools
+from collections.abc import Iterable
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+from seqjax import checks, data, decoding
+from seqjax.decoding._ends import end_tokens
+from seqjax.seq2seq._encoder import Encoder
+from seqjax.seq2seq._inputs import frames, listed, require_token, token_ids
+
+__all__ = ["Generated", "generate"]
+
+
+class Generated(NamedTuple):
+    """The best output for one source.
+
+    Attributes:
+      tokens: int32 `[n]`, without begin and end.
+      score: what it was ranked by, see `seqjax.decoding.Decoded`.
+      finished: False if it was cut at the greatest length.
+      attention: float32 `[m, s]`, the weights over the real positions of the memory (of an
+        `Encoder`, those of the source) for each token and, if it came, the end token; None for a
+        model without attention.
+      end: the end token that ended it; None if it was cut.
+    """
+
+    tokens: np.ndarray
+    score: float
+    finished: bool
+    attention: np.ndarray | None
+    end: int | None
+
+
+def generate(
+    model: Any,
+    sources: Iterable[Any],
+    *,
+    begin: int,
+    end: int | Iterable[int],
+    max_length: int | None = None,
+    beam_width: int = 5,
+    length_penalty: float = 0.0,
+    coverage_penalty: float = 0.0,
+    min_length: int = 0,
+    no_repeat_ngram: int = 0,
+    batch_size: int = 64,
+    source_ids: Iterable[Any] | None = None,
+    padded: bool = True,
+) -> list[Generated]:
+    """The best output for each source, by beam search over batches of sources of similar length.
+
+    Sources are padded to the next power of two, 8 at least, so an output does not depend on the
+    other sources. Compiled once for each such length, number of rows and set of options; further
+    calls reuse it. Sources that are no sequences, such as images, go in as they are with `padded`
+    False.
+
+    Args:
+      model: a `Seq2Seq`, or a module with its `encoder` and `decoding`. It runs in evaluation mode.
+      sources: N arrays, integers `[s]` or frames `[s, I]`.
+      begin: the token that the decoder sees first.
+      end: the token that ends an output; or several, of which any ends it.
+      max_length: the most tokens of an output, the end token counted; by default 10 and twice the
+        positions of the memory, of an `Encoder` what the source is padded to.
+      beam_width: hypotheses kept; 1 is greedy.
+      length_penalty: see `seqjax.decoding.beam_search`.
+      coverage_penalty: see `seqjax.decoding.beam_search`.
+      min_length: see `seqjax.decoding.beam_search`.
+      no_repeat_ngram: see `seqjax.decoding.beam_search`.
+      batch_size: sources searched at once.
+      source_ids: the sources in the vocabulary of the outputs, for a decoder that copies.
+      padded: False for sources of one shape that the encoder reads as they are, without lengths.
+
+    Returns:
+      One `Generated` a source, in the order of the sources.
+
+    Raises:
+      TypeError: no model or list of sources; tokens that are not integers.
+      ValueError: no sources; tokens, `begin` or `end` outside the vocabulary; frames that are not
+        finite; see `seqjax.data.batches` and `seqjax.decoding.beam_search`.
+
+    Example:
+      >>> from flax import nnx
+      >>> from seqjax import seq2seq
+      >>> model = seq2seq.Seq2Seq(9, 9, embed_size=4, hidden_size=5, rngs=nnx.Rngs(0))
+      >>> outputs = generate(model, [[4, 5, 6], [7]], begin=2, end=3, max_length=6, beam_width=2)
+      >>> [output.attention.shape[1] for output in outputs]
+      [3, 1]
+
+      Images [S, S, C] for a model with an encoder of its own (see `Seq2Seq`):
+      `generate(model, images, begin=2, end=3, padded=False)`.
+    """
+    if not (hasattr(model, "encoder") and hasattr(model, "decoding")):
+        raise TypeError(f"model: expected a seqjax.seq2seq.Seq2Seq, got {type(model).__name__}")
+    arrays = _sources(model.encoder, sources)
+    vocabulary = getattr(getattr(model, "decoder", None), "vocabulary", None)
+    if max_length is not None:
+        max_length = checks.require_integer("max_length", max_length)
+    search = {
+        "begin": require_token("begin", begin, vocabulary), "end": end_tokens(end, vocabulary),
+        "beam_width": beam_width, "length_penalty": length_penalty,
+        "coverage_penalty": coverage_penalty, "min_length": min_length,
+        "no_repeat_ngram": no_repeat_ngram, "max_length": max_length,
+    }  # fmt: skip
+    size = min(checks.require_integer("batch_size", batch_size), len(arrays))
+    fields: dict[str, Any] = {"source": arrays}
+    if source_ids is not None:
+        fields["source_ids"] = _source_ids(source_ids, arrays, vocabulary)
+    grouping: dict[str, Any] = {"sequence_keys": ()}
+    if checks.require_bool("padded", padded):
+        longest = max(map(len, arrays)).bit_length()
+        boundaries = [2**power for power in range(3, max(4, longest + 1))]
+        grouping = {"sequence_keys": tuple(fields), "boundaries": boundaries}
+    index = np.arange(len(arrays), dtype=np.int32)
+    outputs: dict[int, Generated] = {}
+    for batch in data.batches({**fields, "index": index}, batch_size=size, **grouping):
+        real = int(batch["weights"].sum())
+        for name in {*fields, "lengths"} & set(batch):
+            batch[name][real:] = batch[name][0]  # filler might never end: it repeats the first row
+        options = tuple(search.items())
+        inputs = (batch.get(name) for name in ("source", "lengths", "source_ids"))
+        found, mask = jax.device_get(_search(model, *inputs, options))
+        for row, number in enumerate(batch["index"][:real].tolist()):
+            outputs[number] = _output(found, row, mask[row])
+    return [outputs[index] for index in range(len(arrays))]
+
+
+@functools.partial(jax.jit, static_argnums=4)
+def _search(
+    model: Any, source: Any, lengths: Any, source_ids: Any, options: tuple[tuple[str, Any], ...]
+) -> tuple[decoding.Decoded, Any]:
+    encoded = model.encoder(source, lengths=lengths, source_ids=source_ids, deterministic=True)
+    step, state = model.decoding(encoded)
+    asked: dict[str, Any] = dict(options)
+    asked["max_length"] = asked["max_length"] or 2 * encoded.mask.shape[1] + 10
+    attends: dict[str, Any] = {}
+    if state.weights is not None:
+        attends = {"alignment": lambda state: state.weights}
+        if asked["coverage_penalty"]:
+            attends["source_mask"] = encoded.mask
+    return decoding.beam_search(step, state, **attends, **asked), encoded.mask
+
+
+def _output(found: Any, row: int, real: np.ndarray) -> Generated:
+    count, finished = int(found.lengths[row, 0]), bool(found.finished[row, 0])
+    attention = None
+    if found.alignments is not None:
+        weights = found.alignments[row, 0, : count + finished]
+        attention = weights[:, real].astype(np.float32)
+    tokens = found.tokens[row, 0]
+    end = int(tokens[count]) if finished else None
+    return Generated(tokens[:count], float(found.scores[row, 0]), finished, attention, end)
+
+
+def _sources(encoder: Any, sources: Any) -> list[np.ndarray]:
+    """The sources as arrays, checked as far as it is known what the encoder reads."""
+    each = {f"sources[{n}]": source for n, source in enumerate(listed("sources", sources))}
+    if not each:
+        raise ValueError("sources: expected at least one, got none")
+    vocabulary = getattr(encoder, "vocabulary", None)
+    if vocabulary is not None:
+        return [token_ids(name, source, vocabulary - 1) for name, source in each.items()]
+    if isinstance(encoder, Encoder):
+        features = encoder.recurrent.cell.input_size
+        return [frames(name, source, features) for name, source in each.items()]
+    # An empty list has no dtype, and NumPy's, float64, is not that of tokens.
+    arrays = [np.asarray(source) for source in each.values()]
+    return [a if a.size or a.ndim > 1 else a.astype(np.int32) for a in arrays]
+
+
+def _source_ids(
+    source_ids: Any, sources: list[np.ndarray], vocabulary: int | None
+) -> list[np.ndarray]:
+    """The sources in the vocabulary of the outputs, one id a position."""
+    given = listed("source_ids", source_ids)
+    if len(given) != len(sources):
+        raise ValueError(
+            f"source_ids: expected one for each of {len(sources)} sources, got {len(given)}"
+        )
+    found = []
+    for n, (ids, source) in enumerate(zip(given, sources, strict=True)):
+        high = None if vocabulary is None else vocabulary + len(source) - 1
+        array = token_ids(f"source_ids[{n}]", ids, high)
+        if len(array) != len(source):
+            raise ValueError(
+                f"source_ids[{n}]: expected {len(source)} ids, as many as its source has "
+                f"positions, got {len(array)}"
+            )
+        found.append(array)
+    return found

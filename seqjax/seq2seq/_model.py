@@ -1,0 +1,313 @@
+"""The whole: encoder, bridge, decoder; training by teacher forcing, and a step to decode with."""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+
+from seqjax import checks
+from seqjax.attention import Attention
+from seqjax.cells import Cell, make_cell
+from seqjax.kernels import Execution
+from seqjax.nn import _noise as noise
+from seqjax.seq2seq._bridge import Bridge
+from seqjax.seq2seq._decoder import Decoder
+from seqjax.seq2seq._encoder import Encoded, Encoder
+from seqjax.seq2seq._inputs import without_padding
+from seqjax.seq2seq._writer import DecoderState
+from seqjax.types import Array
+
+__all__ = ["Seq2Seq"]
+
+Step = Callable[[Array, DecoderState], tuple[Array, DecoderState]]
+
+
+class Seq2Seq(nnx.Module):
+    """An encoder-decoder for sequences of different lengths on both sides.
+
+    Args:
+      target_vocabulary: number of target tokens.
+      source_vocabulary: number of source tokens; None for frames, of `embed_size` features.
+      embed_size: features of an embedding.
+      hidden_size: units of each layer and direction of the encoder; the decoder has twice as many
+        if the encoder is bidirectional and `decoder_size` is not given, as many with an encoder of
+        your own.
+      decoder_size: units of the decoder's layers.
+      cell: a name of `seqjax.CELLS`; or a class of cells, or a cell whose sizes are replaced, such
+        as one of your own.
+      num_layers: layers of encoder and decoder.
+      bidirectional: whether the encoder reads in both directions.
+      encoder: a module of your own that takes the encoder's place, such as a convolutional network
+        over images; what it has to have is in `seqjax.seq2seq.encoder`. The options of sources and
+        of reading are then its own.
+      attention: a name of `seqjax.attention.ATTENTIONS`, or None for a fixed context vector
+        (Sutskever, Vinyals, Le 2014).
+      attend: "previous" or "current", see `Decoder`.
+      bridge: one of `BRIDGES`.
+      input_feeding: see `Decoder`.
+      copy: see `Decoder`.
+      tied: see `Decoder`.
+      dropout: see `Encoder` and `Decoder`.
+      param_dtype: of the parameters.
+      execution: how encoder and decoder are run, a `seqjax.Execution`.
+      rngs: draws the parameters.
+
+    Raises:
+      TypeError, ValueError: options that do not fit together, named.
+
+    Example:
+      >>> model = Seq2Seq(9, 7, embed_size=4, hidden_size=5, rngs=nnx.Rngs(0))
+      >>> sources, lengths = jnp.array([[3, 6, 1], [2, 0, 0]]), jnp.array([3, 1])
+      >>> begin_and_targets = jnp.array([[1, 5, 8], [1, 4, 0]])
+      >>> model(sources, begin_and_targets, lengths=lengths).shape
+      (2, 3, 9)
+      >>> step, state = model.decoding(model.encoder(sources, lengths=lengths))
+      >>> logits, state = step(jnp.array([1, 1]), state)
+      >>> logits.shape, state.weights.shape
+      ((2, 9), (2, 3))
+
+      An encoder of one's own, here of images [B, S, S] whose rows are the memory:
+
+      >>> class Rows(nnx.Module):
+      ...     output_size = 6
+      ...
+      ...     def __init__(self, size, *, rngs):
+      ...         self.linear = nnx.Linear(size, 6, rngs=rngs)
+      ...
+      ...     def initial_state(self, batch_shape):
+      ...         return ()
+      ...
+      ...     def __call__(self, images, **options):
+      ...         return Encoded(self.linear(images), jnp.ones(images.shape[:2], bool), ())
+      >>> rngs = nnx.Rngs(0)
+      >>> options = {"embed_size": 4, "hidden_size": 5, "bridge": "mean", "rngs": rngs}
+      >>> model = Seq2Seq(9, encoder=Rows(8, rngs=rngs), **options)
+      >>> model(jnp.ones([2, 8, 8]), begin_and_targets).shape
+      (2, 3, 9)
+    """
+
+    def __init__(
+        self,
+        target_vocabulary: int,
+        source_vocabulary: int | None = None,
+        *,
+        embed_size: int,
+        hidden_size: int,
+        decoder_size: int | None = None,
+        cell: str | type[Cell[Any, Any]] | Cell[Any, Any] = "lstm",
+        num_layers: int = 1,
+        bidirectional: bool = True,
+        encoder: Any = None,
+        attention: str | Attention | None = "additive",
+        attend: str = "previous",
+        bridge: str = "projected",
+        input_feeding: bool = False,
+        copy: bool = False,
+        tied: bool = False,
+        dropout: float = 0.0,
+        param_dtype: Any = jnp.float32,
+        execution: Execution | None = None,
+        rngs: nnx.Rngs,
+    ) -> None:
+        size = checks.require_integer("hidden_size", hidden_size)
+        if decoder_size is None:
+            decoder_size = size * (2 if bidirectional and encoder is None else 1)
+        embed_size = checks.require_integer("embed_size", embed_size)
+        decoder_size = checks.require_integer("decoder_size", decoder_size)
+        execution = Execution.of(execution)
+        reader = make_cell(cell, embed_size, size)
+        writer = make_cell(cell, embed_size, decoder_size)
+        shared: dict[str, Any] = {
+            "num_layers": num_layers,
+            "dropout": dropout,
+            "param_dtype": param_dtype,
+            "execution": execution,
+            "rngs": rngs,
+        }
+        if encoder is None:
+            encoder = Encoder(
+                reader, vocabulary=source_vocabulary, bidirectional=bidirectional, **shared
+            )
+        elif source_vocabulary is not None:
+            raise ValueError(
+                "source_vocabulary: expected None with an encoder of your own, got "
+                f"{source_vocabulary}"
+            )
+        elif not all(hasattr(encoder, name) for name in ("output_size", "initial_state")):
+            raise TypeError(
+                "encoder: expected a module with output_size and initial_state, got "
+                f"{type(encoder).__name__}"
+            )
+        self.encoder = encoder
+        memory_size = encoder.output_size
+        self.decoder = Decoder(
+            writer,
+            vocabulary=target_vocabulary,
+            memory_size=memory_size,
+            attention=attention,
+            attend=attend,
+            input_feeding=input_feeding,
+            copy=copy,
+            tied=tied,
+            **shared,
+        )
+        state = encoder.initial_state(())
+        self.bridge = Bridge(
+            bridge, self.decoder.cells, state, memory_size, param_dtype=param_dtype, rngs=rngs
+        )
+
+    def __call__(
+        self,
+        source: Any,
+        tokens: Any,
+        *,
+        lengths: Any = None,
+        mask: Any = None,
+        source_ids: Any = None,
+        deterministic: bool | None = None,
+        rngs: noise.Rngs | None = None,
+    ) -> Array:
+        """Logits of each target token, given those before it (teacher forcing).
+
+        Args:
+          source: as for `Encoder`, `[B, S]` or `[B, S, I]`; or what an encoder of your own reads.
+          tokens: integers `[B, T]`: the begin token, then the target without its end. What stands
+            in padding changes nothing before it; leave it out of the loss. Negative numbers are
+            padding, so no token may follow one.
+          lengths: of the sources; or
+          mask: of the sources, True at real positions.
+          source_ids: `[B, S]`, needed by a decoder that copies.
+          deterministic: True for evaluation, False for training; the model's own if None.
+          rngs: `nnx.Rngs` or a random key; needed in training if there is dropout.
+
+        Returns:
+          float32 `[B, T, V]`.
+
+        Raises:
+          TypeError, ValueError: see `Encoder`; tokens that are not integers `[B, T]`, or (outside
+            tracing) that the decoder does not know; under tracing logits are NaN from there on.
+        """
+        if deterministic is None:
+            deterministic = self.decoder.deterministic
+        drops = bool(self.decoder.dropout) and not deterministic
+        key_encoder: Any = None
+        key_decoder = None
+        if not isinstance(self.encoder, Encoder):
+            if rngs is not None and not isinstance(rngs, nnx.Rngs):
+                rngs = noise.streams(rngs, "dropout")
+            key_encoder = None if deterministic else rngs  # it draws what it needs by itself
+        else:
+            if np.ndim(source) != (2 if self.encoder.embedding is not None else 3):
+                kind = "[B, S]" if self.encoder.embedding is not None else "[B, S, I]"
+                raise ValueError(f"source: expected {kind}, got {np.shape(source)}")
+            if drops:
+                key_encoder, key_decoder = jax.random.split(noise.dropout_key(rngs))
+        encoded = self.encoder(
+            source, lengths=lengths, mask=mask, source_ids=source_ids,
+            deterministic=deterministic, rngs=key_encoder,
+        )  # fmt: skip
+        if drops and key_decoder is None:
+            key_decoder = noise.dropout_key(rngs)
+        tokens = self._checked_tokens(tokens, encoded)
+        memory, state = self._start(encoded)
+        logits, _ = self.decoder.teacher_forced(
+            tokens, state, memory, encoded.source_ids, rngs=key_decoder
+        )
+        return logits
+
+    def scheduled(
+        self, encoded: Encoded, tokens: Array, rate: float | Array, key: jax.Array
+    ) -> Array:
+        """Logits where some of the tokens before are the model's own (scheduled sampling).
+
+        Args:
+          encoded: as from `encoder`.
+          tokens: `[B, T]`, as in a call.
+          rate: the probability that a step sees a token sampled from the model instead of the given
+            one; it grows in training.
+          key: a random key.
+
+        Returns:
+          float32 `[B, T, V]`. No gradient flows through the samples.
+
+        Raises:
+          TypeError, ValueError: tokens as in a call; a rate that is not between 0 and 1; a key that
+            is none.
+
+        References:
+          Bengio, Vinyals, Jaitly, Shazeer (2015), Scheduled sampling for sequence prediction with
+          recurrent neural networks.
+        """
+        tokens = self._checked_tokens(tokens, encoded)
+        if not checks.is_traced(rate) and not 0 <= checks.require_number("rate", rate) <= 1:
+            raise ValueError(f"rate: expected a number from 0 to 1, got {rate}")
+        key = checks.require_key("key", key)
+        step, state = self.decoding(encoded)
+        if not tokens.shape[1]:
+            logits, _ = jax.eval_shape(step, jnp.zeros(tokens.shape[:1], tokens.dtype), state)
+            return jnp.zeros((tokens.shape[0], 0, logits.shape[-1]), logits.dtype)
+
+        def one(carry: Any, per_step: Any) -> tuple[Any, Array]:
+            state, logits = carry
+            given, key, first = per_step
+            key_which, key_token = jax.random.split(key)
+            sampled = jax.random.categorical(key_token, jax.lax.stop_gradient(logits))
+            own = jax.random.bernoulli(key_which, rate, given.shape) & ~first
+            logits, state = step(jnp.where(own, sampled, given), state)
+            return (state, logits), logits
+
+        steps = tokens.shape[1]
+        blank = jax.eval_shape(lambda: step(tokens[:, 0], state)[0])
+        per_step = (tokens.T, jax.random.split(key, steps), jnp.arange(steps) == 0)
+        start = (state, jnp.zeros(blank.shape, blank.dtype))
+        return jnp.moveaxis(jax.lax.scan(one, start, per_step)[1], 0, 1)
+
+    def decoding(self, encoded: Encoded) -> tuple[Step, DecoderState]:
+        """A step and its first state, for `seqjax.decoding`.
+
+        The memory and its projected keys are in the step, computed once; the state has what a beam
+        needs of its own.
+
+        Args:
+          encoded: as from `encoder`, for B sources.
+
+        Returns:
+          `step(tokens [N], state) -> (logits [N, V], state)`, where N may be a multiple of B with
+          the beams of a source side by side, and the state for N = B. `state.weights` are the
+          attention weights of the last step.
+        """
+        memory, state = self._start(encoded)
+
+        def step(tokens: Array, state: DecoderState) -> tuple[Array, DecoderState]:
+            features, state = self.decoder.advance(self.decoder.embed(tokens), state, memory)
+            ids = encoded.source_ids
+            if ids is not None:
+                ids = jnp.repeat(ids, tokens.shape[0] // max(ids.shape[0], 1), axis=0)
+            return self.decoder.logits(features, ids), state
+
+        return step, state
+
+    def _checked_tokens(self, tokens: Any, encoded: Encoded) -> Array:
+        """Target tokens of the sources' batch, which must be known; padding becomes token 0."""
+        tokens = checks.require_array("tokens", tokens, jnp.integer, "integer tokens [B, T]")
+        if tokens.ndim != 2 or tokens.shape[:1] != encoded.mask.shape[:-1]:
+            raise ValueError(
+                f"tokens: expected [{encoded.mask.shape[0]}, T] like the sources, "
+                f"got {tokens.shape}"
+            )
+        known = self.decoder.vocabulary
+        if self.decoder.gate is not None:
+            known += encoded.mask.shape[-1]
+        tokens = without_padding("tokens", tokens)
+        checks.require_range("tokens", tokens, known - 1)
+        return tokens
+
+    def _start(self, encoded: Encoded) -> tuple[Any, DecoderState]:
+        if self.decoder.gate is not None and encoded.source_ids is not None:
+            most = self.decoder.vocabulary + encoded.mask.shape[-1] - 1
+            checks.require_range("source_ids", encoded.source_ids, most, encoded.mask)
+        memory = self.decoder.precompute(encoded)
+        return memory, self.decoder.initial_state(encoded, self.bridge(encoded), memory)

@@ -1,0 +1,112 @@
+"""Where a training history is written: a file of JSON lines, or TensorBoard."""
+
+import json
+import math
+import time
+from collections.abc import Callable, Sequence
+from typing import TypeAlias
+
+from seqjax._files import FilePath, local_path, replacing
+from seqjax.training._position import Record
+
+__all__ = ["JsonLines", "Log", "TensorBoard"]
+
+Log: TypeAlias = Callable[[Sequence[Record]], object]
+
+
+class JsonLines:
+    """Writes a history as JSON lines, one record an epoch; a log for `seqjax.training.fit`.
+
+    The file is written anew each time, and takes its name when it is whole: it always holds the
+    history as it is, also after a run that was stopped goes on. A number that is not finite, for
+    which JSON has no sign, is null.
+
+    Args:
+      path: of the file; its folder is made if it does not exist.
+
+    Raises:
+      ValueError: the path is a folder.
+
+    Example:
+      >>> import tempfile
+      >>> from pathlib import Path
+      >>> folder = tempfile.TemporaryDirectory()
+      >>> path = Path(folder.name, "history.jsonl")
+      >>> JsonLines(path)([{"epoch": 1, "loss": 0.5}, {"epoch": 2, "loss": 0.25}])
+      >>> print(path.read_text(), end="")
+      {"epoch": 1, "loss": 0.5}
+      {"epoch": 2, "loss": 0.25}
+    """
+
+    def __init__(self, path: FilePath) -> None:
+        self.path = local_path("path", path)
+        if self.path.is_dir():
+            raise ValueError(f"path: expected a file, got the folder {self.path}")
+
+    def __call__(self, history: Sequence[Record]) -> None:
+        """Writes all records.
+
+        Args:
+          history: one record an epoch.
+        """
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        lines = [
+            json.dumps({name: _finite(value) for name, value in record.items()})
+            for record in history
+        ]
+        with replacing(self.path) as partial:
+            partial.write_text("".join(line + "\n" for line in lines), encoding="utf-8")
+
+
+def _finite(value: float) -> float | None:
+    number = value if isinstance(value, int) else float(value)
+    return number if math.isfinite(number) else None
+
+
+class TensorBoard:
+    """Writes the latest record of a history for TensorBoard; a log for `seqjax.training.fit`.
+
+    Each number is a scalar at its step. A run that goes on in the same folder adds to it.
+
+    Args:
+      folder: of the event files.
+
+    Raises:
+      ImportError: tensorboardX is missing.
+
+    Example:
+      >>> import tempfile
+      >>> from pathlib import Path
+      >>> folder = tempfile.TemporaryDirectory()
+      >>> TensorBoard(folder.name)([{"epoch": 1, "step": 8, "loss": 0.5}])
+      >>> len(list(Path(folder.name).iterdir()))
+      1
+    """
+
+    def __init__(self, folder: FilePath) -> None:
+        try:
+            # Not its SummaryWriter: that writes later, from a thread, and flushing does not wait.
+            from tensorboardX.event_file_writer import EventsWriter
+            from tensorboardX.proto.event_pb2 import Event
+            from tensorboardX.summary import scalar
+        except ImportError as error:
+            raise ImportError(
+                "seqjax.training.TensorBoard needs tensorboardX: pip install tensorboardX"
+            ) from error
+        folder = local_path("folder", folder)
+        self._event, self._scalar = Event, scalar
+        folder.mkdir(parents=True, exist_ok=True)
+        self._writer = EventsWriter(str(folder / "events"))
+
+    def __call__(self, history: Sequence[Record]) -> None:
+        """Writes the last record.
+
+        Args:
+          history: one record an epoch.
+        """
+        record = dict(history[-1])
+        step = int(record.pop("step"))
+        for name, value in record.items():
+            summary = self._scalar(name, value)
+            self._writer.write_event(self._event(wall_time=time.time(), step=step, summary=summary))
+        self._writer.flush()

@@ -1,0 +1,61 @@
+"""Where a training run stands: what a checkpoint holds beside its arrays."""
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any, TypeAlias
+
+from seqjax.training._totals import Totals
+
+__all__ = ["Position", "Record"]
+
+Record: TypeAlias = dict[str, float]
+
+
+@dataclasses.dataclass
+class Position:
+    """Epochs that are done, and how far the present one is.
+
+    Attributes:
+      history: one record for each epoch that is done.
+      totals: the metrics of the present epoch's batches, and how many there were.
+      seconds: for how long the present epoch was trained.
+      ended_at: the number of steps with which an earlier process ended the last epoch, perhaps
+        before it was through.
+
+    Example:
+      >>> position = Position([{"epoch": 1, "step": 9}])
+      >>> position.epoch, position.step, Position.from_record(position.record()).epoch
+      (1, 9, 1)
+    """
+
+    history: list[Record] = dataclasses.field(default_factory=list)
+    totals: Totals = dataclasses.field(default_factory=Totals)
+    seconds: float = 0.0
+    ended_at: int | None = None
+
+    @property
+    def epoch(self) -> int:
+        """The present epoch, counted from 0."""
+        return len(self.history)
+
+    @property
+    def step(self) -> int:
+        """Steps done in all epochs."""
+        return self.totals.batches + (int(self.history[-1]["step"]) if self.history else 0)
+
+    def end_epoch(self, record: Record) -> None:
+        """Goes to the beginning of the next epoch."""
+        self.history.append(record)
+        self.totals, self.seconds = Totals(), 0.0
+
+    def record(self) -> dict[str, Any]:
+        """All of it, as JSON can hold it without loss."""
+        totals = self.totals.record()
+        return {"history": self.history, "totals": totals, "seconds": self.seconds}
+
+    @classmethod
+    def from_record(cls, record: Mapping[str, Any]) -> "Position":
+        """The position that `record` described."""
+        totals = Totals.from_record(record["totals"])
+        ended_at = record.get("ended_at")
+        return cls(list(record["history"]), totals, record["seconds"], ended_at)

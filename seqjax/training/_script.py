@@ -1,0 +1,314 @@
+"""What training scripts share: their options, and a run that leaves its traces in a folder."""
+
+import contextlib
+import dataclasses
+import json
+import math
+import platform
+import re
+import tarfile
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any, ClassVar, Self
+
+import jax
+import optax
+from flax import nnx
+
+from seqjax import sharding, viz
+from seqjax.data import Batches, batches
+from seqjax.training._checkpoints import Checkpoints
+from seqjax.training._evaluation import MetricFn, evaluate, make_eval_step
+from seqjax.training._fit import BatchSource, FitResult, fit
+from seqjax.training._logs import JsonLines
+from seqjax.training._monitor import Mode, Monitor
+from seqjax.training._optimizer import optimizer as make_optimizer
+from seqjax.training._state import init_state
+from seqjax.training._step import LossFn
+
+__all__ = ["ScriptOptions", "blaming", "count_parameters", "measure"]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ScriptOptions:
+    """The options of a training script; a script adds its own in a subclass.
+
+    With `tyro.cli` they become a command line. `prepare` comes first in a script, `fit` trains, and
+    `report` leaves the figures. Whole numbers are at least 1, or at least 0 if that is their
+    default or `may_be_zero` names them; `shares` names options from 0 to less than 1. What a run
+    leaves in the folder `out`: `checkpoints/`, `history.jsonl`, `learning_curve.png` and
+    `result.json`.
+
+    Example:
+      >>> import tempfile
+      >>> import numpy as np
+      >>> from flax import nnx
+      >>> from seqjax import losses, metrics, training
+      >>> @dataclasses.dataclass(frozen=True, kw_only=True)
+      ... class Config(training.ScriptOptions):
+      ...     hidden_size: int = 8
+      ...     '''Units.'''
+      >>> folder = tempfile.TemporaryDirectory()
+      >>> config = Config(epochs=2, batch_size=2, out=Path(folder.name))
+      >>> config.prepare()
+      >>> examples = {"x": np.eye(4, dtype=np.float32), "y": np.ones((4, 1), np.float32)}
+      >>> source = config.batches(examples, sequence_keys=())
+      >>> len(source(0)), source(1)[0]["x"].shape
+      (2, (2, 4))
+      >>> config.with_defaults(epochs=9, hidden_size=3).hidden_size
+      3
+    """
+
+    epochs: int = 10
+    """How many times to go through the training data."""
+    batch_size: int = 32
+    """Examples in a step."""
+    learning_rate: float = 1e-3
+    """Adam's at its highest; it rises for half an epoch and falls to zero along a cosine."""
+    clip_norm: float = 1.0
+    """Bound on the norm of the gradient."""
+    seed: int = 0
+    """Fixes weights, order and dropout."""
+    devices: int = 1
+    """Over how many devices each batch is divided; more than one divides a CPU's cores."""
+    distributed: str | None = None
+    """Join other processes: INDEX/COUNT@HOST:PORT, or auto on a cluster that JAX knows. Then
+    `devices` is how many each has, and all share `out`."""
+    accumulate: int = 1
+    """Over how many batches gradients are averaged for one update."""
+    average: float = 0.0
+    """Decay of a running average of the weights, which is then the model; 0 keeps none."""
+    resume: bool = False
+    """Go on from the latest checkpoint in the folder `out`."""
+    out: Path = Path("out")
+    """Folder for checkpoints, history, plots and figures."""
+
+    may_be_zero: ClassVar[tuple[str, ...]] = ("seed",)
+    """Whole numbers among the options that may be 0."""
+    shares: ClassVar[tuple[str, ...]] = ()
+    """Options from 0 to less than 1, such as rates of dropout."""
+
+    def prepare(self) -> None:
+        """Checks the options and sets up devices; call it before anything is computed.
+
+        Raises:
+          SystemExit: an option makes no sense, or `out` holds a run and `resume` is not set.
+        """
+        for field in dataclasses.fields(self):
+            value, default = getattr(self, field.name), field.default
+            if isinstance(value, bool) or not isinstance(value, int):
+                continue
+            least = 0 if field.name in self.may_be_zero or default == 0 else 1
+            if value < least and not (isinstance(default, int) and default < 0):
+                raise SystemExit(f"{_flag(field.name)}: expected at least {least}, got {value}")
+        for name in ("learning_rate", "clip_norm"):
+            if not 0 < getattr(self, name) < math.inf:
+                raise SystemExit(f"{_flag(name)}: expected more than 0, got {getattr(self, name)}")
+        if self.out.exists() and not self.out.is_dir():
+            raise SystemExit(f"--out: expected a folder, got the file {self.out}")
+        if not self.resume and any((self.out / "checkpoints").glob("*")):
+            raise SystemExit(f"--out: {self.out} holds a run; go on with --resume or name another")
+        for name in ("average", *self.shares):
+            if not 0 <= getattr(self, name) < 1:
+                raise SystemExit(
+                    f"{_flag(name)}: expected at least 0, less than 1, got {getattr(self, name)}"
+                )
+        try:
+            if self.distributed is not None:
+                sharding.use_processes(self.distributed, cpu_devices=self.devices)
+            elif self.devices > 1:
+                sharding.use_cpu_devices(self.devices)
+        except (RuntimeError, ValueError) as error:
+            name = "devices" if self.distributed is None else "distributed"
+            raise SystemExit(f"{_flag(name)}: {error}") from None
+        self.out.mkdir(parents=True, exist_ok=True)
+
+    def with_defaults(self, **values: Any) -> Self:
+        """The options with these values, where they were left at their defaults.
+
+        Args:
+          **values: by name.
+        """
+        defaults = {field.name: field.default for field in dataclasses.fields(self)}
+        left = {name: v for name, v in values.items() if getattr(self, name) == defaults[name]}
+        return dataclasses.replace(self, **left)
+
+    def batches(self, examples: Mapping[str, Any], **options: Any) -> Callable[[int], Batches]:
+        """The shuffled batches of each epoch: a function epoch -> `seqjax.data.batches`.
+
+        Args:
+          examples: as for `seqjax.data.batches`.
+          **options: its other arguments, such as `boundaries`.
+        """
+        options = {"batch_size": self.batch_size, "seed": self.seed} | options
+        return lambda epoch: batches(examples, epoch=epoch, **options)
+
+    def schedule(self, steps: int) -> optax.Schedule:
+        """The learning rate by update: half an epoch's warm-up, then a cosine down to zero.
+
+        Args:
+          steps: batches of an epoch.
+        """
+        updates, whole = steps // self.accumulate, steps * self.epochs // self.accumulate
+        return optax.warmup_cosine_decay_schedule(
+            0.0, self.learning_rate, max(1, updates // 2), max(2, whole)
+        )
+
+    def fit(
+        self,
+        model: nnx.Module,
+        loss_fn: LossFn,
+        train_batches: BatchSource,
+        *,
+        eval_batches: BatchSource | None = None,
+        metric_fn: MetricFn | None = None,
+        monitor: str | None = "eval_loss",
+        mode: Mode = "min",
+        patience: int | None = None,
+        optimizer: optax.GradientTransformation | None = None,
+        **options: Any,
+    ) -> FitResult:
+        """`seqjax.training.fit` with these options, checkpoints and a history in `out`.
+
+        A run goes on with the same seed, epochs, batch size, learning rate, clipping, accumulation
+        and averaging only; a script's own options are not compared.
+
+        Args:
+          model: as for `fit`.
+          loss_fn: as for `fit`.
+          train_batches: as for `fit`; such as from `batches`.
+          eval_batches: as for `fit`.
+          metric_fn: as for `fit`.
+          monitor: the metric by which the best epoch is chosen; without `eval_batches` the last
+            one is taken.
+          mode: whether less of it is better, or more.
+          patience: after how many epochs without a better one to stop.
+          optimizer: any; Adam with `schedule` and clipping by norm if None, for batches that have
+            a length.
+          **options: other arguments of `fit`.
+
+        Returns:
+          The `FitResult`, its model on one device.
+        """
+        if optimizer is None:
+            first: Any = train_batches(0) if callable(train_batches) else train_batches
+            optimizer = make_optimizer(
+                self.schedule(len(first)), clip_norm=self.clip_norm, accumulate=self.accumulate,
+                average=self.average or None,
+            )  # fmt: skip
+        chosen = None
+        if monitor is not None and eval_batches is not None:
+            chosen = Monitor(monitor, mode, patience)
+        with Checkpoints(self.out / "checkpoints") as checkpoints:
+            result = fit(
+                model, loss_fn, optimizer, train_batches, epochs=self.epochs, seed=self.seed,
+                eval_batches=eval_batches, metric_fn=metric_fn,
+                devices=self.devices * jax.process_count(), monitor=chosen,
+                checkpoints=checkpoints, resume=self.resume,
+                settings={name: getattr(self, name) for name in _SETTINGS},
+                logs=[JsonLines(self.out / "history.jsonl")], **options,
+            )  # fmt: skip
+        return result._replace(model=jax.device_put(result.model, jax.local_devices()[0]))
+
+    def report(self, result: FitResult, **figures: float) -> dict[str, float]:
+        """Prints what came out, and leaves `result.json` and `learning_curve.png` in `out`.
+
+        Args:
+          result: of `fit`.
+          **figures: by name, what was measured on the test set and what baselines reach there.
+
+        Returns:
+          The figures.
+        """
+        parameters = count_parameters(result.model)
+        minutes = sum(record["seconds"] for record in result.history) / 60
+        print(
+            f"\n{parameters:,} parameters, {len(result.history)} epochs, {minutes:.1f} minutes of "
+            f"training; the model is that of epoch {result.best['epoch']:.0f}"
+        )
+        width = max(map(len, figures), default=0)
+        for name, value in figures.items():
+            print(f"  {name.replace('_', ' '):<{width}}  {value:.4g}")
+        record = {
+            "figures": figures,
+            "parameters": parameters,
+            "epochs": len(result.history),
+            "minutes": minutes,
+            "machine": platform.machine(),
+            "jax": jax.__version__,
+            "options": {name: str(value) for name, value in dataclasses.asdict(self).items()},
+        }
+        if jax.process_index():
+            return figures
+        (self.out / "result.json").write_text(json.dumps(record, indent=1) + "\n")
+        viz.learning_curve(result.history).savefig(self.out / "learning_curve.png", dpi=150)
+        print(f"in {self.out}: {', '.join(sorted(path.name for path in self.out.iterdir()))}")
+        return figures
+
+
+@contextlib.contextmanager
+def blaming(option: str) -> Iterator[None]:
+    """Turns what is wrong with data into a message that names the option they came by.
+
+    Args:
+      option: such as "data".
+
+    Raises:
+      SystemExit: in place of an OSError, ValueError, ImportError, EOFError or TarError within.
+
+    Example:
+      >>> with blaming("data"):
+      ...     raise ValueError("path: expected pairs, got none")
+      Traceback (most recent call last):
+      SystemExit: --data: expected pairs, got none
+    """
+    try:
+        yield
+    except (OSError, ValueError, ImportError, EOFError, tarfile.TarError) as error:
+        # Of an argument's name in front the user of a script knows nothing.
+        what = re.sub(r"^\w+: (?=expected)", "", str(error))
+        raise SystemExit(f"{_flag(option)}: {what}") from None
+
+
+def count_parameters(model: nnx.Module) -> int:
+    """How many numbers the `nnx.Param` variables of a module hold.
+
+    Args:
+      model: a Flax NNX module.
+
+    Example:
+      >>> count_parameters(nnx.Linear(3, 2, rngs=nnx.Rngs(0)))
+      8
+    """
+    return sum(leaf.size for leaf in jax.tree.leaves(nnx.state(model, nnx.Param)))
+
+
+def measure(model: nnx.Module, metric_fn: MetricFn, batches: Iterable[Any]) -> dict[str, float]:
+    """The metrics of a trained model over all batches together.
+
+    Args:
+      model: a Flax NNX module; it is not changed.
+      metric_fn: `metric_fn(model, batch) -> {name: Mean}`, see `make_eval_step`.
+      batches: an iterable of batches.
+
+    Returns:
+      One float a metric.
+
+    Example:
+      >>> import numpy as np
+      >>> from seqjax import metrics
+      >>> def metric_fn(model, batch):
+      ...     return {"error": metrics.mean_squared_error(model(batch["x"]), batch["y"])}
+      >>> model = nnx.Linear(1, 1, kernel_init=nnx.initializers.ones, rngs=nnx.Rngs(0))
+      >>> measure(model, metric_fn, [{"x": np.ones((4, 1)), "y": np.full((4, 1), 3.0)}])
+      {'error': 4.0}
+    """
+    return evaluate(make_eval_step(model, metric_fn), init_state(model, optax.identity()), batches)
+
+
+# With another value of these a run that goes on would not be the run that was begun.
+_SETTINGS = ("epochs", "batch_size", "learning_rate", "clip_norm", "accumulate", "average")
+
+
+def _flag(name: str) -> str:
+    return "--" + name.replace("_", "-")
