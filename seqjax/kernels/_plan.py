@@ -1,6 +1,6 @@
 """The planner: which kernel runs a problem, and how. A pure function of shapes; nothing is timed.
 
-What depends on the platform stands in `choices.py`, with the measurement that justifies it;
+What depends on the platform stands in `_choices.py`, with the measurement that justifies it;
 `tests/kernels/test_plan.py` is the table of decisions.
 """
 
