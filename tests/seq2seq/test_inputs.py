@@ -11,6 +11,7 @@ from flax import nnx
 
 from seqjax import export, seq2seq
 from seqjax.attention._ops import masked_softmax
+from seqjax.seq2seq._decoder import Features
 
 SIZES: dict[str, Any] = {"embed_size": 4, "hidden_size": 5, "rngs": nnx.Rngs(0)}
 MODEL = seq2seq.Seq2Seq(9, 7, **SIZES)
@@ -160,9 +161,7 @@ def test_what_cannot_be_copied_is_impossible():
 def test_copying_has_no_floor():
     """A saturated gate leaves log-probabilities far below log 1e-20."""
     decoder = COPYING.decoder
-    features = seq2seq.decoder.Features(
-        jnp.full((1, 10), 1e4), jnp.array([[1.0, 0.0]]), jnp.array([-1e4])
-    )
+    features = Features(jnp.full((1, 10), 1e4), jnp.array([[1.0, 0.0]]), jnp.array([-1e4]))
     found = jax.jit(lambda f: decoder.logits(f, jnp.array([[4, 4]])))(features)
     others = np.delete(np.asarray(found[0, :9], np.float64), 4)
     assert found[0, 4] == 0.0 and (others <= -1e4).all() and np.isfinite(others).all()
