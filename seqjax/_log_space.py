@@ -100,9 +100,12 @@ def largest(terms: Total, axis: int, number: int = 1) -> tuple[Total, Array]:
         is_top = (hi == top) & (lo == top_lo)
         index = jnp.where(is_top, numbers, hi.shape[axis] - 1).min(axis, keepdims=True)
         return (top, top_lo), index
-    down, down_lo, index = lax.sort((-hi, -lo, numbers), dimension=axis, num_keys=3)
+    # NaN comes first, as it does with `max`: a sort alone would put it behind -inf.
+    down = jnp.where(jnp.isnan(hi), -jnp.inf, -hi)
+    ordered = lax.sort((down, -lo, numbers, hi, lo), dimension=axis, num_keys=3)
     first = functools.partial(lax.slice_in_dim, start_index=0, limit_index=number, axis=axis)
-    return (-first(down), -first(down_lo)), first(index)
+    index, hi, lo = (first(a) for a in ordered[2:])
+    return (hi, lo), index
 
 
 def difference(a: Total, b: Total) -> Array:
@@ -124,7 +127,7 @@ def log_normalized(logits: Array) -> Array:
     `jax.nn.log_softmax` gives 0 where 1 - p is below 2⁻²⁴; over many frames that adds up.
 
     Args:
-      logits: float `[..., V]`; -inf stays -inf.
+      logits: float `[..., V]`; -inf stays -inf, also where all are.
 
     Example:
       >>> float(log_normalized(jnp.array([20.0, 0.0]))[0]) < 0
@@ -132,5 +135,7 @@ def log_normalized(logits: Array) -> Array:
     """
     hi, lo = log_sum(exact(logits), jnp.zeros_like(logits), -1)
     top = lax.stop_gradient(logits.max(-1, keepdims=True))
-    top = jnp.where(jnp.isneginf(top), 0.0, top)
-    return (logits - top) - ((hi[..., None] - top) + lo[..., None])
+    possible = top > -jnp.inf
+    top = jnp.where(possible, top, 0.0)
+    less = jnp.where(possible, (hi[..., None] - top) + lo[..., None], 0.0)
+    return (logits - top) - less

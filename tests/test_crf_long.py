@@ -198,3 +198,42 @@ def test_partial_labels_in_padding_and_mistakes():
         lambda e: crf.log_likelihood(e, jnp.asarray(known), **scores, lengths=lengths).sum()
     )
     assert np.isfinite(slope(jnp.asarray(emissions))).all()
+
+
+@settings(max_examples=30, deadline=None)
+@given(seed=st.integers(0, 2**20), size=st.sampled_from([1e4, 1e6, 1e9]))
+def test_small_differences_of_large_scores(seed, size):
+    """Scores of integers and a large number that cancels, against the same chain without it."""
+    rng = np.random.default_rng(seed)
+    shapes = {"emissions": (4, C), "transitions": (C, C), "start": (C,), "end": (C,)}
+    small = {name: rng.integers(-3, 4, shape).astype(np.float32) for name, shape in shapes.items()}
+    tags = rng.integers(0, C, 4)
+    for name in shapes:
+        # One part is large and the same for all tags: only the others make a difference.
+        large = small | {name: np.full_like(small[name], -size)}
+        plain = small | {name: np.zeros_like(small[name])}
+        log_p = (LOG_P(tags=tags, **scores) for scores in (large, plain))
+        np.testing.assert_allclose(*log_p, rtol=1e-5, atol=1e-5)
+        shares = (MARGINALS(**scores) for scores in (large, plain))
+        np.testing.assert_allclose(*shares, atol=1e-5)
+        for number in (None, 3):
+            found, expected = (DECODE(**scores, n_best=number).tags for scores in (large, plain))
+            np.testing.assert_array_equal(found, expected)
+
+
+def test_large_scores_of_known_value():
+    emissions = np.array([[0, 0], [1e8, 1e8]], np.float32)
+    transitions = np.array([[0, 1], [2, 0]], np.float32)
+    assert DECODE(emissions, transitions).tags.tolist() == [1, 0]
+    ways = np.exp(np.array([[0.0, 1.0], [2.0, 0.0]]))
+    log_p = LOG_P(emissions, np.array([1, 0]), transitions)
+    np.testing.assert_allclose(log_p, np.log(ways[1, 0] / ways.sum()), rtol=1e-5)
+    slope = jax.jit(jax.grad(lambda t: crf.log_partition(emissions, t)))(transitions)
+    np.testing.assert_allclose(slope, ways / ways.sum(), rtol=1e-5)
+
+
+@pytest.mark.parametrize("number", [None, 1, 2, 3])
+def test_no_answer_hides_a_nan(number):
+    emissions = np.array([[np.nan, 0], [0, 1]], np.float32)
+    scores = np.ravel(DECODE(emissions, FREE, n_best=number).scores)
+    assert np.isnan(scores[0]) and np.isnan(LOG_Z(emissions, FREE))

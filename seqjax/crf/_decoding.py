@@ -78,26 +78,27 @@ def decode(
     *batch_shape, _, classes = scores.emissions.shape
     batch = tuple(batch_shape)
     # A way is a tag and a rank among the best of its taggings: number `tag * n + rank`.
-    ways = classes * number
-    leaving = jnp.repeat(scores.transitions, number, axis=0)  # [ways, C]
-    leaving = jnp.broadcast_to(leaving, (*batch, ways, classes))
-    stay = jnp.broadcast_to(jnp.arange(ways, dtype=jnp.int32), (*batch, ways))
+    width = classes * number
+    leaving = jnp.repeat(scores.transitions, number, axis=0)
+    square = (*batch, width, classes)
+    leaving = jnp.broadcast_to(leaving, square)
+    stay = jnp.broadcast_to(jnp.arange(width, dtype=jnp.int32), (*batch, width))
     start, end = (jnp.repeat(a, number) for a in (scores.start, scores.end))
-    is_best = jnp.arange(ways, dtype=jnp.int32) % number == 0
-    start = jnp.broadcast_to(jnp.where(is_best, start, -jnp.inf), (*batch, ways))
-    end = jnp.broadcast_to(end, (*batch, ways))
+    is_best = jnp.arange(width, dtype=jnp.int32) % number == 0
+    start = jnp.broadcast_to(jnp.where(is_best, start, -jnp.inf), (*batch, width))
+    end = jnp.broadcast_to(end, (*batch, width))
 
     def flat(ranked: Array) -> Array:
-        return jnp.swapaxes(ranked, -1, -2).reshape(*batch, ways)  # from [n, C]
+        return jnp.swapaxes(ranked, -1, -2).reshape(*batch, width)  # from [n, C]
 
     def forward(best: Total, xs: tuple[Array, Array, Array]) -> tuple[Total, Array]:
         emission, real, first = xs
-        moved = leaving + emission[..., None, :]
-        found, origin = largest(
-            add(jax.tree.map(lambda a: a[..., :, None], best), moved), -2, number
+        moved = add(
+            jax.tree.map(lambda a: jnp.broadcast_to(a[..., :, None], square), best), leaving
         )
-        begun = exact(start + jnp.repeat(emission, number, axis=-1))
-        new = chosen(real, chosen(first, begun, jax.tree.map(flat, found)), best)
+        found, origin = largest(moved, -2, number)
+        new = chosen(first, exact(start), jax.tree.map(flat, found))
+        new = chosen(real, add(new, jnp.repeat(emission, number, axis=-1)), best)
         return new, jnp.where(real & ~first, flat(origin), stay)
 
     def backward(way: Array, origin: Array) -> tuple[Array, Array]:

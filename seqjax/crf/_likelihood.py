@@ -174,14 +174,16 @@ def marginals(
 
 
 class _Path(NamedTuple):
-    """A tagging that others are measured against.
+    """A tagging that others are measured against, by what its score is a sum of.
 
     Attributes:
-      steps: `[..., T]`, what each of its steps adds to its score, without `end`.
+      entered: `[..., T]`, the transition into each step; `start` at the first.
+      emitted: `[..., T]`.
       end: `[...]`.
     """
 
-    steps: Array
+    entered: Array
+    emitted: Array
     end: Array
 
 
@@ -193,7 +195,8 @@ def _of_tags(scores: Scores, tags: Array) -> Array:
     """
     *batch_shape, steps, classes = scores.emissions.shape
     if tags.shape != (*batch_shape, steps):
-        raise ValueError(f"tags: expected shape {(*batch_shape, steps)}, got {tags.shape}")
+        hint = "; partial labels are bool" if tags.shape == scores.emissions.shape else ""
+        raise ValueError(f"tags: expected shape {(*batch_shape, steps)}, got {tags.shape}{hint}")
     checks.require_range("tags", tags, classes - 1, scores.mask)
     valid = (tags >= 0) & (tags < classes) | ~scores.mask
     tags = jnp.where(scores.mask & valid, tags, 0).astype(jnp.int32)
@@ -203,11 +206,13 @@ def _of_tags(scores: Scores, tags: Array) -> Array:
     first = scores.previous < 0
     entered = jnp.where(first, scores.start[tags], scores.transitions[before, tags])
     emitted = jnp.take_along_axis(scores.emissions, tags[..., None], axis=-1).squeeze(-1)
-    added = jnp.where(scores.mask, entered + emitted, 0.0)
     last = scores.end[sequences.last_real(tags, mask=scores.mask)]
-    last = jnp.where(scores.is_empty, 0.0, last)
-    possible = (added > -jnp.inf).all(axis=-1) & (last > -jnp.inf)
-    path = _Path(jnp.where(added > -jnp.inf, added, 0.0), jnp.where(last > -jnp.inf, last, 0.0))
+    parts = [jnp.where(scores.mask, entered, 0.0), jnp.where(scores.mask, emitted, 0.0)]
+    parts.append(jnp.where(scores.is_empty, 0.0, last))
+    forbidden = [jnp.isneginf(part) for part in parts]
+    possible = ~(forbidden[0].any(axis=-1) | forbidden[1].any(axis=-1) | forbidden[2])
+    # Measured against a forbidden path, others would be infinite.
+    path = _Path(*[jnp.where(bad, 0.0, part) for bad, part in zip(forbidden, parts, strict=True)])
     _, (hi, lo) = _forward(scores, path)
     log_p = jnp.where(possible, 0.0 - (hi + lo), -jnp.inf)
     return jnp.where(valid.all(axis=-1), log_p, jnp.nan)
@@ -231,23 +236,25 @@ def _log_z(scores: Scores) -> Total:
 def _forward(scores: Scores, path: _Path | None = None) -> tuple[Total, Total]:
     """Return α at each step, `[T, ..., C]`, and log Z `[...]`; with a path, less its score.
 
-    A step of the path itself adds exactly 0: the same two sums are taken for all.
+    What the path adds is taken off part by part, so that the path itself adds exactly 0.
     """
     *batch_shape, _, classes = scores.emissions.shape
     xs: Any = scores.steps()
     if path is not None:
-        xs = *xs, jnp.moveaxis(path.steps, -1, 0)
+        xs = *xs, jnp.moveaxis(path.entered, -1, 0), jnp.moveaxis(path.emitted, -1, 0)
     square = (*batch_shape, classes, classes)
     transitions = jnp.broadcast_to(scores.transitions, square)
     start, end = (jnp.broadcast_to(x, (*batch_shape, classes)) for x in (scores.start, scores.end))
 
     def step(alpha: Total, xs: Any) -> tuple[Total, Total]:
         emission, real, first, *less = xs
-        moved, begun = transitions + emission[..., None, :], start + emission
+        moves, begun = transitions, start
         if less:
-            moved, begun = moved - less[0][..., None, None], begun - less[0][..., None]
-        summed = log_sum(jax.tree.map(lambda a: a[..., :, None], alpha), moved, -2)
-        new = chosen(real, chosen(first, exact(begun), summed), alpha)
+            entered, emitted = (x[..., None] for x in less)
+            moves, begun, emission = moves - entered[..., None], begun - entered, emission - emitted
+        summed = log_sum(jax.tree.map(lambda a: a[..., :, None], alpha), moves, -2)
+        new = add(chosen(first, exact(begun), summed), emission)
+        new = chosen(real, new, alpha)
         return new, new
 
     zeros = jnp.zeros((*batch_shape, classes), scores.emissions.dtype)

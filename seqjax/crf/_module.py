@@ -57,6 +57,17 @@ class CRF(nnx.Module):
         options = self._options(lengths, mask)
         return _likelihood.log_likelihood(emissions, tags, self.transitions[...], **options)
 
+    def log_partition(self, emissions: Any, *, lengths: Any = None, mask: Any = None) -> Array:
+        """Return `seqjax.crf.log_partition` with these scores.
+
+        Args:
+          emissions: float `[..., T, C]`.
+          lengths: int `[...]`; or
+          mask: bool `[..., T]`.
+        """
+        options = self._options(lengths, mask)
+        return _likelihood.log_partition(emissions, self.transitions[...], **options)
+
     def decode(
         self, emissions: Any, *, lengths: Any = None, mask: Any = None, n_best: int | None = None
     ) -> _decoding.CRFDecoded:

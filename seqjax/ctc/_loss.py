@@ -71,11 +71,15 @@ def ctc_loss(logits: Any, lengths: Any, labels: Any, label_lengths: Any, blank: 
     try:
         label_lengths = sequences.check_lengths(label_lengths, (batch,), labels.shape[1])
     except (TypeError, ValueError) as error:
-        raise type(error)(f"label_{error}") from None
+        message = str(error).replace("the number of steps", "the number of labels")
+        raise type(error)(f"label_{message}") from None
     real = sequences.lengths_to_mask(label_lengths, labels.shape[1])
     valid = (labels >= 0) & (labels < classes) & (labels != blank) | ~real
     if not checks.is_traced(labels, label_lengths) and not bool(valid.all()):
-        raise ValueError(f"labels: expected classes from 0 to {classes - 1} but blank={blank}")
+        raise ValueError(
+            f"labels: expected classes from 0 to {classes - 1} but blank={blank}, got "
+            f"{labels[~valid][0]}"
+        )
     labels = jnp.where(real & valid, labels, 0).astype(jnp.int32)
 
     log_p = _log_probability(log_normalized(logits), lengths, labels, label_lengths, blank)

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from seqjax.ctc import ctc_loss
+from seqjax.ctc import ctc_greedy, ctc_loss
 from tests.ctc.helpers import LOSS, B, T, V, draw, every_labelling, log_softmax
 
 seeds = st.integers(0, 2**20)
@@ -179,3 +179,16 @@ def test_finite_scores_are_never_cut_off():
     logits = jnp.array([[[0.0, -2e5], [0.0, -3e5]]])
     found = ctc_loss(logits, jnp.array([2]), jnp.array([[1]]), jnp.array([1]))
     np.testing.assert_allclose(found.loss, [2e5])
+
+
+def test_a_frame_that_forbids_all_classes_is_not_feasible():
+    logits = np.zeros((2, 3, 3), np.float32)
+    logits[0, 1] = -np.inf
+    arguments = np.array([3, 3]), np.array([[1], [1]]), np.array([1, 1])
+    run = jax.value_and_grad(lambda z: ctc_loss(z, *arguments).loss.sum())
+    value, slope = jax.jit(run)(logits)
+    expected = -math.log(every_labelling(logits[1], 3, 0)[(1,)])
+    np.testing.assert_allclose(value, expected, rtol=1e-5)
+    assert (slope[0] == 0).all() and np.isfinite(slope).all()
+    assert ctc_loss(logits, *arguments).feasible.tolist() == [False, True]
+    assert ctc_greedy(logits, np.array([3, 3])).log_probs[0, 0] == -np.inf
