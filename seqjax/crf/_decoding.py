@@ -106,7 +106,7 @@ def decode(
 
     # Without a real step there is one tagging, the empty one.
     empty = jnp.where(jnp.arange(number) == 0, 0.0, -jnp.inf).astype(start.dtype)
-    zeros = jnp.zeros((*batch, ways), start.dtype)
+    zeros = jnp.zeros((*batch, width), start.dtype)
     best, origins = lax.scan(forward, exact(zeros), scores.steps())
     (hi, lo), last = largest(add(best, end), -1, number)
     _, path = lax.scan(backward, last, origins, reverse=True)

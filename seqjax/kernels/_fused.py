@@ -9,7 +9,7 @@ that the matrices move out of it. With r_t the recurrent input and dots for tang
 The second term does not depend on the tangents of earlier steps. It can therefore be computed as
 one product for all steps. The same holds for its transpose, which is the gradient of p. That holds
 for any `recur`, since it is linear in each argument: dense, block-diagonal, convolutional,
-elementwise. Products inside `update` are taken out in the same way (see `_taps.py`), and an `output`
+elementwise. Products inside `update` are taken out in the same way (`_taps.py`), and an `output`
 that multiplies runs for all steps at once after the loop.
 
 Nothing else is needed: JAX transposes this derivative into the backward loop, which emits the
