@@ -10,6 +10,7 @@ from seqjax.training._extra_args import with_extra_args
 from seqjax.training._monitor import Monitor
 
 BatchSource: TypeAlias = Iterable[Any] | Callable[[int], Iterable[Any]]
+"""Batches of every epoch, or a function from the number of an epoch to its batches."""
 
 
 def check_end(epochs: Any, steps: Any) -> None:

@@ -15,7 +15,9 @@ from seqjax.training._totals import Totals
 __all__ = ["EvalStep", "MetricFn", "evaluate", "make_eval_step"]
 
 MetricFn: TypeAlias = Callable[[Any, Any], Mapping[str, Mean]]
+"""`metric_fn(model, batch) -> {name: seqjax.metrics.Mean}`."""
 EvalStep: TypeAlias = Callable[[TrainState, Any], tuple[TrainState, dict[str, Mean]]]
+"""`eval_step(state, batch) -> (state, {name: seqjax.metrics.Mean})`."""
 
 
 def make_eval_step(model: nnx.Module | nnx.GraphDef, metric_fn: MetricFn) -> GuardedStep:

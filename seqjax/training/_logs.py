@@ -12,6 +12,7 @@ from seqjax.training._position import Record
 __all__ = ["JsonLines", "Log", "TensorBoard"]
 
 Log: TypeAlias = Callable[[Sequence[Record]], object]
+"""A function that is called with the history after each epoch."""
 
 
 class JsonLines:

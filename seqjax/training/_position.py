@@ -9,6 +9,7 @@ from seqjax.training._totals import Totals
 __all__ = ["Position", "Record"]
 
 Record: TypeAlias = dict[str, float]
+"""The numbers of one epoch, by name."""
 
 
 @dataclasses.dataclass

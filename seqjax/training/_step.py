@@ -26,7 +26,9 @@ __all__ = ["LossFn", "TrainStep", "make_train_step"]
 _TAKEN = ("epoch", "step", "loss", "grad_norm", "skipped", "seconds")
 
 LossFn: TypeAlias = Callable[[Any, Any, nnx.Rngs], tuple[Array, Mapping[str, Any]]]
+"""`loss_fn(model, batch, rngs) -> (loss, metrics)`."""
 TrainStep: TypeAlias = Callable[[TrainState, Any, PRNGKey], tuple[TrainState, dict[str, Any]]]
+"""`train_step(state, batch, key) -> (state, metrics)`."""
 
 
 def make_train_step(
