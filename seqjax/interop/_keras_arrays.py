@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from seqjax import checks
+from seqjax.interop import _dtypes
 
 # Gates a unit of each kind of cell.
 _GATES = (1, 3, 4)
@@ -21,11 +22,11 @@ def split(arrays: Sequence[Any], name: str) -> list[Arrays]:
       ValueError: the shapes are not those of recurrent cells alone.
     """
     if len(arrays) in (2, 3):  # one cell, whose wrong shapes are named later
-        return [_native(list(arrays))]
+        return [_native(list(arrays), name)]
     for size in (3, 2):
         chunks = [list(arrays[i : i + size]) for i in range(0, len(arrays), size)]
         if chunks and all(len(chunk) == size and _is_cell(chunk) for chunk in chunks):
-            return [_native(chunk) for chunk in chunks]
+            return [_native(chunk, name) for chunk in chunks]
     raise ValueError(
         f"{name}: expected the kernel, recurrent kernel and bias of recurrent layers alone, got "
         f"{len(arrays)} arrays of the shapes {_shapes(arrays)}; pass a list with the get_weights() "
@@ -95,7 +96,7 @@ def _are_directions(pair: Sequence[Arrays]) -> bool:
     return len(pair) == 2 and [*map(np.shape, pair[0])] == [*map(np.shape, pair[1])]
 
 
-def _native(arrays: Arrays) -> Arrays:
+def _native(arrays: Arrays, name: str) -> Arrays:
     """The arrays of a cell; those of `CuDNNLSTM` and `CuDNNGRU` as `LSTM` and `GRU` have them.
 
     The layers of cuDNN have both biases one after the other in one vector. The matrix of each gate
@@ -112,5 +113,14 @@ def _native(arrays: Arrays) -> Arrays:
     blocks = [kernel[:, g : g + units].reshape(units, inputs).T for g in gates]
     squares = [recurrent[:, g : g + units].T for g in gates]
     halves = bias.reshape(2, width)
-    both = halves if width == 3 * units else halves[0] + halves[1]
+    both = halves if width == 3 * units else _sum(halves, name)
     return [xp.concatenate(blocks, 1), xp.concatenate(squares, 1), both]
+
+
+def _sum(biases: Any, name: str) -> Any:
+    """The sum of two biases in their dtype."""
+    if checks.is_traced(biases):
+        return biases[0] + biases[1]
+    both = np.asarray(biases, np.float64).sum(0)
+    _dtypes.require_fitting(f"{name}: bias", both, biases.dtype)
+    return both.astype(biases.dtype)

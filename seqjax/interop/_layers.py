@@ -10,6 +10,7 @@ import numpy as np
 from flax import nnx
 
 from seqjax import cells, checks, nn
+from seqjax.interop import _dtypes
 from seqjax.interop._schemes import OURS, Group, Scheme, Sizes, pack, select, unpack
 
 # What names, shapes or arguments of `load` say.
@@ -55,12 +56,13 @@ def load_layers(
             f"{', '.join(str(len(directions)) for directions in layers)}"
         )
     _require_all_biases(schemes, layers)
+    asked = "activation" if into is None else "into"
     if into is None:
         into = _built(schemes, layers, {**found, **options})
     elif options:
         raise ValueError(f"into: expected no options of a new layer, got {', '.join(options)}")
     else:
-        _require_same(into, layers, found)
+        _require_same(into, schemes, layers, found)
     values = []
     for layer, groups in zip(into.layers, layers, strict=True):
         for direction, group in zip(_directions(layer), groups, strict=True):
@@ -72,15 +74,17 @@ def load_layers(
                     f"into: expected a layer of {scheme.cell.__name__}, which "
                     f"{group.name(scheme.keys()[0])} belongs to, got one of {type(cell).__name__}"
                 )
-            _require_activation("activation", scheme, cell)
-            blocks = unpack(scheme, group, sizes)
+            _require_activation(asked, scheme, cell)
+            wide = group._replace(arrays=_dtypes.widened(group.arrays))
+            blocks = unpack(scheme, wide, sizes)
             names = [group.name(field.key) for field in scheme.fields if field.is_bias]
             arrays = pack(OURS[type(cell)], blocks, sizes, ", ".join(names), bias=cell.use_bias)
-            values.append((direction, arrays))
-    for direction, arrays in values:  # only now, so that an error leaves `into` as it was
-        for name, array in arrays.items():
-            old = getattr(direction, name)
-            setattr(direction, name, nnx.Param(jnp.asarray(array, old.dtype)))
+            for name, array in arrays.items():
+                dtype = getattr(direction, name).dtype
+                _dtypes.require_fitting(_sources(scheme, group, name, dtype), array, dtype)
+                values.append((direction, name, jnp.asarray(array, dtype)))
+    for direction, name, array in values:  # only now, so that an error leaves `into` as it was
+        setattr(direction, name, nnx.Param(array))
     return into
 
 
@@ -156,9 +160,10 @@ def _built(
                 f"{name}: expected a layer with it as into, since it has parameters of its own"
             )
     scheme = select(schemes, layers[0][0])
-    sizes = scheme.sizes(layers[0][0])
+    sizes = scheme.require_sizes(layers[0][0])
+    _require_one_kind(schemes, layers)
     _require_one_size(schemes, layers)
-    dtype = layers[0][0].arrays[scheme.field("w_ih").key].dtype
+    dtype = _dtypes.widest(a for groups in layers for g in groups for a in g.arrays.values())
     if len(scheme.activations) == 1:
         options.setdefault("activation", scheme.activations[0])
     if scheme.cell is cells.Elman and "activation" not in options:
@@ -170,18 +175,38 @@ def _built(
         options["proj_size"] = sizes.recurrent
     if scheme.cell is cells.ChoGRU:
         options["reset_after"] = False
-    if jnp.issubdtype(dtype, jnp.floating):  # else unpacking says what is wrong
-        options.setdefault("param_dtype", jax.dtypes.canonicalize_dtype(dtype))
+    if dtype is not None:  # else unpacking says what is wrong
+        options.setdefault("param_dtype", dtype)
     build = functools.partial(
         _LAYERS[scheme.cell],
         sizes.input,
         sizes.hidden,
         num_layers=len(layers),
         bidirectional=len(layers[0]) == 2,
-        use_bias=any(scheme.has_bias(group) for groups in layers for group in groups),
+        use_bias=_has_bias(schemes, layers),
         **options,
     )
     return nnx.eval_shape(lambda: build(rngs=nnx.Rngs(0)))  # what is drawn would be overwritten
+
+
+def _has_bias(schemes: Sequence[Scheme], layers: Sequence[Sequence[Group]]) -> bool:
+    """Whether there is a bias in a source, in which all directions have one or none has."""
+    groups = [group for directions in layers for group in directions]
+    return any(scheme.has_bias(group) for scheme in schemes for group in groups)
+
+
+def _sources(scheme: Scheme, group: Group, name: str, dtype: Any) -> str:
+    """The names of the source's arrays that one of ours is made of; those too large, if any are."""
+    ours = next(field for field in OURS[scheme.cell].fields if field.key == name)
+    parts = {*ours.parts.split()}
+    fields = [
+        field
+        for field in scheme.fields
+        if field.key in group.arrays
+        and (ours.is_bias if field.is_bias else parts & {*field.parts.split()})
+    ]
+    wrong = [f for f in fields if _dtypes.overflowing(group.arrays[f.key], dtype) is not None]
+    return ", ".join(group.name(field.key) for field in wrong or fields)
 
 
 def _directions(layer: nn.Layer) -> list[nn.Direction]:
@@ -216,6 +241,20 @@ def _require_all_biases(schemes: Sequence[Scheme], layers: Sequence[Sequence[Gro
             )
 
 
+def _require_one_kind(schemes: Sequence[Scheme], layers: Sequence[Sequence[Group]]) -> None:
+    """Raises if the layers are of different cells."""
+    first, *others = [group for directions in layers for group in directions]
+    scheme = select(schemes, first)
+    for group in others:
+        other = select(schemes, group, prefer=scheme.cell)
+        if other.cell is not scheme.cell:
+            raise ValueError(
+                "source: expected one kind of cell in all layers and directions, got "
+                f"{scheme.cell.__name__} with {first.name(scheme.keys()[0])} and "
+                f"{other.cell.__name__} with {group.name(other.keys()[0])}; load each on its own"
+            )
+
+
 def _require_one_size(schemes: Sequence[Scheme], layers: Sequence[Sequence[Group]]) -> None:
     """Raises if the layers are whole, but of different hidden sizes."""
     groups = [group for directions in layers for group in directions]
@@ -230,7 +269,10 @@ def _require_one_size(schemes: Sequence[Scheme], layers: Sequence[Sequence[Group
 
 
 def _require_same(
-    into: nn.Recurrent, layers: Sequence[Sequence[Group]], found: Mapping[str, Any]
+    into: nn.Recurrent,
+    schemes: Sequence[Scheme],
+    layers: Sequence[Sequence[Group]],
+    found: Mapping[str, Any],
 ) -> None:
     """Raises unless `into` is built like the source."""
     if not isinstance(into, nn.Recurrent):
@@ -241,6 +283,11 @@ def _require_same(
     for name, value in theirs.items():
         if ours[name] != value:
             raise ValueError(f"into: expected {name}={value!r} as in source, got {ours[name]!r}")
+    # The other way round, biases of zeros fit into a layer without: `pack` looks at the numbers.
+    if getattr(into.cell, "use_bias", False) and not _has_bias(schemes, layers):
+        raise ValueError(
+            "into: expected use_bias=False as in source, which has no biases; got True"
+        )
 
 
 def _require_activation(name: str, scheme: Scheme, cell: Any) -> None:

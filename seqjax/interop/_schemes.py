@@ -120,13 +120,38 @@ class Scheme:
         return next(field for field in self.fields if part in field.parts.split())
 
     def sizes(self, group: Group) -> Sizes:
-        """The sizes, from as few shapes as give them."""
+        """The sizes, from as few shapes as give them; only the input weights must be there."""
         w_hh, w_ih = self.field("w_hh"), self.field("w_ih")
-        hidden = w_hh.matrix(group).shape[1] // len(w_hh.gates)
-        projected = "w_hr" in [field.parts for field in self.fields]
-        recurrent = self.field("w_hr").matrix(group).shape[1] if projected else hidden
-        rows = w_ih.matrix(group).shape[0]
-        return Sizes(rows - recurrent if w_ih is w_hh else rows, hidden, recurrent)
+        whole = w_hh.key in group.arrays
+        square = w_hh if whole else w_ih
+        rows, width = square.matrix(group).shape
+        hidden = recurrent = width // len(square.gates)
+        if "w_hr" in [field.parts for field in self.fields]:
+            w_hr = self.field("w_hr")
+            if w_hr.key in group.arrays:
+                recurrent = w_hr.matrix(group).shape[1]
+            elif whole:
+                recurrent = min(rows, hidden)  # a projection makes the state smaller
+        inputs = w_ih.matrix(group).shape[0]
+        return Sizes(inputs - recurrent if w_ih is w_hh else inputs, hidden, recurrent)
+
+    def require_sizes(self, group: Group) -> Sizes:
+        """The sizes, or `ValueError` with the name of an array that has none."""
+        sizes = self.sizes(group)
+        units = f" besides {sizes.recurrent} hidden units"
+        beside = units if self.field("w_ih") is self.field("w_hh") else ""
+        for part, size, what in (
+            ("w_hh", sizes.hidden, "hidden unit"),
+            ("w_hh", sizes.recurrent, "projected unit"),
+            ("w_ih", sizes.input, "input feature" + beside),
+        ):
+            if size < 1:
+                key = self.field(part).key
+                raise ValueError(
+                    f"{group.name(key)}: expected at least one {what}, got the shape "
+                    f"{np.shape(group.arrays[key])}"
+                )
+        return sizes
 
     def has_bias(self, group: Group) -> bool:
         return any(field.is_bias and field.key in group.arrays for field in self.fields)
@@ -143,17 +168,19 @@ def select(schemes: Sequence[Scheme], group: Group, prefer: type[Any] | None = N
     wanted = [(s, s.keys(bias=b)) for s in schemes for b in (True, False) if b or s.optional_bias]
     found = set(group.arrays)
     matching = [scheme for scheme, keys in wanted if found == set(keys)]
-    if not matching:
-        keys = min((keys for _, keys in wanted), key=lambda keys: len(found ^ set(keys)))
-        odd = sorted(found - set(keys)) or [key for key in keys if key not in found]
-        state = "no such name is known" if odd[0] in found else "it is missing"
-        raise ValueError(
-            f"{group.name(odd[0])}: expected {', '.join(map(group.name, keys))}; {state}"
-        )
     matching.sort(key=lambda scheme: scheme.cell is not prefer)
     for scheme in matching:
         if scheme.fits(group, scheme.fields):
             return scheme
+    if not (matching and matching[0].cell is prefer):
+        # The shapes may be those of a cell of which a name is missing or unknown.
+        near = [
+            keys
+            for scheme, keys in wanted
+            if scheme.field("w_ih").key in found and scheme.fits(group, scheme.fields)
+        ]
+        if near or not matching:
+            raise ValueError(_odd_name(group, near or [keys for _, keys in wanted]))
     for scheme in matching:
         known = len(matching) == 1 or scheme.cell is prefer
         if known or scheme.fits(group, [scheme.field("w_hh")]):
@@ -164,6 +191,17 @@ def select(schemes: Sequence[Scheme], group: Group, prefer: type[Any] | None = N
         f"{group.name(field.key)}: expected a recurrent matrix of {' or '.join(map(str, gates))} "
         f"gates, got the shape {np.shape(group.arrays[field.key])}"
     )
+
+
+def _odd_name(group: Group, wanted: Iterable[Sequence[str]]) -> str:
+    """The message about the first name that the nearest of several sets of names lacks or has."""
+    found = set(group.arrays)
+    keys = min(wanted, key=lambda keys: len(found ^ set(keys)))
+    odd = sorted(found - set(keys)) or [key for key in keys if key not in found]
+    state = "it is missing"
+    if odd[0] in found:
+        state = "no such name is known; leave it out of the source if it is no part of the layer"
+    return f"{group.name(odd[0])}: expected {', '.join(map(group.name, keys))}; {state}"
 
 
 def unpack(scheme: Scheme, group: Group, sizes: Sizes) -> Blocks:

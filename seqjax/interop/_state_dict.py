@@ -66,6 +66,11 @@ class _File(Mapping[str, Any]):
                     f"{name}: expected floating-point numbers, got {dtype}; a quantised "
                     "model must be converted to float32 first"
                 )
+            if dtype == "F64":  # which JAX would narrow without a word
+                from safetensors import safe_open
+
+                with safe_open(self._path, framework="numpy") as file:
+                    return file.get_tensor(name)
             return self._file.get_tensor(name)
 
     def __iter__(self) -> Iterator[str]:
@@ -160,13 +165,14 @@ def read(state: Mapping[str, Any], stored: Stored) -> Any:
     alike = all(a in (1, b) for a, b in zip(*shapes, strict=False))
     if len(shapes[0]) not in (0, len(shapes[1])) or not alike:
         raise ValueError(f"{name}: expected a magnitude for the shape {shapes[1]}, got {shapes[0]}")
-    xp = jnp if checks.is_traced(g, v) else np
-    wide = jnp.promote_types(v.dtype, np.float32)
+    traced, dtype = checks.is_traced(g, v), jnp.promote_types(g.dtype, v.dtype)
+    xp: Any = jnp if traced else np
+    wide = jnp.promote_types(dtype, np.float32) if traced else np.float64
     axes = tuple(i for i in range(np.ndim(v)) if np.ndim(g) == 0 or shapes[0][i] == 1)
-    norm = xp.sqrt(xp.sum(xp.square(v.astype(wide)), axes, keepdims=np.ndim(g) > 0))
-    if not checks.is_traced(norm) and not xp.all(norm > 0):
+    norm = xp.sqrt(xp.sum(xp.square(xp.asarray(v, wide)), axes, keepdims=np.ndim(g) > 0))
+    if not traced and not xp.all(norm > 0):
         raise ValueError(f"{stored.names[1]}: expected a norm above zero, got a row of zeros")
-    return (g.astype(wide) * v.astype(wide) / norm).astype(v.dtype)
+    return (xp.asarray(g, wide) * (xp.asarray(v, wide) / norm)).astype(dtype)
 
 
 def hint(names: Iterable[str], prefix: str) -> str:
@@ -177,6 +183,8 @@ def hint(names: Iterable[str], prefix: str) -> str:
         if odd is not None:
             return f"; {prefix}{odd}: {advice}"
     paths = [f"{prefix}{path}" for path in layers_in(names) if path]
+    if "" in layers_in(names):
+        return "; leave it out of the source if it is no part of the layer"
     if not paths:
         return "; no recurrent layer is here"
     stack = f"; or several as a stack by prefix={paths[:2]}" if len(paths) > 1 else ""

@@ -29,7 +29,7 @@ def array(value: Any, name: str) -> Any:
 
     Raises:
       ValueError: a tensor without plain numbers (sparse, quantised, on no device), or numbers of
-        fewer than 16 bits, which layers do not compute in.
+        fewer than 16 bits or more than 64, which layers do not compute in.
     """
     if hasattr(value, "detach"):
         value = _from_tensor(value, name)
@@ -45,8 +45,14 @@ def array(value: Any, name: str) -> Any:
             raise ValueError(few_bits(name, f"raw data of {value.dtype.itemsize} byte an element"))
         if not value.dtype.isnative:  # JAX takes no others
             value = value.astype(value.dtype.newbyteorder("="))
-    if jnp.issubdtype(value.dtype, jnp.floating) and jnp.finfo(value.dtype).bits < 16:
-        raise ValueError(few_bits(name, value.dtype))
+    if jnp.issubdtype(value.dtype, jnp.floating):
+        if value.dtype.itemsize > 8:
+            raise ValueError(
+                f"{name}: expected floating-point numbers of 64 bits or fewer, got {value.dtype}; "
+                "convert the array to float64 first"
+            )
+        if jnp.finfo(value.dtype).bits < 16:
+            raise ValueError(few_bits(name, value.dtype))
     return value
 
 
@@ -204,10 +210,12 @@ def tree_groups(
         for tree in each_direction(layer):
             tree = under(flatten(require_mapping(tree, expected)), prefix)
             inner = layers_in(tree, schemes)
-            if inner and "" not in inner:
+            own = "cell" if any(key.startswith("cell/") for key in tree) else ""
+            paths = [path or own for path in inner]
+            if len(paths) > ("" in inner) and "" not in paths:
                 raise ValueError(
                     f"prefix: expected the path to one layer, got {prefix!r}"
-                    + choices(prefix + path for path in inner)
+                    + choices(prefix + path for path in paths)
                 )
             sides = [side for side in SIDES if any(key.startswith(side + "/") for key in tree)]
             if sides:
@@ -227,12 +235,15 @@ def _require_sides(tree: Iterable[str], sides: Sequence[str], before: str) -> No
         )
     for key in tree:
         if key.partition("/")[0] not in SIDES:
-            raise ValueError(f"{before}{key}: expected {' and '.join(SIDES)} alone")
+            raise ValueError(
+                f"{before}{key}: expected {' and '.join(SIDES)} alone; pass the trees of the two "
+                "as a seqjax.nn.Bidirectional(forward, backward)"
+            )
 
 
 def _cell(tree: dict[str, Any], before: str) -> Group:
-    """The arrays of a cell, which a layer keeps under the name "cell"."""
-    if all(key.startswith("cell/") for key in tree):
+    """The arrays of a cell, which a layer keeps under the name "cell", perhaps beside others."""
+    if any(key.startswith("cell/") for key in tree):
         return group(under(tree, "cell"), f"{before}cell/")
     return group(tree, before)
 

@@ -108,7 +108,10 @@ def load(
             )
     groups = [_trees.group(_trees.under(flat, name), name + "/") for name in names]
     pairs = [groups[i : i + size] for i in range(0, len(groups), size)]
-    return load_layers(SCHEMES, pairs, into, options)
+    # A core without some of its arrays may have those of another kind: its own name tells.
+    own = [c for c, n in _NAMES.items() if re.fullmatch(rf"(.*/)?{n}(_\d+)?", prefix)]
+    schemes = [scheme for scheme in SCHEMES if not own or scheme.cell in own]
+    return load_layers(schemes, pairs, into, options)
 
 
 def dump(layer: nn.Recurrent, prefix: str = "") -> dict[str, dict[str, Any]]:

@@ -1,5 +1,6 @@
 """Weights from and to Flax NNX: its cells, `RNN` and `Bidirectional`, as modules or their state."""
 
+from collections.abc import Mapping
 from typing import Any
 
 from flax import nnx
@@ -47,9 +48,9 @@ def load(
     """A layer with the weights of NNX's `SimpleCell`, `LSTMCell`, `OptimizedLSTMCell`, `GRUCell`.
 
     Args:
-      source: a module, its `nnx.state(module, nnx.Param)`, or that as a dictionary: of a cell, of
-        `RNN` or of `Bidirectional`; a `seqjax.nn.Bidirectional` of two; or a list of these, one for
-        each layer of a stack.
+      source: a module, its `nnx.state(module)`, or that as a dictionary: of a cell, of `RNN` or of
+        `Bidirectional`, whose random-number streams are left out; a `seqjax.nn.Bidirectional` of
+        two; or a list of these, one for each layer of a stack.
       prefix: the path to the layer in the source, such as "encoder/rnn".
       into: the layer to fill; a new one if None.
       **options: of a new layer, such as `activation="relu"` or `merge_mode="sum"`, which a state
@@ -79,7 +80,7 @@ def load(
             if prefix in modules:  # else what reads the arrays says so
                 told.append(configuration(modules[prefix], backward=backward))
             part = nnx.state(part, nnx.Param)
-        return nnx.to_pure_dict(part) if isinstance(part, nnx.State) else part
+        return _without_streams(nnx.to_pure_dict(part) if isinstance(part, nnx.State) else part)
 
     layers = [
         nn.Bidirectional(tree(layer.forward), tree(layer.backward, backward=True))
@@ -122,3 +123,14 @@ def dump(layer: nn.Recurrent, *, optimized: bool = True) -> list[dict[str, Any]]
     """
     first = () if checks.require_bool("optimized", optimized) else (_LSTM_CELL,)
     return _trees.layer_trees(dump_layers("NNX", (*first, *SCHEMES), layer))
+
+
+def _without_streams(tree: Any) -> Any:
+    """A tree without the random-number streams of modules, each of which is a key and a count."""
+    if not isinstance(tree, Mapping):
+        return tree
+    return {
+        name: _without_streams(part)
+        for name, part in tree.items()
+        if not (isinstance(part, Mapping) and part.keys() == {"key", "count"})
+    }

@@ -12,7 +12,7 @@ import numpy as np
 
 from seqjax import cells, checks, nn
 from seqjax._files import FilePath
-from seqjax.interop import _state_dict, _trees
+from seqjax.interop import _dtypes, _state_dict, _trees
 from seqjax.interop._layers import dump_layers, load_layers
 from seqjax.interop._schemes import Field, Group, Scheme
 
@@ -57,9 +57,10 @@ def load(
     Args:
       source: a state dict, from names to arrays or tensors, such as `module.state_dict()`; or the
         path of a file `.safetensors`.
-      prefix: the path to the layer or cell, such as "encoder.rnn"; other names are left alone. A
-        list of paths, such as `["cells.0", "cells.1"]`, makes a stack of them; in a list,
-        `seqjax.nn.Bidirectional("forward", "backward")` makes a layer of two paths.
+      prefix: the path to the layer or cell, such as "encoder.rnn", or "" for the source itself.
+        Other names are left alone, and so are those of modules inside the layer, such as
+        "encoder.rnn.proj.weight". A list of paths, such as `["cells.0", "cells.1"]`, makes a stack
+        of them; in a list, `seqjax.nn.Bidirectional("forward", "backward")` makes a layer of two.
       into: the layer to fill; a new one if None.
       **options: of a new layer, such as `dropout=0.1`; see `seqjax.nn.Recurrent`. `nn.RNN` and
         `RNNCell` need `activation="tanh"` or `"relu"`, which a state dict does not tell.
@@ -158,7 +159,9 @@ def load_state(layer: nn.Recurrent, source: Any) -> Any:
 
     Raises:
       TypeError: not a layer of these.
-      ValueError: not one or two arrays, or a wrong shape.
+      ValueError: not one or two arrays, a wrong shape, numbers that are not floating-point, or a
+        number that does not fit into the dtype, as float64 becomes float32 without
+        `jax_enable_x64`.
 
     Example:
       >>> import numpy as np
@@ -183,6 +186,10 @@ def load_state(layer: nn.Recurrent, source: Any) -> Any:
         if len(shape) < 2 or shape != expected:
             wanted = f"[{expected[0]}, ..., {features}] with the same batch in both"
             raise ValueError(f"{name}: expected the shape {wanted}, got {shape}")
+        dtype = _dtypes.widest([array])
+        if dtype is None:
+            raise ValueError(f"{name}: expected floating-point numbers, got {array.dtype}")
+        _dtypes.require_fitting(name, array, dtype)
     values = [jnp.asarray(arrays[i % count][i // count]) for i in range(len(leaves))]
     return jax.tree.unflatten(structure, values)
 
@@ -199,7 +206,8 @@ def dump_state(layer: nn.Recurrent, state: Any) -> Any:
 
     Raises:
       TypeError: not a layer of these.
-      ValueError: the state of another layer.
+      ValueError: the state of another layer, or batch axes that are not the same in all its
+        arrays.
 
     Example:
       >>> from flax import nnx
@@ -220,8 +228,20 @@ def dump_state(layer: nn.Recurrent, state: Any) -> Any:
             f"state: expected a state of the layer, {jax.tree.map(np.shape, example)} with batch "
             f"axes in front, got {checks.brief(state)}"
         )
+    batches = list(dict.fromkeys(np.shape(leaf)[:-1] for leaf in leaves))
+    if len(batches) > 1:
+        raise ValueError(
+            f"state: expected the same batch axes in all arrays, got {batches[0]} and {batches[1]}"
+        )
     xp: Any = jnp if checks.is_traced(state) else np
-    parts = tuple(xp.stack([xp.asarray(a) for a in leaves[i::count]]) for i in range(count))
+    arrays = [_trees.array(leaf, "state") for leaf in leaves]
+    dtype = _dtypes.widest(arrays)
+    if not all(jnp.issubdtype(array.dtype, jnp.floating) for array in arrays):
+        raise ValueError(
+            "state: expected floating-point numbers, got "
+            + ", ".join(dict.fromkeys(str(array.dtype) for array in arrays))
+        )
+    parts = tuple(xp.stack([xp.asarray(a, dtype) for a in arrays[i::count]]) for i in range(count))
     return parts if count == 2 else parts[0]
 
 
@@ -251,6 +271,8 @@ def _module(
             f"prefix: expected a name begun by {prefix!r}, got {', '.join([*names][:6]) or 'none'}"
             + _trees.choices(_state_dict.layers_in(names))
         )
+    if "" in _state_dict.layers_in(inside):  # what modules inside the layer have is not its own
+        inside = [n for n in inside if "." not in n or n.startswith("parametrizations.")]
     groups: dict[str, dict[str, Any]] = {}
     last, bidirectional = -1, False
     matches = {name: _state_dict.NAME.fullmatch(name) for name in inside}
