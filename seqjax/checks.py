@@ -13,21 +13,28 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from flax import nnx
 
 __all__ = [
     "Noted",
+    "brief",
     "is_traced",
     "note_range",
     "noting_ranges",
     "require_array",
     "require_bool",
+    "require_cast",
+    "require_fit",
     "require_floating_dtype",
+    "require_hashable",
     "require_integer",
     "require_key",
     "require_name",
     "require_number",
     "require_range",
     "require_rate",
+    "require_shape",
+    "unfit",
 ]
 
 
@@ -52,6 +59,48 @@ def require_integer(name: str, value: Any, *, least: int = 1) -> int:
     if integer < least:
         raise ValueError(f"{name}: expected {expected}, got {integer}")
     return integer
+
+
+def require_shape(name: str, value: Any, *, least: int = 0) -> tuple[int, ...]:
+    """Returns sizes of axes as a tuple; an integer stands for one axis.
+
+    Symbolic sizes of `jax.export` stay as they are.
+
+    Raises:
+      TypeError: neither an integer nor a sequence of integers.
+      ValueError: a size below `least`.
+
+    Example:
+      >>> require_shape("batch_shape", 2), require_shape("batch_shape", [4, 2])
+      ((2,), (4, 2))
+    """
+    # An array without axes says that it is iterable.
+    single = isinstance(value, (str, bytes)) or getattr(value, "ndim", 1) == 0
+    axes: list[Any] = [value] if single or not isinstance(value, Iterable) else list(value)
+    sizes: list[Any] = [
+        size if jax.export.is_symbolic_dim(size) else require_integer(name, size, least=least)
+        for size in axes
+    ]
+    return tuple(sizes)
+
+
+def require_hashable(name: str, value: Any) -> Any:
+    """Returns `value` if it can be a key of a dict, or raises.
+
+    Raises:
+      TypeError: a list, an array or another value without a hash.
+
+    Example:
+      >>> require_hashable("stream", ("ann", 1))
+      ('ann', 1)
+    """
+    try:
+        hash(value)
+    except TypeError:
+        raise TypeError(
+            f"{name}: expected a hashable value such as a string, got {brief(value)}"
+        ) from None
+    return value
 
 
 def require_rate(name: str, value: Any) -> float:
@@ -185,14 +234,103 @@ def require_array(name: str, value: Any, kind: Any, expected: str) -> jax.Array:
     given = getattr(value, "dtype", array.dtype)  # before JAX narrowed it
     if not jnp.issubdtype(array.dtype, kind):
         raise TypeError(f"{name}: expected {expected}, got dtype {given}")
-    if isinstance(value, np.ndarray) and given.kind in "iu" and given != array.dtype:
-        limits = np.iinfo(array.dtype)
-        wrong = (value < limits.min) | (value > limits.max)
-        if wrong.any():
-            raise ValueError(
-                f"{name}: expected {expected} that fit into {array.dtype}, got {value[wrong][0]}"
-            )
+    if isinstance(value, (np.ndarray, np.generic)) or _has_numpy(value):
+        values = np.asarray(value)
+        if values.dtype.kind in "iu":
+            require_fit(name, values, array.dtype, expected)
     return array
+
+
+def _has_numpy(value: Any) -> bool:
+    """Whether lists hold NumPy arrays, whose integers JAX narrows without an error."""
+    if not isinstance(value, (list, tuple)):
+        return False
+    return any(isinstance(leaf, np.ndarray) for leaf in jax.tree.leaves(value))
+
+
+def unfit(values: np.ndarray, dtype: Any) -> Any:
+    """Returns the first number that another dtype cannot hold; None if it can hold all.
+
+    An integer does not fit where it would wrap around, and a finite number where it would become
+    infinite. Rounding is no misfit.
+
+    Example:
+      >>> unfit(np.array([1, 2**40]), np.int32), unfit(np.array([1e39, np.inf]), np.float32)
+      (np.int64(1099511627776), np.float64(1e+39))
+    """
+    dtype = np.dtype(dtype)
+    if values.dtype == dtype or not values.size or values.dtype.kind == "b":
+        return None
+    if dtype.kind in "iu":
+        limits = np.iinfo(dtype)
+        low, high = limits.min, limits.max
+        if low <= values.min() and values.max() <= high:
+            return None
+        wrong = (values < low) | (values > high)
+    elif values.dtype.kind in "iu" and float(jnp.finfo(dtype).max) > np.iinfo(values.dtype).max:
+        return None
+    else:
+        with np.errstate(over="ignore", invalid="ignore"):
+            wrong = np.isinf(values.astype(dtype))
+        if wrong.any():
+            wrong &= np.isfinite(values)
+    return values[wrong][0] if wrong.any() else None
+
+
+def require_fit(name: str, values: np.ndarray, dtype: Any, expected: str) -> None:
+    """Raises on a number that another dtype cannot hold, see `unfit`.
+
+    Args:
+      name: of the argument.
+      values: numbers of any shape.
+      dtype: of the same kind of numbers.
+      expected: the values in words, for the message.
+
+    Raises:
+      ValueError: such a number.
+
+    Example:
+      >>> require_fit("lengths", np.array([2**32 + 1]), np.int32, "integers")
+      Traceback (most recent call last):
+      ValueError: lengths: expected integers, got 4294967297, which does not fit into int32
+    """
+    wrong = unfit(values, dtype)
+    if wrong is not None:
+        raise ValueError(
+            f"{name}: expected {expected}, got {wrong}, which does not fit into {np.dtype(dtype)}"
+        )
+
+
+def require_cast(name: str, values: np.ndarray, dtype: Any, expected: str) -> np.ndarray:
+    """Returns numbers in another dtype, or raises if their kind or a value does not fit.
+
+    Integers may become floats; floats do not become integers, and numbers do not become bools.
+
+    Args:
+      name: of the argument.
+      values: an array of any shape.
+      dtype: the dtype to return.
+      expected: the values in words, for the message.
+
+    Raises:
+      TypeError: another kind of values.
+      ValueError: a number that the dtype cannot hold.
+
+    Example:
+      >>> require_cast("x_t", np.array([1, 2]), np.float32, "features")
+      array([1., 2.], dtype=float32)
+    """
+    if values.dtype == dtype:
+        return values
+    if values.dtype.kind in "OSU":
+        if np.dtype(dtype).kind in "iu" and all(type(value) is int for value in values.flat):
+            require_fit(name, values, dtype, expected)  # integers beyond 64 bits
+        raise TypeError(f"{name}: expected {expected}, got {brief(values.tolist())}")
+    whole = values.dtype.kind in "biu" and np.dtype(dtype).kind in "iu"
+    if not whole and not np.can_cast(values.dtype, dtype, "same_kind"):
+        raise TypeError(f"{name}: expected {expected}, got {values.dtype}")
+    require_fit(name, values, dtype, expected)
+    return values.astype(dtype)
 
 
 def require_range(name: str, values: Any, high: int, mask: Any = None) -> None:
@@ -283,15 +421,25 @@ def _is_numeric(leaf: Any) -> bool:
 
 def brief(value: Any) -> str:
     """A value as it stands in messages: arrays by their shapes, the rest in less than a line."""
-    leaves = [] if isinstance(value, Iterator) else jax.tree.leaves(value)
+    if isinstance(value, type):
+        return f"the class {value.__name__}"
+    if isinstance(value, nnx.Module):
+        return type(value).__name__  # whose leaves are arrays, too many to list
+    leaves = [] if isinstance(value, Iterator) else jax.tree.leaves(value, is_leaf=_is_module)
     if leaves and all(_is_numeric(leaf) for leaf in leaves):
+        if np.shape(value) == () and leaves[0] is value:
+            return f"an array of shape () and dtype {value.dtype}"
         text = repr(jax.tree.map(np.shape, value))
         return text if len(text) <= 400 else text[:397] + "..."
     if isinstance(value, np.ndarray):
         return f"an array of shape {value.shape} and dtype {value.dtype}"
-    text = repr(value)
+    text = " ".join(repr(value).split())
     text = text if len(text) <= 60 else text[:57] + "..."
     return f"{text} ({type(value).__name__})"
+
+
+def _is_module(value: Any) -> bool:
+    return isinstance(value, nnx.Module)
 
 
 def is_traced(*arrays: Any) -> bool:

@@ -118,7 +118,7 @@ def lengths_to_mask(lengths: Any, steps: int) -> Array:
     """
     is_open: bool = jax.export.is_symbolic_dim(steps)  # in a program for sequences of any size
     steps = steps if is_open else checks.require_integer("steps", steps, least=0)
-    lengths = check_lengths(lengths, np.shape(lengths), steps)
+    lengths = check_lengths(lengths, _shape("lengths", "integers", lengths), steps)
     position = lax.broadcast_to_rank(jnp.arange(steps, dtype=jnp.int32), lengths.ndim + 1)
     return position < lengths[..., None]
 
@@ -170,7 +170,7 @@ def step_mask(
     return None
 
 
-def _mask_of(xs: Array | np.ndarray, lengths: Any, mask: Any, axis: int) -> Array:
+def _mask_of(xs: Array, lengths: Any, mask: Any, axis: int) -> Array:
     """The mask meant by `lengths` or `mask` for xs with its time axis at `axis`."""
     if not 0 <= axis < xs.ndim:
         raise ValueError(f"xs: expected a time axis behind the batch axes, got shape {xs.shape}")
@@ -179,15 +179,27 @@ def _mask_of(xs: Array | np.ndarray, lengths: Any, mask: Any, axis: int) -> Arra
     return jnp.ones((*batch_shape, steps), bool) if found is None else found
 
 
-def _time_axis(xs: Array | np.ndarray, lengths: Any, mask: Any) -> int:
+def _time_axis(xs: Array, lengths: Any, mask: Any) -> int:
     """Where the time axis of xs is: behind the batch axes of lengths or mask, else before the
     last.
     """
     if lengths is not None:
-        return np.ndim(lengths)
+        return len(_shape("lengths", "integers", lengths))
     if mask is not None:
-        return np.ndim(mask) - 1
+        return len(_shape("mask", "bool, True at real steps", mask)) - 1
     return xs.ndim - 2
+
+
+def _shape(name: str, expected: str, values: Any) -> Shape:
+    """The shape of an array or of lists, which must be of one length at each depth."""
+    try:
+        return np.shape(values)
+    except ValueError:
+        raise TypeError(f"{name}: expected {expected}, got {checks.brief(values)}") from None
+
+
+def _numbers(xs: Any) -> Array:
+    return checks.require_array("xs", xs, jnp.generic, "numbers [..., T, …]")
 
 
 def over_features(mask: Array | np.ndarray, xs: Array | np.ndarray) -> Array:
@@ -195,7 +207,7 @@ def over_features(mask: Array | np.ndarray, xs: Array | np.ndarray) -> Array:
     return jnp.asarray(mask).reshape(*mask.shape, *[1] * (xs.ndim - mask.ndim))
 
 
-def zero_masked(xs: Array | np.ndarray, mask: Array | np.ndarray) -> Array:
+def zero_masked(xs: Any, mask: Any) -> Array:
     """Xs with zeros at masked steps, whatever stood there, NaN included.
 
     Args:
@@ -206,12 +218,14 @@ def zero_masked(xs: Array | np.ndarray, mask: Array | np.ndarray) -> Array:
       >>> zero_masked(jnp.array([[1.0], [jnp.nan]]), jnp.array([True, False])).tolist()
       [[1.0], [0.0]]
     """
+    xs = _numbers(xs)
+    mask = checks.require_array("mask", mask, jnp.bool_, "bool, True at real steps")
     if mask.shape != xs.shape[: mask.ndim]:
         raise ValueError(f"mask: expected {xs.shape[: mask.ndim]}, got {mask.shape}")
     return jnp.where(over_features(mask, xs), xs, jnp.zeros((), xs.dtype))
 
 
-def _picked(xs: Array | np.ndarray, mask: Array, axis: int, *, last: bool) -> Array:
+def _picked(xs: Array, mask: Array, axis: int, *, last: bool) -> Array:
     steps = xs.shape[axis]
     if steps == 0:
         return jnp.zeros(xs.shape[:axis] + xs.shape[axis + 1 :], xs.dtype)
@@ -220,7 +234,7 @@ def _picked(xs: Array | np.ndarray, mask: Array, axis: int, *, last: bool) -> Ar
     return zero_masked(picked, mask.any(axis=-1))
 
 
-def last_real(xs: Array | np.ndarray, *, lengths: Any = None, mask: Any = None) -> Array:
+def last_real(xs: Any, *, lengths: Any = None, mask: Any = None) -> Array:
     """The last real step of each sequence (many-to-one), zeros where there is none.
 
     Args:
@@ -240,11 +254,12 @@ def last_real(xs: Array | np.ndarray, *, lengths: Any = None, mask: Any = None) 
       >>> last_real(xs, lengths=jnp.array([2, 0])).tolist()
       [[1.0], [0.0]]
     """
+    xs = _numbers(xs)
     axis = _time_axis(xs, lengths, mask)
     return _picked(xs, _mask_of(xs, lengths, mask, axis), axis, last=True)
 
 
-def first_real(xs: Array | np.ndarray, *, lengths: Any = None, mask: Any = None) -> Array:
+def first_real(xs: Any, *, lengths: Any = None, mask: Any = None) -> Array:
     """The first real step of each sequence, where a backward layer ends; see `last_real`.
 
     Example:
@@ -252,11 +267,12 @@ def first_real(xs: Array | np.ndarray, *, lengths: Any = None, mask: Any = None)
       >>> first_real(xs, mask=jnp.array([[False, True, True]])).tolist()
       [[1.0]]
     """
+    xs = _numbers(xs)
     axis = _time_axis(xs, lengths, mask)
     return _picked(xs, _mask_of(xs, lengths, mask, axis), axis, last=False)
 
 
-def mean_pool(xs: Array | np.ndarray, *, lengths: Any = None, mask: Any = None) -> Array:
+def mean_pool(xs: Any, *, lengths: Any = None, mask: Any = None) -> Array:
     """The mean over real steps, zeros where there is none; arguments as for `last_real`.
 
     Sums in float32 or wider, returns the dtype of xs.
@@ -265,6 +281,7 @@ def mean_pool(xs: Array | np.ndarray, *, lengths: Any = None, mask: Any = None) 
       >>> mean_pool(jnp.array([[[1.0], [3.0], [99.0]]]), lengths=jnp.array([2])).tolist()
       [[2.0]]
     """
+    xs = _numbers(xs)
     axis = _time_axis(xs, lengths, mask)
     mask = _mask_of(xs, lengths, mask, axis)
     with jax.numpy_dtype_promotion("standard"):
@@ -281,22 +298,25 @@ def _lowest(dtype: Any) -> Any:
     return -jnp.inf if floating else jnp.iinfo(dtype).min
 
 
-def max_pool(xs: Array | np.ndarray, *, lengths: Any = None, mask: Any = None) -> Array:
+def max_pool(xs: Any, *, lengths: Any = None, mask: Any = None) -> Array:
     """The maximum over real steps, zeros where there is none; arguments as for `last_real`.
 
     Example:
       >>> max_pool(jnp.array([[[1.0], [3.0], [99.0]]]), lengths=jnp.array([2])).tolist()
       [[3.0]]
     """
+    xs = _numbers(xs)
     axis = _time_axis(xs, lengths, mask)
     mask = _mask_of(xs, lengths, mask, axis)
+    if jnp.issubdtype(xs.dtype, jnp.complexfloating):
+        raise TypeError(f"xs: expected real numbers, got dtype {xs.dtype}")
     if xs.shape[axis] == 0:
         return _picked(xs, mask, axis, last=True)
     highest = jnp.max(xs, axis=axis, where=over_features(mask, xs), initial=_lowest(xs.dtype))
     return zero_masked(highest, mask.any(axis=-1))
 
 
-def reverse(xs: Array | np.ndarray, *, lengths: Any = None, mask: Any = None) -> Array:
+def reverse(xs: Any, *, lengths: Any = None, mask: Any = None) -> Array:
     """Reverses each sequence within its length; what lies behind the length stays in place.
 
     Args:
@@ -309,6 +329,7 @@ def reverse(xs: Array | np.ndarray, *, lengths: Any = None, mask: Any = None) ->
       >>> reverse(jnp.array([[1, 2, 3, 9]])[..., None], lengths=jnp.array([3]))[..., 0].tolist()
       [[3, 2, 1, 9]]
     """
+    xs = _numbers(xs)
     axis = _time_axis(xs, lengths, mask)
     mask = _mask_of(xs, lengths, mask, axis)
     steps = xs.shape[axis]
@@ -324,7 +345,7 @@ def reverse(xs: Array | np.ndarray, *, lengths: Any = None, mask: Any = None) ->
     return jnp.take_along_axis(xs, over_features(source, xs), axis=axis)
 
 
-def repeat(x: Array | np.ndarray, steps: int) -> Array:
+def repeat(x: Any, steps: int) -> Array:
     """The same input at each of `steps` steps (one-to-many; Keras's `RepeatVector`).
 
     Args:
@@ -342,7 +363,7 @@ def repeat(x: Array | np.ndarray, steps: int) -> Array:
       (2, 5, 3)
     """
     steps = checks.require_integer("steps", steps)
-    x = jnp.asarray(x)
+    x = checks.require_array("x", x, jnp.generic, "features [..., I]")
     if x.ndim == 0:
         raise ValueError("x: expected features, [..., I], got a scalar")
     return jnp.broadcast_to(x[..., None, :], (*x.shape[:-1], steps, x.shape[-1]))

@@ -95,7 +95,10 @@ def test_the_state_carries_over_from_chunk_to_chunk():
 def test_lengths_out_of_range_mean_the_nearest_one():
     layer, artifact = deep()
     xs = random(2, 5, 3)
-    found = artifact(xs, np.array([99, -1], np.int32), artifact.start([2]))
+    lengths = np.array([99, -1], np.int32)
+    with pytest.raises(ValueError, match=r"lengths: expected values in \[0, 5\]"):
+        artifact(xs, lengths, artifact.start([2]))
+    found = artifact.exported.call(xs, lengths, artifact.start([2]))  # the program by itself
     assert_same(found, layer, oracle("lstm", layer, xs, lengths=[5, 0]))
 
 
@@ -175,7 +178,7 @@ def test_a_file_says_what_is_in_it_and_keeps_every_dtype(tmp_path):
     leaf = {"shape": [2, 4], "dtype": "bfloat16"}
     assert rest == [
         {"name": "xs", "shape": [2, "t", 3], "dtype": "bfloat16"},
-        {"name": "lengths", "shape": [2], "dtype": "int32"},
+        {"name": "lengths", "shape": [2], "dtype": "int32", "range": [0, "t"]},
         {"name": "state", "arrays": {"0.c": leaf, "0.h": leaf}},
     ]
     assert [entry["name"] for entry in manifest["outputs"]] == ["outputs", "state"]
@@ -341,16 +344,28 @@ def test_wrong_inputs_say_so():
         "inputs: expected xs, lengths, state, got 1": lambda: artifact(xs),
         "inputs: expected xs, lengths, state, got 4": lambda: artifact(xs, lengths, state, 1),
         r"lengths: expected int32 \[b\], got None": lambda: artifact(xs, None, state),
-        r"lengths: expected int32 \[b\], got \[4\.5, 2": lambda: artifact(xs, [4.5, 2], state),
-        r"lengths: expected int32 \[b\], got float64": lambda: artifact(xs, lengths / 1, state),
+        r"lengths: expected int32 \[b\], got float64": lambda: artifact(xs, [4.5, 2], state),
+        r"lengths: .*, got \['a', 'b'\]": lambda: artifact(xs, ["a", "b"], state),
+        r"lengths: expected int32 \[b\], got float64$": lambda: artifact(xs, lengths / 1, state),
+        "lengths: .*, got 4294967297, which does not fit": lambda: artifact(
+            xs, [2**32 + 1, 2], state
+        ),
+        f"lengths: .*, got {2**70}, which does not fit": lambda: artifact(xs, [2**70, 2], state),
+        "xs: .*, got 1e\\+39, which does not fit": lambda: artifact(
+            np.full((2, 5, 3), 1e39), lengths, state
+        ),
         r"lengths: expected int32 \[b\] with b = 2, got \(1,\)": lambda: artifact(
             xs, lengths[:1], state
         ),
-        r"xs: expected float32 \[b, t, 3\] with b = 2, t = 5, got \(2, 5, 2\)": lambda: artifact(
+        r"xs: expected float32 \[b, t, 3\], got \(2, 5, 2\)": lambda: artifact(
             xs[..., :2], lengths, state
         ),
-        r"xs: expected float32 \[b, t, 3\] with b = 2, t = 0": lambda: artifact(
+        r"xs: expected float32 \[b, t, 3\], got \(5, 3\)": lambda: artifact(xs[0], lengths, state),
+        r"xs: expected float32 \[b, t, 3\] with t at least 1, got \(2, 0, 3\)": lambda: artifact(
             xs[:, :0], lengths, state
+        ),
+        r"lengths: expected int32 \[b\] with b at least 1, got \(0,\)": lambda: artifact(
+            xs, [], state
         ),
         r"xs: .* got \[\[1\], \[1, 2\]\] \(list\)": lambda: artifact([[1], [1, 2]], lengths, state),
         "state: expected arrays '0.forward.h', .* got None": lambda: artifact(xs, lengths, None),
@@ -361,12 +376,43 @@ def test_wrong_inputs_say_so():
         r"state\.1\.forward\.h: expected float32 \[b, 4\], got None": lambda: artifact(
             xs, lengths, {**state, "1.forward.h": None}
         ),
-        r"batch_shape: expected sizes such as \[32\], got 3": lambda: artifact.start(3),
+        "batch_shape: expected a positive integer, got 2.5": lambda: artifact.start(2.5),
         "batch_shape: expected a positive integer, got -1": lambda: artifact.start([-1]),
-        "batch_shape: expected a positive integer, got 'a'": lambda: artifact.start("ab"),
+        "batch_shape: expected a positive integer, got 'ab'": lambda: artifact.start("ab"),
     }.items():
         with pytest.raises((TypeError, ValueError), match=match):
             call()
+    np.testing.assert_array_equal(artifact.start(2)["0.forward.h"], state["0.forward.h"])
+
+
+def test_integers_are_not_narrowed_silently():
+    """Programs without a range of their own, where nothing else looks at the values."""
+    ids = export.export_function(
+        lambda ids: ids, jax.ShapeDtypeStruct((2,), jnp.int32), platforms=CPU
+    )
+    for given in ([1, 2**40], np.array([1, 2**40]), [np.int64(2**40), 1]):
+        with pytest.raises(ValueError, match=r"ids: .*, got 1099511627776, which does not fit"):
+            ids(given)
+    assert ids([1, 2**31 - 1])["output"].tolist() == [1, 2**31 - 1]
+    assert ids(np.array([-(2**31), 3]))["output"].tolist() == [-(2**31), 3]
+
+
+def test_another_kind_of_model_is_named_by_its_class():
+    model = seq2seq.Seq2Seq(9, 7, embed_size=4, hidden_size=5, rngs=nnx.Rngs(0))
+    for match, call in {
+        "layer: expected a seqjax.nn.Recurrent, got Seq2Seq;": lambda: export.export_layer(model),
+        "layer: .*, got the class LSTM;": lambda: export.export_step(nn.LSTM),
+        "model: .*, got the class Seq2Seq$": lambda: export.export_decoding(
+            seq2seq.Seq2Seq, begin=2, end=3, max_length=4
+        ),
+    }.items():
+        with pytest.raises(TypeError, match=match):
+            call()
+
+
+def test_a_folder_is_no_file(tmp_path):
+    with pytest.raises(ValueError, match=r"path: expected a file written by .*, got the folder"):
+        export.load(tmp_path)
 
 
 def rewritten(path: Any, member: str, data: bytes | None) -> None:

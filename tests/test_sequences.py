@@ -360,3 +360,41 @@ def test_mean_pool_under_strict_promotion(dtype):
     with jax.numpy_dtype_promotion("strict"):
         pooled = sequences.mean_pool(jnp.full([1, 3, 2], 3, dtype), lengths=jnp.array([2]))
     assert pooled.dtype == dtype and pooled.tolist() == [[3, 3]]
+
+
+PICKS = {
+    sequences.last_real: [[2.0], [3.0]],
+    sequences.first_real: [[1.0], [3.0]],
+    sequences.mean_pool: [[1.5], [3.0]],
+    sequences.max_pool: [[2.0], [3.0]],
+    sequences.reverse: [[[2.0], [1.0]], [[3.0], [9.0]]],
+}
+
+
+@pytest.mark.parametrize("function", PICKS)
+def test_lists_are_arrays_and_text_is_not(function):
+    xs = [[[1.0], [2.0]], [[3.0], [9.0]]]
+    assert function(xs, lengths=[2, 1]).tolist() == PICKS[function]
+    assert function(xs, mask=[[True, True], [True, False]]).tolist() == PICKS[function]
+    for wrong in ("text", None, [[1.0], [1.0, 2.0]]):
+        with pytest.raises(TypeError, match="xs: expected numbers"):
+            function(wrong, lengths=[1])
+    with pytest.raises(ValueError, match=r"xs: .*, got 1099511627776, which does not fit"):
+        function(np.array([[2**40]]), lengths=[1])
+    with pytest.raises(TypeError, match="lengths: expected integers"):
+        function(xs, lengths=[[1], [1, 2]])
+    with pytest.raises(TypeError, match="mask: expected bool"):
+        function(xs, mask=[[True], []])
+
+
+def test_the_other_functions_take_lists_too():
+    assert sequences.zero_masked([[1.0, 2.0]], [[True, False]]).tolist() == [[1.0, 0.0]]
+    assert sequences.repeat([1, 2], 2).tolist() == [[1, 2], [1, 2]]
+    with pytest.raises(TypeError, match="mask: expected bool"):
+        sequences.zero_masked([[1.0]], [[1]])
+    with pytest.raises(TypeError, match="x: expected features"):
+        sequences.repeat("a", 2)
+    with pytest.raises(TypeError, match="lengths: expected integers"):
+        sequences.lengths_to_mask([[1], [1, 2]], 3)
+    with pytest.raises(TypeError, match="xs: expected real numbers"):
+        sequences.max_pool([[1j, 2]])

@@ -297,13 +297,17 @@ def test_mistakes_say_so_and_move_nothing():
         "capacity: expected a positive integer": lambda: Session(layer, capacity=0),
         "initial_state: expected that of one stream": lambda: Session(lambda x, s: (x, s)),
         "example: expected one stream's input": lambda: Session(Tagger(nnx.Rngs(0))),
-        "x_t: expected int32 for 't', got float64": lambda: tags.step({"t": 1.5}),
-        "x_t: expected int32 for 't', got bfloat16": lambda: tags.step({"t": jnp.bfloat16(1.5)}),
-        "x_t: expected int32 for 't', got object": lambda: tags.step({"t": None}),
-        "x_t: expected float32 for 'a', got complex128": lambda: session.step(
+        "x_t: expected int32 for stream 't', got float64": lambda: tags.step({"t": 1.5}),
+        "x_t: expected int32 for stream 't', got bfloat16": lambda: tags.step(
+            {"t": jnp.bfloat16(1.5)}
+        ),
+        "x_t: expected int32 for stream 't', got None": lambda: tags.step({"t": None}),
+        "x_t: expected float32 for stream 'a', got complex128": lambda: session.step(
             {"a": np.ones(3) * 1j}
         ),
-        "xs: expected float32 for 'a', got <U1": lambda: session.feed({"a": [["1"] * 3]}),
+        r"xs: expected float32 for stream 'a', got \[\['1'": lambda: session.feed(
+            {"a": [["1"] * 3]}
+        ),
         "xs: expected arrays of float32": lambda: session.feed({"a": [[1, 2, 3], [4, 5]]}),
         r"inputs: expected a dict from streams to inputs, got \[\(3,\)\]": lambda: session.step(
             [np.ones(3)]  # type: ignore[arg-type]
@@ -330,3 +334,66 @@ def test_the_benchmark_measures_sessions():
         assert len(row.samples_ms) == 1
         assert 0 < row.extra["p50_ms"] <= row.extra["p99_ms"]
         assert row.extra["streams_per_s"] > 0
+
+
+def identity(example: Any) -> Any:
+    """A session whose outputs are its inputs, with one open stream."""
+    session = Session(lambda x, state: (x, state), example=example, initial_state=np.zeros(1))
+    session.open("a")
+    return session
+
+
+@pytest.mark.parametrize(
+    ("example", "x"),
+    [
+        (np.int32(0), 2**40 + 7),
+        (np.int32(0), np.int64(2**32 + 1)),
+        (np.int32(0), 2**70),
+        (np.uint8(0), 300),
+        (np.uint8(0), -1),
+        (np.float32(0), 1e39),
+        (np.float16(0), 70000),
+    ],
+)
+def test_numbers_that_do_not_fit_are_errors(example, x):
+    session = identity(example)
+    session.open("b")
+    with pytest.raises(
+        ValueError, match=r"x_t: .* for stream 'a', got .*, which does not fit into"
+    ):
+        session.step({"b": 1, "a": x})
+    with pytest.raises(ValueError, match=r"xs: .* for stream 'a', got .*, which does not fit into"):
+        session.feed({"b": [1], "a": [x, 2]})
+
+
+def test_numbers_that_fit_arrive_as_they_are():
+    assert identity(np.uint8(0)).step({"a": 255})["a"] == 255
+    assert identity(np.int32(0)).step({"a": np.int64(-(2**31))})["a"] == -(2**31)
+    assert identity(np.float32(0)).step({"a": np.float64(np.inf)})["a"] == np.inf
+    assert identity(np.float32(0)).feed({"a": [3, 4]})["a"].tolist() == [3, 4]
+    with pytest.raises(TypeError, match="x_t: expected bool for stream 'a', got int"):
+        identity(np.bool_(False)).step({"a": 2})
+
+
+def test_states_that_do_not_fit_are_errors():
+    session = Session(lambda n, state: (n, state), example=1, initial_state=np.zeros(1, np.int32))
+    for wrong in (np.array([2**40]), np.array([1.5])):
+        with pytest.raises((TypeError, ValueError), match="state: expected int32, got"):
+            session.open("a", state=wrong)
+    for wrong in (np.array([2**40]), 2**40, np.full(1, 1e39), "a"):
+        with pytest.raises((TypeError, ValueError), match="initial_state: expected arrays of"):
+            Session(lambda n, state: (n, state), example=1, initial_state=wrong)
+
+
+def test_names_of_streams_can_be_hashed():
+    session = identity(1)
+    for method in (session.open, session.close, session.state, session.reset):
+        with pytest.raises(TypeError, match=r"stream: expected a hashable value .*, got \[1\]"):
+            method([1])
+
+
+def test_classes_and_cells_are_no_models():
+    with pytest.raises(TypeError, match=r"model: expected a layer, .*, got the class LSTM"):
+        Session(nn.LSTM)
+    with pytest.raises(TypeError, match=r"model: expected a layer, .*, got the cell GRU"):
+        Session(cells.GRU(3, 5))

@@ -5,7 +5,6 @@ import functools
 import importlib
 import io
 import json
-import os
 import zipfile
 from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
@@ -85,11 +84,11 @@ class Artifact:
         result: dict[str, Any] = self._call(*weights, *given)
         return result
 
-    def start(self, batch_shape: Sequence[int]) -> dict[str, np.ndarray]:
+    def start(self, batch_shape: int | Sequence[int]) -> dict[str, np.ndarray]:
         """The state before the first step.
 
         Args:
-          batch_shape: the batch axes, such as `[32]`.
+          batch_shape: the batch axes, such as `[32]`; an integer is one axis.
 
         Returns:
           Arrays `[*batch_shape, …]` by name.
@@ -106,12 +105,7 @@ class Artifact:
         """
         if self.initial_state is None:
             raise ValueError("start: expected a program with a state, this one has none")
-        try:
-            sizes = list(batch_shape)
-        except TypeError:
-            came = checks.brief(batch_shape)
-            raise TypeError(f"batch_shape: expected sizes such as [32], got {came}") from None
-        sizes = [checks.require_integer("batch_shape", size) for size in sizes]
+        sizes = checks.require_shape("batch_shape", batch_shape, least=1)
         return {
             name: np.broadcast_to(leaf, (*sizes, *leaf.shape)).copy()
             for name, leaf in self.initial_state.items()
@@ -189,12 +183,16 @@ def load(path: FilePath) -> Artifact:
       FileNotFoundError: ...
     """
     _require_flatbuffers()
-    path = os.fspath(local_path("path", path))
+    file = local_path("path", path)
+    if file.is_dir():
+        raise ValueError(
+            f"path: expected a file written by seqjax.export.save, got the folder {str(file)!r}"
+        )
     try:
-        archive = zipfile.ZipFile(path)
+        archive = zipfile.ZipFile(file)
     except zipfile.BadZipFile as error:
         raise ValueError(
-            f"path: expected a file written by seqjax.export.save, got {path!r}"
+            f"path: expected a file written by seqjax.export.save, got {str(file)!r}"
         ) from error
     with archive:
         manifest = _member(archive, MANIFEST, _manifest)

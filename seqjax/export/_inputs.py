@@ -90,22 +90,44 @@ def _checked_array(
 ) -> Any:
     shape, dtype = described["shape"], jnp.dtype(described["dtype"])
     expected = f"{dtype} [{', '.join(map(str, shape))}]"
-    array = given
-    if not isinstance(given, (jax.Array, np.ndarray, np.generic)):  # numbers in lists
-        try:
-            array = np.asarray(given).astype(dtype, casting="same_kind")
-        except (TypeError, ValueError):
-            raise TypeError(f"{name}: expected {expected}, got {checks.brief(given)}") from None
-    if jax.dtypes.canonicalize_dtype(array.dtype) != dtype:
+    try:
+        array = given if isinstance(given, jax.Array) else np.asarray(given)
+    except (TypeError, ValueError):
+        raise TypeError(f"{name}: expected {expected}, got {checks.brief(given)}") from None
+    typed = isinstance(given, (np.ndarray, np.generic, jax.Array))
+    if typed and jax.dtypes.canonicalize_dtype(array.dtype, allow_extended_dtype=True) != dtype:
         raise TypeError(f"{name}: expected {expected}, got {array.dtype}")
-    fits = array.ndim == len(shape)
-    for size, wanted in zip(array.shape, shape, strict=False):
-        if isinstance(wanted, str) and wanted.isidentifier():
-            fits = fits and size >= 1  # what symbols stand for
-            wanted = sizes.setdefault(wanted, size)
-        fits = fits and (isinstance(wanted, str) or size == wanted)  # JAX checks "2*b" itself
-    if not fits:
-        symbols = [f"{symbol} = {size}" for symbol, size in sizes.items() if symbol in shape]
-        where = f" with {', '.join(symbols)}" if symbols else ""
-        raise ValueError(f"{name}: expected {expected}{where}, got {array.shape}")
+    if isinstance(array, np.ndarray):
+        if not typed and not array.size:
+            array = array.astype(dtype)  # an empty list has no dtype
+        array = checks.require_cast(name, array, dtype, expected)
+    _check_shape(name, expected, array.shape, shape, sizes)
     return array
+
+
+def _check_shape(
+    name: str,
+    expected: str,
+    shape: Sequence[int],
+    wanted: Sequence[int | str],
+    sizes: dict[str, int],
+) -> None:
+    """Raise on another shape; add the sizes of symbols that are not known yet."""
+    if len(shape) != len(wanted):
+        raise ValueError(f"{name}: expected {expected}, got {tuple(shape)}")
+    symbols = [each for each in wanted if isinstance(each, str) and each.isidentifier()]
+    empty = [each for each, size in zip(wanted, shape, strict=True) if each in symbols and not size]
+    if empty:
+        raise ValueError(
+            f"{name}: expected {expected} with {', '.join(map(str, empty))} at least 1, "
+            f"got {tuple(shape)}"
+        )
+    known = [f"{each} = {sizes[each]}" for each in dict.fromkeys(symbols) if each in sizes]
+    found = dict(sizes)
+    for size, each in zip(shape, wanted, strict=True):
+        if isinstance(each, str) and not each.isidentifier():
+            continue  # JAX checks "2*b" itself
+        if size != (found.setdefault(each, size) if isinstance(each, str) else each):
+            where = f" with {', '.join(known)}" if known else ""
+            raise ValueError(f"{name}: expected {expected}{where}, got {tuple(shape)}")
+    sizes.update(found)

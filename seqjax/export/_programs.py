@@ -209,10 +209,11 @@ def export_decoding(
     """
     encoder, decoder = getattr(model, "encoder", None), getattr(model, "decoder", None)
     if encoder is None or decoder is None:
-        raise TypeError(f"model: expected a seqjax.seq2seq.Seq2Seq, got {type(model).__name__}")
+        raise TypeError(f"model: expected a seqjax.seq2seq.Seq2Seq, got {checks.brief(model)}")
     if decoder.gate is not None:
         raise ValueError("model: expected one that does not copy, whose vocabulary is of one size")
     beam_width = checks.require_integer("beam_width", beam_width)
+    length_penalty = checks.require_number("length_penalty", length_penalty)
     if checks.require_bool("alignments", alignments) and decoder.mechanism is None:
         raise ValueError("alignments: expected False for a model without attention, got True")
     shape = _sizes(batch=batch, steps=steps)

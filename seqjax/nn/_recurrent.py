@@ -4,7 +4,7 @@ No equation stands here: parameters go to the cells' functions through `seqjax.u
 """
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, Literal
 
 import jax
@@ -13,7 +13,7 @@ import numpy as np
 from flax import nnx
 
 from seqjax import checks, sequences
-from seqjax._arguments import as_floating, floating_inputs, layout
+from seqjax._arguments import as_floating, floating_inputs, layout, same_structure
 from seqjax.cells._base import Cell, compute_dtype, is_shape
 from seqjax.kernels import Execution, Kernel
 from seqjax.nn import _noise as noise
@@ -182,17 +182,20 @@ class Recurrent(nnx.Module):
         """Features of the outputs; of each direction's with `merge_mode="none"`."""
         return self._width(between=False)
 
-    def initial_state(self, batch_shape: Shape = (), dtype: Any = None) -> tuple[Any, ...]:
+    def initial_state(
+        self, batch_shape: int | Sequence[int] = (), dtype: Any = None
+    ) -> tuple[Any, ...]:
         """The state before the first step: a tuple with one entry a layer.
 
         Args:
-          batch_shape: the batch axes.
+          batch_shape: the batch axes; an integer is one axis.
           dtype: of the state; the layer's `dtype`, or else its `param_dtype`, if not given.
 
         Returns:
           For each layer the cell's state, `Bidirectional(forward, backward)` of two if the layer
           has both directions.
         """
+        batch_shape = checks.require_shape("batch_shape", batch_shape)
         dtype = dtype or self.dtype or self.param_dtype
         dtype = checks.require_floating_dtype("dtype", dtype)
         return tuple(layer.initial_state(batch_shape, dtype) for layer in self.layers)
@@ -320,9 +323,31 @@ class Recurrent(nnx.Module):
             return jnp.expand_dims(x, 0 if self.time_major else x.ndim - len(shape))
 
         xs = jax.tree.map(lifted, x_t, self.cell.input_shape)
-        outputs, state = self(xs, initial_state=state, deterministic=True)
+        try:
+            outputs, state = self(xs, initial_state=state, deterministic=True)
+        except ValueError:
+            self._check_batch_axes(x_t, state)
+            raise
         axis = 0 if self.time_major else len(self._batch_shape(x_t))
         return Unrolled(jax.tree.map(lambda y: y.squeeze(axis), outputs), state)
+
+    def _check_batch_axes(self, x_t: PyTree, state: Any) -> None:
+        """Raise if a step's input and the state have different batch axes."""
+        own = self.initial_state(())
+        if state is None or not same_structure(state, own):
+            return
+        found = {
+            np.shape(leaf)[: np.ndim(leaf) - like.ndim]
+            for leaf, like in zip(jax.tree.leaves(state), jax.tree.leaves(own), strict=True)
+        }
+        expected, batch_shape = found.pop(), self._batch_shape(x_t)
+        if found or expected in ((), batch_shape):
+            return
+        hint = "; call the layer to run whole sequences" if len(batch_shape) > len(expected) else ""
+        raise ValueError(
+            f"x_t: expected the batch shape of the state, {expected}, got {batch_shape} in "
+            f"{checks.brief(x_t)}{hint}"
+        )
 
     def _batch_shape(self, x_t: PyTree) -> Shape:
         """The batch axes of one step's input."""

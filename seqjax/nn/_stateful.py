@@ -72,8 +72,7 @@ class Stateful(nnx.Module):
             raise TypeError(f"layer: expected a seqjax.nn.Recurrent, got {checks.brief(layer)}")
         if layer.bidirectional:
             raise ValueError("layer: expected one direction, a bidirectional one needs whole ones")
-        axes = batch_shape if isinstance(batch_shape, Sequence) else (batch_shape,)
-        self.batch_shape: Shape = tuple(checks.require_integer("batch_shape", n) for n in axes)
+        self.batch_shape: Shape = checks.require_shape("batch_shape", batch_shape, least=1)
         self.layer = layer
         leaves = jax.tree.leaves(self._initial())
         self.carry: nnx.List[Carry] = nnx.List([Carry(leaf) for leaf in leaves])

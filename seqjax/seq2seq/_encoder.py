@@ -15,6 +15,7 @@ Each keyword may be left out in a call. Both states are () where there is none, 
 from typing import Any, NamedTuple
 
 import jax.numpy as jnp
+import numpy as np
 from flax import nnx
 
 from seqjax import checks, sequences
@@ -142,6 +143,8 @@ class Encoder(nnx.Module):
         """
         if self.embedding is None:
             xs = checks.require_array("source", source, jnp.floating, "floating-point frames")
+            if isinstance(source, np.ndarray):
+                checks.require_fit("source", source, xs.dtype, "floating-point frames")
             shape = xs.shape[:-1]
         else:
             tokens = checks.require_array("source", source, jnp.integer, "integer tokens")

@@ -10,7 +10,7 @@ import numpy as np
 from seqjax import checks, data, decoding
 from seqjax.decoding._ends import end_tokens
 from seqjax.seq2seq._encoder import Encoder
-from seqjax.seq2seq._inputs import frames, listed, require_token, token_ids
+from seqjax.seq2seq._inputs import frames, listed, numbers, require_token, token_ids
 
 __all__ = ["Generated", "generate"]
 
@@ -94,17 +94,22 @@ def generate(
       `generate(model, images, begin=2, end=3, padded=False)`.
     """
     if not (hasattr(model, "encoder") and hasattr(model, "decoding")):
-        raise TypeError(f"model: expected a seqjax.seq2seq.Seq2Seq, got {type(model).__name__}")
+        raise TypeError(f"model: expected a seqjax.seq2seq.Seq2Seq, got {checks.brief(model)}")
     arrays = _sources(model.encoder, sources)
     vocabulary = getattr(getattr(model, "decoder", None), "vocabulary", None)
     if max_length is not None:
         max_length = checks.require_integer("max_length", max_length)
+    # `jax.jit` compares options by ==, by which 2.0 is 2: each must have its own type before.
     search = {
-        "begin": require_token("begin", begin, vocabulary), "end": end_tokens(end, vocabulary),
-        "beam_width": beam_width, "length_penalty": length_penalty,
-        "coverage_penalty": coverage_penalty, "min_length": min_length,
-        "no_repeat_ngram": no_repeat_ngram, "max_length": max_length,
-    }  # fmt: skip
+        "begin": require_token("begin", begin, vocabulary),
+        "end": end_tokens(end, vocabulary),
+        "beam_width": checks.require_integer("beam_width", beam_width),
+        "length_penalty": checks.require_number("length_penalty", length_penalty),
+        "coverage_penalty": checks.require_number("coverage_penalty", coverage_penalty),
+        "min_length": checks.require_integer("min_length", min_length, least=0),
+        "no_repeat_ngram": checks.require_integer("no_repeat_ngram", no_repeat_ngram, least=0),
+        "max_length": max_length,
+    }
     size = min(checks.require_integer("batch_size", batch_size), len(arrays))
     fields: dict[str, Any] = {"source": arrays}
     if source_ids is not None:
@@ -138,6 +143,11 @@ def _search(
     asked["max_length"] = asked["max_length"] or 2 * encoded.mask.shape[1] + 10
     attends: dict[str, Any] = {}
     if state.weights is not None:
+        if encoded.mask.shape[1] == 0:
+            raise ValueError(
+                "sources: expected at least one position for the decoder to attend to, got none; "
+                "padded=True pads token sequences and frames"
+            )
         attends = {"alignment": lambda state: state.weights}
         if asked["coverage_penalty"]:
             attends["source_mask"] = encoded.mask
@@ -166,9 +176,7 @@ def _sources(encoder: Any, sources: Any) -> list[np.ndarray]:
     if isinstance(encoder, Encoder):
         features = encoder.recurrent.cell.input_size
         return [frames(name, source, features) for name, source in each.items()]
-    # An empty list has no dtype, and NumPy's, float64, is not that of tokens.
-    arrays = [np.asarray(source) for source in each.values()]
-    return [a if a.size or a.ndim > 1 else a.astype(np.int32) for a in arrays]
+    return [numbers(name, source) for name, source in each.items()]
 
 
 def _source_ids(

@@ -8,6 +8,7 @@ the end. What depends on it is NaN.
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
@@ -16,7 +17,15 @@ from jax import lax
 from seqjax import checks
 from seqjax.types import Array
 
-__all__ = ["frames", "listed", "look_up", "require_token", "token_ids", "without_padding"]
+__all__ = [
+    "frames",
+    "listed",
+    "look_up",
+    "numbers",
+    "require_token",
+    "token_ids",
+    "without_padding",
+]
 
 
 def listed(name: str, values: Any, kind: str = "arrays") -> list[Any]:
@@ -73,7 +82,8 @@ def frames(name: str, values: Any, features: int) -> np.ndarray:
 
     Raises:
       TypeError: not floating-point numbers.
-      ValueError: another shape; NaN or infinite numbers.
+      ValueError: another shape; NaN, infinite numbers, or some beyond the dtype that JAX has for
+        them.
 
     Example:
       >>> frames("sources[0]", [[0.5, 1.0]], 2).shape
@@ -89,7 +99,29 @@ def frames(name: str, values: Any, features: int) -> np.ndarray:
     finite = np.isfinite(array)
     if not finite.all():
         raise ValueError(f"{name}: expected finite numbers, got {array[~finite][0]}")
-    return array
+    return _narrowed(name, array, f"floats [s, {features}]")
+
+
+def numbers(name: str, values: Any) -> np.ndarray:
+    """Return an array of any numbers in the dtype that JAX has for them.
+
+    Raises:
+      TypeError: not numbers.
+      ValueError: a number that the dtype cannot hold.
+
+    Example:
+      >>> numbers("sources[0]", [3, 6]).dtype
+      dtype('int32')
+    """
+    array = _array(name, values, "an array of numbers")
+    if array.size == 0 and array.ndim == 1:
+        return array.astype(np.int32)  # an empty list has no dtype, and NumPy's is not of tokens
+    return _narrowed(name, array, "an array of numbers")
+
+
+def _narrowed(name: str, array: np.ndarray, expected: str) -> np.ndarray:
+    """Return an array in the dtype that JAX has for it, if that can hold its numbers."""
+    return checks.require_cast(name, array, jax.dtypes.canonicalize_dtype(array.dtype), expected)
 
 
 def require_token(name: str, value: Any, vocabulary: int | None) -> int:

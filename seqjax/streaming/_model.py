@@ -8,7 +8,7 @@ import numpy as np
 from flax import nnx
 
 from seqjax import checks
-from seqjax.cells._base import input_specs
+from seqjax.cells._base import Cell, input_specs
 from seqjax.nn import Direction, Recurrent
 from seqjax.types import PyTree
 
@@ -38,6 +38,14 @@ class Steps(NamedTuple):
 
 def steps_of(model: Any) -> Steps:
     """Takes a model apart."""
+    expected = "a layer, a module with step and initial_state, or a function step(x_t, state)"
+    if isinstance(model, type):
+        raise TypeError(f"model: expected {expected}, got {checks.brief(model)}; make an object")
+    if isinstance(model, Cell):
+        raise TypeError(
+            f"model: expected {expected}, got the cell {type(model).__name__}, which has no "
+            "parameters; seqjax.nn.Recurrent(cell, rngs=…) makes a layer of it"
+        )
     if getattr(model, "bidirectional", False):
         raise ValueError(
             "model: expected one direction; the backward direction of a bidirectional layer starts "
@@ -60,10 +68,7 @@ def steps_of(model: Any) -> Steps:
         return Steps(None, lambda _, x, state: model.step(x, state), start, None)
     if callable(model) and not isinstance(model, nnx.Module):
         return Steps(None, lambda _, x, state: model(x, state), None, None)
-    raise TypeError(
-        "model: expected a layer, a module with step and initial_state, or a function "
-        f"step(x_t, state), got {type(model).__name__}"
-    )
+    raise TypeError(f"model: expected {expected}, got {checks.brief(model)}")
 
 
 def _own_step(module: Any, x: PyTree, state: PyTree) -> tuple[PyTree, PyTree]:
@@ -111,8 +116,7 @@ def columns_of(
         for (stream, xs), array in zip(inputs.items(), arrays, strict=True):
             if array.ndim != rank or array.shape[lead:] != spec.shape:
                 raise _unexpected(name, stream, xs, specs, steps)
-            if array.dtype != spec.dtype and not _fits(array.dtype, spec.dtype):
-                raise TypeError(f"{name}: expected {spec.dtype} for {stream!r}, got {array.dtype}")
+        _check_values(name, list(inputs), arrays, spec.dtype)
         columns.append(arrays)
     if steps:
         for (stream, xs), arrays in zip(inputs.items(), zip(*columns, strict=True), strict=True):
@@ -121,10 +125,19 @@ def columns_of(
     return columns
 
 
-def _fits(given: np.dtype, wanted: np.dtype) -> bool:
-    """Whether numbers may be taken as others: integers as any, but no float as an integer."""
-    whole = given.kind in "biu" and wanted.kind in "biu"  # of any size, as Python's are
-    return whole or np.can_cast(given, wanted, "same_kind")
+def _check_values(name: str, streams: list[Any], arrays: list[np.ndarray], dtype: Any) -> None:
+    """Raise if the arrays are not of a kind, or have not the values, that a dtype can hold.
+
+    All arrays of one dtype are checked together, since that is faster.
+    """
+    for given in {array.dtype for array in arrays} - {dtype}:
+        same = [array.ravel() for array in arrays if array.dtype == given]
+        try:
+            checks.require_cast(name, np.concatenate(same), dtype, f"{dtype}")
+        except (TypeError, ValueError):
+            for stream, array in zip(streams, arrays, strict=True):
+                checks.require_cast(name, array, dtype, f"{dtype} for stream {stream!r}")
+            raise
 
 
 def _unexpected(name: str, stream: Any, xs: PyTree, specs: PyTree, steps: bool) -> ValueError:

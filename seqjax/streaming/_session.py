@@ -84,7 +84,7 @@ class Session:
         self._capacity = checks.require_integer("capacity", capacity)
         self._module, step, start, inputs = steps_of(model)
         if initial_state is not None:
-            given = jax.tree.map(jnp.asarray, initial_state)
+            given = jax.tree.map(_state_array, initial_state)
             start = lambda _: given  # noqa: E731
         if start is None:
             raise ValueError("initial_state: expected that of one stream for this model, got None")
@@ -122,9 +122,11 @@ class Session:
           The stream's name.
 
         Raises:
-          ValueError: an open stream; a state of other shapes.
+          TypeError: a stream that is not hashable; a state of another kind of numbers.
+          ValueError: an open stream; a state of other shapes, or with values that do not fit.
         """
         with self._lock:
+            checks.require_hashable("stream", stream)
             while stream is None:
                 stream = self._number if self._number not in self._slots else None
                 self._number += 1
@@ -147,6 +149,7 @@ class Session:
           Its final state, without batch axes.
 
         Raises:
+          TypeError: a stream that is not hashable.
           ValueError: a stream that is not open.
         """
         with self._lock:
@@ -175,8 +178,8 @@ class Session:
           For each of them its output, NumPy arrays `[O]`.
 
         Raises:
-          TypeError, ValueError: a stream that is not open, an input of another shape; nothing has
-            moved then.
+          TypeError, ValueError: a stream that is not open; an input of another shape or kind, or
+            with a number that its dtype cannot hold. Nothing has moved then.
         """
         if not _checked_inputs(inputs):
             return {}
@@ -203,8 +206,7 @@ class Session:
           For each of them its outputs, NumPy arrays `[t, O]`.
 
         Raises:
-          TypeError, ValueError: a stream that is not open, inputs of another shape; nothing has
-            moved then.
+          TypeError, ValueError: as for `step`; nothing has moved then.
         """
         if not _checked_inputs(inputs):
             return {}
@@ -239,7 +241,7 @@ class Session:
         return jax.device_get(outputs)
 
     def _slot(self, stream: Hashable) -> int:
-        if stream not in self._slots:
+        if checks.require_hashable("stream", stream) not in self._slots:
             raise ValueError(f"stream: expected one that is open, got {stream!r}")
         return self._slots[stream]
 
@@ -264,7 +266,21 @@ class Session:
         expected = jax.tree.map(jnp.shape, self._spec)
         if not same_structure(state, self._spec) or jax.tree.map(np.shape, state) != expected:
             raise ValueError(f"state: expected arrays of {expected}, got {checks.brief(state)}")
-        return jax.tree.map(lambda a, like: jnp.asarray(a, like.dtype), state, self._spec)
+
+        def one(leaf: Any, like: Any) -> Any:
+            if getattr(leaf, "dtype", None) == like.dtype:
+                return leaf
+            return checks.require_cast("state", np.asarray(leaf), like.dtype, f"{like.dtype}")
+
+        return jax.tree.map(one, state, self._spec)
+
+
+def _state_array(leaf: Any) -> jax.Array:
+    """A leaf of an initial state."""
+    array = checks.require_array("initial_state", leaf, jnp.generic, "arrays of numbers")
+    if not isinstance(leaf, jax.Array):
+        checks.require_fit("initial_state", np.asarray(leaf), array.dtype, "arrays of numbers")
+    return array
 
 
 def _checked_inputs(inputs: Any) -> Mapping[Any, PyTree]:

@@ -282,3 +282,28 @@ def test_feedback():
 def test_feedback_that_makes_no_input(feedback):
     with raises(MISTAKE, "feedback"):
         layer_like("stack").one_to_many(XS[:, 0], T, feedback=feedback)
+
+
+@pytest.mark.parametrize("batch_shape", [2, (2,), [2], np.array([2]), np.int64(2)])
+def test_a_batch_shape_may_be_an_integer(batch_shape):
+    (state,) = layer_of().initial_state(batch_shape)
+    assert state.shape == (2, H)
+
+
+@pytest.mark.parametrize("batch_shape", ["a", 2.5, None, -1, [2, -1], [1.0]])
+def test_no_batch_shape(batch_shape):
+    with raises(MISTAKE, "batch_shape"):
+        layer_of().initial_state(batch_shape)
+
+
+@pytest.mark.parametrize("time_major", [False, True])
+def test_a_step_of_a_whole_batch_of_sequences(time_major):
+    layer = layer_of(time_major=time_major)
+    state = layer.initial_state(B)
+    xs = XS.swapaxes(0, 1) if time_major else XS
+    with pytest.raises(ValueError, match=r"x_t: expected the batch shape of the state.*call the"):
+        layer.step(xs, state)
+    with pytest.raises(ValueError, match="x_t: expected the batch shape of the state"):
+        layer.step(random(B + 1, I), state)
+    assert layer.step(random(B, I), state).outputs.shape == (B, H)
+    assert layer.step(random(B, I), layer.initial_state()).outputs.shape == (B, H)

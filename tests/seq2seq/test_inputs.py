@@ -175,3 +175,47 @@ def test_attention_scores_of_any_magnitude(scale):
     np.testing.assert_array_equal(weights, [[0, 1, 0], [0, 0, 0], [1, 0, 0]])
     slope = jax.grad(lambda s: (masked_softmax(s, mask) * jnp.arange(3.0)[None]).sum())(scores)
     assert np.isfinite(slope).all()
+
+
+def test_options_of_equal_value_and_another_type_are_refused_after_a_call():
+    """A compiled search is found again by ==, by which 2.0 is 2 and True is 1."""
+    good = {"beam_width": 2, "min_length": 1, "no_repeat_ngram": 1, "length_penalty": 1.0}
+    options = {**OPTIONS, **good}
+    seq2seq.generate(MODEL, [[1, 2]], **options)
+    for name, wrong in {
+        "beam_width": 2.0, "min_length": True, "no_repeat_ngram": 1.0, "length_penalty": True,
+    }.items():  # fmt: skip
+        with pytest.raises(TypeError, match=f"{name}: expected"):
+            seq2seq.generate(MODEL, [[1, 2]], **{**options, name: wrong})
+
+
+def test_options_in_arrays():
+    (expected,) = seq2seq.generate(MODEL, [[1, 2]], **{**OPTIONS, "min_length": 1})
+    (found,) = seq2seq.generate(
+        MODEL, [[1, 2]], **{**OPTIONS, "beam_width": jnp.array(2), "min_length": np.array(1)}
+    )
+    assert found.tokens.tolist() == expected.tokens.tolist() and found.score == expected.score
+    for name, wrong in {
+        "length_penalty": jnp.float32(0.5), "coverage_penalty": np.array(0.5),
+        "no_repeat_ngram": [1],
+    }.items():  # fmt: skip
+        with pytest.raises(TypeError, match=f"{name}: expected"):
+            seq2seq.generate(MODEL, [[1, 2]], **{**OPTIONS, name: wrong})
+
+
+def test_frames_beyond_float32():
+    huge = np.full((2, 4), 1e39)
+    with pytest.raises(ValueError, match=r"sources\[0\]: .*1e\+39, which does not fit"):
+        seq2seq.generate(FRAMES, [huge], **OPTIONS)
+    with pytest.raises(ValueError, match=r"source: .*1e\+39, which does not fit"):
+        FRAMES.encoder(huge[None])
+
+
+def test_nothing_to_attend_to():
+    with pytest.raises(ValueError, match="sources: expected at least one position"):
+        seq2seq.generate(MODEL, [[], []], padded=False, **OPTIONS)
+
+
+def test_a_class_is_no_model():
+    with pytest.raises(TypeError, match=r"model: .*, got the class Seq2Seq"):
+        seq2seq.generate(seq2seq.Seq2Seq, [[1]], **OPTIONS)
