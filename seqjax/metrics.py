@@ -98,7 +98,8 @@ class Mean(NamedTuple):
         # A tuple's own + would concatenate two means into four numbers without a word.
         raise TypeError("Mean: join two means with a.merge(b), not a + b or sum")
 
-    __radd__ = __add__  # sum(means) begins with 0 + mean
+    def __radd__(self, other: object) -> NoReturn:
+        return self.__add__(other)  # sum(means) begins with 0 + mean
 
 
 def cross_entropy(

@@ -254,9 +254,18 @@ def test_nan_logits_are_neither_right_nor_wrong(jit):
 
 
 def test_a_mean_of_wide_integers_is_not_cut():
-    wide = [np.array([2**40] * 4), np.array([2**31]), np.array([2**63], np.uint64), [-(2**40)]]
+    wide: list[Any] = [
+        np.array([2**40] * 4),
+        np.array([2**31]),
+        np.array([2**63], np.uint64),
+        [-(2**40)],
+    ]
     found = [float(Mean.of(values).value()) for values in wide]
     assert found == [2.0**40, 2.0**31, 2.0**63, -(2.0**40)]
+
+
+def untyped(value: Any) -> Any:
+    return value
 
 
 @pytest.mark.parametrize(
@@ -264,11 +273,11 @@ def test_a_mean_of_wide_integers_is_not_cut():
     [
         (lambda: Mean.of(1j), "values: expected real numbers, got complex"),
         (lambda: Mean.of(jnp.array([1j])), "values: expected real numbers, got complex"),
-        (lambda: Mean.of(["a"]), "values: expected numbers, got 'a'"),
-        (lambda: Mean.of(None), "values: expected numbers, got None"),
-        (lambda: metrics.perplexity(3.0), "mean: expected a seqjax.metrics.Mean, got 3.0"),
-        (lambda: Mean().merge((1, 2)), "other: expected a Mean"),
-        (lambda: sum([Mean(), Mean()]), r"Mean: join two means with a.merge\(b\)"),
+        (lambda: Mean.of(untyped(["a"])), "values: expected numbers, got 'a'"),
+        (lambda: Mean.of(untyped(None)), "values: expected numbers, got None"),
+        (lambda: metrics.perplexity(untyped(3.0)), "mean: expected a seqjax.metrics.Mean, got 3.0"),
+        (lambda: Mean().merge(untyped((1, 2))), "other: expected a Mean"),
+        (lambda: sum(untyped([Mean(), Mean()])), r"Mean: join two means with a.merge\(b\)"),
     ],
 )
 def test_what_is_no_mean_is_named(call, message):
@@ -278,7 +287,7 @@ def test_what_is_no_mean_is_named(call, message):
 
 def test_lists_of_arrays_and_variables_are_arrays():
     def mean(a):
-        return Mean.of([a, 2 * a]).value()
+        return Mean.of(untyped([a, 2 * a])).value()
 
     assert float(jax.jit(mean)(2.0)) == 3.0
-    assert float(Mean.of(nnx.Param(jnp.array([1.0, 2.0]))).value()) == 1.5
+    assert float(Mean.of(untyped(nnx.Param(jnp.array([1.0, 2.0])))).value()) == 1.5

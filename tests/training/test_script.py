@@ -73,16 +73,19 @@ def test_a_run_leaves_its_traces_and_goes_on_only_as_it_was(tmp_path):
 
 
 @pytest.mark.parametrize("out", ["~/run", Path("~/run")])
-def test_the_folder_of_a_run_is_a_path_of_this_machine(out):
+def test_the_folder_of_a_run_is_a_path_of_this_machine(out: Any) -> None:
     assert training.ScriptOptions(out=out).out == Path.home() / "run"
 
 
 def test_the_folder_of_a_run_may_be_text_and_is_no_url(tmp_path):
-    options = training.ScriptOptions(out=str(tmp_path / "run"))
+    text: Any = str(tmp_path / "run")
+    options = training.ScriptOptions(out=text)
     options.prepare()
     assert options.out == tmp_path / "run" and options.out.is_dir()
-    for url in ("gs://bucket/run", Path("gs://bucket/run")):
+    urls: list[Any] = ["gs://bucket/run", Path("gs://bucket/run")]
+    for url in urls:
         with pytest.raises(ValueError, match=r"^out: expected a path on this machine"):
             training.ScriptOptions(out=url)
+    wrong: Any = 3
     with pytest.raises(TypeError, match=r"^out: expected a path, got 3"):
-        training.ScriptOptions(out=3)
+        training.ScriptOptions(out=wrong)

@@ -226,7 +226,11 @@ WIDE = r"batch\['label'\]: expected integers that u?int32 can hold.* got 4294967
         ([2**32] * 4, ValueError, WIDE),
         (2**32, ValueError, WIDE),
         (np.int64(2**32), ValueError, WIDE),
-        (np.ma.array([0, 1, 2, 9], mask=[0, 0, 0, 1]), ValueError, "no masked entries"),
+        (
+            np.ma.array([0, 1, 2, 9], mask=[False, False, False, True]),
+            ValueError,
+            "no masked entries",
+        ),
         ([[0, 1], [2]], ValueError, "parts that differ in shape"),
         (np.array(["a"] * 4), TypeError, "expected numbers, got .*'a'"),
         (np.array([None] * 4), TypeError, "expected numbers, got None"),
