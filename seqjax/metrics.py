@@ -99,7 +99,7 @@ class Mean(NamedTuple):
         raise TypeError("Mean: join two means with a.merge(b), not a + b or sum")
 
     def __radd__(self, other: object) -> NoReturn:
-        return self.__add__(other)  # sum(means) begins with 0 + mean
+        self.__add__(other)  # sum(means) begins with 0 + mean
 
 
 def cross_entropy(
