@@ -151,9 +151,8 @@ def require_key(name: str, key: Any) -> jax.Array:
     typed = dtype is not None and jnp.issubdtype(dtype, jax.dtypes.prng_key)
     raw = dtype == np.uint32 and getattr(key, "shape", ())[-1:] in ((2,), (4,))
     if not (typed and key.shape == ()) and not (raw and len(key.shape) == 1):
-        raise TypeError(
-            f"{name}: expected a random key such as jax.random.key(0), got {brief(key)}"
-        )
+        got = brief(key) if dtype is None else f"{dtype}{list(key.shape)}"
+        raise TypeError(f"{name}: expected a random key such as jax.random.key(0), got {got}")
     return key
 
 
@@ -367,12 +366,13 @@ class Noted(NamedTuple):
 
     Attributes:
       name: of the argument.
-      values: the traced array.
+      identity: `id` of the traced array. It tells apart arrays that are still alive; the array
+        itself would be a leaked tracer if it is kept beyond an inner transformation.
       high: the greatest value.
     """
 
     name: str
-    values: Any
+    identity: int
     high: int
 
 
@@ -383,7 +383,8 @@ _noted: contextvars.ContextVar[list[Noted] | None] = contextvars.ContextVar("not
 def noting_ranges() -> Iterator[list[Noted]]:
     """Collect the ranges that functions traced in the block ask for but cannot check.
 
-    Whoever has the values can check them before the compiled function runs.
+    Whoever has the values can check them before the compiled function runs. A block around this
+    one gets them, too.
 
     Example:
       >>> with noting_ranges() as noted:
@@ -392,11 +393,14 @@ def noting_ranges() -> Iterator[list[Noted]]:
       ('lengths', 7)
     """
     noted: list[Noted] = []
+    outer = _noted.get()
     token = _noted.set(noted)
     try:
         yield noted
     finally:
         _noted.reset(token)
+        if outer is not None:
+            outer.extend(noted)
 
 
 def note_range(name: str, values: Any, high: int) -> None:
@@ -412,7 +416,7 @@ def note_range(name: str, values: Any, high: int) -> None:
     """
     noted = _noted.get()
     if noted is not None:
-        noted.append(Noted(name, values, high))
+        noted.append(Noted(name, id(values), high))
 
 
 def _is_numeric(leaf: Any) -> bool:

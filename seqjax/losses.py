@@ -42,8 +42,8 @@ def cross_entropy(
 
     Raises:
       TypeError: logits are not float, labels not integer, or mask not bool.
-      ValueError: shapes do not match, label_smoothing is not in [0, 1), or (outside tracing) a
-        real label is not in [0, C).
+      ValueError: masked entries of a NumPy array, shapes do not match, label_smoothing is not in
+        [0, 1), or (outside tracing) a real label is not in [0, C).
 
     References:
       Szegedy et al. 2016, Rethinking the Inception Architecture, section 7 (label smoothing).
@@ -77,8 +77,9 @@ def binary_cross_entropy(
       float scalar, float32 or wider.
 
     Raises:
-      TypeError: logits are not float, or mask is not bool.
-      ValueError: shapes do not match, or (outside tracing) a real label is not in [0, 1].
+      TypeError: logits are not float, labels are no real numbers, or mask is not bool.
+      ValueError: masked entries of a NumPy array, shapes do not match, or (outside tracing) a real
+        label is not in [0, 1].
 
     Example:
       >>> import jax.numpy as jnp
@@ -106,8 +107,8 @@ def mean_squared_error(
       float scalar, float32 or wider.
 
     Raises:
-      TypeError: predictions are not float, or mask is not bool.
-      ValueError: shapes do not match.
+      TypeError: predictions are not float, targets are no real numbers, or mask is not bool.
+      ValueError: masked entries of a NumPy array, or shapes do not match.
 
     Example:
       >>> import jax.numpy as jnp

@@ -15,6 +15,7 @@ import optax
 from jax.typing import ArrayLike
 
 from seqjax import checks
+from seqjax.data._containers import numbers
 
 __all__ = [
     "Mean",
@@ -63,13 +64,18 @@ class Mean(NamedTuple):
           The mean, its count being the number of elements (not of positions).
 
         Raises:
-          TypeError: mask is not bool.
-          ValueError: the shape of mask is not a leading part of the shape of values.
+          TypeError: values are no real numbers, or mask is not bool.
+          ValueError: masked entries of a NumPy array, or the shape of mask is not a leading part of
+            the shape of values.
 
         Example:
           >>> float(Mean.of(jnp.array([1.0, 3.0, jnp.nan]), jnp.arange(3) < 2).value())
           2.0
         """
+        values = _real("values", values)
+        # Not by JAX: it would cut integers of 64 bits before it makes floats of them.
+        if isinstance(values, np.ndarray) and values.dtype.kind in "iu":
+            values = values.astype(np.float32)
         values = _at_least_float32(jnp.asarray(values))
         if mask is None:
             return cls(values.sum(), jnp.array(values.size, dtype=int))
@@ -79,6 +85,8 @@ class Mean(NamedTuple):
 
     def merge(self, other: "Mean") -> "Mean":
         """The mean over the elements of both, as if they had come in one batch."""
+        if not isinstance(other, Mean):
+            raise TypeError(f"other: expected a Mean, got {checks.brief(other)}")
         return Mean(self.total + other.total, self.count + other.count)
 
     def value(self) -> jax.Array:
@@ -88,7 +96,10 @@ class Mean(NamedTuple):
 
     def __add__(self, other: object) -> NoReturn:
         # A tuple's own + would concatenate two means into four numbers without a word.
-        raise TypeError("Mean: join two means with a.merge(b), not a + b")
+        raise TypeError("Mean: join two means with a.merge(b), not a + b or sum")
+
+    def __radd__(self, other: object) -> NoReturn:
+        self.__add__(other)  # sum(means) begins with 0 + mean
 
 
 def cross_entropy(
@@ -182,7 +193,7 @@ def accuracy(logits: ArrayLike, labels: ArrayLike, *, mask: ArrayLike | None = N
     """Fraction of the real positions whose largest logit (the first on ties) is the label's.
 
     Args:
-      logits: float [..., C].
+      logits: float [..., C]; a real position with NaN among its logits makes the total NaN.
       labels: int [...], in [0, C); under tracing, a label outside makes the total NaN.
       mask: bool [...], True is real.
 
@@ -199,6 +210,7 @@ def accuracy(logits: ArrayLike, labels: ArrayLike, *, mask: ArrayLike | None = N
       0.5
     """
     logits, labels, mask, valid = _classes(logits, labels, mask)
+    valid &= ~jnp.isnan(logits).any(axis=-1)  # argmax would take NaN for the largest
     hits = jnp.argmax(logits, axis=-1).astype(labels.dtype) == labels
     return Mean.of(jnp.where(valid, hits, jnp.nan), mask)
 
@@ -207,7 +219,7 @@ def binary_accuracy(logits: ArrayLike, labels: ArrayLike, *, mask: ArrayLike | N
     """Fraction of the real elements where "logit above 0" agrees with "label above 1/2".
 
     Args:
-      logits: float [...], the log-odds of class 1.
+      logits: float [...], the log-odds of class 1; NaN at a real position makes the total NaN.
       labels: float, int or bool [...], 0 or 1 or a probability in between; under tracing, a label
         outside [0, 1] makes the total NaN.
       mask: bool, True is real; its shape is a leading part of the shape of logits.
@@ -223,6 +235,7 @@ def binary_accuracy(logits: ArrayLike, labels: ArrayLike, *, mask: ArrayLike | N
       0.5
     """
     logits, labels, mask, valid = _binary(logits, labels, mask)
+    valid &= ~jnp.isnan(logits)  # NaN > 0 is False, as if NaN were class 0
     return Mean.of(jnp.where(valid, (logits > 0) == (labels > 0.5), jnp.nan), mask)
 
 
@@ -237,10 +250,15 @@ def perplexity(mean: Mean) -> jax.Array:
     Returns:
       float scalar.
 
+    Raises:
+      TypeError: not a `Mean`.
+
     Example:
       >>> round(float(perplexity(Mean(total=3 * math.log(8.0), count=3))), 4)
       8.0
     """
+    if not isinstance(mean, Mean):
+        raise TypeError(f"mean: expected a seqjax.metrics.Mean, got {checks.brief(mean)}")
     return jnp.exp(mean.value())
 
 
@@ -307,13 +325,15 @@ def _classes(
     logits: ArrayLike, labels: ArrayLike, mask: ArrayLike | None
 ) -> tuple[jax.Array, jax.Array, jax.Array | None, jax.Array]:
     """Logits, labels and mask, checked and harmless where masked; where labels are in range."""
-    logits, labels = _floating("logits", logits), _array(labels)
+    logits, labels = _floating("logits", logits), _array("labels", labels)
     if not logits.ndim or not logits.shape[-1]:
         raise ValueError(f"logits: expected [..., C] with at least one class, got {logits.shape}")
     if labels.shape != logits.shape[:-1]:
         raise ValueError(
             f"labels: expected {logits.shape[:-1]} for logits {logits.shape}, got {labels.shape}"
         )
+    if not labels.size and isinstance(labels, np.ndarray):
+        labels = labels.astype(np.int32)  # NumPy makes floats of an empty list
     if not jnp.issubdtype(labels.dtype, jnp.integer):
         raise TypeError(f"labels: expected integer classes, got {labels.dtype}")
     if mask is not None:
@@ -341,7 +361,7 @@ def _pair(
     name: str, values: ArrayLike, target_name: str, targets: ArrayLike, mask: ArrayLike | None
 ) -> tuple[jax.Array, jax.Array, jax.Array | None]:
     """Two arrays of one shape and dtype with their mask, checked and 0 where masked."""
-    values, targets = _floating(name, values), _array(targets)
+    values, targets = _floating(name, values), _real(target_name, targets)
     if targets.shape != values.shape:
         raise ValueError(
             f"{target_name}: expected the shape of {name}, {values.shape}, got {targets.shape}"
@@ -351,12 +371,27 @@ def _pair(
     return _hide(values, mask), _hide(jnp.asarray(targets, values.dtype), mask), mask
 
 
-def _array(x: ArrayLike) -> jax.Array | np.ndarray:
-    return x if isinstance(x, (jax.Array, np.ndarray)) else np.asarray(x)
+def _array(name: str, x: Any) -> jax.Array | np.ndarray:
+    """An array of numbers; on the host as it is, before JAX narrows it."""
+    if isinstance(x, jax.Array):
+        return x
+    # An nnx.Variable, or a list of JAX arrays, which may be traced.
+    if hasattr(x, "__jax_array__") or any(isinstance(v, jax.Array) for v in jax.tree.leaves(x)):
+        return jnp.asarray(x)
+    return numbers(name, x)
+
+
+def _real(name: str, x: Any) -> jax.Array | np.ndarray:
+    array = _array(name, x)
+    if jnp.issubdtype(array.dtype, jnp.complexfloating):
+        raise TypeError(f"{name}: expected real numbers, got {array.dtype}")
+    if isinstance(array, np.ndarray) and array.dtype == np.longdouble:
+        array = array.astype(np.float64)
+    return array
 
 
 def _floating(name: str, x: ArrayLike) -> jax.Array:
-    x = jnp.asarray(x)
+    x = jnp.asarray(_real(name, x))
     if not jnp.issubdtype(x.dtype, jnp.floating):
         raise TypeError(f"{name}: expected a float array, got {x.dtype}")
     return _at_least_float32(x)
@@ -369,7 +404,7 @@ def _at_least_float32(x: jax.Array) -> jax.Array:
 
 def _checked_mask(mask: ArrayLike, shape: tuple[int, ...], *, whole: bool = False) -> jax.Array:
     """The mask as an array, its shape being `shape` or (unless whole) a leading part of it."""
-    mask = _array(mask)
+    mask = _array("mask", mask)
     if mask.dtype != bool:
         raise TypeError(f"mask: expected bool (True where real), got {mask.dtype}")
     if mask.shape != (shape if whole else shape[: mask.ndim]):

@@ -300,3 +300,55 @@ def test_elementwise_losses_refuse(loss):
         loss(values, values, mask=jnp.ones(4, bool))
     with pytest.raises(ValueError, match="mask"):
         loss(values, values, mask=jnp.ones((2, 4, 3, 1), bool))
+
+
+ZEROS = np.zeros(2, np.float32)
+HIDDEN = np.ma.array([1.0, 100.0], mask=[False, True])
+
+
+@pytest.mark.parametrize(
+    ("call", "name"),
+    [
+        (lambda: losses.mean_squared_error(ZEROS, HIDDEN), "targets"),
+        (lambda: losses.mean_squared_error(HIDDEN, ZEROS), "predictions"),
+        (lambda: losses.binary_cross_entropy(ZEROS, HIDDEN / 100), "labels"),
+        (lambda: losses.cross_entropy(np.zeros((2, 3)), HIDDEN.astype(int)), "labels"),
+        (lambda: losses.mean_squared_error(ZEROS, ZEROS, mask=HIDDEN > 0), "mask"),
+    ],
+)
+def test_masked_entries_are_not_used(call, name):
+    with pytest.raises(ValueError, match=f"{name}: expected no masked entries"):
+        call()
+
+
+def test_a_masked_array_that_hides_nothing_is_an_array():
+    targets = np.ma.array([1.0, 3.0], mask=[False, False])
+    assert float(losses.mean_squared_error(ZEROS, targets)) == 5.0
+
+
+@pytest.mark.parametrize(
+    ("targets", "got"),
+    [
+        (np.array(["1970-01-11", "1970-01-11"], "M8[D]"), "datetime64"),
+        (np.array([1, 2], "m8[D]"), "timedelta64"),
+        ([3j, 3j], "complex"),
+        (jnp.array([3j, 3j]), "complex"),
+        (["3", "True"], "'3'"),
+        (None, "None"),
+    ],
+)
+def test_targets_that_are_no_real_numbers(targets, got):
+    for name, loss in (
+        ("targets", losses.mean_squared_error),
+        ("labels", losses.binary_cross_entropy),
+    ):
+        with pytest.raises(TypeError, match=rf"^{name}: expected .*numbers, got {got}"):
+            loss(ZEROS, targets)
+
+
+def test_logits_of_none_and_no_labels():
+    nothing: Any = None
+    with pytest.raises(TypeError, match="logits: expected numbers, got None"):
+        losses.cross_entropy(nothing, np.array([1]))
+    empty: Any = []
+    assert float(losses.cross_entropy(np.zeros((0, 4)), empty)) == 0.0

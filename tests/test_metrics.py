@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax import nnx
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -230,3 +231,63 @@ def test_edit_distance_says_what_to_install(monkeypatch):
     monkeypatch.setitem(sys.modules, "rapidfuzz.distance", None)
     with pytest.raises(ImportError, match=r'rapidfuzz: pip install "seqjax\[text\]"'):
         metrics.edit_distance("a", "b")
+
+
+@pytest.mark.parametrize("jit", [False, True])
+def test_nan_logits_are_neither_right_nor_wrong(jit):
+    logits = np.array([[1.0, 2.0], [np.nan, 0.0]], np.float32)
+
+    def values(logits):
+        labels, real = np.array([1, 0]), np.array([True, False])
+        return (
+            metrics.accuracy(logits, labels).value(),
+            metrics.accuracy(logits, labels, mask=real).value(),
+            metrics.binary_accuracy(logits[:, 0], labels).value(),
+            metrics.binary_accuracy(logits[:, 0], labels, mask=real).value(),
+        )
+
+    found = (jax.jit(values) if jit else values)(logits)
+    np.testing.assert_array_equal(found, [np.nan, 1.0, np.nan, 1.0])
+    # An infinite logit decides, and is no NaN.
+    infinite = np.array([[np.inf, 0.0], [-np.inf, 0.0]], np.float32)
+    assert float(metrics.accuracy(infinite, np.array([0, 1])).value()) == 1.0
+
+
+def test_a_mean_of_wide_integers_is_not_cut():
+    wide: list[Any] = [
+        np.array([2**40] * 4),
+        np.array([2**31]),
+        np.array([2**63], np.uint64),
+        [-(2**40)],
+    ]
+    found = [float(Mean.of(values).value()) for values in wide]
+    assert found == [2.0**40, 2.0**31, 2.0**63, -(2.0**40)]
+
+
+def untyped(value: Any) -> Any:
+    return value
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda: Mean.of(1j), "values: expected real numbers, got complex"),
+        (lambda: Mean.of(jnp.array([1j])), "values: expected real numbers, got complex"),
+        (lambda: Mean.of(untyped(["a"])), "values: expected numbers, got 'a'"),
+        (lambda: Mean.of(untyped(None)), "values: expected numbers, got None"),
+        (lambda: metrics.perplexity(untyped(3.0)), "mean: expected a seqjax.metrics.Mean, got 3.0"),
+        (lambda: Mean().merge(untyped((1, 2))), "other: expected a Mean"),
+        (lambda: sum(untyped([Mean(), Mean()])), r"Mean: join two means with a.merge\(b\)"),
+    ],
+)
+def test_what_is_no_mean_is_named(call, message):
+    with pytest.raises(TypeError, match=message):
+        call()
+
+
+def test_lists_of_arrays_and_variables_are_arrays():
+    def mean(a):
+        return Mean.of(untyped([a, 2 * a])).value()
+
+    assert float(jax.jit(mean)(2.0)) == 3.0
+    assert float(Mean.of(untyped(nnx.Param(jnp.array([1.0, 2.0])))).value()) == 1.5

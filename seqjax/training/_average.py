@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import optax
 import optax.contrib
+from flax import nnx
 
 from seqjax import checks
 from seqjax.training._state import TrainState
@@ -79,9 +80,12 @@ def averaged(state: TrainState) -> TrainState:
     kinds = (_Average, optax.contrib.ScheduleFreeState)
     for node in jax.tree.leaves(state.opt_state, is_leaf=lambda node: isinstance(node, kinds)):
         if isinstance(node, _Average):
-            params = jax.tree.map(lambda new, old: new.astype(old.dtype), node.params, state.params)
+            params = jax.tree.map(
+                lambda new, old: new.astype(old.dtype), nnx.as_pure(node.params), state.params
+            )
             return state._replace(params=params)
         if isinstance(node, optax.contrib.ScheduleFreeState):
+            node = jax.tree.map(nnx.as_pure, node, is_leaf=lambda part: isinstance(part, nnx.State))
             params = optax.contrib.schedule_free_eval_params(node, state.params)
             return state._replace(params=params)
     return state

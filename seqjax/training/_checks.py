@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterable, Iterator, Sized
 from typing import Any, TypeAlias
 
 from seqjax import checks
+from seqjax.training._batch import require_batches
 from seqjax.training._checkpoints import Checkpoints
 from seqjax.training._evaluation import MetricFn
 from seqjax.training._extra_args import with_extra_args
@@ -61,11 +62,7 @@ def _require_readable(name: str, batches: BatchSource, epochs: int) -> None:
     """Raises unless there is something to read in each epoch."""
     if callable(batches):
         return
-    if not isinstance(batches, Iterable):
-        raise TypeError(
-            f"{name}: expected an iterable of batches or a function epoch -> iterable, "
-            f"got {type(batches).__name__}"
-        )
+    require_batches(name, batches)
     if isinstance(batches, Iterator) and epochs > 1:
         raise ValueError(
             f"{name}: expected batches that can be read in each of {epochs} epochs, got an "

@@ -71,7 +71,14 @@ def describe(batch: PyTree) -> str:
             texts.append(f"{name} in [{values.min()}, {values.max()}]")
         elif jnp.issubdtype(dtype, jnp.floating):
             values = np.asarray(leaf, np.float64)
-            kinds = [("NaN", np.isnan(values).any()), ("inf", np.isinf(values).any())]
+            infinite = np.isinf(values)
+            # JAX makes float32 of float64 by default.
+            beyond = np.abs(values) > float(jnp.finfo(dtype).max)
+            kinds = [
+                ("NaN", np.isnan(values).any()),
+                ("inf", infinite.any()),
+                (f"values beyond {dtype}", (beyond & ~infinite).any()),
+            ]
             held = " and ".join(kind for kind, there in kinds if there)
             texts.append(f"{name} with {held}" if held else f"{name} finite")
     more = ["…"] if len(texts) > _FIELDS else []

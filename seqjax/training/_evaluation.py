@@ -6,8 +6,10 @@ from typing import Any, TypeAlias
 
 from flax import nnx
 
+from seqjax import checks
 from seqjax.metrics import Mean
-from seqjax.training._guarded import GuardedStep, Measured
+from seqjax.training._batch import as_arrays, require_batches
+from seqjax.training._guarded import GuardedStep, Measured, nan_out_of_range
 from seqjax.training._results import kind, require_scalars
 from seqjax.training._state import TrainState, changed_state, graphdef_of, state_to_model
 from seqjax.training._totals import Totals
@@ -69,7 +71,9 @@ def make_eval_step(model: nnx.Module | nnx.GraphDef, metric_fn: MetricFn) -> Gua
         return Measured(dict(metrics), changed_state(module, state))
 
     def eval_step(state: TrainState, batch: Any) -> tuple[TrainState, dict[str, Mean]]:
-        metrics, model_state = outline(state, batch)
+        with checks.noting_ranges() as noted:
+            metrics, model_state = outline(state, batch)
+        metrics = nan_out_of_range(metrics, noted, batch)
         return state._replace(model_state=model_state), metrics
 
     return GuardedStep(eval_step, outline, "metric_fn")
@@ -107,6 +111,7 @@ def evaluate(eval_step: EvalStep, state: TrainState, batches: Iterable[Any]) -> 
       One float a metric.
 
     Raises:
+      TypeError: `batches` is no iterable of batches, or a field of a batch holds no numbers.
       ValueError: there are no batches; a value out of range, such as a label or a length; filler
         that would count and cannot be left out, see `make_train_step`.
 
@@ -149,7 +154,7 @@ def evaluate_placed(
                 )
             warned = True
 
-    for batch in batches:
+    for batch in map(as_arrays, require_batches("batches", batches)):
         if isinstance(eval_step, GuardedStep):
             there = batch if place is None else place(batch)
             state, measured = eval_step.run(state, there, host=batch, place=place)

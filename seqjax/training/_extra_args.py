@@ -6,11 +6,15 @@ from typing import Any
 
 import jax
 import optax
+from flax import nnx
 
 from seqjax import checks
 from seqjax.types import Array, PyTree
 
-__all__ = ["update", "with_extra_args"]
+__all__ = ["init", "update", "with_extra_args"]
+
+
+_FAILURES = (AttributeError, KeyError, TypeError, ValueError)
 
 
 def with_extra_args(optimizer: Any) -> optax.GradientTransformationExtraArgs:
@@ -41,6 +45,7 @@ def update(
     *,
     value: Array,
     value_fn: Callable[[PyTree], Array],
+    as_variables: Callable[[PyTree], PyTree],
 ) -> tuple[PyTree, PyTree]:
     """Return the updates of the parameters and the optimiser's new state.
 
@@ -51,11 +56,58 @@ def update(
       params: the parameters.
       value: the loss.
       value_fn: computes the loss of given parameters.
+      as_variables: gives parameters the form of `nnx.state(model, nnx.Param)`, in which the static
+        masks and labels of some optimisers are.
 
     Raises:
-      TypeError: the optimiser cannot do it; parameters in a form of its own are the usual cause.
+      TypeError: the optimiser cannot do it.
     """
+    try:
+        return _update(optimizer, grads, opt_state, params, value, value_fn)
+    except TypeError as error:
+        forms = as_variables(grads), opt_state, as_variables(params)
+        try:
+            updates, new_state = _update(
+                optimizer, *forms, value, lambda params: value_fn(nnx.as_pure(params))
+            )
+        except TypeError:
+            raise error from error.__cause__
+        return nnx.as_pure(updates), new_state
 
+
+def init(
+    optimizer: optax.GradientTransformationExtraArgs, params: PyTree, variables: PyTree
+) -> PyTree:
+    """Return the optimiser's fresh state.
+
+    Args:
+      optimizer: from `with_extra_args`.
+      params: the parameters.
+      variables: the parameters in the form of `nnx.state(model, nnx.Param)`.
+
+    Raises:
+      TypeError: the optimiser cannot take such parameters.
+    """
+    try:
+        return optimizer.init(params)
+    except _FAILURES as error:
+        try:
+            return optimizer.init(variables)
+        except _FAILURES:
+            raise TypeError(
+                "optimizer: expected an optax transformation of the model's parameters, masks and "
+                f"labels of the form of nnx.state(model, nnx.Param), got one that {_fails(error)}"
+            ) from error
+
+
+def _update(
+    optimizer: optax.GradientTransformationExtraArgs,
+    grads: PyTree,
+    opt_state: PyTree,
+    params: PyTree,
+    value: Array,
+    value_fn: Callable[[PyTree], Array],
+) -> tuple[PyTree, PyTree]:
     # Line searches refuse arguments that neither they nor their value_fn take.
     def loss_of(params: PyTree, obj_fn: Any = None, grad_fn: Any = None) -> Array:
         return value_fn(params)
@@ -68,12 +120,14 @@ def update(
         extra = {name: value for name, value in extra.items() if name in accepted}
     try:
         updates, new_state = optimizer.update(grads, opt_state, params, **extra)
-    except (AttributeError, KeyError, TypeError, ValueError) as error:
+    except _FAILURES as error:
+        # optax.LookaheadParams has this attribute, and no other parameters have.
+        lookahead = isinstance(error, AttributeError) and "'fast'" in str(error)
+        hint = "; optax.lookahead needs parameters of its own form and cannot be used"
         raise TypeError(
             "optimizer: expected an optax transformation that updates the model's parameters by "
-            "their gradient, value, grad and value_fn, got one that fails with "
-            f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}; "
-            "optax.lookahead needs parameters of its own form and cannot be used"
+            f"their gradient, value, grad and value_fn, got one that {_fails(error)}"
+            + (hint if lookahead else "")
         ) from error
     for what, new, old in (("updates", updates, grads), ("state", new_state, opt_state)):
         if jax.tree.structure(new) != jax.tree.structure(old):  # type: ignore[operator]
@@ -82,3 +136,8 @@ def update(
                 f"{jax.tree.structure(new)}"
             )
     return updates, new_state
+
+
+def _fails(error: Exception) -> str:
+    text = str(error).splitlines()
+    return f"fails with {type(error).__name__}: {text[0] if text else ''}"

@@ -15,6 +15,7 @@ from flax import nnx
 from seqjax import checks, sharding
 from seqjax.data._prefetch import in_background
 from seqjax.training._average import averaged
+from seqjax.training._batch import as_arrays, require_batches
 from seqjax.training._checkpoints import Checkpoints
 from seqjax.training._checks import (
     BatchSource,
@@ -197,6 +198,7 @@ def fit(
         """Batches as they are on the host, and where they are needed."""
 
         def one(batch: Any) -> tuple[Any, Any]:
+            batch = as_arrays(batch)
             return batch, place(batch)
 
         return in_background(one, batches, prefetch) if prefetch else map(one, batches)
@@ -222,7 +224,7 @@ def fit(
         while not ended():
             epoch, totals = position.epoch, position.totals
             start = time.perf_counter() - position.seconds
-            batches = _read(train_batches, epoch)
+            batches = _read("train_batches", train_batches, epoch)
             display.begin_epoch(
                 len(batches) if isinstance(batches, Sized) else None, totals.batches
             )
@@ -258,7 +260,9 @@ def fit(
             record["seconds"] = time.perf_counter() - start
             good = averaged(state)
             if eval_step is not None and eval_batches is not None:
-                measured = evaluate_placed(eval_step, good, _read(eval_batches, epoch), place)
+                measured = evaluate_placed(
+                    eval_step, good, _read("eval_batches", eval_batches, epoch), place
+                )
                 record |= {f"eval_{name}": value for name, value in measured.items()}
             position.end_epoch(record)
             if monitor is not None and monitor.best(position.history) == epoch:
@@ -303,5 +307,5 @@ def _as_it_is(batch: Any) -> Any:
     return batch
 
 
-def _read(batches: BatchSource, epoch: int) -> Iterable[Any]:
-    return batches(epoch) if callable(batches) else batches
+def _read(name: str, batches: BatchSource, epoch: int) -> Iterable[Any]:
+    return require_batches(name, batches(epoch)) if callable(batches) else batches

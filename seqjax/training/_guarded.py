@@ -5,15 +5,17 @@ from collections.abc import Callable
 from typing import Any, NamedTuple, TypeAlias
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from seqjax import checks
 from seqjax.training import _diagnosis as diagnosis
 from seqjax.training import _filler as filler
+from seqjax.training._batch import as_arrays
 from seqjax.training._state import TrainState
 from seqjax.types import PyTree
 
-__all__ = ["GuardedStep", "Measured", "Outline"]
+__all__ = ["GuardedStep", "Measured", "Outline", "nan_out_of_range"]
 
 _Shape: TypeAlias = tuple[Any, tuple[tuple[int, ...], ...]]
 
@@ -40,7 +42,9 @@ class GuardedStep:
 
     Values that a compiled program cannot check are checked on the host:
 
-    - lengths that go into a layer must be between 0 and the number of steps;
+    - integers must fit into 32 bits, to which JAX cuts them by default;
+    - lengths that go into a layer must be between 0 and the number of steps (of arrays on devices,
+      this is checked when a shape is new, and `nan_out_of_range` speaks of later ones);
     - if a loss or metric does not depend on `batch["weights"]`, the rows of filler would count, and
       are left out.
 
@@ -66,12 +70,7 @@ class GuardedStep:
         def noting(state: TrainState, batch: Any, *rest: Any) -> Any:
             with checks.noting_ranges() as noted:
                 result = step(state, batch, *rest)
-            places = {id(leaf): place for place, leaf in enumerate(jax.tree.leaves(batch))}
-            self._ranges[_shape(batch)] = [
-                (places[id(found.values)], found._replace(values=None))
-                for found in noted
-                if id(found.values) in places
-            ]
+            self._ranges[_shape(batch)] = _places(noted, batch)
             return result
 
         self._compiled = jax.jit(noting, donate_argnums=0 if donate else None)
@@ -79,7 +78,7 @@ class GuardedStep:
 
     def __call__(self, state: TrainState, batch: Any, *rest: Any) -> tuple[TrainState, Any]:
         """Check the batch, and run the compiled step on its real rows."""
-        return self.run(state, batch, *rest)
+        return self.run(state, as_arrays(batch), *rest)
 
     def run(
         self,
@@ -93,7 +92,7 @@ class GuardedStep:
 
         Args:
           state: the `TrainState`.
-          batch: the batch.
+          batch: the batch, of arrays.
           *rest: further arguments of the step.
           host: the same batch on the host; `batch` if None.
           place: puts a batch onto the devices.
@@ -142,18 +141,19 @@ class GuardedStep:
         counts = self._counts[shape]
         if not any(jax.tree.leaves(counts)):
             return batch
+        hint = "pass mask=batch['weights'] to losses and metrics"
         try:
             real = filler.without_filler(batch)
             reason = None if real is batch else self._why_not(state, real, *rest)
         except ValueError as error:
             reason = str(error)
+            hint += ", or keep a field that has not one entry a row out of the batch"
         if reason is None:
             return real
         if any(jax.tree.leaves(counts.values)):
             raise ValueError(
                 f"{self._name}: expected a function that reads batch['weights'], for its batch has "
-                f"rows of filler and cannot do without them ({reason}); pass "
-                "mask=batch['weights'] to losses and metrics"
+                f"rows of filler and cannot do without them ({reason}); {hint}"
             )
         return batch  # only the model's own state has these rows, and it has one entry a row
 
@@ -168,6 +168,36 @@ class GuardedStep:
             except (TypeError, ValueError) as error:
                 self._cut[shape] = str(error).splitlines()[0]
         return self._cut[shape]
+
+
+def nan_out_of_range(values: PyTree, noted: list[checks.Noted], batch: Any) -> PyTree:
+    """Return values; all of floats are NaN if a field of the batch is outside its noted range.
+
+    Values of arrays on devices are not looked at before a step, which would wait for them. NaN
+    says that something is wrong, as it does of labels, and `GuardedStep.explain` says what.
+
+    Args:
+      values: the loss and the metrics.
+      noted: the ranges that were asked for while they were computed.
+      batch: the traced batch.
+    """
+    leaves = jax.tree.leaves(batch)
+    ranges = [(leaves[place], found.high) for place, found in _places(noted, batch)]
+    if not ranges:
+        return values
+    good = jnp.stack([jnp.all((leaf >= 0) & (leaf <= high)) for leaf, high in ranges]).all()
+
+    def one(value: Any) -> Any:
+        floating = jnp.issubdtype(jnp.result_type(value), jnp.floating)
+        return jnp.where(good, value, jnp.nan) if floating else value
+
+    return jax.tree.map(one, values)
+
+
+def _places(noted: list[checks.Noted], batch: Any) -> list[tuple[int, checks.Noted]]:
+    """The noted ranges of fields of the batch, with the places of these among its leaves."""
+    places = {id(leaf): place for place, leaf in enumerate(jax.tree.leaves(batch))}
+    return [(places[found.identity], found) for found in noted if found.identity in places]
 
 
 def _shape(batch: Any) -> _Shape:

@@ -97,7 +97,7 @@ def optimizer(
                 f"weight_decay: only 'adamw' decays weights, got name={name!r}; "
                 "use 'adamw' or chain optax.add_decayed_weights"
             )
-        if not 0.0 <= weight_decay < math.inf:
+        if not 0.0 <= checks.require_number("weight_decay", weight_decay) < math.inf:
             raise ValueError(f"weight_decay: expected a number >= 0, got {weight_decay}")
         options["weight_decay"] = weight_decay
     transformations = []
@@ -117,9 +117,11 @@ def optimizer(
 def _require_bound(name: str, value: float) -> float:
     """Returns `value` as a float, or raises if it is not a positive finite number."""
     try:
-        number = float(value)
+        number = None if isinstance(value, str | bytes | bool) else float(value)
     except (TypeError, ValueError):
-        raise TypeError(f"{name}: expected a positive number, got {value!r}") from None
+        number = None
+    if number is None:
+        raise TypeError(f"{name}: expected a positive number, got {value!r}")
     if not 0.0 < number < math.inf:
         raise ValueError(f"{name}: expected a positive number, got {value}")
     return number

@@ -16,6 +16,7 @@ import optax
 from flax import nnx
 
 from seqjax import sharding, viz
+from seqjax._files import local_path
 from seqjax.data import Batches, batches
 from seqjax.training._checkpoints import Checkpoints
 from seqjax.training._evaluation import MetricFn, evaluate, make_eval_step
@@ -87,6 +88,9 @@ class ScriptOptions:
     """Whole numbers among the options that may be 0."""
     shares: ClassVar[tuple[str, ...]] = ()
     """Options from 0 to less than 1, such as rates of dropout."""
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "out", local_path("out", self.out))
 
     def prepare(self) -> None:
         """Checks the options and sets up devices; call it before anything is computed.

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import optax
 from flax import nnx
 
-from seqjax.training._extra_args import with_extra_args
+from seqjax.training._extra_args import init, with_extra_args
 from seqjax.types import Array, PyTree
 
 __all__ = ["TrainState", "graphdef_of", "init_state", "state_to_model"]
@@ -63,7 +63,7 @@ def init_state(model: nnx.Module, optimizer: optax.GradientTransformation) -> Tr
     if not jax.tree.leaves(params):
         raise ValueError(f"model: expected at least one nnx.Param, {type(model).__name__} has none")
     # Optimisers may keep the parameters themselves, and an array is donated once only.
-    opt_state = jax.tree.map(jnp.copy, with_extra_args(optimizer).init(params))
+    opt_state = jax.tree.map(jnp.copy, init(with_extra_args(optimizer), params, states[0]))
     return TrainState(params, model_state, opt_state, jnp.zeros([], jnp.int32))
 
 

@@ -14,8 +14,9 @@ import jax.numpy as jnp
 import optax
 from flax import nnx
 
+from seqjax import checks
 from seqjax.training._extra_args import update, with_extra_args
-from seqjax.training._guarded import GuardedStep, Measured
+from seqjax.training._guarded import GuardedStep, Measured, nan_out_of_range
 from seqjax.training._results import kind, require_scalars
 from seqjax.training._state import TrainState, changed_state, graphdef_of
 from seqjax.types import Array, PRNGKey, PyTree
@@ -74,12 +75,15 @@ def make_train_step(
       gradient as it comes from the loss, before the optimiser clips it, and `skipped`.
 
     Raises:
-      TypeError: `model` is not a module; at the first step, when `loss_fn` returns something else
+      TypeError: `model` is not a module; a field of a batch that holds no numbers; at the first
+        step, when the key is none, when `loss_fn` returns something else
         than a pair of an array and a dict, or the optimiser cannot update the model's parameters.
       ValueError: at the first step: a loss that is not a float scalar, a metric that is not a
         scalar or has a name that a history needs (`loss`, `grad_norm`, `skipped`, `epoch`, `step`,
-        `seconds`), or a model whose state has changed its structure. At any step: a length that is
-        negative or beyond the steps of its batch; filler that would count and cannot be left out.
+        `seconds`), or a model whose state has changed its structure. At any step: integers beyond
+        32 bits; a length that is negative or beyond the steps of its batch, if it is on the host
+        (lengths on a device make the loss NaN instead); filler that would count and cannot be left
+        out.
 
     Example:
       >>> import jax, jax.numpy as jnp, optax
@@ -104,6 +108,7 @@ def make_train_step(
     def outline(
         state: TrainState, batch: Any, key: PRNGKey, *, watch: Callable[[Any], None] | None = None
     ) -> Measured:
+        key = checks.require_key("key", key)
         call_key, stored_key = jax.random.split(jax.random.fold_in(key, state.step))
         module = nnx.merge(graphdef, state.params, state.model_state)
         module.train()
@@ -117,7 +122,9 @@ def make_train_step(
         state: TrainState, batch: Any, key: PRNGKey
     ) -> tuple[TrainState, dict[str, Any]]:
         def objective(params: PyTree) -> tuple[Array, tuple[dict[str, Any], PyTree]]:
-            (loss, metrics), model_state = outline(state._replace(params=params), batch, key)
+            with checks.noting_ranges() as noted:
+                (loss, metrics), model_state = outline(state._replace(params=params), batch, key)
+            loss, metrics = nan_out_of_range((loss, metrics), noted, batch)
             return loss, (metrics, model_state)
 
         (loss, (metrics, model_state)), grads = jax.value_and_grad(objective, has_aux=True)(
@@ -126,6 +133,9 @@ def make_train_step(
         updates, opt_state = update(
             transformation, grads, state.opt_state, state.params,
             value=loss, value_fn=lambda params: objective(params)[0],
+            as_variables=lambda pure: nnx.state(
+                nnx.merge(graphdef, pure, state.model_state), nnx.Param
+            ),
         )  # fmt: skip
         params = optax.apply_updates(state.params, updates)
         finite = _all_finite((loss, grads, updates))

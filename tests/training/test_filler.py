@@ -373,3 +373,9 @@ def shifted(x, y):
 def test_dependences(function, expected):
     program = jax.make_jaxpr(function)(1.0, 2.0)
     assert [set(found) for found in dependences(program, [{0}, {1}])] == expected
+
+
+def test_lengths_in_a_list_do_not_keep_filler_in():
+    """A list of numbers is one field, and no field for each of its numbers."""
+    listed = [batch | {"lengths": batch["lengths"].tolist()} for batch in batches()]
+    assert_same(fit(careless_loss, listed), fit(careless_loss, batches(pad_batch=False)))

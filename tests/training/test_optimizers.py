@@ -166,3 +166,83 @@ def test_what_cannot_be_used_is_refused():
         fit(optimizer, 1)
     with pytest.raises(TypeError, match=r"optimizer: expected one of optax's .*got 3"):
         training.init_state(Point(), 3)
+
+
+def slope(model, batch, rngs):
+    """Its gradient is 1 everywhere."""
+    return jnp.sum(model.kernel[...]) + jnp.sum(model.bias[...]), {}
+
+
+def sgd(rate):
+    return optax.sgd(rate)
+
+
+FREEZE = optax.transforms.freeze
+
+
+# Each optimiser with how far one step moves the kernel and the bias; `labels` is True for matrices.
+@pytest.mark.parametrize(
+    ("make", "kernel", "bias"),
+    [
+        (lambda labels: optax.masked(sgd(0.5), labels), 0.5, -1.0),
+        (lambda labels: optax.chain(sgd(0.5), FREEZE(labels)), 0.0, 0.5),
+        (
+            lambda labels: optax.multi_transform(
+                {True: optax.sgd(0.5, momentum=0.9), False: sgd(0.25)}, labels
+            ),
+            0.5,
+            0.25,
+        ),
+        (
+            lambda labels: optax.chain(
+                sgd(0.5), optax.masked(optax.scale(2.0), labels), training.averaging(0.9)
+            ),
+            1.0,
+            0.5,
+        ),
+        # The decay of ones, after clipping the gradient to nothing.
+        (
+            lambda labels: optax.chain(
+                optax.scale(0.0), optax.adamw(0.5, weight_decay=0.5, mask=labels)
+            ),
+            0.25,
+            0.0,
+        ),
+        (lambda labels: optax.contrib.schedule_free(optax.masked(sgd(0.5), labels), 0.5), 0.5, -1),
+    ],
+)
+@pytest.mark.parametrize("form", [lambda state: state, nnx.as_pure, None])
+def test_masks_and_labels_of_parts_of_the_model(make, kernel, bias, form):
+    ones = nnx.initializers.ones
+    model = nnx.Linear(2, 2, kernel_init=ones, bias_init=ones, rngs=nnx.Rngs(0))
+
+    def labels(params):
+        return jax.tree.map(lambda p: p.ndim > 1, params)
+
+    optimizer = make(labels(form(nnx.state(model, nnx.Param))) if form else labels)
+    result = training.fit(model, slope, optimizer, [BATCH], epochs=1, progress=False)
+    params = result.state.params
+    np.testing.assert_allclose(params["kernel"], np.full((2, 2), 1 - kernel), rtol=1e-6)
+    np.testing.assert_allclose(params["bias"], np.full(2, 1 - bias), rtol=1e-6)
+    assert set(params) == {"kernel", "bias"} and isinstance(params["bias"], jax.Array)
+
+
+def test_a_mask_of_a_tree_of_its_own_is_an_error():
+    with pytest.raises(TypeError, match=r"optimizer: .*masks and labels.*nnx.state\(model"):
+        fit(optax.masked(optax.sgd(0.1), {"q": True}), 1)
+
+
+def test_lookahead_is_named_only_where_it_is_the_cause():
+    with pytest.raises(TypeError, match=r"optax.lookahead needs parameters of its own form"):
+        fit(optax.lookahead(optax.sgd(0.1), 2, 0.5), 1)
+    with pytest.raises(TypeError, match="optimizer: ") as caught:
+        fit(optax.sgd(lambda step: "fast"), 1)
+    assert "lookahead" not in str(caught.value)
+
+
+@pytest.mark.parametrize("name", ["learning_rate", "clip_norm", "clip_value", "weight_decay"])
+@pytest.mark.parametrize("value", ["1e-2", True, b"1"])
+def test_numbers_of_an_optimizer_are_numbers(name, value):
+    options = {"learning_rate": 0.1, "name": "adamw", name: value}
+    with pytest.raises(TypeError, match=f"{name}: expected a"):
+        training.optimizer(**options)

@@ -1,6 +1,7 @@
 """What scripts share: options that make no sense, runs that cannot go on as asked."""
 
 import dataclasses
+from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
@@ -69,3 +70,22 @@ def test_a_run_leaves_its_traces_and_goes_on_only_as_it_was(tmp_path):
         [(name, value)] = change.items()
         with pytest.raises(ValueError, match=rf"{name}: expected .* as in .*, got {value}"):
             go(dataclasses.replace(resumed, **change))
+
+
+@pytest.mark.parametrize("out", ["~/run", Path("~/run")])
+def test_the_folder_of_a_run_is_a_path_of_this_machine(out: Any) -> None:
+    assert training.ScriptOptions(out=out).out == Path.home() / "run"
+
+
+def test_the_folder_of_a_run_may_be_text_and_is_no_url(tmp_path):
+    text: Any = str(tmp_path / "run")
+    options = training.ScriptOptions(out=text)
+    options.prepare()
+    assert options.out == tmp_path / "run" and options.out.is_dir()
+    urls: list[Any] = ["gs://bucket/run", Path("gs://bucket/run")]
+    for url in urls:
+        with pytest.raises(ValueError, match=r"^out: expected a path on this machine"):
+            training.ScriptOptions(out=url)
+    wrong: Any = 3
+    with pytest.raises(TypeError, match=r"^out: expected a path, got 3"):
+        training.ScriptOptions(out=wrong)

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+import pandas as pd
 import pytest
 from flax import nnx
 
@@ -207,3 +208,148 @@ def test_nothing_is_said_of_good_values():
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         fit(make_batches(), eval_batches=make_batches(), metric_fn=accuracy_fn)
+
+
+def test_tokens_beyond_the_embedding_show_in_an_accuracy_alone():
+    with pytest.raises(ValueError, match=r"ids of the embedding 'embedding': .*got 10"):
+        evaluate(make_batches(tokens=BEYOND), accuracy_fn)
+
+
+WIDE = r"batch\['label'\]: expected integers that u?int32 can hold.* got 4294967296"
+
+
+@pytest.mark.parametrize(
+    ("label", "error", "message"),
+    [
+        (np.full(4, 2**32), ValueError, WIDE),
+        (np.full(4, 2**32, np.uint64), ValueError, WIDE),
+        ([2**32] * 4, ValueError, WIDE),
+        (2**32, ValueError, WIDE),
+        (np.int64(2**32), ValueError, WIDE),
+        (
+            np.ma.array([0, 1, 2, 9], mask=[False, False, False, True]),
+            ValueError,
+            "no masked entries",
+        ),
+        ([[0, 1], [2]], ValueError, "parts that differ in shape"),
+        (np.array(["a"] * 4), TypeError, "expected numbers, got .*'a'"),
+        (np.array([None] * 4), TypeError, "expected numbers, got None"),
+        (np.array(["2020-01-01"] * 4, "M8[D]"), TypeError, "expected numbers, got datetime64"),
+        (np.zeros(4, np.clongdouble), TypeError, "expected numbers that JAX has, got complex"),
+    ],
+)
+def test_fields_that_jax_cannot_hold_are_named(label, error, message):
+    bad = make_batches()[0] | {"label": label}
+    message = message if message == WIDE else rf"batch\['label'\]: .*{message}"
+    for prefetch in (0, 2):
+        with pytest.raises(error, match=message):
+            fit([bad], prefetch=prefetch)
+    with pytest.raises(error, match=message):
+        fit(make_batches(), eval_batches=[bad], metric_fn=metric_fn)
+    with pytest.raises(error, match=message):
+        evaluate([bad], metric_fn)
+    model = Classifier(nnx.Rngs(0))
+    state = training.init_state(model, optax.sgd(0.1))
+    step = training.make_train_step(model, loss_fn, optax.sgd(0.1))
+    with pytest.raises(error, match=message):
+        step(state, bad, jax.random.key(0))
+
+
+def test_tokens_beyond_32_bits_are_named():
+    tokens = make_batches()[3]["tokens"] + 2**32
+    with pytest.raises(ValueError, match=r"batch\['tokens'\]: .*int32 can hold"):
+        fit(make_batches(tokens=tokens))
+
+
+@pytest.mark.parametrize(
+    "label",
+    [[0, 1, 2, 1], (0, 1, 2, 1), pd.Series([0, 1, 2, 1]), np.array([0, 1, 2, 1], object)],
+)
+def test_lists_and_columns_are_arrays(label):
+    expected = evaluate(make_batches(1 + 3, label=np.array([0, 1, 2, 1])), metric_fn)
+    assert evaluate(make_batches(1 + 3, label=label), metric_fn) == expected
+
+
+def test_a_batch_may_be_a_tuple_of_arrays_and_numbers():
+    def scaled(model, batch, rngs):
+        tokens, label, scale = batch
+        assert isinstance(batch, tuple)
+        return scale * losses.cross_entropy(model(tokens), label), {}
+
+    batch = make_batches()[0]
+    [record] = fit([(batch["tokens"], batch["label"], 0.0)], scaled).history
+    assert record["loss"] == 0.0
+
+
+@pytest.mark.parametrize("batches", [make_batches()[0], None, 3, "text"])
+def test_what_is_no_iterable_of_batches_is_named(batches):
+    with pytest.raises(TypeError, match=r"^batches: expected an iterable of batches, got "):
+        evaluate(batches, metric_fn)
+    for source in (batches, lambda epoch: batches):
+        with pytest.raises(TypeError, match=r"^train_batches: expected an iterable of batches"):
+            fit(source)
+        with pytest.raises(TypeError, match=r"^eval_batches: expected an iterable of batches"):
+            fit(make_batches(), eval_batches=source if source is not None else 3,
+                metric_fn=metric_fn)  # fmt: skip
+
+
+def test_a_key_that_is_none_is_named():
+    model = Classifier(nnx.Rngs(0))
+    state = training.init_state(model, optax.sgd(0.1))
+    step = training.make_train_step(model, loss_fn, optax.sgd(0.1))
+    with pytest.raises(TypeError, match=r"key: expected a random key .*got int32\[\]"):
+        step(state, make_batches()[0], 0)
+    old, new = (
+        step(state, make_batches()[0], key)[1]["loss"]
+        for key in (jax.random.PRNGKey(0), jax.random.key(0))
+    )
+    assert float(old) == float(new)
+
+
+def test_numbers_beyond_float32_are_not_called_finite():
+    large = [batch | {"scale": np.array([1e300])} for batch in make_batches()]
+
+    def scaled(model, batch, rngs):
+        return loss_fn(model, batch, rngs)[0] * batch["scale"].sum(), {}
+
+    with pytest.raises(FloatingPointError, match=r"batch\['scale'\] with values beyond float32"):
+        fit(large, scaled)
+
+
+def test_lengths_of_later_batches_on_the_device_are_named():
+    """They are not read before the step, which would wait for the device."""
+
+    def batch(length):
+        xs, n = np.ones((3, 4, 2), np.float32), np.array([1, 4, length])
+        return jax.device_put({"xs": xs, "n": n})
+
+    def mean_fn(model, batch):
+        return {"mean": metrics.Mean.of(model(batch)), "one": metrics.Mean(1.0, 1)}
+
+    model = Layered(nnx.Rngs(0))
+    state = training.init_state(model, optax.sgd(0.1))
+    step = training.make_train_step(model, length_loss, optax.sgd(0.1))
+    eval_step = training.make_eval_step(model, mean_fn)
+    for length in (5, -1):
+        message = rf"lengths: expected 0 to 4.*batch\['n'\] in \[{min(length, 1)}, {max(4, length)}"
+        with pytest.raises(ValueError, match=message):
+            training.evaluate(eval_step, state, [batch(3), batch(length)])
+        batches = [batch(3), batch(2), batch(length)]
+        with pytest.raises(ValueError, match=message):
+            training.fit(model, length_loss, optax.sgd(0.1), batches, epochs=1, progress=False)
+        step(state, batch(3), jax.random.key(0))
+        after, measured = step(state, batch(length), jax.random.key(0))
+        assert np.isnan(measured["loss"]) and bool(measured["skipped"])
+        jax.tree.map(np.testing.assert_array_equal, after.params, state.params)
+    good = training.evaluate(eval_step, state, [batch(3), batch(4)])
+    assert np.isfinite(good["mean"]) and good["one"] == 1.0
+
+
+def test_no_tracer_of_lengths_outlives_its_transformation():
+    batch = {"xs": np.ones((3, 4, 2), np.float32), "n": np.array([1, 4, 0])}
+    with jax.checking_leaks():
+        search = optax.scale_by_backtracking_linesearch(max_backtracking_steps=3)
+        optimizer = optax.chain(optax.sgd(1.0), search)  # computes the loss in a loop
+        model = Layered(nnx.Rngs(0))
+        result = training.fit(model, length_loss, optimizer, [batch], epochs=1, progress=False)
+    assert result.history[0]["skipped"] == 0

@@ -1,0 +1,92 @@
+"""Batches as arrays, whatever containers their fields came in."""
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import jax
+import numpy as np
+
+from seqjax import checks
+from seqjax.data._containers import column, numbers
+from seqjax.types import PyTree
+
+__all__ = ["as_arrays", "require_batches"]
+
+
+def as_arrays(batch: PyTree) -> PyTree:
+    """Return a batch whose fields JAX can take without loss.
+
+    Lists of numbers, columns of data frames and arrays of other libraries become NumPy arrays. JAX
+    arrays and Python numbers stay as they are.
+
+    Raises:
+      TypeError: a field that holds no numbers.
+      ValueError: masked or missing entries, a list of parts that differ in shape, or integers
+        beyond 32 bits, which JAX would cut.
+
+    Example:
+      >>> as_arrays({"x": np.ones(2), "lengths": [3, 4]})["lengths"]
+      array([3, 4])
+      >>> as_arrays({"ids": np.array([2**40])})
+      Traceback (most recent call last):
+      ValueError: batch['ids']: expected integers that int32 can hold, ...
+    """
+    if all(map(_is_ready, jax.tree.leaves(batch))):
+        return batch
+    return jax.tree.map_with_path(
+        lambda path, leaf: _array(f"batch{jax.tree_util.keystr(path)}", leaf),
+        batch,
+        is_leaf=_is_list_of_numbers,
+    )
+
+
+def require_batches(name: str, batches: Any) -> Iterable[Any]:
+    """Return `batches` if it is an iterable that may hold batches, or raise.
+
+    Raises:
+      TypeError: one batch alone, or nothing that can be iterated over.
+
+    Example:
+      >>> require_batches("batches", {"x": np.ones(2)})
+      Traceback (most recent call last):
+      TypeError: batches: expected an iterable of batches, got one dict; put it in a list
+    """
+    if isinstance(batches, Mapping):
+        kind = type(batches).__name__
+        raise TypeError(
+            f"{name}: expected an iterable of batches, got one {kind}; put it in a list"
+        )
+    if not isinstance(batches, Iterable) or isinstance(batches, str | bytes):
+        raise TypeError(f"{name}: expected an iterable of batches, got {checks.brief(batches)}")
+    return batches
+
+
+def _is_ready(leaf: Any) -> bool:
+    """Whether JAX takes a leaf as it is; this runs at every step, so it is quick."""
+    if isinstance(leaf, jax.Array):
+        return True
+    if type(leaf) is not np.ndarray or leaf.dtype.char not in "?bhilqBHILQefdFD":
+        return False
+    if leaf.dtype.itemsize < 8 or leaf.dtype.kind not in "iu" or not leaf.size:
+        return True
+    return bool(leaf.min() >= -(2**31) and leaf.max() < 2**31)
+
+
+def _array(name: str, leaf: Any) -> Any:
+    if isinstance(leaf, jax.Array):
+        return leaf
+    array = numbers(name, leaf)
+    if array.dtype.char in "gG":
+        raise TypeError(f"{name}: expected numbers that JAX has, got {array.dtype}")
+    column(name, np.atleast_1d(array))  # raises on integers that JAX would cut
+    return leaf if isinstance(leaf, bool | int | float | complex | np.generic) else array
+
+
+def _is_list_of_numbers(node: Any) -> bool:
+    """Whether a node of a batch is one field, and no container of fields."""
+    if type(node) not in (list, tuple) or not node:
+        return False
+    return all(
+        isinstance(part, bool | int | float | complex | np.generic) or _is_list_of_numbers(part)
+        for part in node
+    )
