@@ -5,8 +5,8 @@ from typing import Any
 
 import numpy as np
 
-from seqjax._files import FilePath
-from seqjax.data._files import file_path, is_packed, read_bytes
+from seqjax._files import FilePath, local_file
+from seqjax.data._files import is_packed, read_bytes
 from seqjax.data._sound_headers import declared_frames
 
 __all__ = ["read_audio"]
@@ -55,7 +55,7 @@ def read_audio(path: FilePath) -> tuple[np.ndarray, int]:
         import soundfile
     except ImportError:
         raise ImportError('read_audio needs soundfile: pip install "seqjax[audio]"') from None
-    path = file_path(path)
+    path = local_file("path", path)
     with _Source(io.BytesIO(read_bytes(path)) if is_packed(path) else path.open("rb", 0)) as file:
         try:
             declared = declared_frames(file)

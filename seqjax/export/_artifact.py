@@ -14,7 +14,7 @@ import jax
 import numpy as np
 
 from seqjax import checks
-from seqjax._files import FilePath, local_path, replacing
+from seqjax._files import FilePath, local_file, replacing
 from seqjax.export._inputs import check_ranges, checked_input
 
 __all__ = ["Artifact", "load", "save"]
@@ -189,7 +189,7 @@ def load(path: FilePath) -> Artifact:
       FileNotFoundError: ...
     """
     _require_flatbuffers()
-    path = os.fspath(local_path("path", path))
+    path = os.fspath(local_file("path", path))
     try:
         archive = zipfile.ZipFile(path)
     except zipfile.BadZipFile as error:
