@@ -224,7 +224,7 @@ def test_mistakes_of_edit_distance():
     for wrong in some:
         with pytest.raises(TypeError, match="hypothesis: expected a sequence of tokens or an arr"):
             metrics.edit_distance([1], wrong)
-    both = [
+    both: list[tuple[Any, Any]] = [
         ("abc", b"abc"),
         (["a"], [b"a"]),
         (b"abc", ["abc"]),

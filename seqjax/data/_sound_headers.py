@@ -110,36 +110,21 @@ def _check_tail(file: BinaryIO, at: int, size: int, order: str, padding: int) ->
 def _is_tail(file: BinaryIO, at: int, size: int, order: str) -> bool:
     for name, start, length in _chunks(file, at, size, order):
         readable = all(32 <= byte < 127 for byte in name)
-        if not readable or start + length > size or name in _NO_TAIL:
+        if not readable or start + length > size or name in (*_HEADS, b"fmt ", b"data", b"SSND"):
             break
         at = start + length + length % 2
     return not _rest(file, at)
 
 
-# These begin a second file, or a second part of the samples.
-_NO_TAIL = (b"RIFF", b"RIFX", b"RF64", b"FORM", b"fmt ", b"data", b"SSND")
+_HEADS = (b"RIFF", b"RIFX", b"RF64", b"FORM", b"OggS", b".snd")
 
 
 def _rest(file: BinaryIO, at: int) -> bytes:
-    """What follows from a place on, without tags of a music player and NULs."""
+    """What follows from a place on, unless it is NULs or a tag of a music player."""
     file.seek(at)
-    data = file.read()
-    return data[_after_tags(data, 0) :].strip(b"\0")
-
-
-def _after_tags(data: bytes, at: int) -> int:
-    """The place after tags of a music player: ID3 of both versions, APE."""
-    while True:
-        if data[at : at + 3] == b"ID3" and len(data) - at >= 10:
-            at += 10 + sum(
-                (byte & 127) << 7 * n for n, byte in enumerate(data[at + 9 : at + 5 : -1])
-            )
-        elif data[at : at + 3] == b"TAG":
-            at += 128
-        elif data[at : at + 8] == b"APETAGEX" and len(data) - at >= 32:
-            at += 32 + int.from_bytes(data[at + 12 : at + 16], "little")
-        else:
-            return at
+    rest = file.read().strip(b"\0")
+    tagged = rest.startswith((b"TAG", b"ID3")) and not any(head in rest for head in _HEADS)
+    return b"" if tagged else rest
 
 
 def _aiff(file: BinaryIO, size: int) -> int | None:
@@ -199,12 +184,14 @@ def _mpeg_or_flac(data: bytes) -> int | None:
     Without such a frame, libsndfile takes the size of all frames to be that of the first, and of a
     file of variable bit rate it reads a part. With one, it reads no more frames than that says.
     """
-    start = at = _after_tags(data, 0)
+    at = 0
+    if data[:3] == b"ID3" and len(data) >= 10:
+        at = 10 + sum((byte & 127) << 7 * n for n, byte in enumerate(data[9:5:-1]))
     if len(re.findall(rb"fLaC[\0\x80]\0\0\x22", data)) > 1:  # with the head of a first block
         raise ValueError("several FLAC files, one after the other; split them")
-    if data[at : at + 4] in _NO_TAIL:  # of which libsndfile reads a part
+    if data[at : at + 4] in _HEADS:  # of which libsndfile reads a part
         raise ValueError(f"tags of a music player before {data[at : at + 4].decode()}")
-    frames = samples = 0
+    start, frames, samples = at, 0, 0
     while len(data) - at >= 4:
         header = int.from_bytes(data[at : at + 4], "big")
         version, layer = header >> 19 & 3, header >> 17 & 3
@@ -213,12 +200,15 @@ def _mpeg_or_flac(data: bytes) -> int | None:
             break
         length = 576 if version < 3 else 1152
         bits = 1000 * _BIT_RATES[version < 3][bit_rate]
-        at = _after_tags(data, at + length // 8 * bits // _RATES[version][rate] + padding)
+        at += length // 8 * bits // _RATES[version][rate] + padding
         frames, samples = frames + 1, samples + length
     if not frames:  # another layer of MPEG, or none
         return None
     if at > len(data):
         raise ValueError("a last frame that is not whole; it was cut")
+    if data[at : at + 8] == b"APETAGEX":
+        at += 32 + int.from_bytes(data[at + 12 : at + 16], "little")
+    at += 128 if data[at : at + 3] == b"TAG" else 0
     if data[at:].strip(b"\0"):
         raise ValueError(f"bytes that are no frame of MP3 from {at} on, of {len(data)}")
     first = re.search(b"Xing|Info|VBRI", data[start : start + 64])

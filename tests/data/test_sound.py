@@ -392,18 +392,28 @@ def whole(request):
 
 def test_joined_files_are_an_error(tmp_path, whole):
     assert len(read(tmp_path, whole)[0]) == 20000
-    with pytest.raises(ValueError, match=r"path: expected .* in .*sound\.wav, .*got"):
-        read(tmp_path, whole + whole)
+    for between in (b"", b"TAG" + bytes(125), ID3):
+        with pytest.raises(ValueError, match=r"path: expected .* in .*sound\.wav, .*got"):
+            read(tmp_path, whole + between + whole)
 
 
 def test_joined_files_with_tags_between_them(tmp_path):
     if "MP3" not in soundfile.available_formats():
         pytest.skip("this libsndfile has no MP3")
     whole = encoded(0.5 * np.sin(0.1 * np.arange(20000)), 16000, format="MP3")
-    for tags in (ID3, b"TAG" + bytes(125), b"APETAGEX" + bytes([0, 0, 0, 0, 9]) + bytes(28)):
-        assert len(read(tmp_path, whole + tags)[0]) == 20000
-        with pytest.raises(ValueError, match="it was cut, or files were joined"):
-            read(tmp_path, whole + tags + whole)
+    second, ape = b"TAG" + bytes(125), b"APETAGEX" + bytes([0, 0, 0, 0, 9]) + bytes(28)
+    for tags in (second, ape, ape + second):
+        assert len(read(tmp_path, ID3 + whole + tags)[0]) == 20000
+        for begin in (b"", ID3):
+            with pytest.raises(ValueError, match="bytes that are no frame of MP3 from "):
+                read(tmp_path, whole + tags + begin + whole)
+    with pytest.raises(ValueError, match="bytes that are no frame of MP3 from "):
+        read(tmp_path, ID3 + whole + ID3 + whole)
+    without = whole[whole.index(whole[:2], 4) :]  # without the frame that says how many
+    with pytest.raises(ValueError, match="it was cut, or files were joined"):
+        read(tmp_path, whole + without)
+    with pytest.raises(ValueError, match="bytes that are no frame of MP3 from "):
+        read(tmp_path, ID3 + without + ID3 + without)
     flac = encoded(VALUES, format="FLAC")
     np.testing.assert_array_equal(read(tmp_path, ID3 + flac)[0], VALUES)
     with pytest.raises(ValueError, match="several FLAC files, one after the other"):
