@@ -11,7 +11,7 @@ from typing import Any, TypeAlias
 
 from seqjax import checks
 
-__all__ = ["FilePath", "local_path", "replacing"]
+__all__ = ["FilePath", "local_file", "local_path", "new_file", "new_folder", "replacing"]
 
 FilePath: TypeAlias = str | os.PathLike[str]
 
@@ -19,7 +19,8 @@ FilePath: TypeAlias = str | os.PathLike[str]
 def local_path(name: str, path: Any) -> Path:
     """Return a path of this machine's file system, with `~` expanded.
 
-    Every public function that takes a path calls this first.
+    Every public function that takes a path calls this first, or `local_file`, `new_file` or
+    `new_folder`, which call it.
 
     Args:
       name: the argument's name, for the message.
@@ -27,7 +28,8 @@ def local_path(name: str, path: Any) -> Path:
 
     Raises:
       TypeError: not a path.
-      ValueError: an empty path, a path with a NUL character, or a URL such as "gs://bucket/run".
+      ValueError: an empty path, a path with a NUL character, a URL such as "gs://bucket/run", or
+        the home of a user whom this machine does not know, such as "~nobody/run".
 
     Example:
       >>> local_path("folder", "~/runs") == Path.home() / "runs"
@@ -50,7 +52,89 @@ def local_path(name: str, path: Any) -> Path:
         )
     if not text or "\0" in text:
         raise ValueError(f"{name}: expected a path, got {text!r}")
-    return Path(text).expanduser()
+    try:
+        return Path(text).expanduser()
+    except RuntimeError:
+        raise ValueError(
+            f"{name}: expected a path, got {text!r}, and this machine knows no such user; "
+            "an absolute path leads to a file whose name begins with '~'"
+        ) from None
+
+
+def local_file(name: str, path: Any) -> Path:
+    """Return the path of a file to read, or raise if a folder is there.
+
+    Args:
+      name: the argument's name, for the message.
+      path: as `local_path` takes it.
+
+    Raises:
+      TypeError, ValueError: as `local_path`; a folder.
+
+    Example:
+      >>> local_file("path", "/")
+      Traceback (most recent call last):
+      ValueError: path: expected a file, got the folder '/'
+    """
+    found = local_path(name, path)
+    if os.path.isdir(found):
+        raise ValueError(f"{name}: expected a file, got the folder {os.fspath(found)!r}")
+    return found
+
+
+def new_file(name: str, path: Any) -> Path:
+    """Return the path of a file to write, which may be there already.
+
+    Args:
+      name: the argument's name, for the message.
+      path: as `local_path` takes it.
+
+    Raises:
+      TypeError, ValueError: as `local_path`; a folder or a device is there, or the path leads
+        through a file.
+
+    Example:
+      >>> new_file("path", "/")
+      Traceback (most recent call last):
+      ValueError: path: expected a file or nothing yet, got a folder, '/'
+    """
+    found = local_path(name, path)
+    if os.path.exists(found) and not os.path.isfile(found):
+        kind = "a folder" if os.path.isdir(found) else "a device or the like"
+        raise ValueError(
+            f"{name}: expected a file or nothing yet, got {kind}, {os.fspath(found)!r}"
+        )
+    _require_folders(name, found.parent)
+    return found
+
+
+def new_folder(name: str, path: Any) -> Path:
+    """Return the path of a folder to write to, which may be there already; it is not made here.
+
+    Args:
+      name: the argument's name, for the message.
+      path: as `local_path` takes it.
+
+    Raises:
+      TypeError, ValueError: as `local_path`; the path is that of a file, or leads through one.
+
+    Example:
+      >>> new_folder("folder", __file__)  # doctest: +ELLIPSIS
+      Traceback (most recent call last):
+      ValueError: folder: expected a folder, got the file '..._files.py'
+    """
+    found = local_path(name, path)
+    _require_folders(name, found)
+    return found
+
+
+def _require_folders(name: str, folder: Path) -> None:
+    """Raise if the first thing that exists on the way to a folder is a file."""
+    for place in (folder, *folder.parents):
+        if os.path.isdir(place):
+            return
+        if os.path.exists(place):
+            raise ValueError(f"{name}: expected a folder, got the file {os.fspath(place)!r}")
 
 
 # At least two letters: "C:/data" is a drive of Windows.
@@ -68,7 +152,8 @@ def replacing(path: FilePath) -> Iterator[Path]:
       path: of the file to replace, or of none yet.
 
     Raises:
-      ValueError: neither a regular file nor nothing is there.
+      TypeError, ValueError: as `new_file`.
+      FileNotFoundError: the folder of the file is not there.
 
     Example:
       >>> import tempfile
@@ -80,11 +165,10 @@ def replacing(path: FilePath) -> Iterator[Path]:
       >>> path.read_text()
       'hello'
     """
-    path = local_path("path", path)
+    path = new_file("path", path)
     target = Path(os.path.realpath(path))
-    if target.exists() and not target.is_file():
-        kind = "a folder" if target.is_dir() else "a device or the like"
-        raise ValueError(f"path: expected a file or nothing yet, got {kind}, {os.fspath(path)!r}")
+    if not target.parent.is_dir():
+        raise FileNotFoundError(f"path: expected a folder {os.fspath(path.parent)!r}, got none")
     # The suffix stays, by which writers may choose a format.
     partial = target.with_name(f".{uuid.uuid4().hex}.partial{path.suffix}")
     try:

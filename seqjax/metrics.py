@@ -284,8 +284,8 @@ def edit_distance(
 
     Raises:
       ImportError: rapidfuzz is not installed.
-      TypeError: not a sequence, an array of another number of dimensions, or a token that cannot be
-        hashed.
+      TypeError: not a sequence, an array of another number of dimensions, a masked array, a token
+        that cannot be hashed, or text on one side and bytes on the other.
 
     References:
       Levenshtein (1966), Binary codes capable of correcting deletions, insertions, and reversals.
@@ -304,13 +304,26 @@ def edit_distance(
     # equal where the tokens are.
     numbers: dict[Hashable, int] = {}
     first = _numbered("reference", reference, numbers)
-    return int(Levenshtein.distance(first, _numbered("hypothesis", hypothesis, numbers)))
+    second = _numbered("hypothesis", hypothesis, numbers)
+    kinds = {type(token) for token in numbers}
+    kinds |= {type(tokens) for tokens in (reference, hypothesis) if isinstance(tokens, bytes)}
+    if str in kinds and bytes in kinds:
+        raise TypeError(
+            "reference, hypothesis: expected text or bytes in both, got text and bytes; decode the "
+            'bytes first, with value.decode("utf-8")'
+        )
+    return int(Levenshtein.distance(first, second))
 
 
 def _numbered(name: str, tokens: Any, numbers: dict[Hashable, int]) -> list[int]:
     """The number of each token; new ones are added."""
     if not isinstance(tokens, Sequence):
-        if np.ndim(tokens) != 1 or checks.is_traced(tokens) or not hasattr(tokens, "__array__"):
+        if (
+            np.ndim(tokens) != 1
+            or checks.is_traced(tokens)
+            or not hasattr(tokens, "__array__")
+            or np.ma.is_masked(tokens)
+        ):
             raise TypeError(
                 f"{name}: expected a sequence of tokens or an array [T], got {checks.brief(tokens)}"
             )

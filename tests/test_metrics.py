@@ -225,6 +225,21 @@ def test_mistakes_of_edit_distance():
     for wrong in some:
         with pytest.raises(TypeError, match="hypothesis: expected a sequence of tokens or an arr"):
             metrics.edit_distance([1], wrong)
+    both: list[tuple[Any, Any]] = [
+        ("abc", b"abc"),
+        (["a"], [b"a"]),
+        (b"abc", ["abc"]),
+        (np.array(["a"]), np.array([b"a"])),
+    ]
+    for a, b in both:
+        with pytest.raises(TypeError, match="expected text or bytes in both, got text and bytes"):
+            metrics.edit_distance(a, b)
+        with pytest.raises(TypeError, match="expected text or bytes in both, got text and bytes"):
+            metrics.edit_distance(b, a)
+    assert metrics.edit_distance(b"abc", b"ab") == metrics.edit_distance([b"a"], [b"b"]) == 1
+    masked = np.ma.array([1, 2], mask=[False, True])
+    with pytest.raises(TypeError, match="reference: expected a sequence of tokens or an array"):
+        metrics.edit_distance(masked, [1, 2])
 
 
 def test_edit_distance_says_what_to_install(monkeypatch):

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from seqjax import checks
-from seqjax._files import FilePath, local_path, replacing
+from seqjax._files import FilePath, new_folder, replacing
 from seqjax.data._containers import entries
 from seqjax.data._subwords import Subwords
 from seqjax.data._texts import require_tokens, tokens_of
@@ -42,7 +42,7 @@ def cached_tokens(
 
     Raises:
       TypeError: another tokenizer, texts that are not strings, or one text instead of several.
-      ValueError: missing values in a column.
+      ValueError: missing values in a column; the folder is a file, or its path leads through one.
       OSError: a folder that cannot be written to.
 
     Warns:
@@ -65,7 +65,7 @@ def cached_tokens(
             f"tokenizer: expected a Vocabulary or Subwords, got {checks.brief(tokenizer)}"
         )
     texts = [_plain(f"texts[{n}]", text) for n, text in enumerate(entries("texts", texts))]
-    folder = local_path("folder", folder)
+    folder = new_folder("folder", folder)
     path = folder / f"{_digest(texts, tokenizer)}.npz"
     if path.exists():
         try:

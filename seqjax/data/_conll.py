@@ -114,8 +114,8 @@ def _separator(blocks: Sequence[Sequence[Line]], path: FilePath) -> Literal["\t"
         number, _ = lines[tabs.index(not tabs[0])]
         has, have = ("a", "no") if tabs[0] is False else ("no", "a")
         raise ValueError(
-            f"separator: {path} is ambiguous: line {number} has {has} tab, and the lines before "
-            f'have {have} tab; pass separator="\\t" or separator=" "'
+            f"separator: {path} is ambiguous: line {number} has {has} tab between words, and the "
+            f'lines before have {have} tab there; pass separator="\\t" or separator=" "'
         )
     return "\t" if True in tabs else " "
 

@@ -9,7 +9,7 @@ import numpy as np
 
 from seqjax import checks
 
-__all__ = ["column", "columns", "entries", "numbers"]
+__all__ = ["column", "columns", "entries", "numbers", "table_columns"]
 
 _SCALARS = {bool, int, float, complex, *(np.dtype(code).type for code in "?bhilqBHILQefdFD")}
 
@@ -64,7 +64,7 @@ def column(name: str, field: Any) -> np.ndarray | Sequence[Any]:
             pass  # entries that differ in shape, or an error that is to name its entry
     if field and all(isinstance(entry, jax.Array) for entry in field):
         field = _read(name, jax.device_get, field)
-    arrays = [numbers(f"{name}[{n}]", entry) for n, entry in enumerate(field)]
+    arrays = _parts(name, field)
     wide = [n for n, array in enumerate(arrays) if array.dtype.itemsize == 8 and array.size]
     if wide and not _fits(np.concatenate([arrays[n].ravel() for n in wide])):
         for n in wide:
@@ -99,11 +99,39 @@ def numbers(name: str, value: Any) -> np.ndarray:
     if isinstance(value, np.ndarray) and value.dtype == object:
         value = value.tolist()
     if isinstance(value, list | tuple) and not _is_plain(value):
+        names = None
+        for part in value:
+            names = table_columns(name, part, names)
         value = [numbers(name, part) for part in value]
     array = _read(name, np.asarray, value)
     if isinstance(value, list | tuple) and _was_whole(array, value):
         raise ValueError(f"{name}: expected integers that int64 can hold, got {array.max():g}")
     return _checked(name, array)
+
+
+def table_columns(name: str, part: Any, before: list[Any] | None) -> list[Any] | None:
+    """The columns of a table among others, which have to be those before: they go by position.
+
+    If the part is no table, `before` is returned.
+    """
+    found = getattr(part, "column_names", getattr(part, "columns", None))
+    if not isinstance(found, Iterable):
+        return before
+    names = list(found)
+    if before is not None and names != before:
+        raise ValueError(
+            f"{name}: expected the columns {', '.join(map(str, before))}, as before, got "
+            f"{', '.join(map(str, names))}; bring them into one order: frame[names]"
+        )
+    return names
+
+
+def _parts(name: str, values: Iterable[Any]) -> list[np.ndarray]:
+    arrays, names = [], None
+    for n, part in enumerate(values):
+        names = table_columns(f"{name}[{n}]", part, names)
+        arrays.append(numbers(f"{name}[{n}]", part))
+    return arrays
 
 
 def _ordered(name: str, value: Any) -> Any:
@@ -190,13 +218,19 @@ def _checked(name: str, array: np.ndarray) -> np.ndarray:
         return array
     hint = ""
     if kind in "Mm":
-        hint = "; make numbers of times, such as days: values.astype('datetime64[D]').astype(int)"
+        values = "values" if kind == "m" else "(values - numpy.datetime64('1970-01-01'))"
+        hint = f"; make numbers of times, such as days: {values} / numpy.timedelta64(1, 'D')"
     elif array.dtype.names:
         hint = "; name one of its fields: " + ", ".join(array.dtype.names)
     elif kind == "V":
         hint = "; say what the bytes are: values.view(jax.numpy.bfloat16)"
     elif array.size:
         first = array.ravel()[0]
+        for entry in array.ravel() if array.dtype == object else ():
+            if isinstance(entry, int) and not -(2**63) <= entry < 2**64:
+                raise ValueError(
+                    f"{name}: expected integers that 64 bits can hold, got {checks.brief(entry)}"
+                )
         raise TypeError(f"{name}: expected numbers, got {_kind(first)}{_hint(first)}")
     raise TypeError(f"{name}: expected numbers, got {array.dtype}{hint}")
 

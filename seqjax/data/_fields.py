@@ -2,12 +2,13 @@
 
 import contextlib
 import functools
+import warnings
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from seqjax.data._containers import column, numbers
+from seqjax.data._containers import column, numbers, table_columns
 
 __all__ = ["Field", "Spec", "stack"]
 
@@ -28,6 +29,8 @@ class Field:
       rows: an array [N, ...] if the entries have one shape, or a sequence of N entries.
     """
 
+    _names: list[Any] | None = None  # the columns of entries that are tables
+
     def __init__(self, name: str, given: Any) -> None:
         self.name, self.rows = name, column(name, given)
 
@@ -36,7 +39,10 @@ class Field:
 
     def __getitem__(self, n: int) -> np.ndarray:
         entry = self.rows[n]
-        return entry if isinstance(entry, np.ndarray) else numbers(f"{self.name}[{n}]", entry)
+        if isinstance(entry, np.ndarray):
+            return entry
+        self._names = table_columns(f"{self.name}[{n}]", entry, self._names)
+        return numbers(f"{self.name}[{n}]", entry)
 
     def __getstate__(self) -> dict[str, Any]:
         return {"name": self.name, "rows": self.rows}  # what making batches needs
@@ -112,11 +118,7 @@ def stack(
     arrays: Sequence[np.ndarray], lead: tuple[int, ...], spec: Spec, value: float = 0
 ) -> np.ndarray:
     """The arrays as rows of one [*lead, ...], with `value` around them."""
-    with np.errstate(invalid="ignore"):
-        fill = np.array(value).astype(spec.dtype)
-    if spec.dtype.kind in "biu" and fill != value:
-        raise ValueError(f"value: expected one that {spec.dtype} can hold, got {value}")
-    stacked = np.full(lead + spec.shape, fill)
+    stacked = np.full(lead + spec.shape, _fill(value, spec.dtype))
     if isinstance(arrays, np.ndarray):
         rows = np.index_exp[: len(arrays)]
         stacked[rows + np.index_exp[: arrays.shape[1]] if spec.over_time else rows] = arrays
@@ -127,3 +129,17 @@ def stack(
         elif len(array):  # an empty list need not have a step's axes
             stacked[row, : len(array)] = array
     return stacked
+
+
+def _fill(value: Any, dtype: np.dtype) -> np.ndarray:
+    """A number as an array of a dtype that can hold it, or an error."""
+    given = numbers("value", value)
+    if given.ndim:
+        raise TypeError(f"value: expected one number, got shape {given.shape}")
+    with np.errstate(invalid="ignore", over="ignore"), warnings.catch_warnings():
+        warnings.simplefilter("ignore", np.exceptions.ComplexWarning)
+        fill = given.astype(dtype)
+    lost = np.isfinite(given) & ~np.isfinite(fill) | (given.imag != 0) & (dtype.kind != "c")
+    if lost or (dtype.kind in "biu" and fill != given):
+        raise ValueError(f"value: expected one that {dtype} can hold, got {value}")
+    return fill

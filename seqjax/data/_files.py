@@ -5,15 +5,7 @@ import gzip
 import zlib
 from pathlib import Path
 
-from seqjax._files import FilePath, local_path
-
-
-def file_path(path: FilePath) -> Path:
-    """Return the path of something that can be opened; a folder raises `ValueError`."""
-    found = local_path("path", path)
-    if found.is_dir():
-        raise ValueError(f"path: expected a file, got the folder {found}")
-    return found
+from seqjax._files import FilePath, local_file
 
 
 def is_packed(path: Path) -> bool:
@@ -23,7 +15,7 @@ def is_packed(path: Path) -> bool:
 
 def read_bytes(path: FilePath) -> bytes:
     """Return what a file holds; a file whose name ends in ".gz" is unpacked."""
-    path = file_path(path)
+    path = local_file("path", path)
     data = path.read_bytes()
     if not is_packed(path):
         return data

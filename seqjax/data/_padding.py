@@ -39,7 +39,7 @@ def pad(
       lengths: int32 [B], after truncation.
 
     Raises:
-      TypeError: a sequence is not of numbers.
+      TypeError: a sequence is not of numbers, or `value` is not a number.
       ValueError: there are no sequences, their steps differ in shape, one is longer than `length`,
         or their dtype cannot hold `value`.
 

@@ -5,6 +5,8 @@ dropped, and "\r\n" becomes "\n". In a text without "\n", as the classic Mac OS 
 becomes "\n".
 """
 
+from pathlib import Path
+
 from seqjax._files import FilePath, local_path
 from seqjax.data._files import decode, read_bytes
 
@@ -90,15 +92,23 @@ def read_parallel(source_path: FilePath, target_path: FilePath) -> list[tuple[st
       >>> read_parallel(de, en)
       [('ja', 'yes'), ('nein', 'no')]
     """
-    source = local_path("source_path", source_path)
-    target = local_path("target_path", target_path)
-    sources, targets = read_lines(source), read_lines(target)
+    source, sources = _named_lines("source_path", source_path)
+    target, targets = _named_lines("target_path", target_path)
     if len(sources) != len(targets):
         raise ValueError(
             f"source_path, target_path: expected as many lines in both files, got {len(sources)} "
             f"in {source} and {len(targets)} in {target}"
         )
     return list(zip(sources, targets, strict=True))
+
+
+def _named_lines(name: str, path: FilePath) -> tuple[Path, list[str]]:
+    """The path and the lines of a file; errors name the argument."""
+    found = local_path(name, path)
+    try:
+        return found, read_lines(found)
+    except ValueError as error:
+        raise ValueError(f"{name}: {str(error).removeprefix('path: ')}") from None
 
 
 def lines_of(text: str, path: FilePath) -> list[str]:

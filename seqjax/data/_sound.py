@@ -5,8 +5,8 @@ from typing import Any
 
 import numpy as np
 
-from seqjax._files import FilePath
-from seqjax.data._files import file_path, is_packed, read_bytes
+from seqjax._files import FilePath, local_file
+from seqjax.data._files import is_packed, read_bytes
 from seqjax.data._sound_headers import declared_frames
 
 __all__ = ["read_audio"]
@@ -20,7 +20,9 @@ def read_audio(path: FilePath) -> tuple[np.ndarray, int]:
     what the file holds, whatever its name. A file whose name ends in ".gz" is unpacked.
 
     All samples are read, or an error is raised: a file that is shorter than its header says, or
-    that has samples its header leaves out, is damaged. A WAV file that was written to a pipe, whose
+    that has samples its header leaves out, is damaged. Several files that were joined to one are an
+    error. Bytes after the samples are an error unless they are NULs or tags of a music player; only
+    those after the frames of a FLAC file are not seen. A WAV file that was written to a pipe, whose
     header does not know the length, is read to its end.
 
     Args:
@@ -53,7 +55,7 @@ def read_audio(path: FilePath) -> tuple[np.ndarray, int]:
         import soundfile
     except ImportError:
         raise ImportError('read_audio needs soundfile: pip install "seqjax[audio]"') from None
-    path = file_path(path)
+    path = local_file("path", path)
     with _Source(io.BytesIO(read_bytes(path)) if is_packed(path) else path.open("rb", 0)) as file:
         try:
             declared = declared_frames(file)
@@ -70,6 +72,7 @@ def read_audio(path: FilePath) -> tuple[np.ndarray, int]:
             raise
         except Exception as error:  # of many classes, for all that bytes can be
             reason = getattr(error, "error_string", error)  # libsndfile's, without "Error opening"
+            reason = REASONS.get(str(reason), reason)
             raise ValueError(f"path: expected a sound file in {path}, got {reason}") from None
     expected = frames if declared is None else declared
     if len(samples) != expected:
@@ -89,6 +92,12 @@ def read_audio(path: FilePath) -> tuple[np.ndarray, int]:
 
 
 FORMATS = frozenset({"WAV", "WAVEX", "RF64", "FLAC", "OGG", "MP3", "NIST", "AIFF", "AU"})
+
+REASONS = {
+    "Internal error : SF_INFO struct incomplete.": "a header with a wrong rate or no channels",
+    "File does not exist or is not a regular file (possibly a pipe?).": "no whole frame of sound",
+}
+"""What libsndfile means by messages that speak of something else."""
 
 BLOCK = 2**16
 """Frames that are mixed at a time: in float64, but never the whole file."""

@@ -31,9 +31,9 @@ def declared_frames(file: BinaryIO) -> int | None:
         return int(count[1]) if count else None
     if head[:4] == b"OggS":
         _check_ogg(file, size)
-    if head[:3] == b"ID3" or head[:1] == b"\xff":
+    if head[:4] == b"fLaC" or head[:3] == b"ID3" or head[:1] == b"\xff":
         file.seek(0)
-        return _mp3(file.read())
+        return _mpeg_or_flac(file.read())
     return None
 
 
@@ -110,12 +110,21 @@ def _check_tail(file: BinaryIO, at: int, size: int, order: str, padding: int) ->
 def _is_tail(file: BinaryIO, at: int, size: int, order: str) -> bool:
     for name, start, length in _chunks(file, at, size, order):
         readable = all(32 <= byte < 127 for byte in name)
-        if not readable or start + length > size or name in (b"data", b"fmt "):
+        if not readable or start + length > size or name in (*_HEADS, b"fmt ", b"data", b"SSND"):
             break
         at = start + length + length % 2
+    return not _rest(file, at)
+
+
+_HEADS = (b"RIFF", b"RIFX", b"RF64", b"FORM", b"OggS", b".snd")
+
+
+def _rest(file: BinaryIO, at: int) -> bytes:
+    """What follows from a place on, unless it is NULs or a tag of a music player."""
     file.seek(at)
-    rest = file.read()
-    return rest.startswith((b"TAG", b"ID3")) or not rest.strip(b"\0")
+    rest = file.read().strip(b"\0")
+    tagged = rest.startswith((b"TAG", b"ID3")) and not any(head in rest for head in _HEADS)
+    return b"" if tagged else rest
 
 
 def _aiff(file: BinaryIO, size: int) -> int | None:
@@ -128,6 +137,8 @@ def _aiff(file: BinaryIO, size: int) -> int | None:
             common = file.read(min(length, 22))
             plain = len(common) < 22 or common[18:] in (b"NONE", b"sowt", b"twos")
             frames = struct.unpack(">I", common[2:6])[0] if plain else None
+        if name == b"SSND":
+            _check_tail(file, at + length, size, ">", length % 2)
     return frames
 
 
@@ -137,19 +148,26 @@ def _check_au(file: BinaryIO, size: int, at: int, length: int) -> None:
         return
     if length > size - at:
         raise ValueError(f"{size - at} bytes of samples, and its header says {length}; it was cut")
-    file.seek(at + length)
-    if file.read().strip(b"\0"):
+    if _rest(file, at + length):
         raise ValueError(f"{size - at - length} bytes after the samples that its header declares")
 
 
 def _check_ogg(file: BinaryIO, size: int) -> None:
-    """Ogg, whose last page is marked as the end."""
-    file.seek(max(0, size - 2**17))  # a page has less than half of that
-    data = file.read()
-    page = data[data.rfind(b"OggS") :] if b"OggS" in data else b""
-    segments = page[27 : 27 + page[26]] if len(page) > 26 else b""
-    if not segments or len(page) < 27 + page[26] + sum(segments) or not page[5] & 4:
+    """Ogg, which is pages; the last one is marked as the end."""
+    at, kind = 0, 0  # of kind, bit 1 means the first page of a stream, bit 2 the last one
+    while size - at >= 27:
+        file.seek(at)
+        page = file.read(27 + 255)
+        if page[:4] != b"OggS":
+            break
+        if kind & 4 and page[5] & 2:  # libsndfile reads the first of them
+            raise ValueError("several Ogg streams, one after the other; split them")
+        kind, segments = page[5], page[26]
+        at += 27 + segments + sum(page[27 : 27 + segments])
+    if not kind & 4 or at > size:
         raise ValueError("no page that ends the stream; it was cut")
+    if _rest(file, at):
+        raise ValueError(f"{size - at} bytes after the page that ends the stream")
 
 
 # Bits a second / 1000 and samples a second by a frame's header: MPEG 1, then MPEG 2 and 2.5.
@@ -160,18 +178,20 @@ _BIT_RATES = (
 _RATES = {3: (44100, 48000, 32000), 2: (22050, 24000, 16000), 0: (11025, 12000, 8000)}
 
 
-def _mp3(data: bytes) -> int | None:
-    """MP3, which is frames of a fixed number of samples; None if a first frame says how many.
+def _mpeg_or_flac(data: bytes) -> int | None:
+    """MP3: frames of a fixed number of samples; None for FLAC, or if a first frame says how many.
 
     Without such a frame, libsndfile takes the size of all frames to be that of the first, and of a
-    file of variable bit rate it reads a part.
+    file of variable bit rate it reads a part. With one, it reads no more frames than that says.
     """
     at = 0
     if data[:3] == b"ID3" and len(data) >= 10:
         at = 10 + sum((byte & 127) << 7 * n for n, byte in enumerate(data[9:5:-1]))
-    if any(name in data[at : at + 64] for name in (b"Xing", b"Info", b"VBRI")):
-        return None
-    samples = 0
+    if len(re.findall(rb"fLaC[\0\x80]\0\0\x22", data)) > 1:  # with the head of a first block
+        raise ValueError("several FLAC files, one after the other; split them")
+    if data[at : at + 4] in _HEADS:  # of which libsndfile reads a part
+        raise ValueError(f"tags of a music player before {data[at : at + 4].decode()}")
+    start, frames, samples = at, 0, 0
     while len(data) - at >= 4:
         header = int.from_bytes(data[at : at + 4], "big")
         version, layer = header >> 19 & 3, header >> 17 & 3
@@ -181,8 +201,21 @@ def _mp3(data: bytes) -> int | None:
         length = 576 if version < 3 else 1152
         bits = 1000 * _BIT_RATES[version < 3][bit_rate]
         at += length // 8 * bits // _RATES[version][rate] + padding
-        samples += length
+        frames, samples = frames + 1, samples + length
+    if not frames:  # another layer of MPEG, or none
+        return None
     if at > len(data):
         raise ValueError("a last frame that is not whole; it was cut")
-    tagged = data[at : at + 3] in (b"TAG", b"ID3", b"APE", b"LYR") or not data[at:].strip(b"\0")
-    return samples if samples and tagged else None
+    if data[at : at + 8] == b"APETAGEX":
+        at += 32 + int.from_bytes(data[at + 12 : at + 16], "little")
+    at += 128 if data[at : at + 3] == b"TAG" else 0
+    if data[at:].strip(b"\0"):
+        raise ValueError(f"bytes that are no frame of MP3 from {at} on, of {len(data)}")
+    first = re.search(b"Xing|Info|VBRI", data[start : start + 64])
+    if not first:
+        return samples
+    place = start + first.start() + (14 if first[0] == b"VBRI" else 8)
+    count = int.from_bytes(data[place : place + 4], "big")
+    if (data[place - 1] & 1 or first[0] == b"VBRI") and frames - count not in (0, 1):
+        raise ValueError("another number of frames than it says; it was cut, or files were joined")
+    return None

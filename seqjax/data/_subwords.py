@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 
 from seqjax import checks
-from seqjax._files import FilePath, local_path
+from seqjax._files import FilePath, local_file, replacing
 from seqjax.data._containers import entries
 from seqjax.data._texts import require_text
 from seqjax.data._vocabulary import Vocabulary, checked_ids
@@ -119,8 +119,13 @@ class Subwords:
 
         Args:
           path: of the file.
+
+        Raises:
+          ValueError: a folder is there, or the path leads through a file.
+          OSError: the file cannot be written.
         """
-        local_path("path", path).write_text(self._tokenizer.to_str(), encoding="utf-8")
+        with replacing(path) as partial:
+            partial.write_text(self._tokenizer.to_str(), encoding="utf-8")
 
     @classmethod
     def load(cls, path: FilePath) -> "Subwords":
@@ -132,9 +137,9 @@ class Subwords:
         Raises:
           ImportError: tokenizers is missing.
           OSError: no such file.
-          ValueError: a file that holds something else.
+          ValueError: a folder, or a file that holds something else.
         """
-        data, tokenizers = local_path("path", path).read_bytes(), _tokenizers()
+        data, tokenizers = local_file("path", path).read_bytes(), _tokenizers()
         try:
             tokenizer = tokenizers.Tokenizer.from_str(data.decode("utf-8"))
         except Exception as error:  # tokenizers raises no class of its own

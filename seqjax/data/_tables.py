@@ -10,7 +10,7 @@ from typing import Any, Literal, TypeAlias, get_args
 import numpy as np
 
 from seqjax import checks
-from seqjax._files import FilePath, local_path
+from seqjax._files import FilePath, local_file
 from seqjax.data._columns import Doubt, column, filled, may_hold_codes
 from seqjax.data._rows import DIALECT, Text, count_rows, header, read_text, records
 
@@ -90,7 +90,7 @@ def read_csv(
     checks.require_name("gaps", gaps, get_args(Gaps))
     for name in set(options) - set(OPTIONS):
         raise TypeError(f"{name}: expected one of the options {', '.join(OPTIONS)}")
-    text = read_text(pandas, local_path("path", path), options)
+    text = read_text(pandas, local_file("path", path), options)
     names, above = header(text)
     wanted, dates = names if columns is None else columns, options.get("parse_dates") or []
     dtypes, missing = _dtypes(options.get("dtype"), names), options.get("na_values")

@@ -1,5 +1,7 @@
 """Reader of the .ts files in which the time series classification archive comes."""
 
+import re
+
 import numpy as np
 
 from seqjax._files import FilePath
@@ -14,8 +16,10 @@ def read_ts(path: FilePath) -> tuple[list[np.ndarray], list[str]]:
     After a line @data there is one line for each recording: channels of equal length, parted by
     ":", and the label behind the last ":". Values are parted by ",", and "?" or NaN is a missing
     one. Of the lines before @data, "@classLabel" and "@targetLabel" (regression) say whether there
-    are labels; if neither line is there, there are. "@equalLength true" and "@univariate true" are
-    checked. Comments (# or %) and blank lines are passed over.
+    are labels; if neither line is there, there are. The file is checked against "@classLabel"
+    (capital letters do not matter), "@equalLength true", "@seriesLength" (unless "@equalLength
+    false"), "@univariate true" and "@dimensions". Comments (# or %) and blank lines are passed
+    over.
 
     This reader does not call aeon's `load_from_ts_file`, which changes the labels (to small
     letters, and "banana" to "baNaNa"), drops minus signs where values have time stamps, and reads
@@ -33,8 +37,8 @@ def read_ts(path: FilePath) -> tuple[list[np.ndarray], list[str]]:
       OSError: no such file, or one that cannot be read.
       ValueError: text that is not UTF-8; no recordings; values that are no numbers of float32, or
         come with time stamps; a recording without a label, or whose channels differ in length, or
-        that has more or fewer channels than the first one; lengths or channels that are not as
-        the header says.
+        that has more or fewer channels than the first one; lengths, channels or labels that are
+        not as the header says.
 
     References:
       Bagnall et al. (2018), The UEA multivariate time series classification archive.
@@ -51,8 +55,9 @@ def read_ts(path: FilePath) -> tuple[list[np.ndarray], list[str]]:
     """
     recordings: list[np.ndarray] = []
     labels: list[str] = []
-    header: dict[str, bool] = {}
-    inside = labelled = False
+    header: dict[str, int] = {}
+    classes = ""
+    inside, labelled = False, 0
     for number, line in enumerate(read_lines(path), start=1):
         place, line = f"{path}, line {number}", line.strip()
         if not line or line.startswith(("#", "%")):
@@ -60,14 +65,17 @@ def read_ts(path: FilePath) -> tuple[list[np.ndarray], list[str]]:
         if inside:
             fields = line.split(":")
             if labelled:
-                labels.append(_label(fields.pop(), place))
+                labels.append(_label(fields.pop(), classes, place))
             recordings.append(_recording(fields, place))
             _check_shape(recordings[-1], recordings[0], header, place)
         elif line.startswith("@"):
             _read_header(line, header, place)
             inside = line.lower().split()[0] == "@data"
+            if line.lower().startswith("@classlabel"):
+                classes = _words(line.split(maxsplit=2)[2:])
             targets = header.get("@targetlabel", False)
             labelled = targets or header.get("@classlabel", "@targetlabel" not in header)
+            classes = "" if targets else classes
         else:
             raise ValueError(f"path: expected a line that begins with @ in {place}, got {line!r}")
     if not recordings:
@@ -76,12 +84,19 @@ def read_ts(path: FilePath) -> tuple[list[np.ndarray], list[str]]:
 
 
 FLAGS = ("@classlabel", "@targetlabel", "@timestamps", "@equallength", "@univariate")
-"""The lines of the header that this reader goes by; each says true or false."""
+"""The lines of the header that this reader goes by and that say true or false."""
+
+NUMBERS = ("@serieslength", "@dimensions")
+"""Those that say a number."""
 
 
-def _read_header(line: str, header: dict[str, bool], place: str) -> None:
-    """Add what a line of the header says, if it is one of `FLAGS`."""
+def _read_header(line: str, header: dict[str, int], place: str) -> None:
+    """Add what a line of the header says, if it is one of `FLAGS` or `NUMBERS`."""
     name, *values = line.lower().split()
+    if name in NUMBERS:
+        if len(values) != 1 or not re.fullmatch("[0-9]{1,18}", values[0]):
+            raise ValueError(f"path: expected {name} and a number in {place}, got {line!r}")
+        header[name] = int(values[0])
     if name not in FLAGS:
         return
     if values[:1] not in (["true"], ["false"]):
@@ -91,13 +106,26 @@ def _read_header(line: str, header: dict[str, bool], place: str) -> None:
         raise ValueError(f"path: expected values without time stamps in {place}")
 
 
-def _label(text: str, place: str) -> str:
-    """A label as it is written; an error if it is none, or a channel of several values."""
+def _words(parts: list[str]) -> str:
+    """Words with a space around each, in small letters."""
+    return f" {' '.join(' '.join(parts).casefold().split())} "
+
+
+def _label(text: str, classes: str, place: str) -> str:
+    """A label as it is written; an error if it is none, or a channel of several values.
+
+    A name of several words stands among the classes without quotes.
+    """
     label = text.strip()
     if not label or ("," in label and _is_numbers(label.split(","))):
         raise ValueError(
             f"path: expected a label behind the last ':' in {place}, got {label!r}; a file without "
             'labels says "@classLabel false"'
+        )
+    if classes.strip() and _words([label]) not in classes:
+        raise ValueError(
+            f"path: expected one of the classes{classes[:60].rstrip()} in {place}, as @classLabel "
+            f"says, got {label!r}"
         )
     return label
 
@@ -135,14 +163,12 @@ def _number(text: str) -> float:
     return float("nan" if text == "?" else text)
 
 
-def _check_shape(
-    frames: np.ndarray, first: np.ndarray, header: dict[str, bool], place: str
-) -> None:
-    channels = 1 if header.get("@univariate") else first.shape[1]
+def _check_shape(frames: np.ndarray, first: np.ndarray, header: dict[str, int], place: str) -> None:
+    channels = 1 if header.get("@univariate") else header.get("@dimensions", first.shape[1])
     if frames.shape[1] != channels:
         raise ValueError(f"path: expected {channels} channels in {place}, got {frames.shape[1]}")
-    if header.get("@equallength") and len(frames) != len(first):
+    steps = header.get("@serieslength", len(first))
+    if header.get("@equallength", "@serieslength" in header) and len(frames) != steps:
         raise ValueError(
-            f"path: expected {len(first)} steps in {place}, as @equalLength true says, got "
-            f"{len(frames)}"
+            f"path: expected {steps} steps in {place}, as the header says, got {len(frames)}"
         )

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from seqjax import checks
-from seqjax._files import FilePath, local_path
+from seqjax._files import FilePath, local_file, replacing
 from seqjax.data._containers import entries, numbers
 from seqjax.data._texts import require_tokens, tokens_of
 
@@ -133,6 +133,10 @@ class Vocabulary:
 
         Args:
           path: of the file.
+
+        Raises:
+          ValueError: a folder is there, or the path leads through a file.
+          OSError: the file cannot be written.
         """
         tokens = self.tokens[len(self.special) :]
         text = json.dumps(tokens, ensure_ascii=False, indent=0)
@@ -140,7 +144,8 @@ class Vocabulary:
             data = text.encode("utf-8")
         except UnicodeEncodeError:  # half a surrogate pair, which JSON can escape
             data = json.dumps(tokens, indent=0).encode("ascii")
-        local_path("path", path).write_bytes(data)
+        with replacing(path) as partial:
+            partial.write_bytes(data)
 
     @classmethod
     def load(cls, path: FilePath) -> "Vocabulary":
@@ -150,10 +155,12 @@ class Vocabulary:
           path: of the file.
 
         Raises:
-          ValueError: a file that holds something else.
+          OSError: no such file.
+          ValueError: a folder, or a file that holds something else.
         """
+        data = local_file("path", path).read_bytes()
         try:
-            tokens = json.loads(local_path("path", path).read_text(encoding="utf-8"))
+            tokens = json.loads(data.decode("utf-8"))
         except ValueError as error:  # of JSON or of UTF-8
             raise ValueError(f"path: expected a vocabulary's JSON in {path}, got {error}") from None
         if not isinstance(tokens, list) or not all(isinstance(t, str) for t in tokens):

@@ -13,7 +13,7 @@ import jax
 import numpy as np
 
 from seqjax import checks
-from seqjax._files import FilePath, local_path, replacing
+from seqjax._files import FilePath, local_file, replacing
 from seqjax.export._inputs import check_ranges, checked_input
 
 __all__ = ["Artifact", "load", "save"]
@@ -183,11 +183,7 @@ def load(path: FilePath) -> Artifact:
       FileNotFoundError: ...
     """
     _require_flatbuffers()
-    file = local_path("path", path)
-    if file.is_dir():
-        raise ValueError(
-            f"path: expected a file written by seqjax.export.save, got the folder {str(file)!r}"
-        )
+    file = local_file("path", path)
     try:
         archive = zipfile.ZipFile(file)
     except zipfile.BadZipFile as error:

@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable, Sequence
 from typing import TypeAlias
 
-from seqjax._files import FilePath, local_path, replacing
+from seqjax._files import FilePath, new_file, new_folder, replacing
 from seqjax.training._position import Record
 
 __all__ = ["JsonLines", "Log", "TensorBoard"]
@@ -26,7 +26,7 @@ class JsonLines:
       path: of the file; its folder is made if it does not exist.
 
     Raises:
-      ValueError: the path is a folder.
+      ValueError: a folder is there, or the path leads through a file.
 
     Example:
       >>> import tempfile
@@ -40,9 +40,7 @@ class JsonLines:
     """
 
     def __init__(self, path: FilePath) -> None:
-        self.path = local_path("path", path)
-        if self.path.is_dir():
-            raise ValueError(f"path: expected a file, got the folder {self.path}")
+        self.path = new_file("path", path)
 
     def __call__(self, history: Sequence[Record]) -> None:
         """Writes all records.
@@ -74,6 +72,7 @@ class TensorBoard:
 
     Raises:
       ImportError: tensorboardX is missing.
+      ValueError: the folder is a file, or its path leads through one.
 
     Example:
       >>> import tempfile
@@ -94,7 +93,7 @@ class TensorBoard:
             raise ImportError(
                 "seqjax.training.TensorBoard needs tensorboardX: pip install tensorboardX"
             ) from error
-        folder = local_path("folder", folder)
+        folder = new_folder("folder", folder)
         self._event, self._scalar = Event, scalar
         folder.mkdir(parents=True, exist_ok=True)
         self._writer = EventsWriter(str(folder / "events"))

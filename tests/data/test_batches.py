@@ -32,6 +32,37 @@ def _order(made):
 # pad
 
 
+@pytest.mark.parametrize(
+    ("sequence", "value", "error", "message"),
+    [
+        ([1], None, TypeError, "expected numbers, got None"),
+        ([1], "x", TypeError, "expected numbers, got 'x'"),
+        ([1], [0, 1], TypeError, r"expected one number, got shape \(2,\)"),
+        ([1], 2**70, ValueError, "integers that 64 bits can hold, got 11805"),
+        ([1], np.nan, ValueError, "expected one that int64 can hold, got nan"),
+        ([1], 0.5, ValueError, "expected one that int64 can hold, got 0.5"),
+        ([1], 2**63, ValueError, "expected one that int64 can hold"),
+        ([True], 2, ValueError, "expected one that bool can hold, got 2"),
+        (np.ones(1, np.float32), 1e300, ValueError, "expected one that float32 can hold, got 1e"),
+        (np.ones(1, np.float32), -1e39, ValueError, "expected one that float32 can hold, got -1e"),
+        (np.ones(1, jnp.bfloat16), 1e39, ValueError, "expected one that bfloat16 can hold"),
+        (np.ones(1, np.float32), 1j, ValueError, "expected one that float32 can hold, got 1j"),
+    ],
+)
+def test_what_padding_cannot_hold(sequence, value, error, message):
+    with pytest.raises(error, match="^value: .*" + message):
+        pad([sequence, sequence], value=value)
+
+
+def test_what_padding_can_hold():
+    for dtype, value in (
+        (np.float32, -np.inf), (np.float32, 3e38), (bool, True), (np.complex64, 1j),
+        (jnp.bfloat16, -1), (np.uint8, 255.0), (np.int32, np.int64(-7)), (np.uint64, 2**64 - 1),
+    ):  # fmt: skip
+        array, _ = pad([np.ones(1, dtype), []], value=value)  # type: ignore[arg-type]
+        assert array.dtype == dtype and array[1, 0] == np.array(value).astype(dtype)
+
+
 @given(lengths=LENGTHS, extra=st.integers(0, 3), value=st.sampled_from([0, -1, 7]))
 def test_pad(lengths, extra, value):
     sequences = _examples(lengths)["frames"]

@@ -124,5 +124,5 @@ def test_mistakes(tmp_path):
     with pytest.raises(TypeError, match="texts: expected a list, got DataFrame"):
         cached_tokens(pandas.DataFrame({"text": ["ab"]}), letters, tmp_path)
     (tmp_path / "file").touch()
-    with pytest.raises(OSError, match="file"):
+    with pytest.raises(ValueError, match=r"folder: expected a folder, got the file .*file"):
         cached_tokens(["a"], letters, Path(tmp_path, "file"))

@@ -94,7 +94,9 @@ def test_files_that_mix_tabs_and_spaces_are_ambiguous(tmp_path):
     with pytest.raises(ValueError, match=r"expected at least 2 columns in .* line 1, for 'tag'"):
         read_conll(path, {"form": 0, "tag": 1}, separator="\t")
     write(path, "EU\tNNP\nrejects VBZ\n")
-    with pytest.raises(ValueError, match=r"ambiguous: line 2 has no tab, and the lines before"):
+    with pytest.raises(
+        ValueError, match=r"ambiguous: line 2 has no tab between words, and the lines"
+    ):
         read_conll(path, {"form": 0})
 
 

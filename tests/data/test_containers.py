@@ -293,7 +293,9 @@ def _refused() -> list[Any]:
         ([[1, [2]], [3, 4]], ValueError, r"\[0\]: expected an array, got parts that differ"),
         ([2**63, -1], TypeError, "expected entries of one dtype, got int64, uint64"),
         ([[2**63, -1], [0, 0]], ValueError, r"\[0\]: expected integers that int64 can hold"),
-        ([2**70, 1], TypeError, r"\[0\]: expected numbers, got 11805"),
+        ([2**70, 1], ValueError, r"\[0\]: expected integers that 64 bits can hold, got 11805"),
+        ([[1, 2**70], [0, 0]], ValueError, r"\[0\]: expected integers that 64 bits can hold"),
+        ([0, -(2**63) - 1], ValueError, r"\[1\]: expected integers that 64 bits can hold"),
         ([1, 2**31], ValueError, r"\[1\]: expected integers that int32 can hold.*got 2147483648"),
         (
             np.array([1, -(2**31) - 1]),
@@ -435,3 +437,29 @@ def test_every_row_once_beside_its_label(rows, kind, labels, batch_size, buckets
             assert n not in seen
             seen[n] = batch["x"][row, : batch["lengths"][row]].tolist()
     assert seen == dict(enumerate(rows))
+
+
+def test_the_hint_for_times_gives_the_right_numbers():
+    times = np.array(["1970-01-01T12", "1970-01-03"], "M8[ns]")
+    for values in (times, pandas.Series(times), times - times[0], pandas.Series(times - times[0])):
+        with pytest.raises(TypeError) as caught:
+            batches({"x": values}, batch_size=1)
+        hint = str(caught.value).partition("such as days: ")[2]
+        days = np.asarray(eval(hint, {"values": values, "numpy": np}))
+        assert days.tolist() == ([0.5, 2.0] if values[0] == times[0] else [0.0, 1.5])
+
+
+@pytest.mark.parametrize("holder", [list, tuple, Lazy])
+@pytest.mark.parametrize("library", ["pandas", "polars", "pyarrow"])
+def test_frames_whose_columns_are_in_another_order(library, holder):
+    module = pytest.importorskip(library)
+    frame = module.table if library == "pyarrow" else module.DataFrame
+    first, same = frame({"a": [1], "b": [2]}), frame({"a": [3], "b": [4]})
+    other, renamed = frame({"b": [2], "a": [1]}), frame({"a": [1], "c": [2]})
+    [batch] = batches({"x": holder([first, same])}, batch_size=2, sequence_keys=("x",))
+    assert batch["x"].tolist() == [[[1, 2]], [[3, 4]]]
+    for wrong in (other, renamed):
+        with pytest.raises(ValueError, match=r"x'\]\[1\].*: expected the columns a, b, as before"):
+            batches({"x": holder([first, wrong])}, batch_size=2, sequence_keys=("x",))
+        with pytest.raises(ValueError, match=r"x'\]\[1\]: expected the columns a, b, as before"):
+            batches({"x": [[first, first], [first, wrong]]}, batch_size=2)

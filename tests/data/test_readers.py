@@ -58,6 +58,13 @@ def test_parallel_lines(tmp_path):
         read_parallel(source, target)
     with pytest.raises(TypeError, match="target_path: expected a path, got 3"):
         read_parallel(source, 3)  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match=r"^target_path: expected a file, got the folder"):
+        read_parallel(source, tmp_path)
+    target.write_bytes(b"no gzip")
+    with pytest.raises(ValueError, match=r"^target_path: expected gzip data in "):
+        read_parallel(source, target)
+    with pytest.raises(ValueError, match=r"^source_path: expected gzip data in "):
+        read_parallel(target, source)
 
 
 def test_lone_carriage_returns(tmp_path):

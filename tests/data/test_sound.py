@@ -375,3 +375,72 @@ def test_any_bytes(tmp_path_factory, data, place, form):
             except ValueError:
                 continue
             assert len(found)
+
+
+# ---- joined files, and what follows the samples
+
+FORMS = ["WAV", "WAVEX", "RF64", "AIFF", "AU", "NIST", "FLAC", "OGG", "MP3"]
+ID3 = b"ID3\x03\0\0\0\0\x01\x0a" + bytes(138)
+
+
+@pytest.fixture(scope="module", params=FORMS)
+def whole(request):
+    if request.param not in soundfile.available_formats():
+        pytest.skip(f"this libsndfile has no {request.param}")
+    return encoded(0.5 * np.sin(0.1 * np.arange(20000)), 16000, format=request.param)
+
+
+def test_joined_files_are_an_error(tmp_path, whole):
+    assert len(read(tmp_path, whole)[0]) == 20000
+    for between in (b"", b"TAG" + bytes(125), ID3):
+        with pytest.raises(ValueError, match=r"path: expected .* in .*sound\.wav, .*got"):
+            read(tmp_path, whole + between + whole)
+
+
+def test_joined_files_with_tags_between_them(tmp_path):
+    if "MP3" not in soundfile.available_formats():
+        pytest.skip("this libsndfile has no MP3")
+    whole = encoded(0.5 * np.sin(0.1 * np.arange(20000)), 16000, format="MP3")
+    second, ape = b"TAG" + bytes(125), b"APETAGEX" + bytes([0, 0, 0, 0, 9]) + bytes(28)
+    for tags in (second, ape, ape + second):
+        assert len(read(tmp_path, ID3 + whole + tags)[0]) == 20000
+        for begin in (b"", ID3):
+            with pytest.raises(ValueError, match="bytes that are no frame of MP3 from "):
+                read(tmp_path, whole + tags + begin + whole)
+    with pytest.raises(ValueError, match="bytes that are no frame of MP3 from "):
+        read(tmp_path, ID3 + whole + ID3 + whole)
+    without = whole[whole.index(whole[:2], 4) :]  # without the frame that says how many
+    with pytest.raises(ValueError, match="it was cut, or files were joined"):
+        read(tmp_path, whole + without)
+    with pytest.raises(ValueError, match="bytes that are no frame of MP3 from "):
+        read(tmp_path, ID3 + without + ID3 + without)
+    flac = encoded(VALUES, format="FLAC")
+    np.testing.assert_array_equal(read(tmp_path, ID3 + flac)[0], VALUES)
+    with pytest.raises(ValueError, match="several FLAC files, one after the other"):
+        read(tmp_path, ID3 + flac + ID3 + flac)
+
+
+def test_bytes_after_the_samples_are_an_error(tmp_path, whole):
+    for after in (bytes(range(7, 87)), b"\1\2" * 1000, b"\1"):
+        if whole[:4] == b"fLaC":  # a limit that read_audio states
+            assert len(read(tmp_path, whole + after)[0]) == 20000
+        elif after != b"\1" or whole[:7] != b"NIST_1A":  # which has no frame in one byte
+            with pytest.raises(ValueError, match=r"path: expected .* in .*sound\.wav, .*got"):
+                read(tmp_path, whole + after)
+    if whole[:7] != b"NIST_1A":
+        for after in (bytes(80), b"TAG" + bytes(125)):
+            assert len(read(tmp_path, whole + after)[0]) == 20000
+
+
+def test_a_tag_before_the_header_loses_no_samples(tmp_path, whole):
+    try:
+        found, _ = read(tmp_path, ID3 + whole)
+    except ValueError:
+        return
+    assert len(found) == 20000
+
+
+@pytest.mark.parametrize("rate", [0, 2**31])
+def test_a_rate_that_libsndfile_does_not_take(tmp_path, rate):
+    with pytest.raises(ValueError, match=r"in .*sound\.wav, got a header with a wrong rate"):
+        read(tmp_path, riff(rate=rate, bytes_a_second=0))

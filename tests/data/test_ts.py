@@ -40,13 +40,24 @@ def test_a_file_without_labels(tmp_path):
 def test_the_header_in_any_letters(tmp_path):
     text = (
         "% made up\n# made up\n@PROBLEMNAME made up\n@Missing true\n@UNIVARIATE false\n"
-        "@Dimensions 2\n@equallength FALSE\n@CLASSLABEL TRUE standing still Banana\n"
+        "@Dimensions 2\n@equallength FALSE\n@CLASSLABEL TRUE Standing  still Banana nan?\n"
         "@DATA\n# the first\n1,?:3,4: standing still \n5:6:Banana\n\n%\n7:?:NaN?\n"
     )
     recordings, labels = read_ts(write(tmp_path / "some.ts", text))
     assert labels == ["standing still", "Banana", "NaN?"]
     np.testing.assert_array_equal(recordings[0], [[1, 3], [np.nan, 4]])
     np.testing.assert_array_equal(recordings[2], [[7, np.nan]])
+
+
+def test_what_the_header_says_and_the_file_is(tmp_path):
+    text = "@dimensions 2\n@equalLength true\n@seriesLength 3\n@classLabel true b A\n@data\n"
+    recordings, labels = read_ts(write(tmp_path / "a.ts", text + "1,2,3:4,5,6:a\n"))
+    assert recordings[0].shape == (3, 2) and labels == ["a"]
+    text = text.replace("true\n@series", "false\n@series")  # the greatest length
+    recordings, _ = read_ts(write(tmp_path / "a.ts", text + "1,2,3:4,5,6:A\n1:2:b\n"))
+    assert [frames.shape for frames in recordings] == [(3, 2), (1, 2)]
+    text = "@targetLabel true\n@classLabel true a\n@data\n1:2.5\n"
+    assert read_ts(write(tmp_path / "a.ts", text))[1] == ["2.5"]
 
 
 @pytest.mark.parametrize("before", ["", "@classLabel false\n"])
@@ -87,11 +98,18 @@ def test_packed_files(tmp_path):
         (HEADER + "1,1_0:a\n", r"expected numbers in .*, line 7, got '1_0'"),
         (HEADER + "1,1e39:a\n", r"finite numbers of float32 in .*, line 7, got 1e\+39"),
         (HEADER + "1,inf:a\n", r"finite numbers of float32 in .*, line 7, got inf"),
-        (HEADER + "1:a\n@data\n", r"channels of one length in .*, line 8"),
+        (HEADER + "1:a\n@data\n", r"one of the classes a b in .*, line 8, .* got '@data'"),
         ("@classLabel maybe\n@data\n1:a\n", r"@classlabel true or false in .*, line 1"),
         ("@equalLength\n@data\n1:a\n", r"@equallength true or false in .*, line 1"),
         ("@equalLength true\n@data\n1,2:a\n1:a\n", r"expected 2 steps in .*, line 4, .* got 1"),
         ("@univariate true\n@data\n1:2:a\n", r"expected 1 channels in .*, line 3, got 2"),
+        ("@seriesLength 2\n@data\n1,2:a\n1:a\n", r"expected 2 steps in .*, line 4, .* got 1"),
+        ("@equalLength true\n@seriesLength 3\n@data\n1,2:a\n", r"expected 3 steps in .*, line 4"),
+        ("@seriesLength two\n@data\n1,2:a\n", r"@serieslength and a number in .*, line 1"),
+        ("@dimensions 3\n@data\n1:2:a\n", r"expected 3 channels in .*, line 3, got 2"),
+        ("@dimensions\n@data\n1:2:a\n", r"@dimensions and a number in .*, line 1"),
+        (HEADER + "1:a\n1:c\n", r"the classes a b in .*, line 8, as @classLabel says, got 'c'"),
+        (HEADER + "1:ab\n", r"the classes a b in .*, line 7, .* got 'ab'"),
         ("@timeStamps TRUE\n@data\n(0,1):a\n", r"without time stamps in .*, line 1"),
     ],
 )
@@ -117,7 +135,11 @@ def test_what_is_written_is_read(tmp_path_factory, data, channels, labelled):
     ends = np.cumsum(lengths)[:-1]
     expected = np.split(values.reshape(-1, channels), ends)
     names = data.draw(st.lists(LABELS, min_size=len(lengths), max_size=len(lengths)))
-    lines = ["@classLabel true a", "@data"] if labelled else ["@classLabel false", "@data"]
+    lines = (
+        ["@classLabel true " + " ".join(names), "@data"]
+        if labelled
+        else ["@classLabel false", "@data"]
+    )
     for frames, name in zip(expected, names, strict=True):
         said = [",".join("?" if v != v else repr(float(v)) for v in c) for c in frames.T]
         lines.append(":".join([*said, name] if labelled else said))

@@ -419,7 +419,7 @@ def test_logs_get_the_history_and_hold_it_once(tmp_path):
     odd: Any = {"epoch": 1, "loss": np.float32("nan"), "best": np.float32(2)}
     training.JsonLines(path)([odd])
     assert json.loads(path.read_text()) == {"epoch": 1, "loss": None, "best": 2.0}
-    with pytest.raises(ValueError, match="path: expected a file, got the folder"):
+    with pytest.raises(ValueError, match="path: expected a file or nothing yet, got a folder"):
         training.JsonLines(tmp_path)
 
 
