@@ -212,10 +212,10 @@ def test_small_differences_of_large_scores(seed, size):
         # One part is large and the same for all tags: only the others make a difference.
         large = small | {name: np.full_like(small[name], -size)}
         plain = small | {name: np.zeros_like(small[name])}
-        log_p = (LOG_P(tags=tags, **scores) for scores in (large, plain))
-        np.testing.assert_allclose(*log_p, rtol=1e-5, atol=1e-5)
-        shares = (MARGINALS(**scores) for scores in (large, plain))
-        np.testing.assert_allclose(*shares, atol=1e-5)
+        log_p, expected = (LOG_P(tags=tags, **scores) for scores in (large, plain))
+        np.testing.assert_allclose(log_p, expected, rtol=1e-5, atol=1e-5)
+        shares, expected = (MARGINALS(**scores) for scores in (large, plain))
+        np.testing.assert_allclose(shares, expected, atol=1e-5)
         for number in (None, 3):
             found, expected = (DECODE(**scores, n_best=number).tags for scores in (large, plain))
             np.testing.assert_array_equal(found, expected)

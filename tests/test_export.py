@@ -8,7 +8,7 @@ import subprocess
 import sys
 import threading
 import zipfile
-from typing import Any
+from typing import Any, cast
 
 import jax
 import jax.numpy as jnp
@@ -400,8 +400,10 @@ def test_integers_are_not_narrowed_silently():
 def test_another_kind_of_model_is_named_by_its_class():
     model = seq2seq.Seq2Seq(9, 7, embed_size=4, hidden_size=5, rngs=nnx.Rngs(0))
     for match, call in {
-        "layer: expected a seqjax.nn.Recurrent, got Seq2Seq;": lambda: export.export_layer(model),
-        "layer: .*, got the class LSTM;": lambda: export.export_step(nn.LSTM),
+        "layer: expected a seqjax.nn.Recurrent, got Seq2Seq;": lambda: export.export_layer(
+            cast(Any, model)
+        ),
+        "layer: .*, got the class LSTM;": lambda: export.export_step(cast(Any, nn.LSTM)),
         "model: .*, got the class Seq2Seq$": lambda: export.export_decoding(
             seq2seq.Seq2Seq, begin=2, end=3, max_length=4
         ),
@@ -411,7 +413,7 @@ def test_another_kind_of_model_is_named_by_its_class():
 
 
 def test_a_folder_is_no_file(tmp_path):
-    with pytest.raises(ValueError, match=r"path: expected a file written by .*, got the folder"):
+    with pytest.raises(ValueError, match=r"path: expected a file, got the folder"):
         export.load(tmp_path)
 
 
@@ -523,7 +525,9 @@ def test_what_cannot_be_exported_says_so(tmp_path):
     spec = jax.ShapeDtypeStruct((2,), jnp.float32)
     decode: Any = {"begin": 2, "end": 3, "max_length": 6}
     for match, call in {
-        r"layer: expected a seqjax.nn.Recurrent, got": lambda: export.export_layer(model),
+        r"layer: expected a seqjax.nn.Recurrent, got": lambda: export.export_layer(
+            cast(Any, model)
+        ),
         "layer: expected one direction": lambda: export.export_step(layer),
         "platforms: expected one of cpu": lambda: export.export_layer(layer, platforms=["gpu"]),
         "platforms: expected at least one": lambda: export.export_layer(layer, platforms=[]),
