@@ -398,10 +398,11 @@ def test_integers_are_not_narrowed_silently():
 
 
 def test_another_kind_of_model_is_named_by_its_class():
-    model = seq2seq.Seq2Seq(9, 7, embed_size=4, hidden_size=5, rngs=nnx.Rngs(0))
+    model: Any = seq2seq.Seq2Seq(9, 7, embed_size=4, hidden_size=5, rngs=nnx.Rngs(0))
+    layer: Any = nn.LSTM
     for match, call in {
         "layer: expected a seqjax.nn.Recurrent, got Seq2Seq;": lambda: export.export_layer(model),
-        "layer: .*, got the class LSTM;": lambda: export.export_step(nn.LSTM),
+        "layer: .*, got the class LSTM;": lambda: export.export_step(layer),
         "model: .*, got the class Seq2Seq$": lambda: export.export_decoding(
             seq2seq.Seq2Seq, begin=2, end=3, max_length=4
         ),

@@ -380,9 +380,10 @@ def test_states_that_do_not_fit_are_errors():
     for wrong in (np.array([2**40]), np.array([1.5])):
         with pytest.raises((TypeError, ValueError), match="state: expected int32, got"):
             session.open("a", state=wrong)
-    for wrong in (np.array([2**40]), 2**40, np.full(1, 1e39), "a"):
+    others: list[Any] = [np.array([2**40]), 2**40, np.full(1, 1e39), "a"]
+    for other in others:
         with pytest.raises((TypeError, ValueError), match="initial_state: expected arrays of"):
-            Session(lambda n, state: (n, state), example=1, initial_state=wrong)
+            Session(lambda n, state: (n, state), example=1, initial_state=other)
 
 
 def test_names_of_streams_can_be_hashed():
