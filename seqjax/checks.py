@@ -17,7 +17,6 @@ from flax import nnx
 
 __all__ = [
     "Noted",
-    "brief",
     "is_traced",
     "note_range",
     "noting_ranges",
@@ -431,7 +430,7 @@ def brief(value: Any) -> str:
         return type(value).__name__  # whose leaves are arrays, too many to list
     leaves = [] if isinstance(value, Iterator) else jax.tree.leaves(value, is_leaf=_is_module)
     if leaves and all(_is_numeric(leaf) for leaf in leaves):
-        if np.shape(value) == () and leaves[0] is value:
+        if leaves[0] is value and value.shape == ():
             return f"an array of shape () and dtype {value.dtype}"
         text = repr(jax.tree.map(np.shape, value))
         return text if len(text) <= 400 else text[:397] + "..."

@@ -8,7 +8,7 @@ import subprocess
 import sys
 import threading
 import zipfile
-from typing import Any, cast
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -398,12 +398,11 @@ def test_integers_are_not_narrowed_silently():
 
 
 def test_another_kind_of_model_is_named_by_its_class():
-    model = seq2seq.Seq2Seq(9, 7, embed_size=4, hidden_size=5, rngs=nnx.Rngs(0))
+    model: Any = seq2seq.Seq2Seq(9, 7, embed_size=4, hidden_size=5, rngs=nnx.Rngs(0))
+    layer: Any = nn.LSTM
     for match, call in {
-        "layer: expected a seqjax.nn.Recurrent, got Seq2Seq;": lambda: export.export_layer(
-            cast(Any, model)
-        ),
-        "layer: .*, got the class LSTM;": lambda: export.export_step(cast(Any, nn.LSTM)),
+        "layer: expected a seqjax.nn.Recurrent, got Seq2Seq;": lambda: export.export_layer(model),
+        "layer: .*, got the class LSTM;": lambda: export.export_step(layer),
         "model: .*, got the class Seq2Seq$": lambda: export.export_decoding(
             seq2seq.Seq2Seq, begin=2, end=3, max_length=4
         ),
@@ -525,9 +524,7 @@ def test_what_cannot_be_exported_says_so(tmp_path):
     spec = jax.ShapeDtypeStruct((2,), jnp.float32)
     decode: Any = {"begin": 2, "end": 3, "max_length": 6}
     for match, call in {
-        r"layer: expected a seqjax.nn.Recurrent, got": lambda: export.export_layer(
-            cast(Any, model)
-        ),
+        r"layer: expected a seqjax.nn.Recurrent, got": lambda: export.export_layer(model),
         "layer: expected one direction": lambda: export.export_step(layer),
         "platforms: expected one of cpu": lambda: export.export_layer(layer, platforms=["gpu"]),
         "platforms: expected at least one": lambda: export.export_layer(layer, platforms=[]),

@@ -381,9 +381,9 @@ def test_states_that_do_not_fit_are_errors():
         with pytest.raises((TypeError, ValueError), match="state: expected int32, got"):
             session.open("a", state=wrong)
     others: list[Any] = [np.array([2**40]), 2**40, np.full(1, 1e39), "a"]
-    for wrong in others:
+    for other in others:
         with pytest.raises((TypeError, ValueError), match="initial_state: expected arrays of"):
-            Session(lambda n, state: (n, state), example=1, initial_state=wrong)
+            Session(lambda n, state: (n, state), example=1, initial_state=other)
 
 
 def test_names_of_streams_can_be_hashed():
