@@ -56,9 +56,10 @@ def require_batches(name: str, batches: Any) -> Iterable[Any]:
         raise TypeError(
             f"{name}: expected an iterable of batches, got one {kind}; put it in a list"
         )
-    if not isinstance(batches, Iterable) or isinstance(batches, str | bytes):
+    readable = isinstance(batches, Iterable) or hasattr(batches, "__getitem__")
+    if not readable or isinstance(batches, str | bytes):
         raise TypeError(f"{name}: expected an iterable of batches, got {checks.brief(batches)}")
-    return batches
+    return batches  # type: ignore[no-any-return]
 
 
 def _is_ready(leaf: Any) -> bool:

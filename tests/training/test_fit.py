@@ -168,7 +168,7 @@ def test_the_host_does_not_wait_at_each_step(monkeypatch):
     [
         ({"batches": []}, ValueError, "train_batches: expected batches, got none in epoch 0"),
         ({"batches": lambda epoch: []}, ValueError, "train_batches: .*got none in epoch 0"),
-        ({"batches": 3}, TypeError, "train_batches: expected an iterable of batches.*got int"),
+        ({"batches": 3}, TypeError, "train_batches: expected an iterable of batches.*got 3"),
         ({"batches": iter(make_batches())}, ValueError, "train_batches: .*each of 2 epochs"),
         ({"epochs": 0}, ValueError, "epochs: expected a positive integer, got 0"),
         ({"epochs": None}, ValueError, "epochs, steps: expected one of them, got None and None"),
