@@ -419,7 +419,8 @@ def note_range(name: str, values: Any, high: int) -> None:
 
 
 def _is_numeric(leaf: Any) -> bool:
-    return isinstance(leaf, jax.Array) or (isinstance(leaf, np.ndarray) and leaf.dtype != object)
+    plain = isinstance(leaf, np.ndarray) and not isinstance(leaf, np.ma.MaskedArray)
+    return isinstance(leaf, jax.Array) or (plain and leaf.dtype != object)
 
 
 def brief(value: Any) -> str:
@@ -434,6 +435,8 @@ def brief(value: Any) -> str:
             return f"an array of shape () and dtype {value.dtype}"
         text = repr(jax.tree.map(np.shape, value))
         return text if len(text) <= 400 else text[:397] + "..."
+    if isinstance(value, np.ma.MaskedArray):
+        return f"a masked array of shape {value.shape}; fill its gaps: values.filled(0)"
     if isinstance(value, np.ndarray):
         return f"an array of shape {value.shape} and dtype {value.dtype}"
     text = " ".join(repr(value).split())

@@ -379,3 +379,8 @@ class Unhashable:
 
     def __call__(self, x):
         return x
+
+
+def test_a_masked_array_is_named():
+    with pytest.raises(TypeError, match=r"xs: .* got a masked array of shape \(2, 5, 3\); fill"):
+        seqjax.unroll(GRU, params_of(GRU), np.ma.array(XS, mask=True))

@@ -9,7 +9,7 @@ import numpy as np
 from seqjax import checks
 from seqjax.data._batches import Batches, batches
 from seqjax.data._buckets import assigned
-from seqjax.data._containers import numbers
+from seqjax.data._containers import numbers, table_columns
 
 Batch = dict[str, np.ndarray]
 
@@ -95,6 +95,7 @@ class _BucketIterator(grain.DatasetIterator[Batch]):
         super().__init__(parent)
         self._groups, self._boundaries, self._options = groups, boundaries, options
         self._fields: set[str] = set()
+        self._columns: dict[str, Any] = {}
         self._clear()
 
     def _clear(self) -> None:
@@ -155,6 +156,9 @@ class _BucketIterator(grain.DatasetIterator[Batch]):
         if not isinstance(example, dict):
             raise TypeError(f"{name}: expected a dict of fields, got {checks.brief(example)}")
         arrays = {key: numbers(f"{name}[{key!r}]", value) for key, value in example.items()}
+        for key, value in example.items():
+            before = self._columns.get(key)
+            self._columns[key] = table_columns(f"{name}[{key!r}]", value, before)
         self._fields = self._fields or set(arrays)
         if set(arrays) != self._fields:
             raise ValueError(

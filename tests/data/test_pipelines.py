@@ -335,3 +335,17 @@ def test_fit_reads_grain_and_goes_on_to_the_same_bits(tmp_path, kind):
         assert len(kept) == 1
         found = trained(source, checkpoints=kept, resume=True, **options)
     np.testing.assert_array_equal(found, trained(same, **options))
+
+
+def test_frames_whose_columns_are_in_another_order():
+    pandas = pytest.importorskip("pandas")
+    first, other = pandas.DataFrame({"a": [1], "b": [2]}), pandas.DataFrame({"b": [2], "a": [1]})
+
+    def read(*frames):
+        source = grain.MapDataset.source([{"x": frame} for frame in frames])
+        options: Any = {"batch_size": 2, "sequence_keys": ["x"], "boundaries": [1]}
+        return [batch["x"].tolist() for batch in grain_batches(source, **options)]
+
+    assert read(first, first) == [[[[1, 2]], [[1, 2]]]]
+    with pytest.raises(ValueError, match=r"examples\[1\]\['x'\]: expected the columns a, b, as"):
+        read(first, other)
