@@ -6,6 +6,7 @@ expected and what came: `hidden_size: expected a positive integer, got 0`.
 
 import contextlib
 import contextvars
+import difflib
 import operator
 from collections.abc import Iterable, Iterator
 from typing import Any, NamedTuple
@@ -18,6 +19,7 @@ from flax import nnx
 __all__ = [
     "Noted",
     "is_traced",
+    "nearest",
     "note_range",
     "noting_ranges",
     "require_array",
@@ -132,8 +134,23 @@ def require_name(name: str, value: Any, known: Iterable[str]) -> str:
     """
     known = list(known)
     if not isinstance(value, str) or value not in known:
-        raise ValueError(f"{name}: expected one of {', '.join(known)}; got {brief(value)}")
+        raise ValueError(
+            f"{name}: expected one of {', '.join(known)}; got {brief(value)}{nearest(value, known)}"
+        )
     return value
+
+
+def nearest(value: Any, known: Iterable[str]) -> str:
+    """Return "; did you mean X?" with the known name that a mistyped one resembles, or "".
+
+    Example:
+      >>> nearest("num_layer", ["dropout", "num_layers"])
+      "; did you mean 'num_layers'?"
+      >>> nearest("colour", ["dropout", "num_layers"])
+      ''
+    """
+    found = difflib.get_close_matches(value, list(known), n=1) if isinstance(value, str) else []
+    return f"; did you mean {found[0]!r}?" if found else ""
 
 
 def require_key(name: str, key: Any) -> jax.Array:

@@ -355,6 +355,9 @@ def test_shapes_that_a_cell_declares(case):
     new, output = case.cell.step(params_of(case.cell), x, case.cell.initial_state((2,)))
     assert output.shape == (2, *case.cell.output_shape)
     assert jax.tree.map(jnp.shape, new) == jax.tree.map(jnp.shape, case.cell.initial_state((2,)))
+    assert jax.tree.map(jnp.shape, new) == jax.tree.map(jnp.shape, case.cell.initial_state(2))
+    with pytest.raises(TypeError, match="batch_shape: expected"):
+        case.cell.initial_state("2")
 
 
 @pytest.mark.parametrize(

@@ -7,6 +7,7 @@ and the conformance tests with no further edit.
 import dataclasses
 from typing import Any
 
+from seqjax import checks
 from seqjax.cells import initializers, ops, stepping
 from seqjax.cells._base import Cell, DenseCell, Role, compute_dtype, is_shape
 from seqjax.cells._conv_lstm import ConvLSTM1D, ConvLSTM2D
@@ -114,7 +115,8 @@ def make_cell(
     if isinstance(kind, str):
         known = [key for key, made in CELLS.items() if made(1, 1).input_shape == (1,)]
         if kind not in known:
-            raise ValueError(f"cell: expected one of {', '.join(known)}, got {kind!r}")
+            hint = checks.nearest(kind, known)
+            raise ValueError(f"cell: expected one of {', '.join(known)}, got {kind!r}{hint}")
         kind = CELLS[kind]
     if isinstance(kind, Cell):
         cell = dataclasses.replace(kind, input_size=input_size, hidden_size=hidden_size, **options)

@@ -72,8 +72,8 @@ class _ConvLSTM(DenseCell[LSTMParams, LSTMState]):
             b=self.draw_bias(k_b, columns, 4, dtype),
         )
 
-    def initial_state(self, batch_shape: Shape = (), dtype: Any = jnp.float32) -> LSTMState:
-        shape = (*batch_shape, *self.output_shape)
+    def initial_state(self, batch_shape: int | Shape = (), dtype: Any = jnp.float32) -> LSTMState:
+        shape = ops.batched(batch_shape, *self.output_shape)
         return LSTMState(h=jnp.zeros(shape, dtype), c=jnp.zeros(shape, dtype))
 
     def project(self, p: LSTMParams, x: Array) -> Slots:

@@ -55,8 +55,8 @@ class _Elman(DenseCell[Any, Array]):
         init = "identity" if scale == 1.0 else initializers.Identity(scale)
         return cls(input_size, hidden_size, activation="relu", recurrent_init=init, **options)
 
-    def initial_state(self, batch_shape: Shape = (), dtype: Any = jnp.float32) -> Array:
-        return jnp.zeros((*batch_shape, self.hidden_size), dtype)
+    def initial_state(self, batch_shape: int | Shape = (), dtype: Any = jnp.float32) -> Array:
+        return jnp.zeros(ops.batched(batch_shape, self.hidden_size), dtype)
 
     def project(self, p: Any, x: Array) -> Slots:
         return (ops.affine(x, p.w_ih, p.b),)

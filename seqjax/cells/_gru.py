@@ -53,8 +53,8 @@ class _GRU(DenseCell[Any, Array]):
 
     gates: ClassVar[int] = 3
 
-    def initial_state(self, batch_shape: Shape = (), dtype: Any = jnp.float32) -> Array:
-        return jnp.zeros((*batch_shape, self.hidden_size), dtype)
+    def initial_state(self, batch_shape: int | Shape = (), dtype: Any = jnp.float32) -> Array:
+        return jnp.zeros(ops.batched(batch_shape, self.hidden_size), dtype)
 
     def recurrent_input(self, state: Array) -> Array:
         return state

@@ -67,8 +67,8 @@ class IndRNN(DenseCell[IndRNNParams, Array]):
             b=self.draw_bias(k_b, self.hidden_size, 1, dtype),
         )
 
-    def initial_state(self, batch_shape: Shape = (), dtype: Any = jnp.float32) -> Array:
-        return jnp.zeros((*batch_shape, self.hidden_size), dtype)
+    def initial_state(self, batch_shape: int | Shape = (), dtype: Any = jnp.float32) -> Array:
+        return jnp.zeros(ops.batched(batch_shape, self.hidden_size), dtype)
 
     def project(self, p: IndRNNParams, x: Array) -> Slots:
         return (ops.affine(x, p.w_ih, p.b),)

@@ -116,10 +116,10 @@ class GatedLSTM(DenseCell[Any, LSTMState]):
         if not self.use_bias and (self.chrono is not None or self.forget_bias):
             raise ValueError("use_bias: expected True with forget_bias or chrono, got False")
 
-    def initial_state(self, batch_shape: Shape = (), dtype: Any = jnp.float32) -> LSTMState:
+    def initial_state(self, batch_shape: int | Shape = (), dtype: Any = jnp.float32) -> LSTMState:
         return LSTMState(
-            h=jnp.zeros((*batch_shape, *self.output_shape), dtype),
-            c=jnp.zeros((*batch_shape, self.hidden_size), dtype),
+            h=jnp.zeros(ops.batched(batch_shape, *self.output_shape), dtype),
+            c=jnp.zeros(ops.batched(batch_shape, self.hidden_size), dtype),
         )
 
     def project(self, p: Any, x: Array) -> Slots:

@@ -70,8 +70,8 @@ class _MinCell(DenseCell[MinParams, Array], LinearCell):
             b=self.draw_bias(k_b, columns, self.gates, dtype),
         )
 
-    def initial_state(self, batch_shape: Shape = (), dtype: Any = jnp.float32) -> Array:
-        return jnp.zeros((*batch_shape, self.hidden_size), dtype)
+    def initial_state(self, batch_shape: int | Shape = (), dtype: Any = jnp.float32) -> Array:
+        return jnp.zeros(ops.batched(batch_shape, self.hidden_size), dtype)
 
     def project(self, p: MinParams, x: Array) -> Slots:
         return ops.split(ops.affine(x, p.w_ih, p.b), self.gates)

@@ -14,13 +14,15 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from seqjax.types import Array, PyTree
+from seqjax import checks
+from seqjax.types import Array, PyTree, Shape
 
 __all__ = [
     "ACTIVATIONS",
     "accumulator_dtype",
     "activation",
     "affine",
+    "batched",
     "biased",
     "divided_like",
     "is_divided",
@@ -36,6 +38,16 @@ ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
     "sigmoid": jax.nn.sigmoid,
 }
 """Pointwise non-linearities by name."""
+
+
+def batched(batch_shape: int | Shape, *sizes: int) -> Shape:
+    """Return the shape of an array of a state: the batch axes, then its own.
+
+    Example:
+      >>> batched(2, 5), batched((3, 2), 5)
+      ((2, 5), (3, 2, 5))
+    """
+    return (*checks.require_shape("batch_shape", batch_shape), *sizes)
 
 
 def activation(name_or_function: str | Callable[[Array], Array]) -> Callable[[Array], Array]:

@@ -34,10 +34,13 @@ def _cell(
     Raises:
       TypeError: an option that is neither the cell's nor `Recurrent`'s.
     """
-    own = {field.name for field in dataclasses.fields(cell_class)} & options.keys()
-    known = inspect.signature(Recurrent.__init__).parameters
-    for name in sorted(options.keys() - own - known.keys()):
-        hint = f"; here it is {FOREIGN[name]}" if name in FOREIGN else ""
+    fields = {field.name for field in dataclasses.fields(cell_class)}
+    own = fields & options.keys()
+    known = fields | inspect.signature(Recurrent.__init__).parameters.keys()
+    for name in sorted(options.keys() - known):
+        hint = checks.nearest(name, sorted(known - {"self", "cell"}))
+        if name in FOREIGN:
+            hint = f"; here it is {FOREIGN[name]}"
         raise TypeError(f"{type(layer).__name__}: got an option it does not have, {name!r}{hint}")
     return cell_class(*sizes, **{name: options.pop(name) for name in sorted(own)})
 

@@ -307,3 +307,15 @@ def test_a_step_of_a_whole_batch_of_sequences(time_major):
         layer.step(random(B + 1, I), state)
     assert layer.step(random(B, I), state).outputs.shape == (B, H)
     assert layer.step(random(B, I), layer.initial_state()).outputs.shape == (B, H)
+
+
+@pytest.mark.parametrize(
+    ("option", "hint"),
+    [("num_layer", "num_layers"), ("dropuot", "dropout"), ("forget_bais", "forget_bias")],
+)
+def test_a_mistyped_option_gets_the_nearest_name(option, hint):
+    options: Any = {option: 1}
+    with pytest.raises(TypeError, match=f"LSTM: .* {option!r}; did you mean {hint!r}\\?$"):
+        nn.LSTM(3, 5, rngs=nnx.Rngs(0), **options)
+    with pytest.raises(TypeError, match="does not have, 'colour'$"):
+        nn.LSTM(3, 5, rngs=nnx.Rngs(0), **{"colour": 1})
