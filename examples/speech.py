@@ -114,7 +114,7 @@ def mean_loss(config: Config, model: Recogniser, batch: Any, rngs: Any = None) -
     if config.task == "digits":
         options: Any = {"mask": batch["weights"], "label_smoothing": config.label_smoothing}
         return metrics.cross_entropy(logits, labels[:, 0], **options)
-    found = ctc_loss(logits, batch["frame_lengths"], labels, lengths)
+    found = ctc_loss(logits, labels, lengths=batch["frame_lengths"], label_lengths=lengths)
     return metrics.Mean(found.loss.sum(), jnp.where(found.feasible, lengths, 0).sum())
 
 
@@ -165,7 +165,9 @@ def main(config: Config) -> dict[str, float]:
     result = train(config, sets, tokens)
     say = nnx.jit(lambda model, batch: model(batch["frames"], batch["frame_lengths"]))
     width = config.beam_width
-    search = jax.jit(lambda xs, ts: ctc_beam_search(xs, ts, width, n_best=width).tokens)
+    search = jax.jit(
+        lambda xs, ts: ctc_beam_search(xs, lengths=ts, beam_width=width, n_best=width).tokens
+    )
     test = batches(examples(config, sets["test"], tokens), batch_size=32, sequence_keys=KEYS)
     found: list[list[str]] = []  # the texts for each recording, the most probable first
     for batch in test:

@@ -20,6 +20,7 @@ def cross_entropy(
     logits: ArrayLike,
     labels: ArrayLike,
     *,
+    lengths: ArrayLike | None = None,
     mask: ArrayLike | None = None,
     label_smoothing: float = 0.0,
 ) -> jax.Array:
@@ -34,6 +35,7 @@ def cross_entropy(
     Args:
       logits: float [..., C], such as [B, T, C] for tokens or [B, C] for whole sequences.
       labels: int [...], classes in [0, C).
+      lengths: int [...], real steps of each sequence; the next axis is time. Or
       mask: bool [...], the shape of labels, True is real.
       label_smoothing: float in [0, 1), the share α of the probability spread over all classes.
 
@@ -55,11 +57,17 @@ def cross_entropy(
       >>> print(f"{cross_entropy(logits, labels, mask=mask):.4f}")  # log(1 + exp(-2))
       0.1269
     """
-    return metrics.cross_entropy(logits, labels, mask=mask, label_smoothing=label_smoothing).value()
+    return metrics.cross_entropy(
+        logits, labels, lengths=lengths, mask=mask, label_smoothing=label_smoothing
+    ).value()
 
 
 def binary_cross_entropy(
-    logits: ArrayLike, labels: ArrayLike, *, mask: ArrayLike | None = None
+    logits: ArrayLike,
+    labels: ArrayLike,
+    *,
+    lengths: ArrayLike | None = None,
+    mask: ArrayLike | None = None,
 ) -> jax.Array:
     """Logistic cross entropy in nats, averaged over the elements of the real positions.
 
@@ -71,6 +79,7 @@ def binary_cross_entropy(
       logits: float [...], the log-odds of class 1; several independent labels a position, such as
         the 88 keys of a piano roll [B, T, 88], are trailing axes.
       labels: float, int or bool, of the shape of logits: 0 or 1, or a probability in between.
+      lengths: int [...], real steps of each sequence; the next axis is time. Or
       mask: bool, True is real; its shape is a leading part of the shape of logits.
 
     Returns:
@@ -86,11 +95,15 @@ def binary_cross_entropy(
       >>> print(f"{binary_cross_entropy(jnp.zeros((2, 3)), jnp.ones((2, 3))):.4f}")  # log 2
       0.6931
     """
-    return metrics.binary_cross_entropy(logits, labels, mask=mask).value()
+    return metrics.binary_cross_entropy(logits, labels, lengths=lengths, mask=mask).value()
 
 
 def mean_squared_error(
-    predictions: ArrayLike, targets: ArrayLike, *, mask: ArrayLike | None = None
+    predictions: ArrayLike,
+    targets: ArrayLike,
+    *,
+    lengths: ArrayLike | None = None,
+    mask: ArrayLike | None = None,
 ) -> jax.Array:
     """Squared error, averaged over the elements of the real positions.
 
@@ -101,6 +114,7 @@ def mean_squared_error(
     Args:
       predictions: float [...]; its dtype, if wider than float32, is that of the computation.
       targets: float, int or bool, of the shape of predictions.
+      lengths: int [...], real steps of each sequence; the next axis is time. Or
       mask: bool, True is real; its shape is a leading part of the shape of predictions.
 
     Returns:
@@ -116,4 +130,4 @@ def mean_squared_error(
       >>> float(mean_squared_error(predictions, targets, mask=jnp.array([[True, False]])))
       4.0
     """
-    return metrics.mean_squared_error(predictions, targets, mask=mask).value()
+    return metrics.mean_squared_error(predictions, targets, lengths=lengths, mask=mask).value()

@@ -14,7 +14,7 @@ import numpy as np
 import optax
 from jax.typing import ArrayLike
 
-from seqjax import checks
+from seqjax import checks, sequences
 from seqjax.data._containers import numbers
 
 __all__ = [
@@ -106,6 +106,7 @@ def cross_entropy(
     logits: ArrayLike,
     labels: ArrayLike,
     *,
+    lengths: ArrayLike | None = None,
     mask: ArrayLike | None = None,
     label_smoothing: float = 0.0,
 ) -> Mean:
@@ -114,6 +115,7 @@ def cross_entropy(
     Args:
       logits: float [..., C].
       labels: int [...], in [0, C).
+      lengths: int [...], real steps of each sequence; the next axis is time. Or
       mask: bool [...], True is real.
       label_smoothing: float in [0, 1). Leave it at 0 for a perplexity.
 
@@ -129,7 +131,7 @@ def cross_entropy(
       (3, 4.0)
     """
     label_smoothing = checks.require_rate("label_smoothing", label_smoothing)
-    logits, labels, mask, valid = _classes(logits, labels, mask)
+    logits, labels, mask, valid = _classes(logits, labels, lengths, mask)
     values = optax.softmax_cross_entropy_with_integer_labels(logits, labels)
     if label_smoothing:
         # The mean of the cross entropies of all classes, without an array of smoothed labels.
@@ -139,13 +141,18 @@ def cross_entropy(
 
 
 def binary_cross_entropy(
-    logits: ArrayLike, labels: ArrayLike, *, mask: ArrayLike | None = None
+    logits: ArrayLike,
+    labels: ArrayLike,
+    *,
+    lengths: ArrayLike | None = None,
+    mask: ArrayLike | None = None,
 ) -> Mean:
     """`seqjax.losses.binary_cross_entropy` as a mergeable mean, in nats an element.
 
     Args:
       logits: float [...], the log-odds of class 1.
       labels: float, int or bool [...], 0 or 1 or a probability in between.
+      lengths: int [...], real steps of each sequence; the next axis is time. Or
       mask: bool, True is real; its shape is a leading part of the shape of logits.
 
     Returns:
@@ -159,19 +166,24 @@ def binary_cross_entropy(
       >>> int(mean.count), round(float(mean.value()), 4)
       (6, 0.6931)
     """
-    logits, labels, mask, valid = _binary(logits, labels, mask)
+    logits, labels, mask, valid = _binary(logits, labels, lengths, mask)
     values = optax.sigmoid_binary_cross_entropy(logits, labels)
     return Mean.of(jnp.where(valid, values, jnp.nan), mask)
 
 
 def mean_squared_error(
-    predictions: ArrayLike, targets: ArrayLike, *, mask: ArrayLike | None = None
+    predictions: ArrayLike,
+    targets: ArrayLike,
+    *,
+    lengths: ArrayLike | None = None,
+    mask: ArrayLike | None = None,
 ) -> Mean:
     """`seqjax.losses.mean_squared_error` as a mergeable mean.
 
     Args:
       predictions: float [...].
       targets: float, int or bool, of the shape of predictions.
+      lengths: int [...], real steps of each sequence; the next axis is time. Or
       mask: bool, True is real; its shape is a leading part of the shape of predictions.
 
     Returns:
@@ -185,16 +197,25 @@ def mean_squared_error(
       >>> int(mean.count), float(mean.value())
       (6, 1.0)
     """
-    predictions, targets, mask = _pair("predictions", predictions, "targets", targets, mask)
+    predictions, targets, mask = _pair(
+        "predictions", predictions, "targets", targets, lengths, mask
+    )
     return Mean.of(optax.squared_error(predictions, targets), mask)
 
 
-def accuracy(logits: ArrayLike, labels: ArrayLike, *, mask: ArrayLike | None = None) -> Mean:
+def accuracy(
+    logits: ArrayLike,
+    labels: ArrayLike,
+    *,
+    lengths: ArrayLike | None = None,
+    mask: ArrayLike | None = None,
+) -> Mean:
     """Fraction of the real positions whose largest logit (the first on ties) is the label's.
 
     Args:
       logits: float [..., C]; a real position with NaN among its logits makes the total NaN.
       labels: int [...], in [0, C); under tracing, a label outside makes the total NaN.
+      lengths: int [...], real steps of each sequence; the next axis is time. Or
       mask: bool [...], True is real.
 
     Returns:
@@ -209,19 +230,26 @@ def accuracy(logits: ArrayLike, labels: ArrayLike, *, mask: ArrayLike | None = N
       >>> float(accuracy(logits, jnp.array([[0, 0, 0]]), mask=mask).value())
       0.5
     """
-    logits, labels, mask, valid = _classes(logits, labels, mask)
+    logits, labels, mask, valid = _classes(logits, labels, lengths, mask)
     valid &= ~jnp.isnan(logits).any(axis=-1)  # argmax would take NaN for the largest
     hits = jnp.argmax(logits, axis=-1).astype(labels.dtype) == labels
     return Mean.of(jnp.where(valid, hits, jnp.nan), mask)
 
 
-def binary_accuracy(logits: ArrayLike, labels: ArrayLike, *, mask: ArrayLike | None = None) -> Mean:
+def binary_accuracy(
+    logits: ArrayLike,
+    labels: ArrayLike,
+    *,
+    lengths: ArrayLike | None = None,
+    mask: ArrayLike | None = None,
+) -> Mean:
     """Fraction of the real elements where "logit above 0" agrees with "label above 1/2".
 
     Args:
       logits: float [...], the log-odds of class 1; NaN at a real position makes the total NaN.
       labels: float, int or bool [...], 0 or 1 or a probability in between; under tracing, a label
         outside [0, 1] makes the total NaN.
+      lengths: int [...], real steps of each sequence; the next axis is time. Or
       mask: bool, True is real; its shape is a leading part of the shape of logits.
 
     Returns:
@@ -234,7 +262,7 @@ def binary_accuracy(logits: ArrayLike, labels: ArrayLike, *, mask: ArrayLike | N
       >>> float(binary_accuracy(jnp.array([3.0, -1.0]), jnp.array([1, 1])).value())
       0.5
     """
-    logits, labels, mask, valid = _binary(logits, labels, mask)
+    logits, labels, mask, valid = _binary(logits, labels, lengths, mask)
     valid &= ~jnp.isnan(logits)  # NaN > 0 is False, as if NaN were class 0
     return Mean.of(jnp.where(valid, (logits > 0) == (labels > 0.5), jnp.nan), mask)
 
@@ -335,7 +363,7 @@ def _numbered(name: str, tokens: Any, numbers: dict[Hashable, int]) -> list[int]
 
 
 def _classes(
-    logits: ArrayLike, labels: ArrayLike, mask: ArrayLike | None
+    logits: ArrayLike, labels: ArrayLike, lengths: ArrayLike | None, mask: ArrayLike | None
 ) -> tuple[jax.Array, jax.Array, jax.Array | None, jax.Array]:
     """Logits, labels and mask, checked and harmless where masked; where labels are in range."""
     logits, labels = _floating("logits", logits), _array("labels", labels)
@@ -349,8 +377,7 @@ def _classes(
         labels = labels.astype(np.int32)  # NumPy makes floats of an empty list
     if not jnp.issubdtype(labels.dtype, jnp.integer):
         raise TypeError(f"labels: expected integer classes, got {labels.dtype}")
-    if mask is not None:
-        mask = _checked_mask(mask, labels.shape, whole=True)
+    mask = _real_positions(lengths, mask, labels.shape, whole=True)
     classes = logits.shape[-1]
     # Checked before JAX converts: a wide integer could wrap around into the range.
     checks.require_range("labels", labels, classes - 1, mask)
@@ -362,16 +389,21 @@ def _classes(
 
 
 def _binary(
-    logits: ArrayLike, labels: ArrayLike, mask: ArrayLike | None
+    logits: ArrayLike, labels: ArrayLike, lengths: ArrayLike | None, mask: ArrayLike | None
 ) -> tuple[jax.Array, jax.Array, jax.Array | None, jax.Array]:
     """Logits, labels and mask, checked and harmless where masked; where labels are in range."""
-    logits, labels, mask = _pair("logits", logits, "labels", labels, mask)
+    logits, labels, mask = _pair("logits", logits, "labels", labels, lengths, mask)
     checks.require_range("labels", labels, 1, mask)
     return logits, labels, mask, (labels >= 0) & (labels <= 1)
 
 
 def _pair(
-    name: str, values: ArrayLike, target_name: str, targets: ArrayLike, mask: ArrayLike | None
+    name: str,
+    values: ArrayLike,
+    target_name: str,
+    targets: ArrayLike,
+    lengths: ArrayLike | None,
+    mask: ArrayLike | None,
 ) -> tuple[jax.Array, jax.Array, jax.Array | None]:
     """Two arrays of one shape and dtype with their mask, checked and 0 where masked."""
     values, targets = _floating(name, values), _real(target_name, targets)
@@ -379,8 +411,7 @@ def _pair(
         raise ValueError(
             f"{target_name}: expected the shape of {name}, {values.shape}, got {targets.shape}"
         )
-    if mask is not None:
-        mask = _checked_mask(mask, values.shape)
+    mask = _real_positions(lengths, mask, values.shape)
     return _hide(values, mask), _hide(jnp.asarray(targets, values.dtype), mask), mask
 
 
@@ -413,6 +444,21 @@ def _floating(name: str, x: ArrayLike) -> jax.Array:
 def _at_least_float32(x: jax.Array) -> jax.Array:
     wide = jnp.issubdtype(x.dtype, jnp.floating) and x.dtype.itemsize >= 4
     return x if wide else x.astype(jnp.float32)
+
+
+def _real_positions(
+    lengths: Any, mask: Any, shape: tuple[int, ...], *, whole: bool = False
+) -> jax.Array | None:
+    """Return the mask meant by lengths or mask, None where all positions are real."""
+    if lengths is None:
+        return None if mask is None else _checked_mask(mask, shape, whole=whole)
+    if mask is not None:
+        raise ValueError("lengths, mask: expected one of them, got both")
+    batch = np.shape(lengths)
+    if batch != shape[: len(batch)] or len(batch) == len(shape) or (whole and shape[:-1] != batch):
+        expected = f"shape {shape[:-1]}" if whole else f"a leading part of {shape[:-1]}"
+        raise ValueError(f"lengths: expected {expected}, got {batch}")
+    return sequences.step_mask(lengths, None, batch, shape[len(batch)])
 
 
 def _checked_mask(mask: ArrayLike, shape: tuple[int, ...], *, whole: bool = False) -> jax.Array:

@@ -23,6 +23,7 @@ __all__ = [
     "mask_to_lengths",
     "max_pool",
     "mean_pool",
+    "previous_real",
     "repeat",
     "reverse",
     "step_mask",
@@ -137,6 +138,29 @@ def mask_to_lengths(mask: Any) -> Array:
     if mask.ndim == 0:
         raise ValueError("mask: expected a time axis, [..., T], got a scalar")
     return mask.sum(axis=-1, dtype=jnp.int32)
+
+
+def previous_real(mask: Any) -> Array:
+    """Return the index of the last real step before each step; -1 if there is none.
+
+    Args:
+      mask: bool `[..., T]`.
+
+    Returns:
+      int32 `[..., T]`.
+
+    Example:
+      >>> previous_real(jnp.array([True, False, True, True])).tolist()
+      [-1, 0, 0, 2]
+    """
+    mask = checks.require_array("mask", mask, jnp.bool_, "bool, True at real steps")
+    if mask.ndim == 0:
+        raise ValueError("mask: expected a time axis, [..., T], got a scalar")
+    *batch_shape, steps = mask.shape
+    numbers = lax.broadcasted_iota(jnp.int32, mask.shape, mask.ndim - 1)
+    last = lax.cummax(jnp.where(mask, numbers, -1), axis=mask.ndim - 1)
+    first = jnp.full((*batch_shape, min(steps, 1)), -1, jnp.int32)
+    return jnp.concatenate([first, last[..., : max(steps - 1, 0)]], axis=-1)
 
 
 def step_mask(

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from seqjax import losses
+from seqjax import losses, metrics
 
 Reference = Callable[[np.ndarray, Any], tuple[float, np.ndarray]]
 
@@ -352,3 +352,31 @@ def test_logits_of_none_and_no_labels():
         losses.cross_entropy(nothing, np.array([1]))
     empty: Any = []
     assert float(losses.cross_entropy(np.zeros((0, 4)), empty)) == 0.0
+
+
+@pytest.mark.parametrize(
+    ("loss", "features"),
+    [("cross_entropy", ()), ("binary_cross_entropy", (4,)), ("mean_squared_error", ())],
+)
+def test_lengths_mean_their_mask(loss, features):
+    rng = np.random.default_rng(0)
+    function, lengths = getattr(losses, loss), np.array([[3, 0], [5, 1]])
+    mask = np.arange(5) < lengths[..., None]
+    shape = (2, 2, 5, *features) if loss != "cross_entropy" else (2, 2, 5, 4)
+    values = rng.normal(size=shape).astype(np.float32)
+    targets = rng.integers(0, 2, shape[:3] if loss == "cross_entropy" else shape)
+    values[~mask] = np.nan
+    for run in (function, jax.jit(function)):
+        found = run(values, targets, lengths=lengths)
+        np.testing.assert_array_equal(found, function(values, targets, mask=mask))
+        assert np.isfinite(found)
+    mean = getattr(metrics, loss)(values, targets, lengths=lengths)
+    assert int(mean.count) == 9 * int(np.prod(features, dtype=int))
+    for wrong, message in (
+        ({"lengths": lengths, "mask": mask}, "lengths, mask: expected one of them, got both"),
+        ({"lengths": lengths + 3}, r"lengths: expected 0 to 5, .*, got 3 to 8"),
+        ({"lengths": lengths[0, :1]}, r"lengths: expected .*, got \(1,\)"),
+        ({"lengths": lengths / 2}, "lengths: expected integers"),
+    ):
+        with pytest.raises((ValueError, TypeError), match=message):
+            function(values, targets, **wrong)

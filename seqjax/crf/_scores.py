@@ -4,7 +4,6 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jax import lax
 
 from seqjax import checks, sequences
 from seqjax.types import Array
@@ -49,7 +48,7 @@ class Scores(NamedTuple):
             start=self.end,
             end=self.start,
             mask=mask,
-            previous=_previous(mask),
+            previous=sequences.previous_real(mask),
         )
 
 
@@ -78,13 +77,4 @@ def checked(
     found = sequences.step_mask(lengths, mask, tuple(batch_shape), steps)
     found = jnp.ones((*batch_shape, steps), bool) if found is None else found
     emissions = sequences.zero_masked(emissions.astype(wide), found)
-    return Scores(emissions, **given, mask=found, previous=_previous(found))
-
-
-def _previous(mask: Array) -> Array:
-    """Return the index of the last real step before each step; -1 if there is none."""
-    *batch_shape, steps = mask.shape
-    numbers = lax.broadcasted_iota(jnp.int32, mask.shape, mask.ndim - 1)
-    last = lax.cummax(jnp.where(mask, numbers, -1), axis=mask.ndim - 1)
-    first = jnp.full((*batch_shape, min(steps, 1)), -1, jnp.int32)
-    return jnp.concatenate([first, last[..., : max(steps - 1, 0)]], axis=-1)
+    return Scores(emissions, **given, mask=found, previous=sequences.previous_real(found))

@@ -9,8 +9,8 @@ from seqjax.cells.ops import accumulator_dtype
 from seqjax.types import Array
 
 
-def checked_frames(logits: Any, lengths: Any, blank: Any) -> tuple[Array, Array, int]:
-    """Logits `[B, T, V]` in float32 or wider, zero in padding, with lengths `[B]` and the blank."""
+def checked_frames(logits: Any, lengths: Any, mask: Any, blank: Any) -> tuple[Array, Array, int]:
+    """Return logits `[B, T, V]` in float32 or wider, zero in padding; their mask; the blank."""
     logits = checks.require_array("logits", logits, jnp.floating, "a float array [B, T, V]")
     if logits.ndim != 3 or logits.shape[2] == 0:
         raise ValueError(f"logits: expected [B, T, V], got {logits.shape}")
@@ -18,7 +18,7 @@ def checked_frames(logits: Any, lengths: Any, blank: Any) -> tuple[Array, Array,
     blank = checks.require_integer("blank", blank, least=0)
     if blank >= classes:
         raise ValueError(f"blank: expected a class below V={classes}, got {blank}")
-    lengths = sequences.check_lengths(lengths, (batch,), steps)
+    found = sequences.step_mask(lengths, mask, (batch,), steps)
+    found = jnp.ones((batch, steps), bool) if found is None else found
     logits = logits.astype(accumulator_dtype(logits.dtype))
-    mask = sequences.lengths_to_mask(lengths, steps)
-    return sequences.zero_masked(logits, mask), lengths, blank
+    return sequences.zero_masked(logits, found), found, blank

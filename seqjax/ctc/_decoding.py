@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from seqjax import checks
+from seqjax import checks, sequences
 from seqjax._compensated import Total, add, sum_along
 from seqjax._log_space import exact, log_normalized
 from seqjax.ctc._checks import checked_frames
@@ -30,14 +30,15 @@ class CTCDecoded(NamedTuple):
     log_probs: Array
 
 
-def ctc_greedy(logits: Any, lengths: Any, blank: int = 0) -> CTCDecoded:
+def ctc_greedy(logits: Any, *, lengths: Any = None, mask: Any = None, blank: int = 0) -> CTCDecoded:
     """Return the labels of the most probable path: the best class of each frame.
 
         π_t = argmax_v p_t(v),   labels = π without repeats, then without blanks
 
     Args:
       logits: float `[B, T, V]`, unnormalised, the blank among the V classes.
-      lengths: int `[B]`, 0 to T, frames of each row.
+      lengths: int `[B]`, 0 to T, frames of each row; or
+      mask: bool `[B, T]`, True at real frames; those on both sides of a hole are neighbours.
       blank: the blank's class.
 
     Returns:
@@ -51,15 +52,15 @@ def ctc_greedy(logits: Any, lengths: Any, blank: int = 0) -> CTCDecoded:
 
     Example:
       >>> logits = jax.nn.one_hot(jnp.array([[1, 1, 0, 1, 2, 2]]), 3) * 9
-      >>> decoded = ctc_greedy(logits, jnp.array([6]))
+      >>> decoded = ctc_greedy(logits)
       >>> decoded.tokens.tolist(), decoded.lengths.tolist()
       ([[[1, 1, 2, 0, 0, 0]]], [[3]])
     """
-    logits, lengths, blank = checked_frames(logits, lengths, blank)
-    steps = logits.shape[1]
-    real = jnp.arange(steps, dtype=jnp.int32)[None] < lengths[:, None]
+    logits, real, blank = checked_frames(logits, lengths, mask, blank)
     path = jnp.where(real, jnp.argmax(logits, axis=2).astype(jnp.int32), blank)
-    before = jnp.pad(path, ((0, 0), (1, 0)), constant_values=blank)[:, :steps]
+    previous = sequences.previous_real(real)
+    before = jnp.take_along_axis(path, jnp.maximum(previous, 0), axis=1)
+    before = jnp.where(previous < 0, blank, before)
     tokens, count = _packed(path, (path != blank) & (path != before), blank)
     best = jnp.where(real, log_normalized(logits).max(axis=2), 0.0)
     log_probs = sum_along(best, axis=1)
@@ -67,7 +68,13 @@ def ctc_greedy(logits: Any, lengths: Any, blank: int = 0) -> CTCDecoded:
 
 
 def ctc_beam_search(
-    logits: Any, lengths: Any, beam_width: int = 16, blank: int = 0, *, n_best: int = 1
+    logits: Any,
+    *,
+    lengths: Any = None,
+    mask: Any = None,
+    beam_width: int = 16,
+    n_best: int = 1,
+    blank: int = 0,
 ) -> CTCDecoded:
     """Return the most probable labels, by a search over prefixes that sums the paths of each.
 
@@ -83,7 +90,8 @@ def ctc_beam_search(
 
     Args:
       logits: float `[B, T, V]`, unnormalised, the blank among the V classes; -inf rules one out.
-      lengths: int `[B]`, 0 to T, frames of each row.
+      lengths: int `[B]`, 0 to T, frames of each row; or
+      mask: bool `[B, T]`, True at real frames; those on both sides of a hole are neighbours.
       beam_width: K, prefixes kept after each frame.
       blank: the blank's class.
       n_best: n, at most K.
@@ -103,32 +111,30 @@ def ctc_beam_search(
 
     Example:
       >>> p = jnp.array([[[0.6, 0.4], [0.6, 0.4]]])  # "- -" is the best path, but "1" has three
-      >>> both = ctc_beam_search(jnp.log(p), jnp.array([2]), n_best=2)
+      >>> both = ctc_beam_search(jnp.log(p), n_best=2)
       >>> both.tokens.tolist(), both.lengths.tolist()
       ([[[1, 0], [0, 0]]], [[1, 0]])
       >>> [f"{p:.2f}" for p in jnp.exp(both.log_probs[0])]
       ['0.64', '0.36']
     """
-    logits, lengths, blank = checked_frames(logits, lengths, blank)
+    logits, real, blank = checked_frames(logits, lengths, mask, blank)
     beam_width = checks.require_integer("beam_width", beam_width)
     n_best = checks.require_integer("n_best", n_best)
     if n_best > beam_width:
         raise ValueError(f"n_best: expected at most beam_width={beam_width}, got {n_best}")
-    batch, steps, _ = logits.shape
+    batch = logits.shape[0]
     log_probs = jnp.moveaxis(log_normalized(logits), 1, 0)
-    times = jnp.arange(steps, dtype=jnp.int32)
 
     # Log-probabilities of prefixes are those of the best one, a pair of floats, and a difference.
     def frame(beam: _Beam, xs: tuple[Array, Array]) -> tuple[_Beam, tuple[Array, Array]]:
-        t, p_t = xs
+        p_t, is_real = xs
         new, parents, labels = jax.vmap(advance, in_axes=(0, 0, None))(beam.prefixes, p_t, blank)
         best = new.total[:, 0]
         best = jnp.where(jnp.isneginf(best), 0.0, best)
         new = new._replace(blank=new.blank - best[:, None], label=new.label - best[:, None])
-        real = t < lengths
 
         def hold(new: Array, old: Array) -> Array:
-            return jnp.where(real.reshape(-1, *[1] * (new.ndim - 1)), new, old)
+            return jnp.where(is_real.reshape(-1, *[1] * (new.ndim - 1)), new, old)
 
         history = hold(parents, stay), hold(labels, jnp.full_like(labels, blank))
         return jax.tree.map(hold, _Beam(new, add(beam.best, best)), beam), history
@@ -137,7 +143,7 @@ def ctc_beam_search(
     prefixes = first_prefixes(beam_width, blank, log_probs.dtype)
     prefixes = jax.tree.map(lambda a: jnp.broadcast_to(a, (batch, *a.shape)), prefixes)
     start = _Beam(prefixes, exact(jnp.zeros(batch, log_probs.dtype)))
-    beam, (parents, labels) = lax.scan(frame, start, (times, log_probs))
+    beam, (parents, labels) = lax.scan(frame, start, (log_probs, real.T))
 
     def back(beam: Array, xs: tuple[Array, Array]) -> tuple[Array, Array]:
         parents, labels = xs

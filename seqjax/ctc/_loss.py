@@ -27,7 +27,15 @@ class CTCLoss(NamedTuple):
     feasible: Array
 
 
-def ctc_loss(logits: Any, lengths: Any, labels: Any, label_lengths: Any, blank: int = 0) -> CTCLoss:
+def ctc_loss(
+    logits: Any,
+    labels: Any,
+    *,
+    lengths: Any = None,
+    mask: Any = None,
+    label_lengths: Any = None,
+    blank: int = 0,
+) -> CTCLoss:
     """Return the negative log-probability of labels, summed over all their places in time.
 
         L = -log Σ_π Π_t p_t(π_t),   over the paths π that give the labels
@@ -40,9 +48,10 @@ def ctc_loss(logits: Any, lengths: Any, labels: Any, label_lengths: Any, blank: 
     Args:
       logits: float `[B, T, V]`, unnormalised, the blank among the V classes. Padding, NaN included,
         reaches neither the loss nor its gradient.
-      lengths: int `[B]`, 0 to T, frames of each row. Without frames only no labels are feasible.
       labels: int `[B, N]`, classes but the blank; anything in padding.
-      label_lengths: int `[B]`, 0 to N.
+      lengths: int `[B]`, 0 to T, frames of each row. Without frames only no labels are feasible. Or
+      mask: bool `[B, T]`, True at real frames; those on both sides of a hole are neighbours.
+      label_lengths: int `[B]`, 0 to N; all labels count if None.
       blank: the blank's class.
 
     Returns:
@@ -59,15 +68,17 @@ def ctc_loss(logits: Any, lengths: Any, labels: Any, label_lengths: Any, blank: 
     Example:
       >>> logits = jnp.zeros([2, 2, 3])  # p = 1/3 each; "1 -", "- 1", "1 1" are paths of "1"
       >>> labels = jnp.array([[1, 0], [1, 1]])  # "1 1" needs three frames
-      >>> loss, feasible = ctc_loss(logits, jnp.array([2, 2]), labels, jnp.array([1, 2]))
+      >>> loss, feasible = ctc_loss(logits, labels, label_lengths=jnp.array([1, 2]))
       >>> print(jnp.exp(-loss[0]).round(4), loss[1], feasible)
       0.3333 0.0 [ True False]
     """
-    logits, lengths, blank = checked_frames(logits, lengths, blank)
+    logits, mask, blank = checked_frames(logits, lengths, mask, blank)
     batch, _, classes = logits.shape
     labels = checks.require_array("labels", labels, jnp.integer, "integers [B, N]")
     if labels.ndim != 2 or labels.shape[0] != batch:
         raise ValueError(f"labels: expected [B, N] with B={batch}, got {labels.shape}")
+    if label_lengths is None:
+        label_lengths = jnp.full(batch, labels.shape[1], jnp.int32)
     try:
         label_lengths = sequences.check_lengths(label_lengths, (batch,), labels.shape[1])
     except (TypeError, ValueError) as error:
@@ -82,21 +93,21 @@ def ctc_loss(logits: Any, lengths: Any, labels: Any, label_lengths: Any, blank: 
         )
     labels = jnp.where(real & valid, labels, 0).astype(jnp.int32)
 
-    log_p = _log_probability(log_normalized(logits), lengths, labels, label_lengths, blank)
+    log_p = _log_probability(log_normalized(logits), mask, labels, label_lengths, blank)
     feasible = ~jnp.isneginf(log_p)
     loss = jnp.where(feasible, jnp.maximum(-log_p, 0.0), 0.0)
     return CTCLoss(jnp.where(valid.all(axis=1), loss, jnp.nan), feasible)
 
 
 def _log_probability(
-    log_probs: Array, lengths: Array, labels: Array, label_lengths: Array, blank: int
+    log_probs: Array, mask: Array, labels: Array, label_lengths: Array, blank: int
 ) -> Array:
     """Return log p(labels) `[B]` by the forward recursion over the labels with blanks around them.
 
     l = - l_1 - l_2 - ... l_N -
     α_t(s) = log p_t(l_s) + log (exp α_t-1(s) + exp α_t-1(s-1) + [may skip s-1] exp α_t-1(s-2))
     """
-    batch, steps, _ = log_probs.shape
+    batch, _, _ = log_probs.shape
     number = labels.shape[1]
     blanks = jnp.full((batch, 2 * number + 1), blank, jnp.int32)
     with_blanks = blanks.at[:, 1::2].set(labels)
@@ -115,8 +126,7 @@ def _log_probability(
     # Before the first frame all paths are at the first blank, which they have not emitted yet.
     start = jnp.where(states == 0, 0.0, -jnp.inf).astype(log_probs.dtype)
     start = jnp.broadcast_to(start, with_blanks.shape)
-    real = sequences.lengths_to_mask(lengths, steps)
-    alpha, _ = lax.scan(frame, exact(start), (jnp.moveaxis(emitted, 1, 0), real.T))
+    alpha, _ = lax.scan(frame, exact(start), (jnp.moveaxis(emitted, 1, 0), mask.T))
     last = 2 * label_lengths[:, None]
     is_end = (states == last) | (states == last - 1)
     hi, lo = log_sum(alpha, jnp.where(is_end, 0.0, -jnp.inf).astype(log_probs.dtype), 1)

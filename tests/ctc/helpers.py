@@ -1,5 +1,6 @@
 """CTC by its definition: all paths enumerated, merged and summed in float64."""
 
+import functools
 import itertools
 import math
 
@@ -9,9 +10,23 @@ import numpy as np
 from seqjax.ctc import ctc_beam_search, ctc_greedy, ctc_loss
 
 B, T, V = 3, 5, 3
-LOSS = jax.jit(ctc_loss, static_argnums=4)
-GREEDY = jax.jit(ctc_greedy, static_argnums=2)
-SEARCH = jax.jit(ctc_beam_search, static_argnums=(2, 3), static_argnames="n_best")
+
+
+@functools.partial(jax.jit, static_argnums=4)
+def LOSS(logits, lengths, labels, label_lengths, blank):
+    return ctc_loss(logits, labels, lengths=lengths, label_lengths=label_lengths, blank=blank)
+
+
+@functools.partial(jax.jit, static_argnums=2)
+def GREEDY(logits, lengths, blank):
+    return ctc_greedy(logits, lengths=lengths, blank=blank)
+
+
+@functools.partial(jax.jit, static_argnums=(2, 3), static_argnames="n_best")
+def SEARCH(logits, lengths, beam_width, blank, n_best=1):
+    return ctc_beam_search(
+        logits, lengths=lengths, beam_width=beam_width, n_best=n_best, blank=blank
+    )
 
 
 def labels_of(path, blank):

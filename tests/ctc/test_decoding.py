@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from seqjax.ctc import ctc_beam_search, ctc_greedy
+from seqjax.ctc import ctc_beam_search, ctc_greedy, ctc_loss
 from tests.ctc.helpers import (
     GREEDY,
     LOSS,
@@ -148,8 +148,36 @@ def test_wide_types(x64):
 def test_search_refuses():
     logits, lengths = np.zeros((2, 4, 3), np.float32), np.array([4, 2])
     with pytest.raises(ValueError, match="beam_width: expected a positive integer, got 0"):
-        ctc_beam_search(logits, lengths, 0)
+        ctc_beam_search(logits, lengths=lengths, beam_width=0)
     with pytest.raises(ValueError, match="n_best: expected at most beam_width=2, got 3"):
-        ctc_beam_search(logits, lengths, 2, n_best=3)
+        ctc_beam_search(logits, lengths=lengths, beam_width=2, n_best=3)
     with pytest.raises(ValueError, match="blank: expected a class below V=3, got 7"):
-        ctc_greedy(logits, lengths, 7)
+        ctc_greedy(logits, lengths=lengths, blank=7)
+
+
+def test_frames_on_both_sides_of_a_hole_are_neighbours():
+    """A mask with holes against the same frames without them; the loss, too."""
+    rng, logits = draw(5)
+    mask = rng.random((B, T)) < 0.6
+    mask[:, :2] = [True, False]
+    labels, counts = np.array([[1, 2], [2, 2], [1, 1]]), np.array([1, 1, 0])
+    dirty = np.where(mask[..., None], logits, np.nan)
+    greedy = jax.jit(ctc_greedy)(dirty, mask=mask)
+    search = jax.jit(lambda z: ctc_beam_search(z, mask=mask, beam_width=8, n_best=3))(dirty)
+    loss = jax.jit(lambda z: ctc_loss(z, labels, mask=mask, label_lengths=counts))(dirty)
+    for b in range(B):
+        real = logits[b : b + 1, mask[b]]
+        length = np.array([mask[b].sum()])
+        for found, alone in (
+            (greedy, GREEDY(real, length, 0)),
+            (search, SEARCH(real, length, 8, 0, n_best=3)),
+        ):
+            np.testing.assert_array_equal(found.lengths[b], alone.lengths[0])
+            width = alone.tokens.shape[2]
+            np.testing.assert_array_equal(found.tokens[b, :, :width], alone.tokens[0])
+            np.testing.assert_allclose(found.log_probs[b], alone.log_probs[0], rtol=1e-5)
+        alone = LOSS(real, length, labels[b : b + 1], counts[b : b + 1], 0)
+        np.testing.assert_allclose(loss.loss[b], alone.loss[0], rtol=1e-5)
+        assert loss.feasible[b] == alone.feasible[0]
+    with pytest.raises(ValueError, match="lengths, mask: expected one of them, got both"):
+        ctc_greedy(logits, lengths=np.full(B, T), mask=mask)

@@ -49,7 +49,7 @@ def test_garbage_in_padding_changes_nothing():
 def test_gradient():
     """By central differences of the enumeration, in its logits."""
     _, logits = draw(3, batch=1)
-    run = lambda logits: ctc_loss(logits, np.array([4]), np.array([[1, 1]]), np.array([2])).loss[0]  # noqa: E731
+    run = lambda logits: ctc_loss(logits, np.array([[1, 1]]), lengths=np.array([4])).loss[0]  # noqa: E731
     slope = jax.jit(jax.grad(run))(jnp.asarray(logits))
     for index in np.ndindex(T, V):
         sides = []
@@ -64,7 +64,7 @@ def test_infeasible_rows_are_reported_without_a_gradient():
     _, logits = draw(1)
     labels, counts = np.array([[1, 1, 2], [1, 1, 2], [1, 2, 1]]), np.array([3, 3, 3])
     lengths = np.array([3, 4, 2])  # 1 1 2 needs four frames
-    run = lambda logits: ctc_loss(logits, lengths, labels, counts)  # noqa: E731
+    run = lambda logits: ctc_loss(logits, labels, lengths=lengths, label_lengths=counts)  # noqa: E731
     loss, feasible = jax.jit(run)(logits)
     assert feasible.tolist() == [False, True, False]
     assert loss[0] == loss[2] == 0 and loss[1] > 0
@@ -89,19 +89,19 @@ def test_empty_axes(steps, most):
     loss, feasible = LOSS(logits, np.full(2, steps), labels, counts, 0)
     assert feasible.tolist() == [True, counts[1] <= steps]
     np.testing.assert_allclose(loss[0], steps * math.log(V), rtol=1e-6, atol=1e-6)
-    assert ctc_loss(logits[:0], [], labels[:0], []).loss.shape == (0,)
+    assert ctc_loss(logits[:0], labels[:0], lengths=[], label_lengths=[]).loss.shape == (0,)
 
 
 def test_ruled_out_classes():
     _, logits = draw(2)
     logits[:, :, 2] = -np.inf
     labels, counts = np.array([[1, 1], [1, 2], [1, 1]]), np.array([1, 2, 0])
-    run = lambda logits: ctc_loss(logits, np.full(B, T), labels, counts).loss  # noqa: E731
+    run = lambda logits: ctc_loss(logits, labels, label_lengths=counts).loss  # noqa: E731
     loss = jax.jit(run)(logits)
     for b in (0, 2):
         p = every_labelling(logits[b], T, 0)[tuple(labels[b, : counts[b]].tolist())]
         np.testing.assert_allclose(loss[b], -math.log(p), rtol=1e-5)
-    found = jax.jit(lambda z: ctc_loss(z, np.full(B, T), labels, counts))(logits)
+    found = jax.jit(lambda z: ctc_loss(z, labels, label_lengths=counts))(logits)
     assert loss[1] == 0 and found.feasible.tolist() == [True, False, True]
     assert np.isfinite(jax.jit(jax.grad(lambda z: run(z).sum()))(jnp.asarray(logits))).all()
 
@@ -135,10 +135,10 @@ def test_long_and_unlikely():
 
 def test_loss_strict_and_half():
     _, logits = draw(0)
-    arguments = np.full(B, T), np.ones((B, 2), int), np.array([1, 2, 0])
-    whole = ctc_loss(logits, *arguments).loss
+    labels, counts = np.ones((B, 2), int), np.array([1, 2, 0])
+    whole = ctc_loss(logits, labels, label_lengths=counts).loss
     with jax.numpy_dtype_promotion("strict"):
-        half = ctc_loss(jnp.asarray(logits, jnp.bfloat16), *arguments).loss
+        half = ctc_loss(jnp.asarray(logits, jnp.bfloat16), labels, label_lengths=counts).loss
     assert half.dtype == jnp.float32
     np.testing.assert_allclose(half, whole, rtol=2e-2, atol=2e-2)
 
@@ -177,18 +177,18 @@ def test_wrong_label_under_tracing_is_nan():
 def test_finite_scores_are_never_cut_off():
     """A label of very small probability costs what it costs."""
     logits = jnp.array([[[0.0, -2e5], [0.0, -3e5]]])
-    found = ctc_loss(logits, jnp.array([2]), jnp.array([[1]]), jnp.array([1]))
+    found = ctc_loss(logits, jnp.array([[1]]))
     np.testing.assert_allclose(found.loss, [2e5])
 
 
 def test_a_frame_that_forbids_all_classes_is_not_feasible():
     logits = np.zeros((2, 3, 3), np.float32)
     logits[0, 1] = -np.inf
-    arguments = np.array([3, 3]), np.array([[1], [1]]), np.array([1, 1])
-    run = jax.value_and_grad(lambda z: ctc_loss(z, *arguments).loss.sum())
+    labels = np.array([[1], [1]])
+    run = jax.value_and_grad(lambda z: ctc_loss(z, labels).loss.sum())
     value, slope = jax.jit(run)(logits)
     expected = -math.log(every_labelling(logits[1], 3, 0)[(1,)])
     np.testing.assert_allclose(value, expected, rtol=1e-5)
     assert (slope[0] == 0).all() and np.isfinite(slope).all()
-    assert ctc_loss(logits, *arguments).feasible.tolist() == [False, True]
-    assert ctc_greedy(logits, np.array([3, 3])).log_probs[0, 0] == -np.inf
+    assert ctc_loss(logits, labels).feasible.tolist() == [False, True]
+    assert ctc_greedy(logits).log_probs[0, 0] == -np.inf

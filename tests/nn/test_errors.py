@@ -317,5 +317,5 @@ def test_a_mistyped_option_gets_the_nearest_name(option, hint):
     options: Any = {option: 1}
     with pytest.raises(TypeError, match=f"LSTM: .* {option!r}; did you mean {hint!r}\\?$"):
         nn.LSTM(3, 5, rngs=nnx.Rngs(0), **options)
-    with pytest.raises(TypeError, match="does not have, 'colour'$"):
+    with pytest.raises(TypeError, match=r"does not have, 'colour'$"):
         nn.LSTM(3, 5, rngs=nnx.Rngs(0), **{"colour": 1})
