@@ -25,11 +25,12 @@ def add(total: Total, x: Array) -> Total:
         hi, lo = FastTwoSum(s, e + lo)
 
     The error of one step is at most 2 u² |hi + lo + x|, u = 2⁻²⁴ in float32. If the total becomes
-    infinite or NaN, hi is that and lo is 0. The gradient is that of a plain sum: it flows to hi.
+    infinite or NaN, hi has that value and lo is 0. The gradient is that of a plain sum: it flows to
+    hi.
 
     Args:
       total: hi and lo, float arrays of one shape and dtype.
-      x: what is added, of the same dtype; it may be broadcast.
+      x: the number to add, of the same dtype; it may be broadcast.
 
     Returns:
       hi and lo of the new total.
@@ -83,7 +84,7 @@ def divide(total: Total, divisor: Total) -> Total:
 
     Args:
       total: hi and lo.
-      divisor: a pair likewise, not 0; it may be broadcast.
+      divisor: hi and lo, not 0; they may be broadcast.
 
     References:
       Dekker 1971, A floating-point technique for extending the available precision, section 5.
@@ -106,7 +107,7 @@ def divide(total: Total, divisor: Total) -> Total:
 def behind(total: Total) -> Array:
     """Return hi + lo minus the row's largest finite hi, as one float `[..., n]`.
 
-    Numbers of one row that are close to each other stay different, as they would not as plain hi.
+    Numbers of one row that are close to each other stay different; their hi alone may be equal.
     """
     hi, lo = total
     top = jnp.max(jnp.where(jnp.isfinite(hi), hi, -jnp.inf), axis=-1, keepdims=True)
@@ -135,6 +136,6 @@ def _error(a: Array, b: Array, s: Array) -> Array:
 
 
 def _rounded(x: Array, bits: int | None = None) -> Array:
-    """Return x itself, or rounded to fewer bits, as a value that XLA does not see through."""
+    """Return x, or x rounded to fewer bits, as a value that XLA cannot simplify."""
     kind = jnp.finfo(x.dtype)
     return lax.reduce_precision(x, kind.nexp, kind.nmant if bits is None else bits)

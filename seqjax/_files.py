@@ -1,4 +1,4 @@
-"""Paths as users write them, and the one way this package writes a file: whole or not at all."""
+"""Checks of paths, and writing a file so that it is complete or not changed at all."""
 
 import contextlib
 import os
@@ -62,7 +62,7 @@ def local_path(name: str, path: Any) -> Path:
 
 
 def local_file(name: str, path: Any) -> Path:
-    """Return the path of a file to read, or raise if a folder is there.
+    """Return the path of a file to read, or raise if the path is a folder.
 
     Args:
       name: the argument's name, for the message.
@@ -83,15 +83,15 @@ def local_file(name: str, path: Any) -> Path:
 
 
 def new_file(name: str, path: Any) -> Path:
-    """Return the path of a file to write, which may be there already.
+    """Return the path of a file to write, which may already exist.
 
     Args:
       name: the argument's name, for the message.
       path: as `local_path` takes it.
 
     Raises:
-      TypeError, ValueError: as `local_path`; a folder or a device is there, or the path leads
-        through a file.
+      TypeError, ValueError: as `local_path`; the path is a folder or a device, or leads through
+        a file.
 
     Example:
       >>> new_file("path", "/")
@@ -109,7 +109,7 @@ def new_file(name: str, path: Any) -> Path:
 
 
 def new_folder(name: str, path: Any) -> Path:
-    """Return the path of a folder to write to, which may be there already; it is not made here.
+    """Return the path of a folder to write to, which may already exist; it is not created here.
 
     Args:
       name: the argument's name, for the message.
@@ -143,17 +143,17 @@ _URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:/")
 
 @contextlib.contextmanager
 def replacing(path: FilePath) -> Iterator[Path]:
-    """The path of a file to write, which takes the place of another at the end of the block.
+    """Give the path of a new file, which replaces the file at `path` when the block ends.
 
-    It lies in the same folder, under a name of its own, so that writers of one path do not meet;
-    after an error it is removed. Links are followed: what they lead to is replaced.
+    The new file is in the same folder under a unique name, so that writers of one path do not
+    interfere. After an error it is removed. Links are followed: their target is replaced.
 
     Args:
-      path: of the file to replace, or of none yet.
+      path: the path of the file to replace, or to create if it does not exist.
 
     Raises:
       TypeError, ValueError: as `new_file`.
-      FileNotFoundError: the folder of the file is not there.
+      FileNotFoundError: the folder of the file does not exist.
 
     Example:
       >>> import tempfile
@@ -169,7 +169,7 @@ def replacing(path: FilePath) -> Iterator[Path]:
     target = Path(os.path.realpath(path))
     if not target.parent.is_dir():
         raise FileNotFoundError(f"path: expected a folder {os.fspath(path.parent)!r}, got none")
-    # The suffix stays, by which writers may choose a format.
+    # Keep the suffix, since writers may choose the format by it.
     partial = target.with_name(f".{uuid.uuid4().hex}.partial{path.suffix}")
     try:
         yield partial

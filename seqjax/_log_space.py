@@ -1,7 +1,7 @@
 """Sums and maxima of scores in log space, for recursions of many steps.
 
-A score is a pair (hi, lo) as in `seqjax._compensated`, or -inf with lo = 0. So a recursion of
-100,000 steps keeps the accuracy of float32, and a small difference of two large scores is right.
+A score is a pair (hi, lo) as in `seqjax._compensated`, or -inf with lo = 0. Therefore a recursion
+of 100,000 steps keeps the accuracy of float32, and small differences of large scores are accurate.
 """
 
 import functools
@@ -33,11 +33,11 @@ def log_sum(scores: Total, moves: Array, axis: int) -> Total:
 
         log Σ_i exp(x_i) = x_m + log1p(Σ_i≠m exp(x_i - x_m)),   m = argmax x,  x = scores + moves
 
-    Where one term is far above the others, the small rest counts with its full accuracy.
+    If one term is far above the others, the sum of the others keeps its full accuracy.
 
     Args:
       scores: pairs that broadcast to the shape of `moves`.
-      moves: `[..., n, ...]`, what is added to each before the sum.
+      moves: `[..., n, ...]`, added to the scores before the sum.
       axis: the axis of n ≥ 1 terms.
 
     Returns:
@@ -127,7 +127,7 @@ def log_normalized(logits: Array) -> Array:
     `jax.nn.log_softmax` gives 0 where 1 - p is below 2⁻²⁴; over many frames that adds up.
 
     Args:
-      logits: float `[..., V]`; -inf stays -inf, also where all are.
+      logits: float `[..., V]`; -inf stays -inf, also if all logits of a row are -inf.
 
     Example:
       >>> float(log_normalized(jnp.array([20.0, 0.0]))[0]) < 0

@@ -1,4 +1,4 @@
-"""Checks at public boundaries: one home for how a user's mistake is reported.
+"""Checks of the arguments of public functions, with uniform error messages.
 
 Every check raises `ValueError` or `TypeError` with a message that names the argument, what was
 expected and what came: `hidden_size: expected a positive integer, got 0`.
@@ -75,7 +75,7 @@ def require_shape(name: str, value: Any, *, least: int = 0) -> tuple[int, ...]:
       >>> require_shape("batch_shape", 2), require_shape("batch_shape", [4, 2])
       ((2,), (4, 2))
     """
-    # An array without axes says that it is iterable.
+    # An array without axes claims to be iterable.
     single = isinstance(value, (str, bytes)) or getattr(value, "ndim", 1) == 0
     axes: list[Any] = [value] if single or not isinstance(value, Iterable) else list(value)
     sizes: list[Any] = [
@@ -222,7 +222,7 @@ def require_floating_dtype(name: str, dtype: Any) -> jnp.dtype:
 
 
 def require_array(name: str, value: Any, kind: Any, expected: str) -> jax.Array:
-    """Returns `value` as a JAX array, or raises if it is none or of another kind of dtype.
+    """Returns `value` as a JAX array, or raises if it is not an array or has a wrong dtype.
 
     Args:
       name: of the argument.
@@ -257,7 +257,7 @@ def require_array(name: str, value: Any, kind: Any, expected: str) -> jax.Array:
 
 
 def _has_numpy(value: Any) -> bool:
-    """Whether lists hold NumPy arrays, whose integers JAX narrows without an error."""
+    """Return whether lists hold NumPy arrays, whose integers JAX narrows without an error."""
     if not isinstance(value, (list, tuple)):
         return False
     return any(isinstance(leaf, np.ndarray) for leaf in jax.tree.leaves(value))
@@ -349,7 +349,7 @@ def require_cast(name: str, values: np.ndarray, dtype: Any, expected: str) -> np
 
 
 def require_range(name: str, values: Any, high: int, mask: Any = None) -> None:
-    """Raises on a value outside [0, high] at a real position, if the values can be looked at.
+    """Raises on a value outside [0, high] at a real position, if the values are known.
 
     Args:
       name: of the argument.
@@ -399,8 +399,8 @@ _noted: contextvars.ContextVar[list[Noted] | None] = contextvars.ContextVar("not
 def noting_ranges() -> Iterator[list[Noted]]:
     """Collect the ranges that functions traced in the block ask for but cannot check.
 
-    Whoever has the values can check them before the compiled function runs. A block around this
-    one gets them, too.
+    A caller that has the values can check them before the compiled function runs. An enclosing
+    block collects the ranges, too.
 
     Example:
       >>> with noting_ranges() as noted:
@@ -420,7 +420,7 @@ def noting_ranges() -> Iterator[list[Noted]]:
 
 
 def note_range(name: str, values: Any, high: int) -> None:
-    """Say that traced values must be in [0, high], to `noting_ranges` if it is listening.
+    """Record that traced values must be in [0, high], if a `noting_ranges` block is active.
 
     Args:
       name: of the argument.
@@ -441,7 +441,7 @@ def _is_numeric(leaf: Any) -> bool:
 
 
 def brief(value: Any) -> str:
-    """A value as it stands in messages: arrays by their shapes, the rest in less than a line."""
+    """Return a short text for a value in messages; arrays are shown by shape and dtype."""
     if isinstance(value, type):
         return f"the class {value.__name__}"
     if isinstance(value, nnx.Module):
@@ -466,7 +466,7 @@ def _is_module(value: Any) -> bool:
 
 
 def is_traced(*arrays: Any) -> bool:
-    """Whether any of the arrays has no value yet, being traced by a JAX transformation.
+    """Return whether any of the arrays is traced by a JAX transformation and has no value yet.
 
     Example:
       >>> is_traced(np.ones(3)), bool(jax.jit(lambda x: is_traced(x))(1.0))

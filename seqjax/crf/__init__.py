@@ -7,9 +7,9 @@ over the real steps of a sequence. The following holds for all functions:
 
 - They compute in float32 or wider. Sums over time keep this accuracy for 100,000 steps and more.
 - A score of -inf forbids a tag or a transition. No result takes a forbidden step, and gradients
-  are finite. Where every tagging is forbidden, log Z and the best score are -inf.
-- What lies in padding, NaN included, reaches neither values nor gradients. A mask may have holes:
-  the real steps on both sides of one are neighbours.
+  are finite. If every tagging is forbidden, log Z and the best score are -inf.
+- Values in padding, also NaN, change neither results nor gradients. A mask may have holes: the
+  real steps on both sides of a hole are neighbours.
 - A sequence without real steps has one tagging, the empty one: s = 0, log Z = 0, log p = 0.
 """
 

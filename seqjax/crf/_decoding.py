@@ -16,12 +16,12 @@ __all__ = ["CRFDecoded", "decode"]
 
 
 class CRFDecoded(NamedTuple):
-    """The best taggings of each sequence; the axis of n is there if `n_best` was given.
+    """The best taggings of each sequence; arrays have the axis of n only if `n_best` was given.
 
     Attributes:
       tags: int32 `[..., T]` or `[..., n, T]`, 0 in padding.
-      scores: float32 or wider `[...]` or `[..., n]`, s of the tags; log p is that minus
-        `log_partition`. A score of -inf says that there is no such tagging.
+      scores: float32 or wider `[...]` or `[..., n]`, the score s of each tagging. Its log p is s
+        minus `log_partition`. A score of -inf means that no such tagging exists.
     """
 
     tags: Array
@@ -38,7 +38,7 @@ def decode(
     end: Any = None,
     n_best: int | None = None,
 ) -> CRFDecoded:
-    """Return the tags of highest score, by Viterbi's algorithm; of equal ones those of lower tags.
+    """Return the tags of highest score, by Viterbi's algorithm; lower tags win ties.
 
         y = argmax_y' s(y')
 
@@ -49,8 +49,9 @@ def decode(
       mask: as for `log_likelihood`.
       start: as for `log_likelihood`.
       end: as for `log_likelihood`.
-      n_best: n, how many different taggings to return, best first; None for the best alone,
-        without an axis for it. A sequence with fewer taggings has scores of -inf for the rest.
+      n_best: n, the number of different taggings to return, best first. If None, only the best is
+        returned, without the axis of n. If a sequence has fewer taggings, the other scores are
+        -inf.
 
     Returns:
       `CRFDecoded(tags, scores)`.

@@ -131,7 +131,7 @@ def marginals(
 
         p(y_t = c) = ∂ log Z / ∂ emissions_tc = softmax_c(α_tc + β_tc - emissions_tc)
 
-    with β the α of the chain that is read from right to left.
+    where β is the α of the chain read from right to left.
 
     Args:
       emissions: float `[..., T, C]`.
@@ -159,13 +159,13 @@ def marginals(
     beta = jax.tree.map(lambda a: a[..., ::-1, :], beta)
     possible = jnp.isfinite(alpha[0] + beta[0]) & (log_z[0] > -jnp.inf)[..., None, None]
     possible = possible & scores.mask[..., None]
-    # Without what is impossible, since -inf minus -inf is no number.
+    # Impossible tags are replaced, since -inf minus -inf is NaN.
     alpha, *rest = jax.tree.map(
         lambda a: jnp.where(possible, a, 0.0), (alpha, *beta, -scores.emissions)
     )
     both = functools.reduce(add, rest, alpha)
     both = jnp.where(possible, both[0], -jnp.inf), both[1]
-    # Σ_c α β is Z at each step; its own value leaves out what rounding did at other steps.
+    # Σ_c α β is Z at each step; the value of the same step excludes rounding at other steps.
     total = jax.tree.map(
         lambda a: jnp.broadcast_to(a[..., None], possible.shape),
         log_sum(both, jnp.zeros_like(both[0]), -1),
@@ -174,7 +174,7 @@ def marginals(
 
 
 class _Path(NamedTuple):
-    """A tagging that others are measured against, by what its score is a sum of.
+    """The terms of the score of one tagging, to which others are compared.
 
     Attributes:
       entered: `[..., T]`, the transition into each step; `start` at the first.
@@ -190,8 +190,8 @@ class _Path(NamedTuple):
 def _of_tags(scores: Scores, tags: Array) -> Array:
     """Return log p of tags `[..., T]`.
 
-    The recursion runs on α - s(y): a tagging that has almost all the probability leaves almost 0,
-    with its full accuracy, where log Z - s(y) would be the difference of two large numbers.
+    The recursion runs on α - s(y). If the tagging has almost all the probability, the result is
+    almost 0 with full accuracy, whereas log Z - s(y) is a difference of two large numbers.
     """
     *batch_shape, steps, classes = scores.emissions.shape
     if tags.shape != (*batch_shape, steps):
@@ -201,7 +201,7 @@ def _of_tags(scores: Scores, tags: Array) -> Array:
     valid = (tags >= 0) & (tags < classes) | ~scores.mask
     tags = jnp.where(scores.mask & valid, tags, 0).astype(jnp.int32)
 
-    # Without a step before, the index is -1: some tag, whose transition is not taken.
+    # Without a previous step, the index is -1; the transition of that tag is not used.
     before = jnp.take_along_axis(tags, jnp.maximum(scores.previous, 0), axis=-1)
     first = scores.previous < 0
     entered = jnp.where(first, scores.start[tags], scores.transitions[before, tags])
@@ -211,7 +211,7 @@ def _of_tags(scores: Scores, tags: Array) -> Array:
     parts.append(jnp.where(scores.is_empty, 0.0, last))
     forbidden = [jnp.isneginf(part) for part in parts]
     possible = ~(forbidden[0].any(axis=-1) | forbidden[1].any(axis=-1) | forbidden[2])
-    # Measured against a forbidden path, others would be infinite.
+    # Relative to a forbidden path, other scores would be infinite.
     path = _Path(*[jnp.where(bad, 0.0, part) for bad, part in zip(forbidden, parts, strict=True)])
     _, (hi, lo) = _forward(scores, path)
     log_p = jnp.where(possible, 0.0 - (hi + lo), -jnp.inf)
@@ -236,7 +236,7 @@ def _log_z(scores: Scores) -> Total:
 def _forward(scores: Scores, path: _Path | None = None) -> tuple[Total, Total]:
     """Return α at each step, `[T, ..., C]`, and log Z `[...]`; with a path, less its score.
 
-    What the path adds is taken off part by part, so that the path itself adds exactly 0.
+    The path's terms are subtracted one by one, so that the path itself adds exactly 0.
     """
     *batch_shape, _, classes = scores.emissions.shape
     xs: Any = scores.steps()

@@ -16,7 +16,7 @@ class CRF(nnx.Module):
     """The learned transition, start and end scores of a linear chain; they start at zero.
 
     Args:
-      num_tags: C.
+      num_tags: C, the number of tags.
       param_dtype: the dtype of the parameters.
 
     Attributes:
@@ -77,7 +77,7 @@ class CRF(nnx.Module):
           emissions: float `[..., T, C]`.
           lengths: int `[...]`; or
           mask: bool `[..., T]`.
-          n_best: how many taggings to return; None for the best alone.
+          n_best: the number of taggings to return; if None, only the best.
         """
         options = self._options(lengths, mask)
         return _decoding.decode(emissions, self.transitions[...], n_best=n_best, **options)

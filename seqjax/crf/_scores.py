@@ -30,11 +30,11 @@ class Scores(NamedTuple):
 
     @property
     def is_empty(self) -> Array:
-        """Whether a sequence has no real step, bool `[...]`."""
+        """Bool `[...]`, True for each sequence without real steps."""
         return ~self.mask.any(axis=-1)
 
     def steps(self) -> tuple[Array, Array, Array]:
-        """Return emissions `[T, ..., C]`, and for each step whether it is real, and the first."""
+        """Return emissions `[T, ..., C]`, and two masks: real steps, and the first real step."""
         flags = self.mask, self.mask & (self.previous < 0)
         real, first = (jnp.moveaxis(flag, -1, 0)[..., None] for flag in flags)
         return jnp.moveaxis(self.emissions, -2, 0), real, first
@@ -55,7 +55,7 @@ class Scores(NamedTuple):
 def checked(
     emissions: Any, transitions: Any, lengths: Any, mask: Any, start: Any, end: Any
 ) -> Scores:
-    """Return the scores that the arguments stand for, or raise an error that names one."""
+    """Check the arguments and return their scores, or raise an error that names an argument."""
     emissions = checks.require_array("emissions", emissions, jnp.floating, "float [..., T, C]")
     if emissions.ndim < 2 or emissions.shape[-1] == 0:
         raise ValueError(f"emissions: expected [..., T, C], got {emissions.shape}")

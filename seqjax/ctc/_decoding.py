@@ -20,7 +20,7 @@ class CTCDecoded(NamedTuple):
     """Labels for B rows of T frames, n for each; n is 1 for `ctc_greedy`.
 
     Attributes:
-      tokens: int32 `[B, n, T]`, the labels, and from their length on the blank.
+      tokens: int32 `[B, n, T]`, the labels, followed by blanks.
       lengths: int32 `[B, n]`, the numbers of labels.
       log_probs: float32 or wider `[B, n]`; -inf where there are fewer than n different labels.
     """
@@ -85,11 +85,12 @@ def ctc_beam_search(
         n'(ℓ)      = p(λ) n(ℓ)
         n'(ℓ + c) += p(c) b(ℓ) if c = λ else p(c) (b(ℓ) + n(ℓ))
 
-    and the `beam_width` prefixes of highest b + n go on. A width of as many prefixes as there are
-    is exact. Prefixes are told apart by 64-bit hashes. The time loop is one `lax.scan`.
+    and the `beam_width` prefixes of highest b + n are kept. If the width is at least the number of
+    all prefixes, the search is exact. Prefixes are identified by 64-bit hashes. The time loop is
+    one `lax.scan`.
 
     Args:
-      logits: float `[B, T, V]`, unnormalised, the blank among the V classes; -inf rules one out.
+      logits: float `[B, T, V]`, unnormalised, the blank among the V classes; -inf forbids a class.
       lengths: int `[B]`, 0 to T, frames of each row; or
       mask: bool `[B, T]`, True at real frames; those on both sides of a hole are neighbours.
       beam_width: K, prefixes kept after each frame.
@@ -125,7 +126,7 @@ def ctc_beam_search(
     batch = logits.shape[0]
     log_probs = jnp.moveaxis(log_normalized(logits), 1, 0)
 
-    # Log-probabilities of prefixes are those of the best one, a pair of floats, and a difference.
+    # The log-probability of a prefix is that of the best one, a pair of floats, plus a difference.
     def frame(beam: _Beam, xs: tuple[Array, Array]) -> tuple[_Beam, tuple[Array, Array]]:
         p_t, is_real = xs
         new, parents, labels = jax.vmap(advance, in_axes=(0, 0, None))(beam.prefixes, p_t, blank)
@@ -162,7 +163,7 @@ def ctc_beam_search(
 
 
 class _Beam(NamedTuple):
-    """The prefixes of each row, with the log-probability of the best one taken out of all.
+    """The prefixes of each row, with log-probabilities relative to that of the best prefix.
 
     Attributes:
       prefixes: of log-probabilities relative to the best.
@@ -174,7 +175,7 @@ class _Beam(NamedTuple):
 
 
 def _packed(path: Array, keep: Array, fill: int) -> tuple[Array, Array]:
-    """What is kept of `[..., T]` moved to the left, and how much that is."""
+    """Return the entries `[..., T]` to keep, moved to the left, and the number of them."""
     order = jnp.argsort(~keep, axis=-1, stable=True)
     packed = jnp.take_along_axis(jnp.where(keep, path, fill), order, axis=-1)
     return packed, keep.sum(axis=-1, dtype=jnp.int32)

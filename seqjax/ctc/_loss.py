@@ -1,4 +1,4 @@
-"""The CTC loss, of which labels that cannot be produced are reported rather than learnt from."""
+"""The CTC loss. Rows whose labels have no path are reported and do not count in the loss."""
 
 from typing import Any, NamedTuple
 
@@ -40,7 +40,7 @@ def ctc_loss(
 
         L = -log Σ_π Π_t p_t(π_t),   over the paths π that give the labels
 
-    A path needs a frame for each label, and one for the blank between two equal ones. Where there
+    A path needs a frame for each label, and one for the blank between two equal ones. If there
     are fewer frames, or logits of -inf forbid all paths, the row is not feasible: its loss is 0
     without a gradient, and `feasible` is False. The mean over the others is
     `loss.sum() / max(feasible.sum(), 1)`. Sums over 100,000 frames keep the accuracy of float32.
@@ -48,8 +48,9 @@ def ctc_loss(
     Args:
       logits: float `[B, T, V]`, unnormalised, the blank among the V classes. Padding, NaN included,
         reaches neither the loss nor its gradient.
-      labels: int `[B, N]`, classes but the blank; anything in padding.
-      lengths: int `[B]`, 0 to T, frames of each row. Without frames only no labels are feasible. Or
+      labels: int `[B, N]`, classes other than the blank; padding may hold any value.
+      lengths: int `[B]`, 0 to T, frames of each row. A row without frames is feasible only if it
+        has no labels. Or
       mask: bool `[B, T]`, True at real frames; those on both sides of a hole are neighbours.
       label_lengths: int `[B]`, 0 to N; all labels count if None.
       blank: the blank's class.
@@ -59,8 +60,8 @@ def ctc_loss(
 
     Raises:
       TypeError: logits are not float, or others not integers.
-      ValueError: shapes do not fit; outside tracing, lengths out of range or a label that is none,
-        which under tracing makes the loss NaN.
+      ValueError: shapes do not fit; outside tracing, lengths out of range or an invalid label.
+        Under tracing, an invalid label makes the loss NaN.
 
     References:
       Graves et al. 2006, Connectionist Temporal Classification, eq. 3, 6 and 8.
@@ -134,6 +135,6 @@ def _log_probability(
 
 
 def _from_left(x: Array, fill: float) -> Array:
-    """Return what each state s takes from s, s - 1 and s - 2, `[B, 3, S]`."""
+    """Return for each state s the values of states s, s - 1 and s - 2, `[B, 3, S]`."""
     padded = jnp.pad(x, ((0, 0), (2, 0)), constant_values=fill)
     return jnp.stack([padded[:, 2:], padded[:, 1:-1], padded[:, :-2]], axis=1)

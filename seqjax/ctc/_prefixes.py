@@ -1,4 +1,4 @@
-"""One frame of CTC prefix beam search, for one row: K prefixes and what becomes of them."""
+"""One frame of CTC prefix beam search for one row, which has K prefixes."""
 
 from typing import NamedTuple
 
@@ -32,7 +32,7 @@ class Prefixes(NamedTuple):
 
 
 def first_prefixes(width: int, blank: int, dtype: jnp.dtype) -> Prefixes:
-    """The empty prefix, before any frame."""
+    """Return the empty prefix, before any frame."""
     nothing = jnp.full(width, -jnp.inf, dtype)
     names = jnp.zeros((width, 2), jnp.uint32)
     return Prefixes(
@@ -45,7 +45,7 @@ def first_prefixes(width: int, blank: int, dtype: jnp.dtype) -> Prefixes:
 
 
 def advance(prefixes: Prefixes, log_probs: Array, blank: int) -> tuple[Prefixes, Array, Array]:
-    """The prefixes after a frame, with the parent of each and the label it added, or the blank."""
+    """Return the prefixes after a frame, each with its parent and the label (or blank) it added."""
     width, classes = len(prefixes.last), len(log_probs)
     total, last = prefixes.total, prefixes.last
     empty = last == blank
@@ -89,7 +89,7 @@ def advance(prefixes: Prefixes, log_probs: Array, blank: int) -> tuple[Prefixes,
 
 
 def _named(stem: Array, label: Array) -> Array:
-    """The hash `[K, 2]` of stems with a label more: two words, each mixed as MurmurHash3 ends."""
+    """Return the hash `[K, 2]` of stems with one more label, mixed by MurmurHash3's final step."""
     odd = jnp.array([[0x9E3779B1, 0x85EBCA77]], jnp.uint32)
     word = stem * odd + (label.astype(jnp.uint32)[:, None] + jnp.uint32(1)) * odd[:, ::-1]
     for shift, factor in ((16, 0x85EBCA6B), (13, 0xC2B2AE35)):

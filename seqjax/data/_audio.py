@@ -24,7 +24,7 @@ def log_mel(
     pre_emphasis: float = 0.97,
     floor: float = 1e-10,
 ) -> np.ndarray:
-    """The logarithm of a recording's energy in bands of equal width on the mel scale.
+    """Return the logarithm of a recording's energy in bands of equal width on the mel scale.
 
     With N = window · rate and M = step · rate samples (rounded), K the first power of two that is
     not below N, and x the samples, frame t is
@@ -38,7 +38,7 @@ def log_mel(
 
     where f_k = k rate / K, and c_0 … c_{bands+1} lie equally far apart on the mel scale,
     mel(f) = 2595 log10(1 + f / 700), from `low` to `high`. Only whole windows give a frame: there
-    are 1 + ⌊(samples - N) / M⌋, and what is left over at the end is not heard. A recording shorter
+    are 1 + ⌊(samples - N) / M⌋, and remaining samples at the end are not used. A recording shorter
     than a window is filled up with zeros to one frame. Silence is log(floor) in all bands.
 
     Args:
@@ -89,7 +89,7 @@ def log_mel(
 
 
 def mfcc(samples: ArrayLike, rate: float, *, coefficients: int = 13, **options: Any) -> np.ndarray:
-    """Mel-frequency cepstral coefficients: the orthonormal DCT-II of `log_mel`, cut off.
+    """Return mel-frequency cepstral coefficients: the first of the orthonormal DCT-II of `log_mel`.
 
         frame_t(j) = s_j Σ_b log_mel_t(b) cos(π j (b + 1/2) / bands),   s_0 = √(1 / bands),
                                                                         s_j = √(2 / bands)
@@ -124,12 +124,12 @@ def mfcc(samples: ArrayLike, rate: float, *, coefficients: int = 13, **options: 
 
 
 def deltas(features: ArrayLike, width: int = 2) -> np.ndarray:
-    """How fast features change: the slope of a line through each frame and its neighbours.
+    """Return how fast features change: the slope of a line through each frame and its neighbours.
 
         d_t = Σ_n n (c_{t+n} - c_{t-n}) / (2 Σ_n n²),   n = 1 … width
 
-    with the first and the last frame repeated beyond the ends. The deltas of deltas are how the
-    change itself changes.
+    with the first and the last frame repeated beyond the ends. The deltas of deltas are
+    second-order changes.
 
     Args:
       features: float [frames, F].
@@ -168,10 +168,10 @@ def deltas(features: ArrayLike, width: int = 2) -> np.ndarray:
 
 
 def stacked_frames(frames: ArrayLike, stack: int, *, speed: float = 1.0) -> np.ndarray:
-    """Frames as a recogniser reads them: with their changes, of one scale, several at a step.
+    """Return frames for a recogniser: with their deltas, normalised, and several in one step.
 
-    Beside the F features of a frame stand their deltas and the deltas of these; over the utterance
-    each has mean 0 and variance 1. The last step is filled up with zeros.
+    Each frame has its F features, their deltas and the deltas of the deltas. Each of these has
+    mean 0 and variance 1 over the utterance. The last step is filled with zeros.
 
     Args:
       frames: float [T, F], such as from `mfcc`.
@@ -211,7 +211,7 @@ def stacked_frames(frames: ArrayLike, stack: int, *, speed: float = 1.0) -> np.n
 def _mel_filters(
     rate: float, fft_size: int, bands: int, low: float, high: float | None
 ) -> np.ndarray:
-    """The triangles over the frequencies of an FFT, float64 [fft_size / 2 + 1, bands]."""
+    """Return the triangles over the frequencies of an FFT, float64 [fft_size / 2 + 1, bands]."""
     bands = checks.require_integer("bands", bands)
     low = checks.require_number("low", low)
     high = rate / 2 if high is None else checks.require_number("high", high)

@@ -41,28 +41,28 @@ def batches(
       examples: a dict of fields, each with one entry an example: a list of numbers, lists or
         arrays, or an array [N, ...] of NumPy, JAX, PyTorch or TensorFlow, or a column of pandas,
         polars or pyarrow; or a data frame of such columns. Entries are matched by their position:
-        the index of a pandas object is ignored. Entries of another sequence are read when their
-        batch is made.
+        the index of a pandas object is ignored. If a field is another sequence, its entries are
+        read when their batch is made.
       batch_size: B.
       sequence_keys: the fields that run over time, with entries [t_n, ...] of one length t_n an
         example; () for none. By default, the fields whose entries differ in length. For sequences
         of several lengths a dict name -> fields that share one, such as {"source": ["letters"],
         "target": ["tokens", "labels"]}.
-      boundaries: increasing bucket lengths, such as `bucket_boundaries` gives, or to how many
-        buckets it is to divide these examples; by default one bucket, as long as the longest
-        example. With several lengths an entry has one for each, in the order of the dict. No
-        example may be longer than the last boundary: nothing is cut, and no further shape is made
-        up, without being asked for.
+      boundaries: increasing bucket lengths, such as `bucket_boundaries` returns, or the number of
+        buckets, from which `bucket_boundaries` computes them; by default one bucket, as long as the
+        longest example. With several lengths an entry has one for each, in the order of the dict.
+        No example may be longer than the last boundary: examples are not cut, and no further bucket
+        is added.
       seed: shuffles examples and batches, in an order that is a function of seed and epoch. None
-        keeps the order of the examples (with several buckets: within each, a batch coming as soon
-        as it is full).
-      epoch: whose order to take.
+        keeps the order of the examples (with several buckets, the order within each bucket; a batch
+        is made as soon as its bucket is full).
+      epoch: the epoch whose order is used, counted from 0.
       drop_remainder: leave out the examples that do not fill a batch of their bucket.
       pad_batch: fill up a short batch to B rows with filler, zeros of length 0; False leaves it
         short.
 
     Returns:
-      The batches, to be iterated over as often as wanted.
+      The batches, which can be iterated over any number of times.
 
     Raises:
       TypeError: an entry is not of numbers, or an argument is of the wrong type.
@@ -113,11 +113,11 @@ def batches(
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Batches:
-    """The batches of one epoch, made when asked for: iterable again and again, and indexable.
+    """The batches of one epoch, made on demand: indexable, and iterable any number of times.
 
     `batches` makes it. Batch i is the same each time, so iteration can go on from any i. A batch is
-    a dict of the examples' fields, sequences [B, T, ...] and others [B, ...], zero where there is
-    nothing, with
+    a dict of the examples' fields, sequences [B, T, ...] and others [B, ...], with zeros as
+    padding, and with
 
     - "lengths": int32 [B], if there are sequences; 0 in filler rows. With sequences of several
       lengths, "NAME_lengths" for each.
@@ -131,7 +131,7 @@ class Batches:
       buckets: int [N], the bucket of each example.
       batch_size: B.
       seed: of the shuffling; None for none.
-      epoch: whose order this is.
+      epoch: the epoch of this order.
       drop_remainder: whether examples that do not fill a batch are left out.
       pad_batch: whether a short batch is filled up to B rows.
 
@@ -159,7 +159,7 @@ class Batches:
         return (self[index] for index in range(len(self)))
 
     def __repr__(self) -> str:
-        """In one line and the same in each process, as Grain's checkpoints need it."""
+        """Return one line, the same in each process, since Grain's checkpoints compare it."""
         shown = [f"{len(self)} batches of {self.batch_size}", f"{len(self.buckets)} examples"]
         shown += [f"{f}: {spec.dtype}{list(spec.shape)}" for f, spec in self.specs.items()]
         shown += [f"boundaries={self.boundaries}", f"seed={self.seed}", f"epoch={self.epoch}"]
@@ -182,7 +182,7 @@ class Batches:
 
     @functools.cached_property
     def plan(self) -> list[tuple[tuple[int, ...], list[int]]]:
-        """Of each batch, the T of each group and the numbers of its examples."""
+        """For each batch, the T of each group and the indices of its examples."""
         rng = None if self.seed is None else np.random.default_rng((self.seed, self.epoch))
         plan: list[tuple[tuple[int, ...], list[int]]] = []
         waiting: list[list[int]] = [[] for _ in self.boundaries]
@@ -203,7 +203,7 @@ class Batches:
     def at_epoch(self, epoch: int) -> "Batches":
         """Return the batches of another epoch of the same examples, in its order.
 
-        The examples are not looked at again. Each epoch has equally many batches.
+        The examples are not checked again. Each epoch has the same number of batches.
 
         Args:
           epoch: counted from 0.
@@ -243,7 +243,7 @@ class Batches:
 
 
 def _fields(examples: Any) -> dict[str, Field]:
-    """The fields of the examples, or an error if they are not of equally many."""
+    """Return the fields of the examples, or raise if they differ in their number of entries."""
     given = columns("examples", examples)
     taken = {"lengths", "weights"} & set(given)
     if taken:

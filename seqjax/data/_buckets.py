@@ -19,7 +19,8 @@ def bucket_boundaries(lengths: ArrayLike, num_buckets: int) -> tuple[Any, ...]:
 
     Args:
       lengths: int [N], or [N, G] for examples with sequences of G lengths.
-      num_buckets: how many to aim at. Repeated lengths may lead to fewer, never to more.
+      num_buckets: the intended number of buckets. Repeated lengths may lead to fewer, never to
+        more.
 
     Returns:
       Increasing boundaries, each at least 1; for [N, G] tuples of G, one column at a time. The last
@@ -51,7 +52,7 @@ def bucket_boundaries(lengths: ArrayLike, num_buckets: int) -> tuple[Any, ...]:
 
 
 def checked_boundaries(boundaries: Any, groups: int) -> list[tuple[int, ...]]:
-    """Of each bucket, the length for each of the groups of fields that run over time."""
+    """Return for each bucket the length of each group of fields that run over time."""
     if not groups:
         if boundaries is not None:
             raise ValueError("boundaries: expected None when no field runs over time")
@@ -68,7 +69,7 @@ def checked_boundaries(boundaries: Any, groups: int) -> list[tuple[int, ...]]:
 
 
 def assigned(lengths: np.ndarray, boundaries: list[tuple[int, ...]], first: int = 0) -> np.ndarray:
-    """The bucket of each example from lengths [N, G]: the first one that has room, int [N].
+    """Return the bucket of each example from lengths [N, G]: the first one that has room, int [N].
 
     `first` is the number of the first example, for the error that names one that is too long.
     """
@@ -83,7 +84,7 @@ def assigned(lengths: np.ndarray, boundaries: list[tuple[int, ...]], first: int 
 
 
 def _boundary(boundary: Any, groups: int) -> tuple[int, ...]:
-    """A bucket's length for each group."""
+    """Return a bucket's length for each group."""
     given = tuple(boundary) if isinstance(boundary, list | tuple | np.ndarray) else (boundary,)
     if len(given) != groups:
         raise ValueError(

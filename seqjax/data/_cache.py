@@ -27,15 +27,15 @@ def cached_tokens(
 ) -> list[np.ndarray]:
     """Return the token ids of many texts; a second call reads them from a file.
 
-    The file's name is the SHA-256 of the tokenizer and the texts, so that other texts, or another
-    tokenizer, have another file. It is complete as soon as it is there, also if several programs
-    write it at once. A damaged one is made anew.
+    The file's name is the SHA-256 of the tokenizer and the texts, so other texts, or another
+    tokenizer, have another file. A file that exists is complete, even if several programs write it
+    at once. A damaged file is created again.
 
     Args:
       texts: strings, or lists of words for a `Vocabulary` of words; in a list, a column of pandas
         or an iterator.
-      tokenizer: whose `encode` makes ids of a text.
-      folder: of the files; made if it is not there.
+      tokenizer: a `Vocabulary` or `Subwords`; its `encode` turns a text into ids.
+      folder: the folder of the files; created if it does not exist.
 
     Returns:
       The ids of each text, int32 [t_n].
@@ -70,7 +70,7 @@ def cached_tokens(
     if path.exists():
         try:
             return _read(path, len(texts))
-        except Exception as error:  # of many classes, for all that bytes can be
+        except Exception as error:  # damaged bytes raise errors of many classes
             warnings.warn(
                 f"folder: expected token ids in {path}, got a damaged file, which is made anew: "
                 f"{error}",
@@ -84,7 +84,7 @@ def cached_tokens(
 
 
 def _plain(name: str, text: Any) -> str | list[str]:
-    """A text as a string or a list of strings, or an error."""
+    """Return a text as a string or a list of strings, or raise an error."""
     if isinstance(text, str):
         return text
     words = list(tokens_of(name, text))
@@ -93,7 +93,7 @@ def _plain(name: str, text: Any) -> str | list[str]:
 
 
 def _digest(texts: Sequence[str | Sequence[str]], tokenizer: Vocabulary | Subwords) -> str:
-    """SHA-256 of all that the ids depend on. Each part is preceded by its size."""
+    """Return the SHA-256 of all that the ids depend on. Each part is preceded by its size."""
     digest = hashlib.sha256(type(tokenizer).__name__.encode())
     with tempfile.TemporaryDirectory() as folder:
         tokenizer.save(Path(folder, "tokenizer"))

@@ -1,4 +1,4 @@
-"""The columns of a table: numbers, dates or text. What may be two of them is an error."""
+"""The columns of a table: numbers, dates or text. An ambiguous column is an error."""
 
 import re
 from collections.abc import Callable
@@ -30,7 +30,7 @@ Reread: TypeAlias = Callable[[], np.ndarray]  # the fields as they are written, 
 
 
 class Doubt(Exception):
-    """A field that is not clear: its row and what is wrong with it."""
+    """An ambiguous field: its row and the reason."""
 
     def __init__(self, row: Any, message: str) -> None:
         super().__init__(message)
@@ -38,7 +38,7 @@ class Doubt(Exception):
 
 
 def may_hold_codes(text: Text) -> bool:
-    """Whether the characters of a code stand side by side anywhere.
+    """Return whether the characters of a code, such as 007, occur next to each other anywhere.
 
     A regular expression over all bytes takes ten times as long.
     """
@@ -47,7 +47,7 @@ def may_hold_codes(text: Text) -> bool:
     spaces = bytes(set(b" \t\v\f") - set(sep))
     patterns = ((start, b"0+", DIGITS), (start, b"-+", b"0", DIGITS), (DIGITS, b"eE", DIGITS),
                 (start, spaces))  # fmt: skip
-    # Bit k of table i says whether a byte may be at place i of pattern k.
+    # Bit k of table i is set if a byte may be at position i of pattern k.
     bits = [[[(i >= len(p) or byte in p[i]) << k for k, p in enumerate(patterns)]
              for byte in range(256)] for i in range(4)]  # fmt: skip
     tables = [bytes(map(sum, table)) for table in bits]
@@ -87,7 +87,7 @@ def column(
         return values, gap
     if kind is None and infer(series, skipna=True) == "boolean":
         return series.to_numpy() == True, gap  # noqa: E712
-    # pandas takes some texts for gaps, and some for numbers.
+    # pandas reads some texts as gaps, and some as numbers.
     whole = infer(series, skipna=False) == "string" and text.sep == text.options["sep"]
     fields = series.to_numpy(object) if whole and not gap.any() else reread()
     if kind is None:

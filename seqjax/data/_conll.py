@@ -1,7 +1,7 @@
-r"""Reader of annotated words: a word a line, its annotations in columns, a blank line a sentence.
+r"""Reader of annotated words: one word per line, columns of annotations, blank lines between.
 
 A file whose name ends in ".gz" is unpacked. Text is UTF-8, lines end in "\n" or "\r\n" (or all in
-"\r"), and spaces and tabs at the end of a line and lines of nothing else mean nothing.
+"\r"). Spaces and tabs at the end of a line are ignored; a line of nothing else is a blank line.
 """
 
 import re
@@ -24,23 +24,23 @@ def read_conll(
 ) -> list[dict[str, list[str]]]:
     r"""Read the sentences of a file that has one word a line and its annotations in columns.
 
-    CoNLL-2000, CoNLL-2003, WNUT and their relatives; `read_conllu` reads CoNLL-U. A blank line ends
-    a sentence, and so does a line whose first column is -DOCSTART-, which is left out. Every other
-    line is a word or a comment. The lines of a sentence have the same number of columns.
+    Such files are CoNLL-2000, CoNLL-2003 and WNUT; `read_conllu` reads CoNLL-U. A blank line ends a
+    sentence. A line whose first column is -DOCSTART- also ends a sentence and is left out. Every
+    other line is a word or a comment. The lines of a sentence have the same number of columns.
 
     Args:
       path: path of the file.
       columns: name -> number of the column, counted from 0: for CoNLL-2003
         `{"form": 0, "tag": 3}`.
-      separator: what parts the columns. "\t" is one tab. " " is any number of spaces and tabs.
-        Other white space, such as a no-break space, belongs to the word. If None, it is "\t" for a
-        file that has a tab in each line and " " for a file without tabs.
-      comment: how lines begin that are comments, such as "#". Comments stand before the first word
+      separator: the separator of the columns. "\t" is one tab. " " is any number of spaces and
+        tabs. Other white space, such as a no-break space, belongs to the word. If None, it is "\t"
+        for a file that has a tab in each line and " " for a file without tabs.
+      comment: the beginning of comment lines, such as "#". Comments stand before the first word
         of a sentence; inside a sentence each line is a word. "" means that there are no comments.
         None means the same, but a line that begins with "#" and looks like a comment is an error.
 
     Returns:
-      A dict for each sentence, with a list of one string a word under each name, as it is written;
+      A dict for each sentence. Under each name is a list of one string per word, as written;
       [] if the file is empty.
 
     Raises:
@@ -91,7 +91,7 @@ Line: TypeAlias = tuple[int, str]
 
 
 def _blocks(lines: Sequence[str], comment: str | None) -> list[list[Line]]:
-    """The lines of each sentence and their numbers, without comments and lines -DOCSTART-."""
+    """Return the numbered lines of each sentence, without comments and lines -DOCSTART-."""
     blocks: list[list[Line]] = []
     inside = False
     for number, line in enumerate(lines, start=1):
@@ -106,7 +106,7 @@ def _blocks(lines: Sequence[str], comment: str | None) -> list[list[Line]]:
 
 
 def _separator(blocks: Sequence[Sequence[Line]], path: FilePath) -> Literal["\t", " "]:
-    """A tab if all lines have one, a space if none has, else an error."""
+    """Return a tab if all lines have one, a space if none has one, else raise an error."""
     lines = [line for block in blocks for line in block]
     lines = [line for line in lines if not line[1].startswith("#")] or lines
     tabs = ["\t" in line.strip(" \t") for _, line in lines]
@@ -127,7 +127,7 @@ def _columns(line: str, separator: str) -> list[str]:
 
 
 def _usual_width(blocks: Sequence[Sequence[Line]], separator: str) -> int | None:
-    """The number of columns of the first line that is surely a word."""
+    """Return the number of columns of the first line that is surely a word."""
     words = (line for block in blocks for _, line in block if not line.startswith("#"))
     return next((len(_columns(line, separator)) for line in words), None)
 

@@ -14,21 +14,21 @@ FIELDS = ("id", "form", "lemma", "upos", "xpos", "feats", "head", "deprel", "dep
 """The columns."""
 
 GUARD = "\x1f"
-"""Stands for a space after a space while conllu reads: it takes two spaces for a tab."""
+"""Replaces a space after a space while conllu parses, since conllu reads two spaces as a tab."""
 
 
 def read_conllu(path: FilePath, fields: Sequence[str]) -> list[dict[str, list[str]]]:
-    r"""Read the words of a CoNLL-U file, as the treebanks of Universal Dependencies are.
+    r"""Read the words of a CoNLL-U file, the format of Universal Dependencies treebanks.
 
-    The library conllu divides the file. Multiword tokens (1-2), empty nodes (1.1) and comments are
-    left out: the words of a multiword token have lines of their own.
+    The library conllu parses the file. Multiword tokens (1-2), empty nodes (1.1) and comments are
+    left out; each word of a multiword token has its own line.
 
     Args:
       path: path of the file.
       fields: some of id, form, lemma, upos, xpos, feats, head, deprel, deps and misc.
 
     Returns:
-      A dict for each sentence, with a list of one string a word under each field, as it is written
+      A dict for each sentence. Under each field is a list of one string per word, as written
       ("_" where a field is empty); [] if the file is empty.
 
     Raises:
@@ -68,7 +68,7 @@ def read_conllu(path: FilePath, fields: Sequence[str]) -> list[dict[str, list[st
     read = 0  # rows, for the line in messages
 
     def parse(row: list[str], _: int) -> Any:
-        """The number of a word, and its columns: conllu itself would make None of "_"."""
+        """Return the number of a word, and its columns: conllu itself would turn "_" into None."""
         nonlocal read
         if len(row) != len(FIELDS):
             raise ParseException(f"{len(row)} columns, instead of {len(FIELDS)} parted by tabs")
@@ -103,5 +103,5 @@ def read_conllu(path: FilePath, fields: Sequence[str]) -> list[dict[str, list[st
 
 
 def _is_row(line: str) -> bool:
-    """Whether conllu takes a line for a word."""
+    """Return whether conllu parses a line as a word."""
     return bool(line.strip()) and not line.strip().startswith("#")

@@ -1,4 +1,4 @@
-"""One way from the containers that users have to NumPy arrays, by position."""
+"""Conversion of containers of many libraries to NumPy arrays, by position."""
 
 from collections.abc import Iterable, Iterator, Mapping, MappingView, Sequence, Set
 from typing import Any
@@ -15,7 +15,7 @@ _SCALARS = {bool, int, float, complex, *(np.dtype(code).type for code in "?bhilq
 
 
 def columns(name: str, table: Any) -> dict[str, Any]:
-    """The fields of a dict, a data frame, a table or a structured array, or an error."""
+    """Return the fields of a dict, data frame, table or structured array, or raise an error."""
     names: Any = None
     if isinstance(table, Mapping):
         names = table.keys()
@@ -33,12 +33,12 @@ def columns(name: str, table: Any) -> dict[str, Any]:
         raise ValueError(f"{name}: expected each name once, got {', '.join(names)}")
     try:
         return {field: table[field] for field in names}
-    except Exception as error:  # a table whose columns are not there yet, of any library
+    except Exception as error:  # any library: columns of a lazy table cannot be read
         raise TypeError(f"{name}: expected a dict of fields, got {_kind(table)}: {error}") from None
 
 
 def column(name: str, field: Any) -> np.ndarray | Sequence[Any]:
-    """The entries of a field by position: one array [N, ...] if they have one shape, or N entries.
+    """Return the entries of a field by position: an array [N, ...] for one shape, else N entries.
 
     A list becomes a list of arrays. Other objects that have a length and an index are returned as
     they are, so that they can read an entry from a file when it is asked for.
@@ -73,7 +73,7 @@ def column(name: str, field: Any) -> np.ndarray | Sequence[Any]:
 
 
 def entries(name: str, values: Any) -> Iterable[Any]:
-    """The entries of a container in order, such as texts, words or documents, or an error.
+    """Return the entries of a container, such as texts or words, in order, or raise an error.
 
     An iterator is returned as it is: the caller reads it once, to its end.
     """
@@ -92,7 +92,7 @@ def entries(name: str, values: Any) -> Iterable[Any]:
 
 
 def numbers(name: str, value: Any) -> np.ndarray:
-    """One array of numbers on the host, or an error that names it."""
+    """Return one array of numbers on the host, or raise an error that names it."""
     if type(value) is np.ndarray and value.dtype.kind in "biufc":
         return value
     value = _on_host(name, _ordered(name, value))
@@ -110,7 +110,7 @@ def numbers(name: str, value: Any) -> np.ndarray:
 
 
 def table_columns(name: str, part: Any, before: list[Any] | None) -> list[Any] | None:
-    """The columns of a table among others, which have to be those before: they go by position.
+    """Return the columns of a table in a list, which must be those of the tables before it.
 
     If the part is no table, `before` is returned.
     """
@@ -135,7 +135,7 @@ def _parts(name: str, values: Iterable[Any]) -> list[np.ndarray]:
 
 
 def _ordered(name: str, value: Any) -> Any:
-    """The value, unless its type says that it has no order, or holds no numbers."""
+    """Return the value, or raise if its type has no order or holds no numbers."""
     if isinstance(value, MappingView):
         return list(value)  # type: ignore[call-overload]
     if value is None or isinstance(value, str | bytes | bytearray | Mapping | Set | Iterator):
@@ -144,13 +144,13 @@ def _ordered(name: str, value: Any) -> Any:
 
 
 def _on_host(name: str, value: Any) -> Any:
-    """Arrays of other libraries as NumPy arrays, with one transfer; all else as it is."""
+    """Return an array of another library as a NumPy array; other values are not changed."""
     if isinstance(value, list | tuple | range):
         return value
     if isinstance(value, np.ma.MaskedArray) and np.ma.is_masked(value):
         raise ValueError(f"{name}: expected no masked entries; fill them with .filled(value)")
     if isinstance(value, np.ndarray):
-        return np.asarray(value)  # no subclass of it
+        return np.asarray(value)  # not a subclass
     if hasattr(value, "detach"):
         return _read(name, _of_torch, value)
     if hasattr(value, "to_numpy") or hasattr(value, "to_pylist"):
@@ -175,7 +175,7 @@ def _of_torch(tensor: Any) -> Any:
 
 
 def _of_table(values: Any) -> Any:
-    """A column or frame of pandas, polars or pyarrow. Missing values are not made NaN of."""
+    """Return the values of a column or frame; missing values are not turned into NaN."""
     by_numpy = False
     if hasattr(values, "isna"):
         by_numpy = all(isinstance(dtype, np.dtype) for dtype in np.ravel(_dtypes(values)))
@@ -198,7 +198,7 @@ def _dtypes(values: Any) -> Any:
 
 
 def _read(name: str, function: Any, value: Any) -> Any:
-    """What a function reads from a value, or an error that names it."""
+    """Return what a function reads from a value, or raise an error that names the value."""
     try:
         return function(value)
     except ValueError as error:
@@ -212,7 +212,7 @@ def _read(name: str, function: Any, value: Any) -> Any:
 
 
 def _checked(name: str, array: np.ndarray) -> np.ndarray:
-    """The array if its dtype is of numbers."""
+    """Return the array if its dtype is of numbers, else raise."""
     kind = array.dtype.kind
     if kind in "biufc" or (kind == "V" and jnp.issubdtype(array.dtype, np.number)):
         return array
@@ -236,7 +236,7 @@ def _checked(name: str, array: np.ndarray) -> np.ndarray:
 
 
 def _narrow(name: str, array: np.ndarray) -> np.ndarray:
-    """The array, if JAX can hold its integers: by default it cuts 64 bits to 32, silently."""
+    """Return the array if JAX can hold its integers: by default JAX silently cuts 64 bits to 32."""
     if _fits(array):
         return array
     limits = np.iinfo(np.int32 if array.dtype.kind == "i" else np.uint32)
@@ -256,14 +256,14 @@ def _fits(array: np.ndarray) -> bool:
 
 
 def _was_whole(array: np.ndarray, values: Any) -> bool:
-    """Whether NumPy made floats of integers, since no integer dtype can hold all of them."""
+    """Return whether NumPy made floats of integers, since no integer dtype can hold all of them."""
     if array.dtype != np.float64 or not array.size or np.abs(array).max() < 2.0**63:
         return False
     return all(isinstance(leaf, int) for leaf in jax.tree.leaves(values))
 
 
 def _is_plain(values: Any) -> bool:
-    """Whether these are Python's or NumPy's numbers, in lists of any depth."""
+    """Return whether these are Python's or NumPy's numbers, in lists of any depth."""
     kinds = set(map(type, values))
     return kinds <= _SCALARS or (kinds <= {list, tuple} and all(map(_is_plain, values)))
 
@@ -273,7 +273,7 @@ def _is_indexed(value: Any) -> bool:
 
 
 def _kind(value: Any) -> str:
-    """A value as messages name it."""
+    """Return the name of a value for messages."""
     if _holds_dicts(value):
         return f"a {type(value).__name__} of dicts"
     if isinstance(value, str | bytes | bytearray | np.generic | int | float) or value is None:
@@ -296,7 +296,7 @@ def _hint(value: Any) -> str:
 
 
 def _holds_dicts(value: Any) -> bool:
-    """Whether these are examples one by one, as tensorflow-datasets and JSON lines give them."""
+    """Return whether this is a sequence of dicts, as tensorflow-datasets and JSON lines give it."""
     if isinstance(value, str | Mapping) or not hasattr(value, "__getitem__"):
         return False
     try:

@@ -1,4 +1,4 @@
-"""The fields of examples: their entries by position, what these share, and stacking them."""
+"""The fields of examples: access by position, common shape and dtype, and stacking."""
 
 import contextlib
 import functools
@@ -14,7 +14,7 @@ __all__ = ["Field", "Spec", "stack"]
 
 
 class Spec(NamedTuple):
-    """What the entries of a field share; for one that runs over time, the shape is a step's."""
+    """The shape and dtype that a field's entries share; over time, the shape is that of a step."""
 
     shape: tuple[int, ...]
     dtype: np.dtype
@@ -50,7 +50,7 @@ class Field:
     def take(
         self, numbers_of: Sequence[int], spec: Spec, lengths: np.ndarray | None
     ) -> Sequence[np.ndarray]:
-        """Some entries by their numbers. Those that are read only now have to be as they were."""
+        """Return entries by index. Entries read only now must still have their earlier shape."""
         if isinstance(self.rows, np.ndarray):
             return self.rows[numbers_of]  # type: ignore[return-value]
         arrays = [self[n] for n in numbers_of]
@@ -65,18 +65,18 @@ class Field:
 
     @functools.cached_property
     def _seen(self) -> list[tuple[tuple[int, ...], np.dtype]]:
-        """The shape and dtype of each entry; of an array's, which are all alike, of one."""
+        """The shape and dtype of each entry; for an array, whose entries are all alike, of one."""
         if isinstance(self.rows, np.ndarray):
             return [(self.rows.shape[1:], self.rows.dtype)]
         return [(entry.shape, entry.dtype) for entry in map(self.__getitem__, range(len(self)))]
 
     @property
     def differs(self) -> bool:
-        """Whether the entries differ in length."""
+        """True if the entries differ in length."""
         return len({shape[:1] for shape, _ in self._seen}) > 1
 
     def lengths(self) -> np.ndarray:
-        """The number of time steps of each entry, int32 [N], or an error if there is no time."""
+        """Return the number of steps of each entry, int32 [N]; raise if there is no time axis."""
         for n, (shape, _) in enumerate(self._seen):
             if not shape:
                 raise ValueError(
@@ -86,10 +86,10 @@ class Field:
         return np.repeat(found, len(self)) if isinstance(self.rows, np.ndarray) else found
 
     def spec(self, *, over_time: bool) -> Spec:
-        """What the entries share, or an error that names the first one that differs."""
+        """Return what the entries share; if one differs, raise an error that names it."""
         shape: tuple[int, ...] | None = None
         for n, (whole, _) in enumerate(self._seen):
-            # An empty list says nothing of what a step would have been.
+            # An empty list has no step, so its shape and dtype are unknown.
             if over_time and whole == (0,):
                 continue
             found = whole[1:] if over_time else whole
@@ -103,7 +103,7 @@ class Field:
         return Spec(shape or (), self._common(dtypes), over_time)
 
     def _common(self, dtypes: set[np.dtype]) -> np.dtype:
-        """The dtype that can hold all entries, or an error if there is none."""
+        """Return the dtype that can hold all entries, or raise an error if there is none."""
         common = None
         with contextlib.suppress(TypeError):  # NumPy knows none for bfloat16 and integers
             common = np.result_type(*dtypes)
@@ -117,7 +117,7 @@ class Field:
 def stack(
     arrays: Sequence[np.ndarray], lead: tuple[int, ...], spec: Spec, value: float = 0
 ) -> np.ndarray:
-    """The arrays as rows of one [*lead, ...], with `value` around them."""
+    """Return the arrays as rows of one [*lead, ...], with `value` around them."""
     stacked = np.full(lead + spec.shape, _fill(value, spec.dtype))
     if isinstance(arrays, np.ndarray):
         rows = np.index_exp[: len(arrays)]
@@ -132,7 +132,7 @@ def stack(
 
 
 def _fill(value: Any, dtype: np.dtype) -> np.ndarray:
-    """A number as an array of a dtype that can hold it, or an error."""
+    """Return a number as an array of a dtype that can hold it, or raise an error."""
     given = numbers("value", value)
     if given.ndim:
         raise TypeError(f"value: expected one number, got shape {given.shape}")

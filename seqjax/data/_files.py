@@ -1,4 +1,4 @@
-"""The bytes and the text of files, with one way to say that something is wrong with them."""
+"""The bytes and the text of files, with common error messages."""
 
 import codecs
 import gzip
@@ -31,7 +31,7 @@ def decode(data: bytes, path: FilePath) -> str:
     r"""Return UTF-8 as text, without a byte order mark and with "\n" as the end of each line.
 
     "\r\n" becomes "\n". "\r" does as well if the text has no "\n", as in files of the classic Mac
-    OS; beside "\n" it is a character like others.
+    OS; if the text also has "\n", "\r" is kept.
     """
     for mark, name in _OTHERS:
         if data.startswith(mark):
@@ -58,9 +58,9 @@ def decode(data: bytes, path: FilePath) -> str:
 def is_system_file(name: str) -> bool:
     """Return whether a file or folder belongs to an operating system, a file server or an editor.
 
-    True for hidden names, which begin with a dot (.DS_Store, ._a.wav, .git), for those that
-    Windows, macOS and file servers leave in folders of their users, and for backup and lock files
-    of editors (a.txt~, ~$a.docx). Upper and lower case do not matter.
+    These are hidden names, which begin with a dot (.DS_Store, ._a.wav, .git), names that Windows,
+    macOS and file servers create in users' folders, and backup and lock files of editors (a.txt~,
+    ~$a.docx). Upper and lower case do not matter.
     """
     name = name.casefold()
     return (
@@ -70,7 +70,7 @@ def is_system_file(name: str) -> bool:
     )
 
 
-# What files begin with that are often taken for UTF-8. UTF-32's mark begins with UTF-16's.
+# First bytes of files that are often mistaken for UTF-8. UTF-32's mark begins with UTF-16's.
 _ICONV = "; convert it, for example with iconv -f {0} -t UTF-8"
 _OTHERS = (
     (codecs.BOM_UTF32_LE, "UTF-32" + _ICONV.format("UTF-32")),

@@ -1,7 +1,7 @@
-"""Folders: one of them for each class, or in an installed package.
+"""Files in a folder with one subfolder for each class, or in an installed package.
 
-Files that operating systems, file servers and editors leave behind are passed over, and so are
-folders of theirs: hidden names (.DS_Store, ._a.wav), Thumbs.db, desktop.ini, __MACOSX, @eaDir,
+Files and folders that operating systems, file servers and editors leave behind are ignored:
+hidden names (.DS_Store, ._a.wav), Thumbs.db, desktop.ini, __MACOSX, @eaDir,
 lost+found, backups (a.txt~) and the like.
 """
 
@@ -23,8 +23,8 @@ def class_files(
 ) -> tuple[list[Path], np.ndarray, list[str]]:
     """Return the files of a folder that has one folder for each class, such as pos/ and neg/.
 
-    Left out are files beside the classes' folders, and files and folders of the operating system,
-    whatever the pattern: hidden names, Thumbs.db, desktop.ini, __MACOSX, a.txt~ and the like.
+    Files beside the classes' folders are left out. Files and folders of the operating system are
+    left out with any pattern: hidden names, Thumbs.db, desktop.ini, __MACOSX, a.txt~ and the like.
 
     Args:
       folder: path of the folder that holds the classes' folders.
@@ -101,8 +101,8 @@ def installed_files(package: str, pattern: str, *, distribution: str | None = No
       ValueError: package: expected *.csv in an installed no_such_package, got none; of that ...
     """
     try:
-        spec = importlib.util.find_spec(package)  # finds the package, runs nothing of it
-    except (ImportError, ValueError):  # a part of a package that is not there; an empty name
+        spec = importlib.util.find_spec(package)  # finds the package without running it
+    except (ImportError, ValueError):  # a submodule of a missing package; an empty name
         spec = None
     places = (spec and spec.submodule_search_locations) or ()
     found = sorted(path for place in places for path in _matching(Path(place), pattern))
@@ -116,7 +116,7 @@ def installed_files(package: str, pattern: str, *, distribution: str | None = No
 
 
 def _matching(folder: Path, pattern: str) -> Iterator[Path]:
-    """The files in a folder that match, without those of operating systems."""
+    """Return the files in a folder that match, without those of operating systems."""
     if not isinstance(pattern, str):
         raise TypeError(f'pattern: expected a string such as "*.txt", got {checks.brief(pattern)}')
     if not pattern or Path(pattern).is_absolute() or ".." in Path(pattern).parts:

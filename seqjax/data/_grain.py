@@ -15,7 +15,7 @@ Batch = dict[str, np.ndarray]
 
 
 def examples(dataset: Any) -> grain.IterDataset:
-    """The dataset as one that is read in order, or an error."""
+    """Return the dataset as one that is read in order, or raise an error."""
     if isinstance(dataset, grain.MapDataset):
         return dataset.to_iter_dataset()
     if not isinstance(dataset, grain.IterDataset):
@@ -27,7 +27,7 @@ def examples(dataset: Any) -> grain.IterDataset:
 
 
 class EpochsMapDataset(grain.MapDataset[Batch]):
-    """Batches whose order is that of epoch e from index e · length on, as Grain counts epochs."""
+    """Batches of all epochs: from index e · length on they have the order of epoch e."""
 
     def __init__(self, first: Batches) -> None:
         super().__init__()
@@ -47,7 +47,7 @@ class EpochsMapDataset(grain.MapDataset[Batch]):
         made = self._epochs.get(epoch)
         if made is None:
             made = first.at_epoch(first.epoch + epoch)
-            # Threads that read ahead are in the present epoch and the next one.
+            # Threads that read ahead need the current epoch and the next one.
             self._epochs = {0: first, **dict(list(self._epochs.items())[1:][-1:]), epoch: made}
         return made[index]
 
@@ -119,7 +119,7 @@ class _BucketIterator(grain.DatasetIterator[Batch]):
         raise StopIteration
 
     def get_state(self) -> dict[str, Any]:
-        """Where the oldest waiting example stood, and which ones since then are waiting."""
+        """Return the position of the oldest waiting example, and which later ones are waiting."""
         found = sorted((w for bucket in self._waiting for w in bucket), key=lambda w: w.number)
         if not found:
             return {"parent": self._parent.get_state(), "read": 0, "waiting": []}
@@ -151,7 +151,7 @@ class _BucketIterator(grain.DatasetIterator[Batch]):
         return int(bucket)
 
     def _read(self, example: Any) -> tuple[Batch, list[int]]:
-        """An example's fields as arrays, and the length of each group of them."""
+        """Return an example's fields as arrays, and the length of each group of fields."""
         name = f"examples[{self._number}]"
         if not isinstance(example, dict):
             raise TypeError(f"{name}: expected a dict of fields, got {checks.brief(example)}")
@@ -177,7 +177,7 @@ class _BucketIterator(grain.DatasetIterator[Batch]):
         return arrays, lengths
 
     def _batch(self, bucket: int) -> Batch:
-        """The batch of all examples that wait in a bucket."""
+        """Return the batch of all examples that wait in a bucket."""
         found, self._waiting[bucket] = [w.example for w in self._waiting[bucket]], []
         fields = {name: [example[name] for example in found] for name in found[0]}
         options = self._options | {"drop_remainder": False}

@@ -27,7 +27,7 @@ class Group(NamedTuple):
 
 
 def scan(fields: Mapping[str, Field], keys: Any) -> tuple[dict[str, Spec], list[Group]]:
-    """The fields' specs, and the groups of those that run over time."""
+    """Return the fields' specs, and the groups of those that run over time."""
     if keys is None:
         keys = [name for name, field in fields.items() if field.differs]
         if not keys:
@@ -48,7 +48,7 @@ def scan(fields: Mapping[str, Field], keys: Any) -> tuple[dict[str, Spec], list[
 
 
 def named_groups(keys: Any) -> dict[str, tuple[str, ...]]:
-    """Fields that run over time, by the name of their lengths in a batch."""
+    """Return the fields that run over time, by the name of their lengths in a batch."""
     groups: dict[str, tuple[str, ...]] = {}
     if not isinstance(keys, Mapping):
         groups = {"lengths": names} if (names := _names(keys)) else {}
@@ -65,7 +65,7 @@ def named_groups(keys: Any) -> dict[str, tuple[str, ...]]:
 
 
 def _names(fields: Any) -> tuple[str, ...]:
-    """The names of some fields, or an error."""
+    """Return the names of some fields, or raise an error."""
     if isinstance(fields, str):
         raise TypeError(f"sequence_keys: expected a list of names, got {checks.brief(fields)}")
     names = list(fields if isinstance(fields, Set) else entries("sequence_keys", fields))
@@ -76,7 +76,7 @@ def _names(fields: Any) -> tuple[str, ...]:
 
 
 def _group(name: str, fields: Sequence[Field], names: tuple[str, ...]) -> Group:
-    """The lengths that some fields share, or an error that names an example where they differ."""
+    """Return the lengths that fields share, or raise an error that names a differing example."""
     lengths = np.stack([field.lengths() for field in fields])
     uneven = (lengths != lengths[0]).any(axis=0)
     if uneven.any():

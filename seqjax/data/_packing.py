@@ -1,4 +1,4 @@
-"""Packing: short sequences behind one another in rows of one length, and taken apart again."""
+"""Packing short sequences one after another into rows of one length, and unpacking them."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -22,17 +22,17 @@ def pack(
     length: int,
     truncate: Truncate = "error",
 ) -> dict[str, np.ndarray]:
-    """Return sequences packed behind one another into few rows of one length.
+    """Return sequences packed one after another into few rows of one length.
 
-    The longest first, each goes into the first row that has room for it (first-fit decreasing,
-    which takes at most 11/9 of the fewest rows possible plus 6/9). A recurrent layer that is
-    given `resets` and `mask` computes for each sequence what it computes for that sequence alone,
-    in both directions. `seqjax.data.batches(packed, batch_size=B, sequence_keys=())` makes batches
-    of rows.
+    From the longest to the shortest, each sequence goes into the first row that has room for it
+    (first-fit decreasing, which takes at most 11/9 of the fewest rows possible plus 6/9). A
+    recurrent layer that is given `resets` and `mask` computes for each sequence what it computes
+    for that sequence alone, in both directions. `seqjax.data.batches(packed, batch_size=B,
+    sequence_keys=())` makes batches of rows.
 
     Args:
-      sequences: for each field N sequences [t_n, ...], t_n ≥ 1, of one length t_n an n, in the
-        containers that `batches` takes.
+      sequences: for each field N sequences [t_n, ...], t_n ≥ 1, in the containers that `batches`
+        takes. All fields of example n have the same length t_n.
       length: T, of the rows.
       truncate: what to do with a sequence longer than T, as in `pad`: "error" raises, "right" cuts
         at its right end, "left" at its left end.
@@ -44,8 +44,8 @@ def pack(
       - "mask": bool [R, T], True at real steps;
       - "segments": int32 [R, T], 1, 2, … for the sequences of a row from left to right, 0 for
         padding;
-      - "indices": int32 [R, T], the n of the sequence, -1 for padding; in rows that `batches` fills
-        up with, 0 (where "mask" is False).
+      - "indices": int32 [R, T], the n of the sequence, -1 for padding; 0 in the filler rows that
+        `batches` adds (where "mask" is False).
 
     Raises:
       TypeError: sequences are not a dict, or an entry is not of numbers.
@@ -123,7 +123,7 @@ def unpack(values: ArrayLike, packed: Mapping[str, np.ndarray]) -> list[np.ndarr
 
 
 def _first_fit(lengths: np.ndarray, size: int) -> tuple[np.ndarray, np.ndarray]:
-    """The row and the start of each sequence, by first-fit decreasing.
+    """Return the row and the start of each sequence, by first-fit decreasing.
 
     Sequences of one length are placed together: of n such, the first row that has room for k of
     them takes k, and so on, which is what first-fit does with one after the other.
@@ -145,7 +145,7 @@ def _first_fit(lengths: np.ndarray, size: int) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _fields(sequences: Any) -> dict[str, Field]:
-    """The fields, or an error if they are not of equally many sequences."""
+    """Return the fields, or raise if they differ in their number of sequences."""
     given = columns("sequences", sequences)
     taken = [name for name in given if name in ADDED]
     if taken:
@@ -160,7 +160,7 @@ def _fields(sequences: Any) -> dict[str, Field]:
 
 
 def _lengths(fields: Mapping[str, Field], longest: int | None) -> np.ndarray:
-    """The lengths [N] that all fields share, or an error."""
+    """Return the lengths [N] that all fields share, or raise an error."""
     lengths = {name: field.lengths() for name, field in fields.items()}
     first, expected = next(iter(lengths.items()))
     for name, found in lengths.items():

@@ -27,10 +27,10 @@ def pad(
         array[b, t] = sequences[b][t] if t < lengths[b] else value
 
     Args:
-      sequences: B arrays [t_b, ...] (frames) or [t_b] (tokens), t_b ≥ 0. An empty list stands for
-        a sequence without steps, whatever a step of the others holds.
+      sequences: B arrays [t_b, ...] (frames) or [t_b] (tokens), t_b ≥ 0. An empty list is a
+        sequence without steps, for any shape of the other sequences' steps.
       length: T, the number of steps of the result; by default that of the longest sequence.
-      value: what padding holds.
+      value: the value of padding.
       truncate: what to do with a sequence longer than `length`: "error" raises, "right" cuts at
         its right end (keeping its start), "left" cuts at its left end (keeping its end).
 

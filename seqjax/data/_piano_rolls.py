@@ -13,9 +13,9 @@ __all__ = ["read_piano_rolls"]
 def read_piano_rolls(path: FilePath) -> dict[str, list[np.ndarray]]:
     """Read the pieces of music in a MATLAB file of piano rolls.
 
-    The form in which JSB Chorales, MuseData, Nottingham and Piano-midi.de are given for next-step
-    prediction (Boulanger-Lewandowski, Bengio, Vincent, 2012): the cells traindata, validdata and
-    testdata, with one matrix a piece, 1 where one of 88 keys, A0 to C8, sounds.
+    JSB Chorales, MuseData, Nottingham and Piano-midi.de are published in this form for next-step
+    prediction (Boulanger-Lewandowski, Bengio, Vincent, 2012). The cells traindata, validdata and
+    testdata have one matrix per piece, with 1 at each step and key (88 keys, A0 to C8) that sounds.
 
     Args:
       path: path of the .mat file; one whose name ends in ".gz" is unpacked.
@@ -45,7 +45,7 @@ def read_piano_rolls(path: FilePath) -> dict[str, list[np.ndarray]]:
     data = read_bytes(path)
     try:
         found = loadmat(io.BytesIO(data))
-    except Exception as error:  # of many classes, for all that bytes can be
+    except Exception as error:  # damaged bytes raise errors of many classes
         raise ValueError(f"path: expected a MATLAB file in {path}, got {error}") from None
     rolls: dict[str, list[np.ndarray]] = {}
     for split in ("train", "valid", "test"):

@@ -27,8 +27,9 @@ def grain_batches(
     """Return the examples of a Grain dataset in batches, each padded to the boundary of its bucket.
 
     An example goes to the bucket with the smallest boundary not below its length. A batch is made
-    as soon as a bucket holds `batch_size` examples; what is left is batched when the dataset ends.
-    Batches look as those of `seqjax.data.batches`, which is for examples that fit in memory.
+    as soon as a bucket holds `batch_size` examples; the remaining examples are batched when the
+    dataset ends. Batches have the form of those of `seqjax.data.batches`, which is for examples
+    that fit in memory.
 
     The state of an iterator is small: examples that wait in a bucket are read again when it is
     restored. Put `mp_prefetch` before this function, not behind it, so that all processes read
@@ -84,7 +85,7 @@ def grain_batches(
 
 
 def grain_datasets(user: str) -> Any:
-    """The module of Grain's subclasses, which can be imported only where Grain is installed."""
+    """Return the module of Grain's subclasses, whose import needs Grain."""
     try:
         from seqjax.data import _grain
     except ImportError as error:

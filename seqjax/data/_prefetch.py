@@ -17,8 +17,9 @@ __all__ = ["prefetch"]
 def prefetch(batches: Iterable[Any], *, size: int = 2, devices: int = 1) -> Iterator[Any]:
     """Make batches in a background thread, and place them, while the current one is used.
 
-    Order and values stay. An error in making a batch is raised where that batch is asked for. The
-    thread ends with the iterator: at the last batch, at `close()`, or when it is dropped.
+    The order and the values do not change. If making a batch fails, the error is raised when that
+    batch is requested. The thread ends with the iterator: at the last batch, at `close()`, or when
+    the iterator is deleted.
 
     Args:
       batches: an iterable of pytrees of arrays.
@@ -48,7 +49,7 @@ def prefetch(batches: Iterable[Any], *, size: int = 2, devices: int = 1) -> Iter
 
 
 def in_background(function: Callable[[Any], Any], items: Iterable[Any], size: int) -> Iterator[Any]:
-    """`map(function, items)`, computed by a thread up to `size` items ahead; see `prefetch`."""
+    """Return `map(function, items)`, computed by a thread up to `size` items ahead."""
     made: queue.SimpleQueue[tuple[Any, BaseException | None]] = queue.SimpleQueue()
     free = threading.Semaphore(size)
     stopped = threading.Event()

@@ -103,7 +103,7 @@ def read_parallel(source_path: FilePath, target_path: FilePath) -> list[tuple[st
 
 
 def _named_lines(name: str, path: FilePath) -> tuple[Path, list[str]]:
-    """The path and the lines of a file; errors name the argument."""
+    """Return the path and the lines of a file; errors name the argument."""
     found = local_path(name, path)
     try:
         return found, read_lines(found)

@@ -14,9 +14,9 @@ __all__ = ["DIALECT", "SPACES", "Text", "count_rows", "header", "read_text", "re
 
 DIALECT: dict[str, Any] = {"sep": ",", "quotechar": '"', "quoting": 0, "skipinitialspace": False,
            "comment": None}  # fmt: skip
-"""How fields are written, by options of pandas and their defaults."""
+"""Options of pandas for the syntax of fields, and their defaults."""
 SPACES = r"\s+"
-"""What pandas calls a delimiter of any white space."""
+"""The name in pandas of a delimiter of any white space."""
 UNIT = "\x1f"
 """The unit separator. It stands for delimiters that pandas' fast parser cannot take."""
 
@@ -36,7 +36,7 @@ class Text(NamedTuple):
         return "" if self.options["quoting"] == csv.QUOTE_NONE else self.options["quotechar"]
 
     def restored(self, field: str) -> str:
-        """A field as it is in the file."""
+        """Return a field as it is written in the file."""
         return field.replace(UNIT, self.sep) if self.options["sep"] == UNIT else field
 
 

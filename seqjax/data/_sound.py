@@ -16,14 +16,14 @@ def read_audio(path: FilePath) -> tuple[np.ndarray, int]:
     r"""Read the samples of a sound file, as the mean of its channels.
 
     The library libsndfile decodes the file: WAV (integers of 8, 16, 24 and 32 bits, floats, µ-law,
-    A-law, ADPCM), FLAC, Ogg (Vorbis, Opus), MP3, NIST SPHERE, AIFF and AU. The format is found by
-    what the file holds, whatever its name. A file whose name ends in ".gz" is unpacked.
+    A-law, ADPCM), FLAC, Ogg (Vorbis, Opus), MP3, NIST SPHERE, AIFF and AU. The format is found
+    from the content of the file, not from its name. A file whose name ends in ".gz" is unpacked.
 
     All samples are read, or an error is raised: a file that is shorter than its header says, or
     that has samples its header leaves out, is damaged. Several files that were joined to one are an
-    error. Bytes after the samples are an error unless they are NULs or tags of a music player; only
-    those after the frames of a FLAC file are not seen. A WAV file that was written to a pipe, whose
-    header does not know the length, is read to its end.
+    error. Bytes after the samples are an error unless they are NULs or tags of a music player;
+    bytes after the frames of a FLAC file are not noticed. The header of a WAV file that was written
+    to a pipe does not have the length; such a file is read to its end.
 
     Args:
       path: path of the file.
@@ -70,7 +70,7 @@ def read_audio(path: FilePath) -> tuple[np.ndarray, int]:
                 samples = _samples(sound, frames)
         except OSError:
             raise
-        except Exception as error:  # of many classes, for all that bytes can be
+        except Exception as error:  # damaged bytes raise errors of many classes
             reason = getattr(error, "error_string", error)  # libsndfile's, without "Error opening"
             reason = REASONS.get(str(reason), reason)
             raise ValueError(f"path: expected a sound file in {path}, got {reason}") from None
@@ -97,7 +97,7 @@ REASONS = {
     "Internal error : SF_INFO struct incomplete.": "a header with a wrong rate or no channels",
     "File does not exist or is not a regular file (possibly a pipe?).": "no whole frame of sound",
 }
-"""What libsndfile means by messages that speak of something else."""
+"""Clearer texts for misleading messages of libsndfile."""
 
 BLOCK = 2**16
 """Frames that are mixed at a time: in float64, but never the whole file."""
@@ -107,9 +107,9 @@ UNKNOWN = 2**62
 
 
 class _Source(io.BufferedReader):
-    """A file as soundfile reads it, whatever its name and whatever place a damaged header names."""
+    """A file for soundfile, which ignores its name and invalid positions in a damaged header."""
 
-    name = ""  # soundfile takes a file named *.raw for one without a header
+    name = ""  # soundfile assumes that a file named *.raw has no header
 
     def seek(self, offset: int, whence: int = 0) -> int:
         try:
@@ -119,7 +119,7 @@ class _Source(io.BufferedReader):
 
 
 def _samples(sound: Any, frames: int) -> np.ndarray:
-    """Float32 [T], the mean of the channels."""
+    """Return the mean of the channels, float32 [T]."""
     if sound.channels == 1:
         return sound.read(frames, dtype="float32")
     samples, read = np.empty(frames, np.float32), 0

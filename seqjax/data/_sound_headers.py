@@ -1,9 +1,9 @@
-"""The lengths that the headers of sound files declare, by which a file that was cut is found out.
+"""The lengths that the headers of sound files declare, to detect files that were cut.
 
-libsndfile reads what it finds: of a file that is shorter than its header says it returns fewer
-samples, without an error. Each function here returns the number of frames (one sample of each
-channel) that the header declares, None if only the library can tell, and raises `ValueError` with
-the reason if the file and its header do not agree.
+If a file is shorter than its header says, libsndfile returns fewer samples without an error. Each
+function here returns the number of frames (one sample of each channel) that the header declares,
+None if only the library can tell, and raises `ValueError` with the reason if the file and its
+header do not agree.
 """
 
 import os
@@ -38,7 +38,7 @@ def declared_frames(file: BinaryIO) -> int | None:
 
 
 def _chunks(file: BinaryIO, at: int, size: int, order: str) -> Iterator[tuple[bytes, int, int]]:
-    """The name, the place and the declared length of each chunk of a RIFF or IFF file."""
+    """Yield the name, position and declared length of each chunk of a RIFF or IFF file."""
     while size - at >= 8:
         file.seek(at)
         name, length = struct.unpack(f"{order}4sI", file.read(8))
@@ -47,7 +47,7 @@ def _chunks(file: BinaryIO, at: int, size: int, order: str) -> Iterator[tuple[by
 
 
 def _wave(file: BinaryIO, size: int, order: str) -> int | None:
-    """Microsoft's WAV: RIFF, RIFX (numbers with the highest byte first), RF64 (over 4 GiB)."""
+    """Return the frames of a WAV file: RIFF, RIFX (highest byte first) or RF64 (over 4 GiB)."""
     form, large = b"", 0xFFFFFFFF
     for name, at, length in _chunks(file, 12, size, order):
         if name == b"data":
@@ -78,16 +78,16 @@ def _wave(file: BinaryIO, size: int, order: str) -> int | None:
 
 
 def _frame_bytes(form: bytes, order: str) -> int | None:
-    """The bytes of a sample of each channel, from a 'fmt ' chunk; None for compressed samples."""
+    """Return the bytes of one frame, from a 'fmt ' chunk; None for compressed samples."""
     kind, channels, rate, bytes_a_second, align, bits = struct.unpack(f"{order}HHIIHH", form[:16])
-    if kind == 0xFFFE and len(form) >= 26:  # extensible: the kind stands further behind
+    if kind == 0xFFFE and len(form) >= 26:  # WAVE_FORMAT_EXTENSIBLE: the kind comes later
         (kind,) = struct.unpack(f"{order}24xH", form[:26])
     if kind not in (1, 3, 6, 7):  # integers, floats, A-law, µ-law
         return None
     frame = channels * -(-bits // 8)
-    # Channels and bits give the length of a frame, and libsndfile goes by them. Two further numbers
-    # give it, too. If one of those is wrong, it does no harm; if both are, nobody knows which are
-    # right. Some programs leave them 0.
+    # libsndfile computes the length of a frame from channels and bits. Two other numbers of the
+    # header give this length, too. One wrong number does no harm; if both disagree with channels
+    # and bits, the right length is unknown. Some programs leave the numbers 0.
     others = {align, bytes_a_second / max(rate, 1)} - {0}
     if not frame or (others and frame not in others):
         raise ValueError(
@@ -100,8 +100,8 @@ def _frame_bytes(form: bytes, order: str) -> int | None:
 def _check_tail(file: BinaryIO, at: int, size: int, order: str, padding: int) -> None:
     """Raise unless other chunks, NULs or tags of a music player follow the samples.
 
-    Anything else would be samples that the header leaves out. After an odd number of bytes there
-    should be one of padding, which some programs forget.
+    Any other bytes would be samples that the header does not count. After an odd number of bytes
+    there should be a padding byte, which some programs forget.
     """
     if not any(_is_tail(file, start, size, order) for start in {at, at + padding}):
         raise ValueError(f"{size - at} bytes after the samples that its header declares")
@@ -120,7 +120,7 @@ _HEADS = (b"RIFF", b"RIFX", b"RF64", b"FORM", b"OggS", b".snd")
 
 
 def _rest(file: BinaryIO, at: int) -> bytes:
-    """What follows from a place on, unless it is NULs or a tag of a music player."""
+    """Return the bytes from a position on; none if they are NULs or a tag of a music player."""
     file.seek(at)
     rest = file.read().strip(b"\0")
     tagged = rest.startswith((b"TAG", b"ID3")) and not any(head in rest for head in _HEADS)
@@ -128,7 +128,7 @@ def _rest(file: BinaryIO, at: int) -> bytes:
 
 
 def _aiff(file: BinaryIO, size: int) -> int | None:
-    """Apple's AIFF, and AIFF-C, whose samples may be compressed."""
+    """Return the frames of an AIFF or AIFF-C file, whose samples may be compressed."""
     frames = None
     for name, at, length in _chunks(file, 12, size, ">"):
         if length > size - at and name in (b"COMM", b"SSND"):
@@ -143,7 +143,7 @@ def _aiff(file: BinaryIO, size: int) -> int | None:
 
 
 def _check_au(file: BinaryIO, size: int, at: int, length: int) -> None:
-    """Sun's AU."""
+    """Raise if an AU file is shorter or longer than its header says."""
     if length == 0xFFFFFFFF:  # from a pipe
         return
     if length > size - at:
@@ -153,14 +153,14 @@ def _check_au(file: BinaryIO, size: int, at: int, length: int) -> None:
 
 
 def _check_ogg(file: BinaryIO, size: int) -> None:
-    """Ogg, which is pages; the last one is marked as the end."""
+    """Raise unless the pages of an Ogg file end with one page that is marked as the last."""
     at, kind = 0, 0  # of kind, bit 1 means the first page of a stream, bit 2 the last one
     while size - at >= 27:
         file.seek(at)
         page = file.read(27 + 255)
         if page[:4] != b"OggS":
             break
-        if kind & 4 and page[5] & 2:  # libsndfile reads the first of them
+        if kind & 4 and page[5] & 2:  # libsndfile reads only the first stream
             raise ValueError("several Ogg streams, one after the other; split them")
         kind, segments = page[5], page[26]
         at += 27 + segments + sum(page[27 : 27 + segments])
@@ -179,17 +179,18 @@ _RATES = {3: (44100, 48000, 32000), 2: (22050, 24000, 16000), 0: (11025, 12000, 
 
 
 def _mpeg_or_flac(data: bytes) -> int | None:
-    """MP3: frames of a fixed number of samples; None for FLAC, or if a first frame says how many.
+    """Return the number of samples of an MP3 file; None for FLAC, or if its first frame says it.
 
-    Without such a frame, libsndfile takes the size of all frames to be that of the first, and of a
-    file of variable bit rate it reads a part. With one, it reads no more frames than that says.
+    Without such a frame, libsndfile assumes that all frames have the size of the first one, so it
+    reads only a part of a file with variable bit rate. With such a frame, libsndfile reads at most
+    the number of frames in it.
     """
     at = 0
     if data[:3] == b"ID3" and len(data) >= 10:
         at = 10 + sum((byte & 127) << 7 * n for n, byte in enumerate(data[9:5:-1]))
     if len(re.findall(rb"fLaC[\0\x80]\0\0\x22", data)) > 1:  # with the head of a first block
         raise ValueError("several FLAC files, one after the other; split them")
-    if data[at : at + 4] in _HEADS:  # of which libsndfile reads a part
+    if data[at : at + 4] in _HEADS:  # libsndfile would read only a part
         raise ValueError(f"tags of a music player before {data[at : at + 4].decode()}")
     start, frames, samples = at, 0, 0
     while len(data) - at >= 4:

@@ -21,7 +21,7 @@ def stream_windows(
     stride: int | None = None,
     across_documents: bool = False,
 ) -> "Windows":
-    """Return windows over documents put behind one another, for a model that keeps its state.
+    """Return windows over concatenated documents, for a model that keeps its state.
 
     The stream is cut into `batch_size` rows of one length, and a window holds the same stretch of
     each row. Window w begins `stride` tokens after window w - 1:
@@ -37,7 +37,7 @@ def stream_windows(
       documents: sequences of token ids [t_n]. Empty ones are passed over.
       batch_size: B, the number of rows.
       steps: T, the number of tokens in a window.
-      stride: from one window to the next, at most `steps`, which it is by default.
+      stride: the number of tokens from one window to the next, at most `steps` (the default).
       across_documents: whether the first token of a document is predicted from the document
         before. By default it is not: a document's last token has no successor.
 
@@ -49,8 +49,8 @@ def stream_windows(
       - "resets": bool [B, T], True at each document's first token, and at the first step of the
         first window: the layer starts anew there;
       - "mask": bool [B, T], True where a target counts. Over all windows each prediction counts
-        once: in overlapping windows where it has seen most. What does not fill the rows, or the
-        last window, is filled up with zeros that do not count.
+        once: in overlapping windows, where it has the most context. Incomplete rows and an
+        incomplete last window are filled with zeros that do not count.
 
     Raises:
       TypeError: a document that is not of integers.
@@ -105,7 +105,7 @@ def stream_windows(
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Windows:
-    """The windows of a stream, cut when asked for: iterable again and again, and indexable.
+    """The windows of a stream, cut on demand: indexable, and iterable any number of times.
 
     `stream_windows` makes it.
 
@@ -148,7 +148,7 @@ class Windows:
 
 
 def _tokens(n: int, document: ArrayLike) -> np.ndarray:
-    """A document as int32 [t_n], or an error that names it."""
+    """Return a document as int32 [t_n], or raise an error that names it."""
     array = numbers(f"documents[{n}]", document)
     if array.ndim != 1:
         raise ValueError(f"documents[{n}]: expected token ids [T], got shape {array.shape}")

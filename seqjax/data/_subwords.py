@@ -17,8 +17,8 @@ __all__ = ["Subwords"]
 class Subwords:
     """Frequent pieces of text and their ids; the first four ids are those of `Vocabulary`.
 
-    The pieces are made of bytes, so every text can be written, nothing is unknown, and decoding
-    gives the text back as it was. Text that looks like a special token is text.
+    The pieces are made of bytes, so every text can be encoded, no token is unknown, and decoding
+    returns the original text. Text that looks like a special token is text.
 
     Args:
       tokenizer: a `tokenizers.Tokenizer`, as `train` and `load` make it.
@@ -106,7 +106,7 @@ class Subwords:
         return str(self._tokenizer.decode(pieces))
 
     def pieces(self, ids: Iterable[int]) -> list[str]:
-        """Each id's own text, for labels; a piece of a character is shown as "�".
+        """Return the text of each id, for labels; a part of a character is shown as "�".
 
         Args:
           ids: integers `[T]`.

@@ -55,9 +55,9 @@ def read_csv(
         value before; "nan" puts NaN there (NaT in a column of dates).
       **options: options of `pandas.read_csv`: dtype, na_values, keep_default_na, decimal,
         thousands, sep, delimiter, quotechar, quoting, skipinitialspace, comment, header, names,
-        skiprows, parse_dates, date_format, encoding, compression. Three are narrower than there. A
-        `sep` of several characters is taken literally, except for r"\s+". `parse_dates` is a list
-        of names. Without `date_format`, dates are expected in ISO 8601.
+        skiprows, parse_dates, date_format, encoding, compression. Three are narrower than in
+        pandas. A `sep` of several characters is taken literally, except for r"\s+". `parse_dates`
+        is a list of names. Without `date_format`, dates are expected in ISO 8601.
 
     Returns:
       For each column, in the order asked for, an array [N]: int64 (or uint64), float64, bool, an
@@ -139,7 +139,7 @@ def _read(pandas: Any, text: Text, names: list[str], above: int, **options: Any)
         options["float_precision"] = "round_trip"  # the default of later versions
     options |= {name: text.options[name] for name in DIALECT}
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of mixed columns and of overflow, which are found later
+        warnings.simplefilter("ignore")  # mixed columns and overflow are detected later
         return pandas.read_csv(
             io.BytesIO(text.data), engine="c", names=names, header=0 if above else None,
             skip_blank_lines=False, **options,
@@ -147,13 +147,13 @@ def _read(pandas: Any, text: Text, names: list[str], above: int, **options: Any)
 
 
 def _fields(read: Any, text: Text, name: str) -> np.ndarray:
-    """The fields of a column as they are written, [N] of `str`."""
+    """Return the fields of a column as they are written, [N] of `str`."""
     series = read(usecols=[name], dtype=str, na_filter=False)[name]
     return series.map(text.restored).to_numpy(object)
 
 
 def _frame(read: Any, text: Text, names: list[str], above: int, dtypes: dict[str, Any]) -> Any:
-    """The whole table as pandas reads it, with as many rows as there are in the file."""
+    """Return the whole table as pandas reads it; raise if the number of rows is wrong."""
     values = {name: text.options[name] for name in VALUES if name in text.options}
     try:
         frame = read(dtype=dtypes, **values)
@@ -166,7 +166,7 @@ def _frame(read: Any, text: Text, names: list[str], above: int, dtypes: dict[str
                 where = f"column {name!r} of {text.path}"
                 raise ValueError(f"path: {where}: expected {dtype}, got {wrong}") from None
         raise ValueError(f"path: expected a table in {text.path}, got {error}") from None
-    # pandas fills short rows up with gaps, and takes the first fields of a long row for an index.
+    # pandas fills short rows with gaps, and uses the first fields of a long row as an index.
     _, fields = next(itertools.islice(records(text), above, None), (0, names))
     last, body = frame.iloc[:, -1], text.data.find(b"\n") + 1 if above else 0
     short = last.isna().any() or (last.dtype.kind not in "biuf" and (last == "").any())

@@ -1,4 +1,4 @@
-"""Texts and tokens: what is one, and what is refused."""
+"""Checks of texts and tokens."""
 
 from collections.abc import Iterable
 from typing import Any
@@ -10,16 +10,16 @@ __all__ = ["require_text", "require_tokens", "tokens_of"]
 
 
 def require_text(name: str, value: Any) -> str:
-    """The value if it is a string, or an error."""
+    """Return the value if it is a string, or raise an error."""
     if not isinstance(value, str):
         raise TypeError(f"{name}: expected a string, got {checks.brief(value)}{_hint(value)}")
     return value
 
 
 def tokens_of(name: str, sequence: Any) -> Iterable[Any]:
-    """The tokens of a sequence: the characters of a string, or the entries of a list of words.
+    """Return the tokens of a sequence: a string's characters, or the entries of a list of words.
 
-    Whether these are strings is left to the caller, who may look at each different one once.
+    The caller checks that the tokens are strings; it may check each different token once.
     """
     if isinstance(sequence, str):
         return sequence
@@ -41,5 +41,5 @@ def require_tokens(name: str, tokens: Iterable[Any]) -> None:
 
 
 def _hint(value: Any) -> str:
-    """What to do with the bytes that tensorflow-datasets gives for text."""
+    """Return a hint how to decode the bytes that tensorflow-datasets gives for text."""
     return '; decode it first: text.decode("utf-8")' if isinstance(value, bytes | bytearray) else ""

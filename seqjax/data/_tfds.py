@@ -11,10 +11,10 @@ __all__ = ["tfds_source"]
 def tfds_source(
     name: str, *, split: str, data_dir: FilePath | None = None
 ) -> Sequence[dict[str, Any]]:
-    """Return the examples of a prepared set, read as they are asked for.
+    """Return the examples of a prepared set, each read when it is requested.
 
-    TensorFlow is not needed to read a set that was prepared as array_record; to prepare most sets
-    it is, once and anywhere:
+    Reading a set that was prepared as array_record does not need TensorFlow. Preparing most sets
+    needs it, once and on any machine:
 
         import tensorflow_datasets as tfds
         tfds.builder("NAME", file_format="array_record").download_and_prepare()
@@ -46,7 +46,7 @@ def tfds_source(
     folder = None if data_dir is None else str(local_path("data_dir", data_dir))
     try:
         source: Any = tfds.data_source(name, split=split, data_dir=folder, download=False)
-    except Exception as error:  # of many classes, each of which means that it is not there
+    except Exception as error:  # errors of many classes mean that the set is missing
         why = str(error).partition("\n")[0]
         raise ValueError(
             f"name: expected a set that was prepared as array_record, got {name!r} "

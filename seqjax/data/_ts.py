@@ -13,13 +13,13 @@ __all__ = ["read_ts"]
 def read_ts(path: FilePath) -> tuple[list[np.ndarray], list[str]]:
     r"""Read the recordings and the labels of a .ts file of timeseriesclassification.com.
 
-    After a line @data there is one line for each recording: channels of equal length, parted by
-    ":", and the label behind the last ":". Values are parted by ",", and "?" or NaN is a missing
-    one. Of the lines before @data, "@classLabel" and "@targetLabel" (regression) say whether there
-    are labels; if neither line is there, there are. The file is checked against "@classLabel"
-    (capital letters do not matter), "@equalLength true", "@seriesLength" (unless "@equalLength
-    false"), "@univariate true" and "@dimensions". Comments (# or %) and blank lines are passed
-    over.
+    After a line @data there is one line for each recording: channels of equal length, separated
+    by ":", and the label after the last ":". Values are separated by ","; "?" or NaN is a missing
+    value. Before @data, the lines "@classLabel" and "@targetLabel" (regression) say whether the
+    file has labels; if both lines are missing, the file has labels. The file is checked against
+    "@classLabel" (capital letters do not matter), "@equalLength true", "@seriesLength" (unless
+    "@equalLength false"), "@univariate true" and "@dimensions". Comments (# or %) and blank lines
+    are ignored.
 
     This reader does not call aeon's `load_from_ts_file`, which changes the labels (to small
     letters, and "banana" to "baNaNa"), drops minus signs where values have time stamps, and reads
@@ -30,7 +30,7 @@ def read_ts(path: FilePath) -> tuple[list[np.ndarray], list[str]]:
 
     Returns:
       recordings: N arrays float32 [T_n, channels], NaN where a value is missing.
-      labels: N strings, as they are written, numbers of a regression too; [] if there are none.
+      labels: N strings, as they are written, also for a regression; [] if there are no labels.
 
     Raises:
       TypeError: not a path.
@@ -84,10 +84,10 @@ def read_ts(path: FilePath) -> tuple[list[np.ndarray], list[str]]:
 
 
 FLAGS = ("@classlabel", "@targetlabel", "@timestamps", "@equallength", "@univariate")
-"""The lines of the header that this reader goes by and that say true or false."""
+"""The lines of the header that this reader uses and whose value is true or false."""
 
 NUMBERS = ("@serieslength", "@dimensions")
-"""Those that say a number."""
+"""The lines whose value is a number."""
 
 
 def _read_header(line: str, header: dict[str, int], place: str) -> None:
@@ -107,14 +107,14 @@ def _read_header(line: str, header: dict[str, int], place: str) -> None:
 
 
 def _words(parts: list[str]) -> str:
-    """Words with a space around each, in small letters."""
+    """Return words in lower case, with a space around each."""
     return f" {' '.join(' '.join(parts).casefold().split())} "
 
 
 def _label(text: str, classes: str, place: str) -> str:
-    """A label as it is written; an error if it is none, or a channel of several values.
+    """Return a label as it is written; raise if there is no label, or a channel in its place.
 
-    A name of several words stands among the classes without quotes.
+    The header has a class name of several words without quotes.
     """
     label = text.strip()
     if not label or ("," in label and _is_numbers(label.split(","))):
@@ -138,7 +138,7 @@ def _is_numbers(values: list[str]) -> bool:
 
 
 def _recording(channels: list[str], place: str) -> np.ndarray:
-    """Float32 [T, channels] of the channels as they are written."""
+    """Return the values of the channels of one recording, float32 [T, channels]."""
     rows = [channel.split(",") for channel in channels]
     lengths = sorted({len(row) for row in rows})
     if len(lengths) != 1:
@@ -158,7 +158,7 @@ def _recording(channels: list[str], place: str) -> np.ndarray:
 
 def _number(text: str) -> float:
     text = text.strip()
-    if "_" in text:  # Python's way to group digits, and nobody else's
+    if "_" in text:  # only Python groups digits with underscores
         raise ValueError(f"{text!r}")
     return float("nan" if text == "?" else text)
 

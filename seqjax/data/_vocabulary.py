@@ -100,7 +100,7 @@ class Vocabulary:
         return np.array([self._ids.get(token, self.unknown) for token in tokens], np.int32)
 
     def decode(self, ids: Iterable[int]) -> list[str]:
-        """Return the tokens of ids, up to the first end; without padding and begin.
+        """Return the tokens of ids up to the first end token, without padding and begin tokens.
 
         Args:
           ids: integers `[T]`.
@@ -171,7 +171,7 @@ class Vocabulary:
 
 
 def checked_ids(ids: Any, size: int) -> list[int]:
-    """Ids as Python integers, each of them in [0, size)."""
+    """Return ids as Python integers, or raise if one is not in [0, size)."""
     array = numbers("ids", list(ids) if isinstance(ids, Iterator) else ids)
     if array.ndim != 1:
         raise ValueError(f"ids: expected one sequence [T], got shape {array.shape}")

@@ -1,4 +1,4 @@
-"""Beam search: the best of many outputs, several pursued at once."""
+"""Beam search: keep several hypotheses at once and return the best outputs."""
 
 import math
 from collections.abc import Iterable
@@ -47,13 +47,15 @@ def beam_search(
     to source position i (a sum of 0 counts as 1e-38).
 
     At each step every hypothesis is followed by every token. Of these candidates, ordered by
-    log-probability, those among the first K that end are finished: nothing changes them any more,
-    and they are ranked by s. The first K that do not end are pursued. A sentence is done when no
-    hypothesis it pursues can come to score above the n-th best finished one: log-probabilities only
-    fall, so s is at most log p / lp(L). After L tokens the hypotheses pursued are ranked by s among
-    the finished ones, and marked as not finished where they are returned.
+    log-probability, those among the first K that end are finished: they do not change any more,
+    and they are ranked by s. The search continues with the first K candidates that do not end. A
+    sentence is done when none of its unfinished hypotheses can reach a score above the n-th best
+    finished one: log-probabilities only fall, so s is at most log p / lp(L). After L tokens the
+    unfinished hypotheses are ranked by s together with the finished ones. If an unfinished one is
+    returned, it is marked as not finished.
 
-    Width 1 without penalties is `greedy`. A width of as many hypotheses as there are is exhaustive.
+    Width 1 without penalties is `greedy`. If the width is the number of all possible hypotheses,
+    the search is exhaustive.
 
     Args:
       step: `step(tokens, state) -> (logits, state)`, see `greedy`.
@@ -173,7 +175,7 @@ def _search(problem: Problem, penalties: Penalties, n: int) -> Decoded:
         t: Array,
         ended_by: Array | None = None,
     ) -> _Ranked:
-        """Outputs of t tokens, and then the end token if they have one."""
+        """Return outputs of t tokens, and then the end token if they have one."""
         finished = ended_by is not None
         scores, lo = penalties.score(log_probs, t + int(finished), steps, alignments)
         shape = scores.shape
@@ -254,7 +256,7 @@ def _search(problem: Problem, penalties: Penalties, n: int) -> Decoded:
 
 
 def _top(values: Array, count: int) -> tuple[Array, Array]:
-    """The largest of each row and their places; NaN is largest, of equals the earlier one."""
+    """Return the largest of each row and their indices; NaN is largest, of equals the first."""
     # Of one sign, as `top_k` puts -NaN last, where it would go unnoticed.
     values = jnp.where(jnp.isnan(values), jnp.nan, values)
     values, index = jax.lax.top_k(values, min(count, values.shape[1]))
@@ -262,23 +264,23 @@ def _top(values: Array, count: int) -> tuple[Array, Array]:
 
 
 def _where(allowed: Array, log_probs: Total) -> Total:
-    """Log-probabilities, -inf where they are not allowed."""
+    """Return log-probabilities, -inf where they are not allowed."""
     hi, lo = log_probs
     return jnp.where(allowed, hi, -jnp.inf), jnp.where(allowed, lo, 0.0)
 
 
 def _first(tree: PyTree, count: int) -> Any:
-    """The first entries of arrays `[B, m, …]`."""
+    """Return the first entries of arrays `[B, m, …]`."""
     return jax.tree.map(lambda leaf: leaf[:, :count], tree)
 
 
 def _pick(tree: PyTree, index: Array) -> Any:
-    """Entries `index` `[B, n]` of arrays `[B, m, …]`."""
+    """Return entries `index` `[B, n]` of arrays `[B, m, …]`."""
     return jax.tree.map(lambda leaf: jax.vmap(lambda row, i: row[i])(leaf, index), tree)
 
 
 def _best(n: int, *groups: _Ranked) -> _Ranked:
-    """The n of highest score; of equals, the earlier one."""
+    """Return the n outputs of highest score; of equal ones, the earlier."""
     every = jax.tree.map(lambda *leaves: jnp.concatenate(leaves, axis=1), *groups)
     _, order = _top(behind((every.outputs.scores, every.lo)), n)
     best: _Ranked = _pick(every, order)

@@ -1,4 +1,4 @@
-"""Which tokens may come next: minimum length, no repeated n-gram, a forced prefix."""
+"""Constraints on the next token: minimum length, no repeated n-gram, a forced prefix."""
 
 from typing import NamedTuple
 
@@ -10,7 +10,7 @@ from seqjax.types import Array
 
 
 class Constraints(NamedTuple):
-    """What is asked of an output; rows n are hypotheses."""
+    """The constraints on outputs; rows n are hypotheses."""
 
     ends: tuple[int, ...]
     min_length: int
@@ -20,9 +20,9 @@ class Constraints(NamedTuple):
 
 
 def apply_constraints(constraints: Constraints, t: Array, tokens: Array, log_probs: Array) -> Array:
-    """log_probs `[N, V]` of the token at t, -inf where `tokens[:, :t]` must not go on so.
+    """Return log_probs `[N, V]` of the token at t, -inf for tokens that are not allowed there.
 
-    A prefix goes before the others: what is forced is never forbidden.
+    The prefix takes priority: a token of the prefix is never forbidden.
     """
     ends, min_length, ngram, prefix, prefix_lengths = constraints
     ids = jnp.arange(log_probs.shape[1], dtype=jnp.int32)[None]
@@ -39,7 +39,7 @@ def apply_constraints(constraints: Constraints, t: Array, tokens: Array, log_pro
 
 
 def _repeats(tokens: Array, t: Array, n: int, vocabulary: int) -> Array:
-    """Bool `[N, V]`: tokens that would end, at t, an n-gram that `tokens[:, :t]` has already."""
+    """Return the tokens that would repeat at t an n-gram of `tokens[:, :t]`, bool `[N, V]`."""
     rows, steps = tokens.shape
     ends = jnp.arange(n - 1, steps, dtype=jnp.int32)  # where the n-grams of a row end
     found = jnp.broadcast_to((ends < t)[None], (rows, len(ends)))

@@ -15,7 +15,7 @@ __all__ = ["ensemble"]
 
 
 def ensemble(steps: Sequence[Step]) -> Step:
-    """The step of several models together, whose probabilities are averaged.
+    """Return one step function that averages the probabilities of several models.
 
         log p(y_t | y_<t) = log (1/M) Σ_m p_m(y_t | y_<t)
 

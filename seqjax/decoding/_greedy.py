@@ -29,7 +29,8 @@ def greedy(
 
         y_t = argmax_v p(v | y_<t)
 
-    Of equally probable tokens the first is taken. Sentences go on until each has its end token.
+    Of equally probable tokens the first is taken. Decoding runs until each sentence has its end
+    token.
 
     Args:
       step: `step(tokens, state) -> (logits, state)` with tokens int32 `[N]`, logits float `[N, V]`

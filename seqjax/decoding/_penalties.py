@@ -1,4 +1,4 @@
-"""What beam search ranks finished outputs by, beside their log-probability."""
+"""The scores by which beam search ranks finished outputs."""
 
 from typing import NamedTuple
 
@@ -29,28 +29,28 @@ class Penalties(NamedTuple):
     def score(
         self, log_probs: Total, length: Array, max_length: int, alignments: Array | None
     ) -> Total:
-        """The scores `[B, K]` of outputs of |Y| = length tokens with alignments `[B, K, L, S]`."""
+        """Return the scores `[B, K]` of outputs of |Y| = length tokens."""
         scores = self._by_length(log_probs, length, max_length)
         if self.beta == 0 or self.source_mask is None or alignments is None:
             return scores
         coverage = alignments.astype(scores[0].dtype).sum(axis=2)
-        # A position never looked at would cost infinity, and hide every other difference.
+        # A position without attention would have an infinite penalty and hide all differences.
         least = float(jnp.finfo(jnp.float32).tiny)
         logs = jnp.log(jnp.clip(coverage, least, 1.0))
         paid = self.beta * jnp.where(self.source_mask[:, None], logs, 0.0).sum(axis=-1)
         return add(scores, paid)
 
     def bound(self, log_probs: Total, max_length: int) -> Total:
-        """The most that an unfinished output of these log-probabilities can come to score.
+        """Return the highest score that an unfinished output of these log-probabilities can reach.
 
-        They only fall, so that the largest lp is the most favourable one, and cp is at most 0.
+        Log-probabilities only fall, so the largest lp gives the highest score; cp is at most 0.
         """
         return self._by_length(log_probs, max_length, max_length)
 
     def _by_length(self, log_probs: Total, length: Array | int, max_length: int) -> Total:
         """Return log p / lp, from a table of lp at each length, 0 to L, in twice the precision.
 
-        One table for scores and bounds, so that rounding cannot put a score above its bound.
+        Scores and bounds use one table, so rounding cannot make a score larger than its bound.
         """
         if self.alpha == 0:
             return log_probs

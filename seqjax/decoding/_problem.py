@@ -1,4 +1,4 @@
-"""What a decoder is asked for, checked: one step of the model, on hypotheses of sentences."""
+"""The checked arguments of a decoder: one step of the model on hypotheses of sentences."""
 
 import dataclasses
 from typing import Any
@@ -46,16 +46,16 @@ class Problem:
     def advance(
         self, t: Array, last: Array, tokens: Array, state: PyTree
     ) -> tuple[Array, Array | None, PyTree]:
-        """One step of all rows: log p(y_t) `[N, V]`, -inf where forbidden, weights and state."""
+        """Run one step; return log p(y_t) `[N, V]` (-inf if forbidden), weights and state."""
         logits, state = self.step(last, state)
         log_probs = apply_constraints(self.constraints, t, tokens, log_softmax(logits))
         weights = None if self.alignment is None else jnp.asarray(self.alignment(state))
         return log_probs, weights, state
 
     def reorder(self, state: PyTree, parents: Array) -> PyTree:
-        """The state of each hypothesis' parent, `parents` int32 `[B, copies]`.
+        """Return the state of each hypothesis' parent, `parents` int32 `[B, copies]`.
 
-        What is the same for all hypotheses of a sentence stays where it is.
+        Leaves that are the same for all hypotheses of a sentence are not moved.
         """
         first = jnp.arange(self.batch, dtype=jnp.int32)[:, None] * self.copies
         rows = (first + parents).reshape(-1)
@@ -65,11 +65,11 @@ class Problem:
         return jax.tree.unflatten(structure, new)
 
     def no_tokens(self) -> Array:
-        """Tokens of outputs that have not begun, int32 `[N, L]`."""
+        """Return tokens of outputs that have not begun, int32 `[N, L]`."""
         return jnp.full((self.batch * self.copies, self.max_length), self.ends[0], jnp.int32)
 
     def no_alignments(self) -> Array | None:
-        """Alignments of outputs that have not begun, `[N, L, S]`."""
+        """Return alignments of outputs that have not begun, `[N, L, S]`."""
         if self.weights is None:
             return None
         rows, source = self.weights.shape
@@ -86,13 +86,13 @@ def log_softmax(logits: Array) -> Array:
 
 
 def write(array: Array, t: Array, value: Array, *, axis: int) -> Array:
-    """An array over steps with the value of step t."""
+    """Return an array over steps with `value` written at step t."""
     update = jnp.expand_dims(value, axis).astype(array.dtype)
     return jax.lax.dynamic_update_slice_in_dim(array, update, t, axis)
 
 
 def existing(decoded: Decoded, end: Array, fill: int) -> Decoded:
-    """Return outputs with what stands after them: the end token `end` `[B, n]` that ended each.
+    """Return outputs whose slots after the last token hold their end token, `end` `[B, n]`.
 
     An output of probability zero does not exist. It has length 0, and `fill` in all slots.
     """
@@ -164,7 +164,7 @@ def make_problem(
 
 
 def _sentences(begin: Any, state: PyTree) -> tuple[Array, PyTree, int]:
-    """The first tokens `[B]`, the state as arrays, and B."""
+    """Return the first tokens `[B]`, the state as arrays, and B."""
     begin = checks.require_array("begin", begin, jnp.integer, "a token or tokens [B]")
     if not checks.is_traced(begin) and begin.size and int(begin.min()) < 0:
         raise ValueError(f"begin: expected tokens from 0 on, got {int(begin.min())}")
@@ -186,7 +186,7 @@ def _sentences(begin: Any, state: PyTree) -> tuple[Array, PyTree, int]:
 def _traced(
     step: Step, alignment: Alignment | None, tokens: Array, state: PyTree
 ) -> tuple[tuple[bool, ...], jax.ShapeDtypeStruct, jax.ShapeDtypeStruct | None]:
-    """Which leaves of the state stay as they are, and the shapes of logits and weights."""
+    """Return which leaves of the state never change, and the shapes of logits and weights."""
     leaves = jax.tree.leaves(state)
     structure: Any = jax.tree.structure(state)
 
@@ -224,7 +224,7 @@ def _check_rows(function: str, expected: str, got: jax.ShapeDtypeStruct, rows: i
 def _checked_prefix(
     prefix: Any, lengths: Any, batch: int, max_length: int, vocabulary: int
 ) -> tuple[Array | None, Array | None]:
-    """The prefix int32 `[B, P]` and its lengths int32 `[B]`; None where nothing is forced."""
+    """Return the prefix int32 `[B, P]` and its lengths int32 `[B]`; None without a prefix."""
     if prefix is None:
         if lengths is not None:
             raise ValueError("prefix_lengths: expected None without a prefix, got lengths")

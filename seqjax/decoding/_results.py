@@ -1,4 +1,4 @@
-"""What decoding works over and what it gives: a step, `Decoded`, `Scored`."""
+"""Types of decoding: the step function, and the results `Decoded` and `Scored`."""
 
 from collections.abc import Callable
 from typing import NamedTuple, TypeAlias
@@ -24,7 +24,7 @@ class Decoded(NamedTuple):
       lengths: int32 `[B, n]`, tokens before the end token; L where there is none.
       log_probs: float32 or wider `[B, n]`, Σ_t log p(y_t | y_<t) under the model alone: without
         penalties or temperature, the end token's and a prefix's included.
-      scores: of the dtype of log_probs `[B, n]`, what the outputs were ranked by: log_probs under
+      scores: of the dtype of log_probs `[B, n]`, the ranking criterion: log_probs under
         the penalties of `beam_search`, which sorts by them, best first; else log_probs themselves.
       finished: bool `[B, n]`, whether the end token was produced. If not, the output was cut at L.
       alignments: `[B, n, L, S]`, row t the weights of the step that produced token t, the end token

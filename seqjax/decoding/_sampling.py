@@ -108,7 +108,7 @@ def sample(
 
 
 def _row_keys(key: PRNGKey, batch: int, copies: int) -> PRNGKey:
-    """A key for each row, the same whatever the numbers of rows."""
+    """Return a key for each row, the same for any number of rows."""
     fold = jax.vmap(jax.random.fold_in, in_axes=(None, 0))
     sentences = fold(key, jnp.arange(batch, dtype=jnp.int32))
     rows = jax.vmap(fold, in_axes=(0, None))(sentences, jnp.arange(copies, dtype=jnp.int32))
@@ -142,7 +142,7 @@ def _chooser(
 
 
 def _nucleus(log_probs: Array, top_p: float) -> Array:
-    """The fewest tokens whose share of the probability reaches top_p, bool `[N, V]`.
+    """Return the fewest tokens whose share of the probability reaches top_p, bool `[N, V]`.
 
     They are those above a cut, the largest share with `top_p` at or above it, and of those at the
     cut the first few. The cut is found by bisection over the bits of floats, which are ordered as

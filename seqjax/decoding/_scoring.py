@@ -1,4 +1,4 @@
-"""What a model thinks of given outputs, by the step that decodes."""
+"""The log-probabilities of given outputs, by the step function of decoding."""
 
 from collections.abc import Iterable
 from typing import Any
@@ -26,13 +26,13 @@ def score(
     begin: Any,
     end: int | Iterable[int],
 ) -> Scored:
-    """The log-probabilities of given outputs, each step fed the token before.
+    """Return the log-probabilities of given outputs; each step gets the token before.
 
         log p(y) = Σ_t log p(y_t | y_<t),   t = 1 … length + 1
 
     with y_{length + 1} = end, where the L slots have room for it: an output of length L has no end
-    token, as one that a decoder cut. So `score` of `Decoded.tokens` and `.lengths` is its
-    `.log_probs`. It is differentiable (`jax.lax.scan`).
+    token, like an output that a decoder cut at L. So `score` of `Decoded.tokens` and `.lengths` is
+    its `.log_probs`. It is differentiable (`jax.lax.scan`).
 
     Args:
       step: `step(tokens, state) -> (logits, state)`, see `greedy`.

@@ -1,4 +1,4 @@
-"""One path a row: the loop of the decoders that never go back, greedy and sampling."""
+"""The loop of greedy decoding and sampling, which keep one path per row."""
 
 from collections.abc import Callable
 from typing import NamedTuple
@@ -25,12 +25,12 @@ class _Path(NamedTuple):
 
     @property
     def going(self) -> Array:
-        """Rows that go on: neither ended, nor in a place where no token is allowed."""
+        """Unfinished rows: they have not ended, and at least one token is allowed."""
         return ~self.ended & (self.log_probs[0] > -jnp.inf)
 
 
 def walk(problem: Problem, choose: Callable[[Array, Array], Array]) -> Decoded:
-    """Follows what `choose(t, log_probs [N, V])` gives, int32 `[N]`, until all rows ended."""
+    """Runs until all rows ended; `choose(t, log_probs [N, V])` returns tokens int32 `[N]`."""
     rows = problem.batch * problem.copies
 
     def go_on(path: _Path) -> Array:

@@ -1,4 +1,4 @@
-"""What a program is called with, against what its manifest says."""
+"""Checks of the inputs of an exported program against its manifest."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -14,12 +14,12 @@ __all__ = ["check_ranges", "checked_input"]
 
 
 def checked_input(entry: Mapping[str, Any], given: Any, sizes: dict[str, int]) -> Any:
-    """An input as the program takes it: an array, or a flat dict of arrays.
+    """Return an input as the program takes it: an array, or a flat dict of arrays.
 
     Args:
-      entry: of the manifest.
+      entry: the input's entry in the manifest.
       given: an array, numbers in lists, or a pytree, flat or as `plain` makes it flat.
-      sizes: those of symbols, as found in the inputs before; more are added.
+      sizes: sizes of symbols, found in earlier inputs; new ones are added.
 
     Raises:
       TypeError: no array or another dtype.
@@ -51,13 +51,13 @@ def checked_input(entry: Mapping[str, Any], given: Any, sizes: dict[str, int]) -
 def check_ranges(
     entries: Sequence[Mapping[str, Any]], given: Sequence[Any], sizes: Mapping[str, int]
 ) -> None:
-    """Raise on integers beyond the range that the manifest says, if their values are known.
+    """Raise on integers outside the range in the manifest, if their values are known.
 
     Args:
-      entries: of the manifest, with `"range": [least, most]` where there is one, and
-        `"real_before"`, the input that has the number of each row's real positions.
+      entries: the inputs' entries in the manifest, with `"range": [least, most]` where there is
+        one, and `"real_before"`, the input that has the number of each row's real positions.
       given: inputs as from `checked_input`.
-      sizes: those of symbols.
+      sizes: sizes of symbols.
 
     Raises:
       ValueError: a value out of range at a real position.
@@ -112,7 +112,7 @@ def _check_shape(
     wanted: Sequence[int | str],
     sizes: dict[str, int],
 ) -> None:
-    """Raise on another shape; add the sizes of symbols that are not known yet."""
+    """Raise if the shape is wrong; add the sizes of symbols that are not known yet."""
     if len(shape) != len(wanted):
         raise ValueError(f"{name}: expected {expected}, got {tuple(shape)}")
     symbols = [each for each in wanted if isinstance(each, str) and each.isidentifier()]

@@ -1,4 +1,4 @@
-"""The dtypes of weights: the widest of a source's, and casts that must not overflow."""
+"""The dtypes of weights: the widest dtype of a source, and casts that must not overflow."""
 
 import functools
 from collections.abc import Iterable, Mapping
@@ -12,7 +12,7 @@ from seqjax import checks
 
 
 def widest(arrays: Iterable[Any]) -> Any:
-    """The dtype that holds the numbers of all arrays, as JAX has it; None without floats."""
+    """Return the JAX dtype that holds the numbers of all arrays; None if there are no floats."""
     dtypes = [a.dtype for a in arrays if jnp.issubdtype(a.dtype, jnp.floating)]
     if not dtypes:
         return None
@@ -20,7 +20,7 @@ def widest(arrays: Iterable[Any]) -> Any:
 
 
 def widened(arrays: Mapping[str, Any]) -> dict[str, Any]:
-    """The arrays in float64, in which sums of biases do not overflow; traced ones in one dtype."""
+    """Return the arrays in float64, so that sums do not overflow; traced arrays in one dtype."""
     traced = checks.is_traced(dict(arrays))
     dtype = widest(arrays.values()) if traced else np.float64
     xp: Any = jnp if traced else np
@@ -31,7 +31,7 @@ def widened(arrays: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def overflowing(array: Any, dtype: Any) -> Any:
-    """The first finite number of an array that a dtype does not hold; None if there is none."""
+    """Return the first finite number of an array that a dtype cannot hold; None if it holds all."""
     if checks.is_traced(array):
         return None
     array = np.asarray(array)

@@ -1,4 +1,4 @@
-"""What Keras says of a layer besides its weights, as options of our layers; in files too."""
+"""The configuration of Keras layers, also in files, converted to options of our layers."""
 
 import json
 import re
@@ -24,7 +24,7 @@ _INSIDE = {
     "Functional": "pass the recurrent layers, such as model.layers[1]",
 }
 _MERGE_MODES = {"concat": "concat", "sum": "sum", "ave": "mean", "mul": "mul", None: "none"}
-# Where the parts of a wrapper are in its configuration, by their names in files.
+# Keys of a wrapper's parts in its configuration, by the names of the parts in files.
 _PARTS = {
     "forward_layer": "layer",
     "backward_layer": "backward_layer",
@@ -34,19 +34,19 @@ _PARTS = {
 
 
 def serialized(layer: Any) -> dict[str, Any]:
-    """A Keras layer as its files describe it."""
-    # Before its configuration is asked for, which a layer of the user's may not have.
+    """Return the description of a Keras layer, as its files have it."""
+    # Check the class first: a user-defined layer may have no configuration.
     kind = _require_kind(type(layer).__name__)
     return {"class_name": kind, "config": layer.get_config()}
 
 
 def is_bidirectional(layer: Mapping[str, Any]) -> bool:
-    """Whether a Keras layer has two directions."""
+    """Return whether a Keras layer has two directions."""
     return bool(layer.get("class_name") == "Bidirectional")
 
 
 def configuration(layer: Any, *, backward: bool = False) -> dict[str, Any]:
-    """The options of our layer that computes what a Keras layer does.
+    """Return the options of our layer that computes what a Keras layer does.
 
     Among them are `reset_after` and, of layers of older versions, `time_major`.
 
@@ -61,7 +61,7 @@ def configuration(layer: Any, *, backward: bool = False) -> dict[str, Any]:
         raise ValueError(
             f"source: expected a layer's class_name and config, got {checks.brief(layer)}"
         )
-    # The registered name is that of a class of the user's.
+    # The registered name belongs to a user-defined class.
     kind = _require_kind(layer.get("registered_name") or layer.get("class_name"))
     config = layer["config"]
     if kind == "Bidirectional":
@@ -76,9 +76,9 @@ def configuration(layer: Any, *, backward: bool = False) -> dict[str, Any]:
 
 
 def _both(config: Mapping[str, Any]) -> dict[str, Any]:
-    """The options of two directions."""
+    """Return the options of two directions."""
     told = configuration(config.get("layer"))
-    other = config.get("backward_layer")  # made like the first one if there is none
+    other = config.get("backward_layer")  # if None, a copy of the first layer
     if other is not None and configuration(other, backward=True) != told:
         raise ValueError("source: expected two directions that are alike, got different ones")
     mode = config.get("merge_mode", "concat")
@@ -94,7 +94,7 @@ def _both(config: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _cell(kind: str, config: Mapping[str, Any]) -> dict[str, Any]:
-    """The options of one cell, whose kind may be that of a layer."""
+    """Return the options of one cell, whose kind may be that of a layer."""
     if _CELLS[kind] == "SimpleRNN":
         name = checks.require_name("activation", config.get("activation"), ACTIVATIONS)
         return {"activation": ACTIVATIONS[name]}
@@ -123,11 +123,11 @@ def _require_kind(kind: Any) -> str:
 
 
 def read_config(path: Path, prefix: str) -> Mapping[str, Any]:
-    """The layer of a file `.keras` whose weights are at a path in it, as `serialized` gives it.
+    """Return the description of the layer whose weights are at a path in a `.keras` file.
 
     Raises:
-      ValueError: the file cannot be read, or does not tell, as that of a model with a `call` of
-        its own does not.
+      ValueError: the file cannot be read, or does not describe the layer, such as the file of a
+        model with a custom `call`.
     """
     with _trees.reading(path), zipfile.ZipFile(path) as archive:
         layer = json.loads(archive.read("config.json"))
@@ -148,7 +148,7 @@ def read_config(path: Path, prefix: str) -> Mapping[str, Any]:
 
 
 def by_name_in(text: str, name: str) -> Mapping[str, Any] | None:
-    """The layer of a name, anywhere in the description of a model by an older version."""
+    """Return the layer of this name in the description of a model by an older version."""
     queue = [json.loads(text)]
     while queue:
         layer = queue.pop()
@@ -164,13 +164,13 @@ def by_name_in(text: str, name: str) -> Mapping[str, Any] | None:
 
 
 def _by_name(layers: Any) -> dict[str, Any]:
-    """The layers of a model by their names in files: of their classes, counted."""
+    """Return the layers of a model by their names in files: numbered class names."""
     named: dict[str, Any] = {}
     counts: dict[str, int] = {}
     for layer in layers if isinstance(layers, list) else ():
         if not (isinstance(layer, Mapping) and isinstance(layer.get("class_name"), str)):
             continue
-        word = r"(?<=.)(?=[A-Z][a-z])|(?<=[a-z])(?=[A-Z])"  # where one begins
+        word = r"(?<=.)(?=[A-Z][a-z])|(?<=[a-z])(?=[A-Z])"  # the beginning of a word
         name = re.sub(word, "_", layer["class_name"]).lower()
         count = counts[name] = counts.get(name, -1) + 1
         named[f"{name}_{count}" if count else name] = layer

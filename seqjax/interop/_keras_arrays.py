@@ -1,4 +1,4 @@
-"""What Keras's `get_weights()` gives, taken apart into cells, layers and directions."""
+"""The arrays of Keras's `get_weights()`, split into cells, layers and directions."""
 
 import itertools
 from collections.abc import Sequence
@@ -16,7 +16,7 @@ Arrays = list[Any]
 
 
 def split(arrays: Sequence[Any], name: str) -> list[Arrays]:
-    """The arrays of each cell: kernel, recurrent kernel and, if there are biases, bias.
+    """Return the arrays of each cell: kernel, recurrent kernel and, if there are biases, bias.
 
     Raises:
       ValueError: the shapes are not those of recurrent cells alone.
@@ -35,11 +35,11 @@ def split(arrays: Sequence[Any], name: str) -> list[Arrays]:
 
 
 def arrange(cells: list[Arrays], bidirectional: bool | None, name: str) -> list[list[Arrays]]:
-    """The layers of a list of cells, each with one direction or two.
+    """Return the layers of a list of cells, each with one direction or two.
 
     The second layer of a stack has as many inputs as the first one has outputs; the second
-    direction of a layer has as many inputs as the first direction. If both are so, only the user
-    can tell.
+    direction of a layer has as many inputs as the first direction. If both are true, only the
+    user can decide.
 
     Raises:
       ValueError: the shapes fit both, and `bidirectional` is None, or do not fit.
@@ -81,7 +81,7 @@ def _units(cell: Arrays) -> int:
 
 
 def _is_cell(arrays: Arrays) -> bool:
-    """Whether the shapes are those of a kernel, a recurrent kernel and perhaps a bias."""
+    """Return whether the shapes are those of a kernel, a recurrent kernel and perhaps a bias."""
     kernel, recurrent, *bias = map(np.shape, arrays)
     if len(kernel) != 2 or len(recurrent) != 2 or 0 in (*kernel, *recurrent):
         return False
@@ -97,9 +97,9 @@ def _are_directions(pair: Sequence[Arrays]) -> bool:
 
 
 def _native(arrays: Arrays, name: str) -> Arrays:
-    """The arrays of a cell; those of `CuDNNLSTM` and `CuDNNGRU` as `LSTM` and `GRU` have them.
+    """Return the arrays of a cell; `CuDNNLSTM` and `CuDNNGRU` become `LSTM` and `GRU`.
 
-    The layers of cuDNN have both biases one after the other in one vector. The matrix of each gate
+    The layers of cuDNN have both biases in one vector, one after the other. The matrix of each gate
     is transposed: the kernel has the shape `[I, H]`, but its numbers are in the order of `[H, I]`.
     """
     if len(arrays) != 3 or not _is_cell(arrays):
@@ -118,7 +118,7 @@ def _native(arrays: Arrays, name: str) -> Arrays:
 
 
 def _sum(biases: Any, name: str) -> Any:
-    """The sum of two biases in their dtype."""
+    """Return the sum of two biases in their dtype."""
     if checks.is_traced(biases):
         return biases[0] + biases[1]
     both = np.asarray(biases, np.float64).sum(0)

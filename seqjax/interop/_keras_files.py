@@ -33,7 +33,7 @@ class Found(NamedTuple):
 
 
 def read(path: Any, prefix: str, *, described: bool = True) -> Found:
-    """The layer at a path in a file.
+    """Return the layer at a path in a file.
 
     Args:
       path: of the file.
@@ -59,7 +59,7 @@ def read(path: Any, prefix: str, *, described: bool = True) -> Found:
 
 @contextlib.contextmanager
 def _opened(path: Path) -> Iterator[Any]:
-    """The HDF5 file of weights."""
+    """Open the HDF5 file of weights."""
     try:
         import h5py  # type: ignore[import-untyped, unused-ignore]
     except ImportError as error:
@@ -73,7 +73,7 @@ def _opened(path: Path) -> Iterator[Any]:
 
 
 def _current(file: Any, prefix: str) -> tuple[list[Any], bool]:
-    """The arrays at a path of Keras 3's format, and whether they are of two directions."""
+    """Return the arrays at a path in Keras 3's format, and whether they are two directions."""
     place = file.get(prefix) if prefix else file
     if not hasattr(place, "keys"):
         raise SourceError(f"prefix: expected the path to a layer, got {prefix!r}{_hint(file)}")
@@ -92,7 +92,7 @@ def _current(file: Any, prefix: str) -> tuple[list[Any], bool]:
 
 
 def _cells(place: Any) -> list[list[Any]]:
-    """The arrays of each cell of a layer without directions."""
+    """Return the arrays of each cell of a layer without directions."""
     cell = place.get("cell", place)  # or the path leads to the cell itself
     if "cells" in cell:
         names = sorted(cell["cells"], key=_number)
@@ -105,13 +105,13 @@ def _cells(place: Any) -> list[list[Any]]:
 
 
 def _number(name: str) -> int:
-    """The number at the end of a name: "lstm_cell" comes before "lstm_cell_1"."""
+    """Return the number at the end of a name; 0 for "lstm_cell", 1 for "lstm_cell_1"."""
     match = re.search(r"(?:^|_)(\d+)$", name)
     return int(match[1]) if match else 0
 
 
 def _legacy(file: Any, root: Any, prefix: str) -> Found:
-    """A layer of the format of Keras 2, by its name."""
+    """Return a layer of the format of Keras 2, by its name."""
     prefix = prefix.removeprefix("model_weights/")
     place: Any = root.get(prefix) if prefix else None
     names = [] if place is None else [_text(name) for name in place.attrs.get("weight_names", ())]
@@ -129,7 +129,7 @@ def _legacy(file: Any, root: Any, prefix: str) -> Found:
 
 
 def _has_sides(names: list[str]) -> bool | None:
-    """Whether the first half of the weights is of a forward layer, and the second of a backward."""
+    """Return whether the weights are those of a forward layer, then those of a backward one."""
     sides = [re.search(r"(?:^|/)(forward|backward)_", name) for name in names]
     found = [match[1] for match in sides if match]
     half = len(names) // 2
@@ -139,14 +139,14 @@ def _has_sides(names: list[str]) -> bool | None:
 
 
 def _array(dataset: Any) -> Any:
-    """The numbers of a dataset, if the file can hold as many."""
+    """Return the numbers of a dataset, or raise if the file is too small to hold them."""
     if dataset.nbytes > _MOST_COMPRESSED * dataset.id.get_storage_size():
         raise ValueError(f"{dataset.name}: expected {dataset.nbytes} bytes; they are missing")
     return dataset[()]
 
 
 def _hint(file: Any) -> str:
-    """The paths of recurrent layers in a file, as a hint."""
+    """Return a hint that lists the paths of recurrent layers in a file."""
     names: list[str] = []
     file.visit(names.append)
     sides = "|".join(_SIDES)

@@ -1,4 +1,4 @@
-"""From the weights of a stack of layers to a layer of ours, and back: what all libraries share."""
+"""Conversion between the weights of a stack of layers and our layers, for all libraries."""
 
 import functools
 from collections.abc import Iterable, Mapping, Sequence
@@ -13,7 +13,7 @@ from seqjax import cells, checks, nn
 from seqjax.interop import _dtypes
 from seqjax.interop._schemes import OURS, Group, Scheme, Sizes, pack, select, unpack
 
-# What names, shapes or arguments of `load` say.
+# Options that follow from names, shapes or arguments of `load`.
 _FOLLOWING = (
     *("input_size", "hidden_size", "proj_size", "num_layers"),
     *("bidirectional", "use_bias", "reset_after"),
@@ -34,7 +34,7 @@ def load_layers(
     options: Mapping[str, Any],
     found: Mapping[str, Any] | None = None,
 ) -> nn.Recurrent:
-    """A layer with the weights of other libraries' layers.
+    """Return a layer with the weights of other libraries' layers.
 
     Args:
       schemes: the library's.
@@ -91,7 +91,7 @@ def load_layers(
 def dump_layers(
     library: str, schemes: Sequence[Scheme], layer: nn.Recurrent, *, concat: bool = False
 ) -> list[list[dict[str, Any]]]:
-    """The weights of a layer as a library arranges them: for each layer its directions.
+    """Return the weights of a layer as a library arranges them: for each layer its directions.
 
     Args:
       library: its name, for messages.
@@ -127,14 +127,14 @@ def dump_layers(
             blocks = unpack(OURS[kind], group._replace(arrays=params), sizes)
             # Every library has a place for b.
             arrays = pack(scheme, blocks, sizes, group.name("b_hn"), bias=bias)
-            if not traced:  # copies, since what is a view could neither be written to nor saved
+            if not traced:  # copies, since a view could be neither written to nor saved
                 arrays = {key: np.array(array, order="C") for key, array in arrays.items()}
             dumped[-1].append(arrays)
     return dumped
 
 
 def agreed(told: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
-    """What all parts of a source tell, as `found` of `load_layers`.
+    """Return the options that all parts of a source agree on, for `found` of `load_layers`.
 
     Raises:
       ValueError: they do not tell the same.
@@ -153,7 +153,7 @@ def agreed(told: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
 def _built(
     schemes: Sequence[Scheme], layers: Sequence[Sequence[Group]], options: dict[str, Any]
 ) -> nn.Recurrent:
-    """A new layer of the sizes that the first direction has, with no values yet."""
+    """Return a new layer of the sizes that the first direction has, with no values yet."""
     for name in ("norm", "learned_initial_state"):
         if options.get(name):
             raise ValueError(
@@ -186,17 +186,17 @@ def _built(
         use_bias=_has_bias(schemes, layers),
         **options,
     )
-    return nnx.eval_shape(lambda: build(rngs=nnx.Rngs(0)))  # what is drawn would be overwritten
+    return nnx.eval_shape(lambda: build(rngs=nnx.Rngs(0)))  # random values would be overwritten
 
 
 def _has_bias(schemes: Sequence[Scheme], layers: Sequence[Sequence[Group]]) -> bool:
-    """Whether there is a bias in a source, in which all directions have one or none has."""
+    """Return whether a source has biases; all directions have them, or none has."""
     groups = [group for directions in layers for group in directions]
     return any(scheme.has_bias(group) for scheme in schemes for group in groups)
 
 
 def _sources(scheme: Scheme, group: Group, name: str, dtype: Any) -> str:
-    """The names of the source's arrays that one of ours is made of; those too large, if any are."""
+    """Return the names of the arrays that make one of ours; only those too large, if any are."""
     ours = next(field for field in OURS[scheme.cell].fields if field.key == name)
     parts = {*ours.parts.split()}
     fields = [
@@ -218,7 +218,7 @@ def _sizes(cell: Any) -> Sizes:
 
 
 def _require_open(options: Mapping[str, Any], found: Mapping[str, Any]) -> None:
-    """Raises on options that are not the user's to give."""
+    """Raises on options that the user must not pass."""
     for name, value in options.items():
         if name in _FOLLOWING:
             raise ValueError(f"{name}: follows from source; expected no such option, got {value!r}")

@@ -1,4 +1,4 @@
-"""What modules of Flax NNX say of themselves besides their weights, as options of our layers."""
+"""The configuration of Flax NNX modules, converted to options of our layers."""
 
 import operator
 from typing import Any
@@ -19,7 +19,7 @@ _MERGES: tuple[tuple[Any, str], ...] = (
 
 
 def configuration(module: Any, *, backward: bool = False) -> dict[str, Any]:
-    """The options of a layer that computes what a module does; `time_major` among them.
+    """Return the options, with `time_major`, of a layer that computes what a module does.
 
     Args:
       module: a cell, `RNN`, `Bidirectional`, or one that names its parts as these do.
@@ -29,7 +29,7 @@ def configuration(module: Any, *, backward: bool = False) -> dict[str, Any]:
       ValueError: it does what our layers do not.
     """
     sides = [getattr(module, side, None) for side in SIDES]
-    if None not in sides:  # it says itself how they run, and not they
+    if None not in sides:  # `Bidirectional` decides the directions, not its parts
         return agreed([_cell_of(side) for side in sides]) | _both(module)
     if isinstance(module, nnx.RNN) and module.reverse and not (backward and module.keep_order):
         raise ValueError(
@@ -41,7 +41,7 @@ def configuration(module: Any, *, backward: bool = False) -> dict[str, Any]:
 
 
 def _cell_of(module: Any) -> dict[str, Any]:
-    """What the cell of one direction says."""
+    """Return the options that the cell of one direction states."""
     if isinstance(module, nnx.RNNCellBase):
         return _cell(module)
     cell = getattr(module, "cell", None)
@@ -49,7 +49,7 @@ def _cell_of(module: Any) -> dict[str, Any]:
 
 
 def _both(module: Any) -> dict[str, Any]:
-    """What a module of two directions says of the pair."""
+    """Return the options that a module of two directions states."""
     if not isinstance(module, nnx.Bidirectional):
         return {}
     modes = [mode for function, mode in _MERGES if module.merge_fn is function]
@@ -62,7 +62,7 @@ def _both(module: Any) -> dict[str, Any]:
 
 
 def _cell(cell: Any) -> dict[str, Any]:
-    """What a cell says."""
+    """Return the options that a cell states."""
     if type(cell) not in _CELLS:
         names = ", ".join(known.__name__ for known in _CELLS)
         raise ValueError(f"source: expected one of {names}; got {type(cell).__name__}")

@@ -1,9 +1,9 @@
-"""How a library arranges the weights of one direction, as data; and the way from one to another.
+"""Schemes that describe how a library arranges the weights of one direction, and conversions.
 
 Every library holds the same numbers: for each gate a block of the input weights, one of the
-recurrent weights and one or two biases. A `Scheme` says under which names, in which order of gates
-and which way round. `unpack` takes arrays apart into blocks, `pack` puts blocks together; our own
-arrangement is a scheme like any other.
+recurrent weights and one or two biases. A `Scheme` gives their names, the order of the gates and
+the orientation of the matrices. `unpack` takes arrays apart into blocks, `pack` puts blocks
+together; our own arrangement is a scheme like any other.
 """
 
 import dataclasses
@@ -22,14 +22,14 @@ Blocks = dict[tuple[str, str], Any]
 
 
 class Sizes(NamedTuple):
-    """The sizes that give all shapes: I, H, and P, which is H unless there is a projection."""
+    """The sizes that determine all shapes: I, H, and P (equal to H without a projection)."""
 
     input: int
     hidden: int
     recurrent: int
 
     def rows(self, part: str) -> int:
-        """Rows of a part's blocks, which have H columns (the projection P)."""
+        """Return the number of rows of a part's blocks, which have H columns (the projection P)."""
         known = {"w_ih": self.input, "w_hh": self.recurrent, "w_hr": self.hidden}
         return known.get(part, 1)
 
@@ -42,7 +42,7 @@ class Group(NamedTuple):
     after: str = ""
 
     def name(self, key: str) -> str:
-        """The name that the user knows an array by."""
+        """Return the name that the user knows an array by."""
         return f"{self.before}{key}{self.after}"
 
 
@@ -80,7 +80,7 @@ class Field:
         return (columns, rows) if self.transposed else (rows, columns)
 
     def matrix(self, group: Group) -> Any:
-        """The array with gates along the columns; a vector is one row."""
+        """Return the array with gates along the columns; a vector is one row."""
         array = group.arrays[self.key]
         rank = 1 if self.parts in BIASES else 2
         if np.ndim(array) != rank:
@@ -94,13 +94,13 @@ class Field:
 
 @dataclasses.dataclass(frozen=True)
 class Scheme:
-    """How a library arranges the weights of one kind of cell.
+    """The arrangement of the weights of one kind of cell in a library.
 
     Attributes:
       cell: ours, of the same equations.
       fields: the arrays.
       optional_bias: whether the library has the cell without biases too.
-      negated: gates that weigh what ours leave out: theirs are 1 - ours, and σ(-z) = 1 - σ(z).
+      negated: gates with the opposite meaning: theirs are 1 - ours, and σ(-z) = 1 - σ(z).
       forget_bias: what the library adds to the forget gate besides the biases it stores.
       activations: the only ones the library has, its default first; any if empty.
     """
@@ -116,11 +116,11 @@ class Scheme:
         return [field.key for field in self.fields if bias or not field.is_bias]
 
     def field(self, part: str) -> Field:
-        """The first array that holds a part."""
+        """Return the first array that holds a part."""
         return next(field for field in self.fields if part in field.parts.split())
 
     def sizes(self, group: Group) -> Sizes:
-        """The sizes, from as few shapes as give them; only the input weights must be there."""
+        """Return the sizes, from few shapes; only the input weights must be there."""
         w_hh, w_ih = self.field("w_hh"), self.field("w_ih")
         whole = w_hh.key in group.arrays
         square = w_hh if whole else w_ih
@@ -136,7 +136,7 @@ class Scheme:
         return Sizes(inputs - recurrent if w_ih is w_hh else inputs, hidden, recurrent)
 
     def require_sizes(self, group: Group) -> Sizes:
-        """The sizes, or `ValueError` with the name of an array that has none."""
+        """Return the sizes, or raise `ValueError` with the name of an array that has size 0."""
         sizes = self.sizes(group)
         units = f" besides {sizes.recurrent} hidden units"
         beside = units if self.field("w_ih") is self.field("w_hh") else ""
@@ -157,14 +157,14 @@ class Scheme:
         return any(field.is_bias and field.key in group.arrays for field in self.fields)
 
     def fits(self, group: Group, fields: Iterable[Field]) -> bool:
-        """Whether the shapes of these arrays go together."""
+        """Return whether the shapes of these arrays fit each other."""
         sizes = self.sizes(group)
         present = [field for field in fields if field.key in group.arrays]
         return all(np.shape(group.arrays[f.key]) == f.shape(sizes) for f in present)
 
 
 def select(schemes: Sequence[Scheme], group: Group, prefer: type[Any] | None = None) -> Scheme:
-    """The scheme that a direction's arrays are arranged by, known by their names and shapes."""
+    """Return the scheme of a direction's arrays, found from their names and shapes."""
     wanted = [(s, s.keys(bias=b)) for s in schemes for b in (True, False) if b or s.optional_bias]
     found = set(group.arrays)
     matching = [scheme for scheme, keys in wanted if found == set(keys)]
@@ -173,7 +173,7 @@ def select(schemes: Sequence[Scheme], group: Group, prefer: type[Any] | None = N
         if scheme.fits(group, scheme.fields):
             return scheme
     if not (matching and matching[0].cell is prefer):
-        # The shapes may be those of a cell of which a name is missing or unknown.
+        # The shapes may fit a cell, while one of its names is missing or unknown.
         near = [
             keys
             for scheme, keys in wanted
@@ -194,7 +194,7 @@ def select(schemes: Sequence[Scheme], group: Group, prefer: type[Any] | None = N
 
 
 def _odd_name(group: Group, wanted: Iterable[Sequence[str]]) -> str:
-    """The message about the first name that the nearest of several sets of names lacks or has."""
+    """Return the message about a missing or unknown name, by the most similar set of names."""
     found = set(group.arrays)
     keys = min(wanted, key=lambda keys: len(found ^ set(keys)))
     odd = sorted(found - set(keys)) or [key for key in keys if key not in found]
@@ -205,7 +205,7 @@ def _odd_name(group: Group, wanted: Iterable[Sequence[str]]) -> str:
 
 
 def unpack(scheme: Scheme, group: Group, sizes: Sizes) -> Blocks:
-    """The blocks of a direction's arrays, in the meaning that our cells give to gates."""
+    """Return the blocks of a direction's arrays, in the meaning that our cells give to gates."""
     blocks: Blocks = {}
     for field in scheme.fields:
         if field.key not in group.arrays:
@@ -230,7 +230,7 @@ def unpack(scheme: Scheme, group: Group, sizes: Sizes) -> Blocks:
 
 
 def pack(scheme: Scheme, blocks: Blocks, sizes: Sizes, name: str, *, bias: bool) -> Any:
-    """The arrays of a direction from its blocks, by the scheme's keys.
+    """Return the arrays of a direction from its blocks, by the scheme's keys.
 
     Args:
       scheme: how to arrange them.
@@ -260,10 +260,11 @@ def pack(scheme: Scheme, blocks: Blocks, sizes: Sizes, name: str, *, bias: bool)
 def _settled(
     scheme: Scheme, blocks: Blocks, slots: set[tuple[str, str]], sizes: Sizes, name: str
 ) -> Blocks:
-    """The blocks with biases where the scheme has place for them.
+    """Return the blocks with biases where the scheme has a place for them.
 
-    The two biases of a gate only ever meet as a sum, so the first place gets it, and a second one
-    zeros. Not so in the candidate of a GRU, where the reset gate multiplies the recurrent one.
+    A gate only uses the sum of its two biases, so the first place gets the sum, and a second place
+    gets zeros. The candidate of a GRU is different: there the reset gate multiplies the recurrent
+    bias.
     """
     settled = {slot: block for slot, block in blocks.items() if slot[0] not in BIASES}
     like = next(iter(settled.values()))
@@ -286,7 +287,7 @@ def _settled(
 
 
 def _turned(scheme: Scheme, blocks: Blocks, forget_bias: float) -> Blocks:
-    """The blocks in the other meaning: of negated gates, and of a bias that is not stored."""
+    """Return blocks with the signs of negated gates changed and `forget_bias` added."""
     turned = {slot: -b if slot[1] in scheme.negated else b for slot, b in blocks.items()}
     if forget_bias:
         bias = turned["b_ih", "f"]
@@ -295,7 +296,7 @@ def _turned(scheme: Scheme, blocks: Blocks, forget_bias: float) -> Blocks:
 
 
 def _joined(arrays: Sequence[Any], axis: int) -> Any:
-    """Side by side; in NumPy, which keeps every dtype, unless JAX is tracing."""
+    """Concatenate arrays; in NumPy, which keeps every dtype, unless JAX is tracing."""
     if len(arrays) == 1:
         return arrays[0]
     return (jnp if checks.is_traced(arrays) else np).concatenate(arrays, axis)

@@ -1,4 +1,4 @@
-"""State dicts of PyTorch: in files and in memory, under the names that wrappers change."""
+"""State dicts of PyTorch, in files and in memory, also with names that wrappers changed."""
 
 import re
 from collections.abc import Iterable, Iterator, Mapping
@@ -21,7 +21,7 @@ _PARTS = (
     (re.compile(rf"((?:.*\.)?)({_WEIGHT})_([gv])"), "gv"),
     (re.compile(rf"((?:.*\.)?)parametrizations\.({_WEIGHT})\.original([01])"), "01"),
 )
-# What wrappers of modules put into names.
+# Components that wrappers of modules add to names.
 _WRAPPERS = ("_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module")
 _COUNTER = "n_averaged"  # of AveragedModel
 _DTYPES = ("F64", "F32", "F16", "BF16")
@@ -37,7 +37,7 @@ _HINTS = {
 
 
 class Stored(NamedTuple):
-    """Where the array of a plain name is: one name, or those of a magnitude and a direction."""
+    """The stored names of one array: one name, or those of a magnitude and a direction."""
 
     names: tuple[str, ...]
 
@@ -66,7 +66,7 @@ class _File(Mapping[str, Any]):
                     f"{name}: expected floating-point numbers, got {dtype}; a quantised "
                     "model must be converted to float32 first"
                 )
-            if dtype == "F64":  # which JAX would narrow without a word
+            if dtype == "F64":  # JAX would silently convert it to float32
                 from safetensors import safe_open
 
                 with safe_open(self._path, framework="numpy") as file:
@@ -81,7 +81,7 @@ class _File(Mapping[str, Any]):
 
 
 def opened(source: Any) -> Mapping[str, Any]:
-    """A state dict, or the file with one.
+    """Return a state dict, or a mapping that reads one from a file.
 
     Raises:
       TypeError: neither a mapping nor a path.
@@ -110,7 +110,7 @@ def opened(source: Any) -> Mapping[str, Any]:
 
 
 def plain_names(names: Iterable[str]) -> dict[str, Stored]:
-    """The names of the model itself, without what wrappers and weight normalisation change.
+    """Return the names of the model itself, without what wrappers and weight normalisation change.
 
     `torch.compile` and FSDP put a component into each name; `DataParallel` puts "module." in front
     of all. Weight normalisation stores a weight as `weight_hh_l0_g` and `weight_hh_l0_v`, or as
@@ -138,7 +138,7 @@ def plain_names(names: Iterable[str]) -> dict[str, Stored]:
 
 
 def unwrapped(paths: Iterable[str], names: Iterable[str]) -> list[str]:
-    """Paths in a model with these names, without the parts that wrappers give."""
+    """Return paths in a model with these names, without the parts that wrappers add."""
     outer = ("module.", "_orig_mod.module.", _COUNTER)
     wrapped = all(name.startswith(outer) for name in names)
     plain = []
@@ -149,14 +149,14 @@ def unwrapped(paths: Iterable[str], names: Iterable[str]) -> list[str]:
 
 
 def layers_in(names: Iterable[str]) -> list[str]:
-    """The paths in a model at which there are weights of recurrent layers."""
+    """Return the paths in a model at which there are weights of recurrent layers."""
     first = re.compile(r"(?:(?P<path>.*)\.)?weight_ih(?:_l0)?")
     matches = filter(None, map(first.fullmatch, names))
     return list(dict.fromkeys(match["path"] or "" for match in matches))
 
 
 def read(state: Mapping[str, Any], stored: Stored) -> Any:
-    """The array of a plain name."""
+    """Return the array of a plain name."""
     arrays = [_trees.array(state[name], name) for name in stored.names]
     if len(arrays) == 1:
         return arrays[0]
@@ -176,7 +176,7 @@ def read(state: Mapping[str, Any], stored: Stored) -> Any:
 
 
 def hint(names: Iterable[str], prefix: str) -> str:
-    """What to do about names that are not those of one layer."""
+    """Return a hint about names that are not those of one layer."""
     names = list(names)
     for pattern, advice in _HINTS.items():
         odd = next((name for name in names if re.search(pattern, name)), None)
@@ -202,7 +202,7 @@ def _require_no_checkpoint(state: Mapping[str, Any]) -> None:
 
 
 def _inside(state: Mapping[str, Any], depth: int = 3) -> Iterator[str]:
-    """The keys that lead to the state dicts with recurrent layers."""
+    """Return the keys that lead to the state dicts with recurrent layers."""
     for key, value in state.items():
         if isinstance(value, Mapping) and depth:
             names = [name for name in value if isinstance(name, str)]

@@ -57,7 +57,7 @@ def array(value: Any, name: str) -> Any:
 
 
 def few_bits(name: str, dtype: Any) -> str:
-    """The message about an array of small numbers."""
+    """Return the message about an array of small numbers."""
     return (
         f"{name}: expected floating-point numbers of 16 bits or more, got {dtype}; convert the "
         "array to float32 first, and multiply it by its scale if it has one"
@@ -65,7 +65,7 @@ def few_bits(name: str, dtype: Any) -> str:
 
 
 def _from_tensor(value: Any, name: str) -> Any:
-    """A tensor of PyTorch as an array of NumPy."""
+    """Return a tensor of PyTorch as an array of NumPy."""
     try:
         tensor = value.detach().cpu()
         if str(tensor.dtype) == "torch.bfloat16":  # NumPy has no such dtype of its own
@@ -80,7 +80,7 @@ def _from_tensor(value: Any, name: str) -> Any:
 
 
 def flatten(tree: Mapping[Any, Any]) -> dict[str, Any]:
-    """The leaves of nested mappings by the names on the way to them, joined by "/"."""
+    """Return the leaves of nested mappings by the names on the way to them, joined by "/"."""
     flat: dict[str, Any] = {}
     for key, value in tree.items():
         if isinstance(value, Mapping):
@@ -91,12 +91,12 @@ def flatten(tree: Mapping[Any, Any]) -> dict[str, Any]:
 
 
 def group(values: Mapping[str, Any], before: str = "") -> Group:
-    """The arrays of one direction; `before` makes full names."""
+    """Return the arrays of one direction; `before` makes full names."""
     return Group({key: array(value, before + key) for key, value in values.items()}, before)
 
 
 def nested(flat: Mapping[str, Any]) -> dict[str, Any]:
-    """The inverse of `flatten`."""
+    """Return the inverse of `flatten`."""
     tree: dict[str, Any] = {}
     for key, value in flat.items():
         *folders, name = key.split("/")
@@ -108,7 +108,7 @@ def nested(flat: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def under(flat: Mapping[str, Any], prefix: str, separator: str = "/") -> dict[str, Any]:
-    """What stands under a prefix, without it."""
+    """Return the entries whose names begin with a prefix, without the prefix."""
     if prefix and not prefix.endswith(separator):
         prefix += separator
     found = {key.removeprefix(prefix): a for key, a in flat.items() if key.startswith(prefix)}
@@ -133,7 +133,7 @@ def require_mapping(source: Any, expected: str) -> Mapping[str, Any]:
 
 
 def is_path(source: Any) -> bool:
-    """Whether a source is the name of a file."""
+    """Return whether a source is the name of a file."""
     return isinstance(source, str | os.PathLike)
 
 
@@ -153,7 +153,7 @@ def reading(path: Path) -> Iterator[None]:
 
 
 def each_layer(source: Any) -> list[Any]:
-    """The layers of a source that is one layer or a list of them."""
+    """Return the layers of a source that is one layer or a list of them."""
     layers = list(source) if type(source) in (list, tuple) else [source]
     if not layers:
         raise ValueError("source: expected at least one layer, got an empty list")
@@ -161,12 +161,12 @@ def each_layer(source: Any) -> list[Any]:
 
 
 def each_direction(layer: Any) -> list[Any]:
-    """The directions of a layer that may be a pair of them."""
+    """Return the directions of a layer that may be a pair of them."""
     return list(layer) if isinstance(layer, nn.Bidirectional) else [layer]
 
 
 def layers_in(names: Iterable[str], schemes: Sequence[Scheme]) -> list[str]:
-    """The paths in a tree at which there are the arrays of a cell, or of two directions."""
+    """Return the paths in a tree at which there are the arrays of a cell, or of two directions."""
     names, found = list(names), dict[str, None]()
     for scheme in schemes:
         first, *others = scheme.keys(bias=not scheme.optional_bias)
@@ -181,12 +181,12 @@ def layers_in(names: Iterable[str], schemes: Sequence[Scheme]) -> list[str]:
     return list(found)
 
 
-# What a layer puts between itself and its arrays.
+# Names between a layer and its arrays.
 _WITHIN = re.compile(rf"(^|/)(({'|'.join(SIDES)})(/cell)?|cell)$")
 
 
 def choices(paths: Iterable[str]) -> str:
-    """The layers that were found, as a hint."""
+    """Return a hint that lists the layers that were found."""
     quoted = [f"prefix={path!r}" for path in paths]
     return f"; choose a layer by {' or '.join(quoted[:8])}" if quoted else ""
 
@@ -194,7 +194,7 @@ def choices(paths: Iterable[str]) -> str:
 def tree_groups(
     source: Any, prefix: str, schemes: Sequence[Scheme], expected: str
 ) -> list[list[Group]]:
-    """The directions of trees as Flax names them: one tree a layer, with one or two cells.
+    """Return the directions of trees as Flax names them: one tree a layer, with one or two cells.
 
     Args:
       source: a tree, a `Bidirectional` of two, or a list of these, one a layer.
@@ -242,14 +242,14 @@ def _require_sides(tree: Iterable[str], sides: Sequence[str], before: str) -> No
 
 
 def _cell(tree: dict[str, Any], before: str) -> Group:
-    """The arrays of a cell, which a layer keeps under the name "cell", perhaps beside others."""
+    """Return the arrays of a cell; in a layer they are under "cell", perhaps beside others."""
     if any(key.startswith("cell/") for key in tree):
         return group(under(tree, "cell"), f"{before}cell/")
     return group(tree, before)
 
 
 def layer_trees(dumped: Iterable[Sequence[Mapping[str, Any]]]) -> list[dict[str, Any]]:
-    """The inverse of `tree_groups`: a tree a layer."""
+    """Return the inverse of `tree_groups`: a tree a layer."""
     trees = []
     for directions in dumped:
         cells = [{"cell": nested(direction)} for direction in directions]

@@ -28,7 +28,7 @@ def load(
     into: nn.Recurrent | None = None,
     **options: Any,
 ) -> nn.Recurrent:
-    """An LSTM with the weights of cuDNN's.
+    """Return an LSTM with the weights of cuDNN's LSTM.
 
     The array holds W_ih and W_hh of all layers, each with its forward direction before the
     backward one, then b_ih and b_hh of all; ours is the sum of the two.
@@ -84,7 +84,7 @@ def load(
 
 
 def dump(layer: nn.Recurrent) -> Any:
-    """The weights of an LSTM in the one array that cuDNN takes.
+    """Return the weights of an LSTM in the one array that cuDNN takes.
 
     Of cuDNN's two biases, the first is ours and the second zero.
 

@@ -27,7 +27,7 @@ SCHEMES: tuple[Scheme, ...] = (
 
 
 def load(source: Any, *, into: nn.Recurrent | None = None, **options: Any) -> nn.Recurrent:
-    """A layer with the weights of Equinox's cells.
+    """Return a layer with the weights of Equinox's cells.
 
     Args:
       source: a cell, or a mapping with the names of its arrays; a `seqjax.nn.Bidirectional` of two;
@@ -60,7 +60,7 @@ def load(source: Any, *, into: nn.Recurrent | None = None, **options: Any) -> nn
 
 
 def dump(layer: nn.Recurrent) -> list[Any]:
-    """The weights of a layer by the names that Equinox's cells have for them.
+    """Return the weights of a layer by the names that Equinox's cells have for them.
 
     Args:
       layer: a `seqjax.nn.LSTM` or `GRU`.
@@ -84,7 +84,7 @@ def dump(layer: nn.Recurrent) -> list[Any]:
 
 
 def _arrays(cell: Any) -> Any:
-    """The arrays of a cell by their names."""
+    """Return the arrays of a cell by their names."""
     if hasattr(cell, "weight_ih"):
         names = ("weight_ih", "weight_hh", "bias", "bias_n")
         return {name: getattr(cell, name, None) for name in names}

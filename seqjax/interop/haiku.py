@@ -67,8 +67,8 @@ def load(
         "gru" or "vanilla_rnn".
       num_layers: layers of the stack; as many as `into` has if None, and 1 without `into`. The
         cores are numbered on from the first one.
-      bidirectional: whether each layer has two of the cores, the forward one first; as `into` has
-        if None, and False without `into`.
+      bidirectional: whether each layer has two of the cores, the forward one first; if None, as in
+        `into`, and False without `into`.
       into: the layer to fill; a new one if None.
       **options: of a new layer; see `seqjax.nn.Recurrent`.
 
@@ -108,14 +108,14 @@ def load(
             )
     groups = [_trees.group(_trees.under(flat, name), name + "/") for name in names]
     pairs = [groups[i : i + size] for i in range(0, len(groups), size)]
-    # A core without some of its arrays may have those of another kind: its own name tells.
+    # If arrays of a core are missing, the rest may fit another kind; the core's name decides.
     own = [c for c, n in _NAMES.items() if re.fullmatch(rf"(.*/)?{n}(_\d+)?", prefix)]
     schemes = [scheme for scheme in SCHEMES if not own or scheme.cell in own]
     return load_layers(schemes, pairs, into, options)
 
 
 def dump(layer: nn.Recurrent, prefix: str = "") -> dict[str, dict[str, Any]]:
-    """The weights of a layer as Haiku's cores have them.
+    """Return the weights of a layer as Haiku's cores have them.
 
     Args:
       layer: a `seqjax.nn.RNN` with relu, `LSTM`, or `GRU` with `reset_after=False`; where it has no
@@ -150,20 +150,20 @@ def dump(layer: nn.Recurrent, prefix: str = "") -> dict[str, dict[str, Any]]:
 
 
 def _numbered(first: str, count: int) -> list[str]:
-    """The names that Haiku gives to cores: "lstm", "lstm_1", or from "lstm_3" on "lstm_4"."""
+    """Return the names of Haiku's cores: "lstm", "lstm_1", or from "lstm_3" on "lstm_4"."""
     match = re.fullmatch(r"(.*)_([1-9]\d*)", first)
     name, start = (match[1], int(match[2])) if match else (first, 0)
     return [first] + [f"{name}_{start + index}" for index in range(1, count)]
 
 
 def _cores(flat: Mapping[str, Any]) -> list[str]:
-    """The cores in the parameters that have a name which Haiku gives."""
+    """Return the cores in the parameters that have one of Haiku's own names."""
     own = re.compile(rf"(.*/)?({'|'.join(_NAMES.values())})(_\d+)?")
     return sorted(filter(own.fullmatch, _trees.layers_in(flat, SCHEMES)))
 
 
 def _only(flat: Mapping[str, Any], count: int) -> str:
-    """The name of the first core, if the parameters have as many cores as are asked for."""
+    """Return the name of the first core, if the parameters have as many cores as are asked for."""
     own = [name for name in _NAMES.values() if any(key.startswith(name + "/") for key in flat)]
     cores = _cores(flat)
     if len(own) != 1:

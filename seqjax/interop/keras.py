@@ -49,7 +49,7 @@ def load(
     into: nn.Recurrent | None = None,
     **options: Any,
 ) -> nn.Recurrent:
-    """Return a layer with the weights of Keras's.
+    """Return a layer with the weights of a Keras layer.
 
     Args:
       source: what `layer.get_weights()` gives, a list of arrays; or a Keras layer; or a list of
@@ -60,8 +60,8 @@ def load(
       bidirectional: for arrays, whether they are pairs of directions. It is needed only if the
         input size is the hidden size, since a `Bidirectional` and a stack have the same shapes
         then.
-      reset_after: as given to Keras's `GRU`; needed only for one without biases, whose weights do
-        not tell it.
+      reset_after: as given to Keras's `GRU`; needed only for a GRU without biases, whose weights
+        do not show it.
       into: the layer to fill; a new one if None.
       **options: of a new layer, such as `merge_mode="sum"`; see `seqjax.nn.Recurrent`. Arrays do
         not tell what a layer does: a `SimpleRNN` needs `activation="tanh"` or another, and for the
@@ -103,7 +103,7 @@ def load(
         sides = _directions(found, bidirectional, into)
         groups += _groups(found.arrays, index, sides, len(groups))
     agreement = agreed(told)
-    if agreement.pop("time_major", False) and into is None:  # a layout, the user's to choose
+    if agreement.pop("time_major", False) and into is None:  # a layout, which the user chooses
         options.setdefault("time_major", True)
     after = agreement.pop("reset_after", reset_after)
     if reset_after not in (None, after):
@@ -118,11 +118,12 @@ def load(
 
 
 def dump(layer: nn.Recurrent) -> list[list[Any]]:
-    """The weights of a layer as Keras's layers take them.
+    """Return the weights of a layer as Keras's layers take them.
 
-    Of the two rows of a GRU's bias, the first gets ours; the second gets zeros and b_hn. What
-    arrays do not tell is for the Keras layer to be made with: a `SimpleRNN` its activation (our
-    "identity" is Keras's "linear"), a `GRU` its `reset_after`, a `Bidirectional` its `merge_mode`.
+    Of the two rows of a GRU's bias, the first gets ours; the second gets zeros and b_hn. Create
+    the Keras layer with the options that arrays do not contain: the activation of a `SimpleRNN`
+    (our "identity" is Keras's "linear"), `reset_after` of a `GRU`, `merge_mode` of a
+    `Bidirectional`.
 
     Args:
       layer: a `seqjax.nn.RNN` with an activation that has a name, `LSTM` or `GRU`.
@@ -173,7 +174,7 @@ def read_weights(path: FilePath, prefix: str) -> list[Any]:
 
 
 def _found(layer: Any, index: int) -> _keras_files.Found:
-    """What a list of arrays, or a Keras layer, tells."""
+    """Return what a list of arrays or a Keras layer says about the layer."""
     if hasattr(layer, "get_weights"):
         config = serialized(layer)
         arrays = layer.get_weights()
@@ -193,7 +194,7 @@ def _found(layer: Any, index: int) -> _keras_files.Found:
 def _directions(
     found: _keras_files.Found, bidirectional: bool | None, into: nn.Recurrent | None
 ) -> bool | None:
-    """Whether a source has two directions, by itself or else by what the user says."""
+    """Return whether a source has two directions; if it does not say so, the user decides."""
     if found.bidirectional is None:
         if bidirectional is None and isinstance(into, nn.Recurrent):
             return into.bidirectional
@@ -208,7 +209,7 @@ def _directions(
 def _groups(
     weights: Sequence[Any], index: int, bidirectional: bool | None, first: int
 ) -> list[list[Group]]:
-    """The layers that the arrays of a source are, each with its directions."""
+    """Return the layers in the arrays of a source, each with its directions."""
     name = f"source[{index}]"
     arrays = [_trees.array(each, f"{name}[{i}]") for i, each in enumerate(weights)]
     parts = _keras_arrays.split(arrays, name)

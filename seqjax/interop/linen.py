@@ -12,7 +12,7 @@ __all__ = ["dump", "load"]
 
 
 def _fields(gates: str, biased: str) -> tuple[Field, ...]:
-    """A dense layer for each product and gate; `biased` says which have a bias: "i" or "h"."""
+    """Return a dense layer for each product and gate; product `biased` ("i" or "h") has biases."""
     return (
         *(Field(f"i{gate}/kernel", "w_ih", gate) for gate in gates),
         *(Field(f"h{gate}/kernel", "w_hh", gate) for gate in gates),
@@ -38,10 +38,12 @@ SCHEMES: tuple[Scheme, ...] = (
 def load(
     source: Any, prefix: str = "", *, into: nn.Recurrent | None = None, **options: Any
 ) -> nn.Recurrent:
-    """A layer with the weights of Linen's `SimpleCell`, `LSTMCell`, `OptimizedLSTMCell`, `GRUCell`.
+    """Return a layer with the weights of Linen's cells.
 
-    Variables are arrays alone: `SimpleCell(residual=True)`, which our layers do not compute, has
-    the same as one without, and `RNN(reverse=True)` the same as one that runs forward.
+    The cells are `SimpleCell`, `LSTMCell`, `OptimizedLSTMCell` and `GRUCell`.
+
+    Variables are only arrays. `SimpleCell(residual=True)`, which our layers do not compute, has the
+    same variables as a cell without `residual`, and `RNN(reverse=True)` the same as a forward one.
 
     Args:
       source: variables, `{"params": ...}`, or the parameters alone: of a cell, of `RNN`, or of
@@ -92,7 +94,7 @@ def load(
 
 
 def dump(layer: nn.Recurrent) -> list[dict[str, Any]]:
-    """The weights of a layer as Linen's `RNN(cell)` has them, or `Bidirectional` of two.
+    """Return the weights of a layer as Linen's `RNN(cell)` has them, or `Bidirectional` of two.
 
     Args:
       layer: a `seqjax.nn.RNN`, `LSTM` or `GRU`; where it has no biases, Linen's are zeros.

@@ -15,7 +15,7 @@ __all__ = ["dump", "load"]
 
 
 def _scheme(cell: type[Any], gates: str, biased: str) -> Scheme:
-    """One dense layer for each product; `biased` says which has a bias: "i" or "h"."""
+    """Return the scheme of a cell: a dense layer for each product, with a bias for "i" or "h"."""
     fields = (
         Field("dense_i/kernel", "w_ih", gates),
         Field("dense_h/kernel", "w_hh", gates),
@@ -45,7 +45,9 @@ SCHEMES: tuple[Scheme, ...] = (
 def load(
     source: Any, prefix: str = "", *, into: nn.Recurrent | None = None, **options: Any
 ) -> nn.Recurrent:
-    """A layer with the weights of NNX's `SimpleCell`, `LSTMCell`, `OptimizedLSTMCell`, `GRUCell`.
+    """Return a layer with the weights of NNX's cells.
+
+    The cells are `SimpleCell`, `LSTMCell`, `OptimizedLSTMCell` and `GRUCell`.
 
     Args:
       source: a module, its `nnx.state(module)`, or that as a dictionary: of a cell, of `RNN` or of
@@ -100,7 +102,7 @@ def load(
 
 
 def dump(layer: nn.Recurrent, *, optimized: bool = True) -> list[dict[str, Any]]:
-    """The weights of a layer as NNX's `RNN(cell)` has them, or `Bidirectional` of two.
+    """Return the weights of a layer as NNX's `RNN(cell)` has them, or `Bidirectional` of two.
 
     NNX's `GRUCell` has no bias b_hn inside the reset gate's product: ours must be zero there.
 
@@ -126,7 +128,7 @@ def dump(layer: nn.Recurrent, *, optimized: bool = True) -> list[dict[str, Any]]
 
 
 def _without_streams(tree: Any) -> Any:
-    """A tree without the random-number streams of modules, each of which is a key and a count."""
+    """Return a tree without the random-number streams of modules (a key and a count each)."""
     if not isinstance(tree, Mapping):
         return tree
     return {

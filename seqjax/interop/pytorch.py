@@ -45,11 +45,11 @@ def load(
     into: nn.Recurrent | None = None,
     **options: Any,
 ) -> nn.Recurrent:
-    r"""Return a layer with the weights of PyTorch's.
+    r"""Return a layer with the weights of a PyTorch layer.
 
     Sizes, layers, directions, the projection and the kind of cell follow from names and shapes.
-    PyTorch has two biases, b_ih and b_hh, where one is enough: ours is their sum, but for the b_hn
-    of a GRU, which the reset gate multiplies.
+    PyTorch has two biases, b_ih and b_hh, where one is enough. Our bias is their sum, except for
+    the b_hn of a GRU, which the reset gate multiplies.
 
     Weights under weight normalisation are multiplied out: w = g v / ‖v‖. The parts that
     `DataParallel`, `torch.compile`, FSDP and `AveragedModel` put into names are left out.
@@ -108,7 +108,7 @@ def load(
 
 
 def dump(layer: nn.Recurrent, prefix: str = "") -> dict[str, Any]:
-    """The weights of a layer as PyTorch's state dict has them.
+    """Return the weights of a layer as PyTorch's state dict has them.
 
     Of PyTorch's two biases, `bias_ih` gets ours; `bias_hh` gets zeros and, in a GRU, b_hn.
 
@@ -117,8 +117,8 @@ def dump(layer: nn.Recurrent, prefix: str = "") -> dict[str, Any]:
       prefix: put in front of the names.
 
     Returns:
-      Arrays of NumPy by PyTorch's names. `{name: torch.from_numpy(a)}` is a state dict, but of
-      bfloat16, which `from_numpy` does not take: `torch.from_numpy(a.astype("float32"))` then.
+      Arrays of NumPy by PyTorch's names. `{name: torch.from_numpy(a)}` is a state dict. For
+      bfloat16, which `from_numpy` does not take, use `torch.from_numpy(a.astype("float32"))`.
       `safetensors.numpy.save_file` writes a file of any dtype.
 
     Raises:
@@ -246,7 +246,7 @@ def dump_state(layer: nn.Recurrent, state: Any) -> Any:
 
 
 def _example(layer: Any) -> tuple[Any, int]:
-    """A layer's state without batch axes, and how many arrays PyTorch has for it."""
+    """Return a layer's state without batch axes, and the number of arrays PyTorch has for it."""
     if not isinstance(layer, nn.Recurrent):
         raise TypeError(f"layer: expected a seqjax.nn.Recurrent, got {checks.brief(layer)}")
     known = [scheme.cell for scheme in SCHEMES]
@@ -262,7 +262,7 @@ def _example(layer: Any) -> tuple[Any, int]:
 def _module(
     state: Mapping[str, Any], names: Mapping[str, _state_dict.Stored], prefix: str
 ) -> list[list[Group]]:
-    """The layers of one module of PyTorch, each with its directions."""
+    """Return the layers of one module of PyTorch, each with its directions."""
     [prefix] = _state_dict.unwrapped([prefix.removesuffix(".")], state)
     prefix += "." if prefix else ""
     inside = [name.removeprefix(prefix) for name in names if name.startswith(prefix)]
@@ -271,7 +271,7 @@ def _module(
             f"prefix: expected a name begun by {prefix!r}, got {', '.join([*names][:6]) or 'none'}"
             + _trees.choices(_state_dict.layers_in(names))
         )
-    if "" in _state_dict.layers_in(inside):  # what modules inside the layer have is not its own
+    if "" in _state_dict.layers_in(inside):  # ignore weights of modules inside the layer
         inside = [n for n in inside if "." not in n or n.startswith("parametrizations.")]
     groups: dict[str, dict[str, Any]] = {}
     last, bidirectional = -1, False

@@ -1,8 +1,8 @@
-"""Sources, targets and tokens as users have them, checked on the host.
+"""Checks on the host of the sources, targets and tokens that users pass.
 
-Under tracing the values of tokens are not known, and nothing can be raised. There a token outside
-the vocabulary has an embedding of NaN, and so has a negative one, which an index would read from
-the end. What depends on it is NaN.
+Under tracing the values of tokens are not known, so no error can be raised. There a token outside
+the vocabulary has an embedding of NaN. A negative token, which plain indexing would count from the
+end, has it, too. All results that depend on such a token are NaN.
 """
 
 from collections.abc import Iterable, Mapping
@@ -52,7 +52,7 @@ def token_ids(name: str, values: Any, high: int | None = None) -> np.ndarray:
 
     Args:
       name: of the argument.
-      values: integers `[s]`; an empty list has no dtype of its own.
+      values: integers `[s]`; an empty list is allowed.
       high: the greatest id; None if it is not known.
 
     Raises:
@@ -115,12 +115,12 @@ def numbers(name: str, values: Any) -> np.ndarray:
     """
     array = _array(name, values, "an array of numbers")
     if array.size == 0 and array.ndim == 1:
-        return array.astype(np.int32)  # an empty list has no dtype, and NumPy's is not of tokens
+        return array.astype(np.int32)  # NumPy makes floats of an empty list
     return _narrowed(name, array, "an array of numbers")
 
 
 def _narrowed(name: str, array: np.ndarray, expected: str) -> np.ndarray:
-    """Return an array in the dtype that JAX has for it, if that can hold its numbers."""
+    """Return an array in the dtype that JAX has for it, or raise if a number does not fit."""
     return checks.require_cast(name, array, jax.dtypes.canonicalize_dtype(array.dtype), expected)
 
 
@@ -153,7 +153,7 @@ def look_up(embedding: nnx.Embed, tokens: Array) -> Array:
 
 
 def without_padding(name: str, tokens: Array) -> Array:
-    """Return tokens `[B, T]` with 0 for the negative numbers that stand behind all others.
+    """Return tokens `[B, T]` with negative numbers at the end of rows replaced by 0.
 
     Raises:
       ValueError: outside tracing, a negative number before a token.

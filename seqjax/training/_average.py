@@ -23,7 +23,7 @@ class _Average(NamedTuple):
 
 
 def averaging(decay: float) -> optax.GradientTransformation:
-    """Leaves updates as they are and averages the parameters they lead to; the last of a chain.
+    """Return a transformation, the last of a chain, that averages parameters and passes updates on.
 
         θ̄ ← θ̄ + (1 - min(β, n / (n + 1))) (θ - θ̄)      after update n = 0, 1, …
 
@@ -62,7 +62,7 @@ def averaging(decay: float) -> optax.GradientTransformation:
 
 
 def averaged(state: TrainState) -> TrainState:
-    """Return the state with the average of its weights in their place, if its optimiser keeps one.
+    """Return the state with averaged weights, if its optimiser keeps an average.
 
     The averages are those of `optimizer(average=…)` and of `optax.contrib.schedule_free`.
 
@@ -92,5 +92,5 @@ def averaged(state: TrainState) -> TrainState:
 
 
 def _wide(x: Array) -> Array:
-    """A copy, in float32 at least."""
+    """Return a copy, in float32 or wider."""
     return jnp.array(x, jnp.promote_types(x.dtype, jnp.float32), copy=True)

@@ -1,4 +1,4 @@
-"""Batches as arrays, whatever containers their fields came in."""
+"""Conversion of the fields of batches, in containers of many libraries, to arrays."""
 
 from collections.abc import Iterable, Mapping
 from typing import Any
@@ -63,7 +63,7 @@ def require_batches(name: str, batches: Any) -> Iterable[Any]:
 
 
 def _is_ready(leaf: Any) -> bool:
-    """Whether JAX takes a leaf as it is; this runs at every step, so it is quick."""
+    """Return whether JAX takes a leaf as it is. This runs at every step, so it must be fast."""
     if isinstance(leaf, jax.Array):
         return True
     if type(leaf) is not np.ndarray or leaf.dtype.char not in "?bhilqBHILQefdFD":
@@ -84,7 +84,7 @@ def _array(name: str, leaf: Any) -> Any:
 
 
 def _is_list_of_numbers(node: Any) -> bool:
-    """Whether a node of a batch is one field, and no container of fields."""
+    """Return whether a node of a batch is one field, not a container of fields."""
     if type(node) not in (list, tuple) or not node:
         return False
     return all(

@@ -22,11 +22,11 @@ _ANOTHER = "was it written by another model, optimiser or monitor?"
 
 
 class Checkpoint(NamedTuple):
-    """What a checkpoint holds.
+    """The contents of a checkpoint.
 
     Attributes:
       arrays: a pytree of arrays.
-      record: what JSON can hold.
+      record: values that JSON can hold.
     """
 
     arrays: PyTree
@@ -36,16 +36,17 @@ class Checkpoint(NamedTuple):
 class Checkpoints:
     """A folder of checkpoints, by orbax.
 
-    A checkpoint comes into being by renaming a finished folder, so a process that is killed leaves
-    the ones before. A SHA-256 digest of all that it holds is stored in it; one that does not match
-    when it is read, or can not be read, is set aside with a warning, and the one before is taken.
-    Arrays are stored as they are on the host, so any number of devices can read them.
+    A checkpoint is created by renaming a finished folder, so if a process is killed, the earlier
+    checkpoints remain. A checkpoint stores a SHA-256 digest of its contents. If the digest does not
+    match or the checkpoint cannot be read, it is renamed, a warning is issued, and the checkpoint
+    before it is read. Arrays are stored as they are on the host, so any number of devices can read
+    them.
 
     Args:
-      folder: where they are; made if it does not exist.
-      every: `seqjax.training.fit` writes one after each epoch, and after every so many steps.
-      keep: how many to keep, the latest ones.
-      read_only: whether nothing may change in the folder: a damaged checkpoint is then an error.
+      folder: the folder of the checkpoints; created if it does not exist.
+      every: `seqjax.training.fit` writes a checkpoint after each epoch, and every `every` steps.
+      keep: the number of latest checkpoints to keep.
+      read_only: if True, the folder is not changed, and a damaged checkpoint is an error.
 
     Raises:
       ImportError: orbax is missing.
@@ -95,7 +96,7 @@ class Checkpoints:
         )
 
     def __enter__(self) -> "Checkpoints":
-        """Nothing is done before it is asked for."""
+        """Return the checkpoints; nothing is written or read yet."""
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -107,7 +108,7 @@ class Checkpoints:
         return len(self._manager.all_steps())
 
     def due(self, step: int) -> bool:
-        """Whether `every` asks for one after this many steps.
+        """Return whether `every` asks for a checkpoint after this many steps.
 
         Args:
           step: how many steps are done.
@@ -115,7 +116,7 @@ class Checkpoints:
         return self.every is not None and step % self.every == 0
 
     def save(self, step: int, arrays: PyTree, record: Mapping[str, Any]) -> None:
-        """Writes a checkpoint, and removes those that need not be kept.
+        """Writes a checkpoint, and removes those that are older than the `keep` latest.
 
         Args:
           step: its number, greater than those before.
@@ -167,7 +168,7 @@ class Checkpoints:
         for step in steps:
             try:
                 flat, text = self._read(step)
-            except Exception as error:  # whatever a reader says of a file that is not as it was
+            except Exception as error:  # readers raise many classes for damaged files
                 if self.read_only:
                     raise ValueError(
                         f"checkpoints: expected the latest to be whole, got {self.folder}/{step}, "
@@ -220,7 +221,7 @@ def _why(error: Exception) -> str:
 
 
 def _flat(tree: PyTree) -> dict[str, np.ndarray]:
-    """The arrays of a tree by their paths, on the host; random keys as their data."""
+    """Return the arrays of a tree by their paths, on the host; random keys as their data."""
     leaves = jax.tree_util.tree_leaves_with_path(tree)
     flat: dict[str, np.ndarray] = {}
     for path, leaf in leaves:
@@ -234,7 +235,7 @@ def _flat(tree: PyTree) -> dict[str, np.ndarray]:
 
 
 def _unflat(flat: Mapping[str, np.ndarray], like: PyTree, folder: Path) -> PyTree:
-    """A tree of the structure of `like` from arrays by their paths."""
+    """Return a tree of the structure of `like` from arrays by their paths."""
 
     def one(path: Any, leaf: Any) -> Any:
         name = _name(path)
@@ -264,7 +265,7 @@ def _is_key(leaf: Any) -> bool:
 
 
 def _digest(flat: Mapping[str, np.ndarray], text: str) -> str:
-    """SHA-256 over names, shapes, dtypes and bytes of arrays, and over a text."""
+    """Return the SHA-256 of names, shapes, dtypes and bytes of arrays, and of a text."""
     digest = hashlib.sha256(text.encode())
     for name in sorted(flat):
         array = flat[name]

@@ -1,4 +1,4 @@
-"""Which inputs of a traced program each of its outputs depends on."""
+"""The inputs on which each output of a traced program depends."""
 
 from collections.abc import Sequence
 from collections.abc import Set as AbstractSet
@@ -16,9 +16,8 @@ _NONE: Sources = frozenset()
 def dependences(program: Any, sources: Sequence[AbstractSet[int]]) -> list[Sources]:
     """Return for each output of a program the sources of the inputs that it depends on.
 
-    The program is followed into calls, loops and branches. What is computed and thrown away does
-    not count. An operation that cannot be looked into makes each of its outputs depend on all of
-    its inputs.
+    Calls, loops and branches of the program are followed. Values that are computed but not used do
+    not count. If an operation cannot be analysed, each of its outputs depends on all of its inputs.
 
     Args:
       program: a jaxpr, closed or not.
@@ -64,7 +63,7 @@ def _equation(equation: Any, sources: list[Sources]) -> list[Sources]:
 
 
 def _scan(equation: Any, sources: list[Sources]) -> list[Sources]:
-    """A scan's outputs: the final carry, then what its steps give, stacked."""
+    """Return the sources of a scan's outputs: the final carry, then the stacked outputs."""
     body = getattr(equation.params["jaxpr"], "jaxpr", equation.params["jaxpr"])
     # Scanned inputs and stacked outputs have one axis more outside than inside.
     whole = sum(_same_rank(*pair) for pair in zip(equation.invars, body.invars, strict=True))
@@ -83,7 +82,7 @@ def _scan(equation: Any, sources: list[Sources]) -> list[Sources]:
 
 
 def _while(params: Any, sources: list[Sources]) -> list[Sources]:
-    """A while loop's outputs; how often it runs depends on its condition."""
+    """Return the sources of a while loop's outputs, which all depend on its condition."""
     split = params["cond_nconsts"] + params["body_nconsts"]
     cond_consts = sources[: params["cond_nconsts"]]
     body_consts, carry = sources[params["cond_nconsts"] : split], sources[split:]

@@ -1,4 +1,4 @@
-"""Why a step was not finite: what the checks say of its batch, and what the batch holds."""
+"""The cause of a step that was not finite: checks of its batch, and the values in the batch."""
 
 import traceback
 from collections.abc import Callable
@@ -22,14 +22,14 @@ _PACKAGE = Path(checks.__file__).parent
 
 
 def explain(function: Callable[[], PyTree], batch: PyTree, *, deeply: bool) -> str:
-    """Run a function on concrete values, so that checks of values speak; else describe the batch.
+    """Run a function on concrete values, so that checks can raise; else describe the batch.
 
     Under `jax.jit` values are not known and a label out of range gives NaN. Outside of it, the same
     function raises an error that names the argument and the value.
 
     Args:
       function: computes the loss or the metrics of the batch.
-      batch: what it computes them of.
+      batch: the batch of the loss or the metrics.
       deeply: whether to run a function that is not finite again without any compilation, which
         takes longer and reaches checks inside the user's own `jax.jit`.
 
@@ -37,7 +37,7 @@ def explain(function: Callable[[], PyTree], batch: PyTree, *, deeply: bool) -> s
       The fields of the batch with what they hold.
 
     Raises:
-      TypeError, ValueError: what a check says, with the fields of the batch.
+      TypeError, ValueError: the error of a check, with the fields of the batch.
     """
     held = describe(batch)
     try:
@@ -86,7 +86,7 @@ def describe(batch: PyTree) -> str:
 
 
 def watch_embeddings(module: nnx.Module) -> None:
-    """Let each `nnx.Embed` of a module check the ids it is given; of a module made for one call.
+    """Make each `nnx.Embed` of a module check its ids; the module must be made for one call.
 
     `nnx.Embed` itself gives NaN for an id that is too large.
     """
@@ -96,7 +96,7 @@ def watch_embeddings(module: nnx.Module) -> None:
 
 
 def _checked(kind: type, path: str) -> type:
-    """A class that checks ids before it looks them up."""
+    """Return a class that checks ids before it looks them up."""
 
     def call(self: Any, inputs: Any, *args: Any, **kwargs: Any) -> Any:
         size = self.num_embeddings
@@ -109,7 +109,7 @@ def _checked(kind: type, path: str) -> type:
 
 
 def _is_own(error: BaseException) -> bool:
-    """Whether this package raised an error, and neither a library below it nor the user."""
+    """Return whether this package raised an error, and neither a library below it nor the user."""
     frames = traceback.extract_tb(error.__traceback__)
     return bool(frames) and Path(frames[-1].filename).is_relative_to(_PACKAGE)
 

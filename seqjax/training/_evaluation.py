@@ -1,4 +1,4 @@
-"""Measuring a model over batches, exactly whatever their sizes."""
+"""Evaluation of a model over batches, exact for batches of any size."""
 
 import warnings
 from collections.abc import Callable, Iterable, Mapping
@@ -25,8 +25,8 @@ EvalStep: TypeAlias = Callable[[TrainState, Any], tuple[TrainState, dict[str, Me
 def make_eval_step(model: nnx.Module | nnx.GraphDef, metric_fn: MetricFn) -> GuardedStep:
     """Return the jitted pure function `eval_step(state, batch) -> (state, metrics)`.
 
-    The state comes back with what the model carries from batch to batch in evaluation, such as the
-    recurrent state of `seqjax.nn.Stateful`; for most models that is nothing.
+    The returned state has the values that the model carries from batch to batch in evaluation, such
+    as the recurrent state of `seqjax.nn.Stateful`. Most models carry none.
 
     If a metric does not depend on `batch["weights"]`, rows of filler are left out, and lengths are
     checked, as in `make_train_step`.
@@ -94,13 +94,13 @@ def _require_means(metrics: Any) -> None:
 def evaluate(eval_step: EvalStep, state: TrainState, batches: Iterable[Any]) -> dict[str, float]:
     """Return the metrics over all batches together, exact when their sizes differ.
 
-    What the model carries in evaluation goes from each batch to the next.
+    The state that the model carries in evaluation is passed from each batch to the next.
 
         value = Σ_batches total / Σ_batches count
 
-    If a metric of a batch is not finite, the metric function runs on this batch once more outside
-    of compilation. If it finds the cause, such as a label out of range, that is an error; else a
-    warning says what the batch holds.
+    If a metric of a batch is not finite, the metric function runs on this batch once more without
+    compilation. If the cause is found, such as a label out of range, an error is raised. Otherwise
+    a warning describes the batch.
 
     Args:
       eval_step: from `make_eval_step`.
@@ -108,7 +108,7 @@ def evaluate(eval_step: EvalStep, state: TrainState, batches: Iterable[Any]) -> 
       batches: an iterable of batches.
 
     Returns:
-      One float a metric.
+      One float for each metric.
 
     Raises:
       TypeError: `batches` is no iterable of batches, or a field of a batch holds no numbers.

@@ -1,4 +1,4 @@
-"""Any optax transformation: those that want more than the gradient get it."""
+"""Support for optax transformations that need more than the gradient."""
 
 import inspect
 from collections.abc import Callable

@@ -1,4 +1,4 @@
-"""Rows that fill up a batch: where they are, whether they count, and the batch without them."""
+"""Filler rows of a batch: find them, test whether they count, and remove them."""
 
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -18,8 +18,8 @@ class Marks(NamedTuple):
 
     Attributes:
       values: the marks.
-      place: theirs among the leaves.
-      rows: the places of the leaves that are in the same dict, the marks among them.
+      place: the index of the marks among the leaves.
+      rows: the indices of all leaves in the same dict, including the marks.
     """
 
     values: Any
@@ -59,7 +59,7 @@ def _readable(values: Any) -> bool:
 
 
 def has_filler(batch: PyTree) -> bool:
-    """Return whether a batch on the host has rows of filler; arrays of devices are not looked at.
+    """Return whether a batch on the host has filler rows; arrays on devices are not read.
 
     Example:
       >>> has_filler({"weights": np.array([True, False])}), has_filler({"x": np.zeros(2)})
@@ -80,7 +80,7 @@ def real_rows(batch: PyTree) -> Any:
 def counts_filler(
     function: Callable[..., PyTree], state: PyTree, batch: PyTree, *rest: Any
 ) -> PyTree:
-    """Return a tree of bools: which outputs of a function depend on rows and not on their marks.
+    """Return a tree of bools, True for outputs that depend on rows and not on their marks.
 
     Args:
       function: `function(state, batch, *rest)`, traced once.

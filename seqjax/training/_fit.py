@@ -39,13 +39,13 @@ __all__ = ["BatchSource", "FitResult", "Record", "fit"]
 
 
 class FitResult(NamedTuple):
-    """What `fit` returns.
+    """The result of `fit`.
 
     Attributes:
       model: the trained module, in evaluation mode; with a `monitor`, that of its best epoch.
       state: the final `TrainState`; without a monitor it shares its arrays with `model`.
-      history: one record an epoch.
-      best: the record of the epoch that `model` is of.
+      history: one record for each epoch.
+      best: the record of the epoch whose weights `model` has.
     """
 
     model: Any
@@ -81,9 +81,9 @@ def fit(
     The host does not wait for the device at each step, only when numbers are shown.
 
     If a step's loss, gradient or update is not finite, the step changes nothing and is counted in
-    `skipped`. The loss function then runs on the step's batch once more outside of compilation. If
-    it finds the cause, such as a label out of range, that is an error; else a warning says what the
-    batch holds.
+    `skipped`. The loss function then runs on the step's batch once more without compilation. If the
+    cause is found, such as a label out of range, an error is raised. Otherwise a warning describes
+    the batch.
 
     If a loss or metric does not depend on `batch["weights"]`, rows of filler are left out, in
     training and evaluation, see `make_train_step`.
@@ -100,28 +100,29 @@ def fit(
         function epoch -> iterable, with epochs counted from 0. A batch is a pytree of arrays; each
         new shape compiles the step anew.
       epochs: how many times to go through the batches; or
-      steps: how many steps to make, going through the batches as often as that takes; the last
-        epoch ends early. Batches may then be endless.
+      steps: the number of steps to make. The batches are repeated as needed, and the last epoch
+        may end early. Batches may then be endless.
       eval_batches: batches to measure on after each epoch, given in the same two ways.
       metric_fn: `metric_fn(model, batch) -> {name: Mean}`, see `make_eval_step`.
       seed: seeds `rngs` and the random streams stored in the model.
       progress: whether to show progress on standard error: a live bar on a terminal, else lines.
       on_epoch_end: called with the epoch's record and the state. The next step overwrites the
-        state's arrays: copy what is to be kept.
-      devices: over how many devices each batch is divided, along the first axis of its arrays; see
-        `seqjax.sharding`. The result is the same to rounding.
+        state's arrays: copy those that you need later.
+      devices: the number of devices over which each batch is divided, along the first axis of its
+        arrays; see `seqjax.sharding`. The result is the same up to rounding.
       monitor: the metric by which the best epoch's model is returned and, with a patience,
         training ends early.
-      checkpoints: where to write what is needed to go on: after each epoch, and every so many
-        steps if it says so.
-      resume: go on from the latest checkpoint, if there is one; the end is the same, bit by bit, as
-        if nothing had come between. This needs the same arguments and batches: those already seen
-        are passed over, by index if they have a length and an index as `seqjax.data.Batches` has.
+      checkpoints: the checkpoints to write after each epoch, and after every `checkpoints.every`
+        steps if it is set.
+      resume: continue from the latest checkpoint, if there is one. The result is bitwise the same
+        as that of a run without interruption. This needs the same arguments and batches. Batches
+        that were already used are skipped, by index if the batches have a length and can be
+        indexed, as `seqjax.data.Batches`.
       logs: functions of the history so far, such as `JsonLines` or `TensorBoard`, called after each
         epoch, before its checkpoint is written.
-      prefetch: how many batches are made ready, and sent to the device, while it is at work.
-      settings: by name, what else has to be the same for a run to go on, such as the learning rate;
-        checkpoints hold their texts.
+      prefetch: the number of batches that are prepared and sent to the device while it computes.
+      settings: other values, by name, that must be the same when a run resumes, such as the
+        learning rate; checkpoints store them as text.
 
     Returns:
       The trained module, the final state and the history: for each epoch a dict with `epoch` and
@@ -195,7 +196,7 @@ def fit(
             checkpoints.save(position.step, arrays, record)
 
     def ready(batches: Iterable[Any]) -> Iterable[tuple[Any, Any]]:
-        """Batches as they are on the host, and where they are needed."""
+        """Return pairs of each batch: on the host, and placed on the devices."""
 
         def one(batch: Any) -> tuple[Any, Any]:
             batch = as_arrays(batch)
@@ -207,7 +208,7 @@ def fit(
     unexplained = True
 
     def look_at_unusual() -> str:
-        """Says what the batches hold that gave no finite number, or raises what is wrong there."""
+        """Describes the batches whose numbers were not finite, or raises the error of a check."""
         nonlocal unexplained
         held = ""
         for _, batch in position.totals.take_unusual():
@@ -232,7 +233,7 @@ def fit(
             left = None if steps is None else steps - position.step
             held = ""
             for host, batch in ready(itertools.islice(batches_from(batches, first), left)):
-                # Before a step, not after it: the end of an epoch writes its own.
+                # Before a step, not after it, since the end of an epoch writes its own checkpoint.
                 if (
                     totals.batches > first
                     and checkpoints is not None
@@ -242,13 +243,13 @@ def fit(
                     save()
                 state, metrics = train_step.run(state, batch, key, host=host, place=place)
                 totals.add(metrics, host)
-                if position.step == 1:  # a mistake in all batches shows at once
+                if position.step == 1:  # report a mistake in all batches at once
                     totals.latest()
                 held = held or look_at_unusual()
                 if display.advance(Progress.tokens(host)):
                     latest = totals.latest()
                     display.show({name: latest[name] for name in ("loss", "grad_norm")})
-            if first and totals.batches == first:  # there was one more when it was saved
+            if first and totals.batches == first:  # the saved epoch had more batches
                 raise ValueError(
                     f"train_batches: expected more than {first} batches in epoch {epoch}, as when "
                     f"the checkpoint in {checkpoints and checkpoints.folder} was written"
@@ -277,7 +278,7 @@ def fit(
 
 
 def _values(state: TrainState) -> PyTree:
-    """Copies of a state's parts that make a model; the next step overwrites the state's own."""
+    """Return copies of the arrays of a model; the next step overwrites those in the state."""
     return jax.tree.map(jnp.copy, (state.params, state.model_state))
 
 

@@ -1,4 +1,4 @@
-"""A compiled step that first looks at what the host knows of its batch."""
+"""A compiled step that first checks the values of its batch that are on the host."""
 
 import functools
 from collections.abc import Callable
@@ -21,11 +21,11 @@ _Shape: TypeAlias = tuple[Any, tuple[tuple[int, ...], ...]]
 
 
 class Measured(NamedTuple):
-    """What a loss or metric function makes of a batch.
+    """The result of a loss or metric function for a batch.
 
     Attributes:
       values: the loss and the metrics.
-      model_state: the state of the model after it.
+      model_state: the state of the model after the call.
     """
 
     values: PyTree
@@ -43,18 +43,18 @@ class GuardedStep:
     Values that a compiled program cannot check are checked on the host:
 
     - integers must fit into 32 bits, to which JAX cuts them by default;
-    - lengths that go into a layer must be between 0 and the number of steps (of arrays on devices,
-      this is checked when a shape is new, and `nan_out_of_range` speaks of later ones);
-    - if a loss or metric does not depend on `batch["weights"]`, the rows of filler would count, and
+    - lengths that go into a layer must be between 0 and the number of steps (for arrays on devices,
+      this is checked only when a shape is new; later, `nan_out_of_range` applies);
+    - if a loss or metric does not depend on `batch["weights"]`, the filler rows would count, and
       are left out.
 
     Inside another transformation (`jax.jit`, `jax.vmap`) the values are not known, and the step
-    does neither.
+    does none of this.
 
     Args:
       step: the pure function.
-      outline: what the user's function makes of a batch, for looking at it apart.
-      name: of the user's function, for messages.
+      outline: the user's function alone, without the update, for analysis and diagnosis.
+      name: the name of the user's function, for messages.
       donate: whether the step may overwrite the arrays of its state.
     """
 
@@ -88,7 +88,7 @@ class GuardedStep:
         host: Any = None,
         place: Callable[[Any], Any] | None = None,
     ) -> tuple[TrainState, Any]:
-        """Run the step on a batch that is on the devices already, checked by what the host has.
+        """Run the step on a batch that is already on the devices, checked by its host copy.
 
         Args:
           state: the `TrainState`.
@@ -105,12 +105,12 @@ class GuardedStep:
         if real is not host:
             batch = real if place is None else place(real)
         result = self._compiled(state, batch, *rest)
-        if first:  # tracing has shown what there is to check
+        if first:  # tracing has found the ranges to check
             self._check_ranges(shape, host, everywhere=True)
         return result
 
     def explain(self, state: TrainState, batch: Any, *rest: Any, deeply: bool = False) -> str:
-        """Raise what the checks say of a batch outside of compilation, or describe its fields."""
+        """Raise the error of a check of the batch without compilation, or describe its fields."""
 
         def measured() -> PyTree:
             watch = diagnosis.watch_embeddings
@@ -131,7 +131,7 @@ class GuardedStep:
                 checks.require_range(name, leaf, noted.high)
 
     def _real_rows(self, shape: _Shape, state: TrainState, batch: Any, *rest: Any) -> Any:
-        """The batch; without its filler if that would count."""
+        """Return the batch; without its filler rows if they would count."""
         marks = [found.values for found in filler.find_marks(batch)]
         on_host = all(isinstance(values, np.ndarray) for values in marks)
         if checks.is_traced(marks) or (on_host and all(values.all() for values in marks)):
@@ -158,7 +158,7 @@ class GuardedStep:
         return batch  # only the model's own state has these rows, and it has one entry a row
 
     def _why_not(self, state: TrainState, batch: Any, *rest: Any) -> str | None:
-        """Why the model does not run on a batch of this shape; None if it does."""
+        """Return why the model cannot run on a batch of this shape; None if it can."""
         shape = _shape(batch)
         if shape not in self._cut:
             try:
@@ -173,12 +173,12 @@ class GuardedStep:
 def nan_out_of_range(values: PyTree, noted: list[checks.Noted], batch: Any) -> PyTree:
     """Return values; all of floats are NaN if a field of the batch is outside its noted range.
 
-    Values of arrays on devices are not looked at before a step, which would wait for them. NaN
-    says that something is wrong, as it does of labels, and `GuardedStep.explain` says what.
+    Values of arrays on devices are not read before a step, since the step would wait for them. NaN
+    shows that a value is wrong, as for labels, and `GuardedStep.explain` names the value.
 
     Args:
       values: the loss and the metrics.
-      noted: the ranges that were asked for while they were computed.
+      noted: the ranges that were noted while the values were computed.
       batch: the traced batch.
     """
     leaves = jax.tree.leaves(batch)
@@ -195,7 +195,7 @@ def nan_out_of_range(values: PyTree, noted: list[checks.Noted], batch: Any) -> P
 
 
 def _places(noted: list[checks.Noted], batch: Any) -> list[tuple[int, checks.Noted]]:
-    """The noted ranges of fields of the batch, with the places of these among its leaves."""
+    """Return the noted ranges of fields of the batch, each with the index of its leaf."""
     places = {id(leaf): place for place, leaf in enumerate(jax.tree.leaves(batch))}
     return [(places[found.identity], found) for found in noted if found.identity in places]
 

@@ -1,4 +1,4 @@
-"""Where a training history is written: a file of JSON lines, or TensorBoard."""
+"""Logs of a training history: a file of JSON lines, or TensorBoard."""
 
 import json
 import math
@@ -18,9 +18,9 @@ Log: TypeAlias = Callable[[Sequence[Record]], object]
 class JsonLines:
     """Writes a history as JSON lines, one record an epoch; a log for `seqjax.training.fit`.
 
-    The file is written anew each time, and takes its name when it is whole: it always holds the
-    history as it is, also after a run that was stopped goes on. A number that is not finite, for
-    which JSON has no sign, is null.
+    The whole file is replaced each time, and only by a complete file. So it always holds the
+    current history, also after a stopped run is resumed. A number that is not finite is written as
+    null, since JSON has no such numbers.
 
     Args:
       path: of the file; its folder is made if it does not exist.
@@ -65,7 +65,7 @@ def _finite(value: float) -> float | None:
 class TensorBoard:
     """Writes the latest record of a history for TensorBoard; a log for `seqjax.training.fit`.
 
-    Each number is a scalar at its step. A run that goes on in the same folder adds to it.
+    Each number is a scalar at its step. A run that is resumed in the same folder adds to it.
 
     Args:
       folder: of the event files.

@@ -1,4 +1,4 @@
-"""Which epoch was the best, and whether to go on."""
+"""Choice of the best epoch, and early stopping."""
 
 import dataclasses
 import math
@@ -14,13 +14,13 @@ Mode = Literal["min", "max"]
 
 @dataclasses.dataclass(frozen=True)
 class Monitor:
-    """A metric of the history that says how good an epoch was.
+    """A metric of the history by which epochs are compared.
 
     Attributes:
       metric: its name in the history: "loss", or "eval_NAME" for each NAME of the dict that your
         `metric_fn` returns, such as "eval_loss".
       mode: "min" if less is better, "max" if more is.
-      patience: after how many epochs without a better one to stop; None for never.
+      patience: the number of epochs without improvement after which training stops; None: never.
 
     Example:
       >>> monitor = Monitor("eval_loss", patience=2)
@@ -42,7 +42,7 @@ class Monitor:
             checks.require_integer("patience", self.patience)
 
     def best(self, history: Sequence[Mapping[str, float]]) -> int | None:
-        """The index of the best record, the first of equals; None if no value is finite.
+        """Return the index of the best record, the first of equals; None if no value is finite.
 
         Args:
           history: records, each with the metric.
@@ -64,7 +64,7 @@ class Monitor:
         return min(finite)[1] if finite else None
 
     def stops(self, history: Sequence[Mapping[str, float]]) -> bool:
-        """Whether the last `patience` epochs were none better than those before.
+        """Return whether none of the last `patience` epochs was better than those before.
 
         Args:
           history: as for `best`.

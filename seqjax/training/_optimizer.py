@@ -28,7 +28,7 @@ def optimizer(
     accumulate: int = 1,
     average: float | None = None,
 ) -> optax.GradientTransformation:
-    """An optimiser that clips the gradient before it uses it.
+    """Return an optimiser that clips the gradient before it uses it.
 
         g ← max(-v, min(v, g))       with v = clip_value, element by element
         g ← g · min(1, c / ‖g‖₂)     with c = clip_norm, ‖g‖₂ over all parameters together
@@ -39,7 +39,7 @@ def optimizer(
         g = mean of the gradients of k batches        with k = accumulate, before clipping
         θ̄ ← θ̄ + (1 - min(β, n / (n + 1))) (θ - θ̄)      with β = average, after update n = 0, 1, …
 
-    The result is a plain optax chain; whatever takes it takes any optax transformation.
+    The result is a plain optax chain; functions that take it take any optax transformation.
 
     Args:
       learning_rate: a positive float, or a schedule step -> learning rate; schedules are optax's,
@@ -48,8 +48,8 @@ def optimizer(
       clip_norm: bound on the gradient's global norm; None leaves it.
       clip_value: bound on each element of the gradient; None leaves it.
       weight_decay: decoupled decay of "adamw" (None: 1e-4, optax's default). The others take none.
-      accumulate: over how many batches gradients are averaged for one update, by
-        `optax.MultiSteps`; each batch weighs the same, whatever is in it.
+      accumulate: the number of batches whose gradients are averaged for one update, by
+        `optax.MultiSteps`; each batch has the same weight, whatever its contents.
       average: the decay β, in (0, 1), of a running average of the weights, such as 0.999: at first
         the plain mean of all, later exponential. Evaluation and the model of `fit` use the
         averaged weights; `averaged` gives a state with them. None keeps none.

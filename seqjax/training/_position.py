@@ -1,4 +1,4 @@
-"""Where a training run stands: what a checkpoint holds beside its arrays."""
+"""The position of a training run, which a checkpoint stores beside its arrays."""
 
 import dataclasses
 from collections.abc import Mapping
@@ -14,12 +14,12 @@ Record: TypeAlias = dict[str, float]
 
 @dataclasses.dataclass
 class Position:
-    """Epochs that are done, and how far the present one is.
+    """The finished epochs of a run, and the progress of the current epoch.
 
     Attributes:
       history: one record for each epoch that is done.
       totals: the metrics of the present epoch's batches, and how many there were.
-      seconds: for how long the present epoch was trained.
+      seconds: the training time of the current epoch so far.
       ended_at: the number of steps with which an earlier process ended the last epoch, perhaps
         before it was through.
 
@@ -41,7 +41,7 @@ class Position:
 
     @property
     def step(self) -> int:
-        """Steps done in all epochs."""
+        """The number of steps done in all epochs."""
         return self.totals.batches + (int(self.history[-1]["step"]) if self.history else 0)
 
     def end_epoch(self, record: Record) -> None:
@@ -50,13 +50,13 @@ class Position:
         self.totals, self.seconds = Totals(), 0.0
 
     def record(self) -> dict[str, Any]:
-        """All of it, as JSON can hold it without loss."""
+        """Return the whole position in a form that JSON can hold without loss."""
         totals = self.totals.record()
         return {"history": self.history, "totals": totals, "seconds": self.seconds}
 
     @classmethod
     def from_record(cls, record: Mapping[str, Any]) -> "Position":
-        """The position that `record` described."""
+        """Return the position that `record` described."""
         totals = Totals.from_record(record["totals"])
         ended_at = record.get("ended_at")
         return cls(list(record["history"]), totals, record["seconds"], ended_at)

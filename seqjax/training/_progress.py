@@ -1,4 +1,4 @@
-"""What a training run shows while it runs: a live bar on a terminal, plain lines elsewhere."""
+"""Progress of a training run: a live bar on a terminal, plain lines elsewhere."""
 
 import datetime
 import time
@@ -11,8 +11,8 @@ import rich.progress
 
 __all__ = ["Progress"]
 
-# Seconds between two looks at the device's numbers: often enough for an eye, seldom enough that
-# waiting for the device costs nothing. In a log a sign of life is enough.
+# Seconds between two reads of numbers from the device: often enough for a reader, and rarely
+# enough that waiting for the device costs almost no time. A log needs fewer lines.
 _LIVE_SECONDS = 0.5
 _PLAIN_SECONDS = 30.0
 
@@ -59,7 +59,7 @@ class Progress:
             rich.progress.BarColumn(bar_width=None),  # what the text leaves of the line
             expand=True,
             console=self._console,
-            auto_refresh=False,  # drawn when there are fresh numbers, and no thread of its own
+            auto_refresh=False,  # drawn when there are new numbers, without a thread
             transient=True,
             disable=not self._live,
         )
@@ -83,7 +83,7 @@ class Progress:
         return self
 
     def __exit__(self, *_: object) -> None:
-        """Takes the bar away, whatever happened."""
+        """Removes the bar, also after an error."""
         self._bar.stop()
 
     def resume(self, epochs: int, steps: int) -> None:
@@ -108,7 +108,7 @@ class Progress:
         self._step += 1
         self._tokens += tokens
         now = time.monotonic()
-        if self._step == self._first:  # its time was the compiler's
+        if self._step == self._first:  # it includes compilation
             self._mark = (self._step, self._tokens, now)
         interval = _LIVE_SECONDS if self._live else _PLAIN_SECONDS
         return self._enabled and now - self._shown_at >= interval
@@ -139,7 +139,7 @@ class Progress:
 
     @staticmethod
     def tokens(batch: Any) -> int:
-        """How many real steps its sequences have, as far as a batch says so without waiting.
+        """Return the number of real time steps of a batch, if it is known without waiting.
 
         Args:
           batch: a dict, with lengths as of `seqjax.data.batches`, or else a mask.

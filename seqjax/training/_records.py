@@ -1,4 +1,4 @@
-"""What an epoch's training came to, and the warning or error if steps of it were skipped."""
+"""The record of an epoch's training, and the warning or error if steps were skipped."""
 
 import warnings
 
@@ -8,12 +8,12 @@ _NOT_FINITE = "their loss, gradient or update was not finite"
 
 
 def epoch_record(epoch: int, position: Position, held: str) -> Record:
-    """What is known of an epoch's training; a warning or an error if steps were skipped.
+    """Return the record of an epoch's training; warn or raise if steps were skipped.
 
     Args:
       epoch: its index.
-      position: where the run stands.
-      held: what a batch held whose step was skipped.
+      position: the position of the run.
+      held: a description of a batch whose step was skipped.
     """
     totals = position.totals
     if not totals.batches:

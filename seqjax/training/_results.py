@@ -8,7 +8,7 @@ import jax.numpy as jnp
 
 
 def kind(value: Any) -> str:
-    """What a value is, for messages: `float32[3]`, `(float32[], list)`, `NoneType`."""
+    """Return the kind of a value, for messages: `float32[3]`, `(float32[], list)`, `NoneType`."""
     if isinstance(value, tuple):
         return "(" + ", ".join(map(kind, value)) + ")"
     return str(jax.typeof(value)) if isinstance(value, jax.Array) else type(value).__name__

@@ -1,4 +1,4 @@
-"""Where a run goes on: what its checkpoints hold, and the batches that are still to come."""
+"""Resuming a run: the contents of its checkpoints, and the remaining batches."""
 
 import itertools
 from collections.abc import Iterable, Sized
@@ -16,7 +16,7 @@ from seqjax.types import PyTree
 def restored(
     checkpoints: Checkpoints, state: TrainState, best: PyTree, run: dict[str, Any], resume: bool
 ) -> tuple[TrainState, PyTree, Position]:
-    """What the latest checkpoint holds, or what was given if there is none."""
+    """Return what the latest checkpoint holds, or the given values if there is no checkpoint."""
     if not resume:
         if len(checkpoints):
             raise ValueError(
@@ -39,7 +39,7 @@ def restored(
 def check_limits(
     checkpoints: Checkpoints, position: Position, epochs: int | None, steps: int | None
 ) -> None:
-    """Raises if the run was longer already, or was cut within an epoch where it should go on."""
+    """Raises if the run is longer than the limits, or ended within an epoch to be resumed."""
     for name, limit, done in (("epochs", epochs, position.epoch), ("steps", steps, position.step)):
         if limit is not None and limit < done:
             raise ValueError(
@@ -54,7 +54,7 @@ def check_limits(
 
 
 def batches_from(batches: Iterable[Any], first: int) -> Iterable[Any]:
-    """The batches from the one of that index on."""
+    """Return the batches from index `first` on."""
     if first and isinstance(batches, Sized) and hasattr(batches, "__getitem__"):
         return (batches[index] for index in range(first, len(batches)))
     return itertools.islice(batches, first, None) if first else batches

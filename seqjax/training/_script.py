@@ -1,4 +1,4 @@
-"""What training scripts share: their options, and a run that leaves its traces in a folder."""
+"""The options that training scripts share, and a run whose results are written to a folder."""
 
 import contextlib
 import dataclasses
@@ -128,7 +128,7 @@ class ScriptOptions:
         self.out.mkdir(parents=True, exist_ok=True)
 
     def with_defaults(self, **values: Any) -> Self:
-        """The options with these values, where they were left at their defaults.
+        """Return the options with these values in place of defaults that were not changed.
 
         Args:
           **values: by name.
@@ -138,7 +138,7 @@ class ScriptOptions:
         return dataclasses.replace(self, **left)
 
     def batches(self, examples: Mapping[str, Any], **options: Any) -> Callable[[int], Batches]:
-        """The shuffled batches of each epoch: a function epoch -> `seqjax.data.batches`.
+        """Return a function from the epoch to its shuffled batches, see `seqjax.data.batches`.
 
         Args:
           examples: as for `seqjax.data.batches`.
@@ -148,7 +148,7 @@ class ScriptOptions:
         return lambda epoch: batches(examples, epoch=epoch, **options)
 
     def schedule(self, steps: int) -> optax.Schedule:
-        """The learning rate by update: half an epoch's warm-up, then a cosine down to zero.
+        """Return the learning rate schedule: half an epoch of warm-up, then a cosine to zero.
 
         Args:
           steps: batches of an epoch.
@@ -172,10 +172,10 @@ class ScriptOptions:
         optimizer: optax.GradientTransformation | None = None,
         **options: Any,
     ) -> FitResult:
-        """`seqjax.training.fit` with these options, checkpoints and a history in `out`.
+        """Run `seqjax.training.fit` with these options; write checkpoints and history to `out`.
 
-        A run goes on with the same seed, epochs, batch size, learning rate, clipping, accumulation
-        and averaging only; a script's own options are not compared.
+        A run can be resumed only with the same seed, epochs, batch size, learning rate, clipping,
+        accumulation and averaging; a script's own options are not compared.
 
         Args:
           model: as for `fit`.
@@ -185,8 +185,8 @@ class ScriptOptions:
           metric_fn: as for `fit`.
           monitor: the metric by which the best epoch is chosen; without `eval_batches` the last
             one is taken.
-          mode: whether less of it is better, or more.
-          patience: after how many epochs without a better one to stop.
+          mode: "min" if less of the metric is better, "max" if more is.
+          patience: the number of epochs without improvement after which training stops.
           optimizer: any; Adam with `schedule` and clipping by norm if None, for batches that have
             a length.
           **options: other arguments of `fit`.
@@ -215,7 +215,7 @@ class ScriptOptions:
         return result._replace(model=jax.device_put(result.model, jax.local_devices()[0]))
 
     def report(self, result: FitResult, **figures: float) -> dict[str, float]:
-        """Prints what came out, and leaves `result.json` and `learning_curve.png` in `out`.
+        """Prints the results, and writes `result.json` and `learning_curve.png` to `out`.
 
         Args:
           result: of `fit`.
@@ -252,7 +252,7 @@ class ScriptOptions:
 
 @contextlib.contextmanager
 def blaming(option: str) -> Iterator[None]:
-    """Turns what is wrong with data into a message that names the option they came by.
+    """Turns an error about data into a message that names the option of the data.
 
     Args:
       option: such as "data".
@@ -269,13 +269,13 @@ def blaming(option: str) -> Iterator[None]:
     try:
         yield
     except (OSError, ValueError, ImportError, EOFError, tarfile.TarError) as error:
-        # Of an argument's name in front the user of a script knows nothing.
+        # The user of a script does not know the argument's name in front of the message.
         what = re.sub(r"^\w+: (?=expected)", "", str(error))
         raise SystemExit(f"{_flag(option)}: {what}") from None
 
 
 def count_parameters(model: nnx.Module) -> int:
-    """How many numbers the `nnx.Param` variables of a module hold.
+    """Return the number of elements in the `nnx.Param` variables of a module.
 
     Args:
       model: a Flax NNX module.
@@ -288,7 +288,7 @@ def count_parameters(model: nnx.Module) -> int:
 
 
 def measure(model: nnx.Module, metric_fn: MetricFn, batches: Iterable[Any]) -> dict[str, float]:
-    """The metrics of a trained model over all batches together.
+    """Return the metrics of a trained model over all batches together.
 
     Args:
       model: a Flax NNX module; it is not changed.
@@ -296,7 +296,7 @@ def measure(model: nnx.Module, metric_fn: MetricFn, batches: Iterable[Any]) -> d
       batches: an iterable of batches.
 
     Returns:
-      One float a metric.
+      One float for each metric.
 
     Example:
       >>> import numpy as np
@@ -310,7 +310,7 @@ def measure(model: nnx.Module, metric_fn: MetricFn, batches: Iterable[Any]) -> d
     return evaluate(make_eval_step(model, metric_fn), init_state(model, optax.identity()), batches)
 
 
-# With another value of these a run that goes on would not be the run that was begun.
+# If one of these changed, a resumed run would not be the same run.
 _SETTINGS = ("epochs", "batch_size", "learning_rate", "clip_norm", "accumulate", "average")
 
 

@@ -34,7 +34,7 @@ class TrainState(NamedTuple):
 
 
 def init_state(model: nnx.Module, optimizer: optax.GradientTransformation) -> TrainState:
-    """The state at step 0: a copy of the model's arrays and a fresh optimiser state.
+    """Return the state at step 0: a copy of the model's arrays and a fresh optimiser state.
 
     Args:
       model: a Flax NNX module; it is neither changed nor shared with the state.
@@ -68,7 +68,7 @@ def init_state(model: nnx.Module, optimizer: optax.GradientTransformation) -> Tr
 
 
 def state_to_model(model: nnx.Module | nnx.GraphDef, state: TrainState) -> Any:
-    """A new module with the state's values, in the mode (train or eval) of `model`.
+    """Return a new module with the state's values, in the mode (train or eval) of `model`.
 
     Args:
       model: the module the state was made from, or its graph definition; it is not changed.
@@ -92,7 +92,7 @@ def state_to_model(model: nnx.Module | nnx.GraphDef, state: TrainState) -> Any:
 
 
 def changed_state(module: nnx.Module, state: TrainState) -> PyTree:
-    """The `model_state` of a module that was used, made from `state`.
+    """Return the `model_state` of a module that was used, made from `state`.
 
     Raises:
       ValueError: variables were added or removed.
@@ -108,7 +108,7 @@ def changed_state(module: nnx.Module, state: TrainState) -> PyTree:
 
 
 def graphdef_of(model: nnx.Module | nnx.GraphDef) -> nnx.GraphDef:
-    """The static part of a module: what is left of it without the arrays of its state.
+    """Return the static part of a module: what is left of it without the arrays of its state.
 
     Raises:
       TypeError: `model` is neither a module nor a graph definition.

@@ -23,7 +23,7 @@ from seqjax.types import Array, PRNGKey, PyTree
 
 __all__ = ["LossFn", "TrainStep", "make_train_step"]
 
-# What a training history holds besides the metrics of the loss function.
+# The names in a training history besides the metrics of the loss function.
 _TAKEN = ("epoch", "step", "loss", "grad_norm", "skipped", "seconds")
 
 LossFn: TypeAlias = Callable[[Any, Any, nnx.Rngs], tuple[Array, Mapping[str, Any]]]
@@ -58,7 +58,7 @@ def make_train_step(
     `optax.lbfgs`, line searches, `optax.contrib.reduce_on_plateau` and the like work as they are.
 
     If the loss or a metric does not depend on `batch["weights"]` (see `seqjax.data.batches`), the
-    step leaves out the rows of filler, so that they cannot count; this compiles one more shape.
+    step leaves out the filler rows, so that they cannot count; this compiles one more shape.
     Lengths of sequences are checked. Neither is done inside a transformation of your own
     (`jax.jit`, `jax.vmap`, `jax.lax.scan`), where values are not known.
 
@@ -71,13 +71,13 @@ def make_train_step(
         of the model in memory; that state cannot be used afterwards.
 
     Returns:
-      The step. Its metrics are those of `loss_fn` and `loss`, `grad_norm`: the global norm of the
-      gradient as it comes from the loss, before the optimiser clips it, and `skipped`.
+      The step. Its metrics are those of `loss_fn`, `loss`, `grad_norm` and `skipped`. `grad_norm`
+      is the global norm of the gradient of the loss, before the optimiser clips it.
 
     Raises:
       TypeError: `model` is not a module; a field of a batch that holds no numbers; at the first
-        step, when the key is none, when `loss_fn` returns something else
-        than a pair of an array and a dict, or the optimiser cannot update the model's parameters.
+        step, if the key is not a random key, if `loss_fn` does not return a pair of an array and a
+        dict, or if the optimiser cannot update the model's parameters.
       ValueError: at the first step: a loss that is not a float scalar, a metric that is not a
         scalar or has a name that a history needs (`loss`, `grad_norm`, `skipped`, `epoch`, `step`,
         `seconds`), or a model whose state has changed its structure. At any step: integers beyond
@@ -156,7 +156,7 @@ def _reseed(module: nnx.Module, key: PRNGKey) -> None:
 
 
 def _checked_loss(result: Any) -> tuple[Array, dict[str, Any]]:
-    """The loss and metrics that a loss function returned, or an error that says what is wrong."""
+    """Return the loss and metrics from a loss function's result, or raise if it is none."""
     if not (isinstance(result, tuple) and len(result) == 2 and isinstance(result[1], Mapping)):
         raise TypeError(
             f"loss_fn: expected (loss, metrics), a scalar and a dict, got {kind(result)}"
@@ -172,12 +172,12 @@ def _checked_loss(result: Any) -> tuple[Array, dict[str, Any]]:
 
 
 def _all_finite(tree: PyTree) -> Array:
-    """Whether each element of each leaf is a finite number."""
+    """Return whether all elements of all leaves are finite."""
     return jnp.stack([jnp.all(jnp.isfinite(leaf)) for leaf in jax.tree.leaves(tree)]).all()
 
 
 def _global_norm(grads: PyTree) -> Array:
-    """The norm over all leaves, summed in float32 at least."""
+    """Return the norm over all leaves, summed in float32 at least."""
 
     def square(grad: Array) -> Array:
         wide = grad if grad.dtype.itemsize >= 4 else grad.astype(jnp.float32)

@@ -17,7 +17,7 @@ __all__ = ["Totals"]
 _GROUP = 64
 _GROUP_BYTES = 2**26
 
-# Of an epoch in which nothing is finite, a few batches say enough.
+# If nothing in an epoch is finite, a few of its batches are enough.
 _UNUSUAL = 4
 
 
@@ -25,10 +25,10 @@ class Totals:
     """Running means of metrics, without waiting for the device at every batch.
 
     A `seqjax.metrics.Mean` is merged, total by total and count by count. A scalar counts once for
-    each real row of its batch if the batch says how many there are, by a field "weights" as of
-    `seqjax.data.batches`, and else once. Sums are in float64, in the order of the batches, so they
-    do not depend on when values are fetched. A batch whose metric `skipped` is true is counted, and
-    nothing else of it is: it changed nothing.
+    each real row if its batch has a field "weights", as batches of `seqjax.data.batches` have;
+    otherwise it counts once. Sums are in float64, in the order of the batches, so they
+    do not depend on when values are fetched. A batch whose metric `skipped` is true is counted as
+    skipped; its other metrics are ignored.
 
     Attributes:
       batches: how many were added.
@@ -71,7 +71,7 @@ class Totals:
             self._fetch()
 
     def take_unusual(self) -> list[tuple[str, Any]]:
-        """Return the first batches with a metric that was not finite, each once, as far as fetched.
+        """Return the first batches, each once, whose fetched metrics were not finite.
 
         Returns:
           Pairs of the name of the metric and the batch.
@@ -80,30 +80,30 @@ class Totals:
         return taken
 
     def latest(self) -> dict[str, float]:
-        """Each metric of the last batch added."""
+        """Return each metric of the last batch added."""
         self._fetch()
         return {name: float(mean.value()) for name, mean in self._last.items()}
 
     @property
     def skipped(self) -> int:
-        """How many of the batches were skipped."""
+        """The number of batches whose step was skipped."""
         self._fetch()
         return self._skipped
 
     def values(self) -> dict[str, float]:
-        """The mean of each metric over all batches added."""
+        """Return the mean of each metric over all batches added."""
         self._fetch()
         return {name: float(mean.value()) for name, mean in self._sums.items()}
 
     def record(self) -> dict[str, Any]:
-        """All that `from_record` needs to go on adding, as JSON can hold it without loss."""
+        """Return the totals in a form that JSON can hold without loss, for `from_record`."""
         self._fetch()
         sums = {name: [mean.total, mean.count] for name, mean in self._sums.items()}
         return {"batches": self.batches, "skipped": self._skipped, "sums": sums}
 
     @classmethod
     def from_record(cls, record: Mapping[str, Any]) -> "Totals":
-        """The totals that `record` described; their latest metrics are those to come."""
+        """Return the totals that `record` described; the latest metrics are those added next."""
         totals = cls()
         totals.batches, totals._skipped = record["batches"], record["skipped"]
         totals._sums = {name: Mean(*pair) for name, pair in record["sums"].items()}
@@ -137,7 +137,7 @@ class Totals:
 
 
 def _on_host(value: Any, count: int) -> Mean:
-    """A mean of Python numbers, whose sums neither round to float32 nor overflow int32."""
+    """Return a mean of Python numbers, whose sums neither round to float32 nor overflow int32."""
     if isinstance(value, Mean):
         return Mean(float(value.total), np.asarray(value.count).item())
     return Mean(float(value) * count, count)
