@@ -10,7 +10,7 @@ from seqjax.types import Array
 
 
 def checked_frames(logits: Any, lengths: Any, mask: Any, blank: Any) -> tuple[Array, Array, int]:
-    """Check the frames; return logits in float32 or wider, zero in padding, their mask and blank."""
+    """Check the frames; return logits, float32 or wider and zero in padding, mask and blank."""
     logits = checks.require_array("logits", logits, jnp.floating, "a float array [B, T, V]")
     if logits.ndim != 3 or logits.shape[2] == 0:
         raise ValueError(f"logits: expected [B, T, V], got {logits.shape}")
