@@ -167,7 +167,7 @@ def require_key(name: str, key: Any) -> jax.Array:
     typed = dtype is not None and jnp.issubdtype(dtype, jax.dtypes.prng_key)
     raw = dtype == np.uint32 and getattr(key, "shape", ())[-1:] in ((2,), (4,))
     if not (typed and key.shape == ()) and not (raw and len(key.shape) == 1):
-        got = brief(key) if dtype is None else f"{dtype}{list(key.shape)}"
+        got = brief(key) if dtype is None else f"an array of shape {key.shape} and dtype {dtype}"
         raise TypeError(f"{name}: expected a random key such as jax.random.key(0), got {got}")
     return key
 
