@@ -297,7 +297,7 @@ def test_a_key_that_is_none_is_named():
     model = Classifier(nnx.Rngs(0))
     state = training.init_state(model, optax.sgd(0.1))
     step = training.make_train_step(model, loss_fn, optax.sgd(0.1))
-    with pytest.raises(TypeError, match=r"key: expected a random key .*got int32\[\]"):
+    with pytest.raises(TypeError, match=r"key: expected a random key .*got .*int32"):
         step(state, make_batches()[0], 0)
     old, new = (
         step(state, make_batches()[0], key)[1]["loss"]
