@@ -4,12 +4,10 @@ Every check raises `ValueError` or `TypeError` with a message that names the arg
 expected and what came: `hidden_size: expected a positive integer, got 0`.
 """
 
-import contextlib
-import contextvars
 import difflib
 import operator
 from collections.abc import Iterable, Iterator
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -17,11 +15,8 @@ import numpy as np
 from flax import nnx
 
 __all__ = [
-    "Noted",
     "is_traced",
     "nearest",
-    "note_range",
-    "noting_ranges",
     "require_array",
     "require_bool",
     "require_cast",
@@ -286,7 +281,7 @@ def unfit(values: np.ndarray, dtype: Any) -> Any:
         return None
     else:
         with np.errstate(over="ignore", invalid="ignore"):
-            wrong = np.isinf(values.astype(dtype))
+            wrong = ~np.isfinite(values.astype(dtype))  # in dtypes without infinity it is NaN
         if wrong.any():
             wrong &= np.isfinite(values)
     return values[wrong][0] if wrong.any() else None
@@ -375,64 +370,6 @@ def require_range(name: str, values: Any, high: int, mask: Any = None) -> None:
         raise ValueError(
             f"{name}: expected values in [0, {high}] at real positions, got {real[wrong][0]}"
         )
-
-
-class Noted(NamedTuple):
-    """A range that traced values must lie in: [0, high].
-
-    Attributes:
-      name: of the argument.
-      identity: `id` of the traced array. It tells apart arrays that are still alive; the array
-        itself would be a leaked tracer if it is kept beyond an inner transformation.
-      high: the greatest value.
-    """
-
-    name: str
-    identity: int
-    high: int
-
-
-_noted: contextvars.ContextVar[list[Noted] | None] = contextvars.ContextVar("noted", default=None)
-
-
-@contextlib.contextmanager
-def noting_ranges() -> Iterator[list[Noted]]:
-    """Collect the ranges that functions traced in the block ask for but cannot check.
-
-    A caller that has the values can check them before the compiled function runs. An enclosing
-    block collects the ranges, too.
-
-    Example:
-      >>> with noting_ranges() as noted:
-      ...     _ = jax.make_jaxpr(lambda lengths: note_range("lengths", lengths, 7))(2)
-      >>> noted[0].name, noted[0].high
-      ('lengths', 7)
-    """
-    noted: list[Noted] = []
-    outer = _noted.get()
-    token = _noted.set(noted)
-    try:
-        yield noted
-    finally:
-        _noted.reset(token)
-        if outer is not None:
-            outer.extend(noted)
-
-
-def note_range(name: str, values: Any, high: int) -> None:
-    """Record that traced values must be in [0, high], if a `noting_ranges` block is active.
-
-    Args:
-      name: of the argument.
-      values: the traced array.
-      high: the greatest value.
-
-    Example:
-      >>> note_range("lengths", jnp.array([3]), 7)  # nothing listens
-    """
-    noted = _noted.get()
-    if noted is not None:
-        noted.append(Noted(name, id(values), high))
 
 
 def _is_numeric(leaf: Any) -> bool:

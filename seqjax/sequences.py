@@ -12,6 +12,7 @@ import numpy as np
 from jax import lax
 
 from seqjax import checks
+from seqjax._noted import note_range
 from seqjax.types import Array, Shape
 
 __all__ = [
@@ -69,7 +70,7 @@ def check_lengths(lengths: Any, batch_shape: Shape, steps: int) -> Array:
         )
     if traced:
         if isinstance(steps, int):
-            checks.note_range("lengths", lengths, steps)
+            note_range("lengths", lengths, steps)
         # First in their own dtype, so that nothing wraps around on the way to int32.
         most = min(int(jnp.iinfo(lengths.dtype).max), int(jnp.iinfo(jnp.int32).max))
         return jnp.minimum(jnp.clip(lengths, 0, most).astype(jnp.int32), steps)

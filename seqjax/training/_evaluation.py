@@ -6,7 +6,7 @@ from typing import Any, TypeAlias
 
 from flax import nnx
 
-from seqjax import checks
+from seqjax._noted import noting_ranges
 from seqjax.metrics import Mean
 from seqjax.training._batch import as_arrays, require_batches
 from seqjax.training._guarded import GuardedStep, Measured, nan_out_of_range
@@ -71,7 +71,7 @@ def make_eval_step(model: nnx.Module | nnx.GraphDef, metric_fn: MetricFn) -> Gua
         return Measured(dict(metrics), changed_state(module, state))
 
     def eval_step(state: TrainState, batch: Any) -> tuple[TrainState, dict[str, Mean]]:
-        with checks.noting_ranges() as noted:
+        with noting_ranges() as noted:
             metrics, model_state = outline(state, batch)
         metrics = nan_out_of_range(metrics, noted, batch)
         return state._replace(model_state=model_state), metrics

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from seqjax import checks
+from seqjax._noted import Noted, noting_ranges
 from seqjax.training import _diagnosis as diagnosis
 from seqjax.training import _filler as filler
 from seqjax.training._batch import as_arrays
@@ -62,13 +63,13 @@ class GuardedStep:
         self, step: Callable[..., Any], outline: Outline, name: str, *, donate: bool = False
     ) -> None:
         self._outline, self._name = outline, name
-        self._ranges: dict[_Shape, list[tuple[int, checks.Noted]]] = {}
+        self._ranges: dict[_Shape, list[tuple[int, Noted]]] = {}
         self._counts: dict[_Shape, Measured] = {}
         self._cut: dict[_Shape, str | None] = {}
 
         @functools.wraps(step)
         def noting(state: TrainState, batch: Any, *rest: Any) -> Any:
-            with checks.noting_ranges() as noted:
+            with noting_ranges() as noted:
                 result = step(state, batch, *rest)
             self._ranges[_shape(batch)] = _places(noted, batch)
             return result
@@ -170,7 +171,7 @@ class GuardedStep:
         return self._cut[shape]
 
 
-def nan_out_of_range(values: PyTree, noted: list[checks.Noted], batch: Any) -> PyTree:
+def nan_out_of_range(values: PyTree, noted: list[Noted], batch: Any) -> PyTree:
     """Return values; all of floats are NaN if a field of the batch is outside its noted range.
 
     Values of arrays on devices are not read before a step, since the step would wait for them. NaN
@@ -194,7 +195,7 @@ def nan_out_of_range(values: PyTree, noted: list[checks.Noted], batch: Any) -> P
     return jax.tree.map(one, values)
 
 
-def _places(noted: list[checks.Noted], batch: Any) -> list[tuple[int, checks.Noted]]:
+def _places(noted: list[Noted], batch: Any) -> list[tuple[int, Noted]]:
     """Return the noted ranges of fields of the batch, each with the index of its leaf."""
     places = {id(leaf): place for place, leaf in enumerate(jax.tree.leaves(batch))}
     return [(places[found.identity], found) for found in noted if found.identity in places]

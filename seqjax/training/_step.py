@@ -15,6 +15,7 @@ import optax
 from flax import nnx
 
 from seqjax import checks
+from seqjax._noted import noting_ranges
 from seqjax.training._extra_args import update, with_extra_args
 from seqjax.training._guarded import GuardedStep, Measured, nan_out_of_range
 from seqjax.training._results import kind, require_scalars
@@ -122,7 +123,7 @@ def make_train_step(
         state: TrainState, batch: Any, key: PRNGKey
     ) -> tuple[TrainState, dict[str, Any]]:
         def objective(params: PyTree) -> tuple[Array, tuple[dict[str, Any], PyTree]]:
-            with checks.noting_ranges() as noted:
+            with noting_ranges() as noted:
                 (loss, metrics), model_state = outline(state._replace(params=params), batch, key)
             loss, metrics = nan_out_of_range((loss, metrics), noted, batch)
             return loss, (metrics, model_state)

@@ -1,0 +1,67 @@
+"""Ranges that traced values must lie in, noted for a caller that has the values on the host."""
+
+import contextlib
+import contextvars
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+__all__ = ["Noted", "note_range", "noting_ranges"]
+
+
+class Noted(NamedTuple):
+    """A range that traced values must lie in: [0, high].
+
+    Attributes:
+      name: of the argument.
+      identity: `id` of the traced array. It tells apart arrays that are still alive; the array
+        itself would be a leaked tracer if it is kept beyond an inner transformation.
+      high: the greatest value.
+    """
+
+    name: str
+    identity: int
+    high: int
+
+
+_noted: contextvars.ContextVar[list[Noted] | None] = contextvars.ContextVar("noted", default=None)
+
+
+@contextlib.contextmanager
+def noting_ranges() -> Iterator[list[Noted]]:
+    """Collect the ranges that functions traced in the block ask for but cannot check.
+
+    A caller that has the values can check them before the compiled function runs. An enclosing
+    block collects the ranges, too.
+
+    Example:
+      >>> import jax
+      >>> with noting_ranges() as noted:
+      ...     _ = jax.make_jaxpr(lambda lengths: note_range("lengths", lengths, 7))(2)
+      >>> noted[0].name, noted[0].high
+      ('lengths', 7)
+    """
+    noted: list[Noted] = []
+    outer = _noted.get()
+    token = _noted.set(noted)
+    try:
+        yield noted
+    finally:
+        _noted.reset(token)
+        if outer is not None:
+            outer.extend(noted)
+
+
+def note_range(name: str, values: Any, high: int) -> None:
+    """Record that traced values must be in [0, high], if a `noting_ranges` block is active.
+
+    Args:
+      name: of the argument.
+      values: the traced array.
+      high: the greatest value.
+
+    Example:
+      >>> note_range("lengths", [3], 7)  # nothing listens
+    """
+    noted = _noted.get()
+    if noted is not None:
+        noted.append(Noted(name, id(values), high))
