@@ -61,12 +61,12 @@ def may_hold_codes(text: Text) -> bool:
 
 
 def column(
-    pandas: Any, text: Text, series: Any, reread: Reread, kind: Any, coded: bool
+    pandas: Any, text: Text, series: Any, reread: Reread, kind: Any, coded: Callable[[], bool]
 ) -> tuple[np.ndarray, np.ndarray]:
     """Return the values of a column that pandas has read, and which of them are gaps.
 
-    Its `kind` is "date", `str`, a dtype of NumPy, or None to infer it. Numbers that are `coded` may
-    be codes.
+    Its `kind` is "date", `str`, a dtype of NumPy, or None to infer it. `coded` says whether the
+    file may hold codes; it reads the whole file, so it is called only for a column of numbers.
     """
     gap, infer = series.isna().to_numpy(), pandas.api.types.infer_dtype
     if kind == "date":
@@ -96,7 +96,7 @@ def column(
 
 
 def _require_clear_numbers(
-    name: str, values: np.ndarray, gap: np.ndarray, reread: Reread, coded: bool
+    name: str, values: np.ndarray, gap: np.ndarray, reread: Reread, coded: Callable[[], bool]
 ) -> None:
     number = "float" if values.dtype.kind == "f" else "int"
     hint = f"pass dtype={{{name!r}: str}} or dtype={{{name!r}: {number}}}"
@@ -108,7 +108,7 @@ def _require_clear_numbers(
             if INTEGER.fullmatch(field := reread()[row]):
                 why = "an integer that float64 cannot hold, and gaps and fractions need float64"
                 raise Doubt(row, f"ambiguous, {field!r} is {why}; {hint}")
-    for row, field in enumerate(reread()) if coded and values.dtype.kind != "b" else ():
+    for row, field in enumerate(reread()) if values.dtype.kind != "b" and coded() else ():
         if CODE.fullmatch(field) and not gap[row]:
             raise Doubt(row, f"ambiguous, {field!r} may be a number or a code; {hint}")
 

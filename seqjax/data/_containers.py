@@ -66,7 +66,7 @@ def column(name: str, field: Any) -> np.ndarray | Sequence[Any]:
         field = _read(name, jax.device_get, field)
     arrays = _parts(name, field)
     wide = [n for n, array in enumerate(arrays) if array.dtype.itemsize == 8 and array.size]
-    if wide and not _fits(np.concatenate([arrays[n].ravel() for n in wide])):
+    if wide and _cut(np.concatenate([arrays[n].ravel() for n in wide])) is not None:
         for n in wide:
             _narrow(f"{name}[{n}]", arrays[n])
     return arrays
@@ -237,22 +237,20 @@ def _checked(name: str, array: np.ndarray) -> np.ndarray:
 
 def _narrow(name: str, array: np.ndarray) -> np.ndarray:
     """Return the array if JAX can hold its integers: by default JAX silently cuts 64 bits to 32."""
-    if _fits(array):
+    found = _cut(array)
+    if found is None:
         return array
-    limits = np.iinfo(np.int32 if array.dtype.kind == "i" else np.uint32)
-    found = array[(array < limits.min) | (array > limits.max)].flat[0]
     raise ValueError(
-        f"{name}: expected integers that {limits.dtype} can hold, to which JAX cuts them, got "
-        f'{found}; number such ids from 0, or call jax.config.update("jax_enable_x64", True)'
+        f"{name}: expected integers that {jax.dtypes.canonicalize_dtype(array.dtype)} can hold, to "
+        f"which JAX cuts them, got {found}; number such ids from 0, or call "
+        'jax.config.update("jax_enable_x64", True)'
     )
 
 
-def _fits(array: np.ndarray) -> bool:
-    whole = array.dtype in (np.int64, np.uint64)
-    if not whole or not array.size or jax.dtypes.canonicalize_dtype(array.dtype) == array.dtype:
-        return True
-    limits = np.iinfo(np.int32 if array.dtype.kind == "i" else np.uint32)
-    return bool(array.min() >= limits.min and array.max() <= limits.max)
+def _cut(array: np.ndarray) -> Any:
+    """Return the first integer that JAX would cut; None if there is none."""
+    whole = array.dtype.kind in "iu"
+    return checks.unfit(array, jax.dtypes.canonicalize_dtype(array.dtype)) if whole else None
 
 
 def _was_whole(array: np.ndarray, values: Any) -> bool:

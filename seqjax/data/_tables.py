@@ -101,7 +101,8 @@ def read_csv(
     read = functools.partial(_read, pandas, text, names, above)
     small = {name: np.dtype("int64") for name, kind in dtypes.items() if kind in SMALL}
     frame = _frame(read, text, names, above, dtypes | small | dict.fromkeys(dates, str))
-    kinds, coded, table = dtypes | dict.fromkeys(dates, "date"), may_hold_codes(text), {}
+    kinds, table = dtypes | dict.fromkeys(dates, "date"), {}
+    coded = functools.cache(functools.partial(may_hold_codes, text))
     for name in wanted:
         fields = functools.cache(functools.partial(_fields, read, text, name))
         try:

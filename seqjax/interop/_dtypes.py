@@ -32,12 +32,7 @@ def widened(arrays: Mapping[str, Any]) -> dict[str, Any]:
 
 def overflowing(array: Any, dtype: Any) -> Any:
     """Return the first finite number of an array that a dtype cannot hold; None if it holds all."""
-    if checks.is_traced(array):
-        return None
-    array = np.asarray(array)
-    with np.errstate(over="ignore"):
-        wrong = np.isfinite(array) & ~np.isfinite(array.astype(dtype))
-    return array[wrong][0] if wrong.any() else None
+    return None if checks.is_traced(array) else checks.unfit(np.asarray(array), dtype)
 
 
 def require_fitting(name: str, array: Any, dtype: Any) -> None:

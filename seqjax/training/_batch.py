@@ -68,9 +68,9 @@ def _is_ready(leaf: Any) -> bool:
         return True
     if type(leaf) is not np.ndarray or leaf.dtype.char not in "?bhilqBHILQefdFD":
         return False
-    if leaf.dtype.itemsize < 8 or leaf.dtype.kind not in "iu" or not leaf.size:
+    if leaf.dtype.itemsize < 8 or leaf.dtype.kind not in "iu":
         return True
-    return bool(leaf.min() >= -(2**31) and leaf.max() < 2**31)
+    return checks.unfit(leaf, jax.dtypes.canonicalize_dtype(leaf.dtype)) is None
 
 
 def _array(name: str, leaf: Any) -> Any:
