@@ -1,6 +1,8 @@
 """The columns of a table: numbers, dates or text. An ambiguous column is an error."""
 
+import functools
 import re
+import string
 from collections.abc import Callable
 from typing import Any, TypeAlias
 
@@ -8,14 +10,14 @@ import numpy as np
 
 from seqjax.data._rows import SPACES, Text
 
-__all__ = ["Doubt", "column", "filled", "may_hold_codes"]
+__all__ = ["Doubt", "column", "columns_with_codes", "filled"]
 
 DIGITS = b"0123456789"
 CODE = re.compile(
     r"\s*(?:[-+]?0[0-9]+(?:[.,][0-9]*)?(?:[eE][-+]?[0-9]+)?|[0-9]+[eE][0-9]+|\+[0-9]+)\s*"
 )
 """Leading zeros; an exponent without a point or a sign; digits after a plus."""
-BLOCK = 1 << 18
+BLOCK = 100_000
 """Bytes that stay in a core's cache."""
 INFINITY = re.compile(r"\s*[-+]?inf(inity)?\s*", re.IGNORECASE)
 INTEGER = re.compile(r"\s*[-+]?[0-9]+\s*")
@@ -37,36 +39,62 @@ class Doubt(Exception):
         self.row = int(row)
 
 
-def may_hold_codes(text: Text) -> bool:
-    """Return whether the characters of a code, such as 007, occur next to each other anywhere.
+def columns_with_codes(text: Text, names: list[str]) -> set[str]:
+    """Return the columns where the characters of a code, such as 007, follow each other.
 
-    A regular expression over all bytes takes ten times as long.
+    If it is not easily seen which columns these are, return all. A regular expression over all
+    bytes takes ten times as long.
     """
-    sep = b" \t" if text.sep == SPACES else text.options["sep"].encode()
-    start = b"\r\n" + sep + text.quote.encode()
-    spaces = bytes(set(b" \t\v\f") - set(sep))
-    patterns = ((start, b"0+", DIGITS), (start, b"-+", b"0", DIGITS), (DIGITS, b"eE", DIGITS),
-                (start, spaces))  # fmt: skip
-    # Bit k of table i is set if a byte may be at position i of pattern k.
-    bits = [[[(i >= len(p) or byte in p[i]) << k for k, p in enumerate(patterns)]
-             for byte in range(256)] for i in range(4)]  # fmt: skip
-    tables = [bytes(map(sum, table)) for table in bits]
-    data = b"\n" + text.data + b"\n\n\n"
-    for begin in range(0, len(data), BLOCK):
-        block = data[begin : begin + BLOCK + 3]
-        a, b, c, d = (np.frombuffer(block.translate(table), np.uint8) for table in tables)
-        if (a[:-3] & b[1:-2] & c[2:-1] & d[3:]).any():
-            return True
-    return False
+    if not names:
+        return set()
+    data, sep = text.data, b" \t" if text.sep == SPACES else text.options["sep"].encode()
+    quote, spaces = text.quote.encode(), bytes(set(b" \t\v\f") - set(sep))
+    start, spaces, leading, sign, exponent = (
+        bytes(byte for byte in kind if byte == 10 or data.find(bytes([byte])) >= 0)
+        for kind in (b"\r\n" + sep + quote, spaces, b"0+", b"-+", b"eE")
+    )
+    patterns = [(start, leading, DIGITS), (start, sign, b"0", DIGITS), (DIGITS, exponent, DIGITS),
+                (start, spaces)]  # fmt: skip
+    patterns = [pattern for pattern in patterns if all(pattern)]
+    values = np.frombuffer(data, np.uint8)
+    places = [_search(values, begin, patterns) for begin in range(0, len(data), BLOCK)]
+    at_start = _search(np.frombuffer(b"\n" + data[:3], np.uint8), 0, patterns) - 1
+    hits = np.concatenate([at_start, *places])
+    clear = len(sep) == 1 and not text.options["comment"] and (not quote or quote not in start)
+    if not hits.size or not clear or b"\r" in data[:].replace(b"\r\n", b"\n"):
+        return set(names) if hits.size else set()
+    fields = np.searchsorted(np.flatnonzero(_among(values, sep + b"\n")), hits, side="right")
+    return {names[column] for column in np.unique(fields % len(names))}
+
+
+def _search(values: np.ndarray, begin: int, patterns: list[tuple[bytes, ...]]) -> np.ndarray:
+    """Return where in a block the patterns begin; each place has its kind of bytes."""
+    values = values[begin : begin + BLOCK + 3]
+    found = {kind: _among(values, kind) for pattern in patterns for kind in pattern}
+    hits = np.zeros(len(values), bool)
+    for pattern in patterns:
+        size = max(len(values) - len(pattern) + 1, 0)
+        hit = found[pattern[0]][:size]
+        for place, kind in enumerate(pattern[1:], 1):
+            hit = hit & found[kind][place : place + size]
+        hits[:size] |= hit
+    return begin + np.flatnonzero(hits) if hits.any() else np.zeros(0, int)
+
+
+def _among(values: np.ndarray, kind: bytes) -> np.ndarray:
+    """Return which bytes are among those of a kind."""
+    if kind == DIGITS:
+        return values - ord("0") < len(DIGITS)  # without a sign, smaller ones are large
+    return functools.reduce(np.logical_or, [values == byte for byte in kind])
 
 
 def column(
-    pandas: Any, text: Text, series: Any, reread: Reread, kind: Any, coded: Callable[[], bool]
+    pandas: Any, text: Text, series: Any, reread: Reread, kind: Any, coded: set[str]
 ) -> tuple[np.ndarray, np.ndarray]:
     """Return the values of a column that pandas has read, and which of them are gaps.
 
-    Its `kind` is "date", `str`, a dtype of NumPy, or None to infer it. `coded` says whether the
-    file may hold codes; it reads the whole file, so it is called only for a column of numbers.
+    Its `kind` is "date", `str`, a dtype of NumPy, or None to infer it. `coded` are the
+    columns that may hold codes.
     """
     gap, infer = series.isna().to_numpy(), pandas.api.types.infer_dtype
     if kind == "date":
@@ -89,14 +117,16 @@ def column(
         return series.to_numpy() == True, gap  # noqa: E712
     # pandas reads some texts as gaps, and some as numbers.
     whole = infer(series, skipna=False) == "string" and text.sep == text.options["sep"]
-    fields = series.to_numpy(object) if whole and not gap.any() else reread()
+    whole = whole and not gap.any()
+    fields = series.to_numpy(object) if whole else reread()
     if kind is None:
-        _require_clear_text(pandas, text, series.name, fields, gap)
+        series = series if whole else pandas.Series(fields, dtype="str", name=series.name)
+        _require_clear_text(pandas, text, series, fields, gap)
     return fields, np.zeros(len(fields), bool)
 
 
 def _require_clear_numbers(
-    name: str, values: np.ndarray, gap: np.ndarray, reread: Reread, coded: Callable[[], bool]
+    name: str, values: np.ndarray, gap: np.ndarray, reread: Reread, coded: set[str]
 ) -> None:
     number = "float" if values.dtype.kind == "f" else "int"
     hint = f"pass dtype={{{name!r}: str}} or dtype={{{name!r}: {number}}}"
@@ -108,26 +138,33 @@ def _require_clear_numbers(
             if INTEGER.fullmatch(field := reread()[row]):
                 why = "an integer that float64 cannot hold, and gaps and fractions need float64"
                 raise Doubt(row, f"ambiguous, {field!r} is {why}; {hint}")
-    for row, field in enumerate(reread()) if values.dtype.kind != "b" and coded() else ():
+    for row, field in enumerate(reread()) if values.dtype.kind != "b" and name in coded else ():
         if CODE.fullmatch(field) and not gap[row]:
             raise Doubt(row, f"ambiguous, {field!r} may be a number or a code; {hint}")
 
 
 def _require_clear_text(
-    pandas: Any, text: Text, name: str, fields: np.ndarray, gap: np.ndarray
+    pandas: Any, text: Text, series: Any, fields: np.ndarray, gap: np.ndarray
 ) -> None:
-    plain = pandas.Series(fields, dtype=object)
-    for mark, point in ((text.options.get("thousands"), ""), (text.options.get("decimal"), ".")):
-        plain = plain.str.replace(mark, point, regex=False) if mark else plain
-    number = pandas.to_numeric(plain, errors="coerce").notna().to_numpy() & ~gap
-    other = np.flatnonzero(~number & ~gap).tolist()
-    count, quote = number.sum(), text.quote
-    for row in other:
+    marks = [text.options.get("thousands"), text.options.get("decimal")]
+    letters = {*string.ascii_letters, *"-+:/"}.difference(filter(None, marks))
+    first, inside = ("".join(sorted(letters - set(some))) for some in ("-+iInN", "eE"))
+    # Words, dates and times: no numbers, and no spaces before a quote.
+    words = rf"^[{re.escape(first)}]|^[^ \t].*[0-9][{re.escape(inside)}]"
+    rows = np.flatnonzero(~series.str.contains(words).to_numpy(bool) & ~gap)
+    name, plain, quote = series.name, series.iloc[rows].astype(object), text.quote
+    for mark, point in zip(marks, ("", "."), strict=True):
+        plain = plain.str.replace(mark, point, regex=False) if mark and rows.size else plain
+    number = np.zeros(len(fields), bool)
+    number[rows] = pandas.to_numeric(plain, errors="coerce").notna()
+    count = number.sum()
+    for row in rows[~number[rows]].tolist():
         field = fields[row]
         count += SEPARATED.fullmatch(field) is not None
         if quote and field.lstrip(" \t")[:1] == quote != field[0]:
             why = "has a space before its quote; pass skipinitialspace=True"
             raise Doubt(row, f"ambiguous, {field!r} {why} or dtype={{{name!r}: str}}")
+    other = np.flatnonzero(~number & ~gap).tolist() if count else []
     alike = number.any() and len(set(fields[other])) == 1
     if not count or not (alike or 2 * count >= (~gap).sum()):
         return

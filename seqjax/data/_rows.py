@@ -3,10 +3,13 @@
 import csv
 import io
 import itertools
+import mmap
 import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
+
+import numpy as np
 
 from seqjax import checks
 
@@ -25,10 +28,19 @@ class Text(NamedTuple):
     """The text of a file as UTF-8 from line `first` on, and the options by which it is read."""
 
     path: Path
-    data: bytes
+    data: Any  # bytes, or a memory map of the whole file
     first: int
     options: dict[str, Any]
     sep: str  # as in the file, while options["sep"] is one character or `SPACES`
+
+    @property
+    def whole(self) -> bool:
+        """Whether the file holds these bytes and no others; pandas reads a file in parallel."""
+        return isinstance(self.data, mmap.mmap)
+
+    def open(self) -> Any:
+        """Return a binary file of the text."""
+        return self.path.open("rb") if self.whole else io.BytesIO(self.data)
 
     @property
     def quote(self) -> str:
@@ -56,6 +68,8 @@ def read_text(pandas: Any, path: Path, options: dict[str, Any]) -> Text:
     with path.open("rb") as file:
         try:
             kind = pandas.io.common.infer_compression(path, options.get("compression", "infer"))
+            if kind is None and not skip and (mapped := _plain(path, file, options)):
+                return Text(path, mapped, 1, options, sep)
             handle = pandas.io.common.get_handle(file, "rb", compression=kind, is_text=False)
             data = handle.handle.read()
         except Exception as error:  # each kind has errors of its own
@@ -87,6 +101,20 @@ def read_text(pandas: Any, path: Path, options: dict[str, Any]) -> Text:
     return Text(path, data, 1 + skip, options, sep)
 
 
+def _plain(path: Path, file: Any, options: dict[str, Any]) -> mmap.mmap | None:
+    """Return a file that needs no change as a memory map: ASCII, without empty lines at its end."""
+    known = options.get("encoding") in (None, "utf-8", "ascii")
+    if not known or len(options["sep"].encode()) != 1 or not path.is_file():
+        return None
+    try:
+        data = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+    except (OSError, ValueError):  # a file system without maps; an empty file
+        return None
+    codes = np.frombuffer(data, np.uint8)
+    plain = codes.min() > 0 and codes.max() < 128 and data[-2:].strip(b"\r\n")
+    return data if plain else None
+
+
 def records(text: Text) -> Iterator[tuple[int, list[str]]]:
     """Yield the first line and the fields of each record, the header among them."""
     sep, comment = text.options["sep"], text.options["comment"]
@@ -95,7 +123,7 @@ def records(text: Text) -> Iterator[tuple[int, list[str]]]:
 
     def lines() -> Iterator[str]:
         nonlocal begin
-        file = io.TextIOWrapper(io.BytesIO(text.data), "utf-8", newline="")
+        file = io.TextIOWrapper(text.open(), "utf-8", newline="")
         for number, line in enumerate(file, text.first):
             if comment and comment in line:
                 opened = text.quote if begin else ""

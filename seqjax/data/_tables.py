@@ -1,7 +1,7 @@
 """Tables in text files, read by pandas."""
 
+import concurrent.futures
 import functools
-import io
 import itertools
 import warnings
 from collections.abc import Mapping, Sequence
@@ -11,7 +11,7 @@ import numpy as np
 
 from seqjax import checks
 from seqjax._files import FilePath, local_file
-from seqjax.data._columns import Doubt, column, filled, may_hold_codes
+from seqjax.data._columns import Doubt, column, columns_with_codes, filled
 from seqjax.data._rows import DIALECT, Text, count_rows, header, read_text, records
 
 __all__ = ["Gaps", "read_csv"]
@@ -100,13 +100,15 @@ def read_csv(
     _require_names("na_values", list(missing) if isinstance(missing, Mapping) else [], names)
     read = functools.partial(_read, pandas, text, names, above)
     small = {name: np.dtype("int64") for name, kind in dtypes.items() if kind in SMALL}
-    frame = _frame(read, text, names, above, dtypes | small | dict.fromkeys(dates, str))
     kinds, table = dtypes | dict.fromkeys(dates, "date"), {}
-    coded = functools.cache(functools.partial(may_hold_codes, text))
+    with concurrent.futures.ThreadPoolExecutor(1) as pool:  # both leave Python's lock to others
+        infers = not set(wanted) <= kinds.keys()
+        codes = pool.submit(columns_with_codes, text, names if infers else [])
+        frame = _frame(read, text, names, above, dtypes | small | dict.fromkeys(dates, str))
     for name in wanted:
         fields = functools.cache(functools.partial(_fields, read, text, name))
         try:
-            values, gap = column(pandas, text, frame[name], fields, kinds.get(name), coded)
+            values, gap = column(pandas, text, frame[name], fields, kinds.get(name), codes.result())
             table[name] = filled(values, gap, gaps, fields)
         except Doubt as doubt:
             line, _ = next(itertools.islice(records(text), above + doubt.row, None))
@@ -142,8 +144,8 @@ def _read(pandas: Any, text: Text, names: list[str], above: int, **options: Any)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # mixed columns and overflow are detected later
         return pandas.read_csv(
-            io.BytesIO(text.data), engine="c", names=names, header=0 if above else None,
-            skip_blank_lines=False, **options,
+            text.path if text.whole else text.open(), compression=None, engine="c",
+            names=names, header=0 if above else None, skip_blank_lines=False, **options,
         )  # fmt: skip
 
 
