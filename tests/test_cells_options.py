@@ -352,7 +352,7 @@ def test_shapes_that_a_cell_declares(case):
             assert leaf.shape[: len(batch)] == batch and leaf.dtype == jnp.bfloat16
             assert not leaf.any()
     x = jnp.zeros((2, *case.cell.input_shape))
-    new, output = case.cell.step(params_of(case.cell), x, case.cell.initial_state((2,)))
+    output, new = case.cell.step(params_of(case.cell), x, case.cell.initial_state((2,)))
     assert output.shape == (2, *case.cell.output_shape)
     assert jax.tree.map(jnp.shape, new) == jax.tree.map(jnp.shape, case.cell.initial_state((2,)))
     assert jax.tree.map(jnp.shape, new) == jax.tree.map(jnp.shape, case.cell.initial_state(2))

@@ -219,7 +219,7 @@ def state_of(cell, seed=2):
     params, xs = params_of(cell), jax.tree.map(lambda x: x[:, :2], inputs(cell, seed))
     state = cell.initial_state((B,))
     for t in range(2):
-        state, _ = step_of(cell)(params, at(xs, np.s_[:, t]), state)
+        _, state = step_of(cell)(params, at(xs, np.s_[:, t]), state)
     return state
 
 
@@ -247,7 +247,7 @@ def looped(cell, params, xs, *, state=None, mask=None, resets=None, reverse=Fals
         for t in reversed(range(T)) if reverse else range(T):
             if resets is not None and resets[n, t]:
                 s = cell.initial_state()
-            new, y = step(params, at(xs, (n, t)), s)
+            y, new = step(params, at(xs, (n, t)), s)
             if hold is not None:
                 mix = lambda d, a, b: b if d is None else d * a + (1 - d) * b  # noqa: E731
                 new = jax.tree.map(mix, hold, s, new, is_leaf=lambda leaf: leaf is None)

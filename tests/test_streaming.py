@@ -243,7 +243,7 @@ def test_a_learned_start_is_that_of_the_present_weights():
             assert_state(session.state("b"), final)
         else:
             start = model.start((), np.float32)
-            _, output = model.cell.step(model.params, jnp.asarray(x_t), start)
+            output, _ = model.cell.step(model.params, jnp.asarray(x_t), start)
             np.testing.assert_allclose(found["b"], output, atol=1e-6)
         for stream in "ac":
             np.testing.assert_array_equal(found[stream], found["b"])

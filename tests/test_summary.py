@@ -123,7 +123,7 @@ def test_flops_agree_with_xla_where_loops_are_unrolled():
     def steps(params, xs):  # XLA counts a loop's body once, so there is none
         state = cell.initial_state((8,))
         for t in range(3):
-            state, _ = cell.step(params, xs[:, t], state)
+            _, state = cell.step(params, xs[:, t], state)
         return state
 
     cost: Any = jax.jit(steps).lower(params, xs).compile().cost_analysis()

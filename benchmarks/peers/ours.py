@@ -102,8 +102,7 @@ class Seqjax(JaxPeer):
         cell, params_class = cell_of(structure)
 
         def apply(params: Any, x: jax.Array, state: Any) -> tuple[jax.Array, Any]:
-            state, output = cell.step(params, x, state)
-            return output, state
+            return tuple(cell.step(params, x, state))
 
         return Step(
             apply,

@@ -30,7 +30,7 @@ import jax.numpy as jnp
 
 from seqjax import checks
 from seqjax.cells import initializers, ops
-from seqjax.types import Array, Initializer, PRNGKey, PyTree, Shape, Slots
+from seqjax.types import Array, Initializer, PRNGKey, PyTree, Shape, Slots, Unrolled
 
 __all__ = ["Cell", "DenseCell", "Role"]
 
@@ -78,7 +78,7 @@ class Cell(abc.ABC, Generic[Params, State]):
       >>> from seqjax.cells import CELLS
       >>> cell = CELLS["gru"](input_size=3, hidden_size=5)
       >>> params = cell.init(jax.random.key(0))
-      >>> state, output = cell.step(params, jnp.ones([2, 3]), cell.initial_state([2]))
+      >>> output, state = cell.step(params, jnp.ones([2, 3]), cell.initial_state([2]))
       >>> output.shape
       (2, 5)
       >>> cell == CELLS["gru"](3, 5)
@@ -249,7 +249,7 @@ class Cell(abc.ABC, Generic[Params, State]):
 
         return jax.tree.map(role, state)
 
-    def step(self, params: Params, x: PyTree, state: State) -> tuple[State, PyTree]:
+    def step(self, params: Params, x: PyTree, state: State) -> Unrolled:
         """Run one step. Not meant to be overridden.
 
         Args:
@@ -258,7 +258,7 @@ class Cell(abc.ABC, Generic[Params, State]):
           state: with the same leading axes; it keeps its dtype.
 
         Returns:
-          The new state and the output, `[..., O]` in the dtype of `x`.
+          `Unrolled(output, state)`: the output `[..., O]` in the dtype of `x`, and the new state.
         """
         from seqjax.cells import stepping  # here, since it is written in terms of this class
 
@@ -266,7 +266,7 @@ class Cell(abc.ABC, Generic[Params, State]):
         p = prepared(self, params, dtype)
         now = stepping.Now(self.project(p, x))
         ran = stepping.advance(self, p, now, state, output_dtype=dtype)
-        return ran.state, ran.output
+        return Unrolled(ran.output, ran.state)
 
     @property
     def input_shape(self) -> PyTree:

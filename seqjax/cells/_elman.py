@@ -107,7 +107,7 @@ class Elman(_Elman):
       >>> import jax, jax.numpy as jnp
       >>> cell = Elman(3, 5, activation="relu")
       >>> params = cell.init(jax.random.key(0))
-      >>> h_t, y_t = cell.step(params, jnp.ones([3]), cell.initial_state())
+      >>> y_t, h_t = cell.step(params, jnp.ones([3]), cell.initial_state())
       >>> bool((h_t == y_t).all()), y_t.shape
       (True, (5,))
       >>> Elman.irnn(3, 5).init(jax.random.key(0)).w_hh.trace().item()
@@ -144,7 +144,7 @@ class ElmanReadout(_Elman):
       >>> import jax, jax.numpy as jnp
       >>> cell = ElmanReadout(3, 5, output_size=2)
       >>> params = cell.init(jax.random.key(0))
-      >>> h_t, y_t = cell.step(params, jnp.ones([3]), cell.initial_state())
+      >>> y_t, h_t = cell.step(params, jnp.ones([3]), cell.initial_state())
       >>> h_t.shape, y_t.shape
       ((5,), (2,))
     """

@@ -125,7 +125,7 @@ class GRU(_ResetGRU):
     Example:
       >>> cell = GRU(3, 5)
       >>> params = cell.init(jax.random.key(0))
-      >>> h_t, y_t = cell.step(params, jnp.ones([2, 3]), cell.initial_state([2]))
+      >>> y_t, h_t = cell.step(params, jnp.ones([2, 3]), cell.initial_state([2]))
       >>> params.b_hn.shape, y_t.shape
       ((5,), (2, 5))
     """

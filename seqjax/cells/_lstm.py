@@ -194,7 +194,7 @@ class LSTM(GatedLSTM):
       >>> params = cell.init(jax.random.key(0))
       >>> params.b[5:10].tolist()
       [1.0, 1.0, 1.0, 1.0, 1.0]
-      >>> state, y_t = cell.step(params, jnp.ones([2, 3]), cell.initial_state([2]))
+      >>> y_t, state = cell.step(params, jnp.ones([2, 3]), cell.initial_state([2]))
       >>> bool((state.h == y_t).all()), state.c.shape
       (True, (2, 5))
     """

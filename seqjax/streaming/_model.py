@@ -77,7 +77,7 @@ def _own_step(module: Any, x: PyTree, state: PyTree) -> tuple[PyTree, PyTree]:
 
 
 def _cell_step(direction: Direction, x: PyTree, state: PyTree) -> tuple[PyTree, PyTree]:
-    state, output = direction.cell.step(direction.params, x, state)
+    output, state = direction.cell.step(direction.params, x, state)
     return output, state
 
 

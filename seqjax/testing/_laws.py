@@ -162,7 +162,7 @@ def _shapes_hold(sample: _Sample, tolerance: float) -> str | None:
             return f"An array of {leaf.dtype} cannot be held or learned, as state_roles says."
     projected = cell.project(p, x)
     advance(cell, p, Now(projected), state, output_dtype=jnp.float32)
-    new, output = cell.step(sample.params, x, state)
+    output, new = cell.step(sample.params, x, state)
     if _described(new) != _described(state):
         return f"Expected a new state of {_described(state)}, got {_described(new)}."
     shape = (*sample.batch, *cell.output_shape)
@@ -271,7 +271,7 @@ def _steps_make_the_sequence(sample: _Sample, tolerance: float) -> str | None:
     xs, state, outputs = sample.xs, sample.start, []
     ran = sample.unroll(xs, state=state)
     for t in range(sample.steps):
-        state, output = sample.cell.step(sample.params, sample.steps_of(xs, t), state)
+        output, state = sample.cell.step(sample.params, sample.steps_of(xs, t), state)
         outputs.append(output)
     axis = len(sample.batch)
     stacked = jax.tree.map(lambda *ys: jnp.stack(ys, axis), *outputs)

@@ -143,7 +143,7 @@ def test_stepping_equals_the_sequence(case):
     whole = case.unroll(params, xs)
     step = jax.jit(cell.step)
     for t in range(T):
-        state, output = step(params, xs[:, t], state)
+        output, state = step(params, xs[:, t], state)
         assert_close(output, whole.outputs[:, t])
     assert_close(state, whole.state)
 
