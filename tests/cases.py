@@ -78,6 +78,12 @@ def on_every_kernel(cases: dict[str, Case]) -> dict[str, Case]:
     }
 
 
+def kernels_of(case: Case) -> list[Case]:
+    """The case on every kernel but `scan`."""
+    found = on_every_kernel({"": case}).values()
+    return [other for other in found if other.kernel != "scan"]
+
+
 def conformant(function: Any) -> Any:
     """Parametrises a test over every registered cell with its defaults, on every kernel."""
     import pytest
@@ -91,6 +97,15 @@ def all_conformant(function: Any) -> Any:
     import pytest
 
     cases = on_every_kernel(CASES)
+    return pytest.mark.parametrize("case", cases.values(), ids=cases.keys())(function)
+
+
+def picked(function: Any) -> Any:
+    """Parametrises a test over a few cells of different structure, each on every kernel."""
+    import pytest
+
+    names = ("lstm", "elman_readout", "min_gru", "conv_lstm_1d")
+    cases = on_every_kernel({name: CASES[name] for name in names})
     return pytest.mark.parametrize("case", cases.values(), ids=cases.keys())(function)
 
 

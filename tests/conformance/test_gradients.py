@@ -10,11 +10,12 @@ import pytest
 import seqjax
 from tests.cases import (
     T,
-    all_conformant,
+    all_cases,
     assert_close,
     conformant,
     draw_like,
     inputs_of,
+    kernels_of,
     mask_of,
     params_of,
     reference,
@@ -34,49 +35,54 @@ def loss_of(outputs, state, weights):
 
 @functools.cache
 def problem(case, reverse=False):
-    """A loss over all outputs and the final state, with mask and resets, and its arguments."""
+    """A loss over all outputs and the final state, with everything on, and its arguments."""
     cell = case.cell
-    xs, mask, resets = inputs_of(cell, BATCH), mask_of(BATCH), mask_of(BATCH, seed=9)
-    params, state = params_of(cell), state_of(cell, BATCH)
-    shapes = jax.eval_shape(lambda: tuple(case.unroll(params, xs)))
+    state = state_of(cell, BATCH)
+    r = cell.recurrent_input(state)
+    fixed = {
+        "mask": mask_of(BATCH),
+        "resets": mask_of(BATCH, seed=9),
+        "recurrent_mask": None if r is None else draw_like(r, 6),
+        "zoneout": jax.tree.map(lambda s: 0.2, state),
+        "reverse": reverse,
+    }
+    arguments = params_of(cell), inputs_of(cell, BATCH), state, state_of(cell, BATCH, 5)
+    shapes = jax.eval_shape(lambda: tuple(case.unroll(*arguments[:2])))
     weights = draw_like(shapes, 10)
 
-    def loss(params, xs, state, **options):
-        ran = case.unroll(
-            params, xs, state=state, mask=mask, resets=resets, reverse=reverse, **options
-        )
+    def loss(params, xs, state, reset_state, **options):
+        ran = case.unroll(params, xs, state=state, reset_state=reset_state, **fixed, **options)
         return loss_of(ran.outputs, ran.state, weights)
 
-    return loss, (params, xs, state), mask, resets, weights
+    return loss, jax.jit(jax.grad(loss, (0, 1, 2, 3))), arguments, fixed, weights
 
 
 @functools.cache
 def gradients(case, reverse=False):
-    loss, arguments, *_ = problem(case, reverse)
-    return jax.jit(jax.grad(loss, (0, 1, 2)))(*arguments)
+    _, gradient, arguments, *_ = problem(case, reverse)
+    return gradient(*arguments)
+
+
+def assert_same(got, want):
+    """Equal to float32's rounding of sums: relative to the largest number, not to each."""
+    scale = max(float(np.abs(leaf).max()) for leaf in jax.tree.leaves(want))
+    assert_close(got, want, atol=1e-6 * max(scale, 1.0))
 
 
 @pytest.mark.parametrize("reverse", [False, True])
-@all_conformant
+@all_cases
 def test_gradient_equals_differences_of_the_numpy_twin(case, reverse):
-    _, (params, xs, state), mask, resets, weights = problem(case, reverse)
+    case = case._replace(kernel="scan")
+    *_, arguments, fixed, weights = problem(case, reverse)
     ours = gradients(case, reverse)
-    direction = draw_like((params, xs, state), 11, dtype=np.float64)
+    direction = draw_like(arguments, 11, dtype=np.float64)
     size = 1e-6
 
     def at(sign):
-        moved = jax.tree.map(
-            lambda a, d: np.asarray(a, np.float64) + sign * size * d, (params, xs, state), direction
+        params, xs, state, reset_state = jax.tree.map(
+            lambda a, d: np.asarray(a, np.float64) + sign * size * d, arguments, direction
         )
-        ran = reference(
-            case,
-            moved[0],
-            moved[1],
-            initial_state=moved[2],
-            mask=mask,
-            resets=resets,
-            reverse=reverse,
-        )
+        ran = reference(case, params, xs, initial_state=state, reset_state=reset_state, **fixed)
         return loss_of(ran[0], ran[1], weights)
 
     slope = (at(1) - at(-1)) / (2 * size)
@@ -84,25 +90,26 @@ def test_gradient_equals_differences_of_the_numpy_twin(case, reverse):
         (np.asarray(g, np.float64) * d).sum()
         for g, d in zip(jax.tree.leaves(ours), jax.tree.leaves(direction), strict=True)
     )
-    scale = sum(float(jnp.abs(g).sum()) for g in jax.tree.leaves(ours))
+    scale = sum(float(np.abs(g).sum()) for g in jax.tree.leaves(ours))
     assert abs(slope) > 1e-3
     np.testing.assert_allclose(along, slope, rtol=1e-4, atol=1e-6 * scale)
+    for other in kernels_of(case):
+        assert_same(gradients(other, reverse), ours)
 
 
 @conformant
 def test_padding_never_reaches_a_gradient(case):
-    loss, (params, xs, state), mask, *_ = problem(case)
-    clean = gradients(case)
-    dirty = jax.jit(jax.grad(loss, (0, 1, 2)))(params, with_garbage(xs, mask), state)
-    assert all(bool(jnp.isfinite(leaf).all()) for leaf in jax.tree.leaves(dirty))
-    assert_close(dirty, clean)
-    assert (np.asarray(dirty[1])[~mask] == 0).all()
+    _, gradient, (params, xs, *states), fixed, _ = problem(case)
+    dirty = gradient(params, with_garbage(xs, fixed["mask"]), *states)
+    assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(dirty))
+    assert_same(dirty, gradients(case))
+    assert (np.asarray(dirty[1])[~fixed["mask"]] == 0).all()
 
 
 @registered
 def test_remat_changes_nothing(case):
-    loss, arguments, *_ = problem(case)
-    got = jax.jit(jax.grad(lambda *a: loss(*a, remat="sqrt"), (0, 1, 2)))(*arguments)
+    loss, _, arguments, *_ = problem(case)
+    got = jax.jit(jax.grad(lambda *a: loss(*a, remat="sqrt"), (0, 1, 2, 3)))(*arguments)
     assert_close(got, gradients(case), 1e-5, 1e-5)
 
 

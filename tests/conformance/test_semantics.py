@@ -1,5 +1,7 @@
 """What `unroll` means, for every cell: against NumPy float64, one sequence and step at a time."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -17,7 +19,9 @@ from tests.cases import (
     inputs_of,
     mask_of,
     params_of,
+    picked,
     reference,
+    registered,
     state_of,
     with_garbage,
 )
@@ -31,51 +35,103 @@ def test_every_registered_cell_has_a_numpy_twin():
     assert {case.name for case in CASES.values()} == set(seqjax.CELLS)
 
 
+@functools.cache
+def everything(case):
+    """Every argument of a run, so that one program serves several laws."""
+    cell, state = case.cell, state_of(case.cell, BATCH)
+    r = cell.recurrent_input(state)
+    noise = None
+    if r is not None:
+        noise = 2.0 * (np.random.default_rng(6).random(r.shape) < 0.5).astype(np.float32)
+    return {
+        "state": state,
+        "reset_state": state_of(cell, BATCH, 7),
+        "mask": mask_of(BATCH),
+        "resets": np.random.default_rng(5).random((*BATCH, T)) < 0.3,
+        "recurrent_mask": noise,
+        "zoneout": jax.tree.map(lambda s: 0.3, state),
+    }
+
+
+def host(tree):
+    """Arrays of NumPy, so that indexing compiles nothing."""
+    return jax.tree.map(np.asarray, tree)
+
+
+def check(case, xs, **options):
+    """Run a case, compare it with its NumPy twin, and return what it gave."""
+    params, mask = params_of(case.cell), options.get("mask")
+    given = xs if mask is None else with_garbage(xs, mask)
+    got = case.unroll(params, given, **options)
+    options["initial_state"] = options.pop("state", None)
+    assert isinstance(got, seqjax.Unrolled)
+    assert_close(got, reference(case, params, xs, **options))
+    return got
+
+
 @pytest.mark.parametrize("reverse", [False, True])
 @all_conformant
-def test_any_mask_resets_and_batch_axes(case, reverse):
-    cell, params = case.cell, params_of(case.cell)
-    xs, mask, state = inputs_of(cell, BATCH), mask_of(BATCH), state_of(cell, BATCH)
-    resets = np.random.default_rng(5).random((*BATCH, T)) < 0.3
-    got = case.unroll(
-        params, with_garbage(xs, mask), state=state, mask=mask, resets=resets, reverse=reverse
-    )
-    want = reference(
-        case, params, xs, initial_state=state, mask=mask, resets=resets, reverse=reverse
-    )
-    assert isinstance(got, seqjax.Unrolled)
-    assert_close(got, want)
+def test_masks_resets_states_and_noise(case, reverse):
+    options = everything(case)
+    xs, mask, state = inputs_of(case.cell, BATCH), options["mask"], options["state"]
+    got = host(check(case, xs, reverse=reverse, **options))
+    assert (got.outputs[~mask] == 0).all()
+    # Without a real step the initial state comes back, to the bit.
+    options = options | {"resets": np.zeros_like(mask), "reverse": reverse}
+    alone = case.unroll(params_of(case.cell), xs, **options)
+    pairs = zip(jax.tree.leaves(host(alone.state)), jax.tree.leaves(host(state)), strict=True)
+    assert all((final[-1, -1] == initial[-1, -1]).all() for final, initial in pairs)
+
+
+@all_conformant
+def test_nothing_but_inputs(case):
+    check(case, inputs_of(case.cell, (3,)))
+
+
+@conformant
+def test_chunks_with_carried_state_equal_the_whole(case):
+    params, xs, options = params_of(case.cell), inputs_of(case.cell, BATCH), everything(case)
+    run = functools.partial(case.unroll, params, xs)
+    whole = host(run(**options))
+    mask, resets, early = options["mask"], options["resets"], np.arange(T) < 3
+    a = host(run(**options | {"mask": mask & early, "resets": resets & early}))
+    later = {"mask": mask & ~early, "resets": resets & ~early, "state": a.state}
+    b = host(run(**options | later))
+    assert_close(whole, (a.outputs + b.outputs, b.state))
+
+
+@pytest.mark.parametrize("name", ["mask", "resets", "recurrent_mask", "zoneout", "state"])
+@picked
+def test_each_argument_alone(case, name):
+    value = everything(case)[name]
+    if value is not None:
+        check(case, inputs_of(case.cell, BATCH), reverse=True, **{name: value})
 
 
 @pytest.mark.parametrize("reverse", [False, True])
-@conformant
+@picked
 def test_lengths(case, reverse):
-    cell, params, state = case.cell, params_of(case.cell), state_of(case.cell, (3,))
-    xs = inputs_of(cell, (3,))
+    state = state_of(case.cell, (3,))
+    xs = inputs_of(case.cell, (3,))
     garbage = with_garbage(xs, np.arange(T) < LENGTHS[:, None])
+    params = params_of(case.cell)
     got = case.unroll(params, garbage, state=state, lengths=LENGTHS, reverse=reverse)
     want = reference(case, params, xs, initial_state=state, lengths=LENGTHS, reverse=reverse)
     assert_close(got, want)
-    for row, length in enumerate(LENGTHS):
-        assert (np.asarray(got.outputs[row, length:]) == 0).all()
-    # Length 0: the initial state, to the bit.
-    for final, initial in zip(jax.tree.leaves(got.state), jax.tree.leaves(state), strict=True):
-        assert (final[2] == initial[2]).all()
 
 
-@pytest.mark.parametrize("reverse", [False, True])
-@conformant
-def test_a_sequence_alone_equals_itself_in_a_padded_batch(case, reverse):
+@picked
+def test_a_sequence_alone_equals_itself_in_a_padded_batch(case):
     cell, params = case.cell, params_of(case.cell)
     xs = inputs_of(cell, (3,))
-    batch = case.unroll(params, xs, lengths=LENGTHS, reverse=reverse)
+    batch = host(case.unroll(params, xs, lengths=LENGTHS, reverse=True))
     for row, length in enumerate(LENGTHS):
-        alone = case.unroll(params, xs[row, :length], reverse=reverse)
+        alone = case.unroll(params, xs[row, :length], reverse=True)
         inside = (batch.outputs[row, :length], jax.tree.map(lambda s, r=row: s[r], batch.state))
         assert_close(inside, tuple(alone))
 
 
-@conformant
+@picked
 def test_reverse_is_the_reversed_short_sequence(case):
     cell, params = case.cell, params_of(case.cell)
     xs = jnp.asarray(inputs_of(cell, (3,)))
@@ -85,25 +141,25 @@ def test_reverse_is_the_reversed_short_sequence(case):
     assert_close(tuple(backward), (outputs, flipped.state))
 
 
-@conformant
+@picked
 def test_packed_rows_equal_separate_rows(case):
     cell, params = case.cell, params_of(case.cell)
     xs = inputs_of(cell, ())
     resets = np.arange(T) == 4
     packed = case.unroll(params, xs, resets=resets)
-    first = case.unroll(params, xs[:4])
-    second = case.unroll(params, xs[4:])
-    assert_close(packed.outputs, jnp.concatenate([first.outputs, second.outputs]))
+    first = host(case.unroll(params, xs[:4]))
+    second = host(case.unroll(params, xs[4:]))
+    assert_close(packed.outputs, np.concatenate([first.outputs, second.outputs]))
     assert_close(packed.state, second.state)
     # In reverse a reset acts before step t of the order in which steps are processed.
     packed = case.unroll(params, xs, resets=np.arange(T) == 3, reverse=True)
-    first = case.unroll(params, xs[:4], reverse=True)
-    second = case.unroll(params, xs[4:], reverse=True)
-    assert_close(packed.outputs, jnp.concatenate([first.outputs, second.outputs]))
+    first = host(case.unroll(params, xs[:4], reverse=True))
+    second = host(case.unroll(params, xs[4:], reverse=True))
+    assert_close(packed.outputs, np.concatenate([first.outputs, second.outputs]))
     assert_close(packed.state, first.state)
 
 
-@conformant
+@picked
 def test_resets_put_back_the_reset_state_not_the_carried_one(case):
     cell, params = case.cell, params_of(case.cell)
     xs, carried, fresh = inputs_of(cell, (2,)), state_of(cell, (2,)), state_of(cell, (), 7)
@@ -126,21 +182,21 @@ def test_empty_time_and_empty_batch(case):
     assert jax.tree.leaves(no_batch.state)[0].shape[0] == 0
 
 
-@conformant
-def test_chunks_with_carried_state_equal_the_whole(case):
+@picked
+def test_short_chunks_equal_the_whole(case):
     cell, params = case.cell, params_of(case.cell)
     xs, mask, resets = inputs_of(cell, (3,)), mask_of((3,)), mask_of((3,), seed=9)
     whole = case.unroll(params, xs, mask=mask, resets=resets)
     a = case.unroll(params, xs[:, :3], mask=mask[:, :3], resets=resets[:, :3])
     b = case.unroll(params, xs[:, 3:], state=a.state, mask=mask[:, 3:], resets=resets[:, 3:])
-    assert_close(whole, (jnp.concatenate([a.outputs, b.outputs], 1), b.state))
+    assert_close(whole, (np.concatenate([host(a.outputs), host(b.outputs)], 1), b.state))
 
 
-@conformant
+@registered
 def test_stepping_equals_the_sequence(case):
     cell, params = case.cell, params_of(case.cell)
     xs, state = inputs_of(cell, (3,)), cell.initial_state((3,))
-    whole = case.unroll(params, xs)
+    whole = host(case.unroll(params, xs))
     step = jax.jit(cell.step)
     for t in range(T):
         output, state = step(params, xs[:, t], state)
@@ -148,7 +204,7 @@ def test_stepping_equals_the_sequence(case):
     assert_close(state, whole.state)
 
 
-@conformant
+@picked
 def test_time_major_is_the_same_transposed(case):
     cell, params = case.cell, params_of(case.cell)
     xs, mask, resets = inputs_of(cell, BATCH), mask_of(BATCH), mask_of(BATCH, seed=9)
@@ -162,34 +218,19 @@ def test_time_major_is_the_same_transposed(case):
     assert_close(got, (first(np.asarray(want.outputs)), want.state))
 
 
-@conformant
-def test_recurrent_mask(case):
-    cell, params = case.cell, params_of(case.cell)
-    xs, state = inputs_of(cell, (3,)), state_of(cell, (3,))
-    if cell.recurrent_input(state) is None:
+@registered
+def test_no_recurrent_mask_without_a_recurrent_product(case):
+    if everything(case)["recurrent_mask"] is None:
         with pytest.raises(ValueError, match=r"recurrent_mask.*no recurrent product"):
-            case.unroll(params, xs, recurrent_mask=jnp.ones((3, 4)))
-        return
-    shape = cell.recurrent_input(state).shape
-    noise = 2.0 * (np.random.default_rng(6).random(shape) < 0.5).astype(np.float32)
-    got = case.unroll(params, xs, state=state, recurrent_mask=noise)
-    want = reference(case, params, xs, initial_state=state, recurrent_mask=noise)
-    assert_close(got, want)
+            case.unroll(params_of(case.cell), inputs_of(case.cell, (3,)), recurrent_mask=1.0)
 
 
-@pytest.mark.parametrize("training", [True, False])
 @conformant
-def test_zoneout(case, training):
-    cell, params = case.cell, params_of(case.cell)
-    xs, state, mask = inputs_of(cell, (3,)), state_of(cell, (3,)), mask_of((3,))
-    if training:
-        drawn = draw_like(jax.tree.map(lambda s: np.zeros((3, T, *s.shape[1:])), state), 8)
-        hold = jax.tree.map(lambda a: a > 0.5, drawn)
-    else:
-        hold = jax.tree.map(lambda s: 0.3, state)
-    got = case.unroll(params, xs, state=state, mask=mask, zoneout=hold)
-    want = reference(case, params, xs, initial_state=state, mask=mask, zoneout=hold)
-    assert_close(got, want)
+def test_zoneout_that_is_drawn(case):
+    state = state_of(case.cell, BATCH)
+    drawn = draw_like(jax.tree.map(lambda s: np.zeros((*BATCH, T, *s.shape[2:])), state), 8)
+    options = everything(case) | {"zoneout": jax.tree.map(lambda a: a > 0.5, drawn)}
+    check(case, inputs_of(case.cell, BATCH), **options)
 
 
 @pytest.mark.parametrize("dtype", [np.uint8, np.int32, np.int64])

@@ -1,7 +1,6 @@
 """The fused kernel equals scan, runs when asked for, and has one product in each loop."""
 
 import dataclasses
-import functools
 import traceback
 from typing import Any, NamedTuple, cast
 
@@ -15,7 +14,6 @@ from seqjax import kernels
 from seqjax.cells import Cell
 from tests.cases import (
     CASES,
-    all_cases,
     assert_close,
     draw_like,
     inputs_of,
@@ -23,7 +21,6 @@ from tests.cases import (
     params_of,
     registered,
     state_of,
-    with_garbage,
 )
 from tests.conformance.test_transforms import products
 from tests.test_custom_cells import RunningMean
@@ -64,18 +61,6 @@ def assert_same(got, want):
     assert_close(got, want, atol=1e-6 * max(scale, 1.0))
 
 
-@functools.cache
-def gradients(case, implementation, reverse):
-    loss, arguments = loss_of(case, implementation, reverse)
-    return jax.jit(jax.value_and_grad(loss, (0, 1, 2, 3)))(*arguments)
-
-
-@pytest.mark.parametrize("reverse", [False, True])
-@all_cases
-def test_values_and_gradients_equal_scan(case, reverse):
-    assert_same(gradients(case, "fused", reverse), gradients(case, "scan", reverse))
-
-
 @registered
 def test_without_mask_or_noise(case):
     cell, params, xs = case.cell, params_of(case.cell), inputs_of(case.cell, BATCH)
@@ -88,14 +73,6 @@ def test_without_mask_or_noise(case):
         return jax.jit(jax.value_and_grad(loss, (0, 1), has_aux=True))(params, xs)
 
     assert_same(ran("fused"), ran("scan"))
-
-
-@registered
-def test_padding_never_reaches_a_gradient(case):
-    loss, (params, xs, *states) = loss_of(case, "fused")
-    _, clean = gradients(case, "fused", False)
-    dirty = jax.jit(jax.grad(loss, (0, 1, 2, 3)))(params, with_garbage(xs, mask_of(BATCH)), *states)
-    assert_same(dirty, clean)
 
 
 @pytest.mark.parametrize("name", ["lstm", "gru", "cho_gru", "layer_norm_lstm"])
