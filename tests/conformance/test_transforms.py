@@ -21,6 +21,7 @@ from tests.cases import (
     inputs_of,
     mask_of,
     params_of,
+    picked,
 )
 
 BATCH = (4,)
@@ -44,48 +45,37 @@ def run_of(case):
 def test_jit_and_checkpoint_and_vmap(case):
     run, _, params, xs = run_of(case)
     want = run(params, xs)
-    assert_close(jax.jit(run)(params, xs), want)
-    assert_close(jax.checkpoint(run)(params, xs), want)
-    mask = mask_of(BATCH)
+    assert_close(jax.jit(jax.checkpoint(run))(params, xs), want)
     one = lambda x, m: tuple(case.unroll(params, x, mask=m))  # noqa: E731
-    assert_close(jax.vmap(one)(xs, mask), want)
+    assert_close(jax.jit(jax.vmap(one))(xs, mask_of(BATCH)), want)
 
 
 @conformant
-def test_forward_mode_equals_reverse_mode(case):
-    _, loss, params, xs = run_of(case)
-    tangent = jax.tree.map(jnp.asarray, draw_like(params, 12))
-    _, slope = jax.jvp(lambda p: loss(p, xs), (params,), (tangent,))
-    gradient = jax.grad(loss)(params, xs)
-    along = sum(
-        (g * t).sum()
-        for g, t in zip(jax.tree.leaves(gradient), jax.tree.leaves(tangent), strict=True)
-    )
-    np.testing.assert_allclose(slope, along, rtol=1e-4)
-
-
-@conformant
-def test_gradient_of_gradient(case):
+def test_forward_and_reverse_mode_of_first_and_second_order(case):
     _, loss, params, xs = run_of(case)
     tangent = jax.tree.map(jnp.asarray, draw_like(params, 12))
 
-    def slope(p):
-        gradient = jax.grad(loss)(p, xs)
+    def along(gradient):
         pairs = zip(jax.tree.leaves(gradient), jax.tree.leaves(tangent), strict=True)
         return sum((g * t).sum() for g, t in pairs)
 
-    # Reverse over reverse, against forward over reverse.
-    backward = jax.jit(jax.grad(slope))(params)
-    _, forward = jax.jit(lambda p: jax.jvp(jax.grad(lambda q: loss(q, xs)), (p,), (tangent,)))(
-        params
-    )
+    @jax.jit
+    def derivatives(params):
+        gradient = jax.grad(loss)
+        slope = jax.jvp(lambda p: loss(p, xs), (params,), (tangent,))[1]
+        first, forward = jax.jvp(lambda p: gradient(p, xs), (params,), (tangent,))
+        backward = jax.grad(lambda p: along(gradient(p, xs)))(params)
+        return slope, along(first), forward, backward
+
+    slope, first, forward, backward = derivatives(params)
+    np.testing.assert_allclose(slope, first, rtol=1e-4)
     scale = max(float(jnp.abs(leaf).max()) for leaf in jax.tree.leaves(forward))
     assert scale > 0
     assert_close(backward, forward, 1e-4 * scale, 1e-3)
 
 
 @pytest.mark.two_devices
-@conformant
+@picked
 def test_shard_map_over_the_batch(case):
     run, _, params, xs = run_of(case)
     mask = mask_of(BATCH)
