@@ -124,7 +124,7 @@ def test_encoder_decoders(options):
             best,
             decoding.greedy(step, start, **shared),
             decoding.sample(step, start, key, **shared, num_samples=2, top_k=4, top_p=0.9),
-            decoding.score(step, start, best.tokens, best.lengths, begin=2, end=[3, 4]),
+            decoding.score(step, start, best.tokens, lengths=best.lengths, begin=2, end=[3, 4]),
             model.scheduled(encoded, tokens, 0.5, key),
         ]
         both = decoding.ensemble([step, step])

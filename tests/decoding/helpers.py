@@ -235,4 +235,6 @@ def decode(toy, decoder=beam_search, *, key=None, arrays=None, **options) -> Any
 @jax.jit
 def score_toy(toy, tokens, lengths):
     """The scores of outputs of a toy."""
-    return score(step_of(toy), initial(toy), tokens, lengths, begin=len(toy.embed) - 1, end=END)
+    return score(
+        step_of(toy), initial(toy), tokens, lengths=lengths, begin=len(toy.embed) - 1, end=END
+    )

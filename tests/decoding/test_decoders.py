@@ -91,7 +91,14 @@ def test_strict_promotion(decoder, options):
     toy = jax.tree.map(jnp.asarray, make_toy())
     with jax.numpy_dtype_promotion("strict"), jax.numpy_rank_promotion("raise"):
         decoded = _call(decoder, options, toy, **others)
-        score(step_of(toy), initial(toy), decoded.tokens, decoded.lengths, begin=BEGIN, end=END)
+        score(
+            step_of(toy),
+            initial(toy),
+            decoded.tokens,
+            lengths=decoded.lengths,
+            begin=BEGIN,
+            end=END,
+        )
     assert np.isfinite(decoded.log_probs).all()
 
 

@@ -142,7 +142,7 @@ def test_sample_refuses(name, row):
     ],
 )
 def test_score_refuses(name, tokens, lengths, error, message):
-    run = lambda: score(STEP, STATE, tokens, lengths, begin=BEGIN, end=END)  # noqa: E731
+    run = lambda: score(STEP, STATE, tokens, lengths=lengths, begin=BEGIN, end=END)  # noqa: E731
     assert_refused(name, error, message, run)
 
 

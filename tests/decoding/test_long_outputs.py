@@ -29,7 +29,7 @@ def test_a_long_total_is_that_of_float64():
     wanted = np.resize(gains().max(axis=1), STEPS).sum()
     decoded = jax.jit(lambda s: greedy(step, s, **options, max_length=STEPS))(start)
     assert abs(decoded.log_probs[0, 0] / wanted - 1) < 2e-7
-    scored = jax.jit(lambda t, n: score(step, start, t, n, **options))(
+    scored = jax.jit(lambda t, n: score(step, start, t, lengths=n, **options))(
         decoded.tokens[:, 0], decoded.lengths[:, 0]
     )
     assert abs(scored.log_probs[0] / wanted - 1) < 2e-7
@@ -128,7 +128,7 @@ def test_logits_of_any_magnitude(scale):
 
     def loss(table, tokens):
         step = lambda tokens, state: (table[tokens], state)  # noqa: E731
-        return score(step, start, tokens, [1], begin=0, end=0).log_probs.sum()
+        return score(step, start, tokens, lengths=[1], begin=0, end=0).log_probs.sum()
 
     slopes = jax.jit(jax.value_and_grad(loss))
     value, slope = slopes(table, jnp.array([[1, 0]]))

@@ -23,7 +23,7 @@ def test_score_is_a_loop():
     toy = make_toy(4)
     tokens = np.array([[1, 2, 3, 1], [3, -1, 99, 7], [0, 1, 2, 0]])  # an end token may stand inside
     lengths = np.array([4, 1, 3])
-    scored = score(step_of(toy), initial(toy), tokens, lengths, begin=BEGIN, end=END)
+    scored = score(step_of(toy), initial(toy), tokens, lengths=lengths, begin=BEGIN, end=END)
     for b in range(B):
         output = (*tokens[b, : lengths[b]].tolist(), *([END] if lengths[b] < L else []))
         oracle = Oracle(toy, b)
@@ -50,7 +50,9 @@ def test_score_has_a_gradient():
 
     def loss(out, tokens=tokens):
         step = step_of(toy._replace(out=out))
-        return score(step, initial(toy), tokens, lengths, begin=BEGIN, end=END).log_probs.sum()
+        return score(
+            step, initial(toy), tokens, lengths=lengths, begin=BEGIN, end=END
+        ).log_probs.sum()
 
     slope = jax.grad(loss)(toy.out)
     change = 1e-2
@@ -71,6 +73,6 @@ def test_score_of_a_token_that_is_none():
     toy, tokens = make_toy(), np.array([[1, 4], [1, 2], [1, -1]])
     lengths = np.array([2, 2, 1])
     with pytest.raises(ValueError, match=r"tokens: expected values in \[0, 3\] .* got 4"):
-        score(step_of(toy), initial(toy), tokens, lengths, begin=BEGIN, end=END)
+        score(step_of(toy), initial(toy), tokens, lengths=lengths, begin=BEGIN, end=END)
     scored = score_toy(toy, tokens, lengths)
     assert np.isnan(scored.log_probs).tolist() == [True, False, False]

@@ -135,8 +135,10 @@ def test_greedy_and_scores():
 def test_an_output_that_ends_with_another_token_has_no_score():
     tokens, lengths = np.array([[0, 2, 0]]), np.array([1])
     with pytest.raises(ValueError, match=r"tokens: expected one of the end tokens \(3, 1\).*got 2"):
-        score(step, START, tokens, lengths, begin=BEGIN, end=ENDS)
-    scored = jax.jit(lambda tokens: score(step, START, tokens, lengths, begin=BEGIN, end=ENDS))
+        score(step, START, tokens, lengths=lengths, begin=BEGIN, end=ENDS)
+    scored = jax.jit(
+        lambda tokens: score(step, START, tokens, lengths=lengths, begin=BEGIN, end=ENDS)
+    )
     assert np.isnan(scored(tokens).log_probs[0])
     assert np.isfinite(scored(tokens + [[0, 1, 0]]).log_probs[0])
     one = run(score, tokens, lengths, end=3)  # anything may stand from the length on
