@@ -31,17 +31,17 @@ help: ## print this list
 	@echo "  Settings: PYTHON=$(PYTHON)  VENV=$(VENV)  JOBS=$(JOBS) (test processes)"
 
 demo: $(VENV)/.examples $(VENV)/.data ## learn to pronounce words from the CMU dictionary
-	$(BIN)/python examples/pronounce.py --say seqjax bahdanau --resume
+	$(BIN)/python -m examples.pronounce --say seqjax bahdanau --resume
 
 speaker: $(VENV)/.examples $(VENV)/.data ## train a speaker recogniser on real recordings
-	$(BIN)/python examples/speaker.py --resume
+	$(BIN)/python -m examples.speaker --resume
 
 examples: $(EXAMPLES:%=example-%) ## run each example on its own data, a minute or two each
-	$(BIN)/python examples/vanishing_gradient.py
-	$(BIN)/python examples/pretrained_g2p.py bahdanau seqjax
+	$(BIN)/python -m examples.vanishing_gradient
+	$(BIN)/python -m examples.pretrained_g2p bahdanau seqjax
 
 $(EXAMPLES:%=example-%): example-%: $(VENV)/.examples $(VENV)/.data $(VENV)/.more_data $(REVIEWS)
-	$(BIN)/python examples/$*.py --resume
+	$(BIN)/python -m examples.$* --resume
 
 serve: $(VENV)/.serve ## serve the models of `make demo` and `make example-sentiment` on port 8000
 	$(BIN)/python -m examples.serve --pronounce out/pronounce --sentiment out/sentiment
@@ -71,7 +71,7 @@ peers: $(VENV)/.test $(VENV)/.bench $(VENV)/.data ## run the tests that compare 
 	  tests/examples/test_pretrained_g2p.py
 
 doctest: $(VENV)/.test ## run the examples in the docstrings alone
-	$(BIN)/python -m pytest -n $(JOBS) seqjax
+	$(BIN)/python -m pytest -n $(JOBS) seqjax examples/script.py
 
 lint: $(VENV)/.dev ## check style and formatting
 	$(BIN)/ruff check .
@@ -84,7 +84,7 @@ docs: $(VENV)/.docs ## build the site of docs/ in out/site; a broken link fails
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet
 
 gallery: $(VENV)/.examples ## draw the pictures of docs/gallery.md anew
-	$(BIN)/python examples/gallery.py
+	$(BIN)/python -m examples.gallery
 
 dist: $(VENV)/.dev ## build sdist and wheel in out/dist, try the wheel in a new environment
 	rm -rf out/dist out/dist-venv

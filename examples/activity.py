@@ -5,8 +5,8 @@ recurrent layer that reads them in both directions; the mean and the maximum of 
 real steps; a softmax. Convolutions below recurrent layers: Ordóñez, Roggen (2016), Deep
 convolutional and LSTM recurrent neural networks for multimodal wearable activity recognition.
 
-    python examples/activity.py                        # BasicMotions, inside the package aeon
-    python examples/activity.py --data FOLDER --validation 0.1
+    python -m examples.activity                        # BasicMotions, inside the package aeon
+    python -m examples.activity --data FOLDER --validation 0.1
 
 Data: by default 80 recordings of a watch's accelerometer and gyroscope, ten seconds each, by four
 students standing, walking, running and playing badminton (half of them are the test set). With
@@ -28,14 +28,15 @@ import jax.numpy as jnp
 import numpy as np
 import tyro
 from flax import nnx
-from shipped import motions
 
-from seqjax import cells, losses, metrics, nn, sequences, training, viz
+from examples import script
+from examples.shipped import motions
+from seqjax import cells, losses, metrics, nn, sequences, viz
 from seqjax.data import batches
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Config(training.ScriptOptions):
+class Config(script.ScriptOptions):
     """Trains a classifier of sequences, and says which classes it confuses."""
 
     data: Path | None = None
@@ -85,7 +86,7 @@ class Classifier(nnx.Module):
             size = config.features
         if images:  # what the convolutions leave of an image, (H / 4) (W / 4) features, is a vector
             size *= math.ceil(shape[0] / 4) * math.ceil(shape[1] / 4)
-        with training.blaming("cell"):
+        with script.blaming("cell"):
             cell = cells.make_cell(config.cell, size, config.hidden_size)
         self.recurrent = nn.Recurrent(
             cell,
@@ -111,7 +112,7 @@ class Classifier(nnx.Module):
 def main(config: Config) -> dict[str, float]:
     """Trains and measures; returns the accuracies of the test set, ours and those of baselines."""
     config.prepare()
-    with training.blaming("data"):
+    with script.blaming("data"):
         found, names = motions.load(config.data, config.validation, config.seed)
     shape = found["train"]["steps"][0].shape[1:]
     counts = ", ".join(f"{len(part['label']):,} {name}" for name, part in found.items())
@@ -140,7 +141,7 @@ def main(config: Config) -> dict[str, float]:
     if "dev" in found:
         held = {"eval_batches": in_order("dev"), "metric_fn": metric_fn}
     result = config.fit(model, loss_fn, source, **held)
-    figures = {"accuracy": training.measure(result.model, metric_fn, in_order("test"))["accuracy"]}
+    figures = {"accuracy": script.measure(result.model, metric_fn, in_order("test"))["accuracy"]}
     if held:
         figures["validation_accuracy"] = result.best["eval_accuracy"]
     labels = found["test"]["label"]
@@ -156,4 +157,4 @@ def main(config: Config) -> dict[str, float]:
 
 
 if __name__ == "__main__":
-    main(tyro.cli(Config, description=__doc__))
+    main(tyro.cli(Config, prog="python -m examples.activity", description=__doc__))

@@ -4,7 +4,7 @@ The task of Zaremba and Sutskever (2014), in the form that Keras's example made 
 of up to three digits, the question read backwards, an LSTM that reads and an LSTM that writes.
 Everything is drawn from a seed, so no data is needed.
 
-    python examples/addition.py --ask 535+61 7+999
+    python -m examples.addition --ask 535+61 7+999
 """
 
 import dataclasses
@@ -17,14 +17,15 @@ import numpy as np
 import tyro
 from flax import nnx
 
-from seqjax import decoding, losses, metrics, seq2seq, training
+from examples import script
+from seqjax import decoding, losses, metrics, seq2seq
 from seqjax.data import Vocabulary, batches
 
 LETTERS = Vocabulary("0123456789+ ")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Config(training.ScriptOptions):
+class Config(script.ScriptOptions):
     """Trains a model, prints its accuracy on questions it has not seen, answers some."""
 
     ask: tuple[str, ...] = ("535+61", "7+999", "250+250")
@@ -143,4 +144,4 @@ def main(config: Config) -> dict[str, float]:
 
 
 if __name__ == "__main__":
-    main(tyro.cli(Config, description=__doc__))
+    main(tyro.cli(Config, prog="python -m examples.addition", description=__doc__))

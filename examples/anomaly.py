@@ -7,8 +7,8 @@ compared with the history: a detection is where a Gaussian makes so high a mean 
 --tail. Persistence, which expects the last value again, is scored the same way. No threshold is
 chosen by labels.
 
-    python examples/anomaly.py              # a blood pressure with one anomaly, in the package aeon
-    python examples/anomaly.py --data NAB   # its folder, with data/ and labels/
+    python -m examples.anomaly              # a blood pressure with one anomaly, in the package aeon
+    python -m examples.anomaly --data NAB   # its folder, with data/ and labels/
 
 A window is found if a detection is in it. A detection begins an alarm, of which further detections
 within 1 % of the series are part; one that begins outside all windows is a false alarm. What NAB's
@@ -30,14 +30,15 @@ import numpy as np
 import tyro
 from flax import nnx
 from scipy.stats import norm
-from shipped import anomalies
 
-from seqjax import cells, metrics, nn, training
+from examples import script
+from examples.shipped import anomalies
+from seqjax import cells, metrics, nn
 from seqjax.data import batches
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Config(training.ScriptOptions):
+class Config(script.ScriptOptions):
     """Trains one forecaster for all series, detects in each, and judges the detections."""
 
     data: Path | None = None
@@ -69,7 +70,7 @@ class Forecaster(nnx.Module):
 
     def __init__(self, config: Config, series: int, *, rngs: nnx.Rngs) -> None:
         self.embed = nnx.Embed(series, 8, rngs=rngs)
-        with training.blaming("cell"):
+        with script.blaming("cell"):
             cell = cells.make_cell(config.cell, 2 + 4 + 8, config.hidden_size)
         self.recurrent = nn.Recurrent(cell, rngs=rngs)
         self.dropout = nnx.Dropout(config.dropout)
@@ -123,7 +124,7 @@ def main(config: Config) -> dict[str, float]:
     """Trains, detects, plots; returns figures of the network, of persistence, and of chance."""
     config.prepare()
     least = max(config.window + 1, 9 * config.recent)
-    with training.blaming("data"):
+    with script.blaming("data"):
         some = anomalies.load(config.data, config.probation, least)
     windows = sum(len(one.windows) for one in some)
     print(f"{len(some)} series, {sum(len(s.values) for s in some):,} steps, {windows} windows")
@@ -167,4 +168,4 @@ def main(config: Config) -> dict[str, float]:
 
 
 if __name__ == "__main__":
-    main(tyro.cli(Config, description=__doc__))
+    main(tyro.cli(Config, prog="python -m examples.anomaly", description=__doc__))

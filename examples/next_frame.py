@@ -6,8 +6,8 @@ The films are made here: digits, places and speeds are drawn from the seed. The 
 validation and test films are different ones. A network of convolutional LSTMs reads a film and says
 for each pixel of the next frame how bright it is; then it goes on by itself, from its own frames.
 
-    python examples/next_frame.py
-    python examples/next_frame.py --digits 2 --size 24
+    python -m examples.next_frame
+    python -m examples.next_frame --digits 2 --size 24
 
 The measures are over all pixels of the frames from the third one on: two frames tell the speed.
 Data: Alpaydin, Kaynak (1998), Optical recognition of handwritten digits.
@@ -22,14 +22,15 @@ import jax.numpy as jnp
 import numpy as np
 import tyro
 from flax import nnx
-from shipped import moving_digits
 
-from seqjax import cells, metrics, nn, training
+from examples import script
+from examples.shipped import moving_digits
+from seqjax import cells, metrics, nn
 from seqjax.data import batches
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Config(training.ScriptOptions):
+class Config(script.ScriptOptions):
     """Trains a network that predicts the next frame, and lets it continue films of the test set."""
 
     data: Path | None = None
@@ -106,7 +107,7 @@ def main(config: Config) -> dict[str, float]:
     if config.size <= moving_digits.SIDE or config.steps < 4:
         least = f"more than {moving_digits.SIDE}, at least 4"
         raise SystemExit(f"--size, --steps: expected {least}")
-    with training.blaming("data"):
+    with script.blaming("data"):
         images, rng = moving_digits.load(config.data), np.random.default_rng(config.seed)
     counts = {"train": config.films, "dev": -(-config.films // 10), "test": -(-config.films // 10)}
     films = {
@@ -129,7 +130,7 @@ def main(config: Config) -> dict[str, float]:
         eval_batches=in_order("dev"),
         metric_fn=metric_fn,
     )
-    figures = training.measure(result.model, metric_fn, in_order("test"))
+    figures = script.measure(result.model, metric_fn, in_order("test"))
     figures |= moving_digits.copied(films["train"], films["test"])
 
     film, half = films["test"][:1], config.steps // 2
@@ -143,4 +144,4 @@ def main(config: Config) -> dict[str, float]:
 
 
 if __name__ == "__main__":
-    main(tyro.cli(Config, description=__doc__))
+    main(tyro.cli(Config, prog="python -m examples.next_frame", description=__doc__))

@@ -11,8 +11,8 @@ compiled loop; a maze that ends begins anew at once. The update unrolls the GRU 
 played, `resets` marking where mazes begin, and its state is carried from one roll-out to the next.
 A feed-forward policy with about as many weights does the same for comparison.
 
-    python examples/policy.py
-    python examples/policy.py --corridor 70 --rollout 256 --learning-rate 1e-3 --epochs 40
+    python -m examples.policy
+    python -m examples.policy --corridor 70 --rollout 256 --learning-rate 1e-3 --epochs 40
 """
 
 import dataclasses
@@ -25,8 +25,9 @@ import jax.numpy as jnp
 import numpy as np
 import tyro
 from flax import nnx
-from shipped import t_maze
 
+from examples import script
+from examples.shipped import t_maze
 from seqjax import nn, training
 
 MAZES = 1024  # that a trained policy is measured in
@@ -34,7 +35,7 @@ CLIP, SMOOTHING, ENTROPY = 0.2, 0.95, 0.01  # ε of PPO, λ of GAE, the weight o
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Config(training.ScriptOptions):
+class Config(script.ScriptOptions):
     """Trains a recurrent and a feed-forward policy; prints how often they turn the right way."""
 
     corridor: int = 20
@@ -235,9 +236,9 @@ def main(config: Config) -> dict[str, float]:
     figure = t_maze.plot(histories, steps, config.corridor)
     figure.savefig(config.out / "success.png", dpi=150)
     rates = {name.replace("-", "_"): success(config, r.model) for name, r in results.items()}
-    print(f"\n{training.count_parameters(results['feed-forward'].model):,} parameters feed-forward")
+    print(f"\n{script.count_parameters(results['feed-forward'].model):,} parameters feed-forward")
     return config.report(results["recurrent"], **rates, chance=0.5)
 
 
 if __name__ == "__main__":
-    main(tyro.cli(Config, description=__doc__))
+    main(tyro.cli(Config, prog="python -m examples.policy", description=__doc__))

@@ -4,7 +4,7 @@ The package g2p_en holds a GRU that reads the letters of an English word and one
 phonemes, with stress, trained in PyTorch on the CMU Pronouncing Dictionary. `interop.pytorch`
 makes layers of their weights; `decoding.greedy` says all words at once, in one compiled call.
 
-    python examples/pretrained_g2p.py bahdanau seqjax
+    python -m examples.pretrained_g2p bahdanau seqjax
 """
 
 import dataclasses
@@ -16,7 +16,8 @@ import jax
 import numpy as np
 import tyro
 
-from seqjax import decoding, training
+from examples import script
+from seqjax import decoding
 from seqjax.data import Vocabulary, installed_files, pad
 from seqjax.interop import pytorch
 
@@ -104,7 +105,7 @@ def pronounce(model: dict[str, Any], words: Sequence[str]) -> list[list[str]]:
 
 def main(config: Config) -> dict[str, list[str]]:
     """Loads the model and says the words; returns their phonemes."""
-    with training.blaming("data"):
+    with script.blaming("data"):
         model = load(config.data or installed_files("g2p_en", "checkpoint20.npz")[0])
     words = [word.lower() for word in config.words if word.strip()]
     if not words:
@@ -116,4 +117,4 @@ def main(config: Config) -> dict[str, list[str]]:
 
 
 if __name__ == "__main__":
-    main(tyro.cli(Config, description=__doc__))
+    main(tyro.cli(Config, prog="python -m examples.pretrained_g2p", description=__doc__))

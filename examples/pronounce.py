@@ -4,7 +4,7 @@ A bidirectional LSTM reads the letters; an LSTM with Bahdanau's attention writes
 (stress marks are removed: 39 phones). Words are held out by word, so none is on both sides; a word
 with several pronunciations counts as right if any of them is found.
 
-    python examples/pronounce.py --say seqjax bahdanau
+    python -m examples.pronounce --say seqjax bahdanau
 """
 
 import dataclasses
@@ -16,14 +16,15 @@ from typing import Any, ClassVar
 
 import tyro
 from flax import nnx
-from shipped import pronunciations
 
-from seqjax import seq2seq, training, viz
+from examples import script
+from examples.shipped import pronunciations
+from seqjax import seq2seq, viz
 from seqjax.data import Vocabulary, batches
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Config(training.ScriptOptions):
+class Config(script.ScriptOptions):
     """Trains a model, prints error rates, draws an attention map and says words."""
 
     say: tuple[str, ...] = ("seqjax", "bahdanau")
@@ -70,7 +71,7 @@ def pronounce(
 def main(config: Config) -> dict[str, float]:
     """Trains, prints, plots and says; returns the error rates."""
     config.prepare()
-    with training.blaming("data"):
+    with script.blaming("data"):
         dictionary, sides = pronunciations.load(config.data, config.test_share)
     train_words, valid_words, test_words = sides
     letters = Vocabulary.build(train_words)
@@ -129,4 +130,4 @@ def main(config: Config) -> dict[str, float]:
 
 
 if __name__ == "__main__":
-    main(tyro.cli(Config, description=__doc__))
+    main(tyro.cli(Config, prog="python -m examples.pronounce", description=__doc__))

@@ -4,8 +4,8 @@ The data is 10,605 sentences of film reviews, each rated from -4 to 4 by twenty 
 (Hutto, Gilbert 2014), from the source archive of vaderSentiment; positive is what they rated above
 0 in the mean. Or whole reviews of IMDB (Maas et al. 2011): --data aclImdb or --tfds imdb_reviews.
 
-    python examples/sentiment.py --say "Not a bad film, but nothing I would watch again."
-    python examples/sentiment.py --data aclImdb --preset tutorial --out out/tutorial
+    python -m examples.sentiment --say "Not a bad film, but nothing I would watch again."
+    python -m examples.sentiment --data aclImdb --preset tutorial --out out/tutorial
 
 A tenth of the sentences is for the test and a tenth for choosing the epoch, by a hash of the words:
 the same ones for every seed, and equal sentences on one side.
@@ -20,14 +20,15 @@ import jax.numpy as jnp
 import numpy as np
 import tyro
 from flax import nnx
-from shipped import baselines, reviews
 
+from examples import script
+from examples.shipped import baselines, reviews
 from seqjax import cells, losses, metrics, nn, sequences, training
 from seqjax.data import Vocabulary, batches, pad
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Config(training.ScriptOptions):
+class Config(script.ScriptOptions):
     """Trains a recurrent reader and a bag of words; draws how the reader's mind changes."""
 
     data: Path = reviews.DEFAULT
@@ -79,7 +80,7 @@ class Reader(nnx.Module):
     """Embedded words, a recurrent layer, what is kept of its outputs, one logit."""
 
     def __init__(self, config: Config, vocabulary: int, *, rngs: nnx.Rngs) -> None:
-        with training.blaming("cell"):
+        with script.blaming("cell"):
             cell = cells.make_cell(config.cell, config.embed_size, config.hidden_size)
         self.embedding = nnx.Embed(vocabulary, config.embed_size, rngs=rngs)
         self.recurrent = nn.Recurrent(cell, bidirectional=config.bidirectional, rngs=rngs)
@@ -128,7 +129,7 @@ def train(
     else:
         how |= {"monitor": "eval_accuracy", "mode": "max", "patience": config.patience}
     result = config.fit(model, loss_fn, source, **how)
-    return result, training.measure(result.model, metric_fn, test)
+    return result, script.measure(result.model, metric_fn, test)
 
 
 def plot(config: Config, model: Any, vocabulary: Vocabulary) -> None:
@@ -151,7 +152,7 @@ def main(config: Config) -> dict[str, float]:
         config = config.with_defaults(**TUTORIAL)
     config.prepare()
     parts = 5 if config.preset == "tutorial" else 9
-    with training.blaming("data" if config.tfds is None else "tfds"):
+    with script.blaming("data" if config.tfds is None else "tfds"):
         texts = reviews.load(config.data, config.tfds, parts)
     vocabulary = Vocabulary.build(
         (reviews.words_of(text) for text, _ in texts["train"]), size=config.vocabulary_size
@@ -181,4 +182,4 @@ def main(config: Config) -> dict[str, float]:
 
 
 if __name__ == "__main__":
-    main(tyro.cli(Config, description=__doc__))
+    main(tyro.cli(Config, prog="python -m examples.sentiment", description=__doc__))

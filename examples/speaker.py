@@ -19,14 +19,15 @@ import jax
 import numpy as np
 import tyro
 from flax import nnx
-from shipped import japanese_vowels
 
-from seqjax import cells, losses, metrics, nn, sequences, training, viz
+from examples import script
+from examples.shipped import japanese_vowels
+from seqjax import cells, losses, metrics, nn, sequences, viz
 from seqjax.data import batches
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Config(training.ScriptOptions):
+class Config(script.ScriptOptions):
     """Trains a model, prints its accuracy, draws the hidden states over a recording."""
 
     cell: str = "gru"
@@ -58,7 +59,7 @@ class SpeakerModel(nnx.Module):
     """Recurrent layers in both directions, the mean over real frames, a linear layer."""
 
     def __init__(self, config: Config, channels: int, speakers: int, *, rngs: nnx.Rngs) -> None:
-        with training.blaming("cell"):
+        with script.blaming("cell"):
             cell = cells.make_cell(config.cell, channels, config.hidden_size)
         layers, dropout = config.num_layers, config.dropout
         self.recurrent = nn.Recurrent(
@@ -99,7 +100,7 @@ def plot(config: Config, model: SpeakerModel, frames: np.ndarray, speaker: str) 
 def main(config: Config) -> dict[str, float]:
     """Trains, prints and plots; returns the accuracy on the test recordings."""
     config.prepare()
-    with training.blaming("data"):
+    with script.blaming("data"):
         train_set, test_set, speakers = japanese_vowels.load(config.data)
     print(f"{len(train_set['frames'])} recordings to learn, {len(test_set['frames'])} to test")
     channels = train_set["frames"][0].shape[1]
@@ -113,7 +114,7 @@ def main(config: Config) -> dict[str, float]:
 
     result = config.fit(model, loss_fn, config.batches(train_set))
     test_batches = list(batches(test_set, batch_size=len(test_set["speaker"])))
-    measured = training.measure(result.model, metric_fn, test_batches)
+    measured = script.measure(result.model, metric_fn, test_batches)
     [batch] = test_batches
     guesses = np.asarray(result.model(batch["frames"], batch["lengths"]).argmax(axis=-1))
     right, found = ([speakers[index] for index in ids] for ids in (batch["speaker"], guesses))
@@ -125,4 +126,4 @@ def main(config: Config) -> dict[str, float]:
 
 
 if __name__ == "__main__":
-    main(tyro.cli(Config, description=__doc__))
+    main(tyro.cli(Config, prog="python -m examples.speaker", description=__doc__))

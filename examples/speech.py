@@ -13,9 +13,9 @@ training set. Real speech comes by --data, with the test set as published:
   all utterances one after another; train_len, the frames of each; train_text; train_id, a name
   FOLDER/SPEAKER/UTTERANCE; and the same for test. Every tenth speaker chooses the epoch.
 
-    python examples/speech.py
-    python examples/speech.py --task digits --data recordings --epochs 20 --out out/digits
-    python examples/speech.py --data an4.npz --out out/an4  # and the options in docs/results.md
+    python -m examples.speech
+    python -m examples.speech --task digits --data recordings --epochs 20 --out out/digits
+    python -m examples.speech --data an4.npz --out out/an4  # and the options in docs/results.md
 """
 
 import dataclasses
@@ -27,8 +27,9 @@ import jax.numpy as jnp
 import numpy as np
 import tyro
 from flax import nnx
-from shipped import spoken_digits
 
+from examples import script
+from examples.shipped import spoken_digits
 from seqjax import cells, metrics, nn, sequences, training, viz
 from seqjax.ctc import ctc_beam_search, ctc_loss
 from seqjax.data import Batches, Vocabulary, batches, bucket_boundaries, stacked_frames
@@ -38,7 +39,7 @@ Sets = dict[str, list[tuple[np.ndarray, str]]]  # frames [T, F] and texts of tra
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Config(training.ScriptOptions):
+class Config(script.ScriptOptions):
     """Trains a recogniser, prints its error rates and draws what it finds."""
 
     data: Path | None = None
@@ -77,7 +78,7 @@ class Recogniser(nnx.Module):
     """Recurrent layers in both directions, and a linear layer at each step or on their mean."""
 
     def __init__(self, config: Config, features: int, classes: int, *, rngs: nnx.Rngs) -> None:
-        with training.blaming("cell"):
+        with script.blaming("cell"):
             cell = cells.make_cell(config.cell, features, config.hidden_size)
         self.recurrent = nn.Recurrent(
             cell, num_layers=config.num_layers, bidirectional=True, dropout=config.dropout,
@@ -152,7 +153,7 @@ def main(config: Config) -> dict[str, float]:
     """Trains, measures and draws; returns the figures of the test set."""
     config.prepare()
     whole = config.task == "digits"
-    with training.blaming("data"):
+    with script.blaming("data"):
         sets = spoken_digits.load(config.data, words=1 if whole else 5)
     said, right = ([text for _, text in sets[split]] for split in ("train", "test"))
     tokens = Vocabulary.build([text] if whole else text for text in said)
@@ -191,4 +192,4 @@ def main(config: Config) -> dict[str, float]:
 
 
 if __name__ == "__main__":
-    main(tyro.cli(Config, description=__doc__))
+    main(tyro.cli(Config, prog="python -m examples.speech", description=__doc__))

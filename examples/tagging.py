@@ -8,9 +8,9 @@ By default the Hong Kong Cantonese Corpus (Luke, Wong 2015), conversations tagge
 package pycantonese ships; every tenth conversation is for the test, another tenth chooses the
 epoch. Or any corpus in columns, such as a treebank of Universal Dependencies:
 
-    python examples/tagging.py --say "我 想 飲 凍 檸茶 呀 !"
-    python examples/tagging.py --data UD_English-EWT --say "A word nobody ever saw : blorptastic ."
-    python examples/tagging.py --data conll2003 --tag-column 3 --crf --out out/entities
+    python -m examples.tagging --say "我 想 飲 凍 檸茶 呀 !"
+    python -m examples.tagging --data UD_English-EWT --say "A word nobody ever saw : blorptastic ."
+    python -m examples.tagging --data conll2003 --tag-column 3 --crf --out out/entities
 """
 
 import dataclasses
@@ -23,14 +23,15 @@ import jax.numpy as jnp
 import numpy as np
 import tyro
 from flax import nnx
-from shipped import tagged_words
 
-from seqjax import crf, metrics, nn, sequences, training, viz
+from examples import script
+from examples.shipped import tagged_words
+from seqjax import crf, metrics, nn, sequences, viz
 from seqjax.data import Vocabulary, batches, bucket_boundaries
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Config(training.ScriptOptions):
+class Config(script.ScriptOptions):
     """Trains a tagger, measures it beside each word's most frequent tag, and tags sentences."""
 
     data: Path | None = None
@@ -133,7 +134,7 @@ def predict(
 def main(config: Config) -> dict[str, float]:
     """Trains, measures, plots and tags; returns the figures of the test sentences."""
     config.prepare()
-    with training.blaming("data"):
+    with script.blaming("data"):
         data = tagged_words.load(config.data, config.word_column, config.tag_column)
     train, dev, test = data["train"], data["dev"], data["test"]
     tags = sorted({tag for side in data.values() for _, tags in side for tag in tags})
@@ -173,4 +174,4 @@ def main(config: Config) -> dict[str, float]:
 
 
 if __name__ == "__main__":
-    main(tyro.cli(Config, description=__doc__))
+    main(tyro.cli(Config, prog="python -m examples.tagging", description=__doc__))

@@ -1,10 +1,10 @@
 """A script's figures over several seeds: mean and standard deviation, as in docs/results.md.
 
-    python examples/three_seeds.py speech --data recordings --epochs 40
+    python -m examples.three_seeds speech --data recordings --epochs 40
 
-runs `speech.py` with these options for the seeds 0, 1, 2, one after the other, in out/speech/seed0
-and so on (--out names another folder for them), and sums their figures up. A run that is there
-already is gone on with, so that a finished one costs nothing.
+runs `python -m examples.speech` with these options for the seeds 0, 1, 2, one after the other, in
+out/speech/seed0 and so on (--out names another folder for them), and sums their figures up. A run
+that is there already is gone on with, so that a finished one costs nothing.
 """
 
 import argparse
@@ -18,11 +18,10 @@ from pathlib import Path
 def run(script: str, seed: int, folder: Path, options: list[str]) -> dict[str, float]:
     """One seed's figures, parameters and minutes."""
     place = folder / f"seed{seed}"
-    path = Path(__file__).with_name(script + ".py")
-    if not path.is_file():
+    if script in ("__init__", "script") or not Path(__file__).with_name(script + ".py").is_file():
         raise SystemExit(f"script: expected the name of an example, got {script!r}")
-    command = [sys.executable, str(path), *options, "--seed", str(seed), "--out", str(place)]
-    subprocess.run([*command, "--resume"], check=True)
+    command = [sys.executable, "-m", f"examples.{script}", *options, "--seed", str(seed)]
+    subprocess.run([*command, "--out", str(place), "--resume"], check=True)
     record = json.loads((place / "result.json").read_text(encoding="utf-8"))
     return record["figures"] | {name: record[name] for name in ("parameters", "epochs", "minutes")}
 
@@ -41,7 +40,9 @@ def table(found: list[dict[str, float]]) -> str:
 def main(arguments: list[str] | None = None) -> list[dict[str, float]]:
     """Runs a script for each seed and prints the table; returns what each has left."""
     parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+        prog="python -m examples.three_seeds",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("script", help="an example's name, such as speech")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])

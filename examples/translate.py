@@ -4,7 +4,7 @@ An encoder-decoder with or without attention (Bahdanau et al. 2015) over words o
 a folder of parallel text, one sentence a line: train.en, train.ja, dev.en, dev.ja, test.en and
 test.ja, each as it is or as .gz; or a tensorflow-datasets set that was prepared as array_record.
 
-    python examples/translate.py --data FOLDER --source ja --target en --say "私 は 学生 で す 。"
+    python -m examples.translate --data FOLDER --source ja --target en --say "私 は 学生 で す 。"
 
 The model of the epoch with the lowest perplexity on the dev set is taken; the test set decides
 nothing. A run that was stopped goes on with --resume.
@@ -20,14 +20,15 @@ from typing import Any, ClassVar, Literal
 
 import tyro
 from flax import nnx
-from shipped import parallel_text
 
-from seqjax import seq2seq, training, viz
+from examples import script
+from examples.shipped import parallel_text
+from seqjax import seq2seq, viz
 from seqjax.data import batches
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Config(training.ScriptOptions):
+class Config(script.ScriptOptions):
     """Trains a model, prints BLEU and perplexity, draws attention maps and translates."""
 
     data: Path | None = None
@@ -93,7 +94,7 @@ def main(config: Config) -> dict[str, float]:
     """Trains, measures, plots and translates; returns BLEU and perplexity of the test set."""
     check(config)
     config.prepare()
-    with training.blaming("data" if config.tfds is None else "tfds"):
+    with script.blaming("data" if config.tfds is None else "tfds"):
         pairs = parallel_text.load(config.data, config.tfds, config.source, config.target)
     reader, writer = (
         parallel_text.learn_vocabulary(config.vocabulary, x, config.vocabulary_size, config.least)
@@ -131,7 +132,7 @@ def main(config: Config) -> dict[str, float]:
         eval_batches=batches(sets["dev"], batch_size=config.batch_size, **options),
     )  # fmt: skip
     test_batches = batches(sets["test"], batch_size=64, **options)
-    nats = training.measure(result.model, seq2seq.pair_metrics, test_batches)["loss"]
+    nats = script.measure(result.model, seq2seq.pair_metrics, test_batches)["loss"]
     rates = {"perplexity": math.exp(nats)}
     say = [text for text in config.say if text.strip()]
     references = [target for _, target in pairs["test"]]
@@ -167,4 +168,4 @@ def main(config: Config) -> dict[str, float]:
 
 
 if __name__ == "__main__":
-    main(tyro.cli(Config, description=__doc__))
+    main(tyro.cli(Config, prog="python -m examples.translate", description=__doc__))

@@ -124,4 +124,4 @@ def main(config: Config) -> dict[str, np.ndarray]:
 
 
 if __name__ == "__main__":
-    main(tyro.cli(Config, description=__doc__))
+    main(tyro.cli(Config, prog="python -m examples.vanishing_gradient", description=__doc__))

@@ -51,6 +51,20 @@ def test_links_lead_somewhere(page):
             assert (page.parent / target).exists(), f"{page.name}: {target}"
 
 
+def test_commands_run_modules_that_exist():
+    texts = [*PAGES, ROOT / "Makefile", ROOT / "examples/README.md"]
+    texts += sorted((ROOT / "examples").rglob("*.py"))
+    named = set()
+    for path in texts:
+        text = path.read_text(encoding="utf-8")
+        named |= set(re.findall(r"-m (examples(?:\.\w+)+)", text))
+        assert not re.search(r"python3? (examples|benchmarks)/", text), f"{path.name}: use -m"
+    assert {"examples.pronounce", "examples.serve", "examples.serve.load"} <= named
+    for name in named:
+        program = ROOT / name.replace(".", "/")
+        assert (program / "__main__.py").exists() or program.with_suffix(".py").exists(), name
+
+
 def _copy_of_the_repository(folder: Path) -> Path:
     for part in ("seqjax", "tests", "pyproject.toml"):
         source = ROOT / part

@@ -8,12 +8,6 @@ receives slowly, answers fast and ends cleanly, `protocol` reads requests strict
 docs/serving.md tells how to use and deploy it.
 """
 
-import sys
-from pathlib import Path
-
-# The training scripts look for their neighbours where they are, as `python examples/...` has it.
-sys.path.append(str(Path(__file__).resolve().parents[1]))
-
 from examples.serve.app import create_app
 from examples.serve.batching import Batcher
 from examples.serve.limits import Limits, RateLimiter

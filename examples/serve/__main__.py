@@ -15,11 +15,11 @@ from typing import Any, NoReturn
 
 import tyro
 
+from examples import script
 from examples.serve import app, models
 from examples.serve.limits import Limits, RateLimiter, allowed_connections, parsed_address
 from examples.serve.server import Server
 from examples.serve.service import Service
-from seqjax import training
 
 __all__ = ["Config", "leave", "main", "serve"]
 
@@ -158,9 +158,9 @@ def main(config: Config) -> int:
     logging.getLogger("absl").setLevel(logging.ERROR)  # orbax warns of what it was asked to do
 
     def load() -> Service:
-        with training.blaming("pronounce"):
+        with script.blaming("pronounce"):
             pronouncer = models.load_pronouncer(config.pronounce)
-        with training.blaming("sentiment"):
+        with script.blaming("sentiment"):
             reviewer = models.load_reviewer(config.sentiment)
         return Service(pronouncer, reviewer, config.limits, config.batch_wait)
 
@@ -175,13 +175,13 @@ def leave(status: int) -> NoReturn:
 
 def _bound(config: Config, application: Any, **options: Any) -> Server:
     """A server that listens; errors name the host or the port, whichever is to blame."""
-    with training.blaming("host"):
+    with script.blaming("host"):
         socket.getaddrinfo(config.host, config.port, type=socket.SOCK_STREAM)
     try:
         return Server(application, host=config.host, port=config.port, **options)
     except OSError as error:
         blamed = "host" if error.errno == errno.EADDRNOTAVAIL else "port"
-        with training.blaming(blamed):
+        with script.blaming(blamed):
             raise
 
 

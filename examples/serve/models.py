@@ -9,9 +9,9 @@ import jax
 import numpy as np
 import optax
 from flax import nnx
-from shipped import reviews
 
 from examples import sentiment
+from examples.shipped import reviews
 from seqjax import data, seq2seq, training
 
 __all__ = [

@@ -25,8 +25,8 @@ from matplotlib.figure import Figure
 from PIL import Image, ImageDraw, ImageFont
 from sacrebleu.metrics.bleu import BLEU
 
+from examples.shipped.baselines import nearest
 from seqjax.data import installed_files, read_lines, read_text
-from shipped.baselines import nearest
 
 __all__ = [
     "Example",

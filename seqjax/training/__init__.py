@@ -1,7 +1,7 @@
 """Training Flax NNX models: a pure step, the optimiser, and a plain loop around them.
 
 `fit` runs the whole loop; `init_state`, `make_train_step`, `make_eval_step` and `evaluate` are the
-pieces it is made of, for those who write their own. `ScriptOptions` is what scripts share.
+pieces it is made of, for those who write their own.
 """
 
 from seqjax.training._average import averaged, averaging
@@ -11,7 +11,6 @@ from seqjax.training._fit import BatchSource, FitResult, Record, fit
 from seqjax.training._logs import JsonLines, Log, TensorBoard
 from seqjax.training._monitor import Monitor
 from seqjax.training._optimizer import optimizer
-from seqjax.training._script import ScriptOptions, blaming, count_parameters, measure
 from seqjax.training._state import TrainState, init_state, state_to_model
 from seqjax.training._step import LossFn, TrainStep, make_train_step
 
@@ -27,20 +26,16 @@ __all__ = [
     "MetricFn",
     "Monitor",
     "Record",
-    "ScriptOptions",
     "TensorBoard",
     "TrainState",
     "TrainStep",
     "averaged",
     "averaging",
-    "blaming",
-    "count_parameters",
     "evaluate",
     "fit",
     "init_state",
     "make_eval_step",
     "make_train_step",
-    "measure",
     "optimizer",
     "state_to_model",
 ]

@@ -8,9 +8,8 @@ from flax import nnx
 
 pytest.importorskip("tyro")
 pytest.importorskip("matplotlib")
-from shipped import motions
-
 from examples import activity
+from examples.shipped import motions
 
 RNG = np.random.default_rng(0)
 

@@ -8,9 +8,8 @@ import pytest
 
 pytest.importorskip("tyro")
 pytest.importorskip("matplotlib")
-from shipped import anomalies
-
 from examples import anomaly
+from examples.shipped import anomalies
 
 NAMES = ("made_up/first.csv", "made_up/second.csv")
 

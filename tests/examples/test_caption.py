@@ -13,9 +13,9 @@ import pytest
 pytest.importorskip("tyro")
 pytest.importorskip("sacrebleu")
 from PIL import Image
-from shipped import captions
 
 from examples import caption
+from examples.shipped import captions
 
 
 @pytest.fixture(scope="module")

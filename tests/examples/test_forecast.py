@@ -10,9 +10,8 @@ from flax import nnx
 
 pytest.importorskip("tyro")
 pytest.importorskip("matplotlib")
-from shipped import tables
-
 from examples import forecast
+from examples.shipped import tables
 
 
 @pytest.fixture(scope="module")

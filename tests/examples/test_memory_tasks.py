@@ -7,9 +7,8 @@ import numpy as np
 import pytest
 
 pytest.importorskip("tyro")
-from shipped import drawn
-
 from examples import memory_tasks
+from examples.shipped import drawn
 
 
 def config(out, **options):

@@ -12,9 +12,9 @@ pytest.importorskip("mido")
 import mido
 from flax import nnx
 from scipy.io import savemat
-from shipped import piano_rolls
 
 from examples import music
+from examples.shipped import piano_rolls
 from seqjax.data import batches
 
 CHORDS = ((0, 4, 7), (5, 9, 0), (7, 11, 2), (9, 0, 4))

@@ -10,9 +10,8 @@ from flax import nnx
 
 pytest.importorskip("tyro")
 pytest.importorskip("matplotlib")
-from shipped import moving_digits
-
 from examples import next_frame
+from examples.shipped import moving_digits
 
 
 @pytest.fixture(scope="module")

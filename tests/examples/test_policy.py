@@ -9,10 +9,9 @@ import pytest
 from flax import nnx
 
 pytest.importorskip("tyro")
-from shipped import t_maze
-from shipped.t_maze import AHEAD, LEFT, RIGHT
-
-from examples import policy
+from examples import policy, script
+from examples.shipped import t_maze
+from examples.shipped.t_maze import AHEAD, LEFT, RIGHT
 from seqjax import training
 
 
@@ -96,7 +95,7 @@ def test_the_update_sees_what_the_policy_saw_when_it_acted():
 
 def test_both_policies_have_about_as_many_weights():
     sizes = [
-        training.count_parameters(policy.Policy(config(), memory=memory, rngs=nnx.Rngs(0)))
+        script.count_parameters(policy.Policy(config(), memory=memory, rngs=nnx.Rngs(0)))
         for memory in (True, False)
     ]
     assert 0.75 < sizes[1] / sizes[0] < 1.1

@@ -6,9 +6,8 @@ import numpy as np
 import pytest
 
 pytest.importorskip("tyro")
-from shipped import pronunciations
-
 from examples import pronounce
+from examples.shipped import pronunciations
 
 LETTERS = {"a": "AH0", "b": "B", "d": "D", "i": "IH1", "k": "K", "o": "OW2"}
 

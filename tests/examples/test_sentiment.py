@@ -11,9 +11,8 @@ import pytest
 from flax import nnx
 
 pytest.importorskip("tyro")
-from shipped import reviews as shipped_reviews
-
 from examples import sentiment
+from examples.shipped import reviews as shipped_reviews
 
 NOUNS = ("film", "plot", "cast", "story", "score", "end", "start", "idea")
 GOOD, BAD = ("good", "great", "fine"), ("bad", "poor", "dull")

@@ -7,9 +7,8 @@ import numpy as np
 import pytest
 
 pytest.importorskip("tyro")
-from shipped import japanese_vowels
-
 from examples import speaker
+from examples.shipped import japanese_vowels
 from seqjax.data import read_ts
 
 

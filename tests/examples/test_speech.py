@@ -9,9 +9,8 @@ import pytest
 from scipy.io import wavfile
 
 pytest.importorskip("tyro")
-from shipped import spoken_digits
-
 from examples import speech
+from examples.shipped import spoken_digits
 
 
 @pytest.fixture(scope="module")

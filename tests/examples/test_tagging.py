@@ -11,9 +11,8 @@ import pytest
 
 pytest.importorskip("tyro")
 pytest.importorskip("matplotlib")
-from shipped import tagged_words
-
 from examples import tagging
+from examples.shipped import tagged_words
 
 
 def word(rng, ending):

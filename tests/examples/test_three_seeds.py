@@ -2,6 +2,7 @@
 
 import json
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -25,11 +26,14 @@ def test_runs_that_are_done_are_summed_up(tmp_path, capsys, monkeypatch):
         ["addition", "--seeds", "0", "2", "--out", str(tmp_path), "--digits", "2"]
     )
     assert [record["accuracy"] for record in found] == [0.5, 2.5]
-    assert all(command[2:4] == ["--digits", "2"] and "--resume" in command for command in commands)
+    for command in commands:
+        assert command[:5] == [sys.executable, "-m", "examples.addition", "--digits", "2"]
+        assert "--resume" in command
     printed = capsys.readouterr().out
     assert "accuracy: 1.5 ± 1.41 (0.5, 2.5)\nparameters: 7 (7, 7)\n" in printed
 
 
-def test_a_name_that_is_none(tmp_path):
-    with pytest.raises(SystemExit, match="script: expected the name of an example, got 'none'"):
-        three_seeds.main(["none", "--out", str(tmp_path)])
+@pytest.mark.parametrize("name", ["none", "script", "__init__"])
+def test_a_name_that_is_none(name, tmp_path):
+    with pytest.raises(SystemExit, match=f"script: expected the name of an example, got '{name}'"):
+        three_seeds.main([name, "--out", str(tmp_path)])

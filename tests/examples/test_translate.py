@@ -8,9 +8,8 @@ import pytest
 
 pytest.importorskip("tyro")
 pytest.importorskip("sacrebleu")
-from shipped import parallel_text
-
 from examples import translate
+from examples.shipped import parallel_text
 
 WORDS = {"red": "rouge", "big": "grand", "cat": "chat", "dog": "chien", "one": "un", "two": "deux"}
 

@@ -19,7 +19,7 @@ import jax
 import numpy as np
 from flax import nnx
 
-import examples.serve as serving  # first: it makes the scripts' neighbours importable
+import examples.serve as serving
 from examples import sentiment
 from examples.serve.__main__ import Config, leave, serve
 from seqjax import data, seq2seq

@@ -40,6 +40,12 @@ def metric_fn(model, batch):
     return {"error": metrics.mean_squared_error(model(batch["x"]), batch["y"])}
 
 
+def measure(model, batches):
+    """The metrics of a trained model."""
+    step = training.make_eval_step(model, metric_fn)
+    return training.evaluate(step, training.init_state(model, optax.identity()), batches)
+
+
 def make_batches(number=4, size=8):
     rng = np.random.default_rng(0)
     xs = rng.normal(size=(number, size, 2)).astype(np.float32)
@@ -392,10 +398,10 @@ def test_the_average_of_the_weights_is_measured_and_returned():
         mean = keep * mean + (1 - keep) * kernel
     np.testing.assert_allclose(result.model.inner.kernel[...], mean, rtol=1e-6)
     assert not np.allclose(mean, kernels[-1], rtol=1e-3)
-    measured = training.measure(result.model, metric_fn, make_batches(2))
+    measured = measure(result.model, make_batches(2))
     assert result.history[-1]["eval_error"] == pytest.approx(measured["error"], rel=1e-6)
     best = run(make_batches(1), monitor=training.Monitor("eval_error", "max"), **options)
-    first = training.measure(best.model, metric_fn, make_batches(2))["error"]
+    first = measure(best.model, make_batches(2))["error"]
     assert first == pytest.approx(best.best["eval_error"], rel=1e-6)
 
 

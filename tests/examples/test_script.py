@@ -8,11 +8,12 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from seqjax import metrics, training
+from examples import script
+from seqjax import metrics
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Config(training.ScriptOptions):
+class Config(script.ScriptOptions):
     warmup: int = 0
     shift: int = -1
     layers: int = 2
@@ -74,18 +75,18 @@ def test_a_run_leaves_its_traces_and_goes_on_only_as_it_was(tmp_path):
 
 @pytest.mark.parametrize("out", ["~/run", Path("~/run")])
 def test_the_folder_of_a_run_is_a_path_of_this_machine(out: Any) -> None:
-    assert training.ScriptOptions(out=out).out == Path.home() / "run"
+    assert script.ScriptOptions(out=out).out == Path.home() / "run"
 
 
 def test_the_folder_of_a_run_may_be_text_and_is_no_url(tmp_path):
     text: Any = str(tmp_path / "run")
-    options = training.ScriptOptions(out=text)
+    options = script.ScriptOptions(out=text)
     options.prepare()
     assert options.out == tmp_path / "run" and options.out.is_dir()
     urls: list[Any] = ["gs://bucket/run", Path("gs://bucket/run")]
     for url in urls:
         with pytest.raises(ValueError, match=r"^out: expected a path on this machine"):
-            training.ScriptOptions(out=url)
+            script.ScriptOptions(out=url)
     wrong: Any = 3
     with pytest.raises(TypeError, match=r"^out: expected a path, got 3"):
-        training.ScriptOptions(out=wrong)
+        script.ScriptOptions(out=wrong)

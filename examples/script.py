@@ -1,4 +1,4 @@
-"""The options that training scripts share, and a run whose results are written to a folder."""
+"""What the scripts share: options, a run that writes its results to a folder, errors that exit."""
 
 import contextlib
 import dataclasses
@@ -9,23 +9,15 @@ import re
 import tarfile
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar, Literal, Self
 
 import jax
 import optax
 from flax import nnx
 
-from seqjax import sharding, viz
+from seqjax import sharding, training, viz
 from seqjax._files import local_path
 from seqjax.data import Batches, batches
-from seqjax.training._checkpoints import Checkpoints
-from seqjax.training._evaluation import MetricFn, evaluate, make_eval_step
-from seqjax.training._fit import BatchSource, FitResult, fit
-from seqjax.training._logs import JsonLines
-from seqjax.training._monitor import Mode, Monitor
-from seqjax.training._optimizer import optimizer as make_optimizer
-from seqjax.training._state import init_state
-from seqjax.training._step import LossFn
 
 __all__ = ["ScriptOptions", "blaming", "count_parameters", "measure"]
 
@@ -43,10 +35,8 @@ class ScriptOptions:
     Example:
       >>> import tempfile
       >>> import numpy as np
-      >>> from flax import nnx
-      >>> from seqjax import losses, metrics, training
       >>> @dataclasses.dataclass(frozen=True, kw_only=True)
-      ... class Config(training.ScriptOptions):
+      ... class Config(ScriptOptions):
       ...     hidden_size: int = 8
       ...     '''Units.'''
       >>> folder = tempfile.TemporaryDirectory()
@@ -161,17 +151,17 @@ class ScriptOptions:
     def fit(
         self,
         model: nnx.Module,
-        loss_fn: LossFn,
-        train_batches: BatchSource,
+        loss_fn: training.LossFn,
+        train_batches: training.BatchSource,
         *,
-        eval_batches: BatchSource | None = None,
-        metric_fn: MetricFn | None = None,
+        eval_batches: training.BatchSource | None = None,
+        metric_fn: training.MetricFn | None = None,
         monitor: str | None = "eval_loss",
-        mode: Mode = "min",
+        mode: Literal["min", "max"] = "min",
         patience: int | None = None,
         optimizer: optax.GradientTransformation | None = None,
         **options: Any,
-    ) -> FitResult:
+    ) -> training.FitResult:
         """Run `seqjax.training.fit` with these options; write checkpoints and history to `out`.
 
         A run can be resumed only with the same seed, epochs, batch size, learning rate, clipping,
@@ -196,25 +186,25 @@ class ScriptOptions:
         """
         if optimizer is None:
             first: Any = train_batches(0) if callable(train_batches) else train_batches
-            optimizer = make_optimizer(
+            optimizer = training.optimizer(
                 self.schedule(len(first)), clip_norm=self.clip_norm, accumulate=self.accumulate,
                 average=self.average or None,
             )  # fmt: skip
         chosen = None
         if monitor is not None and eval_batches is not None:
-            chosen = Monitor(monitor, mode, patience)
-        with Checkpoints(self.out / "checkpoints") as checkpoints:
-            result = fit(
+            chosen = training.Monitor(monitor, mode, patience)
+        with training.Checkpoints(self.out / "checkpoints") as checkpoints:
+            result = training.fit(
                 model, loss_fn, optimizer, train_batches, epochs=self.epochs, seed=self.seed,
                 eval_batches=eval_batches, metric_fn=metric_fn,
                 devices=self.devices * jax.process_count(), monitor=chosen,
                 checkpoints=checkpoints, resume=self.resume,
                 settings={name: getattr(self, name) for name in _SETTINGS},
-                logs=[JsonLines(self.out / "history.jsonl")], **options,
+                logs=[training.JsonLines(self.out / "history.jsonl")], **options,
             )  # fmt: skip
         return result._replace(model=jax.device_put(result.model, jax.local_devices()[0]))
 
-    def report(self, result: FitResult, **figures: float) -> dict[str, float]:
+    def report(self, result: training.FitResult, **figures: float) -> dict[str, float]:
         """Prints the results, and writes `result.json` and `learning_curve.png` to `out`.
 
         Args:
@@ -287,12 +277,14 @@ def count_parameters(model: nnx.Module) -> int:
     return sum(leaf.size for leaf in jax.tree.leaves(nnx.state(model, nnx.Param)))
 
 
-def measure(model: nnx.Module, metric_fn: MetricFn, batches: Iterable[Any]) -> dict[str, float]:
+def measure(
+    model: nnx.Module, metric_fn: training.MetricFn, batches: Iterable[Any]
+) -> dict[str, float]:
     """Return the metrics of a trained model over all batches together.
 
     Args:
       model: a Flax NNX module; it is not changed.
-      metric_fn: `metric_fn(model, batch) -> {name: Mean}`, see `make_eval_step`.
+      metric_fn: `metric_fn(model, batch) -> {name: Mean}`, see `seqjax.training.make_eval_step`.
       batches: an iterable of batches.
 
     Returns:
@@ -307,7 +299,8 @@ def measure(model: nnx.Module, metric_fn: MetricFn, batches: Iterable[Any]) -> d
       >>> measure(model, metric_fn, [{"x": np.ones((4, 1)), "y": np.full((4, 1), 3.0)}])
       {'error': 4.0}
     """
-    return evaluate(make_eval_step(model, metric_fn), init_state(model, optax.identity()), batches)
+    step = training.make_eval_step(model, metric_fn)
+    return training.evaluate(step, training.init_state(model, optax.identity()), batches)
 
 
 # If one of these changed, a resumed run would not be the same run.
