@@ -2,12 +2,15 @@
 
 import dataclasses
 import inspect
-from typing import Any
+from collections.abc import Callable
+from typing import Any, TypeVar
 
 from seqjax import cells, checks
 from seqjax.nn._recurrent import Recurrent
 
 __all__ = ["GRU", "LSTM", "RNN"]
+
+L = TypeVar("L", bound=type[Recurrent])
 
 # What PyTorch, Keras and Flax call options that have other names here, or none.
 FOREIGN = {
@@ -45,6 +48,23 @@ def _cell(
     return cell_class(*sizes, **{name: options.pop(name) for name in sorted(own)})
 
 
+def _shows_options(cell_class: type[Any]) -> Callable[[L], L]:
+    """Put the options of a cell and of `Recurrent` into the signature of a layer's `__init__`."""
+
+    def decorated(layer: L) -> L:
+        shown, rest = (dict(inspect.signature(c.__init__).parameters) for c in (layer, Recurrent))
+        del shown["options"], rest["cell"]
+        for field in dataclasses.fields(cell_class)[2:]:
+            shown[field.name] = inspect.Parameter(
+                field.name, rest["rngs"].kind, default=field.default, annotation=field.type
+            )
+        layer.__init__.__signature__ = inspect.Signature([*(shown | rest).values()])  # type: ignore[attr-defined]
+        return layer
+
+    return decorated
+
+
+@_shows_options(cells.Elman)
 class RNN(Recurrent):
     """The simple recurrent network as a layer, PyTorch's `RNN` and Keras's `SimpleRNN`.
 
@@ -70,6 +90,7 @@ class RNN(Recurrent):
         super().__init__(cell, **options)
 
 
+@_shows_options(cells.LSTM)
 class LSTM(Recurrent):
     """Long short-term memory as a layer.
 
@@ -104,6 +125,7 @@ class LSTM(Recurrent):
         super().__init__(cell, **options)
 
 
+@_shows_options(cells.GRU)
 class GRU(Recurrent):
     """The gated recurrent unit as a layer.
 

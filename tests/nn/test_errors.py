@@ -1,6 +1,7 @@
 """A user's mistake is a ValueError or TypeError that names the argument."""
 
 import functools
+import inspect
 import re
 from typing import Any
 
@@ -319,3 +320,17 @@ def test_a_mistyped_option_gets_the_nearest_name(option, hint):
         nn.LSTM(3, 5, rngs=nnx.Rngs(0), **options)
     with pytest.raises(TypeError, match=r"does not have, 'colour'$"):
         nn.LSTM(3, 5, rngs=nnx.Rngs(0), **{"colour": 1})
+
+
+@pytest.mark.parametrize("layer", [nn.RNN, nn.LSTM, nn.GRU])
+def test_the_signature_of_a_layer_shows_its_options(layer):
+    parameters = inspect.signature(layer.__init__).parameters
+    assert "options" not in parameters
+    defaults = {
+        name: parameter.default
+        for name, parameter in parameters.items()
+        if parameter.default is not inspect.Parameter.empty
+    }
+    assert {"use_bias", "kernel_init", "num_layers", "dropout", "execution"} <= defaults.keys()
+    made = layer(3, 5, rngs=nnx.Rngs(0), **defaults)  # each is taken, and changes nothing
+    assert made.cell == layer(3, 5, rngs=nnx.Rngs(0)).cell
