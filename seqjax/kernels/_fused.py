@@ -31,7 +31,7 @@ from seqjax.cells._base import Cell, compute_dtype, widened
 from seqjax.cells._minimal import LinearCell
 from seqjax.cells.stepping import Now, Step, advance, enter, masked, shown
 from seqjax.kernels import _taps as taps
-from seqjax.kernels._kernel import Kernel, Spec
+from seqjax.kernels._kernel import Kernel, Spec, require
 from seqjax.kernels._problem import Problem
 from seqjax.kernels._scan import varying_like
 from seqjax.types import Array, PyTree, Slots, Unrolled
@@ -73,9 +73,7 @@ def fused(
       >>> fused(cell, problem).outputs.shape
       (7, 2, 5)
     """
-    reason = _refuses(cell)
-    if reason is not None:
-        raise ValueError(f"implementation: {reason}")
+    require(_refuses(cell))
     with ops.divided_like(problem):
         return _run(_Setting(cell, reverse, inline, unroll), problem, store=False)[0]
 

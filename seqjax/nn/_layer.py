@@ -9,25 +9,12 @@ import jax.numpy as jnp
 from flax import nnx
 
 from seqjax import checks, sequences
-from seqjax._arguments import batched_state, checked_params, holds
+from seqjax._arguments import batched_state, checked_params, holds, param_specs
 from seqjax.cells._base import Cell, compute_dtype, flat_roles
 from seqjax.kernels import Execution, Plan, Problem, make_plan, run
 from seqjax.nn import _noise as noise
 from seqjax.nn._parameters import Parameters, path_name
 from seqjax.types import Array, PRNGKey, PyTree, Shape, Unrolled
-
-__all__ = [
-    "MERGE_MODES",
-    "Bidirectional",
-    "Direction",
-    "Layer",
-    "LayerOptions",
-    "MergeMode",
-    "RECURRENT",
-    "Sequences",
-    "merge",
-    "recurrent_matrices",
-]
 
 MergeMode: TypeAlias = Literal["concat", "sum", "mean", "mul", "none"]
 MERGE_MODES: tuple[MergeMode, ...] = ("concat", "sum", "mean", "mul", "none")
@@ -217,6 +204,24 @@ class LayerOptions:
         for name in ("input_dropout", "recurrent_dropout", "weight_dropout", "zoneout"):
             checks.require_rate(name, getattr(self, name))
         checks.require_bool("residual", self.residual)
+
+    def require(self, cell: Cell[Any, Any]) -> None:
+        """Raise if a cell has nothing of what is to be dropped.
+
+        Raises:
+          ValueError: no recurrent product, or no recurrent matrix of a known name.
+        """
+        name = type(cell).__name__
+        if self.recurrent_dropout and cell.recurrent_input(cell.initial_state()) is None:
+            raise ValueError(
+                f"recurrent_dropout: expected 0 for {name}, which has no recurrent product, "
+                f"got {self.recurrent_dropout}"
+            )
+        if self.weight_dropout and not recurrent_matrices(param_specs(cell)):
+            raise ValueError(
+                f"weight_dropout: expected 0 for {name}, which has no recurrent matrix named "
+                f"{' or '.join(RECURRENT)}, got {self.weight_dropout}"
+            )
 
 
 def recurrent_matrices(params: PyTree) -> list[Any]:
