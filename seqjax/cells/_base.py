@@ -22,7 +22,7 @@ linear in r and linear in p, so a kernel may sum its weight gradient once instea
 
 import abc
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, ClassVar, Generic, NamedTuple, Self, TypeVar
 
 import jax
@@ -405,16 +405,14 @@ def prepared(cell: Cell[Any, Any], params: PyTree, dtype: Any) -> PyTree:
 
 def cast(tree: PyTree, dtype: Any) -> PyTree:
     """Casts the floating-point arrays of a pytree."""
-    return jax.tree.map(
-        lambda a: a.astype(dtype) if jnp.issubdtype(a.dtype, jnp.floating) else a, tree
-    )
+    return _floating(lambda a: a.astype(dtype), tree)
 
 
 def widened(tree: PyTree) -> PyTree:
     """The floating-point arrays of a pytree in float32 or wider."""
-    return jax.tree.map(
-        lambda a: (
-            a.astype(ops.accumulator_dtype(a.dtype)) if jnp.issubdtype(a.dtype, jnp.floating) else a
-        ),
-        tree,
-    )
+    return _floating(lambda a: a.astype(ops.accumulator_dtype(a.dtype)), tree)
+
+
+def _floating(change: Callable[[Array], Array], tree: PyTree) -> PyTree:
+    """A pytree with its floating-point arrays changed, and the others as they are."""
+    return jax.tree.map(lambda a: change(a) if jnp.issubdtype(a.dtype, jnp.floating) else a, tree)

@@ -15,19 +15,6 @@ from seqjax.cells import initializers, ops
 from seqjax.cells._base import GatedCell
 from seqjax.types import Array, PRNGKey, Shape, Slots
 
-__all__ = [
-    "LSTM",
-    "CoupledLSTM",
-    "GatedLSTM",
-    "LSTMParams",
-    "LSTMState",
-    "MemoryCell",
-    "PeepholeLSTM",
-    "PeepholeLSTMParams",
-    "ProjectedLSTM",
-    "ProjectedLSTMParams",
-]
-
 
 class LSTMState(NamedTuple):
     """The state of an LSTM: `h [..., H]`, what it shows, and `c [..., H]`, what it keeps."""

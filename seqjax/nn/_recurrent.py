@@ -4,6 +4,7 @@ No equation stands here: parameters go to the cells' functions through `seqjax.u
 """
 
 import dataclasses
+import functools
 from collections.abc import Callable, Sequence
 from typing import Any, Literal
 
@@ -17,7 +18,7 @@ from seqjax import checks, sequences
 from seqjax.cells._base import Cell, compute_dtype, is_shape
 from seqjax.kernels import Execution, Kernel
 from seqjax.nn import _noise as noise
-from seqjax.nn._layer import Direction, Layer, LayerOptions, MergeMode, Sequences
+from seqjax.nn._layer import RATES, Direction, Layer, LayerOptions, MergeMode, Sequences
 from seqjax.nn._norm import batch_normed
 from seqjax.types import Array, PRNGKey, PyTree, Shape, Unrolled
 
@@ -123,16 +124,10 @@ class Recurrent(nnx.Module):
         )
         streams = noise.streams(rngs, "params")
         param_dtype = self.param_dtype = checks.require_floating_dtype("param_dtype", param_dtype)
-        checks.require_bool("learned_initial_state", learned_initial_state)
-
-        def direction(cell: Cell[Any, Any]) -> Direction:
-            return Direction(
-                cell,
-                learned_initial_state=learned_initial_state,
-                param_dtype=param_dtype,
-                rngs=streams,
-            )
-
+        learned = checks.require_bool("learned_initial_state", learned_initial_state)
+        direction = functools.partial(
+            Direction, learned_initial_state=learned, param_dtype=param_dtype, rngs=streams
+        )
         self.layers: nnx.List[Layer] = nnx.List([])
         self.norms: nnx.List[Any] = nnx.List([])
         for index in range(self.num_layers):
@@ -402,15 +397,8 @@ class Recurrent(nnx.Module):
 
     def _keys(self, deterministic: bool, rngs: noise.Rngs | None) -> list[PRNGKey | None]:
         """A key for each layer; None where nothing is random."""
-        options = self.layers[0].options
-        rates = {
-            "dropout": self.dropout if self.num_layers > 1 else 0.0,
-            "input_dropout": options.input_dropout,
-            "recurrent_dropout": options.recurrent_dropout,
-            "weight_dropout": options.weight_dropout,
-            "zoneout": options.zoneout,
-        }
-        active = [name for name, rate in rates.items() if rate]
+        active = ["dropout"] if self.dropout and self.num_layers > 1 else []
+        active += [name for name in RATES if getattr(self.layers[0].options, name)]
         if deterministic or not active:
             return [None] * self.num_layers
         if rngs is None:
