@@ -6,29 +6,16 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from seqjax import checks
 from seqjax.cells._base import Cell, flat_roles, is_shape
 from seqjax.types import Array, PyTree, Shape
 
-__all__ = [
-    "as_floating",
-    "batched_state",
-    "check_cell",
-    "checked_params",
-    "checked_recurrent_mask",
-    "floating_inputs",
-    "holds",
-    "layout",
-    "same_structure",
-]
-
 
 def check_cell(cell: Any) -> None:
     if not isinstance(cell, Cell):
         raise TypeError(
-            f"cell: expected a cell such as seqjax.cells.GRU(3, 5), got {_described(cell)}"
+            f"cell: expected a cell such as seqjax.cells.GRU(3, 5), got {checks.brief(cell)}"
         )
     try:
         hash(cell)
@@ -39,22 +26,19 @@ def check_cell(cell: Any) -> None:
         ) from None
 
 
-def _described(value: Any) -> str:
-    return f"the class {value.__name__}" if isinstance(value, type) else type(value).__name__
-
-
 def floating_inputs(cell: Cell[Any, Any], xs: PyTree) -> PyTree:
     """The inputs of a cell as JAX arrays, which must be floating-point."""
     if not same_structure(xs, cell.input_shape, is_leaf=is_shape):
-        expected = jax.tree.map(
-            lambda shape: "[..., " + ", ".join(map(str, shape)) + "]",
-            cell.input_shape,
-            is_leaf=is_shape,
-        )
+        expected = jax.tree.map(lambda s: in_words("...", s), cell.input_shape, is_leaf=is_shape)
         raise ValueError(
             f"xs: expected floating-point inputs as {expected}, got {checks.brief(xs)}"
         )
     return jax.tree.map(lambda x: as_floating("xs", x), xs)
+
+
+def in_words(lead: str, event: Shape) -> str:
+    """The shape of an array with some leading axes, as messages show it: [..., T, 3]."""
+    return f"[{', '.join([lead, *map(str, event)])}]"
 
 
 def as_floating(name: str, x: Any) -> Array:
@@ -76,14 +60,10 @@ def layout(cell: Cell[Any, Any], xs: PyTree, *, time_major: bool) -> tuple[Shape
     found: tuple[Shape, int] | None = None
     for x, event in zip(jax.tree.leaves(xs), shapes, strict=True):
         lead = x.shape[: x.ndim - len(event)]
-        if x.ndim < len(event) + 1 or x.shape[len(lead) :] != event:
-            lead_text = "T, ..." if time_major else "..., T"
-            sizes = ", ".join(map(str, event))
-            option = "input_size" if len(event) == 1 else "input_shape"
-            meant = event[0] if len(event) == 1 else event
-            raise ValueError(
-                f"xs: expected [{lead_text}, {sizes}] for {option}={meant}, got {x.shape}"
-            )
+        if x.ndim <= len(event) or x.shape[len(lead) :] != event:
+            expected = in_words("T, ..." if time_major else "..., T", event)
+            option = f"input_size={event[0]}" if len(event) == 1 else f"input_shape={event}"
+            raise ValueError(f"xs: expected {expected} for {option}, got {x.shape}")
         layout_of_x = (lead[1:], lead[0]) if time_major else (lead[:-1], lead[-1])
         if found is not None and found != layout_of_x:
             shapes = jax.tree.map(jnp.shape, xs)
@@ -95,23 +75,29 @@ def layout(cell: Cell[Any, Any], xs: PyTree, *, time_major: bool) -> tuple[Shape
 
 
 @functools.lru_cache(maxsize=256)
-def _param_specs(cell: Cell[Any, Any]) -> PyTree:
+def param_specs(cell: Cell[Any, Any]) -> PyTree:
+    """Shapes and dtypes of a cell's parameters."""
     key = jax.eval_shape(lambda: jax.random.key(0))
     return jax.eval_shape(cell.init, key)
 
 
 def checked_params(cell: Cell[Any, Any], params: PyTree) -> PyTree:
-    specs = _param_specs(cell)
-    expected = jax.tree.map(lambda a: a.shape, specs)
-    if same_structure(params, specs):
-        params = jax.tree.map(lambda leaf, spec: _of_kind("params", leaf, spec), params, specs)
-        got = jax.tree.map(np.shape, params)
-        if got == expected:
-            return params
-        raise ValueError(f"params: expected {expected} for {type(cell).__name__}, got {got}")
-    raise ValueError(
-        f"params: expected {expected} for {type(cell).__name__}, got {checks.brief(params)}"
-    )
+    return _like("params", cell, params, param_specs(cell))
+
+
+def _like(
+    name: str, cell: Cell[Any, Any], tree: PyTree, specs: PyTree, batch_shape: Shape = ()
+) -> PyTree:
+    """A pytree of a cell as arrays like the specs, each with the batch axes or without them."""
+    shapes = jax.tree.map(lambda spec: (*batch_shape, *spec.shape), specs)
+    expected = f"{name}: expected arrays of {shapes} for {type(cell).__name__}"
+    if not same_structure(tree, specs):
+        raise ValueError(f"{expected}, got {checks.brief(tree)}")
+    tree = jax.tree.map(lambda leaf, spec: _of_kind(name, leaf, spec), tree, specs)
+    for leaf, spec in zip(jax.tree.leaves(tree), jax.tree.leaves(specs), strict=True):
+        if leaf.shape not in ((*batch_shape, *spec.shape), spec.shape):
+            raise ValueError(f"{expected}, got {jax.tree.map(jnp.shape, tree)}")
+    return tree
 
 
 def _of_kind(name: str, leaf: Any, spec: Any) -> Array:
@@ -144,18 +130,8 @@ def batched_state(
         return cell.initial_state(batch_shape, dtype)
     x64: bool = jax.config.jax_enable_x64  # type: ignore[attr-defined]
     event = _state_specs(cell, jnp.dtype(dtype), x64)
-    expected = jax.tree.map(lambda a: (*batch_shape, *a.shape), event)
-    if not same_structure(state, event):
-        raise ValueError(f"{name}: expected arrays of {expected}, got {checks.brief(state)}")
-
-    state = jax.tree.map(lambda leaf, spec: _of_kind(name, leaf, spec), state, event)
-    for leaf, spec in zip(jax.tree.leaves(state), jax.tree.leaves(event), strict=True):
-        if leaf.shape not in ((*batch_shape, *spec.shape), spec.shape):
-            shapes = jax.tree.map(jnp.shape, state)
-            raise ValueError(f"{name}: expected arrays of {expected}, got {shapes}")
-    return jax.tree.map(
-        lambda leaf, spec: jnp.broadcast_to(leaf, (*batch_shape, *spec.shape)), state, event
-    )
+    state = _like(name, cell, state, event, batch_shape)
+    return jax.tree.map(lambda s, e: jnp.broadcast_to(s, (*batch_shape, *e.shape)), state, event)
 
 
 def checked_recurrent_mask(
@@ -201,13 +177,13 @@ def holds(
     if zoneout is None:
         return None
     leaves, structure = jax.tree.flatten(state)
+    given = jax.tree.leaves(zoneout, is_leaf=lambda leaf: leaf is None)
     if not same_structure(state, zoneout, is_leaf=lambda leaf: leaf is None):
         expected = jax.tree.map(jnp.shape, state)
         raise ValueError(
             f"zoneout: expected numbers or arrays in the structure of the state, {expected}, "
             f"got {checks.brief(zoneout)}"
         )
-    given = jax.tree.leaves(zoneout, is_leaf=lambda leaf: leaf is None)
     batch_ndim = len(step_shape) - 1
     found = []
     for hold, leaf, role in zip(given, leaves, flat_roles(cell.state_roles()), strict=True):
@@ -235,9 +211,5 @@ def _fraction(hold: Any, dtype: Any) -> Array:
         return array
     if not jnp.issubdtype(array.dtype, jnp.floating) and not isinstance(hold, int):
         raise TypeError(f"zoneout: expected {kind}, got dtype {array.dtype}")
-    if not checks.is_traced(array) and array.size:
-        values = np.asarray(array)  # of NumPy, since this may be inside a trace
-        least, most = float(values.min()), float(values.max())
-        if not (least >= 0 and most <= 1):
-            raise ValueError(f"zoneout: expected {kind}, got {least} to {most}")
+    checks.require_range("zoneout", array, 1)
     return array.astype(dtype)

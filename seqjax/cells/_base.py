@@ -22,8 +22,8 @@ linear in r and linear in p, so a kernel may sum its weight gradient once instea
 
 import abc
 import dataclasses
-from collections.abc import Sequence
-from typing import Any, Generic, NamedTuple, Self, TypeVar
+from collections.abc import Callable, Sequence
+from typing import Any, ClassVar, Generic, NamedTuple, Self, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -339,6 +339,33 @@ class DenseCell(Cell[Params, State]):
         return self.draw("bias_init", key, (size,), gates, dtype) if self.use_bias else None
 
 
+@dataclasses.dataclass(frozen=True)
+class GatedCell(DenseCell[Params, State]):
+    """Base of the dense cells of this package: weights in one column block of width H a gate.
+
+    The state is `h [..., H]` where a subclass says nothing else.
+    """
+
+    gates: ClassVar[int] = 1
+
+    def initial_state(self, batch_shape: int | Shape = (), dtype: Any = jnp.float32) -> Any:
+        return jnp.zeros(ops.batched(batch_shape, self.hidden_size), dtype)
+
+    def project(self, p: Any, x: Array) -> Slots:
+        return ops.split(ops.affine(x, p.w_ih, p.b), self.gates)
+
+    def _input_weights(self, key: PRNGKey, dtype: Any) -> Array:
+        shape = (self.input_size, self.gates * self.hidden_size)
+        return self.draw("kernel_init", key, shape, self.gates, dtype)
+
+    def _recurrent_weights(self, key: PRNGKey, gates: int, dtype: Any) -> Array:
+        shape = (*self.output_shape, gates * self.hidden_size)
+        return self.draw("recurrent_init", key, shape, gates, dtype)
+
+    def _biases(self, key: PRNGKey, dtype: Any) -> Array | None:
+        return self.draw_bias(key, self.gates * self.hidden_size, self.gates, dtype)
+
+
 def flat_roles(roles: PyTree) -> list[Role]:
     """The roles of a state's arrays in their order."""
     return list(jax.tree.leaves(roles, is_leaf=lambda role: isinstance(role, Role)))
@@ -378,16 +405,14 @@ def prepared(cell: Cell[Any, Any], params: PyTree, dtype: Any) -> PyTree:
 
 def cast(tree: PyTree, dtype: Any) -> PyTree:
     """Casts the floating-point arrays of a pytree."""
-    return jax.tree.map(
-        lambda a: a.astype(dtype) if jnp.issubdtype(a.dtype, jnp.floating) else a, tree
-    )
+    return _floating(lambda a: a.astype(dtype), tree)
 
 
 def widened(tree: PyTree) -> PyTree:
     """The floating-point arrays of a pytree in float32 or wider."""
-    return jax.tree.map(
-        lambda a: (
-            a.astype(ops.accumulator_dtype(a.dtype)) if jnp.issubdtype(a.dtype, jnp.floating) else a
-        ),
-        tree,
-    )
+    return _floating(lambda a: a.astype(ops.accumulator_dtype(a.dtype)), tree)
+
+
+def _floating(change: Callable[[Array], Array], tree: PyTree) -> PyTree:
+    """A pytree with its floating-point arrays changed, and the others as they are."""
+    return jax.tree.map(lambda a: change(a) if jnp.issubdtype(a.dtype, jnp.floating) else a, tree)

@@ -9,15 +9,14 @@ import jax.numpy as jnp
 
 from seqjax import checks
 from seqjax.cells import ops
-from seqjax.cells._base import DenseCell
-from seqjax.cells._lstm import LSTMParams, LSTMState, lstm_gates, memory_update
+from seqjax.cells._lstm import LSTMParams, MemoryCell
 from seqjax.types import Array, PRNGKey, Shape, Slots
 
 __all__ = ["ConvLSTM1D", "ConvLSTM2D"]
 
 
 @dataclasses.dataclass(frozen=True)
-class _ConvLSTM(DenseCell[LSTMParams, LSTMState]):
+class _ConvLSTM(MemoryCell):
     """The convolutional LSTM over any number of spatial axes, channels last."""
 
     ndim: ClassVar[int]
@@ -69,29 +68,15 @@ class _ConvLSTM(DenseCell[LSTMParams, LSTMState]):
         return LSTMParams(
             w_ih=self.draw("kernel_init", k_ih, (*window, self.input_size, columns), 4, dtype),
             w_hh=self.draw("recurrent_init", k_hh, (*window, self.hidden_size, columns), 4, dtype),
-            b=self.draw_bias(k_b, columns, 4, dtype),
+            b=self._biases(k_b, dtype),
         )
-
-    def initial_state(self, batch_shape: int | Shape = (), dtype: Any = jnp.float32) -> LSTMState:
-        shape = ops.batched(batch_shape, *self.output_shape)
-        return LSTMState(h=jnp.zeros(shape, dtype), c=jnp.zeros(shape, dtype))
 
     def project(self, p: LSTMParams, x: Array) -> Slots:
         z = self._convolved(x, p.w_ih, self._per_axis("stride"), self.padding)
         return ops.split(ops.biased(z, p.b), 4)
 
-    def recurrent_input(self, state: LSTMState) -> Array:
-        return state.h
-
     def recur(self, p: LSTMParams, r: Array) -> Slots:
         return ops.split(self._convolved(r, p.w_hh, (1,) * self.ndim, "SAME"), 4)
-
-    def update(self, p: LSTMParams, gates: Any, state: LSTMState) -> LSTMState:
-        i, f, g, o = self.gate_values(p, gates, state).values()
-        return memory_update(i, f, g, o, state.c)
-
-    def gate_values(self, p: LSTMParams, gates: Any, state: LSTMState) -> dict[str, Array]:
-        return lstm_gates(*gates)
 
     def _convolved(self, x: Array, w: Array, stride: Shape, padding: str) -> Array:
         """Cross-correlates the trailing axes `[*space, C]` of x with `w [*window, C, columns]`."""

@@ -8,10 +8,10 @@ import jax.numpy as jnp
 
 from seqjax import checks
 from seqjax.cells import initializers, ops
-from seqjax.cells._base import DenseCell
+from seqjax.cells._base import GatedCell
 from seqjax.types import Array, PRNGKey, Shape, Slots
 
-__all__ = ["Elman", "ElmanParams", "ElmanReadout", "ElmanReadoutParams"]
+__all__ = ["Elman", "ElmanParams", "ElmanReadout", "ElmanReadoutParams", "SimpleCell"]
 
 
 class ElmanParams(NamedTuple):
@@ -33,8 +33,8 @@ class ElmanReadoutParams(NamedTuple):
 
 
 @dataclasses.dataclass(frozen=True)
-class _Elman(DenseCell[Any, Array]):
-    """The recurrence that both cells of this file share."""
+class SimpleCell(GatedCell[Any, Array]):
+    """Base of the cells without gates: h_t = φ(x_t W_ih + b + a product with h_{t-1})."""
 
     _: dataclasses.KW_ONLY
     activation: str | Callable[[Array], Array] = "tanh"
@@ -43,6 +43,21 @@ class _Elman(DenseCell[Any, Array]):
         super().__post_init__()
         if not callable(self.activation):
             checks.require_name("activation", self.activation, ops.ACTIVATIONS)
+
+    def project(self, p: Any, x: Array) -> Slots:
+        return (ops.affine(x, p.w_ih, p.b),)
+
+    def recurrent_input(self, state: Array) -> Array:
+        return state
+
+    def update(self, p: Any, gates: Any, state: Array) -> Array:
+        (z,) = gates
+        return ops.activation(self.activation)(z)
+
+
+@dataclasses.dataclass(frozen=True)
+class _Elman(SimpleCell):
+    """The recurrence that both cells of this file share."""
 
     @classmethod
     def irnn(cls, input_size: int, hidden_size: int, *, scale: float = 1.0, **options: Any) -> Self:
@@ -55,31 +70,18 @@ class _Elman(DenseCell[Any, Array]):
         init = "identity" if scale == 1.0 else initializers.Identity(scale)
         return cls(input_size, hidden_size, activation="relu", recurrent_init=init, **options)
 
-    def initial_state(self, batch_shape: int | Shape = (), dtype: Any = jnp.float32) -> Array:
-        return jnp.zeros(ops.batched(batch_shape, self.hidden_size), dtype)
-
-    def project(self, p: Any, x: Array) -> Slots:
-        return (ops.affine(x, p.w_ih, p.b),)
-
-    def recurrent_input(self, state: Array) -> Array:
-        return state
-
     def recur(self, p: Any, r: Array) -> Slots:
         return (ops.matmul(r, p.w_hh),)
 
     def recurrent_matrix(self, p: Any) -> Array | None:
         return p.w_hh
 
-    def update(self, p: Any, gates: Any, state: Array) -> Array:
-        (z,) = gates
-        return ops.activation(self.activation)(z)
-
     def _init(self, key: PRNGKey, dtype: Any) -> tuple[Array, Array, Array | None]:
         k_ih, k_hh, k_b = self.keys(key, 3)
         return (
-            self.draw("kernel_init", k_ih, (self.input_size, self.hidden_size), 1, dtype),
+            self._input_weights(k_ih, dtype),
             self.draw("recurrent_init", k_hh, (self.hidden_size, self.hidden_size), 1, dtype),
-            self.draw_bias(k_b, self.hidden_size, 1, dtype),
+            self._biases(k_b, dtype),
         )
 
 

@@ -7,8 +7,8 @@ import jax
 import jax.numpy as jnp
 
 from seqjax.cells import initializers, ops
-from seqjax.cells._base import DenseCell
-from seqjax.types import Array, PRNGKey, Shape, Slots
+from seqjax.cells._base import GatedCell
+from seqjax.types import Array, PRNGKey, Slots
 
 __all__ = ["GRU", "MGU", "ChoGRU", "ChoGRUParams", "GRUParams", "MGUParams"]
 
@@ -48,32 +48,21 @@ def interpolated(z: Array, n: Array, h_tm1: Array) -> Array:
 
 
 @dataclasses.dataclass(frozen=True)
-class _GRU(DenseCell[Any, Array]):
-    """What the cells of this file share: the state and how weights are drawn."""
-
-    gates: ClassVar[int] = 3
-
-    def initial_state(self, batch_shape: int | Shape = (), dtype: Any = jnp.float32) -> Array:
-        return jnp.zeros(ops.batched(batch_shape, self.hidden_size), dtype)
+class _GRU(GatedCell[Any, Array]):
+    """What the cells of this file share: the last slot is for what the state alone fills."""
 
     def recurrent_input(self, state: Array) -> Array:
         return state
 
-    def _input_weights(self, key: PRNGKey, dtype: Any) -> Array:
-        shape = (self.input_size, self.gates * self.hidden_size)
-        return self.draw("kernel_init", key, shape, self.gates, dtype)
-
-    def _recurrent_weights(self, key: PRNGKey, gates: int, dtype: Any) -> Array:
-        shape = (self.hidden_size, gates * self.hidden_size)
-        return self.draw("recurrent_init", key, shape, gates, dtype)
-
-    def _biases(self, key: PRNGKey, dtype: Any) -> Array | None:
-        return self.draw_bias(key, self.gates * self.hidden_size, self.gates, dtype)
+    def project(self, p: Any, x: Array) -> Slots:
+        return (*super().project(p, x), None)
 
 
 @dataclasses.dataclass(frozen=True)
 class _ResetGRU(_GRU):
     """Cells with gates r, z, n, of which z keeps the state: they know `chrono`."""
+
+    gates: ClassVar[int] = 3
 
     _: dataclasses.KW_ONLY
     chrono: float | None = None
@@ -93,6 +82,10 @@ class _ResetGRU(_GRU):
         b_r, _, b_n = ops.split(b, self.gates)
         b_z = initializers.Chrono(self.chrono)(k_chrono, (self.hidden_size,), b.dtype)
         return jnp.concatenate([b_r, b_z, b_n])
+
+    def update(self, p: Any, gates: Any, state: Array) -> Array:
+        _, z, n = self.gate_values(p, gates, state).values()
+        return interpolated(z, n, state)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -139,19 +132,12 @@ class GRU(_ResetGRU):
             b_hn=self.draw_bias(k_hn, self.hidden_size, 1, dtype),
         )
 
-    def project(self, p: Any, x: Array) -> Slots:
-        return (*ops.split(ops.affine(x, p.w_ih, p.b), 3), None)
-
     def recur(self, p: Any, r: Array) -> Slots:
         q_r, q_z, q_n = ops.split(ops.matmul(r, p.w_hh), 3)
         return q_r, q_z, None, q_n
 
     def recurrent_matrix(self, p: Any) -> Array | None:
         return p.w_hh
-
-    def update(self, p: Any, gates: Any, state: Array) -> Array:
-        _, z, n = self.gate_values(p, gates, state).values()
-        return interpolated(z, n, state)
 
     def gate_values(self, p: Any, gates: Any, state: Array) -> dict[str, Array]:
         z_r, z_z, p_n, q_n = gates
@@ -200,16 +186,9 @@ class ChoGRU(_ResetGRU):
             b=self._biases(k_b, dtype),
         )
 
-    def project(self, p: Any, x: Array) -> Slots:
-        return (*ops.split(ops.affine(x, p.w_ih, p.b), 3), None)
-
     def recur(self, p: Any, r: Array) -> Slots:
         q_r, q_z = ops.split(ops.matmul(r, p.w_hh), 2)
         return q_r, q_z, None, r
-
-    def update(self, p: Any, gates: Any, state: Array) -> Array:
-        _, z, n = self.gate_values(p, gates, state).values()
-        return interpolated(z, n, state)
 
     def gate_values(self, p: Any, gates: Any, state: Array) -> dict[str, Array]:
         z_r, z_z, p_n, h_in = gates
@@ -253,9 +232,6 @@ class MGU(_GRU):
             w_hn=self._recurrent_weights(k_hn, 1, dtype),
             b=self._biases(k_b, dtype),
         )
-
-    def project(self, p: Any, x: Array) -> Slots:
-        return (*ops.split(ops.affine(x, p.w_ih, p.b), 2), None)
 
     def recur(self, p: Any, r: Array) -> Slots:
         return ops.matmul(r, p.w_hf), None, r

@@ -7,10 +7,9 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from seqjax import checks
 from seqjax.cells import ops
-from seqjax.cells._base import DenseCell
-from seqjax.types import Array, PRNGKey, Shape, Slots
+from seqjax.cells._elman import SimpleCell
+from seqjax.types import Array, PRNGKey, Slots
 
 __all__ = ["IndRNN", "IndRNNParams"]
 
@@ -24,7 +23,7 @@ class IndRNNParams(NamedTuple):
 
 
 @dataclasses.dataclass(frozen=True)
-class IndRNN(DenseCell[IndRNNParams, Array]):
+class IndRNN(SimpleCell):
     r"""An RNN whose recurrent matrix is diagonal.
 
         h_t = φ(x_t W_ih + u ⊙ h_{t-1} + b)
@@ -54,31 +53,13 @@ class IndRNN(DenseCell[IndRNNParams, Array]):
     _: dataclasses.KW_ONLY
     activation: str | Callable[[Array], Array] = "relu"
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if not callable(self.activation):
-            checks.require_name("activation", self.activation, ops.ACTIVATIONS)
-
     def init(self, key: PRNGKey, dtype: Any = jnp.float32) -> IndRNNParams:
         k_ih, k_u, k_b = self.keys(key, 3)
         return IndRNNParams(
-            w_ih=self.draw("kernel_init", k_ih, (self.input_size, self.hidden_size), 1, dtype),
+            w_ih=self._input_weights(k_ih, dtype),
             u=jax.random.uniform(k_u, (self.hidden_size,), dtype),
-            b=self.draw_bias(k_b, self.hidden_size, 1, dtype),
+            b=self._biases(k_b, dtype),
         )
-
-    def initial_state(self, batch_shape: int | Shape = (), dtype: Any = jnp.float32) -> Array:
-        return jnp.zeros(ops.batched(batch_shape, self.hidden_size), dtype)
-
-    def project(self, p: IndRNNParams, x: Array) -> Slots:
-        return (ops.affine(x, p.w_ih, p.b),)
-
-    def recurrent_input(self, state: Array) -> Array:
-        return state
 
     def recur(self, p: IndRNNParams, r: Array) -> Slots:
         return (ops.scaled(p.u, r),)
-
-    def update(self, p: IndRNNParams, gates: Any, state: Array) -> Array:
-        (z,) = gates
-        return ops.activation(self.activation)(z)

@@ -12,20 +12,8 @@ import jax.numpy as jnp
 
 from seqjax import checks
 from seqjax.cells import initializers, ops
-from seqjax.cells._base import DenseCell
+from seqjax.cells._base import GatedCell
 from seqjax.types import Array, PRNGKey, Shape, Slots
-
-__all__ = [
-    "LSTM",
-    "CoupledLSTM",
-    "GatedLSTM",
-    "LSTMParams",
-    "LSTMState",
-    "PeepholeLSTM",
-    "PeepholeLSTMParams",
-    "ProjectedLSTM",
-    "ProjectedLSTMParams",
-]
 
 
 class LSTMState(NamedTuple):
@@ -75,14 +63,34 @@ def memory_update(i: Array, f: Array, g: Array, o: Array, c_tm1: Array) -> LSTMS
     return LSTMState(o * jnp.tanh(c), c)
 
 
-def lstm_gates(z_i: Array, z_f: Array, z_g: Array, z_o: Array) -> dict[str, Array]:
-    """The activated gates of an LSTM without peepholes, by name."""
-    i, f, o = jax.nn.sigmoid(z_i), jax.nn.sigmoid(z_f), jax.nn.sigmoid(z_o)
-    return {"i": i, "f": f, "g": jnp.tanh(z_g), "o": o}
+@dataclasses.dataclass(frozen=True)
+class MemoryCell(GatedCell[Any, LSTMState]):
+    """Base of all LSTMs, whatever their products are: the state, the gates i, f, g, o, the step."""
+
+    gates: ClassVar[int] = 4
+
+    def initial_state(self, batch_shape: int | Shape = (), dtype: Any = jnp.float32) -> LSTMState:
+        *space, _ = self.output_shape
+        return LSTMState(
+            h=jnp.zeros(ops.batched(batch_shape, *self.output_shape), dtype),
+            c=jnp.zeros(ops.batched(batch_shape, *space, self.hidden_size), dtype),
+        )
+
+    def recurrent_input(self, state: LSTMState) -> Array:
+        return state.h
+
+    def update(self, p: Any, gates: Any, state: LSTMState) -> LSTMState:
+        i, f, g, o = self.gate_values(p, gates, state).values()
+        return memory_update(i, f, g, o, state.c)
+
+    def gate_values(self, p: Any, gates: Any, state: LSTMState) -> dict[str, Array]:
+        z_i, z_f, z_g, z_o = gates
+        i, f, o = jax.nn.sigmoid(z_i), jax.nn.sigmoid(z_f), jax.nn.sigmoid(z_o)
+        return {"i": i, "f": f, "g": jnp.tanh(z_g), "o": o}
 
 
 @dataclasses.dataclass(frozen=True)
-class GatedLSTM(DenseCell[Any, LSTMState]):
+class GatedLSTM(MemoryCell):
     """Base of the LSTMs: sizes, initialisation, how gates are laid out.
 
     A subclass gives `init`, which adds its own parameters, and what differs in `update`.
@@ -96,7 +104,6 @@ class GatedLSTM(DenseCell[Any, LSTMState]):
       (True, 4)
     """
 
-    gates: ClassVar[int] = 4
     forget_gate: ClassVar[int] = 1
     input_gate: ClassVar[int | None] = 0
 
@@ -116,39 +123,17 @@ class GatedLSTM(DenseCell[Any, LSTMState]):
         if not self.use_bias and (self.chrono is not None or self.forget_bias):
             raise ValueError("use_bias: expected True with forget_bias or chrono, got False")
 
-    def initial_state(self, batch_shape: int | Shape = (), dtype: Any = jnp.float32) -> LSTMState:
-        return LSTMState(
-            h=jnp.zeros(ops.batched(batch_shape, *self.output_shape), dtype),
-            c=jnp.zeros(ops.batched(batch_shape, self.hidden_size), dtype),
-        )
-
-    def project(self, p: Any, x: Array) -> Slots:
-        return ops.split(ops.affine(x, p.w_ih, p.b), self.gates)
-
-    def recurrent_input(self, state: LSTMState) -> Array:
-        return state.h
-
     def recur(self, p: Any, r: Array) -> Slots:
         return ops.split(ops.matmul(r, p.w_hh), self.gates)
 
     def recurrent_matrix(self, p: Any) -> Array | None:
         return p.w_hh
 
-    def update(self, p: Any, gates: Any, state: LSTMState) -> LSTMState:
-        i, f, g, o = self.gate_values(p, gates, state).values()
-        return memory_update(i, f, g, o, state.c)
-
-    def gate_values(self, p: Any, gates: Any, state: LSTMState) -> dict[str, Array]:
-        del p, state
-        return lstm_gates(*gates)
-
     def _init(self, key: PRNGKey, dtype: Any) -> tuple[Array, Array, Array | None]:
         k_ih, k_hh, k_b, k_chrono = self.keys(key, 4)
-        columns = self.gates * self.hidden_size
-        (recurrent_size,) = self.output_shape
-        w_ih = self.draw("kernel_init", k_ih, (self.input_size, columns), self.gates, dtype)
-        w_hh = self.draw("recurrent_init", k_hh, (recurrent_size, columns), self.gates, dtype)
-        b = self.draw_bias(k_b, columns, self.gates, dtype)
+        w_ih = self._input_weights(k_ih, dtype)
+        w_hh = self._recurrent_weights(k_hh, self.gates, dtype)
+        b = self._biases(k_b, dtype)
         return w_ih, w_hh, b if b is None else self._gate_biases(b, k_chrono)
 
     def _gate_biases(self, b: Array, key: PRNGKey) -> Array:
@@ -284,7 +269,6 @@ class CoupledLSTM(GatedLSTM):
         return memory_update(1 - f, f, g, o, state.c)
 
     def gate_values(self, p: Any, gates: Any, state: LSTMState) -> dict[str, Array]:
-        del p, state
         z_f, z_g, z_o = gates
         return {"f": jax.nn.sigmoid(z_f), "g": jnp.tanh(z_g), "o": jax.nn.sigmoid(z_o)}
 

@@ -7,9 +7,8 @@ from typing import Any, ClassVar, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from seqjax.cells import ops
-from seqjax.cells._base import Cell, DenseCell
-from seqjax.types import Array, PRNGKey, Shape, Slots
+from seqjax.cells._base import Cell, GatedCell
+from seqjax.types import Array, PRNGKey
 
 __all__ = ["LinearCell", "MinGRU", "MinLSTM", "MinParams"]
 
@@ -57,24 +56,12 @@ class LinearCell(Cell[Any, Any]):
 
 
 @dataclasses.dataclass(frozen=True)
-class _MinCell(DenseCell[MinParams, Array], LinearCell):
-    """Base of the cells of this file: their weights, in column blocks of width H."""
-
-    gates: ClassVar[int]
+class _MinCell(GatedCell[MinParams, Array], LinearCell):
+    """Base of the cells of this file: their weights."""
 
     def init(self, key: PRNGKey, dtype: Any = jnp.float32) -> MinParams:
         k_ih, k_b = self.keys(key, 2)
-        columns = self.gates * self.hidden_size
-        return MinParams(
-            w_ih=self.draw("kernel_init", k_ih, (self.input_size, columns), self.gates, dtype),
-            b=self.draw_bias(k_b, columns, self.gates, dtype),
-        )
-
-    def initial_state(self, batch_shape: int | Shape = (), dtype: Any = jnp.float32) -> Array:
-        return jnp.zeros(ops.batched(batch_shape, self.hidden_size), dtype)
-
-    def project(self, p: MinParams, x: Array) -> Slots:
-        return ops.split(ops.affine(x, p.w_ih, p.b), self.gates)
+        return MinParams(self._input_weights(k_ih, dtype), self._biases(k_b, dtype))
 
 
 @dataclasses.dataclass(frozen=True)

@@ -179,16 +179,20 @@ def joined(cell: Cell[Any, Any], projected: Slots, recurred: Slots | None) -> Sl
             f"cell: expected as many slots from {name}.recur as from {name}.project, "
             f"{len(projected)}, got {len(recurred)}"
         )
+    gates = []
     for n, (p, q) in enumerate(zip(projected, recurred, strict=True)):
         if p is not None and q is not None and p.shape != q.shape:
             raise ValueError(
                 f"cell: expected the slot {n} of {name}.recur to have the shape of that of "
                 f"{name}.project, {p.shape}, got {q.shape}"
             )
-    return tuple(
-        p if q is None else q if p is None else p + q
-        for p, q in zip(projected, recurred, strict=True)
-    )
+        gates.append(added(p, q))
+    return tuple(gates)
+
+
+def added(a: Array | None, b: Array | None) -> Array | None:
+    """The sum of two arrays, or the one that there is."""
+    return b if a is None else a if b is None else a + b
 
 
 def masked(r: PyTree | None, recurrent_mask: PyTree | None) -> PyTree | None:

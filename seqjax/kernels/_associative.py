@@ -7,7 +7,7 @@ h_t = a_t ⊙ h_{t-1} + b_t is a composition of maps, and composing maps is asso
 so all prefixes can be had in O(log T) parallel steps (Blelloch 1990; Martin, Cundy 2018).
 """
 
-from typing import Any
+from typing import Any, cast
 
 import jax
 import jax.numpy as jnp
@@ -15,7 +15,7 @@ import jax.numpy as jnp
 from seqjax.cells._base import Cell, compute_dtype, widened
 from seqjax.cells._minimal import LinearCell
 from seqjax.cells.stepping import held, select, shown
-from seqjax.kernels._kernel import Kernel, Spec
+from seqjax.kernels._kernel import INSTEAD, Kernel, Spec, require
 from seqjax.kernels._problem import Problem
 from seqjax.types import Array, Unrolled
 
@@ -64,8 +64,8 @@ def associative(
       True
     """
     del inline, unroll
-    if not isinstance(cell, LinearCell):
-        raise ValueError(f"implementation: {_refuses(cell)}")
+    require(_refuses(cell))
+    cell = cast(LinearCell, cell)
     p, start = problem.params, widened(problem.state)
     gates, dtype = cell.project(p, problem.xs), compute_dtype(problem.xs)
     if problem.steps == 0:
@@ -75,13 +75,11 @@ def associative(
         jnp.broadcast_to(term, (problem.steps, *start.shape))
         for term in cell.linear_terms(p, gates)
     )
+    stay = jnp.ones_like(a), jnp.zeros_like(b)
     if problem.zoneout is not None:
-        a, b = (
-            held(problem.zoneout, jnp.ones_like(a), a),
-            held(problem.zoneout, jnp.zeros_like(b), b),
-        )
+        a, b = (held(problem.zoneout, old, new) for old, new in zip(stay, (a, b), strict=True))
     if problem.mask is not None:
-        a, b = select(problem.mask, (a, b), (jnp.ones_like(a), jnp.zeros_like(b)))
+        a, b = select(problem.mask, (a, b), stay)
     if problem.resets is None:
         a, b = jax.lax.associative_scan(_composed, (a, b), reverse=reverse)
     else:
@@ -98,13 +96,11 @@ def associative(
 def _refuses(cell: Cell[Any, Any], spec: Spec | None = None) -> str | None:
     """Why the kernel cannot run a cell."""
     del spec
-    expected = "expected 'scan', 'fused' or 'auto'"
+    name = type(cell).__name__
     if not isinstance(cell, LinearCell):
-        name = type(cell).__name__
-        return f"'associative' runs cells with linear_terms, got {name}; {expected}"
+        return f"'associative' runs cells with linear_terms, got {name}; {INSTEAD}"
     if cell.recurrent_input(cell.initial_state()) is not None:
-        name = type(cell).__name__
-        return f"'associative' runs cells without a recurrent input, {name} has one; {expected}"
+        return f"'associative' runs cells without a recurrent input, {name} has one; {INSTEAD}"
     return None
 
 

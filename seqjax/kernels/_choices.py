@@ -46,6 +46,13 @@ class Choices(NamedTuple):
 
 
 NOT_MEASURED = "not measured"
+OTHERS = Choices(
+    unroll=Choice(1, NOT_MEASURED),
+    inline_from=Choice(None, NOT_MEASURED),
+    chunk_from=Choice(None, NOT_MEASURED),
+    parallel_from=Choice(64, NOT_MEASURED),
+    cudnn=Choice(False, "there is no cuDNN"),
+)
 
 CHOICES: dict[str, Choices] = {
     "cpu": Choices(
@@ -60,25 +67,15 @@ CHOICES: dict[str, Choices] = {
         parallel_from=Choice(None, "suite speed: on a CPU the loop is faster"),
         cudnn=Choice(False, "there is no cuDNN"),
     ),
-    "cuda": Choices(
+    "cuda": OTHERS._replace(
         unroll=Choice(
-            4,
-            "H200, lstm 32,512,256,256 gradient in bf16: 7.75 ms, 12.7 ms with unroll=1",
+            4, "H200, lstm 32,512,256,256 gradient in bf16: 7.75 ms, 12.7 ms with unroll=1"
         ),
-        inline_from=Choice(None, NOT_MEASURED),
-        chunk_from=Choice(None, NOT_MEASURED),
-        parallel_from=Choice(64, NOT_MEASURED),
         cudnn=Choice(
             False, "H200, lstm 32,512,256,256 gradient in tf32: 20.1 ms; fused takes 8.1 ms"
         ),
     ),
-    "tpu": Choices(
-        unroll=Choice(1, NOT_MEASURED),
-        inline_from=Choice(None, NOT_MEASURED),
-        chunk_from=Choice(None, NOT_MEASURED),
-        parallel_from=Choice(64, NOT_MEASURED),
-        cudnn=Choice(False, "there is no cuDNN"),
-    ),
+    "tpu": OTHERS,
 }
 """The settings by platform. Those of "tpu" serve every platform that was not measured."""
 

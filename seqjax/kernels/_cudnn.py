@@ -12,11 +12,11 @@ import jax
 import jax.numpy as jnp
 from jax.experimental.layout import Layout, with_layout_constraint
 
-from seqjax.cells._base import Cell
+from seqjax.cells._base import Cell, compute_dtype
 from seqjax.cells._lstm import LSTM, LSTMParams, LSTMState
 from seqjax.cells.stepping import select
 from seqjax.kernels import target
-from seqjax.kernels._kernel import Kernel, Spec
+from seqjax.kernels._kernel import INSTEAD, Kernel, Spec, require
 from seqjax.kernels._problem import Problem
 from seqjax.types import Array, Unrolled
 
@@ -73,10 +73,11 @@ def cudnn(
       ValueError: implementation: 'cudnn' runs seqjax.cells.LSTM, got GRU; ...
     """
     del inline, unroll
-    lstm = _checked(cell, problem)
+    spec = Spec((), problem.steps, compute_dtype(problem.xs), target.this_machine())
+    require(_refuses(cell, spec, problem))
     from jax.experimental import rnn  # here, since what is experimental may go
 
-    return _run(rnn.lstm, lstm, problem, reverse)
+    return _run(rnn.lstm, cast(LSTM, cell), problem, reverse)
 
 
 def flat_weights(params: LSTMParams) -> Array:
@@ -101,48 +102,22 @@ def flat_weights(params: LSTMParams) -> Array:
     return jnp.concatenate([params.w_ih.T.ravel(), params.w_hh.T.ravel(), b, zeros])
 
 
-def _checked(cell: Cell[Any, Any], problem: Problem) -> LSTM:
-    """The cell, or an error for what cuDNN, or this machine, cannot run."""
-    reasons = [_refuses_cell(cell)]
-    for name in ("xs", "params", "state"):
-        leaves = jax.tree.leaves(getattr(problem, name))
-        reasons += [_refuses_dtype(name, leaf.dtype) for leaf in leaves]
+def _refuses(cell: Cell[Any, Any], spec: Spec, problem: Problem | None = None) -> str | None:
+    """Why the kernel cannot run a problem, of which more is known once there are arrays."""
+    dtypes = [("xs", spec.dtype)]
+    for name in ("params", "state"):
+        dtypes += [(name, leaf.dtype) for leaf in jax.tree.leaves(getattr(problem, name, None))]
+    if type(cell) is not LSTM:  # an LSTM's kin has other equations
+        return f"'cudnn' runs seqjax.cells.LSTM, got {type(cell).__name__}; {INSTEAD}"
+    for name, dtype in dtypes:
+        if dtype != jnp.float32:
+            return f"'cudnn' runs float32, got {name} of {dtype}; {INSTEAD}"
     for name in ("resets", "recurrent_mask", "zoneout"):
-        if getattr(problem, name) is not None:
-            reasons.append(f"'cudnn' runs without {name}, got {name}; {_INSTEAD}")
-    reasons.append(_refuses_platform(target.this_machine()))
-    for reason in filter(None, reasons):
-        raise ValueError(f"implementation: {reason}")
-    return cast(LSTM, cell)
-
-
-_INSTEAD = "expected 'scan', 'fused' or 'auto'"
-
-
-def _refuses_cell(cell: Cell[Any, Any]) -> str | None:
-    """An LSTM's kin has other equations."""
-    if type(cell) is LSTM:
-        return None
-    return f"'cudnn' runs seqjax.cells.LSTM, got {type(cell).__name__}; {_INSTEAD}"
-
-
-def _refuses_dtype(name: str, dtype: Any) -> str | None:
-    return (
-        None if dtype == jnp.float32 else f"'cudnn' runs float32, got {name} of {dtype}; {_INSTEAD}"
-    )
-
-
-def _refuses_platform(platform: str) -> str | None:
-    if platform in ("cuda", "gpu"):
-        return None
-    return f"'cudnn' needs an NVIDIA GPU, JAX's backend is {platform!r}"
-
-
-def _refuses(cell: Cell[Any, Any], spec: Spec) -> str | None:
-    """Why the kernel cannot run a problem, as far as it is known before there are arrays."""
-    return (
-        _refuses_cell(cell) or _refuses_dtype("xs", spec.dtype) or _refuses_platform(spec.platform)
-    )
+        if getattr(problem, name, None) is not None:
+            return f"'cudnn' runs without {name}, got {name}; {INSTEAD}"
+    if spec.platform not in ("cuda", "gpu"):
+        return f"'cudnn' needs an NVIDIA GPU, JAX's backend is {spec.platform!r}"
+    return None
 
 
 def _takes(cell: Cell[Any, Any], spec: Spec) -> str | None:

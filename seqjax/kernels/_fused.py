@@ -29,9 +29,9 @@ import numpy as np
 from seqjax.cells import ops
 from seqjax.cells._base import Cell, compute_dtype, widened
 from seqjax.cells._minimal import LinearCell
-from seqjax.cells.stepping import Now, Step, advance, enter, masked, shown
+from seqjax.cells.stepping import Now, Step, added, advance, enter, masked, shown
 from seqjax.kernels import _taps as taps
-from seqjax.kernels._kernel import Kernel, Spec
+from seqjax.kernels._kernel import Kernel, Spec, require
 from seqjax.kernels._problem import Problem
 from seqjax.kernels._scan import varying_like
 from seqjax.types import Array, PyTree, Slots, Unrolled
@@ -73,9 +73,7 @@ def fused(
       >>> fused(cell, problem).outputs.shape
       (7, 2, 5)
     """
-    reason = _refuses(cell)
-    if reason is not None:
-        raise ValueError(f"implementation: {reason}")
+    require(_refuses(cell))
     with ops.divided_like(problem):
         return _run(_Setting(cell, reverse, inline, unroll), problem, store=False)[0]
 
@@ -289,7 +287,7 @@ def _with_tangent(
     if "sum" in kinds:
         _, rs, _ = seen(p, stored, made, problem.recurrent_mask)
         _, d_recurred = _jvp(lambda p: cell.recur(p, rs), (p,), (moved.params,))
-    d_sums, widths = _packed(tuple(map(_plus, d_projected, d_recurred)), stored.sums)
+    d_sums, widths = _packed(tuple(map(added, d_projected, d_recurred)), stored.sums)
     weights = d_taps = None
     if tapped is not None:
         weights, d_weights = _jvp(tapped.weights, (p,), (moved.params,))
@@ -340,7 +338,7 @@ def _with_tangent(
             (d_rest, d_made, d_state, moved.reset_state, moved.recurrent_mask),
         )
         through = (None,) * len(kinds) if r is None else cell.recur(p, d_r)
-        sums = tuple(map(_plus, _unpacked(d_sums, widths, kept.sums), through))
+        sums = tuple(map(added, _unpacked(d_sums, widths, kept.sums), through))
         d_gates = _by_kind(kinds, sum=sums, copy=through, input=d_made)
         _, _, gates = seen(p, kept, made, problem.recurrent_mask)
         zeros = jax.tree.map(jnp.zeros_like, d_taps)
@@ -369,10 +367,6 @@ def _with_tangent(
             (moved.params, None if setting.inline else d_projected, d_reached),
         )
     return ran, Unrolled(d_outputs, d_state)
-
-
-def _plus(a: Array | None, b: Array | None) -> Array | None:
-    return b if a is None else a if b is None else a + b
 
 
 def _packed(d_sums: Slots, sums: Slots) -> tuple[Any, list[int] | None]:
@@ -410,10 +404,7 @@ def _leaves(primals: PyTree, tangents: PyTree) -> list[Any]:
 
 def _filled(primals: PyTree, tangents: PyTree) -> PyTree:
     """The tangents with zeros in place of None."""
-    leaves, structure = jax.tree.flatten(primals)
-    moves = _leaves(primals, tangents)
-    filled = [jnp.zeros_like(a) if d is None else d for a, d in zip(leaves, moves, strict=True)]
-    return jax.tree.unflatten(structure, filled)
+    return jax.tree.map(lambda a, d: jnp.zeros_like(a) if d is None else d, primals, tangents)
 
 
 def _jvp(

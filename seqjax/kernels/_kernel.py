@@ -8,7 +8,10 @@ from seqjax.cells._base import Cell
 from seqjax.kernels._choices import Choices, choices_for
 from seqjax.types import Shape, Unrolled
 
-__all__ = ["Kernel", "Spec"]
+__all__ = ["INSTEAD", "Kernel", "Spec", "require"]
+
+INSTEAD = "expected 'scan', 'fused' or 'auto'"
+"""How the refusal of a special kernel ends."""
 
 
 class Spec(NamedTuple):
@@ -85,6 +88,10 @@ class Kernel:
         Raises:
           ValueError: with the reason.
         """
-        reason = self.refuses(cell, spec)
-        if reason is not None:
-            raise ValueError(f"implementation: {reason}")
+        require(self.refuses(cell, spec))
+
+
+def require(refusal: str | None) -> None:
+    """Raise why a kernel cannot run a problem, if it cannot."""
+    if refusal is not None:
+        raise ValueError(f"implementation: {refusal}")

@@ -163,14 +163,15 @@ def _planned(
         kernel, why_kernel = asked, f"{asked.name} was asked for"
     _check_remat(kernel, remat, budget)
     kernel.require(cell, spec)
-    sizes = _Sizes.of(cell, spec.batch_shape, spec.dtype)
-    inline, why_inline = _inline(kernel, sizes.projected * spec.steps, spec.choices)
-    step = sizes.stored(inline=inline)
+    projected, gates, state = _sizes(cell, spec.batch_shape, spec.dtype)
+    inline, why_inline = _inline(kernel, projected * spec.steps, spec.choices)
+    # A step that is differentiated takes, about, what `update` is given (the gates and the state)
+    # and its gradient; and its projection with the gradient, if that is not made in the loop.
+    step = 2 * (gates + state) + (0 if inline else 2 * projected)
+    memory = _Memory(spec.steps, step, state)
     if wanted == "gradient":
-        remat, segments, why_remat = _segments(
-            kernel, remat, budget, spec.steps, step, sizes.state, spec.choices
-        )
-        kept = _kept(spec.steps, segments, step, sizes.state)
+        remat, segments, why_remat = _segments(kernel, remat, budget, memory, spec.choices)
+        kept = memory.kept(segments)
     else:
         remat, segments, why_remat, kept = "none", (), f"nothing is kept for {wanted}", 0
     in_a_row = segments[-1] if segments else spec.steps
@@ -215,38 +216,54 @@ def _check_remat(kernel: Kernel, remat: str, budget: int | None) -> None:
         )
 
 
-@dataclasses.dataclass(frozen=True)
-class _Sizes:
+def _sizes(cell: Cell[Any, Any], batch_shape: Shape, dtype: Any) -> tuple[int, int, int]:
     """Bytes a step: of the projection, of all gates, and of the state."""
 
-    projected: int
-    gates: int
+    def one_step(x: PyTree, state: Any) -> Any:
+        p = prepared(cell, cell.init(jax.random.key(0)), dtype)
+        projected = cell.project(p, x)
+        ran = advance(cell, p, Now(projected), state, output_dtype=dtype, with_output=False)
+        here = cell.arrive(p, projected, widened(state))
+        tapped = taps.tap(cell.update, p, ran.gates, here)
+        made = () if tapped is None else tapped.run(p, ran.gates, here)[1]
+        return projected, (ran.gates, made)
+
+    wide = ops.accumulator_dtype(dtype)
+    state = jax.eval_shape(lambda: cell.initial_state(batch_shape, wide))
+    projected, gates = jax.eval_shape(one_step, input_specs(cell, batch_shape, dtype), state)
+    return _bytes(projected), _bytes(gates), _bytes(state)
+
+
+class _Memory(NamedTuple):
+    """What the memory of reverse mode follows from.
+
+    Attributes:
+      steps: T.
+      step: bytes that one step stores.
+      state: bytes of the state, which is kept between segments.
+    """
+
+    steps: int
+    step: int
     state: int
 
-    @classmethod
-    def of(cls, cell: Cell[Any, Any], batch_shape: Shape, dtype: Any) -> "_Sizes":
-        def one_step(x: PyTree, state: Any) -> Any:
-            p = prepared(cell, cell.init(jax.random.key(0)), dtype)
-            projected = cell.project(p, x)
-            ran = advance(cell, p, Now(projected), state, output_dtype=dtype, with_output=False)
-            here = cell.arrive(p, projected, widened(state))
-            tapped = taps.tap(cell.update, p, ran.gates, here)
-            made = () if tapped is None else tapped.run(p, ran.gates, here)[1]
-            return projected, (ran.gates, made)
+    def kept(self, segments: tuple[int, ...]) -> int:
+        """Bytes kept at the worst moment: the states between segments, one segment's steps."""
+        kept, within = 0, self.steps
+        for size in segments:
+            kept += math.ceil(within / size) * self.state
+            within = size
+        return kept + within * self.step
 
-        wide = ops.accumulator_dtype(dtype)
-        state = jax.eval_shape(lambda: cell.initial_state(batch_shape, wide))
-        made = jax.eval_shape(one_step, input_specs(cell, batch_shape, dtype), state)
-        projected, gates = map(_bytes, made)
-        return cls(projected, gates, _bytes(state))
-
-    def stored(self, *, inline: bool) -> int:
-        """What a step of a segment takes while the segment is differentiated, about.
-
-        What `update` is given (the gates and the state) and its gradient; and projections with
-        their gradient, if they are not made in the loop.
-        """
-        return 2 * (self.gates + self.state) + (0 if inline else 2 * self.projected)
+    def chunks(self, budget: int | None) -> tuple[int, ...]:
+        """Segments of "chunk": the longest within the budget, or of a few megabytes."""
+        if budget is None:
+            most = max(CHUNK_STEPS, CHUNK_SIZE // max(self.step, 1))
+            return _chunks(self.steps, max(1, min(self.steps, most)))
+        halvings = [max(1, self.steps >> n) for n in range(1, max(self.steps, 2).bit_length())]
+        candidates = [_chunks(self.steps, size) for size in halvings]
+        fitting = (segments for segments in candidates if self.kept(segments) <= budget)
+        return next(fitting, _chunks(self.steps, max(1, math.isqrt(self.steps))))
 
 
 def _unroll(kernel: Kernel, asked: int | None, steps: int, choices: Choices) -> tuple[int, str]:
@@ -262,13 +279,7 @@ def _unroll(kernel: Kernel, asked: int | None, steps: int, choices: Choices) -> 
 
 
 def _segments(
-    kernel: Kernel,
-    remat: str,
-    budget: int | None,
-    steps: int,
-    step: int,
-    state: int,
-    choices: Choices,
+    kernel: Kernel, remat: str, budget: int | None, memory: _Memory, choices: Choices
 ) -> tuple[str, tuple[int, ...], str]:
     """The remat that was asked for or chosen, the steps of its segments, and why."""
     if not kernel.remat:
@@ -277,12 +288,12 @@ def _segments(
     asked = f"{remat} was asked for"
     candidates = {
         "none": (),
-        "chunk": _chunks(steps, _chunk_steps(steps, step, state, budget)),
-        "sqrt": _chunks(steps, max(1, math.isqrt(steps))),
-        "log": _levels(steps),
+        "chunk": memory.chunks(budget),
+        "sqrt": _chunks(memory.steps, max(1, math.isqrt(memory.steps))),
+        "log": _levels(memory.steps),
     }
     if remat == "auto" and budget is None:
-        whole = _kept(steps, (), step, state)
+        whole = memory.kept(())
         limit, because = choices.chunk_from
         if limit is not None and whole >= limit:
             size = _readable(whole)
@@ -292,30 +303,15 @@ def _segments(
     if budget is None:
         return remat, candidates[remat], asked
     names = list(candidates) if remat == "auto" else [remat]
-    needs = {name: _kept(steps, candidates[name], step, state) for name in names}
-    for name in names:
-        if needs[name] <= budget:
+    needs = {name: memory.kept(candidates[name]) for name in names}
+    for name, need in needs.items():
+        if need <= budget:
             why = f"within the budget of {_readable(budget)} with the fewest steps run again"
             return name, candidates[name], why if remat == "auto" else asked
     raise ValueError(
         f"memory_budget: expected at least {min(needs.values())} bytes with remat={remat!r} for "
-        f"{steps} steps, got {budget}"
+        f"{memory.steps} steps, got {budget}"
     )
-
-
-def _chunk_steps(steps: int, step: int, state: int, budget: int | None) -> int:
-    """Steps in a segment of "chunk": the longest within the budget, or of a few megabytes."""
-    if budget is None:
-        return max(1, min(steps, max(CHUNK_STEPS, CHUNK_SIZE // max(step, 1))))
-    fitting = [
-        c for c in _halvings(steps) if _kept(steps, _chunks(steps, c), step, state) <= budget
-    ]
-    return fitting[0] if fitting else max(1, math.isqrt(steps))
-
-
-def _halvings(steps: int) -> list[int]:
-    """T/2, T/4, … 1."""
-    return [max(1, steps >> n) for n in range(1, max(steps, 2).bit_length())]
 
 
 def _chunks(steps: int, size: int) -> tuple[int, ...]:
@@ -334,15 +330,6 @@ def _levels(steps: int) -> tuple[int, ...]:
         sizes.append(size)
         size *= FANOUT
     return tuple(reversed(sizes))
-
-
-def _kept(steps: int, segments: tuple[int, ...], step: int, state: int) -> int:
-    """Bytes kept at the worst moment: the states between segments, and one segment's steps."""
-    kept, within = 0, steps
-    for size in segments:
-        kept += math.ceil(within / size) * state
-        within = size
-    return kept + within * step
 
 
 def _bytes(tree: PyTree) -> int:

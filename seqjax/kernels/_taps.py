@@ -118,7 +118,7 @@ class Tapped(NamedTuple):
             made.operands.append(None if weight is None else operands[1 - weight])
             if values is not None:
                 tapped = None if taps is None else taps[n]
-                made.values.append(_known(_Equation(equation), values[n], *operands, tapped))
+                made.values.append(_known(equation, values[n], *operands, tapped))
             else:
                 made.values.append(_bound(equation, operands)[0])
             write(equation, made.values[-1:])
@@ -145,38 +145,26 @@ class Tapped(NamedTuple):
         for product, kept, operand, d in zip(
             self.products, made.operands, again.operands, d_weights, strict=True
         ):
-            equation = _Equation(self.program.jaxpr.eqns[product.place])
-            multiply = equation.of if product.weight == 1 else equation.swapped
-            multiplied: Any = jax.vmap(multiply, (0, None))
-            found.append(None if d is None else multiplied(operand if kept is None else kept, d))
+            multiply = functools.partial(_product, self.program.jaxpr.eqns[product.place])
+            pair: Any = (operand if kept is None else kept, d)
+            (a, b), axes = (pair, (0, None)) if product.weight == 1 else (pair[::-1], (None, 0))
+            found.append(None if d is None else jax.vmap(multiply, axes)(a, b))
         return found
 
 
-class _Equation(NamedTuple):
-    """A product of the program, for a function with a derivative of its own."""
-
-    equation: Any
-
-    def of(self, a: Array, b: Array) -> Array:
-        return _bound(self.equation, [a, b])[0]
-
-    def swapped(self, b: Array, a: Array) -> Array:
-        return self.of(a, b)
-
-
 @functools.partial(jax.custom_jvp, nondiff_argnums=(0,))
-def _known(product: _Equation, value: Array, a: Array, b: Array, tapped: Array | None) -> Array:
+def _known(product: Any, value: Array, a: Array, b: Array, tapped: Array | None) -> Array:
     """The product of a and b, whose value is known, with a tap whose value is zero."""
     del product, a, b, tapped
     return value
 
 
-def _known_jvp(product: _Equation, primals: Any, tangents: Any) -> tuple[Array, Array]:
+def _known_jvp(product: Any, primals: Any, tangents: Any) -> tuple[Array, Array]:
     value, a, b, _ = primals
     _, d_a, d_b, d_tapped = without_zeros(tangents)
     terms = [
-        None if d_a is None else product.of(d_a, b),
-        None if d_b is None else product.of(a, d_b),
+        None if d_a is None else _product(product, d_a, b),
+        None if d_b is None else _product(product, a, d_b),
         d_tapped,
     ]
     moving = [term for term in terms if term is not None]
@@ -315,6 +303,11 @@ def _environment(program: core.ClosedJaxpr, arguments: Sequence[Any]) -> tuple[A
         values.update(zip(equation.outvars, results, strict=True))
 
     return read, write
+
+
+def _product(equation: Any, a: Array, b: Array) -> Array:
+    """Run an equation that has one result."""
+    return _bound(equation, [a, b])[0]
 
 
 def _bound(equation: Any, values: Sequence[Any]) -> list[Any]:

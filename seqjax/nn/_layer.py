@@ -9,30 +9,19 @@ import jax.numpy as jnp
 from flax import nnx
 
 from seqjax import checks, sequences
-from seqjax._arguments import batched_state, checked_params, holds
+from seqjax._arguments import batched_state, checked_params, holds, param_specs
 from seqjax.cells._base import Cell, compute_dtype, flat_roles
 from seqjax.kernels import Execution, Plan, Problem, make_plan, run
 from seqjax.nn import _noise as noise
 from seqjax.nn._parameters import Parameters, path_name
 from seqjax.types import Array, PRNGKey, PyTree, Shape, Unrolled
 
-__all__ = [
-    "MERGE_MODES",
-    "Bidirectional",
-    "Direction",
-    "Layer",
-    "LayerOptions",
-    "MergeMode",
-    "RECURRENT",
-    "Sequences",
-    "merge",
-    "recurrent_matrices",
-]
-
 MergeMode: TypeAlias = Literal["concat", "sum", "mean", "mul", "none"]
 MERGE_MODES: tuple[MergeMode, ...] = ("concat", "sum", "mean", "mul", "none")
 # The names of recurrent matrices among a cell's parameters.
 RECURRENT = ("w_hh", "w_hn", "w_hf")
+# The options of a layer that are rates: above 0 they need random numbers in training.
+RATES = ("input_dropout", "recurrent_dropout", "weight_dropout", "zoneout")
 
 
 class Bidirectional(NamedTuple):
@@ -214,9 +203,27 @@ class LayerOptions:
 
     def __post_init__(self) -> None:
         checks.require_name("merge_mode", self.merge_mode, MERGE_MODES)
-        for name in ("input_dropout", "recurrent_dropout", "weight_dropout", "zoneout"):
+        for name in RATES:
             checks.require_rate(name, getattr(self, name))
         checks.require_bool("residual", self.residual)
+
+    def require(self, cell: Cell[Any, Any]) -> None:
+        """Raise if a cell has nothing of what is to be dropped.
+
+        Raises:
+          ValueError: no recurrent product, or no recurrent matrix of a known name.
+        """
+        name = type(cell).__name__
+        if self.recurrent_dropout and cell.recurrent_input(cell.initial_state()) is None:
+            raise ValueError(
+                f"recurrent_dropout: expected 0 for {name}, which has no recurrent product, "
+                f"got {self.recurrent_dropout}"
+            )
+        if self.weight_dropout and not recurrent_matrices(param_specs(cell)):
+            raise ValueError(
+                f"weight_dropout: expected 0 for {name}, which has no recurrent matrix named "
+                f"{' or '.join(RECURRENT)}, got {self.weight_dropout}"
+            )
 
 
 def recurrent_matrices(params: PyTree) -> list[Any]:
@@ -264,12 +271,17 @@ class Layer(nnx.Module):
         self.forward = forward
         self.backward = backward
 
+    @property
+    def directions(self) -> list[Direction]:
+        """The one direction, or the two."""
+        return [self.forward] if self.backward is None else [self.forward, self.backward]
+
     def initial_state(self, batch_shape: Shape, dtype: Any) -> Any:
         """The state to start from: the cell's, or `Bidirectional` of two."""
-        forward = self.forward.start(batch_shape, dtype)
-        if self.backward is None:
-            return forward
-        return Bidirectional(forward, self.backward.start(batch_shape, dtype))
+        return self._paired([way.start(batch_shape, dtype) for way in self.directions])
+
+    def _paired(self, states: list[Any]) -> Any:
+        return states[0] if self.backward is None else Bidirectional(*states)
 
     def __call__(
         self, xs: PyTree, state: Any, call: Sequences, *, ends_only: bool, key: PRNGKey | None
@@ -283,31 +295,20 @@ class Layer(nnx.Module):
           ends_only: whether to return one vector a sequence, where each direction has seen it all.
           key: a random key in training with noise, else None.
         """
-        key_input, key_forward, key_backward = (
-            [None] * 3 if key is None else jax.random.split(key, 3)
-        )
+        key_input, *keys = [None] * 3 if key is None else jax.random.split(key, 3)
         inputs = self._inputs_dropped(xs, call, key_input)
-        forward_state = state if self.backward is None else state[0]
-        forward = self.run_direction(
-            self.forward, inputs, forward_state, call, key_forward, reverse=False
-        )
-        joined: Any = self._end(forward.outputs, call, sequences.last_real, ends_only)
-        final = forward.state
-        if self.backward is not None:
-            backward = self.run_direction(
-                self.backward, inputs, state[1], call, key_backward, reverse=True
-            )
-            other = self._end(backward.outputs, call, sequences.first_real, ends_only)
-            joined = merge(self.options.merge_mode, joined, other)
-            final = Bidirectional(final, backward.state)
+        states = [state] if self.backward is None else state
+        outputs, finals = [], []
+        for direction, start, key_of_it in zip(self.directions, states, keys, strict=False):
+            reverse = direction is self.backward
+            ran = self.run_direction(direction, inputs, start, call, key_of_it, reverse=reverse)
+            end = sequences.first_real if reverse else sequences.last_real
+            outputs.append(call.picked(ran.outputs, end) if ends_only else ran.outputs)
+            finals.append(ran.state)
+        joined = outputs[0] if len(outputs) == 1 else merge(self.options.merge_mode, *outputs)
         if self.options.residual and not isinstance(joined, Bidirectional):
             joined = self._with_residual(joined, xs, call, ends_only)
-        return Unrolled(joined, final)
-
-    def _end(
-        self, outputs: Array, call: Sequences, pick: Callable[..., Array], ends_only: bool
-    ) -> Array:
-        return call.picked(outputs, pick) if ends_only else outputs
+        return Unrolled(joined, self._paired(finals))
 
     def _with_residual(self, joined: Array, xs: Array, call: Sequences, ends_only: bool) -> Array:
         shortcut = call.picked(xs, sequences.last_real) if ends_only else call.zero_masked(xs)
@@ -373,17 +374,9 @@ class Layer(nnx.Module):
             )  # fmt: skip
             held = holds(cell, drawn, start, call.step_shape, call.time_major, dtype)
         problem = Problem(
-            params=params,
-            xs=xs,
-            state=start,
-            reset_state=again,
-            mask=call.mask,
-            resets=resets,
-            recurrent_mask=recurrent_mask,
-            zoneout=held,
+            params, xs, start, again, call.mask, resets, recurrent_mask=recurrent_mask, zoneout=held
         )
-        plan = call.plan(cell, xs)
-        return run(cell, problem, plan, batch_ndim=call.axis, reverse=reverse)
+        return run(cell, problem, call.plan(cell, xs), batch_ndim=call.axis, reverse=reverse)
 
     def _recurrent_mask(
         self, cell: Cell[Any, Any], state: PyTree, key: PRNGKey, dtype: Any

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 from flax import linen
 
+from seqjax._arguments import check_cell, param_specs
 from seqjax._unroll import unroll
 from seqjax.cells._base import Cell
 from seqjax.nn._parameters import path_name
@@ -39,12 +40,8 @@ class LinenRecurrent(linen.Module):
     @linen.compact
     def __call__(self, xs: Any, **options: Any) -> Unrolled:
         """Runs `seqjax.unroll`; arguments and result as there."""
-        if not isinstance(self.cell, Cell):
-            raise TypeError(
-                f"cell: expected a cell such as seqjax.cells.GRU(3, 5), got {self.cell!r}"
-            )
-        shapes = jax.eval_shape(self.cell.init, jax.random.key(0))
-        leaves, structure = jax.tree_util.tree_flatten_with_path(shapes)
+        check_cell(self.cell)
+        leaves, structure = jax.tree_util.tree_flatten_with_path(param_specs(self.cell))
         names = [path_name(path) for path, _ in leaves]
 
         def drawn(index: int) -> Callable[[Any], Any]:

@@ -4,6 +4,7 @@ No equation stands here: parameters go to the cells' functions through `seqjax.u
 """
 
 import dataclasses
+import functools
 from collections.abc import Callable, Sequence
 from typing import Any, Literal
 
@@ -12,20 +13,12 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
+from seqjax import _arguments as arguments
 from seqjax import checks, sequences
-from seqjax._arguments import as_floating, floating_inputs, layout, same_structure
 from seqjax.cells._base import Cell, compute_dtype, is_shape
 from seqjax.kernels import Execution, Kernel
 from seqjax.nn import _noise as noise
-from seqjax.nn._layer import (
-    RECURRENT,
-    Direction,
-    Layer,
-    LayerOptions,
-    MergeMode,
-    Sequences,
-    recurrent_matrices,
-)
+from seqjax.nn._layer import RATES, Direction, Layer, LayerOptions, MergeMode, Sequences
 from seqjax.nn._norm import batch_normed
 from seqjax.types import Array, PRNGKey, PyTree, Shape, Unrolled
 
@@ -103,8 +96,7 @@ class Recurrent(nnx.Module):
         execution: Execution | None = None,
         rngs: nnx.Rngs | jax.Array,
     ) -> None:
-        if not isinstance(cell, Cell):
-            raise TypeError(f"cell: expected a cell such as seqjax.cells.MGU(3, 5), got {cell!r}")
+        arguments.check_cell(cell)
         self.cell = cell
         self.num_layers = checks.require_integer("num_layers", num_layers)
         self.bidirectional = checks.require_bool("bidirectional", bidirectional)
@@ -115,16 +107,6 @@ class Recurrent(nnx.Module):
         self.execution = Execution.of(execution)
         self.dtype = None if dtype is None else checks.require_floating_dtype("dtype", dtype)
         self.deterministic = False
-        if recurrent_dropout and cell.recurrent_input(cell.initial_state()) is None:
-            raise ValueError(
-                f"recurrent_dropout: expected 0 for {type(cell).__name__}, which has no recurrent "
-                f"product, got {recurrent_dropout}"
-            )
-        if weight_dropout and not recurrent_matrices(jax.eval_shape(cell.init, jax.random.key(0))):
-            raise ValueError(
-                f"weight_dropout: expected 0 for {type(cell).__name__}, which has no recurrent "
-                f"matrix named {' or '.join(RECURRENT)}, got {weight_dropout}"
-            )
         if not is_shape(cell.output_shape) and (
             num_layers > 1 or (bidirectional and merge_mode != "none")
         ):
@@ -135,22 +117,17 @@ class Recurrent(nnx.Module):
         options = LayerOptions(
             merge_mode, input_dropout, recurrent_dropout, weight_dropout, zoneout, residual
         )
+        options.require(cell)
         # What a pair of directions gives to the next layer can only be one array.
         inner = (
             dataclasses.replace(options, merge_mode="concat") if merge_mode == "none" else options
         )
         streams = noise.streams(rngs, "params")
         param_dtype = self.param_dtype = checks.require_floating_dtype("param_dtype", param_dtype)
-        checks.require_bool("learned_initial_state", learned_initial_state)
-
-        def direction(cell: Cell[Any, Any]) -> Direction:
-            return Direction(
-                cell,
-                learned_initial_state=learned_initial_state,
-                param_dtype=param_dtype,
-                rngs=streams,
-            )
-
+        learned = checks.require_bool("learned_initial_state", learned_initial_state)
+        direction = functools.partial(
+            Direction, learned_initial_state=learned, param_dtype=param_dtype, rngs=streams
+        )
         self.layers: nnx.List[Layer] = nnx.List([])
         self.norms: nnx.List[Any] = nnx.List([])
         for index in range(self.num_layers):
@@ -248,10 +225,10 @@ class Recurrent(nnx.Module):
         Raises:
           TypeError, ValueError: see `seqjax.unroll`; a missing `rngs` in training.
         """
-        xs = floating_inputs(self.cell, xs)
+        xs = arguments.floating_inputs(self.cell, xs)
         if self.dtype is not None:
             xs = jax.tree.map(lambda x: x.astype(self.dtype), xs)
-        batch_shape, steps = layout(self.cell, xs, time_major=self.time_major)
+        batch_shape, steps = arguments.layout(self.cell, xs, time_major=self.time_major)
         mask = sequences.step_mask(lengths, mask, batch_shape, steps, time_major=self.time_major)
         execution = Execution.of(
             execution or self.execution, implementation=implementation, remat=remat,
@@ -316,10 +293,9 @@ class Recurrent(nnx.Module):
             raise ValueError("step: a bidirectional layer needs whole sequences; call it instead")
 
         def lifted(x: Any, shape: Shape) -> Array:
-            x = as_floating("x_t", x)
+            x = arguments.as_floating("x_t", x)
             if x.ndim < len(shape) or x.shape[x.ndim - len(shape) :] != shape:
-                sizes = ", ".join(map(str, shape))
-                raise ValueError(f"x_t: expected [..., {sizes}], got {x.shape}")
+                raise ValueError(f"x_t: expected {arguments.in_words('...', shape)}, got {x.shape}")
             return jnp.expand_dims(x, 0 if self.time_major else x.ndim - len(shape))
 
         xs = jax.tree.map(lifted, x_t, self.cell.input_shape)
@@ -334,7 +310,7 @@ class Recurrent(nnx.Module):
     def _check_batch_axes(self, x_t: PyTree, state: Any) -> None:
         """Raise if a step's input and the state have different batch axes."""
         own = self.initial_state(())
-        if state is None or not same_structure(state, own):
+        if state is None or not arguments.same_structure(state, own):
             return
         found = {
             np.shape(leaf)[: np.ndim(leaf) - like.ndim]
@@ -387,7 +363,7 @@ class Recurrent(nnx.Module):
           >>> layer.one_to_many(jnp.ones([2, 4]), 6, feedback=lambda y: y).outputs.shape
           (2, 6, 4)
         """
-        x = as_floating("x", x)
+        x = arguments.as_floating("x", x)
         steps = checks.require_integer("steps", steps)
         if feedback is None:
             axis = 0 if self.time_major else x.ndim - len(self.cell.input_shape)
@@ -421,15 +397,8 @@ class Recurrent(nnx.Module):
 
     def _keys(self, deterministic: bool, rngs: noise.Rngs | None) -> list[PRNGKey | None]:
         """A key for each layer; None where nothing is random."""
-        options = self.layers[0].options
-        rates = {
-            "dropout": self.dropout if self.num_layers > 1 else 0.0,
-            "input_dropout": options.input_dropout,
-            "recurrent_dropout": options.recurrent_dropout,
-            "weight_dropout": options.weight_dropout,
-            "zoneout": options.zoneout,
-        }
-        active = [name for name, rate in rates.items() if rate]
+        active = ["dropout"] if self.dropout and self.num_layers > 1 else []
+        active += [name for name in RATES if getattr(self.layers[0].options, name)]
         if deterministic or not active:
             return [None] * self.num_layers
         if rngs is None:
