@@ -149,6 +149,7 @@ def look_up(embedding: nnx.Embed, tokens: Array) -> Array:
       >>> jnp.isnan(look_up(embedding, jnp.array([-1, 2, 3]))).any(-1).tolist()
       [True, False, True]
     """
+    tokens = checks.require_ids("tokens", tokens, "integer tokens")
     return embedding(jnp.where(tokens < 0, embedding.num_embeddings, tokens))
 
 
@@ -174,6 +175,7 @@ def without_padding(name: str, tokens: Array) -> Array:
 
 def _array(name: str, values: Any, expected: str) -> np.ndarray:
     """Return an array of numbers."""
+    checks.require_unmasked(name, values)
     try:
         array = np.asarray(values)
         if array.dtype == object:  # such as a table's column of numbers

@@ -550,7 +550,7 @@ def test_arrays_on_a_device_are_fetched_once(monkeypatch):
     ],
 )
 def test_an_index_is_one_integer(made):
-    with pytest.raises(TypeError, match="index: expected an integer, got slice.*islice"):
+    with pytest.raises(TypeError, match=r"index: expected an integer, got slice.*islice"):
         made[0:1]
     with pytest.raises(IndexError, match="index: expected -2 to 1, got 2"):
         made[2]
