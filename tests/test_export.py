@@ -580,7 +580,7 @@ def test_masked_arrays_are_refused():
     with pytest.raises(ValueError, match="xs: expected no masked entries"):
         artifact(gappy, lengths, artifact.start(2))
     with pytest.raises(ValueError, match="lengths: expected no masked entries"):
-        artifact(xs, np.ma.array(lengths, mask=[0, 1]), artifact.start(2))
+        artifact(xs, np.ma.array(lengths, mask=[False, True]), artifact.start(2))
 
 
 @pytest.mark.parametrize("state", [{}, [], (), None])

@@ -400,7 +400,7 @@ def test_the_other_functions_take_lists_too():
         sequences.max_pool([[1j, 2]])
 
 
-@pytest.mark.parametrize("lengths", [np.ma.array([2, 3], mask=[0, 1]), [2, np.ma.masked]])
+@pytest.mark.parametrize("lengths", [np.ma.array([2, 3], mask=[False, True]), [2, np.ma.masked]])
 def test_masked_lengths_are_refused(lengths):
     for refused in (
         lambda: sequences.lengths_to_mask(lengths, 4),

@@ -54,7 +54,7 @@ def restored(like: PyTree, flat: Any) -> PyTree:
       ({'w': 5}, 6)
     """
     structure = jax.tree.structure(like)
-    if structure.num_leaves and jax.tree_util.treedef_is_leaf(structure):
+    if jax.tree.leaves(like) and jax.tree_util.treedef_is_leaf(structure):
         return flat
     return jax.tree.unflatten(structure, [flat[name] for name in _names(like)])
 
