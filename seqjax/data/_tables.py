@@ -138,18 +138,15 @@ def _dtypes(dtype: Any, names: list[str]) -> dict[str, Any]:
     return {name: str if kind.kind in "OU" else kind for name, kind in dtypes.items()}
 
 
-def _read(
-    pandas: Any, text: Text, names: list[str], above: int, serial: bool = False, **options: Any
-) -> Any:
+def _read(pandas: Any, text: Text, names: list[str], above: int, **options: Any) -> Any:
     if tuple(map(int, pandas.__version__.split(".")[:2])) < (3, 1):
         options["float_precision"] = "round_trip"  # the default of later versions
     options |= {name: text.options[name] for name in DIALECT}
-    parallel = text.whole and not serial
-    source: Any = contextlib.nullcontext(text.path) if parallel else text.open()
+    source: Any = contextlib.nullcontext(text.path) if text.whole else text.open()
     with source as file, warnings.catch_warnings():
         warnings.simplefilter("ignore")  # mixed columns and overflow are detected later
         return pandas.read_csv(
-            file, compression=None, engine="c", low_memory=not serial,
+            file, compression=None, engine="c",
             names=names, header=0 if above else None, skip_blank_lines=False, **options,
         )  # fmt: skip
 
@@ -185,6 +182,6 @@ def _frame(read: Any, text: Text, names: list[str], above: int, dtypes: dict[str
         raise ValueError(f"path: expected {count} rows in {text.path}, got {found}")
     for name in frame.columns.difference(list(dtypes)):
         if frame[name].dtype.kind == "f" and (frame[name].abs() >= 2**53).any():
-            # pandas joins pieces of int64 and of uint64 as float64.
-            frame[name] = read(usecols=[name], serial=True, **values)[name]
+            # pandas reads in pieces, and joins those of int64 and of uint64 as float64.
+            frame[name] = read(usecols=[name], low_memory=False, **values)[name]
     return frame

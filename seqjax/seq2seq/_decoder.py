@@ -300,8 +300,8 @@ class Decoder(nnx.Module):
         Args:
           tokens: integers `[...]`.
         """
+        tokens = checks.require_ids("tokens", tokens, "integer tokens")
         if self.gate is not None:
-            tokens = checks.require_ids("tokens", tokens, "integer tokens")
             tokens = jnp.where(tokens < self.vocabulary, tokens, 0)
         return look_up(self.embedding, tokens)
 

@@ -142,14 +142,13 @@ def require_token(name: str, value: Any, vocabulary: int | None) -> int:
 
 
 def look_up(embedding: nnx.Embed, tokens: Array) -> Array:
-    """Return the embeddings of tokens, NaN for those outside the vocabulary.
+    """Return the embeddings of tokens of at least 32 bits, NaN for those outside the vocabulary.
 
     Example:
       >>> embedding = nnx.Embed(3, 2, rngs=nnx.Rngs(0))
       >>> jnp.isnan(look_up(embedding, jnp.array([-1, 2, 3]))).any(-1).tolist()
       [True, False, True]
     """
-    tokens = checks.require_ids("tokens", tokens, "integer tokens")
     return embedding(jnp.where(tokens < 0, embedding.num_embeddings, tokens))
 
 
