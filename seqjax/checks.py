@@ -23,6 +23,8 @@ __all__ = [
     "require_fit",
     "require_floating_dtype",
     "require_hashable",
+    "require_ids",
+    "require_index",
     "require_integer",
     "require_key",
     "require_name",
@@ -30,6 +32,7 @@ __all__ = [
     "require_range",
     "require_rate",
     "require_shape",
+    "require_unmasked",
     "unfit",
 ]
 
@@ -55,6 +58,27 @@ def require_integer(name: str, value: Any, *, least: int = 1) -> int:
     if integer < least:
         raise ValueError(f"{name}: expected {expected}, got {integer}")
     return integer
+
+
+def require_index(index: Any, size: int) -> int:
+    """Returns the position that an index means in a sequence of `size` entries.
+
+    Raises:
+      TypeError: not an integer, such as a slice.
+      IndexError: beyond the sequence.
+
+    Example:
+      >>> require_index(-1, 3)
+      2
+    """
+    try:
+        return range(size)[operator.index(index)]
+    except TypeError:
+        raise TypeError(
+            f"index: expected an integer, got {brief(index)}; itertools.islice takes several"
+        ) from None
+    except IndexError:
+        raise IndexError(f"index: expected -{size} to {size - 1}, got {index}") from None
 
 
 def require_shape(name: str, value: Any, *, least: int = 0) -> tuple[int, ...]:
@@ -158,6 +182,12 @@ def require_key(name: str, key: Any) -> jax.Array:
       >>> require_key("key", jax.random.key(0)).shape
       ()
     """
+    if isinstance(key, (nnx.Rngs, nnx.RngStream)):
+        call = "rngs.params()" if isinstance(key, nnx.Rngs) else "stream()"
+        raise TypeError(
+            f"{name}: expected a random key such as jax.random.key(0), got {type(key).__name__}; "
+            f"pass {call}"
+        )
     dtype = getattr(key, "dtype", None)
     typed = dtype is not None and jnp.issubdtype(dtype, jax.dtypes.prng_key)
     raw = dtype == np.uint32 and getattr(key, "shape", ())[-1:] in ((2,), (4,))
@@ -249,6 +279,43 @@ def require_array(name: str, value: Any, kind: Any, expected: str) -> jax.Array:
         if values.dtype.kind in "iu":
             require_fit(name, values, array.dtype, expected)
     return array
+
+
+def require_ids(name: str, value: Any, expected: str) -> jax.Array:
+    """Returns integers that are compared with a number of classes, as int32 or wider.
+
+    A narrow dtype need not hold that number: 256 in uint8 would be 0.
+
+    Args:
+      name: of the argument.
+      value: as for `require_array`.
+      expected: the integers in words, for the message.
+
+    Raises:
+      TypeError, ValueError: as `require_array`.
+
+    Example:
+      >>> require_ids("tokens", np.array([255], np.uint8), "integers [T]").dtype.name
+      'int32'
+    """
+    array = require_array(name, value, jnp.integer, expected)
+    return array.astype(jnp.int32) if array.dtype.itemsize < 4 else array
+
+
+def require_unmasked(name: str, value: Any) -> None:
+    """Raises if an array, or one in lists, has masked entries, which NumPy would take as data.
+
+    Raises:
+      ValueError: such an array.
+
+    Example:
+      >>> require_unmasked("lengths", np.ma.array([1, 2], mask=[False, True]))
+      Traceback (most recent call last):
+      ValueError: lengths: expected no masked entries; fill them with .filled(value)
+    """
+    parts = value if isinstance(value, (list, tuple)) else [value]
+    if any(np.ma.is_masked(part) for part in jax.tree.leaves(parts)):
+        raise ValueError(f"{name}: expected no masked entries; fill them with .filled(value)")
 
 
 def _has_numpy(value: Any) -> bool:

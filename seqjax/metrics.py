@@ -233,7 +233,7 @@ def accuracy(
     logits, labels, mask, valid = _classes(logits, labels, lengths, mask)
     valid &= ~jnp.isnan(logits).any(axis=-1)  # argmax would take NaN for the largest
     hits = jnp.argmax(logits, axis=-1).astype(labels.dtype) == labels
-    return Mean.of(jnp.where(valid, hits, jnp.nan), mask)
+    return Mean.of(jnp.where(valid, hits.astype(jnp.float32), jnp.nan), mask)
 
 
 def binary_accuracy(
@@ -264,7 +264,8 @@ def binary_accuracy(
     """
     logits, labels, mask, valid = _binary(logits, labels, lengths, mask)
     valid &= ~jnp.isnan(logits)  # NaN > 0 is False, as if NaN were class 0
-    return Mean.of(jnp.where(valid, (logits > 0) == (labels > 0.5), jnp.nan), mask)
+    hits = (logits > 0) == (labels > 0.5)
+    return Mean.of(jnp.where(valid, hits.astype(jnp.float32), jnp.nan), mask)
 
 
 def perplexity(mean: Mean) -> jax.Array:
@@ -381,9 +382,7 @@ def _classes(
     classes = logits.shape[-1]
     # Checked before JAX converts: a wide integer could wrap around into the range.
     checks.require_range("labels", labels, classes - 1, mask)
-    labels = jnp.asarray(labels)
-    # A narrow integer need not be able to hold the number of classes it is compared with.
-    labels = labels.astype(jnp.int32) if labels.dtype.itemsize < 4 else labels
+    labels = checks.require_ids("labels", jnp.asarray(labels), "integer classes")
     valid = (labels >= 0) & (labels < classes)
     return _hide(logits, mask), _hide(labels, valid), mask, valid
 
@@ -454,7 +453,7 @@ def _real_positions(
         return None if mask is None else _checked_mask(mask, shape, whole=whole)
     if mask is not None:
         raise ValueError("lengths, mask: expected one of them, got both")
-    batch = np.shape(lengths)
+    batch = sequences.shape_of("lengths", "integers", lengths)
     if batch != shape[: len(batch)] or len(batch) == len(shape) or (whole and shape[:-1] != batch):
         expected = f"shape {shape[:-1]}" if whole else f"a leading part of {shape[:-1]}"
         raise ValueError(f"lengths: expected {expected}, got {batch}")

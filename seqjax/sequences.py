@@ -52,6 +52,7 @@ def check_lengths(lengths: Any, batch_shape: Shape, steps: int) -> Array:
     traced = checks.is_traced(lengths)
     if not traced and not isinstance(lengths, jax.Array):
         given = lengths
+        checks.require_unmasked("lengths", given)
         try:
             lengths = np.asarray(lengths)
         except ValueError:
@@ -120,7 +121,7 @@ def lengths_to_mask(lengths: Any, steps: int) -> Array:
     """
     is_open: bool = jax.export.is_symbolic_dim(steps)  # in a program for sequences of any size
     steps = steps if is_open else checks.require_integer("steps", steps, least=0)
-    lengths = check_lengths(lengths, _shape("lengths", "integers", lengths), steps)
+    lengths = check_lengths(lengths, shape_of("lengths", "integers", lengths), steps)
     position = lax.broadcast_to_rank(jnp.arange(steps, dtype=jnp.int32), lengths.ndim + 1)
     return position < lengths[..., None]
 
@@ -209,14 +210,15 @@ def _time_axis(xs: Array, lengths: Any, mask: Any) -> int:
     last.
     """
     if lengths is not None:
-        return len(_shape("lengths", "integers", lengths))
+        return len(shape_of("lengths", "integers", lengths))
     if mask is not None:
-        return len(_shape("mask", "bool, True at real steps", mask)) - 1
+        return len(shape_of("mask", "bool, True at real steps", mask)) - 1
     return xs.ndim - 2
 
 
-def _shape(name: str, expected: str, values: Any) -> Shape:
+def shape_of(name: str, expected: str, values: Any) -> Shape:
     """The shape of an array or of lists, which must be of one length at each depth."""
+    checks.require_unmasked(name, values)
     try:
         return np.shape(values)
     except ValueError:

@@ -214,6 +214,7 @@ def _require_leaf(leaf: Any) -> None:
     """Raises for what is no array of numbers, truth values or random keys."""
     if isinstance(leaf, jax.Array):
         return
+    checks.require_unmasked("tree", leaf)
     dtype = np.asarray(leaf).dtype
     if dtype.kind in "OUSMm":
         raise TypeError(f"tree: expected arrays of numbers, got {checks.brief(leaf)} of {dtype}")

@@ -351,3 +351,10 @@ def test_what_is_ruled_out_is_not_bought_by_many_steps():
     tags, scores = crf.decode(emissions, transitions)
     back = (np.asarray(tags)[0, :-1] == 1) & (np.asarray(tags)[0, 1:] == 0)
     assert not back.any() and scores.tolist() == [120000.0]
+
+
+def test_tags_in_bytes():
+    tags = np.array([[1, 255]], np.uint8)
+    for function in (crf.log_likelihood, jax.jit(crf.log_likelihood)):
+        log_p = function(jnp.zeros((1, 2, 256)), tags, jnp.zeros((256, 256)))
+        np.testing.assert_allclose(log_p, -2 * np.log(256), rtol=1e-6)

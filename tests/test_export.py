@@ -570,3 +570,37 @@ def test_a_missing_flatbuffers_names_the_extra(monkeypatch, tmp_path):
     monkeypatch.setitem(sys.modules, "flatbuffers", None)
     with pytest.raises(ImportError, match=r"pip install 'seqjax\[export\]'"):
         export.load(tmp_path / "x")
+
+
+def test_masked_arrays_are_refused():
+    layer = nn.GRU(3, 5, rngs=nnx.Rngs(0))
+    artifact = export.export_layer(layer, platforms=CPU)
+    xs, lengths = np.ones((2, 3, 3), np.float32), np.array([3, 2], np.int32)
+    gappy = np.ma.array(xs, mask=xs == 1)
+    with pytest.raises(ValueError, match="xs: expected no masked entries"):
+        artifact(gappy, lengths, artifact.start(2))
+    with pytest.raises(ValueError, match="lengths: expected no masked entries"):
+        artifact(xs, np.ma.array(lengths, mask=[False, True]), artifact.start(2))
+
+
+@pytest.mark.parametrize("state", [{}, [], (), None])
+def test_an_empty_state_is_refused(state):
+    artifact = export.export_step(nn.GRU(3, 5, rngs=nnx.Rngs(0)), platforms=CPU)
+    with pytest.raises((TypeError, ValueError), match="state: expected arrays '0'; got"):
+        artifact(np.ones((1, 3), np.float32), state)
+
+
+def test_an_input_without_arrays():
+    def function(x, nothing):
+        assert nothing == ()
+        return 2 * x
+
+    artifact = export.export_function(function, jax.ShapeDtypeStruct((2,), "float32"), ())
+    assert artifact(np.ones(2, np.float32), ())["output"].tolist() == [2, 2]
+
+
+@pytest.mark.parametrize("spec", [3, "float32", [1.0, 2.0]])
+def test_specs_that_are_no_arrays(spec):
+    layer = nn.GRU(3, 5, rngs=nnx.Rngs(0))
+    with pytest.raises(TypeError, match=r"specs: expected jax\.ShapeDtypeStruct or arrays like it"):
+        export.export_function(lambda model, x: x, spec, model=layer)

@@ -306,3 +306,15 @@ def test_lists_of_arrays_and_variables_are_arrays():
 
     assert float(jax.jit(mean)(2.0)) == 3.0
     assert float(Mean.of(untyped(nnx.Param(jnp.array([1.0, 2.0])))).value()) == 1.5
+
+
+def test_accuracies_without_implicit_promotion():
+    with jax.numpy_dtype_promotion("strict"), jax.numpy_rank_promotion("raise"):
+        hits = metrics.accuracy(jnp.array([[[1.0, 2.0], [3.0, 0.0]]]), jnp.array([[1, 1]]))
+        both = metrics.binary_accuracy(jnp.array([3.0, -1.0, 2.0, 1.0]), jnp.array([1, 1, 1, 1]))
+    assert hits.value() == 0.5 and both.value() == 0.75
+
+
+def test_ragged_lengths_are_refused():
+    with pytest.raises(TypeError, match=r"lengths: expected integers, got \[\[1\], \[1, 2\]\]"):
+        metrics.cross_entropy(jnp.zeros((2, 3, 4)), np.zeros((2, 3), int), lengths=[[1], [1, 2]])

@@ -402,3 +402,18 @@ def test_the_other_functions_take_lists_too():
         sequences.lengths_to_mask([[1], [1, 2]], 3)
     with pytest.raises(TypeError, match="xs: expected real numbers"):
         sequences.max_pool([[1j, 2]])
+
+
+@pytest.mark.parametrize("lengths", [np.ma.array([2, 3], mask=[False, True]), [2, np.ma.masked]])
+def test_masked_lengths_are_refused(lengths):
+    for refused in (
+        lambda: sequences.lengths_to_mask(lengths, 4),
+        lambda: sequences.mean_pool(np.ones((2, 4, 1)), lengths=lengths),
+    ):
+        with pytest.raises(ValueError, match="lengths: expected no masked entries"):
+            refused()
+
+
+def test_lengths_without_masked_entries_are_taken():
+    mask = sequences.lengths_to_mask(np.ma.array([0, 2]), 2)
+    assert mask.tolist() == [[False, False], [True, True]]

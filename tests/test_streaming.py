@@ -398,3 +398,16 @@ def test_classes_and_cells_are_no_models():
         Session(nn.LSTM)
     with pytest.raises(TypeError, match=r"model: expected a layer, .*, got the cell GRU"):
         Session(cells.GRU(3, 5))
+
+
+def test_masked_arrays_are_refused():
+    session = Session(nn.GRU(3, 5, rngs=nnx.Rngs(0)))
+    session.open("a")
+    gappy = np.ma.array(np.ones((2, 3), np.float32), mask=np.eye(2, 3, dtype=bool))
+    with pytest.raises(ValueError, match="x_t: expected no masked entries"):
+        session.step({"a": gappy[0]})
+    with pytest.raises(ValueError, match="xs: expected no masked entries"):
+        session.feed({"a": gappy})
+    state = np.ma.array(np.ones(5, np.float32), mask=np.arange(5) > 2)
+    with pytest.raises(ValueError, match="state: expected no masked entries"):
+        session.open("b", state=(state,))

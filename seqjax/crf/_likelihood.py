@@ -71,7 +71,7 @@ def log_likelihood(
     if tags.dtype == bool:
         log_p = _of_sets(scores, tags)
     elif jnp.issubdtype(tags.dtype, jnp.integer):
-        log_p = _of_tags(scores, tags)
+        log_p = _of_tags(scores, checks.require_ids("tags", tags, "integers [..., T]"))
     else:
         raise TypeError(
             f"tags: expected integers [..., T] or bool [..., T, C], got dtype {tags.dtype}"

@@ -75,7 +75,7 @@ def ctc_loss(
     """
     logits, mask, blank = checked_frames(logits, lengths, mask, blank)
     batch, _, classes = logits.shape
-    labels = checks.require_array("labels", labels, jnp.integer, "integers [B, N]")
+    labels = checks.require_ids("labels", labels, "integers [B, N]")
     if labels.ndim != 2 or labels.shape[0] != batch:
         raise ValueError(f"labels: expected [B, N] with B={batch}, got {labels.shape}")
     if label_lengths is None:

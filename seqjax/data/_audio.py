@@ -150,6 +150,7 @@ def deltas(features: ArrayLike, width: int = 2) -> np.ndarray:
       >>> print(deltas(np.array([[0.0], [1.0], [2.0], [3.0], [4.0]]))[:, 0])
       [0.5 0.8 1.  0.8 0.5]
     """
+    checks.require_unmasked("features", features)
     array = np.asarray(features)
     if array.dtype.kind != "f":
         raise TypeError(f"features: expected float [frames, F], got {array.dtype}")
@@ -195,6 +196,7 @@ def stacked_frames(frames: ArrayLike, stack: int, *, speed: float = 1.0) -> np.n
       >>> stacked_frames(frames, 3).shape, stacked_frames(frames, 3, speed=1.25).shape
       ((34, 117), (27, 117))
     """
+    checks.require_unmasked("frames", frames)
     frames = np.asarray(frames)
     if frames.ndim != 2 or not len(frames):
         raise ValueError(f"frames: expected [T, F] with T > 0, got shape {frames.shape}")
@@ -238,6 +240,7 @@ def _mel_filters(
 
 
 def _samples(samples: ArrayLike) -> np.ndarray:
+    checks.require_unmasked("samples", samples)
     array = np.asarray(samples)
     if array.dtype.kind != "f":
         raise TypeError(f"samples: expected float [samples], got {array.dtype}")

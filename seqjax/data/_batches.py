@@ -2,7 +2,6 @@
 
 import dataclasses
 import functools
-import operator
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -166,7 +165,7 @@ class Batches:
         return f"Batches({', '.join(shown)})"
 
     def __getitem__(self, index: int) -> dict[str, np.ndarray]:
-        steps, rows = self.plan[operator.index(index)]
+        steps, rows = self.plan[checks.require_index(index, len(self))]
         size = self.batch_size if self.pad_batch else len(rows)
         groups = {f: (g, t) for g, t in zip(self.groups, steps, strict=True) for f in g.fields}
         batch = {}

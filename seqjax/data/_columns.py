@@ -103,12 +103,14 @@ def column(
         values = series.to_numpy() if len(series) else np.zeros(0, kind)
         if kind is not None:
             wide, values = values, values.astype(kind)
-            wrapped = (wide != values) | (values.dtype == np.uint64) & (values >= 2**63)
-            for row in np.flatnonzero(wrapped & (values.dtype.kind in "iu")):
+            wrapped = (wide != values) & (values.dtype.kind in "iu")
+            if values.dtype == np.uint64:
+                wrapped |= values >= 2**63
+            for row in np.flatnonzero(wrapped):
                 if "-" in (field := reread()[row]) or wide[row] != values[row]:
                     raise Doubt(row, f"expected {kind}, got {field!r}")
         else:
-            _require_clear_numbers(series.name, values, gap, reread, coded)
+            _require_clear_numbers(text, series.name, values, gap, reread, coded)
         for row in np.flatnonzero(np.isinf(values)):
             if not INFINITY.fullmatch(field := reread()[row]):
                 raise Doubt(row, f"expected a number that {values.dtype} can hold, got {field!r}")
@@ -125,21 +127,41 @@ def column(
     return fields, np.zeros(len(fields), bool)
 
 
+def _grouped(text: Text) -> re.Pattern[str]:
+    """Return the pattern of a number whose thousands are apart."""
+    mark, point = (re.escape(text.options.get(name) or ".") for name in ("thousands", "decimal"))
+    number = rf"[-+]?[1-9][0-9]{{0,2}}(?:{mark}[0-9]{{3}})+(?:{point}[0-9]*)?(?:[eE][-+]?[0-9]+)?"
+    return re.compile(rf"\s*{number}\s*")
+
+
 def _require_clear_numbers(
-    name: str, values: np.ndarray, gap: np.ndarray, reread: Reread, coded: set[str]
+    text: Text,
+    name: str,
+    values: np.ndarray,
+    gap: np.ndarray,
+    reread: Reread,
+    coded: set[str],
 ) -> None:
     number = "float" if values.dtype.kind == "f" else "int"
     hint = f"pass dtype={{{name!r}: str}} or dtype={{{name!r}: {number}}}"
     if gap.any() and gap.all():
         for row in np.flatnonzero(reread() != "").tolist():
             raise Doubt(row, f"ambiguous, {reread()[row]!r} may be a gap or text; {hint}")
+    mark = text.options.get("thousands") or ""
+    if mark and text.has(mark):  # pandas ignores it wherever it is, such as in 01.02.2024
+        pattern = _grouped(text)
+        for row, field in enumerate(reread()):
+            if mark in field.strip() and not gap[row] and not pattern.fullmatch(field):
+                why = f"has thousands={mark!r} where a number has none"
+                way = f"pass dtype={{{name!r}: str}} or parse_dates and date_format"
+                raise Doubt(row, f"ambiguous, {field!r} {why}; {way}")
     if number == "float":
         for row in np.flatnonzero(np.abs(values) >= 2**53).tolist():
-            if INTEGER.fullmatch(field := reread()[row]):
+            if INTEGER.fullmatch((field := reread()[row]).replace(mark, "")):
                 why = "an integer that float64 cannot hold, and gaps and fractions need float64"
                 raise Doubt(row, f"ambiguous, {field!r} is {why}; {hint}")
     for row, field in enumerate(reread()) if values.dtype.kind != "b" and name in coded else ():
-        if CODE.fullmatch(field) and not gap[row]:
+        if CODE.fullmatch(field.replace(mark, "")) and not gap[row]:
             raise Doubt(row, f"ambiguous, {field!r} may be a number or a code; {hint}")
 
 
@@ -153,6 +175,10 @@ def _require_clear_text(
     words = rf"^[{re.escape(first)}]|^[^ \t].*[0-9][{re.escape(inside)}]"
     rows = np.flatnonzero(~series.str.contains(words).to_numpy(bool) & ~gap)
     name, plain, quote = series.name, series.iloc[rows].astype(object), text.quote
+    if rows.size and marks[0]:
+        plain = plain.where(
+            ~plain.str.contains(marks[0], regex=False) | plain.str.fullmatch(_grouped(text))
+        )
     for mark, point in zip(marks, ("", "."), strict=True):
         plain = plain.str.replace(mark, point, regex=False) if mark and rows.size else plain
     number = np.zeros(len(fields), bool)
@@ -171,12 +197,34 @@ def _require_clear_text(
     row = other[0] if other else max(range(len(fields)), key=lambda row: len(fields[row]))
     field, why = fields[row], "is no number, but other fields are"
     if not other:
-        why, hint = "is an integer beyond 64 bits", f"dtype={{{name!r}: float}}"
+        point = marks[1] or "."
+        points = [row for row in range(len(fields)) if "." in fields[row]]
+        if points and "." not in (point, marks[0]):
+            row, field = points[0], fields[points[0]]
+            why, hint = f"does not fit decimal={point!r}", "decimal='.' or "
+        elif INTEGER.fullmatch(field.replace(marks[0] or "", "")):
+            why, hint = "is an integer beyond 64 bits", f"dtype={{{name!r}: float}} or "
+        else:
+            why, hint = "may be a number or text", ""
     elif SEPARATED.fullmatch(field):
-        why, hint = "may be a number with a separator", "thousands=',' or decimal=','"
+        why, hint = "may be a number with a separator", _separators(field)
     else:
-        hint = f"na_values=[{field!r}]"
-    raise Doubt(row, f"ambiguous, {field!r} {why}; pass {hint} or dtype={{{name!r}: str}}")
+        hint = f"na_values=[{field!r}] or "
+    raise Doubt(row, f"ambiguous, {field!r} {why}; pass {hint}dtype={{{name!r}: str}}")
+
+
+def _separators(field: str) -> str:
+    """Return the options by which pandas reads a number with separators, if there are any."""
+    number = field.strip().lstrip("+-")
+    marks, ways = re.findall("[^0-9]", number), []
+    group = re.escape(marks[0])
+    grouped = rf"[0-9]{{1,3}}(?:{group}[0-9]{{3}})+(?:(?!{group})[.,][0-9]+)?"
+    if marks[0].isascii() and re.fullmatch(grouped, number):
+        decimal = " and decimal=','" if marks[-1] == "," != marks[0] else ""
+        ways.append(f"thousands={marks[0]!r}{decimal} or ")
+    if marks == [","]:
+        ways.append("decimal=',' or ")
+    return "".join(ways)
 
 
 def _dates(pandas: Any, series: Any, gap: np.ndarray, reread: Reread, form: Any) -> np.ndarray:

@@ -73,13 +73,14 @@ def read_conll(
     if separator is None:
         separator = _separator(blocks, path)
     usual = _usual_width(blocks, separator)
-    found, numbered = [], []
+    found, numbered, first = [], [], None
     for block in blocks:
         rows = [_columns(line, separator) for _, line in block]
         lines = [number for number, _ in block]
         if comment is None:
             _check_comments(rows, lines, usual, path)
-        _check_columns(rows, lines, columns, path)
+        first = first or (len(rows[0]), lines[0])
+        _check_columns(rows, lines, columns, first, path)
         numbered += [(row[0], line) for row, line in zip(rows, lines, strict=True)]
         found.append({name: [row[column] for row in rows] for name, column in columns.items()})
     if 0 not in columns.values():
@@ -151,9 +152,13 @@ def _check_comments(
 
 
 def _check_columns(
-    rows: Sequence[Sequence[str]], lines: Sequence[int], columns: Mapping[str, int], path: FilePath
+    rows: Sequence[Sequence[str]],
+    lines: Sequence[int],
+    columns: Mapping[str, int],
+    first: tuple[int, int],
+    path: FilePath,
 ) -> None:
-    """Raise on a row with too few columns, or with more or fewer than the first of its sentence."""
+    """Raise on a row with too few columns, or not as many as the first word, (width, line)."""
     name, least = max(columns.items(), key=lambda column: column[1])
     for row, line in zip(rows, lines, strict=True):
         if len(row) <= least:
@@ -161,10 +166,10 @@ def _check_columns(
                 f"path: expected at least {least + 1} columns in {path}, line {line}, for "
                 f"{name!r}, got {len(row)}"
             )
-        if len(row) != len(rows[0]):
+        if len(row) != first[0]:
             raise ValueError(
-                f"path: expected {len(rows[0])} columns in {path}, line {line}, as in line "
-                f"{lines[0]}, got {len(row)}; separator says what parts columns"
+                f"path: expected {first[0]} columns in {path}, line {line}, as in line "
+                f"{first[1]}, got {len(row)}; separator says what parts columns"
             )
 
 

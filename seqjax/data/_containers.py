@@ -147,9 +147,8 @@ def _on_host(name: str, value: Any) -> Any:
     """Return an array of another library as a NumPy array; other values are not changed."""
     if isinstance(value, list | tuple | range):
         return value
-    if isinstance(value, np.ma.MaskedArray) and np.ma.is_masked(value):
-        raise ValueError(f"{name}: expected no masked entries; fill them with .filled(value)")
     if isinstance(value, np.ndarray):
+        checks.require_unmasked(name, value)
         return np.asarray(value)  # not a subclass
     if hasattr(value, "detach"):
         return _read(name, _of_torch, value)

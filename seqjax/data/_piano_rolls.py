@@ -26,7 +26,7 @@ def read_piano_rolls(path: FilePath) -> dict[str, list[np.ndarray]]:
     Raises:
       TypeError: not a path.
       OSError: no such file, or one that cannot be read.
-      ValueError: not such a file; a piece of another shape, or not of numbers.
+      ValueError: not such a file; a piece of another shape, or not of finite numbers.
 
     Example:
       >>> import tempfile
@@ -63,6 +63,10 @@ def read_piano_rolls(path: FilePath) -> dict[str, list[np.ndarray]]:
             if piece.ndim != 2 or piece.shape[1] != 88:
                 raise ValueError(
                     f"path: expected {name}[{n}] of shape [T, 88] in {path}, got {piece.shape}"
+                )
+            if not np.isfinite(piece).all():
+                raise ValueError(
+                    f"path: expected finite numbers in {path}, got others in {name}[{n}]"
                 )
             rolls[split].append(piece.astype(np.float32))
     return rolls

@@ -1,11 +1,12 @@
 """The rows of a delimited text file: their fields, the lines they begin in, and their header."""
 
+import contextlib
 import csv
 import io
 import itertools
 import mmap
 import re
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -13,7 +14,7 @@ import numpy as np
 
 from seqjax import checks
 
-__all__ = ["DIALECT", "SPACES", "Text", "count_rows", "header", "read_text", "records"]
+__all__ = ["DIALECT", "SPACES", "Text", "count_rows", "header", "read_text", "record"]
 
 DIALECT: dict[str, Any] = {"sep": ",", "quotechar": '"', "quoting": 0, "skipinitialspace": False,
            "comment": None}  # fmt: skip
@@ -47,6 +48,11 @@ class Text(NamedTuple):
         """The quote character; empty if quotes are part of the text."""
         return "" if self.options["quoting"] == csv.QUOTE_NONE else self.options["quotechar"]
 
+    def has(self, mark: str) -> bool:
+        """Whether a character may be in a field; a delimiter is so only between quotes."""
+        quoted = self.sep != mark or (self.quote and self.data.find(self.quote.encode()) >= 0)
+        return bool(quoted) and self.data.find(mark.encode()) >= 0
+
     def restored(self, field: str) -> str:
         """Return a field as it is written in the file."""
         return field.replace(UNIT, self.sep) if self.options["sep"] == UNIT else field
@@ -54,24 +60,35 @@ class Text(NamedTuple):
 
 def read_text(pandas: Any, path: Path, options: dict[str, Any]) -> Text:
     """Read, unpack and decode a file, and leave its first `skiprows` lines out."""
+    if {"sep", "delimiter"} <= options.keys():
+        raise ValueError("sep, delimiter: expected one of them, got both")
     options = DIALECT | {"sep": options.get("delimiter", ",")} | options
     sep, quote, decimal = options["sep"], options["quotechar"], options.get("decimal", ".")
     if not isinstance(sep, str) or not sep or set(sep) & set("\r\n\0"):
         raise ValueError(f"sep: expected a delimiter such as ',' or '\\t', got {sep!r}")
     if options["quoting"] not in (csv.QUOTE_MINIMAL, csv.QUOTE_NONE):
         raise ValueError("quoting: expected csv.QUOTE_MINIMAL or csv.QUOTE_NONE, got another")
-    for name, others in (("quotechar", [sep]), ("comment", [sep, quote]), ("thousands", [decimal])):
+    if quote is None and options["quoting"] != csv.QUOTE_NONE:
+        hint = "quoting=csv.QUOTE_NONE leaves quotes in the text"
+        raise ValueError(f"quotechar: expected one character, got None; {hint}")
+    if decimal is None:
+        raise ValueError("decimal: expected one character, got None")
+    meanings = {"quotechar": [sep], "comment": [sep, quote], "thousands": [decimal], "decimal": []}
+    for name, others in meanings.items():
         mark = options.get(name)
         if mark is not None and (mark in others or not isinstance(mark, str) or len(mark) != 1):
             raise ValueError(f"{name}: expected one character of no other meaning, got {mark!r}")
+        if mark is not None and not mark.isascii():
+            raise ValueError(f"{name}: expected one ASCII character, got {mark!r}")
     skip = checks.require_integer("skiprows", options.get("skiprows") or 0, least=0)
     with path.open("rb") as file:
         try:
             kind = pandas.io.common.infer_compression(path, options.get("compression", "infer"))
             if kind is None and not skip and (mapped := _plain(path, file, options)):
                 return Text(path, mapped, 1, options, sep)
-            handle = pandas.io.common.get_handle(file, "rb", compression=kind, is_text=False)
-            data = handle.handle.read()
+            unpacked = pandas.io.common.get_handle(file, "rb", compression=kind, is_text=False)
+            with unpacked as handles:
+                data = handles.handle.read()
         except Exception as error:  # each kind has errors of its own
             expected = f"compression: expected one that unpacks {path}"
             raise ValueError(f"{expected}, got {error}") from None
@@ -115,15 +132,14 @@ def _plain(path: Path, file: Any, options: dict[str, Any]) -> mmap.mmap | None:
     return data if plain else None
 
 
-def records(text: Text) -> Iterator[tuple[int, list[str]]]:
+def records(text: Text) -> Generator[tuple[int, list[str]], None, None]:
     """Yield the first line and the fields of each record, the header among them."""
     sep, comment = text.options["sep"], text.options["comment"]
     q, c, begin = re.escape(text.quote), re.escape(comment or ""), 0
     before = rf"(?:{q}[^{q}]*(?:{q}|\Z)|[^{q}{c}])*+" if q else f"[^{c}]*"
 
-    def lines() -> Iterator[str]:
+    def lines(file: Any) -> Iterator[str]:
         nonlocal begin
-        file = io.TextIOWrapper(text.open(), "utf-8", newline="")
         for number, line in enumerate(file, text.first):
             if comment and comment in line:
                 opened = text.quote if begin else ""
@@ -136,13 +152,16 @@ def records(text: Text) -> Iterator[tuple[int, list[str]]]:
 
     limit = csv.field_size_limit(2**31 - 1)  # the default refuses documents of 128 KiB
     try:
-        rows: Any = (re.findall(rf"{q}[^{q}]*{q}|\S+" if q else r"\S+", line) for line in lines())
-        if sep != SPACES:
-            form = {key: text.options[key] for key in ("quotechar", "quoting", "skipinitialspace")}
-            rows = csv.reader(lines(), delimiter=sep, strict=True, **form)
-        for fields in rows:
-            yield begin, fields or [""]
-            begin = 0
+        with io.TextIOWrapper(text.open(), "utf-8", newline="") as file:
+            word = rf"{q}[^{q}]*{q}|\S+" if q else r"\S+"
+            rows: Any = (re.findall(word, line) for line in lines(file))
+            if sep != SPACES:
+                names = ("quotechar", "quoting", "skipinitialspace")
+                form = {name: text.options[name] for name in names}
+                rows = csv.reader(lines(file), delimiter=sep, strict=True, **form)
+            for fields in rows:
+                yield begin, fields or [""]
+                begin = 0
     except TypeError as error:
         raise ValueError(f"sep, quotechar: expected characters, got {error}") from None
     except csv.Error as error:
@@ -153,12 +172,18 @@ def records(text: Text) -> Iterator[tuple[int, list[str]]]:
         csv.field_size_limit(limit)
 
 
+def record(text: Text, index: int) -> tuple[int, list[str]]:
+    """Return the first line and the fields of one record; one empty field if there is none."""
+    with contextlib.closing(records(text)) as found:
+        return next(itertools.islice(found, index, None), (text.first, [""]))
+
+
 def header(text: Text) -> tuple[list[str], int]:
     """Return the names of the columns, and how many records are above the rows: 0 or 1."""
     names, place = text.options.get("names"), text.options.get("header", "infer")
     if isinstance(place, bool) or place not in ("infer", 0, None):
         raise ValueError(f"header: expected 0 or None, got {place!r}; skiprows leaves lines out")
-    line, fields = next(records(text), (text.first, [""]))
+    line, fields = record(text, 0)
     expected, above = f"path: expected a row of different names in {text.path}, line {line}", 1
     if names is not None or place is None:
         expected, above = "names: expected different names of all columns", int(place == 0)
@@ -186,11 +211,12 @@ def header(text: Text) -> tuple[list[str], int]:
 def count_rows(text: Text, names: list[str], above: int) -> int:
     """Return the number of rows, or raise if one is longer or shorter than the header."""
     count = 0
-    for line, fields in itertools.islice(records(text), above, None):
-        count += 1
-        if len(fields) != len(names):
-            found = len(fields) if fields != [""] else 0
-            hint = f"do sep={text.sep!r}, quotechar, comment and skipinitialspace fit the file?"
-            where = f"expected {len(names)} fields in {text.path}, line {line}"
-            raise ValueError(f"path: {where}, got {found}; {hint}")
+    with contextlib.closing(records(text)) as found:
+        for line, fields in itertools.islice(found, above, None):
+            count += 1
+            if len(fields) != len(names):
+                got = len(fields) if fields != [""] else 0
+                hint = f"do sep={text.sep!r}, quotechar, comment and skipinitialspace fit the file?"
+                where = f"expected {len(names)} fields in {text.path}, line {line}"
+                raise ValueError(f"path: {where}, got {got}; {hint}")
     return count

@@ -1,7 +1,6 @@
 """Documents as one stream of tokens, read in windows: truncated backpropagation through time."""
 
 import dataclasses
-import operator
 from collections.abc import Iterable, Iterator
 
 import numpy as np
@@ -137,7 +136,7 @@ class Windows:
         return (self[index] for index in range(len(self)))
 
     def __getitem__(self, index: int) -> dict[str, np.ndarray]:
-        first = range(len(self))[operator.index(index)] * self.stride
+        first = checks.require_index(index, len(self)) * self.stride
         window = {
             name: getattr(self, name)[:, first : first + self.steps].copy()
             for name in ("inputs", "targets", "resets", "mask")

@@ -1,8 +1,8 @@
 """Tables in text files, read by pandas."""
 
 import concurrent.futures
+import contextlib
 import functools
-import itertools
 import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal, TypeAlias, get_args
@@ -12,7 +12,7 @@ import numpy as np
 from seqjax import checks
 from seqjax._files import FilePath, local_file
 from seqjax.data._columns import Doubt, column, columns_with_codes, filled
-from seqjax.data._rows import DIALECT, Text, count_rows, header, read_text, records
+from seqjax.data._rows import DIALECT, Text, count_rows, header, read_text, record
 
 __all__ = ["Gaps", "read_csv"]
 
@@ -45,7 +45,8 @@ def read_csv(
     Nothing is guessed. If the fields of a column may be numbers or text, `ValueError` is raised,
     and the message says which option decides. Such fields are 01234, 1E5 and +491234; integers
     beyond 64 bits, and in a column with gaps integers beyond 2**53; numbers among a few other texts
-    such as "?"; and numbers with a separator, such as "1,234".
+    such as "?"; and numbers with a separator, such as "1,234". With `thousands`, so are fields that
+    have this mark in another place, such as 01.02.2024 with `thousands="."`.
 
     Args:
       path: the file. It may be packed as .gz, .bz2, .xz or .zip.
@@ -111,7 +112,7 @@ def read_csv(
             values, gap = column(pandas, text, frame[name], fields, kinds.get(name), codes.result())
             table[name] = filled(values, gap, gaps, fields)
         except Doubt as doubt:
-            line, _ = next(itertools.islice(records(text), above + doubt.row, None))
+            line, _ = record(text, above + doubt.row)
             where = f"column {name!r} of {text.path}, line {line}"
             raise ValueError(f"path: {where}: {doubt}") from None
     return table
@@ -141,10 +142,11 @@ def _read(pandas: Any, text: Text, names: list[str], above: int, **options: Any)
     if tuple(map(int, pandas.__version__.split(".")[:2])) < (3, 1):
         options["float_precision"] = "round_trip"  # the default of later versions
     options |= {name: text.options[name] for name in DIALECT}
-    with warnings.catch_warnings():
+    source: Any = contextlib.nullcontext(text.path) if text.whole else text.open()
+    with source as file, warnings.catch_warnings():
         warnings.simplefilter("ignore")  # mixed columns and overflow are detected later
         return pandas.read_csv(
-            text.path if text.whole else text.open(), compression=None, engine="c",
+            file, compression=None, engine="c",
             names=names, header=0 if above else None, skip_blank_lines=False, **options,
         )  # fmt: skip
 
@@ -170,7 +172,7 @@ def _frame(read: Any, text: Text, names: list[str], above: int, dtypes: dict[str
                 raise ValueError(f"path: {where}: expected {dtype}, got {wrong}") from None
         raise ValueError(f"path: expected a table in {text.path}, got {error}") from None
     # pandas fills short rows with gaps, and uses the first fields of a long row as an index.
-    _, fields = next(itertools.islice(records(text), above, None), (0, names))
+    _, fields = record(text, above)
     last, body = frame.iloc[:, -1], text.data.find(b"\n") + 1 if above else 0
     short = last.isna().any() or (last.dtype.kind not in "biuf" and (last == "").any())
     quoted = text.quote and text.data.find(text.quote.encode(), body) >= 0
@@ -178,4 +180,8 @@ def _frame(read: Any, text: Text, names: list[str], above: int, dtypes: dict[str
     if doubtful and (count := count_rows(text, names, above)) != len(frame):
         found = f"{len(frame)} by pandas; does quotechar fit the file?"
         raise ValueError(f"path: expected {count} rows in {text.path}, got {found}")
+    for name in frame.columns.difference(list(dtypes)):
+        if frame[name].dtype.kind == "f" and (frame[name].abs() >= 2**53).any():
+            # pandas reads in pieces, and joins those of int64 and of uint64 as float64.
+            frame[name] = read(usecols=[name], low_memory=False, **values)[name]
     return frame

@@ -165,7 +165,7 @@ def make_problem(
 
 def _sentences(begin: Any, state: PyTree) -> tuple[Array, PyTree, int]:
     """Return the first tokens `[B]`, the state as arrays, and B."""
-    begin = checks.require_array("begin", begin, jnp.integer, "a token or tokens [B]")
+    begin = checks.require_ids("begin", begin, "a token or tokens [B]")
     if not checks.is_traced(begin) and begin.size and int(begin.min()) < 0:
         raise ValueError(f"begin: expected tokens from 0 on, got {int(begin.min())}")
     try:
@@ -230,7 +230,7 @@ def _checked_prefix(
             raise ValueError("prefix_lengths: expected None without a prefix, got lengths")
         return None, None
     given = prefix
-    prefix = checks.require_array("prefix", prefix, jnp.integer, "tokens [B, P]")
+    prefix = checks.require_ids("prefix", prefix, "tokens [B, P]")
     if prefix.ndim != 2 or prefix.shape[0] != batch or prefix.shape[1] > max_length:
         raise ValueError(
             f"prefix: expected [B, P] with B={batch}, P at most max_length={max_length}, "
@@ -239,7 +239,7 @@ def _checked_prefix(
     steps = prefix.shape[1]
     if lengths is None:
         lengths = jnp.full(batch, steps, jnp.int32)
-    lengths = checks.require_array("prefix_lengths", lengths, jnp.integer, "integers [B]")
+    lengths = checks.require_ids("prefix_lengths", lengths, "integers [B]")
     if lengths.shape != (batch,):
         raise ValueError(f"prefix_lengths: expected ({batch},), got {lengths.shape}")
     if not checks.is_traced(lengths) and batch:

@@ -61,7 +61,7 @@ def score(
       >>> print(jnp.exp(scored.log_probs).round(3))
       [0.2 0.2]
     """
-    tokens = checks.require_array("tokens", tokens, jnp.integer, "integers [B, L] or [B, n, L]")
+    tokens = checks.require_ids("tokens", tokens, "integers [B, L] or [B, n, L]")
     if tokens.ndim not in (2, 3) or tokens.shape[-1] == 0 or 0 in tokens.shape[1:]:
         raise ValueError(f"tokens: expected [B, L] or [B, n, L], got {tokens.shape}")
     shape, steps = tokens.shape[:-1], tokens.shape[-1]

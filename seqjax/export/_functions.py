@@ -71,7 +71,7 @@ def export_function(
     if as_argument and model is None:
         raise ValueError("weights: expected 'constants' without a model, got 'argument'")
     platforms = _checked_platforms(platforms)
-    specs = jax.tree.map(lambda a: jax.ShapeDtypeStruct(jnp.shape(a), a.dtype), specs)
+    specs = jax.tree.map(_spec, specs)
     kept = jax.tree.map(np.asarray, plain(model)) if as_argument else None
     if as_argument and not isinstance(kept, dict):
         raise ValueError("model: expected a module or a pytree of named weights, got one array")
@@ -123,6 +123,10 @@ def _input_names(function: Callable[..., Any], count: int, *, skip: bool) -> lis
 
 
 def _spec(array: Any) -> jax.ShapeDtypeStruct:
+    if not hasattr(array, "shape") or not hasattr(array, "dtype"):
+        raise TypeError(
+            f"specs: expected jax.ShapeDtypeStruct or arrays like it, got {checks.brief(array)}"
+        )
     return jax.ShapeDtypeStruct(array.shape, array.dtype)
 
 

@@ -90,6 +90,7 @@ def _checked_array(
 ) -> Any:
     shape, dtype = described["shape"], jnp.dtype(described["dtype"])
     expected = f"{dtype} [{', '.join(map(str, shape))}]"
+    checks.require_unmasked(name, given)
     try:
         array = given if isinstance(given, jax.Array) else np.asarray(given)
     except (TypeError, ValueError):

@@ -37,7 +37,7 @@ def plain(tree: PyTree) -> Any:
       5
     """
     leaves, structure = jax.tree.flatten(tree)
-    if jax.tree_util.treedef_is_leaf(structure):
+    if leaves and jax.tree_util.treedef_is_leaf(structure):  # an empty dict also counts as a leaf
         return leaves[0]
     return dict(zip(_names(tree), leaves, strict=True))
 
@@ -54,7 +54,7 @@ def restored(like: PyTree, flat: Any) -> PyTree:
       ({'w': 5}, 6)
     """
     structure = jax.tree.structure(like)
-    if jax.tree_util.treedef_is_leaf(structure):
+    if jax.tree.leaves(like) and jax.tree_util.treedef_is_leaf(structure):
         return flat
     return jax.tree.unflatten(structure, [flat[name] for name in _names(like)])
 

@@ -31,6 +31,7 @@ def array(value: Any, name: str) -> Any:
       ValueError: a tensor without plain numbers (sparse, quantised, on no device), or numbers of
         fewer than 16 bits or more than 64, which layers do not compute in.
     """
+    checks.require_unmasked(name, value)
     if hasattr(value, "detach"):
         value = _from_tensor(value, name)
     elif not (hasattr(value, "dtype") and hasattr(value, "T")):

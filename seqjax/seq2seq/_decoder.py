@@ -277,6 +277,7 @@ class Decoder(nnx.Module):
             raise ValueError("features: expected those of a decoder that copies, got no gate")
         if source_ids is None:
             raise ValueError("source_ids: expected the source's tokens to copy from, got None")
+        source_ids = checks.require_ids("source_ids", source_ids, "integers [..., S]")
         positions = source_ids.shape[-1]
         # A source without real positions has nothing to copy: all is generated.
         writes = jax.nn.log_sigmoid(features.copy)
@@ -299,6 +300,7 @@ class Decoder(nnx.Module):
         Args:
           tokens: integers `[...]`.
         """
+        tokens = checks.require_ids("tokens", tokens, "integer tokens")
         if self.gate is not None:
             tokens = jnp.where(tokens < self.vocabulary, tokens, 0)
         return look_up(self.embedding, tokens)

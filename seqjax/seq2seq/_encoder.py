@@ -147,7 +147,7 @@ class Encoder(nnx.Module):
                 checks.require_fit("source", source, xs.dtype, "floating-point frames")
             shape = xs.shape[:-1]
         else:
-            tokens = checks.require_array("source", source, jnp.integer, "integer tokens")
+            tokens = checks.require_ids("source", source, "integer tokens")
             shape = tokens.shape
         if not shape:
             raise ValueError(f"source: expected [..., S], got {jnp.shape(source)}")
@@ -164,7 +164,7 @@ class Encoder(nnx.Module):
             xs = noise.dropout(keys.dropout(), self.dropout, xs)
         outputs, state = self.recurrent(xs, mask=real, deterministic=deterministic, rngs=keys)
         if source_ids is not None:
-            source_ids = checks.require_array("source_ids", source_ids, jnp.integer, "integer ids")
+            source_ids = checks.require_ids("source_ids", source_ids, "integer ids")
             if source_ids.shape != shape:
                 raise ValueError(f"source_ids: expected {shape}, got {source_ids.shape}")
         return Encoded(outputs, real, state, source_ids)

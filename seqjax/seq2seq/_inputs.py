@@ -142,7 +142,7 @@ def require_token(name: str, value: Any, vocabulary: int | None) -> int:
 
 
 def look_up(embedding: nnx.Embed, tokens: Array) -> Array:
-    """Return the embeddings of tokens, NaN for those outside the vocabulary.
+    """Return the embeddings of tokens of at least 32 bits, NaN for those outside the vocabulary.
 
     Example:
       >>> embedding = nnx.Embed(3, 2, rngs=nnx.Rngs(0))
@@ -174,6 +174,7 @@ def without_padding(name: str, tokens: Array) -> Array:
 
 def _array(name: str, values: Any, expected: str) -> np.ndarray:
     """Return an array of numbers."""
+    checks.require_unmasked(name, values)
     try:
         array = np.asarray(values)
         if array.dtype == object:  # such as a table's column of numbers

@@ -292,7 +292,7 @@ class Seq2Seq(nnx.Module):
 
     def _checked_tokens(self, tokens: Any, encoded: Encoded) -> Array:
         """Target tokens of the sources' batch, which must be known; padding becomes token 0."""
-        tokens = checks.require_array("tokens", tokens, jnp.integer, "integer tokens [B, T]")
+        tokens = checks.require_ids("tokens", tokens, "integer tokens [B, T]")
         if tokens.ndim != 2 or tokens.shape[:1] != encoded.mask.shape[:-1]:
             raise ValueError(
                 f"tokens: expected [{encoded.mask.shape[0]}, T] like the sources, "

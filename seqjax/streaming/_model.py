@@ -108,6 +108,8 @@ def columns_of(
             raise _unexpected(name, stream, xs, specs, steps) from None
     columns = []
     for spec, leaves in zip(wanted, zip(*rows, strict=True), strict=True):
+        if any(isinstance(leaf, np.ma.MaskedArray) for leaf in leaves):
+            checks.require_unmasked(name, leaves)
         try:
             arrays = [np.asarray(leaf) for leaf in leaves]
         except ValueError as error:  # lists of several lengths

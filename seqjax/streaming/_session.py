@@ -268,6 +268,7 @@ class Session:
             raise ValueError(f"state: expected arrays of {expected}, got {checks.brief(state)}")
 
         def one(leaf: Any, like: Any) -> Any:
+            checks.require_unmasked("state", leaf)
             if getattr(leaf, "dtype", None) == like.dtype:
                 return leaf
             return checks.require_cast("state", np.asarray(leaf), like.dtype, f"{like.dtype}")

@@ -10,7 +10,7 @@ from seqjax._noted import noting_ranges
 from seqjax.metrics import Mean
 from seqjax.training._batch import as_arrays, require_batches
 from seqjax.training._guarded import GuardedStep, Measured, nan_out_of_range
-from seqjax.training._results import kind, require_scalars
+from seqjax.training._results import kind, require_call, require_scalars
 from seqjax.training._state import TrainState, changed_state, graphdef_of, state_to_model
 from seqjax.training._totals import Totals
 
@@ -57,6 +57,7 @@ def make_eval_step(model: nnx.Module | nnx.GraphDef, metric_fn: MetricFn) -> Gua
       >>> float(measured["error"].total), int(measured["error"].count)
       (16.0, 4)
     """
+    require_call("metric_fn", metric_fn, "model", "batch")
     graphdef = graphdef_of(model)
 
     def outline(

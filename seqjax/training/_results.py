@@ -1,10 +1,13 @@
-"""Checks on what a user's loss or metric function returned; they run while it is traced."""
+"""Checks of a user's loss or metric function, and of its results while it is traced."""
 
+import inspect
 from collections.abc import Mapping
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+
+from seqjax import checks
 
 
 def kind(value: Any) -> str:
@@ -18,7 +21,22 @@ def require_scalars(function: str, metrics: Mapping[str, Any]) -> None:
     """Raises unless each metric is a scalar or a `Mean` of scalars."""
     for name, value in metrics.items():
         for leaf in jax.tree.leaves(value):
-            if jnp.shape(leaf) != ():
-                raise ValueError(
-                    f"{function}: expected a scalar for {name!r}, got shape {jnp.shape(leaf)}"
-                )
+            expected = f"a scalar for {name!r}"
+            shape = checks.require_array(function, leaf, jnp.generic, expected).shape
+            if shape != ():
+                raise ValueError(f"{function}: expected {expected}, got shape {shape}")
+
+
+def require_call(name: str, function: Any, *arguments: str) -> None:
+    """Raises unless the value is a function that can be called with these arguments."""
+    expected = f"a function of ({', '.join(arguments)})"
+    if not callable(function):
+        raise TypeError(f"{name}: expected {expected}, got {checks.brief(function)}")
+    try:
+        signature = inspect.signature(function)
+    except ValueError:  # of a function in C
+        return
+    try:
+        signature.bind(*arguments)
+    except TypeError as error:
+        raise TypeError(f"{name}: expected {expected}, got one of {signature}: {error}") from None

@@ -18,7 +18,7 @@ from seqjax import checks
 from seqjax._noted import noting_ranges
 from seqjax.training._extra_args import update, with_extra_args
 from seqjax.training._guarded import GuardedStep, Measured, nan_out_of_range
-from seqjax.training._results import kind, require_scalars
+from seqjax.training._results import kind, require_call, require_scalars
 from seqjax.training._state import TrainState, changed_state, graphdef_of
 from seqjax.types import Array, PRNGKey, PyTree
 
@@ -103,6 +103,7 @@ def make_train_step(
       >>> losses[0] > losses[1] > losses[2], int(state.step), sorted(metrics)
       (True, 3, ['grad_norm', 'loss', 'skipped'])
     """
+    require_call("loss_fn", loss_fn, "model", "batch", "rngs")
     graphdef = graphdef_of(model)
     transformation = with_extra_args(optimizer)
 
@@ -162,7 +163,8 @@ def _checked_loss(result: Any) -> tuple[Array, dict[str, Any]]:
         raise TypeError(
             f"loss_fn: expected (loss, metrics), a scalar and a dict, got {kind(result)}"
         )
-    loss, metrics = jnp.asarray(result[0]), dict(result[1])
+    loss = checks.require_array("loss_fn", result[0], jnp.generic, "a float scalar as the loss")
+    metrics = dict(result[1])
     if loss.shape != () or not jnp.issubdtype(loss.dtype, jnp.floating):
         raise ValueError(f"loss_fn: expected a float scalar as the loss, got {kind(loss)}")
     for name in metrics:

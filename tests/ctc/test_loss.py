@@ -192,3 +192,11 @@ def test_a_frame_that_forbids_all_classes_is_not_feasible():
     assert (slope[0] == 0).all() and np.isfinite(slope).all()
     assert ctc_loss(logits, labels).feasible.tolist() == [False, True]
     assert ctc_greedy(logits).log_probs[0, 0] == -np.inf
+
+
+@pytest.mark.parametrize("function", [ctc_loss, jax.jit(ctc_loss, static_argnames="blank")])
+def test_labels_in_bytes(function):
+    labels = np.array([[200]], np.uint8)
+    for blank in (0, 299):  # three paths of two frames, each of probability 1 / 300²
+        loss, _ = function(jnp.zeros((1, 2, 300)), labels, blank=blank)
+        np.testing.assert_allclose(loss, 2 * math.log(300) - math.log(3), rtol=1e-6)

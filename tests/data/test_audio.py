@@ -185,3 +185,13 @@ def test_stacked_frames_have_the_changes_and_the_speed():
 def test_stacked_frames_refuse(frames, stack, speed, error, message):
     with pytest.raises(error, match=message):
         stacked_frames(frames, stack, speed=speed)
+
+
+@pytest.mark.parametrize(
+    ("function", "shape"), [(lambda x: log_mel(x, 100), 400), (deltas, (5, 2)),
+                            (lambda x: stacked_frames(x, 2), (5, 2))],
+)  # fmt: skip
+def test_masked_arrays_are_refused(function, shape):
+    values = np.random.default_rng(0).normal(size=shape)
+    with pytest.raises(ValueError, match="expected no masked entries"):
+        function(np.ma.array(values, mask=values > 0))

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from seqjax.data import batches, bucket_boundaries, pad
+from seqjax.data import batches, bucket_boundaries, pad, stream_windows
 
 LENGTHS = st.lists(st.integers(0, 12), min_size=1, max_size=20)
 
@@ -540,3 +540,18 @@ def test_arrays_on_a_device_are_fetched_once(monkeypatch):
     [batch] = batches({"x": x, "y": jnp.array([3, 4, 5])}, batch_size=3, sequence_keys=("x",))
     assert batch["x"].tolist() == [[0, 1], [2, 3], [4, 5]] and batch["y"].tolist() == [3, 4, 5]
     assert not reads
+
+
+@pytest.mark.parametrize(
+    "made",
+    [
+        batches({"x": [[1], [2, 3]]}, batch_size=1),
+        stream_windows([range(9)], batch_size=1, steps=4),
+    ],
+)
+def test_an_index_is_one_integer(made):
+    with pytest.raises(TypeError, match=r"index: expected an integer, got slice.*islice"):
+        made[0:1]
+    with pytest.raises(IndexError, match="index: expected -2 to 1, got 2"):
+        made[2]
+    assert made[np.int64(-1)].keys() == made[1].keys()

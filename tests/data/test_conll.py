@@ -281,3 +281,10 @@ def test_any_bytes(tmp_path_factory, data):
             continue
         lines = data.decode("utf-8-sig").replace("\r", "\n").split("\n")
         assert sum(len(s["form"]) for s in found) <= sum(bool(x.strip(" \t")) for x in lines)
+
+
+def test_sentences_of_other_widths(tmp_path):
+    path = tmp_path / "words.conll"
+    write(path, "a X 1\nb Y 2\n\nc Z\n")
+    with pytest.raises(ValueError, match=r"expected 3 columns in .*, line 4, as in line 1, got 2"):
+        read_conll(path, {"form": 0, "tag": 1})

@@ -3,6 +3,7 @@
 import bz2
 import codecs
 import csv
+import gc
 import gzip
 import io
 import lzma
@@ -108,8 +109,12 @@ def test_text_is_what_is_written(write):
         (["True", "0", "1"], r"line 2: ambiguous, 'True' .* or dtype=\{'x': str\}$"),
         (['"1,234"', '"12,345"'], r"line 2: ambiguous, '1,234' .*thousands=',' or decimal=','"),
         (["7", '"1,234"'], r"line 3: ambiguous, '1,234' .*thousands=','"),
-        (["1 234", "12 345"], "line 2: ambiguous, '1 234' "),
-        (['"1.234,5"', '"2,5"'], "line 2: ambiguous, '1.234,5' "),
+        (["1 234", "12 345"], "line 2: ambiguous, '1 234' .*pass thousands=' ' or dtype"),
+        (['"-1.234.567,5"', "2"], r"line 2: .*pass thousands='\.' and decimal=',' or dtype"),
+        (["1\u00a0000", "2\u00a0000"], r"line 2: ambiguous, .*separator; pass dtype=\{'x': str\}$"),
+        (['"1.234,5"', '"2,5"'], r"line 2: ambiguous, '1\.234,5' .*thousands='\.' and decimal=','"),
+        (['"2,5"', '"3,25"'], "line 2: ambiguous, '2,5' .*pass decimal=',' or dtype"),
+        (['"1,234,567"', "2"], "line 2: ambiguous, '1,234,567' .*pass thousands=',' or dtype"),
         (["NA", "NA"], r"line 2: ambiguous, 'NA' may be a gap or text.*dtype=\{'x': float\}"),
         (["", "None"], "line 3: ambiguous, 'None' may be a gap or text"),
         (['"a"', ' "b"'], r"line 3: ambiguous, ' \"b\"' .*skipinitialspace=True"),
@@ -403,11 +408,21 @@ def test_tables_that_are_none(write, text, message):
         ({"quotechar": ","}, "quotechar: expected one character of no other meaning, got ','"),
         ({"comment": "//"}, "comment: expected one character"),
         ({"comment": 3}, "comment: expected one character .*, got 3"),
-        ({"decimal": 3}, "path: expected a table"),
+        ({"decimal": 3}, "decimal: expected one character .*, got 3"),
+        ({"decimal": None}, "decimal: expected one character, got None"),
         ({"comment": ","}, "comment: expected one character of no other meaning, got ','"),
         ({"comment": '"'}, "comment: expected one character of no other meaning"),
         ({"quoting": csv.QUOTE_NONNUMERIC}, "quoting: expected csv.QUOTE_MINIMAL or"),
-        ({"decimal": "::"}, "path: expected a table .*, got .*decimal"),
+        ({"decimal": "::"}, "decimal: expected one character .*, got '::'"),
+        (
+            {"quotechar": None},
+            r"quotechar: expected one character, got None; quoting=csv\.QUOTE_NO",
+        ),
+        ({"comment": "§"}, "comment: expected one ASCII character, got '§'"),
+        ({"quotechar": "“"}, "quotechar: expected one ASCII character, got '“'"),
+        ({"thousands": "’"}, "thousands: expected one ASCII character, got '’'"),
+        ({"decimal": "٫"}, "decimal: expected one ASCII character, got '٫'"),
+        ({"sep": ",", "delimiter": ";"}, "sep, delimiter: expected one of them, got both"),
         ({"thousands": "."}, "thousands: expected one character of no other meaning, got '.'"),
         ({"compression": 3}, "compression: expected one"),
         ({"encoding": 3}, "encoding: expected one"),
@@ -517,3 +532,79 @@ def test_any_bytes_are_a_table_or_a_value_error(tmp_path_factory, data, options)
         assert str(error).startswith(("path: ", "sep: "))
     else:
         assert len({len(values) for values in table.values()}) == 1
+
+
+GERMAN: dict[str, Any] = {"sep": ";", "thousands": ".", "decimal": ","}
+
+
+@pytest.mark.parametrize(
+    ("field", "options"),
+    [
+        ("01.02.2024", GERMAN), ("192.168.0.1", GERMAN), ("1.2.3", GERMAN), ("1.5", GERMAN),
+        ("0.123", GERMAN), ("1.000.00", GERMAN), ("1,00,000", {"sep": ";", "thousands": ","}),
+        ('"12,34"', {"thousands": ","}), ("1'2", {"thousands": "'"}), ("1 2", {"thousands": " "}),
+    ],
+)  # fmt: skip
+def test_marks_of_thousands_elsewhere(write, field, options):
+    """Pandas ignores such a mark wherever it is: a date becomes 1022024."""
+    sep = options.get("sep", ",")
+    path = write(f"y{sep}x\n7{sep}5\n8{sep}{field}\n")
+    plain = field.strip('"')
+    message = rf"column 'x' .*line 3: ambiguous, .*{plain}.* thousands=.*dtype=\{{'x': str\}}"
+    with pytest.raises(ValueError, match=message):
+        read_csv(path, **options)
+    assert read_csv(path, dtype={"x": str}, **options)["x"].tolist() == ["5", plain]
+    assert read_csv(path, ["y"], **options)["y"].tolist() == [7, 8]
+
+
+def test_thousands(write):
+    text = (
+        "i;f;d;host\n1.234;-1.234.567,5;01.02.2024;10.0.0.7\n5;+12.345,;31.12.2024;local\nn.a.;;;\n"
+    )
+    dates: Any = {"parse_dates": ["d"], "date_format": "%d.%m.%Y"}
+    table = read_csv(write(text), gaps="nan", na_values=["n.a."], **GERMAN, **dates)
+    np.testing.assert_array_equal(table["i"], [1234, 5, np.nan])
+    np.testing.assert_array_equal(table["f"], [-1234567.5, 12345, np.nan])
+    np.testing.assert_array_equal(table["d"][:2], np.array(["2024-02-01", "2024-12-31"], "M8[s]"))
+    assert table["host"].tolist() == ["10.0.0.7", "local", ""]
+    large = '"9,007,199,254,740,993",1\n'
+    with pytest.raises(ValueError, match=r"line 2: ambiguous, '9,007.*' .* float64 cannot hold"):
+        read_csv(write(f"a,b\n{large},2\n"), thousands=",", gaps="nan")
+    assert read_csv(write(f"a,b\n{large}"), thousands=",")["a"].tolist() == [2**53 + 1]
+
+
+def test_points_where_a_comma_is_asked_for(write):
+    path = write("a;b\n1.5;x\n12345;y\n")
+    message = r"line 2: ambiguous, '1\.5' does not fit decimal=','; pass decimal='\.' or dtype="
+    with pytest.raises(ValueError, match=message):
+        read_csv(path, sep=";", decimal=",")
+    assert read_csv(path, sep=";")["a"].tolist() == [1.5, 12345]
+
+
+@pytest.mark.parametrize("fields", ["True\nFalse", "1\n0"])
+def test_bools_asked_for(write, fields):
+    table = read_csv(write(f"a\n{fields}\n"), dtype={"a": bool})
+    assert table["a"].dtype == bool and table["a"].tolist() == [True, False]
+
+
+def test_pieces_of_other_integers(write):
+    """Large files are read in pieces, one of which has an integer that only uint64 can hold."""
+    numbers = np.arange(600_000, dtype=np.uint64) + 10**12
+    numbers[300_000] = 2**64 - 1
+    text = "a\n" + "\n".join(map(str, numbers.tolist()))
+    for path in (write(text), write(gzip.compress(text.encode(), 1), "table.csv.gz")):
+        found = read_csv(path)["a"]
+        assert found.dtype == np.uint64
+        np.testing.assert_array_equal(found, numbers)
+
+
+@pytest.mark.filterwarnings("error")
+def test_files_are_closed(write):
+    path = write("a,b\n1,x\n2,y\n")
+    read_csv(path)
+    read_csv(path, dtype=str)
+    read_csv(write(gzip.compress(b"a,b\n1,x\n"), "table.csv.gz"))
+    for text in ("a\n1\n?\n3\n", "a,b\n1\n"):
+        with pytest.raises(ValueError, match="path: "):
+            read_csv(write(text))
+    gc.collect()

@@ -7,7 +7,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax import nnx
 
+from seqjax.cells import GRU
 from seqjax.decoding import beam_search, ensemble, greedy, sample, score
 from tests.decoding.helpers import BEGIN, END, L, initial, make_toy, step_of, weights_of
 
@@ -154,3 +156,13 @@ def test_ensemble_refuses():
     assert_refused("state", TypeError, "tuple", lambda: both(tokens, [STATE, STATE]))
     mixed = ensemble([STEP, logits_of((3, 7))])
     assert_refused("steps", ValueError, r"one shape", lambda: mixed(tokens, (STATE, STATE)))
+
+
+def test_random_streams_are_no_key():
+    def step(tokens, state):
+        return jnp.zeros((len(tokens), 3)), state
+
+    with pytest.raises(TypeError, match=r"key: expected a random key.*got Rngs; pass rngs.params"):
+        sample(step, jnp.zeros((1, 1)), nnx.Rngs(0), begin=0, end=1, max_length=2)
+    with pytest.raises(TypeError, match=r"key: expected a random key.*got RngStream; pass stream"):
+        GRU(2, 3).init(nnx.Rngs(0).params)

@@ -76,3 +76,12 @@ def test_score_of_a_token_that_is_none():
         score(step_of(toy), initial(toy), tokens, lengths=lengths, begin=BEGIN, end=END)
     scored = score_toy(toy, tokens, lengths)
     assert np.isnan(scored.log_probs).tolist() == [True, False, False]
+
+
+def test_tokens_in_bytes():
+    def step(tokens, state):
+        return jnp.zeros((len(tokens), 256)), state
+
+    for tokens in (jnp.array([[255, 1]], jnp.uint8), jnp.array([[255, 1]])):
+        scored = score(step, jnp.zeros((1, 1)), tokens, [2], begin=0, end=1)
+        np.testing.assert_allclose(scored.log_probs, -2 * np.log(256), rtol=1e-6)

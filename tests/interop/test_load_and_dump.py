@@ -403,3 +403,10 @@ def test_other_mistakes():
         cudnn.load(np.ones(143), 3, 4)
     with pytest.raises(TypeError, match="source: expected a cell of Equinox or its arrays, got 3"):
         equinox.load(3)
+
+
+def test_masked_weights_are_refused():
+    state = pytorch.dump(nn.GRU(3, 5, rngs=flax_nnx.Rngs(0)))
+    gappy = np.ma.array(state["weight_hh_l0"], mask=state["weight_hh_l0"] > 0)
+    with pytest.raises(ValueError, match="weight_hh_l0: expected no masked entries"):
+        pytorch.load(state | {"weight_hh_l0": gappy})

@@ -364,3 +364,32 @@ def test_bad_inputs():
             model(*arguments, lengths=LENGTHS)
     with pytest.raises(ValueError, match="source_ids: expected the source's tokens to copy"):
         built("copying")(SOURCES, TOKENS, lengths=LENGTHS)
+
+
+def test_narrow_ids_are_those_of_int32():
+    """In its own dtype, uint8 would see 256 as 0, and int8 300 as 44."""
+    model = seq2seq.Seq2Seq(300, 300, embed_size=3, hidden_size=4, copy=True, rngs=nnx.Rngs(0))
+    ids = {dtype: np.array([[2, 120, 3]], dtype) for dtype in ("int32", "uint8", "int8", "int16")}
+    wide = model(ids["int32"], ids["int32"], source_ids=ids["int32"])
+    for narrow in ids.values():
+        np.testing.assert_array_equal(model(narrow, narrow, source_ids=narrow), wide)
+    large = np.array([[2, 250, 3]])
+    narrow = large.astype(np.uint8)
+    expected = model(large, large, source_ids=large)
+    np.testing.assert_array_equal(model(narrow, narrow, source_ids=narrow), expected)
+    encoded = model.encoder(large)._replace(source_ids=jnp.asarray(narrow))  # of one's own encoder
+    step, state = model.decoding(encoded)
+    for t in range(3):
+        logits, state = step(jnp.asarray(narrow[:, t]), state)
+        np.testing.assert_allclose(logits[0], expected[0, t], rtol=1e-5, atol=1e-5)
+    plain = seq2seq.Seq2Seq(300, 300, embed_size=3, hidden_size=4, rngs=nnx.Rngs(0))
+    for decoder in (model.decoder, plain.decoder):
+        assert np.isnan(decoder.embed(jnp.array([-1], jnp.int8))).all()
+
+
+def test_source_ids_of_a_vocabulary_of_256_in_bytes():
+    model = seq2seq.Seq2Seq(256, 256, embed_size=3, hidden_size=4, copy=True, rngs=nnx.Rngs(0))
+    ids = np.array([[2, 255, 3]])
+    found = model(ids, ids, source_ids=ids.astype(np.uint8))
+    assert not np.isnan(found).any()
+    np.testing.assert_array_equal(found, model(ids, ids, source_ids=ids))

@@ -356,3 +356,20 @@ def test_what_is_not_a_model_is_named():
     state = training.init_state(model, optax.sgd(0.1))
     with pytest.raises(ValueError, match="batches: expected at least one batch"):
         training.evaluate(training.make_eval_step(model, metric_fn), state, [])
+
+
+def test_loss_functions_of_other_arguments_or_results():
+    model, sgd = nnx.Linear(1, 1, rngs=nnx.Rngs(0)), optax.sgd(0.1)
+    short: Any = lambda model: {}  # noqa: E731
+    with pytest.raises(TypeError, match=r"loss_fn: expected a function of \(model, batch, rngs\)"):
+        training.make_train_step(model, short, sgd)
+    with pytest.raises(TypeError, match=r"metric_fn: expected a function of \(model, batch\)"):
+        training.make_eval_step(model, short)
+    state = training.init_state(model, sgd)
+    for result, expected in (
+        ((jnp.float32(0), {"who": "me"}), "a scalar for 'who', got 'me'"),
+        (("zero", {}), "a float scalar as the loss, got 'zero'"),
+    ):
+        step = training.make_train_step(model, lambda *_, result=result: result, sgd)
+        with pytest.raises(TypeError, match=f"loss_fn: expected {expected}"):
+            step(state, jnp.zeros((1, 1)), jax.random.key(0))
