@@ -59,8 +59,9 @@ bench-full: $(VENV)/.bench ## the same at full length, for docs/benchmarks.md
 bench-device: ## check and measure on this machine's GPU or TPU, ten minutes at most
 	$(PYTHON) -m benchmarks device --output $(BENCH)/device.json
 
+# A process runs whole files, so that no program is compiled twice.
 test: $(VENV)/.test ## run the tests and the doctests
-	$(BIN)/python -m pytest -n $(JOBS) -m "not slow"
+	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile -m "not slow"
 
 # Compiled as users do: see tests/conftest.py. pytest leaves with 5 when no test is marked slow, which is no failure here.
 slow: $(VENV)/.test ## run the tests that `make test` leaves out
@@ -70,7 +71,8 @@ peers: $(VENV)/.test $(VENV)/.bench $(VENV)/.data ## run the tests that compare 
 	XLA_FLAGS="$$XLA_FLAGS" $(BIN)/python -m pytest -n $(JOBS) -m "not slow" tests/interop tests/test_docs.py \
 	  tests/examples/test_pretrained_g2p.py
 
-doctest: $(VENV)/.test ## run the examples in the docstrings alone
+doc# A process runs whole files, so that no program is compiled twice.
+test: $(VENV)/.test ## run the examples in the docstrings alone
 	$(BIN)/python -m pytest -n $(JOBS) seqjax examples/script.py
 
 lint: $(VENV)/.dev ## check style and formatting

@@ -50,6 +50,8 @@ CASES: dict[str, Case] = {
     ),
 }
 
+PICKED = ("lstm", "elman_readout", "min_gru", "conv_lstm_1d")
+
 REGISTERED = {name: CASES[name] for name in seqjax.CELLS}
 
 
@@ -104,8 +106,7 @@ def picked(function: Any) -> Any:
     """Parametrises a test over a few cells of different structure, each on every kernel."""
     import pytest
 
-    names = ("lstm", "elman_readout", "min_gru", "conv_lstm_1d")
-    cases = on_every_kernel({name: CASES[name] for name in names})
+    cases = on_every_kernel({name: CASES[name] for name in PICKED})
     return pytest.mark.parametrize("case", cases.values(), ids=cases.keys())(function)
 
 

@@ -10,6 +10,7 @@ import pytest
 import seqjax
 from seqjax.cells import initializers
 from tests.cases import (
+    PICKED,
     assert_close,
     conformant,
     inputs_of,
@@ -26,6 +27,8 @@ HALF = [jnp.bfloat16, jnp.float16]
 @pytest.mark.parametrize("dtype", HALF)
 @conformant
 def test_half_precision(case, dtype):
+    if dtype == jnp.float16 and case.name not in PICKED:
+        pytest.skip("a few cells show what float16 changes")
     cell = case.cell
     params = params_of(cell)
     if dtype == jnp.float16:  # in bfloat16 the parameters stay float32

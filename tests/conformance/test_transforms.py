@@ -14,6 +14,7 @@ from seqjax import kernels
 from seqjax.cells.stepping import Now, advance
 from tests.cases import (
     CASES,
+    PICKED,
     T,
     assert_close,
     conformant,
@@ -52,6 +53,8 @@ def test_jit_and_checkpoint_and_vmap(case):
 
 @conformant
 def test_forward_and_reverse_mode_of_first_and_second_order(case):
+    if case.kernel == "scan" and case.name not in PICKED:
+        pytest.skip("JAX differentiates its own scan; a few cells show that it may")
     _, loss, params, xs = run_of(case)
     tangent = jax.tree.map(jnp.asarray, draw_like(params, 12))
 
