@@ -71,8 +71,7 @@ peers: $(VENV)/.test $(VENV)/.bench $(VENV)/.data ## run the tests that compare 
 	XLA_FLAGS="$$XLA_FLAGS" $(BIN)/python -m pytest -n $(JOBS) -m "not slow" tests/interop tests/test_docs.py \
 	  tests/examples/test_pretrained_g2p.py
 
-doc# A process runs whole files, so that no program is compiled twice.
-test: $(VENV)/.test ## run the examples in the docstrings alone
+doctest: $(VENV)/.test ## run the examples in the docstrings alone
 	$(BIN)/python -m pytest -n $(JOBS) seqjax examples/script.py
 
 lint: $(VENV)/.dev ## check style and formatting
