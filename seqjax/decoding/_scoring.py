@@ -57,7 +57,7 @@ def score(
       >>> def step(tokens, state):
       ...     return table[tokens], state
       >>> tokens = jnp.array([[1, 1, 0], [1, 1, 1]])
-      >>> scored = score(step, (), tokens, lengths=jnp.array([2, 3]), begin=0, end=0)
+      >>> scored = score(step, (), tokens, lengths=[2, 3], begin=jnp.array([0, 0]), end=0)
       >>> print(jnp.exp(scored.log_probs).round(3))
       [0.2 0.2]
     """

@@ -83,5 +83,5 @@ def test_tokens_in_bytes():
         return jnp.zeros((len(tokens), 256)), state
 
     for tokens in (jnp.array([[255, 1]], jnp.uint8), jnp.array([[255, 1]])):
-        scored = score(step, jnp.zeros((1, 1)), tokens, [2], begin=0, end=1)
+        scored = score(step, jnp.zeros((1, 1)), tokens, lengths=[2], begin=0, end=1)
         np.testing.assert_allclose(scored.log_probs, -2 * np.log(256), rtol=1e-6)

@@ -123,12 +123,12 @@ def test_greedy_and_scores():
     for k, (_, tokens, _) in enumerate(outputs):
         padded[0, k, : len(tokens)] = tokens
         lengths[0, k] = len(tokens) - (tokens[-1] in ENDS)
-    scored = run(score, padded, lengths, end=set(ENDS))
+    scored = run(score, padded, lengths=lengths, end=set(ENDS))
     np.testing.assert_allclose(scored.log_probs[0], [total for *_, total in outputs], rtol=1e-5)
     assert np.exp(scored.log_probs).sum() == pytest.approx(1.0, abs=1e-5)
     for decoder in (greedy, beam_search):
         decoded = run(decoder, end=ENDS, max_length=L)
-        again = run(score, decoded.tokens, decoded.lengths, end=ENDS)
+        again = run(score, decoded.tokens, lengths=decoded.lengths, end=ENDS)
         np.testing.assert_allclose(again.log_probs, decoded.log_probs, rtol=1e-6)
 
 
@@ -141,7 +141,7 @@ def test_an_output_that_ends_with_another_token_has_no_score():
     )
     assert np.isnan(scored(tokens).log_probs[0])
     assert np.isfinite(scored(tokens + [[0, 1, 0]]).log_probs[0])
-    one = run(score, tokens, lengths, end=3)  # anything may stand from the length on
+    one = run(score, tokens, lengths=lengths, end=3)  # anything may stand from the length on
     assert np.isfinite(one.log_probs[0])
 
 
