@@ -316,5 +316,6 @@ def test_accuracies_without_implicit_promotion():
 
 
 def test_ragged_lengths_are_refused():
+    ragged: Any = [[1], [1, 2]]
     with pytest.raises(TypeError, match=r"lengths: expected integers, got \[\[1\], \[1, 2\]\]"):
-        metrics.cross_entropy(jnp.zeros((2, 3, 4)), np.zeros((2, 3), int), lengths=[[1], [1, 2]])
+        metrics.cross_entropy(jnp.zeros((2, 3, 4)), np.zeros((2, 3), int), lengths=ragged)
