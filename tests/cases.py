@@ -167,3 +167,9 @@ def assert_close(actual: Any, expected: Any, atol: float = 2e-6, rtol: float = 2
         np.testing.assert_allclose(
             np.asarray(a).astype(wide), np.asarray(b).astype(wide), atol=atol, rtol=rtol
         )
+
+
+def assert_same(got: Any, want: Any) -> None:
+    """Equal to float32's rounding of sums: relative to the largest number, not to each."""
+    scale = max(float(np.abs(leaf).max()) for leaf in jax.tree.leaves(want))
+    assert_close(got, want, atol=1e-6 * max(scale, 1.0))

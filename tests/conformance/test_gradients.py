@@ -13,6 +13,7 @@ from tests.cases import (
     REGISTERED,
     T,
     assert_close,
+    assert_same,
     conformant,
     draw_like,
     inputs_of,
@@ -62,12 +63,6 @@ def problem(case, reverse=False):
 def gradients(case, reverse=False):
     _, gradient, arguments, *_ = problem(case, reverse)
     return gradient(*arguments)
-
-
-def assert_same(got, want):
-    """Equal to float32's rounding of sums: relative to the largest number, not to each."""
-    scale = max(float(np.abs(leaf).max()) for leaf in jax.tree.leaves(want))
-    assert_close(got, want, atol=1e-6 * max(scale, 1.0))
 
 
 BACKWARD = [pytest.param(case, True, id=f"{id}-reverse") for id, case in REGISTERED.items()]

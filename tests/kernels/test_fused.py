@@ -15,6 +15,7 @@ from seqjax.cells import Cell
 from tests.cases import (
     CASES,
     assert_close,
+    assert_same,
     draw_like,
     inputs_of,
     mask_of,
@@ -28,21 +29,14 @@ from tests.test_custom_cells import RunningMean
 BATCH = (3,)
 
 
-def loss_of(case, implementation, reverse=False, noise=True):
-    """A loss over outputs and state with everything on: mask, resets, noise."""
+def loss_of(case, implementation):
+    """A loss over outputs and state with a mask and resets."""
     cell, mask, resets = case.cell, mask_of(BATCH), mask_of(BATCH, seed=9)
-    state = cell.initial_state(BATCH)
-    options = {}
-    r = cell.recurrent_input(state)
-    if noise:
-        options["zoneout"] = jax.tree.map(lambda s: 0.2, state)
-        if r is not None:
-            options["recurrent_mask"] = draw_like(r, 6)
 
     def loss(params, xs, state, reset_state):
         outputs, final = seqjax.unroll(
             cell, params, xs, state=state, reset_state=reset_state, mask=mask, resets=resets,
-            reverse=reverse, implementation=implementation, **options,
+            implementation=implementation,
         )  # fmt: skip
         return jnp.sin(outputs).sum() + sum(jnp.cos(s).sum() for s in jax.tree.leaves(final))
 
@@ -53,12 +47,6 @@ def loss_of(case, implementation, reverse=False, noise=True):
         state_of(cell, BATCH, 5),
     )
     return loss, arguments
-
-
-def assert_same(got, want):
-    """Equal to float32's rounding of sums: relative to the largest number, not to each."""
-    scale = max(float(jnp.abs(leaf).max()) for leaf in jax.tree.leaves(want))
-    assert_close(got, want, atol=1e-6 * max(scale, 1.0))
 
 
 @registered
@@ -78,7 +66,7 @@ def test_without_mask_or_noise(case):
 @pytest.mark.parametrize("name", ["lstm", "gru", "cho_gru", "layer_norm_lstm"])
 def test_gradient_of_gradient_and_vmap(name):
     def second(implementation):
-        loss, (params, *rest) = loss_of(CASES[name], implementation, noise=False)
+        loss, (params, *rest) = loss_of(CASES[name], implementation)
         gradient = jax.grad(loss)
         tangent = jax.tree.map(jnp.asarray, draw_like(params, 12))
 
