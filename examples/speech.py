@@ -115,8 +115,11 @@ def mean_loss(config: Config, model: Recogniser, batch: Any, rngs: Any = None) -
     if config.task == "digits":
         options: Any = {"mask": batch["weights"], "label_smoothing": config.label_smoothing}
         return metrics.cross_entropy(logits, labels[:, 0], **options)
-    found = ctc_loss(logits, labels, lengths=batch["frame_lengths"], label_lengths=lengths)
-    return metrics.Mean(found.loss.sum(), jnp.where(found.feasible, lengths, 0).sum())
+    nats = ctc_loss(
+        logits, labels, lengths=batch["frame_lengths"], label_lengths=lengths, per_sequence=True
+    )
+    fits = ~jnp.isposinf(nats)
+    return metrics.Mean(jnp.where(fits, nats, 0).sum(), jnp.where(fits, lengths, 0).sum())
 
 
 def train(config: Config, sets: Sets, tokens: Vocabulary) -> training.FitResult:

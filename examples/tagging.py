@@ -104,8 +104,8 @@ class Tagger(nnx.Module):
         if self.chain is None:
             mask = sequences.lengths_to_mask(lengths, tags.shape[1])
             return metrics.cross_entropy(scores, tags, mask=mask)
-        total = self.chain.log_likelihood(scores, tags, lengths=lengths).sum()
-        return metrics.Mean(-total, lengths.sum())
+        nats = self.chain.loss(scores, tags, lengths=lengths, per_sequence=True)
+        return metrics.Mean(nats.sum(), lengths.sum())
 
     def best(self, scores: jax.Array, batch: Any) -> jax.Array:
         """The tags found, int [B, T]."""

@@ -1,7 +1,10 @@
 """Losses: means over the real positions of a batch, as scalars for `jax.grad`.
 
-Each is the value of the mean of the same name in `seqjax.metrics`. Common to all:
+Each is the value of the mean of the same name in `seqjax.metrics`. Common to all, and to
+`seqjax.ctc.ctc_loss` and `seqjax.crf.loss`:
 
+- With `per_sequence`, they return the mean of each sequence apart, `[B]` for the first axis; 0 for
+  one that is all padding.
 - They compute in at least float32, whatever the dtype of their inputs.
 - Masked inputs are replaced before the computation, so garbage in padding (NaN, inf, labels of -1)
   reaches neither the value nor the gradient. With every position masked, value and gradient are 0.
@@ -11,7 +14,7 @@ Each is the value of the mean of the same name in `seqjax.metrics`. Common to al
 import jax
 from jax.typing import ArrayLike
 
-from seqjax import metrics
+from seqjax import _elements
 
 __all__ = ["binary_cross_entropy", "cross_entropy", "mean_squared_error"]
 
@@ -23,6 +26,7 @@ def cross_entropy(
     lengths: ArrayLike | None = None,
     mask: ArrayLike | None = None,
     label_smoothing: float = 0.0,
+    per_sequence: bool = False,
 ) -> jax.Array:
     """Softmax cross entropy in nats, averaged over the real positions.
 
@@ -38,9 +42,10 @@ def cross_entropy(
       lengths: int [...], real steps of each sequence; the next axis is time. Or
       mask: bool [...], the shape of labels, True is real.
       label_smoothing: float in [0, 1), the share α of the probability spread over all classes.
+      per_sequence: whether to return the mean of each sequence, `[B]`, instead of the batch's.
 
     Returns:
-      float scalar, float32 or wider.
+      float scalar or `[B]`, float32 or wider.
 
     Raises:
       TypeError: logits are not float, labels not integer, or mask not bool.
@@ -57,9 +62,8 @@ def cross_entropy(
       >>> print(f"{cross_entropy(logits, labels, mask=mask):.4f}")  # log(1 + exp(-2))
       0.1269
     """
-    return metrics.cross_entropy(
-        logits, labels, lengths=lengths, mask=mask, label_smoothing=label_smoothing
-    ).value()
+    elements = _elements.cross_entropies(logits, labels, lengths, mask, label_smoothing)
+    return _elements.averaged(*elements, per_sequence)
 
 
 def binary_cross_entropy(
@@ -68,6 +72,7 @@ def binary_cross_entropy(
     *,
     lengths: ArrayLike | None = None,
     mask: ArrayLike | None = None,
+    per_sequence: bool = False,
 ) -> jax.Array:
     """Logistic cross entropy in nats, averaged over the elements of the real positions.
 
@@ -81,9 +86,10 @@ def binary_cross_entropy(
       labels: float, int or bool, of the shape of logits: 0 or 1, or a probability in between.
       lengths: int [...], real steps of each sequence; the next axis is time. Or
       mask: bool, True is real; its shape is a leading part of the shape of logits.
+      per_sequence: whether to return the mean of each sequence, `[B]`, instead of the batch's.
 
     Returns:
-      float scalar, float32 or wider.
+      float scalar or `[B]`, float32 or wider.
 
     Raises:
       TypeError: logits are not float, labels are no real numbers, or mask is not bool.
@@ -95,7 +101,9 @@ def binary_cross_entropy(
       >>> print(f"{binary_cross_entropy(jnp.zeros((2, 3)), jnp.ones((2, 3))):.4f}")  # log 2
       0.6931
     """
-    return metrics.binary_cross_entropy(logits, labels, lengths=lengths, mask=mask).value()
+    return _elements.averaged(
+        *_elements.binary_cross_entropies(logits, labels, lengths, mask), per_sequence
+    )
 
 
 def mean_squared_error(
@@ -104,6 +112,7 @@ def mean_squared_error(
     *,
     lengths: ArrayLike | None = None,
     mask: ArrayLike | None = None,
+    per_sequence: bool = False,
 ) -> jax.Array:
     """Squared error, averaged over the elements of the real positions.
 
@@ -116,9 +125,10 @@ def mean_squared_error(
       targets: float, int or bool, of the shape of predictions.
       lengths: int [...], real steps of each sequence; the next axis is time. Or
       mask: bool, True is real; its shape is a leading part of the shape of predictions.
+      per_sequence: whether to return the mean of each sequence, `[B]`, instead of the batch's.
 
     Returns:
-      float scalar, float32 or wider.
+      float scalar or `[B]`, float32 or wider.
 
     Raises:
       TypeError: predictions are not float, targets are no real numbers, or mask is not bool.
@@ -130,4 +140,6 @@ def mean_squared_error(
       >>> float(mean_squared_error(predictions, targets, mask=jnp.array([[True, False]])))
       4.0
     """
-    return metrics.mean_squared_error(predictions, targets, lengths=lengths, mask=mask).value()
+    return _elements.averaged(
+        *_elements.squared_errors(predictions, targets, lengths, mask), per_sequence
+    )

@@ -4,18 +4,16 @@ Every function returns a `Mean`, which keeps total and count apart, so that an e
 batches of unequal size is exact. The losses of `seqjax.losses` are the values of these means.
 """
 
-import math
 from collections.abc import Hashable, Sequence
-from typing import Any, NamedTuple, NoReturn
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 from jax.typing import ArrayLike
 
-from seqjax import checks, sequences
-from seqjax.data._containers import numbers
+from seqjax import _elements, checks
+from seqjax._elements import Mean
 
 __all__ = [
     "Mean",
@@ -27,79 +25,6 @@ __all__ = [
     "mean_squared_error",
     "perplexity",
 ]
-
-
-class Mean(NamedTuple):
-    """A mean kept as its total and its count, so that means of unequal batches merge exactly.
-
-    An empty mean (count 0) has the value 0 and gradient 0, never NaN: a batch of padding alone
-    neither moves a training step nor spoils an evaluation. `Mean()` is where accumulating starts.
-
-    Attributes:
-      total: float scalar, the sum over the real elements.
-      count: int scalar, how many there were. An int32 holds 2**31 - 1; to count further, merge on
-        the host with Python numbers, `Mean(float(m.total), int(m.count))`.
-
-    Example:
-      >>> long, short = Mean.of(jnp.array([1.0, 2.0, 3.0])), Mean.of(jnp.array([10.0]))
-      >>> float(long.merge(short).value())
-      4.0
-      >>> float(Mean().value())
-      0.0
-    """
-
-    total: jax.Array | float = 0.0
-    count: jax.Array | int = 0  # type: ignore[assignment]  # hides tuple.count, of no use here
-
-    @classmethod
-    def of(cls, values: ArrayLike, mask: ArrayLike | None = None) -> "Mean":
-        """Mean over the real elements of an array.
-
-        Args:
-          values: float, int or bool [...]; summed in at least float32.
-          mask: bool, True is real; its shape is a leading part of the shape of values, and a
-            position counts with all the elements it holds. What it hides may be NaN.
-
-        Returns:
-          The mean, its count being the number of elements (not of positions).
-
-        Raises:
-          TypeError: values are no real numbers, or mask is not bool.
-          ValueError: masked entries of a NumPy array, or the shape of mask is not a leading part of
-            the shape of values.
-
-        Example:
-          >>> float(Mean.of(jnp.array([1.0, 3.0, jnp.nan]), jnp.arange(3) < 2).value())
-          2.0
-        """
-        values = _real("values", values)
-        # Not by JAX: it would cut integers of 64 bits before it makes floats of them.
-        if isinstance(values, np.ndarray) and values.dtype.kind in "iu":
-            values = values.astype(np.float32)
-        values = _at_least_float32(jnp.asarray(values))
-        if mask is None:
-            return cls(values.sum(), jnp.array(values.size, dtype=int))
-        mask = _checked_mask(mask, values.shape)
-        elements = math.prod(values.shape[mask.ndim :])
-        return cls(_hide(values, mask).sum(), mask.sum(dtype=int) * elements)
-
-    def merge(self, other: "Mean") -> "Mean":
-        """The mean over the elements of both, as if they had come in one batch."""
-        if not isinstance(other, Mean):
-            raise TypeError(f"other: expected a Mean, got {checks.brief(other)}")
-        return Mean(self.total + other.total, self.count + other.count)
-
-    def value(self) -> jax.Array:
-        """The mean itself: total / count, or 0 when nothing was counted."""
-        total = jnp.asarray(self.total)
-        return total / jnp.maximum(jnp.asarray(self.count, total.dtype), 1)
-
-    def __add__(self, other: object) -> NoReturn:
-        # A tuple's own + would concatenate two means into four numbers without a word.
-        raise TypeError("Mean: join two means with a.merge(b), not a + b or sum")
-
-    def __radd__(self, other: object) -> NoReturn:
-        self.__add__(other)  # sum(means) begins with 0 + mean
 
 
 def cross_entropy(
@@ -130,14 +55,7 @@ def cross_entropy(
       >>> int(mean.count), round(float(perplexity(mean)), 4)
       (3, 4.0)
     """
-    label_smoothing = checks.require_rate("label_smoothing", label_smoothing)
-    logits, labels, mask, valid = _classes(logits, labels, lengths, mask)
-    values = optax.softmax_cross_entropy_with_integer_labels(logits, labels)
-    if label_smoothing:
-        # The mean of the cross entropies of all classes, without an array of smoothed labels.
-        uniform = jax.nn.logsumexp(logits, axis=-1) - logits.mean(axis=-1)
-        values = (1 - label_smoothing) * values + label_smoothing * uniform
-    return Mean.of(jnp.where(valid, values, jnp.nan), mask)
+    return Mean.of(*_elements.cross_entropies(logits, labels, lengths, mask, label_smoothing))
 
 
 def binary_cross_entropy(
@@ -166,9 +84,7 @@ def binary_cross_entropy(
       >>> int(mean.count), round(float(mean.value()), 4)
       (6, 0.6931)
     """
-    logits, labels, mask, valid = _binary(logits, labels, lengths, mask)
-    values = optax.sigmoid_binary_cross_entropy(logits, labels)
-    return Mean.of(jnp.where(valid, values, jnp.nan), mask)
+    return Mean.of(*_elements.binary_cross_entropies(logits, labels, lengths, mask))
 
 
 def mean_squared_error(
@@ -197,10 +113,7 @@ def mean_squared_error(
       >>> int(mean.count), float(mean.value())
       (6, 1.0)
     """
-    predictions, targets, mask = _pair(
-        "predictions", predictions, "targets", targets, lengths, mask
-    )
-    return Mean.of(optax.squared_error(predictions, targets), mask)
+    return Mean.of(*_elements.squared_errors(predictions, targets, lengths, mask))
 
 
 def accuracy(
@@ -230,10 +143,7 @@ def accuracy(
       >>> float(accuracy(logits, jnp.array([[0, 0, 0]]), mask=mask).value())
       0.5
     """
-    logits, labels, mask, valid = _classes(logits, labels, lengths, mask)
-    valid &= ~jnp.isnan(logits).any(axis=-1)  # argmax would take NaN for the largest
-    hits = jnp.argmax(logits, axis=-1).astype(labels.dtype) == labels
-    return Mean.of(jnp.where(valid, hits.astype(jnp.float32), jnp.nan), mask)
+    return Mean.of(*_elements.hits(logits, labels, lengths, mask))
 
 
 def binary_accuracy(
@@ -262,10 +172,7 @@ def binary_accuracy(
       >>> float(binary_accuracy(jnp.array([3.0, -1.0]), jnp.array([1, 1])).value())
       0.5
     """
-    logits, labels, mask, valid = _binary(logits, labels, lengths, mask)
-    valid &= ~jnp.isnan(logits)  # NaN > 0 is False, as if NaN were class 0
-    hits = (logits > 0) == (labels > 0.5)
-    return Mean.of(jnp.where(valid, hits.astype(jnp.float32), jnp.nan), mask)
+    return Mean.of(*_elements.binary_hits(logits, labels, lengths, mask))
 
 
 def perplexity(mean: Mean) -> jax.Array:
@@ -283,6 +190,7 @@ def perplexity(mean: Mean) -> jax.Array:
       TypeError: not a `Mean`.
 
     Example:
+      >>> import math
       >>> round(float(perplexity(Mean(total=3 * math.log(8.0), count=3))), 4)
       8.0
     """
@@ -361,119 +269,3 @@ def _numbered(name: str, tokens: Any, numbers: dict[Hashable, int]) -> list[int]
         return [numbers.setdefault(token, len(numbers)) for token in tokens]
     except TypeError as error:
         raise TypeError(f"{name}: expected hashable tokens, got {error}") from None
-
-
-def _classes(
-    logits: ArrayLike, labels: ArrayLike, lengths: ArrayLike | None, mask: ArrayLike | None
-) -> tuple[jax.Array, jax.Array, jax.Array | None, jax.Array]:
-    """Logits, labels and mask, checked and harmless where masked; where labels are in range."""
-    logits, labels = _floating("logits", logits), _array("labels", labels)
-    if not logits.ndim or not logits.shape[-1]:
-        raise ValueError(f"logits: expected [..., C] with at least one class, got {logits.shape}")
-    if labels.shape != logits.shape[:-1]:
-        raise ValueError(
-            f"labels: expected {logits.shape[:-1]} for logits {logits.shape}, got {labels.shape}"
-        )
-    if not labels.size and isinstance(labels, np.ndarray):
-        labels = labels.astype(np.int32)  # NumPy makes floats of an empty list
-    if not jnp.issubdtype(labels.dtype, jnp.integer):
-        raise TypeError(f"labels: expected integer classes, got {labels.dtype}")
-    mask = _real_positions(lengths, mask, labels.shape, whole=True)
-    classes = logits.shape[-1]
-    # Checked before JAX converts: a wide integer could wrap around into the range.
-    checks.require_range("labels", labels, classes - 1, mask)
-    labels = checks.require_ids("labels", jnp.asarray(labels), "integer classes")
-    valid = (labels >= 0) & (labels < classes)
-    return _hide(logits, mask), _hide(labels, valid), mask, valid
-
-
-def _binary(
-    logits: ArrayLike, labels: ArrayLike, lengths: ArrayLike | None, mask: ArrayLike | None
-) -> tuple[jax.Array, jax.Array, jax.Array | None, jax.Array]:
-    """Logits, labels and mask, checked and harmless where masked; where labels are in range."""
-    logits, labels, mask = _pair("logits", logits, "labels", labels, lengths, mask)
-    checks.require_range("labels", labels, 1, mask)
-    return logits, labels, mask, (labels >= 0) & (labels <= 1)
-
-
-def _pair(
-    name: str,
-    values: ArrayLike,
-    target_name: str,
-    targets: ArrayLike,
-    lengths: ArrayLike | None,
-    mask: ArrayLike | None,
-) -> tuple[jax.Array, jax.Array, jax.Array | None]:
-    """Two arrays of one shape and dtype with their mask, checked and 0 where masked."""
-    values, targets = _floating(name, values), _real(target_name, targets)
-    if targets.shape != values.shape:
-        raise ValueError(
-            f"{target_name}: expected the shape of {name}, {values.shape}, got {targets.shape}"
-        )
-    mask = _real_positions(lengths, mask, values.shape)
-    return _hide(values, mask), _hide(jnp.asarray(targets, values.dtype), mask), mask
-
-
-def _array(name: str, x: Any) -> jax.Array | np.ndarray:
-    """An array of numbers; on the host as it is, before JAX narrows it."""
-    if isinstance(x, jax.Array):
-        return x
-    # An nnx.Variable, or a list of JAX arrays, which may be traced.
-    if hasattr(x, "__jax_array__") or any(isinstance(v, jax.Array) for v in jax.tree.leaves(x)):
-        return jnp.asarray(x)
-    return numbers(name, x)
-
-
-def _real(name: str, x: Any) -> jax.Array | np.ndarray:
-    array = _array(name, x)
-    if jnp.issubdtype(array.dtype, jnp.complexfloating):
-        raise TypeError(f"{name}: expected real numbers, got {array.dtype}")
-    if isinstance(array, np.ndarray) and array.dtype == np.longdouble:
-        array = array.astype(np.float64)
-    return array
-
-
-def _floating(name: str, x: ArrayLike) -> jax.Array:
-    x = jnp.asarray(_real(name, x))
-    if not jnp.issubdtype(x.dtype, jnp.floating):
-        raise TypeError(f"{name}: expected a float array, got {x.dtype}")
-    return _at_least_float32(x)
-
-
-def _at_least_float32(x: jax.Array) -> jax.Array:
-    wide = jnp.issubdtype(x.dtype, jnp.floating) and x.dtype.itemsize >= 4
-    return x if wide else x.astype(jnp.float32)
-
-
-def _real_positions(
-    lengths: Any, mask: Any, shape: tuple[int, ...], *, whole: bool = False
-) -> jax.Array | None:
-    """Return the mask meant by lengths or mask, None where all positions are real."""
-    if lengths is None:
-        return None if mask is None else _checked_mask(mask, shape, whole=whole)
-    if mask is not None:
-        raise ValueError("lengths, mask: expected one of them, got both")
-    batch = sequences.shape_of("lengths", "integers", lengths)
-    if batch != shape[: len(batch)] or len(batch) == len(shape) or (whole and shape[:-1] != batch):
-        expected = f"shape {shape[:-1]}" if whole else f"a leading part of {shape[:-1]}"
-        raise ValueError(f"lengths: expected {expected}, got {batch}")
-    return sequences.step_mask(lengths, None, batch, shape[len(batch)])
-
-
-def _checked_mask(mask: ArrayLike, shape: tuple[int, ...], *, whole: bool = False) -> jax.Array:
-    """The mask as an array, its shape being `shape` or (unless whole) a leading part of it."""
-    mask = _array("mask", mask)
-    if mask.dtype != bool:
-        raise TypeError(f"mask: expected bool (True where real), got {mask.dtype}")
-    if mask.shape != (shape if whole else shape[: mask.ndim]):
-        expected = f"shape {shape}" if whole else f"a leading part of {shape}"
-        raise ValueError(f"mask: expected {expected}, got {mask.shape}")
-    return jnp.asarray(mask)
-
-
-def _hide(x: jax.Array, mask: jax.Array | None) -> jax.Array:
-    """0 where masked, else x. Done to the inputs, it keeps NaN out of the gradients as well."""
-    if mask is None:
-        return x
-    mask = mask.reshape(mask.shape + (1,) * (x.ndim - mask.ndim))
-    return jnp.where(mask, x, jnp.zeros((), x.dtype))

@@ -79,6 +79,22 @@ def test_everything_is_what_enumeration_says(seed, holes):
     assert (np.asarray(shares)[~mask] == 0).all()
 
 
+def test_loss_is_the_mean_over_the_sequences_that_are_not_filler():
+    _, emissions, tags, scores = draw(3)
+    lengths, options = np.array([T, 0, 2, 1]), dict(scores)
+    transitions = options.pop("transitions")
+    each = []
+    for b, length in enumerate(lengths):
+        real = emissions[b, :length]
+        each.append(enumerated(real, scores)[2] - score(real, tags[b, :length], **scores))
+    loss = lambda tags, **o: crf.loss(emissions, tags, transitions, lengths=lengths, **options, **o)  # noqa: E731
+    found = jax.jit(lambda tags: (loss(tags), loss(tags, per_sequence=True)))(tags)
+    np.testing.assert_allclose(found[0], sum(each) / 3, rtol=1e-5)
+    np.testing.assert_allclose(found[1], each, rtol=1e-5, atol=1e-5)
+    one = crf.loss(emissions[0], tags[0], transitions, **options)
+    np.testing.assert_allclose(one, each[0], rtol=1e-5)
+
+
 def test_without_start_end_and_lengths():
     _, emissions, tags, scores = draw(1)
     zeros = np.zeros(C, np.float32)
@@ -250,6 +266,7 @@ def test_module():
         module.log_likelihood(emissions, tags, lengths=lengths),
         crf.log_likelihood(emissions, tags, **options),
     )
+    close(module.loss(emissions, tags, lengths=lengths), crf.loss(emissions, tags, **options))
     jax.tree.map(close, module.decode(emissions, lengths=lengths), crf.decode(emissions, **options))
     mask = np.arange(T) < lengths[:, None]
     close(module.marginals(emissions, mask=mask), crf.marginals(emissions, **options))

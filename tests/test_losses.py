@@ -161,6 +161,35 @@ def test_empty_is_zero(case):
     assert value == 0 and gradient.shape == predictions.shape
 
 
+def test_one_value_a_sequence(case):
+    """The mean of each sequence, also of one that is all padding, is the loss of it alone."""
+    predictions, targets, mask = case.draw()
+    mask[1] = False
+    dirty = case.garbage(predictions, targets, mask)
+
+    def loss(values, targets, mask):
+        return case.loss(values, targets, mask=mask, per_sequence=True, **case.options)
+
+    each, pull = jax.vjp(lambda values: loss(values, dirty[1], mask), jnp.asarray(dirty[0]))
+    (slopes,) = pull(jnp.ones_like(each))
+    assert each.shape == predictions.shape[:1] and each[1] == 0
+    for b in range(len(each)):
+        value, slope = case.expect(*(a[b : b + 1] for a in (predictions, targets, mask)))
+        np.testing.assert_allclose(each[b], value, rtol=2e-6)
+        np.testing.assert_allclose(slopes[b], slope[0], rtol=2e-5, atol=1e-7)
+    np.testing.assert_allclose(
+        loss(predictions, targets, None), loss(predictions, targets, np.ones_like(mask)), rtol=1e-6
+    )
+    assert loss(*(a[:0] for a in (predictions, targets, mask))).shape == (0,)
+
+
+def test_one_value_a_sequence_needs_sequences():
+    with pytest.raises(ValueError, match="per_sequence: expected a batch of sequences, got a sing"):
+        losses.mean_squared_error(jnp.array(1.0), jnp.array(2.0), per_sequence=True)
+    with pytest.raises(TypeError, match="per_sequence: expected a bool, got 'mean'"):
+        losses.mean_squared_error(jnp.ones(2), jnp.ones(2), per_sequence="mean")
+
+
 @pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float16])
 def test_half_inputs_are_computed_in_float32(case, dtype):
     predictions, targets, mask = case.draw()

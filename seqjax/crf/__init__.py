@@ -14,7 +14,7 @@ over the real steps of a sequence. The following holds for all functions:
 """
 
 from seqjax.crf._decoding import CRFDecoded, decode
-from seqjax.crf._likelihood import log_likelihood, log_partition, marginals
+from seqjax.crf._likelihood import log_likelihood, log_partition, loss, marginals
 from seqjax.crf._module import CRF
 
-__all__ = ["CRF", "CRFDecoded", "decode", "log_likelihood", "log_partition", "marginals"]
+__all__ = ["CRF", "CRFDecoded", "decode", "log_likelihood", "log_partition", "loss", "marginals"]

@@ -9,11 +9,59 @@ from jax import lax
 
 from seqjax import checks, sequences
 from seqjax._compensated import Total, add
+from seqjax._elements import averaged
 from seqjax._log_space import chosen, difference, exact, log_sum
 from seqjax.crf._scores import Scores, checked
 from seqjax.types import Array
 
-__all__ = ["log_likelihood", "log_partition", "marginals"]
+__all__ = ["log_likelihood", "log_partition", "loss", "marginals"]
+
+
+def loss(
+    emissions: Any,
+    tags: Any,
+    transitions: Any,
+    *,
+    lengths: Any = None,
+    mask: Any = None,
+    start: Any = None,
+    end: Any = None,
+    per_sequence: bool = False,
+) -> Array:
+    """The loss of a tagger in nats a sequence, averaged over the sequences of the batch.
+
+        L = -log p(y)
+
+    A sequence without real steps is padding of the batch and does not count. Tags that scores of
+    -inf forbid cost inf, without a gradient.
+
+    Args:
+      emissions: float `[B, T, C]`.
+      tags: int `[B, T]`, or partial labels, bool `[B, T, C]`.
+      transitions: float `[C, C]`.
+      lengths: int `[B]`; or
+      mask: bool `[B, T]`.
+      start: float `[C]`.
+      end: float `[C]`.
+      per_sequence: whether to return L of each sequence, `[B]`, instead of the mean.
+
+    Returns:
+      float32 or wider, a scalar or `[B]`, at least 0.
+
+    Raises:
+      TypeError, ValueError: as `log_likelihood`, whose arguments these are.
+
+    Example:
+      >>> emissions, transitions = jnp.zeros([2, 3, 2]), jnp.zeros([2, 2])  # all tags equally good
+      >>> tags, lengths = jnp.zeros([2, 3], int), jnp.array([3, 0])
+      >>> nats = loss(emissions, tags, transitions, lengths=lengths)
+      >>> print(jnp.exp(nats).round(4))  # 2³; the other sequence is padding
+      8.0
+    """
+    options: Any = {"start": start, "end": end}
+    log_p = log_likelihood(emissions, tags, transitions, lengths=lengths, mask=mask, **options)
+    real = checked(emissions, transitions, lengths, mask, **options).mask.any(axis=-1)
+    return averaged(-log_p, real, per_sequence)
 
 
 def log_likelihood(
@@ -26,7 +74,7 @@ def log_likelihood(
     start: Any = None,
     end: Any = None,
 ) -> Array:
-    """Return the log-probability of tags; its negative is the loss of a tagger.
+    """Return the log-probability of tags.
 
         log p(y) = s(y) - log Z
         log p(A) = log Σ_y∈A exp(s(y)) - log Z,   A: all taggings that partial labels allow

@@ -43,6 +43,29 @@ class CRF(nnx.Module):
         self.start = nnx.Param(jnp.zeros(num_tags, dtype))
         self.end = nnx.Param(jnp.zeros(num_tags, dtype))
 
+    def loss(
+        self,
+        emissions: Any,
+        tags: Any,
+        *,
+        lengths: Any = None,
+        mask: Any = None,
+        per_sequence: bool = False,
+    ) -> Array:
+        """Return `seqjax.crf.loss` with these scores.
+
+        Args:
+          emissions: float `[B, T, C]`.
+          tags: int `[B, T]`, or partial labels, bool `[B, T, C]`.
+          lengths: int `[B]`; or
+          mask: bool `[B, T]`.
+          per_sequence: whether to return the loss of each sequence, `[B]`, instead of the mean.
+        """
+        return _likelihood.loss(
+            emissions, tags, self.transitions[...], per_sequence=per_sequence,
+            **self._options(lengths, mask),
+        )  # fmt: skip
+
     def log_likelihood(
         self, emissions: Any, tags: Any, *, lengths: Any = None, mask: Any = None
     ) -> Array:

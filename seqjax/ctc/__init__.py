@@ -5,6 +5,6 @@ gives its labels: `a a - a b b → a a b`. The probability of labels is the sum 
 """
 
 from seqjax.ctc._decoding import CTCDecoded, ctc_beam_search, ctc_greedy
-from seqjax.ctc._loss import CTCLoss, ctc_loss
+from seqjax.ctc._loss import ctc_loss
 
-__all__ = ["CTCDecoded", "CTCLoss", "ctc_beam_search", "ctc_greedy", "ctc_loss"]
+__all__ = ["CTCDecoded", "ctc_beam_search", "ctc_greedy", "ctc_loss"]

@@ -1,30 +1,18 @@
-"""The CTC loss. Rows whose labels have no path are reported and do not count in the loss."""
+"""The CTC loss, computed over all places of the labels in time at once."""
 
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax.numpy as jnp
 from jax import lax
 
 from seqjax import checks, sequences
 from seqjax._compensated import Total
+from seqjax._elements import averaged
 from seqjax._log_space import chosen, exact, log_normalized, log_sum
 from seqjax.ctc._checks import checked_frames
 from seqjax.types import Array
 
-__all__ = ["CTCLoss", "ctc_loss"]
-
-
-class CTCLoss(NamedTuple):
-    """Losses of a batch.
-
-    Attributes:
-      loss: float32 or wider `[B]`, -log p(labels) in nats, at least 0; 0 where not feasible.
-      feasible: bool `[B]`, whether the labels have a path: they fit into the frames, and no logit
-        of -inf forbids all paths.
-    """
-
-    loss: Array
-    feasible: Array
+__all__ = ["ctc_loss"]
 
 
 def ctc_loss(
@@ -35,28 +23,31 @@ def ctc_loss(
     mask: Any = None,
     label_lengths: Any = None,
     blank: int = 0,
-) -> CTCLoss:
-    """Return the negative log-probability of labels, summed over all their places in time.
+    zero_infinity: bool = False,
+    per_sequence: bool = False,
+) -> Array:
+    """The CTC loss in nats a sequence, averaged over the sequences of the batch.
 
         L = -log Σ_π Π_t p_t(π_t),   over the paths π that give the labels
 
-    A path needs a frame for each label, and one for the blank between two equal ones. If there
-    are fewer frames, or logits of -inf forbid all paths, the row is not feasible: its loss is 0
-    without a gradient, and `feasible` is False. The mean over the others is
-    `loss.sum() / max(feasible.sum(), 1)`. Sums over 100,000 frames keep the accuracy of float32.
+    A path needs a frame for each label, and one for the blank between two equal ones. If there are
+    fewer frames, or logits of -inf forbid all paths, the labels are impossible: L is inf, without a
+    gradient. A sequence without frames and labels is padding of the batch and does not count. Sums
+    over 100,000 frames keep the accuracy of float32.
 
     Args:
       logits: float `[B, T, V]`, unnormalised, the blank among the V classes. Padding, NaN included,
         reaches neither the loss nor its gradient.
       labels: int `[B, N]`, classes other than the blank; padding may hold any value.
-      lengths: int `[B]`, 0 to T, frames of each row. A row without frames is feasible only if it
-        has no labels. Or
+      lengths: int `[B]`, 0 to T, frames of each sequence. Or
       mask: bool `[B, T]`, True at real frames; those on both sides of a hole are neighbours.
       label_lengths: int `[B]`, 0 to N; all labels count if None.
       blank: the blank's class.
+      zero_infinity: whether impossible labels cost 0 instead of inf, as in PyTorch.
+      per_sequence: whether to return L of each sequence, `[B]`, instead of the mean.
 
     Returns:
-      `CTCLoss(loss, feasible)`.
+      float32 or wider, a scalar or `[B]`, at least 0.
 
     Raises:
       TypeError: logits are not float, or others not integers.
@@ -69,10 +60,14 @@ def ctc_loss(
     Example:
       >>> logits = jnp.zeros([2, 2, 3])  # p = 1/3 each; "1 -", "- 1", "1 1" are paths of "1"
       >>> labels = jnp.array([[1, 0], [1, 1]])  # "1 1" needs three frames
-      >>> loss, feasible = ctc_loss(logits, labels, label_lengths=jnp.array([1, 2]))
-      >>> print(jnp.exp(-loss[0]).round(4), loss[1], feasible)
-      0.3333 0.0 [ True False]
+      >>> options = {"label_lengths": jnp.array([1, 2]), "per_sequence": True}
+      >>> loss = ctc_loss(logits, labels, **options)
+      >>> print(jnp.exp(-loss).round(4), jnp.isinf(loss))
+      [0.3333 0.    ] [False  True]
+      >>> print(ctc_loss(logits, labels, zero_infinity=True, **options)[1])
+      0.0
     """
+    zero_infinity = checks.require_bool("zero_infinity", zero_infinity)
     logits, mask, blank = checked_frames(logits, lengths, mask, blank)
     batch, _, classes = logits.shape
     labels = checks.require_ids("labels", labels, "integers [B, N]")
@@ -95,9 +90,10 @@ def ctc_loss(
     labels = jnp.where(real & valid, labels, 0).astype(jnp.int32)
 
     log_p = _log_probability(log_normalized(logits), mask, labels, label_lengths, blank)
-    feasible = ~jnp.isneginf(log_p)
-    loss = jnp.where(feasible, jnp.maximum(-log_p, 0.0), 0.0)
-    return CTCLoss(jnp.where(valid.all(axis=1), loss, jnp.nan), feasible)
+    impossible = 0.0 if zero_infinity else jnp.inf
+    loss = jnp.where(jnp.isneginf(log_p), impossible, jnp.maximum(-log_p, 0.0))
+    loss = jnp.where(valid.all(axis=1), loss, jnp.nan)
+    return averaged(loss, mask.any(axis=1) | (label_lengths > 0), per_sequence)
 
 
 def _log_probability(

@@ -14,7 +14,9 @@ B, T, V = 3, 5, 3
 
 @functools.partial(jax.jit, static_argnums=4)
 def LOSS(logits, lengths, labels, label_lengths, blank):
-    return ctc_loss(logits, labels, lengths=lengths, label_lengths=label_lengths, blank=blank)
+    return ctc_loss(
+        logits, labels, lengths=lengths, label_lengths=label_lengths, blank=blank, per_sequence=True
+    )
 
 
 @functools.partial(jax.jit, static_argnums=2)

@@ -32,8 +32,7 @@ def test_loss(scale):
     rng = np.random.default_rng(0)
     logits = (scale * rng.normal(size=(1, STEPS, 4))).astype(np.float32)
     labels = np.array([[1, 2, 2, 3]])
-    found, feasible = LOSS(logits, np.array([STEPS]), labels, np.array([4]), 0)
-    assert feasible.all()
+    found = LOSS(logits, np.array([STEPS]), labels, np.array([4]), 0)
     np.testing.assert_allclose(found[0], forward(log_softmax(logits[0]), labels[0]), rtol=1e-6)
 
 
@@ -42,7 +41,7 @@ def test_loss_of_confident_frames():
     path = np.repeat([0, 1, 0, 2], STEPS // 4)
     logits = 20 * np.eye(4, dtype=np.float32)[path][None]
     labels = np.array([[1, 2]])
-    run = jax.jit(jax.value_and_grad(lambda z: ctc_loss(z, labels).loss[0]))
+    run = jax.jit(jax.value_and_grad(lambda z: ctc_loss(z, labels)))
     found, slope = run(logits)
     expected = forward(log_softmax(logits[0]), [1, 2])
     assert 4e-4 < expected < 1e-3

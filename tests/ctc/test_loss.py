@@ -20,12 +20,12 @@ def test_loss_is_the_sum_over_paths(seed, blank):
     rng, logits = draw(seed)
     lengths, counts = rng.integers(0, T + 1, B), rng.integers(0, 4, B)
     labels = rng.choice([v for v in range(V) if v != blank], (B, 3))
-    loss, feasible = LOSS(logits, lengths, labels, counts, blank)
+    loss = LOSS(logits, lengths, labels, counts, blank)
     for b in range(B):
         name = tuple(labels[b, : counts[b]].tolist())
         p = every_labelling(logits[b], lengths[b], blank).get(name)
-        assert bool(feasible[b]) == (p is not None)
-        np.testing.assert_allclose(loss[b], 0 if p is None else -math.log(p), rtol=2e-5, atol=2e-5)
+        expected = math.inf if p is None else -math.log(p)
+        np.testing.assert_allclose(loss[b], expected, rtol=2e-5, atol=2e-5)
 
 
 def test_garbage_in_padding_changes_nothing():
@@ -36,7 +36,7 @@ def test_garbage_in_padding_changes_nothing():
     dirty_labels[1, 1], dirty_labels[2] = 99, [-1, 0]
 
     def run(logits, labels):
-        return LOSS(logits, lengths, labels, np.array(counts), 0).loss.sum()
+        return LOSS(logits, lengths, labels, np.array(counts), 0).sum()
 
     slope_of = jax.jit(jax.value_and_grad(run))
     value, slope = slope_of(logits, labels)
@@ -49,7 +49,7 @@ def test_garbage_in_padding_changes_nothing():
 def test_gradient():
     """By central differences of the enumeration, in its logits."""
     _, logits = draw(3, batch=1)
-    run = lambda logits: ctc_loss(logits, np.array([[1, 1]]), lengths=np.array([4])).loss[0]  # noqa: E731
+    run = lambda logits: ctc_loss(logits, np.array([[1, 1]]), lengths=np.array([4]))  # noqa: E731
     slope = jax.jit(jax.grad(run))(jnp.asarray(logits))
     for index in np.ndindex(T, V):
         sides = []
@@ -60,16 +60,31 @@ def test_gradient():
         np.testing.assert_allclose(slope[0][index], (sides[0] - sides[1]) / 2e-4, atol=2e-5)
 
 
-def test_infeasible_rows_are_reported_without_a_gradient():
+def test_impossible_labels_have_no_gradient():
     _, logits = draw(1)
     labels, counts = np.array([[1, 1, 2], [1, 1, 2], [1, 2, 1]]), np.array([3, 3, 3])
     lengths = np.array([3, 4, 2])  # 1 1 2 needs four frames
-    run = lambda logits: ctc_loss(logits, labels, lengths=lengths, label_lengths=counts)  # noqa: E731
-    loss, feasible = jax.jit(run)(logits)
-    assert feasible.tolist() == [False, True, False]
-    assert loss[0] == loss[2] == 0 and loss[1] > 0
-    slope = jax.jit(jax.grad(lambda logits: run(logits).loss.sum()))(jnp.asarray(logits))
+    options = {"lengths": lengths, "label_lengths": counts}
+    loss = LOSS(logits, lengths, labels, counts, 0)
+    assert np.isposinf(loss).tolist() == [True, False, True]
+    assert ctc_loss(logits, labels, **options) == np.inf
+    zero = lambda z: ctc_loss(z, labels, zero_infinity=True, **options)  # noqa: E731
+    value, slope = jax.jit(jax.value_and_grad(zero))(jnp.asarray(logits))
+    np.testing.assert_allclose(value, loss[1] / 3, rtol=1e-6)
     assert (slope[0] == 0).all() and (slope[2] == 0).all() and (slope[1, :4] != 0).all()
+
+
+def test_mean_over_the_sequences_that_are_not_filler():
+    _, logits = draw(4)
+    lengths, labels, counts = np.array([4, 0, 2]), np.array([[1], [1], [2]]), np.array([1, 0, 0])
+    each = LOSS(logits, lengths, labels, counts, 0)
+    mean = ctc_loss(logits, labels, lengths=lengths, label_lengths=counts)
+    np.testing.assert_allclose(mean, (each[0] + each[2]) / 2, rtol=1e-6)
+    labels_without_frames = ctc_loss(
+        logits, labels, lengths=lengths, label_lengths=[1, 1, 0], zero_infinity=True
+    )
+    np.testing.assert_allclose(labels_without_frames, (each[0] + each[2]) / 3, rtol=1e-6)
+    assert ctc_loss(logits, labels, lengths=[0, 0, 0], label_lengths=[0, 0, 0]) == 0
 
 
 def test_loss_is_never_negative():
@@ -78,7 +93,7 @@ def test_loss_is_never_negative():
     logits = np.zeros((200, 12, 5), np.float32)
     logits[:, :, 1] = rng.uniform(10, 40, (200, 1))
     logits[:, :, 0] = logits[:, :, 1] * rng.uniform(0, 1, (200, 1))
-    loss, _ = LOSS(logits, np.full(200, 12), np.ones((200, 1), int), np.ones(200, int), 0)
+    loss = LOSS(logits, np.full(200, 12), np.ones((200, 1), int), np.ones(200, int), 0)
     assert (loss >= 0).all() and (loss < 1e-6).any()
 
 
@@ -86,24 +101,26 @@ def test_loss_is_never_negative():
 def test_empty_axes(steps, most):
     logits, labels = np.zeros((2, steps, V), np.float32), np.ones((2, most), int)
     counts = np.array([0, min(most, 1)])
-    loss, feasible = LOSS(logits, np.full(2, steps), labels, counts, 0)
-    assert feasible.tolist() == [True, counts[1] <= steps]
+    loss = LOSS(logits, np.full(2, steps), labels, counts, 0)
+    assert np.isfinite(loss).tolist() == [True, counts[1] <= steps]
     np.testing.assert_allclose(loss[0], steps * math.log(V), rtol=1e-6, atol=1e-6)
-    assert ctc_loss(logits[:0], labels[:0], lengths=[], label_lengths=[]).loss.shape == (0,)
+    nobody = {"lengths": [], "label_lengths": []}
+    assert ctc_loss(logits[:0], labels[:0], **nobody) == 0
+    assert ctc_loss(logits[:0], labels[:0], per_sequence=True, **nobody).shape == (0,)
 
 
 def test_ruled_out_classes():
     _, logits = draw(2)
     logits[:, :, 2] = -np.inf
     labels, counts = np.array([[1, 1], [1, 2], [1, 1]]), np.array([1, 2, 0])
-    run = lambda logits: ctc_loss(logits, labels, label_lengths=counts).loss  # noqa: E731
-    loss = jax.jit(run)(logits)
+    options = {"label_lengths": counts, "per_sequence": True}
+    loss = jax.jit(lambda z: ctc_loss(z, labels, **options))(logits)
     for b in (0, 2):
         p = every_labelling(logits[b], T, 0)[tuple(labels[b, : counts[b]].tolist())]
         np.testing.assert_allclose(loss[b], -math.log(p), rtol=1e-5)
-    found = jax.jit(lambda z: ctc_loss(z, labels, label_lengths=counts))(logits)
-    assert loss[1] == 0 and found.feasible.tolist() == [True, False, True]
-    assert np.isfinite(jax.jit(jax.grad(lambda z: run(z).sum()))(jnp.asarray(logits))).all()
+    assert np.isposinf(loss[1])
+    slope = jax.jit(jax.grad(lambda z: ctc_loss(z, labels, **options).sum()))(jnp.asarray(logits))
+    assert np.isfinite(slope).all()
 
 
 def test_long_and_unlikely():
@@ -113,8 +130,7 @@ def test_long_and_unlikely():
     logits = rng.normal(size=(1, steps, classes)).astype(np.float32)
     logits[:, :, 0] += 300.0
     labels = rng.integers(1, classes, (1, 400))
-    loss, feasible = LOSS(logits, np.array([steps]), labels, np.array([400]), 0)
-    assert feasible[0]
+    loss = LOSS(logits, np.array([steps]), labels, np.array([400]), 0)
 
     log_p, extended = log_softmax(logits[0]), [0]
     for label in labels[0]:
@@ -136,9 +152,9 @@ def test_long_and_unlikely():
 def test_loss_strict_and_half():
     _, logits = draw(0)
     labels, counts = np.ones((B, 2), int), np.array([1, 2, 0])
-    whole = ctc_loss(logits, labels, label_lengths=counts).loss
+    whole = ctc_loss(logits, labels, label_lengths=counts)
     with jax.numpy_dtype_promotion("strict"):
-        half = ctc_loss(jnp.asarray(logits, jnp.bfloat16), labels, label_lengths=counts).loss
+        half = ctc_loss(jnp.asarray(logits, jnp.bfloat16), labels, label_lengths=counts)
     assert half.dtype == jnp.float32
     np.testing.assert_allclose(half, whole, rtol=2e-2, atol=2e-2)
 
@@ -159,6 +175,8 @@ BAD = [
     ("labels", np.array([[1, 0], [1, 0]]), ValueError, "blank=0"),
     ("label_lengths", np.array([3, 1]), ValueError, "0 to 2"),
     ("blank", 3, ValueError, "below V=3, got 3"),
+    ("zero_infinity", 1, TypeError, "bool"),
+    ("per_sequence", "mean", TypeError, "bool"),
 ]
 
 
@@ -170,27 +188,26 @@ def test_loss_refuses(name, value, error, message):
 
 def test_wrong_label_under_tracing_is_nan():
     labels = np.array([[1, 3], [1, 0]])
-    loss, _ = LOSS(GOOD["logits"], GOOD["lengths"], labels, GOOD["label_lengths"], 0)
+    loss = LOSS(GOOD["logits"], GOOD["lengths"], labels, GOOD["label_lengths"], 0)
     assert np.isnan(loss).tolist() == [True, False]
 
 
 def test_finite_scores_are_never_cut_off():
     """A label of very small probability costs what it costs."""
     logits = jnp.array([[[0.0, -2e5], [0.0, -3e5]]])
-    found = ctc_loss(logits, jnp.array([[1]]))
-    np.testing.assert_allclose(found.loss, [2e5])
+    np.testing.assert_allclose(ctc_loss(logits, jnp.array([[1]])), 2e5)
 
 
-def test_a_frame_that_forbids_all_classes_is_not_feasible():
+def test_a_frame_that_forbids_all_classes_makes_labels_impossible():
     logits = np.zeros((2, 3, 3), np.float32)
     logits[0, 1] = -np.inf
     labels = np.array([[1], [1]])
-    run = jax.value_and_grad(lambda z: ctc_loss(z, labels).loss.sum())
+    run = jax.value_and_grad(lambda z: ctc_loss(z, labels, zero_infinity=True))
     value, slope = jax.jit(run)(logits)
     expected = -math.log(every_labelling(logits[1], 3, 0)[(1,)])
-    np.testing.assert_allclose(value, expected, rtol=1e-5)
+    np.testing.assert_allclose(value, expected / 2, rtol=1e-5)
     assert (slope[0] == 0).all() and np.isfinite(slope).all()
-    assert ctc_loss(logits, labels).feasible.tolist() == [False, True]
+    assert np.isposinf(ctc_loss(logits, labels, per_sequence=True)).tolist() == [True, False]
     assert ctc_greedy(logits).log_probs[0, 0] == -np.inf
 
 
@@ -198,5 +215,5 @@ def test_a_frame_that_forbids_all_classes_is_not_feasible():
 def test_labels_in_bytes(function):
     labels = np.array([[200]], np.uint8)
     for blank in (0, 299):  # three paths of two frames, each of probability 1 / 300²
-        loss, _ = function(jnp.zeros((1, 2, 300)), labels, blank=blank)
+        loss = function(jnp.zeros((1, 2, 300)), labels, blank=blank)
         np.testing.assert_allclose(loss, 2 * math.log(300) - math.log(3), rtol=1e-6)
