@@ -68,7 +68,7 @@ slow: $(VENV)/.test ## run the tests that `make test` leaves out
 	XLA_FLAGS="$$XLA_FLAGS" $(BIN)/python -m pytest -n $(JOBS) -m slow tests || test $$? -eq 5
 
 peers: $(VENV)/.test $(VENV)/.bench $(VENV)/.data ## run the tests that compare with PyTorch, Keras and others
-	XLA_FLAGS="$$XLA_FLAGS" $(BIN)/python -m pytest -n $(JOBS) -m "not slow" tests/interop tests/test_docs.py \
+	XLA_FLAGS="$$XLA_FLAGS" $(BIN)/python -m pytest -n $(JOBS) tests/interop tests/test_docs.py \
 	  tests/examples/test_pretrained_g2p.py
 
 doctest: $(VENV)/.test ## run the examples in the docstrings alone

@@ -30,6 +30,7 @@ each_page = pytest.mark.parametrize(
 )
 
 
+@pytest.mark.slow
 @each_page
 def test_code_blocks_run(page, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
@@ -87,6 +88,7 @@ def _pytest(root: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
     )
 
 
+@pytest.mark.slow
 def test_a_cell_is_added_as_the_page_says(tmp_path):
     parts = dict(blocks(ROOT / "docs" / "adding_a_cell.md"))
     root = _copy_of_the_repository(tmp_path)

@@ -20,6 +20,7 @@ MARKED = sorted(
 )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("path", MARKED, ids=lambda path: path.relative_to(TESTS).as_posix())
 def test_in_a_process_with_two_devices(path: Path) -> None:
     command = [

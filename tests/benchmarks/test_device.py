@@ -203,6 +203,7 @@ def test_the_run_stops_at_its_budget(tmp_path: Path) -> None:
     assert len(results.rows) == 4
 
 
+@pytest.mark.slow
 def test_processes_that_crash_and_hang(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """The same with real processes."""
     path = tmp_path / "device.json"
@@ -224,6 +225,7 @@ def test_processes_that_crash_and_hang(tmp_path: Path, capsys: pytest.CaptureFix
     assert "timed out: no progress in 20 s" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("sent", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
 def test_no_process_is_left_behind(tmp_path: Path, sent: signal.Signals) -> None:
     """Whatever ends the run ends its workers, and the file has what was measured before."""

@@ -108,7 +108,7 @@ def test_a_layer_sees_each_sequence_alone(bidirectional):
     assert not np.asarray(outputs)[~packed["mask"]].any()
     leaves = zip(jax.tree.leaves(d_layer), jax.tree.leaves(e_layer), strict=True)
     for got, want in leaves:
-        np.testing.assert_allclose(got, want, atol=1e-5)
+        np.testing.assert_allclose(got, want, rtol=1e-6, atol=1e-5)
 
 
 def test_truncation():

@@ -238,6 +238,7 @@ for call in (made.to_grain, lambda: data.grain_batches([], batch_size=1, sequenc
     assert (run.returncode, run.stdout) == (0, expected), run.stderr
 
 
+@pytest.mark.slow
 def test_workers_change_no_batch(tmp_path):
     """Processes need a program that can be imported again, so this is one of its own."""
     program = tmp_path / "program.py"

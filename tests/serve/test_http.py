@@ -405,6 +405,7 @@ def test_several_requests_on_one_connection(port):
     assert said.count(b"200 OK") == 3 and said.count(b'"word":"bad"') == 3
 
 
+@pytest.mark.slow
 def test_thousands_of_requests_lose_none_compile_nothing_and_are_right(port, service):
     rng = np.random.default_rng(0)
     words = ["".join(rng.choice([*"abcdefgh"], n)) for n in rng.integers(1, 17, 40)]
