@@ -56,10 +56,11 @@ def test_piano_rolls_that_are_none(tmp_path):
             ValueError, match=r"traindata\[0\] as a full matrix of numbers in .*, got"
         ):
             read_piano_rolls(path)
-    silent = cells(np.full((3, 88), np.nan))
-    savemat(path, {"traindata": silent, "validdata": good, "testdata": good})
-    with pytest.raises(ValueError, match=r"expected finite numbers in .* in traindata\[0\]"):
-        read_piano_rolls(path)
+    for value in (np.nan, np.inf, -np.inf):
+        loud = cells(np.full((3, 88), value))
+        savemat(path, {"traindata": loud, "validdata": good, "testdata": good})
+        with pytest.raises(ValueError, match=r"expected finite numbers in .* in traindata\[0\]"):
+            read_piano_rolls(path)
 
 
 @given(st.binary(max_size=60), st.integers(0, 200))
