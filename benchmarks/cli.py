@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import secrets
 import shlex
 from collections.abc import Sequence
 from pathlib import Path
@@ -15,6 +16,7 @@ from benchmarks import compare as comparing
 from benchmarks import machine, report, settings, summary, tables
 from benchmarks.results import Results, Row, load
 from benchmarks.suites import SUITES
+from benchmarks.workload import Shape, draw_shapes
 
 __all__ = ["Compare", "Report", "Run", "main"]
 
@@ -51,6 +53,10 @@ class Run:
     """Cells: elman, lstm, gru."""
     shapes: tuple[str, ...] = ()
     """Shapes, each B,T,I,H; a suite's own if not given."""
+    random: int | None = None
+    """Shapes that suite speed draws besides: 10, 2 with --short, none with --shapes."""
+    seed: int | None = None
+    """What they are drawn from; a new seed, which is printed, if not given."""
     variants: tuple[str, ...] = ()
     """Variants: plain, lengths, bidirectional."""
     devices: int = 2
@@ -97,8 +103,9 @@ def main(arguments: Sequence[str]) -> int:
     try:
         if arguments and arguments[0] == "compare":
             found = tyro.cli(Compare, args=arguments[1:], prog=f"{program} compare")
-            verdicts = comparing.compare(load(found.old), load(found.new), found.threshold)
-            tables.show(comparing.table(verdicts), console)
+            old, new = load(found.old), load(found.new)
+            verdicts = comparing.compare(old, new, found.threshold)
+            tables.show(comparing.table(verdicts, comparing.pace(old, new)), console)
             return int(comparing.regressed(verdicts))
         if arguments and arguments[0] == "report":
             asked = tyro.cli(Report, args=arguments[1:], prog=f"{program} report")
@@ -160,6 +167,26 @@ def _configure_devices(count: int) -> None:
             ) from None
 
 
+def _draw(options: Run, command: str) -> tuple[tuple[Shape, ...], str]:
+    """Return the shapes to draw, and the command with the seed that gives them again."""
+    if options.suite not in ("speed", "all"):
+        for name in ("random", "seed"):
+            if getattr(options, name) is not None:
+                raise ValueError(f"{name}: expected none for suite {options.suite}, got a value")
+        return (), command
+    usual = 0 if options.shapes else 2 if options.short else 10
+    count = usual if options.random is None else options.random
+    if count < 0 or (options.seed or 0) < 0:
+        raise ValueError("random, seed: expected no negative number")
+    if not count:
+        return (), command
+    seed = options.seed
+    if seed is None:
+        seed = secrets.randbelow(2**31)
+        command += f" --seed {seed}"
+    return draw_shapes(count, seed), command
+
+
 def _say(console: Console, suite: str, text: str) -> None:
     console.print(f"{suite}: {text}", highlight=False)
 
@@ -170,6 +197,10 @@ def run(options: Run, command: str, console: Console) -> int:
     output = options.output or Path("out/benchmarks") / f"{options.suite}.json"
     _require_file(output)  # before anything is measured
     _configure_devices(options.devices)
+    drawn, command = _draw(options, command)
+    if drawn:
+        sizes = " ".join(",".join(map(str, shape)) for shape in drawn)
+        console.print(f"{command}\nDrawn shapes: {sizes}", highlight=False)
     resolved = settings.resolve(
         peer_names=options.peers,
         short=options.short,
@@ -177,6 +208,7 @@ def run(options: Run, command: str, console: Console) -> int:
         given_cells=options.cells,
         given_variants=options.variants,
         given_shapes=options.shapes,
+        drawn=drawn,
     )
     for name, reason in resolved.missing.items():
         console.print(f"{name}: {reason}", highlight=False)
@@ -188,6 +220,7 @@ def run(options: Run, command: str, console: Console) -> int:
     header = machine.describe(command, found)
     header["threads"] |= threads
     header["missing"] = dict(resolved.missing)
+    header["drawn_shapes"] = [list(shape) for shape in drawn]
     header["gemm_one_core_gflops"] = machine.one_core_rate()
     gemm = machine.GemmRate()
     rows: list[Row] = []

@@ -6,7 +6,7 @@ from typing import Literal
 from benchmarks.results import Key, Results, Row, key_of
 from benchmarks.tables import Table, label, number
 
-__all__ = ["Verdict", "compare", "regressed", "table"]
+__all__ = ["Verdict", "compare", "pace", "regressed", "table"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -29,11 +29,22 @@ class Verdict:
     kind: Literal["regression", "improvement", "equal", "missing", "added"]
 
 
+def pace(old: Results, new: Results) -> float | None:
+    """Return how many times the old machine's GEMM rate the new one's is; None for one machine."""
+    machines = [(each.header.get("cpu"), each.header.get("cores")) for each in (old, new)]
+    rates = [each.header.get("gemm_gflops") for each in (old, new)]
+    if machines[0] == machines[1] or not all(rates):
+        return None
+    return float(rates[1]) / float(rates[0])  # type: ignore[arg-type]
+
+
 def compare(old: Results, new: Results, threshold: float = 0.1) -> list[Verdict]:
     """Compares medians.
 
     The two files are of two runs, so differences of the machine show as well; run both on a quiet
-    machine, and look at the contestants that did not change.
+    machine, and look at the contestants that did not change. Times of two kinds of machines are
+    compared as if both multiplied matrices at the same rate. A shape that only one run drew is left
+    out.
 
     Args:
       old: the first file.
@@ -45,15 +56,20 @@ def compare(old: Results, new: Results, threshold: float = 0.1) -> list[Verdict]
     """
     if not threshold > 0:
         raise ValueError(f"threshold: expected a positive number, got {threshold}")
-    before = {key_of(row): row for row in old.rows if row.median_ms}
-    after = {key_of(row): row for row in new.rows if row.median_ms}
+    scale = pace(old, new) or 1.0
+    drawn = [{tuple(shape) for shape in each.header.get("drawn_shapes", ())} for each in (old, new)]
+    once = drawn[0] ^ drawn[1]
+    before, after = (
+        {key_of(row): row for row in each.rows if row.median_ms and tuple(row.shape) not in once}
+        for each in (old, new)
+    )
     verdicts = []
     for key in dict.fromkeys([*before, *after]):
         one, two = before.get(key), after.get(key)
         if one is None or two is None or not one.median_ms or not two.median_ms:
             verdicts.append(Verdict(key, one, two, None, "added" if one is None else "missing"))
             continue
-        ratio = two.median_ms / one.median_ms
+        ratio = scale * two.median_ms / one.median_ms
         kind: Literal["regression", "improvement", "equal"] = "equal"
         if ratio > 1 + threshold:
             kind = "regression"
@@ -68,8 +84,13 @@ def regressed(verdicts: list[Verdict]) -> bool:
     return any(verdict.kind in ("regression", "missing") for verdict in verdicts)
 
 
-def table(verdicts: list[Verdict]) -> Table:
-    """All verdicts, the largest slowdown first."""
+def table(verdicts: list[Verdict], scale: float | None = None) -> Table:
+    """All verdicts, the largest slowdown first.
+
+    Args:
+      verdicts: of `compare`.
+      scale: of `pace`.
+    """
     ordered = sorted(verdicts, key=lambda v: -(v.ratio or 0))
     lines = []
     for verdict in ordered:
@@ -87,4 +108,7 @@ def table(verdicts: list[Verdict]) -> Table:
             ]
         )
     header = ["case", "what", "contestant", "old ms", "new ms", "new/old", ""]
-    return Table("compare", header, lines)
+    title = "compare"
+    if scale is not None:
+        title += f": two kinds of machines; new/old is times {scale:.3g}, the ratio of GEMM rates"
+    return Table(title, header, lines)

@@ -27,13 +27,31 @@ def cores() -> int:
 
 
 def cpu_model() -> str:
-    """The processor's name."""
+    """The processor's name, with the numbers of its family and model where the system tells."""
     info = Path("/proc/cpuinfo")
     if info.exists():
-        for line in info.read_text().splitlines():
-            if line.startswith("model name"):
-                return line.partition(":")[2].strip()
+        pairs = (
+            line.partition(":")[::2] for line in info.read_text().split("\n\n")[0].splitlines()
+        )
+        facts = {name.strip(): value.strip() for name, value in pairs}
+        if name := facts.get("model name"):
+            numbers = [f"{key} {facts[key]}" for key in ("cpu family", "model") if key in facts]
+            return f"{name} ({', '.join(numbers)})" if numbers else name
     return platform.processor() or platform.machine()
+
+
+INSTRUCTIONS = ("avx2", "fma", "avx512f", "avx512_vnni", "amx_tile", "asimd", "sve")
+"""Instruction sets, by their Linux names, that make a difference to products of matrices."""
+
+
+def instructions() -> list[str]:
+    """Return which of `INSTRUCTIONS` the processor has, where the system tells."""
+    info = Path("/proc/cpuinfo")
+    found: set[str] = set()
+    for line in info.read_text().splitlines() if info.exists() else ():
+        if line.startswith(("flags", "Features")):
+            found.update(line.partition(":")[2].split())
+    return [name for name in INSTRUCTIONS if name in found]
 
 
 def load_average() -> float | None:
@@ -137,6 +155,7 @@ def describe(command: str, found: dict[str, str]) -> dict[str, Any]:
         "jax_devices": jax.device_count(),
         "system": f"{platform.system()} {platform.machine()}",
         "cpu": cpu_model(),
+        "instructions": instructions(),
         "cores": cores(),
         "threads": {"xla": cores()},
         "versions": versions() | found,

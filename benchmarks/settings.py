@@ -23,6 +23,7 @@ class Settings:
       cells: recurrent cells.
       variants: of the workload.
       shapes: B, T, I, H; empty for a suite's own.
+      drawn: shapes drawn at random, which the suite `speed` measures besides.
     """
 
     peers: Mapping[str, Peer]
@@ -33,6 +34,7 @@ class Settings:
     cells: tuple[str, ...] = CELLS
     variants: tuple[str, ...] = VARIANTS
     shapes: tuple[Shape, ...] = ()
+    drawn: tuple[Shape, ...] = ()
 
     def some(self, wanted: Sequence[str]) -> dict[str, Peer]:
         """Those of the contestants that a suite wants, in its order."""
@@ -81,6 +83,7 @@ def resolve(
     given_cells: Sequence[str],
     given_variants: Sequence[str],
     given_shapes: Sequence[str],
+    drawn: tuple[Shape, ...] = (),
 ) -> Settings:
     """Checks all options and loads the contestants.
 
@@ -95,6 +98,7 @@ def resolve(
         cells=names("cells", given_cells, CELLS),
         variants=names("variants", given_variants, VARIANTS),
         shapes=shapes(given_shapes),
+        drawn=drawn,
         peers={name: peers.load(name) for name in present},
         missing=missing,
         short=short,

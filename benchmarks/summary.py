@@ -62,11 +62,11 @@ def geomeans(
 
 
 def slower(rows: Iterable[Row]) -> list[str]:
-    """Entries where a peer needs less than `SLOWER` of our best time, the worst first."""
+    """Entries where a peer needs less than `SLOWER` of our default's time, the worst first."""
     found = []
     rows = [row for row in rows if row.suite in ("speed", "train_step", "decoding", "streaming")]
-    for (case, what), group in cases(with_best(rows)).items():
-        base = group.get(BEST) or group.get(BASE)
+    for (case, what), group in cases(rows).items():
+        base = group.get(BASE)
         for name, row in group.items():
             if name.startswith(BASE) or base is None or not base.median_ms or not row.median_ms:
                 continue

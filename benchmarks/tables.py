@@ -1,6 +1,7 @@
 """Tables of rows: made once as text, shown in the terminal or written as Markdown."""
 
 import dataclasses
+import math
 from collections.abc import Iterable
 
 from rich import box
@@ -89,14 +90,28 @@ def _cell(row: Row | None, base: Row | None) -> str:
     return text
 
 
+def _worst(group: dict[str, Row]) -> float:
+    """The least of the peers' times as a part of our default's; inf if there is none."""
+    ours = group.get(BASE)
+    peers = [row.median_ms for name, row in group.items() if not name.startswith(BASE)]
+    known = [time for time in peers if time]
+    return min(known) / ours.median_ms if known and ours and ours.median_ms else math.inf
+
+
 def comparison(results: Results, suite: str) -> Table:
-    """A suite's rows: medians in ms, and in brackets how many times the base's time that is."""
+    """A suite's rows: medians in ms, and in brackets how many times the base's time that is.
+
+    Where the base is ours, the case that we do worst at comes first.
+    """
     rows = [row for row in results.rows if row.suite == suite]
     names = contestants(rows)
     base_name = base_of(suite)
     rated = suite in ("speed", "parts")
     lines = []
-    for (case, what), group in cases(rows).items():
+    groups = list(cases(rows).items())
+    if base_name == BASE:
+        groups.sort(key=lambda item: _worst(item[1]))
+    for (case, what), group in groups:
         base = group.get(base_name)
         line = [case, what, *(_cell(group.get(name), base) for name in names)]
         if rated:

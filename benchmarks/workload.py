@@ -19,6 +19,7 @@ __all__ = [
     "Structure",
     "Weights",
     "Workload",
+    "draw_shapes",
     "draw_weights",
     "flops",
     "make",
@@ -41,6 +42,31 @@ class Shape(NamedTuple):
     steps: int
     inputs: int
     hidden: int
+
+
+SIZES = ((1, 256), (10, 500), (20, 600), (20, 600))
+"""The smallest and largest B, T, I and H of shapes that are drawn."""
+
+LARGEST = 20e9
+"""Floating-point operations of an LSTM's forward pass that a drawn shape may need."""
+
+
+def draw_shapes(count: int, seed: int) -> tuple[Shape, ...]:
+    """Draw shapes that nobody chose: each size log-uniform, so that few of them are round.
+
+    Args:
+      count: the number of shapes.
+      seed: fixes them.
+    """
+    rng = np.random.default_rng(seed)
+    low, high = np.log(np.asarray(SIZES, float)).T
+    shapes: list[Shape] = []
+    while len(shapes) < count:
+        shape = Shape(*(int(size) for size in np.exp(rng.uniform(low, high)).round()))
+        structure = Structure("lstm", shape.inputs, shape.hidden)
+        if flops(structure, shape.batch, shape.steps, "forward") <= LARGEST:
+            shapes.append(shape)
+    return tuple(shapes)
 
 
 @dataclasses.dataclass(frozen=True)

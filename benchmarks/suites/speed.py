@@ -1,4 +1,4 @@
-"""Suite `speed`: forward and gradient of every cell, variant and shape.
+"""Suite `speed`: forward and gradient of every cell, variant and shape, some of them drawn.
 
 All variants of one cell and shape are timed in the same turns, so that what lengths cost can be
 read off the rows as well as what a contestant costs.
@@ -27,7 +27,7 @@ SHORT = (Shape(32, 100, 128, 128), Shape(1, 256, 128, 128))
 def run(settings: Settings, say: Callable[[str], None]) -> list[Row]:
     """Measures all cells and shapes."""
     rows = []
-    for shape in settings.shapes or (SHORT if settings.short else SHAPES):
+    for shape in (settings.shapes or (SHORT if settings.short else SHAPES)) + settings.drawn:
         for cell in settings.cells:
             say(f"{cell} {shape.batch},{shape.steps},{shape.inputs},{shape.hidden}")
             rows += _group(cell, shape, settings)

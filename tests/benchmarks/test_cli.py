@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from benchmarks import machine, peers
+from benchmarks import cli, machine, peers
 from benchmarks.cli import main
 from benchmarks.results import load
 from benchmarks.settings import Settings
@@ -60,6 +60,31 @@ def test_speed_writes_its_results(tmp_path: Path, capsys: pytest.CaptureFixture[
     assert main(["compare", str(path), str(path)]) == 0
 
 
+def test_drawn_shapes_can_be_drawn_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    small = tuple(Shape(n, 2, 3, 4) for n in (1, 2))
+    seeds = []
+
+    def draw(count: int, seed: int) -> tuple[Shape, ...]:
+        seeds.append(seed)
+        return small[:count]
+
+    monkeypatch.setattr(cli, "draw_shapes", draw)
+    path = tmp_path / "speed.json"
+    arguments = ["speed", "--cells", "elman", "--shapes", TINY, "--variants", "plain"]
+    arguments += ["--peers", "seqjax", "--repeats", "1", "--output", str(path), "--random", "2"]
+    assert main(arguments) == 0
+    found = load(path)
+    assert {row.shape for row in found.rows} == {(2, 3, 4, 5), *small}
+    assert found.header["drawn_shapes"] == [list(shape) for shape in small]
+    assert found.header["command"].endswith(f"--seed {seeds[0]}")
+    assert f"--seed {seeds[0]}" in " ".join(capsys.readouterr().out.split())
+    assert main([*arguments, "--seed", "7"]) == 0 and seeds[1] == 7
+    assert load(path).header["command"].endswith("--seed 7")
+    assert main([*arguments[:-2]]) == 0 and len(seeds) == 2  # none beside given shapes
+
+
 def test_compare_leaves_with_one_for_a_regression(tmp_path: Path) -> None:
     old, new = tmp_path / "old.json", tmp_path / "new.json"
     results(row(ms=1.0)).save(old)
@@ -79,6 +104,8 @@ def test_compare_leaves_with_one_for_a_regression(tmp_path: Path) -> None:
         (["speed", "--shapes", "1,2,3,0"], "got '1,2,3,0'"),
         (["speed", "--repeats", "0"], "repeats: expected a positive integer, got 0"),
         (["speed", "--devices", "0"], "devices: expected a positive integer, got 0"),
+        (["speed", "--random", "-1"], "random, seed: expected no negative number"),
+        (["memory", "--seed", "1"], "seed: expected none for suite memory"),
         (["memory", "--variants", "plain"], "variants: expected none for suite memory"),
         (["train_step", "--cells", "lstm"], "cells: expected none for suite train_step"),
         (["compare", "no.json", "no.json"], "results: expected a JSON file"),

@@ -8,8 +8,9 @@ from typing import Any
 import pytest
 
 from benchmarks import report, summary, tables
-from benchmarks.compare import compare, regressed, table
+from benchmarks.compare import compare, pace, regressed, table
 from benchmarks.results import Results, load
+from benchmarks.workload import LARGEST, SIZES, Structure, draw_shapes, flops
 from tests.benchmarks.helpers import results, row
 
 LONG = (32, 4096, 128, 128)
@@ -74,6 +75,49 @@ def test_what_is_gone_is_a_regression() -> None:
     assert regressed(compare(old, results(row("pytorch", 1.0))))
     assert regressed(compare(old, results(row(ms=None, reason="failed: x"), row("pytorch", 1.0))))
     assert not regressed(compare(results(row("pytorch", 1.0)), old))
+
+
+def test_two_kinds_of_machines_are_compared_at_one_rate_of_products() -> None:
+    old, new = results(row(ms=2.0), row("keras", 2.0)), results(row(ms=3.0), row("keras", 5.0))
+    old.header.update(cpu="A", cores=2, gemm_gflops=200.0)
+    new.header.update(cpu="B", cores=2, gemm_gflops=100.0)
+    verdicts = compare(old, new)
+    assert [verdict.ratio for verdict in verdicts] == [0.75, 1.25]
+    assert [verdict.kind for verdict in verdicts] == ["improvement", "regression"]
+    assert "times 0.5, the ratio of GEMM rates" in table(verdicts, pace(old, new)).title
+    new.header["cpu"] = "A"
+    assert [verdict.ratio for verdict in compare(old, new)] == [1.5, 2.5]
+    assert table(verdicts, pace(old, new)).title == "compare"
+
+
+def test_shapes_that_one_run_drew_are_left_out() -> None:
+    old = results(row(ms=1.0), row(ms=1.0, shape=(9, 8, 7, 6)), row(ms=1.0, shape=(5, 5, 5, 5)))
+    new = results(row(ms=1.0), row(ms=2.0, shape=(5, 5, 5, 5)))
+    old.header["drawn_shapes"] = [[9, 8, 7, 6], [5, 5, 5, 5]]
+    new.header["drawn_shapes"] = [[5, 5, 5, 5]]
+    assert [verdict.kind for verdict in compare(old, new)] == ["equal", "regression"]
+
+
+def test_the_case_that_we_lose_most_comes_first() -> None:
+    slow, fast, alone = (4, 4, 4, 4), (5, 5, 5, 5), (6, 6, 6, 6)
+    found = results(
+        row(ms=1.0, shape=alone), row(ms=1.0, shape=fast), row("keras", 3.0, shape=fast),
+        row(ms=2.0, shape=slow), row("pytorch", 1.0, shape=slow), row("keras", 9.0, shape=slow),
+    )  # fmt: skip
+    cases = [line[0] for line in tables.comparison(found, "speed").rows]
+    assert cases == [f"lstm plain {','.join(map(str, s))}" for s in (slow, fast, alone)]
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_drawn_shapes(seed: int) -> None:
+    shapes = draw_shapes(40, seed)
+    assert shapes == draw_shapes(50, seed)[:40] and len(set(shapes)) == 40
+    assert shapes != draw_shapes(40, seed + 1)
+    for sizes, (least, most) in zip(zip(*shapes, strict=True), SIZES, strict=True):
+        assert least <= min(sizes) and max(sizes) <= most
+        assert max(sizes) > 4 * min(sizes)
+    structures = [(Structure("lstm", s.inputs, s.hidden), s) for s in shapes]
+    assert all(flops(one, s.batch, s.steps, "forward") <= LARGEST for one, s in structures)
 
 
 @pytest.mark.parametrize(
