@@ -89,14 +89,19 @@ def _like(
     name: str, cell: Cell[Any, Any], tree: PyTree, specs: PyTree, batch_shape: Shape = ()
 ) -> PyTree:
     """A pytree of a cell as arrays like the specs, each with the batch axes or without them."""
-    shapes = jax.tree.map(lambda spec: (*batch_shape, *spec.shape), specs)
-    expected = f"{name}: expected arrays of {shapes} for {type(cell).__name__}"
+
+    def expected(got: Any) -> ValueError:
+        shapes = jax.tree.map(lambda spec: (*batch_shape, *spec.shape), specs)
+        return ValueError(
+            f"{name}: expected arrays of {shapes} for {type(cell).__name__}, got {got}"
+        )
+
     if not same_structure(tree, specs):
-        raise ValueError(f"{expected}, got {checks.brief(tree)}")
+        raise expected(checks.brief(tree))
     tree = jax.tree.map(lambda leaf, spec: _of_kind(name, leaf, spec), tree, specs)
     for leaf, spec in zip(jax.tree.leaves(tree), jax.tree.leaves(specs), strict=True):
         if leaf.shape not in ((*batch_shape, *spec.shape), spec.shape):
-            raise ValueError(f"{expected}, got {jax.tree.map(jnp.shape, tree)}")
+            raise expected(jax.tree.map(jnp.shape, tree))
     return tree
 
 
@@ -125,13 +130,18 @@ def _state_specs(cell: Cell[Any, Any], dtype: Any, x64: bool) -> PyTree:
 def batched_state(
     name: str, cell: Cell[Any, Any], state: PyTree | None, batch_shape: Shape, dtype: Any
 ) -> PyTree:
-    """The state to start from or to reset to, with batch axes."""
+    """The state to start from or to reset to, with batch axes; None for the cell's own."""
     if state is None:
-        return cell.initial_state(batch_shape, dtype)
+        return None
     x64: bool = jax.config.jax_enable_x64  # type: ignore[attr-defined]
     event = _state_specs(cell, jnp.dtype(dtype), x64)
     state = _like(name, cell, state, event, batch_shape)
-    return jax.tree.map(lambda s, e: jnp.broadcast_to(s, (*batch_shape, *e.shape)), state, event)
+
+    def with_axes(leaf: Array, spec: Any) -> Array:
+        shape = (*batch_shape, *spec.shape)
+        return leaf if leaf.shape == shape else jnp.broadcast_to(leaf, shape)
+
+    return jax.tree.map(with_axes, state, event)
 
 
 def checked_recurrent_mask(

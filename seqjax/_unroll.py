@@ -132,10 +132,12 @@ def unroll(
     if resets is not None:
         resets = sequences.check_mask("resets", resets, step_shape)
     params = checked_params(cell, params)
+    if recurrent_mask is not None or zoneout is not None or reset_state is not None:
+        state = cell.initial_state(batch_shape, dtype) if state is None else state
     state = batched_state("state", cell, state, batch_shape, dtype)
     if resets is None and reset_state is None:
         reset_state = state  # no step reads it, so no other array is made
-    else:
+    elif reset_state is not None:
         reset_state = batched_state("reset_state", cell, reset_state, batch_shape, dtype)
         reset_state = jax.tree.map(lambda r, s: r.astype(s.dtype), reset_state, state)
     problem = Problem(

@@ -264,7 +264,7 @@ def require_array(name: str, value: Any, kind: Any, expected: str) -> jax.Array:
       (2,)
     """
     try:
-        array = jnp.asarray(value)
+        array = value if isinstance(value, jax.Array) else jnp.asarray(value)
     except OverflowError:
         raise ValueError(
             f"{name}: expected {expected} that fit into 32 bits, got {brief(value)}"

@@ -19,8 +19,9 @@ class Problem:
       params: of the cell, as from `init`; for a kernel, what the cell prepared of them, in the
         compute dtype.
       xs: inputs, `[T, ..., I]`; masked steps are zero.
-      state: the state before the first processed step, `[..., H]` leaves in their own dtype.
-      reset_state: what resets put back, with the shapes and dtypes of `state`.
+      state: the state before the first processed step, `[..., H]` leaves in their own dtype. To
+        `run` it may be None for the cell's own, which is made in the compiled program.
+      reset_state: what resets put back, with the shapes and dtypes of `state`; None likewise.
       mask: bool `[T, ...]` or None; True at real steps.
       resets: bool `[T, ...]` or None.
       recurrent_mask: `[..., N]` or None; multiplies the recurrent input at every step.

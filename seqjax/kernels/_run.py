@@ -7,6 +7,7 @@ from typing import Any
 import jax
 
 from seqjax import sequences
+from seqjax._arguments import layout
 from seqjax.cells._base import Cell, compute_dtype, prepared
 from seqjax.kernels._plan import Plan
 from seqjax.kernels._problem import Problem
@@ -52,7 +53,7 @@ def run(
       (2, 7, 5)
     """
     params = prepared(cell, problem.params, compute_dtype(problem.xs))
-    problem = dataclasses.replace(problem, params=params)
+    problem = _with_states(cell, dataclasses.replace(problem, params=params), batch_ndim)
     if plan.segments:
         part = functools.partial(_in_layout, cell, plan, batch_ndim, reverse)
         return in_segments(part, cell, problem, plan.segments, axis=batch_ndim, reverse=reverse)
@@ -62,6 +63,19 @@ def run(
         **dict(plan.kernel.options),
     )  # fmt: skip
     return Unrolled(sequences.to_batch_major(ran.outputs, batch_ndim), ran.state)
+
+
+def _with_states(cell: Cell[Any, Any], problem: Problem, batch_ndim: int) -> Problem:
+    """The problem with the cell's own states where it has none."""
+    if problem.state is not None and problem.reset_state is not None:
+        return problem
+    batch_shape, _ = layout(cell, problem.xs, time_major=batch_ndim == 0)
+    own = cell.initial_state(batch_shape, compute_dtype(problem.xs))
+    state = own if problem.state is None else problem.state
+    again = problem.reset_state
+    if again is None:
+        again = jax.tree.map(lambda r, s: r.astype(s.dtype), own, state)
+    return dataclasses.replace(problem, state=state, reset_state=again)
 
 
 def _in_layout(

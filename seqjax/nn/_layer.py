@@ -102,6 +102,11 @@ class Direction(Parameters):
         """The parameters as the cell knows them."""
         return self._restored(self._names, self._structure)
 
+    @property
+    def learns_its_state(self) -> bool:
+        """Whether the initial state is a parameter."""
+        return bool(self._state_names)
+
     def start(self, batch_shape: Shape, dtype: Any) -> PyTree:
         """The state to start from: learned, or the cell's own."""
         state = self.cell.initial_state(batch_shape, dtype)
@@ -297,7 +302,7 @@ class Layer(nnx.Module):
         """
         key_input, *keys = [None] * 3 if key is None else jax.random.split(key, 3)
         inputs = self._inputs_dropped(xs, call, key_input)
-        states = [state] if self.backward is None else state
+        states = [state] if self.backward is None else state or (None, None)
         outputs, finals = [], []
         for direction, start, key_of_it in zip(self.directions, states, keys, strict=False):
             reverse = direction is self.backward
@@ -351,13 +356,16 @@ class Layer(nnx.Module):
           reverse: whether it is the backward direction.
         """
         cell, dtype = direction.cell, compute_dtype(xs)
-        start = direction.start(call.batch_shape, dtype) if state is None else state
-        start = batched_state("initial_state", cell, start, call.batch_shape, dtype)
         resets = call.ends() if reverse else call.resets
-        again = start
-        if resets is not None:
-            own = direction.start(call.batch_shape, dtype)
-            again = jax.tree.map(lambda r, s: r.astype(s.dtype), own, start)
+        start, again = state, None
+        if direction.learns_its_state or self.options.zoneout or key is not None:
+            again = direction.start(call.batch_shape, dtype)
+            start = again if state is None else state
+        start = batched_state("initial_state", cell, start, call.batch_shape, dtype)
+        if resets is None:
+            again = start
+        elif again is not None:
+            again = jax.tree.map(lambda r, s: r.astype(s.dtype), again, start)
         params = checked_params(cell, direction.params)
         recurrent_mask = key_zoneout = None
         if key is not None:

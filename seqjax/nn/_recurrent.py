@@ -15,7 +15,7 @@ from flax import nnx
 
 from seqjax import _arguments as arguments
 from seqjax import checks, sequences
-from seqjax.cells._base import Cell, compute_dtype, is_shape
+from seqjax.cells._base import Cell, is_shape
 from seqjax.kernels import Execution, Kernel
 from seqjax.nn import _noise as noise
 from seqjax.nn._layer import RATES, Direction, Layer, LayerOptions, MergeMode, Sequences
@@ -243,7 +243,7 @@ class Recurrent(nnx.Module):
         checks.require_bool("deterministic", deterministic)
         checks.require_bool("return_sequences", return_sequences)
         keys = self._keys(deterministic, rngs)
-        states = self._states(initial_state, batch_shape, compute_dtype(xs))
+        states = self._states(initial_state)
 
         finals = []
         for index, (layer, state, key) in enumerate(zip(self.layers, states, keys, strict=True)):
@@ -408,10 +408,10 @@ class Recurrent(nnx.Module):
             )
         return list(jax.random.split(noise.dropout_key(rngs), self.num_layers))
 
-    def _states(self, initial_state: Any, batch_shape: Shape, dtype: Any) -> tuple[Any, ...]:
-        """The initial state of each layer, its structure checked."""
+    def _states(self, initial_state: Any) -> tuple[Any, ...]:
+        """The initial state of each layer, its structure checked; None for the layer's own."""
         if initial_state is None:
-            return self.initial_state(batch_shape, dtype)
+            return (None,) * self.num_layers
         if not isinstance(initial_state, (tuple, list)) or len(initial_state) != self.num_layers:
             raise ValueError(
                 f"initial_state: expected a tuple of {self.num_layers} states, one a layer, "
@@ -425,6 +425,4 @@ class Recurrent(nnx.Module):
                     "initial_state: expected Bidirectional(forward, backward) for each layer, "
                     f"got {jax.tree.map(jnp.shape, state)}"
                 )
-        own = self.initial_state(batch_shape, dtype)
-        pairs = zip(initial_state, own, strict=True)
-        return tuple(default if state is None else state for state, default in pairs)
+        return tuple(initial_state)

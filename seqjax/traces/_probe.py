@@ -174,7 +174,10 @@ def probed(
                 "without: a layer takes any number of batch axes, and no checkpoint is needed here."
             )
         probe = Probe.of(direction.cell, call.module.options.zoneout)
-        stand_in = SimpleNamespace(cell=probe, params=direction.params, start=direction.start)
+        stand_in = SimpleNamespace(
+            cell=probe, params=direction.params, start=direction.start,
+            learns_its_state=direction.learns_its_state,
+        )  # fmt: skip
         lead = sequence.step_shape
         zeros = _zeros(probe, lead, compute_dtype(xs))
         nudges = zeros if given is None else given[path]
