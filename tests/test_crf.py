@@ -1,6 +1,7 @@
 """Conditional random fields by their definition: all taggings enumerated in float64."""
 
 import itertools
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -16,6 +17,26 @@ B, T, C = 4, 5, 3
 NAMES = ("transitions", "start", "end")
 LOG_P, LOG_Z = jax.jit(crf.log_likelihood), jax.jit(crf.log_partition)
 DECODE, MARGINALS = jax.jit(crf.decode), jax.jit(crf.marginals)
+
+
+class Everything(NamedTuple):
+    """What all functions of a chain return."""
+
+    log_p: Any
+    log_z: Any
+    decoded: Any
+    marginals: Any
+
+
+@jax.jit
+def EVERY(emissions, tags, options):
+    """One program of all functions."""
+    return Everything(
+        crf.log_likelihood(emissions, tags, **options),
+        crf.log_partition(emissions, **options),
+        crf.decode(emissions, **options),
+        crf.marginals(emissions, **options),
+    )
 
 
 def draw(seed, batch=B, steps=T):
@@ -192,16 +213,12 @@ def test_empty_axes_and_other_batch_axes(shape):
         np.broadcast_to(emissions[0], (*batch, steps, C)),
         np.zeros((*batch, steps), int),
     )
-    shapes = {
-        "log_p": crf.log_likelihood(emissions, tags, **scores).shape,
-        "log_z": crf.log_partition(emissions, **scores).shape,
-        "scores": crf.decode(emissions, **scores).scores.shape,
-    }
-    assert set(shapes.values()) == {tuple(batch)}
-    assert crf.decode(emissions, **scores).tags.shape == tags.shape
-    assert crf.marginals(emissions, **scores).shape == emissions.shape
+    found = EVERY(emissions, tags, scores)
+    assert {a.shape for a in (found.log_p, found.log_z, found.decoded.scores)} == {tuple(batch)}
+    assert found.decoded.tags.shape == tags.shape
+    assert found.marginals.shape == emissions.shape
     if not steps:
-        assert not np.any(crf.log_likelihood(emissions, tags, **scores))
+        assert not np.any(found.log_p)
 
 
 def test_vmap_and_batch_axes_agree():
@@ -209,9 +226,7 @@ def test_vmap_and_batch_axes_agree():
     lengths = rng.integers(0, T + 1, B)
 
     def every(emissions, tags, lengths):
-        options = scores | {"lengths": lengths}
-        log_p = crf.log_likelihood(emissions, tags, **options)
-        return log_p, crf.decode(emissions, **options), crf.marginals(emissions, **options)
+        return EVERY(emissions, tags, scores | {"lengths": lengths})
 
     whole = every(emissions, tags, lengths)
     close = lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-5)  # noqa: E731
@@ -226,15 +241,14 @@ def test_half_precision_and_strict_promotion():
     half = jnp.asarray(emissions, jnp.bfloat16)
     wide = jax.tree.map(lambda a: a.astype(jnp.float32), scores)
     with jax.numpy_dtype_promotion("strict"):
-        found = crf.log_likelihood(half, tags, **scores)
-        assert crf.decode(half, **scores).scores.dtype == jnp.float32
-        assert crf.marginals(half, **scores).dtype == jnp.float32
-    np.testing.assert_array_equal(found, crf.log_likelihood(half.astype(jnp.float32), tags, **wide))
+        found = EVERY(half, tags, scores)
+    assert found.decoded.scores.dtype == found.marginals.dtype == jnp.float32
+    np.testing.assert_array_equal(found.log_p, LOG_P(half.astype(jnp.float32), tags, **wide))
 
 
 def test_float64(x64):
     _, emissions, tags, scores = draw(6)
-    found = crf.log_likelihood(jnp.asarray(emissions, float), tags, **scores)
+    found = LOG_P(jnp.asarray(emissions, float), tags, **scores)
     assert found.dtype == jnp.float64
     expected = score(emissions[0], tags[0], **scores) - enumerated(emissions[0], scores)[2]
     np.testing.assert_allclose(found[0], expected, rtol=1e-12)
@@ -260,19 +274,27 @@ def test_module():
     for name, value in scores.items():
         getattr(module, name)[...] = jnp.asarray(value)
     lengths = np.array([5, 0, 2, 3])
-    options = scores | {"lengths": lengths}
-    close = lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-6)  # noqa: E731
-    close(
-        module.log_likelihood(emissions, tags, lengths=lengths),
-        crf.log_likelihood(emissions, tags, **options),
-    )
-    close(module.loss(emissions, tags, lengths=lengths), crf.loss(emissions, tags, **options))
-    jax.tree.map(close, module.decode(emissions, lengths=lengths), crf.decode(emissions, **options))
     mask = np.arange(T) < lengths[:, None]
-    close(module.marginals(emissions, mask=mask), crf.marginals(emissions, **options))
 
-    loss = lambda module: -module.log_likelihood(emissions, tags, mask=mask).sum()  # noqa: E731
-    slopes = nnx.grad(loss)(module)
+    @nnx.jit
+    def every(module):
+        options = {"lengths": lengths}
+        found = Everything(
+            module.log_likelihood(emissions, tags, **options),
+            module.log_partition(emissions, **options),
+            module.decode(emissions, **options),
+            module.marginals(emissions, mask=mask),
+        )
+        return found, module.loss(emissions, tags, **options)
+
+    found, loss = every(module)
+    expected = EVERY(emissions, tags, scores | {"lengths": lengths})
+    close = lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-6, atol=1e-6)  # noqa: E731
+    jax.tree.map(close, found, expected)
+    close(loss, -expected.log_p.sum() / 3)
+
+    negative = lambda module: -module.log_likelihood(emissions, tags, mask=mask).sum()  # noqa: E731
+    slopes = nnx.jit(nnx.grad(negative))(module)
     assert all(np.any(leaf) for leaf in jax.tree.leaves(slopes))
     with pytest.raises(ValueError, match="num_tags: expected a positive integer, got 0"):
         crf.CRF(0)
