@@ -128,9 +128,11 @@ def unroll(
     step_shape = (steps, *batch_shape) if time_major else (*batch_shape, steps)
     dtype = compute_dtype(xs)
     plan = make_plan(cell, batch_shape, steps, dtype, execution)
-    mask = sequences.step_mask(lengths, mask, batch_shape, steps, time_major=time_major)
+    mask = sequences.step_mask(
+        batch_shape, steps, lengths=lengths, mask=mask, time_major=time_major
+    )
     if resets is not None:
-        resets = sequences.check_mask("resets", resets, step_shape)
+        resets = sequences.require_mask("resets", resets, step_shape)
     params = checked_params(cell, params)
     state = batched_state("state", cell, state, batch_shape, dtype)
     if resets is None and reset_state is None:

@@ -71,7 +71,7 @@ def test_attention(case):
     mechanism = case.attention
 
     def loss(params, encoded, query):
-        memory = mechanism.precompute(params, encoded, MASK)
+        memory = mechanism.precompute(params, encoded, mask=MASK)
         return total(mechanism.attend(params, query, memory, mechanism.initial_state(memory)))
 
     params = mechanism.init(jax.random.key(0))
@@ -91,7 +91,14 @@ MODELS: dict[str, dict[str, Any]] = {
 
 @pytest.mark.parametrize("options", MODELS.values(), ids=MODELS)
 def test_encoder_decoders(options):
-    model = seq2seq.Seq2Seq(9, 9, embed_size=4, hidden_size=5, rngs=nnx.Rngs(0), **options)
+    model = seq2seq.Seq2Seq(
+        source_vocabulary=9,
+        target_vocabulary=9,
+        embed_size=4,
+        hidden_size=5,
+        rngs=nnx.Rngs(0),
+        **options,
+    )
     graph, state = nnx.split(model)
     tokens = jnp.array([[2, 5, 4], [2, 6, -1]])
     batch = {

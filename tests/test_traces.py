@@ -409,7 +409,14 @@ def test_traces_under_the_callers_own_transformations():
 
 def test_a_decoders_own_steps_are_not_traced():
     """As the docstrings say: the encoder's layers are, which `Recurrent` runs."""
-    model = seqjax.seq2seq.Seq2Seq(9, 7, embed_size=4, hidden_size=5, cell="gru", rngs=nnx.Rngs(0))
+    model = seqjax.seq2seq.Seq2Seq(
+        source_vocabulary=7,
+        target_vocabulary=9,
+        embed_size=4,
+        hidden_size=5,
+        cell="gru",
+        rngs=nnx.Rngs(0),
+    )
     found = traces.gates(model, jnp.ones([2, 6], int), jnp.ones([2, 8], int))
     assert found and all(path.startswith("encoder.") for path in found)
 

@@ -196,7 +196,14 @@ class Attention(abc.ABC):
         del params
         return attention_ops.weighted_sum(weights, memory.values), weights
 
-    def precompute(self, params: Any, memory: ArrayLike, mask: ArrayLike | None = None) -> Memory:
+    def precompute(
+        self,
+        params: Any,
+        memory: ArrayLike,
+        *,
+        lengths: ArrayLike | None = None,
+        mask: ArrayLike | None = None,
+    ) -> Memory:
         """Prepares a memory, once a sentence: masks it and projects its keys.
 
         The memory is replaced by zeros at masked positions before anything is computed of it, so
@@ -205,7 +212,8 @@ class Attention(abc.ABC):
         Args:
           params: as from `init`.
           memory: float `[..., S, M]`, such as the outputs of an encoder.
-          mask: bool `[..., S]` of any pattern, True at real positions; None if all are real.
+          lengths: int `[...]`, real positions of each sentence; or
+          mask: bool `[..., S]` of any pattern, True at real positions. Without both, all are real.
 
         Returns:
           What `attend` and `initial_state` take.
@@ -219,10 +227,10 @@ class Attention(abc.ABC):
                 f"memory: expected [..., S, {self.memory_size}] for "
                 f"memory_size={self.memory_size}, got {given.shape}"
             )
-        if mask is None:
-            mask = jnp.ones(given.shape[:-1], bool)
-        real = sequences.check_mask("mask", mask, given.shape[:-1])
-        clean = sequences.zero_masked(given, real)
+        *batch_shape, positions = given.shape[:-1]
+        real = sequences.step_mask(tuple(batch_shape), positions, lengths=lengths, mask=mask)
+        real = jnp.ones(given.shape[:-1], bool) if real is None else real
+        clean = sequences.zero_masked(given, mask=real)
         params = cast(params, clean.dtype)
         return Memory(
             keys=cast(self.project_keys(params, clean), clean.dtype),

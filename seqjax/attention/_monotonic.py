@@ -78,7 +78,7 @@ class Monotonic(AdditiveScores):
       >>> attention = Monotonic(2, 2, mode="hard", score_bias_init=1.0)
       >>> params = attention.init(jax.random.key(0))
       >>> mask = jnp.array([False, True, True])
-      >>> memory = attention.precompute(params, jnp.zeros([3, 2]), mask)
+      >>> memory = attention.precompute(params, jnp.zeros([3, 2]), mask=mask)
       >>> attention.attend(
       ...     params, jnp.zeros(2), memory, attention.initial_state(memory)
       ... ).weights.tolist()

@@ -115,7 +115,8 @@ class Cell(abc.ABC, Generic[Params, State]):
         """Return the state before the first step; zeros in most cells.
 
         Args:
-          batch_shape: leading axes of every array of the state.
+          batch_shape: leading axes of every array of the state. Layers and `unroll` pass a tuple;
+            the cells of this package also take an integer, which is one axis.
           dtype: of the arrays; a cell may use a wider one, or integers for a counter.
         """
 

@@ -74,7 +74,7 @@ def checked(
                 )
             given[name], wide = value, jnp.promote_types(wide, value.dtype)
     given = {name: value.astype(wide) for name, value in given.items()}
-    found = sequences.step_mask(lengths, mask, tuple(batch_shape), steps)
+    found = sequences.step_mask(tuple(batch_shape), steps, lengths=lengths, mask=mask)
     found = jnp.ones((*batch_shape, steps), bool) if found is None else found
-    emissions = sequences.zero_masked(emissions.astype(wide), found)
+    emissions = sequences.zero_masked(emissions.astype(wide), mask=found)
     return Scores(emissions, **given, mask=found, previous=sequences.previous_real(found))

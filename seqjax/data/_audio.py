@@ -113,6 +113,7 @@ def mfcc(samples: ArrayLike, rate: float, *, coefficients: int = 13, **options: 
       >>> print(mfcc(np.zeros(400), 16000, coefficients=3).round(2))  # silence: √40 log(1e-10)
       [[-145.63    0.      0.  ]]
     """
+    checks.require_options("mfcc", options, log_mel)
     energies = log_mel(samples, rate, **options)
     coefficients = checks.require_integer("coefficients", coefficients)
     if coefficients > energies.shape[1]:

@@ -1,7 +1,7 @@
 """One layer of a stack: the parameters of one or two directions, and how they are run."""
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, Literal, NamedTuple, TypeAlias
 
 import jax
@@ -167,7 +167,7 @@ class Sequences:
 
     def zero_masked(self, xs: Array) -> Array:
         """Xs with zeros at masked steps."""
-        return xs if self.mask is None else sequences.zero_masked(xs, self.mask)
+        return xs if self.mask is None else sequences.zero_masked(xs, mask=self.mask)
 
     def picked(self, xs: PyTree, pick: Callable[..., Array]) -> PyTree:
         """Applies `sequences.last_real` or `first_real`: one real step a sequence, no time axis."""
@@ -276,8 +276,9 @@ class Layer(nnx.Module):
         """The one direction, or the two."""
         return [self.forward] if self.backward is None else [self.forward, self.backward]
 
-    def initial_state(self, batch_shape: Shape, dtype: Any) -> Any:
-        """The state to start from: the cell's, or `Bidirectional` of two."""
+    def initial_state(self, batch_shape: int | Sequence[int], dtype: Any) -> Any:
+        """Return the state to start from: the cell's, or `Bidirectional` of two."""
+        batch_shape = checks.require_shape("batch_shape", batch_shape)
         return self._paired([way.start(batch_shape, dtype) for way in self.directions])
 
     def _paired(self, states: list[Any]) -> Any:

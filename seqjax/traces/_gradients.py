@@ -122,7 +122,7 @@ def cell_gradient_norms(
       >>> cell_gradient_norms(lambda outputs: outputs[-1].sum(), cell, params, xs).tolist()
       [0.125, 0.25, 0.5, 1.0]
     """
-    probe, (xs, zeros), lead = cell_probe(cell, xs, options)
+    probe, (xs, zeros), lead = cell_probe("cell_gradient_norms", cell, xs, options)
 
     def of_nudges(nudges: PyTree) -> Array:
         return loss(unroll(probe, params, (xs, nudges), **options).outputs)
@@ -178,9 +178,10 @@ def saliency(
         raise ValueError(f"xs: expected [..., T, I], got {xs.shape}")
     axis = 0 if time_major else xs.ndim - 2
     steps, batch_shape = xs.shape[axis], (*xs.shape[:axis], *xs.shape[axis + 1 : -1])
-    real = sequences.step_mask(lengths, mask, batch_shape, steps, time_major=time_major)
-    if real is not None:
-        xs = sequences.zero_masked(xs, real)
+    real = sequences.step_mask(
+        batch_shape, steps, lengths=lengths, mask=mask, time_major=time_major
+    )
+    xs = sequences.zero_masked(xs, mask=real)
 
     def total(xs: Array) -> Array:
         scores = score(xs)

@@ -44,8 +44,19 @@ def test_no_mask_means_that_all_is_real(case):
     attention, params = case.attention, params_of(case.attention)
     _, memory = inputs_of(case)
     got = attention.precompute(params, memory)
-    assert_close(got, attention.precompute(params, memory, np.ones_like(MASK)), 0, 0)
+    assert_close(got, attention.precompute(params, memory, mask=np.ones_like(MASK)), 0, 0)
     assert got.mask.all()
+
+
+@registered
+def test_lengths_stand_for_a_mask(case):
+    attention, params = case.attention, params_of(case.attention)
+    _, memory = inputs_of(case)
+    lengths = np.arange(MASK.shape[0]) % (MASK.shape[1] + 1)
+    mask = np.arange(MASK.shape[1]) < lengths[:, None]
+    got = attention.precompute(params, memory, lengths=lengths)
+    assert_close(got, attention.precompute(params, memory, mask=mask), 0, 0)
+    np.testing.assert_array_equal(got.mask, mask)
 
 
 @all_cases

@@ -21,7 +21,8 @@ BATCH, POSITIONS, EMBED, UNITS = 2, 3, 3, 4
 def _made(feeding):
     """A writer and parameters with random biases, for a memory with padding."""
     model = seq2seq.Seq2Seq(
-        7, 7, embed_size=EMBED, hidden_size=UNITS, decoder_size=UNITS, cell="gru",
+        source_vocabulary=7, target_vocabulary=7,
+        embed_size=EMBED, hidden_size=UNITS, decoder_size=UNITS, cell="gru",
         input_feeding=feeding, rngs=nnx.Rngs(0),
     )  # fmt: skip
     rng = np.random.default_rng(0)

@@ -101,7 +101,13 @@ def test_a_cell_in_no_registry_is_a_layer(cell):
 
 def test_a_cell_in_no_registry_writes_translations():
     model = seqjax.seq2seq.Seq2Seq(
-        9, 7, embed_size=4, hidden_size=6, cell=SLSTM, bridge="mean", rngs=nnx.Rngs(0)
+        source_vocabulary=7,
+        target_vocabulary=9,
+        embed_size=4,
+        hidden_size=6,
+        cell=SLSTM,
+        bridge="mean",
+        rngs=nnx.Rngs(0),
     )
     logits = model(jnp.ones([2, 3], int), jnp.ones([2, 4], int))
     assert logits.shape == (2, 4, 9) and bool(jnp.isfinite(logits).all())
@@ -334,7 +340,14 @@ class Spiral(LRU):
 def test_bridges_to_states_that_are_not_all_hidden_units(cell, bridge):
     options: Any = {"decoder_size": 6, "bidirectional": False} if bridge == "last" else {}
     model = seqjax.seq2seq.Seq2Seq(
-        9, 7, embed_size=6, hidden_size=6, cell=cell, bridge=bridge, rngs=nnx.Rngs(0), **options
+        source_vocabulary=7,
+        target_vocabulary=9,
+        embed_size=6,
+        hidden_size=6,
+        cell=cell,
+        bridge=bridge,
+        rngs=nnx.Rngs(0),
+        **options,
     )
     _, state = model.decoding(model.encoder(jnp.ones([2, 3], int)))
     (start,) = state.cells
@@ -358,7 +371,14 @@ def test_what_a_stack_cannot_join():
 def test_a_decoders_cell_may_read_gates_in_its_output():
     """Before the first step there are none: the decoder then starts from an output of zeros."""
     kind = mutant(GRU, output=lambda self, p, gates, state: state * jnp.tanh(gates[2]))
-    model = seqjax.seq2seq.Seq2Seq(9, 7, embed_size=4, hidden_size=6, cell=kind, rngs=nnx.Rngs(0))
+    model = seqjax.seq2seq.Seq2Seq(
+        source_vocabulary=7,
+        target_vocabulary=9,
+        embed_size=4,
+        hidden_size=6,
+        cell=kind,
+        rngs=nnx.Rngs(0),
+    )
     encoded = model.encoder(jnp.ones([2, 3], int))
     _, state = model.decoding(encoded)
     assert bool((state.output == 0).all())

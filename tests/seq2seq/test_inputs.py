@@ -14,9 +14,9 @@ from seqjax.attention._ops import masked_softmax
 from seqjax.seq2seq._decoder import Features
 
 SIZES: dict[str, Any] = {"embed_size": 4, "hidden_size": 5, "rngs": nnx.Rngs(0)}
-MODEL = seq2seq.Seq2Seq(9, 7, **SIZES)
-FRAMES = seq2seq.Seq2Seq(9, None, **SIZES)
-COPYING = seq2seq.Seq2Seq(9, 7, copy=True, **SIZES)
+MODEL = seq2seq.Seq2Seq(source_vocabulary=7, target_vocabulary=9, **SIZES)
+FRAMES = seq2seq.Seq2Seq(target_vocabulary=9, **SIZES)
+COPYING = seq2seq.Seq2Seq(source_vocabulary=7, target_vocabulary=9, copy=True, **SIZES)
 OPTIONS: Any = {"begin": 2, "end": 3, "max_length": 3, "beam_width": 2}
 
 BAD = {

@@ -16,7 +16,14 @@ TARGETS = [[5, 4], [], [6, 4, 7], [8], [4]]
 
 @pytest.fixture(scope="module")
 def model():
-    model = seq2seq.Seq2Seq(9, 10, embed_size=3, hidden_size=4, dropout=0.3, rngs=nnx.Rngs(1))
+    model = seq2seq.Seq2Seq(
+        source_vocabulary=10,
+        target_vocabulary=9,
+        embed_size=3,
+        hidden_size=4,
+        dropout=0.3,
+        rngs=nnx.Rngs(1),
+    )
     keys = iter(jax.random.split(jax.random.key(0), 100))
     state = nnx.state(model, nnx.Param)
     # Larger weights than usual: outputs then end, and differ from source to source.
@@ -86,11 +93,24 @@ def test_generate_is_each_source_alone(model, width, options):
 
 def test_generate_without_attention_with_copying_and_with_coverage(model):
     plain = seq2seq.Seq2Seq(
-        9, 10, embed_size=3, hidden_size=4, attention=None, cell="gru", rngs=nnx.Rngs(0)
+        source_vocabulary=10,
+        target_vocabulary=9,
+        embed_size=3,
+        hidden_size=4,
+        attention=None,
+        cell="gru",
+        rngs=nnx.Rngs(0),
     )
     found = seq2seq.generate(plain, SOURCES, begin=2, end=3, max_length=4, beam_width=2)
     assert all(output.attention is None and len(output.tokens) <= 4 for output in found)
-    copying = seq2seq.Seq2Seq(9, 10, embed_size=3, hidden_size=4, copy=True, rngs=nnx.Rngs(0))
+    copying = seq2seq.Seq2Seq(
+        source_vocabulary=10,
+        target_vocabulary=9,
+        embed_size=3,
+        hidden_size=4,
+        copy=True,
+        rngs=nnx.Rngs(0),
+    )
     options: Any = {"begin": 2, "end": 3, "max_length": 4, "beam_width": 2}
     found = seq2seq.generate(copying, SOURCES, source_ids=SOURCES, **options)
     assert len(found) == len(SOURCES)
@@ -127,7 +147,14 @@ def test_nothing_read_and_nothing_written(model):
 
 
 def test_a_source_without_positions_has_nothing_to_copy():
-    copying = seq2seq.Seq2Seq(9, 10, embed_size=3, hidden_size=4, copy=True, rngs=nnx.Rngs(0))
+    copying = seq2seq.Seq2Seq(
+        source_vocabulary=10,
+        target_vocabulary=9,
+        embed_size=3,
+        hidden_size=4,
+        copy=True,
+        rngs=nnx.Rngs(0),
+    )
     ids = jnp.array([[4, 10], [5, 0]])
     logits = copying(
         jnp.array([[4, 5], [0, 0]]),
@@ -151,7 +178,14 @@ def test_tokens_that_are_not_known_are_named(model):
     encoded = model.encoder(sources)
     with pytest.raises(ValueError, match=r"tokens: .* got 9"):
         model.scheduled(encoded, jnp.array([[2, 9]]), 0.5, jax.random.key(0))
-    copying = seq2seq.Seq2Seq(9, 10, embed_size=3, hidden_size=4, copy=True, rngs=nnx.Rngs(0))
+    copying = seq2seq.Seq2Seq(
+        source_vocabulary=10,
+        target_vocabulary=9,
+        embed_size=3,
+        hidden_size=4,
+        copy=True,
+        rngs=nnx.Rngs(0),
+    )
     with pytest.raises(ValueError, match=r"source_ids: expected values in \[0, 10\] .*, got 400"):
         copying(sources, tokens, source_ids=jnp.array([[4, 400]]))
 
@@ -192,13 +226,27 @@ def test_scheduled_and_the_constructor_refuse(model):
     for name, value in (("embed_size", 0), ("decoder_size", -1)):
         sizes: Any = {"embed_size": 3, "hidden_size": 4} | {name: value}
         with pytest.raises(ValueError, match=f"{name}: expected a positive integer"):
-            seq2seq.Seq2Seq(9, 10, **sizes, rngs=nnx.Rngs(0))
+            seq2seq.Seq2Seq(source_vocabulary=10, target_vocabulary=9, **sizes, rngs=nnx.Rngs(0))
     with pytest.raises(
         ValueError, match=r"cell: expected one of elman, .*, min_lstm, got 'conv_lstm_1d'"
     ):
-        seq2seq.Seq2Seq(9, 10, cell="conv_lstm_1d", embed_size=3, hidden_size=4, rngs=nnx.Rngs(0))
+        seq2seq.Seq2Seq(
+            source_vocabulary=10,
+            target_vocabulary=9,
+            cell="conv_lstm_1d",
+            embed_size=3,
+            hidden_size=4,
+            rngs=nnx.Rngs(0),
+        )
     with pytest.raises(ValueError, match="cell: expected one that reads vectors, got ConvLSTM1D"):
-        seq2seq.Seq2Seq(9, 10, cell=cells.ConvLSTM1D, embed_size=3, hidden_size=4, rngs=nnx.Rngs(0))
+        seq2seq.Seq2Seq(
+            source_vocabulary=10,
+            target_vocabulary=9,
+            cell=cells.ConvLSTM1D,
+            embed_size=3,
+            hidden_size=4,
+            rngs=nnx.Rngs(0),
+        )
 
 
 def test_generate_refuses(model):
