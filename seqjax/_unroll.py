@@ -151,7 +151,8 @@ def unroll(
         zoneout=holds(cell, zoneout, state, step_shape, time_major, dtype),
     )
     batch_ndim = 0 if time_major else len(batch_shape)
-    return run(cell, problem, plan, batch_ndim=batch_ndim, reverse=reverse)
+    unrolled: Unrolled = run(cell, problem, plan, batch_ndim=batch_ndim, reverse=reverse)
+    return unrolled
 
 
 def explain(
@@ -196,11 +197,11 @@ def explain(
       input product       for all steps at once
       remat               none
       unroll              1
-      kept for gradients  about 31.2 MB
+      kept for gradients  about 31.2 MiB
       - fused: weight gradients are one product each, not one a step
-      - the projections of all steps, 6.2 MB, are less than 16.0 MB (suite speed: larger ones fall
-        out of the caches of a CPU)
-      - 31.2 MB are kept without running any step twice
+      - the projections of all steps, 6.2 MiB, are less than 16.0 MiB (suite speed: larger ones
+        fall out of the caches of a CPU)
+      - 31.2 MiB are kept without running any step twice
       - unroll=1 (AMD EPYC, lstm 32,100,128,128 gradient: 12.3 ms, 17.3 ms with unroll=4)
     """
     check_cell(cell)

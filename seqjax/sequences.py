@@ -13,6 +13,7 @@ from jax import lax
 
 from seqjax import checks
 from seqjax._noted import note_range
+from seqjax.cells.ops import accumulator_dtype
 from seqjax.types import Array, Shape
 
 __all__ = [
@@ -96,10 +97,10 @@ def require_mask(name: str, mask: Any, shape: Shape) -> Array:
       [True, False]
     """
     expected = "bool, True at real steps" if name == "mask" else "bool"
-    mask = checks.require_array(name, mask, jnp.bool_, expected)
-    if mask.shape != tuple(shape):
-        raise ValueError(f"{name}: expected shape {tuple(shape)}, got {mask.shape}")
-    return mask
+    found = checks.require_array(name, mask, jnp.bool_, expected)
+    if found.shape != tuple(shape):
+        raise ValueError(f"{name}: expected shape {tuple(shape)}, got {found.shape}")
+    return found
 
 
 def lengths_to_mask(lengths: Any, steps: int) -> Array:
@@ -123,7 +124,8 @@ def lengths_to_mask(lengths: Any, steps: int) -> Array:
     steps = steps if is_open else checks.require_integer("steps", steps, least=0)
     lengths = require_lengths(lengths, shape_of("lengths", "integers", lengths), steps)
     position = lax.broadcast_to_rank(jnp.arange(steps, dtype=jnp.int32), lengths.ndim + 1)
-    return position < lengths[..., None]
+    mask: Array = position < lengths[..., None]
+    return mask
 
 
 def mask_to_lengths(mask: Any) -> Array:
@@ -136,10 +138,10 @@ def mask_to_lengths(mask: Any) -> Array:
       >>> mask_to_lengths(jnp.array([[True, True, False]])).tolist()
       [2]
     """
-    mask = checks.require_array("mask", mask, jnp.bool_, "bool, True at real steps")
-    if mask.ndim == 0:
+    real = checks.require_array("mask", mask, jnp.bool_, "bool, True at real steps")
+    if real.ndim == 0:
         raise ValueError("mask: expected a time axis, [..., T], got a scalar")
-    return mask.sum(axis=-1, dtype=jnp.int32)
+    return real.sum(axis=-1, dtype=jnp.int32)
 
 
 def previous_real(mask: Any) -> Array:
@@ -254,15 +256,15 @@ def zero_masked(xs: Any, *, lengths: Any = None, mask: Any = None) -> Array:
       >>> zero_masked(jnp.array([[1.0], [jnp.nan]]), mask=jnp.array([True, False])).tolist()
       [[1.0], [0.0]]
     """
-    xs = _numbers(xs)
+    values = _numbers(xs)
     if lengths is not None:
-        mask = _mask_of(xs, lengths, mask, _time_axis(xs, lengths, mask))
+        mask = _mask_of(values, lengths, mask, _time_axis(values, lengths, mask))
     if mask is None:
-        return xs
+        return values
     mask = checks.require_array("mask", mask, jnp.bool_, "bool, True at real steps")
-    if mask.shape != xs.shape[: mask.ndim]:
-        raise ValueError(f"mask: expected {xs.shape[: mask.ndim]}, got {mask.shape}")
-    return jnp.where(over_features(mask, xs), xs, jnp.zeros((), xs.dtype))
+    if mask.shape != values.shape[: mask.ndim]:
+        raise ValueError(f"mask: expected {values.shape[: mask.ndim]}, got {mask.shape}")
+    return jnp.where(over_features(mask, values), values, jnp.zeros((), values.dtype))
 
 
 def _picked(xs: Array, mask: Array, axis: int, *, last: bool) -> Array:
@@ -324,8 +326,7 @@ def mean_pool(xs: Any, *, lengths: Any = None, mask: Any = None) -> Array:
     xs = _numbers(xs)
     axis = _time_axis(xs, lengths, mask)
     mask = _mask_of(xs, lengths, mask, axis)
-    with jax.numpy_dtype_promotion("standard"):
-        wide = jnp.promote_types(xs.dtype, jnp.float32)
+    wide = accumulator_dtype(xs.dtype)
     total = zero_masked(xs, mask=mask).astype(wide).sum(axis=axis)
     count = jnp.maximum(mask.sum(axis=-1), 1).astype(wide)
     return (total / over_features(count, total)).astype(xs.dtype)

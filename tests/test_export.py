@@ -23,6 +23,7 @@ from seqjax.export._plain import named, plain, restored
 from seqjax.kernels import target
 from seqjax.nn import _layer as layer_module
 from tests.nn.helpers import drawn, flat_params, make, oracle, random, resets_of, states_of
+from tests.seq2seq.helpers import translator
 
 CPU = ("cpu",)
 EVERYWHERE = ("cpu", "cuda", "tpu")
@@ -248,15 +249,7 @@ def by_hand(model: Any, source: Any, lengths: Any, begin: int, end: int, steps: 
 @pytest.mark.parametrize("attention", ["additive", None])
 def test_greedy_decoding(attention):
     model = drawn(
-        lambda: seq2seq.Seq2Seq(
-            source_vocabulary=7,
-            target_vocabulary=9,
-            embed_size=4,
-            hidden_size=5,
-            attention=attention,
-            dropout=0.3,
-            rngs=nnx.Rngs(0),
-        ),
+        lambda: translator(attention=attention, dropout=0.3),
         seed=5,
     )
     artifact = export.export_decoding(
@@ -408,9 +401,7 @@ def test_integers_are_not_narrowed_silently():
 
 
 def test_another_kind_of_model_is_named_by_its_class():
-    model: Any = seq2seq.Seq2Seq(
-        source_vocabulary=7, target_vocabulary=9, embed_size=4, hidden_size=5, rngs=nnx.Rngs(0)
-    )
+    model: Any = translator()
     layer: Any = nn.LSTM
     for match, call in {
         "layer: expected a seqjax.nn.Recurrent, got Seq2Seq;": lambda: export.export_layer(model),
@@ -530,14 +521,7 @@ def test_only_files_are_replaced(tmp_path):
 
 def test_what_cannot_be_exported_says_so(tmp_path):
     layer = nn.GRU(3, 4, bidirectional=True, rngs=nnx.Rngs(0))
-    model: Any = seq2seq.Seq2Seq(
-        source_vocabulary=7,
-        target_vocabulary=9,
-        embed_size=4,
-        hidden_size=5,
-        attention=None,
-        rngs=nnx.Rngs(0),
-    )
+    model: Any = translator(attention=None)
     spec = jax.ShapeDtypeStruct((2,), jnp.float32)
     decode: Any = {"begin": 2, "end": 3, "max_length": 6}
     for match, call in {

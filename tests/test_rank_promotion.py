@@ -16,6 +16,7 @@ from seqjax import decoding, losses, metrics, nn, seq2seq, sequences, training
 from seqjax.cells._base import input_specs
 from tests.attention.cases import CASES as ATTENTION_CASES
 from tests.cases import CASES, T, on_every_kernel
+from tests.seq2seq.helpers import translator
 
 B, C = 2, 5
 KERNELS = on_every_kernel(CASES)
@@ -91,14 +92,7 @@ MODELS: dict[str, dict[str, Any]] = {
 
 @pytest.mark.parametrize("options", MODELS.values(), ids=MODELS)
 def test_encoder_decoders(options):
-    model = seq2seq.Seq2Seq(
-        source_vocabulary=9,
-        target_vocabulary=9,
-        embed_size=4,
-        hidden_size=5,
-        rngs=nnx.Rngs(0),
-        **options,
-    )
+    model = translator(source_vocabulary=9, **options)
     graph, state = nnx.split(model)
     tokens = jnp.array([[2, 5, 4], [2, 6, -1]])
     batch = {

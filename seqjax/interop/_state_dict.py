@@ -10,6 +10,7 @@ import numpy as np
 
 from seqjax import checks
 from seqjax._files import local_path
+from seqjax.cells.ops import accumulator_dtype
 from seqjax.interop import _trees
 
 NAME = re.compile(
@@ -167,7 +168,7 @@ def read(state: Mapping[str, Any], stored: Stored) -> Any:
         raise ValueError(f"{name}: expected a magnitude for the shape {shapes[1]}, got {shapes[0]}")
     traced, dtype = checks.is_traced(g, v), jnp.promote_types(g.dtype, v.dtype)
     xp: Any = jnp if traced else np
-    wide = jnp.promote_types(dtype, np.float32) if traced else np.float64
+    wide = accumulator_dtype(dtype) if traced else np.float64
     axes = tuple(i for i in range(np.ndim(v)) if np.ndim(g) == 0 or shapes[0][i] == 1)
     norm = xp.sqrt(xp.sum(xp.square(xp.asarray(v, wide)), axes, keepdims=np.ndim(g) > 0))
     if not traced and not xp.all(norm > 0):

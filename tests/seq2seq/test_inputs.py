@@ -12,11 +12,12 @@ from flax import nnx
 from seqjax import export, seq2seq
 from seqjax.attention._ops import masked_softmax
 from seqjax.seq2seq._decoder import Features
+from tests.seq2seq.helpers import translator
 
 SIZES: dict[str, Any] = {"embed_size": 4, "hidden_size": 5, "rngs": nnx.Rngs(0)}
-MODEL = seq2seq.Seq2Seq(source_vocabulary=7, target_vocabulary=9, **SIZES)
+MODEL = translator(**SIZES)
 FRAMES = seq2seq.Seq2Seq(target_vocabulary=9, **SIZES)
-COPYING = seq2seq.Seq2Seq(source_vocabulary=7, target_vocabulary=9, copy=True, **SIZES)
+COPYING = translator(copy=True, **SIZES)
 OPTIONS: Any = {"begin": 2, "end": 3, "max_length": 3, "beam_width": 2}
 
 BAD = {
