@@ -96,7 +96,7 @@ def _flops(equation: JaxprEqn) -> int:
         terms = math.prod(kernel) // kernel[params["dimension_numbers"].rhs_spec[0]]
     else:
         return 0
-    return 2 * terms * math.prod(_shape(equation.outvars[0]))
+    return int(2 * terms * math.prod(_shape(equation.outvars[0])))
 
 
 def _shape(variable: Any) -> Shape:

@@ -225,7 +225,8 @@ def require_key(name: str, key: Any) -> jax.Array:
     if not (typed and key.shape == ()) and not (raw and len(key.shape) == 1):
         got = brief(key) if dtype is None else f"an array of shape {key.shape} and dtype {dtype}"
         raise TypeError(f"{name}: expected a random key such as jax.random.key(0), got {got}")
-    return key
+    found: jax.Array = key
+    return found
 
 
 def require_number(name: str, value: Any) -> float:

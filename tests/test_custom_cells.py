@@ -505,7 +505,7 @@ def test_linen_layer(cell):
     xs, mask = inputs(cell), mask_of((B,), T)
     layer = LinenRecurrent(cell)
     variables = layer.init(jax.random.key(0), xs)
-    outputs, state = layer.apply(variables, padded(xs, mask), mask=mask)  # type: ignore[misc]
+    outputs, state = layer.apply(variables, padded(xs, mask), mask=mask)
     # Linen derives the key from the path, so the parameters are compared by what they do.
     leaves, structure = jax.tree.flatten(jax.eval_shape(cell.init, jax.random.key(0)))
     by_name = variables["params"]

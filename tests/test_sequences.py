@@ -347,11 +347,11 @@ def test_bad_calls(name, call, error, message):
         (lambda: sequences.mask_to_lengths(XS), TypeError, r"mask: expected bool.*got .*float32"),
         (lambda: sequences.mask_to_lengths(np.bool_(True)), ValueError, r"mask: expected .*got"),
         (
-            lambda: sequences.zero_masked(XS, mask=np.ones((3, 2), bool)),  # type: ignore[arg-type]
+            lambda: sequences.zero_masked(XS, mask=np.ones((3, 2), bool)),
             ValueError,
             r"mask: expected .*\(2, 3\), got \(3, 2\)",
         ),
-        (lambda: sequences.repeat(XS[0], 0), ValueError, r"steps: expected a positive.*got 0"),  # type: ignore[arg-type]
+        (lambda: sequences.repeat(XS[0], 0), ValueError, r"steps: expected a positive.*got 0"),
         (lambda: sequences.repeat(XS[0], 2.0), TypeError, r"steps: expected a positive.*2.0"),  # type: ignore[arg-type]
         (lambda: sequences.repeat(XS[0, 0, 0], 2), ValueError, r"x: expected .*got"),
     ],

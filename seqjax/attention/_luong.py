@@ -1,6 +1,7 @@
 """Luong's scores: products of query and memory, and the concatenation of both."""
 
 import dataclasses
+import math
 from typing import Any, NamedTuple
 
 import jax.numpy as jnp
@@ -111,7 +112,9 @@ class ScaledDot(_Product):
     """
 
     def scores(self, params: Any, query: Array, memory: Memory, state: Any) -> Array:
-        return super().scores(params, query, memory, state) / self.query_size**0.5
+        scores = super().scores(params, query, memory, state)
+        scaled: Array = scores / math.sqrt(self.query_size)
+        return scaled
 
 
 @dataclasses.dataclass(frozen=True)

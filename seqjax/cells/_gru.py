@@ -137,7 +137,8 @@ class GRU(_ResetGRU):
         return q_r, q_z, None, q_n
 
     def recurrent_matrix(self, p: Any) -> Array | None:
-        return p.w_hh
+        w_hh: Array = p.w_hh
+        return w_hh
 
     def gate_values(self, p: Any, gates: Any, state: Array) -> dict[str, Array]:
         z_r, z_z, p_n, q_n = gates

@@ -127,7 +127,8 @@ class GatedLSTM(MemoryCell):
         return ops.split(ops.matmul(r, p.w_hh), self.gates)
 
     def recurrent_matrix(self, p: Any) -> Array | None:
-        return p.w_hh
+        w_hh: Array = p.w_hh
+        return w_hh
 
     def _init(self, key: PRNGKey, dtype: Any) -> tuple[Array, Array, Array | None]:
         k_ih, k_hh, k_b, k_chrono = self.keys(key, 4)

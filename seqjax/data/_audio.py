@@ -85,7 +85,8 @@ def log_mel(
     hann = (1 - np.cos(2 * np.pi * np.arange(size) / size)) / 2
     spectrum = scipy.fft.rfft(frames * hann, n=fft_size)
     power = (spectrum.real**2 + spectrum.imag**2) / (hann**2).sum()
-    return np.log(np.maximum(power @ filters, floor)).astype(np.float32)
+    energies: np.ndarray = np.log(np.maximum(power @ filters, floor))
+    return energies.astype(np.float32)
 
 
 def mfcc(samples: ArrayLike, rate: float, *, coefficients: int = 13, **options: Any) -> np.ndarray:
@@ -120,7 +121,7 @@ def mfcc(samples: ArrayLike, rate: float, *, coefficients: int = 13, **options: 
         raise ValueError(
             f"coefficients: expected at most bands={energies.shape[1]}, got {coefficients}"
         )
-    cepstrum = scipy.fft.dct(energies.astype(np.float64), norm="ortho")
+    cepstrum: np.ndarray = scipy.fft.dct(energies.astype(np.float64), norm="ortho")
     return cepstrum[:, :coefficients].astype(np.float32)
 
 

@@ -154,7 +154,8 @@ def _read(pandas: Any, text: Text, names: list[str], above: int, **options: Any)
 def _fields(read: Any, text: Text, name: str) -> np.ndarray:
     """Return the fields of a column as they are written, [N] of `str`."""
     series = read(usecols=[name], dtype=str, na_filter=False)[name]
-    return series.map(text.restored).to_numpy(object)
+    fields: np.ndarray = series.map(text.restored).to_numpy(object)
+    return fields
 
 
 def _frame(read: Any, text: Text, names: list[str], above: int, dtypes: dict[str, Any]) -> Any:

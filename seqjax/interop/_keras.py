@@ -144,7 +144,8 @@ def read_config(path: Path, prefix: str) -> Mapping[str, Any]:
                 f"prefix: expected a layer that the config.json of {path} describes, got "
                 f"{prefix!r}; give the Keras layer itself, or a file .weights.h5 and the options"
             )
-    return layer
+    found: Mapping[str, Any] = layer
+    return found
 
 
 def by_name_in(text: str, name: str) -> Mapping[str, Any] | None:
@@ -157,7 +158,8 @@ def by_name_in(text: str, name: str) -> Mapping[str, Any] | None:
             queue += config
         elif isinstance(config, Mapping):
             if config.get("name") == name:
-                return layer
+                found: Mapping[str, Any] = layer
+                return found
             inner = config.get("layers")
             queue += inner if isinstance(inner, list) else []
     return None

@@ -73,11 +73,11 @@ def _shapes(arrays: Sequence[Any]) -> str:
 
 
 def _inputs(cell: Arrays) -> int:
-    return np.shape(cell[0])[0]
+    return int(np.shape(cell[0])[0])
 
 
 def _units(cell: Arrays) -> int:
-    return np.shape(cell[1])[0]
+    return int(np.shape(cell[1])[0])
 
 
 def _is_cell(arrays: Arrays) -> bool:

@@ -186,7 +186,9 @@ def _built(
         use_bias=_has_bias(schemes, layers),
         **options,
     )
-    return nnx.eval_shape(lambda: build(rngs=nnx.Rngs(0)))  # random values would be overwritten
+    # Random values would be overwritten.
+    layer: nn.Recurrent = nnx.eval_shape(lambda: build(rngs=nnx.Rngs(0)))
+    return layer
 
 
 def _has_bias(schemes: Sequence[Scheme], layers: Sequence[Sequence[Group]]) -> bool:

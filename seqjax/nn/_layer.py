@@ -377,7 +377,10 @@ class Layer(nnx.Module):
         problem = Problem(
             params, xs, start, again, call.mask, resets, recurrent_mask=recurrent_mask, zoneout=held
         )
-        return run(cell, problem, call.plan(cell, xs), batch_ndim=call.axis, reverse=reverse)
+        ran: Unrolled = run(
+            cell, problem, call.plan(cell, xs), batch_ndim=call.axis, reverse=reverse
+        )
+        return ran
 
     def _recurrent_mask(
         self, cell: Cell[Any, Any], state: PyTree, key: PRNGKey, dtype: Any

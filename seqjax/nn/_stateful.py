@@ -15,7 +15,7 @@ from seqjax.types import Array, PyTree, Shape, Unrolled
 __all__ = ["Carry", "Stateful"]
 
 
-class Carry(nnx.Variable):
+class Carry(nnx.Variable[Any]):
     """State that goes from one call to the next, and no gradient with it.
 
     Example:

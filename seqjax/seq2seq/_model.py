@@ -307,9 +307,9 @@ class Seq2Seq(nnx.Module):
         known = self.decoder.vocabulary
         if self.decoder.gate is not None:
             known += encoded.mask.shape[-1]
-        tokens = without_padding("tokens", tokens)
-        checks.require_range("tokens", tokens, known - 1)
-        return tokens
+        given = without_padding("tokens", tokens)
+        checks.require_range("tokens", given, known - 1)
+        return given
 
     def _start(self, encoded: Encoded) -> tuple[Any, DecoderState]:
         if self.decoder.gate is not None and encoded.source_ids is not None:
