@@ -18,7 +18,6 @@ from flax import nnx
 
 import seqjax
 from seqjax import cells, export, kernels, nn, seq2seq
-from seqjax._files import replacing
 from seqjax.export._plain import named, plain, restored
 from seqjax.kernels import target
 from seqjax.nn import _layer as layer_module
@@ -492,22 +491,25 @@ def test_saving_from_several_threads_leaves_one_whole_file(tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["x.zip"]
 
 
-def test_a_file_is_replaced_whole_or_not_at_all(tmp_path):
+def test_a_file_is_replaced_whole_or_not_at_all(tmp_path, monkeypatch):
+    _, artifact = deep()
     path, link = tmp_path / "file.zip", tmp_path / "link.zip"
     path.write_text("old")
     path.chmod(0o600)
     link.symlink_to(path)
-    with pytest.raises(ZeroDivisionError), replacing(link) as partial:
-        partial.write_text("half")
-        raise ZeroDivisionError
+    with monkeypatch.context() as patched, pytest.raises(OSError, match="the disk is full"):
+        patched.setattr(zipfile.ZipFile, "writestr", full)
+        export.save(link, artifact)
     assert path.read_text() == "old"
-    with replacing(link) as partial:
-        assert (partial.parent, partial.suffix) == (tmp_path, ".zip")
-        partial.write_text("new")
+    export.save(link, artifact)
     assert link.is_symlink()
-    assert path.read_text() == "new"
+    assert export.load(path).manifest == artifact.manifest
     assert path.stat().st_mode & 0o777 == 0o600
     assert sorted(tmp_path.iterdir()) == [path, link]
+
+
+def full(*_):
+    raise OSError("the disk is full")
 
 
 def test_only_files_are_replaced(tmp_path):

@@ -9,8 +9,7 @@ import pytest
 from flax import nnx
 
 import seqjax
-from seqjax import cells, nn
-from seqjax._summary import Summary, summary
+from seqjax import Summary, cells, nn, summary
 from tests.seq2seq.helpers import translator
 
 B, T, I, H = 3, 20, 12, 16

@@ -11,8 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from seqjax.seq2seq import Encoded
-from seqjax.seq2seq._writer import DecoderState
+from seqjax.seq2seq import DecoderState, Encoded
 from tests.seq2seq.helpers import translator
 
 BATCH, POSITIONS, EMBED, UNITS = 2, 3, 3, 4

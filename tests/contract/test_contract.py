@@ -12,7 +12,6 @@ from flax import nnx
 
 import seqjax
 from seqjax import nn
-from seqjax.cells._base import input_specs
 from seqjax.testing import LAWS, CellError, check_cell
 from tests.cases import assert_close, draw_like, mask_of
 from tests.contract import TABLE
@@ -34,7 +33,13 @@ def params_of(name):
 
 
 def inputs_of(cell):
-    xs = draw_like(input_specs(cell, (B, T), jnp.float32), 3)
+    is_shape = lambda shape: isinstance(shape, tuple) and isinstance(shape[0], int)  # noqa: E731
+    specs = jax.tree.map(
+        lambda shape: jax.ShapeDtypeStruct((B, T, *shape), jnp.float32),
+        cell.input_shape,
+        is_leaf=is_shape,
+    )
+    xs = draw_like(specs, 3)
     if isinstance(cell, GRUD):
         xs["seen"], xs["elapsed"] = (xs["seen"] > 0).astype(np.float32), abs(xs["elapsed"])
     return xs
