@@ -373,7 +373,7 @@ def flat_roles(roles: PyTree) -> list[Role]:
 
 
 def is_shape(value: Any) -> bool:
-    """Whether a value is the shape of an array, in contrast to a tuple of shapes."""
+    """Return whether a value is the shape of an array, in contrast to a tuple of shapes."""
     return isinstance(value, tuple) and all(isinstance(n, int) for n in value)
 
 

@@ -15,9 +15,22 @@ from seqjax.cells import initializers, ops
 from seqjax.cells._base import GatedCell
 from seqjax.types import Array, PRNGKey, Shape, Slots
 
+__all__ = [
+    "CoupledLSTM",
+    "GatedLSTM",
+    "LSTM",
+    "LSTMParams",
+    "LSTMState",
+    "MemoryCell",
+    "PeepholeLSTM",
+    "PeepholeLSTMParams",
+    "ProjectedLSTM",
+    "ProjectedLSTMParams",
+]
+
 
 class LSTMState(NamedTuple):
-    """The state of an LSTM: `h [..., H]`, what it shows, and `c [..., H]`, what it keeps."""
+    """The state of an LSTM: the hidden state h `[..., H]` and the memory c `[..., H]`."""
 
     h: Array
     c: Array

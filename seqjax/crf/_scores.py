@@ -9,6 +9,8 @@ from seqjax import checks, sequences
 from seqjax.cells.ops import accumulator_dtype
 from seqjax.types import Array
 
+__all__ = ["Scores", "checked"]
+
 
 class Scores(NamedTuple):
     """A chain's scores in one dtype.

@@ -8,6 +8,8 @@ from seqjax import checks, sequences
 from seqjax.cells.ops import accumulator_dtype
 from seqjax.types import Array
 
+__all__ = ["checked_frames"]
+
 
 def checked_frames(logits: Any, lengths: Any, mask: Any, blank: Any) -> tuple[Array, Array, int]:
     """Check the frames; return logits, float32 or wider and zero in padding, mask and blank."""

@@ -7,6 +7,8 @@ from jax import lax
 
 from seqjax.types import Array
 
+__all__ = ["Prefixes", "advance", "first_prefixes"]
+
 
 class Prefixes(NamedTuple):
     """K different label prefixes, most probable first; at probability zero there is none.

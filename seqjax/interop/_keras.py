@@ -11,6 +11,15 @@ from seqjax import checks
 from seqjax.interop import _trees
 from seqjax.interop._layers import agreed
 
+__all__ = [
+    "ACTIVATIONS",
+    "by_name_in",
+    "configuration",
+    "is_bidirectional",
+    "read_config",
+    "serialized",
+]
+
 ACTIVATIONS = {"tanh": "tanh", "relu": "relu", "linear": "identity", "sigmoid": "sigmoid"}
 _CELLS = {
     **{name: "SimpleRNN" for name in ("SimpleRNN", "SimpleRNNCell")},

@@ -10,6 +10,8 @@ import numpy as np
 from seqjax import checks
 from seqjax.interop import _dtypes
 
+__all__ = ["Arrays", "arrange", "split"]
+
 # Gates a unit of each kind of cell.
 _GATES = (1, 3, 4)
 Arrays = list[Any]

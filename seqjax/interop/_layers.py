@@ -13,6 +13,8 @@ from seqjax import cells, checks, nn
 from seqjax.interop import _dtypes
 from seqjax.interop._schemes import OURS, Group, Scheme, Sizes, pack, select, unpack
 
+__all__ = ["agreed", "dump_layers", "load_layers"]
+
 # Options that follow from names, shapes or arguments of `load`.
 _FOLLOWING = (
     *("input_size", "hidden_size", "proj_size", "num_layers"),

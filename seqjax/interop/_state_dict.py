@@ -13,6 +13,8 @@ from seqjax._files import local_path
 from seqjax.cells.ops import accumulator_dtype
 from seqjax.interop import _trees
 
+__all__ = ["NAME", "Stored", "hint", "layers_in", "opened", "plain_names", "read", "unwrapped"]
+
 NAME = re.compile(
     r"(?P<key>(?:weight|bias)_(?:ih|hh|hr))(?P<suffix>(?:_l(?P<layer>\d+)(?:_reverse)?)?)"
 )

@@ -1,6 +1,6 @@
 """The planner: which kernel runs a problem, and how. A pure function of shapes; nothing is timed.
 
-What depends on the platform stands in `_choices.py`, with the measurement that justifies it;
+The numbers that depend on the platform stand in `_choices.py`, with the measurement behind each;
 `tests/kernels/test_plan.py` is the table of decisions.
 """
 
@@ -28,10 +28,10 @@ __all__ = ["WANTED", "Plan", "Reasons", "make_plan"]
 
 Wanted = Literal["values", "gradient", "forward"]
 WANTED: tuple[str, ...] = get_args(Wanted)
-"""What a run is for: values only, reverse-mode derivatives, or forward-mode ones."""
+"""The purposes of a run: values only, reverse-mode derivatives, or forward-mode ones."""
 
 CHUNK_SIZE, CHUNK_STEPS = 16 * MEGABYTE, 10
-"""What a segment stores with "chunk", and the least steps it has."""
+"""The bytes that a segment stores with "chunk", and the least number of its steps."""
 LEAF, FANOUT = 16, 8
 """With "log": steps in the smallest segment, and segments in the next larger one."""
 
@@ -54,7 +54,7 @@ class Reasons(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class Plan:
-    """How a problem is run.
+    """The way in which a problem is run.
 
     Attributes:
       kernel: which kernel runs it.
@@ -236,7 +236,7 @@ def _sizes(cell: Cell[Any, Any], batch_shape: Shape, dtype: Any) -> tuple[int, i
 
 
 class _Memory(NamedTuple):
-    """What the memory of reverse mode follows from.
+    """The sizes that decide the memory of reverse mode.
 
     Attributes:
       steps: T.

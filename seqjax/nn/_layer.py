@@ -16,6 +16,19 @@ from seqjax.nn import _noise as noise
 from seqjax.nn._parameters import Parameters, path_name
 from seqjax.types import Array, PRNGKey, PyTree, Shape, Unrolled
 
+__all__ = [
+    "Bidirectional",
+    "Direction",
+    "Layer",
+    "LayerOptions",
+    "MERGE_MODES",
+    "MergeMode",
+    "RATES",
+    "Sequences",
+    "merge",
+    "recurrent_matrices",
+]
+
 MergeMode: TypeAlias = Literal["concat", "sum", "mean", "mul", "none"]
 MERGE_MODES: tuple[MergeMode, ...] = ("concat", "sum", "mean", "mul", "none")
 # The names of recurrent matrices among a cell's parameters.

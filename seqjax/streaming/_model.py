@@ -12,6 +12,8 @@ from seqjax.cells._base import Cell, input_specs
 from seqjax.nn import Direction, Recurrent
 from seqjax.types import PyTree
 
+__all__ = ["Start", "Step", "Steps", "columns_of", "spec_of", "steps_of"]
+
 # step(module, x_t, state) -> (output, state)
 Step: TypeAlias = Callable[[Any, PyTree, PyTree], tuple[PyTree, PyTree]]
 # start(module) -> state
