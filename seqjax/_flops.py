@@ -24,7 +24,7 @@ def scope(index: int) -> Any:
 
 @dataclasses.dataclass
 class Work:
-    """What a program does.
+    """The work of a program.
 
     Attributes:
       flops: of products and convolutions, 2 for a multiply-add, by the innermost scope.

@@ -34,7 +34,7 @@ class Call:
     kwargs: dict[str, Any]
 
     def proceed(self) -> Any:
-        """What the method returns."""
+        """Run the method and return its result."""
         return self.method(*self.args, **self.kwargs)
 
 

@@ -168,7 +168,7 @@ def summary(model: nnx.Module, example: Any, **kwargs: Any) -> Summary:
 
 
 class _Trace:
-    """What is seen of the modules while a call of the model is traced."""
+    """A record of the modules, made while a call of the model is traced."""
 
     def __init__(self, model: nnx.Module) -> None:
         self.modules = {

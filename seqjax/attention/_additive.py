@@ -34,7 +34,7 @@ class NormedAdditiveParams(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class AdditiveScores(TanhAttention):
-    """What mechanisms with additive scores share: the weights of the hidden layer, and the keys."""
+    """Base of the mechanisms with additive scores: weights of the hidden layer, and keys."""
 
     def draw_additive(self, key: PRNGKey, dtype: Any) -> AdditiveParams:
         """Draws `w_q`, `w_m` and `v`; the bias is zero."""

@@ -30,7 +30,7 @@ __all__ = ["Attended", "Attention", "DenseAttention", "Memory", "TanhAttention"]
 
 
 class Memory(NamedTuple):
-    """What attention reads, prepared once a sentence by `Attention.precompute`.
+    """The memory that attention reads, prepared once a sentence by `Attention.precompute`.
 
     All arrays have the batch axes in front and the dtype of the memory they were made of.
 
@@ -47,7 +47,7 @@ class Memory(NamedTuple):
 
 
 class Attended(NamedTuple):
-    """What one step of attention gives.
+    """The result of one step of attention.
 
     Attributes:
       context: `[..., M]` in the dtype of the memory.
@@ -118,7 +118,7 @@ class Attention(abc.ABC):
 
     @abc.abstractmethod
     def project_keys(self, params: Any, memory: Array) -> PyTree:
-        """What scores are made of.
+        """Return the keys, from which scores are computed.
 
         Args:
           params: as from `init`, in the dtype of the memory.
@@ -129,7 +129,7 @@ class Attention(abc.ABC):
         """
 
     def project_values(self, params: Any, memory: Array) -> Array:
-        """What contexts are made of: the memory itself.
+        """Return the values, of which contexts are sums: the memory itself.
 
         Args:
           params: as from `init`, in the dtype of the memory.
@@ -140,7 +140,7 @@ class Attention(abc.ABC):
 
     @abc.abstractmethod
     def scores(self, params: Any, query: Array, memory: Memory, state: Any) -> Array:
-        """How well each position fits the query, before the temperature.
+        """Return how well each position fits the query, before the temperature.
 
         Args:
           params: as from `init`, in the dtype of the memory.

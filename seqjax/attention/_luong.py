@@ -33,7 +33,7 @@ class ConcatParams(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class _Product(Attention):
-    """What the mechanisms without parameters share."""
+    """Base of the mechanisms without parameters."""
 
     def __post_init__(self) -> None:
         super().__post_init__()

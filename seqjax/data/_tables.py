@@ -17,7 +17,7 @@ from seqjax.data._rows import DIALECT, Text, count_rows, header, read_text, reco
 __all__ = ["Gaps", "read_csv"]
 
 Gaps: TypeAlias = Literal["error", "interpolate", "previous", "nan"]
-"""What to do with missing values of a table; see `seqjax.data.read_csv`."""
+"""The treatment of missing values of a table; see `seqjax.data.read_csv`."""
 
 # Older versions of pandas let these overflow.
 SMALL = tuple(map(np.dtype, ("int8", "int16", "int32", "uint8", "uint16", "uint32")))

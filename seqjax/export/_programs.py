@@ -22,7 +22,7 @@ from seqjax.types import PyTree
 __all__ = ["PADDING", "export_decoding", "export_layer", "export_step"]
 
 PADDING = ("lengths", "mask", "none")
-"""How a program is told which steps are real."""
+"""The ways to tell a program which steps are real."""
 
 
 def export_layer(

@@ -130,7 +130,7 @@ class Direction(Parameters):
 
 @dataclasses.dataclass(frozen=True)
 class Sequences:
-    """What all layers know of one call: the layout of its sequences and where steps are real.
+    """The facts of one call that all layers need: its layout, and which steps are real.
 
     Attributes:
       batch_shape: the batch axes.
@@ -159,7 +159,7 @@ class Sequences:
         return 0 if self.time_major else len(self.batch_shape)
 
     def plan(self, cell: Cell[Any, Any], xs: PyTree) -> Plan:
-        """How a cell is run over inputs of this layout."""
+        """Return the plan of a cell for inputs of this layout."""
         return make_plan(cell, self.batch_shape, self.steps, compute_dtype(xs), self.execution)
 
     @property
@@ -192,7 +192,7 @@ class Sequences:
 
 @dataclasses.dataclass(frozen=True)
 class LayerOptions:
-    """What a layer does besides running its directions; see `Recurrent` for the meaning.
+    """The options of a layer besides its directions; see `Recurrent` for the meaning.
 
     Attributes:
       merge_mode: how the directions' outputs are joined.

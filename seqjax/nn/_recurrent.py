@@ -261,7 +261,7 @@ class Recurrent(nnx.Module):
     def _between(
         self, index: int, xs: Array, mask: Array | None, key: PRNGKey | None, deterministic: bool
     ) -> Array:
-        """What happens to a layer's outputs on the way to the next: normalisation, dropout."""
+        """Return a layer's outputs as the next one gets them: normalised, with dropout."""
         if self.norm is not None and xs.size:
             norm = self.norms[index]
             batch = self.norm == "batch"

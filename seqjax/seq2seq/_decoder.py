@@ -27,7 +27,7 @@ __all__ = ["Decoder", "DecoderState", "Features"]
 
 
 class Features(NamedTuple):
-    """What a step gives to the readout.
+    """The inputs of the readout at one step.
 
     Attributes:
       hidden: `[..., F]`, the attentional vector.
@@ -400,7 +400,7 @@ class Decoder(nnx.Module):
 
 
 def _output_before(cell: Cell[Any, Any], params: Any, state: Any, dtype: Any) -> Array:
-    """What a cell showed before the first step, as its state says; zeros if that takes gates."""
+    """Return the output that belongs to an initial state; zeros if it depends on gates."""
     p = prepared(cell, params, dtype)
     events = jax.tree.leaves(jax.eval_shape(lambda: cell.initial_state()))
     leaf = jax.tree.leaves(state)[0]

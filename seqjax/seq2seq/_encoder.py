@@ -31,7 +31,7 @@ __all__ = ["Encoded", "Encoder"]
 
 
 class Encoded(NamedTuple):
-    """What a decoder sees of a source.
+    """An encoded source, as a decoder gets it.
 
     Attributes:
       memory: float `[..., S, M]`, one vector a position; zeros in padding.

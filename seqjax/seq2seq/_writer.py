@@ -17,7 +17,7 @@ __all__ = ["DecoderState", "Shapes", "Writer", "WriterParams", "attentional"]
 
 
 class WriterParams(NamedTuple):
-    """What no step of a call changes.
+    """The values that are the same at all steps of a call.
 
     Attributes:
       layers: the parameters of each layer.

@@ -1,4 +1,4 @@
-"""How much of a gradient reaches each step: its state, and its input."""
+"""The gradient that reaches each step: its state, and its input."""
 
 import math
 from collections.abc import Callable
@@ -21,7 +21,7 @@ Model = TypeVar("Model", bound=nnx.Module)
 
 
 def gradient_norms(loss: Callable[[Model], Array], model: Model) -> dict[str, Array]:
-    """How much of a loss's gradient reaches each step's state, in every recurrent layer.
+    """Return the norm of a loss's gradient at each step's state, in every recurrent layer.
 
         norms_t = ‖∂loss/∂s_t‖
 
@@ -94,7 +94,7 @@ def cell_gradient_norms(
     xs: PyTree,
     **options: Any,
 ) -> Array:
-    """How much of a loss's gradient reaches each step's state of a cell; see `gradient_norms`.
+    """Return the norm of a loss's gradient at each step's state of a cell; see `gradient_norms`.
 
     Args:
       loss: gives a number for the outputs, `[..., T, O]`.
@@ -139,7 +139,7 @@ def saliency(
     time_major: bool = False,
     times_input: bool = False,
 ) -> Array:
-    """How much each step's input matters to a chosen output, to first order.
+    """Return how much each step's input matters to a chosen output, to first order.
 
         saliency_t = ‖∂score/∂x_t‖          or, with `times_input`,  x_t · ∂score/∂x_t
 
