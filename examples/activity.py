@@ -101,7 +101,7 @@ class Classifier(nnx.Module):
         xs = jnp.asarray(steps)
         for convolution in self.convolutions:
             # Behind its length a recording is 0 for the convolutions over time, whatever came.
-            xs = jax.nn.relu(convolution(sequences.zero_masked(xs, real)))
+            xs = jax.nn.relu(convolution(sequences.zero_masked(xs, mask=real)))
         xs = self.dropout(xs.reshape(*xs.shape[:2], -1), rngs=rngs)
         outputs = self.recurrent(xs, lengths=lengths, rngs=rngs).outputs
         pools = sequences.mean_pool, sequences.max_pool

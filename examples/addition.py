@@ -111,7 +111,8 @@ def main(config: Config) -> dict[str, float]:
                 f"--ask: expected two numbers of up to {config.digits} digits, got {text!r}"
             )
     model = seq2seq.Seq2Seq(
-        len(LETTERS), len(LETTERS), embed_size=32, hidden_size=config.hidden_size,
+        source_vocabulary=len(LETTERS), target_vocabulary=len(LETTERS),
+        embed_size=32, hidden_size=config.hidden_size,
         bidirectional=config.attention, decoder_size=config.hidden_size,
         attention="additive" if config.attention else None,
         bridge="projected" if config.attention else "last", rngs=nnx.Rngs(config.seed),

@@ -135,7 +135,7 @@ def main(config: Config) -> dict[str, float]:
     ) -> tuple[jax.Array, dict[str, Any]]:
         median, scale = model(batch, rngs)
         surprise = jnp.abs(batch["inputs"][:, 1:, 0] - median) / scale + jnp.log(2 * scale)
-        mean = metrics.Mean.of(surprise, batch["judged"])
+        mean = metrics.Mean.of(surprise, mask=batch["judged"])
         return mean.value(), {"nats": mean}
 
     def source(epoch: int) -> Any:

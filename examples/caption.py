@@ -127,7 +127,8 @@ def main(config: Config) -> dict[str, float]:
         cells.make_cell(config.cell, 1, 1)
     with script.blaming("attention"):
         model = seq2seq.Seq2Seq(
-            len(vocabulary), encoder=encoder, cell=config.cell, embed_size=config.embed_size,
+            target_vocabulary=len(vocabulary),
+            encoder=encoder, cell=config.cell, embed_size=config.embed_size,
             hidden_size=config.hidden_size, dropout=config.dropout,
             attention=None if config.attention == "none" else config.attention, rngs=rngs,
         )  # fmt: skip

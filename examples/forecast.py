@@ -135,7 +135,7 @@ def main(config: Config) -> dict[str, float]:
     def loss_fn(model: Forecaster, batch: Any, rngs: nnx.Rngs) -> tuple[jax.Array, dict[str, Any]]:
         past, future = jnp.split(batch["values"], [config.context], -1)
         losses = pinball(model(past, batch["known"], rngs), future)
-        return metrics.Mean.of(losses, batch["weights"]).value(), {}
+        return metrics.Mean.of(losses, mask=batch["weights"]).value(), {}
 
     def metric_fn(model: Forecaster, batch: Any) -> dict[str, metrics.Mean]:
         past, future = jnp.split(batch["values"], [config.context], -1)
@@ -147,7 +147,7 @@ def main(config: Config) -> dict[str, float]:
             "mae": jnp.abs(middle - future),
             "coverage": (low <= future) & (future <= high),
         }
-        return {name: metrics.Mean.of(x, batch["weights"]) for name, x in measured.items()}
+        return {name: metrics.Mean.of(x, mask=batch["weights"]) for name, x in measured.items()}
 
     source = config.batches(found["train"], sequence_keys=())
     dev, test = (batches(found[x], batch_size=256, sequence_keys=()) for x in ("dev", "test"))

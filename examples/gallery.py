@@ -178,7 +178,8 @@ def draw_recall(config: Config) -> dict[str, Any]:
 def draw_attention(config: Config) -> dict[str, Any]:
     """Trains the network that writes backwards, and draws its attention."""
     model = seq2seq.Seq2Seq(
-        len(LETTERS) + 2, len(LETTERS), embed_size=16, hidden_size=32, cell="gru",
+        source_vocabulary=len(LETTERS), target_vocabulary=len(LETTERS) + 2,
+        embed_size=16, hidden_size=32, cell="gru",
         rngs=nnx.Rngs(config.seed),
     )  # fmt: skip
     model = trained(model, words_loss, words, config).model

@@ -88,7 +88,8 @@ def main(config: Config) -> dict[str, float]:
 
     print(f"{len(train_words):,} words to learn, {len(test_words):,} held out for the test")
     model = seq2seq.Seq2Seq(
-        len(phonemes), len(letters), embed_size=config.embed_size, hidden_size=config.hidden_size,
+        source_vocabulary=len(letters), target_vocabulary=len(phonemes),
+        embed_size=config.embed_size, hidden_size=config.hidden_size,
         num_layers=config.num_layers, dropout=config.dropout, rngs=nnx.Rngs(config.seed),
     )  # fmt: skip
     train_set, valid_set = pairs(train_words), pairs(valid_words)

@@ -1,4 +1,4 @@
-"""What the scripts share: options, a run that writes its results to a folder, errors that exit."""
+"""Code that the scripts share: options, a run that writes results to a folder, errors that exit."""
 
 import contextlib
 import dataclasses
@@ -51,7 +51,7 @@ class ScriptOptions:
     """
 
     epochs: int = 10
-    """How many times to go through the training data."""
+    """Number of passes through the training data."""
     batch_size: int = 32
     """Examples in a step."""
     learning_rate: float = 1e-3

@@ -148,8 +148,9 @@ def main(config: Config) -> dict[str, float]:
 
     def metric_fn(model: Tagger, batch: Any) -> dict[str, metrics.Mean]:
         scores = model(batch)
-        mask = sequences.lengths_to_mask(batch["lengths"], scores.shape[1])
-        right = metrics.Mean.of(model.best(scores, batch) == batch["tags"], mask)
+        right = metrics.Mean.of(
+            model.best(scores, batch) == batch["tags"], lengths=batch["lengths"]
+        )
         return {"loss": model.loss(scores, batch), "accuracy": right}
 
     lengths = [len(words) for words, _ in train + dev]

@@ -117,7 +117,8 @@ def main(config: Config) -> dict[str, float]:
         f"{config.target} {config.vocabulary}"
     )
     model = seq2seq.Seq2Seq(
-        len(writer), len(reader), embed_size=config.embed_size, cell=config.cell,
+        source_vocabulary=len(reader), target_vocabulary=len(writer),
+        embed_size=config.embed_size, cell=config.cell,
         hidden_size=config.hidden_size // 2, decoder_size=config.hidden_size,
         num_layers=config.num_layers, dropout=config.dropout, input_feeding=config.input_feeding,
         attention=None if config.attention == "none" else config.attention,

@@ -11,6 +11,20 @@ from seqjax import checks
 from seqjax.cells._base import Cell, flat_roles, is_shape
 from seqjax.types import Array, PyTree, Shape
 
+__all__ = [
+    "as_floating",
+    "batched_state",
+    "check_cell",
+    "checked_params",
+    "checked_recurrent_mask",
+    "floating_inputs",
+    "holds",
+    "in_words",
+    "layout",
+    "param_specs",
+    "same_structure",
+]
+
 
 def check_cell(cell: Any) -> None:
     if not isinstance(cell, Cell):

@@ -50,11 +50,18 @@ class Mean(NamedTuple):
     count: jax.Array | int = 0  # type: ignore[assignment]  # hides tuple.count, of no use here
 
     @classmethod
-    def of(cls, values: ArrayLike, mask: ArrayLike | None = None) -> "Mean":
+    def of(
+        cls,
+        values: ArrayLike,
+        *,
+        lengths: ArrayLike | None = None,
+        mask: ArrayLike | None = None,
+    ) -> "Mean":
         """Mean over the real elements of an array.
 
         Args:
           values: float, int or bool [...]; summed in at least float32.
+          lengths: int [...], real steps of each sequence; the next axis is time. Or
           mask: bool, True is real; its shape is a leading part of the shape of values, and a
             position counts with all the elements it holds. What it hides may be NaN.
 
@@ -62,12 +69,12 @@ class Mean(NamedTuple):
           The mean, its count being the number of elements (not of positions).
 
         Raises:
-          TypeError: values are no real numbers, or mask is not bool.
-          ValueError: masked entries of a NumPy array, or the shape of mask is not a leading part of
-            the shape of values.
+          TypeError: values are no real numbers, lengths no integers, or mask is not bool.
+          ValueError: masked entries of a NumPy array, or the shape of mask or lengths is not a
+            leading part of the shape of values.
 
         Example:
-          >>> float(Mean.of(jnp.array([1.0, 3.0, jnp.nan]), jnp.arange(3) < 2).value())
+          >>> float(Mean.of(jnp.array([1.0, 3.0, jnp.nan]), mask=jnp.arange(3) < 2).value())
           2.0
         """
         values = _real("values", values)
@@ -75,9 +82,9 @@ class Mean(NamedTuple):
         if isinstance(values, np.ndarray) and values.dtype.kind in "iu":
             values = values.astype(np.float32)
         values = _at_least_float32(jnp.asarray(values))
+        mask = _real_positions(lengths, mask, values.shape)
         if mask is None:
             return cls(values.sum(), jnp.array(values.size, dtype=int))
-        mask = _checked_mask(mask, values.shape)
         elements = math.prod(values.shape[mask.ndim :])
         return cls(_hidden(values, mask).sum(), mask.sum(dtype=int) * elements)
 
@@ -103,12 +110,17 @@ class Mean(NamedTuple):
 def averaged(values: jax.Array, mask: jax.Array | None, per_sequence: bool) -> jax.Array:
     """The mean over the real elements: of the batch, or of each of its sequences."""
     if not checks.require_bool("per_sequence", per_sequence):
-        return Mean.of(values, mask).value()
+        return Mean.of(values, mask=mask).value()
     if not values.ndim:
         raise ValueError("per_sequence: expected a batch of sequences, got a single position")
     if mask is not None and not mask.ndim:
         mask = jnp.broadcast_to(mask, values.shape[:1])
-    return jax.vmap(lambda *sequence: Mean.of(*sequence).value())(values, mask)
+    return jax.vmap(lambda values, mask: Mean.of(values, mask=mask).value())(values, mask)
+
+
+def mean(values: jax.Array, mask: jax.Array | None) -> Mean:
+    """The mean of elements as the functions here return them."""
+    return Mean.of(values, mask=mask)
 
 
 def cross_entropies(
@@ -186,7 +198,7 @@ def _classes(
     mask = _real_positions(lengths, mask, labels.shape, whole=True)
     classes = logits.shape[-1]
     # Checked before JAX converts: a wide integer could wrap around into the range.
-    checks.require_range("labels", labels, classes - 1, mask)
+    checks.require_range("labels", labels, classes - 1, mask=mask)
     labels = checks.require_ids("labels", jnp.asarray(labels), "integer classes")
     valid = (labels >= 0) & (labels < classes)
     return _hidden(logits, mask), _hidden(labels, valid), mask, valid
@@ -197,7 +209,7 @@ def _binary(
 ) -> tuple[jax.Array, jax.Array, jax.Array | None, jax.Array]:
     """Logits, labels and mask, checked and harmless where masked; where labels are in range."""
     logits, labels, mask = _pair("logits", logits, "labels", labels, lengths, mask)
-    checks.require_range("labels", labels, 1, mask)
+    checks.require_range("labels", labels, 1, mask=mask)
     return logits, labels, mask, (labels >= 0) & (labels <= 1)
 
 
@@ -262,7 +274,7 @@ def _real_positions(
     if batch != shape[: len(batch)] or len(batch) == len(shape) or (whole and shape[:-1] != batch):
         expected = f"shape {shape[:-1]}" if whole else f"a leading part of {shape[:-1]}"
         raise ValueError(f"lengths: expected {expected}, got {batch}")
-    return sequences.step_mask(lengths, None, batch, shape[len(batch)])
+    return sequences.step_mask(batch, shape[len(batch)], lengths=lengths)
 
 
 def _checked_mask(mask: ArrayLike, shape: tuple[int, ...], *, whole: bool = False) -> jax.Array:

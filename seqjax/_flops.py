@@ -24,7 +24,7 @@ def scope(index: int) -> Any:
 
 @dataclasses.dataclass
 class Work:
-    """What a program does.
+    """The work of a program.
 
     Attributes:
       flops: of products and convolutions, 2 for a multiply-add, by the innermost scope.
@@ -96,7 +96,7 @@ def _flops(equation: JaxprEqn) -> int:
         terms = math.prod(kernel) // kernel[params["dimension_numbers"].rhs_spec[0]]
     else:
         return 0
-    return 2 * terms * math.prod(_shape(equation.outvars[0]))
+    return int(2 * terms * math.prod(_shape(equation.outvars[0])))
 
 
 def _shape(variable: Any) -> Shape:

@@ -34,7 +34,7 @@ class Call:
     kwargs: dict[str, Any]
 
     def proceed(self) -> Any:
-        """What the method returns."""
+        """Run the method and return its result."""
         return self.method(*self.args, **self.kwargs)
 
 
@@ -53,7 +53,7 @@ def hooked(model: Module, hook: Callable[[Call], Any]) -> Module:
       []
     """
     copy = nnx.clone(model)
-    copy.eval()
+    nnx.Module.eval(copy)
     for path, module in list(nnx.iter_modules(copy)):
         if isinstance(module, (nnx.List, nnx.Dict)):  # containers, not modules that compute
             continue

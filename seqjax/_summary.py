@@ -11,6 +11,7 @@ from flax import nnx
 
 from seqjax import _flops, checks
 from seqjax._hooks import Call, hooked
+from seqjax._units import readable, readable_bytes
 from seqjax.kernels import Plan
 from seqjax.nn._layer import Direction, Layer
 from seqjax.types import PyTree, Unrolled
@@ -96,10 +97,10 @@ class Summary:
         rule = "─" * max(map(len, lines))
         total = self.total
         notes = [
-            f"Parameters: {total.parameters:,} ({_bytes_text(total.parameter_bytes)}). "
-            f"FLOPs: {_readable(total.flops, 1000)} forward, about "
-            f"{_readable(3 * total.flops, 1000)} in training. "
-            f"Kept: {_bytes_text(total.kept_bytes)}.",
+            f"Parameters: {total.parameters:,} ({readable_bytes(total.parameter_bytes)}). "
+            f"FLOPs: {readable(total.flops)} forward, about "
+            f"{readable(3 * total.flops)} in training. "
+            f"Kept: {readable_bytes(total.kept_bytes)}.",
             "FLOPs are those of products, 2 a multiply-add. Kept: about, for the backward pass.",
         ]
         if self.loops_of_unknown_length:
@@ -167,7 +168,7 @@ def summary(model: nnx.Module, example: Any, **kwargs: Any) -> Summary:
 
 
 class _Trace:
-    """What is seen of the modules while a call of the model is traced."""
+    """A record of the modules, made while a call of the model is traced."""
 
     def __init__(self, model: nnx.Module) -> None:
         self.modules = {
@@ -317,9 +318,9 @@ def _texts(rows: tuple[Row, ...]) -> list[tuple[str, ...]]:
                 row.type,
                 output,
                 f"{row.parameters:,}",
-                _bytes_text(row.parameter_bytes),
-                _readable(row.flops, 1000),
-                _bytes_text(row.kept_bytes),
+                readable_bytes(row.parameter_bytes) if row.parameter_bytes else "-",
+                readable(row.flops) if row.flops else "-",
+                readable_bytes(row.kept_bytes) if row.kept_bytes else "-",
                 kernel,
             )
         )
@@ -334,23 +335,3 @@ def _why(plan: Plan) -> list[str]:
 
 def _fitted(text: str, width: int) -> str:
     return text if len(text) <= width else text[: width - 1] + "…"
-
-
-def _bytes_text(count: int) -> str:
-    """Bytes for people: 26.2 MiB."""
-    return _readable(count, 1024, ("Ki", "Mi", "Gi", "Ti", "Pi", "Ei"), "B")
-
-
-def _readable(
-    count: int, base: int, prefixes: tuple[str, ...] = tuple("kMGTPE"), unit: str = ""
-) -> str:
-    """A number for people: 1.3 G."""
-    if not count:
-        return "-"
-    value, prefix = float(count), ""
-    for larger in prefixes:
-        if value < base * 0.9995:
-            break
-        value, prefix = value / base, larger
-    digits = 1 if prefix and value < 99.95 else 0
-    return f"{value:.{digits}f} {prefix}{unit}".rstrip()

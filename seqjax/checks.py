@@ -5,8 +5,9 @@ expected and what came: `hidden_size: expected a positive integer, got 0`.
 """
 
 import difflib
+import inspect
 import operator
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import jax
@@ -29,6 +30,7 @@ __all__ = [
     "require_key",
     "require_name",
     "require_number",
+    "require_options",
     "require_range",
     "require_rate",
     "require_shape",
@@ -172,6 +174,35 @@ def nearest(value: Any, known: Iterable[str]) -> str:
     return f"; did you mean {found[0]!r}?" if found else ""
 
 
+def require_options(owner: str, options: Iterable[str], taker: Callable[..., Any]) -> None:
+    """Raises on an option that `taker` does not have, and names the nearest one.
+
+    Args:
+      owner: the function or class that was called, for the message.
+      options: the names of the options.
+      taker: the function or class that they are for.
+
+    Raises:
+      TypeError: such an option.
+
+    Example:
+      >>> require_options("resize", ["widht"], lambda image, *, width, height: None)
+      Traceback (most recent call last):
+      TypeError: resize: got an option it does not have, 'widht'; did you mean 'width'?
+    """
+    if not options:
+        return
+    known = [
+        name
+        for name, parameter in inspect.signature(taker).parameters.items()
+        if parameter.kind is inspect.Parameter.KEYWORD_ONLY
+    ]
+    for name in sorted(set(options) - set(known)):
+        raise TypeError(
+            f"{owner}: got an option it does not have, {name!r}{nearest(name, sorted(known))}"
+        )
+
+
 def require_key(name: str, key: Any) -> jax.Array:
     """Returns `key` if it is a JAX random key, typed or raw, or raises.
 
@@ -194,7 +225,8 @@ def require_key(name: str, key: Any) -> jax.Array:
     if not (typed and key.shape == ()) and not (raw and len(key.shape) == 1):
         got = brief(key) if dtype is None else f"an array of shape {key.shape} and dtype {dtype}"
         raise TypeError(f"{name}: expected a random key such as jax.random.key(0), got {got}")
-    return key
+    found: jax.Array = key
+    return found
 
 
 def require_number(name: str, value: Any) -> float:
@@ -410,7 +442,7 @@ def require_cast(name: str, values: np.ndarray, dtype: Any, expected: str) -> np
     return values.astype(dtype)
 
 
-def require_range(name: str, values: Any, high: int, mask: Any = None) -> None:
+def require_range(name: str, values: Any, high: int, *, mask: Any = None) -> None:
     """Raises on a value outside [0, high] at a real position, if the values are known.
 
     Args:

@@ -55,7 +55,9 @@ def cross_entropy(
       >>> int(mean.count), round(float(perplexity(mean)), 4)
       (3, 4.0)
     """
-    return Mean.of(*_elements.cross_entropies(logits, labels, lengths, mask, label_smoothing))
+    return _elements.mean(
+        *_elements.cross_entropies(logits, labels, lengths, mask, label_smoothing)
+    )
 
 
 def binary_cross_entropy(
@@ -84,7 +86,7 @@ def binary_cross_entropy(
       >>> int(mean.count), round(float(mean.value()), 4)
       (6, 0.6931)
     """
-    return Mean.of(*_elements.binary_cross_entropies(logits, labels, lengths, mask))
+    return _elements.mean(*_elements.binary_cross_entropies(logits, labels, lengths, mask))
 
 
 def mean_squared_error(
@@ -113,7 +115,7 @@ def mean_squared_error(
       >>> int(mean.count), float(mean.value())
       (6, 1.0)
     """
-    return Mean.of(*_elements.squared_errors(predictions, targets, lengths, mask))
+    return _elements.mean(*_elements.squared_errors(predictions, targets, lengths, mask))
 
 
 def accuracy(
@@ -143,7 +145,7 @@ def accuracy(
       >>> float(accuracy(logits, jnp.array([[0, 0, 0]]), mask=mask).value())
       0.5
     """
-    return Mean.of(*_elements.hits(logits, labels, lengths, mask))
+    return _elements.mean(*_elements.hits(logits, labels, lengths, mask))
 
 
 def binary_accuracy(
@@ -172,7 +174,7 @@ def binary_accuracy(
       >>> float(binary_accuracy(jnp.array([3.0, -1.0]), jnp.array([1, 1])).value())
       0.5
     """
-    return Mean.of(*_elements.binary_hits(logits, labels, lengths, mask))
+    return _elements.mean(*_elements.binary_hits(logits, labels, lengths, mask))
 
 
 def perplexity(mean: Mean) -> jax.Array:

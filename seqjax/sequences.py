@@ -13,11 +13,12 @@ from jax import lax
 
 from seqjax import checks
 from seqjax._noted import note_range
+from seqjax.cells.ops import accumulator_dtype
 from seqjax.types import Array, Shape
 
 __all__ = [
-    "check_lengths",
-    "check_mask",
+    "require_lengths",
+    "require_mask",
     "first_real",
     "last_real",
     "lengths_to_mask",
@@ -32,7 +33,7 @@ __all__ = [
 ]
 
 
-def check_lengths(lengths: Any, batch_shape: Shape, steps: int) -> Array:
+def require_lengths(lengths: Any, batch_shape: Shape, steps: int) -> Array:
     """Checks lengths against a batch and returns them as int32.
 
     Args:
@@ -46,7 +47,7 @@ def check_lengths(lengths: Any, batch_shape: Shape, steps: int) -> Array:
         values are not known, a length above T means T and one below 0 means 0.
 
     Example:
-      >>> check_lengths(np.array([2, 3], np.uint8), (2,), 3).tolist()
+      >>> require_lengths(np.array([2, 3], np.uint8), (2,), 3).tolist()
       [2, 3]
     """
     traced = checks.is_traced(lengths)
@@ -84,7 +85,7 @@ def check_lengths(lengths: Any, batch_shape: Shape, steps: int) -> Array:
     return jnp.asarray(values.astype(np.int32))
 
 
-def check_mask(name: str, mask: Any, shape: Shape) -> Array:
+def require_mask(name: str, mask: Any, shape: Shape) -> Array:
     """Checks a boolean array over steps (a mask, resets) against the shape it must have.
 
     Raises:
@@ -92,14 +93,14 @@ def check_mask(name: str, mask: Any, shape: Shape) -> Array:
       ValueError: another shape.
 
     Example:
-      >>> check_mask("mask", np.array([True, False]), (2,)).tolist()
+      >>> require_mask("mask", np.array([True, False]), (2,)).tolist()
       [True, False]
     """
     expected = "bool, True at real steps" if name == "mask" else "bool"
-    mask = checks.require_array(name, mask, jnp.bool_, expected)
-    if mask.shape != tuple(shape):
-        raise ValueError(f"{name}: expected shape {tuple(shape)}, got {mask.shape}")
-    return mask
+    found = checks.require_array(name, mask, jnp.bool_, expected)
+    if found.shape != tuple(shape):
+        raise ValueError(f"{name}: expected shape {tuple(shape)}, got {found.shape}")
+    return found
 
 
 def lengths_to_mask(lengths: Any, steps: int) -> Array:
@@ -113,7 +114,7 @@ def lengths_to_mask(lengths: Any, steps: int) -> Array:
       bool `[..., T]`.
 
     Raises:
-      TypeError, ValueError: see `check_lengths`.
+      TypeError, ValueError: see `require_lengths`.
 
     Example:
       >>> lengths_to_mask(jnp.array([0, 2]), 3).astype(int).tolist()
@@ -121,9 +122,10 @@ def lengths_to_mask(lengths: Any, steps: int) -> Array:
     """
     is_open: bool = jax.export.is_symbolic_dim(steps)  # in a program for sequences of any size
     steps = steps if is_open else checks.require_integer("steps", steps, least=0)
-    lengths = check_lengths(lengths, shape_of("lengths", "integers", lengths), steps)
+    lengths = require_lengths(lengths, shape_of("lengths", "integers", lengths), steps)
     position = lax.broadcast_to_rank(jnp.arange(steps, dtype=jnp.int32), lengths.ndim + 1)
-    return position < lengths[..., None]
+    mask: Array = position < lengths[..., None]
+    return mask
 
 
 def mask_to_lengths(mask: Any) -> Array:
@@ -136,10 +138,10 @@ def mask_to_lengths(mask: Any) -> Array:
       >>> mask_to_lengths(jnp.array([[True, True, False]])).tolist()
       [2]
     """
-    mask = checks.require_array("mask", mask, jnp.bool_, "bool, True at real steps")
-    if mask.ndim == 0:
+    real = checks.require_array("mask", mask, jnp.bool_, "bool, True at real steps")
+    if real.ndim == 0:
         raise ValueError("mask: expected a time axis, [..., T], got a scalar")
-    return mask.sum(axis=-1, dtype=jnp.int32)
+    return real.sum(axis=-1, dtype=jnp.int32)
 
 
 def previous_real(mask: Any) -> Array:
@@ -166,31 +168,36 @@ def previous_real(mask: Any) -> Array:
 
 
 def step_mask(
-    lengths: Any, mask: Any, batch_shape: Shape, steps: int, *, time_major: bool = False
+    batch_shape: Shape,
+    steps: int,
+    *,
+    lengths: Any = None,
+    mask: Any = None,
+    time_major: bool = False,
 ) -> Array | None:
-    """The mask meant by `lengths` or `mask`, checked; None where all steps are real.
+    """Return the mask meant by `lengths` or `mask`, checked; None if all steps are real.
 
     Args:
-      lengths: integers of `batch_shape`, or None.
-      mask: bool `[*batch_shape, T]` (`[T, *batch_shape]` when time-major), or None.
       batch_shape: the batch axes.
       steps: T.
+      lengths: integers of `batch_shape`; or
+      mask: bool `[*batch_shape, T]` (`[T, *batch_shape]` when time-major).
       time_major: whether the mask, given and returned, has the time axis first.
 
     Raises:
       TypeError, ValueError: both given, or one that does not fit.
 
     Example:
-      >>> step_mask(jnp.array([1]), None, (1,), 2).tolist()
+      >>> step_mask((1,), 2, lengths=jnp.array([1])).tolist()
       [[True, False]]
     """
     if lengths is not None and mask is not None:
         raise ValueError("lengths, mask: expected one of them, got both")
     if lengths is not None:
-        mask = lengths_to_mask(check_lengths(lengths, batch_shape, steps), steps)
+        mask = lengths_to_mask(require_lengths(lengths, batch_shape, steps), steps)
         return jnp.moveaxis(mask, -1, 0) if time_major else mask
     if mask is not None:
-        return check_mask(
+        return require_mask(
             "mask", mask, (steps, *batch_shape) if time_major else (*batch_shape, steps)
         )
     return None
@@ -201,7 +208,7 @@ def _mask_of(xs: Array, lengths: Any, mask: Any, axis: int) -> Array:
     if not 0 <= axis < xs.ndim:
         raise ValueError(f"xs: expected a time axis behind the batch axes, got shape {xs.shape}")
     batch_shape, steps = xs.shape[:axis], xs.shape[axis]
-    found = step_mask(lengths, mask, batch_shape, steps)
+    found = step_mask(batch_shape, steps, lengths=lengths, mask=mask)
     return jnp.ones((*batch_shape, steps), bool) if found is None else found
 
 
@@ -234,22 +241,30 @@ def over_features(mask: Array | np.ndarray, xs: Array | np.ndarray) -> Array:
     return jnp.asarray(mask).reshape(*mask.shape, *[1] * (xs.ndim - mask.ndim))
 
 
-def zero_masked(xs: Any, mask: Any) -> Array:
-    """Xs with zeros at masked steps, whatever stood there, NaN included.
+def zero_masked(xs: Any, *, lengths: Any = None, mask: Any = None) -> Array:
+    """Return xs with zeros at masked steps, also where xs is NaN.
 
     Args:
       xs: `[..., T, …]`.
-      mask: bool `[..., T]`.
+      lengths: integers `[...]`; or
+      mask: bool `[..., T]`. Without both, xs is returned as it is.
+
+    Raises:
+      TypeError, ValueError: lengths or mask that do not fit.
 
     Example:
-      >>> zero_masked(jnp.array([[1.0], [jnp.nan]]), jnp.array([True, False])).tolist()
+      >>> zero_masked(jnp.array([[1.0], [jnp.nan]]), mask=jnp.array([True, False])).tolist()
       [[1.0], [0.0]]
     """
-    xs = _numbers(xs)
+    values = _numbers(xs)
+    if lengths is not None:
+        mask = _mask_of(values, lengths, mask, _time_axis(values, lengths, mask))
+    if mask is None:
+        return values
     mask = checks.require_array("mask", mask, jnp.bool_, "bool, True at real steps")
-    if mask.shape != xs.shape[: mask.ndim]:
-        raise ValueError(f"mask: expected {xs.shape[: mask.ndim]}, got {mask.shape}")
-    return jnp.where(over_features(mask, xs), xs, jnp.zeros((), xs.dtype))
+    if mask.shape != values.shape[: mask.ndim]:
+        raise ValueError(f"mask: expected {values.shape[: mask.ndim]}, got {mask.shape}")
+    return jnp.where(over_features(mask, values), values, jnp.zeros((), values.dtype))
 
 
 def _picked(xs: Array, mask: Array, axis: int, *, last: bool) -> Array:
@@ -258,7 +273,7 @@ def _picked(xs: Array, mask: Array, axis: int, *, last: bool) -> Array:
         return jnp.zeros(xs.shape[:axis] + xs.shape[axis + 1 :], xs.dtype)
     index = steps - 1 - jnp.argmax(mask[..., ::-1], -1) if last else jnp.argmax(mask, -1)
     picked = jnp.take_along_axis(xs, over_features(index[..., None], xs), axis=axis).squeeze(axis)
-    return zero_masked(picked, mask.any(axis=-1))
+    return zero_masked(picked, mask=mask.any(axis=-1))
 
 
 def last_real(xs: Any, *, lengths: Any = None, mask: Any = None) -> Array:
@@ -311,9 +326,8 @@ def mean_pool(xs: Any, *, lengths: Any = None, mask: Any = None) -> Array:
     xs = _numbers(xs)
     axis = _time_axis(xs, lengths, mask)
     mask = _mask_of(xs, lengths, mask, axis)
-    with jax.numpy_dtype_promotion("standard"):
-        wide = jnp.promote_types(xs.dtype, jnp.float32)
-    total = zero_masked(xs, mask).astype(wide).sum(axis=axis)
+    wide = accumulator_dtype(xs.dtype)
+    total = zero_masked(xs, mask=mask).astype(wide).sum(axis=axis)
     count = jnp.maximum(mask.sum(axis=-1), 1).astype(wide)
     return (total / over_features(count, total)).astype(xs.dtype)
 
@@ -340,7 +354,7 @@ def max_pool(xs: Any, *, lengths: Any = None, mask: Any = None) -> Array:
     if xs.shape[axis] == 0:
         return _picked(xs, mask, axis, last=True)
     highest = jnp.max(xs, axis=axis, where=over_features(mask, xs), initial=_lowest(xs.dtype))
-    return zero_masked(highest, mask.any(axis=-1))
+    return zero_masked(highest, mask=mask.any(axis=-1))
 
 
 def reverse(xs: Any, *, lengths: Any = None, mask: Any = None) -> Array:

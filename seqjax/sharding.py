@@ -94,7 +94,7 @@ def use_processes(where: str = "auto", *, cpu_devices: int = 1) -> int:
         place = found[3], int(found[2]), int(found[1])
     use_cpu_devices(cpu_devices)
     jax.distributed.initialize(*place)
-    return jax.process_count()
+    return int(jax.process_count())
 
 
 def batch_mesh(devices: int | None = None) -> Mesh:
@@ -202,10 +202,12 @@ def to_host(x: Any) -> np.ndarray:
 def _put(leaf: Any, sharding: NamedSharding) -> jax.Array:
     """An array on the devices; of those of other processes, only what they need is theirs to do."""
     if sharding.is_fully_addressable or (isinstance(leaf, jax.Array) and leaf.sharding == sharding):
-        return jax.device_put(leaf, sharding)
+        placed: jax.Array = jax.device_put(leaf, sharding)
+        return placed
     if isinstance(leaf, jax.Array) and jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
         data = _put(jax.random.key_data(leaf), sharding)
-        return jax.random.wrap_key_data(data, impl=jax.random.key_impl(leaf))
+        keys: jax.Array = jax.random.wrap_key_data(data, impl=jax.random.key_impl(leaf))
+        return keys
     values = to_host(leaf)
     return jax.make_array_from_callback(values.shape, sharding, values.__getitem__)
 

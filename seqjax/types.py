@@ -38,7 +38,7 @@ Initializer: TypeAlias = Callable[[PRNGKey, Shape, Any], Array]
 
 
 class Unrolled(NamedTuple):
-    """What running a sequence gives: every output and the final state.
+    """The result of running a sequence: every output and the final state.
 
     Attributes:
       outputs: the outputs of all steps, `[..., T, O]` (`[T, ..., O]` when time-major), zero at

@@ -18,11 +18,11 @@ from flax import nnx
 
 import seqjax
 from seqjax import cells, export, kernels, nn, seq2seq
-from seqjax._files import replacing
 from seqjax.export._plain import named, plain, restored
 from seqjax.kernels import target
 from seqjax.nn import _layer as layer_module
 from tests.nn.helpers import drawn, flat_params, make, oracle, random, resets_of, states_of
+from tests.seq2seq.helpers import translator
 
 CPU = ("cpu",)
 EVERYWHERE = ("cpu", "cuda", "tpu")
@@ -70,7 +70,7 @@ def test_a_layer_with_masks_resets_and_a_learned_state():
     layer, artifact = masked()
     xs, resets = random(3, 7, 3), resets_of((3,), 7)
     mask = np.random.default_rng(6).random((3, 7)) < 0.6
-    found = artifact(xs, mask, resets, artifact.start([3]))
+    found = artifact(xs, mask, resets, artifact.initial_state([3]))
     assert_same(found, layer, oracle("gru", layer, xs, mask=mask, resets=resets))
 
 
@@ -83,7 +83,7 @@ def test_programs_for_several_platforms():
 def test_the_state_carries_over_from_chunk_to_chunk():
     layer, artifact = masked()
     xs, some = random(2, 9, 3), np.zeros((2, 9), bool)
-    state, outputs = artifact.start([2]), []
+    state, outputs = artifact.initial_state([2]), []
     for cut in (slice(0, 4), slice(4, 5), slice(5, 9)):
         found = artifact(xs[:, cut], ~some[:, cut], some[:, cut], state)
         state = found["state"]
@@ -97,8 +97,10 @@ def test_lengths_out_of_range_mean_the_nearest_one():
     xs = random(2, 5, 3)
     lengths = np.array([99, -1], np.int32)
     with pytest.raises(ValueError, match=r"lengths: expected values in \[0, 5\]"):
-        artifact(xs, lengths, artifact.start([2]))
-    found = artifact.exported.call(xs, lengths, artifact.start([2]))  # the program by itself
+        artifact(xs, lengths, artifact.initial_state([2]))
+    found = artifact.exported.call(
+        xs, lengths, artifact.initial_state([2])
+    )  # the program by itself
     assert_same(found, layer, oracle("lstm", layer, xs, lengths=[5, 0]))
 
 
@@ -126,16 +128,16 @@ def test_a_layer_without_lengths_or_state_and_its_vectors():
     found = artifact(xs)
     vectors = np.concatenate([outputs[:, -1, :4], outputs[:, 0, 4:]], axis=-1)
     assert_same(found, layer, (vectors, state))
-    assert artifact.initial_state is None
-    with pytest.raises(ValueError, match="start: expected a program with a state"):
-        artifact.start([2])
+    assert artifact.state is None
+    with pytest.raises(ValueError, match="initial_state: expected a program with a state"):
+        artifact.initial_state([2])
 
 
 def test_steps_equal_the_whole():
     layer = make(cells.LSTM(3, 4), num_layers=2, norm="layer", input_dropout=0.5)
     artifact = export.export_step(layer, platforms=CPU)
     xs = random(2, 4, 3)
-    state, outputs = artifact.start([2]), []
+    state, outputs = artifact.initial_state([2]), []
     for t in range(4):
         found = artifact(xs[:, t], state)
         outputs.append(found["output"])
@@ -152,10 +154,10 @@ def test_weights_as_an_argument(tmp_path):
     export.save(tmp_path / "gru.zip", artifact)
     loaded = export.load(tmp_path / "gru.zip")
     xs = random(2, 5, 3)
-    assert_same(loaded(xs, loaded.start([2])), layer, oracle("gru", layer, xs))
+    assert_same(loaded(xs, loaded.initial_state([2])), layer, oracle("gru", layer, xs))
 
     other = drawn(lambda: nn.GRU(3, 4, bidirectional=True, rngs=nnx.Rngs(0)), seed=7)
-    found = loaded.exported.call(flat_params(other), xs, loaded.start([2]))
+    found = loaded.exported.call(flat_params(other), xs, loaded.initial_state([2]))
     assert_same(found, other, oracle("gru", other, xs))
 
 
@@ -165,7 +167,7 @@ def test_a_file_says_what_is_in_it_and_keeps_every_dtype(tmp_path):
     export.save(tmp_path / "lstm.zip", artifact)
     loaded = export.load(tmp_path / "lstm.zip")
     assert loaded.manifest == artifact.manifest
-    for name in ("weights", "initial_state"):
+    for name in ("weights", "state"):
         kept, found = getattr(artifact, name), getattr(loaded, name)
         assert kept.keys() == found.keys()
         for key in kept:
@@ -246,9 +248,7 @@ def by_hand(model: Any, source: Any, lengths: Any, begin: int, end: int, steps: 
 @pytest.mark.parametrize("attention", ["additive", None])
 def test_greedy_decoding(attention):
     model = drawn(
-        lambda: seq2seq.Seq2Seq(
-            9, 7, embed_size=4, hidden_size=5, attention=attention, dropout=0.3, rngs=nnx.Rngs(0)
-        ),
+        lambda: translator(attention=attention, dropout=0.3),
         seed=5,
     )
     artifact = export.export_decoding(
@@ -268,7 +268,9 @@ def test_greedy_decoding(attention):
 
 def test_beam_search_of_frames():
     model = drawn(
-        lambda: seq2seq.Seq2Seq(9, embed_size=3, hidden_size=5, cell="gru", rngs=nnx.Rngs(0))
+        lambda: seq2seq.Seq2Seq(
+            target_vocabulary=9, embed_size=3, hidden_size=5, cell="gru", rngs=nnx.Rngs(0)
+        )
     )
     artifact = export.export_decoding(
         model, begin=2, end=3, max_length=6, beam_width=3, platforms=CPU
@@ -339,7 +341,7 @@ def test_inputs_may_be_numbers_in_lists():
 
 def test_wrong_inputs_say_so():
     _, artifact = deep()
-    xs, lengths, state = random(2, 5, 3), np.array([4, 2], np.int32), artifact.start([2])
+    xs, lengths, state = random(2, 5, 3), np.array([4, 2], np.int32), artifact.initial_state([2])
     for match, call in {
         "inputs: expected xs, lengths, state, got 1": lambda: artifact(xs),
         "inputs: expected xs, lengths, state, got 4": lambda: artifact(xs, lengths, state, 1),
@@ -376,13 +378,13 @@ def test_wrong_inputs_say_so():
         r"state\.1\.forward\.h: expected float32 \[b, 4\], got None": lambda: artifact(
             xs, lengths, {**state, "1.forward.h": None}
         ),
-        "batch_shape: expected a positive integer, got 2.5": lambda: artifact.start(2.5),
-        "batch_shape: expected a positive integer, got -1": lambda: artifact.start([-1]),
-        "batch_shape: expected a positive integer, got 'ab'": lambda: artifact.start("ab"),
+        "batch_shape: expected a positive integer, got 2.5": lambda: artifact.initial_state(2.5),
+        "batch_shape: expected a positive integer, got -1": lambda: artifact.initial_state([-1]),
+        "batch_shape: expected a positive integer, got 'ab'": lambda: artifact.initial_state("ab"),
     }.items():
         with pytest.raises((TypeError, ValueError), match=match):
             call()
-    np.testing.assert_array_equal(artifact.start(2)["0.forward.h"], state["0.forward.h"])
+    np.testing.assert_array_equal(artifact.initial_state(2)["0.forward.h"], state["0.forward.h"])
 
 
 def test_integers_are_not_narrowed_silently():
@@ -398,7 +400,7 @@ def test_integers_are_not_narrowed_silently():
 
 
 def test_another_kind_of_model_is_named_by_its_class():
-    model: Any = seq2seq.Seq2Seq(9, 7, embed_size=4, hidden_size=5, rngs=nnx.Rngs(0))
+    model: Any = translator()
     layer: Any = nn.LSTM
     for match, call in {
         "layer: expected a seqjax.nn.Recurrent, got Seq2Seq;": lambda: export.export_layer(model),
@@ -489,22 +491,25 @@ def test_saving_from_several_threads_leaves_one_whole_file(tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["x.zip"]
 
 
-def test_a_file_is_replaced_whole_or_not_at_all(tmp_path):
+def test_a_file_is_replaced_whole_or_not_at_all(tmp_path, monkeypatch):
+    _, artifact = deep()
     path, link = tmp_path / "file.zip", tmp_path / "link.zip"
     path.write_text("old")
     path.chmod(0o600)
     link.symlink_to(path)
-    with pytest.raises(ZeroDivisionError), replacing(link) as partial:
-        partial.write_text("half")
-        raise ZeroDivisionError
+    with monkeypatch.context() as patched, pytest.raises(OSError, match="the disk is full"):
+        patched.setattr(zipfile.ZipFile, "writestr", full)
+        export.save(link, artifact)
     assert path.read_text() == "old"
-    with replacing(link) as partial:
-        assert (partial.parent, partial.suffix) == (tmp_path, ".zip")
-        partial.write_text("new")
+    export.save(link, artifact)
     assert link.is_symlink()
-    assert path.read_text() == "new"
+    assert export.load(path).manifest == artifact.manifest
     assert path.stat().st_mode & 0o777 == 0o600
     assert sorted(tmp_path.iterdir()) == [path, link]
+
+
+def full(*_):
+    raise OSError("the disk is full")
 
 
 def test_only_files_are_replaced(tmp_path):
@@ -518,9 +523,7 @@ def test_only_files_are_replaced(tmp_path):
 
 def test_what_cannot_be_exported_says_so(tmp_path):
     layer = nn.GRU(3, 4, bidirectional=True, rngs=nnx.Rngs(0))
-    model: Any = seq2seq.Seq2Seq(
-        9, 7, embed_size=4, hidden_size=5, attention=None, rngs=nnx.Rngs(0)
-    )
+    model: Any = translator(attention=None)
     spec = jax.ShapeDtypeStruct((2,), jnp.float32)
     decode: Any = {"begin": 2, "end": 3, "max_length": 6}
     for match, call in {
@@ -578,9 +581,9 @@ def test_masked_arrays_are_refused():
     xs, lengths = np.ones((2, 3, 3), np.float32), np.array([3, 2], np.int32)
     gappy = np.ma.array(xs, mask=xs == 1)
     with pytest.raises(ValueError, match="xs: expected no masked entries"):
-        artifact(gappy, lengths, artifact.start(2))
+        artifact(gappy, lengths, artifact.initial_state(2))
     with pytest.raises(ValueError, match="lengths: expected no masked entries"):
-        artifact(xs, np.ma.array(lengths, mask=[False, True]), artifact.start(2))
+        artifact(xs, np.ma.array(lengths, mask=[False, True]), artifact.initial_state(2))
 
 
 @pytest.mark.parametrize("state", [{}, [], (), None])

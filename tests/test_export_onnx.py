@@ -87,7 +87,7 @@ def test_graphs_equal_the_numpy_twins(name):
 @pytest.mark.parametrize("norm", ["layer", "batch"])
 def test_normalised_time_major_graphs_without_lengths_and_states(norm, tmp_path):
     layer = make(cells.GRU(3, 4), num_layers=2, norm=norm, time_major=True)
-    export_onnx(layer, tmp_path / "gru.onnx", lengths=False, state=False)
+    export_onnx(layer, tmp_path / "gru.onnx", padding="none", state=False)
     import onnx
 
     graph = onnx.load(tmp_path / "gru.onnx")
@@ -112,6 +112,8 @@ def test_what_onnx_does_not_compute_says_so():
             export_onnx(layer)
     with pytest.raises(TypeError, match=r"expected a seqjax\.nn\.Recurrent"):
         export_onnx(jax)  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match=r"padding: expected .*got 'mask'"):
+        export_onnx(make(cells.GRU(3, 4)), padding="mask")
     with pytest.raises(ValueError, match="learned initial state"):
         export_onnx(make(cells.GRU(3, 4), learned_initial_state=True), state=False)
 

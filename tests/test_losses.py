@@ -186,8 +186,9 @@ def test_one_value_a_sequence(case):
 def test_one_value_a_sequence_needs_sequences():
     with pytest.raises(ValueError, match="per_sequence: expected a batch of sequences, got a sing"):
         losses.mean_squared_error(jnp.array(1.0), jnp.array(2.0), per_sequence=True)
+    mean: Any = "mean"
     with pytest.raises(TypeError, match="per_sequence: expected a bool, got 'mean'"):
-        losses.mean_squared_error(jnp.ones(2), jnp.ones(2), per_sequence="mean")
+        losses.mean_squared_error(jnp.ones(2), jnp.ones(2), per_sequence=mean)
 
 
 @pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float16])

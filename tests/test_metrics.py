@@ -71,7 +71,7 @@ def test_mean_of_counts_elements(mask_shape):
     mask = np.ones(mask_shape, bool)
     mask.flat[-1] = False
     real = values[mask].ravel()
-    mean = Mean.of(values, mask)
+    mean = Mean.of(values, mask=mask)
     assert (mean.total, mean.count) == (real.sum(), real.size)
     assert jnp.result_type(mean.total) == jnp.float32
     assert jnp.result_type(mean.count) == jnp.int32
@@ -79,7 +79,16 @@ def test_mean_of_counts_elements(mask_shape):
 
 def test_mean_of_without_a_mask_counts_alike():
     values = np.arange(24.0).reshape(2, 3, 4)
-    assert Mean.of(values) == Mean.of(values, np.ones(2, bool)) == Mean(276.0, 24)
+    assert Mean.of(values) == Mean.of(values, mask=np.ones(2, bool)) == Mean(276.0, 24)
+
+
+def test_mean_of_takes_lengths():
+    values = np.arange(24.0).reshape(2, 3, 4)
+    assert Mean.of(values, lengths=np.array([3, 1])) == Mean(
+        values[0].sum() + values[1, :1].sum(), 16
+    )
+    with pytest.raises(ValueError, match="lengths: expected 0 to 3"):
+        Mean.of(values, lengths=np.array([3, 4]))
 
 
 def test_mean_of_half_precision_sums_in_float32():
@@ -94,12 +103,12 @@ def test_mean_of_integers_and_bools():
 
 def test_mean_of_keeps_garbage_out_of_the_gradient():
     mask = np.array([True, False])
-    gradient = jax.grad(lambda x: Mean.of(x, mask).value())(jnp.array([2.0, jnp.nan]))
+    gradient = jax.grad(lambda x: Mean.of(x, mask=mask).value())(jnp.array([2.0, jnp.nan]))
     assert gradient.tolist() == [1, 0]
 
 
 def test_empty_mean():
-    empty = Mean.of(jnp.full(3, jnp.nan), np.zeros(3, bool))
+    empty = Mean.of(jnp.full(3, jnp.nan), mask=np.zeros(3, bool))
     assert empty.value() == Mean().value() == 0
     assert metrics.perplexity(empty) == 1
     assert empty.merge(Mean.of(jnp.array([3.0]))).value() == 3

@@ -54,7 +54,7 @@ def _docstring(obj: typing.Any) -> str:
     return "" if made_up else doc.strip()
 
 
-def _methods(cls: type) -> dict[str, typing.Any]:
+def methods_of(cls: type) -> dict[str, typing.Any]:
     """Public methods and properties, and `__call__`, of a class and of its bases in seqjax."""
     return {
         name: member
@@ -115,7 +115,7 @@ def test_methods_have_docstrings(name):
     if not isinstance(cls, type):
         return
     # getdoc follows the bases: a method that only fills in a documented contract may stay silent.
-    bare = [method for method in _methods(cls) if not inspect.getdoc(getattr(cls, method))]
+    bare = [method for method in methods_of(cls) if not inspect.getdoc(getattr(cls, method))]
     assert not bare, f"no docstring on {bare}"
 
 

@@ -1,6 +1,7 @@
 """The library under `jax.numpy_rank_promotion("raise")`: every shape is broadcast explicitly.
 
-Ranks are checked while a program is traced, so hardly anything here is compiled or run.
+Ranks are checked while a program is traced, so hardly anything here is compiled or run: programs
+are compared by the shapes of what they return.
 """
 
 from typing import Any
@@ -13,9 +14,9 @@ from flax import nnx
 
 import seqjax
 from seqjax import decoding, losses, metrics, nn, seq2seq, sequences, training
-from seqjax.cells._base import input_specs
 from tests.attention.cases import CASES as ATTENTION_CASES
-from tests.cases import CASES, T, on_every_kernel
+from tests.cases import CASES, T, assert_close, inputs_of, on_every_kernel
+from tests.seq2seq.helpers import translator
 
 B, C = 2, 5
 KERNELS = on_every_kernel(CASES)
@@ -33,16 +34,26 @@ def total(tree):
     return sum(jnp.abs(leaf).sum() for leaf in leaves)
 
 
+def shapes(tree):
+    return jax.tree.map(jnp.shape, tree)
+
+
+def assert_gradients(loss, arguments, argnums=0):
+    """The gradient of a loss can be traced, and has the shapes of the arguments."""
+    found = jax.eval_shape(jax.grad(loss, argnums), *arguments)
+    chosen = arguments[argnums] if isinstance(argnums, int) else [arguments[n] for n in argnums]
+    expected = jax.tree.leaves(chosen)
+    assert [leaf.shape for leaf in jax.tree.leaves(found)] == [leaf.shape for leaf in expected]
+
+
 @pytest.mark.parametrize("case", KERNELS.values(), ids=KERNELS)
 @pytest.mark.parametrize("padding", [{}, {"mask": MASK}, {"lengths": [T, 2], "resets": ~MASK}])
 def test_cells(case, padding):
     def loss(params, xs):
         return total(case.unroll(params, xs, **padding))
 
-    params = case.cell.init(jax.random.key(0))
-    jax.eval_shape(
-        jax.grad(loss, argnums=(0, 1)), params, input_specs(case.cell, (B, T), jnp.float32)
-    )
+    params = jax.eval_shape(case.cell.init, jax.random.key(0))
+    assert_gradients(loss, (params, inputs_of(case.cell, (B,))), (0, 1))
 
 
 @pytest.mark.parametrize("name", seqjax.CELLS)
@@ -63,7 +74,7 @@ def test_layers(name):
         return total((outputs, final))
 
     key = jax.random.key(1)
-    jax.eval_shape(jax.grad(loss), state, input_specs(cell, (B, T), jnp.float32), key)
+    assert_gradients(loss, (state, inputs_of(cell, (B,)), key))
 
 
 @pytest.mark.parametrize("case", ATTENTION_CASES.values(), ids=ATTENTION_CASES)
@@ -71,12 +82,12 @@ def test_attention(case):
     mechanism = case.attention
 
     def loss(params, encoded, query):
-        memory = mechanism.precompute(params, encoded, MASK)
+        memory = mechanism.precompute(params, encoded, mask=MASK)
         return total(mechanism.attend(params, query, memory, mechanism.initial_state(memory)))
 
     params = mechanism.init(jax.random.key(0))
     encoded, query = jnp.ones((B, T, mechanism.memory_size)), jnp.ones((B, mechanism.query_size))
-    jax.eval_shape(jax.grad(loss, argnums=(0, 1, 2)), params, encoded, query)
+    assert_gradients(loss, (params, encoded, query), (0, 1, 2))
 
 
 MODELS: dict[str, dict[str, Any]] = {
@@ -91,7 +102,7 @@ MODELS: dict[str, dict[str, Any]] = {
 
 @pytest.mark.parametrize("options", MODELS.values(), ids=MODELS)
 def test_encoder_decoders(options):
-    model = seq2seq.Seq2Seq(9, 9, embed_size=4, hidden_size=5, rngs=nnx.Rngs(0), **options)
+    model = translator(source_vocabulary=9, **options)
     graph, state = nnx.split(model)
     tokens = jnp.array([[2, 5, 4], [2, 6, -1]])
     batch = {
@@ -131,28 +142,33 @@ def test_encoder_decoders(options):
         return [*found, decoding.greedy(both, (start, start), **shared)]
 
     key = jax.random.key(0)
-    jax.eval_shape(jax.grad(loss), state, key)
-    jax.eval_shape(decoded, state, key)
+    assert_gradients(loss, (state, key))
+    best, greedy, sampled, scored, logits, both = jax.eval_shape(decoded, state, key)
+    assert best.tokens.shape == (2, 2, 5) and scored.log_probs.shape == (2, 2)
+    assert greedy.tokens.shape == both.tokens.shape and sampled.lengths.shape == (2, 2)
+    assert logits.shape == (2, 3, 9 + (3 if options.get("copy") else 0))
 
 
-def test_losses_metrics_and_sequences():
+def test_losses_and_metrics():
     logits, labels = jnp.ones((B, T, C)), jnp.ones((B, T), jnp.int32)
-    given = [losses.cross_entropy, metrics.cross_entropy, metrics.accuracy]
-    for function in given:
-        jax.eval_shape(lambda logits, f=function: f(logits, labels, mask=MASK), logits)
     smooth = lambda logits: losses.cross_entropy(logits, labels, label_smoothing=0.1)  # noqa: E731
-    jax.eval_shape(jax.grad(smooth), logits)
-    binary = [losses.binary_cross_entropy, metrics.binary_cross_entropy, metrics.binary_accuracy]
-    for function in binary:
-        jax.eval_shape(lambda xs, f=function: f(xs, labels, mask=MASK), logits[..., 0])
-    for function in (losses.mean_squared_error, metrics.mean_squared_error):
-        jax.eval_shape(lambda xs, f=function: f(xs, xs, mask=MASK), logits)
-    of_sequences = [
-        sequences.last_real, sequences.first_real, sequences.mean_pool, sequences.max_pool,
-        sequences.reverse,
+    assert_gradients(smooth, (logits,))
+    of_classes: list[Any] = [losses.cross_entropy, metrics.cross_entropy, metrics.accuracy]
+    of_pairs: list[Any] = [
+        losses.binary_cross_entropy, metrics.binary_cross_entropy, metrics.binary_accuracy,
+        losses.mean_squared_error, metrics.mean_squared_error,
     ]  # fmt: skip
-    for function in of_sequences:
-        jax.eval_shape(lambda xs, f=function: f(xs, lengths=np.array([T, 2])), logits)
+    for function in of_classes + of_pairs:
+        given = logits if function in of_classes else logits[..., 0]
+        found = jax.eval_shape(lambda xs, f=function: f(xs, labels, mask=MASK), given)
+        assert {leaf.shape for leaf in jax.tree.leaves(found)} == {()}
+
+
+@pytest.mark.parametrize("name", ["last_real", "first_real", "mean_pool", "max_pool", "reverse"])
+def test_sequences(name):
+    xs, function = jnp.ones((B, T, C)), getattr(sequences, name)
+    found = jax.eval_shape(lambda xs: function(xs, lengths=np.array([T, 2])), xs)
+    assert found.shape == ((B, T, C) if name == "reverse" else (B, C))
 
 
 class Tagger(nnx.Module):
@@ -181,10 +197,20 @@ def test_training_and_evaluation():
         model, loss, tx, [batch], epochs=1, eval_batches=[batch], metric_fn=measured,
         progress=False,
     )  # fmt: skip
-    assert len(result.history) == 1
+    (record,) = result.history
+    with jax.numpy_rank_promotion("allow"):
+        before = np.asarray(model(batch["x"]), np.float64)
+        after = np.asarray(result.model(batch["x"]), np.float64)
+    log_p = before - np.log(np.exp(before).sum(axis=-1, keepdims=True))
+    assert record["loss"] == pytest.approx(-log_p[..., 1][MASK].mean(), rel=1e-5)
+    assert record["eval_accuracy"] == pytest.approx((after.argmax(-1) == 1)[MASK].mean())
 
 
 def test_a_stateful_layer_and_a_step():
-    layer = nn.LSTM(3, 4, num_layers=2, rngs=nnx.Rngs(0))
-    jax.eval_shape(lambda x: layer.step(x, layer.initial_state((B,))), jnp.ones((B, 3)))
-    nn.Stateful(layer, (B,))(jnp.ones((B, T, 3)))
+    layer, xs = nn.LSTM(3, 4, num_layers=2, rngs=nnx.Rngs(0)), jnp.ones((B, T, 3))
+    state = layer.initial_state((B,))
+    stepped = jax.eval_shape(lambda x: layer.step(x, state), xs[:, 0])
+    assert stepped.outputs.shape == (B, 4) and shapes(stepped.state) == shapes(state)
+    found = nn.Stateful(layer, (B,))(xs)
+    with jax.numpy_rank_promotion("allow"):
+        assert_close(found, layer(xs))

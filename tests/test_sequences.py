@@ -158,7 +158,9 @@ def test_gradients_are_finite_and_zero_in_the_padding(name):
     def loss(xs):
         # What a reversed sequence has in its padding stays there; nobody reads it.
         out = function(xs, mask=mask)
-        return ((sequences.zero_masked(out, mask) if name == "reverse" else out) * weight).sum()
+        return (
+            (sequences.zero_masked(out, mask=mask) if name == "reverse" else out) * weight
+        ).sum()
 
     clean = np.asarray(jax.grad(loss)(xs))
     assert (clean[~mask] == 0).all() and clean[mask].any()
@@ -245,9 +247,9 @@ def test_mask_to_lengths_counts_the_real_steps_of_a_mask_with_holes():
 
 
 def test_lengths_are_checked_and_given_back_as_int32():
-    lengths = sequences.check_lengths(np.array([0, 3], np.uint8), (2,), 3)
+    lengths = sequences.require_lengths(np.array([0, 3], np.uint8), (2,), 3)
     assert lengths.dtype == jnp.int32 and lengths.tolist() == [0, 3]
-    traced = jax.jit(lambda n: sequences.check_lengths(n, (2,), 3))(jnp.array([0, 3]))
+    traced = jax.jit(lambda n: sequences.require_lengths(n, (2,), 3))(jnp.array([0, 3]))
     assert traced.dtype == jnp.int32 and traced.tolist() == [0, 3]
 
 
@@ -256,27 +258,27 @@ def test_step_mask(time_major):
     want = np.arange(4) < np.array([[2], [0], [4]])
     want = want.T if time_major else want
     options: dict[str, Any] = {"batch_shape": (3,), "steps": 4, "time_major": time_major}
-    assert sequences.step_mask(None, None, **options) is None
-    for arguments in ([[2, 0, 4], None], [None, want]):
-        got = sequences.step_mask(*arguments, **options)
+    assert sequences.step_mask(**options) is None
+    for padding in ({"lengths": [2, 0, 4]}, {"mask": want}):
+        got = sequences.step_mask(**padding, **options)
         assert got is not None
         np.testing.assert_array_equal(got, want)
     with pytest.raises(ValueError, match=r"lengths, mask: expected one of them, got both"):
-        sequences.step_mask([2, 0, 4], want, **options)
+        sequences.step_mask(lengths=[2, 0, 4], mask=want, **options)
     with pytest.raises(ValueError, match=r"mask: expected shape .* got"):
-        sequences.step_mask(None, want.T, **options)
+        sequences.step_mask(mask=want.T, **options)
 
 
 @layouts
 def test_zero_masked(layout):
     xs, mask = layout.drawn()
     want = with_padding(xs, mask, np.float32(0))
-    got = sequences.zero_masked(with_padding(xs, mask, np.float32(np.nan)), mask)
+    got = sequences.zero_masked(with_padding(xs, mask, np.float32(np.nan)), **layout.options(mask))
     assert got.dtype == xs.dtype
     np.testing.assert_array_equal(got, want)
-    integers = sequences.zero_masked((10 * xs).astype(np.int32), mask)
+    integers = sequences.zero_masked((10 * xs).astype(np.int32), mask=mask)
     np.testing.assert_array_equal(integers, (10 * want).astype(np.int32))
-    gradient = jax.grad(lambda xs: sequences.zero_masked(xs, mask).sum())(xs)
+    gradient = jax.grad(lambda xs: sequences.zero_masked(xs, mask=mask).sum())(xs)
     np.testing.assert_array_equal(gradient, np.broadcast_to(over(mask, xs), xs.shape))
 
 
@@ -345,11 +347,11 @@ def test_bad_calls(name, call, error, message):
         (lambda: sequences.mask_to_lengths(XS), TypeError, r"mask: expected bool.*got .*float32"),
         (lambda: sequences.mask_to_lengths(np.bool_(True)), ValueError, r"mask: expected .*got"),
         (
-            lambda: sequences.zero_masked(XS, np.ones((3, 2), bool)),  # type: ignore[arg-type]
+            lambda: sequences.zero_masked(XS, mask=np.ones((3, 2), bool)),
             ValueError,
             r"mask: expected .*\(2, 3\), got \(3, 2\)",
         ),
-        (lambda: sequences.repeat(XS[0], 0), ValueError, r"steps: expected a positive.*got 0"),  # type: ignore[arg-type]
+        (lambda: sequences.repeat(XS[0], 0), ValueError, r"steps: expected a positive.*got 0"),
         (lambda: sequences.repeat(XS[0], 2.0), TypeError, r"steps: expected a positive.*2.0"),  # type: ignore[arg-type]
         (lambda: sequences.repeat(XS[0, 0, 0], 2), ValueError, r"x: expected .*got"),
     ],
@@ -392,10 +394,10 @@ def test_lists_are_arrays_and_text_is_not(function):
 
 
 def test_the_other_functions_take_lists_too():
-    assert sequences.zero_masked([[1.0, 2.0]], [[True, False]]).tolist() == [[1.0, 0.0]]
+    assert sequences.zero_masked([[1.0, 2.0]], mask=[[True, False]]).tolist() == [[1.0, 0.0]]
     assert sequences.repeat([1, 2], 2).tolist() == [[1, 2], [1, 2]]
     with pytest.raises(TypeError, match="mask: expected bool"):
-        sequences.zero_masked([[1.0]], [[1]])
+        sequences.zero_masked([[1.0]], mask=[[1]])
     with pytest.raises(TypeError, match="x: expected features"):
         sequences.repeat("a", 2)
     with pytest.raises(TypeError, match="lengths: expected integers"):

@@ -9,8 +9,8 @@ import pytest
 from flax import nnx
 
 import seqjax
-from seqjax import cells, nn, seq2seq
-from seqjax._summary import Summary, summary
+from seqjax import Summary, cells, nn, summary
+from tests.seq2seq.helpers import translator
 
 B, T, I, H = 3, 20, 12, 16
 
@@ -101,7 +101,7 @@ def test_a_long_model_path_is_cut_to_a_terminal():
 
 
 def test_an_encoder_decoder_counts_its_loops():
-    model = seq2seq.Seq2Seq(9, 7, embed_size=4, hidden_size=5, cell="gru", rngs=nnx.Rngs(0))
+    model = translator(cell="gru")
     sources, targets = jnp.ones([2, 6], int), jnp.ones([2, 8], int)
     rows = by_path(summary(model, (sources, targets)))
     twice = by_path(summary(model, (sources, jnp.ones([2, 16], int))))
@@ -219,7 +219,7 @@ def test_what_a_subclass_puts_in_place_of_a_method_stays():
 
 
 def test_a_module_of_which_other_methods_are_called():
-    model = seq2seq.Seq2Seq(9, 7, embed_size=4, hidden_size=5, cell="gru", rngs=nnx.Rngs(0))
+    model = translator(cell="gru")
     found = summary(model, (jnp.ones([2, 6], int), jnp.ones([2, 8], int)))
     rows = by_path(found)
     logits, weights = rows["decoder"].output  # of `teacher_forced`, the last that gave arrays

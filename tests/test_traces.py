@@ -12,6 +12,7 @@ import seqjax
 from seqjax import cells, nn, traces
 from tests import references
 from tests.references import log_sigmoid, sigmoid
+from tests.seq2seq.helpers import translator
 
 I, H, T = 3, 4, 5
 LENGTHS = np.array([5, 3, 0])
@@ -409,7 +410,7 @@ def test_traces_under_the_callers_own_transformations():
 
 def test_a_decoders_own_steps_are_not_traced():
     """As the docstrings say: the encoder's layers are, which `Recurrent` runs."""
-    model = seqjax.seq2seq.Seq2Seq(9, 7, embed_size=4, hidden_size=5, cell="gru", rngs=nnx.Rngs(0))
+    model = translator(cell="gru")
     found = traces.gates(model, jnp.ones([2, 6], int), jnp.ones([2, 8], int))
     assert found and all(path.startswith("encoder.") for path in found)
 

@@ -420,4 +420,4 @@ def test_a_length_is_an_integer():
     for length in (2.0, True):
         with pytest.raises(TypeError, match="length: expected a positive integer"):
             viz.hidden_states(np.ones((3, 2)), length=length)  # type: ignore[arg-type]
-    assert viz.hidden_states(np.ones((3, 2)), length=jnp.int32(2))  # type: ignore[arg-type]
+    assert viz.hidden_states(np.ones((3, 2)), length=jnp.int32(2))

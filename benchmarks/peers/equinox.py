@@ -10,7 +10,8 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 
-from benchmarks.peers.jax_peer import JaxPeer, Recurrence, Step
+from benchmarks.peers.jax_network import Recurrence, Step
+from benchmarks.peers.jax_peer import JaxPeer
 from benchmarks.workload import Structure
 
 __all__ = ["Equinox"]

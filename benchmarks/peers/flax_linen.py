@@ -9,7 +9,8 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from benchmarks.peers.jax_peer import JaxPeer, Recurrence, Step
+from benchmarks.peers.jax_network import Recurrence, Step
+from benchmarks.peers.jax_peer import JaxPeer
 from benchmarks.workload import Structure, Weights
 
 __all__ = ["FlaxLinen"]

@@ -12,7 +12,8 @@ from typing import Any, ClassVar
 import jax
 from flax import nnx
 
-from benchmarks.peers.jax_peer import JaxPeer, Recurrence, Step
+from benchmarks.peers.jax_network import Recurrence, Step
+from benchmarks.peers.jax_peer import JaxPeer
 from benchmarks.peers.nnx_tools import rebuilder
 from benchmarks.workload import Structure, Weights
 

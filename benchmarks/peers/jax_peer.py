@@ -7,49 +7,19 @@ the common layout by the transpose of that conversion, `jax.vjp`, so no inverse 
 import abc
 import functools
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from benchmarks.peers.base import Gradients, Peer, Prepared, Stepper, Trainer
+from benchmarks.peers.jax_network import Recurrence, Step
+from benchmarks.peers.jax_training import JaxTrainer
 from benchmarks.tasks import Task
-from benchmarks.workload import Structure, Weights, Workload
+from benchmarks.workload import Structure, Workload
 
-__all__ = ["JaxPeer", "JaxPrepared", "Recurrence", "Step"]
-
-
-class Recurrence(NamedTuple):
-    """A network as functions.
-
-    Attributes:
-      apply: `(params, xs, lengths) -> outputs`; lengths are None where there are none.
-      from_common: makes params of the common weights; pure and differentiable.
-      time_major: whether xs and outputs are `[T, B, ...]`.
-      different: why its mathematics is not the reference's.
-    """
-
-    apply: Callable[[Any, jax.Array, jax.Array | None], jax.Array]
-    from_common: Callable[[Weights], Any]
-    time_major: bool = True
-    different: str | None = None
-
-
-class Step(NamedTuple):
-    """One step of a cell as functions.
-
-    Attributes:
-      apply: `(params, x, state) -> (output, state)` on `[B, features]`.
-      from_common: makes params of the common weights.
-      initial_state: `batch -> state`.
-      different: why its mathematics is not the reference's.
-    """
-
-    apply: Callable[[Any, jax.Array, Any], tuple[jax.Array, Any]]
-    from_common: Callable[[Weights], Any]
-    initial_state: Callable[[int], Any]
-    different: str | None = None
+__all__ = ["JaxPeer", "JaxPrepared"]
 
 
 class JaxPeer(Peer):
@@ -86,8 +56,6 @@ class JaxPeer(Peer):
         return found if isinstance(found, str) else JaxStepper(found, workload)
 
     def trainer(self, task: Task) -> Trainer | str:
-        from benchmarks.peers.jax_training import JaxTrainer
-
         found = self.recurrence(task.structure, lengths=False)
         reason = found if isinstance(found, str) else self.obstacle(task.ids.shape[0])
         if isinstance(found, str) or reason is not None:

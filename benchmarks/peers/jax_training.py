@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import optax
 
 from benchmarks.peers.base import Trainer
-from benchmarks.peers.jax_peer import Recurrence
+from benchmarks.peers.jax_network import Recurrence
 from benchmarks.tasks import ADAM_EPS, ADAM_RATE, CLIP_NORM, Task
 
 __all__ = ["JaxTrainer"]

@@ -11,7 +11,8 @@ import jax
 import jax.numpy as jnp
 import keras
 
-from benchmarks.peers.jax_peer import JaxPeer, Recurrence, Step
+from benchmarks.peers.jax_network import Recurrence, Step
+from benchmarks.peers.jax_peer import JaxPeer
 from benchmarks.workload import Structure, Weights
 
 __all__ = ["KerasJax"]

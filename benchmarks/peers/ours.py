@@ -12,7 +12,8 @@ from flax import nnx
 
 import seqjax
 from benchmarks.peers.base import Trainer, Writer
-from benchmarks.peers.jax_peer import JaxPeer, Recurrence, Step
+from benchmarks.peers.jax_network import Recurrence, Step
+from benchmarks.peers.jax_peer import JaxPeer
 from benchmarks.peers.nnx_tools import rebuilder
 from benchmarks.translation import Translation
 from benchmarks.workload import Structure, Weights

@@ -26,8 +26,8 @@ def _model(task: Translation) -> Any:
     _, _, embed, hidden = task.sizes
     return rebuilder(
         seq2seq.Seq2Seq(
-            task.vocabulary,
-            task.vocabulary,
+            source_vocabulary=task.vocabulary,
+            target_vocabulary=task.vocabulary,
             embed_size=embed,
             hidden_size=hidden // 2,
             rngs=nnx.Rngs(0),

@@ -8,10 +8,11 @@ import jax
 from benchmarks import agreement, timing
 from benchmarks.peers import Peer, Prepared
 from benchmarks.peers.ours import Seqjax
+from benchmarks.results import Row
 from benchmarks.settings import Settings
-from benchmarks.workload import Workload
+from benchmarks.workload import Shape, Workload, flops, make
 
-__all__ = ["Entered", "enter", "failure", "milliseconds", "reference"]
+__all__ = ["Entered", "enter", "failure", "gradient_rows", "milliseconds", "reference"]
 
 Key = TypeVar("Key")
 
@@ -72,3 +73,50 @@ def milliseconds(
     }
     seconds = timing.interleaved(calls, repeats=settings.repeats, budget=settings.budget)
     return {key: tuple(1e3 * s for s in samples) for key, samples in seconds.items()}
+
+
+def gradient_rows(
+    suite: str,
+    cell: str,
+    shape: Shape,
+    contestants: Mapping[str, Peer],
+    settings: Settings,
+    *,
+    variant: str = "plain",
+    temp_bytes: bool = False,
+) -> list[Row]:
+    """Measures the gradient of one shape for all contestants, in turns.
+
+    Args:
+      suite: of the rows.
+      cell: one of `benchmarks.workload.CELLS`.
+      shape: B, T, I, H.
+      contestants: peers by the names that the rows give them.
+      settings: how often and how long to measure.
+      variant: of the rows; the workload is "plain".
+      temp_bytes: whether the rows have the bytes of temporary arrays, too.
+    """
+    workload = make(cell, "plain", shape)
+    expected = reference(workload)
+    entered = {name: enter(peer, workload, expected) for name, peer in contestants.items()}
+    samples = milliseconds(entered, "gradient", settings)
+    rows = []
+    for name, each in entered.items():
+        measured = each.prepared if temp_bytes else None
+        rows.append(
+            Row(
+                suite=suite,
+                cell=cell,
+                variant=variant,
+                shape=shape,
+                what="gradient",
+                contestant=name,
+                samples_ms=samples.get(name, ()),
+                flops=flops(workload.structure, shape.batch, shape.steps, "gradient"),
+                agreement=each.agreement,
+                setting=each.setting,
+                temp_bytes=None if measured is None else measured.temp_bytes("gradient"),
+                reason=each.reason,
+            )
+        )
+    return rows

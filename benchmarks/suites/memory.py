@@ -11,8 +11,8 @@ from benchmarks.peers import Peer
 from benchmarks.peers.ours import Seqjax
 from benchmarks.results import Row
 from benchmarks.settings import Settings
-from benchmarks.suites.common import enter, milliseconds, reference
-from benchmarks.workload import Shape, flops, make
+from benchmarks.suites.common import gradient_rows
+from benchmarks.workload import Shape
 
 __all__ = ["run"]
 
@@ -41,26 +41,6 @@ def run(settings: Settings, say: Callable[[str], None]) -> list[Row]:
 
 def _group(cell: str, shape: Shape, settings_of_remat: list[str], settings: Settings) -> list[Row]:
     """One shape, all ways."""
-    workload = make(cell, "plain", shape)
     contestants: dict[str, Peer] = {"handwritten": peers.load("handwritten")}
     contestants |= {f"seqjax remat={remat}": Seqjax(remat=remat) for remat in settings_of_remat}
-    expected = reference(workload)
-    entered = {name: enter(peer, workload, expected) for name, peer in contestants.items()}
-    samples = milliseconds(entered, "gradient", settings)
-    return [
-        Row(
-            suite="memory",
-            cell=cell,
-            variant="plain",
-            shape=shape,
-            what="gradient",
-            contestant=name,
-            samples_ms=samples.get(name, ()),
-            flops=flops(workload.structure, shape.batch, shape.steps, "gradient"),
-            agreement=each.agreement,
-            setting=each.setting,
-            temp_bytes=None if each.prepared is None else each.prepared.temp_bytes("gradient"),
-            reason=each.reason,
-        )
-        for name, each in entered.items()
-    ]
+    return gradient_rows("memory", cell, shape, contestants, settings, temp_bytes=True)

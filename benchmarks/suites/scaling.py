@@ -8,8 +8,8 @@ from collections.abc import Callable
 
 from benchmarks.results import Row
 from benchmarks.settings import Settings
-from benchmarks.suites.common import enter, milliseconds, reference
-from benchmarks.workload import Shape, flops, make
+from benchmarks.suites.common import gradient_rows
+from benchmarks.workload import Shape
 
 __all__ = ["run", "sweep"]
 
@@ -41,25 +41,8 @@ def run(settings: Settings, say: Callable[[str], None]) -> list[Row]:
                 for size in sizes:
                     say(f"{cell}, {variant} {size}")
                     shape = sweep(base, variant, size)
-                    workload = make(cell, "plain", shape)
-                    expected = reference(workload)
-                    entered = {n: enter(p, workload, expected) for n, p in contestants.items()}
-                    samples = milliseconds(entered, "gradient", settings)
-                    rows += [
-                        Row(
-                            suite="scaling",
-                            cell=cell,
-                            variant=variant,
-                            shape=shape,
-                            what="gradient",
-                            contestant=name,
-                            samples_ms=samples.get(name, ()),
-                            flops=flops(workload.structure, shape.batch, shape.steps, "gradient"),
-                            agreement=each.agreement,
-                            setting=each.setting,
-                            reason=each.reason,
-                        )
-                        for name, each in entered.items()
-                    ]
+                    rows += gradient_rows(
+                        "scaling", cell, shape, contestants, settings, variant=variant
+                    )
                     gc.collect()
     return rows

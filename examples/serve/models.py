@@ -137,7 +137,9 @@ def load_pronouncer(folder: Path) -> Pronouncer:
     options = _options(folder, "pronounce", (*sizes, "beam_width"))
     letters, phonemes = (_vocabulary(folder, name) for name in ("letters.json", "phonemes.json"))
     how: dict[str, Any] = {name: int(options[name]) for name in sizes}
-    model = seq2seq.Seq2Seq(len(phonemes), len(letters), **how, rngs=nnx.Rngs(0))
+    model = seq2seq.Seq2Seq(
+        source_vocabulary=len(letters), target_vocabulary=len(phonemes), **how, rngs=nnx.Rngs(0)
+    )
     return Pronouncer(
         _restored(model, folder, options["average"]),
         letters,

@@ -20,7 +20,7 @@ _CHUNKED = re.compile(rb"^transfer-encoding[ \t]*:[ \t]*chunked[ \t]*\r?$", re.I
 _HOST = re.compile(r"[A-Za-z0-9._~:%\[\]-]*")
 
 
-class Parser(HTTPRequestParser):  # type: ignore[misc]
+class Parser(HTTPRequestParser):
     """One request.
 
     Args:

@@ -36,11 +36,11 @@ LINGER = 2.0  # seconds for which a client that is still sending may read why it
 PAUSE = 1.0  # seconds until the next attempt when the system gives no connection, of want of files
 
 
-class _Timeout(BadRequest):  # type: ignore[misc]
+class _Timeout(BadRequest):
     code, reason = 408, "Request Timeout"
 
 
-class _JsonErrorTask(ErrorTask):  # type: ignore[misc]
+class _JsonErrorTask(ErrorTask):
     """The answer to a request that does not reach the application."""
 
     def execute(self) -> None:
@@ -60,7 +60,7 @@ class _JsonErrorTask(ErrorTask):  # type: ignore[misc]
         self.write(body)
 
 
-class _Task(WSGITask):  # type: ignore[misc]
+class _Task(WSGITask):
     """A request to the application."""
 
     def build_response_header(self) -> bytes:
@@ -70,7 +70,7 @@ class _Task(WSGITask):  # type: ignore[misc]
         return head
 
 
-class _Channel(HTTPChannel):  # type: ignore[misc]
+class _Channel(HTTPChannel):
     """A connection."""
 
     task_class = _Task
@@ -141,7 +141,7 @@ class _Channel(HTTPChannel):  # type: ignore[misc]
         return not (self.requests or self.request or self.unread or self.total_outbufs_len)
 
 
-class Server(TcpWSGIServer):  # type: ignore[misc]
+class Server(TcpWSGIServer):
     """Serves an application until it is told to stop.
 
     Args:

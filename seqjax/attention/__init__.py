@@ -2,7 +2,7 @@
 
 `ATTENTIONS` is the registry. A mechanism is a frozen configuration with pure methods:
 
-    memory  = attention.precompute(params, encoded, mask)      keys are projected here, once
+    memory  = attention.precompute(params, encoded, mask=mask)      keys are projected here, once
     state   = attention.initial_state(memory)                  what is carried from step to step
     context, weights, state = attention.attend(params, query, memory, state)
 

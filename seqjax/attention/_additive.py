@@ -34,7 +34,7 @@ class NormedAdditiveParams(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class AdditiveScores(TanhAttention):
-    """What mechanisms with additive scores share: the weights of the hidden layer, and the keys."""
+    """Base of the mechanisms with additive scores: weights of the hidden layer, and keys."""
 
     def draw_additive(self, key: PRNGKey, dtype: Any) -> AdditiveParams:
         """Draws `w_q`, `w_m` and `v`; the bias is zero."""
@@ -83,7 +83,7 @@ class Additive(AdditiveScores):
       >>> attention = Additive(3, 4, units=6)
       >>> params = attention.init(jax.random.key(0))
       >>> mask = jnp.array([[True, True, False]])
-      >>> memory = attention.precompute(params, jnp.ones([1, 3, 4]), mask)
+      >>> memory = attention.precompute(params, jnp.ones([1, 3, 4]), mask=mask)
       >>> context, weights, _ = attention.attend(params, jnp.ones([1, 3]), memory, ())
       >>> weights.tolist()
       [[0.5, 0.5, 0.0]]

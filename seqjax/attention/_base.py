@@ -30,7 +30,7 @@ __all__ = ["Attended", "Attention", "DenseAttention", "Memory", "TanhAttention"]
 
 
 class Memory(NamedTuple):
-    """What attention reads, prepared once a sentence by `Attention.precompute`.
+    """The memory that attention reads, prepared once a sentence by `Attention.precompute`.
 
     All arrays have the batch axes in front and the dtype of the memory they were made of.
 
@@ -47,7 +47,7 @@ class Memory(NamedTuple):
 
 
 class Attended(NamedTuple):
-    """What one step of attention gives.
+    """The result of one step of attention.
 
     Attributes:
       context: `[..., M]` in the dtype of the memory.
@@ -118,7 +118,7 @@ class Attention(abc.ABC):
 
     @abc.abstractmethod
     def project_keys(self, params: Any, memory: Array) -> PyTree:
-        """What scores are made of.
+        """Return the keys, from which scores are computed.
 
         Args:
           params: as from `init`, in the dtype of the memory.
@@ -129,7 +129,7 @@ class Attention(abc.ABC):
         """
 
     def project_values(self, params: Any, memory: Array) -> Array:
-        """What contexts are made of: the memory itself.
+        """Return the values, of which contexts are sums: the memory itself.
 
         Args:
           params: as from `init`, in the dtype of the memory.
@@ -140,7 +140,7 @@ class Attention(abc.ABC):
 
     @abc.abstractmethod
     def scores(self, params: Any, query: Array, memory: Memory, state: Any) -> Array:
-        """How well each position fits the query, before the temperature.
+        """Return how well each position fits the query, before the temperature.
 
         Args:
           params: as from `init`, in the dtype of the memory.
@@ -196,7 +196,14 @@ class Attention(abc.ABC):
         del params
         return attention_ops.weighted_sum(weights, memory.values), weights
 
-    def precompute(self, params: Any, memory: ArrayLike, mask: ArrayLike | None = None) -> Memory:
+    def precompute(
+        self,
+        params: Any,
+        memory: ArrayLike,
+        *,
+        lengths: ArrayLike | None = None,
+        mask: ArrayLike | None = None,
+    ) -> Memory:
         """Prepares a memory, once a sentence: masks it and projects its keys.
 
         The memory is replaced by zeros at masked positions before anything is computed of it, so
@@ -205,7 +212,8 @@ class Attention(abc.ABC):
         Args:
           params: as from `init`.
           memory: float `[..., S, M]`, such as the outputs of an encoder.
-          mask: bool `[..., S]` of any pattern, True at real positions; None if all are real.
+          lengths: int `[...]`, real positions of each sentence; or
+          mask: bool `[..., S]` of any pattern, True at real positions. Without both, all are real.
 
         Returns:
           What `attend` and `initial_state` take.
@@ -219,10 +227,10 @@ class Attention(abc.ABC):
                 f"memory: expected [..., S, {self.memory_size}] for "
                 f"memory_size={self.memory_size}, got {given.shape}"
             )
-        if mask is None:
-            mask = jnp.ones(given.shape[:-1], bool)
-        real = sequences.check_mask("mask", mask, given.shape[:-1])
-        clean = sequences.zero_masked(given, real)
+        *batch_shape, positions = given.shape[:-1]
+        real = sequences.step_mask(tuple(batch_shape), positions, lengths=lengths, mask=mask)
+        real = jnp.ones(given.shape[:-1], bool) if real is None else real
+        clean = sequences.zero_masked(given, mask=real)
         params = cast(params, clean.dtype)
         return Memory(
             keys=cast(self.project_keys(params, clean), clean.dtype),

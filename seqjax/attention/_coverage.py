@@ -84,7 +84,7 @@ class Coverage(AdditiveScores):
 
 
 def coverage_loss(weights: ArrayLike, coverage: ArrayLike) -> Array:
-    """What a step pays for attending again to what has been attended to.
+    """Return the cost of a step that attends again to the same positions.
 
         L_t = Σ_s min(a_ts, k_ts)
 

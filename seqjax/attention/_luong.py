@@ -1,6 +1,7 @@
 """Luong's scores: products of query and memory, and the concatenation of both."""
 
 import dataclasses
+import math
 from typing import Any, NamedTuple
 
 import jax.numpy as jnp
@@ -32,7 +33,7 @@ class ConcatParams(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class _Product(Attention):
-    """What the mechanisms without parameters share."""
+    """Base of the mechanisms without parameters."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -111,7 +112,9 @@ class ScaledDot(_Product):
     """
 
     def scores(self, params: Any, query: Array, memory: Memory, state: Any) -> Array:
-        return super().scores(params, query, memory, state) / self.query_size**0.5
+        scores = super().scores(params, query, memory, state)
+        scaled: Array = scores / math.sqrt(self.query_size)
+        return scaled
 
 
 @dataclasses.dataclass(frozen=True)

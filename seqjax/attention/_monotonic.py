@@ -78,7 +78,7 @@ class Monotonic(AdditiveScores):
       >>> attention = Monotonic(2, 2, mode="hard", score_bias_init=1.0)
       >>> params = attention.init(jax.random.key(0))
       >>> mask = jnp.array([False, True, True])
-      >>> memory = attention.precompute(params, jnp.zeros([3, 2]), mask)
+      >>> memory = attention.precompute(params, jnp.zeros([3, 2]), mask=mask)
       >>> attention.attend(
       ...     params, jnp.zeros(2), memory, attention.initial_state(memory)
       ... ).weights.tolist()
@@ -109,7 +109,8 @@ class Monotonic(AdditiveScores):
     def scores(self, params: Any, query: Array, memory: Memory, state: Array) -> Array:
         v = attention_ops.normed(params.v, params.g)
         scores = attention_ops.additive_scores(v, memory.keys, self.project_query(params, query))
-        return scores + params.r.astype(scores.dtype)
+        shifted: Array = scores + params.r.astype(scores.dtype)
+        return shifted
 
     def align(
         self,
@@ -257,7 +258,8 @@ def expected_alignment(scores: Array, mask: Array, previous: Array) -> Array:
         return left[0] * right[0], right[0] * left[1] + right[1]
 
     _, reached = lax.associative_scan(combine, (from_left, previous), axis=scores.ndim - 1)
-    return stop * reached
+    stopped: Array = stop * reached
+    return stopped
 
 
 def chunkwise(stops: Array, scores: Array, mask: Array, width: int) -> Array:

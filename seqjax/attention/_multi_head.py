@@ -1,6 +1,7 @@
 """Multi-head attention, with the one query that a recurrent decoder has at a time."""
 
 import dataclasses
+import math
 from typing import Any, NamedTuple
 
 import jax.numpy as jnp
@@ -99,7 +100,8 @@ class MultiHead(DenseAttention):
         """As in `Attention`, for each head: `[..., N, S]`."""
         queries = self._by_head(ops.matmul(query, params.w_q))
         scores = attention_ops.dot_scores(queries, memory.keys)
-        return scores / self.features**0.5
+        scaled: Array = scores / math.sqrt(self.features)
+        return scaled
 
     def align(self, params: Any, query: Array, memory: Memory, state: Any) -> tuple[Array, Any]:
         """As in `Attention`, for each head: `[..., N, S]`."""

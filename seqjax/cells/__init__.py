@@ -103,7 +103,7 @@ def make_cell(
       **options: of its class.
 
     Raises:
-      TypeError: something else.
+      TypeError: something else, or an option that the class does not have.
       ValueError: no such name, or a cell that does not read vectors, such as one for images.
 
     Example:
@@ -118,6 +118,9 @@ def make_cell(
             hint = checks.nearest(kind, known)
             raise ValueError(f"cell: expected one of {', '.join(known)}, got {kind!r}{hint}")
         kind = CELLS[kind]
+    if options and (isinstance(kind, Cell) or (isinstance(kind, type) and issubclass(kind, Cell))):
+        taker = kind if isinstance(kind, type) else type(kind)
+        checks.require_options(taker.__name__, options, taker)
     if isinstance(kind, Cell):
         cell = dataclasses.replace(kind, input_size=input_size, hidden_size=hidden_size, **options)
     elif isinstance(kind, type) and issubclass(kind, Cell):

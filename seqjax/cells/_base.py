@@ -115,7 +115,8 @@ class Cell(abc.ABC, Generic[Params, State]):
         """Return the state before the first step; zeros in most cells.
 
         Args:
-          batch_shape: leading axes of every array of the state.
+          batch_shape: leading axes of every array of the state. Layers and `unroll` pass a tuple;
+            the cells of this package also take an integer, which is one axis.
           dtype: of the arrays; a cell may use a wider one, or integers for a counter.
         """
 
@@ -372,7 +373,7 @@ def flat_roles(roles: PyTree) -> list[Role]:
 
 
 def is_shape(value: Any) -> bool:
-    """Whether a value is the shape of an array, in contrast to a tuple of shapes."""
+    """Return whether a value is the shape of an array, in contrast to a tuple of shapes."""
     return isinstance(value, tuple) and all(isinstance(n, int) for n in value)
 
 

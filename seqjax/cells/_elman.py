@@ -74,7 +74,8 @@ class _Elman(SimpleCell):
         return (ops.matmul(r, p.w_hh),)
 
     def recurrent_matrix(self, p: Any) -> Array | None:
-        return p.w_hh
+        w_hh: Array = p.w_hh
+        return w_hh
 
     def _init(self, key: PRNGKey, dtype: Any) -> tuple[Array, Array, Array | None]:
         k_ih, k_hh, k_b = self.keys(key, 3)

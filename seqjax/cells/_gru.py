@@ -43,13 +43,13 @@ class MGUParams(NamedTuple):
 
 
 def interpolated(z: Array, n: Array, h_tm1: Array) -> Array:
-    """How every GRU ends: h_t = (1 - z_t) ⊙ n_t + z_t ⊙ h_{t-1}."""
+    """Return the new state of any GRU: h_t = (1 - z_t) ⊙ n_t + z_t ⊙ h_{t-1}."""
     return (1 - z) * n + z * h_tm1
 
 
 @dataclasses.dataclass(frozen=True)
 class _GRU(GatedCell[Any, Array]):
-    """What the cells of this file share: the last slot is for what the state alone fills."""
+    """Base of the cells of this file; the last slot holds values of the state alone."""
 
     def recurrent_input(self, state: Array) -> Array:
         return state
@@ -137,7 +137,8 @@ class GRU(_ResetGRU):
         return q_r, q_z, None, q_n
 
     def recurrent_matrix(self, p: Any) -> Array | None:
-        return p.w_hh
+        w_hh: Array = p.w_hh
+        return w_hh
 
     def gate_values(self, p: Any, gates: Any, state: Array) -> dict[str, Array]:
         z_r, z_z, p_n, q_n = gates

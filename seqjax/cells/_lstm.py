@@ -15,9 +15,22 @@ from seqjax.cells import initializers, ops
 from seqjax.cells._base import GatedCell
 from seqjax.types import Array, PRNGKey, Shape, Slots
 
+__all__ = [
+    "CoupledLSTM",
+    "GatedLSTM",
+    "LSTM",
+    "LSTMParams",
+    "LSTMState",
+    "MemoryCell",
+    "PeepholeLSTM",
+    "PeepholeLSTMParams",
+    "ProjectedLSTM",
+    "ProjectedLSTMParams",
+]
+
 
 class LSTMState(NamedTuple):
-    """The state of an LSTM: `h [..., H]`, what it shows, and `c [..., H]`, what it keeps."""
+    """The state of an LSTM: the hidden state h `[..., H]` and the memory c `[..., H]`."""
 
     h: Array
     c: Array
@@ -127,7 +140,8 @@ class GatedLSTM(MemoryCell):
         return ops.split(ops.matmul(r, p.w_hh), self.gates)
 
     def recurrent_matrix(self, p: Any) -> Array | None:
-        return p.w_hh
+        w_hh: Array = p.w_hh
+        return w_hh
 
     def _init(self, key: PRNGKey, dtype: Any) -> tuple[Array, Array, Array | None]:
         k_ih, k_hh, k_b, k_chrono = self.keys(key, 4)

@@ -61,14 +61,17 @@ def activation(name_or_function: str | Callable[[Array], Array]) -> Callable[[Ar
 
 
 def accumulator_dtype(dtype: Any) -> jnp.dtype:
-    """The dtype in which products of `dtype` are summed: float32 or wider.
+    """Return the dtype in which numbers of `dtype` are summed: float32 or wider.
 
     Example:
       >>> accumulator_dtype(jnp.bfloat16).name, accumulator_dtype("float64").name
       ('float32', 'float64')
+      >>> accumulator_dtype("int8").name
+      'float32'
     """
-    dtype = jnp.dtype(dtype)
-    return dtype if jnp.finfo(dtype).bits >= 32 else jnp.dtype(jnp.float32)
+    found: jnp.dtype = jnp.dtype(dtype)
+    wide = jnp.issubdtype(found, jnp.inexact) and jnp.finfo(found).bits >= 32
+    return found if wide else jnp.dtype(jnp.float32)
 
 
 def matmul(x: Array, w: Array) -> Array:

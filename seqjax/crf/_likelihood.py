@@ -245,7 +245,7 @@ def _of_tags(scores: Scores, tags: Array) -> Array:
     if tags.shape != (*batch_shape, steps):
         hint = "; partial labels are bool" if tags.shape == scores.emissions.shape else ""
         raise ValueError(f"tags: expected shape {(*batch_shape, steps)}, got {tags.shape}{hint}")
-    checks.require_range("tags", tags, classes - 1, scores.mask)
+    checks.require_range("tags", tags, classes - 1, mask=scores.mask)
     valid = (tags >= 0) & (tags < classes) | ~scores.mask
     tags = jnp.where(scores.mask & valid, tags, 0).astype(jnp.int32)
 

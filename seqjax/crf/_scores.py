@@ -6,7 +6,10 @@ import jax
 import jax.numpy as jnp
 
 from seqjax import checks, sequences
+from seqjax.cells.ops import accumulator_dtype
 from seqjax.types import Array
+
+__all__ = ["Scores", "checked"]
 
 
 class Scores(NamedTuple):
@@ -61,20 +64,19 @@ def checked(
         raise ValueError(f"emissions: expected [..., T, C], got {emissions.shape}")
     *batch_shape, steps, classes = emissions.shape
     given: dict[str, Any] = {"transitions": transitions, "start": start, "end": end}
+    for name, value in given.items():
+        shape = (classes, classes) if name == "transitions" else (classes,)
+        if value is None and name != "transitions":
+            value = jnp.zeros(shape, emissions.dtype)
+        given[name] = checks.require_array(name, value, jnp.floating, f"float {list(shape)}")
+        if given[name].shape != shape:
+            raise ValueError(
+                f"{name}: expected shape {shape} for C={classes}, got {given[name].shape}"
+            )
     with jax.numpy_dtype_promotion("standard"):
-        wide = jnp.promote_types(emissions.dtype, jnp.float32)
-        for name, value in given.items():
-            shape = (classes, classes) if name == "transitions" else (classes,)
-            if value is None and name != "transitions":
-                value = jnp.zeros(shape, emissions.dtype)
-            value = checks.require_array(name, value, jnp.floating, f"float {list(shape)}")
-            if value.shape != shape:
-                raise ValueError(
-                    f"{name}: expected shape {shape} for C={classes}, got {value.shape}"
-                )
-            given[name], wide = value, jnp.promote_types(wide, value.dtype)
+        wide = accumulator_dtype(jnp.result_type(emissions, *given.values()))
     given = {name: value.astype(wide) for name, value in given.items()}
-    found = sequences.step_mask(lengths, mask, tuple(batch_shape), steps)
+    found = sequences.step_mask(tuple(batch_shape), steps, lengths=lengths, mask=mask)
     found = jnp.ones((*batch_shape, steps), bool) if found is None else found
-    emissions = sequences.zero_masked(emissions.astype(wide), found)
+    emissions = sequences.zero_masked(emissions.astype(wide), mask=found)
     return Scores(emissions, **given, mask=found, previous=sequences.previous_real(found))

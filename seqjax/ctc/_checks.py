@@ -8,6 +8,8 @@ from seqjax import checks, sequences
 from seqjax.cells.ops import accumulator_dtype
 from seqjax.types import Array
 
+__all__ = ["checked_frames"]
+
 
 def checked_frames(logits: Any, lengths: Any, mask: Any, blank: Any) -> tuple[Array, Array, int]:
     """Check the frames; return logits, float32 or wider and zero in padding, mask and blank."""
@@ -18,7 +20,7 @@ def checked_frames(logits: Any, lengths: Any, mask: Any, blank: Any) -> tuple[Ar
     blank = checks.require_integer("blank", blank, least=0)
     if blank >= classes:
         raise ValueError(f"blank: expected a class below V={classes}, got {blank}")
-    found = sequences.step_mask(lengths, mask, (batch,), steps)
+    found = sequences.step_mask((batch,), steps, lengths=lengths, mask=mask)
     found = jnp.ones((batch, steps), bool) if found is None else found
     logits = logits.astype(accumulator_dtype(logits.dtype))
-    return sequences.zero_masked(logits, found), found, blank
+    return sequences.zero_masked(logits, mask=found), found, blank

@@ -147,9 +147,8 @@ def ctc_beam_search(
     beam, (parents, labels) = lax.scan(frame, start, (log_probs, real.T))
 
     def back(beam: Array, xs: tuple[Array, Array]) -> tuple[Array, Array]:
-        parents, labels = xs
-        take = lambda a: jnp.take_along_axis(a, beam, axis=1)  # noqa: E731
-        return take(parents), take(labels)
+        before, label = (jnp.take_along_axis(a, beam, axis=1) for a in xs)
+        return before, label
 
     last = jnp.broadcast_to(jnp.arange(n_best, dtype=jnp.int32)[None], (batch, n_best))
     _, path = lax.scan(back, last, (parents, labels), reverse=True)

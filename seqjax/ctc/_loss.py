@@ -76,7 +76,7 @@ def ctc_loss(
     if label_lengths is None:
         label_lengths = jnp.full(batch, labels.shape[1], jnp.int32)
     try:
-        label_lengths = sequences.check_lengths(label_lengths, (batch,), labels.shape[1])
+        label_lengths = sequences.require_lengths(label_lengths, (batch,), labels.shape[1])
     except (TypeError, ValueError) as error:
         message = str(error).replace("the number of steps", "the number of labels")
         raise type(error)(f"label_{message}") from None

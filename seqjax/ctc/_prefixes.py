@@ -7,6 +7,8 @@ from jax import lax
 
 from seqjax.types import Array
 
+__all__ = ["Prefixes", "advance", "first_prefixes"]
+
 
 class Prefixes(NamedTuple):
     """K different label prefixes, most probable first; at probability zero there is none.
@@ -91,7 +93,8 @@ def advance(prefixes: Prefixes, log_probs: Array, blank: int) -> tuple[Prefixes,
 def _named(stem: Array, label: Array) -> Array:
     """Return the hash `[K, 2]` of stems with one more label, mixed by MurmurHash3's final step."""
     odd = jnp.array([[0x9E3779B1, 0x85EBCA77]], jnp.uint32)
-    word = stem * odd + (label.astype(jnp.uint32)[:, None] + jnp.uint32(1)) * odd[:, ::-1]
+    word: Array = stem * odd + (label.astype(jnp.uint32)[:, None] + jnp.uint32(1)) * odd[:, ::-1]
     for shift, factor in ((16, 0x85EBCA6B), (13, 0xC2B2AE35)):
         word = (word ^ (word >> jnp.uint32(shift))) * jnp.uint32(factor)
-    return word ^ (word >> jnp.uint32(16))
+    word = word ^ (word >> jnp.uint32(16))
+    return word

@@ -85,7 +85,8 @@ def log_mel(
     hann = (1 - np.cos(2 * np.pi * np.arange(size) / size)) / 2
     spectrum = scipy.fft.rfft(frames * hann, n=fft_size)
     power = (spectrum.real**2 + spectrum.imag**2) / (hann**2).sum()
-    return np.log(np.maximum(power @ filters, floor)).astype(np.float32)
+    energies: np.ndarray = np.log(np.maximum(power @ filters, floor))
+    return energies.astype(np.float32)
 
 
 def mfcc(samples: ArrayLike, rate: float, *, coefficients: int = 13, **options: Any) -> np.ndarray:
@@ -113,13 +114,14 @@ def mfcc(samples: ArrayLike, rate: float, *, coefficients: int = 13, **options: 
       >>> print(mfcc(np.zeros(400), 16000, coefficients=3).round(2))  # silence: √40 log(1e-10)
       [[-145.63    0.      0.  ]]
     """
+    checks.require_options("mfcc", options, log_mel)
     energies = log_mel(samples, rate, **options)
     coefficients = checks.require_integer("coefficients", coefficients)
     if coefficients > energies.shape[1]:
         raise ValueError(
             f"coefficients: expected at most bands={energies.shape[1]}, got {coefficients}"
         )
-    cepstrum = scipy.fft.dct(energies.astype(np.float64), norm="ortho")
+    cepstrum: np.ndarray = scipy.fft.dct(energies.astype(np.float64), norm="ortho")
     return cepstrum[:, :coefficients].astype(np.float32)
 
 

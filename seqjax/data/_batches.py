@@ -100,9 +100,9 @@ def batches(
         fields,
         specs,
         groups,
+        batch_size,
         steps,
         assigned(lengths, steps),
-        batch_size,
         seed,
         epoch,
         checks.require_bool("drop_remainder", drop_remainder),
@@ -126,9 +126,9 @@ class Batches:
       fields: the entries of each field.
       specs: shape and dtype of each field's entries.
       groups: the fields that run over time, by the lengths that they share.
+      batch_size: B.
       boundaries: of each bucket, the T of each group.
       buckets: int [N], the bucket of each example.
-      batch_size: B.
       seed: of the shuffling; None for none.
       epoch: the epoch of this order.
       drop_remainder: whether examples that do not fill a batch are left out.
@@ -143,9 +143,9 @@ class Batches:
     fields: Mapping[str, Field]
     specs: Mapping[str, Spec]
     groups: Sequence[Group]
+    batch_size: int
     boundaries: Sequence[tuple[int, ...]]
     buckets: np.ndarray
-    batch_size: int
     seed: int | None
     epoch: int
     drop_remainder: bool

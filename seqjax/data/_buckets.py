@@ -80,7 +80,8 @@ def assigned(lengths: np.ndarray, boundaries: list[tuple[int, ...]], first: int 
             f"boundaries: expected the last to be at least {_shown(tuple(lengths[n].tolist()))}, "
             f"the length of example {first + n}, got {_shown(boundaries[-1])}"
         )
-    return fits.argmax(axis=1)
+    buckets: np.ndarray = fits.argmax(axis=1)
+    return buckets
 
 
 def _boundary(boundary: Any, groups: int) -> tuple[int, ...]:

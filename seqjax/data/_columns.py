@@ -239,7 +239,8 @@ def _dates(pandas: Any, series: Any, gap: np.ndarray, reread: Reread, form: Any)
     for row in np.flatnonzero(dates.isna() & ~gap):
         got = f"got {reread()[row]!r}; pass another date_format, such as '%d/%m/%Y %H:%M'"
         raise Doubt(row, f"expected a date in format {form}, {got}")
-    return dates.dt.tz_localize(None).to_numpy()
+    found: np.ndarray = dates.dt.tz_localize(None).to_numpy()
+    return found
 
 
 def filled(values: np.ndarray, gap: np.ndarray, gaps: str, reread: Reread) -> np.ndarray:

@@ -7,6 +7,8 @@ from pathlib import Path
 
 from seqjax._files import FilePath, local_file
 
+__all__ = ["decode", "is_packed", "is_system_file", "read_bytes"]
+
 
 def is_packed(path: Path) -> bool:
     """Return whether a file's name says that it is gzip data."""

@@ -11,6 +11,8 @@ from seqjax.data._batches import Batches, batches
 from seqjax.data._buckets import assigned
 from seqjax.data._containers import numbers, table_columns
 
+__all__ = ["Batch", "BucketIterDataset", "EpochsMapDataset", "examples"]
+
 Batch = dict[str, np.ndarray]
 
 

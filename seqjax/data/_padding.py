@@ -12,7 +12,7 @@ from seqjax.data._fields import Field, stack
 __all__ = ["Truncate", "pad"]
 
 Truncate: TypeAlias = Literal["error", "right", "left"]
-"""What to do with a sequence that is too long: raise, or cut at the right or left end."""
+"""The treatment of a sequence that is too long: an error, or a cut at the right or left end."""
 
 
 def pad(

@@ -81,7 +81,7 @@ def grain_batches(
             "drop_remainder": checks.require_bool("drop_remainder", drop_remainder),
             "pad_batch": checks.require_bool("pad_batch", pad_batch),
         },
-    )  # type: ignore[no-any-return]
+    )
 
 
 def grain_datasets(user: str) -> Any:

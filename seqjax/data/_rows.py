@@ -36,7 +36,7 @@ class Text(NamedTuple):
 
     @property
     def whole(self) -> bool:
-        """Whether the data are the whole file, unchanged, so that pandas may read that."""
+        """Return whether the data are the whole file, unchanged, so that pandas may read that."""
         return isinstance(self.data, mmap.mmap)
 
     def open(self) -> Any:
@@ -49,7 +49,7 @@ class Text(NamedTuple):
         return "" if self.options["quoting"] == csv.QUOTE_NONE else self.options["quotechar"]
 
     def has(self, mark: str) -> bool:
-        """Whether a character may be in a field. A delimiter may be in one only between quotes."""
+        """Return whether a character may be in a field; a delimiter may only between quotes."""
         quoted = self.sep != mark or (self.quote and self.data.find(self.quote.encode()) >= 0)
         return bool(quoted) and self.data.find(mark.encode()) >= 0
 

@@ -120,9 +120,11 @@ class _Source(io.BufferedReader):
 
 def _samples(sound: Any, frames: int) -> np.ndarray:
     """Return the mean of the channels, float32 [T]."""
+    samples: np.ndarray = np.empty(frames, np.float32)
     if sound.channels == 1:
-        return sound.read(frames, dtype="float32")
-    samples, read = np.empty(frames, np.float32), 0
+        samples = sound.read(frames, dtype="float32")
+        return samples
+    read = 0
     block = np.empty((min(frames, BLOCK), sound.channels))
     weights = np.full(sound.channels, 1 / sound.channels)
     with np.errstate(over="ignore"):  # an infinite sample is an error later

@@ -84,7 +84,7 @@ def _frame_bytes(form: bytes, order: str) -> int | None:
         (kind,) = struct.unpack(f"{order}24xH", form[:26])
     if kind not in (1, 3, 6, 7):  # integers, floats, A-law, µ-law
         return None
-    frame = channels * -(-bits // 8)
+    frame: int = channels * -(-bits // 8)
     # libsndfile computes the length of a frame from channels and bits. Two other numbers of the
     # header give this length, too. One wrong number does no harm; if both disagree with channels
     # and bits, the right length is unknown. Some programs leave the numbers 0.

@@ -130,7 +130,7 @@ class Windows:
     stride: int
 
     def __len__(self) -> int:
-        return (self.inputs.shape[1] - self.steps) // self.stride + 1
+        return int((self.inputs.shape[1] - self.steps) // self.stride + 1)
 
     def __iter__(self) -> Iterator[dict[str, np.ndarray]]:
         return (self[index] for index in range(len(self)))

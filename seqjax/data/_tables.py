@@ -17,7 +17,7 @@ from seqjax.data._rows import DIALECT, Text, count_rows, header, read_text, reco
 __all__ = ["Gaps", "read_csv"]
 
 Gaps: TypeAlias = Literal["error", "interpolate", "previous", "nan"]
-"""What to do with missing values of a table; see `seqjax.data.read_csv`."""
+"""The treatment of missing values of a table; see `seqjax.data.read_csv`."""
 
 # Older versions of pandas let these overflow.
 SMALL = tuple(map(np.dtype, ("int8", "int16", "int32", "uint8", "uint16", "uint32")))
@@ -154,7 +154,8 @@ def _read(pandas: Any, text: Text, names: list[str], above: int, **options: Any)
 def _fields(read: Any, text: Text, name: str) -> np.ndarray:
     """Return the fields of a column as they are written, [N] of `str`."""
     series = read(usecols=[name], dtype=str, na_filter=False)[name]
-    return series.map(text.restored).to_numpy(object)
+    fields: np.ndarray = series.map(text.restored).to_numpy(object)
+    return fields
 
 
 def _frame(read: Any, text: Text, names: list[str], above: int, dtypes: dict[str, Any]) -> Any:

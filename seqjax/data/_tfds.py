@@ -45,7 +45,9 @@ def tfds_source(
         ) from error
     folder = None if data_dir is None else str(local_path("data_dir", data_dir))
     try:
-        source: Any = tfds.data_source(name, split=split, data_dir=folder, download=False)
+        source: Sequence[dict[str, Any]] = tfds.data_source(
+            name, split=split, data_dir=folder, download=False
+        )
     except Exception as error:  # errors of many classes mean that the set is missing
         why = str(error).partition("\n")[0]
         raise ValueError(

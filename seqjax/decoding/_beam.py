@@ -162,7 +162,7 @@ class _Ranked(NamedTuple):
 def _search(problem: Problem, penalties: Penalties, n: int) -> Decoded:
     batch, width, steps = problem.batch, problem.copies, problem.max_length
 
-    def as_beams(leaf: Any) -> Array:
+    def as_beams(leaf: Array) -> Array:
         return leaf.reshape(batch, width, *leaf.shape[1:])
 
     def as_rows(leaf: Array) -> Array:

@@ -8,6 +8,8 @@ from jax import lax
 from seqjax.decoding._ends import is_end
 from seqjax.types import Array
 
+__all__ = ["Constraints", "apply_constraints"]
+
 
 class Constraints(NamedTuple):
     """The constraints on outputs; rows n are hypotheses."""

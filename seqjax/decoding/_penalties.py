@@ -8,6 +8,8 @@ import numpy as np
 from seqjax._compensated import Total, add, divide
 from seqjax.types import Array
 
+__all__ = ["Penalties"]
+
 
 class Penalties(NamedTuple):
     """The scores of Wu et al. 2016, eq. 14, of outputs X → Y of B sentences.

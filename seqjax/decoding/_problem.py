@@ -14,6 +14,8 @@ from seqjax.decoding._ends import end_tokens
 from seqjax.decoding._results import Alignment, Decoded, Step
 from seqjax.types import Array, PyTree
 
+__all__ = ["Problem", "existing", "log_softmax", "make_problem", "write"]
+
 
 @dataclasses.dataclass(frozen=True)
 class Problem:

@@ -5,13 +5,14 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from seqjax import checks
 from seqjax._compensated import add
 from seqjax.decoding._ends import is_end
 from seqjax.decoding._problem import log_softmax, make_problem
 from seqjax.decoding._results import Scored, Step
-from seqjax.sequences import check_lengths
+from seqjax.sequences import require_lengths
 from seqjax.types import Array, PyTree
 
 __all__ = ["score"]
@@ -22,7 +23,7 @@ def score(
     state: PyTree,
     tokens: Any,
     *,
-    lengths: Any,
+    lengths: Any = None,
     begin: Any,
     end: int | Iterable[int],
 ) -> Scored:
@@ -39,7 +40,7 @@ def score(
       state: the state before the first step, a pytree of arrays `[B, …]`.
       tokens: int `[B, L]`, or `[B, n, L]` for n outputs a sentence. With one end token, anything
         from the length on; with several, the one that ended the output stands at its length.
-      lengths: int `[B]` or `[B, n]`, 0 to L, tokens before the end token.
+      lengths: int `[B]` or `[B, n]`, 0 to L, tokens before the end token; L if None.
       begin: int, or int `[B]`, fed to the first step.
       end: the token that ends an output; or several, of which any ends it.
 
@@ -65,7 +66,7 @@ def score(
     if tokens.ndim not in (2, 3) or tokens.shape[-1] == 0 or 0 in tokens.shape[1:]:
         raise ValueError(f"tokens: expected [B, L] or [B, n, L], got {tokens.shape}")
     shape, steps = tokens.shape[:-1], tokens.shape[-1]
-    lengths = check_lengths(lengths, shape, steps)
+    lengths = require_lengths(np.full(shape, steps) if lengths is None else lengths, shape, steps)
     problem = make_problem(
         step, state, begin=begin, end=end, max_length=steps,
         copies=1 if tokens.ndim == 2 else shape[1],
@@ -74,7 +75,7 @@ def score(
         raise ValueError(f"tokens: expected B={problem.batch} as in the state, got {tokens.shape}")
     position = jnp.arange(steps, dtype=jnp.int32).reshape(*[1] * len(shape), steps)
     real, last = position < lengths[..., None], position == lengths[..., None]
-    checks.require_range("tokens", tokens, problem.vocabulary - 1, real)
+    checks.require_range("tokens", tokens, problem.vocabulary - 1, mask=real)
     inside = (tokens >= 0) & (tokens < problem.vocabulary) | ~real
     if len(problem.ends) > 1:
         known = is_end(tokens, problem.ends) | ~last

@@ -12,6 +12,8 @@ from seqjax.decoding._problem import Problem, existing, write
 from seqjax.decoding._results import Decoded
 from seqjax.types import Array, PyTree
 
+__all__ = ["walk"]
+
 
 class _Path(NamedTuple):
     t: Array

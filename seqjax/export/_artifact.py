@@ -19,7 +19,8 @@ from seqjax.export._inputs import check_ranges, checked_input
 __all__ = ["Artifact", "load", "save"]
 
 PROGRAM, MANIFEST = "program.stablehlo", "manifest.json"
-ARRAYS = ("weights", "initial_state")
+ARRAYS = {"weights": "weights", "state": "initial_state"}
+"""The fields of arrays, and their names in a file."""
 
 Member = TypeVar("Member")
 
@@ -32,9 +33,9 @@ class Artifact:
       exported: the program, a `jax.export.Exported`. Its arguments and results are arrays and flat
         dicts of arrays.
       manifest: names, shapes and dtypes of inputs and outputs, the platforms, versions.
+      state: the state before the first step by name, without batch axes; None for a program without
+        a state. `initial_state` returns it with batch axes.
       weights: the weights by name, if the program has them as its first argument; else None.
-      initial_state: the state before the first step by name, without batch axes; None for a program
-        without a state.
 
     Example:
       >>> import jax.numpy as jnp
@@ -49,8 +50,8 @@ class Artifact:
 
     exported: jax.export.Exported
     manifest: dict[str, Any]
+    state: dict[str, np.ndarray] | None = None
     weights: dict[str, np.ndarray] | None = None
-    initial_state: dict[str, np.ndarray] | None = None
 
     @functools.cached_property
     def _call(self) -> Any:
@@ -61,7 +62,7 @@ class Artifact:
 
         Args:
           inputs: one for each of `manifest["inputs"]` but the weights, in their order; arrays, or
-            numbers in lists; states as from `start`, or as the layer has them.
+            numbers in lists; states as from `initial_state`, or as the layer has them.
 
         Returns:
           The outputs by name, arrays or flat dicts of arrays.
@@ -84,8 +85,8 @@ class Artifact:
         result: dict[str, Any] = self._call(*weights, *given)
         return result
 
-    def start(self, batch_shape: int | Sequence[int]) -> dict[str, np.ndarray]:
-        """The state before the first step.
+    def initial_state(self, batch_shape: int | Sequence[int] = ()) -> dict[str, np.ndarray]:
+        """Return the state before the first step.
 
         Args:
           batch_shape: the batch axes, such as `[32]`; an integer is one axis.
@@ -100,15 +101,15 @@ class Artifact:
           >>> from flax import nnx
           >>> from seqjax import export, nn
           >>> layer = nn.GRU(3, 5, rngs=nnx.Rngs(0))
-          >>> export.export_step(layer, platforms=["cpu"]).start([2])["0"].shape
+          >>> export.export_step(layer, platforms=["cpu"]).initial_state(2)["0"].shape
           (2, 5)
         """
-        if self.initial_state is None:
-            raise ValueError("start: expected a program with a state, this one has none")
+        if self.state is None:
+            raise ValueError("initial_state: expected a program with a state, this one has none")
         sizes = checks.require_shape("batch_shape", batch_shape, least=1)
         return {
             name: np.broadcast_to(leaf, (*sizes, *leaf.shape)).copy()
-            for name, leaf in self.initial_state.items()
+            for name, leaf in self.state.items()
         }
 
 
@@ -156,8 +157,8 @@ def save(path: FilePath, artifact: Artifact) -> None:
     ):
         archive.writestr(MANIFEST, json.dumps(artifact.manifest, indent=1))
         archive.writestr(PROGRAM, bytes(artifact.exported.serialize()))
-        for name in ARRAYS:
-            arrays = getattr(artifact, name)
+        for field, name in ARRAYS.items():
+            arrays = getattr(artifact, field)
             if arrays is not None:
                 buffer = io.BytesIO()
                 np.savez(buffer, **arrays)
@@ -194,10 +195,10 @@ def load(path: FilePath) -> Artifact:
         manifest = _member(archive, MANIFEST, _manifest)
         exported = _member(archive, PROGRAM, lambda data: jax.export.deserialize(bytearray(data)))
         arrays = {}
-        for name in ARRAYS:
+        for field, name in ARRAYS.items():
             member, dtypes = f"{name}.npz", manifest["dtypes"][name]
             if dtypes or member in archive.namelist():
-                arrays[name] = _member(archive, member, functools.partial(_arrays, dtypes))
+                arrays[field] = _member(archive, member, functools.partial(_arrays, dtypes))
     return Artifact(exported, manifest, **arrays)
 
 
@@ -220,7 +221,7 @@ def _manifest(data: bytes) -> dict[str, Any]:
     for found, name, kind in (
         (manifest, "inputs", list),
         (manifest, "outputs", list),
-        *((dtypes, name, dict) for name in ARRAYS),
+        *((dtypes, name, dict) for name in ARRAYS.values()),
     ):
         if not isinstance(found[name], kind):
             raise TypeError(f"{name} is {checks.brief(found[name])}")

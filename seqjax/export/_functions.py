@@ -17,7 +17,7 @@ from seqjax.types import PyTree
 __all__ = ["PLATFORMS", "WEIGHTS", "export_function"]
 
 PLATFORMS = ("cpu", "cuda", "tpu")
-"""What a program is for unless something else is asked for. "rocm" is another one."""
+"""The default platforms of a program. "rocm" is another one."""
 WEIGHTS = ("constants", "argument")
 """Where a program has its weights: inside it, or as its first argument."""
 

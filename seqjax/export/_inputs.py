@@ -78,7 +78,7 @@ def check_ranges(
             if checks.is_traced(lengths):
                 continue
             mask = np.arange(values.shape[1]) < np.asarray(lengths)[:, None]
-        checks.require_range(entry["name"], values, sizes.get(most, most), mask)
+        checks.require_range(entry["name"], values, sizes.get(most, most), mask=mask)
 
 
 def _listed(names: Mapping[str, Any]) -> str:

@@ -22,7 +22,7 @@ def export_onnx(
     layer: Recurrent,
     path: str | os.PathLike[str] | None = None,
     *,
-    lengths: bool = True,
+    padding: str = "lengths",
     state: bool = True,
 ) -> Any:
     """Writes a recurrent layer, in evaluation mode, as an ONNX graph.
@@ -40,7 +40,7 @@ def export_onnx(
     Args:
       layer: a `seqjax.nn.Recurrent` that computes in float32.
       path: the file to write, which appears whole or not at all; nothing is written if None.
-      lengths: whether the graph is given lengths, int32 `[b]`.
+      padding: what the graph is given to know the real steps: "lengths" (int32 `[b]`) or "none".
       state: whether it is given the states to start from, by the names of `export_layer` behind
         "state."; if not, it starts from zeros.
 
@@ -69,10 +69,10 @@ def export_onnx(
     except ImportError as error:
         raise ImportError("export_onnx: needs onnx; pip install 'seqjax[onnx]'") from error
     _check(layer)
-    checks.require_bool("lengths", lengths)
+    checks.require_name("padding", padding, ("lengths", "none"))
     if not checks.require_bool("state", state) and layer.layers[0].forward._state_names:
         raise ValueError("state: expected True for a layer with a learned initial state, got False")
-    model = _Graph(onnx, layer, lengths=lengths, state=state).model()
+    model = _Graph(onnx, layer, lengths=padding == "lengths", state=state).model()
     onnx.checker.check_model(model, full_check=True)
     if path is not None:
         with replacing(path) as partial:

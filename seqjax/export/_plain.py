@@ -60,7 +60,7 @@ def restored(like: PyTree, flat: Any) -> PyTree:
 
 
 def named(result: Any) -> dict[str, Any]:
-    """What a function returned, by name, each plain; None falls out.
+    """Return the results of a function by name, each plain; None falls out.
 
     Args:
       result: a dict or named tuple, whose names are taken; a tuple or list, whose parts are called

@@ -1,5 +1,6 @@
 """Models as StableHLO programs: layers, their single steps, and decoding."""
 
+import dataclasses
 import inspect
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
@@ -21,7 +22,7 @@ from seqjax.types import PyTree
 __all__ = ["PADDING", "export_decoding", "export_layer", "export_step"]
 
 PADDING = ("lengths", "mask", "none")
-"""How a program is told which steps are real."""
+"""The ways to tell a program which steps are real."""
 
 
 def export_layer(
@@ -58,7 +59,7 @@ def export_layer(
       platforms: see `export_function`.
 
     Returns:
-      The artifact; `artifact.start([batch])` is the state to begin with.
+      The artifact; `artifact.initial_state([batch])` is the state to begin with.
 
     Raises:
       TypeError: not a layer.
@@ -68,7 +69,7 @@ def export_layer(
       >>> from flax import nnx
       >>> from seqjax import nn
       >>> artifact = export_layer(nn.LSTM(3, 5, rngs=nnx.Rngs(0)), platforms=["cpu"])
-      >>> found = artifact(jnp.ones([2, 7, 3]), jnp.array([7, 4]), artifact.start([2]))
+      >>> found = artifact(jnp.ones([2, 7, 3]), jnp.array([7, 4]), artifact.initial_state([2]))
       >>> found["outputs"].shape, sorted(found["state"])
       ((2, 7, 5), ['0.c', '0.h'])
     """
@@ -126,7 +127,7 @@ def export_step(
       platforms: see `export_function`.
 
     Returns:
-      The artifact; `artifact.start([batch])` is the state to begin with.
+      The artifact; `artifact.initial_state([batch])` is the state to begin with.
 
     Raises:
       TypeError: not a layer.
@@ -136,7 +137,7 @@ def export_step(
       >>> from flax import nnx
       >>> from seqjax import nn
       >>> artifact = export_step(nn.GRU(3, 5, rngs=nnx.Rngs(0)), platforms=["cpu"])
-      >>> found = artifact(jnp.ones([2, 3]), artifact.start([2]))
+      >>> found = artifact(jnp.ones([2, 3]), artifact.initial_state([2]))
       >>> artifact(jnp.ones([2, 3]), found["state"])["output"].shape
       (2, 5)
     """
@@ -202,7 +203,13 @@ def export_decoding(
     Example:
       >>> from flax import nnx
       >>> from seqjax import seq2seq
-      >>> model = seq2seq.Seq2Seq(9, 7, embed_size=4, hidden_size=5, rngs=nnx.Rngs(0))
+      >>> model = seq2seq.Seq2Seq(
+      ...     source_vocabulary=7,
+      ...     target_vocabulary=9,
+      ...     embed_size=4,
+      ...     hidden_size=5,
+      ...     rngs=nnx.Rngs(0),
+      ... )
       >>> artifact = export_decoding(model, begin=2, end=3, max_length=6, platforms=["cpu"])
       >>> artifact(jnp.array([[3, 6, 1]]), jnp.array([3]))["tokens"].shape
       (1, 6)
@@ -288,7 +295,7 @@ def _with_state(artifact: Artifact, start: PyTree) -> Artifact:
     """The artifact with a state to begin with; what is one array has a name there too."""
     state = jax.tree.map(np.asarray, plain(start))
     artifact.manifest["dtypes"]["initial_state"] = dtypes_of(state)
-    return Artifact(artifact.exported, artifact.manifest, artifact.weights, state)
+    return dataclasses.replace(artifact, state=state)
 
 
 def _with_names(function: Callable[..., Any], names: Sequence[str]) -> Callable[..., Any]:

@@ -10,6 +10,8 @@ import numpy as np
 
 from seqjax import checks
 
+__all__ = ["overflowing", "require_fitting", "widened", "widest"]
+
 
 def widest(arrays: Iterable[Any]) -> Any:
     """Return the JAX dtype that holds the numbers of all arrays; None if there are no floats."""

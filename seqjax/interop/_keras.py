@@ -11,6 +11,15 @@ from seqjax import checks
 from seqjax.interop import _trees
 from seqjax.interop._layers import agreed
 
+__all__ = [
+    "ACTIVATIONS",
+    "by_name_in",
+    "configuration",
+    "is_bidirectional",
+    "read_config",
+    "serialized",
+]
+
 ACTIVATIONS = {"tanh": "tanh", "relu": "relu", "linear": "identity", "sigmoid": "sigmoid"}
 _CELLS = {
     **{name: "SimpleRNN" for name in ("SimpleRNN", "SimpleRNNCell")},
@@ -144,7 +153,8 @@ def read_config(path: Path, prefix: str) -> Mapping[str, Any]:
                 f"prefix: expected a layer that the config.json of {path} describes, got "
                 f"{prefix!r}; give the Keras layer itself, or a file .weights.h5 and the options"
             )
-    return layer
+    found: Mapping[str, Any] = layer
+    return found
 
 
 def by_name_in(text: str, name: str) -> Mapping[str, Any] | None:
@@ -157,7 +167,8 @@ def by_name_in(text: str, name: str) -> Mapping[str, Any] | None:
             queue += config
         elif isinstance(config, Mapping):
             if config.get("name") == name:
-                return layer
+                found: Mapping[str, Any] = layer
+                return found
             inner = config.get("layers")
             queue += inner if isinstance(inner, list) else []
     return None

@@ -10,6 +10,8 @@ import numpy as np
 from seqjax import checks
 from seqjax.interop import _dtypes
 
+__all__ = ["Arrays", "arrange", "split"]
+
 # Gates a unit of each kind of cell.
 _GATES = (1, 3, 4)
 Arrays = list[Any]
@@ -73,11 +75,11 @@ def _shapes(arrays: Sequence[Any]) -> str:
 
 
 def _inputs(cell: Arrays) -> int:
-    return np.shape(cell[0])[0]
+    return int(np.shape(cell[0])[0])
 
 
 def _units(cell: Arrays) -> int:
-    return np.shape(cell[1])[0]
+    return int(np.shape(cell[1])[0])
 
 
 def _is_cell(arrays: Arrays) -> bool:

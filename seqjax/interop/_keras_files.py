@@ -12,6 +12,8 @@ from seqjax.interop import _trees
 from seqjax.interop._keras import by_name_in, read_config
 from seqjax.interop._trees import SourceError
 
+__all__ = ["Found", "read"]
+
 _SUFFIXES = (".weights.h5", ".keras", ".h5", ".hdf5")
 _SIDES = ("forward_layer", "backward_layer")
 # The largest ratio that deflate reaches: a damaged file may claim any size.

@@ -13,6 +13,8 @@ from seqjax import cells, checks, nn
 from seqjax.interop import _dtypes
 from seqjax.interop._schemes import OURS, Group, Scheme, Sizes, pack, select, unpack
 
+__all__ = ["agreed", "dump_layers", "load_layers"]
+
 # Options that follow from names, shapes or arguments of `load`.
 _FOLLOWING = (
     *("input_size", "hidden_size", "proj_size", "num_layers"),
@@ -186,7 +188,9 @@ def _built(
         use_bias=_has_bias(schemes, layers),
         **options,
     )
-    return nnx.eval_shape(lambda: build(rngs=nnx.Rngs(0)))  # random values would be overwritten
+    # Random values would be overwritten.
+    layer: nn.Recurrent = nnx.eval_shape(lambda: build(rngs=nnx.Rngs(0)))
+    return layer
 
 
 def _has_bias(schemes: Sequence[Scheme], layers: Sequence[Sequence[Group]]) -> bool:

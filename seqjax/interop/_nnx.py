@@ -10,6 +10,8 @@ from seqjax.cells.ops import ACTIVATIONS
 from seqjax.interop._layers import agreed
 from seqjax.interop._trees import SIDES
 
+__all__ = ["configuration"]
+
 _CELLS = (nnx.SimpleCell, nnx.LSTMCell, nnx.OptimizedLSTMCell, nnx.GRUCell)
 _MERGES: tuple[tuple[Any, str], ...] = (
     (nnx.Bidirectional.merge_fn, "concat"),

@@ -16,6 +16,8 @@ import numpy as np
 from seqjax import cells, checks
 from seqjax.types import Shape
 
+__all__ = ["Field", "Group", "OURS", "Scheme", "Sizes", "pack", "select", "unpack"]
+
 # The parts of a cell: the products' matrices, the biases added to each product, the projection.
 BIASES = ("b_ih", "b_hh")
 Blocks = dict[tuple[str, str], Any]

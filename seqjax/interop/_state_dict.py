@@ -10,7 +10,10 @@ import numpy as np
 
 from seqjax import checks
 from seqjax._files import local_path
+from seqjax.cells.ops import accumulator_dtype
 from seqjax.interop import _trees
+
+__all__ = ["NAME", "Stored", "hint", "layers_in", "opened", "plain_names", "read", "unwrapped"]
 
 NAME = re.compile(
     r"(?P<key>(?:weight|bias)_(?:ih|hh|hr))(?P<suffix>(?:_l(?P<layer>\d+)(?:_reverse)?)?)"
@@ -167,7 +170,7 @@ def read(state: Mapping[str, Any], stored: Stored) -> Any:
         raise ValueError(f"{name}: expected a magnitude for the shape {shapes[1]}, got {shapes[0]}")
     traced, dtype = checks.is_traced(g, v), jnp.promote_types(g.dtype, v.dtype)
     xp: Any = jnp if traced else np
-    wide = jnp.promote_types(dtype, np.float32) if traced else np.float64
+    wide = accumulator_dtype(dtype) if traced else np.float64
     axes = tuple(i for i in range(np.ndim(v)) if np.ndim(g) == 0 or shapes[0][i] == 1)
     norm = xp.sqrt(xp.sum(xp.square(xp.asarray(v, wide)), axes, keepdims=np.ndim(g) > 0))
     if not traced and not xp.all(norm > 0):

@@ -13,6 +13,27 @@ import numpy as np
 from seqjax import checks, nn
 from seqjax.interop._schemes import Group, Scheme
 
+__all__ = [
+    "SIDES",
+    "SourceError",
+    "array",
+    "choices",
+    "each_direction",
+    "each_layer",
+    "few_bits",
+    "flatten",
+    "group",
+    "is_path",
+    "layer_trees",
+    "layers_in",
+    "nested",
+    "reading",
+    "require_mapping",
+    "require_prefix",
+    "tree_groups",
+    "under",
+]
+
 SIDES = ("forward_rnn", "backward_rnn")
 
 

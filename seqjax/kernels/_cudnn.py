@@ -184,7 +184,8 @@ def _row_major(a: Array) -> Array:
     JAX's call of cuDNN (0.11) does not say which layout it needs, and XLA is free to give it the
     transposed array that `swapaxes` was made of. On an H200 the results were wrong without this.
     """
-    return with_layout_constraint(a, Layout(tuple(range(a.ndim))))
+    laid_out: Array = with_layout_constraint(a, Layout(tuple(range(a.ndim))))
+    return laid_out
 
 
 def _ambient_precision() -> jax.lax.Precision:
@@ -201,4 +202,5 @@ def _reordered(a: Array, order: Array) -> Array:
 
 def _where_real(mask: Array, a: Array) -> Array:
     """Zeros at masked steps, in `a` and in its gradient: cuDNN promises nothing of padding."""
-    return select(mask, a, jnp.zeros_like(a))
+    real: Array = select(mask, a, jnp.zeros_like(a))
+    return real

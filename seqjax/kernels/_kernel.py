@@ -11,7 +11,7 @@ from seqjax.types import Shape, Unrolled
 __all__ = ["INSTEAD", "Kernel", "Spec", "require"]
 
 INSTEAD = "expected 'scan', 'fused' or 'auto'"
-"""How the refusal of a special kernel ends."""
+"""The end of the message with which a special kernel refuses a problem."""
 
 
 class Spec(NamedTuple):

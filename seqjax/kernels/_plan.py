@@ -1,6 +1,6 @@
 """The planner: which kernel runs a problem, and how. A pure function of shapes; nothing is timed.
 
-What depends on the platform stands in `_choices.py`, with the measurement that justifies it;
+The numbers that depend on the platform stand in `_choices.py`, with the measurement behind each;
 `tests/kernels/test_plan.py` is the table of decisions.
 """
 
@@ -12,6 +12,7 @@ from typing import Any, Literal, NamedTuple, get_args
 import jax
 import jax.numpy as jnp
 
+from seqjax._units import readable_bytes
 from seqjax.cells import ops
 from seqjax.cells._base import Cell, input_specs, prepared, widened
 from seqjax.cells.stepping import Now, advance
@@ -27,10 +28,10 @@ __all__ = ["WANTED", "Plan", "Reasons", "make_plan"]
 
 Wanted = Literal["values", "gradient", "forward"]
 WANTED: tuple[str, ...] = get_args(Wanted)
-"""What a run is for: values only, reverse-mode derivatives, or forward-mode ones."""
+"""The purposes of a run: values only, reverse-mode derivatives, or forward-mode ones."""
 
 CHUNK_SIZE, CHUNK_STEPS = 16 * MEGABYTE, 10
-"""What a segment stores with "chunk", and the least steps it has."""
+"""The bytes that a segment stores with "chunk", and the least number of its steps."""
 LEAF, FANOUT = 16, 8
 """With "log": steps in the smallest segment, and segments in the next larger one."""
 
@@ -53,7 +54,7 @@ class Reasons(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class Plan:
-    """How a problem is run.
+    """The way in which a problem is run.
 
     Attributes:
       kernel: which kernel runs it.
@@ -91,7 +92,7 @@ class Plan:
             ("input product", product),
             ("remat", remat),
             ("unroll", str(self.unroll)),
-            ("kept for gradients", f"about {_readable(self.stored_bytes)}"),
+            ("kept for gradients", f"about {readable_bytes(self.stored_bytes)}"),
         )
         lines = [f"{name:<20}{value}" for name, value in rows]
         return "\n".join([*lines, *(f"- {reason}" for reason in self.reasons)])
@@ -187,10 +188,10 @@ def _inline(kernel: Kernel, projected: int, choices: Choices) -> tuple[bool, str
         return False, f"{kernel.name} has no loop that could project inputs"
     if limit is None:
         return False, f"inputs are projected for all steps at once ({because})"
-    size = f"the projections of all steps, {_readable(projected)},"
+    size = f"the projections of all steps, {readable_bytes(projected)},"
     if projected >= limit:
-        return True, f"{size} are not less than {_readable(limit)} ({because})"
-    return False, f"{size} are less than {_readable(limit)} ({because})"
+        return True, f"{size} are not less than {readable_bytes(limit)} ({because})"
+    return False, f"{size} are less than {readable_bytes(limit)} ({because})"
 
 
 def _first_that_takes(
@@ -235,7 +236,7 @@ def _sizes(cell: Cell[Any, Any], batch_shape: Shape, dtype: Any) -> tuple[int, i
 
 
 class _Memory(NamedTuple):
-    """What the memory of reverse mode follows from.
+    """The sizes that decide the memory of reverse mode.
 
     Attributes:
       steps: T.
@@ -296,17 +297,17 @@ def _segments(
         whole = memory.kept(())
         limit, because = choices.chunk_from
         if limit is not None and whole >= limit:
-            size = _readable(whole)
-            why = f"{size} would be kept, not less than {_readable(limit)} ({because})"
+            size = readable_bytes(whole)
+            why = f"{size} would be kept, not less than {readable_bytes(limit)} ({because})"
             return "chunk", candidates["chunk"], why
-        return "none", (), f"{_readable(whole)} are kept without running any step twice"
+        return "none", (), f"{readable_bytes(whole)} are kept without running any step twice"
     if budget is None:
         return remat, candidates[remat], asked
     names = list(candidates) if remat == "auto" else [remat]
     needs = {name: memory.kept(candidates[name]) for name in names}
     for name, need in needs.items():
         if need <= budget:
-            why = f"within the budget of {_readable(budget)} with the fewest steps run again"
+            why = f"within the budget of {readable_bytes(budget)} with the fewest steps run again"
             return name, candidates[name], why if remat == "auto" else asked
     raise ValueError(
         f"memory_budget: expected at least {min(needs.values())} bytes with remat={remat!r} for "
@@ -334,11 +335,3 @@ def _levels(steps: int) -> tuple[int, ...]:
 
 def _bytes(tree: PyTree) -> int:
     return sum(math.prod(a.shape) * a.dtype.itemsize for a in jax.tree.leaves(tree))
-
-
-def _readable(size: int) -> str:
-    """Bytes for people: 26.2 MB."""
-    for unit, scale in (("GB", 2**30), ("MB", 2**20), ("kB", 2**10)):
-        if size >= scale:
-            return f"{size / scale:.1f} {unit}"
-    return f"{size} bytes"

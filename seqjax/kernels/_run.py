@@ -94,7 +94,7 @@ def _time_major(problem: Problem, batch_ndim: int) -> Problem:
     if problem.mask is not None:
         # Replaced before anything is computed from it: in a gradient 0 · NaN would be NaN.
         mask = problem.mask
-        xs = jax.tree.map(lambda x: sequences.zero_masked(x, mask), problem.xs)
+        xs = jax.tree.map(lambda x: sequences.zero_masked(x, mask=mask), problem.xs)
         problem = dataclasses.replace(problem, xs=xs)
     moved = sequences.to_time_major(problem.per_step(), batch_ndim)
     return dataclasses.replace(problem, **moved)

@@ -178,7 +178,10 @@ def without_zeros(tangents: Any) -> Any:
       >>> without_zeros((1.0, None))
       (1.0, None)
     """
-    is_zero = lambda tangent: isinstance(tangent, SymbolicZero)  # noqa: E731
+
+    def is_zero(tangent: Any) -> bool:
+        return isinstance(tangent, SymbolicZero)
+
     return jax.tree.map(lambda t: None if is_zero(t) else t, tangents, is_leaf=is_zero)
 
 
@@ -307,7 +310,8 @@ def _environment(program: core.ClosedJaxpr, arguments: Sequence[Any]) -> tuple[A
 
 def _product(equation: Any, a: Array, b: Array) -> Array:
     """Run an equation that has one result."""
-    return _bound(equation, [a, b])[0]
+    product: Array = _bound(equation, [a, b])[0]
+    return product
 
 
 def _bound(equation: Any, values: Sequence[Any]) -> list[Any]:

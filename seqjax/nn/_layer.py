@@ -1,7 +1,7 @@
 """One layer of a stack: the parameters of one or two directions, and how they are run."""
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, Literal, NamedTuple, TypeAlias
 
 import jax
@@ -15,6 +15,19 @@ from seqjax.kernels import Execution, Plan, Problem, make_plan, run
 from seqjax.nn import _noise as noise
 from seqjax.nn._parameters import Parameters, path_name
 from seqjax.types import Array, PRNGKey, PyTree, Shape, Unrolled
+
+__all__ = [
+    "Bidirectional",
+    "Direction",
+    "Layer",
+    "LayerOptions",
+    "MERGE_MODES",
+    "MergeMode",
+    "RATES",
+    "Sequences",
+    "merge",
+    "recurrent_matrices",
+]
 
 MergeMode: TypeAlias = Literal["concat", "sum", "mean", "mul", "none"]
 MERGE_MODES: tuple[MergeMode, ...] = ("concat", "sum", "mean", "mul", "none")
@@ -122,7 +135,7 @@ class Direction(Parameters):
 
 @dataclasses.dataclass(frozen=True)
 class Sequences:
-    """What all layers know of one call: the layout of its sequences and where steps are real.
+    """The facts of one call that all layers need: its layout, and which steps are real.
 
     Attributes:
       batch_shape: the batch axes.
@@ -151,7 +164,7 @@ class Sequences:
         return 0 if self.time_major else len(self.batch_shape)
 
     def plan(self, cell: Cell[Any, Any], xs: PyTree) -> Plan:
-        """How a cell is run over inputs of this layout."""
+        """Return the plan of a cell for inputs of this layout."""
         return make_plan(cell, self.batch_shape, self.steps, compute_dtype(xs), self.execution)
 
     @property
@@ -172,7 +185,7 @@ class Sequences:
 
     def zero_masked(self, xs: Array) -> Array:
         """Xs with zeros at masked steps."""
-        return xs if self.mask is None else sequences.zero_masked(xs, self.mask)
+        return xs if self.mask is None else sequences.zero_masked(xs, mask=self.mask)
 
     def picked(self, xs: PyTree, pick: Callable[..., Array]) -> PyTree:
         """Applies `sequences.last_real` or `first_real`: one real step a sequence, no time axis."""
@@ -184,7 +197,7 @@ class Sequences:
 
 @dataclasses.dataclass(frozen=True)
 class LayerOptions:
-    """What a layer does besides running its directions; see `Recurrent` for the meaning.
+    """The options of a layer besides its directions; see `Recurrent` for the meaning.
 
     Attributes:
       merge_mode: how the directions' outputs are joined.
@@ -281,8 +294,9 @@ class Layer(nnx.Module):
         """The one direction, or the two."""
         return [self.forward] if self.backward is None else [self.forward, self.backward]
 
-    def initial_state(self, batch_shape: Shape, dtype: Any) -> Any:
-        """The state to start from: the cell's, or `Bidirectional` of two."""
+    def initial_state(self, batch_shape: int | Sequence[int], dtype: Any) -> Any:
+        """Return the state to start from: the cell's, or `Bidirectional` of two."""
+        batch_shape = checks.require_shape("batch_shape", batch_shape)
         return self._paired([way.start(batch_shape, dtype) for way in self.directions])
 
     def _paired(self, states: list[Any]) -> Any:
@@ -384,7 +398,10 @@ class Layer(nnx.Module):
         problem = Problem(
             params, xs, start, again, call.mask, resets, recurrent_mask=recurrent_mask, zoneout=held
         )
-        return run(cell, problem, call.plan(cell, xs), batch_ndim=call.axis, reverse=reverse)
+        ran: Unrolled = run(
+            cell, problem, call.plan(cell, xs), batch_ndim=call.axis, reverse=reverse
+        )
+        return ran
 
     def _recurrent_mask(
         self, cell: Cell[Any, Any], state: PyTree, key: PRNGKey, dtype: Any

@@ -30,21 +30,20 @@ FOREIGN = {
 
 
 def _cell(
-    layer: Any, cell_class: type[Any], sizes: tuple[int, int], options: dict[str, Any]
+    layer: type[Recurrent], cell_class: type[Any], sizes: tuple[int, int], options: dict[str, Any]
 ) -> Any:
     """Builds a layer's cell from those of the options that are its own, taking them out of these.
 
     Raises:
       TypeError: an option that is neither the cell's nor `Recurrent`'s.
     """
-    fields = {field.name for field in dataclasses.fields(cell_class)}
-    own = fields & options.keys()
-    known = fields | inspect.signature(Recurrent.__init__).parameters.keys()
-    for name in sorted(options.keys() - known):
-        hint = checks.nearest(name, sorted(known - {"self", "cell"}))
-        if name in FOREIGN:
-            hint = f"; here it is {FOREIGN[name]}"
-        raise TypeError(f"{type(layer).__name__}: got an option it does not have, {name!r}{hint}")
+    for name in sorted(options.keys() & FOREIGN.keys()):
+        raise TypeError(
+            f"{layer.__name__}: got an option it does not have, {name!r}; "
+            f"here it is {FOREIGN[name]}"
+        )
+    checks.require_options(layer.__name__, options, layer.__init__)
+    own = {field.name for field in dataclasses.fields(cell_class)} & options.keys()
     return cell_class(*sizes, **{name: options.pop(name) for name in sorted(own)})
 
 
@@ -86,7 +85,7 @@ class RNN(Recurrent):
     """
 
     def __init__(self, input_size: int, hidden_size: int, **options: Any) -> None:
-        cell = _cell(self, cells.Elman, (input_size, hidden_size), options)
+        cell = _cell(RNN, cells.Elman, (input_size, hidden_size), options)
         super().__init__(cell, **options)
 
 
@@ -121,7 +120,7 @@ class LSTM(Recurrent):
         cell_class = cells.ProjectedLSTM if proj_size else cells.LSTM
         if proj_size:
             options["proj_size"] = proj_size
-        cell = _cell(self, cell_class, (input_size, hidden_size), options)
+        cell = _cell(LSTM, cell_class, (input_size, hidden_size), options)
         super().__init__(cell, **options)
 
 
@@ -153,5 +152,5 @@ class GRU(Recurrent):
     ) -> None:
         after = checks.require_bool("reset_after", reset_after)
         cell_class = cells.GRU if after else cells.ChoGRU
-        cell = _cell(self, cell_class, (input_size, hidden_size), options)
+        cell = _cell(GRU, cell_class, (input_size, hidden_size), options)
         super().__init__(cell, **options)

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 from flax import linen
 
+from seqjax import checks
 from seqjax._arguments import check_cell, param_specs
 from seqjax._unroll import unroll
 from seqjax.cells._base import Cell
@@ -40,6 +41,7 @@ class LinenRecurrent(linen.Module):
     @linen.compact
     def __call__(self, xs: Any, **options: Any) -> Unrolled:
         """Runs `seqjax.unroll`; arguments and result as there."""
+        checks.require_options("LinenRecurrent", options, unroll)
         check_cell(self.cell)
         leaves, structure = jax.tree_util.tree_flatten_with_path(param_specs(self.cell))
         names = [path_name(path) for path, _ in leaves]

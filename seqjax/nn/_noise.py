@@ -71,7 +71,7 @@ def dropout(key: PRNGKey, rate: float, x: Array) -> Array:
 def zoneout_holds(
     key: PRNGKey | None, rate: float, state: PyTree, roles: PyTree, lead: Shape, batch_ndim: int
 ) -> PyTree:
-    """What `unroll(zoneout=…)` takes: random held units in training, the rate itself otherwise.
+    """Return what `unroll(zoneout=…)` takes: random held units in training, else the rate.
 
     Args:
       key: a random key, or None for evaluation.

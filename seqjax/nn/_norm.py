@@ -27,7 +27,8 @@ def batch_normed(norm: nnx.BatchNorm, xs: Array, mask: Array | None, determinist
       [-1.0, 1.0]
     """
     if mask is None:
-        return norm(xs, use_running_average=deterministic)
+        normed: Array = norm(xs, use_running_average=deterministic)
+        return normed
     some = mask.any()
     before = norm.mean[...], norm.var[...]
     over = sequences.over_features(mask | ~some, xs)  # a mean over nothing would be NaN

@@ -229,14 +229,16 @@ class Recurrent(nnx.Module):
         if self.dtype is not None:
             xs = jax.tree.map(lambda x: x.astype(self.dtype), xs)
         batch_shape, steps = arguments.layout(self.cell, xs, time_major=self.time_major)
-        mask = sequences.step_mask(lengths, mask, batch_shape, steps, time_major=self.time_major)
+        mask = sequences.step_mask(
+            batch_shape, steps, lengths=lengths, mask=mask, time_major=self.time_major
+        )
         execution = Execution.of(
             execution or self.execution, implementation=implementation, remat=remat,
             memory_budget=memory_budget, unroll=unroll,
         )  # fmt: skip
         call = Sequences(batch_shape, steps, self.time_major, mask, None, execution)
         if resets is not None:
-            resets = sequences.check_mask("resets", resets, call.step_shape)
+            resets = sequences.require_mask("resets", resets, call.step_shape)
             call = dataclasses.replace(call, resets=resets)
         if deterministic is None:
             deterministic = self.deterministic
@@ -259,7 +261,7 @@ class Recurrent(nnx.Module):
     def _between(
         self, index: int, xs: Array, mask: Array | None, key: PRNGKey | None, deterministic: bool
     ) -> Array:
-        """What happens to a layer's outputs on the way to the next: normalisation, dropout."""
+        """Return a layer's outputs as the next one gets them: normalised, with dropout."""
         if self.norm is not None and xs.size:
             norm = self.norms[index]
             batch = self.norm == "batch"
@@ -363,6 +365,7 @@ class Recurrent(nnx.Module):
           >>> layer.one_to_many(jnp.ones([2, 4]), 6, feedback=lambda y: y).outputs.shape
           (2, 6, 4)
         """
+        checks.require_options("one_to_many", options, Recurrent.__call__)
         x = arguments.as_floating("x", x)
         steps = checks.require_integer("steps", steps)
         if feedback is None:

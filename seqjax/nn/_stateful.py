@@ -7,7 +7,7 @@ import jax
 import numpy as np
 from flax import nnx
 
-from seqjax import checks
+from seqjax import checks, sequences
 from seqjax.nn import _noise as noise
 from seqjax.nn._recurrent import Recurrent
 from seqjax.types import Array, PyTree, Shape, Unrolled
@@ -15,7 +15,7 @@ from seqjax.types import Array, PyTree, Shape, Unrolled
 __all__ = ["Carry", "Stateful"]
 
 
-class Carry(nnx.Variable):
+class Carry(nnx.Variable[Any]):
     """State that goes from one call to the next, and no gradient with it.
 
     Example:
@@ -93,6 +93,7 @@ class Stateful(nnx.Module):
         xs: Array | np.ndarray,
         *,
         stride: int | None = None,
+        lengths: Any = None,
         mask: Any = None,
         resets: Any = None,
         deterministic: bool | None = None,
@@ -104,12 +105,12 @@ class Stateful(nnx.Module):
         Args:
           xs: `[*batch_shape, T, I]` (`[T, *batch_shape, I]` when the layer is time-major).
           stride: after how many steps the next window begins; T if None.
+          lengths: as for the layer.
           mask: as for the layer.
           resets: as for the layer.
           deterministic: as for the layer.
           rngs: as for the layer.
-          **options: other arguments of the layer's call; not `initial_state`, and with a stride not
-            `lengths`.
+          **options: other arguments of the layer's call, but not `initial_state`.
 
         Returns:
           `Unrolled(outputs, state)` of the window; its state is that after all T steps.
@@ -118,12 +119,9 @@ class Stateful(nnx.Module):
           TypeError, ValueError: see the layer; another batch shape, or a stride that is not between
             1 and T.
         """
-        for name in options.keys() & {"initial_state", "lengths"}:
-            if name == "initial_state" or stride is not None:
-                raise ValueError(
-                    f"{name}: expected none, "
-                    + ("a Stateful keeps its own" if name[0] == "i" else "but a mask with a stride")
-                )
+        checks.require_options("Stateful", options, Recurrent.__call__)
+        if "initial_state" in options:
+            raise ValueError("initial_state: expected none, a Stateful keeps its own")
         axis = 0 if self.layer.time_major else len(self.batch_shape)
         shape, last = np.shape(xs), len(self.batch_shape) + 2
         if len(shape) != last or shape[:axis] + shape[axis + 1 : -1] != self.batch_shape:
@@ -132,6 +130,9 @@ class Stateful(nnx.Module):
         stride = steps if stride is None else checks.require_integer("stride", stride)
         if stride > steps:
             raise ValueError(f"stride: expected at most {steps}, the steps of xs, got {stride}")
+        mask = sequences.step_mask(
+            self.batch_shape, steps, lengths=lengths, mask=mask, time_major=self.layer.time_major
+        )
         state = jax.tree.unflatten(
             jax.tree.structure(self._initial()), [kept[...] for kept in self.carry]
         )

@@ -27,7 +27,7 @@ __all__ = ["Decoder", "DecoderState", "Features"]
 
 
 class Features(NamedTuple):
-    """What a step gives to the readout.
+    """The inputs of the readout at one step.
 
     Attributes:
       hidden: `[..., F]`, the attentional vector.
@@ -74,12 +74,12 @@ class Decoder(nnx.Module):
       cell: the first layer's cell; its `input_size` is the size of an embedding.
       vocabulary: number of tokens.
       memory_size: features of the memory; needed with attention.
+      num_layers: layers of the stack.
       attention: a name of `seqjax.attention.ATTENTIONS`, a mechanism, or None.
       attend: "previous" or "current".
       input_feeding: whether ỹ_{t-1} is an input of step t.
       copy: whether tokens of the source can be copied.
       tied: whether the readout's matrix is the embeddings' (Press, Wolf 2017).
-      num_layers: layers of the stack.
       dropout: rate on embeddings and on ỹ, and between layers (there the same units at each step).
       param_dtype: of the parameters.
       execution: how teacher forcing is run, a `seqjax.Execution`.
@@ -101,12 +101,12 @@ class Decoder(nnx.Module):
         *,
         vocabulary: int,
         memory_size: int | None = None,
+        num_layers: int = 1,
         attention: str | Attention | None = None,
         attend: str = "previous",
         input_feeding: bool = False,
         copy: bool = False,
         tied: bool = False,
-        num_layers: int = 1,
         dropout: float = 0.0,
         param_dtype: Any = jnp.float32,
         execution: Execution | None = None,
@@ -154,7 +154,7 @@ class Decoder(nnx.Module):
         if self.mechanism is None:
             return None
         mechanism = self.mechanism
-        return mechanism.mechanism.precompute(mechanism.params, encoded.memory, encoded.mask)
+        return mechanism.mechanism.precompute(mechanism.params, encoded.memory, mask=encoded.mask)
 
     def initial_state(
         self, encoded: Encoded, cells: tuple[Any, ...], memory: Memory | None
@@ -400,7 +400,7 @@ class Decoder(nnx.Module):
 
 
 def _output_before(cell: Cell[Any, Any], params: Any, state: Any, dtype: Any) -> Array:
-    """What a cell showed before the first step, as its state says; zeros if that takes gates."""
+    """Return the output that belongs to an initial state; zeros if it depends on gates."""
     p = prepared(cell, params, dtype)
     events = jax.tree.leaves(jax.eval_shape(lambda: cell.initial_state()))
     leaf = jax.tree.leaves(state)[0]

@@ -12,6 +12,7 @@ Each keyword may be left out in a call. Both states are () where there is none, 
 "zero" and "mean". `rngs` is `nnx.Rngs`, or None in evaluation.
 """
 
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import jax.numpy as jnp
@@ -24,13 +25,13 @@ from seqjax.kernels import Execution
 from seqjax.nn import _noise as noise
 from seqjax.nn._recurrent import Recurrent
 from seqjax.seq2seq._inputs import look_up
-from seqjax.types import Array, Shape
+from seqjax.types import Array
 
 __all__ = ["Encoded", "Encoder"]
 
 
 class Encoded(NamedTuple):
-    """What a decoder sees of a source.
+    """An encoded source, as a decoder gets it.
 
     Attributes:
       memory: float `[..., S, M]`, one vector a position; zeros in padding.
@@ -105,11 +106,11 @@ class Encoder(nnx.Module):
         """Features of the memory, M."""
         return self.recurrent.output_size
 
-    def initial_state(self, batch_shape: Shape) -> Any:
-        """The state that the stack starts in, of the shapes of `Encoded.state`.
+    def initial_state(self, batch_shape: int | Sequence[int] = ()) -> Any:
+        """Return the state that the stack starts in, of the shapes of `Encoded.state`.
 
         Args:
-          batch_shape: such as `(B,)`.
+          batch_shape: the batch axes, such as `(B,)`; an integer is one axis.
         """
         return self.recurrent.initial_state(batch_shape)
 
@@ -151,10 +152,10 @@ class Encoder(nnx.Module):
             shape = tokens.shape
         if not shape:
             raise ValueError(f"source: expected [..., S], got {jnp.shape(source)}")
-        real = sequences.step_mask(lengths, mask, shape[:-1], shape[-1], time_major=False)
+        real = sequences.step_mask(shape[:-1], shape[-1], lengths=lengths, mask=mask)
         real = jnp.ones(shape, bool) if real is None else real
         if self.embedding is not None:
-            checks.require_range("source", tokens, self.embedding.num_embeddings - 1, real)
+            checks.require_range("source", tokens, self.embedding.num_embeddings - 1, mask=real)
             xs = look_up(self.embedding, jnp.where(real, tokens, 0))
         if deterministic is None:
             deterministic = self.recurrent.deterministic

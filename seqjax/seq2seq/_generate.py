@@ -85,7 +85,13 @@ def generate(
     Example:
       >>> from flax import nnx
       >>> from seqjax import seq2seq
-      >>> model = seq2seq.Seq2Seq(9, 9, embed_size=4, hidden_size=5, rngs=nnx.Rngs(0))
+      >>> model = seq2seq.Seq2Seq(
+      ...     source_vocabulary=9,
+      ...     target_vocabulary=9,
+      ...     embed_size=4,
+      ...     hidden_size=5,
+      ...     rngs=nnx.Rngs(0),
+      ... )
       >>> outputs = generate(model, [[4, 5, 6], [7]], begin=2, end=3, max_length=6, beam_width=2)
       >>> [output.attention.shape[1] for output in outputs]
       [3, 1]

@@ -29,8 +29,8 @@ class Seq2Seq(nnx.Module):
     """An encoder-decoder for sequences of different lengths on both sides.
 
     Args:
-      target_vocabulary: number of target tokens.
       source_vocabulary: number of source tokens; None for frames, of `embed_size` features.
+      target_vocabulary: number of target tokens.
       embed_size: features of an embedding.
       hidden_size: units of each layer and direction of the encoder; the decoder has twice as many
         if the encoder is bidirectional and `decoder_size` is not given, as many with an encoder of
@@ -59,7 +59,13 @@ class Seq2Seq(nnx.Module):
       TypeError, ValueError: options that do not fit together, named.
 
     Example:
-      >>> model = Seq2Seq(9, 7, embed_size=4, hidden_size=5, rngs=nnx.Rngs(0))
+      >>> model = Seq2Seq(
+      ...     source_vocabulary=7,
+      ...     target_vocabulary=9,
+      ...     embed_size=4,
+      ...     hidden_size=5,
+      ...     rngs=nnx.Rngs(0),
+      ... )
       >>> sources, lengths = jnp.array([[3, 6, 1], [2, 0, 0]]), jnp.array([3, 1])
       >>> begin_and_targets = jnp.array([[1, 5, 8], [1, 4, 0]])
       >>> model(sources, begin_and_targets, lengths=lengths).shape
@@ -84,16 +90,16 @@ class Seq2Seq(nnx.Module):
       ...         return Encoded(self.linear(images), jnp.ones(images.shape[:2], bool), ())
       >>> rngs = nnx.Rngs(0)
       >>> options = {"embed_size": 4, "hidden_size": 5, "bridge": "mean", "rngs": rngs}
-      >>> model = Seq2Seq(9, encoder=Rows(8, rngs=rngs), **options)
+      >>> model = Seq2Seq(target_vocabulary=9, encoder=Rows(8, rngs=rngs), **options)
       >>> model(jnp.ones([2, 8, 8]), begin_and_targets).shape
       (2, 3, 9)
     """
 
     def __init__(
         self,
-        target_vocabulary: int,
-        source_vocabulary: int | None = None,
         *,
+        source_vocabulary: int | None = None,
+        target_vocabulary: int,
         embed_size: int,
         hidden_size: int,
         decoder_size: int | None = None,
@@ -301,13 +307,13 @@ class Seq2Seq(nnx.Module):
         known = self.decoder.vocabulary
         if self.decoder.gate is not None:
             known += encoded.mask.shape[-1]
-        tokens = without_padding("tokens", tokens)
-        checks.require_range("tokens", tokens, known - 1)
-        return tokens
+        given = without_padding("tokens", tokens)
+        checks.require_range("tokens", given, known - 1)
+        return given
 
     def _start(self, encoded: Encoded) -> tuple[Any, DecoderState]:
         if self.decoder.gate is not None and encoded.source_ids is not None:
             most = self.decoder.vocabulary + encoded.mask.shape[-1] - 1
-            checks.require_range("source_ids", encoded.source_ids, most, encoded.mask)
+            checks.require_range("source_ids", encoded.source_ids, most, mask=encoded.mask)
         memory = self.decoder.precompute(encoded)
         return memory, self.decoder.initial_state(encoded, self.bridge(encoded), memory)

@@ -94,7 +94,13 @@ def pair_loss(
     Example:
       >>> from flax import nnx
       >>> from seqjax import data, seq2seq
-      >>> model = seq2seq.Seq2Seq(9, 9, embed_size=4, hidden_size=5, rngs=nnx.Rngs(0))
+      >>> model = seq2seq.Seq2Seq(
+      ...     source_vocabulary=9,
+      ...     target_vocabulary=9,
+      ...     embed_size=4,
+      ...     hidden_size=5,
+      ...     rngs=nnx.Rngs(0),
+      ... )
       >>> examples = pair_examples([[7, 8], [4]], [[5], [6, 4]], begin=2, end=3)
       >>> [batch] = data.batches(examples, batch_size=2, sequence_keys=PAIR_KEYS)
       >>> loss, found = pair_loss(model, batch, None)
@@ -120,7 +126,13 @@ def pair_metrics(model: Any, batch: Mapping[str, Any]) -> dict[str, metrics.Mean
     Example:
       >>> from flax import nnx
       >>> from seqjax import data, seq2seq
-      >>> model = seq2seq.Seq2Seq(9, 9, embed_size=4, hidden_size=5, rngs=nnx.Rngs(0))
+      >>> model = seq2seq.Seq2Seq(
+      ...     source_vocabulary=9,
+      ...     target_vocabulary=9,
+      ...     embed_size=4,
+      ...     hidden_size=5,
+      ...     rngs=nnx.Rngs(0),
+      ... )
       >>> examples = pair_examples([[7, 8], [4]], [[5], [6, 4]], begin=2, end=3)
       >>> [batch] = data.batches(examples, batch_size=2, sequence_keys=PAIR_KEYS)
       >>> {name: int(mean.count) for name, mean in pair_metrics(model, batch).items()}

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from seqjax.attention import Attention, Memory
+from seqjax.attention import Attended, Attention, Memory
 from seqjax.cells import ops
 from seqjax.cells._base import Cell, widened
 from seqjax.cells.stepping import Now, advance
@@ -17,7 +17,7 @@ __all__ = ["DecoderState", "Shapes", "Writer", "WriterParams", "attentional"]
 
 
 class WriterParams(NamedTuple):
-    """What no step of a call changes.
+    """The values that are the same at all steps of a call.
 
     Attributes:
       layers: the parameters of each layer.
@@ -160,7 +160,10 @@ class Writer(Cell[WriterParams, DecoderState]):
         if p.combine is not None:
             w, b = p.combine
             feed = attentional(lambda parts: ops.biased(parts @ w, b), x, context)
-        return widened(DecoderState(tuple(after), x, context, feed, attention, weights))
+        reached: DecoderState = widened(
+            DecoderState(tuple(after), x, context, feed, attention, weights)
+        )
+        return reached
 
     def output(self, p: WriterParams, gates: Slots, state: DecoderState) -> PyTree:
         del p, gates
@@ -182,7 +185,8 @@ class Writer(Cell[WriterParams, DecoderState]):
         attended = jax.vmap(
             lambda q, s: mechanism.attend(p.mechanism, q, memory, s), in_axes=1, out_axes=1
         )(grouped(query), jax.tree.map(grouped, state))
-        return jax.tree.map(lambda a: a.reshape(batch * beams, *a.shape[2:]), tuple(attended))
+        flat: Attended = jax.tree.map(lambda a: a.reshape(batch * beams, *a.shape[2:]), attended)
+        return flat
 
 
 def attentional(

@@ -1,4 +1,4 @@
-"""What a session needs of a model: a step, a state to start from, what one input is like."""
+"""The parts of a model that a session needs: a step, an initial state, and the input's shape."""
 
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple, TypeAlias
@@ -11,6 +11,8 @@ from seqjax import checks
 from seqjax.cells._base import Cell, input_specs
 from seqjax.nn import Direction, Recurrent
 from seqjax.types import PyTree
+
+__all__ = ["Start", "Step", "Steps", "columns_of", "spec_of", "steps_of"]
 
 # step(module, x_t, state) -> (output, state)
 Step: TypeAlias = Callable[[Any, PyTree, PyTree], tuple[PyTree, PyTree]]
@@ -82,7 +84,7 @@ def _cell_step(direction: Direction, x: PyTree, state: PyTree) -> tuple[PyTree, 
 
 
 def spec_of(example: PyTree) -> PyTree:
-    """What inputs like this example are."""
+    """Return the shape and dtype of inputs like this example."""
 
     def one(array: Any) -> jax.ShapeDtypeStruct:
         array = array if hasattr(array, "dtype") else np.asarray(array)

@@ -413,7 +413,7 @@ LAWS: tuple[Callable[[_Sample, float], str | None], ...] = (
 
 
 def _counts(leaf: Any) -> bool:
-    """Whether a leaf is a number that moves: floating-point or complex."""
+    """Return whether a leaf is floating-point or complex."""
     return bool(jnp.issubdtype(jnp.result_type(leaf), jnp.inexact))
 
 
@@ -477,7 +477,7 @@ def _with_gradient(loss: Callable[..., Any], params: Any, xs: PyTree) -> tuple[A
 
 
 def _difference(got: PyTree, want: PyTree, tolerance: float) -> str | None:
-    """What is different, in words; None if nothing is."""
+    """Return the difference in words; None if there is none."""
     a, b = jax.tree.leaves(got), jax.tree.leaves(want)
     if len(a) != len(b) or any(x.shape != y.shape for x, y in zip(a, b, strict=True)):
         return f"Expected {_described(want)}, got {_described(got)}."

@@ -1,4 +1,4 @@
-"""What goes on inside a recurrent network: gates, gradients over time, saliency, eigenvalues.
+"""Views into a recurrent network: gates, gradients over time, saliency, eigenvalues.
 
 Plain JAX, for any cell, layer or model with our layers in it; `seqjax.viz` draws what comes out.
 Models run in evaluation mode. Steps that are masked have zeros.

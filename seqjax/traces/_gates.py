@@ -92,7 +92,7 @@ def cell_gates(
       >>> bool((found["f"] > 0.99).all())
       True
     """
-    probe, inputs, _ = cell_probe(cell, xs, options)
+    probe, inputs, _ = cell_probe("cell_gates", cell, xs, options)
     values: dict[str, Array] = dict(
         unroll(probe, params, inputs, **options, implementation=SHOWING).outputs[1]
     )

@@ -1,4 +1,4 @@
-"""How much of a gradient reaches each step: its state, and its input."""
+"""The gradient that reaches each step: its state, and its input."""
 
 import math
 from collections.abc import Callable
@@ -21,7 +21,7 @@ Model = TypeVar("Model", bound=nnx.Module)
 
 
 def gradient_norms(loss: Callable[[Model], Array], model: Model) -> dict[str, Array]:
-    """How much of a loss's gradient reaches each step's state, in every recurrent layer.
+    """Return the norm of a loss's gradient at each step's state, in every recurrent layer.
 
         norms_t = ‖∂loss/∂s_t‖
 
@@ -94,7 +94,7 @@ def cell_gradient_norms(
     xs: PyTree,
     **options: Any,
 ) -> Array:
-    """How much of a loss's gradient reaches each step's state of a cell; see `gradient_norms`.
+    """Return the norm of a loss's gradient at each step's state of a cell; see `gradient_norms`.
 
     Args:
       loss: gives a number for the outputs, `[..., T, O]`.
@@ -122,7 +122,7 @@ def cell_gradient_norms(
       >>> cell_gradient_norms(lambda outputs: outputs[-1].sum(), cell, params, xs).tolist()
       [0.125, 0.25, 0.5, 1.0]
     """
-    probe, (xs, zeros), lead = cell_probe(cell, xs, options)
+    probe, (xs, zeros), lead = cell_probe("cell_gradient_norms", cell, xs, options)
 
     def of_nudges(nudges: PyTree) -> Array:
         return loss(unroll(probe, params, (xs, nudges), **options).outputs)
@@ -139,7 +139,7 @@ def saliency(
     time_major: bool = False,
     times_input: bool = False,
 ) -> Array:
-    """How much each step's input matters to a chosen output, to first order.
+    """Return how much each step's input matters to a chosen output, to first order.
 
         saliency_t = ‖∂score/∂x_t‖          or, with `times_input`,  x_t · ∂score/∂x_t
 
@@ -178,9 +178,10 @@ def saliency(
         raise ValueError(f"xs: expected [..., T, I], got {xs.shape}")
     axis = 0 if time_major else xs.ndim - 2
     steps, batch_shape = xs.shape[axis], (*xs.shape[:axis], *xs.shape[axis + 1 : -1])
-    real = sequences.step_mask(lengths, mask, batch_shape, steps, time_major=time_major)
-    if real is not None:
-        xs = sequences.zero_masked(xs, real)
+    real = sequences.step_mask(
+        batch_shape, steps, lengths=lengths, mask=mask, time_major=time_major
+    )
+    xs = sequences.zero_masked(xs, mask=real)
 
     def total(xs: Array) -> Array:
         scores = score(xs)

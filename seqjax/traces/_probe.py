@@ -11,8 +11,10 @@ import jax.numpy as jnp
 from flax import nnx
 from jax.extend.core import get_opaque_trace_state
 
+from seqjax import checks
 from seqjax._arguments import floating_inputs, layout
 from seqjax._hooks import Call, hooked
+from seqjax._unroll import unroll
 from seqjax.cells._base import Cell, Role, compute_dtype
 from seqjax.cells.stepping import held
 from seqjax.kernels import Execution, Kernel, scan
@@ -126,9 +128,10 @@ SHOWING = Kernel("scan", scan, options=(("with_gates", True),))
 
 
 def cell_probe(
-    cell: Cell[Any, Any], xs: PyTree, options: Mapping[str, Any]
+    caller: str, cell: Cell[Any, Any], xs: PyTree, options: Mapping[str, Any]
 ) -> tuple[Probe, Any, int]:
     """The probe of a cell, its inputs with nudges of zero, and how many leading axes they have."""
+    checks.require_options(caller, options, unroll)
     if options.get("zoneout") is not None:
         raise ValueError("zoneout: expected None for a cell; a layer may have it")
     xs = floating_inputs(cell, xs)

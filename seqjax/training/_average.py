@@ -9,6 +9,7 @@ import optax.contrib
 from flax import nnx
 
 from seqjax import checks
+from seqjax.cells.ops import accumulator_dtype
 from seqjax.training._state import TrainState
 from seqjax.types import Array, PyTree
 
@@ -93,4 +94,4 @@ def averaged(state: TrainState) -> TrainState:
 
 def _wide(x: Array) -> Array:
     """Return a copy, in float32 or wider."""
-    return jnp.array(x, jnp.promote_types(x.dtype, jnp.float32), copy=True)
+    return jnp.array(x, accumulator_dtype(x.dtype), copy=True)

@@ -10,6 +10,8 @@ from seqjax.training._evaluation import MetricFn
 from seqjax.training._extra_args import with_extra_args
 from seqjax.training._monitor import Monitor
 
+__all__ = ["BatchSource", "check_batches", "check_end", "check_functions", "check_run"]
+
 BatchSource: TypeAlias = Iterable[Any] | Callable[[int], Iterable[Any]]
 """Batches of every epoch, or a function from the number of an epoch to its batches."""
 

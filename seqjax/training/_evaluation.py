@@ -22,7 +22,7 @@ EvalStep: TypeAlias = Callable[[TrainState, Any], tuple[TrainState, dict[str, Me
 """`eval_step(state, batch) -> (state, {name: seqjax.metrics.Mean})`."""
 
 
-def make_eval_step(model: nnx.Module | nnx.GraphDef, metric_fn: MetricFn) -> GuardedStep:
+def make_eval_step(model: nnx.Module | nnx.GraphDef[Any], metric_fn: MetricFn) -> GuardedStep:
     """Return the jitted pure function `eval_step(state, batch) -> (state, metrics)`.
 
     The returned state has the values that the model carries from batch to batch in evaluation, such

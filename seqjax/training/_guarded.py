@@ -105,7 +105,7 @@ class GuardedStep:
         real = self._real_rows(shape, state, host, *rest)
         if real is not host:
             batch = real if place is None else place(real)
-        result = self._compiled(state, batch, *rest)
+        result: tuple[TrainState, Any] = self._compiled(state, batch, *rest)
         if first:  # tracing has found the ranges to check
             self._check_ranges(shape, host, everywhere=True)
         return result

@@ -4,6 +4,8 @@ import warnings
 
 from seqjax.training._position import Position, Record
 
+__all__ = ["epoch_record"]
+
 _NOT_FINITE = "their loss, gradient or update was not finite"
 
 

@@ -9,6 +9,8 @@ import jax.numpy as jnp
 
 from seqjax import checks
 
+__all__ = ["kind", "require_call", "require_scalars"]
+
 
 def kind(value: Any) -> str:
     """Return the kind of a value, for messages: `float32[3]`, `(float32[], list)`, `NoneType`."""

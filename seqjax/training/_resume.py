@@ -12,6 +12,8 @@ from seqjax.training._position import Position
 from seqjax.training._state import TrainState
 from seqjax.types import PyTree
 
+__all__ = ["batches_from", "check_limits", "restored"]
+
 
 def restored(
     checkpoints: Checkpoints, state: TrainState, best: PyTree, run: dict[str, Any], resume: bool

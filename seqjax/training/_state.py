@@ -67,7 +67,7 @@ def init_state(model: nnx.Module, optimizer: optax.GradientTransformation) -> Tr
     return TrainState(params, model_state, opt_state, jnp.zeros([], jnp.int32))
 
 
-def state_to_model(model: nnx.Module | nnx.GraphDef, state: TrainState) -> Any:
+def state_to_model(model: nnx.Module | nnx.GraphDef[Any], state: TrainState) -> Any:
     """Return a new module with the state's values, in the mode (train or eval) of `model`.
 
     Args:
@@ -107,7 +107,7 @@ def changed_state(module: nnx.Module, state: TrainState) -> PyTree:
     return model_state
 
 
-def graphdef_of(model: nnx.Module | nnx.GraphDef) -> nnx.GraphDef:
+def graphdef_of(model: nnx.Module | nnx.GraphDef[Any]) -> nnx.GraphDef[Any]:
     """Return the static part of a module: what is left of it without the arrays of its state.
 
     Raises:

@@ -34,7 +34,7 @@ TrainStep: TypeAlias = Callable[[TrainState, Any, PRNGKey], tuple[TrainState, di
 
 
 def make_train_step(
-    model: nnx.Module | nnx.GraphDef,
+    model: nnx.Module | nnx.GraphDef[Any],
     loss_fn: LossFn,
     optimizer: optax.GradientTransformation,
     *,

@@ -1,4 +1,4 @@
-"""What the plots share: figures, colours, heat maps, texts along the time axis."""
+"""Parts that the plots share: figures, colours, heat maps, texts along the time axis."""
 
 import math
 from collections.abc import Sequence
@@ -179,7 +179,7 @@ def shortened(text: str, most: int = LONGEST_TEXT) -> str:
 
 
 def over_time(axes: "Axes", labels: Sequence[Any] | None, *, inches: float) -> None:
-    """What the time axis of a panel says."""
+    """Write the texts of a panel's time axis."""
     axes.set_xlabel("time step $t$")
     axes.locator_params(axis="x", integer=True)
     if labels is not None:

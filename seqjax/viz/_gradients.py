@@ -28,7 +28,7 @@ __all__ = ["eigenvalues", "gradient_flow", "saliency"]
 
 
 def gradient_flow(norms: Mapping[str, ArrayLike], *, log: bool = True) -> "Figure":
-    """How much of the loss's gradient reaches each time step, one line a model.
+    """Plot how much of the loss's gradient reaches each time step, one line a model.
 
         norms[name][t] = ‖∂loss/∂h_t‖
 
@@ -80,7 +80,7 @@ def saliency(
     step_labels: Sequence[Any] | None = None,
     label: str | None = None,
 ) -> "Figure":
-    """How much each step of one sequence matters to a chosen output, a bar a step.
+    """Plot how much each step of one sequence matters to a chosen output, a bar a step.
 
     Values below zero, which gradient times input has, speak against the output: orange, those for
     it blue.

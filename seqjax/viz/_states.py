@@ -120,8 +120,8 @@ def gates(
         finite = panel[np.isfinite(panel)]
         gate = finite.min(initial=0.0) >= 0
         bound = max(1.0, np.abs(finite).max(initial=0.0))
-        scale = {"cmap": "Blues", "vmin": 0.0} if gate else {"cmap": "RdBu_r", "vmin": -bound}
-        image = heat_map(axes, panel, **scale, vmax=bound)  # type: ignore[arg-type]
+        colours, lowest = ("Blues", 0.0) if gate else ("RdBu_r", -bound)
+        image = heat_map(axes, panel, cmap=colours, vmin=lowest, vmax=bound)
         figure.colorbar(image, ax=axes, label=_symbol(name))
         axes.set_ylabel(f"unit of {_symbol(name)}")
         axes.locator_params(axis="y", integer=True)
@@ -173,9 +173,9 @@ def attention(
     top = np.max(values[np.isfinite(values)], initial=1.0)
     rows, columns = values.shape
     extent = (-0.5, columns - 0.5, rows - 0.5, -0.5)
-    scale = {"cmap": "Blues", "vmin": 0.0, "vmax": top, "extent": extent}
+    scale: dict[str, Any] = {"cmap": "Blues", "vmin": 0.0, "vmax": top, "extent": extent}
     aspect = "auto" if large else "equal"
-    image = heat_map(axes, _pooled(values), aspect=aspect, **scale)  # type: ignore[arg-type]
+    image = heat_map(axes, _pooled(values), aspect=aspect, **scale)
     figure.colorbar(image, ax=axes, label="weight")
     ticks(axes, "x", source, inches=across)
     ticks(axes, "y", target, inches=down)

@@ -1,4 +1,4 @@
-"""How training went, and what the model takes for what."""
+"""Plots of training, and of the classes that a model confuses."""
 
 import collections
 import math

@@ -120,7 +120,7 @@ def with_garbage(memory: np.ndarray, mask: np.ndarray) -> np.ndarray:
 
 def attend_steps(attention: Any, params: Any, queries: Any, memory: Any, mask: Any = None) -> Any:
     """Contexts, weights and states of consecutive steps, the state carried: a scan."""
-    prepared = attention.precompute(params, memory, mask)
+    prepared = attention.precompute(params, memory, mask=mask)
 
     def step(state: Any, query: Any) -> Any:
         context, weights, state = attention.attend(params, query, prepared, state)

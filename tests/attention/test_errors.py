@@ -67,7 +67,7 @@ def test_bad_options(name, options, error, message):
 def test_bad_memory(memory, mask, error, name):
     attention = attentions.Additive(Q, M)
     with pytest.raises(error, match=f"^{name}: expected"):
-        attention.precompute(params_of(attention), memory, mask)
+        attention.precompute(params_of(attention), memory, mask=mask)
 
 
 @pytest.mark.parametrize(

@@ -78,7 +78,7 @@ def test_expected_position_never_moves_left(cls):
 def test_noise_is_added_before_the_sigmoid(name, cls, options):
     attention, params, queries, memory = problem_of(cls, **options)
     noise = np.random.default_rng(5).normal(size=(STEPS, *MASK.shape)).astype(np.float32)
-    prepared = attention.precompute(params, memory, MASK)
+    prepared = attention.precompute(params, memory, mask=MASK)
     state, contexts, weights = attention.initial_state(prepared), [], []
     attend = jax.jit(attention.attend)
     for t in range(STEPS):
@@ -95,7 +95,7 @@ def test_logistic_noise_samples_hard_attention():
     """Stops drawn in mode "hard" are, on average, the weights of mode "soft"."""
     soft, params, queries, memory = problem_of(Monotonic)
     hard = Monotonic(Q, M, mode="hard")
-    prepared = soft.precompute(params, memory, MASK)
+    prepared = soft.precompute(params, memory, mask=MASK)
     start = soft.initial_state(prepared)
 
     @jax.jit
@@ -152,7 +152,7 @@ def test_chunks_of_one_are_monotonic_attention():
 def test_starts_at_the_first_real_position(cls):
     attention = cls(Q, M)
     params = params_of(attention)
-    prepared = attention.precompute(params, np.ones((*MASK.shape, M), np.float32), MASK)
+    prepared = attention.precompute(params, np.ones((*MASK.shape, M), np.float32), mask=MASK)
     want = np.zeros(MASK.shape)
     for row, first in enumerate([0, 2, 1, None, 0, 2]):
         if first is not None:

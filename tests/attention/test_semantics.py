@@ -68,8 +68,8 @@ def test_garbage_in_padding_changes_nothing(case):
 @registered
 def test_nothing_of_padding_is_kept(case):
     params, (_, memory) = params_of(case.attention), inputs_of(case)
-    clean = case.attention.precompute(params, memory, MASK)
-    dirty = case.attention.precompute(params, with_garbage(memory, MASK), MASK)
+    clean = case.attention.precompute(params, memory, mask=MASK)
+    dirty = case.attention.precompute(params, with_garbage(memory, MASK), mask=MASK)
     assert_close(dirty, clean, 0, 0)
     assert (np.asarray(clean.mask) == MASK).all()
 
@@ -108,7 +108,7 @@ def test_memory_decides_the_dtype(case, dtype):
     attention, params = case.attention, params_of(case.attention)
     queries, memory = inputs_of(case)
     shape = jax.ShapeDtypeStruct(memory.shape, dtype)
-    prepared = jax.eval_shape(attention.precompute, params, shape, MASK)
+    prepared = jax.eval_shape(attention.precompute, params, shape, mask=MASK)
     assert all(leaf.dtype == dtype for leaf in jax.tree.leaves((prepared.keys, prepared.values)))
     for query in (queries[0], queries[0].astype(jnp.bfloat16)):
         got = jax.eval_shape(
@@ -137,7 +137,7 @@ def test_states_are_what_the_next_step_takes(case):
     """Step by step equals in one go: nothing but the state is carried."""
     params, (queries, memory) = params_of(case.attention), inputs_of(case)
     want = run(case.attention, params, queries, memory, MASK)
-    prepared = case.attention.precompute(params, memory, MASK)
+    prepared = case.attention.precompute(params, memory, mask=MASK)
     state = case.attention.initial_state(prepared)
     attend = jax.jit(case.attention.attend)
     for t in range(T):

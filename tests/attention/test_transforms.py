@@ -46,8 +46,8 @@ def test_keys_are_projected_once(case):
         params_of(case.attention),
         inputs_of(case),
     )
-    before = products(jax.make_jaxpr(attention.precompute)(params, memory, MASK).jaxpr)
-    prepared = attention.precompute(params, memory, MASK)
+    before = products(jax.make_jaxpr(attention.precompute)(params, memory, mask=MASK).jaxpr)
+    prepared = attention.precompute(params, memory, mask=MASK)
     state = attention.initial_state(prepared)
     step = products(jax.make_jaxpr(attention.attend)(params, queries[0], prepared, state).jaxpr)
     assert (before, step) == PRODUCTS[case.name]
@@ -61,10 +61,12 @@ def test_a_step_does_not_read_the_weights_of_the_keys(case):
         params_of(case.attention),
         inputs_of(case),
     )
-    prepared = attention.precompute(params, memory, MASK)
+    prepared = attention.precompute(params, memory, mask=MASK)
 
     def of_keys(params):
-        return sum(k.sum() for k in jax.tree.leaves(attention.precompute(params, memory, MASK)[:2]))
+        return sum(
+            k.sum() for k in jax.tree.leaves(attention.precompute(params, memory, mask=MASK)[:2])
+        )
 
     def of_step(params):
         state = attention.initial_state(prepared)
@@ -95,7 +97,7 @@ def test_without_jit(case):
     attention, params = case.attention, params_of(case.attention)
     queries, memory = inputs_of(case)
     want = run(attention, params, queries, memory, MASK)
-    prepared = attention.precompute(params, memory, MASK)
+    prepared = attention.precompute(params, memory, mask=MASK)
     got = attention.attend(params, queries[0], prepared, attention.initial_state(prepared))
     assert_close(tuple(got), jax.tree.map(lambda a: a[0], want), 1e-6, 1e-6)
 
@@ -108,7 +110,7 @@ def test_all_steps_at_once_where_nothing_is_carried(case):
         params_of(case.attention),
         inputs_of(case),
     )
-    prepared = attention.precompute(params, memory, MASK)
+    prepared = attention.precompute(params, memory, mask=MASK)
     state = attention.initial_state(prepared)
     if jax.tree.leaves(state):
         return
@@ -127,7 +129,7 @@ def test_one_trace_for_equal_mechanisms(case):
     jitted = jax.jit(step, static_argnums=0)
     again = type(case.attention)(case.attention.query_size, case.attention.memory_size)
     params, (queries, memory) = params_of(case.attention), inputs_of(case)
-    prepared = case.attention.precompute(params, memory, MASK)
+    prepared = case.attention.precompute(params, memory, mask=MASK)
     state = case.attention.initial_state(prepared)
     for attention in (case.attention, again):
         _, _, state = jitted(attention, params, queries[0], prepared, state)

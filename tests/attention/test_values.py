@@ -5,8 +5,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from seqjax import attention as attentions
 from seqjax.attention import ATTENTIONS
-from seqjax.attention import _ops as ops
 from tests.attention import references
 from tests.attention.cases import (
     CASES,
@@ -44,8 +44,19 @@ def test_no_mask_means_that_all_is_real(case):
     attention, params = case.attention, params_of(case.attention)
     _, memory = inputs_of(case)
     got = attention.precompute(params, memory)
-    assert_close(got, attention.precompute(params, memory, np.ones_like(MASK)), 0, 0)
+    assert_close(got, attention.precompute(params, memory, mask=np.ones_like(MASK)), 0, 0)
     assert got.mask.all()
+
+
+@registered
+def test_lengths_stand_for_a_mask(case):
+    attention, params = case.attention, params_of(case.attention)
+    _, memory = inputs_of(case)
+    lengths = np.arange(MASK.shape[0]) % (MASK.shape[1] + 1)
+    mask = np.arange(MASK.shape[1]) < lengths[:, None]
+    got = attention.precompute(params, memory, lengths=lengths)
+    assert_close(got, attention.precompute(params, memory, mask=mask), 0, 0)
+    np.testing.assert_array_equal(got.mask, mask)
 
 
 @all_cases
@@ -90,8 +101,6 @@ def test_init(case):
 
 
 def test_initial_values():
-    from seqjax import attention as attentions
-
     key = jax.random.key(0)
     assert (attentions.Additive(Q, M).init(key).b == 0).all()
     assert attentions.NormedAdditive(Q, M, units=4).init(key).g == 0.5
@@ -104,17 +113,24 @@ def test_initial_values():
     assert jnp.abs(uniform.w).max() <= Q**-0.5
 
 
-@pytest.mark.parametrize("scale", [1e3, 1e30])
+@pytest.mark.parametrize("scale", [1e3, 1e6, 1e30, 3e38])
 def test_softmax_of_extreme_scores(scale):
     scores = jnp.array([[-scale, scale, 0.0], [-scale, -scale, scale], [scale, -scale, -scale]])
-    mask = jnp.array([[True, False, True], [True, True, False], [False, True, True]])
-    weights, gradient = jax.value_and_grad(lambda s: (ops.masked_softmax(s, mask) ** 2).sum())(
-        scores
-    )
-    assert np.isfinite(weights)
+    scores = jnp.concatenate([scores, jnp.full((1, 3), scale)])
+    mask = jnp.array([[True, False, True], [True, True, False], [False, True, True], [False] * 3])
+    want = [[0, 0, 1], [0.5, 0.5, 0], [0, 0.5, 0.5], [0, 0, 0]]
+
+    def weights_of(scores):
+        """The weights of given scores: those of a query of one and keys of one feature."""
+        dot = attentions.Dot(1, 1)
+        memory = dot.precompute((), scores[..., None], mask=mask)
+        query = jnp.ones((*scores.shape[:-1], 1))
+        return dot.attend((), query, memory, dot.initial_state(memory)).weights
+
+    total, gradient = jax.value_and_grad(lambda s: (weights_of(s) ** 2).sum())(scores)
+    assert np.isfinite(total)
     assert np.isfinite(gradient).all()
-    want = [[0, 0, 1], [0.5, 0.5, 0], [0, 0.5, 0.5]]
-    assert_close(ops.masked_softmax(scores, mask), np.array(want))
+    assert_close(weights_of(scores), np.array(want))
 
 
 def test_temperature_divides_scores():

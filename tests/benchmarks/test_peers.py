@@ -11,7 +11,7 @@ import pytest
 from benchmarks import agreement, peers
 from benchmarks.peers import PEERS, Peer, Prepared, Stepper, Trainer, Writer
 from benchmarks.peers.handwritten import Handwritten
-from benchmarks.peers.jax_peer import Recurrence
+from benchmarks.peers.jax_network import Recurrence
 from benchmarks.suites.common import enter, reference
 from benchmarks.suites.train_step import losses
 from benchmarks.tasks import imdb, language_model

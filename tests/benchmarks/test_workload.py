@@ -8,7 +8,7 @@ import pytest
 from jax.extend.core import jaxprs_in_params
 
 from benchmarks.peers.handwritten import Handwritten
-from benchmarks.peers.jax_peer import Recurrence
+from benchmarks.peers.jax_network import Recurrence
 from benchmarks.workload import CELLS, GATES, VARIANTS, Shape, flops, make
 
 SHAPE = Shape(batch=3, steps=5, inputs=2, hidden=4)

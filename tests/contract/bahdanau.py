@@ -11,19 +11,22 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from seqjax import seq2seq
-from seqjax.seq2seq import Encoded
-from seqjax.seq2seq._writer import DecoderState
+from seqjax.seq2seq import DecoderState, Encoded
+from tests.seq2seq.helpers import translator
 
 BATCH, POSITIONS, EMBED, UNITS = 2, 3, 3, 4
 
 
 def _made(feeding):
     """A writer and parameters with random biases, for a memory with padding."""
-    model = seq2seq.Seq2Seq(
-        7, 7, embed_size=EMBED, hidden_size=UNITS, decoder_size=UNITS, cell="gru",
-        input_feeding=feeding, rngs=nnx.Rngs(0),
-    )  # fmt: skip
+    model = translator(
+        target_vocabulary=7,
+        embed_size=EMBED,
+        hidden_size=UNITS,
+        decoder_size=UNITS,
+        cell="gru",
+        input_feeding=feeding,
+    )
     rng = np.random.default_rng(0)
     draw = lambda a: jnp.asarray(0.5 * rng.normal(size=a.shape), jnp.float32)  # noqa: E731
     nnx.update(model, jax.tree.map(draw, nnx.state(model, nnx.Param)))

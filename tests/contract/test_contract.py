@@ -12,13 +12,13 @@ from flax import nnx
 
 import seqjax
 from seqjax import nn
-from seqjax.cells._base import input_specs
 from seqjax.testing import LAWS, CellError, check_cell
 from tests.cases import assert_close, draw_like, mask_of
 from tests.contract import TABLE
 from tests.contract.gru_d import GRUD
 from tests.contract.lru import LRU
 from tests.contract.slstm import SLSTM
+from tests.seq2seq.helpers import translator
 
 B, T = 2, 6
 entries = pytest.mark.parametrize("name", TABLE)
@@ -33,7 +33,13 @@ def params_of(name):
 
 
 def inputs_of(cell):
-    xs = draw_like(input_specs(cell, (B, T), jnp.float32), 3)
+    is_shape = lambda shape: isinstance(shape, tuple) and isinstance(shape[0], int)  # noqa: E731
+    specs = jax.tree.map(
+        lambda shape: jax.ShapeDtypeStruct((B, T, *shape), jnp.float32),
+        cell.input_shape,
+        is_leaf=is_shape,
+    )
+    xs = draw_like(specs, 3)
     if isinstance(cell, GRUD):
         xs["seen"], xs["elapsed"] = (xs["seen"] > 0).astype(np.float32), abs(xs["elapsed"])
     return xs
@@ -100,9 +106,7 @@ def test_a_cell_in_no_registry_is_a_layer(cell):
 
 
 def test_a_cell_in_no_registry_writes_translations():
-    model = seqjax.seq2seq.Seq2Seq(
-        9, 7, embed_size=4, hidden_size=6, cell=SLSTM, bridge="mean", rngs=nnx.Rngs(0)
-    )
+    model = translator(hidden_size=6, cell=SLSTM, bridge="mean")
     logits = model(jnp.ones([2, 3], int), jnp.ones([2, 4], int))
     assert logits.shape == (2, 4, 9) and bool(jnp.isfinite(logits).all())
 
@@ -333,9 +337,7 @@ class Spiral(LRU):
 @pytest.mark.parametrize("cell", [SLSTM, Spiral])
 def test_bridges_to_states_that_are_not_all_hidden_units(cell, bridge):
     options: Any = {"decoder_size": 6, "bidirectional": False} if bridge == "last" else {}
-    model = seqjax.seq2seq.Seq2Seq(
-        9, 7, embed_size=6, hidden_size=6, cell=cell, bridge=bridge, rngs=nnx.Rngs(0), **options
-    )
+    model = translator(embed_size=6, hidden_size=6, cell=cell, bridge=bridge, **options)
     _, state = model.decoding(model.encoder(jnp.ones([2, 3], int)))
     (start,) = state.cells
     moved = bool(jnp.any(jax.tree.leaves(start)[0] != 0))
@@ -358,7 +360,7 @@ def test_what_a_stack_cannot_join():
 def test_a_decoders_cell_may_read_gates_in_its_output():
     """Before the first step there are none: the decoder then starts from an output of zeros."""
     kind = mutant(GRU, output=lambda self, p, gates, state: state * jnp.tanh(gates[2]))
-    model = seqjax.seq2seq.Seq2Seq(9, 7, embed_size=4, hidden_size=6, cell=kind, rngs=nnx.Rngs(0))
+    model = translator(hidden_size=6, cell=kind)
     encoded = model.encoder(jnp.ones([2, 3], int))
     _, state = model.decoding(encoded)
     assert bool((state.output == 0).all())

@@ -1,6 +1,7 @@
 """The CTC loss against the sum over all paths; what is padding, impossible or wrong."""
 
 import math
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -64,7 +65,7 @@ def test_impossible_labels_have_no_gradient():
     _, logits = draw(1)
     labels, counts = np.array([[1, 1, 2], [1, 1, 2], [1, 2, 1]]), np.array([3, 3, 3])
     lengths = np.array([3, 4, 2])  # 1 1 2 needs four frames
-    options = {"lengths": lengths, "label_lengths": counts}
+    options: Any = {"lengths": lengths, "label_lengths": counts}
     loss = LOSS(logits, lengths, labels, counts, 0)
     assert np.isposinf(loss).tolist() == [True, False, True]
     assert ctc_loss(logits, labels, **options) == np.inf
@@ -104,7 +105,7 @@ def test_empty_axes(steps, most):
     loss = LOSS(logits, np.full(2, steps), labels, counts, 0)
     assert np.isfinite(loss).tolist() == [True, counts[1] <= steps]
     np.testing.assert_allclose(loss[0], steps * math.log(V), rtol=1e-6, atol=1e-6)
-    nobody = {"lengths": [], "label_lengths": []}
+    nobody: Any = {"lengths": [], "label_lengths": []}
     assert ctc_loss(logits[:0], labels[:0], **nobody) == 0
     assert ctc_loss(logits[:0], labels[:0], per_sequence=True, **nobody).shape == (0,)
 
@@ -113,7 +114,7 @@ def test_ruled_out_classes():
     _, logits = draw(2)
     logits[:, :, 2] = -np.inf
     labels, counts = np.array([[1, 1], [1, 2], [1, 1]]), np.array([1, 2, 0])
-    options = {"label_lengths": counts, "per_sequence": True}
+    options: Any = {"label_lengths": counts, "per_sequence": True}
     loss = jax.jit(lambda z: ctc_loss(z, labels, **options))(logits)
     for b in (0, 2):
         p = every_labelling(logits[b], T, 0)[tuple(labels[b, : counts[b]].tolist())]

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from seqjax.data._audio import deltas, log_mel, mfcc, stacked_frames
+from seqjax.data import deltas, log_mel, mfcc, stacked_frames
 
 
 def mel(frequency):

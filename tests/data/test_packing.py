@@ -150,4 +150,4 @@ def test_mistakes():
     with pytest.raises(TypeError, match=r"sequences\['x'\]\[0\]: expected numbers"):
         pack({"x": ["words"]}, length=9)
     with pytest.raises(TypeError, match="sequences: expected a dict of fields"):
-        pack([[1]], length=9)  # type: ignore[arg-type]
+        pack([[1]], length=9)

@@ -44,6 +44,14 @@ def test_score_of_several_is_the_score_of_each():
         np.testing.assert_allclose(both.token_log_probs[:, k], one.token_log_probs, rtol=1e-6)
 
 
+def test_without_lengths_all_slots_are_tokens():
+    toy, tokens = make_toy(4), np.random.default_rng(0).integers(0, 4, (B, 2, L))
+    state = initial(toy)
+    found = score(step_of(toy), state, tokens, begin=BEGIN, end=END)
+    want = score_toy(toy, tokens, np.full((B, 2), L))
+    np.testing.assert_array_equal(found.token_log_probs, want.token_log_probs)
+
+
 def test_score_has_a_gradient():
     toy, lengths = make_toy(4), jnp.array([2, 3, 4])
     tokens = jnp.array([[1, 2, 0, 0], [3, 2, 1, 0], [1, 1, 2, 3]])

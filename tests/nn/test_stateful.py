@@ -70,6 +70,17 @@ def test_overlapping_windows_keep_the_state_after_the_stride():
             np.testing.assert_allclose(a, b, atol=1e-6)
 
 
+def test_lengths_are_a_mask_in_overlapping_windows_too():
+    xs, resets, mask = make_stream()
+    by_mask, by_lengths = (nn.Stateful(make_layer(), BATCH) for _ in range(2))
+    for stride in (STEPS - 4, None):
+        want = by_mask(xs, stride=stride, resets=resets, mask=mask)
+        found = by_lengths(xs, stride=stride, resets=resets, lengths=mask.sum(axis=1))
+        np.testing.assert_array_equal(found.outputs, want.outputs)
+        for a, b in zip(by_lengths.carry, by_mask.carry, strict=True):
+            np.testing.assert_array_equal(a[...], b[...])
+
+
 def test_the_gradient_reaches_back_k2_steps_and_no_further():
     """Against the gradient of the same steps from a constant state."""
     layer = make_layer("gru")
@@ -186,7 +197,7 @@ def test_two_devices_carry_it_as_one_does():
         ({"xs": np.ones((4, INPUT))}, ValueError, r"xs: expected the batch shape \(2,\), got"),
         ({"stride": 5}, ValueError, "stride: expected at most 4, the steps of xs, got 5"),
         ({"initial_state": None}, ValueError, "initial_state: expected none, a Stateful keeps"),
-        ({"lengths": [1, 2], "stride": 2}, ValueError, "lengths: expected none, but a mask with"),
+        ({"lengths": [1, 5], "stride": 2}, ValueError, "lengths: expected 0 to 4"),
         ({"stride": 0}, ValueError, "stride: expected a positive integer, got 0"),
     ],
 )

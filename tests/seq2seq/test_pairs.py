@@ -9,14 +9,16 @@ import pytest
 from flax import nnx
 
 from seqjax import cells, data, decoding, seq2seq
+from tests.seq2seq.helpers import translator
 
+SIZES: Any = {"source_vocabulary": 10, "embed_size": 3, "hidden_size": 4}
 SOURCES = [[7, 8, 9, 4], [5], [6, 6], [4, 5, 6], [8]]
 TARGETS = [[5, 4], [], [6, 4, 7], [8], [4]]
 
 
 @pytest.fixture(scope="module")
 def model():
-    model = seq2seq.Seq2Seq(9, 10, embed_size=3, hidden_size=4, dropout=0.3, rngs=nnx.Rngs(1))
+    model = translator(**SIZES, dropout=0.3, rngs=nnx.Rngs(1))
     keys = iter(jax.random.split(jax.random.key(0), 100))
     state = nnx.state(model, nnx.Param)
     # Larger weights than usual: outputs then end, and differ from source to source.
@@ -85,12 +87,10 @@ def test_generate_is_each_source_alone(model, width, options):
 
 
 def test_generate_without_attention_with_copying_and_with_coverage(model):
-    plain = seq2seq.Seq2Seq(
-        9, 10, embed_size=3, hidden_size=4, attention=None, cell="gru", rngs=nnx.Rngs(0)
-    )
+    plain = translator(**SIZES, attention=None, cell="gru")
     found = seq2seq.generate(plain, SOURCES, begin=2, end=3, max_length=4, beam_width=2)
     assert all(output.attention is None and len(output.tokens) <= 4 for output in found)
-    copying = seq2seq.Seq2Seq(9, 10, embed_size=3, hidden_size=4, copy=True, rngs=nnx.Rngs(0))
+    copying = translator(**SIZES, copy=True)
     options: Any = {"begin": 2, "end": 3, "max_length": 4, "beam_width": 2}
     found = seq2seq.generate(copying, SOURCES, source_ids=SOURCES, **options)
     assert len(found) == len(SOURCES)
@@ -127,7 +127,7 @@ def test_nothing_read_and_nothing_written(model):
 
 
 def test_a_source_without_positions_has_nothing_to_copy():
-    copying = seq2seq.Seq2Seq(9, 10, embed_size=3, hidden_size=4, copy=True, rngs=nnx.Rngs(0))
+    copying = translator(**SIZES, copy=True)
     ids = jnp.array([[4, 10], [5, 0]])
     logits = copying(
         jnp.array([[4, 5], [0, 0]]),
@@ -151,7 +151,7 @@ def test_tokens_that_are_not_known_are_named(model):
     encoded = model.encoder(sources)
     with pytest.raises(ValueError, match=r"tokens: .* got 9"):
         model.scheduled(encoded, jnp.array([[2, 9]]), 0.5, jax.random.key(0))
-    copying = seq2seq.Seq2Seq(9, 10, embed_size=3, hidden_size=4, copy=True, rngs=nnx.Rngs(0))
+    copying = translator(**SIZES, copy=True)
     with pytest.raises(ValueError, match=r"source_ids: expected values in \[0, 10\] .*, got 400"):
         copying(sources, tokens, source_ids=jnp.array([[4, 400]]))
 
@@ -192,13 +192,13 @@ def test_scheduled_and_the_constructor_refuse(model):
     for name, value in (("embed_size", 0), ("decoder_size", -1)):
         sizes: Any = {"embed_size": 3, "hidden_size": 4} | {name: value}
         with pytest.raises(ValueError, match=f"{name}: expected a positive integer"):
-            seq2seq.Seq2Seq(9, 10, **sizes, rngs=nnx.Rngs(0))
+            translator(source_vocabulary=10, **sizes)
     with pytest.raises(
         ValueError, match=r"cell: expected one of elman, .*, min_lstm, got 'conv_lstm_1d'"
     ):
-        seq2seq.Seq2Seq(9, 10, cell="conv_lstm_1d", embed_size=3, hidden_size=4, rngs=nnx.Rngs(0))
+        translator(**SIZES, cell="conv_lstm_1d")
     with pytest.raises(ValueError, match="cell: expected one that reads vectors, got ConvLSTM1D"):
-        seq2seq.Seq2Seq(9, 10, cell=cells.ConvLSTM1D, embed_size=3, hidden_size=4, rngs=nnx.Rngs(0))
+        translator(**SIZES, cell=cells.ConvLSTM1D)
 
 
 def test_generate_refuses(model):

@@ -13,6 +13,7 @@ import seqjax
 from seqjax import attention, decoding, seq2seq
 from seqjax.cells import GRU, LSTM
 from tests.cases import assert_close
+from tests.seq2seq.helpers import translator
 
 SOURCES = np.array([[3, 6, 1, 5], [2, 4, 0, 0], [5, 5, 5, 0]])
 LENGTHS = np.array([4, 2, 3])
@@ -36,7 +37,7 @@ MODELS: dict[str, dict[str, Any]] = {
 
 def make(name, **more):
     options = {"embed_size": 4, "hidden_size": 5, **MODELS[name], **more}
-    model = seq2seq.Seq2Seq(9, 7, rngs=nnx.Rngs(0), **options)
+    model = translator(**options)
     rng = np.random.default_rng(1)
     # Nothing is zero, the biases least of all.
     noisy = lambda a: a + 0.2 * rng.normal(size=a.shape).astype(np.float32)  # noqa: E731
@@ -170,7 +171,9 @@ def test_scheduled_sampling():
 
 def test_frames_and_attention_of_ones_own():
     mechanism = attention.MultiHead(query_size=8, memory_size=8, heads=2)
-    model = seq2seq.Seq2Seq(9, embed_size=4, hidden_size=4, attention=mechanism, rngs=nnx.Rngs(0))
+    model = seq2seq.Seq2Seq(
+        target_vocabulary=9, embed_size=4, hidden_size=4, attention=mechanism, rngs=nnx.Rngs(0)
+    )
     frames = np.random.default_rng(0).normal(size=(3, 4, 4)).astype(np.float32)
     dirty = np.where((np.arange(4) < LENGTHS[:, None])[..., None], frames, np.nan)
     got = model(dirty, TOKENS, lengths=LENGTHS, deterministic=True)
@@ -204,7 +207,9 @@ IMAGES = np.random.default_rng(2).normal(size=(3, 4, 3)).astype(np.float32)
 def of_images(bridge, *, keeps=True, **options):
     rngs = nnx.Rngs(0)
     options = {"embed_size": 4, "hidden_size": 5, "bridge": bridge} | options
-    return seq2seq.Seq2Seq(9, encoder=Rows(keeps=keeps, rngs=rngs), rngs=rngs, **options)
+    return seq2seq.Seq2Seq(
+        target_vocabulary=9, encoder=Rows(keeps=keeps, rngs=rngs), rngs=rngs, **options
+    )
 
 
 @pytest.mark.parametrize(("bridge", "keeps"), [("projected", True), ("mean", False)])
@@ -244,7 +249,8 @@ def test_an_encoder_of_ones_own_has_to_fit():
         of_images("mean", source_vocabulary=7)
     with pytest.raises(TypeError, match="encoder: expected a module with output_size and initial"):
         seq2seq.Seq2Seq(
-            9, encoder=nnx.Linear(3, 3, rngs=nnx.Rngs(0)), embed_size=4, hidden_size=5,
+            target_vocabulary=9,
+            encoder=nnx.Linear(3, 3, rngs=nnx.Rngs(0)), embed_size=4, hidden_size=5,
             rngs=nnx.Rngs(0),
         )  # fmt: skip
 
@@ -349,7 +355,7 @@ def test_bridges():
 )
 def test_bad_options(options, message):
     with pytest.raises((TypeError, ValueError), match=message):
-        seq2seq.Seq2Seq(9, 7, **{"embed_size": 4, "hidden_size": 5, **options}, rngs=nnx.Rngs(0))
+        translator(**options)
 
 
 def test_bad_inputs():
@@ -368,7 +374,9 @@ def test_bad_inputs():
 
 def test_narrow_ids_are_those_of_int32():
     """In its own dtype, uint8 would see 256 as 0, and int8 300 as 44."""
-    model = seq2seq.Seq2Seq(300, 300, embed_size=3, hidden_size=4, copy=True, rngs=nnx.Rngs(0))
+    model = translator(
+        source_vocabulary=300, target_vocabulary=300, embed_size=3, hidden_size=4, copy=True
+    )
     ids = {dtype: np.array([[2, 120, 3]], dtype) for dtype in ("int32", "uint8", "int8", "int16")}
     wide = model(ids["int32"], ids["int32"], source_ids=ids["int32"])
     for narrow in ids.values():
@@ -382,13 +390,15 @@ def test_narrow_ids_are_those_of_int32():
     for t in range(3):
         logits, state = step(jnp.asarray(narrow[:, t]), state)
         np.testing.assert_allclose(logits[0], expected[0, t], rtol=1e-5, atol=1e-5)
-    plain = seq2seq.Seq2Seq(300, 300, embed_size=3, hidden_size=4, rngs=nnx.Rngs(0))
+    plain = translator(source_vocabulary=300, target_vocabulary=300, embed_size=3, hidden_size=4)
     for decoder in (model.decoder, plain.decoder):
         assert np.isnan(decoder.embed(jnp.array([-1], jnp.int8))).all()
 
 
 def test_source_ids_of_a_vocabulary_of_256_in_bytes():
-    model = seq2seq.Seq2Seq(256, 256, embed_size=3, hidden_size=4, copy=True, rngs=nnx.Rngs(0))
+    model = translator(
+        source_vocabulary=256, target_vocabulary=256, embed_size=3, hidden_size=4, copy=True
+    )
     ids = np.array([[2, 255, 3]])
     found = model(ids, ids, source_ids=ids.astype(np.uint8))
     assert not np.isnan(found).any()

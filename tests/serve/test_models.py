@@ -116,7 +116,11 @@ def left_by_pronounce(folder):
     config = pronounce.Config(embed_size=3, hidden_size=2, beam_width=3)
     letters, phonemes = data.Vocabulary("abcd"), data.Vocabulary("ABCE")
     model = seq2seq.Seq2Seq(
-        len(phonemes), len(letters), embed_size=3, hidden_size=2, rngs=nnx.Rngs(0)
+        source_vocabulary=len(letters),
+        target_vocabulary=len(phonemes),
+        embed_size=3,
+        hidden_size=2,
+        rngs=nnx.Rngs(0),
     )
     model = tiny.shaken(model, 3)
     left_by(folder, model, config)

@@ -47,7 +47,11 @@ def shaken(model: Any, seed: int) -> Any:
 
 def pronouncer(seed: int = 0) -> serving.Pronouncer:
     model = seq2seq.Seq2Seq(
-        len(PHONEMES), len(LETTERS), embed_size=4, hidden_size=4, rngs=nnx.Rngs(0)
+        source_vocabulary=len(LETTERS),
+        target_vocabulary=len(PHONEMES),
+        embed_size=4,
+        hidden_size=4,
+        rngs=nnx.Rngs(0),
     )
     return serving.Pronouncer(shaken(model, seed), LETTERS, PHONEMES, beam_width=2)
 
