@@ -74,7 +74,7 @@ def test_mistakes():
             place(np.array(["a", "b"]))
         with pytest.raises(TypeError, match="tree: expected arrays of numbers"):
             place({"x": object()})
-        with pytest.raises(ValueError, match="tree: expected .*masked"):
+        with pytest.raises(ValueError, match=r"tree: expected .*masked"):
             place({"x": np.ma.masked_equal([1.0, 2.0], 2.0)})
     with pytest.raises(RuntimeError, match="count: expected 2, the number of CPU devices"):
         sharding.use_cpu_devices(5)
