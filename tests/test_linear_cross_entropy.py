@@ -19,10 +19,10 @@ from tests.references import cross_entropy
 
 B, T, H, C = 3, 5, 4, 7
 CHUNKS = [1, 2, 4, 14, 15, 99, None]
-loss = losses.linear_cross_entropy
+loss: Any = losses.linear_cross_entropy
 
 
-def drawn(seed=0, dtype=np.float64):
+def drawn(seed: int = 0, dtype: Any = np.float64) -> Any:
     """Hidden states, matrix, bias, labels and a mask with both values in it."""
     rng = np.random.default_rng(seed)
     hidden, kernel, bias = (rng.normal(size=shape) for shape in ((B, T, H), (H, C), (C,)))
@@ -31,7 +31,7 @@ def drawn(seed=0, dtype=np.float64):
     return *(array.astype(dtype) for array in (hidden, kernel, bias)), labels, mask
 
 
-def expected(hidden, kernel, bias, labels, mask, smoothing=0.0):
+def expected(hidden, kernel, bias, labels, mask, *, smoothing=0.0):
     """The loss, and its gradients by hidden, kernel and bias, by a loop over the positions."""
     hidden, kernel, bias = (np.asarray(x, np.float64) for x in (hidden, kernel, bias))
     count, logits = max(int(mask.sum()), 1), np.zeros((*labels.shape, kernel.shape[1]))
@@ -76,7 +76,7 @@ def test_value_and_gradient(chunk_size, smoothing):
     options = {"label_smoothing": smoothing, "chunk_size": chunk_size}
     found = value_and_grad(*arguments, **options)
     assert found[0].shape == () and found[0].dtype == jnp.float32
-    assert_equal(found, expected(*arguments, smoothing))
+    assert_equal(found, expected(*arguments, smoothing=smoothing))
     # Differentiated or not, the value is the same.
     *inputs, labels, mask = arguments
     np.testing.assert_allclose(loss(*inputs, labels, mask=mask, **options), found[0], rtol=1e-6)
@@ -132,7 +132,7 @@ def test_any_mask_and_chunks(mask, seed, chunk_size):
     dirty, wrong = garbage(hidden, labels, mask)
     options: Any = {"chunk_size": chunk_size, "label_smoothing": 0.2}
     found = value_and_grad(dirty, kernel, bias, wrong, mask, **options)
-    assert_equal(found, expected(hidden, kernel, bias, labels, mask, 0.2), 5e-5, 1e-6)
+    assert_equal(found, expected(hidden, kernel, bias, labels, mask, smoothing=0.2), 5e-5, 1e-6)
 
 
 @pytest.mark.parametrize("chunk_size", CHUNKS)
@@ -150,8 +150,8 @@ def test_one_value_a_sequence(chunk_size):
     by_hidden, by_kernel, by_bias = jax.jacrev(each, (0, 1, 2))(*inputs)
     assert values.shape == (B,) and values[1] == 0
     for b in range(B):
-        alone = (x[b : b + 1] for x in (labels, mask))
-        wanted, slopes = expected(hidden[b : b + 1], kernel, bias, *alone, 0.1)
+        alone = (hidden[b : b + 1], kernel, bias, labels[b : b + 1], mask[b : b + 1])
+        wanted, slopes = expected(*alone, smoothing=0.1)
         found = values[b], (by_hidden[b, b : b + 1], by_kernel[b], by_bias[b])
         assert_equal(found, (wanted, slopes))
         np.testing.assert_array_equal(np.delete(by_hidden[b], b, axis=0), 0)
@@ -162,9 +162,9 @@ def test_one_value_a_sequence(chunk_size):
 def test_half_precision(dtype, chunk_size):
     """Products of halves are summed in float32; gradients come in the dtype of the inputs."""
     *inputs, labels, mask = drawn()
-    rounded = [jnp.asarray(x, dtype) for x in inputs]
-    found = value_and_grad(*rounded, labels, mask, chunk_size=chunk_size)
-    wanted = expected(*rounded, labels, mask)
+    rounded = (*(jnp.asarray(x, dtype) for x in inputs), labels, mask)
+    found = value_and_grad(*rounded, chunk_size=chunk_size)
+    wanted = expected(*rounded)
     assert found[0].dtype == jnp.float32 and {g.dtype for g in found[1]} == {jnp.dtype(dtype)}
     np.testing.assert_allclose(found[0], wanted[0], rtol=5e-6)
     tolerance = 2 * float(jnp.finfo(dtype).eps)
@@ -188,7 +188,7 @@ def test_float64(chunk_size, x64):
     arguments = drawn()
     found = value_and_grad(*arguments, chunk_size=chunk_size, label_smoothing=0.1)
     assert found[0].dtype == jnp.float64
-    assert_equal(found, expected(*arguments, 0.1), 1e-12, 1e-15)
+    assert_equal(found, expected(*arguments, smoothing=0.1), 1e-12, 1e-15)
 
 
 def test_no_implicit_promotion():

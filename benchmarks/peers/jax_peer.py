@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 
 from benchmarks.peers.base import Gradients, Peer, Prepared, Stepper, Trainer
 from benchmarks.tasks import Task
@@ -64,6 +65,13 @@ class JaxPeer(Peer):
         del structure
         return "no streaming contestant"
 
+    def softmax_loss(
+        self, outputs: jax.Array, w_out: jax.Array, b_out: jax.Array, targets: jax.Array
+    ) -> jax.Array:
+        """Mean cross-entropy of a softmax over `outputs @ w_out + b_out`."""
+        logits = outputs @ w_out + b_out
+        return optax.softmax_cross_entropy_with_integer_labels(logits, targets).mean()
+
     def obstacle(self, batch: int) -> str | None:
         """Why a batch of this size can not be run."""
         del batch
@@ -92,7 +100,7 @@ class JaxPeer(Peer):
         reason = found if isinstance(found, str) else self.obstacle(task.ids.shape[0])
         if isinstance(found, str) or reason is not None:
             return reason or "not possible"
-        return JaxTrainer(found, task, self.put)
+        return JaxTrainer(found, task, self.put, self.softmax_loss)
 
 
 def layout(array: np.ndarray, time_major: bool) -> np.ndarray:
