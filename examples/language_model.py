@@ -116,15 +116,26 @@ class LanguageModel(nnx.Module):
         self.embedding = nnx.Embed(vocabulary, size, embedding_init=init, rngs=rngs)
         self.layers = nn.Stateful(layers, config.batch_size)
         self.dropout = nnx.Dropout(config.dropout)
-        self.head = None if config.tied else nnx.Linear(size, vocabulary, rngs=rngs)
+        self.head: Any = None if config.tied else nnx.Linear(size, vocabulary, rngs=rngs)
         self.bias = nnx.Param(jnp.zeros(vocabulary))
         self.stride = config.stride
 
     def __call__(self, batch: Any, rngs: nnx.Rngs | None = None) -> jax.Array:
         """Logits [B, T, V] of the tokens after those of a window."""
+        return self.logits(self.hidden(batch, rngs))
+
+    def hidden(self, batch: Any, rngs: nnx.Rngs | None = None) -> jax.Array:
+        """What the softmax reads [B, T, H]."""
         xs = self.dropout(self.embedding(batch["inputs"]), rngs=rngs)
         ys = self.layers(xs, resets=batch["resets"], stride=self.stride, rngs=rngs).outputs
-        return self.logits(self.dropout(ys, rngs=rngs))
+        return self.dropout(ys, rngs=rngs)
+
+    def readout(self) -> dict[str, Any]:
+        """The softmax's matrix and bias, for `linear_cross_entropy`."""
+        if self.head is None:
+            matrix = self.embedding.embedding[...]
+            return {"kernel": matrix, "bias": self.bias[...], "transposed": True}
+        return {"kernel": self.head.kernel[...], "bias": self.head.bias[...] + self.bias[...]}
 
     def logits(self, ys: jax.Array) -> jax.Array:
         """Logits [..., V] of outputs [..., H]."""
@@ -138,12 +149,15 @@ class LanguageModel(nnx.Module):
 
 def loss_fn(model: Any, batch: Any, rngs: nnx.Rngs) -> Any:
     """Cross entropy of the next token, in nats."""
-    return losses.cross_entropy(model(batch, rngs), batch["targets"], mask=batch["mask"]), {}
+    right = {"labels": batch["targets"], "mask": batch["mask"]}
+    hidden = model.hidden(batch, rngs)
+    return losses.linear_cross_entropy(hidden, **model.readout(), **right), {}
 
 
 def metric_fn(model: Any, batch: Any) -> dict[str, metrics.Mean]:
     """The same, as a mean over all windows."""
-    return {"loss": metrics.cross_entropy(model(batch), batch["targets"], mask=batch["mask"])}
+    right = {"labels": batch["targets"], "mask": batch["mask"]}
+    return {"loss": metrics.linear_cross_entropy(model.hidden(batch), **model.readout(), **right)}
 
 
 def write(config: Config, model: LanguageModel, vocabulary: Vocabulary) -> str:

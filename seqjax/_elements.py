@@ -18,7 +18,10 @@ __all__ = [
     "averaged",
     "binary_cross_entropies",
     "binary_hits",
+    "class_labels",
     "cross_entropies",
+    "floats",
+    "hidden_by",
     "hits",
     "squared_errors",
 ]
@@ -86,7 +89,7 @@ class Mean(NamedTuple):
         if mask is None:
             return cls(values.sum(), jnp.array(values.size, dtype=int))
         elements = math.prod(values.shape[mask.ndim :])
-        return cls(_hidden(values, mask).sum(), mask.sum(dtype=int) * elements)
+        return cls(hidden_by(values, mask).sum(), mask.sum(dtype=int) * elements)
 
     def merge(self, other: "Mean") -> "Mean":
         """The mean over the elements of both, as if they had come in one batch."""
@@ -184,24 +187,37 @@ def _classes(
     logits: ArrayLike, labels: ArrayLike, lengths: ArrayLike | None, mask: ArrayLike | None
 ) -> tuple[jax.Array, jax.Array, jax.Array | None, jax.Array]:
     """Logits, labels and mask, checked and harmless where masked; where labels are in range."""
-    logits, labels = _floating("logits", logits), _array("labels", labels)
+    logits = _floating("logits", logits)
     if not logits.ndim or not logits.shape[-1]:
         raise ValueError(f"logits: expected [..., C] with at least one class, got {logits.shape}")
-    if labels.shape != logits.shape[:-1]:
-        raise ValueError(
-            f"labels: expected {logits.shape[:-1]} for logits {logits.shape}, got {labels.shape}"
-        )
+    labels, mask, valid = class_labels(
+        "logits", logits.shape, labels, logits.shape[-1], lengths, mask
+    )
+    return hidden_by(logits, mask), labels, mask, valid
+
+
+def class_labels(
+    name: str,
+    shape: tuple[int, ...],
+    labels: Any,
+    classes: int,
+    lengths: ArrayLike | None,
+    mask: ArrayLike | None,
+) -> tuple[jax.Array, jax.Array | None, jax.Array]:
+    """Labels for an array of this name and shape, and their mask; where they are in range."""
+    labels = _array("labels", labels)
+    if labels.shape != shape[:-1]:
+        raise ValueError(f"labels: expected {shape[:-1]} for {name} {shape}, got {labels.shape}")
     if not labels.size and isinstance(labels, np.ndarray):
         labels = labels.astype(np.int32)  # NumPy makes floats of an empty list
     if not jnp.issubdtype(labels.dtype, jnp.integer):
         raise TypeError(f"labels: expected integer classes, got {labels.dtype}")
     mask = _real_positions(lengths, mask, labels.shape, whole=True)
-    classes = logits.shape[-1]
     # Checked before JAX converts: a wide integer could wrap around into the range.
     checks.require_range("labels", labels, classes - 1, mask=mask)
     labels = checks.require_ids("labels", jnp.asarray(labels), "integer classes")
     valid = (labels >= 0) & (labels < classes)
-    return _hidden(logits, mask), _hidden(labels, valid), mask, valid
+    return hidden_by(labels, valid), mask, valid
 
 
 def _binary(
@@ -228,7 +244,7 @@ def _pair(
             f"{target_name}: expected the shape of {name}, {values.shape}, got {targets.shape}"
         )
     mask = _real_positions(lengths, mask, values.shape)
-    return _hidden(values, mask), _hidden(jnp.asarray(targets, values.dtype), mask), mask
+    return hidden_by(values, mask), hidden_by(jnp.asarray(targets, values.dtype), mask), mask
 
 
 def _array(name: str, x: Any) -> jax.Array | np.ndarray:
@@ -251,10 +267,14 @@ def _real(name: str, x: Any) -> jax.Array | np.ndarray:
 
 
 def _floating(name: str, x: ArrayLike) -> jax.Array:
+    return _at_least_float32(floats(name, x))
+
+
+def floats(name: str, x: ArrayLike) -> jax.Array:
     x = jnp.asarray(_real(name, x))
     if not jnp.issubdtype(x.dtype, jnp.floating):
         raise TypeError(f"{name}: expected a float array, got {x.dtype}")
-    return _at_least_float32(x)
+    return x
 
 
 def _at_least_float32(x: jax.Array) -> jax.Array:
@@ -288,7 +308,7 @@ def _checked_mask(mask: ArrayLike, shape: tuple[int, ...], *, whole: bool = Fals
     return jnp.asarray(mask)
 
 
-def _hidden(x: jax.Array, mask: jax.Array | None) -> jax.Array:
+def hidden_by(x: jax.Array, mask: jax.Array | None) -> jax.Array:
     """0 where masked, else x. Done to the inputs, it keeps NaN out of the gradients as well."""
     if mask is None:
         return x

@@ -14,6 +14,7 @@ from jax.typing import ArrayLike
 
 from seqjax import _elements, checks
 from seqjax._elements import Mean
+from seqjax._readout import linear_readout
 
 __all__ = [
     "Mean",
@@ -22,6 +23,7 @@ __all__ = [
     "binary_cross_entropy",
     "cross_entropy",
     "edit_distance",
+    "linear_cross_entropy",
     "mean_squared_error",
     "perplexity",
 ]
@@ -58,6 +60,50 @@ def cross_entropy(
     return _elements.mean(
         *_elements.cross_entropies(logits, labels, lengths, mask, label_smoothing)
     )
+
+
+def linear_cross_entropy(
+    hidden: ArrayLike,
+    kernel: ArrayLike,
+    bias: ArrayLike | None,
+    labels: ArrayLike,
+    *,
+    lengths: ArrayLike | None = None,
+    mask: ArrayLike | None = None,
+    label_smoothing: float = 0.0,
+    transposed: bool = False,
+    chunk_size: int | None = None,
+) -> Mean:
+    """`seqjax.losses.linear_cross_entropy` as a mergeable mean, in nats a position.
+
+    Args:
+      hidden: float [..., H].
+      kernel: float [H, C], or [C, H] with `transposed`.
+      bias: float [C], or None.
+      labels: int [...], in [0, C).
+      lengths: int [...], real steps of each sequence; the next axis is time. Or
+      mask: bool [...], True is real.
+      label_smoothing: float in [0, 1). Leave it at 0 for a perplexity.
+      transposed: whether kernel is [C, H].
+      chunk_size: positions whose logits are computed together.
+
+    Returns:
+      The mean over the real positions, in at least float32.
+
+    Raises:
+      TypeError, ValueError: as `seqjax.losses.linear_cross_entropy`.
+
+    Example:
+      >>> labels = jnp.array([[0, 1, 3]])
+      >>> mean = linear_cross_entropy(jnp.ones((1, 3, 2)), jnp.zeros((2, 4)), None, labels)
+      >>> int(mean.count), round(float(perplexity(mean)), 4)
+      (3, 4.0)
+    """
+    read = linear_readout(
+        hidden, kernel, bias, labels, lengths=lengths, mask=mask, label_smoothing=label_smoothing,
+        transposed=transposed, chunk_size=chunk_size,
+    )  # fmt: skip
+    return read.means()[0]
 
 
 def binary_cross_entropy(

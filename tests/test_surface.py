@@ -191,6 +191,9 @@ LOSSES = {
     "seqjax.losses.cross_entropy": lambda **options: losses.cross_entropy(
         LOGITS, LABELS, lengths=LENGTHS, **options
     ),
+    "seqjax.losses.linear_cross_entropy": lambda **options: losses.linear_cross_entropy(
+        LOGITS, np.eye(C, dtype=np.float32), None, LABELS, lengths=LENGTHS, **options
+    ),
     "seqjax.losses.binary_cross_entropy": lambda **options: losses.binary_cross_entropy(
         LOGITS[..., 0], LABELS > 1, lengths=LENGTHS, **options
     ),

@@ -12,6 +12,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 
 from benchmarks.peers.base import Gradients, Peer, Prepared, Stepper, Trainer
 from benchmarks.peers.jax_network import Recurrence, Step
@@ -33,6 +34,13 @@ class JaxPeer(Peer):
         """One step of the structure's cell; or the reason why there is none."""
         del structure
         return "no streaming contestant"
+
+    def softmax_loss(
+        self, outputs: jax.Array, w_out: jax.Array, b_out: jax.Array, targets: jax.Array
+    ) -> jax.Array:
+        """Mean cross-entropy of a softmax over `outputs @ w_out + b_out`."""
+        logits = outputs @ w_out + b_out
+        return optax.softmax_cross_entropy_with_integer_labels(logits, targets).mean()
 
     def obstacle(self, batch: int) -> str | None:
         """Why a batch of this size can not be run."""
@@ -60,7 +68,7 @@ class JaxPeer(Peer):
         reason = found if isinstance(found, str) else self.obstacle(task.ids.shape[0])
         if isinstance(found, str) or reason is not None:
             return reason or "not possible"
-        return JaxTrainer(found, task, self.put)
+        return JaxTrainer(found, task, self.put, self.softmax_loss)
 
 
 def layout(array: np.ndarray, time_major: bool) -> np.ndarray:

@@ -89,6 +89,11 @@ class Seqjax(JaxPeer):
 
         return Recurrence(apply, _layer_params)
 
+    def softmax_loss(
+        self, outputs: jax.Array, w_out: jax.Array, b_out: jax.Array, targets: jax.Array
+    ) -> jax.Array:
+        return seqjax.losses.linear_cross_entropy(outputs, w_out, b_out, targets)
+
     def translator(self, task: Translation) -> Trainer | str:
         from benchmarks.peers.ours_translation import SeqjaxTranslator
 

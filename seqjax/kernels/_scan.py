@@ -83,8 +83,8 @@ SCAN = Kernel("scan", scan, takes=_takes)
 """The kernel that defines what the others must equal."""
 
 
-def varying_like(state: Any, problem: Problem) -> Any:
-    """The state as one that differs between shards wherever anything of the problem does.
+def varying_like(state: Any, problem: Any) -> Any:
+    """The state as one that differs between shards wherever any array of the problem does.
 
     Inside `jax.shard_map` a loop's carry must have that type from the start, while zeros made
     there are the same on every shard.

@@ -292,6 +292,21 @@ class Decoder(nnx.Module):
         both = _log_add(generate, copied[..., : self.vocabulary])
         return jnp.concatenate([both, copied[..., self.vocabulary :]], axis=-1)
 
+    def linear_readout(self) -> tuple[Array, Array | None, bool] | None:
+        """The read-out as a matrix, a bias and whether the matrix is transposed, `[V, F]`.
+
+        Returns:
+          What `seqjax.losses.linear_cross_entropy` takes; None if logits are no affine function of
+          `Features.hidden`: with `copy`, or if the read-out or `logits` are of your own.
+        """
+        if self.gate is not None or type(self).logits is not Decoder.logits:
+            return None
+        if self.readout is None:
+            bias = None if self.bias is None else self.bias[...]
+            return self.embedding.embedding[...], bias, True
+        weights = _weights(self.readout) if type(self.readout) is nnx.Linear else None
+        return None if weights is None else (*weights, False)
+
     def embed(self, tokens: Array) -> Array:
         """Return the embeddings of tokens, NaN for negative ones and those that are not known.
 
@@ -317,6 +332,32 @@ class Decoder(nnx.Module):
     ) -> tuple[Array, Array | None]:
         """Logits of every step, given the token before each.
 
+        Args:
+          tokens: as for `features`.
+          state: as from `initial_state`.
+          memory: as from `precompute`.
+          source_ids: `[B, S]`, needed to copy.
+          rngs: as for `features`.
+          execution: as for `features`.
+
+        Returns:
+          logits `[B, T, V]`, and weights `[B, T, S]` or None.
+        """
+        features = self.features(tokens, state, memory, rngs=rngs, execution=execution)
+        ids = None if source_ids is None else source_ids[:, None]
+        return self.logits(features, ids), features.weights
+
+    def features(
+        self,
+        tokens: Array,
+        state: DecoderState,
+        memory: Memory | None,
+        *,
+        rngs: PRNGKey | None = None,
+        execution: Execution | None = None,
+    ) -> Features:
+        """What the read-out reads at every step, given the token before each.
+
         Where the recurrence does not depend on the attention, the stack runs over all steps first
         (by `seqjax.unroll`), then the attention for all steps at once.
 
@@ -324,12 +365,11 @@ class Decoder(nnx.Module):
           tokens: int32 `[B, T]`: the begin token, then the target without its end.
           state: as from `initial_state`.
           memory: as from `precompute`.
-          source_ids: `[B, S]`, needed to copy.
           rngs: a random key in training with dropout.
           execution: how to run the steps, a `seqjax.Execution`.
 
         Returns:
-          logits `[B, T, V]`, and weights `[B, T, S]` or None.
+          `Features` `[B, T, ...]`, with dropout.
         """
         execution = Execution.of(execution or self.execution)
         keys: Any = None if rngs is None or not self.dropout else jax.random.split(rngs, 3)
@@ -350,8 +390,7 @@ class Decoder(nnx.Module):
         if keys is not None:
             hidden = noise.dropout(keys[2], self.dropout, features.hidden)
             features = features._replace(hidden=hidden)
-        ids = None if source_ids is None else source_ids[:, None]
-        return self.logits(features, ids), features.weights
+        return features
 
     def _step_by_step(
         self,

@@ -196,6 +196,58 @@ class Seq2Seq(nnx.Module):
           TypeError, ValueError: see `Encoder`; tokens that are not integers `[B, T]`, or (outside
             tracing) that the decoder does not know; under tracing logits are NaN from there on.
         """
+        start, ids, key = self._forced(
+            source, tokens, lengths, mask, source_ids, deterministic, rngs
+        )
+        logits, _ = self.decoder.teacher_forced(*start, ids, rngs=key)
+        return logits
+
+    def hidden(
+        self,
+        source: Any,
+        tokens: Any,
+        *,
+        lengths: Any = None,
+        mask: Any = None,
+        deterministic: bool | None = None,
+        rngs: noise.Rngs | None = None,
+    ) -> Array:
+        """What the read-out turns into the logits of a call: float `[B, T, F]`.
+
+        With `decoder.linear_readout()`, for a loss that never holds all logits,
+        `seqjax.losses.linear_cross_entropy`.
+
+        Args:
+          source: as in a call.
+          tokens: as in a call.
+          lengths: of the sources; or
+          mask: of the sources.
+          deterministic: as in a call.
+          rngs: as in a call.
+
+        Raises:
+          TypeError, ValueError: as a call.
+
+        Example:
+          >>> sizes = {"source_vocabulary": 7, "target_vocabulary": 9}
+          >>> model = Seq2Seq(**sizes, embed_size=4, hidden_size=5, rngs=nnx.Rngs(0))
+          >>> model.hidden(jnp.array([[3, 6]]), jnp.array([[1, 5, 8]])).shape
+          (1, 3, 10)
+        """
+        start, _, key = self._forced(source, tokens, lengths, mask, None, deterministic, rngs)
+        return self.decoder.features(*start, rngs=key).hidden
+
+    def _forced(
+        self,
+        source: Any,
+        tokens: Any,
+        lengths: Any,
+        mask: Any,
+        source_ids: Any,
+        deterministic: bool | None,
+        rngs: noise.Rngs | None,
+    ) -> tuple[tuple[Array, DecoderState, Any], Array | None, Any]:
+        """The decoder's arguments in teacher forcing, the ids to copy, and a key for dropout."""
         if deterministic is None:
             deterministic = self.decoder.deterministic
         drops = bool(self.decoder.dropout) and not deterministic
@@ -219,10 +271,7 @@ class Seq2Seq(nnx.Module):
             key_decoder = noise.dropout_key(rngs)
         tokens = self._checked_tokens(tokens, encoded)
         memory, state = self._start(encoded)
-        logits, _ = self.decoder.teacher_forced(
-            tokens, state, memory, encoded.source_ids, rngs=key_decoder
-        )
-        return logits
+        return (tokens, state, memory), encoded.source_ids, key_decoder
 
     def scheduled(
         self, encoded: Encoded, tokens: Array, rate: float | Array, key: jax.Array

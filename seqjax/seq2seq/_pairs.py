@@ -6,9 +6,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike
 
-from seqjax import losses, metrics, sequences
+from seqjax import metrics, sequences
+from seqjax._readout import linear_readout
 from seqjax.nn import _noise as noise
 from seqjax.seq2seq._inputs import listed, require_token, token_ids
+from seqjax.seq2seq._model import Seq2Seq
 from seqjax.types import Array
 
 __all__ = ["PAIR_KEYS", "pair_examples", "pair_loss", "pair_metrics"]
@@ -107,9 +109,8 @@ def pair_loss(
       >>> loss.shape, int(found["accuracy"].count)
       ((), 5)
     """
-    logits, labels, mask = _run(model, batch, rngs)
-    loss = losses.cross_entropy(logits, labels, mask=mask, label_smoothing=label_smoothing)
-    return loss, {"accuracy": metrics.accuracy(logits, labels, mask=mask)}
+    loss, accuracy = _means(model, batch, rngs, label_smoothing)
+    return loss.value(), {"accuracy": accuracy}
 
 
 def pair_metrics(model: Any, batch: Mapping[str, Any]) -> dict[str, metrics.Mean]:
@@ -138,22 +139,35 @@ def pair_metrics(model: Any, batch: Mapping[str, Any]) -> dict[str, metrics.Mean
       >>> {name: int(mean.count) for name, mean in pair_metrics(model, batch).items()}
       {'loss': 5, 'accuracy': 5}
     """
-    logits, labels, mask = _run(model, batch, None)
-    return {
-        "loss": metrics.cross_entropy(logits, labels, mask=mask),
-        "accuracy": metrics.accuracy(logits, labels, mask=mask),
-    }
+    loss, accuracy = _means(model, batch, None)
+    return {"loss": loss, "accuracy": accuracy}
 
 
-def _run(model: Any, batch: Mapping[str, Any], rngs: Any) -> tuple[Array, Array, Array]:
-    logits = model(
-        batch["source"],
-        batch["tokens"],
-        lengths=batch.get("source_lengths"),
-        rngs=rngs,
-        **({"source_ids": batch["source_ids"]} if "source_ids" in batch else {}),
-    )
-    mask = sequences.lengths_to_mask(batch["target_lengths"], logits.shape[1])
+def _means(
+    model: Any, batch: Mapping[str, Any], rngs: Any, label_smoothing: float = 0.0
+) -> tuple[metrics.Mean, metrics.Mean]:
+    """Cross-entropy and accuracy of the real target tokens."""
+    given = batch["source"], batch["tokens"]
+    options = {"lengths": batch.get("source_lengths"), "rngs": rngs}
+    labels = batch["labels"]
+    mask = sequences.lengths_to_mask(batch["target_lengths"], labels.shape[1])
     if "weights" in batch:  # so that a training step sees that filler rows do not count
         mask = mask & batch["weights"][:, None]
-    return logits, batch["labels"], mask
+    if (linear := _linear_readout(model)) is not None:
+        kernel, bias, transposed = linear
+        return linear_readout(
+            model.hidden(*given, **options), kernel, bias, labels,
+            mask=mask, label_smoothing=label_smoothing, transposed=transposed,
+        ).means()  # fmt: skip
+    if "source_ids" in batch:
+        options["source_ids"] = batch["source_ids"]
+    logits = model(*given, **options)
+    loss = metrics.cross_entropy(logits, labels, mask=mask, label_smoothing=label_smoothing)
+    return loss, metrics.accuracy(logits, labels, mask=mask)
+
+
+def _linear_readout(model: Any) -> Any:
+    """The read-out whose logits need not be held at once; None if the model's calls decide."""
+    if not isinstance(model, Seq2Seq) or type(model).__call__ is not Seq2Seq.__call__:
+        return None
+    return model.decoder.linear_readout()

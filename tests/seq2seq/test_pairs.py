@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from seqjax import cells, data, decoding, seq2seq
+from seqjax import cells, data, decoding, losses, seq2seq
+from tests.cases import assert_close
 from tests.seq2seq.helpers import translator
 
 SIZES: Any = {"source_vocabulary": 10, "embed_size": 3, "hidden_size": 4}
@@ -63,6 +64,69 @@ def test_loss_and_metrics_count_real_tokens_alone(model, smoothing, boundaries):
     if not smoothing:
         np.testing.assert_allclose(measured["loss"].value(), expected, rtol=1e-5)
     assert int(measured["accuracy"].total) == hits
+
+
+class Halved(seq2seq.Seq2Seq):
+    """A model whose logits are no longer what its decoder says."""
+
+    def __call__(self, *arguments, **options):
+        return super().__call__(*arguments, **options) / 2
+
+
+@pytest.mark.parametrize(
+    ("kind", "options"),
+    [
+        (seq2seq.Seq2Seq, {}),
+        (seq2seq.Seq2Seq, {"tied": True, "attend": "current"}),
+        (seq2seq.Seq2Seq, {"attention": None, "tied": True}),
+        (seq2seq.Seq2Seq, {"copy": True}),
+        (Halved, {}),
+    ],
+    ids=["plain", "tied", "no attention", "copy", "own logits"],
+)
+def test_loss_and_gradient_are_those_of_the_logits(kind, options):
+    """Whether the read-out goes chunk by chunk or not; dropout is the same with the same key."""
+    sizes = {"target_vocabulary": 9, "source_vocabulary": 10, "embed_size": 3, "hidden_size": 4}
+    model = kind(**sizes, dropout=0.3, rngs=nnx.Rngs(2), **options)
+    graph, state = nnx.split(model)
+    copies = {"source_ids": SOURCES} if "copy" in options else {}
+    examples = seq2seq.pair_examples(SOURCES, TARGETS, begin=2, end=3, **copies)
+    keys = seq2seq.PAIR_KEYS | {"source": ("source", *copies)}
+    [batch] = data.batches(examples, batch_size=6, sequence_keys=keys)
+    mask = np.arange(batch["labels"].shape[1]) < batch["target_lengths"][:, None]
+
+    def ours(state):
+        model = nnx.merge(graph, state)
+        return seq2seq.pair_loss(model, batch, jax.random.key(3), label_smoothing=0.1)[0]
+
+    def theirs(state):
+        given = {name: batch[name] for name in copies}
+        logits = nnx.merge(graph, state)(
+            batch["source"], batch["tokens"], lengths=batch["source_lengths"],
+            rngs=jax.random.key(3), **given,
+        )  # fmt: skip
+        return losses.cross_entropy(logits, batch["labels"], mask=mask, label_smoothing=0.1)
+
+    found, wanted = (jax.jit(jax.value_and_grad(loss))(state) for loss in (ours, theirs))
+    assert_close(found, wanted, 1e-5, 1e-6)
+    assert (model.decoder.linear_readout() is None) == ("copy" in options)
+
+
+def test_training_on_pairs_holds_no_array_of_all_logits():
+    model = seq2seq.Seq2Seq(
+        20_000, source_vocabulary=10, embed_size=3, hidden_size=4, rngs=nnx.Rngs(2)
+    )
+    graph, state = nnx.split(model)
+    sources = np.ones((32, 16), np.int32)
+    lengths = {"source_lengths": np.full(32, 16), "target_lengths": np.full(32, 16)}
+    batch = {"source": sources, "tokens": sources, "labels": sources, **lengths}
+
+    def loss(state):
+        return seq2seq.pair_loss(nnx.merge(graph, state), batch, None)[0]
+
+    program = str(jax.make_jaxpr(jax.grad(loss))(state))
+    assert "[104,20000]" not in program and "[103,20000]" in program  # five chunks of 512 tokens
+    assert "[512,20000]" not in program and "[32,16,20000]" not in program
 
 
 @pytest.mark.parametrize("options", [{"batch_size": 2}, {"batch_size": 8}])

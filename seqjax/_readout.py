@@ -1,0 +1,90 @@
+"""The arguments of the cross entropy of a linear read-out, and what losses and metrics take."""
+
+import math
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax.typing import ArrayLike
+
+from seqjax import _chunked, _elements, checks
+
+__all__ = ["LinearReadout", "linear_readout"]
+
+
+class LinearReadout(NamedTuple):
+    """A read-out of hidden states, not yet computed.
+
+    Attributes:
+      setting: how to compute it.
+      readout: matrix and bias.
+      positions: hidden states, labels and which count, on one axis.
+      mask: which positions are real, in the shape of the labels; None: all.
+      valid: whether a label is in range, in the shape of the labels.
+    """
+
+    setting: _chunked.Setting
+    readout: _chunked.Readout
+    positions: _chunked.Positions
+    mask: jax.Array | None
+    valid: jax.Array
+
+    def cross_entropies(self) -> _elements.Elements:
+        """The cross entropy at each position, as `_elements.cross_entropies`."""
+        nats = _chunked.each_nats(self.setting, self.readout, self.positions)
+        return jnp.where(self.valid, nats.reshape(self.valid.shape), jnp.nan), self.mask
+
+    def means(self) -> tuple[_elements.Mean, _elements.Mean]:
+        """The means of the cross entropies and of the hits, in one pass."""
+        totals = _chunked.totals(self.setting, self.readout, self.positions)
+        if self.mask is None:
+            count, wrong = jnp.array(self.valid.size, dtype=int), ~self.valid
+        else:
+            count, wrong = self.mask.sum(dtype=int), ~self.valid & self.mask
+        spoilt = jnp.where(wrong.any(), jnp.nan, jnp.zeros((), totals.nats.dtype))
+        nats, hits = (_elements.Mean(total + spoilt, count) for total in totals)
+        return nats, hits
+
+
+def linear_readout(
+    hidden: ArrayLike,
+    kernel: ArrayLike,
+    bias: ArrayLike | None,
+    labels: ArrayLike,
+    *,
+    lengths: ArrayLike | None = None,
+    mask: ArrayLike | None = None,
+    label_smoothing: float = 0.0,
+    transposed: bool = False,
+    chunk_size: int | None = None,
+) -> LinearReadout:
+    """Return the read-out that `seqjax.losses.linear_cross_entropy` describes."""
+    label_smoothing = checks.require_rate("label_smoothing", label_smoothing)
+    hidden, kernel = _elements.floats("hidden", hidden), _elements.floats("kernel", kernel)
+    features_axis = int(checks.require_bool("transposed", transposed))
+    if kernel.ndim != 2 or not kernel.shape[1 - features_axis]:
+        layout = "[C, H]" if transposed else "[H, C]"
+        raise ValueError(f"kernel: expected {layout} with at least one class, got {kernel.shape}")
+    features, classes = kernel.shape[features_axis], kernel.shape[1 - features_axis]
+    fitting = f"for a kernel {kernel.shape}"
+    if not hidden.ndim or hidden.shape[-1] != features:
+        raise ValueError(f"hidden: expected [..., {features}] {fitting}, got {hidden.shape}")
+    if bias is not None:
+        bias = _elements.floats("bias", bias)
+        if bias.shape != (classes,):
+            raise ValueError(f"bias: expected ({classes},) {fitting}, got {bias.shape}")
+    labels, mask, valid = _elements.class_labels(
+        "hidden", hidden.shape, labels, classes, lengths, mask
+    )
+    if chunk_size is None:
+        chunk_size = _chunked.chunk_size_for(features, classes)
+    setting = _chunked.Setting(
+        label_smoothing, checks.require_integer("chunk_size", chunk_size), features_axis
+    )
+    count = math.prod(labels.shape)
+    positions = _chunked.Positions(
+        _elements.hidden_by(hidden, mask).reshape(count, features),
+        labels.reshape(count),
+        (valid if mask is None else valid & mask).reshape(count),
+    )
+    return LinearReadout(setting, _chunked.Readout(kernel, bias), positions, mask, valid)
