@@ -113,9 +113,7 @@ def test_loss_and_gradient_are_those_of_the_logits(kind, options):
 
 
 def test_training_on_pairs_holds_no_array_of_all_logits():
-    model = seq2seq.Seq2Seq(
-        20_000, source_vocabulary=10, embed_size=3, hidden_size=4, rngs=nnx.Rngs(2)
-    )
+    model = translator(**SIZES | {"target_vocabulary": 20_000})
     graph, state = nnx.split(model)
     sources = np.ones((32, 16), np.int32)
     lengths = {"source_lengths": np.full(32, 16), "target_lengths": np.full(32, 16)}
