@@ -8,8 +8,8 @@ import dataclasses
 from typing import Any
 
 from seqjax import checks
-from seqjax.cells import initializers, ops, stepping
-from seqjax.cells._base import Cell, DenseCell, Role, compute_dtype, is_shape
+from seqjax.cells import _base, initializers, ops, stepping
+from seqjax.cells._base import Cell, DenseCell, Role, compute_dtype
 from seqjax.cells._conv_lstm import ConvLSTM1D, ConvLSTM2D
 from seqjax.cells._elman import Elman, ElmanParams, ElmanReadout, ElmanReadoutParams
 from seqjax.cells._gru import GRU, MGU, ChoGRU, ChoGRUParams, GRUParams, MGUParams
@@ -132,7 +132,7 @@ def make_cell(
             f"cell: expected one that reads vectors, got {type(cell).__name__}, which reads "
             f"{cell.input_shape}"
         )
-    if not is_shape(cell.output_shape):
+    if not _base.is_shape(cell.output_shape):
         raise ValueError(
             f"cell: expected one whose output is one array, got {type(cell).__name__} with "
             f"{cell.output_shape}"
