@@ -9,6 +9,7 @@ from seqjax.training._checkpoints import Checkpoint, Checkpoints
 from seqjax.training._evaluation import EvalStep, MetricFn, evaluate, make_eval_step
 from seqjax.training._fit import BatchSource, FitResult, Record, fit
 from seqjax.training._logs import JsonLines, Log, TensorBoard
+from seqjax.training._memory import keep_freed_memory
 from seqjax.training._monitor import Monitor
 from seqjax.training._optimizer import optimizer
 from seqjax.training._state import TrainState, init_state, state_to_model
@@ -34,6 +35,7 @@ __all__ = [
     "evaluate",
     "fit",
     "init_state",
+    "keep_freed_memory",
     "make_eval_step",
     "make_train_step",
     "optimizer",
