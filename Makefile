@@ -23,7 +23,7 @@ BENCH := out/benchmarks
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL: # two targets may fill the same environment
-.PHONY: help demo speaker examples $(EXAMPLES:%=example-%) serve bench bench-full bench-device test slow peers lint types docs gallery dist doctest format clean
+.PHONY: help demo speaker examples $(EXAMPLES:%=example-%) serve bench bench-full bench-device test slow native-test peers lint types docs gallery dist doctest format clean
 
 help: ## print this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -70,6 +70,15 @@ slow: $(VENV)/.test ## run the tests that `make test` leaves out
 peers: $(VENV)/.test $(VENV)/.bench $(VENV)/.data ## run the tests that compare with PyTorch, Keras and others
 	XLA_FLAGS="$$XLA_FLAGS" $(BIN)/python -m pytest -n $(JOBS) tests/interop tests/test_docs.py \
 	  tests/examples/test_pretrained_g2p.py
+
+# Needs a C++ compiler with its sanitizers, and no Python. Variants: avx512, avx2, baseline.
+NATIVE_FLAGS := -std=c++17 -O1 -g -ffp-contract=fast -Wall -Wextra -Wno-psabi -Wno-maybe-uninitialized \
+  -fsanitize=address,undefined -fno-sanitize-recover=all -pthread
+native-test: ## test the C++ engine alone under the address and undefined-behaviour sanitizers
+	mkdir -p out/native
+	cd seqjax/_native/src && $(CXX) $(NATIVE_FLAGS) -march=native -DSEQJAX_VARIANT=here \
+	  selftest.cc engine.cc team.cc -o $(CURDIR)/out/native/selftest
+	out/native/selftest
 
 doctest: $(VENV)/.test ## run the examples in the docstrings alone
 	$(BIN)/python -m pytest -n $(JOBS) seqjax examples/script.py

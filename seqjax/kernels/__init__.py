@@ -4,6 +4,7 @@
 - `fused`: a loop with a derivative of its own, whose weight gradients are one product each.
 - `associative`: time in parallel, for linear cells.
 - `cudnn`: NVIDIA's LSTM; on request only.
+- `native`: compiled C++ for CPUs; where it is present.
 
 A `Kernel` is a function `(cell, problem, *, reverse, inline, unroll) -> Unrolled` on time-major
 arrays, together with what it refuses and when "auto" takes it. `KERNELS` is the table of them,
@@ -17,6 +18,7 @@ from seqjax.kernels._cudnn import cudnn
 from seqjax.kernels._execution import REMAT, Execution
 from seqjax.kernels._fused import fused
 from seqjax.kernels._kernel import Kernel, Spec
+from seqjax.kernels._native import native
 from seqjax.kernels._plan import WANTED, Plan, Reasons, make_plan
 from seqjax.kernels._problem import Problem
 from seqjax.kernels._registry import KERNELS
@@ -39,6 +41,7 @@ __all__ = [
     "fused",
     "in_segments",
     "make_plan",
+    "native",
     "run",
     "scan",
     "target",

@@ -35,6 +35,7 @@ class Choices(NamedTuple):
       chunk_from: bytes kept for gradients from which reverse mode runs by checkpointed segments,
         if there is no budget; None for never.
       parallel_from: steps from which a linear cell's time is solved in parallel; None for never.
+      native: whether "auto" may take the native engine.
       cudnn: whether "auto" may take NVIDIA's LSTM.
     """
 
@@ -42,6 +43,7 @@ class Choices(NamedTuple):
     inline_from: Choice[int | None]
     chunk_from: Choice[int | None]
     parallel_from: Choice[int | None]
+    native: Choice[bool]
     cudnn: Choice[bool]
 
 
@@ -51,6 +53,7 @@ OTHERS = Choices(
     inline_from=Choice(None, NOT_MEASURED),
     chunk_from=Choice(None, NOT_MEASURED),
     parallel_from=Choice(64, NOT_MEASURED),
+    native=Choice(False, "the engine is for CPUs"),
     cudnn=Choice(False, "there is no cuDNN"),
 )
 
@@ -65,6 +68,7 @@ CHOICES: dict[str, Choices] = {
             "suite memory: page faults cost a CPU about as much as running steps twice",
         ),
         parallel_from=Choice(None, "suite speed: on a CPU the loop is faster"),
+        native=Choice(False, "not measured yet"),
         cudnn=Choice(False, "there is no cuDNN"),
     ),
     "cuda": OTHERS._replace(

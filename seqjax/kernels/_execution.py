@@ -41,7 +41,9 @@ class Execution:
       ValueError: implementation: expected one of auto, scan, fused, ...
     """
 
-    implementation: Literal["auto", "scan", "fused", "associative", "cudnn"] | str | Kernel = "auto"
+    implementation: (
+        Literal["auto", "scan", "fused", "associative", "cudnn", "native"] | str | Kernel
+    ) = "auto"
     remat: Literal["auto", "none", "chunk", "sqrt", "log"] = "auto"
     memory_budget: int | None = None
     unroll: int | None = None

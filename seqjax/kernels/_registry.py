@@ -5,11 +5,14 @@ from seqjax.kernels._associative import ASSOCIATIVE
 from seqjax.kernels._cudnn import CUDNN
 from seqjax.kernels._fused import FUSED
 from seqjax.kernels._kernel import Kernel
+from seqjax.kernels._native import NATIVE
 from seqjax.kernels._scan import SCAN
 
 __all__ = ["KERNELS", "find"]
 
-KERNELS: dict[str, Kernel] = {kernel.name: kernel for kernel in (SCAN, FUSED, ASSOCIATIVE, CUDNN)}
+KERNELS: dict[str, Kernel] = {
+    kernel.name: kernel for kernel in (SCAN, FUSED, ASSOCIATIVE, CUDNN, NATIVE)
+}
 """Every kernel by name. "auto" asks the last one first: the more special a kernel, the later."""
 
 

@@ -29,6 +29,7 @@ HALF = [jnp.bfloat16, jnp.float16]
 def test_half_precision(case, dtype):
     if dtype == jnp.float16 and case.name not in PICKED:
         pytest.skip("a few cells show what float16 changes")
+    case.needs(dtype)
     cell = case.cell
     params = params_of(cell)
     if dtype == jnp.float16:  # in bfloat16 the parameters stay float32
@@ -46,6 +47,7 @@ def test_half_precision(case, dtype):
 
 @conformant
 def test_a_given_state_keeps_its_dtype(case):
+    case.needs(jnp.bfloat16)
     cell, params = case.cell, params_of(case.cell)
     xs = jnp.asarray(inputs_of(cell, (3,)), jnp.bfloat16)
     state = state_of(cell, (3,))
@@ -64,6 +66,7 @@ def test_a_given_state_keeps_its_dtype(case):
 
 @conformant
 def test_float64(case, x64):
+    case.needs(np.float64)
     cell = case.cell
     params = jax.tree.map(lambda a: np.asarray(a, np.float64), params_of(cell))
     xs, mask = inputs_of(cell, (3,)).astype(np.float64), mask_of((3,))
@@ -75,6 +78,7 @@ def test_float64(case, x64):
 @pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
 @conformant
 def test_no_implicit_promotion(case, dtype):
+    case.needs(dtype)
     cell, params = case.cell, params_of(case.cell)
     with jax.numpy_dtype_promotion("strict"):
         xs = jnp.asarray(inputs_of(cell, (3,)), dtype)

@@ -144,6 +144,8 @@ def products(jaxpr, inside=False):
 
 @conformant
 def test_the_input_product_is_outside_the_loop(case):
+    if case.kernel == "native":
+        pytest.skip("one call to compiled code has no products that JAX sees")
     run, _, params, xs = run_of(case)
     cell, state = case.cell, case.cell.initial_state(BATCH)
     projected = jax.eval_shape(cell.project, params, xs[:, 0])

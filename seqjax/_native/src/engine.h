@@ -1,0 +1,64 @@
+// What the engine runs, as plain data: every instruction set's build of it takes these structs.
+//
+// Arrays are row-major float32. R = T * B numbers the rows of all steps. A panel is a block of
+// hidden units whose four slots stand side by side (see cells.h).
+#pragma once
+
+#include <cstdint>
+
+namespace seqjax {
+
+enum Cell : int32_t { kLstm, kGru, kElmanTanh, kElmanRelu };
+
+class Team;  // the threads that work on one call, see team.h
+
+// Rows of all steps and sequences, `data[t * step + b * row]`; time-major or batch-major.
+template <class T>
+struct Rows {
+  T* data;
+  long step, row;
+  T* at(long t, long b) const { return data + t * step + b * row; }
+};
+
+// One sequence problem. Pointers to what is absent are null.
+struct Problem {
+  Cell cell;
+  bool reverse;
+  long T, B, I, H;
+  Rows<const float> xs;                       // [T, B, I]
+  const float *h0, *c0;                       // [B, H]
+  const float *w_ih, *w_hh, *b, *b_hn;        // [I, G*H], [H, G*H], [G*H], [H]
+  const uint8_t *mask, *resets;               // [T, B]
+  const float *h_reset, *c_reset;             // [B, H]
+  const float* noise;                         // [B, H], multiplies the recurrent input
+  const float *hold_h, *hold_c;               // [T, B, H], zoneout
+};
+
+struct Forward : Problem {
+  Rows<float> ys;                             // [T, B, H]
+  float *h, *c;                               // [B, H]
+  // For the gradient, or null: activated gates [P, R, 4 * lanes], states c [P, R, lanes], and
+  // states h [R, H] where a mask makes them differ from the outputs.
+  float *gates, *cs, *hs;
+};
+
+struct Backward : Problem {
+  const float *gates, *cs;
+  Rows<const float> hs;                       // states h, which may be the outputs
+  Rows<const float> dys;
+  const float *dh, *dc;                       // of the final state
+  // Gradients; null where nobody asks for one.
+  Rows<float> dxs;
+  float *dh0, *dc0, *dw_ih, *dw_hh, *db, *db_hn, *dh_reset, *dc_reset;
+};
+
+// The engine for one instruction set.
+struct Engine {
+  long lanes;                                 // floats in a vector
+  long (*forward_scratch)(const Forward&, int workers);     // in floats
+  void (*forward)(const Forward&, float* scratch, Team&, int id);
+  long (*backward_scratch)(const Backward&, int workers);
+  void (*backward)(const Backward&, float* scratch, Team&, int id);
+};
+
+}  // namespace seqjax

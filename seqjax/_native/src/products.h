@@ -1,0 +1,92 @@
+// Products of matrices: one tile of rows by a few vectors of columns at a time, in registers.
+//
+// Every number of a result is a sum over k = 0, 1, ... in this order, whatever the tiles are, so
+// that the bits do not depend on how the work is divided.
+#pragma once
+
+#include "vectors.h"
+
+namespace seqjax {
+namespace SEQJAX_VARIANT {
+
+SEQJAX_INLINE long least(long a, long b) { return a < b ? a : b; }
+SEQJAX_INLINE long most(long a, long b) { return a > b ? a : b; }
+SEQJAX_INLINE long blocks_of(long n, long size) { return (n + size - 1) / size; }
+// Where part i of n things begins, if they are divided into `parts`.
+SEQJAX_INLINE long part(long n, long i, long parts) { return n * i / parts; }
+
+// Rows of a tile with so many vectors in its width: as many as the registers hold.
+#if defined(__AVX512F__)
+constexpr int rows_of_tile(int vectors) { return vectors == 4 ? 6 : vectors == 3 ? 8 : 14; }
+#else
+constexpr int rows_of_tile(int vectors) { return vectors == 4 ? 3 : vectors == 3 ? 4 : 6; }
+#endif
+
+// c[r] = init[r] + sum over segments s and k of a[r, s, k] b[s * length + k]
+struct Product {
+  const float* a;
+  long a_row, a_segment;      // distances between rows, and between segments of a row
+  const float* b;
+  long b_row;
+  long segments, length;
+  const float* init;
+  long init_row;
+  float* c;
+  long c_row;
+};
+
+// M rows from row r on. With kPacked, `a` is [length][M]: the rows stand side by side.
+template <int M, int N, bool kPacked>
+static void tile(const Product& x, long r) {
+  Vec sum[M][N];
+  const float* init = x.init + r * x.init_row;
+#pragma GCC unroll 16
+  for (int i = 0; i < M; ++i) {
+#pragma GCC unroll 4
+    for (int v = 0; v < N; ++v) sum[i][v] = load(init + i * x.init_row + v * kLanes);
+  }
+  const float* b = x.b;
+  const long row = x.a_row, b_row = x.b_row;
+  for (long s = 0; s < x.segments; ++s) {
+    const float* a = x.a + s * x.a_segment + (kPacked ? 0 : r * row);
+    for (long k = 0; k < x.length; ++k, b += b_row) {
+      Vec of_b[N];
+#pragma GCC unroll 4
+      for (int v = 0; v < N; ++v) of_b[v] = load(b + v * kLanes);
+#pragma GCC unroll 16
+      for (int i = 0; i < M; ++i) {
+        const Vec of_a = broadcast(kPacked ? a[k * M + i] : a[i * row + k]);
+#pragma GCC unroll 4
+        for (int v = 0; v < N; ++v) sum[i][v] += of_a * of_b[v];
+      }
+    }
+  }
+  float* c = x.c + r * x.c_row;
+#pragma GCC unroll 16
+  for (int i = 0; i < M; ++i) {
+#pragma GCC unroll 4
+    for (int v = 0; v < N; ++v) store(c + i * x.c_row + v * kLanes, sum[i][v]);
+  }
+}
+
+template <int N, int M>
+static void tile_of(int rows, const Product& x, long r) {
+  if (rows == M) return tile<M, N, false>(x, r);
+  if constexpr (M > 1) return tile_of<N, M - 1>(rows, x, r);
+}
+
+// Rows [r0, r1) in tiles of about one size; `after(r, rows)` is called while one is in the cache.
+template <int N, class After>
+SEQJAX_INLINE void multiply(const Product& x, long r0, long r1, After after) {
+  constexpr int kMost = rows_of_tile(N);
+  const long n = r1 - r0, tiles = blocks_of(n, kMost);
+  for (long i = 0; i < tiles; ++i) {
+    const long r = r0 + part(n, i, tiles);
+    const int rows = static_cast<int>(r0 + part(n, i + 1, tiles) - r);
+    tile_of<N, kMost>(rows, x, r);
+    after(r, rows);
+  }
+}
+
+}  // namespace SEQJAX_VARIANT
+}  // namespace seqjax

@@ -1,0 +1,38 @@
+// The threads of one call: the caller, and the helpers that arrive before it begins.
+//
+// Nobody waits for a helper that has not started. A pool that is busy, or that has no threads,
+// makes a call slower, never stuck.
+#pragma once
+
+#include <atomic>
+
+namespace seqjax {
+
+class Team {
+ public:
+  using Work = void (*)(void* data, Team& team, int id);
+
+  Team(Work work, void* data) : work_(work), data_(data) {}
+
+  // The caller's part: waits a moment for up to `helpers`, works with those who came, and returns
+  // when all of them are done.
+  void lead(int helpers);
+
+  // A helper's part. It returns at once if the work has begun without it.
+  void help();
+
+  // Waits until every member is here. Members write nothing that others read without one between.
+  void barrier();
+
+  int size() const { return size_; }
+
+ private:
+  Work work_;
+  void* data_;
+  int size_ = 1;
+  std::atomic<int> joined_{1};
+  std::atomic<bool> begun_{false};
+  std::atomic<int> done_{0}, waiting_{0}, round_{0};
+};
+
+}  // namespace seqjax

@@ -1,0 +1,517 @@
+"""The kernel of the native engine: on a CPU the whole time loop is one call of compiled C++.
+
+Three primitives make it: the run, its tangent, and the transpose of that, the gradient. Run and
+gradient are lowered for a CPU to the engine's custom calls. Everything else is the `fused` kernel:
+the tangent, derivatives of the gradient, other platforms, and exported programs, which must run
+where the engine is not.
+"""
+
+import functools
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.extend import core
+from jax.interpreters import ad, batching, mlir, partial_eval, xla
+
+from seqjax import _native as engine
+from seqjax.cells import ops
+from seqjax.cells._base import Cell
+from seqjax.cells._elman import Elman, ElmanParams
+from seqjax.cells._gru import GRU, GRUParams
+from seqjax.cells._lstm import LSTM, LSTMParams, LSTMState
+from seqjax.kernels._fused import fused
+from seqjax.kernels._kernel import INSTEAD, Kernel, Spec, require
+from seqjax.kernels._problem import Problem
+from seqjax.kernels._scan import varying_like
+from seqjax.types import Array, Unrolled
+
+__all__ = ["NATIVE", "native"]
+
+Arrays = dict[str, Array]
+
+OPERANDS = (
+    "xs", "h0", "c0", "w_ih", "w_hh", "b", "b_hn", "mask", "resets", "h_reset", "c_reset", "noise",
+    "hold_h", "hold_c",
+)  # fmt: skip
+"""The arrays of a problem, in the order of the engine's arguments (`Operand` in `ffi.cc`)."""
+BATCH_AXIS = {
+    "xs": 1, "h0": 0, "c0": 0, "mask": 1, "resets": 1, "h_reset": 0, "c_reset": 0, "noise": 0,
+    "hold_h": 1, "hold_c": 1, "ys": 1, "h": 0, "c": 0, "gates": 2, "cs": 2, "hs": 1,
+}  # fmt: skip
+"""The batch axis of each operand and result; parameters have none."""
+DIFFERENTIABLE = frozenset(OPERANDS) - {"mask", "resets", "noise", "hold_h", "hold_c"}
+"""The operands whose gradients the engine computes."""
+PANEL = 4
+"""Slots of a panel of hidden units; each is a vector of the processor."""
+
+
+def native(
+    cell: Cell[Any, Any],
+    problem: Problem,
+    *,
+    reverse: bool = False,
+    inline: bool = False,
+    unroll: int = 1,
+) -> Unrolled:
+    """Run an `LSTM`, `GRU` or `Elman` cell over time in compiled C++ on a CPU, in float32.
+
+    The values are those of `scan` up to rounding, and the same to the bit with any number of
+    threads. Reverse-mode gradients are native, too. Forward mode and second derivatives are those
+    of `fused`, which also runs the problem if it has a state of another dtype, an empty axis, or an
+    axis whose size is unknown, and if a mesh of several devices divides its arrays.
+
+    Args:
+      cell: an `LSTM`, a `GRU`, or an `Elman` with the activation tanh or relu.
+      problem: arrays, time-major; see `Problem`. xs `[T, ..., I]` float32.
+      reverse: process t = T-1 … 0.
+      inline: for kernels with a loop of their own.
+      unroll: for kernels with a loop of their own.
+
+    Returns:
+      `Unrolled` with time-major outputs `[T, ..., H]`.
+
+    Raises:
+      ValueError: another cell or dtype, or the engine is not there.
+
+    Example:
+      >>> from seqjax.cells import MGU
+      >>> cell = MGU(3, 5)
+      >>> zeros = cell.initial_state([2])
+      >>> native(cell, Problem(cell.init(jax.random.key(0)), jnp.ones([7, 2, 3]), zeros, zeros))
+      Traceback (most recent call last):
+      ValueError: implementation: 'native' runs LSTM, GRU and Elman, got MGU; ...
+    """
+    del inline, unroll
+    require(_refuses(cell, Spec((), problem.steps, problem.xs.dtype, "cpu")))
+    if _is_left_to_fused(problem):
+        return fused(cell, problem, reverse)
+    batch = problem.xs.shape[1:-1]
+    arrays = _operands(varying_like(problem, problem))
+    setting = _Setting(cell, reverse, tuple(arrays))
+    ys, *state = _run.bind(*arrays.values(), setting=setting, store=False)
+    state = [s.reshape(*batch, s.shape[-1]) for s in state]
+    structure = jax.tree.structure(problem.state)
+    outputs = ys.reshape(problem.steps, *batch, ys.shape[-1])
+    return Unrolled(outputs, jax.tree.unflatten(structure, state))
+
+
+def _refuses(cell: Cell[Any, Any], spec: Spec) -> str | None:
+    """Why the engine cannot run a cell; asks for the engine last, which may compile it."""
+    name = type(cell).__name__
+    if type(cell) not in (LSTM, GRU, Elman):  # their kin has other equations
+        return f"'native' runs LSTM, GRU and Elman, got {name}; {INSTEAD}"
+    if isinstance(cell, Elman) and cell.activation not in ("tanh", "relu"):
+        return f"'native' runs Elman with tanh or relu, got {cell.activation!r}; {INSTEAD}"
+    if spec.dtype != jnp.float32:
+        return f"'native' runs float32, got xs of {spec.dtype}; {INSTEAD}"
+    if spec.platform != "cpu":
+        return f"'native' runs on CPUs, the platform is {spec.platform!r}; {INSTEAD}"
+    absent = engine.why_absent()
+    return None if absent is None else f"'native' is not there: {absent}; {INSTEAD}"
+
+
+def _takes(cell: Cell[Any, Any], spec: Spec) -> str | None:
+    """Return the measurement that speaks for the engine, or None on other platforms."""
+    del cell
+    chosen, because = spec.choices.native
+    return because if chosen else None
+
+
+NATIVE = Kernel("native", native, refuses=_refuses, takes=_takes, loops=False)
+"""Compiled C++ for CPUs, which "auto" takes where it is present."""
+
+
+def _is_left_to_fused(problem: Problem) -> bool:
+    """Whether the problem has what the engine does not know."""
+    states = jax.tree.leaves((problem.state, problem.reset_state))
+    shape = problem.xs.shape
+    return (
+        any(leaf.dtype != jnp.float32 for leaf in states)
+        or not all(isinstance(n, int) and n > 0 for n in shape)
+        or _is_divided(problem)
+    )
+
+
+def _is_divided(problem: Problem) -> bool:
+    """Whether XLA would have to gather the batch: inside `jax.shard_map` it need not."""
+    mesh = jax.sharding.get_abstract_mesh()
+    return ops.is_divided(problem) and (mesh.empty or set(mesh.axis_names) != set(mesh.manual_axes))
+
+
+class _Setting(NamedTuple):
+    """The static part of a call.
+
+    Attributes:
+      cell: the cell.
+      reverse: the direction.
+      names: which of `OPERANDS` there are.
+    """
+
+    cell: Cell[Any, Any]
+    reverse: bool
+    names: tuple[str, ...]
+
+    @property
+    def states(self) -> tuple[str, ...]:
+        """The names of the arrays of the state."""
+        return ("h", "c") if isinstance(self.cell, LSTM) else ("h",)
+
+    @property
+    def shown(self) -> tuple[str, ...]:
+        """The names of the results that are outputs."""
+        return ("ys", *self.states)
+
+    @property
+    def kept(self) -> tuple[str, ...]:
+        """The names of the results that are kept for the gradient."""
+        memory = ("cs",) if isinstance(self.cell, LSTM) else ()
+        return ("gates", *memory, *(("hs",) if "mask" in self.names else ()))
+
+    def results(self, store: bool) -> tuple[str, ...]:
+        """The names of all results of a run."""
+        return self.shown + (self.kept if store else ())
+
+
+def _operands(problem: Problem) -> Arrays:
+    """The arrays of a problem by name, with one batch axis, in the order of `OPERANDS`."""
+    batch, size = problem.xs.shape[1:-1], jax.tree.leaves(problem.state)[0].shape[-1]
+
+    def state(leaf: Array | None) -> Array | None:
+        return None if leaf is None else leaf.reshape(-1, size)
+
+    def steps(leaf: Array | None) -> Array | None:
+        return None if leaf is None else leaf.reshape(problem.steps, -1)
+
+    def states(tree: Any) -> list[Any]:
+        return [state(leaf) for leaf in jax.tree.leaves(tree)] + [None]
+
+    p = problem.params
+    h0, c0, *_ = states(problem.state)
+    h_reset, c_reset, *_ = [None, None] if problem.resets is None else states(problem.reset_state)
+    noise = problem.recurrent_mask
+    if noise is not None:
+        noise = jnp.broadcast_to(noise, (*batch, size)).astype(jnp.float32)
+    hold_h, hold_c, *_ = [
+        jnp.broadcast_to(leaf, problem.xs.shape[:-1] + (size,))
+        .astype(jnp.float32)
+        .reshape(problem.steps, -1, size)
+        for leaf in jax.tree.leaves(problem.zoneout)
+    ] + [None, None]
+    found = {
+        "xs": problem.xs.reshape(problem.steps, -1, problem.xs.shape[-1]),
+        "h0": h0, "c0": c0,
+        "w_ih": p.w_ih, "w_hh": p.w_hh, "b": p.b, "b_hn": getattr(p, "b_hn", None),
+        "mask": steps(problem.mask), "resets": steps(problem.resets),
+        "h_reset": h_reset, "c_reset": c_reset,
+        "noise": state(noise), "hold_h": hold_h, "hold_c": hold_c,
+    }  # fmt: skip
+    return {name: found[name] for name in OPERANDS if found[name] is not None}
+
+
+def _problem(cell: Cell[Any, Any], arrays: Arrays) -> Problem:
+    """The problem that `_operands` took apart, with one batch axis."""
+    a: Callable[[str], Any] = arrays.get
+    if isinstance(cell, LSTM):
+        params: Any = LSTMParams(a("w_ih"), a("w_hh"), a("b"))
+    elif isinstance(cell, GRU):
+        params = GRUParams(a("w_ih"), a("w_hh"), a("b"), a("b_hn"))
+    else:
+        params = ElmanParams(a("w_ih"), a("w_hh"), a("b"))
+
+    def state(h: Any, c: Any) -> Any:
+        return LSTMState(h, c) if isinstance(cell, LSTM) else h
+
+    start = state(a("h0"), a("c0"))
+    return Problem(
+        params=params,
+        xs=a("xs"),
+        state=start,
+        reset_state=start if "resets" not in arrays else state(a("h_reset"), a("c_reset")),
+        mask=a("mask"),
+        resets=a("resets"),
+        recurrent_mask=a("noise"),
+        zoneout=None if "hold_h" not in arrays else state(a("hold_h"), a("hold_c")),
+    )
+
+
+# The three functions that the primitives stand for, written with `fused`.
+
+
+def _run_by_fused(*operands: Array, setting: _Setting, store: bool) -> list[Array]:
+    """Outputs and final state; zeros for what is kept, which only the engine reads."""
+    problem = _problem(setting.cell, dict(zip(setting.names, operands, strict=True)))
+    shown = jax.tree.leaves(fused(setting.cell, problem, setting.reverse))
+    if not store:
+        return shown
+    shapes = _shapes(operands, setting)
+    return shown + [jnp.zeros(shapes[name], jnp.float32) for name in setting.kept]
+
+
+def _of_moving(
+    operands: Sequence[Array], setting: _Setting, moving: tuple[str, ...]
+) -> tuple[Callable[..., list[Array]], list[Array]]:
+    """The run as a function of some operands, and those."""
+    arrays = dict(zip(setting.names, operands, strict=True))
+
+    def run(*moved: Array) -> list[Array]:
+        given = arrays | dict(zip(moving, moved, strict=True))
+        return _run_by_fused(*given.values(), setting=setting, store=False)
+
+    return run, [arrays[name] for name in moving]
+
+
+def _tangent_by_fused(*arrays: Array, setting: _Setting, moving: tuple[str, ...]) -> list[Array]:
+    """Tangents of outputs and state from operands, what was kept, and tangents of `moving`."""
+    operands, _, tangents = _parted(arrays, setting)
+    run, primals = _of_moving(operands, setting, moving)
+    return jax.jvp(run, tuple(primals), tuple(tangents))[1]
+
+
+def _gradient_by_fused(*arrays: Array, setting: _Setting, moving: tuple[str, ...]) -> list[Array]:
+    """Cotangents of `moving` from operands, what was kept, and cotangents of outputs and state."""
+    operands, _, cotangents = _parted(arrays, setting)
+    run, primals = _of_moving(operands, setting, moving)
+    return list(jax.vjp(run, *primals)[1](list(cotangents)))
+
+
+def _parted(arrays: Sequence[Any], setting: _Setting) -> tuple[Any, Any, Any]:
+    """Operands, what was kept (the outputs first), and the rest."""
+    n, kept = len(setting.names), 1 + len(setting.kept)
+    return arrays[:n], arrays[n : n + kept], arrays[n + kept :]
+
+
+# The custom calls of the engine.
+
+
+def _attributes(setting: _Setting) -> dict[str, Any]:
+    cell = setting.cell
+    relu = isinstance(cell, Elman) and cell.activation == "relu"
+    kind = 0 if isinstance(cell, LSTM) else 1 if isinstance(cell, GRU) else 3 if relu else 2
+    return {
+        "cell": np.int32(kind),
+        "present": _bits(setting.names),
+        "reverse": setting.reverse,
+        "batch_major": False,
+    }
+
+
+def _bits(names: Sequence[str]) -> np.int32:
+    return np.int32(sum(1 << OPERANDS.index(name) for name in names))
+
+
+def _shapes(operands: Sequence[Any], setting: _Setting) -> dict[str, tuple[int, ...]]:
+    """The shapes of the results of a run."""
+    arrays = dict(zip(setting.names, operands, strict=True))
+    steps, batch, _ = arrays["xs"].shape
+    size = arrays["w_hh"].shape[0]
+    lanes = engine.engine().lanes
+    units = lanes * PANEL if isinstance(setting.cell, Elman) else lanes
+    panels = -(-size // units)
+    return {
+        "ys": (steps, batch, size),
+        "h": (batch, size),
+        "c": (batch, size),
+        "gates": (panels, steps, batch, PANEL, lanes),
+        "cs": (panels, steps, batch, lanes),
+        "hs": (steps, batch, size),
+    }
+
+
+def _run_by_engine(*operands: Array, setting: _Setting, store: bool) -> list[Array]:
+    shapes = _shapes(operands, setting)
+    results = [jax.ShapeDtypeStruct(shapes[name], jnp.float32) for name in setting.results(store)]
+    call = jax.ffi.ffi_call(engine.engine().forward, results)
+    return list(call(*operands, **_attributes(setting), store=store))
+
+
+def _gradient_by_engine(*arrays: Array, setting: _Setting, moving: tuple[str, ...]) -> list[Array]:
+    operands, (ys, *kept), cotangents = _parted(arrays, setting)
+    named = dict(zip(setting.kept, kept, strict=True))
+    states = named.pop("hs", ys)
+    of = dict(zip(setting.names, operands, strict=True))
+    results = [jax.ShapeDtypeStruct(of[name].shape, jnp.float32) for name in moving]
+    call = jax.ffi.ffi_call(engine.engine().backward, results)
+    attributes = _attributes(setting) | {"wanted": _bits(moving)}
+    return list(call(*operands, *named.values(), states, *cotangents, **attributes))
+
+
+# The primitives.
+
+
+def _primitive(
+    name: str, by_fused: Callable[..., list[Array]], by_engine: Callable[..., list[Array]] | None
+) -> core.Primitive:
+    """A primitive that stands for `by_fused`, and is lowered to the engine where that can be."""
+    primitive = core.Primitive(f"seqjax_native_{name}")
+    primitive.multiple_results = True
+    primitive.def_impl(functools.partial(xla.apply_primitive, primitive))
+    elsewhere = mlir.lower_fun(by_fused, multiple_results=True)
+    mlir.register_lowering(primitive, elsewhere)
+    if by_engine is not None:
+        here = mlir.lower_fun(by_engine, multiple_results=True)
+
+        def lower(context: Any, *operands: Any, **params: Any) -> Any:
+            exported = context.module_context.lowering_parameters.for_export
+            return (elsewhere if exported else here)(context, *operands, **params)
+
+        mlir.register_lowering(primitive, lower, platform="cpu")
+
+    def jvp(primals: Any, tangents: Any, **params: Any) -> Any:
+        filled = [_filled(p, t) for p, t in zip(primals, tangents, strict=True)]
+        return jax.jvp(functools.partial(by_fused, **params), tuple(primals), tuple(filled))
+
+    ad.primitive_jvps[primitive] = jvp
+
+    def batched(operands: Any, axes: Any, **params: Any) -> Any:
+        results = jax.vmap(functools.partial(by_fused, **params), axes)(*operands)
+        return results, [0] * len(results)
+
+    batching.primitive_batchers[primitive] = batched
+    return primitive
+
+
+def _filled(primal: Array, tangent: Any) -> Any:
+    """A tangent as `jax.jvp` wants it: zeros are arrays."""
+    if not isinstance(tangent, ad.Zero):
+        return tangent
+    if jnp.issubdtype(primal.dtype, jnp.inexact):
+        return jnp.zeros_like(primal)
+    return np.zeros(primal.shape, jax.dtypes.float0)
+
+
+_run = _primitive("run", _run_by_fused, _run_by_engine)
+_tangent = _primitive("tangent", _tangent_by_fused, None)
+_gradient = _primitive("gradient", _gradient_by_fused, _gradient_by_engine)
+
+
+def _like(aval: Any, shape: tuple[int, ...]) -> Any:
+    """A float32 array that varies over a mesh as another one does."""
+    sharding = aval.sharding.update(spec=jax.sharding.PartitionSpec(*[None] * len(shape)))
+    return aval.update(
+        shape=shape, dtype=jnp.dtype(jnp.float32), weak_type=False, sharding=sharding
+    )
+
+
+@_run.def_abstract_eval
+def _of_run(*operands: Any, setting: _Setting, store: bool) -> list[Any]:
+    shapes = _shapes(operands, setting)
+    return [_like(operands[0], shapes[name]) for name in setting.results(store)]
+
+
+@_tangent.def_abstract_eval
+def _of_tangent(*arrays: Any, setting: _Setting, moving: tuple[str, ...]) -> list[Any]:
+    operands, _, _ = _parted(arrays, setting)
+    shapes = _shapes(operands, setting)
+    return [_like(operands[0], shapes[name]) for name in setting.shown]
+
+
+@_gradient.def_abstract_eval
+def _of_gradient(*arrays: Any, setting: _Setting, moving: tuple[str, ...]) -> list[Any]:
+    operands, _, _ = _parted(arrays, setting)
+    of = dict(zip(setting.names, operands, strict=True))
+    return [_like(operands[0], of[name].shape) for name in moving]
+
+
+def _run_jvp(primals: Any, tangents: Any, *, setting: _Setting, store: bool) -> Any:
+    """The run that keeps what the gradient needs, and the tangent as a primitive."""
+    results = _run.bind(*primals, setting=setting, store=True)
+    named = dict(zip(setting.results(True), results, strict=True))
+    moved = {
+        name: tangent
+        for name, tangent in zip(setting.names, tangents, strict=True)
+        if not isinstance(tangent, ad.Zero)
+    }
+    kept = [named["ys"], *(named[name] for name in setting.kept)]
+    d_shown = _tangent.bind(*primals, *kept, *moved.values(), setting=setting, moving=tuple(moved))
+    if not store:
+        return [named[name] for name in setting.shown], d_shown
+    # What was kept is read by the gradient alone, whose own derivative does not read it.
+    return results, d_shown + [ad.Zero(jax.typeof(named[name])) for name in setting.kept]
+
+
+ad.primitive_jvps[_run] = _run_jvp
+
+
+def _tangent_transpose(
+    cotangents: Any, *arrays: Any, setting: _Setting, moving: tuple[str, ...]
+) -> Any:
+    """The gradient: by the engine, unless something moves that it does not know."""
+    operands, kept, tangents = _parted(arrays, setting)
+    filled = [ad.instantiate_zeros(cotangent) for cotangent in cotangents]
+    if set(moving) <= DIFFERENTIABLE:
+        found = _gradient.bind(*operands, *kept, *filled, setting=setting, moving=moving)
+    else:
+        found = _gradient_by_fused(*operands, *kept, *filled, setting=setting, moving=moving)
+    linear = [
+        d if ad.is_undefined_primal(t) else None for d, t in zip(found, tangents, strict=True)
+    ]
+    return [None] * (len(operands) + len(kept)) + linear
+
+
+ad.primitive_transposes[_tangent] = _tangent_transpose
+
+
+def _forget(used: list[bool], equation: Any) -> Any:
+    """Leave out what is kept where nothing reads it, as in a checkpointed forward pass."""
+    setting, store = equation.params["setting"], equation.params["store"]
+    if not any(used):
+        return [False] * len(equation.invars), None
+    if store and not any(used[len(setting.shown) :]):
+        equation = equation.replace(
+            outvars=equation.outvars[: len(setting.shown)],
+            params={"setting": setting, "store": False},
+        )
+    return [True] * len(equation.invars), equation
+
+
+partial_eval.dce_rules[_run] = _forget
+
+
+def _run_batched(operands: Any, axes: Any, *, setting: _Setting, store: bool) -> Any:
+    """Mapped sequences join the batch; with mapped parameters each element is a call."""
+    named = dict(zip(setting.names, axes, strict=True))
+    sizes = {a.shape[n] for a, n in zip(operands, axes, strict=True) if n is not None}
+    (size,) = sizes
+    if any(named[name] is not None for name in named if name not in BATCH_AXIS):
+        return _one_by_one(_run, operands, axes, setting=setting, store=store)
+
+    def joined(name: str, a: Array, axis: int | None) -> Array:
+        if name not in BATCH_AXIS:
+            return a
+        at = BATCH_AXIS[name]
+        if axis is None:
+            a = jnp.broadcast_to(jnp.expand_dims(a, at), (*a.shape[:at], size, *a.shape[at:]))
+        else:
+            a = jnp.moveaxis(a, axis, at)
+        return a.reshape(*a.shape[:at], -1, *a.shape[at + 2 :])
+
+    results = _run.bind(*map(joined, setting.names, operands, axes), setting=setting, store=store)
+    where = [BATCH_AXIS[name] for name in setting.results(store)]
+    parted = [
+        a.reshape(*a.shape[:at], size, -1, *a.shape[at + 1 :])
+        for a, at in zip(results, where, strict=True)
+    ]
+    return parted, where
+
+
+def _one_by_one(primitive: core.Primitive, operands: Any, axes: Any, **params: Any) -> Any:
+    """Bind a primitive for one mapped element after the other."""
+    moved = [
+        a if axis is None else jnp.moveaxis(a, axis, 0)
+        for a, axis in zip(operands, axes, strict=True)
+    ]
+
+    def one(mapped: list[Array]) -> list[Array]:
+        rest = iter(mapped)
+        given = [a if axis is None else next(rest) for a, axis in zip(moved, axes, strict=True)]
+        return primitive.bind(*given, **params)
+
+    results = jax.lax.map(one, [a for a, axis in zip(moved, axes, strict=True) if axis is not None])
+    return results, [0] * len(results)
+
+
+batching.primitive_batchers[_run] = _run_batched
+batching.primitive_batchers[_gradient] = functools.partial(_one_by_one, _gradient)
