@@ -168,6 +168,7 @@ GOOD = {
 }
 BAD = [
     ("logits", np.zeros((4, 3), np.float32), ValueError, r"\[B, T, V\], got \(4, 3\)"),
+    ("logits", np.zeros((2, 4, 0), np.float32), ValueError, r"\[B, T, V\], got \(2, 4, 0\)"),
     ("logits", np.zeros((2, 4, 3), int), TypeError, "float array"),
     ("lengths", np.array([4, 5]), ValueError, "0 to 4"),
     ("lengths", np.array([4.0, 2.0]), TypeError, "integers"),
@@ -185,6 +186,13 @@ BAD = [
 def test_loss_refuses(name, value, error, message):
     with pytest.raises(error, match=rf"^{name}: expected .*{message}"):
         ctc_loss(**GOOD | {name: value})
+
+
+def test_a_blank_alone_is_certain():
+    logits = np.random.default_rng(0).normal(size=(2, 4, 1)).astype(np.float32)
+    loss = ctc_loss(logits, np.zeros((2, 0), int), per_sequence=True)
+    np.testing.assert_array_equal(loss, [0, 0])
+    assert ctc_greedy(logits).lengths.tolist() == [[0], [0]]
 
 
 def test_wrong_label_under_tracing_is_nan():
