@@ -20,12 +20,15 @@ from jax.custom_derivatives import SymbolicZero
 
 from seqjax.cells import ops
 from seqjax.kernels import _scan as scanning
+from seqjax.kernels import target
 
 __all__ = ["Positions", "Readout", "Scores", "Setting", "chunk_size_for", "each_nats", "totals"]
 
-CHUNK = 2**21
-"""Logits of a chunk: 8 MB in float32. Chunks that are much smaller spend their time adding up the
-gradient of the matrix; with larger ones, temporaries come to more than a C library keeps."""
+CHUNK = {"cpu": 2**21, "other": 2**24}
+"""Logits of a chunk by platform: 8 MB in float32 on CPUs, 64 MB elsewhere. Chunks that are much
+smaller spend their time adding up the gradient of the matrix. On a CPU, temporary arrays of more
+than 32 MB in all cost page faults; elsewhere starting many small programs would cost more (the
+second number is not measured)."""
 
 
 class Readout(NamedTuple):
@@ -71,7 +74,8 @@ def chunk_size_for(features: int, classes: int) -> int:
     At least H: the logits of a chunk are then no larger than the gradient of the matrix, and the
     additions to it cost less than the products.
     """
-    return max(CHUNK // classes, features, 1)
+    platform = "cpu" if "cpu" in target.platforms() else "other"
+    return max(CHUNK[platform] // classes, features, 1)
 
 
 @functools.partial(jax.custom_jvp, nondiff_argnums=(0,))
@@ -172,6 +176,15 @@ def _sums(scores: Scores, part: Positions) -> Scores:
     return Scores(*(jnp.where(part.real, each, 0).sum() for each in scores))
 
 
+def _number_of_chunks(count: int, chunk_size: int) -> int:
+    """The fewest chunks of this size, or up to twice as many that devices share without padding."""
+    least = -(-count // chunk_size)
+    if (devices := jax.device_count()) == 1:
+        return least
+    fitting = (n for n in range(max(least, 1), 2 * least + 1) if count % (n * devices) == 0)
+    return next(fitting, least)
+
+
 def _by_chunks(
     setting: Setting,
     function: Callable[[Positions], tuple[Any, Any]],
@@ -180,7 +193,7 @@ def _by_chunks(
 ) -> tuple[Any, Any]:
     """What a function of positions gives: a sum over them, and a value for each."""
     count = positions.labels.shape[0]
-    chunks = -(-count // setting.chunk_size)
+    chunks = _number_of_chunks(count, setting.chunk_size)
     if chunks <= 1:
         return function(positions)
     size = -(-count // chunks)

@@ -96,7 +96,8 @@ def linear_cross_entropy(
 
     Args:
       hidden: float [..., H], outputs of a recurrent network. It is cast to the dtype of kernel;
-        products are summed in float32 or wider.
+        products are summed in float32 or wider. If devices share the batch, it must be the first
+        axis for them to share this work.
       kernel: float [H, C], such as `nnx.Linear.kernel`. Or [C, H] with `transposed`.
       bias: float [C], or None.
       labels: int [...], classes in [0, C).
@@ -106,7 +107,7 @@ def linear_cross_entropy(
       transposed: whether kernel is [C, H], as the matrix of an embedding is
         (`nnx.Embed.embedding`).
       chunk_size: positions whose logits are computed together. If it is None, a chunk has 8 MB of
-        logits in float32, or H positions if these are more.
+        logits in float32 on a CPU and 64 MB elsewhere, or H positions if these are more.
       per_sequence: whether to return the mean of each sequence, `[B]`, instead of the batch's.
 
     Returns:

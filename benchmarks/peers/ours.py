@@ -155,6 +155,12 @@ class Sharded(Seqjax):
             return seqjax.sharding.replicate(tree)
         return seqjax.sharding.shard_batch(tree, axis=batch_axis)
 
+    def softmax_loss(
+        self, outputs: jax.Array, w_out: jax.Array, b_out: jax.Array, targets: jax.Array
+    ) -> jax.Array:
+        # The batch comes first, so that devices share each chunk of positions.
+        return super().softmax_loss(outputs.swapaxes(0, 1), w_out, b_out, targets.swapaxes(0, 1))
+
     def single_step(self, structure: Structure) -> Step | str:
         del structure
         return "a batch of 1 can not be split"
