@@ -10,6 +10,7 @@ from typing import Any
 import jax
 from jax.extend.core import Jaxpr, JaxprEqn, jaxprs_in_params
 
+from seqjax.kernels import stands_for
 from seqjax.types import Shape
 
 __all__ = ["Work", "scope", "work_of"]
@@ -81,7 +82,11 @@ def work_of(jaxpr: Jaxpr, within: int = -1) -> Work:
 
 
 def _parts(equation: JaxprEqn) -> Iterator[Jaxpr]:
-    return (getattr(part, "jaxpr", part) for part in jaxprs_in_params(equation.params))
+    program = stands_for(equation)
+    if program is not None:
+        yield program
+    for part in jaxprs_in_params(equation.params):
+        yield getattr(part, "jaxpr", part)
 
 
 def _flops(equation: JaxprEqn) -> int:

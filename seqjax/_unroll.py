@@ -86,7 +86,8 @@ def unroll(
       implementation: a kernel, or its name; this and the next three arguments replace the fields
         of `execution` with the same names. "scan" is `jax.lax.scan`; "fused" a loop whose weight
         gradients are one product each; "associative" solves time in parallel for linear cells;
-        "cudnn" is NVIDIA's LSTM, never chosen by "auto".
+        "native" is compiled C++ for LSTM, GRU and Elman on CPUs; "cudnn" is NVIDIA's LSTM, never
+        chosen by "auto".
       remat: what reverse mode keeps. "none" what every step stored; "chunk" that of one segment of
         a few megabytes, "sqrt" of √T steps, and the states between segments, running each step
         twice; "log" segments within segments, for memory O(log T); "auto" chooses.
@@ -194,7 +195,8 @@ def explain(
     Example:
       >>> import jax, jax.numpy as jnp, seqjax
       >>> xs = jax.ShapeDtypeStruct((32, 100, 128), jnp.float32)
-      >>> plan = seqjax.explain(seqjax.cells.LSTM(128, 128), xs, platform="cpu")
+      >>> cell = seqjax.cells.PeepholeLSTM(128, 128)
+      >>> plan = seqjax.explain(cell, xs, platform="cpu")
       kernel              fused
       input product       for all steps at once
       remat               none

@@ -17,8 +17,10 @@ __all__ = ["LIBRARY", "VARIANTS", "build", "cached", "variants_here"]
 
 SOURCES = Path(__file__).parent / "src"
 LIBRARY = "libseqjax_native.so"
+LIMIT = 180
+"""Seconds after which a compiler that has not ended has failed."""
 COMMON = (
-    "-std=c++17", "-O3", "-fPIC", "-fvisibility=hidden", "-ffp-contract=fast",
+    "-std=c++17", "-O2", "-fPIC", "-fvisibility=hidden", "-ffp-contract=fast",
     "-fno-math-errno", "-fno-trapping-math", "-Wno-psabi", "-DNDEBUG",
 )  # fmt: skip
 VARIANTS: dict[str, tuple[str, ...]] = {
@@ -117,7 +119,15 @@ def _run(commands: Sequence[Sequence[str]]) -> None:
         )
         for command in commands
     ]
-    results = [(process.communicate()[1], process.returncode) for process in running]
+    try:
+        results = [
+            (process.communicate(timeout=LIMIT)[1], process.returncode) for process in running
+        ]
+    except subprocess.TimeoutExpired as error:
+        raise RuntimeError(f"the C++ compiler took more than {LIMIT} seconds") from error
+    finally:
+        for process in running:
+            process.kill()  # none is left, unless one took too long
     for said, code in results:
         if code:
             lines = [line for line in said.splitlines() if "error" in line] or said.splitlines()

@@ -18,7 +18,7 @@ from seqjax.kernels._cudnn import cudnn
 from seqjax.kernels._execution import REMAT, Execution
 from seqjax.kernels._fused import fused
 from seqjax.kernels._kernel import Kernel, Spec
-from seqjax.kernels._native import native
+from seqjax.kernels._native import native, stands_for
 from seqjax.kernels._plan import WANTED, Plan, Reasons, make_plan
 from seqjax.kernels._problem import Problem
 from seqjax.kernels._registry import KERNELS
@@ -44,5 +44,6 @@ __all__ = [
     "native",
     "run",
     "scan",
+    "stands_for",
     "target",
 ]

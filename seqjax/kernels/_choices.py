@@ -68,7 +68,9 @@ CHOICES: dict[str, Choices] = {
             "suite memory: page faults cost a CPU about as much as running steps twice",
         ),
         parallel_from=Choice(None, "suite speed: on a CPU the loop is faster"),
-        native=Choice(False, "not measured yet"),
+        native=Choice(
+            True, "AMD EPYC, one core, lstm 16,100,128,128 gradient: 14.7 ms; fused takes 17.6 ms"
+        ),
         cudnn=Choice(False, "there is no cuDNN"),
     ),
     "cuda": OTHERS._replace(

@@ -54,6 +54,8 @@ class Kernel:
         that of an error, such as "'cudnn' runs float32, got xs of bfloat16".
       takes: `takes(cell, spec)` returns why "auto" should take the kernel, or None. It is asked
         only for what the kernel does not refuse.
+      absent: `absent(cell, spec)` returns what this machine lacks to run the kernel where "auto"
+        would take it, or None. A plan for another kernel says so.
       loops: whether it has a loop, which can project the inputs step by step and be unrolled.
       remat: whether it runs by checkpointed segments of time; else it keeps what it needs.
       transforms: whether all transformations of JAX work; else reverse mode alone.
@@ -73,6 +75,7 @@ class Kernel:
     run: Callable[..., Unrolled]
     refuses: Callable[[Cell[Any, Any], Spec], str | None] = _never
     takes: Callable[[Cell[Any, Any], Spec], str | None] = _never
+    absent: Callable[[Cell[Any, Any], Spec], str | None] = _never
     loops: bool = True
     remat: bool = True
     transforms: bool = True

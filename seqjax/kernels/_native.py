@@ -28,7 +28,7 @@ from seqjax.kernels._problem import Problem
 from seqjax.kernels._scan import varying_like
 from seqjax.types import Array, Unrolled
 
-__all__ = ["NATIVE", "native"]
+__all__ = ["NATIVE", "native", "stands_for"]
 
 Arrays = dict[str, Array]
 
@@ -100,6 +100,15 @@ def native(
 
 def _refuses(cell: Cell[Any, Any], spec: Spec) -> str | None:
     """Why the engine cannot run a cell; asks for the engine last, which may compile it."""
+    unsuited = _unsuited(cell, spec)
+    if unsuited is not None:
+        return unsuited
+    absent = engine.why_absent()
+    return None if absent is None else f"'native' is absent: {absent}; {INSTEAD}"
+
+
+def _unsuited(cell: Cell[Any, Any], spec: Spec) -> str | None:
+    """Why no engine runs a cell."""
     name = type(cell).__name__
     if type(cell) not in (LSTM, GRU, Elman):  # their kin has other equations
         return f"'native' runs LSTM, GRU and Elman, got {name}; {INSTEAD}"
@@ -109,8 +118,12 @@ def _refuses(cell: Cell[Any, Any], spec: Spec) -> str | None:
         return f"'native' runs float32, got xs of {spec.dtype}; {INSTEAD}"
     if spec.platform != "cpu":
         return f"'native' runs on CPUs, the platform is {spec.platform!r}; {INSTEAD}"
-    absent = engine.why_absent()
-    return None if absent is None else f"'native' is not there: {absent}; {INSTEAD}"
+    return None
+
+
+def _absent(cell: Cell[Any, Any], spec: Spec) -> str | None:
+    """Return why the engine is not there for a cell that it would run."""
+    return None if _unsuited(cell, spec) else engine.why_absent()
 
 
 def _takes(cell: Cell[Any, Any], spec: Spec) -> str | None:
@@ -120,8 +133,8 @@ def _takes(cell: Cell[Any, Any], spec: Spec) -> str | None:
     return because if chosen else None
 
 
-NATIVE = Kernel("native", native, refuses=_refuses, takes=_takes, loops=False)
-"""Compiled C++ for CPUs, which "auto" takes where it is present."""
+NATIVE = Kernel("native", native, refuses=_refuses, takes=_takes, absent=_absent, loops=False)
+"""Compiled C++ for CPUs; "auto" takes it where it is present."""
 
 
 def _is_left_to_fused(problem: Problem) -> bool:
@@ -294,7 +307,6 @@ def _attributes(setting: _Setting) -> dict[str, Any]:
         "cell": np.int32(kind),
         "present": _bits(setting.names),
         "reverse": setting.reverse,
-        "batch_major": False,
     }
 
 
@@ -340,12 +352,35 @@ def _gradient_by_engine(*arrays: Array, setting: _Setting, moving: tuple[str, ..
 
 # The primitives.
 
+_PROGRAMS: dict[core.Primitive, Callable[..., list[Array]]] = {}
+
+
+def stands_for(equation: core.JaxprEqn) -> core.Jaxpr | None:
+    """Return the program that an equation of the native engine stands for, to count its work.
+
+    Args:
+      equation: of any jaxpr.
+
+    Returns:
+      The jaxpr that `fused` makes of it; None for an equation of another primitive.
+
+    Example:
+      >>> equation, *_ = jax.make_jaxpr(jnp.sin)(1.0).eqns
+      >>> stands_for(equation) is None
+      True
+    """
+    if equation.primitive not in _PROGRAMS:
+        return None
+    program = functools.partial(_PROGRAMS[equation.primitive], **equation.params)
+    return jax.make_jaxpr(program)(*(variable.aval for variable in equation.invars)).jaxpr
+
 
 def _primitive(
     name: str, by_fused: Callable[..., list[Array]], by_engine: Callable[..., list[Array]] | None
 ) -> core.Primitive:
     """A primitive that stands for `by_fused`, and is lowered to the engine where that can be."""
     primitive = core.Primitive(f"seqjax_native_{name}")
+    _PROGRAMS[primitive] = by_fused
     primitive.multiple_results = True
     primitive.def_impl(functools.partial(xla.apply_primitive, primitive))
     elsewhere = mlir.lower_fun(by_fused, multiple_results=True)

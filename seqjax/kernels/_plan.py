@@ -69,7 +69,7 @@ class Plan:
     Example:
       >>> import jax.numpy as jnp
       >>> from seqjax.cells import LSTM
-      >>> plan = make_plan(LSTM(128, 128), (32,), 100, jnp.float32, platform="cpu")
+      >>> plan = make_plan(LSTM(128, 128), (32,), 100, jnp.float32, platform="tpu")
       >>> plan.kernel.name, plan.inline, plan.segments
       ('fused', False, ())
     """
@@ -198,11 +198,14 @@ def _first_that_takes(
     cell: Cell[Any, Any], spec: Spec, candidates: tuple[Kernel, ...]
 ) -> tuple[Kernel, str]:
     """The last kernel of the table that takes the problem, and why."""
+    absent: list[str] = []
     for kernel in reversed(candidates):
         if kernel.refuses(cell, spec) is None:
             reason = kernel.takes(cell, spec)
             if reason is not None:
-                return kernel, f"{kernel.name}: {reason}"
+                return kernel, "; ".join([f"{kernel.name}: {reason}", *absent])
+        elif (lack := kernel.absent(cell, spec)) is not None:
+            absent.append(f"{kernel.name} is absent: {lack}")
     names = ", ".join(kernel.name for kernel in candidates)
     raise ValueError(
         f"implementation: expected one for {type(cell).__name__}, none of {names} takes it"

@@ -179,7 +179,7 @@ def test_the_backward_loop_carries_the_state_alone():
     """Neither the gradient of a matrix nor zeros for one that the loop does not read."""
     cell = seqjax.cells.LSTM(3, 17)
     params, xs = params_of(cell), inputs_of(cell, (2,))
-    gradient = jax.grad(lambda p: seqjax.unroll(cell, p, xs).outputs.sum())
+    gradient = jax.grad(lambda p: seqjax.unroll(cell, p, xs, implementation="fused").outputs.sum())
     loops = [e for e in walk(jax.make_jaxpr(gradient)(params).jaxpr) if e.primitive.name == "scan"]
     assert len(loops) == 2
     # What a loop gives is its final state, or has a time axis; a summed gradient would be neither.
@@ -331,7 +331,9 @@ def test_a_layer_is_six_functions_from_the_loop(monkeypatch):
             found.extend(frame.name for frame in stack if "/seqjax/" in frame.filename)
         return real(*arguments, **options)
 
-    layer = seqjax.nn.LSTM(3, 7, rngs=nnx.Rngs(0))  # a size of its own, which nothing compiled yet
+    # A size of its own, which nothing compiled yet.
+    execution = seqjax.Execution("fused")
+    layer = seqjax.nn.LSTM(3, 7, execution=execution, rngs=nnx.Rngs(0))
     monkeypatch.setattr(jax.lax, "scan", spy)
     layer(jnp.ones([2, 11, 3]))
     places = found[found.index("__call__") :]

@@ -63,16 +63,16 @@ def test_auto_asks_the_last_kernel_first_and_says_why(monkeypatch):
 
     mine = Kernel("mine", doubled, refuses=refuses, takes=lambda cell, spec: "it is ours")
     monkeypatch.setitem(KERNELS, "mine", mine)
-    plan = make_plan(CELL, (2,), 10, jnp.float32, platform="cpu")
+    plan = make_plan(CELL, (2,), 10, jnp.float32, platform="tpu")
     assert plan.kernel is mine and plan.reasons[0] == "mine: it is ours"
-    assert asked[0] == Spec((2,), 10, jnp.float32, "cpu")
-    assert make_plan(CELL, (2,), 11, jnp.float32, platform="cpu").kernel.name == "fused"
+    assert asked[0] == Spec((2,), 10, jnp.float32, "tpu")
+    assert make_plan(CELL, (2,), 11, jnp.float32, platform="tpu").kernel.name == "fused"
     with pytest.raises(ValueError, match=r"^implementation: 'mine' runs 10 steps at most$"):
-        make_plan(CELL, (2,), 11, jnp.float32, Execution("mine"), platform="cpu")
+        make_plan(CELL, (2,), 11, jnp.float32, Execution("mine"), platform="tpu")
     # Without a reason to take it, it runs on request only.
     quiet = dataclasses.replace(mine, takes=lambda cell, spec: None)
     monkeypatch.setitem(KERNELS, "mine", quiet)
-    assert make_plan(CELL, (2,), 10, jnp.float32, platform="cpu").kernel.name == "fused"
+    assert make_plan(CELL, (2,), 10, jnp.float32, platform="tpu").kernel.name == "fused"
 
 
 def test_a_kernel_without_a_loop_is_not_asked_to_unroll_or_to_project():

@@ -9,32 +9,34 @@ import numpy as np
 import pytest
 
 import seqjax
+from seqjax import _native
 from seqjax.cells import CELLS, GRU, LSTM, Elman, MinGRU
 from seqjax.kernels import Execution, make_plan
 from seqjax.kernels._choices import CHOICES, choices_for
 from tests.cases import params_of
 from tests.test_custom_cells import RunningMean
 
+FUSED = {"implementation": "fused"}
 # cell, batch, steps, platform, what was asked for → kernel, inline, remat, number of segment levels
-TABLE = [
-    (LSTM(128, 128), (32,), 100, "cpu", {}, ("fused", False, "none", 0)),
-    (LSTM(256, 256), (64,), 100, "cpu", {}, ("fused", True, "none", 0)),
-    (LSTM(512, 512), (32,), 100, "cpu", {}, ("fused", True, "none", 0)),
+TABLE: list[tuple[Any, ...]] = [
+    (LSTM(128, 128), (32,), 100, "cpu", FUSED, ("fused", False, "none", 0)),
+    (LSTM(256, 256), (64,), 100, "cpu", FUSED, ("fused", True, "none", 0)),
+    (LSTM(512, 512), (32,), 100, "cpu", FUSED, ("fused", True, "none", 0)),
     (LSTM(512, 512), (32,), 100, "gpu", {}, ("fused", False, "none", 0)),
     (LSTM(512, 512), (32,), 100, "tpu", {}, ("fused", False, "none", 0)),
-    (LSTM(128, 128), (1,), 256, "cpu", {}, ("fused", False, "none", 0)),
-    (LSTM(128, 128), (4, 8), 100, "cpu", {}, ("fused", False, "none", 0)),
-    (GRU(128, 128), (32,), 100, "cpu", {}, ("fused", False, "none", 0)),
-    (Elman(128, 128), (32,), 100, "cpu", {}, ("fused", False, "none", 0)),
-    (LSTM(128, 128), (32,), 4096, "cpu", {}, ("fused", True, "chunk", 1)),
+    (LSTM(128, 128), (1,), 256, "cpu", FUSED, ("fused", False, "none", 0)),
+    (LSTM(128, 128), (4, 8), 100, "cpu", FUSED, ("fused", False, "none", 0)),
+    (GRU(128, 128), (32,), 100, "cpu", FUSED, ("fused", False, "none", 0)),
+    (Elman(128, 128), (32,), 100, "cpu", FUSED, ("fused", False, "none", 0)),
+    (LSTM(128, 128), (32,), 4096, "cpu", FUSED, ("fused", True, "chunk", 1)),
     (LSTM(128, 128), (32,), 4096, "gpu", {}, ("fused", False, "none", 0)),
-    (LSTM(128, 128), (32,), 4096, "cpu", {"wanted": "values"}, ("fused", True, "none", 0)),
-    (LSTM(128, 128), (32,), 4096, "cpu", {"wanted": "forward"}, ("fused", True, "none", 0)),
-    (LSTM(128, 128), (32,), 4096, "cpu", {"remat": "none"}, ("fused", True, "none", 0)),
-    (LSTM(128, 128), (32,), 100, "cpu", {"remat": "sqrt"}, ("fused", False, "sqrt", 1)),
-    (LSTM(128, 128), (32,), 4096, "cpu", {"remat": "log"}, ("fused", True, "log", 3)),
-    (LSTM(16, 16), (2,), 8, "cpu", {"remat": "log"}, ("fused", False, "log", 0)),
-    (LSTM(16, 16), (2,), 0, "cpu", {"remat": "sqrt"}, ("fused", False, "sqrt", 0)),
+    (LSTM(128, 128), (32,), 4096, "cpu", FUSED | {"wanted": "values"}, ("fused", True, "none", 0)),
+    (LSTM(128, 128), (32,), 4096, "cpu", FUSED | {"wanted": "forward"}, ("fused", True, "none", 0)),
+    (LSTM(128, 128), (32,), 4096, "cpu", FUSED | {"remat": "none"}, ("fused", True, "none", 0)),
+    (LSTM(128, 128), (32,), 100, "cpu", FUSED | {"remat": "sqrt"}, ("fused", False, "sqrt", 1)),
+    (LSTM(128, 128), (32,), 4096, "cpu", FUSED | {"remat": "log"}, ("fused", True, "log", 3)),
+    (LSTM(16, 16), (2,), 8, "cpu", FUSED | {"remat": "log"}, ("fused", False, "log", 0)),
+    (LSTM(16, 16), (2,), 0, "cpu", FUSED | {"remat": "sqrt"}, ("fused", False, "sqrt", 0)),
     (LSTM(128, 128), (32,), 400, "gpu", {"memory_budget": 2**30}, ("fused", False, "none", 0)),
     (LSTM(128, 128), (32,), 400, "gpu", {"memory_budget": 2**25}, ("fused", False, "chunk", 1)),
     (LSTM(128, 128), (32,), 65536, "gpu", {"memory_budget": 2**24}, ("fused", False, "log", 4)),
@@ -46,6 +48,20 @@ TABLE = [
     (MinGRU(64, 64), (8,), 8, "tpu", {}, ("fused", False, "none", 0)),
     (RunningMean(64, 64), (8,), 100, "cpu", {}, ("scan", False, "none", 0)),
 ]  # fmt: skip
+
+
+# What "auto" takes on a CPU that has the native engine; where there is none, the same as before.
+NATIVE = [
+    (LSTM(128, 128), (32,), 100, "cpu", {}, ("native", False, "none", 0)),
+    (GRU(512, 512), (4, 8), 100, "cpu", {}, ("native", False, "none", 0)),
+    (Elman(128, 128, activation="relu"), (32,), 100, "cpu", {}, ("native", False, "none", 0)),
+    (LSTM(128, 128), (32,), 4096, "cpu", {}, ("native", False, "chunk", 1)),
+    (LSTM(128, 128), (32,), 4096, "cpu", {"remat": "log"}, ("native", False, "log", 3)),
+    (Elman(128, 128, activation="sigmoid"), (32,), 100, "cpu", {}, ("fused", False, "none", 0)),
+    (LSTM(128, 128), (32,), 100, "gpu", {}, ("fused", False, "none", 0)),
+]  # fmt: skip
+if _native.why_absent() is None:
+    TABLE += NATIVE
 
 
 @pytest.mark.parametrize(("cell", "batch", "steps", "platform", "asked", "want"), TABLE)
@@ -98,7 +114,12 @@ def test_every_choice_has_a_reason():
 @pytest.mark.parametrize("name", CELLS)
 def test_auto_finds_a_kernel_for_every_cell(name, platform):
     plan = make_plan(CELLS[name](4, 4), (2,), 100, jnp.dtype("bfloat16"), platform=platform)
-    assert plan.kernel.name in ("scan", "fused", "associative")  # not cudnn: it has not been run
+    assert plan.kernel.name in (
+        "scan",
+        "fused",
+        "associative",
+        "native",
+    )  # not cudnn: it has not been run
 
 
 @pytest.mark.parametrize("steps", [12, 97, 100, 1000, 4096, 65536])

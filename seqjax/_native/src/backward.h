@@ -34,7 +34,7 @@ struct BackwardLoop {
     stretch = (f.I + f.H) * P * kPanel > (1 << 19) ? 384 : 128;
     const long c = C::kMemory ? P * f.B * kLanes : 0;
     w_hh = scratch.take(Q * P * kDepth * kBlockLanes);
-    w_ih = scratch.take(f.dxs.data ? Q_in * P * kDepth * kBlockLanes : 0);
+    w_ih = scratch.take(f.dxs ? Q_in * P * kDepth * kBlockLanes : 0);
     c_start = scratch.take(c);
     c_reset = scratch.take(f.resets ? c : 0);
     dz = scratch.take(P * R * kPanel);
@@ -51,12 +51,10 @@ struct BackwardLoop {
 
   void work(Team& team, int id) const {
     const int members = team.size();
-    const Share units = share_of_blocks(id, members);
-    pack_transposed<C>(f.w_hh, true, f.H, f.H, units.q0, units.q1, w_hh);
-    if (f.dxs.data) {
-      pack_transposed<C>(f.w_ih, false, f.I, f.H, part(Q_in, id, members),
-                         part(Q_in, id + 1, members), w_ih);
-    }
+    const auto my = [&](long n) { return part(n, id, members); };
+    const auto next = [&](long n) { return part(n, id + 1, members); };
+    pack_transposed<C>(f.w_hh, true, f.H, f.H, my(Q), next(Q), w_hh);
+    if (f.dxs) pack_transposed<C>(f.w_ih, false, f.I, f.H, my(Q_in), next(Q_in), w_ih);
     if (id == 0) begin();
     team.barrier();
     const Share share = share_of<C>(f, id, members);
@@ -67,15 +65,8 @@ struct BackwardLoop {
     }
     team.barrier();
     if (id == 0) finish();
-    if (f.dxs.data) inputs(part(R, id, members), part(R, id + 1, members));
-    if (wants_weights()) weights(part(tiles, id, members), part(tiles, id + 1, members));
-  }
-
-  Share share_of_blocks(int id, int members) const {
-    Share share{};
-    share.q0 = part(Q, id, members);
-    share.q1 = part(Q, id + 1, members);
-    return share;
+    if (f.dxs) inputs(my(R), next(R));
+    if (wants_weights()) weights(my(tiles), next(tiles));
   }
 
   // The cotangents of the final state; nothing has been given to a reset yet.
@@ -128,8 +119,8 @@ struct BackwardLoop {
         continue;
       }
       float *to_h = dh + r * width + j, *to_c = dc + (p * f.B + r) * kLanes;
-      Vec d = load(to_h) + load(f.dys.at(t, r) + j, n), d_memory{}, past{}, past_memory{};
-      Vec h_left{}, c_left{};
+      Vec d = load(to_h) + load(f.dys + (t * f.B + r) * f.H + j, n), d_memory{};
+      Vec past{}, past_memory{}, h_left{}, c_left{};
       if (C::kRecurrent) h_left = load(left + j, n);
       if (C::kMemory) {
         d_memory = load(to_c);
@@ -219,7 +210,7 @@ struct BackwardLoop {
                         P, kDepth, zeros, 0, product, kBlockLanes};
         each_tile(x, r0, least(r0 + kRows, end), [&](long r, int n) {
           for (int i = 0; i < n; ++i) {
-            float* to = f.dxs.at((r + i) / f.B, (r + i) % f.B);
+            float* to = f.dxs + (r + i) * f.I;
             for (int v = 0; v < kBlock; ++v) {
               const long j = q * kBlockLanes + v * kLanes;
               if (j < f.I) store(to + j, load(product + i * kBlockLanes + v * kLanes), f.I - j);
@@ -255,7 +246,7 @@ struct BackwardLoop {
     for (long k = 0; k < n; ++k) {
       const long t = (k0 + k) / f.B, r = (k0 + k) % f.B;
       const long s = order.at(t);             // its own inverse
-      const float *x = f.xs.at(t, r), *h = left_h(f, f.hs, order, s, r);
+      const float *x = f.xs + (k0 + k) * f.I, *h = left_h(f, f.hs, order, s, r);
       for (long i = begin; i < end; ++i) {
         float* to = features + (i * stretch + k) * kTile;
         const bool input = i < input_tiles;

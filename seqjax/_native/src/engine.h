@@ -12,20 +12,12 @@ enum Cell : int32_t { kLstm, kGru, kElmanTanh, kElmanRelu };
 
 class Team;  // the threads that work on one call, see team.h
 
-// Rows of all steps and sequences, `data[t * step + b * row]`; time-major or batch-major.
-template <class T>
-struct Rows {
-  T* data;
-  long step, row;
-  T* at(long t, long b) const { return data + t * step + b * row; }
-};
-
 // One sequence problem. Pointers to what is absent are null.
 struct Problem {
   Cell cell;
   bool reverse;
   long T, B, I, H;
-  Rows<const float> xs;                       // [T, B, I]
+  const float* xs;                            // [T, B, I]
   const float *h0, *c0;                       // [B, H]
   const float *w_ih, *w_hh, *b, *b_hn;        // [I, G*H], [H, G*H], [G*H], [H]
   const uint8_t *mask, *resets;               // [T, B]
@@ -34,22 +26,23 @@ struct Problem {
   const float *hold_h, *hold_c;               // [T, B, H], zoneout
 };
 
+// Whether so many threads divide the groups of units among them, instead of the rows of the batch.
+static inline bool divides_units(const Problem& x, long groups, int threads) {
+  return 1 < threads && threads <= groups && (x.B < 4 * threads || x.H >= 384);
+}
+
 struct Forward : Problem {
-  Rows<float> ys;                             // [T, B, H]
-  float *h, *c;                               // [B, H]
+  float *ys, *h, *c;                          // [T, B, H], [B, H], [B, H]
   // For the gradient, or null: activated gates [P, R, 4 * lanes], states c [P, R, lanes], and
   // states h [R, H] where a mask makes them differ from the outputs.
   float *gates, *cs, *hs;
 };
 
 struct Backward : Problem {
-  const float *gates, *cs;
-  Rows<const float> hs;                       // states h, which may be the outputs
-  Rows<const float> dys;
-  const float *dh, *dc;                       // of the final state
+  const float *gates, *cs, *hs;               // as kept; hs are the outputs if there is no mask
+  const float *dys, *dh, *dc;                 // of the outputs and the final state
   // Gradients; null where nobody asks for one.
-  Rows<float> dxs;
-  float *dh0, *dc0, *dw_ih, *dw_hh, *db, *db_hn, *dh_reset, *dc_reset;
+  float *dxs, *dh0, *dc0, *dw_ih, *dw_hh, *db, *db_hn, *dh_reset, *dc_reset;
 };
 
 // The engine for one instruction set.

@@ -94,8 +94,14 @@ class Memory {
   };
   static constexpr size_t kHuge = 2 << 20, kAll = size_t{256} << 20, kBlocks = 16;
   // Never destroyed: a call may end after the destructors of static objects have begun.
-  static std::vector<Block>& kept() { static auto* blocks = new std::vector<Block>; return *blocks; }
-  static std::mutex& mutex() { static auto* lock = new std::mutex; return *lock; }
+  static std::vector<Block>& kept() {
+    static auto* blocks = new std::vector<Block>;
+    return *blocks;
+  }
+  static std::mutex& mutex() {
+    static auto* lock = new std::mutex;
+    return *lock;
+  }
 
   float* data_ = nullptr;
   size_t size_ = 0;
@@ -148,21 +154,13 @@ enum Operand {
 };
 bool has(int32_t bits, Operand operand) { return bits >> operand & 1; }
 
-// [T, B, N], whose memory may be that of [B, T, N].
-template <class T>
-Rows<T> rows(T* data, const Problem& x, long N, bool batch_major) {
-  return batch_major ? Rows<T>{data, N, x.T * N} : Rows<T>{data, x.B * N, N};
-}
-
-void read_problem(Reader& from, int32_t present, int32_t cell, bool reverse, bool batch_major,
-                  Problem& x) {
+void read_problem(Reader& from, int32_t present, int32_t cell, bool reverse, Problem& x) {
   x.cell = static_cast<Cell>(cell);
   x.reverse = reverse;
-  const float* xs = from.operand();
+  x.xs = from.operand();
   x.T = from.shape()[0];
   x.B = from.shape()[1];
   x.I = from.shape()[2];
-  x.xs = rows(xs, x, x.I, batch_major);
   x.h0 = from.operand();
   x.H = from.shape()[1];
   x.c0 = from.operand(has(present, kC0));
@@ -194,13 +192,16 @@ struct Job {
 template <class Call>
 ffi::Error perform(const Call& call, long (*scratch)(const Call&, int),
                    void (*run)(const Call&, float*, Team&, int), ffi::ThreadPool& pool) {
-  // A thread is worth its waking from about 10 microseconds of work on.
+  // A thread is worth its waking from about 10 microseconds of work on, and needs four rows of the
+  // batch or a group of units.
   const int gates = call.cell == kLstm ? 4 : call.cell == kGru ? 3 : 1;
   const double operations = 2.0 * call.T * call.B * gates * call.H * (call.I + call.H);
-  const double worth = std::min(operations / 1e6, 1024.0);
-  const int threads =
-      std::max(1, std::min({static_cast<int>(worth), static_cast<int>(pool.num_threads()),
-                            most_threads.load()}));
+  const long worth = static_cast<long>(std::min(operations / 1e6, 1024.0));
+  const long width = 4 * engine()->lanes, groups = (call.H + width - 1) / width;
+  const long shares = std::max(call.B / 4, groups);
+  const long most = std::min<long>(pool.num_threads(), most_threads.load());
+  int threads = static_cast<int>(std::max(1L, std::min({worth, shares, most})));
+  if (divides_units(call, groups, threads) && Team::late_of_late()) threads = 1;
   const Memory memory(scratch(call, threads));
   if (!memory.data()) return ffi::Error(ffi::ErrorCode::kResourceExhausted, "seqjax: no memory");
   Job<Call> job{call, run, memory.data()};
@@ -211,11 +212,11 @@ ffi::Error perform(const Call& call, long (*scratch)(const Call&, int),
 }
 
 ffi::Error forward(ffi::ThreadPool pool, ffi::RemainingArgs args, ffi::RemainingRets results,
-                   int32_t cell, int32_t present, bool reverse, bool batch_major, bool store) {
+                   int32_t cell, int32_t present, bool reverse, bool store) {
   Reader from(args, results);
   Forward f{};
-  read_problem(from, present, cell, reverse, batch_major, f);
-  f.ys = rows(from.result(), f, f.H, batch_major);
+  read_problem(from, present, cell, reverse, f);
+  f.ys = from.result();
   f.h = from.result();
   f.c = from.result(f.c0);
   f.gates = from.result(store);
@@ -226,19 +227,17 @@ ffi::Error forward(ffi::ThreadPool pool, ffi::RemainingArgs args, ffi::Remaining
 }
 
 ffi::Error backward(ffi::ThreadPool pool, ffi::RemainingArgs args, ffi::RemainingRets results,
-                    int32_t cell, int32_t present, bool reverse, bool batch_major,
-                    int32_t wanted) {
+                    int32_t cell, int32_t present, bool reverse, int32_t wanted) {
   Reader from(args, results);
   Backward f{};
-  read_problem(from, present, cell, reverse, batch_major, f);
+  read_problem(from, present, cell, reverse, f);
   f.gates = from.operand();
   f.cs = from.operand(f.c0);
-  // Without a mask the states are the outputs, in their layout.
-  f.hs = rows(from.operand(), f, f.H, batch_major && !f.mask);
-  f.dys = rows(from.operand(), f, f.H, batch_major);
+  f.hs = from.operand();
+  f.dys = from.operand();
   f.dh = from.operand();
   f.dc = from.operand(f.c0);
-  f.dxs = rows(from.result(has(wanted, kXs)), f, f.I, batch_major);
+  f.dxs = from.result(has(wanted, kXs));
   f.dh0 = from.result(has(wanted, kH0));
   f.dc0 = from.result(has(wanted, kC0));
   f.dw_ih = from.result(has(wanted, kWih));
@@ -267,7 +266,6 @@ XLA_FFI_DEFINE_HANDLER(forward_handler, forward,
                            .Attr<int32_t>("cell")
                            .Attr<int32_t>("present")
                            .Attr<bool>("reverse")
-                           .Attr<bool>("batch_major")
                            .Attr<bool>("store"));
 XLA_FFI_DEFINE_HANDLER(backward_handler, backward,
                        ffi::Ffi::Bind()
@@ -277,7 +275,6 @@ XLA_FFI_DEFINE_HANDLER(backward_handler, backward,
                            .Attr<int32_t>("cell")
                            .Attr<int32_t>("present")
                            .Attr<bool>("reverse")
-                           .Attr<bool>("batch_major")
                            .Attr<int32_t>("wanted"));
 
 SEQJAX_EXPORT XLA_FFI_Error* seqjax_forward(XLA_FFI_CallFrame* frame) {

@@ -17,9 +17,8 @@ struct ForwardLoop {
   float *w_ih, *w_hh, *bias, *recurrent_bias; // packed
   float *c_start, *c_reset, *cs;
   float* zs;                                  // [P][T or ahead][B][kPanel]
-  float* hs;
+  float* states;                              // [T][B][H]: h after each step, often the outputs
   float* entering;                            // [workers][B][H]: what the recurrent product reads
-  Rows<float> states;                         // h after each step: the outputs, or hs
   Memory memory;
 
   ForwardLoop(const Forward& f, int workers, Scratch& scratch)
@@ -35,9 +34,8 @@ struct ForwardLoop {
     c_reset = scratch.take(f.resets ? c : 0);
     cs = f.cs ? f.cs : scratch.take(c);
     zs = f.gates ? f.gates : scratch.take(P * ahead * f.B * kPanel);
-    hs = f.mask ? (f.hs ? f.hs : scratch.take(f.T * f.B * f.H)) : nullptr;
+    states = !f.mask ? f.ys : f.hs ? f.hs : scratch.take(f.T * f.B * f.H);
     entering = scratch.take(f.resets || f.noise ? workers * f.B * f.H : 0);
-    states = hs ? Rows<float>{hs, f.B * f.H, f.H} : f.ys;
     memory = Memory{cs, f.cs ? f.T : 1, c_start, c_reset};
   }
 
@@ -78,7 +76,7 @@ struct ForwardLoop {
     if (share.by_units && id) return;
     const long last = order.at(f.T - 1);
     for (long r = share.r0; r < share.r1; ++r) {
-      const float* h = states.at(last, r);
+      const float* h = states + (last * f.B + r) * f.H;
       for (long j = 0; j < f.H; j += kLanes) {
         store(f.h + r * f.H + j, load(h + j, f.H - j), f.H - j);
         if (C::kMemory) {
@@ -90,16 +88,15 @@ struct ForwardLoop {
 
   // z = x W_ih + b for steps [t0, t1).
   void project(const Share& share, long t0, long t1) const {
-    const bool whole = share.r0 == 0 && share.r1 == f.B;
-    const bool flat = whole && (f.B == 1 || f.xs.step == f.B * f.xs.row);
-    const long times = flat ? 1 : t1 - t0, rows = flat ? (t1 - t0) * f.B : f.B;
+    const bool whole = share.r0 == 0 && share.r1 == f.B;  // then all steps are one product
+    const long r1 = whole ? (t1 - t0) * f.B : share.r1;
     for (long p = share.p0; p < share.p1; ++p) {
-      for (long t = t0; t < t0 + times; ++t) {
+      for (long t = t0; t < (whole ? t0 + 1 : t1); ++t) {
         float* out = z(p, t0, t, 0);
-        const Product x{f.xs.at(t, 0), f.B == 1 ? f.xs.step : f.xs.row, 0,
-                        w_ih + p * f.I * C::kVectors * kLanes, C::kVectors * kLanes,
-                        1, f.I, bias + p * C::kVectors * kLanes, 0, out, kPanel};
-        multiply<C::kVectors>(x, flat ? 0 : share.r0, flat ? rows : share.r1, [&](long r, int n) {
+        const Product x{f.xs + t * f.B * f.I, f.I, 0, w_ih + p * f.I * C::kVectors * kLanes,
+                        C::kVectors * kLanes, 1, f.I, bias + p * C::kVectors * kLanes, 0,
+                        out, kPanel};
+        multiply<C::kVectors>(x, share.r0, r1, [&](long r, int n) {
           if (!C::kRecurrent) return;
           for (int i = 0; i < n; ++i) {
             store(out + (r + i) * kPanel + 3 * kLanes, load(recurrent_bias + p * kLanes));
@@ -111,12 +108,10 @@ struct ForwardLoop {
 
   void step(const Share& share, long s, long begin, float* entering) const {
     const long t = order.at(s);
-    const Rows<const float> before{states.data, states.step, states.row};
-    const float* h = s == 0 ? f.h0 : before.at(order.at(s - 1), 0);
-    long h_row = s == 0 ? f.H : before.row;
+    const float* h = s == 0 ? f.h0 : states + order.at(s - 1) * f.B * f.H;
     if (f.resets || f.noise) {
       for (long r = share.r0; r < share.r1; ++r) {
-        const float* from = left_h(f, before, order, s, r);
+        const float* from = left_h(f, states, order, s, r);
         for (long j = 0; j < f.H; j += kLanes) {
           Vec v = load(from + j, f.H - j);
           if (f.noise) v *= load(f.noise + r * f.H + j, f.H - j);
@@ -124,22 +119,22 @@ struct ForwardLoop {
         }
       }
       h = entering;
-      h_row = f.H;
     }
     for (long p = share.p0; p < share.p1; ++p) {
       float* sums = z(p, begin, t, 0) + C::kRecurrent * kLanes;
-      const Product x{h, h_row, 0, w_hh + p * f.H * C::kVectors * kLanes, C::kVectors * kLanes,
+      const Product x{h, f.H, 0, w_hh + p * f.H * C::kVectors * kLanes, C::kVectors * kLanes,
                       1, f.H, sums, kPanel, sums, kPanel};
       multiply<C::kVectors>(x, share.r0, share.r1, [&](long r, int n) {
-        for (int i = 0; i < n; ++i) advance(p, s, t, r + i, z(p, begin, t, r + i), before);
+        for (int i = 0; i < n; ++i) advance(p, s, t, r + i, z(p, begin, t, r + i));
       });
     }
   }
 
   // The cell's step for one row of a panel, with what surrounds it: zoneout, mask, output.
-  void advance(long p, long s, long t, long r, float* z, Rows<const float> before) const {
+  void advance(long p, long s, long t, long r, float* z) const {
     const bool real = is_real(f, t, r);
-    const float* left = left_h(f, before, order, s, r);
+    const long at = (t * f.B + r) * f.H;
+    const float* left = left_h(f, states, order, s, r);
     for (int u = 0; u < C::kUnits; ++u) {
       const long j = (p * C::kUnits + u) * kLanes, n = f.H - j;
       if (n <= 0) break;
@@ -149,8 +144,8 @@ struct ForwardLoop {
       Vec h = C::forward(z + u * kLanes, h_left, c);
       if (f.hold_h) h = held(f.hold_h, t, r, j, h_left, h);
       if (C::kMemory && f.hold_c) c = held(f.hold_c, t, r, j, c_left, c);
-      store(f.ys.at(t, r) + j, real ? h : Vec{}, n);
-      if (hs) store(states.at(t, r) + j, real ? h : h_left, n);
+      store(f.ys + at + j, real ? h : Vec{}, n);
+      if (f.mask) store(states + at + j, real ? h : h_left, n);
       if (C::kMemory) store(memory.at(f, p, t, r), real ? c : c_left);
     }
   }

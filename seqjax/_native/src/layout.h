@@ -97,7 +97,8 @@ static void unpack_state(const float* panels, long panel, long B, long H, float*
 }
 
 // A member's share of the batch or, where that is small or the matrices are large, of the units:
-// then every member reads a part of the matrices, and all of them meet at every step.
+// then every member reads a part of the matrices, and all of them meet at every step. Units are
+// divided by groups of a panel's width, so that a member writes what it reads itself.
 struct Share {
   bool by_units;
   long r0, r1;                                // rows of the batch
@@ -109,7 +110,7 @@ template <class C>
 Share share_of(const Problem& x, int id, int members) {
   const long P = panels_of<C>(x.H), groups = blocks_of(x.H, kPanel);
   const long per_group = kSlots / C::kUnits;
-  Share s{members > 1 && (x.B < 4 * members || x.H >= 384), 0, x.B, 0, P, 0, 2 * groups};
+  Share s{divides_units(x, groups, members), 0, x.B, 0, P, 0, 2 * groups};
   if (s.by_units) {
     const long g0 = part(groups, id, members), g1 = part(groups, id + 1, members);
     s.p0 = least(per_group * g0, P);
@@ -138,10 +139,10 @@ SEQJAX_INLINE bool is_real(const Problem& x, long t, long r) {
 }
 
 // The state h before step s, after a reset.
-SEQJAX_INLINE const float* left_h(const Problem& x, Rows<const float> hs, const Order& order,
-                                  long s, long r) {
+SEQJAX_INLINE const float* left_h(const Problem& x, const float* hs, const Order& order, long s,
+                                  long r) {
   if (is_reset(x, order.at(s), r)) return x.h_reset + r * x.H;
-  return s == 0 ? x.h0 + r * x.H : hs.at(order.at(s - 1), r);
+  return (s == 0 ? x.h0 : hs + order.at(s - 1) * x.B * x.H) + r * x.H;
 }
 
 // Panels [H / lanes][T or 1][B][lanes] of the state c after each step, and before the first one.

@@ -72,7 +72,7 @@ struct Case {
     x.cell = cell;
     x.reverse = reverse;
     x.T = T; x.B = B; x.I = I; x.H = H;
-    x.xs = {xs.data(), B * I, I};
+    x.xs = xs.data();
     x.h0 = h0.data();
     x.w_ih = w_ih.data();
     x.w_hh = w_hh.data();
@@ -122,7 +122,7 @@ struct Case {
     hs.assign(T * B * H, 0);
     Forward f{};
     fill(f);
-    f.ys = {ys.data(), B * H, H};
+    f.ys = ys.data();
     f.h = h.data();
     f.c = memory ? c.data() : nullptr;
     if (store) {
@@ -142,11 +142,11 @@ struct Case {
     fill(g);
     g.gates = gates.data();
     g.cs = f.cs;
-    g.hs = {f.hs ? hs.data() : ys.data(), B * H, H};
-    g.dys = {dys.data(), B * H, H};
+    g.hs = f.hs ? hs.data() : ys.data();
+    g.dys = dys.data();
     g.dh = dh.data();
     g.dc = memory ? dc.data() : nullptr;
-    g.dxs = {dxs.data(), B * I, I};
+    g.dxs = dxs.data();
     g.dh0 = dh0.data();
     g.dw_ih = dw_ih.data();
     g.dw_hh = dw_hh.data();
@@ -182,7 +182,9 @@ struct Case {
           double p[4], q[4] = {};
           for (long g = 0; g < G; ++g) {
             p[g] = at(b, g * H + j);
-            for (long k = 0; k < I; ++k) p[g] += at(xs, row * I + k) * at(w_ih, k * G * H + g * H + j);
+            for (long k = 0; k < I; ++k) {
+              p[g] += at(xs, row * I + k) * at(w_ih, k * G * H + g * H + j);
+            }
             for (long k = 0; k < H; ++k) {
               q[g] += state[k] * (special ? at(noise, r * H + k) : 1) *
                       at(w_hh, k * G * H + g * H + j);

@@ -21,16 +21,30 @@ void relax() {
 #endif
 }
 
+constexpr long kLate = 500;           // microseconds
+constexpr long kRemembered = 5000000; // microseconds
+
+long now() {
+  const auto time = std::chrono::steady_clock::now().time_since_epoch();
+  return std::chrono::duration_cast<std::chrono::microseconds>(time).count();
+}
+
+std::atomic<long> last_late{-kRemembered};
+
 // Spins, and gives the core away now and then: more threads than cores must not starve.
+// Returns whether that took long.
 template <class Ready>
-void wait_until(Ready ready) {
-  for (int spins = 0; !ready(); ++spins) {
-    if (spins % 4096 == 4095) {
-      std::this_thread::yield();
-    } else {
+bool wait_until(Ready ready) {
+  long begin = 0;
+  for (int spins = 1; !ready(); ++spins) {
+    if (spins % 512) {
       relax();
+    } else {
+      if (!begin) begin = now();
+      std::this_thread::yield();
     }
   }
+  return begin && now() - begin > kLate;
 }
 
 // Treats denormal numbers as zero, as XLA's own threads do: they are a hundred times slower.
@@ -93,8 +107,13 @@ void Team::barrier() {
     waiting_.store(0, std::memory_order_relaxed);
     round_.store(round + 1, std::memory_order_release);
   } else {
-    wait_until([this, round] { return round_.load(std::memory_order_acquire) != round; });
+    const auto next = [this, round] { return round_.load(std::memory_order_acquire) != round; };
+    if (wait_until(next)) last_late.store(now(), std::memory_order_relaxed);
   }
+}
+
+bool Team::late_of_late() {
+  return now() - last_late.load(std::memory_order_relaxed) < kRemembered;
 }
 
 }  // namespace seqjax

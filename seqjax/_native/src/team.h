@@ -26,6 +26,10 @@ class Team {
 
   int size() const { return size_; }
 
+  // Whether a member was late at a barrier in the last seconds, as where more threads run than
+  // there are cores. Work that meets at every step is then done faster alone.
+  static bool late_of_late();
+
  private:
   Work work_;
   void* data_;
