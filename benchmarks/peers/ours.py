@@ -2,6 +2,7 @@
 
 Best setting: time-major arrays; `implementation="auto"` and `remat="auto"`. One layer is
 `seqjax.unroll`, stacks are the Flax layers, taken apart once so that a call handles arrays only.
+The softmax's loss is `losses.linear_cross_entropy`.
 """
 
 import dataclasses
