@@ -3,6 +3,7 @@
 import collections
 import dataclasses
 import math
+import textwrap
 from typing import Any
 
 import jax
@@ -115,7 +116,10 @@ class Summary:
                 "its\nown loops keep is not counted."
             )
         reasons = [reason for row in self.rows if row.plan for reason in _why(row.plan)]
-        notes += [f"- {reason}" for reason in dict.fromkeys(reasons)]
+        notes += [
+            textwrap.fill(f"- {reason}", WIDTH, subsequent_indent="  ")
+            for reason in dict.fromkeys(reasons)
+        ]
         return "\n".join([lines[0], rule, *lines[1:], rule, *notes])
 
 

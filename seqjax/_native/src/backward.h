@@ -10,7 +10,7 @@ namespace SEQJAX_VARIANT {
 template <class C>
 struct BackwardLoop {
   static constexpr long kDepth = C::kVectors * kLanes;
-  static constexpr int kTile = rows_of_tile(C::kVectors);
+  static constexpr int kTile = rows_of_tile(C::kVectors), kMost = rows_of_tile(kBlock);
 
   const Backward& f;
   Order order;
@@ -65,8 +65,16 @@ struct BackwardLoop {
     }
     team.barrier();
     if (id == 0) finish();
-    if (f.dxs) inputs(my(R), next(R));
-    if (wants_weights()) weights(my(tiles), next(tiles));
+    // Pieces are small where several members take them, and as large as the caches like for one.
+    const long pieces = members == 1 ? 1 : 4 * members;
+    const long rows = most(kMost, least(16 * kMost, R / pieces));
+    for (long i = 0; f.dxs && (i = team.claim(Team::kInputs) * rows) < R;) {
+      inputs(i, least(i + rows, R));
+    }
+    const long some = most(1, members == 1 ? tiles : tiles / pieces);
+    for (long i = 0; wants_weights() && (i = team.claim(Team::kWeights) * some) < tiles;) {
+      weights(i, least(i + some, tiles));
+    }
   }
 
   // The cotangents of the final state; nothing has been given to a reset yet.
@@ -147,7 +155,7 @@ struct BackwardLoop {
     const long t = order.at(s);
     static const float zeros[kBlockLanes] = {};
     for (long q = share.q0; q < share.q1; ++q) {
-      float product[rows_of_tile(kBlock) * kBlockLanes];
+      float product[kMost * kBlockLanes];
       const long j = q * kBlockLanes;
       Product x{dz + t * f.B * kPanel + C::kRecurrent * kLanes, kPanel, R * kPanel,
                 w_hh + q * P * kDepth * kBlockLanes, kBlockLanes, P, kDepth,
@@ -188,7 +196,6 @@ struct BackwardLoop {
   template <class Use>
   void each_tile(Product x, long r0, long r1, Use use) const {
     const float* a = x.a;
-    constexpr int kMost = rows_of_tile(kBlock);
     const long n = r1 - r0, count = blocks_of(n, kMost);
     for (long i = 0; i < count; ++i) {
       const long r = r0 + part(n, i, count);
@@ -200,24 +207,21 @@ struct BackwardLoop {
   }
 
   // dx = dz W_ih^T for rows of all steps.
-  void inputs(long begin, long end) const {
-    constexpr long kRows = 16 * rows_of_tile(kBlock);
+  void inputs(long r0, long r1) const {
     static const float zeros[kBlockLanes] = {};
-    for (long r0 = begin; r0 < end; r0 += kRows) {
-      for (long q = 0; q < Q_in; ++q) {
-        float product[rows_of_tile(kBlock) * kBlockLanes];
-        const Product x{dz, kPanel, R * kPanel, w_ih + q * P * kDepth * kBlockLanes, kBlockLanes,
-                        P, kDepth, zeros, 0, product, kBlockLanes};
-        each_tile(x, r0, least(r0 + kRows, end), [&](long r, int n) {
-          for (int i = 0; i < n; ++i) {
-            float* to = f.dxs + (r + i) * f.I;
-            for (int v = 0; v < kBlock; ++v) {
-              const long j = q * kBlockLanes + v * kLanes;
-              if (j < f.I) store(to + j, load(product + i * kBlockLanes + v * kLanes), f.I - j);
-            }
+    for (long q = 0; q < Q_in; ++q) {
+      float product[kMost * kBlockLanes];
+      const Product x{dz, kPanel, R * kPanel, w_ih + q * P * kDepth * kBlockLanes, kBlockLanes,
+                      P, kDepth, zeros, 0, product, kBlockLanes};
+      each_tile(x, r0, r1, [&](long r, int n) {
+        for (int i = 0; i < n; ++i) {
+          float* to = f.dxs + (r + i) * f.I;
+          for (int v = 0; v < kBlock; ++v) {
+            const long j = q * kBlockLanes + v * kLanes;
+            if (j < f.I) store(to + j, load(product + i * kBlockLanes + v * kLanes), f.I - j);
           }
-        });
-      }
+        }
+      });
     }
   }
 

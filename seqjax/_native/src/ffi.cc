@@ -207,7 +207,9 @@ ffi::Error perform(const Call& call, long (*scratch)(const Call&, int),
   Job<Call> job{call, run, memory.data()};
   const auto team = std::make_shared<Team>(Job<Call>::work, &job);
   for (int i = 1; i < threads; ++i) pool.Schedule([team] { team->help(); });
-  team->lead(threads - 1);
+  // A sleeping thread needs 50 microseconds or so, a sixteenth of a long call is worth waiting for.
+  const double patience = operations / 5e4 / 16;
+  team->lead(threads - 1, static_cast<long>(std::max(60.0, std::min(patience, 1000.0))));
   return ffi::Error::Success();
 }
 

@@ -106,7 +106,7 @@ struct Case {
     }, &job);
     std::vector<std::thread> helpers;
     for (int i = 1; i < threads; ++i) helpers.emplace_back([&team] { team.help(); });
-    team.lead(threads - 1);
+    team.lead(threads - 1, 100000);  // so that they really come
     for (std::thread& helper : helpers) helper.join();
     std::free(memory);
   }

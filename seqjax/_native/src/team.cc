@@ -11,7 +11,6 @@ namespace seqjax {
 namespace {
 
 constexpr int kClosed = 1 << 20;
-constexpr auto kPatience = std::chrono::microseconds(60);
 
 void relax() {
 #if defined(__x86_64__)
@@ -70,14 +69,9 @@ class NoDenormals {
 
 }  // namespace
 
-void Team::lead(int helpers) {
-  if (helpers > 0) {
-    const auto until = std::chrono::steady_clock::now() + kPatience;
-    while (joined_.load(std::memory_order_relaxed) <= helpers &&
-           std::chrono::steady_clock::now() < until) {
-      relax();
-    }
-  }
+void Team::lead(int helpers, long patience) {
+  const long until = now() + patience;
+  while (joined_.load(std::memory_order_relaxed) <= helpers && now() < until) relax();
   size_ = joined_.exchange(kClosed, std::memory_order_acq_rel);
   begun_.store(true, std::memory_order_release);
   {
@@ -111,6 +105,8 @@ void Team::barrier() {
     if (wait_until(next)) last_late.store(now(), std::memory_order_relaxed);
   }
 }
+
+long Team::claim(List list) { return claimed_[list].fetch_add(1, std::memory_order_relaxed); }
 
 bool Team::late_of_late() {
   return now() - last_late.load(std::memory_order_relaxed) < kRemembered;

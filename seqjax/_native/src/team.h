@@ -14,15 +14,20 @@ class Team {
 
   Team(Work work, void* data) : work_(work), data_(data) {}
 
-  // The caller's part: waits a moment for up to `helpers`, works with those who came, and returns
-  // when all of them are done.
-  void lead(int helpers);
+  // The caller's part: waits up to `patience` microseconds for `helpers` of them, works with those
+  // who came, and returns when all are done.
+  void lead(int helpers, long patience);
 
   // A helper's part. It returns at once if the work has begun without it.
   void help();
 
   // Waits until every member is here. Members write nothing that others read without one between.
   void barrier();
+
+  // The next piece of a list of work, 0, 1, ...: members take what is left, so that one who is
+  // slow does less.
+  enum List { kInputs, kWeights, kLists };
+  long claim(List list);
 
   int size() const { return size_; }
 
@@ -37,6 +42,7 @@ class Team {
   std::atomic<int> joined_{1};
   std::atomic<bool> begun_{false};
   std::atomic<int> done_{0}, waiting_{0}, round_{0};
+  std::atomic<long> claimed_[kLists] = {};
 };
 
 }  // namespace seqjax
