@@ -489,8 +489,9 @@ def _tangent_transpose(
 ad.primitive_transposes[_tangent] = _tangent_transpose
 
 
-def _forget(used: list[bool], equation: Any) -> Any:
+def _forget(used: list[bool], *live_and_equation: Any) -> Any:
     """Leave out what is kept where nothing reads it, as in a checkpointed forward pass."""
+    equation = live_and_equation[-1]  # JAX 0.12 says before it which operands are live
     setting, store = equation.params["setting"], equation.params["store"]
     if not any(used):
         return [False] * len(equation.invars), None
