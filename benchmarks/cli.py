@@ -56,7 +56,7 @@ class Run:
     random: int | None = None
     """Shapes that suite speed draws besides: 10, 2 with --short, none with --shapes."""
     seed: int | None = None
-    """What they are drawn from; a new seed, which is printed, if not given."""
+    """The seed they are drawn from. Without one, a new seed is taken and printed."""
     variants: tuple[str, ...] = ()
     """Variants: plain, lengths, bidirectional."""
     devices: int = 2

@@ -125,7 +125,7 @@ class LanguageModel(nnx.Module):
         return self.logits(self.hidden(batch, rngs))
 
     def hidden(self, batch: Any, rngs: nnx.Rngs | None = None) -> jax.Array:
-        """What the softmax reads [B, T, H]."""
+        """The inputs of the softmax [B, T, H]."""
         xs = self.dropout(self.embedding(batch["inputs"]), rngs=rngs)
         ys = self.layers(xs, resets=batch["resets"], stride=self.stride, rngs=rngs).outputs
         return self.dropout(ys, rngs=rngs)

@@ -69,7 +69,7 @@ class Setting(NamedTuple):
 
 
 def chunk_size_for(features: int, classes: int) -> int:
-    """How many positions make a chunk of a moderate size.
+    """Return the number of positions of a chunk of moderate size.
 
     At least H: the logits of a chunk are then no larger than the gradient of the matrix, and the
     additions to it cost less than the products.
@@ -191,7 +191,7 @@ def _by_chunks(
     readout: Readout,
     positions: Positions,
 ) -> tuple[Any, Any]:
-    """What a function of positions gives: a sum over them, and a value for each."""
+    """Results of a function of positions: a sum over them, and a value for each."""
     count = positions.labels.shape[0]
     chunks = _number_of_chunks(count, setting.chunk_size)
     if chunks <= 1:

@@ -138,7 +138,7 @@ NATIVE = Kernel("native", native, refuses=_refuses, takes=_takes, absent=_absent
 
 
 def _is_left_to_fused(problem: Problem) -> bool:
-    """Whether the problem has what the engine does not know."""
+    """Return whether the engine cannot run a part of the problem."""
     states = jax.tree.leaves((problem.state, problem.reset_state))
     shape = problem.xs.shape
     return (
@@ -149,7 +149,7 @@ def _is_left_to_fused(problem: Problem) -> bool:
 
 
 def _is_divided(problem: Problem) -> bool:
-    """Whether XLA would have to gather the batch: inside `jax.shard_map` it need not."""
+    """Return whether XLA would have to gather the batch. Inside `jax.shard_map` it need not."""
     mesh = jax.sharding.get_abstract_mesh()
     return ops.is_divided(problem) and (mesh.empty or set(mesh.axis_names) != set(mesh.manual_axes))
 
@@ -254,7 +254,7 @@ def _problem(cell: Cell[Any, Any], arrays: Arrays) -> Problem:
 
 
 def _run_by_fused(*operands: Array, setting: _Setting, store: bool) -> list[Array]:
-    """Outputs and final state; zeros for what is kept, which only the engine reads."""
+    """Return outputs, final state, and zeros for the kept arrays, which only the engine reads."""
     problem = _problem(setting.cell, dict(zip(setting.names, operands, strict=True)))
     shown = jax.tree.leaves(fused(setting.cell, problem, setting.reverse))
     if not store:
@@ -490,7 +490,7 @@ ad.primitive_transposes[_tangent] = _tangent_transpose
 
 
 def _forget(used: list[bool], *live_and_equation: Any) -> Any:
-    """Leave out what is kept where nothing reads it, as in a checkpointed forward pass."""
+    """Drop the kept arrays where nothing reads them, as in a checkpointed forward pass."""
     equation = live_and_equation[-1]  # JAX 0.12 says before it which operands are live
     setting, store = equation.params["setting"], equation.params["store"]
     if not any(used):
