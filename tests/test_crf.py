@@ -20,7 +20,7 @@ DECODE, MARGINALS = jax.jit(crf.decode), jax.jit(crf.marginals)
 
 
 class Everything(NamedTuple):
-    """What all functions of a chain return."""
+    """The results of all functions of a chain."""
 
     log_p: Any
     log_z: Any

@@ -58,10 +58,8 @@ def loss(
       >>> print(jnp.exp(nats).round(4))  # 2³; the other sequence is padding
       8.0
     """
-    options: Any = {"start": start, "end": end}
-    log_p = log_likelihood(emissions, tags, transitions, lengths=lengths, mask=mask, **options)
-    real = checked(emissions, transitions, lengths, mask, **options).mask.any(axis=-1)
-    return averaged(-log_p, real, per_sequence)
+    scores = checked(emissions, transitions, lengths, mask, start, end)
+    return averaged(-_log_likelihood(scores, tags), ~scores.is_empty, per_sequence)
 
 
 def log_likelihood(
@@ -114,7 +112,11 @@ def log_likelihood(
       >>> jnp.exp(log_likelihood(emissions[0], allowed, transitions)).round(4).tolist()
       0.5
     """
-    scores = checked(emissions, transitions, lengths, mask, start, end)
+    return _log_likelihood(checked(emissions, transitions, lengths, mask, start, end), tags)
+
+
+def _log_likelihood(scores: Scores, tags: Any) -> Array:
+    """Return the log-probability of tags, which are checked here."""
     tags = checks.require_array("tags", tags, jnp.generic, "integers [..., T] or bool [..., T, C]")
     if tags.dtype == bool:
         log_p = _of_sets(scores, tags)

@@ -117,7 +117,7 @@ class Direction(Parameters):
 
     @property
     def learns_its_state(self) -> bool:
-        """Whether the initial state is a parameter."""
+        """Return whether the initial state is a parameter."""
         return bool(self._state_names)
 
     def start(self, batch_shape: Shape, dtype: Any) -> PyTree:

@@ -356,7 +356,7 @@ class Decoder(nnx.Module):
         rngs: PRNGKey | None = None,
         execution: Execution | None = None,
     ) -> Features:
-        """What the read-out reads at every step, given the token before each.
+        """Return the inputs of the read-out at every step, given the token before each.
 
         Where the recurrence does not depend on the attention, the stack runs over all steps first
         (by `seqjax.unroll`), then the attention for all steps at once.

@@ -212,7 +212,7 @@ class Seq2Seq(nnx.Module):
         deterministic: bool | None = None,
         rngs: noise.Rngs | None = None,
     ) -> Array:
-        """What the read-out turns into the logits of a call: float `[B, T, F]`.
+        """Return the inputs of the read-out in a call: float `[B, T, F]`.
 
         With `decoder.linear_readout()`, for a loss that never holds all logits,
         `seqjax.losses.linear_cross_entropy`.

@@ -10,7 +10,7 @@ _OPTIONS = {
     -4: 0,  # M_MMAP_MAX: no mappings of their own, which end when they are freed
     -1: 2**31 - 1,  # M_TRIM_THRESHOLD: at most 2 GB stay free at the end of the heap
 }
-"""Of `mallopt`, from glibc's <malloc.h>."""
+"""Parameters of `mallopt`, from glibc's <malloc.h>."""
 
 
 def keep_freed_memory() -> bool:

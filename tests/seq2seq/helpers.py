@@ -1,4 +1,4 @@
-"""What the tests of encoder-decoders share."""
+"""Models that several tests of encoder-decoders use."""
 
 from typing import Any
 

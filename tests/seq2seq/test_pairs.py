@@ -85,7 +85,7 @@ class Halved(seq2seq.Seq2Seq):
     ids=["plain", "tied", "no attention", "copy", "own logits"],
 )
 def test_loss_and_gradient_are_those_of_the_logits(kind, options):
-    """Whether the read-out goes chunk by chunk or not; dropout is the same with the same key."""
+    """The read-out may go chunk by chunk or not. Dropout is the same with the same key."""
     sizes = {"target_vocabulary": 9, "source_vocabulary": 10, "embed_size": 3, "hidden_size": 4}
     model = kind(**sizes, dropout=0.3, rngs=nnx.Rngs(2), **options)
     graph, state = nnx.split(model)
