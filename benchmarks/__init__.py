@@ -1,4 +1,4 @@
-"""The benchmark suite: seqjax beside other libraries, by one protocol. See `README.md` here.
+"""The benchmark suite: seqjax and other libraries, measured by one protocol. See `README.md`.
 
-`python -m benchmarks speed --short` runs a suite, `python -m benchmarks --help` tells the rest.
+`python -m benchmarks speed --short` runs a suite; `python -m benchmarks --help` lists all commands.
 """

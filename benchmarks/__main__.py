@@ -1,10 +1,13 @@
-"""`python -m benchmarks`."""
+"""The command `python -m benchmarks`."""
 
 import sys
 
 
 def main(arguments: list[str]) -> int:
-    """Run the command line; `device` runs where tyro is not installed."""
+    """Run the command line.
+
+    The suite `device` reads its own options, so it does not need the package tyro.
+    """
     if arguments[:1] == ["device"]:
         from benchmarks.device.cli import main as run
 

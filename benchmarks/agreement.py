@@ -1,4 +1,4 @@
-"""Agreement: before anything is timed, contestants show that they compute the same."""
+"""Agreement of contestants with the reference, which is tested before anything is timed."""
 
 import numpy as np
 
@@ -9,16 +9,16 @@ __all__ = ["Disagreement", "check", "difference", "require", "tolerance"]
 
 
 class Disagreement(Exception):
-    """A contestant's numbers are not the reference's."""
+    """The error that is raised if a contestant's results differ from those of the reference."""
 
 
 def tolerance(platform: str) -> float:
-    """The largest relative difference that rounding explains; accelerators multiply in less."""
+    """Return the largest relative difference that rounding explains on this platform."""
     return 1e-4 if platform == "cpu" else 5e-3
 
 
 def difference(found: np.ndarray, expected: np.ndarray) -> float:
-    """The largest difference of two arrays, relative to the largest expected value.
+    """Return the largest difference of two arrays, relative to the largest expected value.
 
     Raises:
       Disagreement: the shapes differ.
@@ -33,10 +33,10 @@ def difference(found: np.ndarray, expected: np.ndarray) -> float:
 
 
 def require(name: str, found: np.ndarray, expected: np.ndarray, limit: float) -> float:
-    """The difference of two arrays.
+    """Return the difference of two arrays.
 
     Raises:
-      Disagreement: it is above the limit.
+      Disagreement: the difference is above the limit.
     """
     largest = difference(found, expected)
     if largest > limit:
@@ -45,13 +45,14 @@ def require(name: str, found: np.ndarray, expected: np.ndarray, limit: float) ->
 
 
 def check(contestant: Prepared, reference: Prepared, workload: Workload, limit: float) -> float:
-    """Compares outputs at real steps, and the gradients of all weights and of the inputs.
+    """Compare outputs at real steps, and the gradients of all weights and of the inputs.
 
     Returns:
-      The largest difference, relative to each array's scale.
+      The largest difference. The difference of two arrays is relative to the largest absolute value
+      of the reference's array.
 
     Raises:
-      Disagreement: a difference above the limit.
+      Disagreement: a difference is above the limit.
     """
     real = workload.real
     worst = require("outputs", contestant.outputs() * real, reference.outputs() * real, limit)

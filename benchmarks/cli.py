@@ -23,8 +23,10 @@ __all__ = ["Compare", "Report", "Run", "main"]
 
 @dataclasses.dataclass(frozen=True)
 class Run:
-    """Runs a suite, or all. Beside suites: `device` for a GPU or TPU (`device --help`),
-    `compare a.json b.json`, `report a.json ...`.
+    """Run one suite of benchmarks, or all of them.
+
+    There are three other commands. `device` measures a GPU or TPU (`device --help` lists its
+    options), `compare a.json b.json` compares results, and `report a.json ...` writes the page.
     """
 
     suite: Annotated[
@@ -44,59 +46,61 @@ class Run:
         ],
         tyro.conf.Positional,
     ]
-    """What to measure."""
+    """The suite to run."""
     short: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
-    """Fewer shapes, contestants and repetitions."""
+    """Measure fewer shapes, contestants and repetitions."""
     peers: str | None = None
-    """Contestants, joined by commas; all that are installed if not given."""
+    """Names of contestants, separated by commas. By default, all that are installed."""
     cells: tuple[str, ...] = ()
     """Cells: elman, lstm, gru."""
     shapes: tuple[str, ...] = ()
-    """Shapes, each B,T,I,H; a suite's own if not given."""
+    """Shapes, each B,T,I,H; by default those of the suite."""
     random: int | None = None
-    """Shapes that suite speed draws besides: 10, 2 with --short, none with --shapes."""
+    """Number of random shapes in suite speed: by default 10, 2 with --short, none with --shapes."""
     seed: int | None = None
-    """The seed they are drawn from. Without one, a new seed is taken and printed."""
+    """Seed of the random shapes; by default a new seed, which is printed."""
     variants: tuple[str, ...] = ()
     """Variants: plain, lengths, bidirectional."""
     devices: int = 2
-    """CPU devices over which "seqjax_sharded" splits the batch; all others use one."""
+    """Number of CPU devices. The contestant "seqjax_sharded" divides the batch over the devices;
+    all other contestants use one device."""
     repeats: int | None = None
-    """Timed repetitions: 9, or 5 with --short."""
+    """Number of timed repetitions; by default 9, or 5 with --short."""
     output: Path | None = None
-    """The results file; out/benchmarks/SUITE.json if not given."""
+    """The results file; by default out/benchmarks/SUITE.json."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Compare:
-    """Compares two results files; leaves with 1 if anything became slower."""
+    """Compare two results files; the exit code is 1 if anything became slower."""
 
     old: Annotated[Path, tyro.conf.Positional]
-    """The results before."""
+    """The earlier results."""
     new: Annotated[Path, tyro.conf.Positional]
-    """The results after."""
+    """The later results."""
     threshold: float = 0.1
-    """The relative change that is more than noise."""
+    """The relative change of a time above which the time counts as slower or faster."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Report:
-    """Writes the page of results."""
+    """Write the page of results."""
 
     results: Annotated[tuple[Path, ...], tyro.conf.Positional]
     """Results files."""
     output: Path = Path("docs/benchmarks.md")
-    """The page; plots go to images/benchmarks beside it."""
+    """The page; plots are written to images/benchmarks beside it."""
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Runs a command.
+    """Run a command.
 
     Args:
       arguments: the command line without the program's name.
 
     Returns:
-      The exit code: 0; 1 for a regression or a contestant that failed; 2 for a wrong argument.
+      The exit code: 0 for success, 1 for a regression or a contestant that failed, 2 for a wrong
+      argument.
     """
     console = Console(soft_wrap=True)
     program = "python -m benchmarks"
@@ -110,7 +114,7 @@ def main(arguments: Sequence[str]) -> int:
         if arguments and arguments[0] == "report":
             asked = tyro.cli(Report, args=arguments[1:], prog=f"{program} report")
             if not asked.results:
-                raise ValueError("results: expected one results file or more, got none")
+                raise ValueError("results: expected at least one results file, got none")
             _require_file(asked.output)
             report.write([load(path) for path in asked.results], asked.output)
             console.print(f"Wrote {asked.output}")
@@ -123,7 +127,7 @@ def main(arguments: Sequence[str]) -> int:
 
 
 def _command(arguments: Sequence[str]) -> str:
-    """What reproduces a run, but for where its results go."""
+    """Return the command that reproduces a run. The option `--output` is left out."""
     kept = list(arguments)
     if "--output" in kept:
         place = kept.index("--output")
@@ -132,7 +136,7 @@ def _command(arguments: Sequence[str]) -> str:
 
 
 def _check_used(options: Run) -> None:
-    """Options that the suite would ignore are mistakes."""
+    """Raise ValueError for options that the suite would ignore."""
     if options.suite == "all":
         return
     for name in ("cells", "variants", "shapes"):
@@ -144,7 +148,7 @@ def _check_used(options: Run) -> None:
 
 
 def _require_file(path: Path) -> None:
-    """Raises where no file can be written."""
+    """Raise ValueError if no file can be written at this path."""
     if path.is_dir():
         raise ValueError(f"output: expected a file, got the folder {path}")
     for parent in path.parents:
@@ -155,7 +159,7 @@ def _require_file(path: Path) -> None:
 
 
 def _configure_devices(count: int) -> None:
-    """Asks JAX for CPU devices, which can only be done before it is first used."""
+    """Ask JAX for CPU devices, which is possible only before JAX is first used."""
     if count < 1:
         raise ValueError(f"devices: expected a positive integer, got {count}")
     try:
@@ -163,12 +167,12 @@ def _configure_devices(count: int) -> None:
     except RuntimeError:
         if jax.device_count() != count:
             raise ValueError(
-                f"devices: expected {jax.device_count()}, JAX being in use already; got {count}"
+                f"devices: expected {jax.device_count()}, since JAX is already in use; got {count}"
             ) from None
 
 
 def _draw(options: Run, command: str) -> tuple[tuple[Shape, ...], str]:
-    """Return the shapes to draw, and the command with the seed that gives them again."""
+    """Return random shapes, and the command that draws the same shapes again."""
     if options.suite not in ("speed", "all"):
         for name in ("random", "seed"):
             if getattr(options, name) is not None:
@@ -177,7 +181,7 @@ def _draw(options: Run, command: str) -> tuple[tuple[Shape, ...], str]:
     usual = 0 if options.shapes else 2 if options.short else 10
     count = usual if options.random is None else options.random
     if count < 0 or (options.seed or 0) < 0:
-        raise ValueError("random, seed: expected no negative number")
+        raise ValueError("random, seed: expected at least 0")
     if not count:
         return (), command
     seed = options.seed
@@ -192,7 +196,7 @@ def _say(console: Console, suite: str, text: str) -> None:
 
 
 def run(options: Run, command: str, console: Console) -> int:
-    """Runs one suite or all of them, prints tables, and saves the results."""
+    """Run one suite or all of them, print tables, and save the results."""
     _check_used(options)
     output = options.output or Path("out/benchmarks") / f"{options.suite}.json"
     _require_file(output)  # before anything is measured

@@ -1,4 +1,4 @@
-"""`compare`: two results files, measurement by measurement."""
+"""The command `compare`, which compares each measurement of two results files."""
 
 import dataclasses
 from typing import Literal
@@ -11,15 +11,15 @@ __all__ = ["Verdict", "compare", "pace", "regressed", "table"]
 
 @dataclasses.dataclass(frozen=True)
 class Verdict:
-    """What became of one measurement.
+    """The comparison of one measurement.
 
     Attributes:
-      key: of the measurement.
-      old: its row in the first file, or None.
-      new: its row in the second file, or None.
+      key: the fields that identify the measurement.
+      old: the row of the measurement in the first file, or None.
+      new: the row of the measurement in the second file, or None.
       ratio: new time / old time, if both were timed.
-      kind: "regression" and "improvement" are beyond the threshold; "missing" was timed in the
-        first file alone (whether it failed or was not run), "added" in the second alone.
+      kind: "regression" or "improvement" if the time changed beyond the threshold; "missing" if the
+        measurement was timed only in the first file, "added" if only in the second.
     """
 
     key: Key
@@ -30,7 +30,7 @@ class Verdict:
 
 
 def pace(old: Results, new: Results) -> float | None:
-    """Return how many times the old machine's GEMM rate the new one's is; None for one machine."""
+    """Return the new machine's GEMM rate divided by the old one's; None if both are one machine."""
     machines = [(each.header.get("cpu"), each.header.get("cores")) for each in (old, new)]
     rates = [each.header.get("gemm_gflops") for each in (old, new)]
     if machines[0] == machines[1] or not all(rates):
@@ -39,20 +39,20 @@ def pace(old: Results, new: Results) -> float | None:
 
 
 def compare(old: Results, new: Results, threshold: float = 0.1) -> list[Verdict]:
-    """Compares medians.
+    """Compare the median times of two results files, and return a verdict for each measurement.
 
-    The two files are of two runs, so differences of the machine show as well; run both on a quiet
-    machine, and look at the contestants that did not change. Times of two kinds of machines are
-    compared as if both multiplied matrices at the same rate. A shape that only one run drew is left
-    out.
+    The two files are from two runs, so changes of the machine also affect the ratios. Run both on
+    an idle machine, and look at the ratios of contestants whose code did not change. If the
+    machines are of different kinds, times are scaled to the same rate of matrix products. Random
+    shapes that only one of the two runs drew are left out.
 
     Args:
       old: the first file.
       new: the second file.
-      threshold: the relative change that is more than noise.
+      threshold: the relative change above which a difference counts.
 
     Raises:
-      ValueError: a threshold that is not positive.
+      ValueError: the threshold is not positive.
     """
     if not threshold > 0:
         raise ValueError(f"threshold: expected a positive number, got {threshold}")
@@ -80,16 +80,16 @@ def compare(old: Results, new: Results, threshold: float = 0.1) -> list[Verdict]
 
 
 def regressed(verdicts: list[Verdict]) -> bool:
-    """Whether any measurement became slower beyond the threshold, or is gone."""
+    """Return whether a measurement became slower beyond the threshold, or is missing."""
     return any(verdict.kind in ("regression", "missing") for verdict in verdicts)
 
 
 def table(verdicts: list[Verdict], scale: float | None = None) -> Table:
-    """All verdicts, the largest slowdown first.
+    """Return a table of all verdicts, the largest slowdown first.
 
     Args:
-      verdicts: of `compare`.
-      scale: of `pace`.
+      verdicts: the result of `compare`.
+      scale: the result of `pace`.
     """
     ordered = sorted(verdicts, key=lambda v: -(v.ratio or 0))
     lines = []

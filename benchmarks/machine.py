@@ -1,4 +1,4 @@
-"""What a figure depends on: machine, load, versions, threads, the rate of a large product."""
+"""The machine of a run: processor, load, versions, threads, and the rate of a large product."""
 
 import datetime
 import importlib.metadata
@@ -20,14 +20,14 @@ GEMM_SIZE = 2048
 
 
 def cores() -> int:
-    """Cores this process may use."""
+    """Return the number of cores that this process may use."""
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
 
 
 def cpu_model() -> str:
-    """The processor's name, with the numbers of its family and model where the system tells."""
+    """Return the processor's name, with the numbers of family and model if the system has them."""
     info = Path("/proc/cpuinfo")
     if info.exists():
         pairs = (
@@ -41,11 +41,14 @@ def cpu_model() -> str:
 
 
 INSTRUCTIONS = ("avx2", "fma", "avx512f", "avx512_vnni", "amx_tile", "asimd", "sve")
-"""Instruction sets, by their Linux names, that make a difference to products of matrices."""
+"""Instruction sets that affect the speed of matrix products, by their Linux names."""
 
 
 def instructions() -> list[str]:
-    """Return which of `INSTRUCTIONS` the processor has, where the system tells."""
+    """Return the members of `INSTRUCTIONS` that the processor has, according to /proc/cpuinfo.
+
+    On a system without this file, the list is empty.
+    """
     info = Path("/proc/cpuinfo")
     found: set[str] = set()
     for line in info.read_text().splitlines() if info.exists() else ():
@@ -55,12 +58,12 @@ def instructions() -> list[str]:
 
 
 def load_average() -> float | None:
-    """Processes that wanted to run during the last minute, where the system tells."""
+    """Return the mean number of running processes in the last minute, if it is known."""
     return os.getloadavg()[0] if hasattr(os, "getloadavg") else None
 
 
 def version(distribution: str) -> str | None:
-    """The version of an installed distribution, or None."""
+    """Return the version of an installed distribution, or None."""
     try:
         return importlib.metadata.version(distribution)
     except importlib.metadata.PackageNotFoundError:
@@ -68,7 +71,7 @@ def version(distribution: str) -> str | None:
 
 
 def versions() -> dict[str, str]:
-    """Of what every run uses; each contestant adds its own."""
+    """Return the versions of the libraries that every run uses."""
     import seqjax
 
     names = ("jax", "jaxlib", "numpy", "optax")
@@ -77,7 +80,7 @@ def versions() -> dict[str, str]:
 
 
 def commit() -> str | None:
-    """The commit of the checkout this suite runs in, with a "+" if files differ from it."""
+    """Return the commit of this checkout, with a "+" if files differ from it."""
     root = Path(__file__).resolve().parent
 
     def git(*arguments: str) -> str:
@@ -92,7 +95,7 @@ def commit() -> str | None:
 
 
 class GemmRate:
-    """The rate of a large float32 product in JAX, measured again and again; the best counts."""
+    """The rate of a large float32 product in JAX: `best` is the highest of all measured rates."""
 
     def __init__(self, size: int = GEMM_SIZE) -> None:
         self.size = size
@@ -101,10 +104,10 @@ class GemmRate:
         self._a = jax.random.normal(jax.random.key(0), (size, size), jnp.float32)
 
     def measure(self, repeats: int = 5) -> float:
-        """Measures once more.
+        """Measure once more.
 
         Returns:
-          This measurement's median, in 10⁹ operations a second.
+          The median of this measurement, in 10⁹ operations per second.
         """
         self._product(self._a, self._a).block_until_ready()
         seconds = []
@@ -118,7 +121,7 @@ class GemmRate:
 
 
 def one_core_rate() -> float | None:
-    """The same product's rate in a process that may use one core; None where that can not be."""
+    """Return the rate of a large product in a process with one core; None if not measurable."""
     if not hasattr(os, "sched_setaffinity"):
         return None
     # The restriction must be in force before JAX makes its threads.
@@ -139,10 +142,10 @@ def one_core_rate() -> float | None:
 
 
 def describe(command: str, found: dict[str, str]) -> dict[str, Any]:
-    """The header of a results file, but for what is known only after the run.
+    """Return the header of a results file, without the values that are known only after the run.
 
     Args:
-      command: that reproduces the run.
+      command: the command that reproduces the run.
       found: the versions of all contestants' libraries.
     """
     device = jax.devices()[0]

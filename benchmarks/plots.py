@@ -9,7 +9,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from benchmarks.results import Row
-from benchmarks.summary import BEST, with_best
+from benchmarks.summary import BEST, geomeans, with_best
 from benchmarks.tables import BASE, cases, contestants
 
 __all__ = ["draw"]
@@ -27,7 +27,7 @@ def _save(figure: Figure, path: Path) -> None:
 
 
 def ratios(rows: list[Row], path: Path) -> bool:
-    """A map: every peer's gradient time over that of our better setting, case by case."""
+    """Draw a heat map: each peer's gradient time divided by that of seqjax in its best setting."""
     rows = [row for row in with_best(rows) if row.suite == "speed" and row.what == "gradient"]
     groups = {case: group for (case, _), group in cases(rows).items() if BEST in group}
     names = [name for name in contestants(rows) if not name.startswith(BASE)]
@@ -49,13 +49,40 @@ def ratios(rows: list[Row], path: Path) -> bool:
     axes.set_yticks(range(len(groups)), list(groups), fontsize=7)
     bar = figure.colorbar(image, ax=axes, ticks=[-2, -1, 0, 1, 2])
     bar.ax.set_yticklabels(["¼", "½", "1", "2", "4"])
-    bar.set_label(f"gradient: time / {BEST}'s; above 1 we are faster")
+    bar.set_label(f"gradient: time / time of {BEST}; above 1, seqjax is faster")
+    _save(figure, path)
+    return True
+
+
+def means(rows: list[Row], path: Path) -> bool:
+    """Draw bars of each peer's gradient time divided by seqjax's, for each cell and variant."""
+    rows = [row for row in rows if row.suite == "speed" and row.what == "gradient"]
+    names = [name for name in contestants(rows) if not name.startswith(BASE)]
+    groups: dict[str, list[Row]] = {}
+    for row in rows:
+        cell = row.cell.upper() if row.cell != "elman" else "Elman"
+        groups.setdefault(f"{cell}, {row.variant}", []).append(row)
+    found = {label: geomeans(group, BASE) for label, group in groups.items()}
+    found = {label: ratios for label, ratios in found.items() if ratios}
+    if not found:
+        return False
+    figure, (axes,) = _figure(7, 3)
+    width = 0.8 / len(names)
+    for column, name in enumerate(names):
+        key = ("speed", "gradient", name)
+        values = [ratios.get(key, (np.nan, 0))[0] for ratios in found.values()]
+        axes.bar(np.arange(len(found)) + column * width, values, width, label=name)
+    axes.axhline(1, color="black", linewidth=0.8)
+    axes.set_xticks(np.arange(len(found)) + 0.4 - width / 2, list(found), fontsize=8)
+    axes.tick_params(axis="x", rotation=25)
+    axes.set_ylabel("time of a gradient / time of seqjax", fontsize=8)
+    axes.legend(fontsize=8)
     _save(figure, path)
     return True
 
 
 def _lines(axes: Any, rows: list[Row], size: int, value: Callable[[Row], float | None]) -> None:
-    """One line a contestant, over one of the shape's sizes."""
+    """Draw a line of values for each contestant; `size` is the index in the shape of the x axis."""
     for name in contestants(rows):
         points = [(row.shape[size], value(row)) for row in rows if row.contestant == name]
         kept = sorted((x, y) for x, y in points if y is not None)
@@ -67,7 +94,7 @@ def _lines(axes: Any, rows: list[Row], size: int, value: Callable[[Row], float |
 
 
 def scaling(rows: list[Row], path: Path) -> bool:
-    """Lines: the gradient's time over steps, batch and width."""
+    """Draw the time of the gradient over the number of steps, batch size and hidden size."""
     rows = [row for row in rows if row.suite == "scaling"]
     sizes = {"steps": 1, "batch": 0, "hidden": 3}
     present = [variant for variant in sizes if any(row.variant == variant for row in rows)]
@@ -85,11 +112,11 @@ def scaling(rows: list[Row], path: Path) -> bool:
 
 
 def memory(rows: list[Row], path: Path) -> bool:
-    """Lines: the gradient's temporaries over the number of steps."""
+    """Draw the gradient's temporary memory over the number of steps."""
     rows = [row for row in rows if row.suite == "memory"]
     if not rows:
         return False
-    # One width and batch, that of the first row: longer sequences may have smaller ones.
+    # Use the width and batch of the first row: longer sequences may have smaller ones.
     first = rows[0]
     same = [row for row in rows if row.cell == first.cell and row.shape[::2] == first.shape[::2]]
     figure, (axes,) = _figure(6, 4)
@@ -102,11 +129,11 @@ def memory(rows: list[Row], path: Path) -> bool:
 
 
 def draw(rows: list[Row], folder: Path) -> dict[str, Path]:
-    """Draws what the rows allow.
+    """Draw the plots for which there are rows.
 
     Returns:
       The files by suite.
     """
-    plots = {"speed": ratios, "scaling": scaling, "memory": memory}
+    plots = {"speed": ratios, "speed_means": means, "scaling": scaling, "memory": memory}
     found = {suite: folder / f"{suite}.png" for suite in plots}
     return {suite: found[suite] for suite, plot in plots.items() if plot(rows, found[suite])}

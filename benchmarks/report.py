@@ -1,4 +1,4 @@
-"""`report`: the page of results, made of results files alone."""
+"""The command `report`: the page of results, made only from results files."""
 
 from pathlib import Path
 from typing import Any
@@ -10,18 +10,31 @@ from benchmarks.results import Results
 __all__ = ["page", "write"]
 
 BEGIN, END = "<!-- accelerators: begin -->", "<!-- accelerators: end -->"
-"""Around the part of the page that results of the suite `device` make."""
+"""Comments on the page before and after the part with the results of the suite `device`."""
 
 INTRODUCTION = """\
-Made by `python -m benchmarks report` of what the commands below measured; nothing here is written
-by hand. Contestants of one row first agreed with the reference on outputs and all gradients, then
-took turns in one process, each warmed up and waited for. Times are medians in milliseconds. In
-brackets: how many times the base's time that is, so above 1 the base is faster. † marks a
-contestant whose mathematics is different; it is timed all the same. GF/s count the matrix products
-(forward 2·T·B·G·H·(I+H) a layer and direction, the gradient three times that, padding included);
-% of GEMM sets them against a large float32 product in the same run. The cases where a peer is
-fastest beside our default setting come first. Part of the shapes of `speed` are drawn at random:
-the seed is in the command.
+`python -m benchmarks report` made the lists and tables on this page from the results of the
+commands below. No number in these lists and tables was written by hand.
+
+- Before the timing, the outputs and all gradients of each implementation were compared with those
+  of the reference, the kernel `scan` of seqjax. The implementations in a row of a table then ran
+  alternately in one process. Each implementation had warm-up calls, and the time of a call includes
+  the wait for its result.
+- Times are medians in milliseconds. The number in brackets is the time divided by the time of the
+  base, an implementation that the title of the table names. If the number in brackets is above 1,
+  the base is faster.
+- † marks an implementation that was timed although its results cannot be compared with those of the
+  reference.
+- GF/s is the rate of the matrix products: 2·T·B·G·H·(I+H) operations for each layer and direction
+  in the forward pass, and three times as many in the gradient. G is the number of gates: 1 for
+  elman, 3 for gru and 4 for lstm. The operations on padding are counted, too. "% of GEMM" is this
+  rate in percent of the rate of a large float32 matrix product in the same run.
+- The contestant `seqjax_sharded` is seqjax with the batch divided over several devices. "seqjax
+  (best setting)" is, in each case, the faster of `seqjax` and `seqjax_sharded`.
+- In tables with seqjax as the base, the cases are sorted by the ratio of the fastest other
+  library's time to that of seqjax, the lowest ratio first.
+- A case is a cell, a variant and the sizes B,T,I,H: batch, steps, input features and units. Some
+  shapes of `speed` are drawn at random. The command contains their seed.
 """
 
 
@@ -33,8 +46,14 @@ def _value(value: Any) -> str:
     return tables.number(value) if isinstance(value, float) else str(value)
 
 
+def _threads(counts: dict[str, int]) -> str:
+    """Return the threads of each library as words: "xla uses 2; torch uses at most 2"."""
+    words = (key.replace(", ", " uses ") if ", " in key else f"{key} uses" for key in counts)
+    return "; ".join(f"{uses} {count}" for uses, count in zip(words, counts.values(), strict=True))
+
+
 def _machine(header: dict[str, Any]) -> str:
-    """The header of a results file as a list."""
+    """Return the header of a results file as a list."""
     names = {
         "date": "Date",
         "commit": "Commit",
@@ -45,19 +64,21 @@ def _machine(header: dict[str, Any]) -> str:
         "platform": "JAX platform",
         "device_kind": "Device",
         "jax_devices": "JAX devices",
-        "gemm_gflops": "GEMM rate, GF/s",
-        "gemm_one_core_gflops": "GEMM rate of one core, GF/s",
+        "gemm_gflops": "Rate of a large matrix product, GF/s",
+        "gemm_one_core_gflops": "Rate of a large matrix product on one core, GF/s",
         "load_before": "Load average before",
         "load_after": "Load average after",
-        "versions": "Versions",
+        "versions": "Versions of Python and of packages",
         "missing": "Not installed",
     }
+    if header.get("threads"):
+        header = {**header, "threads": _threads(header["threads"])}
     lines = [f"- {text}: {_value(header[key])}" for key, text in names.items() if header.get(key)]
     return "\n".join([f"    {header.get('command', 'unknown command')}", "", *lines])
 
 
 def page(results: list[Results], images: dict[int, dict[str, str]]) -> str:
-    """The page in Markdown.
+    """Return the page in Markdown.
 
     Args:
       results: the files.
@@ -71,7 +92,7 @@ def page(results: list[Results], images: dict[int, dict[str, str]]) -> str:
         if lines := summary.highlights(each):
             parts += ["### Summary", "\n".join(f"- {line}" for line in lines)]
         if losing := summary.slower(each.rows):
-            heading = f"### Where a peer needs less than {summary.SLOWER} of our time"
+            heading = f"### Cases in which a peer needs less than {summary.SLOWER} of our time"
             parts += [heading, "\n".join(f"- {line}" for line in losing)]
         if means := summary.geomeans(each.rows):
             table = tables.geomean_table(means)
@@ -90,11 +111,10 @@ def page(results: list[Results], images: dict[int, dict[str, str]]) -> str:
 def write(results: list[Results], output: Path) -> None:
     """Write the page and, under `images/benchmarks` beside it, the plots.
 
-    The page has two parts: CPUs, then GPUs and TPUs. A part of which no results are given stays as
-    it is in the present page.
+    The page has two parts: CPUs, then GPUs and TPUs. A part without new results is not changed.
 
     Args:
-      results: files of any suites. Those of `device` make the second part.
+      results: files of any suites. Results of `device` make the second part of the page.
       output: the page.
     """
     cpu = [each for each in results if not is_device(each)]

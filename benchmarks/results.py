@@ -1,4 +1,4 @@
-"""Results and their file format: one header that names the machine, and one row a measurement."""
+"""Results and their file format: one header for the machine, and one row for each measurement."""
 
 import dataclasses
 import json
@@ -15,24 +15,25 @@ Key: TypeAlias = tuple[str, str, str, tuple[int, ...], str, str, str]
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Row:
-    """One measurement of one contestant, or the reason why there is none.
+    """One measurement of one contestant, or the reason why the measurement is missing.
 
     Attributes:
-      suite: that made it.
+      suite: the name of the suite.
       cell: the recurrent cell.
-      variant: of the workload, as the suite calls it.
+      variant: the suite's name for the variant of the workload.
       shape: B, T, I, H.
-      what: was timed: "forward", "gradient", "step", "lower", "compile".
-      contestant: who ran.
-      precision: "float32", "tf32", "bf16" or "f16" where a suite has several; else "".
-      samples_ms: every timed call.
-      flops: of one call, if it is to be set against the machine's rate.
+      what: the part that was timed: "forward", "gradient", "step", "lower", "compile".
+      contestant: the implementation that ran.
+      precision: "float32", "tf32", "bf16" or "f16" if the suite measures several precisions;
+        otherwise "".
+      samples_ms: the times of all timed calls, in ms.
+      flops: the number of floating-point operations of one call, from which the rate is computed.
       agreement: the largest difference from the reference, relative to the largest value of each
-        array; or why it can not be compared.
-      setting: what the contestant chose for this row, where it had a choice.
-      temp_bytes: the compiled program's temporaries.
-      reason: why there are no samples.
-      extra: further figures by name.
+        array; or the reason why the contestant cannot be compared with the reference.
+      setting: the setting that the contestant chose for this row, if it had a choice.
+      temp_bytes: the temporary memory of the compiled program.
+      reason: the reason why nothing was timed; None if there are samples.
+      extra: further results by name.
     """
 
     suite: str
@@ -52,24 +53,24 @@ class Row:
 
     @property
     def median_ms(self) -> float | None:
-        """The median of the samples."""
+        """Return the median of the samples."""
         return statistics.median(self.samples_ms) if self.samples_ms else None
 
     @property
     def min_ms(self) -> float | None:
-        """The smallest sample."""
+        """Return the smallest sample."""
         return min(self.samples_ms, default=None)
 
     @property
     def gflops(self) -> float | None:
-        """The rate at the median, in 10⁹ operations a second."""
+        """Return the rate at the median, in 10⁹ operations a second."""
         if self.flops is None or not self.median_ms:
             return None
         return self.flops / self.median_ms / 1e6
 
 
 def key_of(row: Row) -> Key:
-    """What makes two rows of different files the same measurement."""
+    """Return the key of a measurement. Rows with equal keys in two files can be compared."""
     return (
         row.suite, row.cell, row.variant, row.shape, row.what, row.precision, row.contestant,
     )  # fmt: skip
@@ -77,18 +78,18 @@ def key_of(row: Row) -> Key:
 
 @dataclasses.dataclass(frozen=True)
 class Results:
-    """A file: the header of `machine.describe`, and rows."""
+    """A results file: the header of `machine.describe`, and rows."""
 
     header: dict[str, Any]
     rows: list[Row]
 
     def percent_of_gemm(self, row: Row) -> float | None:
-        """A row's rate relative to that of a large matrix product in the same run."""
+        """Return a row's rate relative to that of a large matrix product in the same run."""
         gemm = self.header.get("gemm_gflops")
         return 100 * row.gflops / gemm if row.gflops and gemm else None
 
     def save(self, path: Path) -> None:
-        """Writes JSON, derived figures included."""
+        """Write the results as JSON, with values derived from the samples."""
         rows = [
             dataclasses.asdict(row)
             | {
@@ -100,17 +101,18 @@ class Results:
             for row in self.rows
         ]
         path.parent.mkdir(parents=True, exist_ok=True)
-        # Written beside it and moved, so that a run that is killed leaves the last whole file.
+        # Written to another file and moved, so that a run that is killed leaves the last complete
+        # file.
         draft = path.with_name(path.name + ".part")
         draft.write_text(json.dumps({"header": self.header, "rows": rows}, indent=1) + "\n")
         os.replace(draft, path)
 
 
 def load(path: Path) -> Results:
-    """Reads what `Results.save` wrote.
+    """Read a file that `Results.save` wrote.
 
     Raises:
-      ValueError: the file is missing or something else.
+      ValueError: the file is missing or has another format.
     """
     try:
         found = json.loads(path.read_text(encoding="utf-8"))

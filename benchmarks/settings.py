@@ -1,4 +1,4 @@
-"""What a run is asked to do: the options of the command line, checked and resolved."""
+"""The settings of a run: the options of the command line, checked and resolved."""
 
 import dataclasses
 from collections.abc import Mapping, Sequence
@@ -15,15 +15,15 @@ class Settings:
     """A run's options.
 
     Attributes:
-      peers: the contestants by name, "seqjax" first.
-      missing: why other contestants that were asked for are not there.
-      short: whether to do with fewer shapes and repetitions.
-      repeats: timed repetitions.
-      budget: seconds for the timing of one group of contestants.
-      cells: recurrent cells.
-      variants: of the workload.
-      shapes: B, T, I, H; empty for a suite's own.
-      drawn: shapes drawn at random, which the suite `speed` measures besides.
+      peers: the contestants by name; "seqjax" is the first.
+      missing: the requested contestants that are missing, with the reasons.
+      short: whether to measure fewer shapes and repetitions.
+      repeats: the number of timed repetitions.
+      budget: seconds for timing all contestants on one workload.
+      cells: names of recurrent cells.
+      variants: the variants of the workload.
+      shapes: the shapes B, T, I, H. If `shapes` is empty, each suite uses its own shapes.
+      drawn: random shapes, which the suite `speed` also measures.
     """
 
     peers: Mapping[str, Peer]
@@ -37,12 +37,14 @@ class Settings:
     drawn: tuple[Shape, ...] = ()
 
     def some(self, wanted: Sequence[str]) -> dict[str, Peer]:
-        """Those of the contestants that a suite wants, in its order."""
+        """Return a dict of the contestants in `wanted` that take part in the run, in this order."""
         return {name: self.peers[name] for name in wanted if name in self.peers}
 
 
 def names(argument: str, given: Sequence[str], known: Sequence[str]) -> tuple[str, ...]:
-    """Names as given, one by one or joined by commas; all known ones if none is.
+    """Return the names in `given`, or all known names if `given` has none.
+
+    An element of `given` is one name, or several names with commas between them.
 
     Raises:
       ValueError: an unknown name.
@@ -55,10 +57,10 @@ def names(argument: str, given: Sequence[str], known: Sequence[str]) -> tuple[st
 
 
 def shapes(given: Sequence[str]) -> tuple[Shape, ...]:
-    """Shapes as given, each like `32,100,128,128`.
+    """Return shapes, each given like `32,100,128,128`.
 
     Raises:
-      ValueError: something else.
+      ValueError: one of the shapes does not have this form.
     """
     found = []
     for text in given:
@@ -85,10 +87,10 @@ def resolve(
     given_shapes: Sequence[str],
     drawn: tuple[Shape, ...] = (),
 ) -> Settings:
-    """Checks all options and loads the contestants.
+    """Check all options and load the contestants.
 
     Raises:
-      ValueError: an option that is not what it must be.
+      ValueError: an option is invalid.
     """
     if repeats is not None and repeats < 1:
         raise ValueError(f"repeats: expected a positive integer, got {repeats}")

@@ -1,4 +1,4 @@
-"""What a reader wants to know first, computed from rows: means of ratios, and where we lose."""
+"""The summary of results: means of ratios, and the cases where a peer is faster."""
 
 import dataclasses
 import statistics
@@ -11,17 +11,18 @@ __all__ = ["geomeans", "highlights", "slower", "variant_ratio"]
 
 SHARDED = "seqjax_sharded"
 BEST = "seqjax (best setting)"
-"""The faster of `BASE` and `SHARDED`."""
+"""The name under which the faster of the contestants `BASE` and `SHARDED` is listed."""
 RATED = (BASE, SHARDED, "pytorch")
-"""Contestants whose rate is set against the machine's."""
+"""Contestants whose FLOPs per second are compared with those of a large matrix product."""
 SLOWER = 0.9
-"""A peer at less than this part of our time counts as an entry we lose."""
+"""The summary lists each case in which a peer needs less than this fraction of seqjax's time."""
 
 
 def with_best(rows: Iterable[Row]) -> list[Row]:
-    """The rows, and for each case of our own contestants the faster once more, as `BEST`.
+    """Return the rows and, for each case, a copy of the faster row of seqjax, named `BEST`.
 
-    They differ in one setting, over how many devices a batch is divided.
+    The two contestants of seqjax, `BASE` and `SHARDED`, differ only in the number of devices over
+    which they divide a batch.
     """
     rows = list(rows)
     for group in cases(row for row in rows if row.suite in ("speed", "train_step")).values():
@@ -35,14 +36,17 @@ def with_best(rows: Iterable[Row]) -> list[Row]:
 def geomeans(
     rows: Iterable[Row], base_name: str | None = None
 ) -> dict[tuple[str, str, str], tuple[float, int]]:
-    """Geometric means of time / base's time, and how many cases each is of.
+    """Return geometric means of relative times, and the number of cases in each mean.
+
+    A relative time is a contestant's time, divided by the time of the base contestant.
 
     Args:
       rows: of any suites.
-      base_name: the base; each suite's own if None.
+      base_name: the base contestant. If `base_name` is None, each suite has its own base.
 
     Returns:
-      By suite, what was timed and contestant; only cases where both were timed.
+      A dict from (suite, what was timed, contestant) to the mean and the number of cases. The mean
+      is over the cases in which both the contestant and the base were timed.
     """
     ratios: dict[tuple[str, str, str], list[float]] = {}
     by_suite: dict[str, list[Row]] = {}
@@ -62,7 +66,10 @@ def geomeans(
 
 
 def slower(rows: Iterable[Row]) -> list[str]:
-    """Entries where a peer needs less than `SLOWER` of our default's time, the worst first."""
+    """Return a sentence for each case in which a peer is clearly faster than `BASE`.
+
+    The peer needs less than `SLOWER` times the time of `BASE`. The largest difference comes first.
+    """
     found = []
     rows = [row for row in rows if row.suite in ("speed", "train_step", "decoding", "streaming")]
     for (case, what), group in cases(rows).items():
@@ -72,14 +79,17 @@ def slower(rows: Iterable[Row]) -> list[str]:
                 continue
             ratio = row.median_ms / base.median_ms
             if ratio < SLOWER:
-                found.append((ratio, f"{row.suite} {case} {what}: {name} at {ratio:.2f}×"))
+                text = f'In the suite `{row.suite}`, for "{what}" in the case {case} (B,T,I,H), '
+                text += f"{name} takes {ratio:.2f} times as long as {BASE}."
+                found.append((ratio, text))
     return [text for _, text in sorted(found)]
 
 
 def variant_ratio(rows: Iterable[Row], numerator: str, denominator: str) -> dict[str, float]:
-    """By contestant: the geometric mean over gradients of one variant's time to another's.
+    """Return, for each contestant, how many times as long a gradient takes in one of two variants.
 
-    Both variants of a cell and shape are timed in the same turns (suite `speed`).
+    The number is a geometric mean over the cells and shapes of suite `speed`: the time of variant
+    `numerator`, divided by the time of variant `denominator`.
     """
     times = {
         (row.contestant, row.cell, row.shape, row.variant): row.median_ms
@@ -95,14 +105,14 @@ def variant_ratio(rows: Iterable[Row], numerator: str, denominator: str) -> dict
 
 
 def highlights(results: Results) -> list[str]:
-    """The summary's lines, those that the rows at hand allow."""
+    """Return the sentences of the summary. Sentences about missing measurements are left out."""
     rows = results.rows
     lines = []
     for name in ("pytorch", "flax_nnx", "keras"):
         for ours in (BASE, BEST):
             means = geomeans(with_best(rows) if ours == BEST else rows, ours)
             if found := means.get(("speed", "gradient", name)):
-                lines.append(f"Gradient, {name} / {ours}: {found[0]:.2f}× over {found[1]} cases")
+                lines.append(f"For the gradient, {name} takes {_times(*found, ours)}.")
     for row in rows:
         which = (row.suite, row.cell, row.variant, row.what, row.contestant)
         percent = results.percent_of_gemm(row)
@@ -112,22 +122,34 @@ def highlights(results: Results) -> list[str]:
             and percent
         ):
             lines.append(
-                f"{label(row)}, gradient by {row.contestant}: {number(percent)} % of the GEMM rate"
+                f"In the case {label(row)} (B,T,I,H), the gradient of {row.contestant} runs at "
+                f"{number(percent)} % of the rate of a large matrix product."
             )
     lengths = variant_ratio(rows, "lengths", "plain")
     if BASE in lengths:
-        others = ", ".join(f"{n} {r:.2f}" for n, r in lengths.items() if n != BASE)
-        lines.append(f"Gradient with lengths / without: {BASE} {lengths[BASE]:.2f} ({others})")
+        ratios = ", ".join(f"{ratio:.2f} for {name}" for name, ratio in lengths.items())
+        lines.append(f"The gradient's time with lengths, divided by that without, is {ratios}.")
     lines += _compile_lines(rows)
     lines += _memory_lines(rows)
-    for (suite, _, name), (mean, count) in geomeans(rows).items():
+    for (suite, what, name), found in geomeans(rows).items():
         if suite in ("streaming", "train_step", "decoding"):
-            lines.append(f"{suite}, {name} / {BASE}: {mean:.2f}× over {count} cases")
+            text = f'In the suite `{suite}`, for "{what}", {name} takes '
+            lines.append(text + f"{_times(*found, BASE)}.")
     return lines
 
 
+def _times(mean: float, count: int, base: str) -> str:
+    """Return the end of a sentence that states a geometric mean of relative times."""
+    if count == 1:
+        return f"{mean:.2f} times as long as {base} (one case)"
+    return f"{mean:.2f} times as long as {base} (geometric mean over {count} cases)"
+
+
 def _compile_lines(rows: list[Row]) -> list[str]:
-    """Compile time against others', and its growth from the shortest to the longest sequence."""
+    """Return sentences about compile times.
+
+    They compare contestants, and the longest sequences with the shortest ones.
+    """
     totals: dict[tuple[str, int], dict[str, float]] = {}
     for row in rows:
         if row.suite == "compile" and row.median_ms:
@@ -138,17 +160,24 @@ def _compile_lines(rows: list[Row]) -> list[str]:
         both = [group for group in totals.values() if name != BASE and {name, BASE} <= set(group)]
         if both:
             mean = statistics.geometric_mean(group[name] / group[BASE] for group in both)
-            lines.append(f"Lower and compile the gradient, {name} / {BASE}: {mean:.2f}×")
+            text = f"To lower and compile the gradient, {name} takes {mean:.2f} times as long as "
+            lines.append(f"{text}{BASE}.")
     for cell in dict.fromkeys(cell for cell, _ in totals):
         series = sorted((t, g[BASE]) for (c, t), g in totals.items() if c == cell and BASE in g)
         if len(series) > 1:
             (first, least), (last, most) = series[0], series[-1]
-            lines.append(f"{cell} compile time, T = {last} / T = {first}: {most / least:.2f}×")
+            lines.append(
+                f"Lowering and compiling the gradient of {cell} takes {most / least:.2f} times as "
+                f"long for {last} steps as for {first}."
+            )
     return lines
 
 
 def _memory_lines(rows: list[Row]) -> list[str]:
-    """Temporaries and time of each setting against the plain scan, at the longest sequence."""
+    """Return sentences that compare the memory and time of each setting with those of a plain scan.
+
+    The sentences are about suite `memory`, which has long sequences.
+    """
     groups = cases(row for row in rows if row.suite == "memory")
     lines = []
     for (case, _), group in groups.items():
@@ -159,7 +188,7 @@ def _memory_lines(rows: list[Row]) -> list[str]:
             memory = row.temp_bytes / plain.temp_bytes
             pace = row.median_ms / plain.median_ms if row.median_ms and plain.median_ms else None
             lines.append(
-                f"{case}, {name}: {number(memory)}× the temporaries of a plain scan, "
-                f"{number(pace)}× its time"
+                f"In the case {case} (B,T,I,H), {name} needs {number(memory)} of the temporary "
+                f"memory of a plain scan, and takes {number(pace)} of its time."
             )
     return lines

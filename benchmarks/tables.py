@@ -1,4 +1,4 @@
-"""Tables of rows: made once as text, shown in the terminal or written as Markdown."""
+"""Tables of rows as text, for the terminal and as Markdown."""
 
 import dataclasses
 import math
@@ -25,7 +25,7 @@ __all__ = [
 ]
 
 BASE = "seqjax"
-"""The contestant that others are compared with."""
+"""The contestant with which others are compared."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -38,25 +38,25 @@ class Table:
 
 
 def number(value: float | None, digits: int = 3) -> str:
-    """A figure in a few digits; a dash for None."""
+    """Return a number with a few digits; a dash for None."""
     if value is None:
         return "–"
     return f"{value:.0f}" if abs(value) >= 10 ** (digits - 1) else f"{value:.{digits}g}"
 
 
 def label(row: Row) -> str:
-    """A row's case in words."""
+    """Return the text that describes the case of a row."""
     sizes = ",".join(map(str, row.shape))
     return " ".join(filter(None, (row.cell, row.variant, sizes, row.precision)))
 
 
 def contestants(rows: Iterable[Row]) -> list[str]:
-    """All contestants in the order they first come in."""
+    """Return all contestants in the order of their first row."""
     return list(dict.fromkeys(row.contestant for row in rows))
 
 
 def cases(rows: Iterable[Row]) -> dict[tuple[str, str], dict[str, Row]]:
-    """Rows that belong together, by case and by what was timed, then by contestant."""
+    """Group rows by case and by what was timed, then by contestant."""
     found: dict[tuple[str, str], dict[str, Row]] = {}
     for row in rows:
         found.setdefault((label(row), row.what), {})[row.contestant] = row
@@ -64,7 +64,7 @@ def cases(rows: Iterable[Row]) -> dict[tuple[str, str], dict[str, Row]]:
 
 
 def base_of(suite: str) -> str:
-    """The contestant whose time is 1 in a suite's ratios."""
+    """Return the contestant by whose time the other times of a suite are divided."""
     bases = {
         "memory": "handwritten", "parts": "jax", "deferred": "seqjax scan",
         "readers": "the library alone",
@@ -73,7 +73,7 @@ def base_of(suite: str) -> str:
 
 
 def _cell(row: Row | None, base: Row | None) -> str:
-    """A time, its ratio to the base's, and what else is known."""
+    """Return a time, its ratio to the base's time, and further results, as text."""
     if row is None or row.median_ms is None:
         return "–"
     text = number(row.median_ms)
@@ -91,7 +91,7 @@ def _cell(row: Row | None, base: Row | None) -> str:
 
 
 def _worst(group: dict[str, Row]) -> float:
-    """The least of the peers' times as a part of our default's; inf if there is none."""
+    """Return the fastest peer's time divided by seqjax's time, or inf if one of them is missing."""
     ours = group.get(BASE)
     peers = [row.median_ms for name, row in group.items() if not name.startswith(BASE)]
     known = [time for time in peers if time]
@@ -99,9 +99,10 @@ def _worst(group: dict[str, Row]) -> float:
 
 
 def comparison(results: Results, suite: str) -> Table:
-    """A suite's rows: medians in ms, and in brackets how many times the base's time that is.
+    """Return a suite's rows: medians in ms, and in brackets the ratio to the base's time.
 
-    Where the base is ours, the case that we do worst at comes first.
+    If seqjax is the base, the cases are sorted by the ratio of the fastest other library's time to
+    that of seqjax, the lowest ratio first.
     """
     rows = [row for row in results.rows if row.suite == suite]
     names = contestants(rows)
@@ -122,14 +123,14 @@ def comparison(results: Results, suite: str) -> Table:
         lines.append(line)
     header = ["case (B,T,I,H)", "what", *(f"{name} ms" for name in names)]
     header += [f"{base_name} GF/s", "% of GEMM"] if rated else []
-    return Table(f"{suite}: × is time / {base_name}'s", header, lines)
+    return Table(f"{suite}: × is time / time of {base_name}", header, lines)
 
 
 def geomean_table(means: dict[tuple[str, str, str], tuple[float, int]]) -> Table:
-    """Geometric means of `summary.geomeans`."""
+    """Return a table of `summary.geomeans`."""
     return Table(
-        "geometric means of time / base's (above 1: the base is faster)",
-        ["suite", "what", "contestant", "base", "ratio", "cases"],
+        "geometric means of time / time of the base (above 1: the base is faster)",
+        ["suite", "what", "implementation", "base", "ratio", "cases"],
         [
             [*key, base_of(key[0]), f"{mean:.2f}", str(count)]
             for key, (mean, count) in means.items()
@@ -138,32 +139,38 @@ def geomean_table(means: dict[tuple[str, str, str], tuple[float, int]]) -> Table
 
 
 def remarks(rows: Iterable[Row]) -> list[str]:
-    """Why contestants were not timed, and whose mathematics is different (†)."""
-    found: dict[str, list[str]] = {}
+    """Return why contestants were not timed, or not compared with the reference (†)."""
+    found: dict[tuple[str, str, str], list[str]] = {}
     for row in rows:
         different = row.agreement if isinstance(row.agreement, str) else None
-        for text in filter(None, (row.reason, different)):
-            case = f"{row.cell} {row.variant}"
-            where = found.setdefault(f"{row.contestant}, {row.suite}: {text}", [])
-            if case not in where:
-                where.append(case)
-    return [f"{text} ({', '.join(where)})" for text, where in found.items()]
+        untimed = f"{row.contestant} was not timed"
+        uncompared = f"the results of {row.contestant} were not compared"
+        for fate, text in ((untimed, row.reason), (uncompared, different)):
+            if text:
+                case = f"{row.cell} {row.variant}"
+                where = found.setdefault((row.suite, fate, text), [])
+                if case not in where:
+                    where.append(case)
+    return [
+        f"In the suite `{suite}`, {fate} for {', '.join(where)} ({text})."
+        for (suite, fate, text), where in found.items()
+    ]
 
 
 def show(table: Table, console: Console) -> None:
-    """Prints a table."""
+    """Print a table."""
     rich = RichTable(title=table.title, box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
     for name in table.header:
         rich.add_column(name.replace(" ms", ""), no_wrap=True, overflow="fold")
     for row in table.rows:
         rich.add_row(*row)
-    # As wide as it needs to be: a terminal may wrap its lines, but no figure is cut off.
+    # Use the width that the table needs: a terminal may wrap lines, but no figure is cut off.
     columns = zip(table.header, *table.rows, strict=True)
     width = sum(max(map(len, column)) + 2 for column in columns)
     Console(file=console.file, width=max(console.width, width)).print(rich)
 
 
 def markdown(table: Table) -> str:
-    """A table in Markdown, without its title."""
+    """Return a table in Markdown, without its title."""
     lines = [table.header, ["---"] * len(table.header), *table.rows]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)

@@ -1,6 +1,7 @@
 """The models of suite `train_step`, with data and initial weights that all contestants share.
 
-Embedding, recurrent network, readout; clipping by global norm; Adam.
+Each model has an embedding, a recurrent network and a readout. Training uses Adam and clips the
+gradient by its global norm.
 """
 
 import dataclasses
@@ -22,15 +23,16 @@ class Task:
     """A model, its initial weights and one batch.
 
     Attributes:
-      name: of the model.
-      structure: the recurrent network; it reads the embedding.
-      readout: "sigmoid" of the last output, or "softmax" at every step.
+      name: the name of the model.
+      structure: the recurrent network, whose inputs are embedded tokens.
+      readout: "sigmoid" applies the readout and a sigmoid to the last output; "softmax" applies the
+        readout and a softmax to every output.
       ids: int32 `[B, T]`, tokens.
       targets: float32 `[B]` in {0, 1} for "sigmoid"; int32 `[B, T]` for "softmax".
-      embedding: `[V, I]`.
-      weights: of the recurrent network.
-      w_out: `[H, 1]` or `[H, V]`.
-      b_out: `[1]` or `[V]`.
+      embedding: the embedding matrix, `[V, I]`.
+      weights: the weights of the recurrent network.
+      w_out: the weights of the readout, `[H, 1]` or `[H, V]`.
+      b_out: the bias of the readout, `[1]` or `[V]`.
     """
 
     name: str
@@ -45,12 +47,12 @@ class Task:
 
     @property
     def cell(self) -> str:
-        """The recurrent cell."""
+        """Return the recurrent cell."""
         return self.structure.cell
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """B, T, I, H."""
+        """Return B, T, I, H."""
         return (*self.ids.shape, self.structure.inputs, self.structure.hidden)
 
 
@@ -81,13 +83,13 @@ def _task(
 
 
 def imdb(batch: int = 32, steps: int = 500, vocabulary: int = 10_000) -> Task:
-    """Sentiment of a review: 32 simple recurrent units read it, the last state decides."""
+    """Return a sentiment model of 32 simple recurrent units, which predicts from the last state."""
     return _task("imdb", Structure("elman", 32, 32), "sigmoid", batch, steps, vocabulary)
 
 
 def language_model(
     batch: int = 20, steps: int = 35, vocabulary: int = 10_000, hidden: int = 200
 ) -> Task:
-    """The next word at every step, from two layers of LSTM."""
+    """Return a language model: the next word at every step, from two layers of LSTM."""
     structure = Structure("lstm", hidden, hidden, layers=2)
     return _task("language_model", structure, "softmax", batch, steps, vocabulary)

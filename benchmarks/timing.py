@@ -12,13 +12,17 @@ __all__ = ["fastest", "interleaved", "percentile", "quiet"]
 
 Key = TypeVar("Key", bound=Hashable)
 
-PAUSE = 0.002
-"""Seconds before each timed call: some libraries' threads spin for a while after their work."""
+PAUSE = 0.01
+"""The pause before each timed call, in seconds.
+
+PyTorch's threads (GNU OpenMP) keep spinning for about 6 ms after their work. Without the pause,
+they would take a core from the next contestant.
+"""
 
 
 @contextlib.contextmanager
 def quiet() -> Iterator[None]:
-    """Keeps Python's garbage collector from running inside."""
+    """Keep Python's garbage collector from running inside the context."""
     was_enabled = gc.isenabled()
     gc.collect()
     gc.disable()
@@ -41,18 +45,18 @@ def interleaved(
     before: Callable[[], object] | None = None,
     announce: Callable[[Key], object] | None = None,
 ) -> dict[Key, list[float]]:
-    """Times calls in rounds; in each round every call has one turn, and another one goes first.
+    """Time calls in rounds; each round runs every call once, and begins with a different call.
 
     Args:
-      calls: what to time; each returns when its work is done.
-      repeats: rounds.
-      warmup: untimed calls of each beforehand, in which programs are compiled.
-      least: rounds that are done even if they take longer than the budget.
+      calls: the functions to time. Each function must return only when its work is done.
+      repeats: the number of rounds.
+      warmup: the number of untimed calls of each function, which compile the programs.
+      least: the number of rounds that run even if they take longer than the budget.
       budget: seconds after which no further round begins.
       pause: seconds to wait before each timed call.
-      clock: returns seconds.
-      before: called before each timed call, outside of its time.
-      announce: called before each call, timed or not, with its key; outside of its time.
+      clock: a function that returns the time in seconds.
+      before: a function that is called before each timed call; it is not timed.
+      announce: a function that is called with the key before each call; it is not timed.
 
     Returns:
       The seconds of every timed call, by key.
@@ -84,7 +88,7 @@ def interleaved(
 
 
 def fastest(calls: Mapping[Key, Callable[[], object]], repeats: int = 3) -> Key:
-    """The key of the quickest call, for a contestant that has several ways to do a workload."""
+    """Time several functions and return the key of the fastest one."""
     if len(calls) == 1:
         return next(iter(calls))
     seconds = interleaved(calls, repeats=repeats, least=1)
@@ -92,6 +96,6 @@ def fastest(calls: Mapping[Key, Callable[[], object]], repeats: int = 3) -> Key:
 
 
 def percentile(samples: list[float], percent: float) -> float:
-    """The smallest sample that at least `percent` of all samples do not exceed."""
+    """Return the smallest sample for which at least `percent` % of all samples are no larger."""
     ordered = sorted(samples)
     return ordered[max(0, math.ceil(len(ordered) * percent / 100) - 1)]

@@ -1,6 +1,7 @@
 """An encoder-decoder with attention: its sizes, initial weights and one batch, for all contestants.
 
-A bidirectional LSTM reads, an LSTM with additive attention on its last output writes:
+A bidirectional LSTM reads the source. An LSTM, whose last output queries additive attention, writes
+the target:
 
     h_0 = tanh([h→; h←; c→; c←] W_h + b_h)    c_0 likewise
     c_t = attend(y_{t-1})                     y_t = LSTM([e_t; c_t])
@@ -23,15 +24,15 @@ class Translation:
     """A model, its initial weights and one batch.
 
     Attributes:
-      name: of the model.
-      sizes: B, T (of both sides), E, D: batch, steps, features of an embedding, decoder units. Each
-        direction of the encoder has D/2 units.
-      source: int32 `[B, T]`.
-      source_lengths: int32 `[B]`.
-      tokens: int32 `[B, T]`, what the decoder sees.
-      labels: int32 `[B, T]`, what it should give.
-      target_lengths: int32 `[B]`.
-      encoder: weights of the encoder.
+      name: the name of the model.
+      sizes: B, T, E and D: batch, steps of source and target, features of an embedding, decoder
+        units. Each direction of the encoder has D/2 units.
+      source: the source tokens, int32 `[B, T]`.
+      source_lengths: the lengths of the sources, int32 `[B]`.
+      tokens: the tokens that the decoder reads, int32 `[B, T]`.
+      labels: the tokens that the decoder should write, int32 `[B, T]`.
+      target_lengths: the lengths of the targets, int32 `[B]`.
+      encoder: the weights of the encoder.
       writer: weights of the decoder's LSTM.
       arrays: the other weights by name: `source [V, E]`, `target [V, E]`, `bridge_h [2D, D]`,
         `bridge_c`, `w_q [D, D]`, `w_m [D, D]`, `b [D]`, `v [D]`, `combine [2D, D]`,
@@ -51,28 +52,28 @@ class Translation:
 
     @property
     def cell(self) -> str:
-        """The cell of encoder and decoder."""
+        """Return the cell of encoder and decoder."""
         return "lstm"
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """B, T, E, D."""
+        """Return B, T, E, D."""
         return self.sizes
 
     @property
     def vocabulary(self) -> int:
-        """Tokens of either side."""
+        """Return the size of the source vocabulary, which is also that of the target vocabulary."""
         return len(self.arrays["source"])
 
     @property
     def reads(self) -> Structure:
-        """The encoder."""
+        """Return the encoder."""
         _, _, embed, hidden = self.sizes
         return Structure("lstm", embed, hidden // 2, bidirectional=True)
 
     @property
     def writes(self) -> Structure:
-        """The decoder's LSTM."""
+        """Return the decoder's LSTM."""
         _, _, embed, hidden = self.sizes
         return Structure("lstm", embed + hidden, hidden)
 
@@ -80,7 +81,7 @@ class Translation:
 def translation(
     name: str, batch: int, steps: int, embed: int, hidden: int, vocabulary: int
 ) -> Translation:
-    """A model of these sizes with random weights and random sentences."""
+    """Return a model of these sizes with random weights and random sentences."""
     rng = np.random.default_rng(0)
     lengths = rng.integers(steps // 2, steps + 1, (2, batch)).astype(np.int32)
     lengths[:, 0] = steps

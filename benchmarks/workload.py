@@ -1,9 +1,10 @@
-"""What contestants compute: a recurrent network, its inputs and weights, in one common layout.
+"""The workload of contestants: a recurrent network, its inputs and weights, in one common layout.
 
 Weights are lists, layer by layer and direction by direction (forward, backward), of NumPy arrays by
-name: `w_ih [I, G*H]`, `w_hh [H, G*H]`, `b [G*H]`, and for the GRU `b_hn [H]`, the bias inside the
-reset gate's product. Gates stand in the order i, f, g, o (LSTM) and r, z, n (GRU). Sequences are
-`[B, T, features]`, float32. No bias is zero, so that a missing one shows.
+name: `w_ih [I, G*H]`, `w_hh [H, G*H]`, `b [G*H]`, and for the GRU `b_hn [H]`, the bias that the
+reset gate multiplies. The order of gates is i, f, g, o (LSTM) and r, z, n (GRU). Sequences are
+`[B, T, features]`, float32. No bias is zero, so a contestant that ignores a bias gives wrong
+results and is detected.
 """
 
 import dataclasses
@@ -26,11 +27,15 @@ __all__ = [
 ]
 
 GATES = {"elman": 1, "lstm": 4, "gru": 3}
-"""G, the gates of each cell."""
+"""G, the number of gates of each cell."""
 
 CELLS = tuple(GATES)
 VARIANTS = ("plain", "lengths", "bidirectional")
-"""One layer; one layer over sequences of different lengths; two layers of two directions."""
+"""The variants of a workload.
+
+"plain" is one layer, "lengths" is one layer with sequences of different lengths, and
+"bidirectional" is two bidirectional layers.
+"""
 
 Weights: TypeAlias = list[list[dict[str, np.ndarray]]]
 
@@ -45,18 +50,18 @@ class Shape(NamedTuple):
 
 
 SIZES = ((1, 256), (10, 500), (20, 600), (20, 600))
-"""The smallest and largest B, T, I and H of shapes that are drawn."""
+"""The smallest and largest B, T, I and H of random shapes."""
 
 LARGEST = 20e9
-"""Floating-point operations of an LSTM's forward pass that a drawn shape may need."""
+"""Maximum number of floating-point operations of an LSTM's forward pass on a random shape."""
 
 
 def draw_shapes(count: int, seed: int) -> tuple[Shape, ...]:
-    """Draw shapes that nobody chose: each size log-uniform, so that few of them are round.
+    """Draw random shapes: each size is log-uniform, so that few of them are round numbers.
 
     Args:
       count: the number of shapes.
-      seed: fixes them.
+      seed: the seed of the random shapes.
     """
     rng = np.random.default_rng(seed)
     low, high = np.log(np.asarray(SIZES, float)).T
@@ -81,17 +86,17 @@ class Structure:
 
     @property
     def directions(self) -> int:
-        """Directions of each layer."""
+        """Return the number of directions of each layer."""
         return 2 if self.bidirectional else 1
 
     @property
     def outputs(self) -> int:
-        """Features of the last layer's outputs."""
+        """Return the number of features of the last layer's outputs."""
         return self.hidden * self.directions
 
     @property
     def widths(self) -> list[int]:
-        """Features that each layer reads."""
+        """Return the number of input features of each layer."""
         return [self.inputs] + [self.outputs] * (self.layers - 1)
 
 
@@ -99,8 +104,8 @@ class Structure:
 class Workload:
     """A structure with weights, inputs, and the cotangent of the outputs.
 
-    The loss is sum(outputs * cotangent). Where there are lengths the cotangent is zero in padding,
-    so that it does not matter what a contestant's outputs are there.
+    The loss is sum(outputs * cotangent). If there are lengths, the cotangent is zero in padding, so
+    that a contestant's outputs in padding do not matter.
     """
 
     structure: Structure
@@ -111,23 +116,23 @@ class Workload:
 
     @property
     def batch(self) -> int:
-        """B."""
+        """Return B, the batch size."""
         return self.xs.shape[0]
 
     @property
     def steps(self) -> int:
-        """T."""
+        """Return T, the number of time steps."""
         return self.xs.shape[1]
 
     @property
     def real(self) -> np.ndarray:
-        """Bool `[B, T, 1]`, True at steps before each sequence's length."""
+        """Return bool `[B, T, 1]`, True at steps before each sequence's length."""
         lengths = np.full(self.batch, self.steps) if self.lengths is None else self.lengths
         return (np.arange(self.steps) < lengths[:, None])[..., None]
 
 
 def draw_weights(structure: Structure, rng: np.random.Generator) -> Weights:
-    """Weights and biases uniform in ±1/√H, the customary range; none of them is zero."""
+    """Return weights and biases uniform in ±1/√H, the usual range; none of them is zero."""
     columns = GATES[structure.cell] * structure.hidden
     limit = structure.hidden**-0.5
 
@@ -148,13 +153,13 @@ def draw_weights(structure: Structure, rng: np.random.Generator) -> Weights:
 
 
 def make(cell: str, variant: str, shape: Shape, seed: int = 0) -> Workload:
-    """The workload of one row.
+    """Return the workload of one row.
 
     Args:
       cell: one of `CELLS`.
       variant: one of `VARIANTS`. Lengths are drawn between T/2 and T; the longest is T.
       shape: B, T, I, H.
-      seed: fixes weights, inputs, lengths and cotangent.
+      seed: the seed of weights, inputs, lengths and cotangent.
     """
     rng = np.random.default_rng(seed)
     stacked = variant == "bidirectional"
@@ -171,14 +176,14 @@ def make(cell: str, variant: str, shape: Shape, seed: int = 0) -> Workload:
 
 
 def flops(structure: Structure, batch: int, steps: int, what: str) -> int:
-    """Floating-point operations of the matrix products, padding included.
+    """Return the number of floating-point operations of the matrix products, padding included.
 
         forward = Σ 2·T·B·G·H·(I+H) over layers and directions      gradient = 3 · forward
 
     Args:
       structure: the network.
-      batch: B.
-      steps: T.
+      batch: B, the batch size.
+      steps: T, the number of steps.
       what: "forward" or "gradient".
     """
     columns = GATES[structure.cell] * structure.hidden

@@ -1,4 +1,5 @@
-"""Programs over the library, one a task: `python -m examples.pronounce` and so on run them.
+"""Example programs, one for each task. `python -m examples.pronounce --help` explains one of them.
 
-`script` holds what all share, `shipped` how each data set is read, `serve` a web application.
+`script` contains the code that all scripts share, `examples/shipped` contains the data sets, and
+`serve` is a web application.
 """

@@ -1,21 +1,28 @@
-"""What is somebody doing? Recordings of sensors, or films, to one of several classes.
+"""Classification of sensor recordings or of films.
 
-Features of each step, by convolutions over time or, where a step is an image, within it; a
-recurrent layer that reads them in both directions; the mean and the maximum of its outputs over the
-real steps; a softmax. Convolutions below recurrent layers: Ordóñez, Roggen (2016), Deep
-convolutional and LSTM recurrent neural networks for multimodal wearable activity recognition.
+To classify recordings of your own, pass --data FOLDER, or copy `Classifier` and the training in
+`main`.
+
+Convolutions over time compute features of each step. If the steps are images, the convolutions run
+within each image. A recurrent layer reads the features in both directions. The mean and the maximum
+of its outputs, without padding, go to a softmax. The idea to put convolutions below recurrent
+layers is from Ordóñez, Roggen (2016), Deep convolutional and LSTM recurrent neural networks for
+multimodal wearable activity recognition.
 
     python -m examples.activity                        # BasicMotions, inside the package aeon
     python -m examples.activity --data FOLDER --validation 0.1
 
-Data: by default 80 recordings of a watch's accelerometer and gyroscope, ten seconds each, by four
-students standing, walking, running and playing badminton (half of them are the test set). With
---data, a folder of NAME_TRAIN.ts and NAME_TEST.ts of timeseriesclassification.com; "UCI HAR
-Dataset" (Anguita et al. 2013) as it is unpacked, of which the inertial signals are read; or train/
-and test/ with one folder a class, of .npy arrays (T, features), (T, H, W) or (T, H, W, C).
+The default data are 80 recordings of a watch's accelerometer and gyroscope, ten seconds each, of
+four students who stand, walk, run and play badminton. Half of the recordings are the test set.
+--data FOLDER reads one of three kinds of folder:
 
-The test set decides nothing: sizes and rates for BasicMotions were chosen by --validation, which
-holds out a part of the training recordings, with several seeds.
+- NAME_TRAIN.ts and NAME_TEST.ts of timeseriesclassification.com;
+- the inertial signals of the unpacked "UCI HAR Dataset" (Anguita et al. 2013);
+- train/ and test/ with one folder for each class, which contains .npy arrays of the shape
+  (T, features), (T, H, W) or (T, H, W, C).
+
+No option was chosen by its results on the test set. The sizes and rates for BasicMotions were
+chosen over several seeds with --validation, which holds out a part of the training recordings.
 """
 
 import dataclasses
@@ -37,31 +44,33 @@ from seqjax.data import batches
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Config(script.ScriptOptions):
-    """Trains a classifier of sequences, and says which classes it confuses."""
+    """Options of the activity example."""
 
     data: Path | None = None
-    """A folder of recordings in one of three forms; by default BasicMotions in aeon or sktime."""
+    """A folder of recordings in one of three forms; by default BasicMotions in the package aeon."""
     model: Literal["conv", "recurrent"] = "conv"
-    """Whether convolutions over time come first; images have convolutions in any case."""
+    """With "conv", convolutions over time precede the recurrent layer. Images always have
+    convolutions."""
     cell: str = "gru"
-    """A name of seqjax.CELLS."""
+    """Name of a cell in seqjax.CELLS."""
     hidden_size: int = 32
-    """Units of each direction."""
+    """Number of units in each direction."""
     num_layers: int = 1
-    """Recurrent layers."""
+    """Number of recurrent layers."""
     features: int = 32
-    """Features of a step that the convolutions give."""
+    """Number of features of a step after the convolutions."""
     kernel_size: int = 5
-    """Steps that a convolution over time looks at."""
+    """Number of steps in the window of a convolution over time."""
     dropout: float = 0.3
-    """Rate on the features of steps, between layers and before the softmax."""
+    """Dropout rate on the features of steps, between layers and before the softmax."""
     noise: float = 0.3
-    """Deviation of noise that training adds to the values (theirs is 1)."""
+    """Standard deviation of the noise that training adds to the values, which have standard
+    deviation 1."""
     label_smoothing: float = 0.1
     """Share of the target probability that is spread over all classes."""
     validation: float = 0.0
-    """Share of the training recordings (of people, where known) that choose the epoch; with 0 the
-    model is that of the last epoch."""
+    """Share of the training recordings (of people, if known) that is held out to choose the epoch;
+    with 0, the model of the last epoch is used."""
     epochs: int = 60
     batch_size: int = 10
     learning_rate: float = 3e-3
@@ -70,7 +79,7 @@ class Config(script.ScriptOptions):
 
 
 class Classifier(nnx.Module):
-    """Features of each step, a recurrent layer in both directions, pooling, a softmax."""
+    """A classifier with features of each step, a bidirectional recurrent layer and pooling."""
 
     def __init__(
         self, config: Config, shape: tuple[int, ...], classes: int, *, rngs: nnx.Rngs
@@ -84,7 +93,7 @@ class Classifier(nnx.Module):
                 nnx.Conv(size, config.features, kernel, strides=strides, rngs=rngs)
             )
             size = config.features
-        if images:  # what the convolutions leave of an image, (H / 4) (W / 4) features, is a vector
+        if images:  # an image becomes a vector of (H / 4) (W / 4) features
             size *= math.ceil(shape[0] / 4) * math.ceil(shape[1] / 4)
         with script.blaming("cell"):
             cell = cells.make_cell(config.cell, size, config.hidden_size)
@@ -96,11 +105,11 @@ class Classifier(nnx.Module):
         self.head = nnx.Linear(2 * self.recurrent.output_size, classes, rngs=rngs)
 
     def __call__(self, steps: Any, lengths: Any, rngs: nnx.Rngs | None = None) -> jax.Array:
-        """Logits [B, classes] of steps [B, T, F] or [B, T, H, W, C]."""
+        """Return logits [B, classes] for steps [B, T, F] or [B, T, H, W, C]."""
         real = sequences.lengths_to_mask(lengths, steps.shape[1])
         xs = jnp.asarray(steps)
         for convolution in self.convolutions:
-            # Behind its length a recording is 0 for the convolutions over time, whatever came.
+            # Set padding to 0 before each convolution over time.
             xs = jax.nn.relu(convolution(sequences.zero_masked(xs, mask=real)))
         xs = self.dropout(xs.reshape(*xs.shape[:2], -1), rngs=rngs)
         outputs = self.recurrent(xs, lengths=lengths, rngs=rngs).outputs
@@ -110,7 +119,7 @@ class Classifier(nnx.Module):
 
 
 def main(config: Config) -> dict[str, float]:
-    """Trains and measures; returns the accuracies of the test set, ours and those of baselines."""
+    """Train and evaluate; return the test accuracies of the model and of the baselines."""
     config.prepare()
     with script.blaming("data"):
         found, names = motions.load(config.data, config.validation, config.seed)

@@ -1,8 +1,11 @@
-"""What is 535+61? An encoder-decoder that learns to add from examples, one character at a time.
+"""Addition: an encoder-decoder reads "535+61" and writes "596", one character at a time.
 
-The task of Zaremba and Sutskever (2014), in the form that Keras's example made known: two numbers
-of up to three digits, the question read backwards, an LSTM that reads and an LSTM that writes.
-Everything is drawn from a seed, so no data is needed.
+To use the pieces of an encoder-decoder without `seq2seq.pair_loss` and `seq2seq.generate`, copy
+`loss_fn` (teacher forcing) and `answers_of` (greedy decoding).
+
+The task is that of Zaremba and Sutskever (2014), in the form of Keras's example. The numbers have
+up to three digits. One LSTM reads the question backwards, and another LSTM writes the answer. The
+questions are drawn from a seed, so no data are needed.
 
     python -m examples.addition --ask 535+61 7+999
 """
@@ -26,38 +29,42 @@ LETTERS = Vocabulary("0123456789+ ")
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Config(script.ScriptOptions):
-    """Trains a model, prints its accuracy on questions it has not seen, answers some."""
+    """Options of the addition example."""
 
     ask: tuple[str, ...] = ("535+61", "7+999", "250+250")
     """Questions to answer at the end."""
     digits: int = 3
-    """Digits of a number at most."""
+    """Maximum number of digits of a number."""
     questions: int = 50_000
-    """Different questions; a tenth is held out for the test, a hundredth to choose the epoch."""
+    """Number of different questions. A tenth of them is held out for the test, and a hundredth to
+    choose the epoch."""
     hidden_size: int = 128
-    """Units of the encoder and of the decoder."""
+    """Number of units of the encoder and of the decoder."""
     attention: bool = False
-    """Whether the decoder looks back at the question (Bahdanau et al. 2015)."""
+    """Use attention over the question in the decoder (Bahdanau et al. 2015)."""
     epochs: int = 30
-    """How many times to go through the questions."""
+    """Number of passes through the questions."""
     batch_size: int = 64
-    """Questions in a step."""
+    """Number of questions in a batch."""
     average: float = 0.999
-    """Decay of a running average of the weights, which is then the model; 0 keeps none."""
+    """Decay of a running average of the weights. The final model has the averaged weights; 0 turns
+    averaging off."""
     learning_rate: float = 3e-3
-    """Adam's at its highest; it rises for half an epoch and falls to zero along a cosine."""
+    """Maximum learning rate of Adam. The rate rises for half an epoch and falls to zero along a
+    cosine."""
     out: Path = Path("out/addition")
-    """Folder for checkpoints, figures and the learning curve."""
+    """Folder for checkpoints, results and the learning curve."""
 
 
 def question(text: str, digits: int) -> np.ndarray:
-    """The ids of a question, filled up with spaces and read backwards."""
+    """Return the ids of a question's characters, padded with spaces and reversed."""
     return LETTERS.encode(text.ljust(2 * digits + 1))[::-1]
 
 
 def draw(config: Config) -> tuple[dict[str, Any], ...]:
-    """Different questions with their answers, no two the same up to the order of the numbers: to
-    learn, to choose the epoch, and for the test.
+    """Draw questions with answers; return the training, validation and test sets.
+
+    No two questions contain the same two numbers, not even in another order.
     """
     if config.questions < 10:
         raise SystemExit(f"--questions: expected at least 10, got {config.questions}")
@@ -67,11 +74,12 @@ def draw(config: Config) -> tuple[dict[str, Any], ...]:
     most = 10**config.digits
     if config.questions > most * (most + 1) // 4:
         raise SystemExit(f"--questions: expected at most {most * (most + 1) // 4}")
-    pairs: dict[tuple[int, int], tuple[int, int]] = {}  # as it was asked, by the sorted one
+    pairs: dict[tuple[int, int], tuple[int, int]] = {}  # questions by sorted numbers
     while len(pairs) < config.questions:
         a, b = (int(rng.integers(10 ** rng.integers(1, config.digits + 1))) for _ in range(2))
         pairs.setdefault((min(a, b), max(a, b)), (a, b))
-    # Short questions are few, and drawn early: without an order of its own all were held out.
+    # Short questions are few and are drawn early. Without a permutation all of them would be held
+    # out.
     ordered = [(a, b) for a, b in rng.permutation(list(pairs.values())).tolist()]
     asked = np.stack([question(f"{a}+{b}", config.digits) for a, b in ordered])
     answers = [LETTERS.encode(str(a + b).ljust(config.digits + 1)) for a, b in ordered]
@@ -85,7 +93,7 @@ def draw(config: Config) -> tuple[dict[str, Any], ...]:
 
 
 def loss_fn(model: seq2seq.Seq2Seq, batch: Any, rngs: Any) -> tuple[jax.Array, dict[str, Any]]:
-    """Cross-entropy over the characters of the answers."""
+    """Return the cross-entropy over the characters of the answers."""
     logits = model(batch["asked"], batch["tokens"], rngs=rngs)
     mask = np.ones(batch["labels"].shape, bool) & (batch["weights"] > 0)[:, None]
     loss = losses.cross_entropy(logits, batch["labels"], mask=mask)
@@ -94,7 +102,7 @@ def loss_fn(model: seq2seq.Seq2Seq, batch: Any, rngs: Any) -> tuple[jax.Array, d
 
 @functools.partial(jax.jit, static_argnames="length")
 def answers_of(model: Any, asked: Any, *, length: int) -> Any:
-    """The answers, written greedily."""
+    """Return the answers, by greedy decoding."""
     step, state = model.decoding(model.encoder(asked, deterministic=True))
     return decoding.greedy(
         step, state, begin=LETTERS.begin, end=LETTERS.end, max_length=length
@@ -102,7 +110,7 @@ def answers_of(model: Any, asked: Any, *, length: int) -> Any:
 
 
 def main(config: Config) -> dict[str, float]:
-    """Trains, measures and answers; returns the accuracies of characters and of whole answers."""
+    """Train, evaluate and answer `ask`; return the accuracies of characters and whole answers."""
     config.prepare()
     train_set, valid_set, test_set = draw(config)
     for text in config.ask:

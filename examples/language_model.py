@@ -1,15 +1,20 @@
-"""What comes next? A language model of characters or words over one long text.
+"""A language model of characters or words over one long text.
 
-The text is one stream, read in windows by truncated backpropagation through time: the state goes
-on from window to window, the gradient does not; a document starts anew. Any text will do: a file
-(its first 90 % are to learn, then 5 % each for choosing the epoch and for the test), or a folder of
-three whose names end in train.txt, valid.txt and test.txt. The default is the help texts of Python.
+To train a language model of your own, copy `LanguageModel`, `loss_fn`, `metric_fn` and `write`; in
+`main`, `stream_windows` makes the batches.
+
+The text is one stream, which is read in windows (truncated backpropagation through time). The state
+is carried from window to window, but the gradient is not. The state is reset at each document.
+
+By default, the text is the help texts of Python. --data reads a file or a folder. The first 90 % of
+a file are for training, the next 5 % for choosing the epoch, and the last 5 % for the test. A
+folder contains three files whose names end in train.txt, valid.txt and test.txt.
 
     python -m examples.language_model --data input.txt --begin "KING"
     python -m examples.language_model --data FOLDER --preset zaremba-small --out out/ptb
 
-Presets: zaremba-small and -medium (Zaremba, Sutskever, Vinyals 2014), awd (Merity, Keskar, Socher
-2018: tied and dropped weights, locked dropout, averaging) and char-rnn (Karpathy 2015).
+Presets: zaremba-small and -medium (Zaremba, Sutskever, Vinyals 2014), awd (tied weights, dropout of
+weights, locked dropout, averaging; Merity, Keskar, Socher 2018) and char-rnn (Karpathy 2015).
 """
 
 import dataclasses
@@ -53,58 +58,61 @@ PRESETS: dict[str, dict[str, Any]] = {
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Config(script.ScriptOptions):
-    """Trains a model, prints its perplexity and bits, and lets it write."""
+    """Options of the language model example."""
 
     data: Path | None = None
-    """A text file in UTF-8, or a folder of three; the help texts of Python if not given."""
+    """A text file in UTF-8, or a folder of three files; by default the help texts of Python."""
     preset: Literal["none", "zaremba-small", "zaremba-medium", "awd", "char-rnn"] = "none"
-    """Changes the options that were left as they are."""
+    """A set of values for the options that you do not set."""
     unit: Literal["characters", "words"] = "characters"
-    """What a token is; words are what stands between spaces, and the ends of lines."""
+    """The kind of token. Words are separated by spaces; the end of a line is a token, too."""
     vocabulary_size: int = 20_000
-    """Tokens that are known at most."""
+    """Maximum number of tokens in the vocabulary."""
     hidden_size: int = 256
-    """Units of each layer, and features of an embedding."""
+    """Number of units of each layer, and size of an embedding."""
     num_layers: int = 1
-    """LSTM layers."""
+    """Number of LSTM layers."""
     dropout: float = 0.2
-    """Rate on embeddings, between layers and before the softmax, each element on its own."""
+    """Dropout rate on embeddings, between layers and before the softmax, with a new mask at each
+    step."""
     locked_dropout: float = 0.0
-    """Rate on the inputs of each layer, the same features at every step of a window."""
+    """Dropout rate on the inputs of each layer, with the same mask at every step of a window."""
     weight_dropout: float = 0.0
-    """Rate on the elements of the recurrent matrices."""
+    """Dropout rate on the elements of the recurrent matrices."""
     tied: bool = True
-    """Whether the softmax has the embedding's matrix."""
+    """Use the matrix of the embedding in the softmax."""
     steps: int = 64
-    """Tokens of a window: over how many the gradient goes back at most, k2."""
+    """Number of tokens in a window; the gradient goes back at most this many steps (k2)."""
     stride: int | None = None
-    """Tokens from one window to the next, k1; as many as a window has if not given."""
+    """Number of tokens from one window to the next (k1); by default `steps`."""
     optimizer: Literal["adam", "sgd"] = "adam"
-    """With sgd the learning rate is constant at first, then falls from epoch to epoch."""
+    """Name of the optimizer. With sgd, the learning rate is constant at first and then falls from
+    epoch to epoch."""
     constant_epochs: int = 4
-    """Of sgd: epochs before the learning rate falls."""
+    """For sgd: number of epochs before the learning rate falls."""
     decay: float = 0.5
-    """Of sgd: what the learning rate is then multiplied by after each epoch."""
+    """For sgd: factor by which the learning rate falls in each later epoch."""
     learning_rate: float = 4e-3
-    """Of Adam at its highest: it rises for half an epoch and falls to zero along a cosine."""
+    """Maximum learning rate of Adam. The rate rises for half an epoch and falls to zero along a
+    cosine."""
     batch_size: int = 16
-    """Rows that the text is cut into, each read from its beginning."""
+    """Number of rows into which the text is divided; all rows are read at the same time."""
     epochs: int = 6
-    """How many times to go through the text."""
+    """Number of passes through the text."""
     begin: str = "The "
-    """How the text that the model writes begins."""
+    """Beginning of the text that the model writes."""
     length: int = 400
-    """Tokens that it writes."""
+    """Number of tokens that the model writes."""
     temperature: float = 0.8
-    """Below 1 it keeps to the probable."""
+    """Sampling temperature; below 1, probable tokens become more probable."""
     top_p: float = 0.95
-    """It draws from the fewest tokens that are so probable together."""
+    """Sample from the smallest set of tokens with this total probability."""
     out: Path = Path("out/language_model")
-    """Folder for checkpoints, figures and written.txt."""
+    """Folder for checkpoints, results and written.txt."""
 
 
 class LanguageModel(nnx.Module):
-    """An embedding, LSTM layers that carry their state, a softmax."""
+    """A model of an embedding, LSTM layers that carry their state, and a softmax."""
 
     def __init__(self, config: Config, vocabulary: int, *, rngs: nnx.Rngs) -> None:
         size = config.hidden_size
@@ -121,47 +129,47 @@ class LanguageModel(nnx.Module):
         self.stride = config.stride
 
     def __call__(self, batch: Any, rngs: nnx.Rngs | None = None) -> jax.Array:
-        """Logits [B, T, V] of the tokens after those of a window."""
+        """Return logits [B, T, V] of the token that follows each token of a window."""
         return self.logits(self.hidden(batch, rngs))
 
     def hidden(self, batch: Any, rngs: nnx.Rngs | None = None) -> jax.Array:
-        """The inputs of the softmax [B, T, H]."""
+        """Return the inputs of the softmax [B, T, H]."""
         xs = self.dropout(self.embedding(batch["inputs"]), rngs=rngs)
         ys = self.layers(xs, resets=batch["resets"], stride=self.stride, rngs=rngs).outputs
         return self.dropout(ys, rngs=rngs)
 
     def readout(self) -> dict[str, Any]:
-        """The softmax's matrix and bias, for `linear_cross_entropy`."""
+        """Return the matrix and bias of the softmax, for `linear_cross_entropy`."""
         if self.head is None:
             matrix = self.embedding.embedding[...]
             return {"kernel": matrix, "bias": self.bias[...], "transposed": True}
         return {"kernel": self.head.kernel[...], "bias": self.head.bias[...] + self.bias[...]}
 
     def logits(self, ys: jax.Array) -> jax.Array:
-        """Logits [..., V] of outputs [..., H]."""
+        """Return logits [..., V] for outputs [..., H]."""
         return (self.embedding.attend(ys) if self.head is None else self.head(ys)) + self.bias[...]
 
     def step(self, tokens: jax.Array, state: Any) -> tuple[jax.Array, Any]:
-        """One step of writing, for `seqjax.decoding`: the logits of the next token."""
+        """Return the logits of the next token and the state, for `seqjax.decoding`."""
         ys, state = self.layers.layer.step(self.embedding(tokens), state)
         return self.logits(ys), state
 
 
 def loss_fn(model: Any, batch: Any, rngs: nnx.Rngs) -> Any:
-    """Cross entropy of the next token, in nats."""
+    """Return the cross entropy of the next token, in nats."""
     right = {"labels": batch["targets"], "mask": batch["mask"]}
     hidden = model.hidden(batch, rngs)
     return losses.linear_cross_entropy(hidden, **model.readout(), **right), {}
 
 
 def metric_fn(model: Any, batch: Any) -> dict[str, metrics.Mean]:
-    """The same, as a mean over all windows."""
+    """Return the cross entropy of the next token as a metric, in nats."""
     right = {"labels": batch["targets"], "mask": batch["mask"]}
     return {"loss": metrics.linear_cross_entropy(model.hidden(batch), **model.readout(), **right)}
 
 
 def write(config: Config, model: LanguageModel, vocabulary: Vocabulary) -> str:
-    """What the model writes after the beginning."""
+    """Return `config.begin` and the text that the model writes after it."""
     begin = vocabulary.encode(texts.tokens_of(config.begin, config.unit))
     state = model.layers.layer.initial_state((1,))
     found = decoding.sample(
@@ -174,7 +182,7 @@ def write(config: Config, model: LanguageModel, vocabulary: Vocabulary) -> str:
 
 
 def surprise(model: LanguageModel, window: Any) -> np.ndarray:
-    """How many bits each token of a window's first row comes as a surprise."""
+    """Return the surprise -log2 p of each token in the first row of a window, in bits."""
     model.layers.reset()
     log_probs = jax.nn.log_softmax(model(window)[0])
     targets, shown = window["targets"][0], window["mask"][0]
@@ -182,7 +190,7 @@ def surprise(model: LanguageModel, window: Any) -> np.ndarray:
 
 
 def main(config: Config) -> dict[str, float]:
-    """Trains, measures, writes; returns perplexity and bits of the test text."""
+    """Train, evaluate and write; return the perplexity and the bits per token of the test text."""
     config = config.with_defaults(**PRESETS.get(config.preset, {}))
     config.prepare()
     with script.blaming("data"):
@@ -199,7 +207,7 @@ def main(config: Config) -> dict[str, float]:
             for split, documents in tokens.items()
         }  # fmt: skip
     sizes = {split: int(stream.mask.sum()) for split, stream in streams.items()}
-    print(f"{len(vocabulary):,} kinds of {config.unit}; to predict: {sizes}")
+    print(f"{len(vocabulary):,} different {config.unit}; number of predictions: {sizes}")
     model = LanguageModel(config, len(vocabulary), rngs=nnx.Rngs(config.seed))
     optimizer = None
     if config.optimizer == "sgd":

@@ -1,10 +1,14 @@
-"""How far back can a network remember? The adding problem and copy memory, drawn from a seed.
+"""Memory over many steps: the adding problem and copy memory, drawn from a seed.
 
-Adding (Hochreiter and Schmidhuber 1997): a sequence of numbers from [0, 1), two of them marked; the
-answer is the sum of the two. Copying (Arjovsky, Shah, Bengio 2016): ten symbols, then blanks for
-`length` steps, then a sign to say them again. A recurrent network reads them, a linear layer
-answers. Every batch is drawn anew from the seed, the epoch and its index, so there is nothing to
-overfit; validation and test sequences come from seeds of their own.
+The function `draws` in `main` shows how to draw a new batch at every step in a program of your own.
+For regression or classification of sequences, copy `Reader`, `loss_fn` and `metric_fn`.
+
+Adding (Hochreiter and Schmidhuber 1997): in a sequence of numbers from [0, 1), two numbers are
+marked; the answer is the sum of the marked numbers. Copying (Arjovsky, Shah, Bengio 2016): after
+ten symbols come `length` blanks, then a sign to repeat the symbols. A recurrent network reads the
+sequence, and a linear layer computes the answer. Every batch is a function of the seed, the epoch
+and its index, and no batch occurs twice, so the network cannot overfit. Validation and test
+sequences have seeds of their own.
 
     python -m examples.memory_tasks
     python -m examples.memory_tasks --cell lstm --length 600 --epochs 16
@@ -24,40 +28,45 @@ from examples.shipped import drawn
 from examples.shipped.drawn import RECALL, SIGN, SYMBOLS, Draws
 from seqjax import cells, losses, metrics, nn, training, viz
 
-COLORS = ("black", "#009E73", "#CC79A7", "#56B4E9")  # of the baseline and of these three
+COLORS = ("black", "#009E73", "#CC79A7", "#56B4E9")  # the baseline and three published losses
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Config(script.ScriptOptions):
-    """Trains a network, measures its loss on 2,000 sequences that it has not seen."""
+    """Options of the memory tasks."""
 
     task: Literal["adding", "copy"] = "adding"
-    """What to remember: two marked numbers, or ten symbols."""
+    """The task: remember two marked numbers, or ten symbols."""
     length: int = 100
-    """Steps of an addition; blank steps before a copy."""
+    """Adding: number of steps of a sequence. Copy: number of blank steps between the symbols and
+    their repetition."""
     cell: str = "gru"
     """Any cell of seqjax.CELLS that reads vectors: elman, lstm, gru, mgu, indrnn, min_gru, …"""
     hidden_size: int = 64
-    """Units of a layer."""
+    """Number of units of a layer."""
     num_layers: int = 1
-    """Recurrent layers."""
+    """Number of recurrent layers."""
     chrono: bool = True
-    """Start the gates that keep the state as open as memories up to the length need (Tallec and
-    Ollivier 2018), in the cells that know how: the LSTMs and GRUs."""
+    """For LSTMs and GRUs: initialise the gates so that the network can remember for the whole
+    length of a sequence (Tallec and Ollivier 2018)."""
     activation: Literal["tanh", "relu", "identity", "sigmoid"] | None = None
-    """Of the cells that have a choice (elman, indrnn), such as identity, which with the orthogonal
-    matrix that elman starts from keeps all it has read (Henaff, Szlam, LeCun 2016)."""
+    """Activation of the cells that have this option (elman, indrnn). With identity, an elman cell
+    can remember inputs over many steps, since its initial recurrent matrix is orthogonal (Henaff,
+    Szlam, LeCun 2016)."""
     steps: int = 1000
-    """Batches in an epoch."""
+    """Number of batches in an epoch."""
     epochs: int = 10
-    """How often to stop and measure the validation loss."""
+    """Number of epochs; the validation loss is measured after each."""
     learning_rate: float = 3e-3
     out: Path = Path("out/memory_tasks")
-    """Folder for checkpoints, plots and figures."""
+    """Folder for checkpoints, plots and results."""
 
 
 class Reader(nnx.Module):
-    """Recurrent layers and a linear layer: after the last step (adding) or after each (copy)."""
+    """Recurrent layers, followed by a linear layer.
+
+    The linear layer reads the last output (adding) or the output of each step (copy).
+    """
 
     def __init__(self, config: Config, *, rngs: nnx.Rngs) -> None:
         inputs, outputs = (2, 1) if config.task == "adding" else (SIGN + 1, SYMBOLS + 1)
@@ -68,12 +77,12 @@ class Reader(nnx.Module):
         self.head = nnx.Linear(self.recurrent.output_size, outputs, rngs=rngs)
 
     def __call__(self, inputs: Any) -> jax.Array:
-        """The sum [B, 1], or logits [B, T, 9], of inputs [B, T, I]."""
+        """Return the sum [B, 1], or logits [B, T, 9], for inputs [B, T, I]."""
         return self.head(self.recurrent(inputs, return_sequences=self.every_step).outputs)
 
 
 def make_cell(config: Config, inputs: int) -> cells.Cell[Any, Any]:
-    """The cell of that name, or an exit with the names there are."""
+    """Return the cell that `config.cell` names; if there is none, exit with the valid names."""
     with script.blaming("cell"):
         kind: Any = type(cells.make_cell(config.cell, 1, 1))
     choices = {field.name for field in dataclasses.fields(kind)}
@@ -82,13 +91,15 @@ def make_cell(config: Config, inputs: int) -> cells.Cell[Any, Any]:
         options["chrono"] = float(config.length + (2 * RECALL if config.task == "copy" else 0))
     if config.activation is not None:
         if "activation" not in choices:
-            raise SystemExit(f"--activation: {config.cell} has no choice, got {config.activation}")
+            raise SystemExit(
+                f"--activation: expected none for {config.cell}, got {config.activation}"
+            )
         options["activation"] = config.activation
     return kind(inputs, config.hidden_size, **options)
 
 
 def metric_fn(model: Reader, batch: Any) -> dict[str, metrics.Mean]:
-    """The loss; for copies also which of the symbols to recall are right."""
+    """Return the loss and, for the copy task, the accuracy of the symbols to recall."""
     found, target = model(batch["inputs"]), batch["target"]
     if not model.every_step:
         return {"loss": metrics.mean_squared_error(found, target)}
@@ -97,7 +108,7 @@ def metric_fn(model: Reader, batch: Any) -> dict[str, metrics.Mean]:
 
 
 def loss_fn(model: Reader, batch: Any, rngs: nnx.Rngs) -> tuple[jax.Array, dict[str, Any]]:
-    """Squared error of the sum, or cross-entropy over all steps of a copy."""
+    """Return the squared error of the sum (adding) or the cross-entropy over all steps (copy)."""
     del rngs
     found, target = model(batch["inputs"]), batch["target"]
     loss = losses.cross_entropy if model.every_step else losses.mean_squared_error
@@ -105,7 +116,7 @@ def loss_fn(model: Reader, batch: Any, rngs: nnx.Rngs) -> tuple[jax.Array, dict[
 
 
 def plot(config: Config, result: training.FitResult, lines: dict[str, float]) -> None:
-    """Writes the loss by epoch, with lines for the baseline and what others published."""
+    """Plot the loss of each epoch, with lines for the baseline and published values."""
     figure = viz.learning_curve(result.history, keys=["loss", "eval_loss"])
     [axes] = figure.axes
     for (name, value), color in zip(lines.items(), COLORS, strict=False):
@@ -118,7 +129,7 @@ def plot(config: Config, result: training.FitResult, lines: dict[str, float]) ->
 
 
 def main(config: Config) -> dict[str, float]:
-    """Trains and measures; returns the loss on the test sequences and that without a memory."""
+    """Train and evaluate; return the test loss of the model and that of a guess without memory."""
     config.prepare()
     if config.task == "adding" and config.length < 2:
         raise SystemExit(f"--length: expected at least 2 steps for adding, got {config.length}")

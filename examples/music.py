@@ -1,17 +1,22 @@
-"""Polyphonic music: which keys of the piano sound next?
+"""A model of polyphonic music: which keys of the piano sound at the next step?
 
-A piece is a piano roll, one row of 88 keys a step, 1 where a key sounds. A recurrent network reads
-the steps so far and gives for each key the log-odds that it sounds at the next step, all keys
-independent of one another; then it plays on by itself, into a MIDI file.
+To model binary vectors over time, copy `MusicModel` and `likelihood`; `play_on` shows how to sample
+step by step.
+
+A piece is a piano roll: one row of 88 keys for each step, 1 where a key sounds. A recurrent network
+reads the steps so far. For each key it computes the log-odds that the key sounds at the next step,
+independently of the other keys. After training, the network continues a piece and writes a MIDI
+file.
 
     python -m examples.music                        # chorales by Bach in the package music21
     python -m examples.music --data JSB_Chorales.mat --transpose 0
 
-The measure is that of Bai, Kolter, Koltun (2018), An empirical evaluation of generic convolutional
+The metric is that of Bai, Kolter, Koltun (2018), An empirical evaluation of generic convolutional
 and recurrent networks: steps 2 … T of each piece are predicted from the steps before them, and the
 negative log-likelihoods in nats, summed over the keys, are averaged over all steps of the set.
 Data: Boulanger-Lewandowski, Bengio, Vincent (2012), Modeling temporal dependencies in
-high-dimensional sequences. In these files all pieces are in C: there is no use in transposing them.
+high-dimensional sequences. In the files of this paper, all pieces are in C, so transposing them
+does not help.
 """
 
 import dataclasses
@@ -34,26 +39,27 @@ FIELDS: Any = {"sequence_keys": ("read", "next")}
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Config(script.ScriptOptions):
-    """Trains a model of music, measures it and lets it play."""
+    """Options of the music example."""
 
     data: Path | None = None
-    """A .mat file of piano rolls, or a folder of .mxl scores; by default that in music21."""
+    """A .mat file of piano rolls, or a folder of .mxl scores (by default, one in music21)."""
     cell: Literal["lstm", "gru"] = "lstm"
     """The recurrent cell."""
     hidden_size: int = 200
-    """Units of a layer."""
+    """Number of units of a layer."""
     num_layers: int = 1
-    """Layers."""
+    """Number of layers."""
     dropout: float = 0.5
-    """Rate on the outputs of each layer."""
+    """Dropout rate on the outputs of each layer."""
     recurrent_dropout: float = 0.2
-    """Rate on what enters the recurrent product, the same units at every step."""
+    """Dropout rate on the inputs of the recurrent product, with the same mask at every step."""
     transpose: int = 6
-    """In training each piece is heard up to so many semitones higher or lower, anew each time."""
+    """Maximum number of semitones by which training transposes a piece. The number is drawn anew in
+    each epoch."""
     window: int = 96
-    """In training longer pieces are cut into stretches of so many steps, elsewhere each time."""
+    """Maximum number of steps of a training example; longer pieces are cut at random places."""
     play: int = 64
-    """Steps of the piece that is played: a quarter of them given, the others by the model."""
+    """Number of steps of the MIDI file: a quarter is from a test piece, the rest is sampled."""
     epochs: int = 150
     batch_size: int = 16
     learning_rate: float = 4e-3
@@ -63,7 +69,7 @@ class Config(script.ScriptOptions):
 
 
 class MusicModel(nnx.Module):
-    """Recurrent layers and a linear one: log-odds [..., T, 88] from rolls [..., T, 88]."""
+    """Recurrent layers that map rolls [..., T, 88] to log-odds of the next step [..., T, 88]."""
 
     def __init__(self, config: Config, *, rngs: nnx.Rngs) -> None:
         cell, dropout = cells.CELLS[config.cell](KEYS, config.hidden_size), config.dropout
@@ -77,7 +83,7 @@ class MusicModel(nnx.Module):
         return self.head(self.dropout(outputs, rngs=rngs))
 
     def play_on(self, beginning: Any, steps: int, key: jax.Array) -> jax.Array:
-        """Steps [steps, 88] that follow a beginning [T, 88], each drawn and read in its turn."""
+        """Return sampled steps [steps, 88] that follow a beginning [T, 88]."""
         outputs, state = self.recurrent(beginning, deterministic=True)
 
         def step(carry: Any, key: jax.Array) -> Any:
@@ -89,12 +95,12 @@ class MusicModel(nnx.Module):
 
 
 def examples(rolls: list[np.ndarray]) -> dict[str, list[np.ndarray]]:
-    """What is read and what is to be predicted: each roll without its last and its first step."""
+    """Return each roll without its last step as the input, and without its first as the target."""
     return {"read": [roll[:-1] for roll in rolls], "next": [roll[1:] for roll in rolls]}
 
 
 def likelihood(model: MusicModel, batch: Any, rngs: nnx.Rngs | None = None) -> metrics.Mean:
-    """The negative log-likelihood in nats, summed over keys, as a mean over steps."""
+    """Return the negative log-likelihood in nats, summed over keys, as a mean over steps."""
     logits = model(batch["read"], batch["lengths"], rngs)
     mask = sequences.lengths_to_mask(batch["lengths"], logits.shape[1])
     found = metrics.binary_cross_entropy(logits, batch["next"], mask=mask)
@@ -102,7 +108,7 @@ def likelihood(model: MusicModel, batch: Any, rngs: nnx.Rngs | None = None) -> m
 
 
 def main(config: Config) -> dict[str, float]:
-    """Trains, measures and plays; returns the measure of the model and of two baselines."""
+    """Train, evaluate and play; return the test loss of the model and of two baselines."""
     config.prepare()
     with script.blaming("data"):
         rolls = piano_rolls.load(config.data)

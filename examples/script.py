@@ -1,4 +1,8 @@
-"""Code that the scripts share: options, a run that writes results to a folder, errors that exit."""
+"""Code that the scripts share: options, runs that write results to a folder, errors that exit.
+
+To write a script like the examples, copy this file and add your options in a subclass of
+`ScriptOptions`.
+"""
 
 import contextlib
 import dataclasses
@@ -26,11 +30,11 @@ __all__ = ["ScriptOptions", "blaming", "count_parameters", "measure"]
 class ScriptOptions:
     """The options of a training script; a script adds its own in a subclass.
 
-    With `tyro.cli` they become a command line. `prepare` comes first in a script, `fit` trains, and
-    `report` leaves the figures. Whole numbers are at least 1, or at least 0 if that is their
-    default or `may_be_zero` names them; `shares` names options from 0 to less than 1. What a run
-    leaves in the folder `out`: `checkpoints/`, `history.jsonl`, `learning_curve.png` and
-    `result.json`.
+    `tyro.cli` makes a command line of the options. A script calls `prepare` first, then `fit` to
+    train, and `report` to write the results. An integer option must be at least 1, or at least 0 if
+    its default is 0 or `may_be_zero` names it. The options that `shares` names must be at least 0
+    and less than 1. A run writes `checkpoints/`, `history.jsonl`, `learning_curve.png` and
+    `result.json` to the folder `out`.
 
     Example:
       >>> import tempfile
@@ -53,42 +57,44 @@ class ScriptOptions:
     epochs: int = 10
     """Number of passes through the training data."""
     batch_size: int = 32
-    """Examples in a step."""
+    """Number of examples in a batch."""
     learning_rate: float = 1e-3
-    """Adam's at its highest; it rises for half an epoch and falls to zero along a cosine."""
+    """Maximum learning rate of Adam. The rate rises for half an epoch and falls to zero along a
+    cosine."""
     clip_norm: float = 1.0
     """Bound on the norm of the gradient."""
     seed: int = 0
-    """Fixes weights, order and dropout."""
+    """Seed of the initial weights, the order of the examples, and dropout."""
     devices: int = 1
-    """Over how many devices each batch is divided; more than one divides a CPU's cores."""
+    """Number of devices over which each batch is divided. More than one divides a CPU's cores."""
     distributed: str | None = None
-    """Join other processes: INDEX/COUNT@HOST:PORT, or auto on a cluster that JAX knows. Then
-    `devices` is how many each has, and all share `out`."""
+    """Join other processes: INDEX/COUNT@HOST:PORT, or auto on a cluster that JAX knows. `devices`
+    is then the number of devices of each process, and all processes share `out`."""
     keep_memory: bool = False
-    """On a CPU, keep the memory that a step frees for the next one: faster if models are large."""
+    """On a CPU, keep freed memory for the next step, which is faster if models are large."""
     accumulate: int = 1
-    """Over how many batches gradients are averaged for one update."""
+    """Number of batches whose gradients are averaged for one update."""
     average: float = 0.0
-    """Decay of a running average of the weights, which is then the model; 0 keeps none."""
+    """Decay of a running average of the weights. The final model has the averaged weights; 0 turns
+    averaging off."""
     resume: bool = False
-    """Go on from the latest checkpoint in the folder `out`."""
+    """Continue from the latest checkpoint in the folder `out`."""
     out: Path = Path("out")
-    """Folder for checkpoints, history, plots and figures."""
+    """Folder for checkpoints, history, plots and results."""
 
     may_be_zero: ClassVar[tuple[str, ...]] = ("seed",)
-    """Whole numbers among the options that may be 0."""
+    """Names of the integer options that may be 0."""
     shares: ClassVar[tuple[str, ...]] = ()
-    """Options from 0 to less than 1, such as rates of dropout."""
+    """Names of the options that must be at least 0 and less than 1, such as dropout rates."""
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "out", local_path("out", self.out))
 
     def prepare(self) -> None:
-        """Checks the options and sets up devices; call it before anything is computed.
+        """Check the options and set up devices; call it before anything is computed.
 
         Raises:
-          SystemExit: an option makes no sense, or `out` holds a run and `resume` is not set.
+          SystemExit: an option is out of range, or `out` has a run and `resume` is not set.
         """
         for field in dataclasses.fields(self):
             value, default = getattr(self, field.name), field.default
@@ -103,7 +109,10 @@ class ScriptOptions:
         if self.out.exists() and not self.out.is_dir():
             raise SystemExit(f"--out: expected a folder, got the file {self.out}")
         if not self.resume and any((self.out / "checkpoints").glob("*")):
-            raise SystemExit(f"--out: {self.out} holds a run; go on with --resume or name another")
+            raise SystemExit(
+                f"--out: expected a folder without a run, got {self.out}; continue its run with "
+                "--resume, or name another folder"
+            )
         for name in ("average", *self.shares):
             if not 0 <= getattr(self, name) < 1:
                 raise SystemExit(
@@ -122,10 +131,10 @@ class ScriptOptions:
         self.out.mkdir(parents=True, exist_ok=True)
 
     def with_defaults(self, **values: Any) -> Self:
-        """Return the options with these values in place of defaults that were not changed.
+        """Return the options, with `values` in place of those that still have their defaults.
 
         Args:
-          **values: by name.
+          **values: new values by the name of the option.
         """
         defaults = {field.name: field.default for field in dataclasses.fields(self)}
         left = {name: v for name, v in values.items() if getattr(self, name) == defaults[name]}
@@ -135,8 +144,8 @@ class ScriptOptions:
         """Return a function from the epoch to its shuffled batches, see `seqjax.data.batches`.
 
         Args:
-          examples: as for `seqjax.data.batches`.
-          **options: its other arguments, such as `boundaries`.
+          examples: the examples, as `seqjax.data.batches` takes them.
+          **options: other arguments of `seqjax.data.batches`, such as `boundaries`.
         """
         options = {"batch_size": self.batch_size, "seed": self.seed} | options
         return lambda epoch: batches(examples, epoch=epoch, **options)
@@ -145,7 +154,7 @@ class ScriptOptions:
         """Return the learning rate schedule: half an epoch of warm-up, then a cosine to zero.
 
         Args:
-          steps: batches of an epoch.
+          steps: number of batches in an epoch.
         """
         updates, whole = steps // self.accumulate, steps * self.epochs // self.accumulate
         return optax.warmup_cosine_decay_schedule(
@@ -174,19 +183,19 @@ class ScriptOptions:
         Args:
           model: as for `fit`.
           loss_fn: as for `fit`.
-          train_batches: as for `fit`; such as from `batches`.
+          train_batches: the argument of `seqjax.training.fit`, for example the result of `batches`.
           eval_batches: as for `fit`.
           metric_fn: as for `fit`.
           monitor: the metric by which the best epoch is chosen; without `eval_batches` the last
-            one is taken.
-          mode: "min" if less of the metric is better, "max" if more is.
+            epoch is used.
+          mode: "min" if a lower metric is better, "max" if a higher metric is better.
           patience: the number of epochs without improvement after which training stops.
-          optimizer: any; Adam with `schedule` and clipping by norm if None, for batches that have
-            a length.
+          optimizer: any optax transformation. If `optimizer` is None, it is Adam with `schedule`
+            and clipping by norm; the batches must then have a length.
           **options: other arguments of `fit`.
 
         Returns:
-          The `FitResult`, its model on one device.
+          The `FitResult`, with the model on one device.
         """
         if optimizer is None:
             first: Any = train_batches(0) if callable(train_batches) else train_batches
@@ -209,20 +218,20 @@ class ScriptOptions:
         return result._replace(model=jax.device_put(result.model, jax.local_devices()[0]))
 
     def report(self, result: training.FitResult, **figures: float) -> dict[str, float]:
-        """Prints the results, and writes `result.json` and `learning_curve.png` to `out`.
+        """Print the results, and write `result.json` and `learning_curve.png` to `out`.
 
         Args:
-          result: of `fit`.
-          **figures: by name, what was measured on the test set and what baselines reach there.
+          result: the result of `fit`.
+          **figures: results of the model and of baselines on the test set, by name.
 
         Returns:
-          The figures.
+          `figures`.
         """
         parameters = count_parameters(result.model)
         minutes = sum(record["seconds"] for record in result.history) / 60
         print(
             f"\n{parameters:,} parameters, {len(result.history)} epochs, {minutes:.1f} minutes of "
-            f"training; the model is that of epoch {result.best['epoch']:.0f}"
+            f"training; the model of epoch {result.best['epoch']:.0f} is used"
         )
         width = max(map(len, figures), default=0)
         for name, value in figures.items():
@@ -240,19 +249,19 @@ class ScriptOptions:
             return figures
         (self.out / "result.json").write_text(json.dumps(record, indent=1) + "\n")
         viz.learning_curve(result.history).savefig(self.out / "learning_curve.png", dpi=150)
-        print(f"in {self.out}: {', '.join(sorted(path.name for path in self.out.iterdir()))}")
+        print(f"files in {self.out}: {', '.join(sorted(path.name for path in self.out.iterdir()))}")
         return figures
 
 
 @contextlib.contextmanager
 def blaming(option: str) -> Iterator[None]:
-    """Turns an error about data into a message that names the option of the data.
+    """Run a `with` block; on an error about data, exit with a message that names the option.
 
     Args:
-      option: such as "data".
+      option: the name of the option, such as "data".
 
     Raises:
-      SystemExit: in place of an OSError, ValueError, ImportError, EOFError or TarError within.
+      SystemExit: the block raised an OSError, ValueError, ImportError, EOFError or TarError.
 
     Example:
       >>> with blaming("data"):
@@ -263,7 +272,7 @@ def blaming(option: str) -> Iterator[None]:
     try:
         yield
     except (OSError, ValueError, ImportError, EOFError, tarfile.TarError) as error:
-        # The user of a script does not know the argument's name in front of the message.
+        # The user of a script does not know the name of the argument.
         what = re.sub(r"^\w+: (?=expected)", "", str(error))
         raise SystemExit(f"{_flag(option)}: {what}") from None
 
@@ -307,7 +316,7 @@ def measure(
     return training.evaluate(step, training.init_state(model, optax.identity()), batches)
 
 
-# If one of these changed, a resumed run would not be the same run.
+# A resumed run is the same run only if these options are the same.
 _SETTINGS = ("epochs", "batch_size", "learning_rate", "clip_norm", "accumulate", "average")
 
 

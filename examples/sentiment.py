@@ -1,14 +1,18 @@
-"""Does a review like the film? Sentiment, many-to-one: many words in, one number out.
+"""Sentiment of film reviews (many-to-one): is a review positive?
 
-The data is 10,605 sentences of film reviews, each rated from -4 to 4 by twenty people or more
-(Hutto, Gilbert 2014), from the source archive of vaderSentiment; positive is what they rated above
-0 in the mean. Or whole reviews of IMDB (Maas et al. 2011): --data aclImdb or --tfds imdb_reviews.
+To classify texts of your own, copy `Reader`, and `loss_fn` and `metric_fn` in `train`. `plot` shows
+how to predict for new texts.
+
+The data are 10,605 sentences of film reviews, each rated from -4 to 4 by at least twenty people
+(Hutto, Gilbert 2014), from the source archive of vaderSentiment. A sentence is positive if its mean
+rating is above 0. The script also reads whole reviews of IMDB (Maas et al. 2011): --data aclImdb or
+--tfds imdb_reviews.
 
     python -m examples.sentiment --say "Not a bad film, but nothing I would watch again."
     python -m examples.sentiment --data aclImdb --preset tutorial --out out/tutorial
 
-A tenth of the sentences is for the test and a tenth for choosing the epoch, by a hash of the words:
-the same ones for every seed, and equal sentences on one side.
+A hash of the words selects a tenth of the sentences for the test and a tenth for choosing the
+epoch. The three parts are the same for every seed, and equal sentences are in the same part.
 """
 
 import dataclasses
@@ -29,44 +33,47 @@ from seqjax.data import Vocabulary, batches, pad
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Config(script.ScriptOptions):
-    """Trains a recurrent reader and a bag of words; draws how the reader's mind changes."""
+    """Options of the sentiment example."""
 
     data: Path = reviews.DEFAULT
-    """The source archive of vaderSentiment 3.3.2, or its folder; or the folder aclImdb; with
-    --tfds, the folder of prepared sets."""
+    """The source archive of vaderSentiment 3.3.2, a folder that contains it, or the folder aclImdb.
+    With --tfds, the folder of the prepared sets."""
     tfds: str | None = None
-    """A set of tensorflow-datasets with fields text and label instead, such as imdb_reviews."""
+    """A set of tensorflow-datasets with the fields text and label, such as imdb_reviews, in place
+    of --data."""
     preset: Literal["strong", "tutorial"] = "strong"
-    """tutorial is the SimpleRNN of a Keras tutorial: it changes the options left as they are."""
+    """The preset "tutorial" is the SimpleRNN of a Keras tutorial. It changes the default values of
+    other options."""
     say: tuple[str, ...] = (
         "Not a bad film, but nothing I would watch again.",
         "What begins as a dull and predictable story becomes a moving and wonderful film.",
     )
     """Texts for which the plot shows the prediction after each word."""
     cell: str = "gru"
-    """A name of seqjax.CELLS."""
+    """Name of a cell in seqjax.CELLS."""
     bidirectional: bool = True
-    """Whether the text is read from both ends."""
+    """Read the text in both directions."""
     pooling: Literal["mean_max", "last"] = "mean_max"
-    """What is kept of the outputs: their mean and maximum over the words, or the last one."""
+    """Pooling of the outputs: their mean and maximum over the words, or the last output."""
     hidden_size: int = 64
-    """Units of each direction."""
+    """Number of units in each direction."""
     embed_size: int = 64
-    """Features of a word."""
+    """Size of a word's embedding."""
     vocabulary_size: int = 20_000
-    """Words that are known at most."""
+    """Maximum number of words in the vocabulary."""
     max_words: int = 500
-    """Of a longer text the last so many words are read."""
+    """Maximum number of words of a text. If a text is longer, its last words are read."""
     dropout: float = 0.5
-    """Rate on the features of words, and before the logit."""
+    """Dropout rate on the embeddings and before the logit."""
     word_dropout: float = 0.3
     """Share of the words that training replaces by the unknown word."""
     learning_rate: float = 3e-3
-    """Adam's at its highest; the tutorial's is RMSprop's and stays as it is."""
+    """Maximum learning rate of Adam; with the preset "tutorial", the constant learning rate of
+    RMSprop."""
     patience: int = 5
-    """After how many epochs without a better one training ends."""
+    """Number of epochs without improvement after which training stops."""
     out: Path = Path("out/sentiment")
-    """Folder for checkpoints, figures and prefixes.png."""
+    """Folder for checkpoints, results and prefixes.png."""
     shares: ClassVar[tuple[str, ...]] = ("dropout", "word_dropout")
 
 
@@ -77,7 +84,7 @@ TUTORIAL: dict[str, Any] = {
 
 
 class Reader(nnx.Module):
-    """Embedded words, a recurrent layer, what is kept of its outputs, one logit."""
+    """A classifier with embedded words, a recurrent layer, pooling, and one logit."""
 
     def __init__(self, config: Config, vocabulary: int, *, rngs: nnx.Rngs) -> None:
         with script.blaming("cell"):
@@ -90,7 +97,7 @@ class Reader(nnx.Module):
         self.head = nnx.Linear(width, 1, rngs=rngs)
 
     def __call__(self, words: Any, lengths: Any, rngs: nnx.Rngs | None = None) -> jax.Array:
-        """Logits [B] of words [B, T]; training needs `rngs` for dropout."""
+        """Return logits [B] for words [B, T]; training needs `rngs` for dropout."""
         xs = self.dropout(self.embedding(words), rngs=rngs)
         kept = self.recurrent(xs, lengths=lengths, return_sequences=self.pools).outputs
         if self.pools:
@@ -102,7 +109,7 @@ class Reader(nnx.Module):
 def train(
     config: Config, model: nnx.Module, sets: dict[str, dict[str, Any]]
 ) -> tuple[training.FitResult, dict[str, float]]:
-    """Trains the reader or the baseline, and measures what came out on the test set."""
+    """Train the recurrent model or the baseline, and evaluate it on the test set."""
 
     def scores(model: Any, words: Any, batch: Any, rngs: Any = None) -> dict[str, Any]:
         logits = model(words, batch["lengths"], rngs)
@@ -123,7 +130,7 @@ def train(
     dev, test = (batches(sets[split], batch_size=256, **options) for split in ("dev", "test"))
     source = config.batches(sets["train"], boundaries=4, **options)
     how: dict[str, Any] = {"eval_batches": dev, "metric_fn": metric_fn}
-    if config.preset == "tutorial":  # it takes the last epoch
+    if config.preset == "tutorial":  # the tutorial uses the last epoch
         optimizer = training.optimizer(config.learning_rate, name="rmsprop")
         how |= {"monitor": None, "optimizer": optimizer}
     else:
@@ -133,7 +140,7 @@ def train(
 
 
 def plot(config: Config, model: Any, vocabulary: Vocabulary) -> None:
-    """Prints what the model says of `say`, and draws it for the beginning up to each word."""
+    """Print the prediction for each text of `say`, and plot the prediction after each word."""
     said = [words[-config.max_words :] for words in map(reviews.words_of, config.say) if words]
     if not said:
         return
@@ -147,7 +154,7 @@ def plot(config: Config, model: Any, vocabulary: Vocabulary) -> None:
 
 
 def main(config: Config) -> dict[str, float]:
-    """Trains, measures and draws; returns the figures of the test set."""
+    """Train, evaluate and plot; return the metrics of the test set."""
     if config.preset == "tutorial":
         config = config.with_defaults(**TUTORIAL)
     config.prepare()
@@ -164,7 +171,7 @@ def main(config: Config) -> dict[str, float]:
     }
     sizes = ", ".join(f"{len(texts[split]):,} {split}" for split in texts)
     print(f"texts: {sizes}; {len(vocabulary):,} words")
-    # The baseline chooses its epoch like the reader, whatever the preset.
+    # The baseline chooses its epoch by validation, whatever the preset.
     bag = dataclasses.replace(
         config, out=config.out / "bag_of_words", preset="strong", learning_rate=5e-3
     )

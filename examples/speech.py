@@ -1,17 +1,22 @@
-"""What was said? Speech recognition: from frames of sound to letters, or to one of a few words.
+"""Speech recognition: from audio frames to letters, or to one of a few words.
 
-`--task transcribe`: recurrent layers in both directions give letters at each step, and a beam
-search the text, learned without knowing when a letter is spoken: connectionist temporal
-classification (Graves et al. 2006). `--task digits`: the mean of the outputs over time goes to a
-softmax (many-to-one), whose classes are the texts of the training recordings.
+To recognise recordings of your own, pass --data, or copy `Recogniser`, `mean_loss` and `train`;
+`main` shows the beam search.
 
-By default eSpeak NG speaks digits: synthesised speech, tested on voices that are not in the
-training set. Real speech comes by --data, with the test set as published:
+With `--task transcribe`, bidirectional recurrent layers compute the probabilities of letters at
+each step, and a beam search finds the text. By connectionist temporal classification (Graves et al.
+2006), the model learns without knowing when a letter is spoken. With `--task digits`, the mean of
+the outputs over time goes to a softmax (many-to-one), whose classes are the texts of the training
+recordings.
+
+By default, the data are digits that eSpeak NG synthesises. The voices of the test set are not in
+the training set. --data reads real speech, with the published test set:
 
 - the Free Spoken Digit Dataset: the folder `recordings`, or an archive of it (.tar.gz);
-- features and texts, such as AN4's, as FILE.npz: train_feats [frames, F], 100 frames a second of
-  all utterances one after another; train_len, the frames of each; train_text; train_id, a name
-  FOLDER/SPEAKER/UTTERANCE; and the same for test. Every tenth speaker chooses the epoch.
+- features and texts, such as those of AN4, as FILE.npz: train_feats [frames, F], the concatenated
+  frames of all utterances, 100 a second; train_len, the number of frames of each utterance;
+  train_text; train_id, a name FOLDER/SPEAKER/UTTERANCE; and the same four arrays for test. The
+  utterances of every tenth training speaker are used to choose the best epoch.
 
     python -m examples.speech
     python -m examples.speech --task digits --data recordings --epochs 20 --out out/digits
@@ -40,42 +45,49 @@ Sets = dict[str, list[tuple[np.ndarray, str]]]  # frames [T, F] and texts of tra
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Config(script.ScriptOptions):
-    """Trains a recogniser, prints its error rates and draws what it finds."""
+    """Options of the speech example."""
 
     data: Path | None = None
     """Recordings or features, see above; by default speech is synthesised."""
     task: Literal["transcribe", "digits"] = "transcribe"
-    """Find the letters of an utterance, or which word a recording is."""
+    """Find the letters of an utterance, or the word of a recording."""
     cell: str = "gru"
-    """A name of seqjax.CELLS."""
+    """Name of a cell in seqjax.CELLS."""
     hidden_size: int = 96
-    """Units of each direction."""
+    """Number of units in each direction."""
     num_layers: int = 2
-    """Layers, each reading both directions of the one below."""
+    """Number of layers; each reads both directions of the layer below."""
     stack: int = 3
-    """Frames read at a step: more is faster, and no text may have more letters than steps."""
+    """Number of frames in a step. With more frames, training is faster, but a text must not have
+    more letters than steps."""
     dropout: float = 0.3
-    """Rate between layers and before the softmax."""
+    """Dropout rate between layers and before the softmax."""
     noise: float = 0.4
-    """Standard deviation of noise that training adds to the features (theirs is 1)."""
+    """Standard deviation of the noise that training adds to the features, which have standard
+    deviation 1."""
     mask: float = 0.1
     """Share of the steps that training hides, in spans of four (after Park et al. 2019)."""
     stretch: float = 0.1
-    """By what share training slows or speeds up a recording at most, anew in each epoch."""
+    """Maximum share by which training changes the speed of a recording. The change is drawn anew in
+    each epoch."""
     label_smoothing: float = 0.1
     """Share of the target probability that is spread over all words (digits only)."""
     beam_width: int = 16
-    """Prefixes that the beam search keeps (transcribe only)."""
+    """Number of prefixes in the beam search (transcribe only)."""
     epochs: int = 12
-    """How many times to go through the training recordings."""
+    """Number of passes through the training recordings."""
     learning_rate: float = 4e-3
     out: Path = Path("out/speech")
-    """Folder for checkpoints, figures, test.txt and recognised.png."""
+    """Folder for checkpoints, results, test.txt and recognised.png."""
     shares: ClassVar[tuple[str, ...]] = ("dropout", "mask", "stretch", "label_smoothing")
 
 
 class Recogniser(nnx.Module):
-    """Recurrent layers in both directions, and a linear layer at each step or on their mean."""
+    """Bidirectional recurrent layers, followed by a linear layer.
+
+    With the task "transcribe", the linear layer is applied to the output of each step. With the
+    task "digits", it is applied to the mean of the outputs.
+    """
 
     def __init__(self, config: Config, features: int, classes: int, *, rngs: nnx.Rngs) -> None:
         with script.blaming("cell"):
@@ -89,7 +101,7 @@ class Recogniser(nnx.Module):
         self.head = nnx.Linear(self.recurrent.output_size, classes, rngs=rngs)
 
     def __call__(self, frames: Any, lengths: Any, rngs: nnx.Rngs | None = None) -> jax.Array:
-        """Logits [B, T, classes], or [B, classes]; training needs `rngs` for dropout."""
+        """Return logits [B, T, classes], or [B, classes]; training needs `rngs` for dropout."""
         outputs = self.recurrent(frames, lengths=lengths, rngs=rngs).outputs
         if self.pools:
             outputs = sequences.mean_pool(outputs, lengths=lengths)
@@ -99,7 +111,7 @@ class Recogniser(nnx.Module):
 def examples(
     config: Config, recordings: list[tuple[np.ndarray, str]], tokens: Vocabulary, speeds: Any = 1.0
 ) -> dict[str, Any]:
-    """The fields of batches; labels are the letters, or the text as a whole."""
+    """Return the fields of examples; labels are the letters of a text, or the text as a whole."""
     played = zip(recordings, np.broadcast_to(speeds, len(recordings)), strict=True)
     whole = config.task == "digits"
     return {
@@ -109,7 +121,10 @@ def examples(
 
 
 def mean_loss(config: Config, model: Recogniser, batch: Any, rngs: Any = None) -> metrics.Mean:
-    """Nats a letter, of texts that fit into their steps, or nats a recording."""
+    """Return the loss in nats per letter (transcribe) or per recording (digits).
+
+    Texts that have more letters than steps are left out.
+    """
     logits = model(batch["frames"], batch["frame_lengths"], rngs)
     labels, lengths = batch["labels"], batch["label_lengths"]
     if config.task == "digits":
@@ -123,7 +138,7 @@ def mean_loss(config: Config, model: Recogniser, batch: Any, rngs: Any = None) -
 
 
 def train(config: Config, sets: Sets, tokens: Vocabulary) -> training.FitResult:
-    """Trains a recogniser on recordings whose speed, noise and gaps are new in each epoch."""
+    """Train on recordings whose speed, noise and hidden spans are drawn anew in each epoch."""
     count = len(sets["train"])
     slowest = examples(config, sets["train"], tokens, 1 - config.stretch)
     lengths = [list(map(len, pair)) for pair in zip(*slowest.values(), strict=True)]
@@ -153,7 +168,7 @@ def train(config: Config, sets: Sets, tokens: Vocabulary) -> training.FitResult:
 
 
 def main(config: Config) -> dict[str, float]:
-    """Trains, measures and draws; returns the figures of the test set."""
+    """Train, evaluate and plot; return the metrics of the test set."""
     config.prepare()
     whole = config.task == "digits"
     with script.blaming("data"):
@@ -165,7 +180,7 @@ def main(config: Config) -> dict[str, float]:
     print(f"{kind}: {sizes}; {len(tokens) - len(tokens.special)} classes")
     if not whole:
         long = sum(len(text) > len(frames) // config.stack for frames, text in sets["train"])
-        print(f"{long} texts have more letters than steps: nothing is learned from them")
+        print(f"{long} texts have more letters than steps and are not used in training")
     result = train(config, sets, tokens)
     say = nnx.jit(lambda model, batch: model(batch["frames"], batch["frame_lengths"]))
     width = config.beam_width

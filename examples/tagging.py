@@ -1,12 +1,17 @@
-"""Which part of speech is each word? Tagging, synchronised many-to-many: a tag for every word.
+"""Tagging (synchronised many-to-many): a part of speech, or another tag, for every word.
 
-A bidirectional LSTM reads the characters of each word, another one the words: each as its embedding
-(none if it is rare) beside what its characters gave. A softmax, or with --crf a conditional random
-field over neighbouring tags, gives the tags. Named entities work the same way.
+To tag sequences of your own, pass --data FOLDER, or copy `Tagger`, `predict`, and `loss_fn` and
+`metric_fn` in `main`.
 
-By default the Hong Kong Cantonese Corpus (Luke, Wong 2015), conversations tagged by hand, which the
-package pycantonese ships; every tenth conversation is for the test, another tenth chooses the
-epoch. Or any corpus in columns, such as a treebank of Universal Dependencies:
+A bidirectional LSTM reads the characters of each word. A second bidirectional LSTM reads, for each
+word, an embedding and the output of the first LSTM. All rare words have the embedding of unknown
+words. A softmax, or with --crf a conditional random field over neighbouring tags, gives the tags.
+The script also tags named entities.
+
+The default data are the Hong Kong Cantonese Corpus (Luke, Wong 2015), conversations tagged by hand,
+which the package pycantonese contains. Every tenth conversation is for the test, and another tenth
+is used to choose the best epoch. --data reads any corpus in columns, such as a treebank of
+Universal Dependencies:
 
     python -m examples.tagging --say "我 想 飲 凍 檸茶 呀 !"
     python -m examples.tagging --data UD_English-EWT --say "A word nobody ever saw : blorptastic ."
@@ -32,46 +37,49 @@ from seqjax.data import Vocabulary, batches, bucket_boundaries
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Config(script.ScriptOptions):
-    """Trains a tagger, measures it beside each word's most frequent tag, and tags sentences."""
+    """Options of the tagging example."""
 
     data: Path | None = None
-    """Folder with one file each of names with train, dev (or valid) and test: CoNLL-U, or other
-    columns, also .gz; by default the corpus in the installed package pycantonese."""
+    """Folder with three files whose names contain train, dev (or valid) and test. The files are
+    CoNLL-U or have other columns, plain or as .gz. By default, the corpus in the package
+    pycantonese is read."""
     word_column: int | None = None
-    """Column of the words, counted from 0; 1 in .conllu files, else 0."""
+    """Column of the words, counted from 0; by default 1 in .conllu files, otherwise 0."""
     tag_column: int | None = None
-    """Column of the tags; 3 in .conllu files, else 1."""
+    """Column of the tags; by default 3 in .conllu files, otherwise 1."""
     say: tuple[str, ...] = ()
-    """Sentences to tag at the end, words parted by spaces."""
+    """Sentences to tag at the end, with spaces between words."""
     crf: bool = False
-    """A conditional random field in place of the softmax."""
+    """Use a conditional random field in place of the softmax."""
     hidden_size: int = 100
-    """Units of each direction that reads words."""
+    """Number of units in each direction of the layers that read words."""
     num_layers: int = 1
-    """Layers that read words."""
+    """Number of layers that read words."""
     embed_size: int = 64
-    """Features of a word's embedding."""
+    """Size of a word's embedding."""
     char_size: int = 32
-    """Features of a character's, and units of each direction that reads characters."""
+    """Size of a character's embedding, and number of units in each direction that reads
+    characters."""
     max_chars: int = 12
-    """Of a longer word its first and last half as many characters are read."""
+    """Maximum number of characters of a word. Of a longer word, only the two ends are read."""
     dropout: float = 0.5
-    """Rate on what the word layers read, between them, and before the softmax."""
+    """Dropout rate on the inputs of the word layers, between them, and before the softmax."""
     word_dropout: float = 0.3
     """Share of the words whose embedding training replaces by that of unknown words."""
     epochs: int = 5
-    """How many times to go through the training sentences."""
+    """Number of passes through the training sentences."""
     learning_rate: float = 5e-3
     average: float = 0.99
-    """Decay of a running average of the weights, which is then the model; 0 keeps none."""
+    """Decay of a running average of the weights. The final model has the averaged weights; 0 turns
+    averaging off."""
     out: Path = Path("out/tagging")
-    """Folder for checkpoints, figures and confusion.png."""
+    """Folder for checkpoints, results and confusion.png."""
     may_be_zero: ClassVar[tuple[str, ...]] = ("seed", "word_column", "tag_column")
     shares: ClassVar[tuple[str, ...]] = ("dropout", "word_dropout")
 
 
 class Tagger(nnx.Module):
-    """Characters to words, words to a score of each tag at each word."""
+    """A network that reads the characters and the words, and scores each tag for each word."""
 
     def __init__(self, config: Config, words: int, chars: int, tags: int, rngs: nnx.Rngs) -> None:
         size, width = config.char_size, config.embed_size + 2 * config.char_size
@@ -87,7 +95,7 @@ class Tagger(nnx.Module):
         self.chain = crf.CRF(tags) if config.crf else None
 
     def __call__(self, batch: Any, rngs: nnx.Rngs | None = None) -> jax.Array:
-        """Scores [B, T, tags]; training needs `rngs`."""
+        """Return scores [B, T, tags]; training needs `rngs`."""
         words, chars = batch["words"], batch["chars"]  # [B, T], [B, T, L]
         if rngs is not None:
             lost = jax.random.bernoulli(rngs.dropout(), self.word_dropout, words.shape)
@@ -99,7 +107,7 @@ class Tagger(nnx.Module):
         return self.head(self.dropout(outputs, rngs=rngs))
 
     def loss(self, scores: jax.Array, batch: Any) -> metrics.Mean:
-        """-log p of the right tags, a word."""
+        """Return the mean of -log p of the correct tags over words."""
         lengths, tags = batch["lengths"], batch["tags"]
         if self.chain is None:
             mask = sequences.lengths_to_mask(lengths, tags.shape[1])
@@ -108,7 +116,7 @@ class Tagger(nnx.Module):
         return metrics.Mean(nats.sum(), lengths.sum())
 
     def best(self, scores: jax.Array, batch: Any) -> jax.Array:
-        """The tags found, int [B, T]."""
+        """Return the predicted tags, int [B, T]."""
         if self.chain is None:
             return scores.argmax(axis=-1)
         return self.chain.decode(scores, lengths=batch["lengths"]).tags
@@ -120,7 +128,7 @@ say = nnx.jit(lambda model, batch: model.best(model(batch), batch))
 def predict(
     model: Tagger, encoder: tagged_words.Encoder, texts: Sequence[Sequence[str]]
 ) -> list[list[str]]:
-    """A tag for each word, seen in training or not."""
+    """Return a tag for each word; words need not occur in the training set."""
     if not texts:
         return []
     examples = encoder([(list(words), encoder.tags[:1] * len(words)) for words in texts])
@@ -132,7 +140,7 @@ def predict(
 
 
 def main(config: Config) -> dict[str, float]:
-    """Trains, measures, plots and tags; returns the figures of the test sentences."""
+    """Train, evaluate, plot and tag; return the metrics of the test sentences."""
     config.prepare()
     with script.blaming("data"):
         data = tagged_words.load(config.data, config.word_column, config.tag_column)
@@ -156,7 +164,8 @@ def main(config: Config) -> dict[str, float]:
     lengths = [len(words) for words, _ in train + dev]
     options: dict[str, Any] = {
         "sequence_keys": ("words", "chars", "tags"),
-        # Of each length as often as it has words: buckets with about equally many words each.
+        # Each length is repeated for each of its words, so that buckets have about equally many
+        # words.
         "boundaries": bucket_boundaries(np.repeat(lengths, lengths), 4),
     }
     result = config.fit(

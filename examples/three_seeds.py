@@ -1,10 +1,13 @@
-"""A script's figures over several seeds: mean and standard deviation, as in docs/results.md.
+"""Run a script for several seeds, and print the mean and standard deviation of its results.
 
     python -m examples.three_seeds speech --data recordings --epochs 40
 
-runs `python -m examples.speech` with these options for the seeds 0, 1, 2, one after the other, in
-out/speech/seed0 and so on (--out names another folder for them), and sums their figures up. A run
-that is there already is gone on with, so that a finished one costs nothing.
+This command runs `python -m examples.speech` with these options for the seeds 0, 1, 2, one after
+the other. The runs are in the folders out/speech/seed0 and so on; --out replaces out/speech.
+Existing runs are resumed; a finished run is not repeated. docs/results.md has such results.
+
+If the script writes learning curves (`curves.json`), the command also draws their median and range
+over the seeds in out/speech/curves.png, and prints them as a table.
 """
 
 import argparse
@@ -14,11 +17,16 @@ import subprocess
 import sys
 from pathlib import Path
 
+from examples import curves
+
 
 def run(script: str, seed: int, folder: Path, options: list[str]) -> dict[str, float]:
-    """One seed's figures, parameters and minutes."""
+    """Run the script with one seed; return its results, parameters, epochs and minutes."""
     place = folder / f"seed{seed}"
-    if script in ("__init__", "script") or not Path(__file__).with_name(script + ".py").is_file():
+    if (
+        script in ("__init__", "curves", "script")
+        or not Path(__file__).with_name(script + ".py").is_file()
+    ):
         raise SystemExit(f"script: expected the name of an example, got {script!r}")
     command = [sys.executable, "-m", f"examples.{script}", *options, "--seed", str(seed)]
     subprocess.run([*command, "--out", str(place), "--resume"], check=True)
@@ -27,7 +35,7 @@ def run(script: str, seed: int, folder: Path, options: list[str]) -> dict[str, f
 
 
 def table(found: list[dict[str, float]]) -> str:
-    """A line for each figure: mean ± standard deviation (n - 1), and the seeds' own."""
+    """Return a line for each result: mean ± standard deviation (n - 1), and each value."""
     lines = []
     for name in found[0]:
         values = [record[name] for record in found]
@@ -38,7 +46,7 @@ def table(found: list[dict[str, float]]) -> str:
 
 
 def main(arguments: list[str] | None = None) -> list[dict[str, float]]:
-    """Runs a script for each seed and prints the table; returns what each has left."""
+    """Run a script for each seed and print the table; return the results of each run."""
     parser = argparse.ArgumentParser(
         prog="python -m examples.three_seeds",
         description=__doc__,
@@ -51,6 +59,11 @@ def main(arguments: list[str] | None = None) -> list[dict[str, float]]:
     folder = known.out or Path("out", known.script)
     found = [run(known.script, seed, folder, options) for seed in known.seeds]
     print(f"\n{known.script}, seeds {', '.join(map(str, known.seeds))}\n{table(found)}")
+    files = [folder / f"seed{seed}" / "curves.json" for seed in known.seeds]
+    if all(file.exists() for file in files):
+        loaded = curves.load(files)
+        curves.plot(**loaded).savefig(folder / "curves.png", dpi=150)
+        print(f"\n{curves.table(**loaded)}\n\n{folder / 'curves.png'}")
     return found
 
 

@@ -1,13 +1,17 @@
 """Translation from one language to another, learned from pairs of sentences.
 
-An encoder-decoder with or without attention (Bahdanau et al. 2015) over words or subwords. Data is
-a folder of parallel text, one sentence a line: train.en, train.ja, dev.en, dev.ja, test.en and
-test.ja, each as it is or as .gz; or a tensorflow-datasets set that was prepared as array_record.
+To train on pairs of sequences of your own, pass --data FOLDER, or start from the shorter program in
+docs/seq2seq.md. `main` shows how to build vocabularies and how to compute BLEU.
+
+The model is an encoder-decoder with or without attention (Bahdanau et al. 2015) over words or
+subwords. Data are a folder of parallel text with one sentence a line: train.en, train.ja, dev.en,
+dev.ja, test.en and test.ja, each plain or as .gz; or a tensorflow-datasets set that was prepared as
+array_record.
 
     python -m examples.translate --data FOLDER --source ja --target en --say "私 は 学生 で す 。"
 
-The model of the epoch with the lowest perplexity on the dev set is taken; the test set decides
-nothing. A run that was stopped goes on with --resume.
+The model of the epoch with the lowest perplexity on the dev set is used. The test set is not used
+for any choice. --resume continues a run that was stopped.
 """
 
 import dataclasses
@@ -29,59 +33,60 @@ from seqjax.data import batches
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Config(script.ScriptOptions):
-    """Trains a model, prints BLEU and perplexity, draws attention maps and translates."""
+    """Options of the translation example."""
 
     data: Path | None = None
     """Folder of parallel text: train, dev and test, each with the languages as endings."""
     tfds: str | None = None
-    """A set of tensorflow-datasets instead, such as ted_hrlr_translate/pt_to_en; --data is then the
-    folder of prepared sets, if it is not tensorflow-datasets' own."""
+    """A set of tensorflow-datasets, such as ted_hrlr_translate/pt_to_en. --data is then the folder
+    of prepared sets; by default, the folder is that of tensorflow-datasets."""
     source: str = "ja"
-    """The language to read: the ending of its files, or its field in the tfds set."""
+    """The source language: the ending of its files, or its field in the tfds set."""
     target: str = "en"
-    """The language to write."""
+    """The target language."""
     say: tuple[str, ...] = ()
-    """Sentences to translate at the end, beside three of the test set."""
+    """Sentences to translate at the end, in addition to three of the test set."""
     vocabulary: Literal["words", "subwords"] = "words"
     """Words between spaces, or subwords by byte pair encoding."""
     vocabulary_size: int = 8000
-    """Entries of each language's vocabulary at most."""
+    """Maximum number of entries in the vocabulary of each language."""
     least: int = 2
-    """How often a word has to occur to be in the vocabulary."""
+    """Minimum number of occurrences of a word in the vocabulary."""
     cell: str = "gru"
-    """Of encoder and decoder: a name of seqjax.CELLS."""
+    """Cell of encoder and decoder: its name in seqjax.CELLS."""
     attention: str = "additive"
-    """A name of seqjax.attention.ATTENTIONS, or none for a fixed context vector."""
+    """Name in seqjax.attention.ATTENTIONS, or none for a fixed context vector."""
     input_feeding: bool = False
-    """Whether the decoder sees its last context (Luong et al. 2015)."""
+    """Make the last attentional vector an input of the decoder (Luong et al. 2015)."""
     hidden_size: int = 256
-    """Units of the decoder; each direction of the encoder has half as many."""
+    """Number of units of the decoder; each direction of the encoder has half as many."""
     embed_size: int = 256
-    """Features of an embedding."""
+    """Size of an embedding."""
     num_layers: int = 1
-    """Layers of the encoder and of the decoder."""
+    """Number of layers of the encoder and of the decoder."""
     dropout: float = 0.3
-    """Rate on embeddings, between layers and before the softmax."""
+    """Dropout rate on embeddings, between layers and before the softmax."""
     epochs: int = 10
-    """How many times to go through the training pairs."""
+    """Number of passes through the training pairs."""
     batch_size: int = 128
-    """Pairs in a step."""
+    """Number of pairs in a batch."""
     learning_rate: float = 2e-3
     label_smoothing: float = 0.1
     """Share of the target probability that is spread over the vocabulary."""
     max_words: int = 80
-    """Training pairs with more words or subwords on a side are left out."""
+    """Maximum number of words or subwords on a side of a training pair; longer pairs are left
+    out."""
     beam_width: int = 5
-    """Hypotheses that the beam search keeps."""
+    """Number of hypotheses of the beam search."""
     length_penalty: float = 1.0
-    """Of the beam search (Wu et al. 2016): more favours longer sentences."""
+    """Length penalty of the beam search (Wu et al. 2016); higher values favour longer sentences."""
     out: Path = Path("out/translate")
     """Folder for vocabularies, checkpoints, translations.txt and plots."""
     shares: ClassVar[tuple[str, ...]] = ("dropout", "label_smoothing")
 
 
 def check(config: Config) -> None:
-    """Leaves with a message if the options make no sense, before anything is read or written."""
+    """Exit with a message if options are out of range, before anything is read or written."""
     if config.hidden_size % 2:
         raise SystemExit(f"--hidden-size: expected an even number, got {config.hidden_size}")
     if config.length_penalty < 0:
@@ -91,7 +96,7 @@ def check(config: Config) -> None:
 
 
 def main(config: Config) -> dict[str, float]:
-    """Trains, measures, plots and translates; returns BLEU and perplexity of the test set."""
+    """Train, evaluate, plot and translate; return BLEU and perplexity of the test set."""
     check(config)
     config.prepare()
     with script.blaming("data" if config.tfds is None else "tfds"):
@@ -105,14 +110,14 @@ def main(config: Config) -> dict[str, float]:
         ids = [(reader.encode(a), writer.encode(b)) for a, b in pairs[split]]
         kept = [pair for pair in ids if max(map(len, pair)) <= longest]
         if not kept:
-            raise SystemExit(f"--max-words: no pair in {split} is as short as {longest}")
+            raise SystemExit(f"--max-words: expected {split} pairs up to {longest} words, got none")
         sources, targets = zip(*kept, strict=True)
         return seq2seq.pair_examples(sources, targets, begin=writer.begin, end=writer.end)
 
     sets = {"train": examples("train", config.max_words)}
     sets |= {split: examples(split) for split in ("dev", "test")}
     print(
-        f"{len(sets['train']['source']):,} pairs to learn, {len(pairs['dev']):,} dev, "
+        f"{len(sets['train']['source']):,} training pairs, {len(pairs['dev']):,} dev, "
         f"{len(pairs['test']):,} test; {len(reader):,} {config.source} and {len(writer):,} "
         f"{config.target} {config.vocabulary}"
     )
@@ -152,7 +157,7 @@ def main(config: Config) -> dict[str, float]:
     (config.out / "translations.txt").write_text("\n".join(texts) + "\n", encoding="utf-8")
     said = [*pairs["test"], *((text, "") for text in say)]
     shown = [*range(min(3, len(references))), *range(len(references), len(said))]
-    missing: list[Any] = []  # what matplotlib warns of: one line is enough
+    missing: list[Any] = []  # matplotlib's warnings, replaced by one line of output
     for number, index in enumerate(shown):
         text, reference = said[index]
         print(f"\n  {text}\n  → {texts[index]}" + (f"\n  = {reference}" if reference else ""))
@@ -164,7 +169,7 @@ def main(config: Config) -> dict[str, float]:
                 figure.savefig(config.out / f"attention_{number + 1}.png", dpi=150)
             missing += found_missing
     if missing:
-        print("\n(The plots need a font with these characters, such as Noto Sans CJK.)")
+        print("\nThe plots need a font with these characters, such as Noto Sans CJK.")
     return config.report(result, **rates)
 
 

@@ -1,12 +1,15 @@
-"""The vanishing and the exploding gradient, measured: the norm of ∂loss/∂h_t over t.
+"""Vanishing and exploding gradients: the norm of ∂loss/∂h_t over t.
 
-A loss on the last of T steps sends its gradient back through time. At each step it is multiplied
-by the Jacobian ∂h_t/∂h_{t-1}: where that shrinks, the gradient vanishes and early inputs teach
-nothing; where it stretches, the gradient explodes. An LSTM's memory passes it on as far as its
-forget gate is open: a forget bias of 1 holds for tens of steps, one of 4 for hundreds.
+To measure gradients in a model of your own, copy `measure`, or call `traces.gradient_norms`.
 
-Clipping by global norm mends the exploding gradient of the parameters (it keeps its direction and
-bounds its length). It cannot bring back a vanished one.
+The gradient of a loss on the last of T steps goes back through time. At each step it is multiplied
+by the Jacobian ∂h_t/∂h_{t-1}. If the Jacobian shrinks vectors, the gradient vanishes and early
+inputs teach nothing. If the Jacobian stretches vectors, the gradient explodes. The memory of an
+LSTM passes the gradient on as long as its forget gate is open. With a forget bias of 1 the gradient
+goes back over tens of steps, with a bias of 4 over hundreds.
+
+Clipping by global norm limits an exploding gradient of the parameters and keeps its direction.
+Clipping cannot restore a vanished gradient.
 
 References: Bengio, Simard, Frasconi (1994), Learning long-term dependencies with gradient descent
 is difficult; Pascanu, Mikolov, Bengio (2013), On the difficulty of training recurrent neural
@@ -30,28 +33,28 @@ from seqjax.cells.initializers import Orthogonal
 
 @dataclasses.dataclass(frozen=True)
 class Config:
-    """Prints gradient norms and draws them over time."""
+    """Options of the gradient example."""
 
     steps: int = 100
     """T, the number of time steps; the loss is on the last."""
     hidden_size: int = 64
-    """Units of each cell."""
+    """Number of units of each cell."""
     input_size: int = 16
-    """Features of the random inputs."""
+    """Number of features of the random inputs."""
     batch_size: int = 32
-    """Sequences the norms are averaged over."""
+    """Number of sequences over which the norms are averaged."""
     gain: float = 1.1
-    """Scale of the recurrent matrix of the cell that is made to explode."""
+    """Scale of the recurrent matrix of the cell with the exploding gradient."""
     clip_norm: float = 1.0
-    """Bound of the global norm of the parameters' gradient."""
+    """Bound on the global norm of the parameters' gradient."""
     seed: int = 0
-    """Fixes weights and inputs."""
+    """Seed of weights and inputs."""
     out: Path = Path("out/vanishing_gradient")
     """Folder for gradient_flow.png and gradient_flow_clipped.png."""
 
 
 def make_cells(config: Config) -> dict[str, cells.Cell[Any, Any]]:
-    """The cells to compare, by what to call them in the plot."""
+    """Return the cells to compare, by their names in the plot."""
     sizes = config.input_size, config.hidden_size
     return {
         "Elman, tanh": cells.Elman(*sizes),
@@ -66,7 +69,7 @@ def make_cells(config: Config) -> dict[str, cells.Cell[Any, Any]]:
 
 
 def measure(cell: cells.Cell[Any, Any], config: Config) -> tuple[np.ndarray, Any]:
-    """The mean norm of ∂loss/∂h_t [T] (of the whole state for an LSTM), and ∂loss/∂params."""
+    """Return the mean norm of ∂loss/∂h_t [T] (for an LSTM, ∂loss/∂(h_t, c_t)) and ∂loss/∂params."""
     k_params, k_xs = jax.random.split(jax.random.key(config.seed))
     params = cell.init(k_params)
     xs = jax.random.normal(k_xs, (config.steps, config.batch_size, config.input_size))
@@ -85,7 +88,7 @@ def measure(cell: cells.Cell[Any, Any], config: Config) -> tuple[np.ndarray, Any
 
 
 def main(config: Config) -> dict[str, np.ndarray]:
-    """Measures, prints and draws; returns the norms over time of each cell."""
+    """Measure, print and plot; return the norms over time of each cell."""
     if config.steps < 1:
         raise SystemExit(f"--steps: expected at least 1, got {config.steps}")
     clip = optax.clip_by_global_norm(config.clip_norm)
@@ -96,14 +99,14 @@ def main(config: Config) -> dict[str, np.ndarray]:
         norms[name], d_params = measure(cell, config)
         clipped, _ = clip.update(d_params, clip.init(d_params))
         before, after = optax.tree.norm(d_params), optax.tree.norm(clipped)
-        # Clipping scales the whole gradient, as if the loss had been smaller.
+        # Clipping scales the whole gradient, as a factor on the loss would.
         clipped_norms[name] = norms[name] * float(after / before)
         row = (norms[name][0], norms[name][-1], before)
         print(f"{name:<40}" + "".join(f"{value:14.3e}" for value in row) + f"{after:10.3f}")
     print(
         "\nNorms of gradients. The last two columns are those of all parameters, before and after\n"
-        f"clipping by global norm to {config.clip_norm:g}: it bounds what explodes, and brings\n"
-        "back nothing that has vanished."
+        f"clipping by global norm to {config.clip_norm:g}. Clipping bounds an exploding gradient,\n"
+        "but cannot restore a vanished one."
     )
     config.out.mkdir(parents=True, exist_ok=True)
     plots = {

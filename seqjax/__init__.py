@@ -1,7 +1,7 @@
-"""seqjax: recurrent networks for JAX.
+"""Recurrent networks for JAX.
 
-Write a recurrent cell once, as pure functions; get the best known way to run it and to
-differentiate it, everywhere JAX runs.
+Each recurrent cell is written once, as pure functions. On each platform of JAX, the package chooses
+the fastest known way to run the cell and to differentiate it.
 """
 
 from seqjax import (
@@ -34,7 +34,7 @@ from seqjax.cells import CELLS
 from seqjax.kernels import Execution
 from seqjax.types import Unrolled
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 __all__ = [
     "CELLS",

@@ -1,4 +1,7 @@
-"""Checks of the arguments of a run. They return the parts of one `Problem`."""
+"""Checks of the arguments of `unroll` and of layers.
+
+Most functions return the checked argument as arrays, which become fields of a `Problem`.
+"""
 
 import functools
 from collections.abc import Callable
@@ -15,6 +18,7 @@ __all__ = [
     "as_floating",
     "batched_state",
     "check_cell",
+    "checked_burn_in",
     "checked_params",
     "checked_recurrent_mask",
     "floating_inputs",
@@ -23,6 +27,7 @@ __all__ = [
     "layout",
     "param_specs",
     "same_structure",
+    "timed_states",
 ]
 
 
@@ -41,7 +46,7 @@ def check_cell(cell: Any) -> None:
 
 
 def floating_inputs(cell: Cell[Any, Any], xs: PyTree) -> PyTree:
-    """The inputs of a cell as JAX arrays, which must be floating-point."""
+    """Return the inputs of a cell as JAX arrays, or raise if they are not floating-point."""
     if not same_structure(xs, cell.input_shape, is_leaf=is_shape):
         expected = jax.tree.map(lambda s: in_words("...", s), cell.input_shape, is_leaf=is_shape)
         raise ValueError(
@@ -51,25 +56,25 @@ def floating_inputs(cell: Cell[Any, Any], xs: PyTree) -> PyTree:
 
 
 def in_words(lead: str, event: Shape) -> str:
-    """The shape of an array with some leading axes, as messages show it: [..., T, 3]."""
+    """Return the shape of an array with leading axes as text for messages, such as [..., T, 3]."""
     return f"[{', '.join([lead, *map(str, event)])}]"
 
 
 def as_floating(name: str, x: Any) -> Array:
-    """An input as a JAX array, which must be floating-point."""
+    """Return an input as a JAX array, or raise if it is not floating-point."""
     return checks.require_array(name, x, jnp.floating, "floating-point inputs")
 
 
 def same_structure(
     tree: PyTree, other: PyTree, is_leaf: Callable[[Any], bool] | None = None
 ) -> bool:
-    """Return whether two pytrees have the same structure; `is_leaf` is for the other one."""
+    """Return whether two pytrees have the same structure; `is_leaf` applies to `other` only."""
     structure: Any = jax.tree.structure(tree)
     return bool(structure == jax.tree.structure(other, is_leaf=is_leaf))
 
 
 def layout(cell: Cell[Any, Any], xs: PyTree, *, time_major: bool) -> tuple[Shape, int]:
-    """The batch shape and the number of steps of xs, after checking it against the cell."""
+    """Check xs against the cell. Return the batch shape and the number of steps of xs."""
     shapes = cell.input_shapes
     found: tuple[Shape, int] | None = None
     for x, event in zip(jax.tree.leaves(xs), shapes, strict=True):
@@ -90,9 +95,8 @@ def layout(cell: Cell[Any, Any], xs: PyTree, *, time_major: bool) -> tuple[Shape
 
 @functools.lru_cache(maxsize=256)
 def param_specs(cell: Cell[Any, Any]) -> PyTree:
-    """Shapes and dtypes of a cell's parameters."""
-    key = jax.eval_shape(lambda: jax.random.key(0))
-    return jax.eval_shape(cell.init, key)
+    """Return the shapes and dtypes of a cell's parameters (cached for later calls)."""
+    return cell.param_specs()
 
 
 def checked_params(cell: Cell[Any, Any], params: PyTree) -> PyTree:
@@ -102,7 +106,7 @@ def checked_params(cell: Cell[Any, Any], params: PyTree) -> PyTree:
 def _like(
     name: str, cell: Cell[Any, Any], tree: PyTree, specs: PyTree, batch_shape: Shape = ()
 ) -> PyTree:
-    """A pytree of a cell as arrays like the specs, each with the batch axes or without them."""
+    """Return a pytree as arrays, or raise if they do not fit the specs and the batch shape."""
 
     def expected(got: Any) -> ValueError:
         shapes = jax.tree.map(lambda spec: (*batch_shape, *spec.shape), specs)
@@ -120,7 +124,7 @@ def _like(
 
 
 def _of_kind(name: str, leaf: Any, spec: Any) -> Array:
-    """An array of the kind of a spec: floating-point, or exactly its dtype."""
+    """Return a leaf as an array, or raise if its dtype is of another kind than that of the spec."""
     if jnp.issubdtype(spec.dtype, jnp.floating):
         return checks.require_array(name, leaf, jnp.floating, "floating-point arrays")
     if jnp.issubdtype(spec.dtype, jnp.complexfloating):
@@ -130,25 +134,31 @@ def _of_kind(name: str, leaf: Any, spec: Any) -> Array:
 
 @functools.lru_cache(maxsize=256)
 def _state_specs(cell: Cell[Any, Any], dtype: Any, x64: bool) -> PyTree:
-    """Shapes and dtypes of a state without batch axes, which are asked for at every call.
+    """Return the shapes and dtypes of a state without batch axes (cached for later calls).
 
     Args:
       cell: the cell.
-      dtype: of the state.
-      x64: whether JAX has 64-bit types now, which a counter in the state may depend on.
+      dtype: the dtype of the state.
+      x64: whether 64-bit types are enabled in JAX, on which the dtype of a counter in the state may
+        depend. This argument is only used as a part of the cache key.
     """
     del x64
     return jax.eval_shape(lambda: cell.initial_state((), dtype))
 
 
+def _specs_of_state(cell: Cell[Any, Any], dtype: Any) -> PyTree:
+    """Return the shapes and dtypes of a state without batch axes."""
+    x64: bool = jax.config.jax_enable_x64  # type: ignore[attr-defined]
+    return _state_specs(cell, jnp.dtype(dtype), x64)
+
+
 def batched_state(
     name: str, cell: Cell[Any, Any], state: PyTree | None, batch_shape: Shape, dtype: Any
 ) -> PyTree:
-    """The state to start from or to reset to, with batch axes; None for the cell's own."""
+    """Check an initial or reset state, and return it with batch axes. Return None for None."""
     if state is None:
         return None
-    x64: bool = jax.config.jax_enable_x64  # type: ignore[attr-defined]
-    event = _state_specs(cell, jnp.dtype(dtype), x64)
+    event = _specs_of_state(cell, dtype)
     state = _like(name, cell, state, event, batch_shape)
 
     def with_axes(leaf: Array, spec: Any) -> Array:
@@ -156,6 +166,44 @@ def batched_state(
         return leaf if leaf.shape == shape else jnp.broadcast_to(leaf, shape)
 
     return jax.tree.map(with_axes, state, event)
+
+
+def timed_states(
+    name: str, cell: Cell[Any, Any], states: PyTree, step_shape: Shape, dtype: Any
+) -> PyTree | None:
+    """Return states with a time axis, or None if the leaves have no time axis.
+
+    Args:
+      name: the name of the argument.
+      cell: the cell.
+      states: a state, or states with the leading axes `step_shape`.
+      step_shape: the batch axes and the time axis, in the order of the call.
+      dtype: the dtype of the state.
+    """
+    specs = _specs_of_state(cell, dtype)
+    if not same_structure(states, specs):
+        return None
+    pairs = zip(jax.tree.leaves(states), jax.tree.leaves(specs), strict=True)
+    if not all(jnp.ndim(leaf) == len(step_shape) + len(spec.shape) for leaf, spec in pairs):
+        return None
+    return batched_state(name, cell, states, step_shape, dtype)
+
+
+def checked_burn_in(burn_in: int, steps: int, *, one_way: bool, limit: str) -> int:
+    """Return the number of burn-in steps, or raise if it is not valid for the call.
+
+    Args:
+      burn_in: the argument of the call.
+      steps: the number of time steps, T. It may be a symbol.
+      one_way: whether all steps are processed in the order t = 0 … T-1.
+      limit: the option that makes `one_way` False, for the error message.
+    """
+    burn_in = checks.require_integer("burn_in", burn_in, least=0)
+    if burn_in and not one_way:
+        raise ValueError(f"burn_in: expected 0 with {limit}, got {burn_in}")
+    if isinstance(steps, int) and burn_in > steps:
+        raise ValueError(f"burn_in: expected at most {steps}, the steps of xs, got {burn_in}")
+    return burn_in
 
 
 def checked_recurrent_mask(
@@ -166,7 +214,8 @@ def checked_recurrent_mask(
     target = jax.eval_shape(cell.recurrent_input, state)
     if target is None:
         raise ValueError(
-            f"recurrent_mask: {type(cell).__name__} has no recurrent product to mask; expected None"
+            f"recurrent_mask: expected None for {type(cell).__name__}, which has no recurrent "
+            f"product, got {checks.brief(mask)}"
         )
     if not same_structure(mask, target):
         shapes = jax.tree.map(lambda a: a.shape, target)
@@ -197,7 +246,7 @@ def holds(
     time_major: bool,
     dtype: Any,
 ) -> PyTree | None:
-    """Zoneout's fractions with a time axis, one array a state leaf."""
+    """Return the zoneout fractions as arrays with a time axis, one array per leaf of the state."""
     if zoneout is None:
         return None
     leaves, structure = jax.tree.flatten(state)
@@ -213,14 +262,14 @@ def holds(
     for hold, leaf, role in zip(given, leaves, flat_roles(cell.state_roles()), strict=True):
         if not role.held and jnp.issubdtype(leaf.dtype, jnp.inexact) and hold is not None:
             raise ValueError(
-                f"zoneout: expected None where {type(cell).__name__} says that an array of its "
-                f"state is not held, got {checks.brief(hold)}"
+                f"zoneout: expected None for an array that {type(cell).__name__}.state_roles says "
+                f"is not held, got {checks.brief(hold)}"
             )
         shape = (*step_shape, *leaf.shape[batch_ndim:])
         hold = _fraction(0.0 if hold is None else hold, dtype)
         if hold.shape not in ((), shape):
             raise ValueError(f"zoneout: expected a number or {shape}, got {hold.shape}")
-        if hold.shape == ():  # a time axis alone, so that constants cost no memory
+        if hold.shape == ():  # only a time axis, so that constants need no memory
             axis = 0 if time_major else batch_ndim
             shape = tuple(step_shape[axis] if n == axis else 1 for n in range(len(shape)))
         found.append(jnp.broadcast_to(hold, shape))
@@ -228,7 +277,7 @@ def holds(
 
 
 def _fraction(hold: Any, dtype: Any) -> Array:
-    """One leaf of zoneout: bool, or a number or numbers from 0 to 1."""
+    """Return a leaf of zoneout as an array, or raise if it is neither bool nor in [0, 1]."""
     kind = "bool or a fraction from 0 to 1"
     array = checks.require_array("zoneout", hold, (jnp.generic), kind)
     if array.dtype == jnp.bool_:

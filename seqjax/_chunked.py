@@ -1,12 +1,12 @@
-"""Cross entropy of a linear read-out, by chunks of positions: no array holds all logits.
+"""Cross entropy of a linear read-out, with the logits of only one chunk of positions at a time.
 
 With positions n, hidden states h_n and a read-out W, b
 
     z_n = h_n W + b      L = Σ_n -Σ_c q_nc log softmax(z_n)_c      d_n = softmax(z_n) - q_n
     dL/dh_n = d_n Wᵀ     dL/dW = Σ_n h_nᵀ d_n                      dL/db = Σ_n d_n
 
-The gradients of the sum are known once the logits of a chunk are, so the pass that computes the sum
-computes them as well, and the logits are computed once.
+The logits of a chunk determine the chunk's part of the sum and of the gradients. Therefore one pass
+computes sum and gradients, and the logits are computed only once.
 """
 
 import functools
@@ -25,21 +25,22 @@ from seqjax.kernels import target
 __all__ = ["Positions", "Readout", "Scores", "Setting", "chunk_size_for", "each_nats", "totals"]
 
 CHUNK = {"cpu": 2**21, "other": 2**24}
-"""Logits of a chunk by platform: 8 MB in float32 on CPUs, 64 MB elsewhere. Chunks that are much
-smaller spend their time adding up the gradient of the matrix. On a CPU, temporary arrays of more
-than 32 MB in all cost page faults; elsewhere starting many small programs would cost more (the
-second number is not measured)."""
+"""The number of logits in a chunk, by platform. In float32, a chunk has 8 MB on a CPU, else 64 MB.
+
+With much smaller chunks, most of the time goes into adding the gradients of the matrix. On a CPU,
+temporary arrays of more than 32 MB in total cause page faults. On other platforms, starting many
+small programs would take longer. The number for other platforms is not measured."""
 
 
 class Readout(NamedTuple):
-    """An affine map to the logits: a matrix `[H, C]` or `[C, H]`, and a bias `[C]` or None."""
+    """The affine map to the logits: a matrix `[H, C]` or `[C, H]`, and a bias `[C]` or None."""
 
     kernel: jax.Array
     bias: jax.Array | None
 
 
 class Positions(NamedTuple):
-    """Hidden states `[N, H]`, labels `[N]` in [0, C), and which count, bool `[N]`."""
+    """Hidden states `[N, H]`, labels `[N]` in [0, C), and a mask `[N]`, True at real positions."""
 
     hidden: jax.Array
     labels: jax.Array
@@ -47,7 +48,7 @@ class Positions(NamedTuple):
 
 
 class Scores(NamedTuple):
-    """Cross entropies, and hits: 1 where the first of the largest logits is the label's, else 0."""
+    """Cross entropies, and hits, which are 1 if the label has the (first) largest logit, else 0."""
 
     nats: jax.Array
     hits: jax.Array
@@ -58,21 +59,24 @@ class Setting(NamedTuple):
 
     Attributes:
       label_smoothing: the share of the probability that is spread over all classes.
-      chunk_size: positions of a chunk at most.
-      features_axis: of the matrix, 0 or 1. A matrix that is transposed outside of the loop would be
-        copied.
+      chunk_size: the greatest number of positions in a chunk.
+      features_axis: the axis of the features in the matrix, 0 or 1. Transposing the matrix outside
+        of the loop would copy it.
+      masked: whether a mask was given. If it was, masked positions are moved behind the real
+        positions, and chunks that have only masked positions are skipped.
     """
 
     label_smoothing: float
     chunk_size: int
     features_axis: int
+    masked: bool
 
 
 def chunk_size_for(features: int, classes: int) -> int:
-    """Return the number of positions of a chunk of moderate size.
+    """Return the default number of positions in a chunk.
 
-    At least H: the logits of a chunk are then no larger than the gradient of the matrix, and the
-    additions to it cost less than the products.
+    A chunk has at least H positions, so that adding to the gradient of the matrix takes less time
+    than the products. The logits of H positions need as much memory as the gradient of the matrix.
     """
     platform = "cpu" if "cpu" in target.platforms() else "other"
     return max(CHUNK[platform] // classes, features, 1)
@@ -80,10 +84,10 @@ def chunk_size_for(features: int, classes: int) -> int:
 
 @functools.partial(jax.custom_jvp, nondiff_argnums=(0,))
 def totals(setting: Setting, readout: Readout, positions: Positions) -> Scores:
-    """Sums of the scores of the real positions.
+    """Return the sums of the scores over the real positions.
 
-    The derivative computes the value and all gradients in one pass. That pass is ordinary JAX, so
-    forward mode and higher derivatives work.
+    The derivative computes the value and all gradients in one pass. It consists of ordinary JAX
+    operations, so forward mode and higher derivatives work.
     """
 
     def chunk(part: Positions) -> tuple[Scores, None]:
@@ -130,7 +134,7 @@ def _totals_jvp(setting: Setting, primals: Any, tangents: Any) -> tuple[Scores, 
 
 
 def each_nats(setting: Setting, readout: Readout, positions: Positions) -> jax.Array:
-    """Cross entropies `[N]`. The gradient computes the logits of a chunk again."""
+    """Return the cross entropies `[N]`. Gradients need the logits of each chunk a second time."""
 
     def chunk(part: Positions) -> tuple[None, jax.Array]:
         return None, _scores(setting, _shifted(setting, readout, part), part).nats
@@ -140,13 +144,13 @@ def each_nats(setting: Setting, readout: Readout, positions: Positions) -> jax.A
 
 
 def _product(x: jax.Array, y: jax.Array, x_axis: int, y_axis: int) -> jax.Array:
-    """The product of two matrices, summed over an axis of each in float32 or wider."""
+    """Return the product of two matrices over one axis of each, summed in float32 or wider."""
     axes = (((x_axis,), (y_axis,)), ((), ()))
     return lax.dot_general(x, y, axes, preferred_element_type=ops.accumulator_dtype(y.dtype))
 
 
 def _shifted(setting: Setting, readout: Readout, part: Positions) -> jax.Array:
-    """Logits `[N, C]`, the largest of a position being 0."""
+    """Return the logits `[N, C]` minus the largest one of each position."""
     kernel = readout.kernel
     z = _product(part.hidden.astype(kernel.dtype), kernel, 1, setting.features_axis)
     z = ops.biased(z, readout.bias)
@@ -154,12 +158,12 @@ def _shifted(setting: Setting, readout: Readout, part: Positions) -> jax.Array:
 
 
 def _classes(z: jax.Array, part: Positions) -> jax.Array:
-    # One row: of all rows, JAX would make an array outside of the loop.
+    # One row broadcasts. For all rows, JAX would make a constant array outside of the loop.
     return jnp.arange(z.shape[1], dtype=part.labels.dtype)[None]
 
 
 def _scores(setting: Setting, z: jax.Array, part: Positions) -> Scores:
-    """The scores of each position from the shifted logits."""
+    """Return the scores of each position, computed from the shifted logits."""
     of_label = jnp.take_along_axis(z, part.labels[:, None], axis=1)[:, 0]
     normaliser = jnp.log(jnp.exp(z).sum(axis=1))
     nats = normaliser - of_label
@@ -176,8 +180,20 @@ def _sums(scores: Scores, part: Positions) -> Scores:
     return Scores(*(jnp.where(part.real, each, 0).sum() for each in scores))
 
 
+def _real_first(real: jax.Array) -> jax.Array:
+    """Return the index of each position `[N]` in an order with the real positions first."""
+    counted = real.astype(jnp.int32)
+    before, others = (jnp.cumsum(each) - each for each in (counted, 1 - counted))
+    return jnp.where(real, before, counted.sum(dtype=jnp.int32) + others)
+
+
 def _number_of_chunks(count: int, chunk_size: int) -> int:
-    """The fewest chunks of this size, or up to twice as many that devices share without padding."""
+    """Return the number of chunks into which `count` positions are divided.
+
+    With one device, this is the minimum number. With several devices, it is the smallest number, up
+    to twice the minimum, for which all devices get chunks of the same size without padding. If
+    there is no such number, it is the minimum.
+    """
     least = -(-count // chunk_size)
     if (devices := jax.device_count()) == 1:
         return least
@@ -191,29 +207,53 @@ def _by_chunks(
     readout: Readout,
     positions: Positions,
 ) -> tuple[Any, Any]:
-    """Results of a function of positions: a sum over them, and a value for each."""
+    """Apply a function to each chunk. Return the sum of its first outputs, and its second outputs.
+
+    The second outputs are joined in the order of the positions.
+    """
     count = positions.labels.shape[0]
     chunks = _number_of_chunks(count, setting.chunk_size)
     if chunks <= 1:
         return function(positions)
     size = -(-count // chunks)
+    # Reordering would move positions between devices.
+    rank = _real_first(positions.real) if setting.masked and jax.device_count() == 1 else None
+    if rank is not None:
+        order = (
+            jnp.zeros_like(rank)
+            .at[rank]
+            .set(jnp.arange(count, dtype=rank.dtype), unique_indices=True)
+        )
+        positions = jax.tree.map(lambda x: x[order], positions)
 
     def divide(x: jax.Array) -> jax.Array:
-        # A chunk takes positions from everywhere, so that devices share each of them.
         x = jnp.pad(x, [(0, size * chunks - count)] + [(0, 0)] * (x.ndim - 1))
+        if rank is not None:
+            return x.reshape(chunks, size, *x.shape[1:])
+        # Each chunk takes positions from the whole batch, so that devices share its work.
         return x.reshape(size, chunks, *x.shape[1:]).swapaxes(0, 1)
 
     def add(sums: Any, part: Positions) -> tuple[Any, Any]:
         more, each = function(part)
         return jax.tree.map(jnp.add, sums, more), each
 
+    def skip(sums: Any, part: Positions) -> tuple[Any, Any]:
+        del part
+        return sums, nothing[1]
+
+    def add_if_real(sums: Any, part: Positions) -> tuple[Any, Any]:
+        added: tuple[Any, Any] = lax.cond(part.real.any(), add, skip, sums, part)
+        return added
+
     parts = jax.tree.map(divide, positions)
-    shapes, _ = jax.eval_shape(function, jax.tree.map(lambda x: x[0], parts))
-    zeros = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
-    zeros = scanning.varying_like(zeros, (readout, positions))
-    sums, each = lax.scan(add, zeros, parts)
+    shapes = jax.eval_shape(function, jax.tree.map(lambda x: x[0], parts))
+    nothing = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
+    nothing = scanning.varying_like(nothing, (readout, positions))
+    sums, each = lax.scan(add if rank is None else add_if_real, nothing[0], parts)
 
     def join(x: jax.Array) -> jax.Array:
-        return x.swapaxes(0, 1).reshape(size * chunks, *x.shape[2:])[:count]
+        x = x if rank is not None else x.swapaxes(0, 1)
+        x = x.reshape(size * chunks, *x.shape[2:])[:count]
+        return x if rank is None else x[rank]
 
     return sums, jax.tree.map(join, each)

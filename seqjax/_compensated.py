@@ -1,10 +1,10 @@
-"""Sums of many numbers with the accuracy of twice their precision.
+"""Sums of many numbers, computed as accurately as with twice the precision of their dtype.
 
-A total is a pair (hi, lo), whose value is hi + lo with |lo| ≤ ulp(hi) / 2, so that hi alone is the
-total rounded to its dtype. Start from `(x, zeros)`, with `lo` zero wherever hi is infinite.
+A total is a pair (hi, lo) with the value hi + lo and |lo| ≤ ulp(hi) / 2, so hi is the total rounded
+to its dtype. A sum starts with the total `(x, zeros)`. Wherever hi is infinite, lo is zero.
 
-`lax.reduce_precision` keeps the dtype and changes no value. It stands between the two sides of a
-cancellation, so that XLA cannot simplify (a + b) - a to b.
+XLA might simplify (a + b) - a to b. To prevent this, a + b first passes through
+`lax.reduce_precision` with the precision of its dtype, which does not change the value.
 """
 
 import jax.numpy as jnp
@@ -25,8 +25,8 @@ def add(total: Total, x: Array) -> Total:
         hi, lo = FastTwoSum(s, e + lo)
 
     The error of one step is at most 2 u² |hi + lo + x|, u = 2⁻²⁴ in float32. If the total becomes
-    infinite or NaN, hi has that value and lo is 0. The gradient is that of a plain sum: it flows to
-    hi.
+    infinite or NaN, hi has that value and lo is 0. The gradient of hi is that of a plain sum, and
+    lo has no gradient.
 
     Args:
       total: hi and lo, float arrays of one shape and dtype.
@@ -83,8 +83,8 @@ def divide(total: Total, divisor: Total) -> Total:
         hi, lo = FastTwoSum(q, (hi - q d_hi + lo - q d_lo) / d_hi)
 
     Args:
-      total: hi and lo.
-      divisor: hi and lo, not 0; they may be broadcast.
+      total: the pair (hi, lo) of the dividend.
+      divisor: the pair (hi, lo) of the divisor, which is not 0. Its shape may be broadcast.
 
     References:
       Dekker 1971, A floating-point technique for extending the available precision, section 5.
@@ -105,9 +105,9 @@ def divide(total: Total, divisor: Total) -> Total:
 
 
 def behind(total: Total) -> Array:
-    """Return hi + lo minus the row's largest finite hi, as one float `[..., n]`.
+    """Return totals as floats `[..., n]`, after subtracting the largest finite hi of the last axis.
 
-    Numbers of one row that are close to each other stay different; their hi alone may be equal.
+    Two totals that are close to each other stay different, even if their hi are equal.
     """
     hi, lo = total
     top = jnp.max(jnp.where(jnp.isfinite(hi), hi, -jnp.inf), axis=-1, keepdims=True)
@@ -115,12 +115,12 @@ def behind(total: Total) -> Array:
 
 
 def is_at_most(a: Total, b: Total) -> Array:
-    """Return where a ≤ b."""
+    """Return a mask that is True where the total a is at most the total b."""
     return (a[0] < b[0]) | ((a[0] == b[0]) & (a[1] <= b[1]))
 
 
 def _product_error(a: Array, b: Array, s: Array) -> Array:
-    """Return a b - s for an s close to a b, exactly but for one rounding."""
+    """Return a · b - s for a number s close to a · b, with a single rounding error."""
     half = jnp.finfo(a.dtype).nmant // 2
     a_top, b_top = (_rounded(x, half) for x in (a, b))
     a_rest, b_rest = a - a_top, b - b_top

@@ -1,4 +1,4 @@
-"""Means over the real elements of a batch: what losses and metrics have in common."""
+"""Means over the real elements of a batch, from which losses and metrics are computed."""
 
 import math
 from typing import Any, NamedTuple, NoReturn, TypeAlias
@@ -27,19 +27,22 @@ __all__ = [
 ]
 
 Elements: TypeAlias = tuple[jax.Array, jax.Array | None]
-"""Values, and the mask of those that count: its shape is a leading part of theirs. None: all."""
+"""Values and their mask. The mask is True at real positions, and the shape of the values begins
+with the shape of the mask. If the mask is None, all values are real."""
 
 
 class Mean(NamedTuple):
-    """A mean kept as its total and its count, so that means of unequal batches merge exactly.
+    """A mean stored as total and count, so that the means of batches of any size merge exactly.
 
-    An empty mean (count 0) has the value 0 and gradient 0, never NaN: a batch of padding alone
-    neither moves a training step nor spoils an evaluation. `Mean()` is where accumulating starts.
+    If a mean is empty (count 0), its value and its gradient are 0 and not NaN. Therefore a batch of
+    padding only does not change a training step or an evaluation. To accumulate means, start with
+    `Mean()`.
 
     Attributes:
       total: float scalar, the sum over the real elements.
-      count: int scalar, how many there were. An int32 holds 2**31 - 1; to count further, merge on
-        the host with Python numbers, `Mean(float(m.total), int(m.count))`.
+      count: int scalar, the number of real elements. An int32 count can be at most 2**31 - 1. If
+        there are more elements, convert each mean to Python numbers before you merge it:
+        `Mean(float(m.total), int(m.count))`.
 
     Example:
       >>> long, short = Mean.of(jnp.array([1.0, 2.0, 3.0])), Mean.of(jnp.array([10.0]))
@@ -60,28 +63,30 @@ class Mean(NamedTuple):
         lengths: ArrayLike | None = None,
         mask: ArrayLike | None = None,
     ) -> "Mean":
-        """Mean over the real elements of an array.
+        """Return the mean over the real elements of an array.
 
         Args:
-          values: float, int or bool [...]; summed in at least float32.
-          lengths: int [...], real steps of each sequence; the next axis is time. Or
-          mask: bool, True is real; its shape is a leading part of the shape of values, and a
-            position counts with all the elements it holds. What it hides may be NaN.
+          values: float, int or bool [...], which are summed in float32 or wider.
+          lengths: int [...], the number of real steps of each sequence. In values, the time axis
+            comes right after the axes of `lengths`.
+          mask: bool, True at real positions. The shape of values must begin with the shape of mask.
+            All elements at a real position are real. Masked values may be NaN. Pass lengths or
+            mask, not both.
 
         Returns:
-          The mean, its count being the number of elements (not of positions).
+          The mean, whose count is the number of elements and not of positions.
 
         Raises:
-          TypeError: values are no real numbers, lengths no integers, or mask is not bool.
-          ValueError: masked entries of a NumPy array, or the shape of mask or lengths is not a
-            leading part of the shape of values.
+          TypeError: values are not real numbers, lengths are not integers, or mask is not bool.
+          ValueError: a NumPy array has masked entries, or the shape of values does not begin with
+            the shape of mask or lengths.
 
         Example:
           >>> float(Mean.of(jnp.array([1.0, 3.0, jnp.nan]), mask=jnp.arange(3) < 2).value())
           2.0
         """
         values = _real("values", values)
-        # Not by JAX: it would cut integers of 64 bits before it makes floats of them.
+        # NumPy converts them, because JAX would wrap 64-bit integers around before the conversion.
         if isinstance(values, np.ndarray) and values.dtype.kind in "iu":
             values = values.astype(np.float32)
         values = _at_least_float32(jnp.asarray(values))
@@ -92,26 +97,26 @@ class Mean(NamedTuple):
         return cls(hidden_by(values, mask).sum(), mask.sum(dtype=int) * elements)
 
     def merge(self, other: "Mean") -> "Mean":
-        """The mean over the elements of both, as if they had come in one batch."""
+        """Return the mean over the elements of both means, as if they were one batch."""
         if not isinstance(other, Mean):
             raise TypeError(f"other: expected a Mean, got {checks.brief(other)}")
         return Mean(self.total + other.total, self.count + other.count)
 
     def value(self) -> jax.Array:
-        """The mean itself: total / count, or 0 when nothing was counted."""
+        """Return the value of the mean: total / count, or 0 if the count is 0."""
         total = jnp.asarray(self.total)
         return total / jnp.maximum(jnp.asarray(self.count, total.dtype), 1)
 
     def __add__(self, other: object) -> NoReturn:
-        # A tuple's own + would concatenate two means into four numbers without a word.
-        raise TypeError("Mean: join two means with a.merge(b), not a + b or sum")
+        # Without this method, + would silently join two means into a tuple of four numbers.
+        raise TypeError("Mean: merge two means with a.merge(b); a + b and sum are not defined")
 
     def __radd__(self, other: object) -> NoReturn:
-        self.__add__(other)  # sum(means) begins with 0 + mean
+        self.__add__(other)  # sum(means) starts with 0 + mean
 
 
 def averaged(values: jax.Array, mask: jax.Array | None, per_sequence: bool) -> jax.Array:
-    """The mean over the real elements: of the batch, or of each of its sequences."""
+    """Return the mean over the real elements of the batch, or of each sequence."""
     if not checks.require_bool("per_sequence", per_sequence):
         return Mean.of(values, mask=mask).value()
     if not values.ndim:
@@ -122,7 +127,7 @@ def averaged(values: jax.Array, mask: jax.Array | None, per_sequence: bool) -> j
 
 
 def mean(values: jax.Array, mask: jax.Array | None) -> Mean:
-    """The mean of elements as the functions here return them."""
+    """Return the mean of `Elements`, the values and mask that a function of this module returns."""
     return Mean.of(values, mask=mask)
 
 
@@ -163,12 +168,22 @@ def squared_errors(
     return optax.squared_error(predictions, targets), mask
 
 
+def absolute_errors(
+    predictions: ArrayLike, targets: ArrayLike, lengths: ArrayLike | None, mask: ArrayLike | None
+) -> Elements:
+    """Return the absolute difference of each element."""
+    predictions, targets, mask = _pair(
+        "predictions", predictions, "targets", targets, lengths, mask
+    )
+    return jnp.abs(predictions - targets), mask
+
+
 def hits(
     logits: ArrayLike, labels: ArrayLike, lengths: ArrayLike | None, mask: ArrayLike | None
 ) -> Elements:
-    """Return 1 where the largest logit is the label's, else 0; NaN if either is not known."""
+    """Return 1 where the label has the largest logit, else 0; NaN for invalid logits and labels."""
     logits, labels, mask, valid = _classes(logits, labels, lengths, mask)
-    valid &= ~jnp.isnan(logits).any(axis=-1)  # argmax would take NaN for the largest
+    valid &= ~jnp.isnan(logits).any(axis=-1)  # argmax would return the index of a NaN
     hits = jnp.argmax(logits, axis=-1).astype(labels.dtype) == labels
     return jnp.where(valid, hits.astype(jnp.float32), jnp.nan), mask
 
@@ -176,7 +191,7 @@ def hits(
 def binary_hits(
     logits: ArrayLike, labels: ArrayLike, lengths: ArrayLike | None, mask: ArrayLike | None
 ) -> Elements:
-    """Return 1 where "logit above 0" agrees with "label above 1/2", else 0; NaN as for `hits`."""
+    """Return 1 where `logit > 0` equals `label > 0.5`, else 0; NaN for invalid logits or labels."""
     logits, labels, mask, valid = _binary(logits, labels, lengths, mask)
     valid &= ~jnp.isnan(logits)  # NaN > 0 is False, as if NaN were class 0
     hits = (logits > 0) == (labels > 0.5)
@@ -186,7 +201,10 @@ def binary_hits(
 def _classes(
     logits: ArrayLike, labels: ArrayLike, lengths: ArrayLike | None, mask: ArrayLike | None
 ) -> tuple[jax.Array, jax.Array, jax.Array | None, jax.Array]:
-    """Logits, labels and mask, checked and harmless where masked; where labels are in range."""
+    """Return logits, labels, the mask, and an array that is True where a label is in range.
+
+    Logits and labels are 0 at masked positions.
+    """
     logits = _floating("logits", logits)
     if not logits.ndim or not logits.shape[-1]:
         raise ValueError(f"logits: expected [..., C] with at least one class, got {logits.shape}")
@@ -204,16 +222,20 @@ def class_labels(
     lengths: ArrayLike | None,
     mask: ArrayLike | None,
 ) -> tuple[jax.Array, jax.Array | None, jax.Array]:
-    """Labels for an array of this name and shape, and their mask; where they are in range."""
+    """Return the labels, their mask, and an array that is True where a label is in range.
+
+    The labels must have the shape `shape` without its last axis.
+    """
     labels = _array("labels", labels)
     if labels.shape != shape[:-1]:
         raise ValueError(f"labels: expected {shape[:-1]} for {name} {shape}, got {labels.shape}")
     if not labels.size and isinstance(labels, np.ndarray):
-        labels = labels.astype(np.int32)  # NumPy makes floats of an empty list
+        labels = labels.astype(np.int32)  # NumPy makes a float array from an empty list
     if not jnp.issubdtype(labels.dtype, jnp.integer):
         raise TypeError(f"labels: expected integer classes, got {labels.dtype}")
     mask = _real_positions(lengths, mask, labels.shape, whole=True)
-    # Checked before JAX converts: a wide integer could wrap around into the range.
+    # The check comes before JAX narrows the labels. Narrowing could wrap a wide integer around so
+    # that it looks valid.
     checks.require_range("labels", labels, classes - 1, mask=mask)
     labels = checks.require_ids("labels", jnp.asarray(labels), "integer classes")
     valid = (labels >= 0) & (labels < classes)
@@ -223,7 +245,10 @@ def class_labels(
 def _binary(
     logits: ArrayLike, labels: ArrayLike, lengths: ArrayLike | None, mask: ArrayLike | None
 ) -> tuple[jax.Array, jax.Array, jax.Array | None, jax.Array]:
-    """Logits, labels and mask, checked and harmless where masked; where labels are in range."""
+    """Return logits, labels, the mask, and an array that is True where a label is in range.
+
+    Logits and labels are 0 at masked positions.
+    """
     logits, labels, mask = _pair("logits", logits, "labels", labels, lengths, mask)
     checks.require_range("labels", labels, 1, mask=mask)
     return logits, labels, mask, (labels >= 0) & (labels <= 1)
@@ -237,7 +262,7 @@ def _pair(
     lengths: ArrayLike | None,
     mask: ArrayLike | None,
 ) -> tuple[jax.Array, jax.Array, jax.Array | None]:
-    """Two arrays of one shape and dtype with their mask, checked and 0 where masked."""
+    """Return two arrays of the same shape and dtype, with 0 at masked positions, and their mask."""
     values, targets = _floating(name, values), _real(target_name, targets)
     if targets.shape != values.shape:
         raise ValueError(
@@ -248,7 +273,10 @@ def _pair(
 
 
 def _array(name: str, x: Any) -> jax.Array | np.ndarray:
-    """An array of numbers; on the host as it is, before JAX narrows it."""
+    """Return an array of numbers.
+
+    NumPy arrays are not converted to JAX arrays, since JAX would truncate 64-bit numbers.
+    """
     if isinstance(x, jax.Array):
         return x
     # An nnx.Variable, or a list of JAX arrays, which may be traced.
@@ -285,7 +313,7 @@ def _at_least_float32(x: jax.Array) -> jax.Array:
 def _real_positions(
     lengths: Any, mask: Any, shape: tuple[int, ...], *, whole: bool = False
 ) -> jax.Array | None:
-    """Return the mask meant by lengths or mask, None where all positions are real."""
+    """Return the mask that lengths or mask describe, or None if all positions are real."""
     if lengths is None:
         return None if mask is None else _checked_mask(mask, shape, whole=whole)
     if mask is not None:
@@ -298,7 +326,10 @@ def _real_positions(
 
 
 def _checked_mask(mask: ArrayLike, shape: tuple[int, ...], *, whole: bool = False) -> jax.Array:
-    """The mask as an array, its shape being `shape` or (unless whole) a leading part of it."""
+    """Return the mask as an array, or raise if `shape` does not begin with the mask's shape.
+
+    With `whole`, the mask's shape must be equal to `shape`.
+    """
     mask = _array("mask", mask)
     if mask.dtype != bool:
         raise TypeError(f"mask: expected bool (True where real), got {mask.dtype}")
@@ -309,7 +340,7 @@ def _checked_mask(mask: ArrayLike, shape: tuple[int, ...], *, whole: bool = Fals
 
 
 def hidden_by(x: jax.Array, mask: jax.Array | None) -> jax.Array:
-    """0 where masked, else x. Done to the inputs, it keeps NaN out of the gradients as well."""
+    """Return x with 0 at masked positions. If x is an input, masked NaN do not reach gradients."""
     if mask is None:
         return x
     mask = mask.reshape(mask.shape + (1,) * (x.ndim - mask.ndim))

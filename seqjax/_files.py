@@ -1,4 +1,4 @@
-"""Checks of paths, and writing a file so that it is complete or not changed at all."""
+"""Checks of paths, and atomic replacement of files."""
 
 import contextlib
 import os
@@ -19,17 +19,17 @@ FilePath: TypeAlias = str | os.PathLike[str]
 def local_path(name: str, path: Any) -> Path:
     """Return a path of this machine's file system, with `~` expanded.
 
-    Every public function that takes a path calls this first, or `local_file`, `new_file` or
-    `new_folder`, which call it.
+    Every public function that takes a path first calls this function, or one of `local_file`,
+    `new_file` and `new_folder`, which call `local_path`.
 
     Args:
-      name: the argument's name, for the message.
+      name: the name of the argument for the error message.
       path: a string or an `os.PathLike` whose path is a string.
 
     Raises:
-      TypeError: not a path.
-      ValueError: an empty path, a path with a NUL character, a URL such as "gs://bucket/run", or
-        the home of a user whom this machine does not know, such as "~nobody/run".
+      TypeError: `path` is not a path.
+      ValueError: the path is empty, has a NUL character, is a URL such as "gs://bucket/run", or is
+        in the home of a user who does not exist on this machine, such as "~nobody/run".
 
     Example:
       >>> local_path("folder", "~/runs") == Path.home() / "runs"
@@ -56,8 +56,8 @@ def local_path(name: str, path: Any) -> Path:
         return Path(text).expanduser()
     except RuntimeError:
         raise ValueError(
-            f"{name}: expected a path, got {text!r}, and this machine knows no such user; "
-            "an absolute path leads to a file whose name begins with '~'"
+            f"{name}: expected a path, got {text!r}, and this machine has no such user; use an "
+            "absolute path for a file whose name begins with '~'"
         ) from None
 
 
@@ -65,11 +65,11 @@ def local_file(name: str, path: Any) -> Path:
     """Return the path of a file to read, or raise if the path is a folder.
 
     Args:
-      name: the argument's name, for the message.
-      path: as `local_path` takes it.
+      name: the name of the argument for the error message.
+      path: the path, as for `local_path`.
 
     Raises:
-      TypeError, ValueError: as `local_path`; a folder.
+      TypeError, ValueError: the path is not valid for `local_path`, or is a folder.
 
     Example:
       >>> local_file("path", "/")
@@ -86,37 +86,36 @@ def new_file(name: str, path: Any) -> Path:
     """Return the path of a file to write, which may already exist.
 
     Args:
-      name: the argument's name, for the message.
-      path: as `local_path` takes it.
+      name: the name of the argument for the error message.
+      path: the path, as for `local_path`.
 
     Raises:
-      TypeError, ValueError: as `local_path`; the path is a folder or a device, or leads through
-        a file.
+      TypeError, ValueError: the path is not valid for `local_path`, is a folder or a device, or has
+        a parent that is a file.
 
     Example:
       >>> new_file("path", "/")
       Traceback (most recent call last):
-      ValueError: path: expected a file or nothing yet, got a folder, '/'
+      ValueError: path: expected a file or a new path, got a folder, '/'
     """
     found = local_path(name, path)
     if os.path.exists(found) and not os.path.isfile(found):
-        kind = "a folder" if os.path.isdir(found) else "a device or the like"
-        raise ValueError(
-            f"{name}: expected a file or nothing yet, got {kind}, {os.fspath(found)!r}"
-        )
+        kind = "a folder" if os.path.isdir(found) else "a special file"
+        raise ValueError(f"{name}: expected a file or a new path, got {kind}, {os.fspath(found)!r}")
     _require_folders(name, found.parent)
     return found
 
 
 def new_folder(name: str, path: Any) -> Path:
-    """Return the path of a folder to write to, which may already exist; it is not created here.
+    """Return the path of a folder to write to, which may already exist, without creating it.
 
     Args:
-      name: the argument's name, for the message.
-      path: as `local_path` takes it.
+      name: the name of the argument for the error message.
+      path: the path, as for `local_path`.
 
     Raises:
-      TypeError, ValueError: as `local_path`; the path is that of a file, or leads through one.
+      TypeError, ValueError: the path is not valid for `local_path`, is a file, or has a parent that
+        is a file.
 
     Example:
       >>> new_folder("folder", __file__)  # doctest: +ELLIPSIS
@@ -129,7 +128,7 @@ def new_folder(name: str, path: Any) -> Path:
 
 
 def _require_folders(name: str, folder: Path) -> None:
-    """Raise if the first thing that exists on the way to a folder is a file."""
+    """Raise an error if the path of a folder, or its nearest existing parent, is a file."""
     for place in (folder, *folder.parents):
         if os.path.isdir(place):
             return
@@ -143,16 +142,17 @@ _URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:/")
 
 @contextlib.contextmanager
 def replacing(path: FilePath) -> Iterator[Path]:
-    """Give the path of a new file, which replaces the file at `path` when the block ends.
+    """Yield the path of a new file, which replaces the file at `path` when the block ends.
 
-    The new file is in the same folder under a unique name, so that writers of one path do not
-    interfere. After an error it is removed. Links are followed: their target is replaced.
+    The new file is in the same folder under a unique name, so that several writers of the same path
+    do not interfere. After an error the new file is removed. If `path` is a link, its target is
+    replaced.
 
     Args:
       path: the path of the file to replace, or to create if it does not exist.
 
     Raises:
-      TypeError, ValueError: as `new_file`.
+      TypeError, ValueError: see `new_file`.
       FileNotFoundError: the folder of the file does not exist.
 
     Example:

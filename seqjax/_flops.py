@@ -1,4 +1,4 @@
-"""The FLOPs of a traced program, by the name scopes that its products stand in."""
+"""The FLOPs of a traced program, counted by name scope."""
 
 import collections
 import dataclasses
@@ -19,7 +19,7 @@ _SCOPE = re.compile(r"seqjax#(\d+)#")
 
 
 def scope(index: int) -> Any:
-    """A context whose products are counted under a number."""
+    """Return a context manager: `work_of` counts the products inside it for the scope `index`."""
     return jax.named_scope(f"seqjax#{index}#")
 
 
@@ -28,9 +28,12 @@ class Work:
     """The work of a program.
 
     Attributes:
-      flops: of products and convolutions, 2 for a multiply-add, by the innermost scope.
-      turns: how often a scope is entered in a call, since it stands in loops.
-      unknown_loops: `while` loops, of which one turn is counted.
+      flops: a dict from scopes to FLOPs of products and convolutions. A product counts for the
+        innermost scope that contains it, and a multiply-add counts as 2 FLOPs.
+      turns: a dict from scopes to the number of times that a call of the program enters the scope.
+        Each iteration of a loop counts.
+      unknown_loops: the number of `while` loops. Their numbers of iterations are unknown, so
+        `flops` has the FLOPs of one iteration of each.
     """
 
     flops: collections.Counter[int] = dataclasses.field(default_factory=collections.Counter)
@@ -38,7 +41,7 @@ class Work:
     unknown_loops: int = 0
 
     def include(self, other: "Work", times: int = 1) -> None:
-        """Adds another program that runs as part of this one."""
+        """Add the work of another program that runs as part of this one."""
         for index, flops in other.flops.items():
             self.flops[index] += times * flops
         for index, turns in other.turns.items():
@@ -47,11 +50,11 @@ class Work:
 
 
 def work_of(jaxpr: Jaxpr, within: int = -1) -> Work:
-    """Counts a program.
+    """Count the work of a program.
 
     Args:
       jaxpr: the program.
-      within: the scope that it stands in.
+      within: the scope that contains the program.
 
     Example:
       >>> import jax.numpy as jnp
@@ -66,13 +69,13 @@ def work_of(jaxpr: Jaxpr, within: int = -1) -> Work:
     for equation in jaxpr.eqns:
         found = _SCOPE.findall(str(equation.source_info.name_stack))
         inner = int(found[-1]) if found else within
-        if found:  # entered here, not around the loop whose body this is
+        if found:  # the scope is entered in this program, not outside of the loop around it
             work.turns.setdefault(inner, 1)
         if flops := _flops(equation):
             work.flops[inner] += flops
         programs = [work_of(part, inner) for part in _parts(equation)]
         name = equation.primitive.name
-        if name == "cond":  # the branch with the most work
+        if name == "cond":  # count the branch with the most work
             programs = [max(programs, key=lambda program: program.flops.total())]
         for program in programs:
             work.include(program, equation.params["length"] if name == "scan" else 1)
@@ -90,7 +93,7 @@ def _parts(equation: JaxprEqn) -> Iterator[Jaxpr]:
 
 
 def _flops(equation: JaxprEqn) -> int:
-    """Of one product: twice its outputs times what each is a sum of."""
+    """Return the FLOPs of an operation: 2 · outputs · terms per output for products, else 0."""
     params = equation.params
     if equation.primitive.name == "dot_general":
         (contracted, _), _ = params["dimension_numbers"]

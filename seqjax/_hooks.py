@@ -1,4 +1,4 @@
-"""Calls of a model's submodules, seen from outside: for `seqjax.summary` and `seqjax.traces`."""
+"""Interception of calls of a model's submodules, for `seqjax.summary` and `seqjax.traces`."""
 
 import dataclasses
 import functools
@@ -18,12 +18,12 @@ class Call:
     """A call of a method of a submodule.
 
     Attributes:
-      path: of the submodule, such as "encoder.layers.0"; "" for the model itself.
+      path: the path of the submodule, such as "encoder.layers.0"; "" for the model itself.
       module: the submodule.
-      name: of the method.
-      method: the method, bound.
-      args: its arguments.
-      kwargs: its keyword arguments.
+      name: the name of the method.
+      method: the bound method.
+      args: the positional arguments of the call.
+      kwargs: the keyword arguments of the call.
     """
 
     path: str
@@ -39,11 +39,12 @@ class Call:
 
 
 def hooked(model: Module, hook: Callable[[Call], Any]) -> Module:
-    """A copy of a model in evaluation mode, of which a function sees each call of a submodule.
+    """Return a copy of a model in evaluation mode that passes each call of a submodule to a hook.
 
     Args:
-      model: any module; it stays as it is.
-      hook: gets a `Call`, and returns what the caller is to get, as a rule `call.proceed()`.
+      model: any module, which is not changed.
+      hook: a function that takes a `Call` and returns the result of the call, usually that of
+        `call.proceed()`.
 
     Example:
       >>> names = []
@@ -63,13 +64,13 @@ def hooked(model: Module, hook: Callable[[Call], Any]) -> Module:
 
 
 def hook_call(hook: Callable[[Call], Any], path: str, *call: Any) -> Any:
-    """Gives a call to the hook; a function of the module, so that hooks are equal if theirs are."""
+    """Pass a call of a submodule's method to the hook, as a `Call`."""
     return hook(Call(path, *call))
 
 
 @functools.cache
 def _hooked_class(cls: type) -> type:
-    """A subclass whose methods, but those that Flax gives every module, go through `_hook`."""
+    """Return a subclass whose methods call `_hook`. Methods of `nnx.Module` are not changed."""
 
     def wrapped(name: str, function: Any) -> Callable[..., Any]:
         @functools.wraps(function, updated=())
@@ -92,9 +93,7 @@ def _hooked_class(cls: type) -> type:
 
 
 def _is_method(member: Any) -> bool:
-    """Functions, and what transforms such as `nnx.jit` make of them; no static methods, classes or
-    properties.
-    """
+    """Return whether a member is a method, plain or transformed by `nnx.jit`, but not static."""
     if inspect.isfunction(member) or isinstance(member, staticmethod):
         return inspect.isfunction(member)
     return callable(member) and hasattr(member, "__get__") and hasattr(member, "__wrapped__")

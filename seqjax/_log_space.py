@@ -1,7 +1,8 @@
 """Sums and maxima of scores in log space, for recursions of many steps.
 
-A score is a pair (hi, lo) as in `seqjax._compensated`, or -inf with lo = 0. Therefore a recursion
-of 100,000 steps keeps the accuracy of float32, and small differences of large scores are accurate.
+A score is a pair of arrays (hi, lo) with the value hi + lo, where lo is the rounding error of hi;
+see `seqjax._compensated`. If hi is -inf, lo is 0. With such pairs, a recursion of 100,000 steps
+keeps the accuracy of float32, and small differences of large scores are accurate.
 """
 
 import functools
@@ -18,7 +19,7 @@ __all__ = ["chosen", "difference", "exact", "largest", "log_normalized", "log_su
 
 
 def exact(scores: Array) -> Total:
-    """Return scores as pairs."""
+    """Return scores as pairs with lo = 0."""
     return scores, jnp.zeros_like(scores)
 
 
@@ -29,14 +30,15 @@ def chosen(condition: Array, a: Total, b: Total) -> Total:
 
 @functools.partial(jax.custom_jvp, nondiff_argnums=(2,))
 def log_sum(scores: Total, moves: Array, axis: int) -> Total:
-    """Return log Σ exp(scores + moves) over an axis; if all are -inf, -inf with gradient zero.
+    """Return log Σ exp(scores + moves) over an axis; -inf with gradient 0 if all terms are -inf.
 
         log Σ_i exp(x_i) = x_m + log1p(Σ_i≠m exp(x_i - x_m)),   m = argmax x,  x = scores + moves
 
-    If one term is far above the others, the sum of the others keeps its full accuracy.
+    Even if one term is far above the other terms, the sum of the smaller terms is fully accurate.
 
     Args:
-      scores: pairs that broadcast to the shape of `moves`.
+      scores: the pair (hi, lo) of the scores. Each of the two arrays broadcasts to the shape of
+        `moves`.
       moves: `[..., n, ...]`, added to the scores before the sum.
       axis: the axis of n ≥ 1 terms.
 
@@ -76,12 +78,12 @@ def _log_sum(scores: Total, moves: Array, axis: int) -> tuple[Total, Array]:
 def largest(terms: Total, axis: int, number: int = 1) -> tuple[Total, Array]:
     """Return the largest terms along an axis in falling order, and their indices.
 
-    Of equal terms the one with the lowest index comes first.
+    If terms are equal, the one with the lowest index comes first.
 
     Args:
       terms: pairs `[..., n, ...]`.
       axis: the axis of n terms.
-      number: how many to return, at most n.
+      number: the number of terms to return, at most n.
 
     Returns:
       Pairs `[..., number, ...]`, and int32 indices of that shape.
@@ -100,7 +102,7 @@ def largest(terms: Total, axis: int, number: int = 1) -> tuple[Total, Array]:
         is_top = (hi == top) & (lo == top_lo)
         index = jnp.where(is_top, numbers, hi.shape[axis] - 1).min(axis, keepdims=True)
         return (top, top_lo), index
-    # NaN comes first, as it does with `max`: a sort alone would put it behind -inf.
+    # NaN must come first, as with `max`. A plain sort would place it after -inf.
     down = jnp.where(jnp.isnan(hi), -jnp.inf, -hi)
     ordered = lax.sort((down, -lo, numbers, hi, lo), dimension=axis, num_keys=3)
     first = functools.partial(lax.slice_in_dim, start_index=0, limit_index=number, axis=axis)
@@ -124,10 +126,11 @@ def log_normalized(logits: Array) -> Array:
 
         log p_v = (x_v - x_m) - log1p(Σ_i≠m exp(x_i - x_m)),   m = argmax x
 
-    `jax.nn.log_softmax` gives 0 where 1 - p is below 2⁻²⁴; over many frames that adds up.
+    `jax.nn.log_softmax` returns 0 for a probability p if 1 - p is below 2⁻²⁴. Over many frames, the
+    errors of `jax.nn.log_softmax` add up.
 
     Args:
-      logits: float `[..., V]`; -inf stays -inf, also if all logits of a row are -inf.
+      logits: float `[..., V]`; -inf stays -inf, even if all logits of a row are -inf.
 
     Example:
       >>> float(log_normalized(jnp.array([20.0, 0.0]))[0]) < 0

@@ -1,4 +1,4 @@
-"""Ranges that traced values must lie in, noted for a caller that has the values on the host."""
+"""Ranges in which traced values must lie, recorded for a caller that has the values on the host."""
 
 import contextlib
 import contextvars
@@ -9,12 +9,12 @@ __all__ = ["Noted", "note_range", "noting_ranges"]
 
 
 class Noted(NamedTuple):
-    """A range that traced values must lie in: [0, high].
+    """The range [0, high] in which traced values must lie.
 
     Attributes:
-      name: of the argument.
-      identity: `id` of the traced array. It tells apart arrays that are still alive; the array
-        itself would be a leaked tracer if it is kept beyond an inner transformation.
+      name: the name of the argument.
+      identity: the `id` of the traced array, which is unique among the arrays that are alive. The
+        array itself is not stored, since it would be a leaked tracer after a transformation.
       high: the greatest value.
     """
 
@@ -28,10 +28,10 @@ _noted: contextvars.ContextVar[list[Noted] | None] = contextvars.ContextVar("not
 
 @contextlib.contextmanager
 def noting_ranges() -> Iterator[list[Noted]]:
-    """Collect the ranges that functions traced in the block ask for but cannot check.
+    """Collect the ranges of values that are traced in the block and therefore cannot be checked.
 
-    A caller that has the values can check them before the compiled function runs. An enclosing
-    block collects the ranges, too.
+    A caller that has the values can check them before the compiled function runs. If blocks are
+    nested, the outer block collects the ranges of the inner block, too.
 
     Example:
       >>> import jax
@@ -52,10 +52,10 @@ def noting_ranges() -> Iterator[list[Noted]]:
 
 
 def note_range(name: str, values: Any, high: int) -> None:
-    """Record that traced values must be in [0, high], if a `noting_ranges` block is active.
+    """Record that traced values must lie in [0, high], if a `noting_ranges` block is active.
 
     Args:
-      name: of the argument.
+      name: the name of the argument.
       values: the traced array.
       high: the greatest value.
 

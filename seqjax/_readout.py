@@ -1,4 +1,4 @@
-"""The arguments of the cross entropy of a linear read-out, and what losses and metrics take."""
+"""The cross entropy of a linear read-out, which the losses and the metrics share."""
 
 import math
 from typing import NamedTuple
@@ -13,14 +13,14 @@ __all__ = ["LinearReadout", "linear_readout"]
 
 
 class LinearReadout(NamedTuple):
-    """A read-out of hidden states, not yet computed.
+    """The checked arguments of the cross entropy of a linear read-out.
 
     Attributes:
-      setting: how to compute it.
+      setting: the static options.
       readout: matrix and bias.
-      positions: hidden states, labels and which count, on one axis.
-      mask: which positions are real, in the shape of the labels; None: all.
-      valid: whether a label is in range, in the shape of the labels.
+      positions: hidden states, labels and mask, with one axis of positions.
+      mask: bool, True at real positions, in the shape of the labels; None if all are real.
+      valid: bool, True where a label is in range, in the shape of the labels.
     """
 
     setting: _chunked.Setting
@@ -30,12 +30,12 @@ class LinearReadout(NamedTuple):
     valid: jax.Array
 
     def cross_entropies(self) -> _elements.Elements:
-        """The cross entropy at each position, as `_elements.cross_entropies`."""
+        """Return the cross entropy at each position and the mask of the positions."""
         nats = _chunked.each_nats(self.setting, self.readout, self.positions)
         return jnp.where(self.valid, nats.reshape(self.valid.shape), jnp.nan), self.mask
 
     def means(self) -> tuple[_elements.Mean, _elements.Mean]:
-        """The means of the cross entropies and of the hits, in one pass."""
+        """Return the mean cross entropy and the accuracy, computed in one pass over the data."""
         totals = _chunked.totals(self.setting, self.readout, self.positions)
         if self.mask is None:
             count, wrong = jnp.array(self.valid.size, dtype=int), ~self.valid
@@ -58,7 +58,7 @@ def linear_readout(
     transposed: bool = False,
     chunk_size: int | None = None,
 ) -> LinearReadout:
-    """Return the read-out that `seqjax.losses.linear_cross_entropy` describes."""
+    """Check the arguments of `seqjax.losses.linear_cross_entropy`."""
     label_smoothing = checks.require_rate("label_smoothing", label_smoothing)
     hidden, kernel = _elements.floats("hidden", hidden), _elements.floats("kernel", kernel)
     features_axis = int(checks.require_bool("transposed", transposed))
@@ -79,7 +79,10 @@ def linear_readout(
     if chunk_size is None:
         chunk_size = _chunked.chunk_size_for(features, classes)
     setting = _chunked.Setting(
-        label_smoothing, checks.require_integer("chunk_size", chunk_size), features_axis
+        label_smoothing,
+        checks.require_integer("chunk_size", chunk_size),
+        features_axis,
+        masked=mask is not None,
     )
     count = math.prod(labels.shape)
     positions = _chunked.Positions(

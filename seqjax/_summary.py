@@ -1,4 +1,4 @@
-"""A table of a model: shapes, parameters, work, memory, and how its recurrent layers are run."""
+"""A table of a model's modules: shapes, parameters, FLOPs, memory, and kernels of its layers."""
 
 import collections
 import dataclasses
@@ -20,25 +20,30 @@ from seqjax.types import PyTree, Unrolled
 __all__ = ["Row", "Summary", "summary"]
 
 WIDTH = 100
-"""Columns of a terminal."""
+"""The width of the table in columns of a terminal."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Row:
-    """One module of a model; what is in it counts, too.
+    """One module of a model. The numbers of a row include those of the module's submodules.
 
     Attributes:
-      path: such as "encoder.layers.0"; "" for the model itself.
-      type: of the module, or of the cell of one direction of a recurrent layer.
-      output: its output as a pytree of `jax.ShapeDtypeStruct`, a recurrent layer's without the
-        state; if it was not called itself that of the last public method that gave arrays, or None.
-      parameters: numbers that are learned.
-      parameter_bytes: of these.
-      flops: of products and convolutions in a call of the model. Products outside any call of a
-        submodule are the surrounding module's own.
-      kept_bytes: about what reverse mode keeps for a call of the model: outputs of modules without
-        submodules, and what the recurrent kernels store; not what loops of a module's own keep.
-      plan: how a direction of a recurrent layer is run, as `seqjax.explain` says; else None.
+      path: the path of the module, such as "encoder.layers.0"; "" for the model itself.
+      type: the class of the module or, for one direction of a recurrent layer, the class of its
+        cell.
+      output: the output of the module as a pytree of `jax.ShapeDtypeStruct`, without the state for
+        a recurrent layer. If the module itself was not called, `output` is that of the last public
+        method that returned arrays, or None.
+      parameters: the number of parameters, each a scalar.
+      parameter_bytes: the size of the parameters.
+      flops: the FLOPs of products and convolutions in a call of the model. A product that a module
+        computes itself, and not in a submodule, counts for this module.
+      kept_bytes: approximate number of bytes that reverse mode keeps for a call of the model: the
+        outputs of modules without submodules and the values that recurrent kernels store. If a
+        module has a loop of its own, without these kernels, the values that the loop stores are not
+        included.
+      plan: for one direction of a recurrent layer, the plan, as `seqjax.explain` returns it. For
+        other modules, None.
 
     Example:
       >>> Row("readout", "Linear", None, 15, 60, 48, 24, None).parameters
@@ -57,13 +62,14 @@ class Row:
 
 @dataclasses.dataclass(frozen=True)
 class Summary:
-    """A model's modules; its text is the table.
+    """The table of a model's modules, which `str` converts to text.
 
     Attributes:
-      rows: one a module, the model itself first.
-      loops_of_unknown_length: `while` loops, of which one turn is counted.
-      mapped: whether modules were seen inside `jax.vmap`, whose outputs and kept bytes are those of
-        one example.
+      rows: one row per module, the model itself first.
+      loops_of_unknown_length: the number of `while` loops. The FLOPs of one iteration of each loop
+        are counted.
+      mapped: whether modules were called inside `jax.vmap`. The outputs and kept bytes of such
+        modules are those of one example.
 
     Example:
       >>> Summary((Row("", "Linear", None, 15, 60, 48, 24, None),)).total.flops
@@ -83,7 +89,7 @@ class Summary:
         head = ("module", "type", "output", "parameters", "size", "FLOPs", "kept", "kernel")
         cells = [head, *_texts(self.rows)]
         widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
-        # Names and shapes give way where the table would be wider than a terminal.
+        # Names and shapes are shortened if the table would be wider than a terminal.
         for column, least in ((2, 14), (0, 18), (1, 12)):
             over = sum(widths) + 2 * (len(widths) - 1) - WIDTH
             widths[column] = max(min(widths[column], least), widths[column] - max(0, over))
@@ -102,18 +108,20 @@ class Summary:
             f"FLOPs: {readable(total.flops)} forward, about "
             f"{readable(3 * total.flops)} in training. "
             f"Kept: {readable_bytes(total.kept_bytes)}.",
-            "FLOPs are those of products, 2 a multiply-add. Kept: about, for the backward pass.",
+            "FLOPs are those of products; a multiply-add counts 2. Kept: approximate number of "
+            "bytes\nthat the backward pass needs.",
         ]
         if self.loops_of_unknown_length:
             notes.append(
-                f"Loops of unknown length: {self.loops_of_unknown_length}; one turn is counted."
+                f"Loops of unknown length: {self.loops_of_unknown_length}; one iteration of each "
+                "is counted."
             )
         if self.mapped:
-            notes.append("Inside jax.vmap outputs and what is kept are those of one example.")
+            notes.append("Inside jax.vmap, outputs and kept bytes are those of one example.")
         if any(row.output is None for row in self.rows):
             notes.append(
-                "Without output: not called as a module. The module around it has its FLOPs; what "
-                "its\nown loops keep is not counted."
+                "Without output: not called as a module. The FLOPs count for the module around it, "
+                "and\nbytes kept by loops of that module are not counted."
             )
         reasons = [reason for row in self.rows if row.plan for reason in _why(row.plan)]
         notes += [
@@ -124,30 +132,32 @@ class Summary:
 
 
 def summary(model: nnx.Module, example: Any, **kwargs: Any) -> Summary:
-    """Prints what a model is made of, and what it costs, as a table. Computes nothing.
+    """Print a table of a model's modules with sizes, FLOPs and memory, without running the model.
 
-    Each row is a module with the shape of its output, its parameters, the FLOPs of its products
-    (exact: 2·N·M·K for [N, K] times [K, M], loops counted as often as they turn), about what
-    reverse mode keeps for it, and the kernel that runs a recurrent layer. All are those of a call
-    in evaluation mode, which is traced with shapes alone (integers such as lengths keep their
-    values, if they have any): a model made by `nnx.eval_shape` will do, whatever its size.
+    Each row is a module with the shape of its output, its parameters, the FLOPs of its products,
+    the approximate number of bytes that reverse mode keeps for it, and the kernel of a recurrent
+    layer. The FLOPs are exact: 2·N·M·K for [N, K] times [K, M], times the number of iterations of
+    loops. The numbers are those of a call in evaluation mode, which is traced with shapes only.
+    Integer arrays such as lengths keep their values, since the call may check these values. A model
+    made by `nnx.eval_shape` can be used, so the size of the model does not matter.
 
-    Where a module steps the parameters of another by itself, as `seq2seq.Decoder` does with its
-    cells and its attention, the FLOPs are its own, and what those steps keep is not counted. Of
-    modules called inside `jax.vmap` output and kept bytes are those of one example. Notes below the
-    table say so.
+    If a module itself runs the steps of another module, as `seq2seq.Decoder` does with its cells
+    and its attention, the FLOPs count for the module that runs the steps, and the bytes that these
+    steps keep are not counted. The output and the kept bytes of modules called inside `jax.vmap`
+    are those of one example. Notes below the table say if the model has such modules.
 
     Args:
-      model: a layer, or any module with or without layers in it.
-      example: an input, or a tuple of the call's arguments; arrays or `jax.ShapeDtypeStruct`s.
+      model: a layer or any other module.
+      example: an input, or a tuple of the arguments of the call. Each argument is an array or a
+        `jax.ShapeDtypeStruct`.
       **kwargs: keyword arguments of the call, such as `lengths`.
 
     Returns:
-      The `Summary`, whose text is what was printed.
+      The `Summary` that was printed.
 
     Raises:
-      TypeError: a model that is no `nnx.Module`.
-      ValueError: an example that the model cannot be called with.
+      TypeError: `model` is not an `nnx.Module`.
+      ValueError: the model cannot be called with `example`.
 
     Example:
       >>> from seqjax import nn
@@ -172,7 +182,7 @@ def summary(model: nnx.Module, example: Any, **kwargs: Any) -> Summary:
 
 
 class _Trace:
-    """A record of the modules, made while a call of the model is traced."""
+    """A record of a model's modules and their calls while a call of the model is traced."""
 
     def __init__(self, model: nnx.Module) -> None:
         self.modules = {
@@ -181,16 +191,16 @@ class _Trace:
             if not isinstance(module, (nnx.List, nnx.Dict))
         }
         self.scopes = {path: index for index, path in enumerate(self.modules)}
-        self.order: dict[str, int] = {}  # of the modules' first calls
+        self.order: dict[str, int] = {}  # the order of the modules' first calls
         self.outputs: dict[str, PyTree] = {}
         self.plans: dict[str, Plan] = {}
         self.kept: collections.Counter[str] = collections.Counter()
         self.running: list[str] = []
-        self.others: dict[str, PyTree] = {}  # outputs of other methods than the call
+        self.others: dict[str, PyTree] = {}  # outputs of methods other than __call__
         self.mapped = False
 
     def summary(self, model: nnx.Module, args: Any, kwargs: Any) -> Summary:
-        """A row for each module, and what notes there are to make."""
+        """Trace a call of the model and return its summary."""
         work = _flops.work_of(self._program(model, args, kwargs))
         rows = []
         for path in sorted(self.modules, key=self._place):
@@ -223,7 +233,7 @@ class _Trace:
             index: leaf
             for index, leaf in enumerate(leaves)
             if isinstance(leaf, jax.ShapeDtypeStruct) or _is_floating(leaf)
-        }  # what else there is, is an option of the call or has values that may be checked
+        }  # other leaves are options, or have values that the call may check
 
         def run(state: Any, arrays: dict[int, Any]) -> list[Any]:
             given = [arrays.get(index, leaf) for index, leaf in enumerate(leaves)]
@@ -236,12 +246,12 @@ class _Trace:
         except (TypeError, ValueError) as error:
             shapes = ", ".join(checks.brief(arg) for arg in args) or "nothing"
             raise ValueError(
-                f"example: expected what {type(model).__name__} can be called with, got {shapes}: "
+                f"example: expected arguments for a call of {type(model).__name__}, got {shapes}: "
                 f"{error}"
             ) from error
 
     def _see(self, call: Call) -> Any:
-        """Notes a call of a module's method, and names what it computes after the module."""
+        """Record a call of a module's method, and run it in a name scope of the module."""
         path, module = call.path, call.module
         self.order.setdefault(path, len(self.order))
         runs_direction = isinstance(module, Layer) and call.name == "run_direction"
@@ -270,7 +280,7 @@ class _Trace:
         return result
 
     def _place(self, path: str) -> tuple[tuple[int, int], ...]:
-        """Sorts modules below what they are part of, in the order of their first calls."""
+        """Return a sort key that puts modules after their parents and in the order of calls."""
         parts = path.split(".") if path else []
         owners = [".".join(parts[:count]) for count in range(len(parts) + 1)]
         last = len(self.modules)
@@ -304,7 +314,7 @@ def _bytes(leaves: Any) -> int:
 
 
 def _texts(rows: tuple[Row, ...]) -> list[tuple[str, ...]]:
-    """The cells of the table."""
+    """Return the texts of the table's cells."""
     texts: list[tuple[str, ...]] = []
     for row in rows:
         owners = [other.path for other in rows if other != row and _within(row.path, other.path)]
@@ -332,7 +342,7 @@ def _texts(rows: tuple[Row, ...]) -> list[tuple[str, ...]]:
 
 
 def _why(plan: Plan) -> list[str]:
-    """The reasons for the kernel and, where steps run twice, for that."""
+    """Return the reason for the kernel and, if steps run twice, the reason for the second run."""
     kernel = plan.reasons.kernel
     return [kernel] if plan.remat == "none" else [kernel, f"{plan.remat}: {plan.reasons.remat}"]
 

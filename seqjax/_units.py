@@ -1,4 +1,4 @@
-"""Numbers and sizes as short texts for people."""
+"""Numbers and sizes as short texts with prefixes."""
 
 __all__ = ["readable", "readable_bytes"]
 

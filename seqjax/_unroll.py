@@ -1,4 +1,4 @@
-"""`unroll`, the public way to run a cell over a sequence: it checks, plans, and calls a kernel."""
+"""The public functions `unroll`, which runs a cell over a sequence, and `explain`."""
 
 from typing import Any
 
@@ -9,19 +9,29 @@ from seqjax import checks, sequences
 from seqjax._arguments import (
     batched_state,
     check_cell,
+    checked_burn_in,
     checked_params,
     checked_recurrent_mask,
     floating_inputs,
     holds,
     layout,
+    timed_states,
 )
+from seqjax._hints import hints
 from seqjax.cells._base import Cell, compute_dtype
-from seqjax.kernels import WANTED, Execution, Kernel, Plan, Problem, make_plan, run
+from seqjax.kernels import WANTED, Execution, Kernel, Plan, Problem, by_scan, make_plan, run
 from seqjax.types import PyTree, Unrolled
 
 __all__ = ["explain", "unroll"]
 
 
+@hints(
+    initial_state="use state",
+    seq_lengths="use lengths",
+    sequence_length="use lengths",
+    dones="use resets=seqjax.sequences.resets_from_dones(dones, last_dones)",
+    go_backwards="use reverse",
+)
 def unroll(
     cell: Cell[Any, Any],
     params: PyTree,
@@ -36,75 +46,93 @@ def unroll(
     time_major: bool = False,
     recurrent_mask: Any = None,
     zoneout: PyTree | None = None,
+    burn_in: int = 0,
+    return_all_states: bool = False,
     execution: Execution | None = None,
     implementation: str | Kernel | None = None,
     remat: str | None = None,
     memory_budget: int | None = None,
     unroll: int | None = None,
 ) -> Unrolled:
-    r"""Runs a cell over sequences.
+    r"""Run a cell over sequences.
 
         s'_t     = reset_state where resets_t else s_{t-1}
         s_t, y_t = step(x_t, s'_t)   at real steps
         s_t, y_t = s'_t, 0           at masked steps
 
-    Values in padding, NaN and inf among them, never reach an output, a state or a gradient. A
-    sequence of length 0 returns its initial state. The function is compiled once for each
-    combination of cell configuration, shapes and dtypes; it may be differentiated (`jax.grad` is
-    backpropagation through time), mapped and nested in other transformations.
+    Values in padding, even NaN and inf, have no effect on outputs, states or gradients. The final
+    state of a sequence of length 0 is its initial state. The function is compiled once for each
+    combination of cell configuration, shapes and dtypes. All transformations of JAX work: for
+    example, `jax.grad` is backpropagation through time, and `jax.vmap` maps the function.
 
     Args:
-      cell: a cell, e.g. `seqjax.cells.LSTM(input_size, hidden_size)`.
-      params: its parameters, as from `cell.init`.
-      xs: inputs, floating-point `[..., T, I]` with any number of batch axes; for spatial cells
-        `[..., T, *space, C]`; for cells with several inputs a pytree of such arrays. Their dtype is
-        that of the computation and the outputs: parameters are cast to it, while products are
-        summed in float32 or wider.
-      state: the state before the first step, as from `cell.initial_state(batch_shape)`, or without
-        the batch axes (a learned initial state, from which every sequence starts);
-        `cell.initial_state(batch_shape)` if not given. It keeps its dtype.
-      lengths: integers of the batch shape, 0 to T: steps from a sequence's length on are masked.
-        Under tracing, where values are not known, a length above T means T, below 0 means 0.
-      mask: bool `[..., T]` (`[T, ...]` when time-major) with True at real steps, any pattern; not
-        together with `lengths`.
-      resets: bool, shaped like `mask`; True puts the state back to `reset_state` before step t,
-        in the order of processing (episode boundaries, packed rows), whether t is masked or not.
-      reset_state: what resets put back, with or without batch axes; the cell's initial state if not
-        given (not `state`, which may have been carried over from an earlier window).
-      reverse: process t = T-1 … 0. Outputs keep the order of xs and the final state is the one
-        after t = 0. With right padding it equals running each sequence reversed within its length.
-      time_major: xs, mask, resets, zoneout and the outputs have the time axis first, `[T, ..., I]`.
-      recurrent_mask: float, of the batch shape plus the recurrent input's features, or something
-        that broadcasts to it; multiplies what enters the recurrent product, the same at every step
-        (variational dropout; Gal, Ghahramani 2016).
-      zoneout: the fraction d of the old state that each unit keeps. With s~_t the state that the
-        step computed, s_t = d ⊙ s_{t-1} + (1-d) ⊙ s~_t (Krueger et al. 2017): a pytree like the
-        state with leaves that are None, numbers (as in evaluation) or arrays `[..., T, H]` (bool or
-        float, as in training).
-      execution: how to run it, a `seqjax.Execution`; the planner chooses what it leaves open, see
-        `seqjax.explain`.
-      implementation: a kernel, or its name; this and the next three arguments replace the fields
-        of `execution` with the same names. "scan" is `jax.lax.scan`; "fused" a loop whose weight
-        gradients are one product each; "associative" solves time in parallel for linear cells;
-        "native" is compiled C++ for LSTM, GRU and Elman on CPUs; "cudnn" is NVIDIA's LSTM, never
-        chosen by "auto".
-      remat: what reverse mode keeps. "none" what every step stored; "chunk" that of one segment of
-        a few megabytes, "sqrt" of √T steps, and the states between segments, running each step
-        twice; "log" segments within segments, for memory O(log T); "auto" chooses.
-      memory_budget: approximate number of bytes reverse mode may keep, without inputs and outputs.
-        Under `vmap` the budget holds for each mapped element.
-      unroll: steps in one iteration of the compiled loop.
+      cell: the cell, such as `seqjax.cells.LSTM(input_size, hidden_size)`.
+      params: the parameters of the cell, as `cell.init` returns them.
+      xs: the inputs, floating-point `[..., T, I]` with any number of batch axes. A spatial cell
+        reads `[..., T, *space, C]`. A cell with several inputs reads a pytree of such arrays. The
+        computation and the outputs have the dtype of xs, and parameters are cast to this dtype.
+        Products are summed in float32 or wider.
+      state: the state before the first step, as `cell.initial_state(batch_shape)` returns it. A
+        state without batch axes, such as a learned initial state, is used for every sequence. The
+        default is `cell.initial_state(batch_shape)`. The state keeps its dtype.
+      lengths: integers of the batch shape, from 0 to T, the number of real steps of each sequence.
+        All later steps are masked. Under tracing, where values are not known, a length above T
+        means T, and a length below 0 means 0.
+      mask: bool `[..., T]` (time-major: `[T, ...]`), True at real steps. Any pattern is allowed.
+        Pass either `lengths` or `mask`.
+      resets: bool with the shape of `mask`. Where it is True, the state is set to `reset_state`
+        before the step is processed, even if the step is masked. Use resets at the boundaries of
+        episodes or of packed sequences.
+      reset_state: the state after a reset, with or without batch axes. The default is the cell's
+        initial state and not `state`, because `state` may come from an earlier window. If
+        `reset_state` also has a time axis, at the same position as in `resets`, each step has its
+        own reset state: for example, the states that a replay buffer stored. Only the kernel "scan"
+        can use such a time axis, so "auto" chooses "scan".
+      reverse: whether to process the steps in the order t = T-1 … 0. The outputs keep the order of
+        xs, and the final state is the state after t = 0. If the padding is on the right, the result
+        is the same as if each sequence were reversed within its length.
+      time_major: whether the time axis comes first in xs, mask, resets, zoneout and the outputs, as
+        in `[T, ..., I]`.
+      recurrent_mask: float factors by which the input of the recurrent product is multiplied, the
+        same at every step (variational dropout; Gal, Ghahramani 2016). The shape of the factors
+        must broadcast to the shape of that input, which is `[..., H]` for most cells.
+      zoneout: the fraction d of the old state that each unit keeps (Krueger et al. 2017). If s~_t
+        is the state that the step computed, then s_t = d ⊙ s_{t-1} + (1-d) ⊙ s~_t. `zoneout` is a
+        pytree with the structure of the state. Its leaves are None, numbers (as in evaluation) or
+        arrays `[..., T, H]` of bool or float (as in training).
+      burn_in: the number of steps at the start through which no gradient passes (Kapturowski et al.
+        2019). These steps compute outputs and a state as usual, but both are constants for
+        derivatives. Use burn-in steps to recompute the state of a replayed sequence.
+      return_all_states: whether to return the states after all steps instead of the final state.
+        Only the kernel "scan" can return all states, so "auto" chooses "scan".
+      execution: the options for running the cell, a `seqjax.Execution`. The planner chooses the
+        options that are not set. `seqjax.explain` shows its choice.
+      implementation: a kernel or its name. This argument and the next three replace the fields of
+        `execution` that have the same names. "scan" is `jax.lax.scan`. "fused" is a loop that
+        computes each weight gradient as one product. "associative" runs all steps of a linear cell
+        in parallel. "native" is compiled C++ for LSTM, GRU and Elman on CPUs. "cudnn" is NVIDIA's
+        LSTM. "auto" chooses a kernel, but never "cudnn".
+      remat: the values that reverse mode keeps. "none" keeps the values of every step. "chunk" and
+        "sqrt" divide the steps into segments, keep the states between segments and the values of
+        one segment, and run each step twice. With "chunk", the values of a segment need a few
+        megabytes. With "sqrt", a segment has √T steps. "log" nests segments and needs memory
+        O(log T). With "auto" the planner chooses.
+      memory_budget: the approximate number of bytes that reverse mode may keep, without inputs and
+        outputs. Under `vmap` each mapped element has this budget.
+      unroll: the number of steps in one iteration of the compiled loop.
 
     Returns:
-      `Unrolled(outputs, state)`: outputs `[..., T, O]` (`[T, ..., O]` when time-major) in the dtype
-      of xs, and the final state.
+      `Unrolled(outputs, state)`: the outputs `[..., T, O]` (time-major: `[T, ..., O]`) in the dtype
+      of xs, and the final state. With `return_all_states`, the arrays of the state also have a time
+      axis, at the same position as in the outputs, and entry t is the state after step t.
 
     Raises:
-      TypeError: xs that are not floating-point, lengths that are not integers, a mask or resets
-        that are not boolean.
-      ValueError: shapes that do not fit each other or the cell; outside tracing, lengths beyond 0
-        to T; an unknown implementation, or one that cannot run this; lengths together with mask; a
-        memory budget that cannot be met.
+      TypeError: xs is not floating-point, lengths are not integers, or mask or resets are not
+        boolean.
+      ValueError: shapes do not match each other or the cell, lengths and mask are both given, a
+        length is not in 0 to T (outside tracing), burn_in is not in 0 to T or is combined with
+        `reverse`, the implementation is unknown or cannot run the problem, or the memory budget
+        cannot be met.
 
     Example:
       >>> import jax, jax.numpy as jnp, seqjax
@@ -128,6 +156,14 @@ def unroll(
     batch_shape, steps = layout(cell, xs, time_major=time_major)
     step_shape = (steps, *batch_shape) if time_major else (*batch_shape, steps)
     dtype = compute_dtype(xs)
+    burn_in = checked_burn_in(burn_in, steps, one_way=not reverse, limit="reverse=True")
+    reset_states = None
+    if reset_state is not None:
+        reset_states = timed_states("reset_state", cell, reset_state, step_shape, dtype)
+    if reset_states is not None:
+        reset_state, execution = None, by_scan(execution, "a time axis in reset_state")
+    if checks.require_bool("return_all_states", return_all_states):
+        execution = by_scan(execution, "return_all_states", with_states=True)
     plan = make_plan(cell, batch_shape, steps, dtype, execution)
     mask = sequences.step_mask(
         batch_shape, steps, lengths=lengths, mask=mask, time_major=time_major
@@ -135,14 +171,17 @@ def unroll(
     if resets is not None:
         resets = sequences.require_mask("resets", resets, step_shape)
     params = checked_params(cell, params)
-    if recurrent_mask is not None or zoneout is not None or reset_state is not None:
+    given = (recurrent_mask, zoneout, reset_state, reset_states)
+    if any(one is not None for one in given):
         state = cell.initial_state(batch_shape, dtype) if state is None else state
     state = batched_state("state", cell, state, batch_shape, dtype)
     if resets is None and reset_state is None:
-        reset_state = state  # no step reads it, so no other array is made
+        reset_state = state  # there are no resets, so no step reads it and no array is needed
     elif reset_state is not None:
         reset_state = batched_state("reset_state", cell, reset_state, batch_shape, dtype)
         reset_state = jax.tree.map(lambda r, s: r.astype(s.dtype), reset_state, state)
+    if reset_states is not None:
+        reset_states = jax.tree.map(lambda r, s: r.astype(s.dtype), reset_states, state)
     problem = Problem(
         params=params,
         xs=xs,
@@ -152,9 +191,12 @@ def unroll(
         resets=resets,
         recurrent_mask=checked_recurrent_mask(cell, recurrent_mask, state, dtype),
         zoneout=holds(cell, zoneout, state, step_shape, time_major, dtype),
+        reset_states=reset_states,
     )
-    batch_ndim = 0 if time_major else len(batch_shape)
-    unrolled: Unrolled = run(cell, problem, plan, batch_ndim=batch_ndim, reverse=reverse)
+    unrolled: Unrolled = run(
+        cell, problem, plan, batch_ndim=0 if time_major else len(batch_shape), reverse=reverse,
+        burn_in=burn_in, all_states=return_all_states,
+    )  # fmt: skip
     return unrolled
 
 
@@ -171,26 +213,27 @@ def explain(
     wanted: str = "gradient",
     platform: str | None = None,
 ) -> Plan:
-    """Prints how `unroll` would run a cell over inputs of this shape, and why. Computes nothing.
+    """Print how `unroll` would run a cell, and why, without running it.
 
     Args:
       cell: the cell.
-      xs: inputs as for `unroll`, or `jax.ShapeDtypeStruct`s like them; without the axes that
-        `jax.vmap` adds, which `unroll` does not see.
-      time_major: as for `unroll`.
-      execution: as for `unroll`.
-      implementation: as for `unroll`.
-      remat: as for `unroll`.
-      memory_budget: as for `unroll`.
-      unroll: as for `unroll`.
-      wanted: "values", "gradient" (what `unroll` assumes) or "forward", for forward mode.
-      platform: "cpu", "gpu", "cuda", "rocm" or "tpu"; JAX's default backend if not given.
+      xs: the inputs, as for `unroll`, or `jax.ShapeDtypeStruct`s, since only shapes and dtypes are
+        used. The shape must not include axes over which `jax.vmap` maps.
+      time_major: whether the time axis of xs comes first, as for `unroll`.
+      execution: the options for running the cell, as for `unroll`.
+      implementation: a kernel or its name, as for `unroll`.
+      remat: the values that reverse mode keeps, as for `unroll`.
+      memory_budget: the number of bytes that reverse mode may keep, as for `unroll`.
+      unroll: the number of steps in one iteration of the loop, as for `unroll`.
+      wanted: the purpose of the run: "values", "gradient" (reverse mode) or "forward" (forward
+        mode). `unroll` always assumes "gradient".
+      platform: "cpu", "gpu", "cuda", "rocm" or "tpu". The default is JAX's default backend.
 
     Returns:
-      The plan, whose text is what was printed.
+      The plan that was printed.
 
     Raises:
-      TypeError, ValueError: as `unroll` for the same arguments.
+      TypeError, ValueError: an argument is not valid for `unroll`.
 
     Example:
       >>> import jax, jax.numpy as jnp, seqjax

@@ -1,7 +1,8 @@
-"""Checks of the arguments of public functions, with uniform error messages.
+"""Checks of the arguments of public functions, with error messages of one form.
 
-Every check raises `ValueError` or `TypeError` with a message that names the argument, what was
-expected and what came: `hidden_size: expected a positive integer, got 0`.
+A failed check raises `TypeError`, `ValueError` or, for an index, `IndexError`. The message names
+the argument, the expected value and the given one: `hidden_size: expected a positive integer, got
+0`.
 """
 
 import difflib
@@ -40,11 +41,11 @@ __all__ = [
 
 
 def require_integer(name: str, value: Any, *, least: int = 1) -> int:
-    """Returns `value` as an int, or raises if it is not an integer of at least `least`.
+    """Return `value` as an int, or raise if it is not an integer of at least `least`.
 
     Raises:
-      TypeError: not an integer.
-      ValueError: below `least`.
+      TypeError: `value` is not an integer.
+      ValueError: `value` is below `least`.
 
     Example:
       >>> require_integer("hidden_size", np.int64(4))
@@ -63,11 +64,11 @@ def require_integer(name: str, value: Any, *, least: int = 1) -> int:
 
 
 def require_index(index: Any, size: int) -> int:
-    """Returns the position that an index means in a sequence of `size` entries.
+    """Return the non-negative form of an index of a sequence with `size` entries.
 
     Raises:
-      TypeError: not an integer, such as a slice.
-      IndexError: beyond the sequence.
+      TypeError: `index` is not an integer; for example, it is a slice.
+      IndexError: `index` is outside of the sequence.
 
     Example:
       >>> require_index(-1, 3)
@@ -77,26 +78,26 @@ def require_index(index: Any, size: int) -> int:
         return range(size)[operator.index(index)]
     except TypeError:
         raise TypeError(
-            f"index: expected an integer, got {brief(index)}; itertools.islice takes several"
+            f"index: expected an integer, got {brief(index)}; use itertools.islice for a slice"
         ) from None
     except IndexError:
         raise IndexError(f"index: expected -{size} to {size - 1}, got {index}") from None
 
 
 def require_shape(name: str, value: Any, *, least: int = 0) -> tuple[int, ...]:
-    """Returns sizes of axes as a tuple; an integer stands for one axis.
+    """Return the sizes of axes as a tuple. If `value` is an integer, there is a single axis.
 
-    Symbolic sizes of `jax.export` stay as they are.
+    Symbolic sizes of `jax.export` are not changed.
 
     Raises:
-      TypeError: neither an integer nor a sequence of integers.
-      ValueError: a size below `least`.
+      TypeError: `value` is neither an integer nor a sequence of integers.
+      ValueError: a size is below `least`.
 
     Example:
       >>> require_shape("batch_shape", 2), require_shape("batch_shape", [4, 2])
       ((2,), (4, 2))
     """
-    # An array without axes claims to be iterable.
+    # An array without axes is an instance of `Iterable`, too.
     single = isinstance(value, (str, bytes)) or getattr(value, "ndim", 1) == 0
     axes: list[Any] = [value] if single or not isinstance(value, Iterable) else list(value)
     sizes: list[Any] = [
@@ -107,10 +108,10 @@ def require_shape(name: str, value: Any, *, least: int = 0) -> tuple[int, ...]:
 
 
 def require_hashable(name: str, value: Any) -> Any:
-    """Returns `value` if it can be a key of a dict, or raises.
+    """Return `value` if it can be a key of a dict, or raise.
 
     Raises:
-      TypeError: a list, an array or another value without a hash.
+      TypeError: `value` has no hash; for example, it is a list or an array.
 
     Example:
       >>> require_hashable("stream", ("ann", 1))
@@ -126,11 +127,11 @@ def require_hashable(name: str, value: Any) -> Any:
 
 
 def require_rate(name: str, value: Any) -> float:
-    """Returns a dropout-like rate as a float, or raises if it is not in [0, 1).
+    """Return a rate, such as that of dropout, as a float, or raise if it is not in [0, 1).
 
     Raises:
-      TypeError: not a real number.
-      ValueError: outside [0, 1).
+      TypeError: `value` is not a real number.
+      ValueError: `value` is outside [0, 1).
 
     Example:
       >>> require_rate("dropout", 0.5)
@@ -144,10 +145,10 @@ def require_rate(name: str, value: Any) -> float:
 
 
 def require_name(name: str, value: Any, known: Iterable[str]) -> str:
-    """Returns `value` if it is one of the known names, or raises with the list of them.
+    """Return `value` if it is one of the known names, or raise an error that lists them.
 
     Raises:
-      ValueError: not a known name.
+      ValueError: `value` is not a known name.
 
     Example:
       >>> require_name("merge_mode", "sum", ["concat", "sum"])
@@ -162,7 +163,7 @@ def require_name(name: str, value: Any, known: Iterable[str]) -> str:
 
 
 def nearest(value: Any, known: Iterable[str]) -> str:
-    """Return "; did you mean X?" with the known name that a mistyped one resembles, or "".
+    """Return "; did you mean X?" with the known name X that is most like `value`, or "".
 
     Example:
       >>> nearest("num_layer", ["dropout", "num_layers"])
@@ -170,20 +171,25 @@ def nearest(value: Any, known: Iterable[str]) -> str:
       >>> nearest("colour", ["dropout", "num_layers"])
       ''
     """
-    found = difflib.get_close_matches(value, list(known), n=1) if isinstance(value, str) else []
-    return f"; did you mean {found[0]!r}?" if found else ""
+    if not isinstance(value, str):
+        return ""
+    names = {name.lower(): name for name in known}
+    found = difflib.get_close_matches(value.lower(), list(names), n=1)
+    return f"; did you mean {names[found[0]]!r}?" if found else ""
 
 
 def require_options(owner: str, options: Iterable[str], taker: Callable[..., Any]) -> None:
-    """Raises on an option that `taker` does not have, and names the nearest one.
+    """Raise an error if `taker` lacks one of the options.
+
+    The error message names the most similar option that `taker` has.
 
     Args:
-      owner: the function or class that was called, for the message.
+      owner: the name of the function or class that was called, for the message.
       options: the names of the options.
-      taker: the function or class that they are for.
+      taker: the function or class that takes the options as keyword-only arguments.
 
     Raises:
-      TypeError: such an option.
+      TypeError: `taker` lacks one of the options.
 
     Example:
       >>> require_options("resize", ["widht"], lambda image, *, width, height: None)
@@ -204,10 +210,10 @@ def require_options(owner: str, options: Iterable[str], taker: Callable[..., Any
 
 
 def require_key(name: str, key: Any) -> jax.Array:
-    """Returns `key` if it is a JAX random key, typed or raw, or raises.
+    """Return `key` if it is a JAX random key, typed or raw, or raise.
 
     Raises:
-      TypeError: something else, with how to make a key.
+      TypeError: `key` is not a random key; the message shows how to make one.
 
     Example:
       >>> require_key("key", jax.random.key(0)).shape
@@ -230,10 +236,10 @@ def require_key(name: str, key: Any) -> jax.Array:
 
 
 def require_number(name: str, value: Any) -> float:
-    """Returns `value` as a float, or raises if it is not a real number.
+    """Return `value` as a float, or raise if it is not a real number.
 
     Raises:
-      TypeError: something else.
+      TypeError: `value` is not a real number.
 
     Example:
       >>> require_number("forget_bias", 1)
@@ -245,10 +251,10 @@ def require_number(name: str, value: Any) -> float:
 
 
 def require_bool(name: str, value: Any) -> bool:
-    """Returns `value` as a bool, or raises if it is not True or False.
+    """Return `value` as a bool, or raise if it is not True or False.
 
     Raises:
-      TypeError: something else, an array among them.
+      TypeError: `value` is not a bool; for example, it is an array.
 
     Example:
       >>> require_bool("reverse", True)
@@ -260,17 +266,17 @@ def require_bool(name: str, value: Any) -> bool:
 
 
 def require_floating_dtype(name: str, dtype: Any) -> jnp.dtype:
-    """Returns `dtype` as a dtype, or raises if it is not a floating-point one.
+    """Return `dtype` as a dtype, or raise if it is not a floating-point dtype.
 
     Raises:
-      TypeError: something else.
+      TypeError: `dtype` is not a floating-point dtype.
 
     Example:
       >>> require_floating_dtype("param_dtype", "bfloat16").name
       'bfloat16'
     """
     try:
-        found = jnp.dtype("none" if dtype is None else dtype)  # NumPy's None means float64
+        found = jnp.dtype("none" if dtype is None else dtype)  # NumPy takes None for float64
     except TypeError:
         raise TypeError(f"{name}: expected a floating-point dtype, got {brief(dtype)}") from None
     if not jnp.issubdtype(found, jnp.floating):
@@ -279,17 +285,17 @@ def require_floating_dtype(name: str, dtype: Any) -> jnp.dtype:
 
 
 def require_array(name: str, value: Any, kind: Any, expected: str) -> jax.Array:
-    """Returns `value` as a JAX array, or raises if it is not an array or has a wrong dtype.
+    """Return `value` as a JAX array, or raise if it is not an array or has a wrong dtype.
 
     Args:
-      name: of the argument.
-      value: an array, or what `jnp.asarray` makes one of.
+      name: the name of the argument.
+      value: an array, or a value that `jnp.asarray` converts to an array.
       kind: a scalar type such as `jnp.floating`.
-      expected: the kind in words, for the message.
+      expected: a description of the kind for the error message.
 
     Raises:
-      TypeError: not an array, or of another kind.
-      ValueError: integers that the dtype JAX gives them cannot hold.
+      TypeError: `value` is not an array, or its dtype is of another kind.
+      ValueError: an integer does not fit into the dtype that JAX uses for it.
 
     Example:
       >>> require_array("mask", [True, False], jnp.bool_, "bool").shape
@@ -314,14 +320,14 @@ def require_array(name: str, value: Any, kind: Any, expected: str) -> jax.Array:
 
 
 def require_ids(name: str, value: Any, expected: str) -> jax.Array:
-    """Returns integers that are compared with a number of classes, as int32 or wider.
+    """Return ids, such as tokens or labels, as an array of int32 or wider.
 
-    A narrow dtype need not hold that number: 256 in uint8 would be 0.
+    A narrower dtype might not be able to hold the number of classes: in uint8, 256 becomes 0.
 
     Args:
-      name: of the argument.
+      name: the name of the argument.
       value: as for `require_array`.
-      expected: the integers in words, for the message.
+      expected: a description of the integers for the error message.
 
     Raises:
       TypeError, ValueError: as `require_array`.
@@ -335,10 +341,10 @@ def require_ids(name: str, value: Any, expected: str) -> jax.Array:
 
 
 def require_unmasked(name: str, value: Any) -> None:
-    """Raises if an array, or one in lists, has masked entries, which NumPy would take as data.
+    """Raise an error if an array, or an array in a list, has masked entries (`numpy.ma`).
 
     Raises:
-      ValueError: such an array.
+      ValueError: an array has masked entries.
 
     Example:
       >>> require_unmasked("lengths", np.ma.array([1, 2], mask=[False, True]))
@@ -351,17 +357,17 @@ def require_unmasked(name: str, value: Any) -> None:
 
 
 def _has_numpy(value: Any) -> bool:
-    """Return whether lists hold NumPy arrays, whose integers JAX narrows without an error."""
+    """Return whether a list contains NumPy arrays, whose integers JAX narrows without an error."""
     if not isinstance(value, (list, tuple)):
         return False
     return any(isinstance(leaf, np.ndarray) for leaf in jax.tree.leaves(value))
 
 
 def unfit(values: np.ndarray, dtype: Any) -> Any:
-    """Returns the first number that another dtype cannot hold; None if it can hold all.
+    """Return the first number that another dtype cannot hold, or None if there is none.
 
-    An integer does not fit where it would wrap around, and a finite number where it would become
-    infinite. Rounding is no misfit.
+    An integer does not fit if it would wrap around, and a finite number does not fit if it would
+    become infinite. A number that is only rounded fits.
 
     Example:
       >>> unfit(np.array([1, 2**40]), np.int32), unfit(np.array([1e39, np.inf]), np.float32)
@@ -380,23 +386,23 @@ def unfit(values: np.ndarray, dtype: Any) -> Any:
         return None
     else:
         with np.errstate(over="ignore", invalid="ignore"):
-            wrong = ~np.isfinite(values.astype(dtype))  # in dtypes without infinity it is NaN
+            wrong = ~np.isfinite(values.astype(dtype))  # NaN in dtypes without infinity
         if wrong.any():
             wrong &= np.isfinite(values)
     return values[wrong][0] if wrong.any() else None
 
 
 def require_fit(name: str, values: np.ndarray, dtype: Any, expected: str) -> None:
-    """Raises on a number that another dtype cannot hold, see `unfit`.
+    """Raise an error if another dtype cannot hold one of the numbers, as defined by `unfit`.
 
     Args:
-      name: of the argument.
-      values: numbers of any shape.
-      dtype: of the same kind of numbers.
-      expected: the values in words, for the message.
+      name: the name of the argument.
+      values: an array of numbers of any shape.
+      dtype: the dtype that must hold the values, of the same kind as their own dtype.
+      expected: a description of the values for the error message.
 
     Raises:
-      ValueError: such a number.
+      ValueError: a number does not fit into the dtype.
 
     Example:
       >>> require_fit("lengths", np.array([2**32 + 1]), np.int32, "integers")
@@ -411,19 +417,20 @@ def require_fit(name: str, values: np.ndarray, dtype: Any, expected: str) -> Non
 
 
 def require_cast(name: str, values: np.ndarray, dtype: Any, expected: str) -> np.ndarray:
-    """Returns numbers in another dtype, or raises if their kind or a value does not fit.
+    """Return numbers in another dtype, or raise if its kind is wrong or it cannot hold a number.
 
-    Integers may become floats; floats do not become integers, and numbers do not become bools.
+    Integers may be converted to floats. Floats are not converted to integers, and numbers are not
+    converted to bools.
 
     Args:
-      name: of the argument.
+      name: the name of the argument.
       values: an array of any shape.
-      dtype: the dtype to return.
-      expected: the values in words, for the message.
+      dtype: the dtype of the result.
+      expected: a description of the values for the error message.
 
     Raises:
-      TypeError: another kind of values.
-      ValueError: a number that the dtype cannot hold.
+      TypeError: the values are of a kind that is not converted.
+      ValueError: a number does not fit into the dtype.
 
     Example:
       >>> require_cast("x_t", np.array([1, 2]), np.float32, "features")
@@ -443,16 +450,16 @@ def require_cast(name: str, values: np.ndarray, dtype: Any, expected: str) -> np
 
 
 def require_range(name: str, values: Any, high: int, *, mask: Any = None) -> None:
-    """Raises on a value outside [0, high] at a real position, if the values are known.
+    """Raise an error if a value at a real position is outside [0, high]. Skip traced values.
 
     Args:
-      name: of the argument.
+      name: the name of the argument.
       values: numbers of any shape.
-      high: the greatest one.
-      mask: True at real positions; None if all are.
+      high: the greatest allowed value.
+      mask: True at real positions; None if all positions are real.
 
     Raises:
-      ValueError: such a value.
+      ValueError: a value is out of range.
 
     Example:
       >>> require_range("tokens", np.array([0, 3]), 3)
@@ -464,7 +471,7 @@ def require_range(name: str, values: Any, high: int, *, mask: Any = None) -> Non
         if is_traced(array) or not getattr(array, "is_fully_addressable", True):
             return
     real = np.asarray(values) if mask is None else np.asarray(values)[np.asarray(mask)]
-    wrong = ~((real >= 0) & (real <= high))  # so that NaN is wrong
+    wrong = ~((real >= 0) & (real <= high))  # also True for NaN
     if wrong.any():
         raise ValueError(
             f"{name}: expected values in [0, {high}] at real positions, got {real[wrong][0]}"
@@ -477,11 +484,11 @@ def _is_numeric(leaf: Any) -> bool:
 
 
 def brief(value: Any) -> str:
-    """Return a short text for a value in messages; arrays are shown by shape and dtype."""
+    """Return a short text that describes a value in messages, such as the shape of an array."""
     if isinstance(value, type):
         return f"the class {value.__name__}"
     if isinstance(value, nnx.Module):
-        return type(value).__name__  # whose leaves are arrays, too many to list
+        return type(value).__name__  # a module has too many arrays to list them
     leaves = [] if isinstance(value, Iterator) else jax.tree.leaves(value, is_leaf=_is_module)
     if leaves and all(_is_numeric(leaf) for leaf in leaves):
         if leaves[0] is value and value.shape == ():

@@ -1,30 +1,35 @@
-"""Losses: means over the real positions of a batch, as scalars for `jax.grad`.
+"""Losses, which are means over the real positions of a batch. `jax.grad` can differentiate them.
 
-Each is the value of the mean of the same name in `seqjax.metrics`. Common to all, and to
-`seqjax.ctc.ctc_loss` and `seqjax.crf.loss`:
+A position is real if `lengths` or `mask` does not mark it as padding. For each loss,
+`seqjax.metrics` has a function of the same name that returns a `Mean`, whose value is the loss. All
+losses, and also `seqjax.ctc.ctc_loss` and `seqjax.crf.loss`, have these properties:
 
-- With `per_sequence`, they return the mean of each sequence apart, `[B]` for the first axis; 0 for
-  one that is all padding.
-- They compute in at least float32, whatever the dtype of their inputs.
-- Masked inputs are replaced before the computation, so garbage in padding (NaN, inf, labels of -1)
-  reaches neither the value nor the gradient. With every position masked, value and gradient are 0.
-- A real label out of range raises a ValueError outside tracing and makes the value NaN under it.
+- With `per_sequence`, losses return the mean of each sequence, an array `[B]`, where B is the size
+  of the first axis. If a sequence has only padding, its mean is 0.
+- Losses are computed in float32 or wider, whatever the dtype of the inputs.
+- Masked inputs are replaced before the computation, so values in padding (NaN, inf, labels of -1)
+  have no effect on the loss or its gradient. If all positions are masked, the loss and its gradient
+  are 0.
+- If a real label is out of range, losses raise a ValueError or, under tracing, are NaN.
 """
 
 import jax
 from jax.typing import ArrayLike
 
 from seqjax import _elements, checks
+from seqjax._hints import LOSSES, hints
 from seqjax._readout import linear_readout
 
 __all__ = [
     "binary_cross_entropy",
     "cross_entropy",
     "linear_cross_entropy",
+    "mean_absolute_error",
     "mean_squared_error",
 ]
 
 
+@hints(**LOSSES)
 def cross_entropy(
     logits: ArrayLike,
     labels: ArrayLike,
@@ -34,28 +39,33 @@ def cross_entropy(
     label_smoothing: float = 0.0,
     per_sequence: bool = False,
 ) -> jax.Array:
-    """Softmax cross entropy in nats, averaged over the real positions.
+    """Return the softmax cross entropy in nats, averaged over the real positions.
 
-    With N real positions n, C classes, logits z, labels y and smoothing α
+    For N real positions n, C classes, logits z, labels y and smoothing α, the loss L is
 
         p_n = softmax(z_n)
         q_n = (1 - α) onehot(y_n) + α / C
         L   = -(1/N) Σ_n Σ_c q_nc log p_nc
 
     Args:
-      logits: float [..., C], such as [B, T, C] for tokens or [B, C] for whole sequences.
-      labels: int [...], classes in [0, C).
-      lengths: int [...], real steps of each sequence; the next axis is time. Or
-      mask: bool [...], the shape of labels, True is real.
-      label_smoothing: float in [0, 1), the share α of the probability spread over all classes.
-      per_sequence: whether to return the mean of each sequence, `[B]`, instead of the batch's.
+      logits: float [..., C], the scores of the classes, such as [B, T, C] for tokens or [B, C] for
+        whole sequences.
+      labels: int [...], the classes, in [0, C).
+      lengths: int [...], the number of real steps of each sequence. The time axis of logits and
+        labels comes right after the axes of `lengths`.
+      mask: bool [...] with the shape of labels, True at real positions. Pass lengths or mask, not
+        both.
+      label_smoothing: float in [0, 1), the share α of the probability that is spread over all
+        classes.
+      per_sequence: if True, return the mean of each sequence, `[B]`. If False, return the mean of
+        the batch.
 
     Returns:
-      float scalar or `[B]`, float32 or wider.
+      The loss, a float scalar or, with per_sequence, `[B]`. The loss is in float32 or wider.
 
     Raises:
-      TypeError: logits are not float, labels not integer, or mask not bool.
-      ValueError: masked entries of a NumPy array, shapes do not match, label_smoothing is not in
+      TypeError: logits are not float, labels are not integer, or mask is not bool.
+      ValueError: a NumPy array has masked entries, shapes do not match, label_smoothing is not in
         [0, 1), or (outside tracing) a real label is not in [0, C).
 
     References:
@@ -72,6 +82,7 @@ def cross_entropy(
     return _elements.averaged(*elements, per_sequence)
 
 
+@hints(**LOSSES)
 def linear_cross_entropy(
     hidden: ArrayLike,
     kernel: ArrayLike,
@@ -85,38 +96,44 @@ def linear_cross_entropy(
     chunk_size: int | None = None,
     per_sequence: bool = False,
 ) -> jax.Array:
-    """`cross_entropy` of a linear read-out, without an array of all logits.
+    """Return the `cross_entropy` of a linear read-out, computed without an array of all logits.
 
         L = cross_entropy(hidden @ kernel + bias, labels)
 
-    It goes through the positions chunk by chunk, and computes the gradients of hidden, kernel and
-    bias in the same pass as the value. With many classes, such as the words of a language model, it
-    takes less memory and time than the two functions apart. With `per_sequence`, the gradient
-    computes the logits a second time.
+    The function divides the positions into chunks, processes one chunk at a time, and computes the
+    gradients of hidden, kernel and bias in the same pass as the value. If there are many classes,
+    such as the words of a language model, this function needs less memory and time than a read-out
+    followed by `cross_entropy`. With `per_sequence`, the logits are computed a second time for the
+    gradient.
 
     Args:
-      hidden: float [..., H], outputs of a recurrent network. It is cast to the dtype of kernel;
-        products are summed in float32 or wider. If devices share the batch, it must be the first
-        axis for them to share this work.
-      kernel: float [H, C], such as `nnx.Linear.kernel`. Or [C, H] with `transposed`.
-      bias: float [C], or None.
-      labels: int [...], classes in [0, C).
-      lengths: int [...], real steps of each sequence; the next axis is time. Or
-      mask: bool [...], the shape of labels, True is real.
+      hidden: float [..., H], the outputs of a recurrent network. The outputs are cast to the dtype
+        of kernel, and products are summed in float32 or wider. The devices of a sharded batch share
+        the work only if the batch axis is the first axis.
+      kernel: float [H, C] (with `transposed`: [C, H]), the matrix of the read-out, such as
+        `nnx.Linear.kernel`.
+      bias: float [C], the bias of the read-out, or None.
+      labels: int [...], the classes, in [0, C).
+      lengths: int [...], the number of real steps of each sequence. The time axis of hidden and
+        labels comes right after the axes of `lengths`.
+      mask: bool [...] with the shape of labels, True at real positions. Pass lengths or mask, not
+        both.
       label_smoothing: float in [0, 1), see `cross_entropy`.
-      transposed: whether kernel is [C, H], as the matrix of an embedding is
-        (`nnx.Embed.embedding`).
-      chunk_size: positions whose logits are computed together. If it is None, a chunk has 8 MB of
-        logits in float32 on a CPU and 64 MB elsewhere, or H positions if these are more.
-      per_sequence: whether to return the mean of each sequence, `[B]`, instead of the batch's.
+      transposed: whether kernel is [C, H]. The matrix of an embedding, `nnx.Embed.embedding`, is
+        also [C, H].
+      chunk_size: the number of positions whose logits are computed together. By default, the logits
+        of a chunk in float32 need 8 MB on a CPU and 64 MB on other devices, and a chunk has at
+        least H positions.
+      per_sequence: if True, return the mean of each sequence, `[B]`. If False, return the mean of
+        the batch.
 
     Returns:
-      float scalar or `[B]`, float32 or wider.
+      The loss, a float scalar or, with per_sequence, `[B]`. The loss is in float32 or wider.
 
     Raises:
-      TypeError: hidden, kernel or bias are not float, labels not integer, mask, per_sequence or
-        transposed not bool, or chunk_size is not an integer.
-      ValueError: masked entries of a NumPy array, shapes do not match, label_smoothing is not in
+      TypeError: hidden, kernel or bias is not float; labels are not integer; mask, per_sequence or
+        transposed is not bool; or chunk_size is not an integer.
+      ValueError: a NumPy array has masked entries, shapes do not match, label_smoothing is not in
         [0, 1), chunk_size is below 1, or (outside tracing) a real label is not in [0, C).
 
     References:
@@ -139,6 +156,7 @@ def linear_cross_entropy(
     return read.means()[0].value()
 
 
+@hints(**LOSSES)
 def binary_cross_entropy(
     logits: ArrayLike,
     labels: ArrayLike,
@@ -147,26 +165,30 @@ def binary_cross_entropy(
     mask: ArrayLike | None = None,
     per_sequence: bool = False,
 ) -> jax.Array:
-    """Logistic cross entropy in nats, averaged over the elements of the real positions.
+    """Return the logistic cross entropy in nats, averaged over the elements of real positions.
 
-    With N real elements n, logits z and labels y
+    For N real elements n, logits z and labels y, the loss L is
 
         L = -(1/N) Σ_n y_n log σ(z_n) + (1 - y_n) log σ(-z_n)
 
     Args:
-      logits: float [...], the log-odds of class 1; several independent labels a position, such as
-        the 88 keys of a piano roll [B, T, 88], are trailing axes.
-      labels: float, int or bool, of the shape of logits: 0 or 1, or a probability in between.
-      lengths: int [...], real steps of each sequence; the next axis is time. Or
-      mask: bool, True is real; its shape is a leading part of the shape of logits.
-      per_sequence: whether to return the mean of each sequence, `[B]`, instead of the batch's.
+      logits: float [...], the log-odds of class 1. The trailing axes are for several independent
+        labels of one position, such as the 88 keys of a piano roll [B, T, 88].
+      labels: float, int or bool with the shape of logits. Each label is 0 or 1, or a probability in
+        between.
+      lengths: int [...], the number of real steps of each sequence. The time axis of logits and
+        labels comes right after the axes of `lengths`.
+      mask: bool, True at real positions. The shape of logits must begin with the shape of `mask`.
+        Pass `lengths` or `mask`, not both.
+      per_sequence: if True, return the mean of each sequence, `[B]`. If False, return the mean of
+        the batch.
 
     Returns:
-      float scalar or `[B]`, float32 or wider.
+      The loss, a float scalar or, with per_sequence, `[B]`. The loss is in float32 or wider.
 
     Raises:
-      TypeError: logits are not float, labels are no real numbers, or mask is not bool.
-      ValueError: masked entries of a NumPy array, shapes do not match, or (outside tracing) a real
+      TypeError: logits are not float, labels are not real numbers, or mask is not bool.
+      ValueError: a NumPy array has masked entries, shapes do not match, or (outside tracing) a real
         label is not in [0, 1].
 
     Example:
@@ -179,6 +201,53 @@ def binary_cross_entropy(
     )
 
 
+@hints(**LOSSES)
+def mean_absolute_error(
+    predictions: ArrayLike,
+    targets: ArrayLike,
+    *,
+    lengths: ArrayLike | None = None,
+    mask: ArrayLike | None = None,
+    per_sequence: bool = False,
+) -> jax.Array:
+    """Return the absolute error, averaged over the elements of the real positions.
+
+    For N real elements n, predictions ŷ and targets y, the loss L is
+
+        L = (1/N) Σ_n |ŷ_n - y_n|
+
+    The gradient of an element that equals its target is 0.
+
+    Args:
+      predictions: float [...], the predicted values. The loss is computed in float32, or in the
+        dtype of the predictions if that is wider.
+      targets: float, int or bool with the shape of predictions, the true values.
+      lengths: int [...], the number of real steps of each sequence. The time axis of predictions
+        and targets comes right after the axes of `lengths`.
+      mask: bool, True at real positions. The shape of predictions must begin with the shape of
+        `mask`. Pass `lengths` or `mask`, not both.
+      per_sequence: if True, return the mean of each sequence, `[B]`. If False, return the mean of
+        the batch.
+
+    Returns:
+      The loss, a float scalar or, with per_sequence, `[B]`. The loss is in float32 or wider.
+
+    Raises:
+      TypeError: predictions are not float, targets are not real numbers, or mask is not bool.
+      ValueError: a NumPy array has masked entries, or shapes do not match.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> predictions, targets = jnp.array([[1.0, 9.0]]), jnp.array([[3.0, 0.0]])
+      >>> float(mean_absolute_error(predictions, targets, mask=jnp.array([[True, False]])))
+      2.0
+    """
+    return _elements.averaged(
+        *_elements.absolute_errors(predictions, targets, lengths, mask), per_sequence
+    )
+
+
+@hints(**LOSSES)
 def mean_squared_error(
     predictions: ArrayLike,
     targets: ArrayLike,
@@ -187,25 +256,29 @@ def mean_squared_error(
     mask: ArrayLike | None = None,
     per_sequence: bool = False,
 ) -> jax.Array:
-    """Squared error, averaged over the elements of the real positions.
+    """Return the squared error, averaged over the elements of the real positions.
 
-    With N real elements n, predictions ŷ and targets y
+    For N real elements n, predictions ŷ and targets y, the loss L is
 
         L = (1/N) Σ_n (ŷ_n - y_n)²
 
     Args:
-      predictions: float [...]; its dtype, if wider than float32, is that of the computation.
-      targets: float, int or bool, of the shape of predictions.
-      lengths: int [...], real steps of each sequence; the next axis is time. Or
-      mask: bool, True is real; its shape is a leading part of the shape of predictions.
-      per_sequence: whether to return the mean of each sequence, `[B]`, instead of the batch's.
+      predictions: float [...], the predicted values. The loss is computed in float32, or in the
+        dtype of the predictions if that is wider.
+      targets: float, int or bool with the shape of predictions, the true values.
+      lengths: int [...], the number of real steps of each sequence. The time axis of predictions
+        and targets comes right after the axes of `lengths`.
+      mask: bool, True at real positions. The shape of predictions must begin with the shape of
+        `mask`. Pass `lengths` or `mask`, not both.
+      per_sequence: if True, return the mean of each sequence, `[B]`. If False, return the mean of
+        the batch.
 
     Returns:
-      float scalar or `[B]`, float32 or wider.
+      The loss, a float scalar or, with per_sequence, `[B]`. The loss is in float32 or wider.
 
     Raises:
-      TypeError: predictions are not float, targets are no real numbers, or mask is not bool.
-      ValueError: masked entries of a NumPy array, or shapes do not match.
+      TypeError: predictions are not float, targets are not real numbers, or mask is not bool.
+      ValueError: a NumPy array has masked entries, or shapes do not match.
 
     Example:
       >>> import jax.numpy as jnp

@@ -1,7 +1,8 @@
-"""Metrics of a batch as mergeable means over its real positions: padding never counts.
+"""Metrics, which are means over the real positions of a batch. Padding is ignored.
 
-Every function returns a `Mean`, which keeps total and count apart, so that an evaluation over
-batches of unequal size is exact. The losses of `seqjax.losses` are the values of these means.
+Each metric of a batch is a `Mean`, which stores a total and a count. To get the metric of a whole
+evaluation, merge the means of its batches. The merged mean is exact, even if the batches have
+unequal sizes. The losses of `seqjax.losses` are the values of these means.
 """
 
 from collections.abc import Hashable, Sequence
@@ -14,6 +15,7 @@ from jax.typing import ArrayLike
 
 from seqjax import _elements, checks
 from seqjax._elements import Mean
+from seqjax._hints import LOSSES, hints
 from seqjax._readout import linear_readout
 
 __all__ = [
@@ -24,11 +26,13 @@ __all__ = [
     "cross_entropy",
     "edit_distance",
     "linear_cross_entropy",
+    "mean_absolute_error",
     "mean_squared_error",
     "perplexity",
 ]
 
 
+@hints(**LOSSES)
 def cross_entropy(
     logits: ArrayLike,
     labels: ArrayLike,
@@ -37,20 +41,22 @@ def cross_entropy(
     mask: ArrayLike | None = None,
     label_smoothing: float = 0.0,
 ) -> Mean:
-    """`seqjax.losses.cross_entropy` as a mergeable mean, in nats a position.
+    """Return `seqjax.losses.cross_entropy` as a `Mean`, in nats per position.
 
     Args:
-      logits: float [..., C].
-      labels: int [...], in [0, C).
-      lengths: int [...], real steps of each sequence; the next axis is time. Or
-      mask: bool [...], True is real.
-      label_smoothing: float in [0, 1). Leave it at 0 for a perplexity.
+      logits: float [..., C], the scores of the classes.
+      labels: int [...], the classes, in [0, C).
+      lengths: int [...], the number of real steps of each sequence. The time axis of logits and
+        labels comes right after the axes of `lengths`.
+      mask: bool [...] with the shape of labels, True at real positions. Pass lengths or mask, not
+        both.
+      label_smoothing: float in [0, 1). To compute a perplexity, pass label_smoothing=0.
 
     Returns:
       The mean over the real positions, in at least float32.
 
     Raises:
-      TypeError, ValueError: as `seqjax.losses.cross_entropy`.
+      TypeError, ValueError: an argument is not valid for `seqjax.losses.cross_entropy`.
 
     Example:
       >>> mean = cross_entropy(jnp.zeros((1, 3, 4)), jnp.array([[0, 1, 3]]))
@@ -62,6 +68,7 @@ def cross_entropy(
     )
 
 
+@hints(**LOSSES)
 def linear_cross_entropy(
     hidden: ArrayLike,
     kernel: ArrayLike,
@@ -74,24 +81,26 @@ def linear_cross_entropy(
     transposed: bool = False,
     chunk_size: int | None = None,
 ) -> Mean:
-    """`seqjax.losses.linear_cross_entropy` as a mergeable mean, in nats a position.
+    """Return `seqjax.losses.linear_cross_entropy` as a `Mean`, in nats per position.
 
     Args:
-      hidden: float [..., H].
-      kernel: float [H, C], or [C, H] with `transposed`.
-      bias: float [C], or None.
-      labels: int [...], in [0, C).
-      lengths: int [...], real steps of each sequence; the next axis is time. Or
-      mask: bool [...], True is real.
-      label_smoothing: float in [0, 1). Leave it at 0 for a perplexity.
+      hidden: float [..., H], the outputs of a recurrent network.
+      kernel: float [H, C] (with `transposed`: [C, H]), the matrix of the read-out.
+      bias: float [C], the bias of the read-out, or None.
+      labels: int [...], the classes, in [0, C).
+      lengths: int [...], the number of real steps of each sequence. The time axis of hidden and
+        labels comes right after the axes of `lengths`.
+      mask: bool [...] with the shape of labels, True at real positions. Pass lengths or mask, not
+        both.
+      label_smoothing: float in [0, 1). To compute a perplexity, pass label_smoothing=0.
       transposed: whether kernel is [C, H].
-      chunk_size: positions whose logits are computed together.
+      chunk_size: the number of positions whose logits are computed together.
 
     Returns:
       The mean over the real positions, in at least float32.
 
     Raises:
-      TypeError, ValueError: as `seqjax.losses.linear_cross_entropy`.
+      TypeError, ValueError: an argument is not valid for `seqjax.losses.linear_cross_entropy`.
 
     Example:
       >>> labels = jnp.array([[0, 1, 3]])
@@ -106,6 +115,7 @@ def linear_cross_entropy(
     return read.means()[0]
 
 
+@hints(**LOSSES)
 def binary_cross_entropy(
     logits: ArrayLike,
     labels: ArrayLike,
@@ -113,19 +123,21 @@ def binary_cross_entropy(
     lengths: ArrayLike | None = None,
     mask: ArrayLike | None = None,
 ) -> Mean:
-    """`seqjax.losses.binary_cross_entropy` as a mergeable mean, in nats an element.
+    """Return `seqjax.losses.binary_cross_entropy` as a `Mean`, in nats per element.
 
     Args:
       logits: float [...], the log-odds of class 1.
       labels: float, int or bool [...], 0 or 1 or a probability in between.
-      lengths: int [...], real steps of each sequence; the next axis is time. Or
-      mask: bool, True is real; its shape is a leading part of the shape of logits.
+      lengths: int [...], the number of real steps of each sequence. The time axis of logits and
+        labels comes right after the axes of `lengths`.
+      mask: bool, True at real positions. The shape of logits must begin with the shape of `mask`.
+        Pass `lengths` or `mask`, not both.
 
     Returns:
       The mean over the elements of the real positions, in at least float32.
 
     Raises:
-      TypeError, ValueError: as `seqjax.losses.binary_cross_entropy`.
+      TypeError, ValueError: an argument is not valid for `seqjax.losses.binary_cross_entropy`.
 
     Example:
       >>> mean = binary_cross_entropy(jnp.zeros((2, 3)), jnp.ones((2, 3)))
@@ -135,6 +147,39 @@ def binary_cross_entropy(
     return _elements.mean(*_elements.binary_cross_entropies(logits, labels, lengths, mask))
 
 
+@hints(**LOSSES)
+def mean_absolute_error(
+    predictions: ArrayLike,
+    targets: ArrayLike,
+    *,
+    lengths: ArrayLike | None = None,
+    mask: ArrayLike | None = None,
+) -> Mean:
+    """Return `seqjax.losses.mean_absolute_error` as a `Mean`.
+
+    Args:
+      predictions: float [...], the predicted values.
+      targets: float, int or bool with the shape of predictions, the true values.
+      lengths: int [...], the number of real steps of each sequence. The time axis of predictions
+        and targets comes right after the axes of `lengths`.
+      mask: bool, True at real positions. The shape of predictions must begin with the shape of
+        `mask`. Pass `lengths` or `mask`, not both.
+
+    Returns:
+      The mean over the elements of the real positions, in at least float32.
+
+    Raises:
+      TypeError, ValueError: an argument is not valid for `seqjax.losses.mean_absolute_error`.
+
+    Example:
+      >>> mean = mean_absolute_error(jnp.ones((2, 3)), jnp.zeros((2, 3)))
+      >>> int(mean.count), float(mean.value())
+      (6, 1.0)
+    """
+    return _elements.mean(*_elements.absolute_errors(predictions, targets, lengths, mask))
+
+
+@hints(**LOSSES)
 def mean_squared_error(
     predictions: ArrayLike,
     targets: ArrayLike,
@@ -142,19 +187,21 @@ def mean_squared_error(
     lengths: ArrayLike | None = None,
     mask: ArrayLike | None = None,
 ) -> Mean:
-    """`seqjax.losses.mean_squared_error` as a mergeable mean.
+    """Return `seqjax.losses.mean_squared_error` as a `Mean`.
 
     Args:
-      predictions: float [...].
-      targets: float, int or bool, of the shape of predictions.
-      lengths: int [...], real steps of each sequence; the next axis is time. Or
-      mask: bool, True is real; its shape is a leading part of the shape of predictions.
+      predictions: float [...], the predicted values.
+      targets: float, int or bool with the shape of predictions, the true values.
+      lengths: int [...], the number of real steps of each sequence. The time axis of predictions
+        and targets comes right after the axes of `lengths`.
+      mask: bool, True at real positions. The shape of predictions must begin with the shape of
+        `mask`. Pass `lengths` or `mask`, not both.
 
     Returns:
       The mean over the elements of the real positions, in at least float32.
 
     Raises:
-      TypeError, ValueError: as `seqjax.losses.mean_squared_error`.
+      TypeError, ValueError: an argument is not valid for `seqjax.losses.mean_squared_error`.
 
     Example:
       >>> mean = mean_squared_error(jnp.ones((2, 3)), jnp.zeros((2, 3)))
@@ -164,6 +211,7 @@ def mean_squared_error(
     return _elements.mean(*_elements.squared_errors(predictions, targets, lengths, mask))
 
 
+@hints(**LOSSES)
 def accuracy(
     logits: ArrayLike,
     labels: ArrayLike,
@@ -171,19 +219,25 @@ def accuracy(
     lengths: ArrayLike | None = None,
     mask: ArrayLike | None = None,
 ) -> Mean:
-    """Fraction of the real positions whose largest logit (the first on ties) is the label's.
+    """Return the fraction of real positions at which the label has the largest logit.
+
+    If several logits are equally large, the first of them counts as the largest.
 
     Args:
-      logits: float [..., C]; a real position with NaN among its logits makes the total NaN.
-      labels: int [...], in [0, C); under tracing, a label outside makes the total NaN.
-      lengths: int [...], real steps of each sequence; the next axis is time. Or
-      mask: bool [...], True is real.
+      logits: float [..., C], the scores of the classes. If a logit of a real position is NaN, the
+        returned mean is NaN.
+      labels: int [...], the classes, in [0, C). Under tracing, if a real label is out of range, the
+        returned mean is NaN.
+      lengths: int [...], the number of real steps of each sequence. The time axis of logits and
+        labels comes right after the axes of `lengths`.
+      mask: bool [...] with the shape of labels, True at real positions. Pass lengths or mask, not
+        both.
 
     Returns:
-      The mean of the hits, its count being the number of real positions.
+      The mean of the hits, whose count is the number of real positions.
 
     Raises:
-      TypeError, ValueError: as `seqjax.losses.cross_entropy`.
+      TypeError, ValueError: an argument is not valid for `seqjax.losses.cross_entropy`.
 
     Example:
       >>> logits = jnp.array([[[2.0, 1.0], [0.0, 1.0], [5.0, 0.0]]])
@@ -194,6 +248,7 @@ def accuracy(
     return _elements.mean(*_elements.hits(logits, labels, lengths, mask))
 
 
+@hints(**LOSSES)
 def binary_accuracy(
     logits: ArrayLike,
     labels: ArrayLike,
@@ -201,20 +256,25 @@ def binary_accuracy(
     lengths: ArrayLike | None = None,
     mask: ArrayLike | None = None,
 ) -> Mean:
-    """Fraction of the real elements where "logit above 0" agrees with "label above 1/2".
+    """Return the fraction of real elements that are classified correctly.
+
+    An element is correct if the logit is above 0 and the label above 1/2, or if neither is.
 
     Args:
-      logits: float [...], the log-odds of class 1; NaN at a real position makes the total NaN.
-      labels: float, int or bool [...], 0 or 1 or a probability in between; under tracing, a label
-        outside [0, 1] makes the total NaN.
-      lengths: int [...], real steps of each sequence; the next axis is time. Or
-      mask: bool, True is real; its shape is a leading part of the shape of logits.
+      logits: float [...], the log-odds of class 1. If a logit of a real position is NaN, the
+        returned mean is NaN.
+      labels: float, int or bool [...], 0 or 1 or a probability in between. Under tracing, if a
+        label is outside [0, 1], the returned mean is NaN.
+      lengths: int [...], the number of real steps of each sequence. The time axis of logits and
+        labels comes right after the axes of `lengths`.
+      mask: bool, True at real positions. The shape of logits must begin with the shape of `mask`.
+        Pass `lengths` or `mask`, not both.
 
     Returns:
-      The mean of the hits, its count being the number of real elements.
+      The mean of the hits, whose count is the number of real elements.
 
     Raises:
-      TypeError, ValueError: as `seqjax.losses.binary_cross_entropy`.
+      TypeError, ValueError: an argument is not valid for `seqjax.losses.binary_cross_entropy`.
 
     Example:
       >>> float(binary_accuracy(jnp.array([3.0, -1.0]), jnp.array([1, 1])).value())
@@ -224,18 +284,19 @@ def binary_accuracy(
 
 
 def perplexity(mean: Mean) -> jax.Array:
-    """The exponential of a mean cross entropy in nats; 1 for an empty mean.
+    """Return the perplexity, which is the exponential of a mean cross entropy in nats.
 
-    Merge the means of all batches first: an average of perplexities is not a perplexity.
+    First merge the means of all batches, because an average of perplexities is not a perplexity. If
+    the mean is empty, the perplexity is 1.
 
     Args:
-      mean: what `cross_entropy` returned, merged over the evaluation.
+      mean: the result of `cross_entropy`, merged over all batches of the evaluation.
 
     Returns:
-      float scalar.
+      The perplexity, a float scalar.
 
     Raises:
-      TypeError: not a `Mean`.
+      TypeError: `mean` is not a `Mean`.
 
     Example:
       >>> import math
@@ -251,26 +312,27 @@ def edit_distance(
     reference: Sequence[object] | np.ndarray | jax.Array,
     hypothesis: Sequence[object] | np.ndarray | jax.Array,
 ) -> int:
-    """Return how many insertions, deletions and substitutions turn one sequence into another.
+    """Return the least number of insertions, deletions and substitutions between two sequences.
 
         d(i, j) = min(d(i-1, j) + 1, d(i, j-1) + 1, d(i-1, j-1) + [r_i ≠ h_j])
 
-    An error rate of words, characters or phonemes is the sum of the distances divided by the sum of
-    the reference lengths.
+    The error rate of words, characters or phonemes is the sum of the distances divided by the sum
+    of the reference lengths.
 
     Args:
-      reference: hashable tokens, or an array of one dimension. The characters of a string are its
-        tokens. Tokens are equal if they are equal as keys of a `dict`: 1, 1.0, True and
-        `np.int32(1)` are, 1 and "1" are not.
-      hypothesis: likewise.
+      reference: a sequence of hashable tokens, or an array of one dimension. The tokens of a string
+        are its characters. Two tokens are equal if they are the same key of a `dict`. For example,
+        1, 1.0, True and `np.int32(1)` are equal, but 1 and "1" are not.
+      hypothesis: a sequence of tokens, as for `reference`.
 
     Returns:
-      The distance, 0 for equal sequences.
+      The distance, which is 0 for equal sequences.
 
     Raises:
       ImportError: rapidfuzz is not installed.
-      TypeError: not a sequence, an array of another number of dimensions, a masked array, a token
-        that cannot be hashed, or text on one side and bytes on the other.
+      TypeError: an argument is not a sequence, is a masked array, is an array that does not have
+        one dimension, or has a token that cannot be hashed; or one argument has text and the other
+        has bytes.
 
     References:
       Levenshtein (1966), Binary codes capable of correcting deletions, insertions, and reversals.
@@ -285,8 +347,8 @@ def edit_distance(
         raise ImportError(
             'seqjax.metrics.edit_distance needs rapidfuzz: pip install "seqjax[text]"'
         ) from error
-    # rapidfuzz compares hashes, which -1 and -2 share, and takes "a" for 97. Numbers of our own are
-    # equal where the tokens are.
+    # rapidfuzz compares hashes: -1 counts as equal to -2, which has the same hash, and "a" to 97.
+    # Therefore the tokens are replaced by numbers that are equal only for equal tokens.
     numbers: dict[Hashable, int] = {}
     first = _numbered("reference", reference, numbers)
     second = _numbered("hypothesis", hypothesis, numbers)
@@ -301,7 +363,7 @@ def edit_distance(
 
 
 def _numbered(name: str, tokens: Any, numbers: dict[Hashable, int]) -> list[int]:
-    """The number of each token; new ones are added."""
+    """Return the number of each token in `numbers`, to which new tokens are added."""
     if not isinstance(tokens, Sequence):
         if (
             np.ndim(tokens) != 1

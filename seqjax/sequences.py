@@ -1,7 +1,8 @@
-"""Sequences of unequal length: lengths and masks, layouts, picking and pooling real steps.
+"""Functions for sequences of unequal length: masks, layouts, and selection of real steps.
 
-A mask is boolean with True at real steps; `lengths` stands for a mask that is True before each
-sequence's length. Functions here are batch-major, `[..., T, …]`.
+A step is real if it belongs to the sequence and not to its padding. A mask is a boolean array that
+is True at real steps. `lengths` describes a mask in which the first steps of each sequence, up to
+its length, are real. Arrays are batch-major, `[..., T, …]`.
 """
 
 from typing import Any
@@ -12,6 +13,7 @@ import numpy as np
 from jax import lax
 
 from seqjax import checks
+from seqjax._episodes import dones_from_resets, resets_from_dones
 from seqjax._noted import note_range
 from seqjax.cells.ops import accumulator_dtype
 from seqjax.types import Array, Shape
@@ -19,6 +21,7 @@ from seqjax.types import Array, Shape
 __all__ = [
     "require_lengths",
     "require_mask",
+    "dones_from_resets",
     "first_real",
     "last_real",
     "lengths_to_mask",
@@ -27,6 +30,7 @@ __all__ = [
     "mean_pool",
     "previous_real",
     "repeat",
+    "resets_from_dones",
     "reverse",
     "step_mask",
     "zero_masked",
@@ -34,17 +38,20 @@ __all__ = [
 
 
 def require_lengths(lengths: Any, batch_shape: Shape, steps: int) -> Array:
-    """Checks lengths against a batch and returns them as int32.
+    """Check lengths and return them as int32.
+
+    Under tracing, where values are not known, a length above T means T, and a length below 0 means
+    0.
 
     Args:
-      lengths: integers of `batch_shape`, of any integer dtype.
-      batch_shape: the shape they must have.
-      steps: T, which none may exceed.
+      lengths: an array of integers with the shape `batch_shape`, of any integer dtype.
+      batch_shape: the expected shape of the lengths.
+      steps: the greatest allowed length, T.
 
     Raises:
-      TypeError: not integers.
-      ValueError: another shape; outside tracing, a length below 0 or above T. Under tracing, where
-        values are not known, a length above T means T and one below 0 means 0.
+      TypeError: lengths are not integers.
+      ValueError: the shape of lengths is not `batch_shape`, or (outside tracing) a length is below
+        0 or above T.
 
     Example:
       >>> require_lengths(np.array([2, 3], np.uint8), (2,), 3).tolist()
@@ -61,7 +68,7 @@ def require_lengths(lengths: Any, batch_shape: Shape, steps: int) -> Array:
         if lengths.dtype.kind in "OUS":
             raise TypeError(f"lengths: expected integers, got {checks.brief(given)}")
         if lengths.size == 0 and lengths.dtype == np.float64:
-            lengths = lengths.astype(np.int32)  # what numpy makes of an empty list
+            lengths = lengths.astype(np.int32)  # NumPy makes a float array from an empty list
     elif isinstance(lengths, (list, tuple)):
         lengths = jnp.asarray(lengths)
     if not jnp.issubdtype(lengths.dtype, jnp.integer):
@@ -73,7 +80,8 @@ def require_lengths(lengths: Any, batch_shape: Shape, steps: int) -> Array:
     if traced:
         if isinstance(steps, int):
             note_range("lengths", lengths, steps)
-        # First in their own dtype, so that nothing wraps around on the way to int32.
+        # The lengths are clipped in their own dtype first. Otherwise the conversion to int32 could
+        # wrap a large length around.
         most = min(int(jnp.iinfo(lengths.dtype).max), int(jnp.iinfo(jnp.int32).max))
         return jnp.minimum(jnp.clip(lengths, 0, most).astype(jnp.int32), steps)
     values = np.asarray(lengths)
@@ -86,11 +94,16 @@ def require_lengths(lengths: Any, batch_shape: Shape, steps: int) -> Array:
 
 
 def require_mask(name: str, mask: Any, shape: Shape) -> Array:
-    """Checks a boolean array over steps (a mask, resets) against the shape it must have.
+    """Check the dtype and the shape of a mask or of resets, and return the array.
+
+    Args:
+      name: the name of the argument for the error message.
+      mask: the boolean array.
+      shape: the shape that the array must have.
 
     Raises:
-      TypeError: not boolean; a float mask is ambiguous.
-      ValueError: another shape.
+      TypeError: the array is not boolean. A float mask is refused because its meaning is ambiguous.
+      ValueError: the array does not have the expected shape.
 
     Example:
       >>> require_mask("mask", np.array([True, False]), (2,)).tolist()
@@ -104,23 +117,23 @@ def require_mask(name: str, mask: Any, shape: Shape) -> Array:
 
 
 def lengths_to_mask(lengths: Any, steps: int) -> Array:
-    """The mask that is True before each length.
+    """Return a mask that is True at the real steps of each sequence.
 
     Args:
-      lengths: integers `[...]`, 0 to T.
-      steps: T.
+      lengths: integers `[...]` from 0 to T, the number of real steps of each sequence.
+      steps: the number of time steps, T.
 
     Returns:
-      bool `[..., T]`.
+      The mask, bool `[..., T]`.
 
     Raises:
-      TypeError, ValueError: see `require_lengths`.
+      TypeError, ValueError: the lengths are not valid; see `require_lengths`.
 
     Example:
       >>> lengths_to_mask(jnp.array([0, 2]), 3).astype(int).tolist()
       [[0, 0, 0], [1, 1, 0]]
     """
-    is_open: bool = jax.export.is_symbolic_dim(steps)  # in a program for sequences of any size
+    is_open: bool = jax.export.is_symbolic_dim(steps)  # a program exported for any T
     steps = steps if is_open else checks.require_integer("steps", steps, least=0)
     lengths = require_lengths(lengths, shape_of("lengths", "integers", lengths), steps)
     position = lax.broadcast_to_rank(jnp.arange(steps, dtype=jnp.int32), lengths.ndim + 1)
@@ -129,10 +142,10 @@ def lengths_to_mask(lengths: Any, steps: int) -> Array:
 
 
 def mask_to_lengths(mask: Any) -> Array:
-    """The number of real steps of each sequence, int32 `[...]`.
+    """Return the number of real steps of each sequence, int32 `[...]`.
 
     Args:
-      mask: bool `[..., T]`. For a mask with holes this counts its real steps.
+      mask: bool `[..., T]`, True at real steps. Padding between real steps is allowed.
 
     Example:
       >>> mask_to_lengths(jnp.array([[True, True, False]])).tolist()
@@ -145,13 +158,13 @@ def mask_to_lengths(mask: Any) -> Array:
 
 
 def previous_real(mask: Any) -> Array:
-    """Return the index of the last real step before each step; -1 if there is none.
+    """Return, for each step, the index of the last real step before it.
 
     Args:
-      mask: bool `[..., T]`.
+      mask: bool `[..., T]`, True at real steps.
 
     Returns:
-      int32 `[..., T]`.
+      The indices, int32 `[..., T]`. For a step that no real step precedes, the index is -1.
 
     Example:
       >>> previous_real(jnp.array([True, False, True, True])).tolist()
@@ -175,17 +188,19 @@ def step_mask(
     mask: Any = None,
     time_major: bool = False,
 ) -> Array | None:
-    """Return the mask meant by `lengths` or `mask`, checked; None if all steps are real.
+    """Check `lengths` or `mask` and return the mask. Return None if all steps are real.
 
     Args:
-      batch_shape: the batch axes.
-      steps: T.
-      lengths: integers of `batch_shape`; or
-      mask: bool `[*batch_shape, T]` (`[T, *batch_shape]` when time-major).
-      time_major: whether the mask, given and returned, has the time axis first.
+      batch_shape: the sizes of the batch axes.
+      steps: the number of time steps, T.
+      lengths: integers of `batch_shape`, the number of real steps of each sequence. Pass lengths or
+        mask.
+      mask: bool `[*batch_shape, T]` (time-major: `[T, *batch_shape]`), True at real steps.
+      time_major: whether the time axis comes first, both in `mask` and in the result.
 
     Raises:
-      TypeError, ValueError: both given, or one that does not fit.
+      TypeError, ValueError: `lengths` and `mask` are both given, or one of them has a wrong dtype,
+        shape or value.
 
     Example:
       >>> step_mask((1,), 2, lengths=jnp.array([1])).tolist()
@@ -204,17 +219,19 @@ def step_mask(
 
 
 def _mask_of(xs: Array, lengths: Any, mask: Any, axis: int) -> Array:
-    """The mask meant by `lengths` or `mask` for xs with its time axis at `axis`."""
+    """Return the mask that `lengths` or `mask` describes, for xs whose time axis is `axis`."""
     if not 0 <= axis < xs.ndim:
-        raise ValueError(f"xs: expected a time axis behind the batch axes, got shape {xs.shape}")
+        raise ValueError(f"xs: expected a time axis after the batch axes, got shape {xs.shape}")
     batch_shape, steps = xs.shape[:axis], xs.shape[axis]
     found = step_mask(batch_shape, steps, lengths=lengths, mask=mask)
     return jnp.ones((*batch_shape, steps), bool) if found is None else found
 
 
 def _time_axis(xs: Array, lengths: Any, mask: Any) -> int:
-    """Where the time axis of xs is: behind the batch axes of lengths or mask, else before the
-    last.
+    """Return the position of the time axis of xs.
+
+    The time axis comes right after the batch axes of lengths or mask. If neither lengths nor mask
+    is given, the time axis is the second to last axis.
     """
     if lengths is not None:
         return len(shape_of("lengths", "integers", lengths))
@@ -224,7 +241,7 @@ def _time_axis(xs: Array, lengths: Any, mask: Any) -> int:
 
 
 def shape_of(name: str, expected: str, values: Any) -> Shape:
-    """The shape of an array or of lists, which must be of one length at each depth."""
+    """Return the shape of an array or of nested lists, or raise if lists differ in length."""
     checks.require_unmasked(name, values)
     try:
         return np.shape(values)
@@ -237,20 +254,21 @@ def _numbers(xs: Any) -> Array:
 
 
 def over_features(mask: Array | np.ndarray, xs: Array | np.ndarray) -> Array:
-    """The mask `[..., T]` with trailing axes of size one, to broadcast against xs `[..., T, …]`."""
+    """Append axes of size 1 to a mask `[..., T]`, so that it broadcasts with xs `[..., T, …]`."""
     return jnp.asarray(mask).reshape(*mask.shape, *[1] * (xs.ndim - mask.ndim))
 
 
 def zero_masked(xs: Any, *, lengths: Any = None, mask: Any = None) -> Array:
-    """Return xs with zeros at masked steps, also where xs is NaN.
+    """Return xs with zeros at masked steps, even if xs is NaN there.
 
     Args:
-      xs: `[..., T, …]`.
-      lengths: integers `[...]`; or
-      mask: bool `[..., T]`. Without both, xs is returned as it is.
+      xs: the sequences, `[..., T, …]`.
+      lengths: integers `[...]`, the number of real steps of each sequence. Pass lengths or mask.
+      mask: bool `[..., T]`, True at real steps. If neither lengths nor mask is given, xs is
+        returned unchanged.
 
     Raises:
-      TypeError, ValueError: lengths or mask that do not fit.
+      TypeError, ValueError: lengths or mask are not valid for xs.
 
     Example:
       >>> zero_masked(jnp.array([[1.0], [jnp.nan]]), mask=jnp.array([True, False])).tolist()
@@ -277,19 +295,21 @@ def _picked(xs: Array, mask: Array, axis: int, *, last: bool) -> Array:
 
 
 def last_real(xs: Any, *, lengths: Any = None, mask: Any = None) -> Array:
-    """The last real step of each sequence (many-to-one), zeros where there is none.
+    """Return the last real step of each sequence (many-to-one).
+
+    If a sequence has no real step, its result is zero.
 
     Args:
-      xs: `[..., T, …]`.
-      lengths: integers `[...]`; or
-      mask: bool `[..., T]`, any pattern. Without both, all steps are real and the time axis is the
-        last but one.
+      xs: the sequences, `[..., T, …]`.
+      lengths: integers `[...]`, the number of real steps of each sequence. Pass lengths or mask.
+      mask: bool `[..., T]`, True at real steps. Any pattern is allowed. If neither lengths nor mask
+        is given, all steps are real, and the time axis is the second to last axis.
 
     Returns:
-      `[..., …]`, without the time axis.
+      One step of each sequence, `[..., …]`, without the time axis.
 
     Raises:
-      TypeError, ValueError: lengths or mask that do not fit.
+      TypeError, ValueError: lengths or mask are not valid for xs.
 
     Example:
       >>> xs = jnp.arange(6.0).reshape(2, 3, 1)
@@ -302,7 +322,9 @@ def last_real(xs: Any, *, lengths: Any = None, mask: Any = None) -> Array:
 
 
 def first_real(xs: Any, *, lengths: Any = None, mask: Any = None) -> Array:
-    """The first real step of each sequence, where a backward layer ends; see `last_real`.
+    """Return the first real step of each sequence, which a backward layer processes last.
+
+    The arguments are the same as for `last_real`.
 
     Example:
       >>> xs = jnp.arange(3.0).reshape(1, 3, 1)
@@ -315,9 +337,10 @@ def first_real(xs: Any, *, lengths: Any = None, mask: Any = None) -> Array:
 
 
 def mean_pool(xs: Any, *, lengths: Any = None, mask: Any = None) -> Array:
-    """The mean over real steps, zeros where there is none; arguments as for `last_real`.
+    """Return the mean over the real steps of each sequence.
 
-    Sums in float32 or wider, returns the dtype of xs.
+    If a sequence has no real step, its result is zero. The arguments are the same as for
+    `last_real`. The mean is computed in float32 or wider, and returned in the dtype of xs.
 
     Example:
       >>> mean_pool(jnp.array([[[1.0], [3.0], [99.0]]]), lengths=jnp.array([2])).tolist()
@@ -340,7 +363,10 @@ def _lowest(dtype: Any) -> Any:
 
 
 def max_pool(xs: Any, *, lengths: Any = None, mask: Any = None) -> Array:
-    """The maximum over real steps, zeros where there is none; arguments as for `last_real`.
+    """Return the maximum over the real steps of each sequence.
+
+    If a sequence has no real step, its result is zero. The arguments are the same as for
+    `last_real`.
 
     Example:
       >>> max_pool(jnp.array([[[1.0], [3.0], [99.0]]]), lengths=jnp.array([2])).tolist()
@@ -358,13 +384,13 @@ def max_pool(xs: Any, *, lengths: Any = None, mask: Any = None) -> Array:
 
 
 def reverse(xs: Any, *, lengths: Any = None, mask: Any = None) -> Array:
-    """Reverses each sequence within its length; what lies behind the length stays in place.
+    """Reverse the real steps of each sequence, and leave the padding in place.
 
     Args:
-      xs: `[..., T, …]`.
-      lengths: integers `[...]`; or
-      mask: bool `[..., T]`, whose real steps change places among themselves. Without both, the
-        whole time axis (the last but one) is reversed.
+      xs: the sequences, `[..., T, …]`.
+      lengths: integers `[...]`, the number of real steps of each sequence. Pass lengths or mask.
+      mask: bool `[..., T]`, True at the steps to reverse. If neither lengths nor mask is given, all
+        steps are reversed, and the time axis is the second to last axis.
 
     Example:
       >>> reverse(jnp.array([[1, 2, 3, 9]])[..., None], lengths=jnp.array([3]))[..., 0].tolist()
@@ -374,7 +400,7 @@ def reverse(xs: Any, *, lengths: Any = None, mask: Any = None) -> Array:
     axis = _time_axis(xs, lengths, mask)
     mask = _mask_of(xs, lengths, mask, axis)
     steps = xs.shape[axis]
-    # The k-th real step takes the place of the k-th real step from the end.
+    # The k-th real step moves to the place of the k-th real step from the end.
     order = jnp.argsort(~mask, axis=-1, stable=True)  # real steps first, in their order
     rank = jnp.cumsum(mask, axis=-1) - 1
     opposite = jnp.clip(mask.sum(axis=-1, keepdims=True) - 1 - rank, 0, max(steps - 1, 0))
@@ -387,14 +413,14 @@ def reverse(xs: Any, *, lengths: Any = None, mask: Any = None) -> Array:
 
 
 def repeat(x: Any, steps: int) -> Array:
-    """The same input at each of `steps` steps (one-to-many; Keras's `RepeatVector`).
+    """Repeat an input at every step (one-to-many), like Keras's `RepeatVector`.
 
     Args:
-      x: `[..., I]`.
-      steps: T.
+      x: the input, `[..., I]`.
+      steps: the number of time steps, T.
 
     Returns:
-      `[..., T, I]`.
+      The sequence, `[..., T, I]`.
 
     Raises:
       TypeError, ValueError: `steps` is not a positive integer.
@@ -411,10 +437,10 @@ def repeat(x: Any, steps: int) -> Array:
 
 
 def to_time_major(tree: Any, batch_ndim: int) -> Any:
-    """Moves the time axis of each array from behind the batch axes to the front."""
+    """Move the time axis of each array from the position after the batch axes to the front."""
     return jax.tree.map(lambda a: jnp.moveaxis(a, batch_ndim, 0), tree)
 
 
 def to_batch_major(tree: Any, batch_ndim: int) -> Any:
-    """Moves the time axis of each array from the front to behind the batch axes."""
+    """Move the time axis of each array from the front to the position after the batch axes."""
     return jax.tree.map(lambda a: jnp.moveaxis(a, 0, batch_ndim), tree)

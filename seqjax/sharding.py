@@ -1,16 +1,18 @@
-"""A batch over several devices: place its arrays, and what is compiled for them runs on all.
+"""Data parallelism: functions that divide a batch over several devices.
 
-    seqjax.sharding.use_cpu_devices(2)          # CPUs only: before anything is computed
+    seqjax.sharding.use_cpu_devices(2)          # only on CPUs, before anything is computed
     params = seqjax.sharding.replicate(params)
     batch = seqjax.sharding.shard_batch(batch)
     gradient = jax.jit(jax.grad(loss))(params, batch)
 
-Each device runs the whole time loop on its part of the batch, and parts meet once, in the sums of
-the weight gradients. On a CPU that is often faster than threads inside each small product, which
-wait for each other at every step.
+A function that is compiled for divided arrays runs on all devices. Each device runs the whole time
+loop on its part of the batch. The devices communicate only once, to sum the weight gradients.
+On a CPU, several devices are often faster than several threads, because threads share each small
+product and wait for each other at every step.
 
-Devices may belong to several processes, on one machine or many: each calls `use_processes` first
-and then does the same as the others, with the same batches; it keeps the parts of its own devices.
+The devices may belong to several processes, on one machine or on many. Each process first calls
+`use_processes`. Then all processes run the same program with the same batches, and each process
+keeps only the parts of the batches for its own devices.
 """
 
 import functools
@@ -31,17 +33,18 @@ __all__ = ["batch_mesh", "replicate", "shard_batch", "use_cpu_devices", "use_pro
 
 
 def use_cpu_devices(count: int | None = None) -> int:
-    """Lets JAX divide the CPU into devices. Call it before the first computation.
+    """Make JAX divide the CPU into several devices. Call this function before any computation.
 
     Args:
-      count: how many; one for each core that this process may use, if not given.
+      count: the number of devices. By default, there is one device for each core that this process
+        may use.
 
     Returns:
-      The count.
+      The number of devices.
 
     Raises:
-      TypeError, ValueError: not a positive integer.
-      RuntimeError: JAX has started with another number of devices.
+      TypeError, ValueError: `count` is not a positive integer.
+      RuntimeError: JAX has already started with another number of devices.
 
     Example:
       >>> use_cpu_devices(len(jax.devices("cpu"))) == len(jax.devices("cpu"))
@@ -64,20 +67,21 @@ def use_cpu_devices(count: int | None = None) -> int:
 
 
 def use_processes(where: str = "auto", *, cpu_devices: int = 1) -> int:
-    """Joins this process to others, by `jax.distributed`. Call it before anything is computed.
+    """Connect this process to others with `jax.distributed`, before the first computation.
 
     Args:
-      where: "INDEX/COUNT@HOST:PORT": which process this is, of how many, and the address of process
-        0, such as "0/2@localhost:5123"; or "auto" on a cluster that JAX knows (Slurm, Open MPI,
-        Kubernetes, Cloud TPU).
-      cpu_devices: into how many devices this process divides its CPU.
+      where: "INDEX/COUNT@HOST:PORT", such as "0/2@localhost:5123". INDEX is the index of this
+        process, COUNT is the number of processes, and HOST:PORT is the address of process 0. On a
+        cluster that JAX can detect (Slurm, Open MPI, Kubernetes, Cloud TPU), use "auto".
+      cpu_devices: the number of devices into which this process divides its CPU.
 
     Returns:
-      How many processes there are.
+      The number of processes.
 
     Raises:
-      TypeError, ValueError: no positive integer; an address that cannot be read as one.
-      RuntimeError: JAX has started already, or the others cannot be reached.
+      TypeError, ValueError: `cpu_devices` is not a positive integer, or `where` is neither "auto"
+        nor of the form "INDEX/COUNT@HOST:PORT".
+      RuntimeError: JAX has already started, or the other processes cannot be reached.
 
     Example:
       >>> use_processes("2/2@localhost:5123")
@@ -98,14 +102,14 @@ def use_processes(where: str = "auto", *, cpu_devices: int = 1) -> int:
 
 
 def batch_mesh(devices: int | None = None) -> Mesh:
-    """The first devices in a row, along an axis named "batch".
+    """Return a mesh of the first devices, with one axis named "batch".
 
     Args:
-      devices: how many; all that JAX has, in all processes, if not given.
+      devices: the number of devices. By default, the mesh has all devices of all processes.
 
     Raises:
-      TypeError, ValueError: not a positive integer, more than there are, or so few that a process
-        would have none.
+      TypeError, ValueError: `devices` is not a positive integer, is greater than the number of
+        devices, or is so small that one of the processes would have no device.
 
     Example:
       >>> batch_mesh(1).axis_names, batch_mesh(1).size
@@ -115,12 +119,14 @@ def batch_mesh(devices: int | None = None) -> Mesh:
     count = have if devices is None else checks.require_integer("devices", devices)
     if count > have:
         hint = "; see use_cpu_devices" if jax.default_backend() == "cpu" else ""
-        raise ValueError(f"devices: expected at most {have}, which JAX has, got {count}{hint}")
+        raise ValueError(
+            f"devices: expected at most {have}, the number of devices, got {count}{hint}"
+        )
     mesh = _mesh(count)
     processes = {device.process_index for device in mesh.devices.flat}
     if jax.process_count() > 1 and count > 1 and len(processes) < jax.process_count():
         raise ValueError(
-            f"devices: expected all {have}, those of {jax.process_count()} processes, got {count}"
+            f"devices: expected all {have} devices of {jax.process_count()} processes, got {count}"
         )
     return mesh
 
@@ -133,21 +139,21 @@ def _mesh(count: int) -> Mesh:
 
 
 def shard_batch(tree: PyTree, devices: int | None = None, *, axis: int = 0) -> PyTree:
-    """Divides arrays over devices along their batch axis.
+    """Divide arrays over devices along their batch axis.
 
     Args:
-      tree: a pytree of arrays. Those without that axis (scalars, keys), and those whose size along
-        it the number of devices does not divide, are copied to each device: the result is the same,
-        and not faster.
-      devices: how many; all that JAX has if not given.
-      axis: where the batch axis is: 1 for time-major sequences.
+      tree: a pytree of arrays. An array is copied to each device if it has no batch axis (such as a
+        scalar or a random key), or if the size of that axis is not a multiple of the number of
+        devices. Copied arrays give the same results, but the computation is not faster.
+      devices: the number of devices. The default is all devices.
+      axis: the position of the batch axis. Use 1 for time-major sequences.
 
     Returns:
-      The arrays, placed.
+      The arrays on the devices.
 
     Raises:
-      TypeError, ValueError: as `batch_mesh`; leaves that are no arrays; an axis that is not an
-        integer of at least 0.
+      TypeError, ValueError: `devices` is not valid for `batch_mesh`, a leaf of the tree is not an
+        array, or `axis` is not an integer of at least 0.
 
     Example:
       >>> import jax.numpy as jnp
@@ -169,17 +175,18 @@ def shard_batch(tree: PyTree, devices: int | None = None, *, axis: int = 0) -> P
 
 
 def replicate(tree: PyTree, devices: int | None = None) -> PyTree:
-    """Copies arrays to every device: parameters, states of optimisers, Flax modules.
+    """Copy arrays to every device.
 
     Args:
-      tree: a pytree of arrays.
-      devices: how many; all that JAX has if not given.
+      tree: a pytree of arrays, such as parameters, the state of an optimiser or a Flax module.
+      devices: the number of devices. The default is all devices.
 
     Returns:
-      The arrays, placed.
+      The arrays on the devices.
 
     Raises:
-      TypeError, ValueError: as `batch_mesh`; leaves that are no arrays.
+      TypeError, ValueError: `devices` is not valid for `batch_mesh`, or a leaf of the tree is not
+        an array.
 
     Example:
       >>> import jax.numpy as jnp
@@ -193,14 +200,14 @@ def replicate(tree: PyTree, devices: int | None = None) -> PyTree:
 
 
 def to_host(x: Any) -> np.ndarray:
-    """An array's values, gathered from all processes if they are divided among them."""
+    """Return the values of an array, after gathering them if they are divided among processes."""
     if isinstance(x, jax.Array) and not (x.is_fully_addressable or x.is_fully_replicated):
         x = multihost_utils.process_allgather(x, tiled=True)
     return np.asarray(x)
 
 
 def _put(leaf: Any, sharding: NamedSharding) -> jax.Array:
-    """An array on the devices; of those of other processes, only what they need is theirs to do."""
+    """Place an array on the devices of this process. Other processes do so for their devices."""
     if sharding.is_fully_addressable or (isinstance(leaf, jax.Array) and leaf.sharding == sharding):
         placed: jax.Array = jax.device_put(leaf, sharding)
         return placed
@@ -213,7 +220,7 @@ def _put(leaf: Any, sharding: NamedSharding) -> jax.Array:
 
 
 def _require_leaf(leaf: Any) -> None:
-    """Raises for what is no array of numbers, truth values or random keys."""
+    """Raise if a leaf is not an array of numbers, bools or random keys."""
     if isinstance(leaf, jax.Array):
         return
     checks.require_unmasked("tree", leaf)

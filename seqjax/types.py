@@ -1,6 +1,6 @@
-"""Shared types and the shape legend.
+"""The types that all modules share, and the letters for the sizes of axes.
 
-The legend holds in every docstring of the package:
+All docstrings of the package use these letters:
 
 ====  =====================================================
 T     time steps
@@ -12,7 +12,8 @@ S     source positions of attention
 V     vocabulary size
 ====  =====================================================
 
-A name with `_t` is a value at step t, with `_tm1` at step t - 1.
+A name that ends with `_t` is a value at step t. A name that ends with `_tm1` is a value at step
+t - 1.
 """
 
 from collections.abc import Callable
@@ -24,25 +25,25 @@ import jax
 __all__ = ["Array", "Initializer", "PRNGKey", "PyTree", "Shape", "Slots", "Unrolled"]
 
 Array: TypeAlias = jax.Array
-"""An array of JAX's."""
+"""A JAX array."""
 PRNGKey: TypeAlias = chex.PRNGKey
-"""A random key, as from `jax.random.key`."""
+"""A random key, as `jax.random.key` returns it."""
 PyTree: TypeAlias = Any
-"""Arrays in tuples, lists, dicts and whatever else JAX knows as a tree."""
+"""A JAX pytree: arrays in tuples, lists, dicts and other registered containers."""
 Shape: TypeAlias = tuple[int, ...]
-"""Sizes of axes."""
+"""The shape of an array: the sizes of its axes."""
 Slots: TypeAlias = tuple[Array | None, ...]
-"""The gates of a cell before they are activated, in its own order; see `seqjax.cells.Cell`."""
+"""The gates of a cell before activation, in the order of the cell. See `seqjax.cells.Cell`."""
 Initializer: TypeAlias = Callable[[PRNGKey, Shape, Any], Array]
-"""Draws an array: `initializer(key, shape, dtype)`, as those of `jax.nn.initializers`."""
+"""A function `(key, shape, dtype)` that draws an array, as in `jax.nn.initializers`."""
 
 
 class Unrolled(NamedTuple):
-    """The result of running a sequence: every output and the final state.
+    """The result of running a sequence: the outputs of all steps and the final state.
 
     Attributes:
-      outputs: the outputs of all steps, `[..., T, O]` (`[T, ..., O]` when time-major), zero at
-        masked steps.
+      outputs: the outputs of all steps, `[..., T, O]` (time-major: `[T, ..., O]`), which are zero
+        at masked steps.
       state: the state after the last processed step.
 
     Example:

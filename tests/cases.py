@@ -50,6 +50,18 @@ CASES: dict[str, Case] = {
     "projected_lstm-3": Case("projected_lstm", cells.ProjectedLSTM(I, H, proj_size=3)),
     "gru-no-bias": Case("gru", cells.GRU(I, H, use_bias=False)),
     "indrnn-tanh": Case("indrnn", cells.IndRNN(I, H, activation="tanh")),
+    "slstm-heads": Case("slstm", cells.SLSTM(I, H, num_heads=2, head_norm=True)),
+    "slstm-exponential": Case("slstm", cells.SLSTM(I, H, forget_gate="exponential")),
+    "lru-same": Case("lru", cells.LRU(I, H, output_size=I)),
+    "rg_lru-heads": Case("rg_lru", cells.RGLRU(I, H, num_heads=2, use_bias=False)),
+    "rg_lru-same": Case("rg_lru", cells.RGLRU(I, I, num_heads=I)),
+    "s5-bilinear": Case("s5", cells.S5(I, H, output_size=2, discretization="bilinear")),
+    "s5-no-pairs": Case("s5", cells.S5(I, H, conj_pairs=False, num_blocks=2)),
+    "sru-linear": Case("sru", cells.SRU(I, H, use_peephole=False)),
+    "sru-linear-same": Case(
+        "sru", cells.SRU(I, I, use_peephole=False, use_bias=False, rescale=False)
+    ),
+    "sru-same": Case("sru", cells.SRU(I, I, highway_bias=-1.0)),
     "conv_lstm_1d-valid": Case(
         "conv_lstm_1d",
         cells.ConvLSTM1D(I, 2, spatial_shape=7, kernel_size=2, stride=2, padding="VALID"),
@@ -120,9 +132,38 @@ def picked(function: Any) -> Any:
 
 
 def draw_like(tree: Any, seed: int, scale: float = 1.0, dtype: Any = np.float32) -> Any:
-    """A pytree of normal random arrays: nothing is zero, the biases least of all."""
+    """A pytree of normal random arrays: nothing is zero, the biases least of all.
+
+    The normaliser of an sLSTM is at least 1, as after any step: the cell divides by it.
+    """
     rng = np.random.default_rng(seed)
-    return jax.tree.map(lambda a: (scale * rng.normal(size=a.shape)).astype(dtype), tree)
+
+    def one(leaf: Any) -> np.ndarray:
+        drawn = scale * rng.normal(size=leaf.shape)
+        if np.iscomplexobj(leaf):
+            drawn = drawn + 1j * scale * rng.normal(size=leaf.shape)
+        return drawn.astype(dtype_for(leaf, dtype))
+
+    is_slstm = lambda node: isinstance(node, cells.SLSTMState)  # noqa: E731
+    return jax.tree.map(
+        lambda node: node._replace(n=1 + abs(node.n)) if is_slstm(node) else node,
+        jax.tree.map(one, tree),
+        is_leaf=is_slstm,
+    )
+
+
+def dtype_for(leaf: Any, dtype: Any) -> Any:
+    """The dtype, or for a complex leaf the complex dtype of that precision."""
+    return jnp.promote_types(dtype, jnp.complex64) if np.iscomplexobj(leaf) else dtype
+
+
+def hold_of(cell: Any, value: float) -> Any:
+    """`value` for each array of the state that zoneout may hold, None for the others."""
+    return jax.tree.map(
+        lambda role: value if role.held else None,
+        cell.state_roles(),
+        is_leaf=lambda role: isinstance(role, cells.Role),
+    )
 
 
 @functools.cache

@@ -1,5 +1,6 @@
 """What every test runs under: a compilation cache, one hypothesis profile, a float64 fixture."""
 
+import fnmatch
 import gc
 import os
 from collections.abc import Iterator
@@ -14,7 +15,11 @@ ROOT = Path(__file__).resolve().parent.parent
 # Most of the suite's time is XLA compiling small programs, each of which runs once or twice: it is
 # asked to make code that is right rather than fast. `XLA_FLAGS= make test` compiles as users do, as
 # `make slow` does. A flag that XLA does not know ends the process.
-FLAGS = ["--xla_backend_optimization_level=0", "--xla_llvm_disable_expensive_passes=true"]
+FLAGS = [
+    "--xla_backend_optimization_level=0",
+    "--xla_llvm_disable_expensive_passes=true",
+    "--xla_cpu_parallel_codegen_split_count=1",  # the processes of the tests use all cores
+]
 if jax.__version_info__ < (0, 11):
     FLAGS += ["--xla_cpu_use_fusion_emitters=false"]
 os.environ.setdefault("XLA_FLAGS", " ".join(FLAGS))
@@ -46,6 +51,19 @@ def pytest_ignore_collect(collection_path: Path) -> bool | None:
     """Keeps doctest collection from importing helpers, such as generators that need PyTorch."""
     helper = collection_path.suffix == ".py" and not collection_path.name.startswith("test_")
     return True if helper and ROOT / "tests" in collection_path.parents else None
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark the tests that `@pytest.mark.quick(*patterns)` does not name: as slow, and as rest."""
+    for item in items:
+        quick, parameters = item.get_closest_marker("quick"), getattr(item, "callspec", None)
+        if quick is None:
+            continue
+        name = "" if parameters is None else parameters.id
+        if not any(fnmatch.fnmatch(name, pattern) for pattern in quick.args):
+            item.add_marker(pytest.mark.slow)
+            item.add_marker(pytest.mark.rest)
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:

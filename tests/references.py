@@ -7,7 +7,7 @@ is not computed at all, so what lies in padding is never read.
 Names: `x` the input of one step, `h` and `c` the previous state, `cell` any object with the
 configuration's attributes (`activation`, `epsilon`, `hidden_size`, ...), `params` any object with
 the weights' attributes. Weights are [in, out] and multiply from the right; gates are column blocks.
-States are an array `h` or a pair `(h, c)`.
+States are an array `h` or a tuple `(h, c, ...)`.
 """
 
 import math
@@ -53,6 +53,11 @@ def activate(cell: Any, z: Array) -> Array:
     if cell.activation == "identity":
         return z
     raise ValueError(f"activation: no reference for {cell.activation!r}")
+
+
+def wide(value: Any) -> Any:
+    """An array in float64, or in complex128."""
+    return np.asarray(value, np.complex128 if np.iscomplexobj(value) else np.float64)
 
 
 def take(params: Any, *names: str) -> list[Any]:
@@ -212,6 +217,84 @@ def min_lstm(cell: Any, params: Any, x: Array, h: Array, recurrent_mask: Any = N
     return h, h
 
 
+def slstm(cell: Any, params: Any, x: Array, state: State, recurrent_mask: Any = None) -> Any:
+    """Beck et al. (2024), eq. 8-14, computed without the stabiliser m of eq. 15.
+
+    In the state, c and n are divided by exp(m). Before the first step n is 0, and m counts for
+    nothing.
+    """
+    h, c, n, m = state
+    w_ih, w_hh, b = take(params, "w_ih", "w_hh", "b")
+    heads = zip(np.split(masked(h, recurrent_mask), cell.num_heads), w_hh, strict=True)
+    by_gate = zip(*(np.split(part @ block, 4) for part, block in heads), strict=True)
+    from_h = np.concatenate([part for parts in by_gate for part in parts])
+    z_i, z_f, z_z, z_o = np.split(x @ w_ih + from_h + b, 4)
+    i, f = np.exp(z_i), np.exp(z_f) if cell.forget_gate == "exponential" else sigmoid(z_f)
+    c = f * np.exp(m) * c + i * np.tanh(z_z)
+    first, n = n == 0, f * np.exp(m) * n + i
+    h = sigmoid(z_o) * c / n
+    m = np.where(first, z_i, np.maximum(np.log(f) + m, z_i))
+    state = h, c / np.exp(m), n / np.exp(m), m
+    return state, output(slstm, cell, params, state)
+
+
+def lru(cell: Any, params: Any, x: Array, s: Array, recurrent_mask: Any = None) -> Any:
+    """Orvieto et al. (2023), section 3 and appendix A: s = λ s + γ (x B), y = Re(s C) + x D."""
+    if recurrent_mask is not None:
+        raise ValueError("recurrent_mask: lru has no recurrent product")
+    nu_log, theta_log, gamma_log = take(params, "nu_log", "theta_log", "gamma_log")
+    b_re, b_im = take(params, "b_re", "b_im")
+    eigenvalues = np.exp(-np.exp(nu_log) + 1j * np.exp(theta_log))
+    s = eigenvalues * s + np.exp(gamma_log) * (x @ (b_re + 1j * b_im))
+    return s, output("lru", cell, params, s, x)
+
+
+def rg_lru(cell: Any, params: Any, x: Array, h: Array, recurrent_mask: Any = None) -> Any:
+    """De et al. (2024), eq. 1-4, without the exception for first steps; u is the input."""
+    if recurrent_mask is not None:
+        raise ValueError("recurrent_mask: rg_lru has no recurrent product")
+    w_ih, w_g, b, decay = take(params, "w_ih", "w_g", "b", "decay")
+    u = x if params.w_ih is None else x @ w_ih
+    products = [np.split(part @ w, 2) for part, w in zip(np.split(u, len(w_g)), w_g, strict=True)]
+    b_r, b_i = np.split(b + np.zeros(2 * len(u)), 2)
+    r = sigmoid(np.concatenate([of_r for of_r, _ in products]) + b_r)
+    i = sigmoid(np.concatenate([of_i for _, of_i in products]) + b_i)
+    a = sigmoid(-decay) ** (8.0 * r)
+    h = a * h + np.sqrt(1.0 - a**2) * i * u
+    return h, h
+
+
+def s5(cell: Any, params: Any, x: Array, s: Array, recurrent_mask: Any = None) -> Any:
+    """Smith et al. (2023), eq. 2-6: x' = Λ x + B u, y = C x + D u, in steps of length Δ."""
+    if recurrent_mask is not None:
+        raise ValueError("recurrent_mask: s5 has no recurrent product")
+    real, imaginary, log_step = take(params, "lambda_re", "lambda_im", "log_step")
+    b_re, b_im = take(params, "b_re", "b_im")
+    if cell.clip_eigenvalues:
+        real = np.where(real > -1e-4, -1e-4, real)
+    eigenvalues, step = real + 1j * imaginary, np.exp(log_step)
+    driven = x @ (b_re + 1j * b_im)
+    if cell.discretization == "zoh":
+        a = np.exp(eigenvalues * step)
+        s = a * s + (a - 1.0) / eigenvalues * driven
+    else:
+        # The trapezoidal rule: s_t - s_{t-1} = Δ Λ (s_t + s_{t-1}) / 2 + Δ B u_t.
+        half = step * eigenvalues / 2.0
+        s = (s + half * s + step * driven) / (1.0 - half)
+    return s, output("s5", cell, params, s, x)
+
+
+def sru(cell: Any, params: Any, x: Array, c: Array, recurrent_mask: Any = None) -> Any:
+    """Lei et al. (2018), eq. 1-4 and section 3.3; without v, the gates see the input only."""
+    w_ih, v, b = take(params, "w_ih", "v", "b")
+    size, seen = cell.hidden_size, masked(c, recurrent_mask)
+    w, w_f = w_ih[:, :size], w_ih[:, size : 2 * size]
+    v_f, b_f = (part + np.zeros(2 * size) for part in (v, b))
+    f = sigmoid(x @ w_f + v_f[:size] * seen + b_f[:size])
+    c = f * c + (1.0 - f) * (x @ w)
+    return c, output("sru", cell, params, c, x, seen)
+
+
 def conv_lstm(cell: Any, params: Any, x: Array, state: State, recurrent_mask: Any = None) -> Any:
     """Shi et al. (2015), eq. 3, without peepholes: an LSTM whose products are convolutions."""
     h, c = state
@@ -236,12 +319,17 @@ REFERENCES: dict[str, Step] = {
     "coupled_lstm": coupled_lstm,
     "projected_lstm": projected_lstm,
     "layer_norm_lstm": layer_norm_lstm,
+    "slstm": slstm,
     "gru": gru,
     "cho_gru": cho_gru,
     "mgu": mgu,
     "indrnn": indrnn,
+    "lru": lru,
+    "rg_lru": rg_lru,
     "min_gru": min_gru,
     "min_lstm": min_lstm,
+    "s5": s5,
+    "sru": sru,
     "conv_lstm_1d": conv_lstm,
     "conv_lstm_2d": conv_lstm,
 }
@@ -307,17 +395,46 @@ def zero_state(name: str, cell: Any, params: Any, batch_shape: Sequence[int] = (
         return np.zeros((*batch, *extent, hidden)), np.zeros((*batch, *extent, hidden))
     if name == "projected_lstm":
         return np.zeros((*batch, np.shape(params.w_hr)[1])), np.zeros((*batch, hidden))
+    if name == "slstm":
+        return tuple(np.zeros((*batch, hidden)) for _ in "hcnm")
     if name.endswith("lstm") and name != "min_lstm":
         return np.zeros((*batch, hidden)), np.zeros((*batch, hidden))
-    return np.zeros((*batch, hidden))
+    kind = np.complex128 if name in ("lru", "s5") else np.float64
+    return np.zeros((*batch, hidden), kind)
 
 
-def output(name: str | Step, cell: Any, params: Any, state: State) -> Array:
-    """The output that belongs to a state: y = h W_hy + b_y for elman_readout, else h."""
+def output(
+    name: str | Step, cell: Any, params: Any, state: State, x: Any = None, seen: Any = None
+) -> Array:
+    """The output that belongs to a state, an input, and what recurrent products saw before.
+
+    It is the state's first leaf, unless the cell has a read-out. With `head_norm` an slstm
+    normalises h within each head.
+    """
     h: Array = leaves(state)[0]
+    if name in ("lru", lru):
+        c_re, c_im, d = take(params, "c_re", "c_im", "d")
+        h = (h @ (c_re + 1j * c_im)).real + (x @ d if d.ndim == 2 else d * x)
     if name in ("elman_readout", elman_readout):
         w_hy, b_y = take(params, "w_hy", "b_y")
         h = h @ w_hy + b_y
+    if name in ("slstm", slstm) and cell.head_norm:
+        (gain_h,) = take(params, "gain_h")
+        h = gain_h * np.concatenate(
+            [layer_norm(part, 1e-5) for part in np.split(h, cell.num_heads)]
+        )
+    if name in ("s5", s5):
+        c_re, c_im, d = take(params, "c_re", "c_im", "d")
+        y = (h @ (c_re + 1j * c_im)).real
+        h = (2.0 * y if cell.conj_pairs else y) + (x @ d if d.ndim == 2 else d * x)
+    if name in ("sru", sru):
+        w_ih, v, b = take(params, "w_ih", "v", "b")
+        size = cell.hidden_size
+        alpha = math.sqrt(1.0 + 2.0 * math.exp(cell.highway_bias)) if cell.rescale else 1.0
+        v_r, b_r = ((part + np.zeros(2 * size))[size:] for part in (v, b))
+        r = sigmoid(x @ w_ih[:, 2 * size : 3 * size] + v_r * seen + b_r)
+        skip = x if len(x) == size else x @ w_ih[:, 3 * size :]
+        h = r * h + (1.0 - r) * alpha * skip
     return h
 
 
@@ -378,8 +495,9 @@ def unroll(
     if recurrent_mask is not None:
         recurrent_mask = np.broadcast_to(np.asarray(recurrent_mask, np.float64), batch + shapes[0])
 
-    blank = like(first, [np.zeros(shape) for shape in shapes])
-    outputs = np.zeros((*batch, steps, *output(name_or_step, cell, params, blank).shape))
+    blank, nothing = like(first, [np.zeros(shape) for shape in shapes]), np.zeros(xs.shape[-rank:])
+    blank_output = output(name_or_step, cell, params, blank, nothing, leaves(blank)[0])
+    outputs = np.zeros((*batch, steps, *blank_output.shape))
     last = like(first, [leaf.copy() for leaf in leaves(first)])
     for n in np.ndindex(batch):
         options = {} if recurrent_mask is None else {"recurrent_mask": recurrent_mask[n]}
@@ -398,7 +516,8 @@ def unroll(
                         for part, s, s_new in zip(hold, leaves(state), leaves(new), strict=True)
                     ],
                 )
-                y = output(name_or_step, cell, params, new)
+                seen = masked(leaves(state)[0], options.get("recurrent_mask"))
+                y = output(name_or_step, cell, params, new, xs[n][t], seen)
             state = new
             outputs[n][t] = y
         for leaf, value in zip(leaves(last), leaves(state), strict=True):
@@ -422,8 +541,8 @@ def like(state: State, values: list[Any]) -> State:
 
 
 def batched(state: State, batch: tuple[int, ...], rank: int) -> State:
-    """The state in float64 with all batch dimensions."""
-    arrays = [np.asarray(leaf, np.float64) for leaf in leaves(state)]
+    """The state in double precision with all batch dimensions."""
+    arrays = [wide(leaf) for leaf in leaves(state)]
     for leaf in arrays:
         if leaf.ndim != rank and leaf.shape[:-rank] != batch:
             raise ValueError(f"state: expected batch shape {batch} or none, got {leaf.shape}")

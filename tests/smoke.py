@@ -1,12 +1,15 @@
-"""Is an installed seqjax whole? Run by the Python it was installed for, outside the repository.
+"""Check an installed seqjax. The Python it was installed for runs this, outside the repository.
 
-make dist    builds both distributions, installs the wheel in a new environment and runs this
+make dist     builds both distributions, installs the wheel in a new environment and runs this
+make wheel    the same for a wheel with the native engine: `--native` checks the engine, too
 """
 
 import importlib.metadata
+import os
 import statistics
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 IMPORT = """
@@ -24,8 +27,46 @@ def _import_seconds(_: int) -> float:
     return float(run.stdout)
 
 
+def _hide_compilers(cache: str) -> None:
+    """Let no compiler and no library that was compiled earlier be found."""
+    os.environ.update(PATH="", CXX="", XDG_CACHE_HOME=cache)
+    os.environ.pop("SEQJAX_NATIVE", None)
+
+
+def _check_native(place: Path) -> None:
+    """Raise unless the wheel's native engine computes the values of the kernel `fused`."""
+    import jax
+    import jax.numpy as jnp
+
+    import seqjax
+
+    libraries = list(place.glob("_native/*.so"))
+    assert len(libraries) == 1, f"expected one compiled library in the package, got {libraries}"
+    xs = jax.random.normal(jax.random.key(0), (5, 9, 3))
+    for cell in (seqjax.cells.LSTM(3, 20), seqjax.cells.GRU(3, 20), seqjax.cells.Elman(3, 20)):
+        plan = seqjax.explain(cell, xs, platform="cpu")
+        assert plan.kernel.name == "native", f"the planner takes {plan.kernel.name}"
+        params = cell.init(jax.random.key(1))
+
+        def loss(params, implementation, cell=cell):  # type: ignore[no-untyped-def]
+            lengths = jnp.array([9, 4, 1, 9, 6])
+            ran = seqjax.unroll(cell, params, xs, lengths=lengths, implementation=implementation)
+            return jnp.sin(ran.outputs).sum(), ran.outputs
+
+        run = jax.jit(jax.value_and_grad(loss, has_aux=True), static_argnums=1)
+        got, want = (jax.tree.leaves(run(params, name)) for name in ("native", "fused"))
+        error = max(float(jnp.abs(a - b).max()) for a, b in zip(got, want, strict=True))
+        assert error < 1e-4, f"{type(cell).__name__}: native differs from fused by {error}"
+    assert not list(Path(os.environ["XDG_CACHE_HOME"]).rglob("*.so")), "a library was compiled"
+    print(f"the native engine of {libraries[0].name} computes the values of fused")
+
+
 def main() -> None:
-    """Raises where something is missing; else prints what was found."""
+    """Raise if something is missing; else print what was found."""
+    native = "--native" in sys.argv[1:]
+    cache = tempfile.TemporaryDirectory()
+    if native:
+        _hide_compilers(cache.name)
     seconds = statistics.median(map(_import_seconds, range(3)))
     assert seconds < 1, f"import seqjax takes {seconds:.2f} s beyond jax and flax"
 
@@ -54,6 +95,8 @@ def main() -> None:
     leaves = jax.tree.leaves((value, gradient))
     assert all(bool(jnp.isfinite(leaf).all()) for leaf in leaves)
     assert all(float(jnp.abs(leaf).max()) > 0 for leaf in leaves)
+    if native:
+        _check_native(place)
     print(f"seqjax {seqjax.__version__} is whole; imported in {seconds:.2f} s beyond jax and flax")
 
 

@@ -25,6 +25,7 @@ def summed(xs):
     return lax.scan(lambda total, x: (add(total, x), None), start(jnp.zeros(xs.shape[1:])), xs)[0]
 
 
+@pytest.mark.quick()
 @pytest.mark.parametrize("scale", [1.0, 1e-20, 1e25])
 def test_a_long_sum_is_accurate_to_twice_the_precision(scale):
     xs = (np.random.default_rng(0).gamma(1.0, 2.0, (100_000, 3)) * scale).astype(np.float32)

@@ -171,6 +171,7 @@ def test_garbage_in_padding_changes_nothing():
     assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(slopes))
 
 
+@pytest.mark.quick()
 def test_ruled_out():
     """What -inf forbids is not found, has no share and no gradient, and leaves numbers behind."""
     _, emissions, tags, scores = draw(3)
@@ -205,6 +206,7 @@ def test_ties_take_the_lower_tags():
     assert found.tags.tolist() == [[0, 0, 0, 0]] and found.scores.tolist() == [0.0]
 
 
+@pytest.mark.quick("shape0", "shape4")
 @pytest.mark.parametrize("shape", [(0, T), (B, 0), (0, 0), (2, 0, T), ()])
 def test_empty_axes_and_other_batch_axes(shape):
     *batch, steps = shape or (T,)
@@ -221,6 +223,7 @@ def test_empty_axes_and_other_batch_axes(shape):
         assert not np.any(found.log_p)
 
 
+@pytest.mark.quick()
 def test_vmap_and_batch_axes_agree():
     rng, emissions, tags, scores = draw(4)
     lengths = rng.integers(0, T + 1, B)
@@ -254,6 +257,7 @@ def test_float64(x64):
     np.testing.assert_allclose(found[0], expected, rtol=1e-12)
 
 
+@pytest.mark.quick()
 def test_long_sequences():
     """Against the recursion in float64; the scores are in the thousands."""
     _, emissions, _, scores = draw(7, batch=1, steps=2000)
@@ -267,6 +271,7 @@ def test_long_sequences():
     np.testing.assert_allclose(MARGINALS(emissions, **scores).sum(-1), 1.0, atol=5e-3)
 
 
+@pytest.mark.quick()
 def test_module():
     _, emissions, tags, scores = draw(8)
     module = crf.CRF(C)
@@ -370,6 +375,7 @@ def test_a_wrong_tag_under_tracing_is_nan():
     assert np.isnan(found[0]) and np.isfinite(found[1])
 
 
+@pytest.mark.quick()
 def test_finite_scores_are_never_cut_off():
     """However low they are, the best tagging is the best, and its probability is right."""
     emissions = jnp.array([[[-2e5, -3e5], [-2.5e5, -2.2e5]]])
@@ -392,6 +398,7 @@ def test_what_is_ruled_out_is_not_bought_by_many_steps():
     assert not back.any() and scores.tolist() == [120000.0]
 
 
+@pytest.mark.quick()
 def test_tags_in_bytes():
     tags = np.array([[1, 255]], np.uint8)
     for function in (crf.log_likelihood, jax.jit(crf.log_likelihood)):

@@ -71,6 +71,7 @@ def viterbi(emissions, transitions):
     ],
     ids=str,
 )
+@pytest.mark.slow
 def test_hundred_thousand_steps(scale, transitions):
     """Every function against float64 loops of the same recursion."""
     rng = np.random.default_rng(0)
@@ -91,6 +92,7 @@ def test_hundred_thousand_steps(scale, transitions):
     np.testing.assert_allclose(log_p, most - log_z, rtol=1e-5, atol=1e-8 * abs(log_z) + 1e-12)
 
 
+@pytest.mark.quick()
 def test_known_values():
     """Chains whose Z is known without a recursion."""
     zeros = np.zeros((STEPS, 2), np.float32)
@@ -111,6 +113,7 @@ def test_known_values():
     np.testing.assert_allclose(log_p, -STEPS * np.log(2), rtol=1e-6)
 
 
+@pytest.mark.quick()
 def test_long_gradients_are_finite_and_right():
     """The gradient of log Z sums to one at each step, whatever is forbidden."""
     emissions = np.random.default_rng(1).normal(size=(STEPS, 2)).astype(np.float32)
@@ -121,6 +124,7 @@ def test_long_gradients_are_finite_and_right():
         np.testing.assert_allclose(others.sum(), STEPS - 1, rtol=1e-3)
 
 
+@pytest.mark.quick()
 @settings(max_examples=40, deadline=None)
 @given(
     seed=st.integers(0, 2**20),
@@ -167,6 +171,7 @@ def test_several_best(seed, number):
         assert (np.asarray(found.tags[b])[:, ~mask[b]] == 0).all()
 
 
+@pytest.mark.quick()
 def test_several_best_of_equals_and_mistakes():
     found = DECODE(np.zeros((3, 2), np.float32), FREE, n_best=3)
     assert found.tags.tolist() == [[0, 0, 0], [1, 0, 0], [0, 1, 0]]
@@ -199,6 +204,7 @@ def test_partial_labels(seed):
     np.testing.assert_allclose(full, usual, rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.quick()
 def test_partial_labels_in_padding_and_mistakes():
     _, emissions, tags, scores = draw(0)
     known = np.eye(C, dtype=bool)[tags]
@@ -217,6 +223,7 @@ def test_partial_labels_in_padding_and_mistakes():
     assert np.isfinite(slope(jnp.asarray(emissions))).all()
 
 
+@pytest.mark.quick()
 @settings(max_examples=30, deadline=None)
 @given(seed=st.integers(0, 2**20), size=st.sampled_from([1e4, 1e6, 1e9]))
 def test_small_differences_of_large_scores(seed, size):
@@ -249,6 +256,7 @@ def test_large_scores_of_known_value():
     np.testing.assert_allclose(slope, ways / ways.sum(), rtol=1e-5)
 
 
+@pytest.mark.quick("None", "3")
 @pytest.mark.parametrize("number", [None, 1, 2, 3])
 def test_no_answer_hides_a_nan(number):
     emissions = np.array([[np.nan, 0], [0, 1]], np.float32)

@@ -104,7 +104,7 @@ def test_what_onnx_does_not_compute_says_so():
     for match, layer in {
         "got MGU": make(cells.MGU(3, 4)),
         "expected an activation among": make(cells.Elman(3, 4, activation=jnp.sin)),
-        "no zoneout": make(cells.GRU(3, 4), zoneout=0.1),
+        "expected zoneout=0": make(cells.GRU(3, 4), zoneout=0.1),
         "merge_mode='none'": make(cells.GRU(3, 4), bidirectional=True, merge_mode="none"),
         "expected float32, got": make(cells.GRU(3, 4), dtype=jnp.bfloat16),
     }.items():
@@ -133,7 +133,7 @@ def test_a_graph_is_written_whole_or_not_at_all(tmp_path, monkeypatch):
         export_onnx(layer, path)
     assert path.read_text() == "old"
     assert list(tmp_path.iterdir()) == [path]
-    with pytest.raises(ValueError, match="path: expected a file or nothing yet, got a folder"):
+    with pytest.raises(ValueError, match="path: expected a file or a new path, got a folder"):
         export_onnx(layer, tmp_path)
     model = export_onnx(layer, path)
     assert onnx.load(path) == model

@@ -53,7 +53,7 @@ def test_a_folder_where_a_file_is_read(tmp_path, name):
 
 @pytest.mark.parametrize("name", FILES)
 def test_a_folder_where_a_file_is_written(tmp_path, name, file):
-    with pytest.raises(ValueError, match=r"^path: expected a file or nothing yet, got a folder"):
+    with pytest.raises(ValueError, match=r"^path: expected a file or a new path, got a folder"):
         FILES[name](tmp_path)
     for wrong in (file / "x", file / "x" / "y"):
         with pytest.raises(ValueError, match=r"^path: expected a folder, got the file '.*afile'$"):

@@ -70,6 +70,7 @@ def garbage(hidden, labels, mask):
     return hidden, labels
 
 
+@pytest.mark.quick("0.1-4")
 @pytest.mark.parametrize("chunk_size", CHUNKS)
 @pytest.mark.parametrize("smoothing", [0.0, 0.1])
 def test_value_and_gradient(chunk_size, smoothing):
@@ -83,6 +84,7 @@ def test_value_and_gradient(chunk_size, smoothing):
     np.testing.assert_allclose(loss(*inputs, labels, mask=mask, **options), found[0], rtol=1e-6)
 
 
+@pytest.mark.quick("None")
 @pytest.mark.parametrize("chunk_size", [4, None])
 def test_no_mask_and_no_bias(chunk_size):
     hidden, kernel, bias, labels, mask = drawn()
@@ -93,6 +95,7 @@ def test_no_mask_and_no_bias(chunk_size):
     assert_equal(run(hidden, kernel, None, labels), (wanted, slopes[:2]))
 
 
+@pytest.mark.quick("True-jit")
 @pytest.mark.parametrize("compiled", [False, True], ids=["eager", "jit"])
 @pytest.mark.parametrize("per_sequence", [False, True])
 def test_garbage_in_masked_places_changes_nothing(compiled, per_sequence):
@@ -119,6 +122,7 @@ def test_all_masked_is_zero():
     jax.tree.map(lambda leaf: np.testing.assert_array_equal(leaf, 0), found)
 
 
+@pytest.mark.quick("None")
 @pytest.mark.parametrize("chunk_size", [4, None])
 def test_empty_is_zero(chunk_size):
     hidden, kernel, bias, labels, mask = drawn()
@@ -127,6 +131,7 @@ def test_empty_is_zero(chunk_size):
     assert found[1][0].shape == (0, T, H)
 
 
+@pytest.mark.quick()
 @given(mask=hnp.arrays(bool, (B, T)), seed=st.integers(0, 9), chunk_size=st.sampled_from(CHUNKS))
 def test_any_mask_and_chunks(mask, seed, chunk_size):
     hidden, kernel, bias, labels, _ = drawn(seed)
@@ -136,6 +141,7 @@ def test_any_mask_and_chunks(mask, seed, chunk_size):
     assert_equal(found, expected(hidden, kernel, bias, labels, mask, smoothing=0.2), 5e-5, 1e-6)
 
 
+@pytest.mark.quick("15")
 @pytest.mark.parametrize("chunk_size", CHUNKS)
 def test_one_value_a_sequence(chunk_size):
     hidden, kernel, bias, labels, mask = drawn()
@@ -158,6 +164,7 @@ def test_one_value_a_sequence(chunk_size):
         np.testing.assert_array_equal(np.delete(by_hidden[b], b, axis=0), 0)
 
 
+@pytest.mark.quick("4-bfloat16")
 @pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float16])
 @pytest.mark.parametrize("chunk_size", [4, None])
 def test_half_precision(dtype, chunk_size):
@@ -184,6 +191,7 @@ def test_hidden_states_of_another_dtype():
     assert [slope.dtype for slope in slopes] == [jnp.bfloat16, jnp.float32, jnp.float32]
 
 
+@pytest.mark.quick("None")
 @pytest.mark.parametrize("chunk_size", [4, None])
 def test_float64(chunk_size, x64):
     arguments = drawn()
@@ -223,6 +231,7 @@ def test_parameters_of_layers():
 
 @pytest.mark.parametrize("per_sequence", [False, True])
 @pytest.mark.parametrize("chunk_size", [4, None])
+@pytest.mark.quick()
 def test_higher_derivatives(chunk_size, per_sequence, x64):
     """Forward mode and second derivatives, in all orders, are those of the logits' loss."""
     *inputs, labels, mask = map(jnp.asarray, drawn())
@@ -246,6 +255,7 @@ def test_higher_derivatives(chunk_size, per_sequence, x64):
         jax.tree.map(same, derive(ours), derive(theirs))
 
 
+@pytest.mark.quick()
 def test_vmap():
     hidden, kernel, bias, labels, mask = drawn(dtype=np.float32)
     run = functools.partial(jax.value_and_grad(loss, (0, 1, 2)), chunk_size=2)
@@ -367,6 +377,7 @@ def test_extreme_and_excluded_logits():
     np.testing.assert_allclose(slopes[1], [-0.5, 0.5, 0.0], rtol=1e-6)
 
 
+@pytest.mark.quick("False--1", "True-7")
 @pytest.mark.parametrize("label", [-1, C, 10**6])
 @pytest.mark.parametrize("per_sequence", [False, True])
 def test_class_out_of_range(label, per_sequence):
@@ -381,6 +392,7 @@ def test_class_out_of_range(label, per_sequence):
     assert np.isfinite(jax.jit(run)(labels, mask=mask)).all()
 
 
+@pytest.mark.quick("int8", "uint32")
 @pytest.mark.parametrize("dtype", [np.int8, np.uint8, np.int16, np.uint32, np.int64])
 def test_label_dtypes(dtype):
     """The number of classes, 300, need not fit the type of the labels."""

@@ -39,6 +39,11 @@ def squared_error_reference(prediction, target):
     return (prediction - target) ** 2, np.array(2 * (prediction - target))
 
 
+def absolute_error_reference(prediction, target):
+    """One element: |ŷ - y| and its gradient, the sign of ŷ - y."""
+    return abs(prediction - target), np.array(math.copysign(1, prediction - target))
+
+
 class Case(NamedTuple):
     """A loss on inputs of one shape, its mask of another, and the reference for one element."""
 
@@ -99,6 +104,7 @@ class Case(NamedTuple):
 CROSS_ENTROPY = (losses.cross_entropy, cross_entropy_reference)
 BINARY = (losses.binary_cross_entropy, binary_cross_entropy_reference)
 SQUARED = (losses.mean_squared_error, squared_error_reference)
+ABSOLUTE = (losses.mean_absolute_error, absolute_error_reference)
 CASES = {
     "tokens": Case(*CROSS_ENTROPY, (2, 4, 3), (2, 4), "classes"),
     "tokens_smoothed": Case(*CROSS_ENTROPY, (2, 4, 3), (2, 4), "classes", 0.1),
@@ -106,6 +112,7 @@ CASES = {
     "bits": Case(*BINARY, (2, 4), (2, 4), "bits"),
     "piano_roll": Case(*BINARY, (2, 4, 3), (2, 4), "probabilities"),
     "reals": Case(*SQUARED, (2, 4), (2, 4), "reals"),
+    "absolute_frames": Case(*ABSOLUTE, (2, 4, 3), (2, 4), "reals"),
     "frames": Case(*SQUARED, (2, 4, 3), (2, 4), "reals"),
     "whole_frames": Case(*SQUARED, (3, 2, 3), (3,), "reals"),
 }
@@ -116,6 +123,7 @@ def case(request):
     return request.param
 
 
+@pytest.mark.quick("tokens_smoothed", "piano_roll", "frames", "absolute_frames")
 def test_value_and_gradient(case):
     predictions, targets, mask = case.draw()
     value, gradient = case.value_and_grad(predictions, targets, mask)
@@ -133,6 +141,7 @@ def test_no_mask_is_all_real(case):
     np.testing.assert_allclose(gradient, slope, rtol=2e-5, atol=1e-7)
 
 
+@pytest.mark.quick("tokens_smoothed-jit", "piano_roll-jit", "frames-jit")
 @pytest.mark.parametrize("compiled", [False, True], ids=["eager", "jit"])
 def test_garbage_in_masked_places_changes_nothing(case, compiled):
     predictions, targets, mask = case.draw()
@@ -155,12 +164,14 @@ def test_all_masked_is_zero(case):
     np.testing.assert_array_equal(gradient, 0)
 
 
+@pytest.mark.quick("tokens_smoothed", "piano_roll", "frames", "absolute_frames")
 def test_empty_is_zero(case):
     predictions, targets, mask = (array[:0] for array in case.draw())
     value, gradient = case.value_and_grad(predictions, targets, mask)
     assert value == 0 and gradient.shape == predictions.shape
 
 
+@pytest.mark.quick("tokens_smoothed", "piano_roll", "frames", "absolute_frames")
 def test_one_value_a_sequence(case):
     """The mean of each sequence, also of one that is all padding, is the loss of it alone."""
     predictions, targets, mask = case.draw()
@@ -191,6 +202,7 @@ def test_one_value_a_sequence_needs_sequences():
         losses.mean_squared_error(jnp.ones(2), jnp.ones(2), per_sequence=mean)
 
 
+@pytest.mark.quick("*-bfloat16")
 @pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float16])
 def test_half_inputs_are_computed_in_float32(case, dtype):
     predictions, targets, mask = case.draw()
@@ -201,6 +213,7 @@ def test_half_inputs_are_computed_in_float32(case, dtype):
     np.testing.assert_allclose(value, expected, rtol=2e-6)
 
 
+@pytest.mark.quick("tokens_smoothed")
 def test_float64(case, x64):
     predictions, targets, mask = case.draw()
     value, gradient = case.value_and_grad(predictions, targets, mask)
@@ -210,6 +223,7 @@ def test_float64(case, x64):
     np.testing.assert_allclose(gradient, slope, rtol=1e-11, atol=1e-15)
 
 
+@pytest.mark.quick("tokens_smoothed", "piano_roll", "frames", "absolute_frames")
 def test_no_implicit_promotion(case):
     inputs = [jnp.asarray(array) for array in case.draw()]
     with jax.numpy_dtype_promotion("strict"), jax.numpy_rank_promotion("raise"):
@@ -248,6 +262,7 @@ def test_excluded_class_costs_nothing():
     np.testing.assert_allclose(losses.cross_entropy(logits, jnp.array([0])), math.log(2), rtol=1e-6)
 
 
+@pytest.mark.quick("int8", "uint32")
 @pytest.mark.parametrize("dtype", [np.int8, np.uint8, np.int16, np.uint32, np.int64])
 def test_label_dtypes(dtype):
     """The number of classes, 300, need not fit the type of the labels."""
@@ -384,6 +399,7 @@ def test_logits_of_none_and_no_labels():
     assert float(losses.cross_entropy(np.zeros((0, 4)), empty)) == 0.0
 
 
+@pytest.mark.quick("cross_entropy-*")
 @pytest.mark.parametrize(
     ("loss", "features"),
     [("cross_entropy", ()), ("binary_cross_entropy", (4,)), ("mean_squared_error", ())],

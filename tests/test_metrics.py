@@ -27,6 +27,7 @@ def _accumulate(metric, splits):
     return mean
 
 
+@pytest.mark.quick()
 @given(splits=st.lists(st.integers(0, 6), max_size=4))
 def test_merge_is_the_mean_over_everything(splits):
     """Empty batches among them, and whatever the number of real positions of each."""
@@ -173,7 +174,8 @@ def test_binary_accuracy():
 def test_counts_of_element_metrics():
     """Frames of 3 numbers: a masked and an unmasked batch weigh alike in a merge."""
     ones, mask = jnp.ones((2, 4, 3)), jnp.ones((2, 4), bool)
-    for metric in (metrics.mean_squared_error, metrics.binary_cross_entropy):
+    errors = (metrics.mean_squared_error, metrics.mean_absolute_error)
+    for metric in (*errors, metrics.binary_cross_entropy):
         masked, plain = metric(ones, ones, mask=mask), metric(ones, ones)
         assert masked.count == plain.count == 24
         np.testing.assert_allclose(masked.total, plain.total, rtol=1e-6)
@@ -301,7 +303,7 @@ def untyped(value: Any) -> Any:
         (lambda: Mean.of(untyped(None)), "values: expected numbers, got None"),
         (lambda: metrics.perplexity(untyped(3.0)), "mean: expected a seqjax.metrics.Mean, got 3.0"),
         (lambda: Mean().merge(untyped((1, 2))), "other: expected a Mean"),
-        (lambda: sum(untyped([Mean(), Mean()])), r"Mean: join two means with a.merge\(b\)"),
+        (lambda: sum(untyped([Mean(), Mean()])), r"Mean: merge two means with a.merge\(b\)"),
     ],
 )
 def test_what_is_no_mean_is_named(call, message):

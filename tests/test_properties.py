@@ -13,7 +13,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import seqjax
-from tests.cases import Case, assert_close, draw_like, params_of, reference
+from tests.cases import Case, assert_close, draw_like, dtype_for, params_of, reference
+from tests.references import wide
 
 # How far a state may be off after a few steps, rounded at each.
 TOLERANCE = {"float64": 1e-12, "float32": 1e-5, "float16": 2e-2, "bfloat16": 2e-1}
@@ -80,7 +81,7 @@ def run(p, **changes):
     options = {"state": p.state, **p.options, **changes}
     xs = garbage(options.pop("xs", p.xs), options.get("garbage", p.mask))
     options.pop("garbage", None)
-    single = lambda tree: jax.tree.map(lambda a: np.asarray(a, np.float32), tree)  # noqa: E731
+    single = lambda tree: jax.tree.map(lambda a: np.asarray(a, dtype_for(a, np.float32)), tree)  # noqa: E731
     options["state"] = None if options["state"] is None else single(options["state"])
     return seqjax.unroll(p.case.cell, p.params, single(xs), **options)
 
@@ -100,6 +101,7 @@ def any_problems(draw, cells):
 
 
 @pytest.mark.parametrize("name", seqjax.CELLS)
+@pytest.mark.quick("lstm", "min_gru")
 def test_unroll_equals_the_reference(name):
     # Each cell gets draws of its own; hypothesis left alone would favour a few.
     @hypothesis.seed(sum(map(ord, name)))
@@ -130,8 +132,8 @@ def check_against_the_reference(p, dtype, real, time_major, seed):
         mask = np.arange(steps) < lengths[..., None]
 
     with jax.enable_x64(True) if dtype == "float64" else contextlib.nullcontext():
-        cast = lambda tree: jax.tree.map(lambda a: jnp.asarray(a, dtype), tree)  # noqa: E731
-        double = lambda tree: jax.tree.map(lambda a: np.asarray(a, np.float64), tree)  # noqa: E731
+        cast = lambda tree: jax.tree.map(lambda a: jnp.asarray(a, dtype_for(a, dtype)), tree)  # noqa: E731
+        double = lambda tree: jax.tree.map(wide, tree)  # noqa: E731
         xs, state, params = cast(p.xs), cast(p.state), cast(p.params)
         first = lambda a: np.moveaxis(a, len(batch), 0)  # noqa: E731
         layout = first if time_major else lambda a: a
@@ -147,7 +149,9 @@ def check_against_the_reference(p, dtype, real, time_major, seed):
             time_major=time_major,
             **({} if real == "all" else given),
         )
-        assert all(leaf.dtype == dtype for leaf in jax.tree.leaves(got))
+        assert got.outputs.dtype == dtype
+        start = p.case.cell.initial_state(batch, dtype) if state is None else state
+        assert jax.tree.map(jnp.result_type, got.state) == jax.tree.map(jnp.result_type, start)
         # The reference sees the rounded numbers that the cell sees.
         want = reference(
             p.case,
@@ -178,6 +182,7 @@ def at(tree, index):
     return jax.tree.map(lambda a: a[index], tree)
 
 
+@pytest.mark.quick()
 @given(p=problems(), order=st.permutations(range(3)))
 def test_permuting_the_batch_permutes_the_results(p, order):
     moved = {name: p.options[name][order] for name in ("mask", "resets")}
@@ -185,6 +190,7 @@ def test_permuting_the_batch_permutes_the_results(p, order):
     assert_close(got, at(tuple(run(p)), np.array(order)))
 
 
+@pytest.mark.quick()
 @given(p=problems(), before=st.booleans(), seed=seeds)
 def test_more_padding_changes_nothing(p, before, seed):
     def longer(a, value):
@@ -203,6 +209,7 @@ def test_more_padding_changes_nothing(p, before, seed):
     assert not padding.any()
 
 
+@pytest.mark.quick()
 @given(
     p=problems(cells=st.sampled_from(["cho_gru", "conv_lstm_1d", "min_lstm", "projected_lstm"])),
     at_step=st.integers(0, STEPS),
@@ -220,6 +227,7 @@ def test_time_may_be_split_anywhere(p, at_step):
     assert_close((joined, state), tuple(whole))
 
 
+@pytest.mark.quick()
 @given(p=problems())
 def test_a_mask_of_real_steps_is_no_mask(p):
     everything = np.ones_like(p.mask)
@@ -229,6 +237,7 @@ def test_a_mask_of_real_steps_is_no_mask(p):
     assert_close(run(p, mask=None, lengths=lengths, garbage=everything), want)
 
 
+@pytest.mark.quick()
 @given(p=problems(), lengths=st.lists(st.integers(0, STEPS), min_size=3, max_size=3))
 def test_lengths_are_a_mask(p, lengths):
     mask = np.arange(STEPS) < np.array(lengths)[:, None]
@@ -236,6 +245,7 @@ def test_lengths_are_a_mask(p, lengths):
     assert_close(got, run(p, mask=mask, garbage=mask), 0, 0)
 
 
+@pytest.mark.quick()
 @given(p=problems(resets=False))
 def test_masked_steps_may_be_removed(p):
     want = run(p)
@@ -250,6 +260,7 @@ def test_masked_steps_may_be_removed(p):
     assert_close((outputs, got.state), (want.outputs, final))
 
 
+@pytest.mark.quick()
 @given(p=problems(resets=False), split=st.integers(1, STEPS - 1))
 def test_a_reset_starts_anew(p, split):
     # In processing order: what comes from the reset on knows nothing of what was before.
@@ -263,6 +274,7 @@ def test_a_reset_starts_anew(p, split):
     assert_close((a.outputs[part], a.state), (b.outputs[part], b.state), 0, 0)
 
 
+@pytest.mark.quick()
 @given(p=problems())
 def test_several_batch_axes_are_one(p):
     two = lambda a: np.stack([a, a[::-1]])  # noqa: E731

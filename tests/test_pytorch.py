@@ -244,12 +244,14 @@ def check(golden: Golden, ran: Ran) -> None:
         assert not np.asarray(ran.derivatives["input"])[padding].any()
 
 
+@pytest.mark.quick("gru", "lstm_bidirectional_lengths", "rnn_relu", "lstm_stacked")
 @pytest.mark.parametrize("name", SINGLE + STACKED)
 def test_layer_equals_pytorch(name: str) -> None:
     golden = load(name)
     check(golden, run_layer(golden))
 
 
+@pytest.mark.quick("gru_lengths", "lstm", "rnn_tanh")
 @pytest.mark.parametrize("name", SINGLE)
 def test_unrolled_cell_equals_pytorch(name: str) -> None:
     golden = load(name)

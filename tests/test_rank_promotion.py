@@ -46,6 +46,13 @@ def assert_gradients(loss, arguments, argnums=0):
     assert [leaf.shape for leaf in jax.tree.leaves(found)] == [leaf.shape for leaf in expected]
 
 
+@pytest.mark.quick(
+    "padding0-lstm-scan",
+    "padding0-lstm-fused",
+    "padding0-lstm-native",
+    "padding0-min_gru-associative",
+    "padding0-conv_lstm_1d-fused",
+)
 @pytest.mark.parametrize("case", KERNELS.values(), ids=KERNELS)
 @pytest.mark.parametrize("padding", [{}, {"mask": MASK}, {"lengths": [T, 2], "resets": ~MASK}])
 def test_cells(case, padding):
@@ -56,6 +63,7 @@ def test_cells(case, padding):
     assert_gradients(loss, (params, inputs_of(case.cell, (B,))), (0, 1))
 
 
+@pytest.mark.quick("lstm", "conv_lstm_1d")
 @pytest.mark.parametrize("name", seqjax.CELLS)
 def test_layers(name):
     sizes: Any = {"spatial_shape": (4,) * int(name[-2])} if name.startswith("conv") else {}
@@ -77,6 +85,7 @@ def test_layers(name):
     assert_gradients(loss, (state, inputs_of(cell, (B,)), key))
 
 
+@pytest.mark.quick("additive", "location_aware", "coverage", "multi_head", "mocha")
 @pytest.mark.parametrize("case", ATTENTION_CASES.values(), ids=ATTENTION_CASES)
 def test_attention(case):
     mechanism = case.attention
@@ -101,6 +110,7 @@ MODELS: dict[str, dict[str, Any]] = {
 
 
 @pytest.mark.parametrize("options", MODELS.values(), ids=MODELS)
+@pytest.mark.quick("luong")
 def test_encoder_decoders(options):
     model = translator(source_vocabulary=9, **options)
     graph, state = nnx.split(model)

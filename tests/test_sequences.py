@@ -126,6 +126,13 @@ def check(layout, transform):
         np.testing.assert_allclose(got, want, rtol=1e-6, err_msg=name)
 
 
+@pytest.mark.quick(
+    "lengths-(4,)-5-(3,)",
+    "mask-(2, 3)-5-(3,)",
+    "all-()-5-(3,)",
+    "lengths-(0,)-3-(3,)",
+    "lengths-(4,)-0-(3,)",
+)
 @layouts
 def test_functions_equal_their_loops(layout):
     check(layout, jax.jit)
@@ -136,6 +143,7 @@ def test_functions_equal_their_loops_without_jit(real):
     check(LAYOUTS[f"{real}-(2, 3)-5-(3,)"], lambda function: function)
 
 
+@pytest.mark.quick("int8-*", "float16-mean_pool")
 @functions
 @pytest.mark.parametrize("dtype", [np.int32, np.uint8, np.int8, bool, np.float16])
 def test_function_of_another_dtype(name, dtype):
@@ -214,6 +222,7 @@ def test_lists_and_scalars():
     assert sequences.mask_to_lengths([[True, False, True]]).tolist() == [2]
 
 
+@pytest.mark.quick("7-shape2-*", "0-shape0-int8", "1-shape4-int64")
 @pytest.mark.parametrize("dtype", [np.int8, np.uint8, np.int16, np.uint32, np.int64])
 @pytest.mark.parametrize("shape", [(), (3,), (2, 3), (0,), (2, 0), (2, 1, 2)])
 @pytest.mark.parametrize("steps", [0, 1, 7])
@@ -269,6 +278,9 @@ def test_step_mask(time_major):
         sequences.step_mask(mask=want.T, **options)
 
 
+@pytest.mark.quick(
+    "lengths-(4,)-5-(3,)", "mask-(2, 3)-5-(3,)", "all-()-5-(3,)", "lengths-(0,)-3-(3,)"
+)
 @layouts
 def test_zero_masked(layout):
     xs, mask = layout.drawn()

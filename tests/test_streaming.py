@@ -103,10 +103,10 @@ def test_growing_says_so_and_keeps_every_state():
     session = Session(layer, capacity=1)
     session.open("a")
     session.step({"a": STREAMS["a"][0]})
-    with pytest.warns(UserWarning, match="made room for 2 streams instead of 1") as caught:
+    with pytest.warns(UserWarning, match="increased from 1 to 2 streams") as caught:
         session.open("b")
     assert caught[0].filename == __file__
-    with pytest.warns(UserWarning, match="made room for 4"):
+    with pytest.warns(UserWarning, match="increased from 2 to 4"):
         session.open("c")
     assert session.capacity == 4
     assert session.streams == ("a", "b", "c")
@@ -234,7 +234,7 @@ def test_a_learned_start_is_that_of_the_present_weights():
         nnx.update(layer, jax.tree.map(lambda p: p + 0.5, nnx.state(layer)))
         session.open("b")
         session.reset("a")
-        with pytest.warns(UserWarning, match="made room"):
+        with pytest.warns(UserWarning, match="increased from"):
             session.open("c")
         found = session.step(dict.fromkeys("abc", x_t))
         if model is layer:
@@ -278,10 +278,10 @@ def test_mistakes_say_so_and_move_nothing():
     tags = Session(Tagger(nnx.Rngs(0)), capacity=1, example=0)
     tags.open("t")
     for match, call in {
-        "stream: expected one that is open, got 'b'": lambda: session.step({**good, "b": 1.0}),
-        "expected one that is open, got 'x'": lambda: session.close("x"),
-        "expected one that is open, got 'y'": lambda: session.reset("y"),
-        "expected one that is not open, got 'a'": lambda: session.open("a"),
+        "stream: expected an open stream, got 'b'": lambda: session.step({**good, "b": 1.0}),
+        "expected an open stream, got 'x'": lambda: session.close("x"),
+        "expected an open stream, got 'y'": lambda: session.reset("y"),
+        "expected a name that is not open, got 'a'": lambda: session.open("a"),
         r"x_t: expected \(3,\) for stream 'a', got \(4,\)": lambda: session.step({"a": np.ones(4)}),
         r"x_t: expected \(3,\) for stream 'a', got \(1, 3\)": lambda: session.step(
             {"a": np.ones([1, 3])}
@@ -295,8 +295,8 @@ def test_mistakes_say_so_and_move_nothing():
             nnx.Linear(2, 3, rngs=nnx.Rngs(0))
         ),
         "capacity: expected a positive integer": lambda: Session(layer, capacity=0),
-        "initial_state: expected that of one stream": lambda: Session(lambda x, s: (x, s)),
-        "example: expected one stream's input": lambda: Session(Tagger(nnx.Rngs(0))),
+        "initial_state: expected the state of one stream": lambda: Session(lambda x, s: (x, s)),
+        "example: expected the input of one stream": lambda: Session(Tagger(nnx.Rngs(0))),
         "x_t: expected int32 for stream 't', got float64": lambda: tags.step({"t": 1.5}),
         "x_t: expected int32 for stream 't', got bfloat16": lambda: tags.step(
             {"t": jnp.bfloat16(1.5)}

@@ -173,9 +173,9 @@ def test_nothing_is_computed():
     [
         (
             jnp.ones([B, T, I + 1]),
-            r"example: expected what GRU can be called with, got .*input_size",
+            r"example: expected arguments for a call of GRU, got .*input_size",
         ),
-        ((), r"example: expected what GRU can be called with, got nothing: .*xs"),
+        ((), r"example: expected arguments for a call of GRU, got nothing: .*xs"),
         (jnp.ones([B, T, I], int), r"example: .*floating-point"),
     ],
 )
@@ -245,7 +245,7 @@ def test_a_module_inside_vmap_is_said_to_be():
 
     found = summary(Mapped(), jnp.ones([B, T, I]))
     assert found.total.flops == 2 * B * T * (I + H) * 3 * H  # of all examples
-    assert found.mapped and "Inside jax.vmap outputs and what is kept are those of" in str(found)
+    assert found.mapped and "Inside jax.vmap, outputs and kept bytes are those of" in str(found)
     assert not summary(Mapped().inner, jnp.ones([B, T, I])).mapped
 
 

@@ -134,6 +134,7 @@ def _vector_cells() -> dict[str, Any]:
     return {name: cell(I, H) for name, cell in seqjax.CELLS.items() if not name.startswith("conv")}
 
 
+@pytest.mark.quick("lstm", "min_gru")
 @pytest.mark.parametrize("name", _vector_cells())
 def test_outputs_come_before_the_state(name):
     cell = _vector_cells()[name]
@@ -159,6 +160,7 @@ def test_outputs_come_before_the_state(name):
         assert output.shape == (B, *cell.output_shape)
 
 
+@pytest.mark.quick("lstm", "min_gru", "conv_lstm_1d")
 @pytest.mark.parametrize("name", seqjax.CELLS)
 def test_an_initial_state_takes_an_integer_or_a_shape(name):
     cell = seqjax.CELLS[name](I, H)
@@ -200,6 +202,9 @@ LOSSES = {
     ),
     "seqjax.losses.binary_cross_entropy": lambda **options: losses.binary_cross_entropy(
         LOGITS[..., 0], LABELS > 1, lengths=LENGTHS, **options
+    ),
+    "seqjax.losses.mean_absolute_error": lambda **options: losses.mean_absolute_error(
+        LOGITS, LOGITS + 1, lengths=LENGTHS, **options
     ),
     "seqjax.losses.mean_squared_error": lambda **options: losses.mean_squared_error(
         LOGITS, LOGITS + 1, lengths=LENGTHS, **options

@@ -35,6 +35,14 @@ def numpy_gates(name: str, cell: Any, params: Any, x: Any, state: Any) -> dict[s
     w_ih, b = take("w_ih", "b")
     if name == "min_gru":
         return {"z": sigmoid(np.split(x @ w_ih + b, 2)[0])}
+    if name == "rg_lru":
+        (w_g,) = take("w_g")
+        r, i = np.split(x @ w_ih @ w_g[0] + b, 2)
+        return {"r": sigmoid(r), "i": sigmoid(i)}
+    if name == "sru":
+        (v,) = take("v")
+        z = (x @ w_ih)[H : 3 * H] + v * np.tile(state, 2) + b
+        return dict(zip("fr", np.split(sigmoid(z), 2), strict=True))
     if name == "min_lstm":
         p_f, p_i, _ = np.split(x @ w_ih + b, 3)
         f, i = np.exp(log_sigmoid(p_f)), np.exp(log_sigmoid(p_i))
@@ -45,6 +53,13 @@ def numpy_gates(name: str, cell: Any, params: Any, x: Any, state: Any) -> dict[s
         f = sigmoid(p_f + state @ w_hf)
         return {"f": f, "n": np.tanh(p_n + (f * state) @ w_hn)}
     (w_hh,) = take("w_hh")
+    if name == "slstm":
+        h, _, n, m = state
+        z_i, z_f, z_z, z_o = np.split(x @ w_ih + h @ w_hh[0] + b, 4)
+        kept = np.where(n == 0, -np.inf, log_sigmoid(z_f) + m)
+        m = np.maximum(kept, z_i)
+        i, f = np.exp(z_i - m), np.exp(kept - m)
+        return {"i": i, "f": f, "z": np.tanh(z_z), "o": sigmoid(z_o)}
     if name == "gru":
         (b_hn,) = take("b_hn")
         p, q = np.split(x @ w_ih + b, 3), np.split(state @ w_hh, 3)
@@ -75,10 +90,11 @@ def numpy_gates(name: str, cell: Any, params: Any, x: Any, state: Any) -> dict[s
 
 GATED = (
     "lstm", "peephole_lstm", "coupled_lstm", "projected_lstm", "layer_norm_lstm", "gru", "cho_gru",
-    "mgu", "min_gru", "min_lstm",
+    "mgu", "min_gru", "min_lstm", "rg_lru", "slstm", "sru",
 )  # fmt: skip
 
 
+@pytest.mark.quick("True-lstm", "False-min_gru")
 @pytest.mark.parametrize("name", GATED)
 @pytest.mark.parametrize("reverse", [False, True])
 def test_gates_are_those_of_the_equations(name, reverse):
@@ -107,7 +123,7 @@ def test_every_registered_cell_with_gates_is_tested_here():
         try:
             jax.eval_shape(lambda: traces.cell_gates(cell, cell.init(jax.random.key(0)), xs))  # noqa: B023
         except ValueError as error:
-            assert "expected one with gates" in str(error)
+            assert "expected a cell with gates" in str(error)
             continue
         gated.append(name)
     assert set(gated) == {*GATED, "conv_lstm_1d", "conv_lstm_2d"}
@@ -151,6 +167,7 @@ def loss_of(outputs):
     return (weights * outputs * outputs).sum()
 
 
+@pytest.mark.quick("lstm")
 @pytest.mark.parametrize("name", ["elman_readout", "lstm", "gru", "projected_lstm", "min_lstm"])
 def test_gradient_norms_are_those_of_finite_differences(name):
     cell, params = made(name)
@@ -188,6 +205,7 @@ def test_gradient_norms_are_those_of_finite_differences(name):
         assert not found[row, length:].any()
 
 
+@pytest.mark.quick()
 def test_gradient_norms_in_a_stack_are_those_of_the_composed_cells():
     layer = nn.GRU(I, H, num_layers=2, zoneout=0.0, dropout=0.2, rngs=nnx.Rngs(0))
     xs, lengths = jnp.asarray(XS), jnp.asarray(LENGTHS)
@@ -308,7 +326,7 @@ def test_eigenvalues_where_the_weights_are_no_plain_matrix():
     found = traces.eigenvalues(cell, params)["h"]
     np.testing.assert_allclose(np.sort(found.real), np.sort(np.asarray(params.u)), rtol=1e-6)
     for name in ("min_gru", "conv_lstm_1d"):
-        with pytest.raises(ValueError, match=r"cell: expected one with a recurrent matrix"):
+        with pytest.raises(ValueError, match=r"cell: expected a cell with a recurrent matrix"):
             traces.eigenvalues(*made(name))
     cell = cells.Elman(I, H)
     params = cell.init(jax.random.key(0))._replace(w_hh=jnp.full([H, H], jnp.nan))
@@ -357,6 +375,7 @@ class Compiled(nnx.Module):
         return self.inner(xs).outputs
 
 
+@pytest.mark.quick("<lambda>")
 @pytest.mark.parametrize("made", [lambda: Transformed("jit"), Compiled])
 def test_traces_of_layers_inside_jit_are_those_without(made):
     xs, plain = jnp.asarray(XS), Transformed("")
@@ -373,6 +392,7 @@ def test_traces_of_layers_inside_jit_are_those_without(made):
         assert (norms > 0).all()
 
 
+@pytest.mark.quick()
 def test_traces_of_a_layer_stepped_in_a_scan_have_a_path_a_step():
     xs = jnp.asarray(XS)
     model, name = Transformed("scan"), "inner.layers.0.forward"
@@ -391,7 +411,7 @@ def test_traces_of_a_layer_stepped_in_a_scan_have_a_path_a_step():
 @pytest.mark.parametrize("how", ["vmap", "checkpoint"])
 def test_layers_inside_other_transformations_are_named(how):
     model, xs = Transformed(how), jnp.asarray(XS)
-    message = r"model: inner\.layers\.0\.forward runs inside a JAX transformation .* jax\.vmap"
+    message = r"model: expected inner\.layers\.0\.forward outside of JAX transformations.*jax\.vmap"
     with pytest.raises(RuntimeError, match=message):
         traces.gates(model, xs)
     with pytest.raises(RuntimeError, match=message):
@@ -408,6 +428,7 @@ def test_traces_under_the_callers_own_transformations():
         np.testing.assert_allclose(each[name], value, atol=1e-6)
 
 
+@pytest.mark.quick()
 def test_a_decoders_own_steps_are_not_traced():
     """As the docstrings say: the encoder's layers are, which `Recurrent` runs."""
     model = translator(cell="gru")
@@ -417,7 +438,7 @@ def test_a_decoders_own_steps_are_not_traced():
 
 def test_losses_that_are_none():
     layer, xs = nn.GRU(I, H, rngs=nnx.Rngs(0)), jnp.asarray(XS)
-    with pytest.raises(ValueError, match="loss: expected it to run the recurrent layers of the mo"):
+    with pytest.raises(ValueError, match="loss: expected it to run recurrent layers of its"):
         traces.gradient_norms(lambda m: layer(xs).outputs.sum(), layer)
     with pytest.raises(TypeError, match=r"loss: .*of a pair such as \(loss, aux\) .* the first"):
         traces.gradient_norms(lambda m: (m(xs).outputs.sum(), {}), layer)  # type: ignore[arg-type,return-value]
@@ -431,7 +452,7 @@ def test_scores_that_are_none():
     layer, xs = nn.GRU(I, H, rngs=nnx.Rngs(0)), jnp.asarray(XS)
     with pytest.raises(ValueError, match=r"score: expected it to return shape \(3,\) or \(\), got"):
         traces.saliency(lambda xs: xs.sum(axis=-1), xs)
-    with pytest.raises(TypeError, match=r"score: .*Unrolled.* take the first"):
+    with pytest.raises(TypeError, match=r"score: .*Unrolled.* return the first"):
         traces.saliency(lambda xs: layer(xs), xs)  # type: ignore[arg-type,return-value]
     with pytest.raises(TypeError, match=r"score: .*floating-point numbers"):
         traces.saliency(lambda xs: xs[:, 0].argmax(-1), xs)
@@ -450,9 +471,9 @@ def test_saliency_has_a_gradient_where_inputs_do_nothing():
 def test_eigenvalues_of_parameters_that_are_none():
     cell, params = made("gru")
     other = cells.GRU(I, H + 1)
-    with pytest.raises(ValueError, match="params: expected those of this GRU, "):
+    with pytest.raises(ValueError, match="params: expected the parameters of this GRU, "):
         traces.eigenvalues(other, params)
-    with pytest.raises(ValueError, match="params: expected those of this LSTM, "):
+    with pytest.raises(ValueError, match="params: expected the parameters of this LSTM, "):
         traces.eigenvalues(cells.LSTM(I, H), params)
     with pytest.raises(TypeError, match=r"params: expected arrays with values.*jax\.jit"):
         jax.jit(lambda p: traces.eigenvalues(cell, p))(params)

@@ -280,6 +280,7 @@ def test_what_is_not_finite_is_grey_or_named():
     assert renders(viz.learning_curve([{"loss": np.nan}, {"loss": np.inf}]))
 
 
+@pytest.mark.quick()
 def test_long_and_wide_stays_readable():
     steps = 2000
     values = np.tile(np.linspace(-1, 1, steps)[:, None], 64)
@@ -371,9 +372,9 @@ def test_confusion_of_long_names_and_errors():
         assert len(tick.get_text()) == 16 and tick.get_text().endswith("…")
     for right, found, options, message in (
         ([], [], {}, "right, found: expected at least one example, got none"),
-        (["a"], ["a", "b"], {}, "right, found: expected as many of both, got 1 and 2"),
+        (["a"], ["a", "b"], {}, "right, found: expected equal lengths, got 1 and 2"),
         (["a"], ["a"], {"most": 0}, "most: expected a positive integer, got 0"),
-        (np.eye(2), np.eye(2), {}, r"right: expected \[N\], one class an example, got shape \(2"),
+        (np.eye(2), np.eye(2), {}, r"right: expected \[N\], one class per example, got shape \(2"),
     ):
         with pytest.raises(ValueError, match=message):
             viz.confusion(right, found, **options)  # type: ignore[arg-type]

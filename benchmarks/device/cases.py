@@ -23,7 +23,7 @@ class Setup:
 
     Attributes:
       kernel: a name of `seqjax.kernels.KERNELS`, or "auto".
-      unroll: steps in one iteration of the loop; None for what the planner chooses.
+      unroll: steps in one iteration of the loop. If None, the planner chooses.
       precisions: names of `PRECISIONS`; those that the platform lacks are left out.
     """
 
@@ -33,7 +33,7 @@ class Setup:
 
     @property
     def name(self) -> str:
-        """The contestant's name."""
+        """Return the contestant's name."""
         return self.kernel if self.unroll in (1, None) else f"{self.kernel}, unroll {self.unroll}"
 
 
@@ -42,11 +42,11 @@ class Case:
     """One unit of work, sent to a worker process as JSON.
 
     Attributes:
-      name: for people, and for `--only`.
+      name: the name that is printed, and that `--only` selects.
       kind: a key of `worker.KINDS`.
-      options: keyword arguments of `run` in the module of that kind.
-      flags: for XLA, in the environment of the process.
-      total: seconds after which the process is ended, whatever it does.
+      options: keyword arguments of `run` in the module that `kind` names.
+      flags: flags for XLA, set in the environment of the process.
+      total: seconds after which the process is ended, even if it makes progress.
     """
 
     name: str
@@ -81,12 +81,12 @@ TINY: dict[str, Any] = {
 
 
 def sizes_of(platform: str, tiny: bool | None) -> dict[str, Any]:
-    """Return the sizes for a platform; with None they are small on a CPU alone."""
+    """Return the sizes for a platform. If `tiny` is None, the sizes are small only on a CPU."""
     return TINY if tiny or (tiny is None and platform == "cpu") else FULL
 
 
 def first_case(tiny: bool | None) -> Case:
-    """Return the case that describes the machine; the others depend on its platform."""
+    """Return the case that describes the machine; other cases depend on its platform."""
     return Case("facts", "facts", {"tiny": tiny})
 
 
@@ -107,13 +107,14 @@ def _speed(
 
 
 def all_cases(platform: str, *, tiny: bool | None, faults: bool = False) -> list[Case]:
-    """Return all cases after the facts, the most valuable first.
+    """Return all cases that follow `first_case`, the most valuable first.
 
     Args:
-      platform: "cpu", "cuda", "rocm" or "tpu", as the facts say.
-      tiny: whether sizes are those of a rehearsal; None for "on a CPU".
-      faults: whether there are also a case that hangs, one that crashes and one that fails, to
-        rehearse what happens to them.
+      platform: "cpu", "cuda", "rocm" or "tpu", as the first case reports.
+      tiny: whether to use the small sizes of a rehearsal. If `tiny` is None, the small sizes are
+        used only on a CPU.
+      faults: whether to add cases that hang, crash or fail on purpose, to test how the run handles
+        them.
     """
     sizes = sizes_of(platform, tiny)
     tiny = sizes is TINY
@@ -158,7 +159,7 @@ def all_cases(platform: str, *, tiny: bool | None, faults: bool = False) -> list
     for shape in sizes["others"]:
         found.append(_speed("plain", "lstm", shape, [on("fused", 4), *cudnn()]))
         found.append(_speed("plain", "gru", shape, [on("fused", 4)]))
-    found.append(Case("the library's own tests", "conformance", flags=UNTUNED))
+    found.append(Case("the library's own tests", "conformance", {"quick": tiny}, UNTUNED, 240.0))
     for name, flags in GRAPHS.items() if platform == "cuda" else ():
         setups = [on("fused", 1, "bf16"), on("fused", 4, "bf16")]
         case = _speed("plain", "lstm", middle, setups, suffix=f", {name}")
@@ -168,4 +169,4 @@ def all_cases(platform: str, *, tiny: bool | None, faults: bool = False) -> list
 
 def _correctness(precision: str, sizes: dict[str, Any], **options: Any) -> Case:
     options |= {"precision": precision, "shape": sizes["correctness"]}
-    return Case(f"correctness {precision}", "correctness", options, flags=UNTUNED)
+    return Case(f"correctness {precision}", "correctness", options, flags=UNTUNED, total=240.0)

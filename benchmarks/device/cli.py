@@ -1,4 +1,4 @@
-"""The command line of `python -m benchmarks device`; it needs no package beside the library's."""
+"""The command line of `python -m benchmarks device`; it needs only the library's packages."""
 
 import argparse
 import datetime
@@ -22,10 +22,11 @@ def main(arguments: Sequence[str]) -> int:
     """Run the suite.
 
     Args:
-      arguments: the command line behind "device".
+      arguments: the command-line arguments after "device".
 
     Returns:
-      0; 1 if a contestant failed, disagreed, crashed or hung; 2 for a wrong argument.
+      The exit code: 0 for success, 1 if a contestant failed, disagreed, crashed or hung, 2 for a
+      wrong argument.
     """
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks device",
@@ -34,11 +35,11 @@ def main(arguments: Sequence[str]) -> int:
     )
     parser.add_argument(
         "--budget", type=_positive, default=600.0, metavar="SECONDS",
-        help="for the whole run, which stops by itself (600)",
+        help="maximum time of the whole run (600)",
     )  # fmt: skip
     parser.add_argument(
         "--limit", type=_positive, default=45.0, metavar="SECONDS",
-        help="without progress, after which a process is ended (45)",
+        help="time without progress after which a process is ended (45)",
     )  # fmt: skip
     parser.add_argument(
         "--only", action="append", default=[], metavar="TEXT",
@@ -46,14 +47,14 @@ def main(arguments: Sequence[str]) -> int:
     )  # fmt: skip
     parser.add_argument(
         "--tiny", action=argparse.BooleanOptionalAction, default=None,
-        help="small sizes, to rehearse; the default on a CPU",
+        help="use small sizes, to try the suite; the default on a CPU",
     )  # fmt: skip
     parser.add_argument(
         "--faults", action="store_true",
-        help="add cases that crash, hang and fail on purpose, to rehearse that the run survives",
+        help="add cases that crash, hang and fail on purpose, to test that the run continues",
     )  # fmt: skip
     parser.add_argument(
-        "--commit", help="the commit of the code, for the results, where there is no git checkout"
+        "--commit", help="the commit of the code, for the results, if there is no git checkout"
     )
     parser.add_argument(
         "--output", type=Path, default=OUTPUT, metavar="FILE", help=f"the results file ({OUTPUT})"
@@ -86,7 +87,7 @@ def main(arguments: Sequence[str]) -> int:
     runner = Runner(options, lambda text: print(text, flush=True))
     stopped = False
     try:
-        signal.signal(signal.SIGTERM, signal.default_int_handler)  # so that workers end, too
+        signal.signal(signal.SIGTERM, signal.default_int_handler)  # so that the workers end, too
         runner.run()
     except KeyboardInterrupt:
         stopped = True
@@ -100,7 +101,7 @@ def main(arguments: Sequence[str]) -> int:
 
 
 def exit_code(results: Results) -> int:
-    """Return 1 if a row tells of a fault, else 0."""
+    """Return 1 if a row reports a fault, else 0."""
     faults = (
         "failed",
         "disagrees",
@@ -123,7 +124,7 @@ def _positive(text: str) -> float:
 
 
 def _kept(arguments: Sequence[str]) -> list[str]:
-    """Return the arguments but for where results go, and the commit."""
+    """Return the arguments except those for the output path and the commit."""
     kept, words = [], iter(arguments)
     for word in words:
         if word in ("--output", "--commit"):

@@ -13,13 +13,14 @@ ROOT = Path(__file__).resolve().parents[2]
 TESTS = ("tests/kernels/test_cudnn.py", "tests/kernels/test_associative.py")
 
 
-def run(reporter: Reporter) -> None:
+def run(reporter: Reporter, *, quick: bool = False) -> None:
     """Run the tests by pytest, and report one row with the names of those that failed.
 
-    Where pytest, hypothesis or the tests are missing, the row says so.
+    If pytest, hypothesis or the tests are missing, the row says so.
 
     Args:
       reporter: sends progress and rows to the parent process.
+      quick: whether to leave out the tests that are marked slow, as in a short trial run.
     """
     import jax
 
@@ -34,7 +35,7 @@ def run(reporter: Reporter) -> None:
     import pytest
 
     class Count:
-        """Counts outcomes; each test is progress."""
+        """A pytest plugin that counts outcomes and reports each test as progress."""
 
         def __init__(self) -> None:
             self.outcomes: dict[str, int] = {"passed": 0, "failed": 0, "skipped": 0}
@@ -45,12 +46,13 @@ def run(reporter: Reporter) -> None:
                 self.outcomes[report.outcome] += 1
                 if report.outcome == "failed":
                     self.failed.append(report.nodeid.rpartition("/")[2])
-            reporter.doing(row)
+            reporter.doing(row, slow=True)
 
-    reporter.doing(row)
+    reporter.doing(row, slow=True)
     count = Count()
     jax.config.update("jax_default_matmul_precision", "highest")
     arguments = ["-q", "-p", "no:cacheprovider", "--rootdir", str(ROOT)]
+    arguments += ["-m", "not slow"] if quick else []
     pytest.main([*arguments, *(str(ROOT / name) for name in TESTS)], plugins=[count])
     some = f"failed: {len(count.failed)} tests: {', '.join(count.failed)}"
     nothing = "failed: no test ran" if not count.outcomes["passed"] else None

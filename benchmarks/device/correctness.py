@@ -21,7 +21,7 @@ ON_CPU = "scan on the CPU"
 """Name of the reference contestant."""
 
 LIMITS = {"float32": 1e-4, "bf16": 5e-2}
-"""Largest relative error that rounding explains over a few steps."""
+"""The largest relative error that is accepted as rounding, by precision, for a few time steps."""
 
 
 def run(
@@ -33,7 +33,7 @@ def run(
       reporter: sends progress and rows to the parent process.
       precision: a name of `PRECISIONS`.
       shape: B, T, I, H.
-      cells: names of `seqjax.CELLS`; all if empty.
+      cells: the cells to compare, by their names in `seqjax.CELLS`; if empty, all cells.
     """
     batch, steps, inputs, hidden = shape
     cpu, device = jax.local_devices(backend="cpu")[0], jax.devices()[0]
@@ -77,9 +77,10 @@ def run(
 
 
 def variants(cell: Any, spec: Spec) -> dict[str, list[str]]:
-    """Return the kernels that run a cell, by what else is given.
+    """Return a dict from variants of the inputs to the names of the kernels that run the cell.
 
-    Kernels that not all transformations work for, such as cuDNN's, have no resets.
+    The variant "mask" has no resets. It is for kernels that do not support all transformations of
+    JAX, such as cuDNN's.
     """
     able = [kernel for kernel in KERNELS.values() if kernel.refuses(cell, spec) is None]
     found = {
@@ -90,15 +91,26 @@ def variants(cell: Any, spec: Spec) -> dict[str, list[str]]:
 
 
 def draw(cell: Any, batch: int, steps: int, dtype: str) -> tuple[Any, ...]:
-    """Return params, xs, state, mask, resets and the weights of the loss; no bias is zero."""
+    """Return random params, xs, state, weights, mask and resets. No bias is zero.
+
+    The loss is the sum of all outputs and final states, multiplied by these weights.
+    """
     rng = np.random.default_rng(0)
 
     def normal(like: Any, scale: float) -> Any:
-        return jax.tree.map(lambda a: jnp.asarray(scale * rng.normal(size=a.shape), dtype), like)
+        return jax.tree.map(lambda a: one(a, scale), like)
+
+    def one(like: Any, scale: float) -> Any:
+        values = scale * rng.normal(size=like.shape)
+        if jnp.iscomplexobj(like):
+            return jnp.asarray(values + 1j * scale * rng.normal(size=like.shape), like.dtype)
+        return jnp.asarray(values, dtype)
 
     params = normal(jax.eval_shape(cell.init, jax.random.key(0)), 0.2)
     xs = normal(jax.ShapeDtypeStruct((steps, batch, *cell.input_shape), np.float32), 1.0)
     state = normal(jax.eval_shape(lambda: cell.initial_state((batch,))), 0.5)
+    if isinstance(state, seqjax.cells.SLSTMState):  # after a step, its normaliser is at least 1
+        state = state._replace(n=1 + abs(state.n))
     mask = rng.random((steps, batch)) < 0.8
     mask[:, -1] = False
     resets = rng.random((steps, batch)) < 0.2
@@ -110,17 +122,19 @@ def draw(cell: Any, batch: int, steps: int, dtype: str) -> tuple[Any, ...]:
 def values_and_gradients(
     cell: Any, kernel: str, params: Any, xs: Any, state: Any, weights: Any, mask: Any, resets: Any
 ) -> Any:
-    """Return outputs and final state, and gradients of a loss of both."""
+    """Return the outputs and the final state, and the gradients of a loss that depends on both."""
 
     def loss(params: Any, xs: Any, state: Any) -> Any:
         unrolled = seqjax.unroll(
             cell, params, xs, state=state, mask=mask, resets=resets, time_major=True,
             implementation=kernel,
         )  # fmt: skip
-        products = jax.tree.map(
-            lambda a, b: jnp.vdot(a.astype(jnp.float32), b.astype(jnp.float32)), unrolled, weights
-        )
+        products = jax.tree.map(product, unrolled, weights)
         return sum(jax.tree.leaves(products)), unrolled
+
+    def product(a: Any, b: Any) -> Any:
+        kind = jnp.complex64 if jnp.iscomplexobj(a) else jnp.float32
+        return jnp.vdot(a.astype(kind), b.astype(kind)).real
 
     (_, unrolled), gradients = jax.value_and_grad(loss, (0, 1, 2), has_aux=True)(params, xs, state)
     return unrolled, gradients

@@ -29,11 +29,12 @@ LIBRARIES = (
 
 
 def run(reporter: Reporter, tiny: bool | None) -> None:
-    """Report the header, then the rates as rows.
+    """Report facts for the header of the results, then the measured rates as rows.
 
     Args:
       reporter: sends progress and rows to the parent process.
-      tiny: whether sizes are those of a rehearsal; None for "on a CPU".
+      tiny: whether to use the small sizes of a rehearsal. If `tiny` is None, the small sizes are
+        used only on a CPU.
     """
     versions = {name: known for name in LIBRARIES if (known := machine.version(name))}
     facts = machine.describe("", versions)
@@ -43,7 +44,7 @@ def run(reporter: Reporter, tiny: bool | None) -> None:
         "compute_capability": getattr(device, "compute_capability", None),
         "memory_bytes": (device.memory_stats() or {}).get("bytes_limit"),
     }
-    facts["threads"] = None  # of a CPU, which is not what is measured here
+    facts["threads"] = None  # CPU threads do not matter here
     reporter.header({name: value for name, value in facts.items() if value is not None})
     reporter.header({"pytorch_device": pytorch.where()})
     if driver := nvidia_driver():
@@ -78,9 +79,10 @@ def measure(
 
 
 def timed(call: Callable[..., Any], *arguments: Any, repeats: int = 10) -> list[float]:
-    """Return the seconds of a call, several times, after one that is not counted.
+    """Return several times of a call, in seconds. The first call is not counted.
 
-    Each is the mean of some calls in a row, so that starting and waiting do not count.
+    Each time is the mean over several successive calls, so that the costs of starting a call and of
+    waiting for its result do not count.
     """
     seconds = []
     for turn in range(1 + repeats):
@@ -94,7 +96,7 @@ def timed(call: Callable[..., Any], *arguments: Any, repeats: int = 10) -> list[
 
 
 def nvidia_driver() -> str | None:
-    """Return the NVIDIA driver's version, or None where there is no such driver."""
+    """Return the version of the NVIDIA driver, or None if there is no such driver."""
     command = ["nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"]
     try:
         lines = subprocess.check_output(command, text=True, timeout=20).split()

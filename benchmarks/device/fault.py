@@ -1,4 +1,4 @@
-"""Cases that go wrong on purpose, to rehearse that a run survives them."""
+"""Cases that fail on purpose, to check that a run survives such failures."""
 
 import os
 import signal
@@ -11,7 +11,10 @@ __all__ = ["run"]
 
 
 def run(reporter: Reporter, fault: str) -> None:
-    """Report a row, then crash, hang or raise; a second process reports the last row.
+    """Report a row, then crash, hang or raise an error.
+
+    The parent process then starts the case again without this row and without the faulty row. The
+    second run reports one more row.
 
     Args:
       reporter: sends progress and rows to the parent process.

@@ -1,4 +1,4 @@
-"""The precisions in which contestants multiply, with what each library calls them."""
+"""The precisions of matrix products, and the name of each precision in each library."""
 
 from typing import NamedTuple
 
@@ -6,14 +6,14 @@ __all__ = ["PRECISIONS", "Precision", "of_platform"]
 
 
 class Precision(NamedTuple):
-    """A way to store and to multiply numbers.
+    """The dtype of arrays, and the precision of their products.
 
     Attributes:
-      dtype: of weights and inputs.
-      matmul: JAX's name of the precision of float32 products; None where the dtype says it all.
+      dtype: the dtype of weights and inputs.
+      matmul: JAX's name of the precision of float32 products, or None if the dtype is not float32.
       tf32: whether PyTorch may use TF32 for float32 products.
-      limit: largest error that rounding explains, ‖found - expected‖ / ‖expected‖, of outputs and
-        gradients over a thousand steps.
+      limit: the largest relative error ‖found - expected‖ / ‖expected‖ of outputs and gradients
+        that is accepted as rounding. It holds for sequences of a thousand steps.
     """
 
     dtype: str

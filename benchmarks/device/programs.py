@@ -1,4 +1,4 @@
-"""Programs of one case: they are traced one by one and compiled side by side."""
+"""The programs of one case, which are traced one after another and compiled in parallel."""
 
 import concurrent.futures
 import dataclasses
@@ -22,11 +22,14 @@ class Program:
     """A function to compile, with the row that its measurement belongs to.
 
     Attributes:
-      row: says what it is; its precision decides how float32 is multiplied.
-      function: of `arguments`.
-      arguments: arrays on the device that it runs on.
-      compiled: the program, once `compile_all` has run; or the reason why there is none.
-      seconds: for tracing and compiling; includes waiting for programs compiled in parallel.
+      row: the row that describes the program. The row's precision decides how float32 matrices are
+        multiplied.
+      function: the function to compile; it is called with `arguments`.
+      arguments: the arguments, as arrays on the device that runs the function.
+      compiled: the compiled program, or a string with the reason why compiling failed.
+        `compile_all` sets this attribute.
+      seconds: the time of tracing and compiling, including waits for programs that are compiled in
+        parallel.
     """
 
     row: Row
@@ -41,16 +44,17 @@ class Program:
 
 
 def compile_all(reporter: Reporter, programs: Sequence[Program]) -> list[Program]:
-    """Compile programs, and report a row for each that cannot be compiled.
+    """Compile programs, and report a row for each program that cannot be compiled.
 
     Args:
-      reporter: sends progress and rows to the parent process. With one thread it says which
-        program is compiled next, so that a crash of the compiler can be blamed on it; with several
-        threads it says only that there is progress.
-      programs: to compile; those that ended an earlier process are left out.
+      reporter: sends progress and rows to the parent process. With one thread, the reporter names
+        the program that is compiled next, so that a crash of the compiler can be blamed on this
+        program; with several threads, it reports only that there is progress.
+      programs: the programs to compile. A program that made an earlier process crash or hang is
+        left out.
 
     Returns:
-      The programs that are ready.
+      The programs that were compiled.
     """
     wanted = [program for program in programs if reporter.wanted(program.row)]
 
@@ -91,7 +95,8 @@ def compile_all(reporter: Reporter, programs: Sequence[Program]) -> list[Program
 @jax.jit
 def _error(found: Any, expected: Any) -> jax.Array:
     def one(a: jax.Array, b: jax.Array) -> jax.Array:
-        a, b = a.astype(jnp.float32), b.astype(jnp.float32)
+        kind = jnp.complex64 if jnp.iscomplexobj(a) else jnp.float32
+        a, b = a.astype(kind), b.astype(kind)
         return jnp.linalg.norm(a - b) / jnp.maximum(jnp.linalg.norm(b), 1e-6)
 
     return jnp.stack(jax.tree.leaves(jax.tree.map(one, found, expected))).max()

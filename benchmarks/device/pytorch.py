@@ -1,4 +1,4 @@
-"""Find out whether PyTorch can be measured, and on what."""
+"""Find out whether PyTorch can be measured, and on which device."""
 
 import functools
 
@@ -9,7 +9,10 @@ __all__ = ["obstacle", "where"]
 
 @functools.cache
 def obstacle() -> str | None:
-    """Return why PyTorch cannot be measured here, or None. A broken installation is a reason."""
+    """Return the reason why PyTorch cannot be measured here, or None if it can.
+
+    The reason can be a missing or broken installation, or a GPU that PyTorch does not find.
+    """
     try:
         import torch
     except ModuleNotFoundError as error:
@@ -24,7 +27,7 @@ def obstacle() -> str | None:
 
 
 def where() -> str:
-    """Return on what PyTorch runs and with which cuDNN, or why it does not run."""
+    """Return PyTorch's device and the version of cuDNN, or the reason why PyTorch does not run."""
     problem = obstacle()
     if problem is not None:
         return problem

@@ -14,17 +14,18 @@ WHATS = ("forward", "gradient")
 WHOLE = "whole cases"
 
 LEGEND = """\
-The contestants of one line were timed alternately in one process, after their outputs and gradients
-had been compared with float32 `scan` on the same device. A cell has
+The outputs and gradients of each implementation were compared with those of `scan` in float32 on
+the same device. An implementation whose relative error was above a limit was not timed. Then the
+implementations in a row of the table were timed alternately in one process. An entry of a table has
 
 - the median time in milliseconds,
-- the microseconds for one time step,
-- PyTorch's time divided by this time: above 1, this contestant is faster than PyTorch.
+- that time divided by the number of time steps, in microseconds,
+- PyTorch's time divided by the implementation's time; if this ratio is above 1, PyTorch is slower.
 
-Both sides of that ratio have the precision that the line names: float32 products without TF32
-("float32"), float32 products with TF32 ("tf32"), bf16, or f16. seqjax sums all of them in float32.
-"% of rate" is the rate of the matrix products of our fastest contestant, relative to a large
-product of the same precision in the same run."""
+Both times of that ratio have the precision that the row names: "float32" (float32 products without
+TF32), "tf32" (float32 products with TF32), "bf16" or "f16". In all four precisions, seqjax sums
+products in float32. "% of rate" is the rate of the matrix products in seqjax's fastest
+implementation, in percent of the rate of a large product of the same precision in the same run."""
 
 
 def text(results: Results) -> str:
@@ -36,7 +37,7 @@ def part(results: Sequence[Results]) -> str:
     """Return the part of the page of results that is about accelerators, chip by chip.
 
     Raises:
-      ValueError: a rehearsal: a run on a CPU, or on small sizes.
+      ValueError: one of the runs is a rehearsal, that is, a run on a CPU or with small sizes.
     """
     for each in results:
         if each.header.get("platform", "cpu") == "cpu" or each.header.get("tiny"):
@@ -50,9 +51,7 @@ def part(results: Sequence[Results]) -> str:
         runs = [each for each in ordered if chip_of(each) == chip]
         pieces += [f"### {chip}", *(machine(each) for each in runs)]
         if len(runs) > 1:
-            pieces.append(
-                "A case that several runs measured is shown as the last of them measured it."
-            )
+            pieces.append("If several runs measured a case, the tables show the last measurement.")
         pieces += sections(merged(runs), level=4)
     return "\n\n".join(pieces)
 
@@ -85,14 +84,17 @@ def case_of(row: Row) -> str:
 
 
 def not_run(row: Row) -> bool:
-    """Return whether a row says that time was over, so that an older run may stand for it."""
+    """Return whether a row has no measurement because the time ran out.
+
+    `merged` then uses the measurement of an older run, if there is one.
+    """
     return (row.reason or "").startswith(("not run: the budget", "stopped: the budget"))
 
 
 def merged(runs: Sequence[Results]) -> Results:
-    """Return the rows of several runs on one chip: each case as the last run that had time for it.
+    """Return, for each case, the rows of the last run that measured it; all runs are on one chip.
 
-    The rows of a case stay together, so that ratios are made within one run.
+    All rows of a case come from the same run, so that ratios are computed within one run.
     """
     found: dict[str, list[Row]] = {}
     for run in runs:
@@ -106,9 +108,10 @@ def merged(runs: Sequence[Results]) -> Results:
 
 
 def rated(results: Results) -> list[Row]:
-    """Return the rows, each with the rate of a large product of its precision in its own run.
+    """Return the rows, each with the rate of a large product in the row's precision and run.
 
-    Rows that have one already, from the run that they were merged from, keep it.
+    If a row already has such a rate, which comes from the run that measured the row, the rate is
+    not replaced.
     """
     rates = results.header.get("matrix_tflops", {})
     return [
@@ -142,9 +145,10 @@ def machine(results: Results) -> str:
     names = {
         "date": "Date", "commit": "Commit", "device_kind": "Device", "platform": "Platform",
         "compute_capability": "Compute capability", "driver": "Driver",
-        "pytorch_device": "PyTorch", "cpu": "CPU", "cores": "Cores",
-        "copy_gb_per_s": "Copy on the device, GB/s, read and written",
-        "matrix_tflops": "Large products, TFLOP/s", "versions": "Versions",
+        "pytorch_device": "PyTorch runs with", "cpu": "CPU", "cores": "Cores",
+        "copy_gb_per_s": "Rate of a copy on the device, bytes read and written, GB/s",
+        "matrix_tflops": "Rates of a large matrix product, TFLOP/s",
+        "versions": "Versions of Python and of packages",
     }  # fmt: skip
     lines = []
     for key, name in names.items():
@@ -172,10 +176,10 @@ def correctness(rows: Iterable[Row]) -> str:
     for (kernel, precision), group in groups.items():
         errors = {row.cell: row.agreement for row in group if isinstance(row.agreement, float)}
         right = sum(row.reason is None for row in group)
-        line = f"- `{kernel}`, {precision}: {right} of {len(group)} cells agree with the CPU"
+        line = f"- With `{kernel}` in {precision}, {right} of {len(group)} cells agree with the CPU"
         if errors:
             worst = max(errors, key=lambda cell: errors[cell])
-            line += f"; largest relative error {errors[worst]:.1e} ({worst})"
+            line += f"; the largest relative error is {errors[worst]:.1e} ({worst})"
         lines.append(line + ".")
     return "\n".join(lines)
 
@@ -224,7 +228,7 @@ def percent_of_rate(row: Row | None) -> float | None:
 
 
 def figure(row: Row | None, peer: Row | None) -> str:
-    """Return a time in ms, in microseconds a step, and PyTorch's time divided by it."""
+    """Return a time in ms, the same time in µs per step, and the ratio of PyTorch's time to it."""
     if row is None or row.median_ms is None:
         return "–"
     parts = f"{number(row.median_ms)} ms, {number(1e3 * row.median_ms / row.shape[1])} µs"
@@ -252,18 +256,20 @@ def training_tables(rows: Iterable[Row]) -> list[Table]:
 
 
 def reasons(rows: Iterable[Row]) -> Iterable[str]:
-    """Yield why rows have no figures, each reason once with what it is about."""
+    """Yield the reasons why rows were not measured, each reason once with its cases."""
     found: dict[tuple[str, str], list[str]] = {}
     for row in rows:
         if row.reason is not None:
             sizes = ",".join(map(str, row.shape))
             words = (row.cell, row.variant, sizes, row.what, row.precision)
             where = " ".join(word for word in words if word not in ("none", "1,1,1,1", ""))
-            whole = row.contestant == "all"  # of a case, whose name says it all
+            whole = row.contestant == "all"  # a row for a whole case, which has a name
             key = (WHOLE if whole else row.contestant, row.reason)
             found.setdefault(key, []).append(row.what if whole else where)
     for (contestant, reason), places in found.items():
         few = places if contestant == WHOLE else places[:4]
         more = len(places) - len(few)
         some = "; ".join(few) + (f" and {more} more" if more else "")
-        yield f"{contestant}: {reason} ({some})"
+        who = f"In the following cases, {contestant} was"
+        who = "The following cases were" if contestant == WHOLE else who
+        yield f'{who} not measured: {some}. The reason is "{reason}".'

@@ -17,7 +17,7 @@ def described(
     what: str, contestant: str, precision: str = "", *, cell: str = "none", variant: str = "none",
     shape: Sequence[int] = (1, 1, 1, 1),
 ) -> Row:  # fmt: skip
-    """Return a row that says what is about to be measured."""
+    """Return a row that describes a measurement and has no results yet."""
     return Row(
         suite=SUITE, cell=cell, variant=variant, shape=tuple(shape), what=what,
         contestant=contestant, precision=precision,
@@ -25,7 +25,7 @@ def described(
 
 
 def measured(row: Row, seconds: Sequence[float] = (), **fields: Any) -> Row:
-    """Return the row with its samples, given in seconds, and what else is known."""
+    """Return a copy of the row with measured times, given in seconds, and with the given fields."""
     return dataclasses.replace(row, samples_ms=tuple(1e3 * s for s in seconds), **fields)
 
 
@@ -35,9 +35,9 @@ def identity(row: Row) -> tuple[str, str, str, str]:
 
 
 def reason(error: Exception) -> str:
-    """Return an exception as the reason of a row, in one line."""
+    """Return a line that describes an exception. It explains why a measurement has no times."""
     text = str(error).strip().splitlines()
-    if not text:  # an assertion says where it stands
+    if not text:  # the message is empty: give the line of the assertion
         frames = traceback.extract_tb(error.__traceback__)
         text = [f"{Path(frames[-1].filename).name}:{frames[-1].lineno}"] if frames else [""]
     return f"failed: {type(error).__name__}: {text[0][:300]}"

@@ -1,8 +1,9 @@
-"""The parent process: it starts a worker for each case, watches it, and saves what it reports.
+"""The parent process, which starts a worker process for each case and saves the reported rows.
 
-A case that makes no progress for `limit` seconds is ended, and the row that it was working on says
-so. The case is then run again without that row, so one fault costs one row. The results are saved
-after each case and after each fault.
+If a case makes no progress for `limit` seconds, the parent ends the worker. The row that the worker
+was measuring gets this reason instead of times. Then the parent runs the case again without that
+row, so the other rows of the case are still measured. The results are saved after each case and
+after each fault.
 """
 
 import contextlib
@@ -29,13 +30,13 @@ __all__ = ["Options", "Runner", "Worker"]
 
 ROOT = Path(__file__).resolve().parents[2]
 TRIES = 4
-"""Maximum number of processes started for one case."""
+"""The maximum number of worker processes for one case."""
 READY = 90.0
-"""Seconds a worker has for its imports."""
+"""The time limit of a worker for importing its libraries, in seconds."""
 COMPILING = 3.0
-"""Factor by which a worker may be silent for longer while it compiles."""
+"""While a worker compiles, its time limit without progress is multiplied by this factor."""
 LEAST = 5.0
-"""Seconds of the budget below which no case is begun."""
+"""If fewer seconds of the budget are left, no further case is started."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -45,11 +46,12 @@ class Options:
     Attributes:
       budget: seconds for all cases together.
       limit: seconds without progress after which a process is ended.
-      tiny: sizes of a rehearsal; None for "on a CPU".
-      faults: whether cases that go wrong on purpose take part.
-      only: parts of names, in any case of letters; a case runs if its name has one of them. All
-        cases run if there are none.
-      header: further facts for the header of the results.
+      tiny: whether to use the small sizes of a rehearsal. If `tiny` is None, the small sizes are
+        used only on a CPU.
+      faults: whether to run the cases that fail on purpose, too.
+      only: parts of names, in upper or lower case; a case runs if its name contains one of these
+        parts. If `only` is empty, all cases run.
+      header: entries to add to the header of the results.
       output: the results file.
     """
 
@@ -63,7 +65,7 @@ class Options:
 
 
 class Worker:
-    """One process and the messages that come from it."""
+    """One worker process and the messages that it sends."""
 
     def __init__(self, flags: str = "") -> None:
         environment = {
@@ -74,7 +76,7 @@ class Worker:
         }
         platforms = environment.get("JAX_PLATFORMS", "")
         if platforms and "cpu" not in platforms.split(","):
-            environment["JAX_PLATFORMS"] = f"{platforms},cpu"  # what correctness compares with
+            environment["JAX_PLATFORMS"] = f"{platforms},cpu"  # the reference of correctness
         self.flags = flags
         self._errors = tempfile.TemporaryFile()  # noqa: SIM115 - it lives as long as the process
         self._process = subprocess.Popen(
@@ -84,7 +86,7 @@ class Worker:
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self._errors,
-            start_new_session=True,  # so that what it starts can be ended with it
+            start_new_session=True,  # its child processes are ended with it
         )
         self._messages: queue.SimpleQueue[dict[str, Any] | None] = queue.SimpleQueue()
         threading.Thread(target=self._read, daemon=True).start()
@@ -101,7 +103,7 @@ class Worker:
     def ask(
         self, case: Case, skip: Sequence[tuple[str, ...]], threads: int, seconds: float
     ) -> None:
-        """Send the case to the process, which has these seconds for it."""
+        """Send a case to the process, which has `seconds` to run it."""
         asked = {
             "kind": case.kind, "options": case.options, "skip": skip, "threads": threads,
             "seconds": seconds,
@@ -112,10 +114,10 @@ class Worker:
             self._process.stdin.flush()  # left open: the worker ends when it is closed
 
     def message(self, timeout: float) -> dict[str, Any] | None:
-        """Return the next message, or None when the process has ended.
+        """Return the next message, or None if the process has ended.
 
         Raises:
-          queue.Empty: nothing came in time.
+          queue.Empty: no message came in time.
         """
         return self._messages.get(timeout=max(timeout, 0.0))
 
@@ -127,7 +129,7 @@ class Worker:
             self._process.wait(timeout=10)
 
     def ending(self) -> str:
-        """Return how the process ended, and the last thing that it printed."""
+        """Return the signal or exit code of the process, and the last line of its error output."""
         try:
             code = self._process.wait(timeout=10)
         except subprocess.TimeoutExpired:
@@ -140,7 +142,10 @@ class Worker:
 
 
 class Runner:
-    """A run: its rows and header so far, its budget, and the worker that waits for its case."""
+    """A run of all cases, with its time budget and its results so far.
+
+    While a case runs, a second worker may already start for the next case.
+    """
 
     def __init__(
         self,
@@ -166,11 +171,11 @@ class Runner:
         return self._begin + self.options.budget - self._clock()
 
     def results(self) -> Results:
-        """Return what was found so far; the file has it already."""
+        """Return the results so far, which are already saved in the file."""
         return Results(self._header(), self.rows)
 
     def run(self) -> Results:
-        """Run all cases, and return what was found."""
+        """Run all cases, and return the results."""
         try:
             for case, following in self._in_order():
                 self._say(f"{self._clock() - self._begin:4.0f} s  {case.name}")
@@ -184,7 +189,10 @@ class Runner:
         return self.results()
 
     def _header(self) -> dict[str, Any]:
-        """The header, with the rates that rows of the facts have."""
+        """Return the header, with the rates of matrix products and of copying that were measured.
+
+        These rates are in the rows of the case `facts`.
+        """
         facts = [row for row in self.rows if row.variant == "machine"]
         rates = {row.precision: row.extra["tflops"] for row in facts if "tflops" in row.extra}
         copies = [row.extra["gb_per_s"] for row in facts if "gb_per_s" in row.extra]
@@ -192,7 +200,10 @@ class Runner:
         return self.header | found | ({"matrix_tflops": rates} if rates else {})
 
     def _in_order(self) -> Iterator[tuple[Case, Case | None]]:
-        """Yield each case and the one after it; which there are depends on the facts."""
+        """Yield each case together with the next case.
+
+        The first case determines the platform, on which the list of the other cases depends.
+        """
         yield first_case(self.options.tiny), None
         if "platform" not in self.header:
             raise ValueError(
@@ -216,7 +227,7 @@ class Runner:
 
     @staticmethod
     def _unfinished(case: Case, reason: str) -> Row:
-        """A row for a whole case."""
+        """Return a row with the reason why a case was not finished."""
         fields = {
             name: case.options[name]
             for name in ("cell", "variant", "shape")
@@ -229,7 +240,7 @@ class Runner:
         self.results().save(self.options.output)
 
     def _worker(self, flags: str) -> Worker:
-        """The worker that waits, if it has these flags; else a new one."""
+        """Return the worker that was started in advance if it has these flags, else a new one."""
         spare, self._spare = self._spare, None
         if spare is not None and spare.flags == flags:
             return spare
@@ -238,7 +249,10 @@ class Runner:
         return self._start(flags)
 
     def _case(self, case: Case, following: Case | None) -> None:
-        """Run one case, again without what ended it, and keep its rows."""
+        """Run one case, and save its rows.
+
+        If the process ends during the measurement of a row, the case is run again without that row.
+        """
         skip: list[tuple[str, ...]] = []
         threads = cores()
         for _ in range(TRIES):
@@ -262,7 +276,7 @@ class Runner:
                 self._keep(self._unfinished(case, found.fault))
                 return
             if blamed is None:
-                threads = 1  # programs were compiled side by side; one by one shows which it is
+                threads = 1  # compiled one by one, the program that fails is known
                 continue
             self._keep(measured(blamed, reason=found.fault))
             skip.append(identity(blamed))
@@ -271,7 +285,7 @@ class Runner:
         self._keep(self._unfinished(case, "not finished: too many rows ended their process"))
 
     def _listen(self, worker: Worker, end: float) -> "Outcome":
-        """Return what one process reported until it ended or was out of time."""
+        """Read the messages of a worker until it ends or its time is up, and return the outcome."""
         rows: list[Row] = []
         doing: Row | None = None
         patience = READY
@@ -303,10 +317,10 @@ class Outcome(NamedTuple):
     """The report of one process.
 
     Attributes:
-      rows: that it finished.
-      doing: what it was working on last.
-      fault: why it ended, if not by itself.
-      final: whether it makes no sense to run the case again.
+      rows: the rows that the process finished.
+      doing: the row that the process was working on last.
+      fault: the reason why the process ended, if it did not end by itself.
+      final: whether the case should not be run again.
     """
 
     rows: list[Row]
@@ -316,5 +330,5 @@ class Outcome(NamedTuple):
 
 
 def row_of(fields: dict[str, Any]) -> Row:
-    """Return the row that a message has as JSON."""
+    """Return the row that a message contains as JSON."""
     return Row(**{**fields, **{name: tuple(fields[name]) for name in ("shape", "samples_ms")}})

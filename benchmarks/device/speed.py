@@ -23,9 +23,9 @@ __all__ = ["run"]
 TORCH, LOOP = "pytorch", "pytorch cell loop"
 WHATS = ("forward", "gradient")
 SECONDS = 6.0
-"""Seconds for the timed rounds of one case, of which there are at least five."""
+"""Seconds after which no new round of timing begins, once five rounds are done."""
 RESERVE = 3.0
-"""Seconds that are left for reporting when the process nears its end."""
+"""Timing stops, and reporting begins, this many seconds before the time limit of the process."""
 
 
 def run(
@@ -37,16 +37,20 @@ def run(
     loop: bool = False,
     suffix: str = "",
 ) -> None:
-    """Measure a workload. A contestant that disagrees with float32 `scan` is not timed.
+    """Measure a workload.
+
+    If the results of a contestant differ too much from the results of the kernel `scan` in float32,
+    the contestant is not timed.
 
     Args:
       reporter: sends progress and rows to the parent process.
       cell: "lstm", "gru" or "min_gru".
       variant: "plain", "lengths" or "resets".
       shape: B, T, I, H.
-      setups: fields of `Setup`, one for each contestant of ours.
-      loop: whether a loop over PyTorch's cell takes part.
-      suffix: to the names of all contestants, for a case with flags of its own.
+      setups: the configurations of seqjax to measure, each a dict of the arguments of `Setup`.
+      loop: whether PyTorch runs its cell step by step instead of its layer.
+      suffix: text that is added to the names of all contestants. It names the flags of XLA if the
+        case sets any.
     """
     problem = workloads.make(cell, variant, shape)
     at = functools.partial(described, cell=cell, variant=variant, shape=shape)
@@ -90,7 +94,7 @@ def run(
 
 
 def _arguments(problem: Recurrence, dtype: str) -> tuple[Any, ...]:
-    """Params, xs, lengths, resets and cotangent on the device."""
+    """Return params, xs, lengths, resets and cotangent on the device."""
 
     def cast(tree: Any) -> Any:
         return jax.tree.map(lambda a: jnp.asarray(a, dtype), tree)
@@ -100,7 +104,10 @@ def _arguments(problem: Recurrence, dtype: str) -> tuple[Any, ...]:
 
 
 def _function(problem: Recurrence, setup: Setup, what: str) -> Callable[..., Any]:
-    """A function of `_arguments`: outputs, or gradients by inputs and parameters, by name."""
+    """Return a function that computes outputs, or gradients with respect to inputs and parameters.
+
+    The function takes the arrays that `_arguments` returns.
+    """
 
     def outputs(params: Any, xs: Any, lengths: Any, resets: Any) -> Any:
         return seqjax.unroll(
@@ -121,7 +128,7 @@ def _function(problem: Recurrence, setup: Setup, what: str) -> Callable[..., Any
 
 
 def temporaries(compiled: Any) -> int | None:
-    """Return the bytes of a program's temporaries, where the backend says."""
+    """Return the bytes of a program's temporary arrays, if the backend reports them."""
     analysis = compiled.memory_analysis()
     return None if analysis is None else int(analysis.temp_size_in_bytes)
 
@@ -129,7 +136,11 @@ def temporaries(compiled: Any) -> int | None:
 def torch_contestants(
     at: Callable[..., Row], problem: Recurrence, precisions: Iterable[str], loop: bool, suffix: str
 ) -> Any:
-    """Yield rows with a call to time and a function that gives its results."""
+    """Yield a row, a function to time and a function that returns results, for each measurement.
+
+    The measurements are a forward pass and a gradient in each precision. If PyTorch cannot run,
+    None takes the place of the first function, and the reason takes the place of the second.
+    """
     if problem.common is None:
         return
     name = (LOOP if loop else TORCH) + suffix
@@ -142,7 +153,7 @@ def torch_contestants(
                 continue
             from benchmarks.device.torch_contestants import TorchContestant
 
-            # Made when it is called, so that a crash is blamed on it.
+            # The contestant is made when it is called, so that a crash is attributed to it.
             made = functools.cache(
                 functools.partial(TorchContestant, problem, precision, loop=loop)
             )
@@ -157,7 +168,7 @@ def enter(
     reporter: Reporter, entered: list[tuple[Row, Callable[[], Any]]], row: Row, call: Any,
     results: Any, expected: Mapping[str, Any],
 ) -> None:  # fmt: skip
-    """Let a contestant take part if its numbers are right; else report why not."""
+    """Add a contestant to `entered` if its results are right; otherwise report what is wrong."""
     if not reporter.wanted(row):
         return
     if call is None:

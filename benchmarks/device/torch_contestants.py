@@ -1,4 +1,4 @@
-"""Run PyTorch's layers, and the loop over its cells that resets need, in several precisions."""
+"""Run PyTorch's layers in several precisions. For resets, run its cells in a loop."""
 
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -19,9 +19,9 @@ __all__ = ["TorchContestant"]
 class TorchContestant:
     """`nn.LSTM` or `nn.GRU` on one workload in one precision.
 
-    Sequences of different lengths are packed, sorted by length beforehand. With `loop` the cell
-    steps through time, and the state is set to zero at resets, which PyTorch's layers do not
-    support.
+    Sequences of different lengths are sorted by length beforehand and packed. PyTorch's layers do
+    not support resets. If `loop` is True, a Python loop therefore runs PyTorch's cell step by step
+    and sets the state to zero at resets.
     """
 
     def __init__(self, problem: Recurrence, precision: str, *, loop: bool = False) -> None:
@@ -50,7 +50,7 @@ class TorchContestant:
         self._xs.requires_grad_()
 
     def _cell(self, layer: Any) -> Any:
-        """The cell with the layer's weights."""
+        """Return the cell with the layer's weights."""
         cell = CELLS[self._structure.cell](self._structure.inputs, self._structure.hidden)
         cell = cell.to(device=DEVICE, dtype=next(layer.parameters()).dtype)
         with torch.no_grad():
@@ -69,7 +69,7 @@ class TorchContestant:
         return pad_packed_sequence(self._module(packed)[0])[0]
 
     def _stepped(self) -> Iterator[torch.Tensor]:
-        """Outputs step by step, the state set back to zero at resets."""
+        """Return outputs step by step, with the state set to zero at resets."""
         assert self._kept is not None
         state: Any = None
         for x, keep in zip(self._xs, self._kept, strict=True):
@@ -81,24 +81,27 @@ class TorchContestant:
             yield state[0] if isinstance(state, tuple) else state
 
     def forward(self) -> torch.Tensor:
-        """Compute the outputs in inference mode, and wait."""
+        """Compute the outputs in inference mode, and wait until the device has finished."""
         with torch.no_grad():
             outputs = self._apply()
         synchronize()
         return outputs
 
     def gradient(self) -> tuple[torch.Tensor, ...]:
-        """Compute outputs and gradients by inputs and weights, and wait."""
+        """Compute the gradients with respect to inputs and weights, and wait for the device."""
         found = torch.autograd.grad(self._apply(), [self._xs, *self._weights], self._cotangent)
         synchronize()
         return found
 
     def calls(self) -> dict[str, Callable[[], Any]]:
-        """Return what is timed, by name."""
+        """Return a dict from "forward" and "gradient" to the functions to time."""
         return {"forward": self.forward, "gradient": self.gradient}
 
     def results(self, what: str) -> dict[str, Any]:
-        """Return the arrays of `what` by name, as seqjax has them."""
+        """Return a dict from seqjax's array names to arrays.
+
+        If `what` is "forward", the arrays are the outputs. Otherwise, they are the gradients.
+        """
         back = np.argsort(self._order)
         if what == "forward":
             return {"outputs": jnp.asarray(_numpy(self.forward())[:, back])}

@@ -23,7 +23,7 @@ def run(reporter: Reporter, task: str, tiny: bool) -> None:
     Args:
       reporter: sends progress and rows to the parent process.
       task: "translation" or "language_model".
-      tiny: whether sizes are those of a rehearsal.
+      tiny: whether to use small sizes, as in a short trial run.
     """
     on_gpu = jax.default_backend() == "gpu"
     precision = "tf32" if on_gpu else "float32"
@@ -48,7 +48,7 @@ def run(reporter: Reporter, task: str, tiny: bool) -> None:
 
 
 def made(task: str, tiny: bool) -> Task | Translation:
-    """Return the task with weights and a batch."""
+    """Return the model to train, with its weights and a batch of data."""
     if task == "language_model":
         return language_model(*((2, 4, 20, 8) if tiny else (20, 35)))
     sizes = (2, 4, 8, 8, 20) if tiny else (64, 20, 128, 256, 4000)

@@ -1,11 +1,12 @@
-"""A process that runs one case: it reads the case from standard input and reports as it goes.
+"""A process that runs one case: it reads the case from standard input and reports its progress.
 
 Each line that it writes to standard output is a JSON object with one key:
 
-    {"ready": pid}        the libraries are imported; no device was touched yet
-    {"doing": row}        what the next work is for: a row without samples, blamed if all ends here;
-                          null for progress that no row can be blamed for. With "slow": true the
-                          parent waits longer: a program is being compiled
+    {"ready": pid}        the libraries are imported; no device is initialised yet
+    {"doing": row}        the row, without samples, that is measured next, or null if the next work
+                          serves several rows. If the process ends during this work, the parent
+                          records the failure in the row. With "slow": true, the parent waits
+                          longer for the next message, since a program is being compiled
     {"row": row}          a finished row
     {"header": {...}}     facts about the machine
     {"failed": reason}    the case raised an error
@@ -37,7 +38,8 @@ class Reporter:
     """Sends progress and rows to the parent process.
 
     Attributes:
-      skip: identities of rows that are done, or that ended an earlier process.
+      skip: the identities of rows not to measure: finished rows, and rows whose measurement ended
+        an earlier process.
       threads: how many programs may be compiled at once.
     """
 
@@ -62,10 +64,10 @@ class Reporter:
         self._send({"header": facts})
 
     def doing(self, row: Row | None, *, slow: bool = False) -> None:
-        """Say what the next work is for; None if it is for several rows.
+        """Report the row that is measured next, or None if the next work serves several rows.
 
         Args:
-          row: a row without samples, which is blamed if the process ends.
+          row: the row, without samples. If the process ends, the parent records the failure in it.
           slow: whether the work may take long, as compiling does.
         """
         self._send({"doing": None if row is None else dataclasses.asdict(row), "slow": slow})
@@ -88,7 +90,7 @@ def import_libraries() -> None:
 
 
 def end_with_parent() -> None:
-    """End this process when the parent has ended: its side of standard input is closed then."""
+    """End this process when standard input is closed, which happens when the parent has ended."""
     sys.stdin.read()
     os._exit(1)
 
@@ -109,7 +111,7 @@ def main() -> int:
     send({"ready": os.getpid()})
     line = sys.stdin.readline()
     if not line:
-        return 0  # the budget is spent: nobody needs this worker
+        return 0  # the budget is spent, so this worker is not needed
     asked = json.loads(line)
     threading.Thread(target=end_with_parent, daemon=True).start()
     skip = {tuple(each) for each in asked["skip"]}

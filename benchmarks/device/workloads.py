@@ -1,4 +1,4 @@
-"""The workload of one case of speed: weights, inputs, and how many operations it has."""
+"""The workload of a case that measures speed: its weights, inputs and number of operations."""
 
 from collections.abc import Sequence
 from typing import Any, NamedTuple
@@ -14,20 +14,24 @@ from benchmarks.workload import Shape, Structure, Workload
 __all__ = ["Recurrence", "make", "operations"]
 
 LINEAR = "min_gru"
-"""The cell whose time can be solved in parallel; the common layout does not have it."""
+"""The cell that is linear in its state, so all time steps can be computed in parallel.
+
+`benchmarks.workload` does not have this cell.
+"""
 
 
 class Recurrence(NamedTuple):
     """One layer over a batch of sequences, in NumPy, float32, time-major.
 
     Attributes:
-      cell: of seqjax.
-      params: its parameters.
+      cell: the seqjax cell.
+      params: the parameters of the cell.
       xs: `[T, B, I]`.
-      cotangent: `[T, B, H]`, of the outputs; zero in padding.
+      cotangent: the cotangent of the outputs, `[T, B, H]`; zero in padding.
       lengths: int32 `[B]`, or None.
       resets: bool `[T, B]`, or None.
-      common: the same in the layout of all contestants; None for a cell that they do not have.
+      common: the same workload in the layout of `benchmarks.workload`, which all libraries share.
+        If no other contestant has the cell, `common` is None.
     """
 
     cell: Any
@@ -44,7 +48,8 @@ def make(cell: str, variant: str, shape: Sequence[int]) -> Recurrence:
 
     Args:
       cell: "lstm", "gru" or "min_gru".
-      variant: "plain"; "lengths", drawn between T/2 and T; "resets", at one step in fifty.
+      variant: "plain", "lengths" or "resets". Lengths are drawn between T/2 and T. With "resets",
+        one step in fifty has a reset on average.
       shape: B, T, I, H.
     """
     sizes = Shape(*shape)
@@ -66,7 +71,7 @@ def make(cell: str, variant: str, shape: Sequence[int]) -> Recurrence:
 
 
 def operations(cell: str, shape: Sequence[int], what: str) -> int:
-    """Return the floating-point operations of the matrix products; see `workload.flops`."""
+    """Return the number of floating-point operations in matrix products; see `workload.flops`."""
     batch, steps, inputs, hidden = shape
     if cell == LINEAR:  # two gates of the input, no product with the state
         return 2 * steps * batch * 2 * hidden * inputs * {"forward": 1, "gradient": 3}[what]

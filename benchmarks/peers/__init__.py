@@ -1,4 +1,7 @@
-"""The contestants, one file each, by name. A library is only imported when its peer is loaded."""
+"""The table of contestants.
+
+Each contestant has its own file, and its library is imported only when the contestant is loaded.
+"""
 
 import dataclasses
 import importlib
@@ -24,13 +27,13 @@ __all__ = [
 
 @dataclasses.dataclass(frozen=True)
 class Entry:
-    """Where a contestant is found.
+    """The names by which a contestant is imported and installed.
 
     Attributes:
-      module: below this package.
-      peer: its class there.
+      module: the name of the module in this package.
+      peer: the name of the class in this module.
       needs: the package that must be importable.
-      pip: the name to install it by.
+      pip: the name under which pip installs the package.
     """
 
     module: str
@@ -40,7 +43,7 @@ class Entry:
 
     @property
     def installed(self) -> bool:
-        """Whether the library is there."""
+        """Return whether the library is installed."""
         return importlib.util.find_spec(self.needs) is not None
 
 
@@ -57,14 +60,14 @@ PEERS = {
     "haiku": Entry("haiku", "Haiku", "haiku", "dm-haiku"),
     "equinox": Entry("equinox", "Equinox", "equinox", "equinox"),
 }
-"""All contestants. "seqjax" takes part in every run, since the others are compared with it."""
+"""All contestants by name. Every run measures "seqjax", since the others are compared with it."""
 
 SHORT = ("seqjax_sharded", "handwritten", "pytorch", "flax_nnx")
-"""Those of a short run."""
+"""The contestants of a short run."""
 
 
 def load(name: str) -> Peer:
-    """Imports a contestant's library and makes the contestant.
+    """Import a contestant's library and make the contestant.
 
     Raises:
       ImportError: the library is not installed.
@@ -79,17 +82,19 @@ def load(name: str) -> Peer:
 
 
 def choose(names: Iterable[str] | None, *, short: bool = False) -> tuple[list[str], dict[str, str]]:
-    """The contestants of a run.
+    """Return the contestants of a run.
 
     Args:
-      names: as asked for; None for all that are installed.
-      short: whether None means the few of a short run.
+      names: the requested contestants. If `names` is None, all installed contestants are requested
+        or, if `short` is True, those of `SHORT`.
+      short: whether the run is short.
 
     Returns:
-      The names of those that are installed, "seqjax" first, and why others are not there.
+      The names of the installed contestants, "seqjax" first, and the reasons why the others are
+      missing.
 
     Raises:
-      ValueError: an unknown name.
+      ValueError: a name is unknown.
     """
     if names is None:
         names = SHORT if short else [name for name in PEERS if name != "seqjax_layer"]

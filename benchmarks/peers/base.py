@@ -1,4 +1,4 @@
-"""The interface between suites and contestants: one `Peer` a contestant."""
+"""The interface between suites and contestants: one `Peer` for each contestant."""
 
 import abc
 from typing import ClassVar, NamedTuple
@@ -14,18 +14,19 @@ __all__ = ["Gradients", "Peer", "Prepared", "Stepper", "Trainer", "Writer"]
 
 
 class Gradients(NamedTuple):
-    """The derivatives of the loss in the common layout."""
+    """The derivatives of the loss, in the layout that `benchmarks.workload` defines."""
 
     xs: np.ndarray
     weights: Weights
 
 
 class Prepared(abc.ABC):
-    """A contestant ready to do one workload.
+    """A contestant that is ready to run one workload.
 
     Attributes:
-      different: why its mathematics is not the reference's; None if it is.
-      setting: what it chose for this workload, where there was a choice.
+      different: the reason why its equations differ from those of the reference; None if they do
+          not.
+      setting: the setting that the contestant chose for this workload, if there was a choice.
     """
 
     different: str | None = None
@@ -33,105 +34,111 @@ class Prepared(abc.ABC):
 
     @abc.abstractmethod
     def forward(self) -> None:
-        """Computes the outputs in inference mode, and waits for them. This is timed."""
+        """Compute the outputs in inference mode, and wait for them. This is timed."""
 
     @abc.abstractmethod
     def gradient(self) -> None:
-        """Computes the loss and its gradient by weights and inputs; waits. This is timed."""
+        """Compute the loss and its gradients with respect to weights and inputs, and wait for them.
+
+        This is timed.
+        """
 
     @abc.abstractmethod
     def outputs(self) -> np.ndarray:
-        """The outputs, `[B, T, O]`."""
+        """Return the outputs, `[B, T, O]`."""
 
     @abc.abstractmethod
     def gradients(self) -> Gradients:
-        """The gradients in the common layout."""
+        """Return the gradients in the layout that `benchmarks.workload` defines."""
 
     def temp_bytes(self, what: str) -> int | None:
-        """The temporaries of the compiled program for "forward" or "gradient", where known."""
+        """Return the temporary memory of the program for "forward" or "gradient", if known."""
         del what
         return None
 
 
 class Stepper(abc.ABC):
-    """A contestant ready to run one sequence step by step with a carried state."""
+    """A contestant that is ready to run one sequence step by step with a carried state."""
 
     different: str | None = None
     setting: str | None = None
 
     @abc.abstractmethod
     def step(self) -> None:
-        """One step on the same input, from the state the last step left; waits for the output."""
+        """Run a step from the last step's state, always on the same input; wait for the output."""
 
     @abc.abstractmethod
     def outputs(self) -> np.ndarray:
-        """The outputs `[B, T, O]` of stepping through the workload's inputs from the beginning."""
+        """Return the outputs `[B, T, O]` of single steps through the workload's inputs."""
 
 
 class Trainer(abc.ABC):
-    """A contestant ready to train a model."""
+    """A contestant that is ready to train a model."""
 
     different: str | None = None
     setting: str | None = None
 
     @abc.abstractmethod
     def step(self) -> None:
-        """One training step: loss, gradient, clipping, update; waits until all is done."""
+        """Run one training step: loss, gradient, clipping, update; wait until all is done."""
 
     @abc.abstractmethod
     def loss(self) -> float:
-        """The loss of the last step's batch, before that step's update."""
+        """Return the loss of the last step's batch, before that step's update."""
 
 
 class Writer(abc.ABC):
-    """A contestant ready to write sentences with an encoder-decoder."""
+    """A contestant that is ready to decode sentences with an encoder-decoder."""
 
     different: str | None = None
     setting: str | None = None
 
     @abc.abstractmethod
     def write(self) -> None:
-        """Encodes the batch and writes a sentence for each; waits until all is done."""
+        """Encode the batch and decode a sentence for each row; wait until all is done."""
 
     @abc.abstractmethod
     def tokens(self) -> np.ndarray:
-        """The best of each sentence written last, `[B, L]`; the end token from its end on."""
+        """Return the best output for each sentence of the last batch, `[B, L]`, padded with END."""
 
 
 class Peer(abc.ABC):
-    """A contestant. Where it can not do something it says why, in place of an object."""
+    """A contestant.
+
+    If a contestant cannot do something, the method returns a string with the reason.
+    """
 
     name: ClassVar[str]
     distributions: ClassVar[tuple[str, ...]] = ()
 
     def versions(self) -> dict[str, str]:
-        """The versions of its libraries."""
+        """Return the versions of the contestant's libraries."""
         return {name: known for name in self.distributions if (known := version(name))}
 
     def threads(self) -> dict[str, int]:
-        """Threads of its libraries beside XLA's."""
+        """Return the numbers of threads that the contestant's libraries use, except XLA."""
         return {}
 
     @abc.abstractmethod
     def prepare(self, workload: Workload) -> Prepared | str:
-        """Builds the network and compiles what can be compiled; or a reason."""
+        """Build the network and compile what can be compiled, or return the reason why not."""
 
     def stepper(self, workload: Workload) -> Stepper | str:
-        """Prepares single steps of one cell; or a reason."""
+        """Prepare single steps of one cell, or return the reason why not."""
         del workload
         return "no streaming contestant"
 
     def trainer(self, task: Task) -> Trainer | str:
-        """Prepares training steps; or a reason."""
+        """Prepare training steps, or return the reason why not."""
         del task
         return "no training contestant"
 
     def translator(self, task: Translation) -> Trainer | str:
-        """Prepares training steps of an encoder-decoder; or a reason."""
+        """Prepare training steps of an encoder-decoder, or return the reason why not."""
         del task
         return "no encoder-decoder"
 
     def writer(self, task: Translation, width: int) -> Writer | str:
-        """Prepares decoding, greedy for width 1 and else by beam search; or a reason."""
+        """Prepare decoding, greedy for width 1 or by beam search, or return the reason why not."""
         del task, width
-        return "no decoding"
+        return "the contestant cannot decode"

@@ -1,7 +1,8 @@
 """Equinox: `eqx.nn.LSTMCell` and `eqx.nn.GRUCell`, mapped over the batch, in `jax.lax.scan`.
 
-Best setting: time-major; the loop as its documentation writes it. Equinox has neither layers nor an
-Elman cell nor lengths; stacks and directions are joined by hand.
+The best setting has time-major arrays and the loop of Equinox's documentation. Equinox has no
+recurrent layers, no Elman cell and no lengths. This file builds stacks and bidirectional layers
+from cells.
 """
 
 from typing import Any, ClassVar
@@ -20,7 +21,7 @@ NO_CELL = "no Elman cell"
 
 
 def _cell(structure: Structure, weights: dict[str, Any]) -> Any:
-    """A cell that holds the common weights of one direction."""
+    """Return a cell that holds the given weights of one direction."""
     inputs = weights["w_ih"].shape[0]
     kind = {"lstm": eqx.nn.LSTMCell, "gru": eqx.nn.GRUCell}[structure.cell]
     cell = kind(inputs, structure.hidden, key=jax.random.key(0))

@@ -1,6 +1,7 @@
 """Flax Linen: `nn.RNN` and `nn.Bidirectional`.
 
-Best setting: time-major; `OptimizedLSTMCell`. Lengths as in NNX: all steps are computed.
+Best setting: time-major; `OptimizedLSTMCell`. With lengths, Flax computes the steps of the padding,
+too, as in Flax NNX.
 """
 
 from typing import Any, ClassVar
@@ -16,7 +17,10 @@ from benchmarks.workload import Structure, Weights
 __all__ = ["FlaxLinen"]
 
 GATE_NAMES = {"elman": [""], "lstm": ["i", "f", "g", "o"], "gru": ["r", "z", "n"]}
-"""What follows the `i` and `h` in the names of a cell's dense layers, in the common order."""
+"""By cell, the names of its gates, in the order of the columns of the common weights.
+
+The dense layers of a gate are called "i" and "h" followed by the name of the gate.
+"""
 
 
 def _cell(structure: Structure) -> Any:
@@ -29,7 +33,10 @@ def _cell(structure: Structure) -> Any:
 
 
 def _cell_params(structure: Structure, weights: dict[str, Any]) -> dict[str, Any]:
-    """The common weights of one direction, as the cell names them: a dense layer a gate."""
+    """Return the weights of one direction as parameters of a Linen cell.
+
+    A Linen cell has one dense layer for each gate and each factor (input or state).
+    """
     names = GATE_NAMES[structure.cell]
     blocks = {name: jnp.split(weights[name], len(names), axis=-1) for name in ("w_ih", "w_hh", "b")}
     biased = "h" if structure.cell == "lstm" else "i"
@@ -44,7 +51,7 @@ def _cell_params(structure: Structure, weights: dict[str, Any]) -> dict[str, Any
 
 
 class FlaxLinen(JaxPeer):
-    """Flax's earlier layers."""
+    """Flax Linen, the older API of Flax."""
 
     name: ClassVar[str] = "flax_linen"
     distributions: ClassVar[tuple[str, ...]] = ("flax",)
@@ -53,7 +60,8 @@ class FlaxLinen(JaxPeer):
         del lengths
 
         def layer() -> Any:
-            # Each direction its own cell: Linen shares the parameters of a module used twice.
+            # Each direction has its own cell: Linen shares the parameters of a module that is used
+            # twice.
             directions = [
                 nn.RNN(_cell(structure), time_major=True) for _ in range(structure.directions)
             ]

@@ -1,10 +1,10 @@
 """Flax NNX: `nnx.RNN` and `nnx.Bidirectional`.
 
-Best setting: time-major; `OptimizedLSTMCell`, which concatenates the gates; the module taken apart
-once by `nnx.split` and called under `jax.jit`, which costs less per call than `nnx.jit`.
+Best setting: time-major arrays; `OptimizedLSTMCell`, which concatenates the gates; the module is
+split once by `nnx.split` and called under `jax.jit`, which costs less per call than `nnx.jit`.
 
-With `seq_lengths` NNX computes all steps and only chooses the final state by them; the outputs at
-real steps of one forward direction come out right, and that is all the workload asks for.
+With `seq_lengths`, NNX computes all steps and uses the lengths only to choose the final state. The
+outputs at real steps of one forward direction are right, and the workload needs no other outputs.
 """
 
 from typing import Any, ClassVar
@@ -32,7 +32,7 @@ def _cell(structure: Structure, inputs: int) -> Any:
 
 
 def _cell_params(structure: Structure, weights: dict[str, Any]) -> dict[str, Any]:
-    """The common weights of one direction, as the cell names them."""
+    """Return the weights of one direction as a dict with the names of the cell's parameters."""
     dense_i = {"kernel": weights["w_ih"]}
     dense_h = {"kernel": weights["w_hh"]}
     (dense_h if structure.cell == "lstm" else dense_i)["bias"] = weights["b"]
@@ -40,7 +40,7 @@ def _cell_params(structure: Structure, weights: dict[str, Any]) -> dict[str, Any
 
 
 class _Stack(nnx.Module):
-    """Layers one after the other."""
+    """A stack of layers."""
 
     def __init__(self, layers: list[Any]) -> None:
         self.layers = nnx.List(layers)
@@ -52,7 +52,7 @@ class _Stack(nnx.Module):
 
 
 class FlaxNNX(JaxPeer):
-    """Flax's present layers."""
+    """Flax NNX, the present API of Flax."""
 
     name: ClassVar[str] = "flax_nnx"
     distributions: ClassVar[tuple[str, ...]] = ("flax",)

@@ -1,7 +1,7 @@
 """Haiku: `hk.LSTM`, `hk.GRU`, `hk.VanillaRNN` in `hk.dynamic_unroll`.
 
-Best setting: time-major; one bias. There are no lengths; the directions of a layer are joined by
-hand, as Haiku has no module for that.
+Best setting: time-major arrays, and one bias in each core. Haiku has neither lengths nor
+bidirectional layers. For a bidirectional layer, this file runs two cores and joins their outputs.
 """
 
 from collections.abc import Callable
@@ -37,7 +37,7 @@ def _reordered(array: Any, order: tuple[int, ...]) -> jax.Array:
 
 
 def _core_params(structure: Structure, name: str, weights: dict[str, Any]) -> dict[str, Any]:
-    """The common weights of one direction, by the names of the core's modules."""
+    """Return the weights of one direction as parameters of the core `name`."""
     if structure.cell == "elman":
         return {
             f"{name}/linear": {"w": weights["w_ih"], "b": weights["b"]},
@@ -46,14 +46,17 @@ def _core_params(structure: Structure, name: str, weights: dict[str, Any]) -> di
     if structure.cell == "gru":  # gates z, r, a
         named = {"w_i": weights["w_ih"], "w_h": weights["w_hh"], "b": weights["b"]}
         return {name: {key: _reordered(value, (1, 0, 2)) for key, value in named.items()}}
-    # Gates i, g, f, o; the core adds 1 to the forget gate by itself.
+    # Gates i, g, f, o; the core itself adds 1 to the forget gate.
     w = jnp.concatenate([weights["w_ih"], weights["w_hh"]])
     b = weights["b"].at[structure.hidden : 2 * structure.hidden].add(-1.0)
     return {f"{name}/linear": {"w": _reordered(w, (0, 2, 1, 3)), "b": _reordered(b, (0, 2, 1, 3))}}
 
 
 def _params(structure: Structure, weights: Weights) -> dict[str, Any]:
-    """All cores' weights; Haiku numbers the cores in the order of their making."""
+    """Return the weights of all cores.
+
+    Haiku numbers the cores in the order in which they are created.
+    """
     params: dict[str, Any] = {}
     for index, direction in enumerate(each for layer in weights for each in layer):
         name = NAMES[structure.cell] + (f"_{index}" if index else "")

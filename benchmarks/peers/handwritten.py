@@ -1,7 +1,8 @@
-"""A plain `jax.lax.scan` as somebody who knows JAX writes it by hand.
+"""A plain `jax.lax.scan`, as an experienced JAX user writes it.
 
-Best setting: time-major arrays, one input product for all steps before the loop, the two products'
-sum split into gates inside, `jnp.where` for the mask, everything else left to JAX and XLA.
+The best setting has time-major arrays. One product before the loop multiplies the inputs of all
+steps by the input weights. Inside the loop, the sum of this product and the product with the state
+is split into gates, and `jnp.where` applies the mask. JAX and XLA do everything else.
 """
 
 from collections.abc import Callable
@@ -45,11 +46,14 @@ UPDATES: dict[str, tuple[Update, int]] = {
     "lstm": (_lstm, 2),
     "gru": (_gru, 1),
 }
-"""Each cell's step from the input product on, and how many arrays its state has; the first is h."""
+"""For each cell: its step, given the product with the input, and the number of its state arrays.
+
+The first state array is h.
+"""
 
 
 class Handwritten(JaxPeer):
-    """The contestant every JAX library is to be measured against."""
+    """The contestant with which every JAX library is compared."""
 
     name: ClassVar[str] = "handwritten"
 

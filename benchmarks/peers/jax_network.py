@@ -1,4 +1,4 @@
-"""A network, and one step of a cell, as the functions that a JAX contestant gives."""
+"""The functions that a JAX contestant provides for a network and for one step of a cell."""
 
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -14,10 +14,11 @@ class Recurrence(NamedTuple):
     """A network as functions.
 
     Attributes:
-      apply: `(params, xs, lengths) -> outputs`; lengths are None where there are none.
-      from_common: makes params of the common weights; pure and differentiable.
+      apply: `(params, xs, lengths) -> outputs`; lengths are None if all sequences have T steps.
+      from_common: a pure, differentiable function that converts weights from the layout of
+        `benchmarks.workload` to params.
       time_major: whether xs and outputs are `[T, B, ...]`.
-      different: why its mathematics is not the reference's.
+      different: how the equations differ from those of the reference; None if they are the same.
     """
 
     apply: Callable[[Any, jax.Array, jax.Array | None], jax.Array]
@@ -31,9 +32,10 @@ class Step(NamedTuple):
 
     Attributes:
       apply: `(params, x, state) -> (output, state)` on `[B, features]`.
-      from_common: makes params of the common weights.
+      from_common: a function that converts weights from the layout of `benchmarks.workload` to
+        params.
       initial_state: `batch -> state`.
-      different: why its mathematics is not the reference's.
+      different: how the equations differ from those of the reference; None if they are the same.
     """
 
     apply: Callable[[Any, jax.Array, Any], tuple[jax.Array, Any]]

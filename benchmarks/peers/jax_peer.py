@@ -1,7 +1,8 @@
-"""What all JAX contestants share: they say how to run a network, JAX compiles and differentiates.
+"""Code shared by all JAX contestants: it compiles and differentiates their networks.
 
-A contestant converts the common weights to its own by `from_common`. Its gradients come back to
-the common layout by the transpose of that conversion, `jax.vjp`, so no inverse is written.
+A contestant's `from_common` converts weights from the layout that all contestants share to its own.
+The transpose of `from_common`, which `jax.vjp` computes, converts the gradients to the common
+layout, so no inverse of `from_common` is written.
 """
 
 import abc
@@ -28,27 +29,27 @@ class JaxPeer(Peer):
 
     @abc.abstractmethod
     def recurrence(self, structure: Structure, *, lengths: bool) -> Recurrence | str:
-        """The network of this structure; or the reason why there is none."""
+        """Return the network for a structure, or the reason why the contestant lacks it."""
 
     def single_step(self, structure: Structure) -> Step | str:
-        """One step of the structure's cell; or the reason why there is none."""
+        """Return one step of the structure's cell, or the reason why the contestant lacks it."""
         del structure
         return "no streaming contestant"
 
     def softmax_loss(
         self, outputs: jax.Array, w_out: jax.Array, b_out: jax.Array, targets: jax.Array
     ) -> jax.Array:
-        """Mean cross-entropy of a softmax over `outputs @ w_out + b_out`."""
+        """Return the mean cross-entropy of a softmax over `outputs @ w_out + b_out`."""
         logits = outputs @ w_out + b_out
         return optax.softmax_cross_entropy_with_integer_labels(logits, targets).mean()
 
     def obstacle(self, batch: int) -> str | None:
-        """Why a batch of this size can not be run."""
+        """Return why a batch of this size cannot be run, or None."""
         del batch
         return None
 
     def put(self, tree: Any, batch_axis: int | None) -> Any:
-        """Brings arrays to the device; `batch_axis` is None for weights."""
+        """Copy arrays to the device; `batch_axis` is None for weights."""
         del batch_axis
         return jax.device_put(tree)
 
@@ -72,12 +73,12 @@ class JaxPeer(Peer):
 
 
 def layout(array: np.ndarray, time_major: bool) -> np.ndarray:
-    """From batch-major to what a contestant wants, or back."""
+    """Convert from batch-major to the contestant's layout, or back."""
     return np.ascontiguousarray(np.swapaxes(array, 0, 1)) if time_major else array
 
 
 class JaxPrepared(Prepared):
-    """A workload as two compiled programs."""
+    """A workload with two compiled programs: inference and the gradient."""
 
     def __init__(
         self, recurrence: Recurrence, workload: Workload, put: Callable[[Any, int | None], Any]
@@ -96,7 +97,7 @@ class JaxPrepared(Prepared):
             "forward": (params, xs, lengths),
             "gradient": (params, xs, lengths, cotangent),
         }
-        # Functions made anew for each workload: JAX keeps programs by the function's identity.
+        # Functions are new for each workload, since JAX stores programs by the function's identity.
         self._functions: dict[str, Callable[..., Any]] = {
             "forward": functools.partial(recurrence.apply),
             "gradient": jax.value_and_grad(self._loss, argnums=(0, 1)),
@@ -128,7 +129,7 @@ class JaxPrepared(Prepared):
         )
 
     def lower(self, what: str) -> jax.stages.Lowered:
-        """The program as it goes to the compiler, traced anew if caches were cleared before."""
+        """Return the lowered program. If JAX's caches were cleared, it is traced again."""
         return jax.jit(self._functions[what]).lower(*self._arguments[what])
 
     def temp_bytes(self, what: str) -> int | None:
@@ -137,7 +138,7 @@ class JaxPrepared(Prepared):
 
 
 class JaxStepper(Stepper):
-    """Single steps as one compiled program; the state never leaves the device."""
+    """Single steps as one compiled program; the state stays on the device."""
 
     def __init__(self, step: Step, workload: Workload) -> None:
         self.different = step.different

@@ -1,8 +1,9 @@
-"""A training step around any JAX contestant's recurrent network.
+"""The training step of all JAX contestants.
 
-Embedding, readout, loss and optimiser (optax) are the same code for all of them, and the whole step
-is one compiled program that reuses the memory of parameters and optimiser state. So the contestants
-differ by their recurrent network, and by the softmax's loss where a library has one for a readout.
+All contestants share the code of the embedding, readout, loss and optimiser (optax). The whole step
+is one compiled program that reuses the memory of parameters and optimiser state. The contestants
+therefore differ only in their recurrent network. One exception is the cross-entropy of a softmax:
+seqjax computes it by its own `linear_cross_entropy`.
 """
 
 from collections.abc import Callable

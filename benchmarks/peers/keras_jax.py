@@ -1,8 +1,9 @@
-"""Keras on JAX: `SimpleRNN`, `LSTM`, `GRU` (reset after the product), `Bidirectional`.
+"""Keras on JAX, with the layers `SimpleRNN`, `LSTM`, `GRU` and `Bidirectional`.
 
-Best setting: `stateless_call` under `jax.jit` instead of `fit` or `predict`; the library's own
-choice of a fused kernel (`use_cudnn="auto"`); loops not unrolled. Keras is batch-major.
-The backend is chosen by KERAS_BACKEND, which `benchmarks.peers` sets before this import.
+The `GRU` applies the reset gate after the recurrent product. The best setting calls
+`stateless_call` under `jax.jit` instead of `fit` or `predict`, lets Keras choose a fused kernel
+(`use_cudnn="auto"`), and does not unroll loops. Keras is batch-major. `benchmarks.peers` sets
+KERAS_BACKEND before this import.
 """
 
 from typing import Any, ClassVar
@@ -32,7 +33,7 @@ def _layer(structure: Structure) -> Any:
 
 
 def _cell_params(structure: Structure, weights: dict[str, Any]) -> list[Any]:
-    """The common weights of one direction as Keras's kernel, recurrent kernel and bias."""
+    """Return the given weights of one direction as Keras's kernel, recurrent kernel and bias."""
     if structure.cell != "gru":
         return [weights["w_ih"], weights["w_hh"], weights["b"]]
 

@@ -1,4 +1,4 @@
-"""NNX modules as functions of their parameters, which a call then handles as plain arrays."""
+"""Conversion of NNX modules to functions of a pytree of parameters."""
 
 from collections.abc import Callable
 from typing import Any
@@ -9,10 +9,10 @@ __all__ = ["rebuilder"]
 
 
 def rebuilder(module: nnx.Module) -> Callable[[Any], Any]:
-    """A function from a pure dictionary of parameters to the module that has them.
+    """Return a function from a pure dictionary of parameters to the module that has them.
 
-    Everything else in the module, such as NNX's counters of random keys, becomes new variables in
-    each call, since NNX does not let a trace change variables from outside.
+    Each call creates new variables for all other state of the module, such as NNX's counters of
+    random keys, because a traced function must not change variables that exist outside of it.
     """
     graph, *states = nnx.split(module, nnx.Param, ...)
     constants = nnx.to_pure_dict(states[1])

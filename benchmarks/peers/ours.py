@@ -1,8 +1,9 @@
-"""seqjax itself, in the ways it can be run.
+"""seqjax itself, in several settings.
 
-Best setting: time-major arrays; `implementation="auto"` and `remat="auto"`. One layer is
-`seqjax.unroll`, stacks are the Flax layers, taken apart once so that a call handles arrays only.
-The softmax's loss is `losses.linear_cross_entropy`.
+The best setting has time-major arrays, `implementation="auto"` and `remat="auto"`. `seqjax.unroll`
+runs a single layer. A Flax layer of seqjax runs a stack; `nnx.split` separates its structure from
+its arrays once, so that a call handles only arrays. `losses.linear_cross_entropy` computes the loss
+of a softmax.
 """
 
 import dataclasses
@@ -30,13 +31,13 @@ LAYERS: dict[str, Any] = {"elman": seqjax.nn.RNN, "lstm": seqjax.nn.LSTM, "gru":
 
 
 def cell_of(structure: Structure) -> tuple[Any, Any]:
-    """A cell, and the class of its parameters, a NamedTuple of the common names."""
+    """Return a cell, and the class of its parameters, a NamedTuple of weights."""
     cell = CELLS[structure.cell](structure.inputs, structure.hidden)
     return cell, type(jax.eval_shape(cell.init, jax.random.key(0)))
 
 
 def _layer_params(weights: Weights) -> Any:
-    """The common weights as the layers' pure dictionary."""
+    """Return the given weights as nested dicts with the structure of a layer's parameters."""
     names = ("forward", "backward")
     return {
         "layers": {
@@ -48,7 +49,7 @@ def _layer_params(weights: Weights) -> Any:
 
 @dataclasses.dataclass(frozen=True)
 class Seqjax(JaxPeer):
-    """The default contestant; suites also run it with one kernel or one way to save memory."""
+    """The library seqjax with its default options. Some suites set another kernel or `remat`."""
 
     name: ClassVar[str] = "seqjax"
     distributions: ClassVar[tuple[str, ...]] = ("flax",)
@@ -61,7 +62,7 @@ class Seqjax(JaxPeer):
         return {"implementation": self.implementation, "remat": self.remat}
 
     def recurrence(self, structure: Structure, *, lengths: bool) -> Recurrence | str:
-        del lengths  # all structures take them
+        del lengths  # it runs all structures
         if structure.layers > 1 or structure.bidirectional:
             return self._layers(structure)
         cell, params_class = cell_of(structure)
@@ -119,7 +120,7 @@ class Seqjax(JaxPeer):
 
 
 class Layer(Seqjax):
-    """The Flax layer where `Seqjax` takes the cell; only single steps differ."""
+    """A contestant that uses the Flax layer instead of `unroll`. Only suite `streaming` runs it."""
 
     name: ClassVar[str] = "seqjax_layer"
 
@@ -139,7 +140,7 @@ class Layer(Seqjax):
 
 
 class Sharded(Seqjax):
-    """The default contestant with its batch split over all devices of the process."""
+    """The default contestant with its batch divided over all devices of the process."""
 
     name: ClassVar[str] = "seqjax_sharded"
 
@@ -148,7 +149,7 @@ class Sharded(Seqjax):
         if devices < 2:
             return "one device"
         if batch % devices:
-            return f"a batch of {batch} can not be split over {devices} devices"
+            return f"a batch of {batch} cannot be divided over {devices} devices"
         return None
 
     def put(self, tree: Any, batch_axis: int | None) -> Any:
@@ -159,9 +160,9 @@ class Sharded(Seqjax):
     def softmax_loss(
         self, outputs: jax.Array, w_out: jax.Array, b_out: jax.Array, targets: jax.Array
     ) -> jax.Array:
-        # The batch comes first, so that devices share each chunk of positions.
+        # The batch is the first axis, so that devices share each chunk of positions.
         return super().softmax_loss(outputs.swapaxes(0, 1), w_out, b_out, targets.swapaxes(0, 1))
 
     def single_step(self, structure: Structure) -> Step | str:
         del structure
-        return "a batch of 1 can not be split"
+        return "a batch of 1 cannot be divided"

@@ -22,7 +22,7 @@ __all__ = ["SeqjaxTranslator", "SeqjaxWriter"]
 
 
 def _model(task: Translation) -> Any:
-    """A function from parameters to the model."""
+    """Return a function from parameters to the model."""
     _, _, embed, hidden = task.sizes
     return rebuilder(
         seq2seq.Seq2Seq(
@@ -36,7 +36,7 @@ def _model(task: Translation) -> Any:
 
 
 def _params(task: Translation) -> Any:
-    """The common weights as the model's pure dictionary."""
+    """Return the given weights as the model's pure dictionary."""
     a = jax.tree.map(jnp.asarray, task.arrays)
 
     def linear(name: str) -> dict[str, Any]:
@@ -93,7 +93,7 @@ class SeqjaxTranslator(Trainer):
 
 
 class SeqjaxWriter(Writer):
-    """Compiled greedy decoding, or beam search; the encoder included."""
+    """Compiled greedy decoding or beam search, including the encoder."""
 
     def __init__(self, task: Translation, width: int, put: Put) -> None:
         rebuild = _model(task)

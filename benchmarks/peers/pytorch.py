@@ -1,12 +1,13 @@
-"""PyTorch: `nn.RNN`, `nn.LSTM`, `nn.GRU`; on the CPU, or on CUDA where PyTorch finds it.
+"""PyTorch's `nn.RNN`, `nn.LSTM` and `nn.GRU`, on CUDA if PyTorch finds it, otherwise on the CPU.
 
-Best setting: one thread or as many as cores, and `batch_first` or not, as what is faster for the
-workload, tried before it is timed, for inference and gradient each; `no_grad` in inference.
-Variable lengths are packed sequences, the batch sorted by length beforehand
-(`enforce_sorted=True`). `pytorch_padded` does without packing: it computes the padding, as a
-forward direction may when only its outputs are asked for. Streaming is the faster of `nn.LSTMCell`
-(or its like) and a sequence of one step. Training uses the fused Adam; `nn.LSTM` is a library call
-of its own that `torch.compile` does not go into.
+The best setting is chosen before the timing, for each workload, separately for inference and
+gradient: one thread or one thread per core, with or without `batch_first`. Inference uses
+`no_grad`. Sequences of different lengths are packed. The batch is sorted by length in advance
+(`enforce_sorted=True`). The contestant `pytorch_padded` does not pack, so it also computes the
+padding. Its results are correct only in the forward direction, and only its outputs are correct,
+not its final state. Streaming uses a cell such as `nn.LSTMCell`, or a layer on a sequence of one
+step, whichever is faster. Training uses the fused Adam. `nn.LSTM` is one library call, so
+`torch.compile` would not change it.
 """
 
 import functools
@@ -27,14 +28,14 @@ __all__ = ["PyTorch", "PyTorchPadded", "to_common"]
 
 
 def to_common(structure: Structure, gradients: list[np.ndarray]) -> dict[str, np.ndarray]:
-    """One direction's gradients in the common layout."""
+    """Return one direction's gradients in the layout that `benchmarks.workload` defines."""
     w_ih, w_hh, b_ih, b_hh = gradients
     found = {"w_ih": w_ih.T, "w_hh": w_hh.T, "b": b_ih}
     return found | ({"b_hn": b_hh[-structure.hidden :]} if structure.cell == "gru" else {})
 
 
 class _Prepared(Prepared):
-    """A workload run in one way."""
+    """A workload that runs with one choice of threads and `batch_first`."""
 
     def __init__(self, workload: Workload, way: Way, *, pack: bool) -> None:
         batch_first, self._threads = way
@@ -51,12 +52,12 @@ class _Prepared(Prepared):
         self._cotangent = tensor(self._own(workload.cotangent))
 
     def _own(self, array: np.ndarray) -> np.ndarray:
-        """From the common layout: sorted by length, time first if so chosen."""
+        """Convert from the shared layout: sort by length and, if chosen, put time first."""
         array = array[self._order]
         return array if self._batch_first else np.swapaxes(array, 0, 1).copy()
 
     def _common(self, array: torch.Tensor) -> np.ndarray:
-        """The inverse of `_own`."""
+        """Return the inverse of `_own`."""
         found = array.detach().cpu().numpy()
         found = found if self._batch_first else np.swapaxes(found, 0, 1)
         return found[np.argsort(self._order)]
@@ -99,7 +100,7 @@ class _Prepared(Prepared):
 
 
 class _Best(Prepared):
-    """A workload with inference and gradient each in its own way."""
+    """A workload that runs inference and gradient each in its fastest way."""
 
     def __init__(self, forward: _Prepared, gradient: _Prepared) -> None:
         self.setting = f"forward {forward.setting}; gradient {gradient.setting}"
@@ -119,7 +120,7 @@ class _Best(Prepared):
 
 
 class _Stepper(Stepper):
-    """Single steps by the layer or by the cell."""
+    """Single steps, computed by a cell such as `nn.LSTMCell` or by a layer such as `nn.LSTM`."""
 
     def __init__(self, workload: Workload, way: Way) -> None:
         by_cell, self._threads = way
@@ -186,7 +187,7 @@ class PyTorch(Peer):
     def trainer(self, task: Task) -> Trainer | str:
         from benchmarks.peers.pytorch_training import TorchTrainer
 
-        # Trying a step changes the weights, so the chosen way starts anew.
+        # Trying a step changes the weights, so the chosen way starts with new ones.
         build_way = functools.partial(TorchTrainer, task)
         return build_way(best(build_way, TorchTrainer.step))
 
@@ -204,7 +205,7 @@ class PyTorch(Peer):
 
 
 class PyTorchPadded(PyTorch):
-    """PyTorch without packing, for the workload with lengths."""
+    """PyTorch without packed sequences. It is used only for the workload with lengths."""
 
     name: ClassVar[str] = "pytorch_padded"
     pack: ClassVar[bool] = False

@@ -1,4 +1,4 @@
-"""What PyTorch's sequences, steps and training share: modules with weights, ways to run."""
+"""Code that PyTorch's contestants share: modules with given weights, and ways to run a workload."""
 
 import functools
 from collections.abc import Callable
@@ -20,11 +20,12 @@ CELLS: dict[str, Any] = {"elman": nn.RNNCell, "lstm": nn.LSTMCell, "gru": nn.GRU
 
 
 class Way(NamedTuple):
-    """One of the ways to run a workload that are tried.
+    """A way to run a workload in PyTorch.
 
     Attributes:
-      flag: `batch_first`; for single steps, whether the cell is used and not the layer.
-      threads: of PyTorch's operations.
+      flag: the value of `batch_first`. For single steps: whether to use a cell (such as
+        `nn.LSTMCell`) or a layer (such as `nn.LSTM`).
+      threads: the number of threads of PyTorch's operations.
     """
 
     flag: bool
@@ -36,23 +37,23 @@ Built = TypeVar("Built")
 
 
 def best(build_way: Callable[[Way], Built], work: Callable[[Built], None]) -> Way:
-    """The way in which work takes least."""
+    """Return the fastest way."""
     return fastest({way: functools.partial(work, build_way(way)) for way in WAYS})
 
 
 def synchronize() -> None:
-    """Waits until the device has done its work."""
+    """Wait until the device has done its work."""
     if DEVICE.type == "cuda":
         torch.cuda.synchronize()
 
 
 def tensor(array: np.ndarray) -> torch.Tensor:
-    """A copy of the array on the device."""
+    """Return a copy of the array on the device."""
     return torch.tensor(array, device=DEVICE)
 
 
 def _parameters(weights: dict[str, np.ndarray]) -> list[np.ndarray]:
-    """One direction's weights in PyTorch's order; the second bias is zero but for `b_hn`."""
+    """Return one direction's weights in PyTorch's order; the second bias is 0 except `b_hn`."""
     b_hh = np.zeros_like(weights["b"])
     if "b_hn" in weights:
         b_hh[-len(weights["b_hn"]) :] = weights["b_hn"]
@@ -60,7 +61,7 @@ def _parameters(weights: dict[str, np.ndarray]) -> list[np.ndarray]:
 
 
 def build(structure: Structure, weights: Weights, *, batch_first: bool) -> Any:
-    """PyTorch's module with these weights."""
+    """Return PyTorch's module with these weights."""
     module = LAYERS[structure.cell](
         structure.inputs,
         structure.hidden,

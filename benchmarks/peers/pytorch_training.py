@@ -1,7 +1,7 @@
-"""PyTorch's training step, in eager mode: its recurrent modules are library calls already.
+"""PyTorch's training step, in eager mode: its recurrent modules are library calls.
 
-PyTorch adds two biases where one is enough, and Adam would move both. The second one stays as it
-is, so that all contestants train the same model.
+PyTorch adds two biases where one is enough, and Adam would change both. The second bias is not
+trained, so that all contestants train the same model.
 """
 
 import torch
@@ -16,7 +16,7 @@ __all__ = ["Descent", "TorchTrainer"]
 
 
 class Descent:
-    """Gradient, clipping and Adam for all parameters of a module but the second biases."""
+    """Gradient, clipping and Adam for all parameters of a module except the second biases."""
 
     def __init__(self, module: nn.Module) -> None:
         self._module = module
@@ -26,7 +26,7 @@ class Descent:
         self._optimiser = torch.optim.Adam(self._parameters, lr=ADAM_RATE, eps=ADAM_EPS, fused=True)
 
     def step(self, loss: torch.Tensor) -> torch.Tensor:
-        """One update, waited for; gives the loss."""
+        """Make one update, wait for it, and return the loss."""
         self._module.zero_grad(set_to_none=True)
         loss.backward()
         nn.utils.clip_grad_norm_(self._parameters, CLIP_NORM)
@@ -36,7 +36,7 @@ class Descent:
 
 
 class TorchTrainer(Trainer):
-    """A training step done in one way."""
+    """A training step with one choice of threads and `batch_first`."""
 
     def __init__(self, task: Task, way: Way) -> None:
         batch_first, self._threads = way

@@ -1,7 +1,8 @@
-"""An encoder-decoder in PyTorch written the usual way: `nn.LSTM` reads, `nn.LSTMCell` writes.
+"""An encoder-decoder in PyTorch: `nn.LSTM` is the encoder, and `nn.LSTMCell` runs the decoder.
 
-What does not depend on the step (keys, readout in training) is done for all steps at once. The
-second biases stay as they are, as in `pytorch_training`.
+The keys of the attention and, in training, the logits are computed for all steps at once, since no
+step needs those of an earlier step. PyTorch's LSTM has two bias vectors. The second one is not
+trained, as in `pytorch_training`.
 """
 
 from typing import Any
@@ -31,7 +32,7 @@ def _linear(task: Translation, name: str, *, bias: bool = True) -> nn.Linear:
 
 
 class _Model(nn.Module):
-    """Encoder, bridge, additive attention, decoder."""
+    """The encoder, the bridge from encoder to decoder, additive attention, and the decoder."""
 
     def __init__(self, task: Translation) -> None:
         super().__init__()
@@ -50,7 +51,7 @@ class _Model(nn.Module):
         self.combine, self.readout = _linear(task, "combine"), _linear(task, "readout")
 
     def encode(self, source: Any, lengths: Any) -> tuple[Any, ...]:
-        """Memory, keys, mask and the decoder's first state."""
+        """Return memory, keys, mask and the decoder's first state."""
         packed = rnn.pack_padded_sequence(
             self.source(source), lengths, batch_first=True, enforce_sorted=False
         )
@@ -62,19 +63,19 @@ class _Model(nn.Module):
         return memory, self.key(memory), mask, state
 
     def step(self, embedded: Any, memory: Any, keys: Any, mask: Any, state: Any) -> Any:
-        """One step: the context and the new state."""
+        """Make one step; return the context and the new state."""
         scores = self.score(torch.tanh(self.query(state[0])[:, None] + keys))[..., 0]
         weights = torch.softmax(scores.masked_fill(~mask, -torch.inf), dim=-1)
         context = torch.bmm(weights[:, None], memory)[:, 0]
         return context, self.cell(torch.cat([embedded, context], dim=-1), state)
 
     def logits(self, output: Any, context: Any) -> Any:
-        """The readout."""
+        """Return the logits."""
         return self.readout(torch.tanh(self.combine(torch.cat([output, context], dim=-1))))
 
 
 class TorchTranslator(Trainer):
-    """A training step, with so many threads."""
+    """A training step with the given number of threads."""
 
     def __init__(self, task: Translation, way: Way) -> None:
         self._threads = way.threads
@@ -107,7 +108,7 @@ class TorchTranslator(Trainer):
 
 
 class TorchWriter(Writer):
-    """Greedy decoding or beam search, one Python step after another, until all have ended."""
+    """Greedy decoding or beam search, step by step in Python, until all sentences have ended."""
 
     def __init__(self, task: Translation, width: int, way: Way) -> None:
         self._threads = way.threads
@@ -128,7 +129,7 @@ class TorchWriter(Writer):
         return np.asarray(self._tokens.cpu().numpy())
 
     def _search(self) -> Any:
-        """The best hypothesis of each sentence, `[B, L]`; a finished one goes on with END alone."""
+        """Return each sentence's best hypothesis, `[B, L]`; a finished hypothesis repeats END."""
         width, batch = self._width, len(self._source)
         memory, keys, mask, state = self._model.encode(self._source, self._lengths)
         memory, keys, mask, h, c = (

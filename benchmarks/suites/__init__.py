@@ -1,4 +1,8 @@
-"""The suites by name. A suite is a function `(settings, say) -> rows`."""
+"""The suites of benchmarks by name.
+
+A suite is a function `(settings, say) -> rows`. It calls `say` with messages about its progress,
+and returns the rows of the results.
+"""
 
 import dataclasses
 from collections.abc import Callable
@@ -24,7 +28,7 @@ __all__ = ["SUITES", "Suite"]
 
 @dataclasses.dataclass(frozen=True)
 class Suite:
-    """A suite and those of the options cells, variants, shapes that it uses."""
+    """A suite, and the options that it uses: some of "cells", "variants" and "shapes"."""
 
     run: Callable[[Settings, Callable[[str], None]], list[Row]]
     uses: frozenset[str]
@@ -43,4 +47,4 @@ SUITES = {
     "readers": Suite(readers.run, frozenset()),
     "scaling": Suite(scaling.run, frozenset({"cells", "shapes"})),
 }
-"""All suites, in the order of `all`."""
+"""All suites, in the order in which `python -m benchmarks all` runs them."""

@@ -1,4 +1,8 @@
-"""What the suites share: contestants enter by agreeing with the reference, then take turns."""
+"""Code that the suites share.
+
+The results of each contestant are compared with those of the reference. Then all contestants are
+timed alternately.
+"""
 
 from collections.abc import Mapping
 from typing import NamedTuple, TypeVar
@@ -18,7 +22,7 @@ Key = TypeVar("Key")
 
 
 class Entered(NamedTuple):
-    """A contestant that may be timed; or the reason why there is none."""
+    """A contestant that may be timed, or the reason why it is not timed."""
 
     prepared: Prepared | None
     agreement: float | str | None = None
@@ -26,19 +30,19 @@ class Entered(NamedTuple):
 
     @property
     def setting(self) -> str | None:
-        """What the contestant chose."""
+        """Return the setting that the contestant found to be the fastest, or None."""
         return None if self.prepared is None else self.prepared.setting
 
 
 def reference(workload: Workload) -> Prepared:
-    """The one that defines what is right: seqjax's kernel `scan`, itself tested against NumPy."""
+    """Return the reference: seqjax's kernel `scan`, which is itself tested against NumPy."""
     found = Seqjax(implementation="scan", remat="none").prepare(workload)
     assert isinstance(found, Prepared)
     return found
 
 
 def failure(error: Exception) -> str:
-    """An exception as a reason, in one line."""
+    """Return a line that describes an exception. It explains why a contestant is not timed."""
     lines = str(error).strip().splitlines() or [""]
     if isinstance(error, agreement.Disagreement):
         return f"disagrees: {lines[0]}"
@@ -46,9 +50,10 @@ def failure(error: Exception) -> str:
 
 
 def enter(peer: Peer, workload: Workload, expected: Prepared) -> Entered:
-    """Prepares a contestant and compares it with the reference.
+    """Prepare a contestant and compare it with the reference.
 
-    A contestant that fails or disagrees is reported and not timed; the others go on.
+    If the contestant fails or its results differ too much, the return value contains the reason,
+    and the contestant is not timed. No error is raised, so the other contestants are still timed.
     """
     try:
         found = peer.prepare(workload)
@@ -65,7 +70,10 @@ def enter(peer: Peer, workload: Workload, expected: Prepared) -> Entered:
 def milliseconds(
     entered: Mapping[Key, Entered], what: str, settings: Settings
 ) -> dict[Key, tuple[float, ...]]:
-    """Times `what`, "forward" or "gradient", of all that entered, in turns."""
+    """Time all accepted contestants alternately, and return their times in milliseconds.
+
+    `what` is "forward" or "gradient".
+    """
     calls = {
         key: getattr(each.prepared, what)
         for key, each in entered.items()
@@ -85,16 +93,16 @@ def gradient_rows(
     variant: str = "plain",
     temp_bytes: bool = False,
 ) -> list[Row]:
-    """Measures the gradient of one shape for all contestants, in turns.
+    """Measure the gradient for one shape. All contestants are timed alternately.
 
     Args:
-      suite: of the rows.
+      suite: the name of the suite in the rows.
       cell: one of `benchmarks.workload.CELLS`.
       shape: B, T, I, H.
-      contestants: peers by the names that the rows give them.
-      settings: how often and how long to measure.
-      variant: of the rows; the workload is "plain".
-      temp_bytes: whether the rows have the bytes of temporary arrays, too.
+      contestants: a dict from the names for the rows to the contestants.
+      settings: the number of repetitions and the time budget.
+      variant: the name of the variant in the rows. The variant of the workload is always "plain".
+      temp_bytes: whether the rows also have the size of temporary arrays in bytes.
     """
     workload = make(cell, "plain", shape)
     expected = reference(workload)

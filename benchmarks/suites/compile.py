@@ -1,6 +1,6 @@
-"""Suite `compile`: how long tracing and compiling the gradient take, over the number of steps.
+"""Suite `compile`: the time to trace and compile the gradient, for several numbers of steps.
 
-Caches are cleared before each measurement and the persistent cache is off.
+Before each measurement, JAX's caches are cleared; the persistent compilation cache is off.
 """
 
 import contextlib
@@ -26,7 +26,7 @@ SHORT = (SHAPES[0], SHAPES[-1])
 
 @contextlib.contextmanager
 def no_persistent_cache() -> Iterator[None]:
-    """Turns the cache on disk off inside."""
+    """Turn off the compilation cache on disk inside the context."""
     before = getattr(jax.config, PERSISTENT_CACHE)
     jax.config.update(PERSISTENT_CACHE, False)
     try:
@@ -36,7 +36,7 @@ def no_persistent_cache() -> Iterator[None]:
 
 
 def run(settings: Settings, say: Callable[[str], None]) -> list[Row]:
-    """Measures all cells and lengths."""
+    """Measure all cells and numbers of steps; return the rows."""
     rows = []
     with no_persistent_cache():
         for cell in settings.cells:
@@ -55,7 +55,7 @@ def _measure(prepared: JaxPrepared, phases: list[tuple[float, float]]) -> None:
 
 
 def _group(cell: str, shape: Shape, settings: Settings) -> list[Row]:
-    """One cell and shape, all contestants in turns."""
+    """Measure one cell and shape. The contestants are timed alternately."""
     workload = make(cell, "plain", shape)
     found = {
         name: prepared

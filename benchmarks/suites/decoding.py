@@ -1,8 +1,8 @@
-"""Suite `decoding`: sentences written in one call, greedily and by beam search, encoder included.
+"""Suite `decoding`: sentences decoded in one call, greedily and by beam search, with the encoder.
 
-The weights are random, so sentences seldom end before the greatest length: the time is that of so
-many steps. Contestants agree by the tokens that they write greedily; beam searches differ in when
-they stop, and are not compared.
+The weights are random, so sentences seldom end before the maximum length, and the time is that of
+the maximum number of steps. Contestants are compared by the tokens that they decode greedily. Beam
+searches stop at different times and are not compared.
 """
 
 import gc
@@ -23,11 +23,12 @@ __all__ = ["WIDTHS", "run"]
 WIDTHS = {"greedy": 1, "beam 5": 5}
 SIZES = {"batch": 64, "steps": 20, "embed": 128, "hidden": 256, "vocabulary": 4000}
 AGREEMENT = 0.9
-"""Share of tokens that must be the same: a near tie may go either way, and all after it too."""
+"""The share of tokens that must equal those of the reference. It is below 1, because rounding can
+decide between two almost equally probable tokens, and this choice changes all later tokens."""
 
 
 def run(settings: Settings, say: Callable[[str], None]) -> list[Row]:
-    """Measures each way to decode."""
+    """Measure greedy decoding and beam search; return the rows."""
     rows = []
     task = translation("translation", **SIZES)
     for name, width in WIDTHS.items():
@@ -40,7 +41,11 @@ def run(settings: Settings, say: Callable[[str], None]) -> list[Row]:
 def _enter(
     peer: Peer, task: Translation, width: int, expected: np.ndarray
 ) -> tuple[Writer, float | str] | str:
-    """A writer and the share of tokens that are the reference's, or why there is none."""
+    """Return a contestant's decoder and the share of its tokens that differ from `expected`.
+
+    If tokens cannot be compared, return the reason in place of the share. If the contestant cannot
+    decode or is wrong, return only the reason.
+    """
     try:
         writer = peer.writer(task, width)
         if isinstance(writer, str):

@@ -1,7 +1,8 @@
-"""Suite `deferred`: what it gains to take weight gradients out of the backward loop.
+"""Suite `deferred`: the gain of computing weight gradients after the backward loop.
 
-The gradient of each cell by two kernels of the library, in turns: `scan`, whose loop adds to each
-weight's gradient at every step, and `fused`, which computes them as one product each.
+The gradient of each cell is timed alternately with two kernels of the library. The loop of `scan`
+adds to each weight's gradient at every step. `fused` computes each weight's gradient as one
+product.
 """
 
 import functools
@@ -27,11 +28,14 @@ CELLS = (
     "elman_readout", "indrnn",
 )  # fmt: skip
 SPATIAL = {"conv_lstm_1d": Shape(8, 20, 8, 16), "conv_lstm_2d": Shape(8, 20, 8, 16)}
-"""Channels of input and state; the spatial axes have 16 points each."""
+"""The shapes for convolutional cells. I and H are numbers of channels.
+
+Each spatial axis has 16 points.
+"""
 
 
 def run(settings: Settings, say: Callable[[str], None]) -> list[Row]:
-    """Measures all cells."""
+    """Measure the gradients of all cells with both kernels; return the rows."""
     rows = []
     small = SMALL if settings.short else None
     for name in CELLS:
@@ -50,7 +54,7 @@ def _group(
     settings: Settings,
     say: Callable[[str], None],
 ) -> list[Row]:
-    """One cell by both kernels."""
+    """Measure one cell by both kernels."""
     say(f"{name} {shape.batch},{shape.steps},{shape.inputs},{shape.hidden}")
     cell = kind(shape.inputs, shape.hidden, **options)
     params = cell.init(jax.random.key(0))
@@ -95,6 +99,6 @@ def _group(
 
 
 def _temp_bytes(program: Any) -> int:
-    """The temporaries of a compiled program."""
+    """Return the temporary memory of a compiled program."""
     size: int = program.memory_analysis().temp_size_in_bytes
     return size

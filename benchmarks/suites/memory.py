@@ -1,6 +1,7 @@
-"""Suite `memory`: temporaries and time of the gradient for each way to save memory.
+"""Suite `memory`: temporary memory and time of the gradient for each `remat` setting.
 
-"handwritten", the plain scan, is in the same turns; ratios are against it.
+The contestant "handwritten" is a plain `jax.lax.scan`. It is timed in turn with the others, whose
+time and memory are divided by those of "handwritten".
 """
 
 import gc
@@ -18,7 +19,7 @@ __all__ = ["run"]
 
 REMAT = ("none", "chunk", "sqrt", "log", "auto")
 UNBOUNDED = ("none",)
-"""Settings that store something at every step."""
+"""The settings of `remat` that store values of every step. They are not used for `LONG`."""
 
 SHAPES = tuple(Shape(32, steps, 128, 128) for steps in (256, 1024, 4096))
 LONG = Shape(1, 65536, 32, 32)
@@ -26,7 +27,7 @@ SHORT = tuple(Shape(8, steps, 64, 64) for steps in (256, 1024))
 
 
 def run(settings: Settings, say: Callable[[str], None]) -> list[Row]:
-    """Measures all shapes, the LSTM unless other cells are asked for."""
+    """Measure all shapes, with the LSTM unless other cells are given."""
     shapes = settings.shapes or (SHORT if settings.short else (*SHAPES, LONG))
     cells = settings.cells if len(settings.cells) < 3 else ("lstm",)
     rows = []
@@ -40,7 +41,7 @@ def run(settings: Settings, say: Callable[[str], None]) -> list[Row]:
 
 
 def _group(cell: str, shape: Shape, settings_of_remat: list[str], settings: Settings) -> list[Row]:
-    """One shape, all ways."""
+    """Measure one shape with all settings."""
     contestants: dict[str, Peer] = {"handwritten": peers.load("handwritten")}
     contestants |= {f"seqjax remat={remat}": Seqjax(remat=remat) for remat in settings_of_remat}
     return gradient_rows("memory", cell, shape, contestants, settings, temp_bytes=True)

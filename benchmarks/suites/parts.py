@@ -1,8 +1,8 @@
-"""Suite `parts`: what the pieces of an LSTM's gradient cost alone, in plain JAX.
+"""Suite `parts`: the time of each piece of an LSTM's gradient alone, in plain JAX.
 
-The profile behind `speed`: where the sum of these is the time of the whole, only faster pieces
-would help. A flat product has all steps in its rows; a product in the loop waits for the step
-before it.
+The pieces explain the times of suite `speed`: if the times of the pieces add up to the time of the
+whole gradient, then the gradient can only become faster if a piece becomes faster. A "flat" product
+covers all steps at once. A product "in the loop" waits for the previous step.
 """
 
 import functools
@@ -25,7 +25,7 @@ Pair: TypeAlias = tuple[jax.Array, jax.Array]
 
 
 def run(settings: Settings, say: Callable[[str], None]) -> list[Row]:
-    """Measures all shapes."""
+    """Measure all pieces for all shapes; return the rows."""
     rows = []
     for shape in settings.shapes or (SHAPES[:1] if settings.short else SHAPES):
         say(f"lstm, {shape}")

@@ -1,7 +1,7 @@
-"""Suite `readers`: the readers of files beside what they are made of.
+"""Suite `readers`: the file readers of `seqjax.data`, and the functions that they call.
 
-A table by `data.read_csv` and by pandas, sound by `data.read_audio` and by soundfile, and text by
-`data.read_lines`, `data.read_text` and `open`. The files are generated in a temporary folder.
+It compares `data.read_csv` with pandas, `data.read_audio` with soundfile, and `data.read_lines` and
+`data.read_text` with `open`. The files are generated in a temporary folder.
 """
 
 import functools
@@ -27,7 +27,7 @@ RATE = 16_000
 
 
 def run(settings: Settings, say: Callable[[str], None]) -> list[Row]:
-    """Measure all readers; the ratio to the base is printed with each."""
+    """Measure each reader and the function that it calls; return the rows."""
     sizes = SHORT if settings.short else SIZES
     rows = []
     with tempfile.TemporaryDirectory() as folder:
@@ -88,7 +88,7 @@ def _group(
     contestants: dict[str, Callable[[Path], object]],
     settings: Settings,
 ) -> list[Row]:
-    """One file by all readers in turns."""
+    """Measure how long each contestant takes to read one file; they take turns."""
     calls = {each: functools.partial(read, path) for each, read in contestants.items()}
     seconds = timing.interleaved(
         calls, repeats=settings.repeats, warmup=1, least=3, budget=settings.budget

@@ -1,4 +1,4 @@
-"""Suite `scaling`: the gradient's time as one size grows, and on all devices beside one.
+"""Suite `scaling`: the gradient's time as one size grows, on one device and on all.
 
 The variant of a row is the size that grows: "steps", "batch" or "hidden".
 """
@@ -24,14 +24,14 @@ SHORT = {"steps": (25, 100, 400), "batch": (2, 32, 128), "hidden": (32, 128, 256
 
 
 def sweep(base: Shape, variant: str, size: int) -> Shape:
-    """The base shape with one size changed; inputs are as wide as the state."""
+    """Return the base shape with one size changed; inputs are as wide as the state."""
     if variant == "hidden":
         return base._replace(inputs=size, hidden=size)
     return base._replace(**{variant: size})
 
 
 def run(settings: Settings, say: Callable[[str], None]) -> list[Row]:
-    """Measures all sizes around the given shapes, the LSTM unless other cells are asked for."""
+    """Vary one size of each given shape at a time. The cell is the LSTM unless cells are given."""
     cells = settings.cells if len(settings.cells) < 3 else ("lstm",)
     contestants = settings.some(CONTESTANTS)
     rows = []

@@ -1,7 +1,7 @@
-"""Suite `speed`: forward and gradient of every cell, variant and shape, some of them drawn.
+"""Suite `speed`: forward and gradient of every cell, variant and shape; some shapes are random.
 
-All variants of one cell and shape are timed in the same turns, so that what lengths cost can be
-read off the rows as well as what a contestant costs.
+For one cell and shape, all variants are timed alternately. The times of the variants "plain" and
+"lengths" can therefore be compared, which shows the cost of masking.
 """
 
 import gc
@@ -25,7 +25,7 @@ SHORT = (Shape(32, 100, 128, 128), Shape(1, 256, 128, 128))
 
 
 def run(settings: Settings, say: Callable[[str], None]) -> list[Row]:
-    """Measures all cells and shapes."""
+    """Measure all cells and shapes; return the rows."""
     rows = []
     for shape in (settings.shapes or (SHORT if settings.short else SHAPES)) + settings.drawn:
         for cell in settings.cells:
@@ -36,7 +36,7 @@ def run(settings: Settings, say: Callable[[str], None]) -> list[Row]:
 
 
 def _group(cell: str, shape: Shape, settings: Settings) -> list[Row]:
-    """One cell and shape: all variants and contestants."""
+    """Measure one cell and shape: all variants and contestants."""
     entered: dict[tuple[str, str], Entered] = {}
     structures = {}
     for variant in settings.variants:

@@ -1,6 +1,7 @@
-"""Suite `streaming`: the latency of one step at batch 1, the state carried from step to step.
+"""Suite `streaming`: the latency of one time step at batch size 1.
 
-Contestants take turns of many steps; every step waits for its output.
+Each step continues from the state of the previous step. The contestants take turns, and one turn is
+`STEPS` steps. The next step starts only after the output of a step is available.
 """
 
 import functools
@@ -21,11 +22,11 @@ __all__ = ["run"]
 
 HIDDEN = (64, 128, 512)
 STEPS = 200
-"""Steps of one turn."""
+"""Number of steps in one turn of a contestant."""
 
 
 def run(settings: Settings, say: Callable[[str], None]) -> list[Row]:
-    """Measures all cells and widths; of given shapes only I and H count."""
+    """Measure all cells and widths; of the given shapes, only the sizes I and H are used."""
     sizes = [(shape.inputs, shape.hidden) for shape in settings.shapes]
     rows = []
     for inputs, hidden in dict.fromkeys(sizes or [(hidden, hidden) for hidden in HIDDEN]):
@@ -44,7 +45,7 @@ def _turn(stepper: Stepper, latencies: list[float]) -> None:
 
 
 def _group(cell: str, inputs: int, hidden: int, settings: Settings) -> list[Row]:
-    """One cell and width, all contestants."""
+    """Measure all contestants for one cell and one width."""
     workload = make(cell, "plain", Shape(1, 5, inputs, hidden))
     expected = reference(workload).outputs()
 

@@ -1,11 +1,12 @@
-"""Suite `sessions`: many streams at once, one step of all of them, as a service would be asked.
+"""Suite `sessions`: one step of many streams, as in a service.
 
 - "seqjax": `seqjax.streaming.Session.step`, from a dict of inputs to a dict of outputs.
-- "arrays": the compiled step alone, from one array of all inputs to one of all outputs: what the
-  session's bookkeeping costs is the difference.
-- "one by one": the compiled step of one stream, called for each: what one would do without.
+- "arrays": only the compiled step, from one array of all inputs to one array of all outputs. The
+  difference between the times of "seqjax" and "arrays" is the session's bookkeeping.
+- "one by one": the compiled step of one stream, called for each stream.
 
-All bring NumPy inputs to the device and outputs back. The streams a second are N by the median.
+All three contestants copy NumPy inputs to the device and outputs back. Streams per second are the
+number of streams divided by the median time of a step.
 """
 
 import functools
@@ -28,12 +29,15 @@ __all__ = ["STREAMS", "run"]
 STREAMS = (1, 64, 1024)
 HIDDEN = 128
 CALLS = 200
-"""Steps of one turn of one stream; fewer of more streams."""
+"""The number of steps that each contestant makes in a turn, divided by the number of streams."""
 KINDS: dict[str, Any] = {"elman": nn.RNN, "lstm": nn.LSTM, "gru": nn.GRU}
 
 
 def run(settings: Settings, say: Callable[[str], None]) -> list[Row]:
-    """Measures all cells and numbers of streams; of given shapes B, I and H count."""
+    """Measure all cells and numbers of streams; return the rows.
+
+    In a given shape B, T, I, H, the number of streams is B, and T is ignored.
+    """
     given = [(shape.batch, shape.inputs, shape.hidden) for shape in settings.shapes]
     rows = []
     for streams, inputs, hidden in given or [(n, HIDDEN, HIDDEN) for n in STREAMS]:
@@ -44,7 +48,7 @@ def run(settings: Settings, say: Callable[[str], None]) -> list[Row]:
 
 
 def _contestants(layer: Any, xs: np.ndarray) -> dict[str, Callable[[], np.ndarray]]:
-    """Each a step of all streams."""
+    """Return the three functions by name; each makes one step of all streams."""
     streams = len(xs)
     session = streaming.Session(layer, capacity=streams)
     names = [session.open() for _ in range(streams)]
@@ -80,7 +84,7 @@ def _turn(step: Callable[[], np.ndarray], calls: int, latencies: list[float]) ->
 
 
 def _group(cell: str, streams: int, inputs: int, hidden: int, settings: Settings) -> list[Row]:
-    """One cell and number of streams."""
+    """Measure one cell with one number of streams."""
     layer = KINDS[cell](inputs, hidden, bias_init="torch_uniform", rngs=nnx.Rngs(0))
     xs = np.random.default_rng(0).normal(size=(streams, inputs)).astype(np.float32)
     contestants = _contestants(layer, xs)

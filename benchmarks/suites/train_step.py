@@ -1,7 +1,8 @@
-"""Suite `train_step`: whole training steps of two models, compiled where the library compiles.
+"""Suite `train_step`: whole training steps of models, compiled if the library can compile them.
 
-Contestants agree by their losses over a few steps from the same weights, which embedding, network,
-readout, clipping and Adam must all get right.
+Before timing, each contestant must reach the same losses in a few training steps from the same
+weights. These losses depend on the embedding, the recurrent network, the readout, gradient clipping
+and Adam, so the comparison checks all of them.
 """
 
 import dataclasses
@@ -22,7 +23,7 @@ from benchmarks.translation import Translation, translation
 __all__ = ["TASKS", "measure", "rows_of", "run"]
 
 STEPS = 4
-"""Training steps that contestants compare their losses over."""
+"""Number of training steps over which contestants compare their losses."""
 
 TASKS: dict[str, Callable[[bool], Sequence[Task | Translation]]] = {
     "imdb": lambda short: [imdb()],
@@ -34,11 +35,14 @@ TASKS: dict[str, Callable[[bool], Sequence[Task | Translation]]] = {
         *([] if short else [translation("translation", 64, 20, 128, 256, vocabulary=4000)]),
     ],
 }
-"""The models by name: each gives its tasks for a full or a short run. A model is added here."""
+"""A dict from a model's name to a function that returns the model's tasks.
+
+The argument of the function is True for a short run. Add a model here.
+"""
 
 
 def run(settings: Settings, say: Callable[[str], None]) -> list[Row]:
-    """Measures all tasks."""
+    """Measure the training steps of all models; return the rows."""
     rows = []
     for tasks in TASKS.values():
         for task in tasks(settings.short):
@@ -49,7 +53,7 @@ def run(settings: Settings, say: Callable[[str], None]) -> list[Row]:
 
 
 def losses(trainer: Trainer) -> list[float]:
-    """The losses of the first steps."""
+    """Run the first `STEPS` training steps and return their losses."""
     found = []
     for _ in range(STEPS):
         trainer.step()
@@ -64,7 +68,11 @@ def _trainer(peer: Peer, task: Task | Translation) -> Trainer | str:
 def _enter(
     peer: Peer, task: Task | Translation, expected: Iterable[float]
 ) -> tuple[Trainer, float | str] | str:
-    """A trainer and how well it agrees, or why there is none."""
+    """Return a trainer and the largest relative error of its losses, or why it cannot be timed.
+
+    If the trainer does not use the same equations as the reference, a sentence about the difference
+    takes the place of the error.
+    """
     try:
         trainer = _trainer(peer, task)
         if isinstance(trainer, str):
@@ -82,7 +90,7 @@ def _enter(
 
 
 def rows_of(task: Task | Translation, names: Iterable[str]) -> dict[str, Row]:
-    """Return a row without samples for each contestant."""
+    """Return a row of the results for each contestant, still without times."""
     return {
         name: Row(
             suite="train_step",
@@ -101,12 +109,12 @@ def measure(
     settings: Settings,
     doing: Callable[[Row], None] = lambda row: None,
 ) -> list[Row]:
-    """Measure one task, all contestants.
+    """Measure the training step of one task for all contestants; return the rows.
 
     Args:
       task: the model and a batch.
       settings: the contestants, and how often they are timed.
-      doing: called before a contestant's turn with its row.
+      doing: a function that is called with a contestant's row before the contestant runs.
     """
     rows = rows_of(task, settings.peers)
 

@@ -1,4 +1,4 @@
-"""Lets mkdocstrings read the docstrings of this package as they are meant."""
+"""An extension of mkdocstrings that reads the docstrings and signatures of this package."""
 
 import re
 from typing import Any
@@ -6,22 +6,66 @@ from typing import Any
 import griffe
 
 JOINED = re.compile(r"(?m)^( +)(\w+(?:, \w+)+): (.*)$")
+ENTRY = r"(?m)^  \*{{0,2}}({}): (.*(?:\n {{4}}.*)*)\n"
+"""A parameter in a section of a docstring: its name and its text."""
+OPTIONS = re.compile(ENTRY.format("options"))
 
 
 class Docstrings(griffe.Extension):
-    """Two things that griffe's reading of Google's style does not know.
+    """A reader of three forms that griffe's Google style does not know.
 
-    A doctest stands in `Example:`, which griffe takes for a note's title: it knows `Examples:`.
-    And one line may describe several parameters, `kernel_init, bias_init: see …`.
+    Doctests are under `Example:`; griffe knows only `Examples:`. One line may describe several
+    parameters, `kernel_init, bias_init: see …`. Layers such as `LSTM` take the options of their
+    cell and those of `Recurrent`.
     """
 
     def on_object(self, *, obj: griffe.Object, **_: Any) -> None:
-        """Rewrites one object's docstring."""
+        """Rewrite one object's docstring."""
         if obj.docstring:
             text = re.sub(r"(?m)^( *)Example:$", r"\1Examples:", obj.docstring.value)
             obj.docstring.value = JOINED.sub(_apart, text)
+
+    def on_package(self, *, pkg: griffe.Module, **_: Any) -> None:
+        """Show the options of each layer that is decorated with `_shows_options(cells.CELL)`."""
+        if pkg.path != "seqjax":
+            return
+        base = pkg["nn._recurrent.Recurrent"]
+        for layer in pkg["nn._layers"].classes.values():
+            for decorator in layer.decorators:
+                if found := re.fullmatch(r"_shows_options\(cells\.(\w+)\)", str(decorator.value)):
+                    _show_options(layer, pkg["cells"][found[1]].final_target, base)
 
 
 def _apart(match: re.Match[str]) -> str:
     indent, names, text = match.groups()
     return "\n".join(f"{indent}{name}: {text}" for name in names.split(", "))
+
+
+def _show_options(layer: griffe.Class, cell: griffe.Class, base: griffe.Class) -> None:
+    """Put the options of a cell and of a base into a layer's signature and its docstring."""
+    init = layer["__init__"]
+    own = {p.name: p for p in init.parameters if p.name != "options"}
+    options = {
+        p.name: griffe.Parameter(
+            p.name,
+            annotation=p.annotation,
+            kind=griffe.ParameterKind.keyword_only,
+            default=p.default,
+        )
+        for source in (cell, base)
+        for p in source.parameters
+        if p.name not in own and p.name not in ("self", "cell")
+    }
+    init.parameters = griffe.Parameters(*own.values(), *options.values())
+    texts = _texts(base)
+    for source in reversed((cell, *cell.mro())):
+        texts |= {name: text for name, text in _texts(source).items() if text[:4] != "see "}
+    described = "".join(f"  {name}: {texts[name]}\n" for name in options if name in texts)
+    if layer.docstring:
+        layer.docstring.value = OPTIONS.sub(lambda _: described, layer.docstring.value, count=1)
+
+
+def _texts(obj: griffe.Class) -> dict[str, str]:
+    """Return the texts of the parameters and attributes that a docstring describes."""
+    text = obj.docstring.value + "\n" if obj.docstring else ""
+    return dict(re.findall(ENTRY.format(r"\w+"), text))

@@ -1,7 +1,7 @@
-"""What the site has beyond the pages of this folder; and links to files that are pages of it.
+"""Pages of the site that are not files of this folder, and links to files that are pages.
 
-The API has a page for each public module, made from its docstrings; each example has a page with
-its source; CONTRIBUTING.md and CHANGELOG.md stand in the root, where people look for them.
+The API has a page for each public module, made from its docstrings. Each example has a page with
+its source. CONTRIBUTING.md and CHANGELOG.md are in the root of the repository.
 """
 
 import ast
@@ -21,7 +21,7 @@ MOVED = {"CONTRIBUTING.md": "contributing.md", "CHANGELOG.md": "changelog.md"}
 
 
 def modules() -> list[str]:
-    """The public modules directly in the package, `seqjax` itself first."""
+    """Return the public modules directly in the package, `seqjax` itself first."""
     package = ROOT / "seqjax"
     found = {path.stem for path in package.glob("[a-z]*.py")}
     found |= {path.parent.name for path in package.glob("[a-z]*/__init__.py")}
@@ -29,12 +29,12 @@ def modules() -> list[str]:
 
 
 def sources() -> list[Path]:
-    """The examples' files, each of which has a page."""
+    """Return the examples' files, each of which has a page."""
     return sorted((ROOT / "examples").rglob("[a-z]*.py"))
 
 
 def generated() -> dict[str, str]:
-    """The pages that are made, by their place in the site."""
+    """Return the generated pages, by their place in the site."""
     pages = {page: (ROOT / name).read_text(encoding="utf-8") for name, page in MOVED.items()}
     for name in modules():
         parts = [f"# {name}", f"::: {name}"]
@@ -49,7 +49,7 @@ def generated() -> dict[str, str]:
 
 
 def _inner(module: str) -> list[str]:
-    """The public modules of a package whose names it does not have itself."""
+    """Return the public modules of a package whose names the package does not export."""
     folder = ROOT / module.replace(".", "/")
     if module == "seqjax" or not folder.is_dir():
         return []
@@ -59,7 +59,7 @@ def _inner(module: str) -> list[str]:
 
 
 def _public(path: Path) -> set[str]:
-    """The names that a file lists in `__all__`."""
+    """Return the names that a file lists in `__all__`."""
     for node in ast.parse(path.read_text(encoding="utf-8")).body:
         if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "__all__":
             return set(ast.literal_eval(node.value))
@@ -71,7 +71,7 @@ def _short(module: str) -> str:
 
 
 def place(target: str) -> str | None:
-    """Where a file of the repository is in the site, or None if it is not there.
+    """Return the place of a file of the repository in the site, or None if it has none.
 
     >>> place("examples/speaker.py"), place("seqjax/ctc/__init__.py"), place("docs/results.md")
     ('source/speaker.md', 'api/ctc.md', 'results.md')
@@ -88,24 +88,24 @@ def place(target: str) -> str | None:
 
 
 def on_config(config: MkDocsConfig) -> MkDocsConfig:
-    """Puts the API's pages into the navigation."""
+    """Put the API's pages into the navigation."""
     api = [{name: f"api/{_short(name)}.md"} for name in modules()]
     config.nav = [{"API": api} if item == {"API": "api/"} else item for item in config.nav or []]
     return config
 
 
 def on_files(files: Files, config: MkDocsConfig) -> Files:
-    """Adds the pages that are made."""
+    """Add the generated pages."""
     for uri, content in generated().items():
         files.append(File.generated(config, uri, content=content))
     return files
 
 
 def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Files) -> str:
-    """Points links that leave this folder to the page of the site that has the same."""
+    """Replace links to files outside this folder by links to their pages in the site."""
     uri = page.file.src_uri
     if "side-by-side" in markdown:
-        page.meta["hide"] = ["toc"]  # two programs need the room
+        page.meta["hide"] = ["toc"]  # two programs side by side need the width
     here = posixpath.dirname({new: old for old, new in MOVED.items()}.get(uri, f"docs/{uri}"))
 
     def moved(match: re.Match[str]) -> str:
@@ -119,7 +119,7 @@ def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Fil
 
 
 def on_post_build(config: MkDocsConfig) -> None:
-    """Fails if a public name is not in the API's pages: one without a docstring is left out."""
+    """Fail if a public name has no entry in the API's pages, such as one without a docstring."""
     missing = []
     for name in modules():
         page = Path(config.site_dir, "api", name.partition(".")[2], "index.html")

@@ -1,6 +1,6 @@
-"""Takes the plots that `make examples` left in out/ into docs/images/examples, made smaller.
+"""Copy the plots of `make examples` from out/ to docs/images/examples, in a smaller size.
 
-Called as `.venv/bin/python docs/.site/plots.py [OUT]`.
+Call it as `.venv/bin/python docs/.site/plots.py [OUT]`.
 """
 
 import sys
@@ -19,7 +19,7 @@ WIDTH = 1000
 
 
 def main(out: Path) -> None:
-    """Writes one picture an example."""
+    """Write one picture for each example."""
     folder = Path(__file__).resolve().parents[1] / "images" / "examples"
     folder.mkdir(parents=True, exist_ok=True)
     for name in PLOTS:

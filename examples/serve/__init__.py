@@ -2,10 +2,12 @@
 
     python -m examples.serve --pronounce out/pronounce --sentiment out/sentiment --port 8000
 
-`models` reads what a training run left in its folder, `batching` joins concurrent requests into
-compiled calls of few shapes, `service` ties both together, `app` speaks HTTP and JSON, `server`
-receives slowly, answers fast and ends cleanly, `protocol` reads requests strictly.
-docs/serving.md tells how to use and deploy it.
+To serve a model of your own, replace `models` and the endpoints of `app` and `validation`, and copy
+the other files. `models` reads the folder of a training run. `batching` combines the inputs of
+concurrent requests into batches of a few shapes, so that few programs must be compiled. `service`
+connects models and batchers. `app` has the HTTP endpoints and JSON, `protocol` checks requests
+strictly, and `server` handles connections, slow clients and the shutdown. docs/serving.md describes
+how to use and deploy the application.
 """
 
 from examples.serve.app import create_app

@@ -1,4 +1,4 @@
-"""Serves the models that examples/pronounce.py and examples/sentiment.py have trained."""
+"""Serve the models that examples/pronounce.py and examples/sentiment.py have trained."""
 
 import dataclasses
 import errno
@@ -25,43 +25,45 @@ __all__ = ["Config", "leave", "main", "serve"]
 
 logger = logging.getLogger("examples.serve")
 
-SWITCH = 5e-5  # seconds that a thread keeps the interpreter while another waits for it
+SWITCH = 5e-5  # seconds for which a thread keeps the interpreter while another waits for it
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Config:
-    """Options of the server; /health says when it is ready."""
+    """Options of the server; /health says when the server is ready."""
 
     pronounce: Path = Path("out/pronounce")
-    """Folder that examples/pronounce.py has left."""
+    """Folder that examples/pronounce.py has written."""
     sentiment: Path = Path("out/sentiment")
-    """Folder that examples/sentiment.py has left."""
+    """Folder that examples/sentiment.py has written."""
     host: str = "127.0.0.1"
-    """Address to listen at; 0.0.0.0 is all of this machine's."""
+    """Address on which the server listens; 0.0.0.0 is all addresses of this machine."""
     port: int = 8000
-    """Port to listen at; 0 takes a free one, which is printed."""
+    """Port on which the server listens; 0 takes a free port, which is printed."""
     threads: int = 32
-    """Requests that are in work or wait for a model; further ones wait before that."""
+    """Maximum number of requests that are processed or wait for a model. Further requests wait for
+    a thread."""
     connections: int = 1000
-    """Connections at once; further ones wait until the system turns them away."""
+    """Maximum number of connections. Further connections wait in the system's queue. If this queue
+    is full, the system refuses them."""
     request_seconds: int = 20
-    """How long a request may take to come, a client may take no byte of an answer, and an idle
-    connection stays open."""
+    """Time limit in seconds for a request to arrive, for a client to read a part of its answer, and
+    for an idle connection."""
     grace: float = 10.0
-    """Seconds in which all that was accepted is answered after SIGTERM or SIGINT."""
+    """Time limit in seconds for answering the accepted requests after SIGTERM or SIGINT."""
     batch_wait: float = 0.003
     """Seconds for which a batch waits for more rows."""
     rate: float = 10.0
-    """Requests a second that a client address may send; 0 for no limit."""
+    """Requests per second that a client address may send; 0 for no limit."""
     burst: int = 40
-    """Requests that it may send at once before that holds."""
+    """Requests that a client address may send at once before the rate is limited."""
     trusted_proxy: str | None = None
-    """Address of a proxy in front, whose X-Forwarded-For says who the client is."""
+    """Address of a reverse proxy, whose header X-Forwarded-For names the client."""
     limits: Limits = dataclasses.field(default_factory=Limits)
-    """On what one request may ask for."""
+    """Limits on one request."""
 
     def check(self) -> None:
-        """Raises SystemExit if an option makes no sense."""
+        """Raise SystemExit if an option is out of range."""
         for group, prefix in ((self, "--"), (self.limits, "--limits.")):
             for field in dataclasses.fields(group):
                 value = getattr(group, field.name)
@@ -78,31 +80,31 @@ class Config:
 
 
 def serve(config: Config, load: Callable[[], Service]) -> int:
-    """Serves two models until a signal comes.
+    """Serve two models until a signal arrives.
 
-    The port is bound first, so that it is known at once if that cannot be; until the models are
-    read and compiled, requests for them are answered with 503.
+    The port is bound first, so that an error is reported at once. Until the models are read and
+    compiled, requests for predictions are answered with 503.
 
     Args:
       config: the options.
-      load: reads the models, and does not warm them up.
+      load: a function that reads the models without compiling them.
 
     Returns:
-      What the process should exit with.
+      The exit status of the process.
 
     Raises:
-      SystemExit: it cannot listen where it should.
+      SystemExit: the server cannot listen on its port.
     """
-    # The thread that sends and receives lets go of the interpreter at each call of the system, and
-    # would wait up to 5 ms, the default, to have it back while others compute: once an answer.
+    # The sending thread releases the interpreter at each system call. With the default interval, it
+    # would wait up to 5 ms for each answer to get the interpreter back from a thread that computes.
     sys.setswitchinterval(SWITCH)
     for each in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(each, lambda *_: leave(0))  # there is nothing to end yet
+        signal.signal(each, lambda *_: leave(0))  # the server is not running yet
     connections = allowed_connections(config.connections)
     if not connections:
-        raise SystemExit("--connections: expected more open files than the system allows")
+        raise SystemExit("--connections: the system permits no more open files")
     if connections < config.connections:
-        message = "--connections: %d instead of %d, as the system allows no more open files"
+        message = "--connections: %d instead of %d, since the system permits no more open files"
         logger.warning(message, connections, config.connections)
     limiter = RateLimiter(config.rate, config.burst)
     application = app.create_app(None, config.limits, limiter, config.trusted_proxy)
@@ -110,9 +112,9 @@ def serve(config: Config, load: Callable[[], Service]) -> int:
         config,
         application,
         threads=config.threads,
-        connection_limit=connections + 2,  # with what it needs itself
+        connection_limit=connections + 2,  # open files that the server needs itself
         channel_timeout=config.request_seconds,
-        max_request_body_size=config.limits.body_bytes + 1,  # the first that is too much
+        max_request_body_size=config.limits.body_bytes + 1,  # the first number that is too large
         max_request_header_size=16 * 1024,
         grace=config.grace,
         on_stop=lambda: application.config.update(draining=True),
@@ -125,7 +127,7 @@ def serve(config: Config, load: Callable[[], Service]) -> int:
             application.config["service"] = service
             service.warm_up()
             logger.info("ready")
-        except SystemExit as error:  # it is not our mistake, and says whose it is
+        except SystemExit as error:  # not an error of the server: the exception names the option
             logger.error("%s", error)
             failed.append(error)
         except Exception as error:
@@ -136,7 +138,7 @@ def serve(config: Config, load: Callable[[], Service]) -> int:
 
     def on_signal(number: int, _: object) -> None:
         for each in (signal.SIGINT, signal.SIGTERM):
-            signal.signal(each, signal.SIG_DFL)  # the second one ends at once
+            signal.signal(each, signal.SIG_DFL)  # the second signal ends the process at once
         server.stop()
 
     for each in (signal.SIGINT, signal.SIGTERM):
@@ -151,11 +153,11 @@ def serve(config: Config, load: Callable[[], Service]) -> int:
 
 
 def main(config: Config) -> int:
-    """Reads the models and serves them; returns what the process should exit with."""
+    """Read the models and serve them; return the exit status of the process."""
     config.check()
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s %(message)s")
     logging.getLogger("jax").setLevel(logging.WARNING)
-    logging.getLogger("absl").setLevel(logging.ERROR)  # orbax warns of what it was asked to do
+    logging.getLogger("absl").setLevel(logging.ERROR)  # orbax warns about what it was asked to do
 
     def load() -> Service:
         with script.blaming("pronounce"):
@@ -168,13 +170,13 @@ def main(config: Config) -> int:
 
 
 def leave(status: int) -> NoReturn:
-    """Ends the process, whatever still runs in it: a compilation cannot be stopped otherwise."""
+    """End the process at once: a running compilation cannot be stopped in another way."""
     logging.shutdown()
     os._exit(status)
 
 
 def _bound(config: Config, application: Any, **options: Any) -> Server:
-    """A server that listens; errors name the host or the port, whichever is to blame."""
+    """Return a server that listens; errors name the host or the port, whichever is the cause."""
     with script.blaming("host"):
         socket.getaddrinfo(config.host, config.port, type=socket.SOCK_STREAM)
     try:

@@ -35,7 +35,7 @@ HEADERS = {
     "X-Content-Type-Options": "nosniff",
     "X-Frame-Options": "DENY",
 }
-"""Of every response: the page runs its own script, sends to its own server, and nothing else."""
+"""Headers of every response: the page runs only its own script and sends only to its server."""
 
 _KINDS = {
     ".html": "text/html",
@@ -51,21 +51,23 @@ def create_app(
     limiter: RateLimiter,
     trusted_proxy: str | None = None,
 ) -> Flask:
-    """The application over two models.
+    """Return the Flask application that serves two models.
 
     Args:
-      service: the models; None if they are not read yet, and put into `service` in the config.
-      limits: on what comes in.
-      limiter: on how often it comes, by client address.
-      trusted_proxy: address of the proxy whose X-Forwarded-For is believed.
+      service: the models. If `service` is None, the models are read later and assigned to
+        `config["service"]`.
+      limits: limits on the contents of requests.
+      limiter: limit on the rate of requests, by client address.
+      trusted_proxy: address of the proxy whose X-Forwarded-For is used.
 
     Returns:
-      A WSGI application; `draining` in its config tells load balancers to go elsewhere.
+      A WSGI application. If `config["draining"]` is True, /health reports that the server is not
+      ready.
     """
     app = Flask(__name__, static_folder=None)
-    app.url_map.merge_slashes = False  # a path is right or wrong: nobody is sent elsewhere
+    app.url_map.merge_slashes = False  # there are no redirects
     app.config.update(MAX_CONTENT_LENGTH=limits.body_bytes, draining=False, service=service)
-    # Of the page's few files none is opened for a client: of open files there is a bound.
+    # The files of the page are in memory, since the number of open files is limited.
     files = {path.name: path.read_bytes() for path in Path(__file__).with_name("static").iterdir()}
 
     def models() -> Service:
@@ -75,7 +77,7 @@ def create_app(
         return found
 
     def read(field: str) -> Any:
-        """The field of a request's body, if its client may send it now."""
+        """Check the rate and the headers of a request, and return the field of its body."""
         forwarded = request.headers.get("X-Forwarded-For")
         wait = limiter.take(client_address(request.remote_addr or "", forwarded, trusted_proxy))
         if wait:
@@ -158,12 +160,12 @@ def create_app(
 
 
 def error_body(status: int, message: str, **more: Any) -> bytes:
-    """The JSON of an error.
+    """Return the JSON of an error.
 
     Args:
-      status: of HTTP.
-      message: what is wrong.
-      **more: such as `field`; those that are None are left out.
+      status: the HTTP status code.
+      message: a description of the error.
+      **more: further entries, such as `field`. Entries that are None are left out.
 
     Example:
       >>> json.loads(error_body(404, "path: expected /, got /x", field=None))
@@ -189,7 +191,7 @@ def _api_error(error: ApiError) -> Response:
 
 
 def _http_error(error: HTTPException) -> Any:
-    """What Flask itself says no to."""
+    """Return the answer for an error that Flask itself raises."""
     response = error.get_response()
     status, path = response.status_code, repr(request.path[:80])
     limit = request.max_content_length or 0
@@ -206,10 +208,10 @@ def _http_error(error: HTTPException) -> Any:
 
 
 def _unexpected(error: Exception) -> Response:
-    """The log has the traceback, the client the id by which to find it there."""
+    """Log the traceback under a new id, and return a response that contains this id."""
     name = secrets.token_hex(6)
     logger.error("error %s at %s %r", name, request.method, request.path, exc_info=error)
-    message = "an error that is ours, not yours; the log has it under this id"
+    message = "an error in the server; its log has the details under this id"
     return _json(error_body(500, message, id=name), 500)
 
 

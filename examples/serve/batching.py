@@ -1,4 +1,4 @@
-"""Joins the rows of concurrent requests into batches: a queue and one thread for each model."""
+"""Batching of the rows of concurrent requests: a queue and one thread for each model."""
 
 import threading
 import time
@@ -11,11 +11,11 @@ __all__ = ["Batcher", "Full"]
 
 
 class Full(Exception):
-    """The queue has no room for the rows of a request."""
+    """The error that is raised if the queue has no room for the rows of a request."""
 
 
 class _Request:
-    """What has come of the rows of a request."""
+    """The results so far for the rows of a request."""
 
     def __init__(self, size: int) -> None:
         self.results: list[Any] = [None] * size
@@ -23,7 +23,10 @@ class _Request:
         self.future: Future[list[Any]] = Future()
 
     def is_awaited(self) -> bool:
-        """Whether it has no answer and is not cancelled; from now on it cannot be."""
+        """Return True if the request still needs results, and False if it is done or cancelled.
+
+        If the result is True, the request can no longer be cancelled.
+        """
         return not self.future.done() and self.future.set_running_or_notify_cancel()
 
 
@@ -35,19 +38,20 @@ class _Row(NamedTuple):
 
 
 class Batcher:
-    """Runs rows in batches of few sizes, whoever they belong to.
+    """A thread that collects the rows of all requests and runs them in batches of a few sizes.
 
-    The thread takes the row that has waited longest and others of the same shape, waits up to
-    `wait` seconds for more unless the batch is full, fills it up with copies of the first row to
-    the next of `sizes`, and calls `run`. So `run` sees no other sizes than these, and what is
-    compiled for them before serves every request. If `run` fails, each row runs alone: an error is
-    then the answer to the row that causes it, and to none of its neighbours.
+    The thread makes a batch of the row that has waited longest and other rows of the same shape. If
+    the batch is not full, the thread waits up to `wait` seconds for more rows. Then it adds copies
+    of the first row until the size of the batch is one of `sizes`, and calls `run`. Therefore `run`
+    receives only these sizes, and programs that were compiled in advance can run every batch. If
+    `run` fails, each row runs alone, so that only the row that causes the error is answered with
+    the error.
 
     Args:
-      run: `run(shape, items) -> results`, as many as items, none depending on another's item.
-      sizes: how many rows a batch may have, ascending.
-      wait: seconds.
-      capacity: how many rows may wait.
+      run: `run(shape, items) -> results`, one result for each item, independent of other items.
+      sizes: the possible numbers of rows of a batch, ascending.
+      wait: maximum number of seconds for which a batch waits for more rows.
+      capacity: maximum number of rows in the queue.
 
     Example:
       >>> batcher = Batcher(lambda shape, items: [item**shape for item in items], sizes=(2, 4))
@@ -72,17 +76,18 @@ class Batcher:
         self._thread.start()
 
     def submit(self, shape: Hashable, items: Sequence[Any]) -> "Future[list[Any]]":
-        """Queues the rows of a request, all of them or none.
+        """Queue all rows of a request, or none.
 
         Args:
-          shape: rows of equal shape may share a batch.
-          items: one for each row, at least one.
+          shape: the shape of the rows. Rows of equal shape may share a batch.
+          items: the inputs of `run`, one for each row; at least one.
 
         Returns:
-          A future of their results; if it is cancelled, rows whose turn has not come are not run.
+          A future of the results of all rows. If the future is cancelled, rows that have not
+          started are not run.
 
         Raises:
-          Full: there is no room for them, or the batcher is closed.
+          Full: the queue has no room for the rows, or the batcher is closed.
         """
         with self._changed:
             if self._closed or len(self._rows) + len(items) > self.capacity:
@@ -93,7 +98,7 @@ class Batcher:
         return request.future
 
     def warm_up(self, shape: Hashable, item: Any) -> None:
-        """Runs a batch of each size, so that what is compiled at the first call is.
+        """Run a batch of each size, so that all programs are compiled.
 
         Args:
           shape: as for `submit`.
@@ -103,7 +108,7 @@ class Batcher:
             self.run(shape, [item] * size)
 
     def close(self) -> None:
-        """Answers what is queued, and ends the thread."""
+        """Answer the queued rows, and end the thread."""
         with self._changed:
             self._closed = True
             self._changed.notify()
@@ -122,7 +127,7 @@ class Batcher:
                             row.request.future.set_exception(error)
 
     def _next(self) -> list[_Row]:
-        """The rows of the next batch; none when the batcher is closed and has done its work."""
+        """Return the rows of the next batch; none if the batcher is closed and empty."""
         with self._changed:
             while True:
                 self._rows = deque(row for row in self._rows if not row.request.future.done())

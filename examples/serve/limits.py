@@ -1,4 +1,4 @@
-"""How much one request may ask for, how often one client may ask, and how many may come at once."""
+"""Limits on the contents of requests, on their rate, and on connections."""
 
 import collections
 import contextlib
@@ -11,40 +11,42 @@ from collections.abc import Callable
 
 __all__ = ["Limits", "RateLimiter", "allowed_connections", "client_address", "parsed_address"]
 
-FILES = 100  # that the process opens beside connections: libraries, checkpoints, its log
+FILES = 100  # open files of the process besides connections: libraries, checkpoints, its log
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Limits:
-    """Bounds on what comes in; each is named in the error of a request that is beyond it."""
+    """Limits on requests. If a request exceeds a limit, the error message names the limit."""
 
     body_bytes: int = 64 * 1024
-    """Of a request's body."""
+    """Maximum size of the body of a request."""
     words: int = 16
-    """Words to pronounce in a request."""
+    """Maximum number of words to pronounce in a request."""
     word_letters: int = 32
-    """Letters of a word."""
+    """Maximum number of letters of a word."""
     text_letters: int = 2000
-    """Characters of a text."""
+    """Maximum number of characters of a text."""
     text_words: int = 128
-    """Words of a text; each of them is a row of a batch."""
+    """Maximum number of words of a text; each word needs one row of a batch."""
     queued_rows: int = 1024
-    """Rows that wait for a model: beyond them requests are turned away at once, with 503."""
+    """Maximum number of rows that wait for a model; further requests are answered with 503."""
     answer_seconds: float = 10.0
-    """How long a request may wait for a model before it is turned away, with 503."""
+    """Seconds that a request may wait for a model before it is answered with 503."""
 
 
 class RateLimiter:
-    """A token bucket for each client address: `burst` requests at once, `rate` a second after that.
+    """A token bucket for each client address.
 
-    Only the addresses seen last are remembered, so memory is bounded. An IPv6 client has at least
-    2^64 addresses: they share the bucket of their network.
+    A client may send `burst` requests at once, and `rate` requests per second after that.
+
+    Only the most recent addresses are stored, so memory is bounded. An IPv6 client has at least
+    2^64 addresses, so the addresses of a network share one bucket.
 
     Args:
-      rate: tokens a second; 0 for no limit.
-      burst: tokens that a full bucket holds.
-      addresses: how many buckets are kept.
-      clock: seconds, monotonic.
+      rate: tokens per second; a rate of 0 means no limit.
+      burst: tokens in a full bucket.
+      addresses: number of buckets that are stored.
+      clock: a function that returns monotonic seconds.
 
     Example:
       >>> now = [0.0]
@@ -69,13 +71,13 @@ class RateLimiter:
         self._lock = threading.Lock()
 
     def take(self, address: str) -> float:
-        """Takes a token if there is one.
+        """Take a token from the bucket of an address, if the bucket has one.
 
         Args:
-          address: the client's, as text.
+          address: the address of the client, as text.
 
         Returns:
-          0.0 if it was taken, else the seconds until there will be one.
+          0.0 if a token was taken, otherwise the seconds until the bucket has a token.
         """
         if not self.rate:
             return 0.0
@@ -91,15 +93,16 @@ class RateLimiter:
 
 
 def client_address(peer: str, forwarded: str | None, trusted_proxy: str | None) -> str:
-    """Who sends a request: the peer, or whom it names if it is the proxy that is trusted.
+    """Return the address of the client: the peer, or the address that a trusted proxy names.
 
     Args:
       peer: address of the other end of the connection.
-      forwarded: X-Forwarded-For; its last entry is what the proxy has added itself.
-      trusted_proxy: its address.
+      forwarded: the header X-Forwarded-For, whose last entry the proxy has added.
+      trusted_proxy: address of the proxy, or None.
 
     Returns:
-      An address without port; the peer's if the entry is none.
+      The address without a port. If the last entry of the header is not an address, the peer's
+      address is returned.
 
     Example:
       >>> client_address("10.0.0.1", "203.0.113.9, 192.0.2.1:4711", "10.0.0.1")
@@ -114,25 +117,26 @@ def client_address(peer: str, forwarded: str | None, trusted_proxy: str | None) 
     bracketed = re.fullmatch(r"\[(.*)\](?::\d+)?", entry)
     if bracketed:
         entry = bracketed.group(1)
-    elif entry.count(":") == 1:  # of an IPv6 address there are more
+    elif entry.count(":") == 1:  # an IPv6 address has several colons
         entry = entry.partition(":")[0]
     found = parsed_address(entry)
     return peer if found is None else str(found)
 
 
 def allowed_connections(wanted: int) -> int:
-    """How many connections this process may have, which are open files to the system.
+    """Return the number of connections that this process may have.
 
-    It raises the limit of the process as far as that is allowed.
+    Each connection is an open file. The function raises the limit of the process on open files as
+    far as necessary and permitted.
 
     Args:
-      wanted: how many there should be.
+      wanted: the desired number of connections.
 
     Returns:
-      As many, or fewer.
+      `wanted`, or fewer.
     """
     try:
-        import resource  # there is none on Windows
+        import resource  # Windows has no such limit
     except ImportError:
         return wanted
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
@@ -140,17 +144,20 @@ def allowed_connections(wanted: int) -> int:
     if soft == infinite or soft >= needed:
         return wanted
     raised = needed if hard == infinite else min(needed, hard)
-    with contextlib.suppress(OSError, ValueError):  # some systems allow less than they say
+    with contextlib.suppress(OSError, ValueError):  # some systems permit less than they report
         resource.setrlimit(resource.RLIMIT_NOFILE, (raised, hard))
         soft = raised
     return max(0, min(wanted, soft - FILES))
 
 
 def parsed_address(address: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
-    """An address as such, IPv4 within IPv6 as IPv4 and without a zone; None if it is none.
+    """Parse an IP address; return None if the address is invalid.
+
+    The zone of an IPv6 address, which follows "%", is ignored.
 
     Args:
-      address: as text.
+      address: an IPv4 or IPv6 address as text. An IPv4 address in IPv6 notation becomes an IPv4
+        address.
     """
     try:
         parsed = ipaddress.ip_address(address.partition("%")[0])

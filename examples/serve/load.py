@@ -1,9 +1,9 @@
-"""Sends many requests at once to a running server, and counts what came back.
+"""Send many requests at once to a running server, and count the answers.
 
     python -m examples.serve --rate 0 --port 8000
     python -m examples.serve.load --port 8000 --requests 2000 --connections 64
 
-The server must not limit the rate, as all of them come from one address.
+The server must run with `--rate 0`, since all requests come from one address.
 """
 
 import collections
@@ -30,20 +30,20 @@ TEXTS = (
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Config:
-    """Half of the requests are for each model."""
+    """Options of the load test, which sends half of the requests to each of the two models."""
 
     host: str = "127.0.0.1"
-    """Of the server."""
+    """Host of the server."""
     port: int = 8000
-    """Of the server."""
+    """Port of the server."""
     requests: int = 2000
-    """How many in all."""
+    """Total number of requests."""
     connections: int = 64
-    """Each sends a request when the one before is answered."""
+    """Number of connections; each sends a request after the previous one is answered."""
 
 
 class Answer(NamedTuple):
-    """What came back for a request; status 0 is none."""
+    """The answer to a request; status 0 means that no answer arrived."""
 
     path: str
     body: dict[str, Any]
@@ -53,13 +53,13 @@ class Answer(NamedTuple):
 
 
 def send(host: str, port: int, asked: list[tuple[str, Any]], connections: int) -> list[Answer]:
-    """Sends requests over so many connections that stay open.
+    """Send requests over `connections` connections that stay open.
 
     Args:
-      host: of the server.
-      port: of the server.
+      host: host of the server.
+      port: port of the server.
       asked: path and body of each request.
-      connections: how many.
+      connections: number of connections.
 
     Returns:
       An answer for each request, in the order of the requests.
@@ -92,7 +92,7 @@ def send(host: str, port: int, asked: list[tuple[str, Any]], connections: int) -
 
 
 def main(config: Config) -> list[Answer]:
-    """Sends, and prints throughput and latencies."""
+    """Send requests, and print throughput and latencies."""
     asked: list[tuple[str, Any]] = [
         ("/api/sentiment", {"text": TEXTS[number // 2 % len(TEXTS)]})
         if number % 2
@@ -103,7 +103,7 @@ def main(config: Config) -> list[Answer]:
     answers = send(config.host, config.port, asked, config.connections)
     seconds = time.perf_counter() - start
     counts = collections.Counter(answer.status for answer in answers)
-    print(f"{len(answers):,} answers in {seconds:.1f} s: {len(answers) / seconds:,.0f} a second")
+    print(f"{len(answers):,} answers in {seconds:.1f} s: {len(answers) / seconds:,.0f} per second")
     print("by status: " + ", ".join(f"{status}: {n:,}" for status, n in sorted(counts.items())))
     for path in ("/api/pronounce", "/api/sentiment"):
         times = [1000 * answer.seconds for answer in answers if answer.path == path]

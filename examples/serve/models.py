@@ -1,4 +1,4 @@
-"""The two models as functions of rows, read from what a training run left in its folder."""
+"""The two models that the server runs on batches of rows, and functions that load both models."""
 
 import json
 from collections.abc import Callable, Sequence
@@ -25,11 +25,11 @@ __all__ = [
 
 
 def padded_length(length: int, least: int = 8) -> int:
-    """The next power of two: what a row is padded to follows from itself, not its neighbours.
+    """Return the padded length of a row: the next power of two, independent of other rows.
 
     Args:
-      length: of the row.
-      least: the shortest.
+      length: length of the row.
+      least: minimum of the padded length.
 
     Example:
       >>> [padded_length(length) for length in (1, 8, 9, 32)]
@@ -39,13 +39,13 @@ def padded_length(length: int, least: int = 8) -> int:
 
 
 class Pronounced(NamedTuple):
-    """A word as the model says it.
+    """The pronunciation of a word.
 
     Attributes:
-      phonemes: their names.
-      score: the log-probability of the phonemes and their end.
-      finished: False if the model came to no end.
-      attention: float32 `[phonemes, letters]`, where it looked for each.
+      phonemes: the names of the phonemes.
+      score: the log-probability of the phonemes and of the end token.
+      finished: False if the output has no end token.
+      attention: float32 `[phonemes, letters]`, the weight of each letter for each phoneme.
     """
 
     phonemes: list[str]
@@ -55,16 +55,16 @@ class Pronounced(NamedTuple):
 
 
 class Pronouncer:
-    """Words to phonemes: rows are words.
+    """A model that converts words to phonemes. Each row is a word.
 
     Args:
       model: a `seqjax.seq2seq.Seq2Seq` with attention.
-      letters: the vocabulary of its sources.
-      phonemes: the vocabulary of its targets.
-      beam_width: hypotheses that the search keeps.
+      letters: the source vocabulary of the model.
+      phonemes: the target vocabulary of the model.
+      beam_width: number of hypotheses of the beam search.
     """
 
-    sizes = (16,)  # one, so that a row meets the same program alone and in company
+    sizes = (16,)  # one size, so that a row runs in the same program alone and with others
 
     def __init__(
         self, model: Any, letters: data.Vocabulary, phonemes: data.Vocabulary, beam_width: int = 5
@@ -74,11 +74,11 @@ class Pronouncer:
         self.alphabet = frozenset(letters.tokens) - {*letters.special}
 
     def run(self, shape: int, words: Sequence[str]) -> list[Pronounced]:
-        """Pronounces words, in one compiled call a shape and number of words.
+        """Pronounce words, in one compiled call for each shape and number of words.
 
         Args:
           shape: the `padded_length` of each word.
-          words: of letters that are in `alphabet`.
+          words: words whose letters are in `alphabet`.
         """
         found = seq2seq.generate(
             self.model, [self.letters.encode(word) for word in words],
@@ -95,12 +95,12 @@ class Pronouncer:
 
 
 class Reviewer:
-    """Texts to the probability that they are positive: rows are the ids of words.
+    """A model that computes the probability that a text is positive. Each row has the ids of words.
 
     Args:
       model: `model(words [B, T], lengths [B]) -> logits [B]`.
-      vocabulary: of words.
-      words_of: splits a text into words.
+      vocabulary: the vocabulary of words.
+      words_of: a function that splits a text into words.
     """
 
     sizes = (64,)
@@ -112,10 +112,10 @@ class Reviewer:
         self._read = jax.jit(lambda model, *inputs: jax.nn.sigmoid(model(*inputs)))
 
     def run(self, shape: int, rows: Sequence[np.ndarray]) -> list[float]:
-        """The probability for each row, in one compiled call a shape and number of rows.
+        """Return the probability for each row, by one program for each shape and number of rows.
 
         Args:
-          shape: what the rows are padded to.
+          shape: the length to which rows are padded.
           rows: int32 `[t]`, t from 1 to `shape`.
         """
         words, lengths = np.zeros((len(rows), shape), np.int32), np.array([*map(len, rows)])
@@ -125,13 +125,13 @@ class Reviewer:
 
 
 def load_pronouncer(folder: Path) -> Pronouncer:
-    """Reads what examples/pronounce.py left in its folder.
+    """Read the folder that examples/pronounce.py has written.
 
     Args:
-      folder: its `--out`.
+      folder: the folder `--out` of the run.
 
     Raises:
-      ValueError: there is no finished run in it, or one of another model.
+      ValueError: the folder has no finished run, or a run of another model.
     """
     sizes = ("embed_size", "hidden_size", "num_layers")
     options = _options(folder, "pronounce", (*sizes, "beam_width"))
@@ -149,13 +149,13 @@ def load_pronouncer(folder: Path) -> Pronouncer:
 
 
 def load_reviewer(folder: Path) -> Reviewer:
-    """Reads what examples/sentiment.py left in its folder.
+    """Read the folder that examples/sentiment.py has written.
 
     Args:
-      folder: its `--out`.
+      folder: the folder `--out` of the run.
 
     Raises:
-      ValueError: there is no finished run in it, or one of another model.
+      ValueError: the folder has no finished run, or a run of another model.
     """
     names = ("cell", "bidirectional", "pooling", "hidden_size", "embed_size")
     options = _options(folder, "sentiment", names)
@@ -172,7 +172,7 @@ def load_reviewer(folder: Path) -> Reviewer:
 
 
 def _options(folder: Path, script: str, names: Sequence[str]) -> dict[str, str]:
-    """The options of a run as their texts, all of these and `average` among them."""
+    """Return the options of a run as texts; raise if "average" or one of `names` is missing."""
     path, run = folder / "result.json", f"expected the folder of a finished run of {script}.py"
     if not path.is_file():
         raise ValueError(f"{run}, got {folder} without {path.name}")
@@ -196,7 +196,7 @@ def _vocabulary(folder: Path, name: str) -> data.Vocabulary:
 
 
 def _restored(model: Any, folder: Path, average: str) -> Any:
-    """The model as training gave it, in evaluation mode: of its best epoch if it chose one."""
+    """Return the trained model in evaluation mode: that of the best epoch if one was chosen."""
     place = folder / "checkpoints"
     if not place.is_dir():
         raise ValueError(f"expected checkpoints in {place}, got none")

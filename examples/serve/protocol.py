@@ -1,7 +1,7 @@
-"""HTTP requests as they come in, more strictly than waitress reads them: one reading, or 400.
+"""A parser of HTTP requests that is stricter than that of waitress.
 
-What two servers in a row could read differently (two lengths, two hosts, a folded line) is refused,
-as is what would only fail later: so nothing that a client sends ends in an exception.
+It refuses requests that two servers in a row could read in different ways (two lengths, two hosts,
+a folded line), and requests that would fail later. No request ends in an unhandled exception.
 """
 
 import re
@@ -21,11 +21,11 @@ _HOST = re.compile(r"[A-Za-z0-9._~:%\[\]-]*")
 
 
 class Parser(HTTPRequestParser):
-    """One request.
+    """A parser of one request.
 
     Args:
-      adj: waitress's settings.
-      unread: takes what comes after the end of the request.
+      adj: the settings of waitress.
+      unread: a buffer for the bytes after the end of the request.
     """
 
     def __init__(self, adj: Any, unread: bytearray) -> None:
@@ -33,42 +33,42 @@ class Parser(HTTPRequestParser):
         self.unread = unread
 
     def received(self, data: bytes) -> int:
-        """Takes bytes: those of the request, and puts aside those after it.
+        """Parse the bytes of the request, and store the bytes after it in `unread`.
 
         Args:
-          data: as they came.
+          data: the received bytes.
 
         Returns:
-          How many it took: all of them.
+          The number of bytes taken, which is the length of `data`.
         """
         taken = super().received(data)
         announced = getattr(self.body_rcv, "chunk_remainder", 0)
         if self.body_bytes_received + announced >= self.adj.max_request_body_size:
-            self.error = RequestEntityTooLarge("")  # said at once, before it has come
+            self.error = RequestEntityTooLarge("")  # answered before the body arrives
             self.completed = True
         if self.error is not None:
-            self.expect_continue = False  # nobody should send a body that is refused already
+            self.expect_continue = False  # do not ask for a body that is refused already
         self.unread += data[taken:]
         return len(data)
 
     def parse_header(self, header_plus: bytes) -> None:
-        """Reads what precedes the body.
+        """Read the first line and the headers.
 
         Args:
           header_plus: the first line and the headers.
 
         Raises:
-          ParsingError: it is not HTTP/1, or can be read in more than one way.
+          ParsingError: the request is not HTTP/1, or can be read in more than one way.
         """
         try:
             super().parse_header(header_plus)
-        except ValueError as error:  # of a URL, or of a number with thousands of digits
+        except ValueError as error:  # a bad URL, or a number with thousands of digits
             raise ParsingError("expected a URL and numbers that can be read") from error
         if self.version not in ("1.0", "1.1"):
             raise ParsingError("expected HTTP/1.0 or HTTP/1.1")
         lines = header_plus.split(b"\r\n")
         if any(line.startswith((b" ", b"\t")) for line in lines):
-            raise ParsingError("expected no header that goes on in the next line")
+            raise ParsingError("expected no header that continues on the next line")
         names = [name.lower() for name in _ONCE.findall(header_plus)]
         if len(names) > len(set(names)):
             raise ParsingError("expected Host and the headers of the body once")

@@ -1,9 +1,13 @@
-"""Waitress, which receives and sends without a thread for each client, with a clean end.
+"""Waitress with bounds on slow clients and a clean shutdown.
 
-One thread reads and writes all connections; a request goes to a worker thread when all of it has
-come, and the next of its connection is not looked at before the answer has gone. What is added:
-errors of the protocol in JSON, bounds on the time in which a request has to come and an answer to
-be taken, answers that arrive although the client is still sending, an end that loses nothing.
+One thread reads from and writes to all connections. When a request has arrived completely, a worker
+thread answers it. The next request of the same connection is processed only after this answer was
+sent. This module adds the following to Waitress:
+
+- Protocol errors are answered in JSON.
+- A request must arrive, and its answer must be read, within a time limit.
+- A client that is still sending can already receive an answer.
+- A shutdown loses no request.
 """
 
 import logging
@@ -31,9 +35,9 @@ __all__ = ["Server"]
 
 logger = logging.getLogger("examples.serve")
 
-QUIET = 0.5  # seconds for which a connection must have been idle before it is closed at the end
-LINGER = 2.0  # seconds for which a client that is still sending may read why it was refused
-PAUSE = 1.0  # seconds until the next attempt when the system gives no connection, of want of files
+QUIET = 0.5  # seconds for which a connection must have been idle before it is closed at shutdown
+LINGER = 2.0  # seconds in which a client that is still sending can read why it was refused
+PAUSE = 1.0  # seconds until the next attempt if the system has no more files
 
 
 class _Timeout(BadRequest):
@@ -80,7 +84,7 @@ class _Channel(HTTPChannel):
     lingers_until = 0.0
 
     def __init__(self, *args: Any, **options: Any) -> None:
-        self.unread = bytearray()  # what came after a request that is not answered yet
+        self.unread = bytearray()  # bytes after a request that is not answered yet
         super().__init__(*args, **options)
 
     def parser_class(self, adj: Adjustments) -> Parser:
@@ -94,17 +98,18 @@ class _Channel(HTTPChannel):
 
     def handle_read(self) -> None:
         if self.lingers_until:
-            self.recv(self.adj.recv_bytes)  # closes when there is no more
+            self.recv(self.adj.recv_bytes)  # closes the connection after the last byte
             return
         request, began = self.request, self.last_activity
         super().handle_read()
         if request is not None and self.request is request:
-            self.last_activity = began  # drips do not prolong the time that a request has
+            self.last_activity = began  # single bytes do not prolong the time limit of a request
 
     def go_on(self) -> None:
-        """Takes up the next request if the answer to the one before has gone.
+        """Process the next request if the previous answer was sent.
 
-        So a client that sends many and reads no answer costs one answer, not all of them.
+        A client that sends many requests and reads no answer therefore costs the memory of only one
+        answer.
         """
         if self.close_when_flushed or self.will_close or self.lingers_until:
             self.unread.clear()
@@ -114,18 +119,18 @@ class _Channel(HTTPChannel):
             self.received(data)
 
     def write_soon(self, data: Any) -> int:
-        self.last_activity = time.time()  # from now on the client has time to take it
+        self.last_activity = time.time()  # the time limit for reading the answer starts now
         return int(super().write_soon(data))
 
     def give_up(self) -> None:
-        """Closes it with a reset: the system need not keep what the client does not take."""
+        """Reset the connection, so that the system need not store data that nobody reads."""
         self.refused = False
         self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         self.handle_close()
 
     def handle_close(self) -> None:
         if self.refused and self.connected and not self.lingers_until:
-            # To close now would send a reset, which may overtake the answer.
+            # Closing now would send a reset, which may overtake the answer.
             self.lingers_until = time.time() + LINGER
             self.will_close = False
             try:
@@ -137,23 +142,23 @@ class _Channel(HTTPChannel):
 
     @property
     def at_rest(self) -> bool:
-        """Nothing has come that is not answered."""
+        """Return whether all requests of the connection are answered and all answers are sent."""
         return not (self.requests or self.request or self.unread or self.total_outbufs_len)
 
 
 class Server(TcpWSGIServer):
-    """Serves an application until it is told to stop.
+    """A server for an application, which runs until it is told to stop.
 
     Args:
-      application: WSGI.
-      grace: seconds in which all that was accepted is answered, once it is told to stop.
-      on_stop: called when it is told to.
-      **options: of waitress, such as `host`, `port` and `threads`.
+      application: a WSGI application.
+      grace: seconds in which accepted requests are answered after the stop.
+      on_stop: a function that is called at the stop.
+      **options: options of waitress, such as `host`, `port` and `threads`.
     """
 
     channel_class = _Channel
-    # Not while waitress goes over the connections: it would ask about one that is closed by then,
-    # and take the answer for that of a new one, to which the system gives the same number.
+    # Waitress must not clean up while it iterates over the connections: it would poll a closed
+    # connection, and mistake the result for that of a new connection with the same file number.
     next_channel_cleanup = math.inf
 
     def __init__(
@@ -170,22 +175,22 @@ class Server(TcpWSGIServer):
         defaults: dict[str, Any] = {
             "asyncore_use_poll": True,
             "ident": None,
-            "clear_untrusted_proxy_headers": False,  # the application knows whom to believe
-            "outbuf_overflow": 2**24,  # an answer stays in memory: a file could not be opened
+            "clear_untrusted_proxy_headers": False,  # the application checks the header itself
+            "outbuf_overflow": 2**24,  # answers stay in memory: a file could not be opened
         }
         super().__init__(application, map={}, adj=Adjustments(**defaults | options))
 
     def stop(self) -> None:
-        """Makes `run` end; a signal's handler or any thread may call it."""
-        if not self.stopping:  # afterwards there may be nobody left to wake up
+        """Make `run` end. A signal handler or any thread may call this method."""
+        if not self.stopping:  # the loop may have ended already
             self.stopping = True
             self.pull_trigger()
 
     def run(self) -> bool:
-        """Serves until `stop`, then answers what was accepted.
+        """Serve until `stop`, then answer the accepted requests.
 
         Returns:
-          Whether all of it was answered in time.
+          Whether all accepted requests were answered in time.
         """
         while not self.stopping:
             self._turn(1.0)
@@ -206,11 +211,11 @@ class Server(TcpWSGIServer):
         return not left
 
     def readable(self) -> bool:
-        """Whether to ask for new connections."""
+        """Return whether the server accepts new connections now."""
         return bool(super().readable() and time.monotonic() >= self._paused_until)
 
     def accept(self) -> Any:
-        """The next connection, or None; a system that gives none is not asked at once again."""
+        """Return the next connection, or None; after a failure, the server pauses for `PAUSE`."""
         try:
             found = super().accept()
         except OSError as error:
@@ -222,9 +227,9 @@ class Server(TcpWSGIServer):
         return found
 
     def maintenance(self, now: float) -> None:
-        """Ends connections on which a request, or nothing, has been coming for too long.
+        """End connections that are idle for too long, or whose request takes too long to arrive.
 
-        And those whose client has taken nothing of an answer for as long.
+        Also end connections whose client has read nothing of an answer for too long.
         """
         for channel in list(self.active_channels.values()):
             if channel.lingers_until:
@@ -252,7 +257,7 @@ class Server(TcpWSGIServer):
         wasyncore.loop(timeout, use_poll=True, map=self._map, count=1)
 
     def _accept_the_last(self) -> None:
-        """Takes the connections that the system has accepted already, then listens no more."""
+        """Accept the connections that wait in the system's queue, then stop listening."""
         before = -1
         while before != len(self.active_channels):
             before = len(self.active_channels)

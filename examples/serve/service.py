@@ -1,4 +1,4 @@
-"""Both models behind their batchers: what the application calls."""
+"""The service behind the application: both models with their batchers."""
 
 import time
 from collections.abc import Hashable, Iterator, Sequence
@@ -14,12 +14,12 @@ __all__ = ["Service"]
 
 
 class Service:
-    """Answers requests for both models; any number of threads may call it.
+    """A service that runs both models. Any number of threads may call it.
 
     Args:
-      pronouncer: words to phonemes.
-      reviewer: texts to probabilities.
-      limits: on what waits, and for how long.
+      pronouncer: the model that converts words to phonemes.
+      reviewer: the model that converts texts to probabilities.
+      limits: limits on the number of waiting rows, and on their waiting time.
       wait: seconds for which a batch waits for more rows.
     """
 
@@ -35,7 +35,7 @@ class Service:
         self.ready = dict.fromkeys(self.batchers, False)
 
     def warm_up(self) -> None:
-        """Compiles all that requests may need; after that nothing is compiled any more."""
+        """Compile all programs that requests may need."""
         letter, word = min(self.pronouncer.alphabet), self.reviewer.vocabulary.encode(["?"])
         for length in _lengths(8, self.limits.word_letters):
             self.batchers["pronounce"].warm_up(length, letter * length)
@@ -45,31 +45,31 @@ class Service:
         self.ready["sentiment"] = True
 
     def pronounce(self, words: Sequence[str]) -> list[Pronounced]:
-        """The pronunciation of each word.
+        """Return the pronunciation of each word.
 
         Args:
-          words: as from `validation.words_of`.
+          words: the result of `validation.words_of`.
 
         Raises:
-          ApiError: the model is not ready, or has too much to do.
+          ApiError: the model is not ready, or cannot answer in time.
         """
         return self._run("pronounce", [(padded_length(len(word)), [word]) for word in words])
 
     def sentiment(self, words: Sequence[str]) -> list[float]:
-        """The probability that a text is positive after its first word, its first two, and so on.
+        """Return the probability that a text is positive, for each of its prefixes.
 
         Args:
-          words: as from `validation.text_of`.
+          words: the result of `validation.text_of`.
 
         Raises:
-          ApiError: the model is not ready, or has too much to do.
+          ApiError: the model is not ready, or cannot answer in time.
         """
         ids = self.reviewer.vocabulary.encode(words)
         prefixes = [ids[: end + 1] for end in range(len(ids))]
         return self._run("sentiment", [(padded_length(len(ids), 16), prefixes)])
 
     def close(self) -> None:
-        """Answers what is queued, and ends the threads."""
+        """Answer the queued rows, and end the threads."""
         for batcher in self.batchers.values():
             batcher.close()
 
@@ -89,12 +89,12 @@ class Service:
             message = f"the model {name} gave no answer in {self.limits.answer_seconds:g} seconds"
         finally:
             for future in futures:
-                future.cancel()  # of those that are done or running this changes nothing
+                future.cancel()  # no effect for those that are done or running
         raise ApiError(503, message, retry_after=1)
 
 
 def _lengths(least: int, longest: int) -> Iterator[int]:
-    """All that `padded_length` gives for rows up to the longest."""
+    """Yield the padded lengths of all rows, from `least` to that of the longest row."""
     length = least
     while length < longest:
         yield length

@@ -1,4 +1,4 @@
-"""What may come in, and how a client is told what is wrong with what came."""
+"""Validation of requests, and the errors for clients."""
 
 import json
 from collections.abc import Callable, Collection
@@ -10,17 +10,17 @@ __all__ = ["ApiError", "read_json", "text_of", "words_of"]
 
 
 _APOSTROPHES = str.maketrans(dict.fromkeys("’‘ʼ＇", "'"))
-"""What phones and word processors write where a keyboard has an apostrophe."""
+"""Characters that phones and word processors write in place of an apostrophe."""
 
 
 class ApiError(Exception):
-    """A request that cannot be answered.
+    """The error of a request that cannot be answered.
 
     Args:
-      status: of HTTP.
-      message: names the field, what was expected and what came.
-      field: where in the body it is wrong, such as "words[2]".
-      retry_after: seconds after which it is worth another try.
+      status: the HTTP status code.
+      message: the field, the expected value and the received value.
+      field: the field of the body that is wrong, such as "words[2]".
+      retry_after: seconds after which the client may try again.
     """
 
     def __init__(
@@ -36,18 +36,18 @@ def _wrong(field: str, expected: str, got: str) -> ApiError:
 
 
 def read_json(body: bytes, field: str) -> Any:
-    """The one field of a JSON object.
+    """Return the only field of a JSON object.
 
     Args:
-      body: UTF-8.
-      field: its name.
+      body: JSON in UTF-8.
+      field: the name of the field.
 
     Raises:
-      ApiError: anything else.
+      ApiError: the body is not an object with this field alone.
     """
     try:
         content = json.loads(body.decode("utf-8-sig"), object_pairs_hook=_once)
-    except (ValueError, RecursionError) as error:  # of UTF-8, of JSON, of its nesting
+    except (ValueError, RecursionError) as error:  # errors of UTF-8, of JSON, of its nesting
         raise _wrong("body", "JSON in UTF-8", str(error)[:120]) from None
     if not isinstance(content, dict):
         raise _wrong("body", f'an object {{"{field}": …}}', _brief(content))
@@ -70,15 +70,17 @@ def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def words_of(value: Any, alphabet: Collection[str], limits: Limits) -> list[str]:
-    """Words to pronounce, in lower case, with ' for any apostrophe, without the space around them.
+    """Return the words to pronounce, in lower case and without spaces around them.
+
+    Every kind of apostrophe is replaced by '.
 
     Args:
-      value: of the field "words".
+      value: the value of the field "words".
       alphabet: the letters that the model knows.
-      limits: on their number and length.
+      limits: limits on the number and length of the words.
 
     Raises:
-      ApiError: anything but words.
+      ApiError: the value is not a list of words with these letters, or exceeds a limit.
     """
     if not isinstance(value, list):
         raise _wrong("words", "a list of words", _brief(value))
@@ -101,15 +103,15 @@ def words_of(value: Any, alphabet: Collection[str], limits: Limits) -> list[str]
 
 
 def text_of(value: Any, split: Callable[[str], list[str]], limits: Limits) -> list[str]:
-    """The words of a text, with ' for any apostrophe.
+    """Return the words of a text. Every kind of apostrophe is replaced by '.
 
     Args:
-      value: of the field "text".
-      split: text to words.
-      limits: on its length.
+      value: the value of the field "text".
+      split: a function that splits a text into words.
+      limits: limits on the length of the text.
 
     Raises:
-      ApiError: anything but a text with words in it.
+      ApiError: the value is not a text, has no words, or exceeds a limit.
     """
     if not isinstance(value, str):
         raise _wrong("text", "a text", _brief(value))
@@ -122,7 +124,7 @@ def text_of(value: Any, split: Callable[[str], list[str]], limits: Limits) -> li
 
 
 def _brief(value: Any) -> str:
-    """A value in less than a line, however long or deep it is."""
+    """Return a description of a value that fits on one line, however long the value is."""
     if isinstance(value, list | dict):
         return f"{'a list' if isinstance(value, list) else 'an object'} of {len(value)}"
     if isinstance(value, str):

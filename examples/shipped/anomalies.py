@@ -1,12 +1,12 @@
-"""Series with windows where something was unusual: one of UCR's archive, or NAB.
+"""Series with labelled windows of anomalies: one series of the UCR archive, or NAB.
 
-- A blood pressure with one anomaly, of the UCR archive (Wu, Keogh 2021), in the package aeon; a
-  detection within 100 steps of it counts, as there.
+- A blood pressure with one anomaly, of the UCR archive (Wu, Keogh 2021), in the package aeon. A
+  detection within 100 steps of the anomaly counts, as in the archive.
 - The Numenta anomaly benchmark (Lavin, Ahmad 2015; AGPL, github.com/numenta/NAB): its folder, with
   data/ and labels/combined_windows.json.
 
-The beginning of each series is learned and not judged, as in NAB never more than 750 steps; its
-last quarter chooses the epoch.
+The beginning of each series, at most 750 steps as in NAB, is used for training and left out of the
+evaluation. The last quarter of these steps chooses the epoch.
 """
 
 import json
@@ -21,11 +21,11 @@ from seqjax.data import installed_files, read_csv
 __all__ = ["Series", "judge", "load", "plot"]
 
 DEFAULT = "datasets/data/KDD-TSAD_135/135_UCR_Anomaly_InternalBleeding16_TEST.csv"
-SLACK = 100  # steps around its anomaly where a detection counts
+SLACK = 100  # number of steps around the anomaly in which a detection counts
 
 
 class Series(NamedTuple):
-    """A series of T steps, and where in it validation and judgement begin."""
+    """A series of T steps, and the steps at which validation and evaluation begin."""
 
     name: str
     values: np.ndarray  # [T]
@@ -36,7 +36,7 @@ class Series(NamedTuple):
 
 
 def load(folder: Path | None, probation: float, least: int) -> list[Series]:
-    """The series of a folder, or the default one, of which a share is learned, `least` or more."""
+    """Return the series of a folder, or the default series, with `least` or more training steps."""
     if folder is None:
         [path] = installed_files("aeon", DEFAULT)
         table = read_csv(path, ["value", "is_anomaly"])
@@ -65,7 +65,7 @@ def load(folder: Path | None, probation: float, least: int) -> list[Series]:
 def _prepared(
     probation: float, least: int, name: str, values: Any, times: Any, windows: Any
 ) -> Series:
-    """A series with its inputs; windows that end within what is learned are left out."""
+    """Return a series with its inputs; windows that end within the training steps are left out."""
     if values.dtype.kind not in "iuf":
         raise ValueError(f"expected numbers as values of {name}, got text")
     values = values.astype(float)
@@ -82,16 +82,17 @@ def _prepared(
     if times is not None:
         seconds = (times - np.datetime64("1970-01-05")) / np.timedelta64(1, "s")  # from a Monday
         for column, period in ((1, 86_400), (3, 7 * 86_400)):
-            if seconds[learned] - seconds[0] >= 2 * period:  # what was seen once is no cycle
+            if seconds[learned] - seconds[0] >= 2 * period:  # one period is not a cycle
                 turns = 2 * np.pi * seconds / period
                 inputs[:, column : column + 2] = np.stack([np.sin(turns), np.cos(turns)], axis=1)
     return Series(name, values, inputs, windows[windows[:, 1] >= learned], valid, learned)
 
 
 def judge(some: list[Series], detections: Any, shifts: Any = 0.0) -> dict[str, float]:
-    """Precision, recall and F1 of all series together, and the number of false alarms.
+    """Return precision, recall and F1 of all series together, and the number of false alarms.
 
-    Detections are first moved by shares of what is judged, round its end to its beginning.
+    Before the scores are computed, detections are shifted cyclically by `shifts`, which are shares
+    of the steps that are evaluated.
     """
     found = windows = false = 0
     for one, steps, shift in zip(some, detections, np.broadcast_to(shifts, len(some)), strict=True):
@@ -112,7 +113,7 @@ def judge(some: list[Series], detections: Any, shifts: Any = 0.0) -> dict[str, f
 
 
 def plot(some: list[Series], scores: list[np.ndarray], limit: float) -> Figure:
-    """Of up to four series the values, windows and scores, with detections as dots."""
+    """Plot the values, windows and scores of up to four series, with detections as dots."""
     shown = sorted(range(len(some)), key=lambda index: -len(some[index].windows))[:4]
     figure = Figure(figsize=(10, 3.5 * len(shown)), layout="constrained")
     panels = figure.subplots(2 * len(shown), 1, height_ratios=[2, 1] * len(shown))
@@ -121,7 +122,7 @@ def plot(some: list[Series], scores: list[np.ndarray], limit: float) -> Figure:
         steps = np.flatnonzero(scores[index] > limit)
         above.plot(one.values, color="#0072B2", linewidth=0.6)
         above.plot(steps, one.values[steps], ".", color="#D55E00")
-        above.set_title(f"{one.name} (grey: learned, orange: windows, dots: detections)")
+        above.set_title(f"{one.name} (grey: training, orange: windows, dots: detections)")
         below.plot(scores[index], color="black", linewidth=0.6)
         below.axhline(limit, color="#D55E00", linewidth=0.8, linestyle="--")
         below.set_ylabel("score")

@@ -1,13 +1,14 @@
 """Images with captions: icons with their names, or a folder of images such as Flickr8k.
 
-- The 7,367 Material Design Icons (Apache 2.0, pictogrammers.com) ship as a font in the package
-  qtawesome (MIT), as do the other families; an icon's name is its caption. Of icons that look the
-  same the first is kept.
-- A folder with captions.txt, lines of image,caption after a header, as Flickr8k (Hodosh, Young,
-  Hockenmaier 2013) has it; the images are beside it or in the folder Images.
+- The package qtawesome (MIT) contains the 7,367 Material Design Icons (Apache 2.0,
+  pictogrammers.com) as a font, and other families. The name of an icon is its caption. If several
+  icons look the same, only the first is used.
+- A folder with captions.txt, which has lines image,caption after a header, as in Flickr8k (Hodosh,
+  Young, Hockenmaier 2013). The images are in this folder or in its folder Images.
 
-A tenth is for the test and a tenth for choosing the epoch, by a hash of the name that ignores words
-of style such as outline: icons that differ in those alone are on one side.
+A hash of the name selects a tenth of the images for the test and a tenth for choosing the best
+epoch. The hash ignores words of style, such as outline, so that icons that differ only in these
+words are in the same part.
 """
 
 import collections
@@ -40,12 +41,15 @@ __all__ = [
     "scores",
 ]
 
-# Of two icons that differ in these words alone, one would give the other away.
+# If two icons differ only in these words, one would reveal the other.
 STYLES = {"outline", "variant", "alt", "fill", "line", "bold", "light", "thin", "duotone", "solid"}
 
 
 class Example(NamedTuple):
-    """An image, uint8 [S, S, C], its captions, and what decides on which side it is."""
+    """An image, uint8 [S, S, C], its captions and its key.
+
+    The key determines whether the image is for training, validation or the test.
+    """
 
     image: np.ndarray
     captions: list[list[str]]
@@ -53,12 +57,12 @@ class Example(NamedTuple):
 
 
 def load(folder: Path | None, family: str, size: int) -> dict[str, list[Example]]:
-    """Images [size, size, C] for "train", "dev" and "test": of a folder, or icons of a family."""
+    """Return images [size, size, C] for "train", "dev" and "test"."""
     return divided(read_icons(family, size) if folder is None else read_folder(folder, size))
 
 
 def read_icons(family: str, size: int) -> list[Example]:
-    """The icons of a family, drawn from the fonts of qtawesome; of equal images the first."""
+    """Return the icons of a family, from the fonts of qtawesome, without repeated images."""
     charmaps = installed_files("qtawesome", "fonts/*charmap*.json")
     chosen = [path for path in charmaps if path.name.startswith(family)]
     if not chosen:
@@ -80,7 +84,7 @@ def read_icons(family: str, size: int) -> list[Example]:
 
 
 def read_folder(folder: Path, size: int) -> list[Example]:
-    """The images that captions.txt names, which are in the folder or in its folder Images."""
+    """Return the images that captions.txt names, from the folder or from its folder Images."""
     captions: dict[str, list[list[str]]] = {}
     for number, row in enumerate(csv.reader(read_lines(folder / "captions.txt")), start=1):
         if len(row) < 2:
@@ -97,12 +101,12 @@ def read_folder(folder: Path, size: int) -> list[Example]:
 
 
 def _words_of(text: str) -> list[str]:
-    """The words of a caption, in lower case."""
+    """Return the words of a caption, in lower case."""
     return re.findall(r"[^\W_]+", text.lower())
 
 
 def divided(every: Sequence[Example]) -> dict[str, list[Example]]:
-    """The examples for "train", "dev" and "test"; those with one key are on one side."""
+    """Divide examples into "train", "dev" and "test"; a key occurs in one part only."""
     sides: dict[str, list[Example]] = {"train": [], "dev": [], "test": []}
     for example in every:
         part = zlib.crc32(example.key.encode()) % 10
@@ -115,7 +119,10 @@ def divided(every: Sequence[Example]) -> dict[str, list[Example]]:
 def scores(
     found: Sequence[Sequence[str]], side: Sequence[Example], name: str = ""
 ) -> dict[str, float]:
-    """Share of captions found, F1 of their words, and BLEU; the best of several references."""
+    """Return the share of exact captions, the mean F1 of words, and BLEU.
+
+    If an image has several reference captions, its F1 is that of the best one.
+    """
     exact, f1 = [], []
     for words, example in zip(found, side, strict=True):
         exact.append(list(words) in example.captions)
@@ -133,14 +140,18 @@ def scores(
 
 
 def reachable(side: Sequence[Example], words: set[str]) -> list[int]:
-    """The images that have a caption of known words."""
+    """Return the indices of images that have a caption with only known words."""
     return [n for n, e in enumerate(side) if any(words.issuperset(c) for c in e.captions)]
 
 
 def baselines(
     train_side: Sequence[Example], side: Sequence[Example], *, often: str
 ) -> dict[str, float]:
-    """Scores of one word, and of the captions of the training images with most similar pixels."""
+    """Return the scores of two baselines.
+
+    The first baseline captions each image with the word `often`. The second baseline copies the
+    caption of the most similar training image.
+    """
     known, asked = (
         np.stack([example.image.ravel() for example in some]).astype(np.float32) / 255
         for some in (train_side, side)
@@ -152,7 +163,7 @@ def baselines(
 
 
 def plot(shown: Sequence[tuple[Example, Sequence[str], np.ndarray]]) -> Figure:
-    """Images with their captions, and for each word where the model looked, [words, regions]."""
+    """Plot images with captions, and for each word the attention [words, regions]."""
     columns = 1 + max(len(words) for _, words, _ in shown)
     figure = Figure(figsize=(1.7 * columns, 1.9 * len(shown)), layout="constrained")
     for row, (example, words, weights) in enumerate(shown):

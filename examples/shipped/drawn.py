@@ -1,9 +1,9 @@
-"""The adding problem and copy memory, drawn from a seed, and what others reach in them.
+"""The adding problem and copy memory, drawn from a seed, and published losses.
 
-Adding (Hochreiter and Schmidhuber 1997): a sequence of numbers from [0, 1), two of them marked; the
-answer is the sum of the two. Copying (Arjovsky, Shah, Bengio 2016): ten symbols, then blanks for
-`length` steps, then a sign to say them again. Every batch is drawn anew, so there is nothing to
-overfit; validation and test sequences come from streams of their own.
+Adding (Hochreiter and Schmidhuber 1997): in a sequence of numbers from [0, 1), two numbers are
+marked; the answer is the sum of the marked numbers. Copying (Arjovsky, Shah, Bengio 2016): after
+ten symbols come `length` blanks, then a sign to repeat the symbols. Every batch is new, so a
+network cannot overfit; validation and test sequences come from random streams of their own.
 """
 
 import dataclasses
@@ -26,7 +26,7 @@ __all__ = [
     "copying",
 ]
 
-RECALL, SYMBOLS = 10, 8  # how many symbols to copy, out of how many
+RECALL, SYMBOLS = 10, 8  # number of symbols to copy, and number of different symbols
 BLANK, SIGN = 0, SYMBOLS + 1
 VALIDATION, TEST = 1, 2  # training draws from stream 0
 # Bai, Kolter, Koltun (2018), An empirical evaluation of generic convolutional and recurrent
@@ -39,14 +39,14 @@ PUBLISHED = {
 
 @dataclasses.dataclass(frozen=True)
 class Draws:
-    """Batches of a task, each made when it is asked for and the same each time."""
+    """Batches of a task, each drawn when it is requested. An index always gives the same batch."""
 
     task: str
     length: int
     batch_size: int
     number: int
     seed: tuple[int, ...]
-    """What the batches are a function of, beside their index."""
+    """The seed of the batches; a batch depends on it and on its index."""
 
     def __len__(self) -> int:
         return self.number
@@ -61,7 +61,7 @@ class Draws:
 
 
 def adding(rng: np.random.Generator, size: int, length: int) -> dict[str, np.ndarray]:
-    """Numbers and marks [B, T, 2], and the sum of the marked numbers [B, 1]."""
+    """Return numbers and marks [B, T, 2], and the sum of the marked numbers [B, 1]."""
     numbers = rng.random((size, length), np.float32)
     places = rng.random((size, length)).argpartition(1, axis=1)[:, :2]  # two different ones
     marks = np.zeros_like(numbers)
@@ -71,7 +71,7 @@ def adding(rng: np.random.Generator, size: int, length: int) -> dict[str, np.nda
 
 
 def copying(rng: np.random.Generator, size: int, length: int) -> dict[str, np.ndarray]:
-    """Symbols as one-hot vectors [B, T + 20, 10], and what to say at each step [B, T + 20]."""
+    """Return symbols as one-hot vectors [B, T + 20, 10], and the targets [B, T + 20]."""
     symbols = rng.integers(1, SYMBOLS + 1, (size, RECALL), dtype=np.int32)
     tokens = np.full((size, length + 2 * RECALL), BLANK, np.int32)
     target = tokens.copy()
@@ -81,7 +81,11 @@ def copying(rng: np.random.Generator, size: int, length: int) -> dict[str, np.nd
 
 
 def baseline(test: Draws) -> float:
-    """The loss without a memory: always saying 1, or blanks and then any symbol."""
+    """Return the lowest loss of a model without memory.
+
+    For the adding problem, such a model always answers 1. For copying, it answers blanks and then
+    gives each symbol the same probability.
+    """
     if test.task == "adding":
         return float(np.mean([np.square(batch["target"] - 1).mean() for batch in test]))
     return RECALL * math.log(SYMBOLS) / (test.length + 2 * RECALL)

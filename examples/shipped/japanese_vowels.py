@@ -1,8 +1,8 @@
 """JapaneseVowels: 640 recordings of nine speakers who say two vowels, 7 to 29 frames each.
 
-A frame is 12 LPC cepstrum coefficients (Kudo, Toyama, Shimbo 1999, Multidimensional curve
-classification using passing-through regions; CC BY 4.0). As .ts files of
-timeseriesclassification.com in the package aeon (BSD), divided as published.
+A frame has 12 LPC cepstrum coefficients (Kudo, Toyama, Shimbo 1999, Multidimensional curve
+classification using passing-through regions; CC BY 4.0). The package aeon (BSD) contains the .ts
+files of timeseriesclassification.com. Training and test set are as published.
 """
 
 from pathlib import Path
@@ -18,7 +18,7 @@ FILES = ("JapaneseVowels_TRAIN.ts", "JapaneseVowels_TEST.ts")
 
 
 def load(folder: Path | None) -> tuple[dict[str, Any], dict[str, Any], list[str]]:
-    """Training and test recordings, scaled by what the training frames say, and the speakers."""
+    """Return training and test recordings, scaled by the training frames, and the speakers."""
     if folder is None:
         folder = installed_files("aeon", f"datasets/data/*/{FILES[0]}")[0].parent
     (train, train_labels), (test, test_labels) = (read_ts(folder / name) for name in FILES)

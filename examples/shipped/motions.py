@@ -1,12 +1,15 @@
-"""Recordings of one of several classes: BasicMotions, UCI HAR, films.
+"""Recordings that have one class each: BasicMotions, UCI HAR, or arrays of your own, such as films.
 
 - BasicMotions (timeseriesclassification.com), in the package aeon (BSD): 80 recordings of a watch's
-  accelerometer and gyroscope, ten seconds each, by four students standing, walking, running and
-  playing badminton; half of them are the test set. Or a folder of NAME_TRAIN.ts, NAME_TEST.ts.
-- "UCI HAR Dataset" (Anguita et al. 2013, CC BY 4.0) as it is unpacked: the inertial signals.
-- train/ and test/ with one folder a class, of .npy arrays (T, features), (T, H, W) or (T, H, W, C).
+  accelerometer and gyroscope, ten seconds each, of four students who stand, walk, run and play
+  badminton. Half of the recordings are the test set. A folder of NAME_TRAIN.ts and NAME_TEST.ts is
+  read in the same way.
+- The inertial signals of the unpacked "UCI HAR Dataset" (Anguita et al. 2013, CC BY 4.0).
+- train/ and test/ with one folder for each class, which contains .npy arrays of the shape
+  (T, features), (T, H, W) or (T, H, W, C).
 
-The test set is as published; for validation, people are held out where it is known who they are.
+The test set is as published. If the data name the people, all recordings of some people are held
+out for validation; otherwise, random recordings are held out.
 """
 
 from pathlib import Path
@@ -21,7 +24,7 @@ __all__ = ["Recordings", "load", "nearest", "read"]
 
 
 class Recordings(NamedTuple):
-    """Steps [T_n, ...] of each recording, the number of its class, and who was recorded."""
+    """Steps [T_n, ...] of each recording, the index of its class, and the person."""
 
     steps: list[np.ndarray]
     labels: np.ndarray
@@ -31,9 +34,10 @@ class Recordings(NamedTuple):
 def load(
     folder: Path | None, validation: float, seed: int
 ) -> tuple[dict[str, dict[str, Any]], list[str]]:
-    """Examples for "train", "dev" (if any are held out) and "test", and the names of the classes.
+    """Return examples for "train", "dev" (if any are held out) and "test", and the class names.
 
-    Values are scaled by the mean and the deviation of the training steps; missing ones become 0.
+    Values are normalised by the mean and the standard deviation over the training steps. Missing
+    values become 0.
     """
     motions = "datasets/data/BasicMotions/*_TRAIN.ts"
     folder = folder or installed_files("aeon", motions)[0].parent
@@ -62,9 +66,12 @@ def load(
 
 
 def read(folder: Path, split: str, names: list[str] | None) -> tuple[Recordings, list[str]]:
-    """One part of the recordings, and the names of the classes: those given, if any are."""
+    """Return the recordings of a split, and the class names.
+
+    If `names` is given, these are the class names, except for UCI HAR, which has its own names.
+    """
     inside, people = folder / split, None
-    if (inside / "Inertial Signals").is_dir():  # UCI HAR: a file a signal, with a line a recording
+    if (inside / "Inertial Signals").is_dir():  # UCI HAR: a file for each signal
         files = sorted((inside / "Inertial Signals").glob(f"*_{split}.txt"))
         steps = list(np.stack([np.loadtxt(file, np.float32) for file in files], -1))
         labels = np.loadtxt(inside / f"y_{split}.txt", np.int32) - 1
@@ -95,7 +102,7 @@ def read(folder: Path, split: str, names: list[str] | None) -> tuple[Recordings,
 
 
 def nearest(train: dict[str, Any], test: dict[str, Any]) -> float:
-    """The accuracy of saying what the nearest training recording is, of each 32 steps."""
+    """Return the test accuracy of the nearest neighbour, compared at 32 steps of each recording."""
 
     def rows(part: dict[str, Any]) -> np.ndarray:
         picked = [x[np.linspace(0, len(x) - 1, 32).round().astype(int)] for x in part["steps"]]

@@ -1,9 +1,9 @@
 """Films of handwritten digits that drift through a frame and bounce off its sides.
 
-The digits, 1,797 of 8 × 8 pixels (Alpaydin, Kaynak 1998, Optical recognition of handwritten digits,
-CC BY 4.0), are in the package scikit-learn (BSD); a tenth each are for validation and test films,
-the same for every seed. The films are made here, after those of Srivastava, Mansimov, Salakhutdinov
-(2015): digits, places and speeds are drawn.
+The package scikit-learn (BSD) contains 1,797 digits of 8 × 8 pixels (Alpaydin, Kaynak 1998, Optical
+recognition of handwritten digits, CC BY 4.0). A tenth of the digits is for validation films and a
+tenth for test films, the same for every seed. This module makes the films, after those of
+Srivastava, Mansimov, Salakhutdinov (2015): it draws digits, positions and speeds at random.
 """
 
 import io
@@ -16,11 +16,11 @@ from seqjax.data import installed_files, read_text
 
 __all__ = ["SIDE", "copied", "copy_rates", "draw", "load", "plot"]
 
-SIDE = 8  # of a digit's image
+SIDE = 8  # height and width of a digit's image
 
 
 def load(path: Path | None) -> dict[str, np.ndarray]:
-    """Digits float32 [N, 8, 8] in [0, 1] for "train", "dev" and "test"."""
+    """Return digits float32 [N, 8, 8] in [0, 1] for "train", "dev" and "test"."""
     if path is None:
         place = "datasets/data/digits.csv.gz"
         [path] = installed_files("sklearn", place, distribution="scikit-learn")
@@ -37,8 +37,8 @@ def draw(
     images: np.ndarray, count: int, rng: np.random.Generator, *,
     digits: int, size: int, steps: int, speed: int,
 ) -> np.ndarray:  # fmt: skip
-    """Films float32 [count, steps, S, S, 1] of digits that move on and bounce."""
-    room = size - SIDE  # the places of a digit's corner are 0 … room
+    """Return films float32 [count, steps, S, S, 1] of digits that move and bounce."""
+    room = size - SIDE  # a digit's corner has the coordinates 0 … room
     films = np.zeros((count, steps, size, size, 1), np.float32)
     for film in films:
         for _ in range(digits):
@@ -52,13 +52,13 @@ def draw(
 
 
 def copy_rates(films: np.ndarray) -> np.ndarray:
-    """How bright a pixel is on average after one that was dark [0] or bright [1]."""
+    """Return the mean brightness of pixels that were dark [0] or bright [1] a frame before."""
     last, following = films[:, 1:-1] > 0.5, films[:, 2:]
     return np.array([following[~last].mean(), following[last].mean()])
 
 
 def copied(train: np.ndarray, test: np.ndarray) -> dict[str, float]:
-    """What saying the last frame again gives in the test films, from the third frame on."""
+    """Return the loss and error of repeating the last frame, from the third frame on."""
     last, following = test[:, 1:-1], test[:, 2:]
     rates = copy_rates(train)[(last > 0.5).astype(int)]
     entropy = -following * np.log(rates) - (1 - following) * np.log(1 - rates)
@@ -66,7 +66,7 @@ def copied(train: np.ndarray, test: np.ndarray) -> dict[str, float]:
 
 
 def plot(shown: dict[str, np.ndarray]) -> Figure:
-    """Films one below the other."""
+    """Plot films, one below the other."""
     columns = max(map(len, shown.values()))
     figure = Figure(figsize=(0.8 * columns + 1.6, 0.9 * len(shown)), layout="constrained")
     for row, (name, film) in enumerate(shown.items()):

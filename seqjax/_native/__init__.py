@@ -1,8 +1,9 @@
-"""The native engine for CPUs: C++ that runs recurrent cells over time as custom calls of XLA.
+"""The native engine for CPUs: C++ code that runs recurrent cells over time as custom calls of XLA.
 
-The sources are in `src/`; `src/cells.h` is the seam between cells and loops. A wheel may hold the
-compiled library; otherwise it is compiled once, where there is a C++ compiler, into a cache of the
-user. `seqjax.kernels` has the kernel that calls it.
+The sources are in `src/`; `src/cells.h` is the interface between cells and loops. A wheel may
+contain the compiled library. If the wheel does not contain the library, and there is a C++
+compiler, the library is compiled once, into the user's cache folder. The kernel that calls the
+library is in `seqjax.kernels`.
 """
 
 from seqjax._native._build import build

@@ -1,4 +1,4 @@
-"""Compile the native engine, with any C++17 compiler and the headers that come with jaxlib."""
+"""Compilation of the native engine with any C++17 compiler and the headers of jaxlib."""
 
 import functools
 import hashlib
@@ -18,7 +18,7 @@ __all__ = ["LIBRARY", "VARIANTS", "build", "cached", "variants_here"]
 SOURCES = Path(__file__).parent / "src"
 LIBRARY = "libseqjax_native.so"
 LIMIT = 180
-"""Seconds after which a compiler that has not ended has failed."""
+"""The time limit of the compiler in seconds."""
 COMMON = (
     "-std=c++17", "-O2", "-fPIC", "-fvisibility=hidden", "-ffp-contract=fast",
     "-fno-math-errno", "-fno-trapping-math", "-Wno-psabi", "-DNDEBUG",
@@ -28,11 +28,16 @@ VARIANTS: dict[str, tuple[str, ...]] = {
     "avx2": ("-march=x86-64-v3",),
     "baseline": (),
 }
-"""The instruction sets that the engine is compiled for, widest first, with their flags."""
+"""The instruction sets for which the engine is compiled, widest first, with their flags."""
+X86_64 = ("x86_64", "AMD64")
+"""Names of the only architecture for which several variants are compiled.
+
+For other architectures, only "baseline" is compiled.
+"""
 
 
 def variants_here() -> tuple[str, ...]:
-    """Return the one variant that this processor runs best.
+    """Return, as a tuple, the name of the variant with the widest vectors that the processor has.
 
     Example:
       >>> set(variants_here()) <= set(VARIANTS)
@@ -45,7 +50,7 @@ def variants_here() -> tuple[str, ...]:
 
 
 def _processor_flags() -> set[str]:
-    """The instruction sets of the processor, where Linux says so."""
+    """Return the names of the processor's instruction sets on Linux, else an empty set."""
     try:
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
     except OSError:
@@ -54,13 +59,15 @@ def _processor_flags() -> set[str]:
 
 
 def cached() -> Path:
-    """Return the path of the library for this machine, compiled if it is not in the cache yet.
+    """Return the path of the compiled library for this machine.
 
-    The cache is `$XDG_CACHE_HOME/seqjax` or `~/.cache/seqjax`. The name of the folder is made of
-    the sources, the version of jaxlib, the compiler and the processor's instruction sets.
+    If the cache does not contain the library, compile it first.
+
+    The cache is `$XDG_CACHE_HOME/seqjax` or `~/.cache/seqjax`. The name of the library's folder is
+    a hash of the sources, the version of jaxlib, the compiler and the instruction sets.
 
     Raises:
-      RuntimeError: there is no compiler, it fails, or the cache cannot be written.
+      RuntimeError: there is no compiler, the compiler fails, or the cache cannot be written.
     """
     variants = variants_here()
     target = _cache() / _key(variants) / LIBRARY
@@ -69,28 +76,32 @@ def cached() -> Path:
     return target
 
 
-def build(target: Path | str, variants: Sequence[str] = tuple(VARIANTS)) -> None:
+def build(target: Path | str, variants: Sequence[str] | None = None) -> None:
     """Compile the library.
 
     Args:
-      target: the file to write. It appears when it is complete.
-      variants: names of `VARIANTS`; the library chooses among them by what the processor has.
+      target: the file to write. The compiled library is moved to `target` when it is complete.
+      variants: the names of the variants to compile, from `VARIANTS`. The default is all variants
+        of this architecture. When the library is loaded, it chooses the variant with the widest
+        vectors that the processor has.
 
     Raises:
-      RuntimeError: there is no compiler, it fails, or the file cannot be written.
+      RuntimeError: there is no compiler, the compiler fails, or the file cannot be written.
     """
     target = Path(target)
+    if variants is None:
+        variants = tuple(VARIANTS) if platform.machine() in X86_64 else ("baseline",)
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=target.parent) as folder:
             compiled = _compiled(Path(folder), variants)
             os.replace(compiled, target)
     except OSError as error:
-        raise RuntimeError(f"the compiled library cannot be kept: {error}") from error
+        raise RuntimeError(f"the compiled library cannot be saved: {error}") from error
 
 
 def _compiled(folder: Path, variants: Sequence[str]) -> Path:
-    """The library in a folder. The compiler runs for all sources at once."""
+    """Compile the library in a folder, all sources in parallel, and return its path."""
     compiler = _compiler()
     has = [f"-DSEQJAX_HAS_{name.upper()}" for name in variants]
     headers = ["-I", jax.ffi.include_dir()]
@@ -108,7 +119,7 @@ def _compiled(folder: Path, variants: Sequence[str]) -> Path:
 
 
 def _run(commands: Sequence[Sequence[str]]) -> None:
-    """Run commands side by side; raise what the first one that fails says."""
+    """Run commands in parallel. If a command fails, raise an error with its message."""
     running = [
         subprocess.Popen(
             command,
@@ -127,7 +138,7 @@ def _run(commands: Sequence[Sequence[str]]) -> None:
         raise RuntimeError(f"the C++ compiler took more than {LIMIT} seconds") from error
     finally:
         for process in running:
-            process.kill()  # none is left, unless one took too long
+            process.kill()  # has an effect only after a timeout
     for said, code in results:
         if code:
             lines = [line for line in said.splitlines() if "error" in line] or said.splitlines()
@@ -154,7 +165,7 @@ def _key(variants: Sequence[str]) -> str:
 
 @functools.cache
 def sources_hash() -> str:
-    """Return a hash of the sources and the flags that they are compiled with."""
+    """Return a hash of the sources and of the compiler flags."""
     digest = hashlib.sha256(repr((COMMON, VARIANTS)).encode())
     for path in sorted(SOURCES.iterdir()):
         digest.update(path.name.encode() + b"\0" + path.read_bytes())

@@ -1,4 +1,4 @@
-"""Load the native engine and register its custom calls with XLA, once a process."""
+"""Loading of the native engine and registration of its custom calls with XLA, once per process."""
 
 import ctypes
 import functools
@@ -17,12 +17,13 @@ _LOCK = threading.Lock()
 
 
 class Engine(NamedTuple):
-    """The engine as this process has it.
+    """The engine that this process has loaded.
 
     Attributes:
-      lanes: floats in a vector of the processor, which arrays kept for gradients are laid out by.
+      lanes: the number of floats in a SIMD vector of the processor, which determines the layout of
+        the arrays that are stored for gradients.
       forward: the name of the custom call that runs a cell over time.
-      backward: the name of the custom call that computes its gradient.
+      backward: the name of the custom call that computes the gradient of `forward`.
       library: the compiled library.
     """
 
@@ -33,10 +34,10 @@ class Engine(NamedTuple):
 
 
 def engine() -> Engine:
-    """Return the engine, which the first call compiles if need be, loads and registers.
+    """Return the engine, which the first call compiles if necessary, loads and registers.
 
     Raises:
-      RuntimeError: there is none here, see `why_absent`.
+      RuntimeError: the engine is absent. `why_absent` returns the reason.
     """
     found = _found()
     if isinstance(found, str):
@@ -45,7 +46,7 @@ def engine() -> Engine:
 
 
 def why_absent() -> str | None:
-    """Return why there is no engine here, or None if there is one.
+    """Return why the engine is absent on this machine, or None if it is present.
 
     Example:
       >>> why_absent() is None or isinstance(why_absent(), str)
@@ -56,13 +57,14 @@ def why_absent() -> str | None:
 
 
 def limit_threads(most: int) -> None:
-    """Let later calls use so many threads at most. The results are the same to the bit.
+    """Limit the number of threads of the engine's later calls. The results stay bitwise equal.
 
     Args:
-      most: 1 or more. XLA's pool of threads is a limit, too.
+      most: the greatest number of threads, at least 1. The engine never uses more threads than
+        XLA's thread pool has.
 
     Raises:
-      RuntimeError: there is no engine.
+      RuntimeError: the engine is absent.
     """
     engine().library.seqjax_limit_threads(most)
 
@@ -89,7 +91,7 @@ def _loaded() -> Engine | str:
 
 
 def _registered(library: ctypes.CDLL, direction: str) -> str:
-    """Register a custom call; its name tells versions of the engine apart."""
+    """Register a custom call and return its name, which identifies the version of the engine."""
     name = f"seqjax_{direction}_{_build.sources_hash()}"
     capsule = jax.ffi.pycapsule(getattr(library, f"seqjax_{direction}"))
     jax.ffi.register_ffi_target(name, capsule, platform="cpu")

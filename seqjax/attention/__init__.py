@@ -1,13 +1,13 @@
-"""Attention: mechanisms behind one interface, one file a family.
+"""Attention mechanisms with a common interface, one file per family.
 
 `ATTENTIONS` is the registry. A mechanism is a frozen configuration with pure methods:
 
-    memory  = attention.precompute(params, encoded, mask=mask)      keys are projected here, once
-    state   = attention.initial_state(memory)                  what is carried from step to step
+    memory  = attention.precompute(params, encoded, mask=mask)     project the keys, once
+    state   = attention.initial_state(memory)                      carried from step to step
     context, weights, state = attention.attend(params, query, memory, state)
 
-Source masks are applied everywhere: a masked position has weight exactly 0, and what lies in
-padding reaches no output and no gradient.
+All mechanisms apply the source mask: the weight of a masked position is exactly 0, and the values
+in padding do not affect outputs or gradients.
 """
 
 from seqjax.attention._additive import (
@@ -79,4 +79,4 @@ ATTENTIONS: dict[str, type[Attention]] = {
     "coverage": Coverage,
     "multi_head": MultiHead,
 }
-"""Every mechanism by name; each builds from `Cls(query_size=…, memory_size=…)`."""
+"""All mechanism classes by name. Each class is called as `Cls(query_size=…, memory_size=…)`."""

@@ -1,4 +1,4 @@
-"""Additive attention: a hidden layer scores each position, plain and weight-normalised."""
+"""Additive attention, which scores each position with a hidden layer of tanh units."""
 
 import dataclasses
 from typing import Any, NamedTuple
@@ -23,7 +23,7 @@ class AdditiveParams(NamedTuple):
 
 
 class NormedAdditiveParams(NamedTuple):
-    """Parameters of `NormedAdditive`: those of `Additive` and the length of v, `g []`."""
+    """Parameters of `NormedAdditive`: the parameters of `Additive`, and `g []`, the length of v."""
 
     w_q: Array
     w_m: Array
@@ -34,10 +34,10 @@ class NormedAdditiveParams(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class AdditiveScores(TanhAttention):
-    """Base of the mechanisms with additive scores: weights of the hidden layer, and keys."""
+    """Base class of the mechanisms with additive scores."""
 
     def draw_additive(self, key: PRNGKey, dtype: Any) -> AdditiveParams:
-        """Draws `w_q`, `w_m` and `v`; the bias is zero."""
+        """Draw `w_q`, `w_m` and `v`, and set the bias to zero."""
         k_q, k_m, k_v = self.keys(key, 3)
         return AdditiveParams(
             w_q=self.draw(k_q, (self.query_size, self.hidden), dtype),
@@ -50,29 +50,29 @@ class AdditiveScores(TanhAttention):
         return ops.affine(memory, params.w_m, params.b)
 
     def project_query(self, params: Any, query: Array) -> Array:
-        """W q, with an axis for the positions: `[..., 1, U]`."""
+        """Return W q with an axis for the positions: `[..., 1, U]`."""
         return ops.matmul(query, params.w_q)[..., None, :]
 
 
 @dataclasses.dataclass(frozen=True)
 class Additive(AdditiveScores):
-    r"""The attention of Bahdanau et al.
+    r"""The additive attention of Bahdanau et al.
 
         e_ts = v · tanh(W q_t + U m_s + b)
         a_t  = softmax(e_t / temperature)
         c_t  = Σ_s a_ts m_s
 
-    W is `w_q`, U is `w_m`. The paper leaves out its biases, which it says it does to be read.
+    W is `w_q` and U is `w_m`. The paper omits the bias b from its equations to keep them readable.
 
     Attributes:
-      units: hidden units, U; `query_size` if not given.
-      kernel_init: see `DenseAttention`.
-      temperature: divides the scores.
+      units: number of hidden units, U. The default is `query_size`.
+      kernel_init: the initialiser of the weight matrices, see `DenseAttention`.
+      temperature: a positive number by which the scores are divided.
 
-    State: `()`.
+    This mechanism needs no state, so its state is the empty tuple `()`.
 
     Raises:
-      TypeError, ValueError: a bad size, temperature or initialiser.
+      TypeError, ValueError: if a size, the temperature or the initialiser is invalid.
 
     References:
       Bahdanau, Cho, Bengio (2015), Neural machine translation by jointly learning to align and
@@ -100,23 +100,23 @@ class Additive(AdditiveScores):
 
 @dataclasses.dataclass(frozen=True)
 class NormedAdditive(AdditiveScores):
-    r"""Additive attention whose v has a direction and a length of its own.
+    r"""Additive attention with weight normalisation: the length g of v is a separate parameter.
 
         e_ts = g (v / ‖v‖) · tanh(W q_t + U m_s + b)
         a_t  = softmax(e_t / temperature)
         c_t  = Σ_s a_ts m_s
 
-    g begins at 1/√U.
+    The initial value of g is 1/√U.
 
     Attributes:
-      units: hidden units, U; `query_size` if not given.
-      kernel_init: see `DenseAttention`.
-      temperature: divides the scores.
+      units: number of hidden units, U. The default is `query_size`.
+      kernel_init: the initialiser of the weight matrices, see `DenseAttention`.
+      temperature: a positive number by which the scores are divided.
 
-    State: `()`.
+    This mechanism needs no state, so its state is the empty tuple `()`.
 
     Raises:
-      TypeError, ValueError: a bad size, temperature or initialiser.
+      TypeError, ValueError: if a size, the temperature or the initialiser is invalid.
 
     References:
       Salimans, Kingma (2016), Weight normalization, eq. 2; Raffel et al. (2017), Online and

@@ -1,14 +1,15 @@
-"""The contract of attention: what a mechanism must say, and what follows from it.
+"""Base classes of attention, which declare the methods that a mechanism defines or inherits.
 
-A mechanism is a frozen dataclass, its configuration; its methods are pure functions. Attention over
-a sentence is
+A mechanism is a frozen dataclass that holds the configuration. Its methods are pure functions,
+which compute attention over a sentence as follows:
 
     keys, values = project_keys(params, m), project_values(params, m)     once, in `precompute`
     a_t, state_t = align(params, q_t, memory, state_{t-1})                at every step, in `attend`
     c_t = Σ_s a_ts v_s
 
-where `align` is the softmax of `scores` unless the mechanism says otherwise. Beside the legend of
-`seqjax.types`, Q stands for the features of a query, M for those of the memory, U for hidden units.
+By default, the weights that `align` returns are the softmax of `scores`. In addition to the symbols
+of `seqjax.types`, Q is the number of features of a query, M is the number of features of a position
+of the memory, and U is the number of hidden units.
 """
 
 import abc
@@ -30,14 +31,16 @@ __all__ = ["Attended", "Attention", "DenseAttention", "Memory", "TanhAttention"]
 
 
 class Memory(NamedTuple):
-    """The memory that attention reads, prepared once a sentence by `Attention.precompute`.
+    """The memory that attention reads, which `Attention.precompute` prepares once per sentence.
 
-    All arrays have the batch axes in front and the dtype of the memory they were made of.
+    The shapes of all arrays begin with the batch axes. Keys and values have the dtype of the memory
+    that `precompute` was given.
 
     Attributes:
-      keys: what scores are made of, an array `[..., S, K]` or a pytree of such.
-      values: what contexts are made of; the memory `[..., S, M]` itself for all mechanisms but
-        `MultiHead`. Zero at masked positions.
+      keys: the keys, from which scores are computed: an array `[..., S, K]`, or a pytree of arrays.
+      values: the vectors whose weighted sum is the context, zero at masked positions. `MultiHead`
+        projects the memory to values. In all mechanisms except `MultiHead`, the values are the
+        memory `[..., S, M]` itself.
       mask: bool `[..., S]`, True at real positions.
     """
 
@@ -50,9 +53,10 @@ class Attended(NamedTuple):
     """The result of one step of attention.
 
     Attributes:
-      context: `[..., M]` in the dtype of the memory.
-      weights: `[..., S]` in float32, or float64 for a float64 memory; 0 at masked positions.
-      state: for the next step.
+      context: the context vector `[..., M]`, in the dtype of the memory.
+      weights: the attention weights `[..., S]`, 0 at masked positions, in float64 if the memory is
+        float64, and otherwise in float32.
+      state: the state for the next step.
     """
 
     context: Array
@@ -62,22 +66,24 @@ class Attended(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class Attention(abc.ABC):
-    """Base of all mechanisms. Subclasses are frozen dataclasses: equal ones share one jit trace.
+    """Base class of all mechanisms.
 
-    To add a mechanism, write `init`, `project_keys` and `scores`; `initial_state` and `next_state`
-    if it looks back; `align` if its weights are no softmax.
+    Subclasses are frozen dataclasses, so `jax.jit` traces equal configurations only once. To add a
+    mechanism, define `init`, `project_keys` and `scores`. If a step depends on the attention
+    weights of earlier steps, also define `initial_state` and `next_state`. If the attention weights
+    are not a softmax of scores, define `align`.
 
-    The dtype of the memory decides: queries and parameters are cast to it, products accumulate in
-    float32 or wider, and scores, weights and states stay so.
+    Queries and parameters are cast to the dtype of the memory. Products accumulate in float32 or
+    wider, and scores, weights and states are computed in the dtype of the accumulation.
 
     Attributes:
-      query_size: features of a query, Q.
-      memory_size: features of a position of the memory, M.
-      temperature: divides the scores.
+      query_size: number of features of a query, Q.
+      memory_size: number of features of a position of the memory, M.
+      temperature: a positive number by which the scores are divided.
 
     Raises:
-      TypeError, ValueError: a size that is not a positive integer, a temperature that is not a
-        positive number.
+      TypeError, ValueError: if a size is not a positive integer, or the temperature is not a
+        positive finite number.
 
     Example:
       >>> from seqjax.attention import ATTENTIONS
@@ -106,11 +112,11 @@ class Attention(abc.ABC):
 
     @abc.abstractmethod
     def init(self, key: PRNGKey, dtype: Any = jnp.float32) -> Any:
-        """Draws parameters.
+        """Draw parameters.
 
         Args:
           key: a random key.
-          dtype: of every parameter.
+          dtype: the dtype of all parameters.
 
         Returns:
           A NamedTuple of arrays.
@@ -118,21 +124,22 @@ class Attention(abc.ABC):
 
     @abc.abstractmethod
     def project_keys(self, params: Any, memory: Array) -> PyTree:
-        """Return the keys, from which scores are computed.
+        """Return the keys from which scores are computed.
 
         Args:
-          params: as from `init`, in the dtype of the memory.
+          params: the parameters, as returned by `init`, in the dtype of the memory.
           memory: `[..., S, M]`, zero at masked positions.
 
         Returns:
-          `[..., S, K]`, or a pytree of such arrays; `precompute` rounds it to the memory's dtype.
+          The keys, an array `[..., S, K]` or a pytree of arrays. `precompute` casts the keys to the
+          memory's dtype.
         """
 
     def project_values(self, params: Any, memory: Array) -> Array:
-        """Return the values, of which contexts are sums: the memory itself.
+        """Return the values, whose weighted sum is the context (by default, the memory itself).
 
         Args:
-          params: as from `init`, in the dtype of the memory.
+          params: the parameters, as returned by `init`, in the dtype of the memory.
           memory: `[..., S, M]`, zero at masked positions.
         """
         del params
@@ -140,58 +147,59 @@ class Attention(abc.ABC):
 
     @abc.abstractmethod
     def scores(self, params: Any, query: Array, memory: Memory, state: Any) -> Array:
-        """Return how well each position fits the query, before the temperature.
+        """Return a score for each position, before division by the temperature.
 
         Args:
-          params: as from `init`, in the dtype of the memory.
+          params: the parameters, as returned by `init`, in the dtype of the memory.
           query: `[..., Q]`.
-          memory: as from `precompute`.
-          state: in float32 or wider.
+          memory: the prepared memory, as returned by `precompute`.
+          state: the state before the step, in float32 or wider.
 
         Returns:
-          `[..., S]` in float32 or wider; what stands at masked positions does not matter.
+          The scores `[..., S]` in float32 or wider. Scores at masked positions are ignored.
         """
 
     def initial_state(self, memory: Memory) -> Any:
-        """The state before the first step; `()` for a mechanism that does not look back.
+        """Return the state before the first step. A mechanism without a state returns `()`.
 
         Args:
-          memory: as from `precompute`.
+          memory: the prepared memory, as returned by `precompute`.
 
         Returns:
-          A pytree of arrays with the batch axes of the memory in front.
+          A pytree of arrays whose shapes begin with the batch axes of the memory.
         """
         del memory
         return ()
 
     def next_state(self, state: Any, weights: Array) -> Any:
-        """The state after a step that gave these weights; the same one unless said otherwise."""
+        """Return the state after a step with the given weights (by default, the old state)."""
         del weights
         return state
 
     def align(self, params: Any, query: Array, memory: Memory, state: Any) -> tuple[Array, Any]:
-        """Weights and the new state: the softmax of the scores over real positions.
+        """Return the attention weights and the new state.
 
         Args:
-          params: as from `init`, in the dtype of the memory.
+          params: the parameters, as returned by `init`, in the dtype of the memory.
           query: `[..., Q]`.
-          memory: as from `precompute`.
-          state: in float32 or wider.
+          memory: the prepared memory, as returned by `precompute`.
+          state: the state before the step, in float32 or wider.
 
         Returns:
-          The weights `[..., S]`, 0 at masked positions, and the state for the next step.
+          The weights `[..., S]`, which are 0 at masked positions, and the state for the next step.
+          By default, the weights are the softmax of the scores over the real positions.
         """
         scores = self.scores(params, query, memory, state) / self.temperature
         weights = attention_ops.masked_softmax(scores, memory.mask)
         return weights, self.next_state(state, weights)
 
     def read(self, params: Any, weights: Array, memory: Memory) -> tuple[Array, Array]:
-        """The context, and the weights to show: the weighted sum of the values, and the weights.
+        """Return the context and the weights that `attend` returns.
 
         Args:
-          params: as from `init`, in the dtype of the memory.
-          weights: as from `align`.
-          memory: as from `precompute`.
+          params: the parameters, as returned by `init`, in the dtype of the memory.
+          weights: the attention weights, as returned by `align`.
+          memory: the prepared memory, as returned by `precompute`.
         """
         del params
         return attention_ops.weighted_sum(weights, memory.values), weights
@@ -204,22 +212,23 @@ class Attention(abc.ABC):
         lengths: ArrayLike | None = None,
         mask: ArrayLike | None = None,
     ) -> Memory:
-        """Prepares a memory, once a sentence: masks it and projects its keys.
+        """Mask a memory and project its keys and values, once per sentence.
 
-        The memory is replaced by zeros at masked positions before anything is computed of it, so
-        that NaN in padding reaches no output and no gradient.
+        Masked positions of the memory are set to zero before any other computation, so NaN in
+        padding affects neither outputs nor gradients.
 
         Args:
-          params: as from `init`.
+          params: the parameters, as returned by `init`.
           memory: float `[..., S, M]`, such as the outputs of an encoder.
-          lengths: int `[...]`, real positions of each sentence; or
-          mask: bool `[..., S]` of any pattern, True at real positions. Without both, all are real.
+          lengths: int `[...]`, the number of real positions of each sentence.
+          mask: bool `[..., S]`, True at real positions, in any order, False in padding. Pass
+            `lengths` or `mask`, not both. Without `lengths` and `mask`, all positions are real.
 
         Returns:
-          What `attend` and `initial_state` take.
+          The `Memory` that `attend` and `initial_state` take.
 
         Raises:
-          TypeError, ValueError: an argument of another dtype or shape.
+          TypeError, ValueError: if the dtype or shape of an argument is wrong.
         """
         given = checks.require_array("memory", memory, jnp.floating, "floating-point numbers")
         if given.ndim < 2 or given.shape[-1] != self.memory_size:
@@ -239,20 +248,21 @@ class Attention(abc.ABC):
         )
 
     def attend(self, params: Any, query: ArrayLike, memory: Memory, state: Any) -> Attended:
-        """One step of attention.
+        """Compute one step of attention.
 
         Args:
-          params: as from `init`.
-          query: float `[..., Q]`, such as the state of a decoder, with the memory's batch axes.
-          memory: as from `precompute`.
-          state: as from `initial_state`, or the `state` of the step before; it keeps its dtype.
+          params: the parameters, as returned by `init`.
+          query: float `[..., Q]` with the memory's batch axes, such as the state of a decoder.
+          memory: the prepared memory, as returned by `precompute`.
+          state: the state from `initial_state`, or from the result of the previous step. The
+            returned state has the dtype of the given state.
 
         Returns:
-          The context `[..., M]`, the weights `[..., S]` and the state for the next step. A row
-          without real positions has weights 0 and context 0.
+          The context `[..., M]`, the weights `[..., S]` and the state for the next step. If a
+          sentence has no real positions, its weights and context are 0.
 
         Raises:
-          TypeError, ValueError: an argument of another dtype or shape.
+          TypeError, ValueError: if the dtype or shape of an argument is wrong.
         """
         return self._attend(params, query, memory, state)
 
@@ -271,19 +281,19 @@ class Attention(abc.ABC):
     def _checked(self, query: Any, memory: Any, state: Any) -> tuple[Array, Any]:
         if not isinstance(memory, Memory):
             raise TypeError(
-                f"memory: expected what precompute returned, got {checks.brief(memory)}"
+                f"memory: expected the result of precompute, got {checks.brief(memory)}"
             )
         query = checks.require_array("query", query, jnp.floating, "floating-point numbers")
         expected = (*memory.mask.shape[:-1], self.query_size)
         if query.shape != expected:
             raise ValueError(
-                f"query: expected shape {expected}, the memory's batch axes and "
-                f"query_size={self.query_size}, got {query.shape}"
+                f"query: expected shape {expected} (the memory's batch axes and "
+                f"query_size={self.query_size}), got {query.shape}"
             )
         like = jax.eval_shape(self.initial_state, memory)
         if jax.tree.map(np.shape, state) != jax.tree.map(np.shape, like):
             raise ValueError(
-                f"state: expected {jax.tree.map(np.shape, like)}, as initial_state gives it, "
+                f"state: expected shapes {jax.tree.map(np.shape, like)} as from initial_state, "
                 f"got {checks.brief(state)}"
             )
         return query, jax.tree.map(
@@ -296,14 +306,14 @@ class Attention(abc.ABC):
 
 @dataclasses.dataclass(frozen=True)
 class DenseAttention(Attention):
-    """Base of the mechanisms that have weights: how these are drawn.
+    """Base class of the mechanisms with weight matrices, which an initialiser draws.
 
     Attributes:
-      kernel_init: initialiser of the weights, a name of
-        `seqjax.cells.initializers.INITIALIZERS` or a function `(key, shape, dtype)`.
+      kernel_init: the initialiser of the weight matrices: a name in
+        `seqjax.cells.initializers.INITIALIZERS`, or a function `(key, shape, dtype)`.
 
     Raises:
-      TypeError, ValueError: an unknown initialiser; see `Attention`.
+      TypeError, ValueError: if the initialiser is unknown; see also `Attention`.
 
     Example:
       >>> from seqjax.attention import General
@@ -319,11 +329,11 @@ class DenseAttention(Attention):
         initializers.resolve("kernel_init", self.kernel_init, 1)
 
     def keys(self, key: PRNGKey, number: int) -> Array:
-        """Splits the key that `init` was given, after checking that it is one."""
+        """Check that `key` is a random key, and split it into `number` keys."""
         return jax.random.split(checks.require_key("key", key), number)
 
     def draw(self, key: PRNGKey, shape: Shape, dtype: Any) -> Array:
-        """Draws a matrix `[in, out]`, or a vector `[in]` as the matrix `[in, 1]` it stands for."""
+        """Draw a matrix `[in, out]` or a vector `[in]`. A vector is drawn as a matrix `[in, 1]`."""
         dtype = checks.require_floating_dtype("dtype", dtype)
         initializer = initializers.resolve("kernel_init", self.kernel_init, shape[0])
         matrix = shape if len(shape) == 2 else (*shape, 1)
@@ -332,14 +342,14 @@ class DenseAttention(Attention):
 
 @dataclasses.dataclass(frozen=True)
 class TanhAttention(DenseAttention):
-    """Base of the mechanisms with a hidden layer of tanh units.
+    """Base class of the mechanisms with a hidden layer of tanh units.
 
     Attributes:
-      units: hidden units, U; `query_size` if not given.
-      kernel_init: see `DenseAttention`.
+      units: number of hidden units, U. The default is `query_size`.
+      kernel_init: the initialiser of the weight matrices, see `DenseAttention`.
 
     Raises:
-      TypeError, ValueError: `units` is not a positive integer; see `DenseAttention`.
+      TypeError, ValueError: if `units` is not a positive integer; see also `DenseAttention`.
 
     Example:
       >>> from seqjax.attention import Additive
@@ -357,5 +367,5 @@ class TanhAttention(DenseAttention):
 
     @property
     def hidden(self) -> int:
-        """U."""
+        """The number of hidden units, U."""
         return checks.require_integer("units", self.units)

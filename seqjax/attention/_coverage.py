@@ -1,4 +1,4 @@
-"""Coverage: scores see how much each position has been attended to so far."""
+"""Coverage attention: the scores depend on the sum of all previous attention weights."""
 
 import dataclasses
 from typing import Any, NamedTuple
@@ -28,7 +28,7 @@ class CoverageParams(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class Coverage(AdditiveScores):
-    r"""Additive attention that is told what it has covered.
+    r"""Additive attention whose scores depend on the coverage, the sum of all previous weights.
 
         k_ts = Σ_{t' < t} a_t's
         e_ts = v · tanh(W_m m_s + W_q q_t + w_c k_ts + b)
@@ -36,15 +36,15 @@ class Coverage(AdditiveScores):
         c_t  = Σ_s a_ts m_s
 
     Attributes:
-      units: hidden units, U; `query_size` if not given.
-      kernel_init: see `DenseAttention`.
-      temperature: divides the scores.
+      units: number of hidden units, U. The default is `query_size`.
+      kernel_init: the initialiser of the weight matrices, see `DenseAttention`.
+      temperature: a positive number by which the scores are divided.
 
-    State: the coverage k_t `[..., S]`, zero before the first step. `coverage_loss` takes it as it
-    was before the step whose weights it is given.
+    State: the coverage k_t `[..., S]`, zero before the first step. To compute `coverage_loss`, pass
+      the weights of a step and the coverage before that step.
 
     Raises:
-      TypeError, ValueError: a bad size, temperature or initialiser.
+      TypeError, ValueError: if a size, the temperature or the initialiser is invalid.
 
     References:
       See, Liu, Manning (2017), Get to the point: summarization with pointer-generator networks,
@@ -84,19 +84,21 @@ class Coverage(AdditiveScores):
 
 
 def coverage_loss(weights: ArrayLike, coverage: ArrayLike) -> Array:
-    """Return the cost of a step that attends again to the same positions.
+    """Return the penalty for attending to positions that previous steps attended to.
 
         L_t = Σ_s min(a_ts, k_ts)
 
     Args:
-      weights: float `[..., S]`, a_t.
-      coverage: float `[..., S]`, k_t: the state before the step, without a_t.
+      weights: float `[..., S]`, the attention weights a_t of the step.
+      coverage: float `[..., S]`, the coverage k_t, which is the state before the step and does not
+        include a_t.
 
     Returns:
-      `[...]`, between 0 and 1, in the wider of both dtypes.
+      The penalty `[...]`, between 0 and 1, in the wider dtype of the two arguments.
 
     Raises:
-      TypeError, ValueError: not floating-point numbers; shapes that differ.
+      TypeError, ValueError: if an argument is not an array of floating-point numbers, or the shapes
+        differ.
 
     References:
       See, Liu, Manning (2017), Get to the point: summarization with pointer-generator networks,

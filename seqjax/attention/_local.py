@@ -1,4 +1,4 @@
-"""Local attention: a window around a predicted position."""
+"""Local attention: the weights are restricted to a window around a predicted position."""
 
 import dataclasses
 from typing import Any, NamedTuple
@@ -16,7 +16,10 @@ __all__ = ["LocalP", "LocalPParams"]
 
 
 class LocalPParams(NamedTuple):
-    """Parameters of `LocalP`: `w [Q, M]` for scores, `w_p [Q, U]` and `v_p [U]` for the centre."""
+    """Parameters of `LocalP`.
+
+    The scores depend on `w [Q, M]`, and the centre of the window on `w_p [Q, U]` and `v_p [U]`.
+    """
 
     w: Array
     w_p: Array
@@ -25,26 +28,28 @@ class LocalPParams(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class LocalP(TanhAttention):
-    r"""Luong's predictive alignment, local-p, with the general score.
+    r"""Luong's local attention with predictive alignment (local-p), with the general score.
 
         p_t  = S · σ(v_p · tanh(W_p q_t))
         e_ts = q_t W m_s
         a_ts = softmax(e_t / temperature)_s · exp(-(s - p_t)² / 2σ²),   σ = D / 2,   |s - p_t| ≤ D
 
-    The softmax is over the window, p_t - D to p_t + D, outside of which weights are 0. The Gaussian
-    makes the sum of the weights less than 1, as in the paper. S is the row's number of real
-    positions, and s = 0, 1, … counts these alone, so that padding moves nothing.
+    The softmax is over the window from p_t - D to p_t + D. Outside the window, weights are 0.
+    Because of the Gaussian factor, the sum of the weights is less than 1, as in the paper. S is the
+    number of real positions of the sentence, and s = 0, 1, … counts only real positions, so padding
+    does not move the window.
 
     Attributes:
-      window: D, the number of positions on either side.
-      units: hidden units of the centre's prediction, U; `query_size` if not given.
-      kernel_init: see `DenseAttention`.
-      temperature: divides the scores.
+      window: D, the number of positions of the window on either side of its centre.
+      units: U, the number of hidden units of the layer that predicts the centre. The default is
+        `query_size`.
+      kernel_init: the initialiser of the weight matrices, see `DenseAttention`.
+      temperature: a positive number by which the scores are divided.
 
-    State: `()`.
+    This mechanism needs no state, so its state is the empty tuple `()`.
 
     Raises:
-      TypeError, ValueError: a bad size, window, temperature or initialiser.
+      TypeError, ValueError: if a size, the window, the temperature or the initialiser is invalid.
 
     References:
       Luong, Pham, Manning (2015), Effective approaches to attention-based neural machine
@@ -52,7 +57,7 @@ class LocalP(TanhAttention):
 
     Example:
       >>> attention = LocalP(3, 4, window=2, kernel_init="zeros")
-      >>> params = attention.init(jax.random.key(0))  # zeros: the centre is in the middle
+      >>> params = attention.init(jax.random.key(0))  # zero weights: the centre is the middle
       >>> memory = attention.precompute(params, jnp.ones([8, 4]))
       >>> [round(a, 3) for a in attention.attend(params, jnp.ones(3), memory, ()).weights.tolist()]
       [0.0, 0.0, 0.027, 0.121, 0.2, 0.121, 0.027, 0.0]
@@ -80,7 +85,7 @@ class LocalP(TanhAttention):
         return attention_ops.dot_scores(query, memory.keys)
 
     def centre(self, params: Any, query: Array, memory: Memory) -> Array:
-        """p_t, counted in real positions: `[...]`, between 0 and their number."""
+        """Return the window's centre p_t `[...]`, between 0 and the number of real positions."""
         hidden = jnp.tanh(ops.matmul(query, params.w_p))
         share = jax.nn.sigmoid(ops.scaled(params.v_p, hidden).sum(axis=-1))
         return share * memory.mask.sum(axis=-1, dtype=jnp.int32).astype(share.dtype)

@@ -1,4 +1,4 @@
-"""Location-aware attention: scores see where the step before has looked."""
+"""Location-aware attention: the scores depend on the weights of the previous step."""
 
 import dataclasses
 import math
@@ -18,8 +18,9 @@ __all__ = ["LocationAware", "LocationAwareParams"]
 
 
 class LocationAwareParams(NamedTuple):
-    """Parameters of `LocationAware`: `w_q [Q, U]`, `w_m [M, U]`, `b [U]`, `v [U]`, and, with kernel
-    size K and F filters, `w_f [F, U]` and `filters [K, F]`.
+    """Parameters of `LocationAware`, with F filters of size K.
+
+    The fields are `w_q [Q, U]`, `w_m [M, U]`, `b [U]`, `v [U]`, `w_f [F, U]`, `filters [K, F]`.
     """
 
     w_q: Array
@@ -32,27 +33,29 @@ class LocationAwareParams(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class LocationAware(AdditiveScores):
-    r"""Additive attention with the previous weights' convolution among its terms.
+    r"""Additive attention whose scores also depend on a convolution of the previous weights.
 
         f_ts = Σ_k F_k a_{t-1, s + k - ⌊(K-1)/2⌋}                     k = 0 … K-1
         e_ts = w · tanh(W q_t + V m_s + U f_ts + b)
         a_t  = softmax(e_t / temperature)
         c_t  = Σ_s a_ts m_s
 
-    W is `w_q`, V is `w_m`, U is `w_f`, w is `v` and F is `filters`. Before the first step the
-    weights are zero everywhere. Masked positions have weight 0, like those beyond the ends.
+    W is `w_q`, V is `w_m`, U is `w_f`, w is `v` and F is `filters`. The attention weights before
+    the first step are zero. In the convolution, the weights at masked positions and beyond both
+    ends of the sentence are 0.
 
     Attributes:
-      filters: number of filters F. The defaults, 32 of size 31, are those of Tacotron 2.
-      kernel_size: K.
-      units: hidden units, U; `query_size` if not given.
-      kernel_init: see `DenseAttention`.
-      temperature: divides the scores.
+      filters: number of filters, F. The default (32 filters of size 31) is the choice of Tacotron
+        2.
+      kernel_size: size of a filter, K.
+      units: number of hidden units, U. The default is `query_size`.
+      kernel_init: the initialiser of the weight matrices, see `DenseAttention`.
+      temperature: a positive number by which the scores are divided.
 
-    State: the previous weights `[..., S]`.
+    State: the attention weights of the previous step, `[..., S]`.
 
     Raises:
-      TypeError, ValueError: a bad size, temperature or initialiser.
+      TypeError, ValueError: if a size, the temperature or the initialiser is invalid.
 
     References:
       Chorowski et al. (2015), Attention-based models for speech recognition, eq. 8-9; Shen et al.
@@ -104,9 +107,9 @@ class LocationAware(AdditiveScores):
 
 
 def convolved(weights: Array, filters: Array) -> Array:
-    """The convolution of weights `[..., S]` by filters `[K, F]`, of the same length: `[..., S, F]`.
+    """Return the convolution of weights `[..., S]` with filters `[K, F]`: `[..., S, F]`.
 
-    In the dtype of the weights, zero beyond the ends.
+    The weights are padded with zeros at both ends. The result has the dtype of the weights.
     """
     *batch, positions = weights.shape
     size = filters.shape[0]

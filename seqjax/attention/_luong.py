@@ -1,4 +1,4 @@
-"""Luong's scores: products of query and memory, and the concatenation of both."""
+"""Luong's attention scores: dot, general and concat."""
 
 import dataclasses
 import math
@@ -15,7 +15,7 @@ __all__ = ["Concat", "ConcatParams", "Dot", "DotParams", "General", "GeneralPara
 
 
 class DotParams(NamedTuple):
-    """Parameters of `Dot` and `ScaledDot`: there are none."""
+    """Parameters of `Dot` and `ScaledDot`: an empty tuple, since there are no parameters."""
 
 
 class GeneralParams(NamedTuple):
@@ -25,7 +25,7 @@ class GeneralParams(NamedTuple):
 
 
 class ConcatParams(NamedTuple):
-    """Parameters of `Concat`: `w [Q + M, U]`, the rows of the query first, and `v [U]`."""
+    """Parameters of `Concat`: `w [Q + M, U]` with the rows for the query first, and `v [U]`."""
 
     w: Array
     v: Array
@@ -33,14 +33,14 @@ class ConcatParams(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class _Product(Attention):
-    """Base of the mechanisms without parameters."""
+    """Base class of the mechanisms without parameters."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.query_size != self.memory_size:
             raise ValueError(
                 f"memory_size: expected query_size={self.query_size}, since {type(self).__name__} "
-                f"multiplies query and memory directly, got {self.memory_size}; General takes "
+                f"multiplies query and memory directly, got {self.memory_size}; use General for "
                 "sizes that differ"
             )
 
@@ -64,12 +64,13 @@ class Dot(_Product):
         c_t  = Σ_s a_ts m_s
 
     Attributes:
-      temperature: divides the scores.
+      temperature: a positive number by which the scores are divided.
 
-    State: `()`.
+    This mechanism needs no state, so its state is the empty tuple `()`.
 
     Raises:
-      TypeError, ValueError: a bad size or temperature; sizes of query and memory that differ.
+      TypeError, ValueError: if a size or the temperature is invalid, or if the sizes of query and
+        memory differ.
 
     References:
       Luong, Pham, Manning (2015), Effective approaches to attention-based neural machine
@@ -87,19 +88,20 @@ class Dot(_Product):
 
 @dataclasses.dataclass(frozen=True)
 class ScaledDot(_Product):
-    r"""The dot score over the square root of the size, which keeps its variance at any size.
+    r"""The dot score divided by √Q, so that its variance does not depend on Q.
 
         e_ts = q_t · m_s / √Q
         a_t  = softmax(e_t / temperature)
         c_t  = Σ_s a_ts m_s
 
     Attributes:
-      temperature: divides the scores.
+      temperature: a positive number by which the scores are divided.
 
-    State: `()`.
+    This mechanism needs no state, so its state is the empty tuple `()`.
 
     Raises:
-      TypeError, ValueError: a bad size or temperature; sizes of query and memory that differ.
+      TypeError, ValueError: if a size or the temperature is invalid, or if the sizes of query and
+        memory differ.
 
     References:
       Vaswani et al. (2017), Attention is all you need, eq. 1.
@@ -126,13 +128,13 @@ class General(DenseAttention):
         c_t  = Σ_s a_ts m_s
 
     Attributes:
-      kernel_init: see `DenseAttention`.
-      temperature: divides the scores.
+      kernel_init: the initialiser of the weight matrices, see `DenseAttention`.
+      temperature: a positive number by which the scores are divided.
 
-    State: `()`.
+    This mechanism needs no state, so its state is the empty tuple `()`.
 
     Raises:
-      TypeError, ValueError: a bad size, temperature or initialiser.
+      TypeError, ValueError: if a size, the temperature or the initialiser is invalid.
 
     References:
       Luong, Pham, Manning (2015), Effective approaches to attention-based neural machine
@@ -157,21 +159,21 @@ class General(DenseAttention):
 
 @dataclasses.dataclass(frozen=True)
 class Concat(TanhAttention):
-    r"""Luong's concat score: additive attention without a bias, W in one piece.
+    r"""Luong's concat score: additive attention with one matrix W and without a bias.
 
         e_ts = v · tanh(W [q_t; m_s])
         a_t  = softmax(e_t / temperature)
         c_t  = Σ_s a_ts m_s
 
     Attributes:
-      units: hidden units, U; `query_size` if not given.
-      kernel_init: see `DenseAttention`; W is drawn whole.
-      temperature: divides the scores.
+      units: number of hidden units, U. The default is `query_size`.
+      kernel_init: see `DenseAttention`; W is drawn as one matrix.
+      temperature: a positive number by which the scores are divided.
 
-    State: `()`.
+    This mechanism needs no state, so its state is the empty tuple `()`.
 
     Raises:
-      TypeError, ValueError: a bad size, temperature or initialiser.
+      TypeError, ValueError: if a size, the temperature or the initialiser is invalid.
 
     References:
       Luong, Pham, Manning (2015), Effective approaches to attention-based neural machine

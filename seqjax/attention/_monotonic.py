@@ -1,4 +1,4 @@
-"""Monotonic attention, which only moves to the right, and its chunkwise kind."""
+"""Monotonic attention and monotonic chunkwise attention, which move only to the right."""
 
 import dataclasses
 from typing import Any, NamedTuple
@@ -33,7 +33,7 @@ class MonotonicParams(NamedTuple):
 
 
 class MoChAParams(NamedTuple):
-    """Parameters of `MoChA`: those of the monotonic energies, and those of the chunks' energies."""
+    """Parameters of `MoChA`: one set for the monotonic scores, and one for the chunk scores."""
 
     monotonic: MonotonicParams
     chunk: AdditiveParams
@@ -41,7 +41,7 @@ class MoChAParams(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class Monotonic(AdditiveScores):
-    r"""Monotonic attention: from where it stopped, it walks right and stops at one position.
+    r"""Monotonic attention: each step moves right from the previous position until it stops.
 
         e_ts = g (v / ‖v‖) · tanh(W q_t + V m_s + b) + r
         p_ts = σ(e_ts / temperature + noise_ts)
@@ -49,26 +49,32 @@ class Monotonic(AdditiveScores):
         a_ts = 1 at the first s ≥ s_{t-1} with p_ts > ½, else 0                 mode "hard"
         c_t  = Σ_s a_ts m_s
 
-    Soft weights are the probabilities of stopping at each position, for training. They are computed
-    by a parallel scan over q_s = (1 - p_{s-1}) q_{s-1} + a_{t-1,s}, a_ts = p_ts q_s, which divides
-    by nothing and is thus exact where the paper's form, with a cumulative product in the
-    denominator, is not. Hard weights, for inference, are what the soft ones become at probabilities
-    of 0 and 1. Their sum is below 1 by the probability of having left the source: a row whose
-    weights are all zero stays so.
+    Soft weights are for training. A soft weight is the probability of stopping at its position. The
+    soft weights are a_ts = p_ts q_s, where a parallel scan computes q_s = (1 - p_{s-1}) q_{s-1} +
+    a_{t-1,s}, the probability of reaching position s. The formula in the paper divides by a
+    cumulative product, which causes numerical errors; the scan needs no division. Hard weights are
+    for inference. If all probabilities are 0 or 1, soft and hard weights are equal.
 
-    Before the first step all weight is on the first real position. Masked ones are passed over.
+    The sum of the weights is 1 minus the probability that the end of the source has been passed. If
+    all weights of a sentence are zero at one step, they stay zero at the following steps.
+
+    The weights before the first step are 1 at the first real position and 0 elsewhere. Masked
+    positions are skipped.
 
     Attributes:
-      mode: "soft" or "hard"; both take the same parameters.
-      score_bias_init: what r begins with; negative, so that soft attention reaches far at first.
-      units: hidden units, U; `query_size` if not given.
-      kernel_init: see `DenseAttention`.
-      temperature: divides the scores.
+      mode: "soft" or "hard", the kind of weights. Both modes use the same parameters.
+      score_bias_init: initial value of r. If the initial r is negative, the probabilities of
+        stopping are small at first, so that soft attention covers many positions from the start of
+        training.
+      units: number of hidden units, U. The default is `query_size`.
+      kernel_init: the initialiser of the weight matrices, see `DenseAttention`.
+      temperature: a positive number by which the scores are divided.
 
-    State: the previous weights `[..., S]`.
+    State: the attention weights of the previous step, `[..., S]`.
 
     Raises:
-      TypeError, ValueError: a bad size, mode, bias, temperature or initialiser.
+      TypeError, ValueError: if a size, the mode, the bias, the temperature or the initialiser is
+        invalid.
 
     References:
       Raffel, Luong, Liu, Weiss, Eck (2017), Online and linear-time attention by enforcing monotonic
@@ -138,22 +144,23 @@ class Monotonic(AdditiveScores):
         state: Any,
         noise: ArrayLike | None = None,
     ) -> Attended:
-        """One step of attention.
+        """Compute one step of attention.
 
         Args:
-          params: as from `init`.
-          query: float `[..., Q]`, with the memory's batch axes.
-          memory: as from `precompute`.
-          state: as from `initial_state`, or the `state` of the step before.
-          noise: float `[..., S]`, added to the scores after the temperature. In training, normal
-            noise drives the probabilities towards 0 and 1 (section 2.5 of the paper). In mode
-            "hard", logistic noise samples where to stop, each position with probability p.
+          params: the parameters, as returned by `init`.
+          query: float `[..., Q]` with the memory's batch axes.
+          memory: the prepared memory, as returned by `precompute`.
+          state: the state from `initial_state`, or from the result of the previous step.
+          noise: float `[..., S]`, added to the scores after the division by the temperature. In
+            training, normally distributed noise drives the probabilities p_ts towards 0 and 1
+            (Raffel et al. 2017, section 2.5). In mode "hard" with logistic noise, a step that
+            reaches position s stops at s with probability p_ts.
 
         Returns:
           The context `[..., M]`, the weights `[..., S]` and the state for the next step.
 
         Raises:
-          TypeError, ValueError: an argument of another dtype or shape.
+          TypeError, ValueError: if the dtype or shape of an argument is wrong.
         """
         if noise is not None:
             noise = checks.require_array("noise", noise, jnp.floating, "floating-point numbers")
@@ -166,29 +173,31 @@ class Monotonic(AdditiveScores):
 
 @dataclasses.dataclass(frozen=True)
 class MoChA(Monotonic):
-    r"""Monotonic chunkwise attention: a softmax over the w positions that end where it stopped.
+    r"""Monotonic chunkwise attention: a softmax over the last w positions up to each stop.
 
-        a_t from energies as in `Monotonic`
-        u_ts = v · tanh(W q_t + V m_s + b) / temperature          with weights of its own
+        a_t from scores as in `Monotonic`
+        u_ts = v · tanh(W q_t + V m_s + b) / temperature          with separate weights
         b_ts = Σ_{k=s}^{s+w-1} a_tk exp(u_ts) / Σ_{l=k-w+1}^{k} exp(u_tl)
         c_t  = Σ_s b_ts m_s
 
-    The weights returned are b_t; the state carries a_t. Each chunk has a softmax of its own,
-    computed from its own highest energy, so that no denominator vanishes. In mode "hard" a_t is 1
-    at one position, and b_t the softmax of its chunk. A chunk is w positions as they lie in the
-    memory; masked ones among them have weight 0.
+    A chunk is w consecutive positions of the memory. Masked positions in a chunk have weight 0. The
+    returned weights are b_t, and the state is a_t. The softmax of each chunk subtracts the highest
+    score of that chunk, so no denominator becomes 0. In mode "hard", a_t is 1 at one position at
+    most, and b_t is the softmax over the chunk that ends at this position.
 
     Attributes:
-      chunk_width: w.
-      mode, score_bias_init: see `Monotonic`.
-      units: hidden units, U, of either energy; `query_size` if not given.
-      kernel_init: see `DenseAttention`.
-      temperature: divides both scores.
+      chunk_width: number of positions in a chunk, w.
+      mode, score_bias_init: the kind of weights and the initial value of r, see `Monotonic`.
+      units: U, the number of hidden units for each of the two kinds of scores. The default is
+        `query_size`.
+      kernel_init: the initialiser of the weight matrices, see `DenseAttention`.
+      temperature: a positive number by which both kinds of scores are divided.
 
-    State: the previous a_t `[..., S]`.
+    State: a_t of the previous step, `[..., S]`.
 
     Raises:
-      TypeError, ValueError: a bad size, width, mode, bias, temperature or initialiser.
+      TypeError, ValueError: if a size, the width, the mode, the bias, the temperature or the
+        initialiser is invalid.
 
     References:
       Chiu, Raffel (2018), Monotonic chunkwise attention, section 2 ("MoChA") and algorithm 1.
@@ -243,16 +252,16 @@ class MoChA(Monotonic):
 
 
 def first(mask: Array) -> Array:
-    """The mask that keeps the first True of each row."""
+    """Return a mask that is True only at the first True of each row."""
     return mask & (jnp.cumsum(mask, axis=-1, dtype=jnp.int32) == 1)
 
 
 def expected_alignment(scores: Array, mask: Array, previous: Array) -> Array:
-    """The probability of stopping at each position, from pre-sigmoid scores `[..., S]`."""
+    """Return the probability of stopping at each position, from scores `[..., S]`."""
     stop = jnp.where(mask, jax.nn.sigmoid(scores), 0.0)
     walk_on = jnp.where(mask, jax.nn.sigmoid(-scores), 1.0)
-    # q_s = (1 - p_{s-1}) q_{s-1} + previous_s: the probability of coming by position s.
-    from_left = jnp.roll(walk_on, 1, axis=-1)  # what enters the first meets q = 0
+    # q_s = (1 - p_{s-1}) q_{s-1} + previous_s is the probability of reaching position s.
+    from_left = jnp.roll(walk_on, 1, axis=-1)  # the value at the front is multiplied by 0
 
     def combine(left: tuple[Array, Array], right: tuple[Array, Array]) -> tuple[Array, Array]:
         return left[0] * right[0], right[0] * left[1] + right[1]
@@ -263,16 +272,16 @@ def expected_alignment(scores: Array, mask: Array, previous: Array) -> Array:
 
 
 def chunkwise(stops: Array, scores: Array, mask: Array, width: int) -> Array:
-    """Spreads the weight of each stop over the chunk of `width` positions that ends there."""
+    """Distribute the weight of each stop over the last `width` positions up to this stop."""
     positions = jnp.arange(scores.shape[-1], dtype=jnp.int32)[:, None]
     offsets = jnp.arange(width, dtype=jnp.int32)[None]
     none = [(0, 0)] * (scores.ndim - 1)
 
-    # Row k holds the chunk that ends at position k, front-padded: positions k-w+1 … k.
+    # Row k holds the chunk that ends at position k: positions k-w+1 … k, padded in front.
     in_front = [*none, (width - 1, 0)]
     scores, mask = (jnp.pad(a, in_front)[..., positions + offsets] for a in (scores, mask))
     shares = attention_ops.masked_softmax(scores, mask) * stops[..., None]
 
-    # Position s stands at offset o of the chunk that ends at s+w-1-o.
+    # Position s has offset o in the chunk that ends at s+w-1-o.
     behind = [*none, (0, width - 1), (0, 0)]
     return jnp.pad(shares, behind)[..., positions + (width - 1) - offsets, offsets].sum(axis=-1)

@@ -1,4 +1,4 @@
-"""Multi-head attention, with the one query that a recurrent decoder has at a time."""
+"""Multi-head attention with one query per step, as in a recurrent decoder."""
 
 import dataclasses
 import math
@@ -16,8 +16,10 @@ __all__ = ["MultiHead", "MultiHeadParams"]
 
 
 class MultiHeadParams(NamedTuple):
-    """Parameters of `MultiHead`, with N heads of D features each: `w_q [Q, N*D]`, `w_k [M, N*D]`,
-    `w_v [M, N*D]`, `w_o [N*D, M]`; a head's block of columns (of rows in `w_o`) is D wide.
+    """Parameters of `MultiHead`, with N heads of D features each.
+
+    The parameters are `w_q [Q, N*D]`, `w_k [M, N*D]`, `w_v [M, N*D]` and `w_o [N*D, M]`. Each head
+    has a block of D columns of `w_q`, `w_k` and `w_v`, and a block of D rows of `w_o`.
     """
 
     w_q: Array
@@ -28,25 +30,25 @@ class MultiHeadParams(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class MultiHead(DenseAttention):
-    r"""Several attentions side by side, each with a projection of its own.
+    r"""Several attention heads in parallel, each with its own projections.
 
         e_nts = (q_t W_n^Q) · (m_s W_n^K) / √D                          head n = 1 … N
         a_nt  = softmax(e_nt / temperature)
         c_t   = [Σ_s a_1ts m_s W_1^V; …; Σ_s a_Nts m_s W_N^V] W^O
 
-    The weights returned are averaged over heads. There are no biases, as in the paper, so that a
-    row without real positions has context 0.
+    The returned weights are the mean of the heads' weights. As in the paper, there are no biases,
+    so the context of a sentence without real positions is 0.
 
     Attributes:
-      heads: N.
-      head_size: D; `query_size` / N, rounded up, if not given.
-      kernel_init: see `DenseAttention`; matrices are drawn whole.
-      temperature: divides the scores.
+      heads: number of heads, N.
+      head_size: number of features of a head, D. The default is `query_size` / N, rounded up.
+      kernel_init: see `DenseAttention`; each matrix is drawn for all heads at once.
+      temperature: a positive number by which the scores are divided.
 
-    State: `()`.
+    This mechanism needs no state, so its state is the empty tuple `()`.
 
     Raises:
-      TypeError, ValueError: a bad size, temperature or initialiser.
+      TypeError, ValueError: if a size, the temperature or the initialiser is invalid.
 
     References:
       Vaswani et al. (2017), Attention is all you need, section 3.2.2.
@@ -82,14 +84,14 @@ class MultiHead(DenseAttention):
 
     @property
     def features(self) -> int:
-        """D."""
+        """The number of features of a head, D."""
         return checks.require_integer("head_size", self.head_size)
 
     def _by_head(self, projected: Array) -> Array:
-        """`[..., N*D]` as `[..., N, D]`."""
+        """Reshape `[..., N*D]` to `[..., N, D]`."""
         return projected.reshape(*projected.shape[:-1], self.heads, self.features)
 
-    # Heads stand before positions, so that a step's products find them as batches.
+    # The axis of heads precedes the axis of positions, so that the products of a step are batched.
     def project_keys(self, params: Any, memory: Array) -> Array:
         return self._by_head(ops.matmul(memory, params.w_k)).swapaxes(-3, -2)
 
@@ -97,19 +99,19 @@ class MultiHead(DenseAttention):
         return self._by_head(ops.matmul(memory, params.w_v)).swapaxes(-3, -2)
 
     def scores(self, params: Any, query: Array, memory: Memory, state: Any) -> Array:
-        """As in `Attention`, for each head: `[..., N, S]`."""
+        """Return the scores of each head: `[..., N, S]`."""
         queries = self._by_head(ops.matmul(query, params.w_q))
         scores = attention_ops.dot_scores(queries, memory.keys)
         scaled: Array = scores / math.sqrt(self.features)
         return scaled
 
     def align(self, params: Any, query: Array, memory: Memory, state: Any) -> tuple[Array, Any]:
-        """As in `Attention`, for each head: `[..., N, S]`."""
+        """Return the weights of each head, `[..., N, S]`, and the state."""
         scores = self.scores(params, query, memory, state) / self.temperature
         return attention_ops.masked_softmax(scores, memory.mask[..., None, :]), state
 
     def read(self, params: Any, weights: Array, memory: Memory) -> tuple[Array, Array]:
-        """As in `Attention`, from weights `[..., N, S]`; those shown are their mean over heads."""
+        """Return the context and the mean of the weights `[..., N, S]` over the heads."""
         contexts = attention_ops.weighted_sum(weights, memory.values)
         joined = contexts.reshape(*contexts.shape[:-2], self.heads * self.features)
         return ops.matmul(joined, params.w_o), weights.mean(axis=-2)

@@ -1,7 +1,7 @@
-"""The few numerical operations that all mechanisms share.
+"""Numerical operations that all attention mechanisms share.
 
-Scores, softmax and weights are float32 or wider; products take their operands in the dtype of the
-memory and accumulate in float32 or wider.
+Scores and weights are float32 or wider. The operands of products have the dtype of the memory. The
+products accumulate in float32 or wider.
 """
 
 import jax.numpy as jnp
@@ -14,18 +14,18 @@ __all__ = ["additive_scores", "dot_scores", "masked_softmax", "normed", "weighte
 
 
 def masked_softmax(scores: Array, mask: Array) -> Array:
-    """The softmax over the real positions of the last axis; weights elsewhere are exactly 0.
+    """Return the softmax over the real positions of the last axis, exactly 0 at masked positions.
 
         a_s = exp(e_s) / Σ_{s' real} exp(e_s')
 
-    A row without real positions has weights 0 and gradients 0.
+    If a row of `scores` has no real positions, its softmax and gradients are 0.
 
     Args:
-      scores: float `[..., S]`; what stands at masked positions is ignored.
-      mask: bool, of a shape that broadcasts to that of `scores`; True is real.
+      scores: float `[..., S]`. Values at masked positions are ignored.
+      mask: bool, True at real positions. The mask must broadcast to the shape of `scores`.
 
     Returns:
-      `[..., S]` in the dtype of `scores`.
+      The weights `[..., S]` in the dtype of `scores`.
 
     References:
       Bahdanau, Cho, Bengio (2015), Neural machine translation by jointly learning to align and
@@ -38,23 +38,23 @@ def masked_softmax(scores: Array, mask: Array) -> Array:
     """
     mask = jnp.broadcast_to(mask, scores.shape)
     kept = jnp.where(mask, scores, -jnp.inf)
-    # The highest score moves no weight, so it needs no gradient either.
+    # Subtracting the highest score does not change the weights, so it needs no gradient.
     highest = lax.stop_gradient(kept.max(axis=-1, keepdims=True, initial=-jnp.inf))
     highest = jnp.where(jnp.isneginf(highest), 0.0, highest)  # a row without real positions
     powers = jnp.exp(kept - highest)
-    total = powers.sum(axis=-1, keepdims=True)  # at least 1 where anything is real
+    total = powers.sum(axis=-1, keepdims=True)  # at least 1 if a position is real
     return powers / jnp.where(total > 0, total, 1.0)
 
 
 def dot_scores(query: Array, keys: Array) -> Array:
-    """Scores by products: e_s = q · k_s.
+    """Return the dot scores e_s = q · k_s.
 
     Args:
-      query: `[..., K]`; cast to the dtype of the keys.
-      keys: `[..., S, K]`.
+      query: the query `[..., K]`, which is cast to the dtype of the keys.
+      keys: the keys `[..., S, K]`, one per position.
 
     Returns:
-      `[..., S]` in float32 or wider.
+      The scores `[..., S]` in float32 or wider.
 
     Example:
       >>> dot_scores(jnp.array([1.0, 2.0]), jnp.array([[1.0, 0.0], [0.0, 1.0]])).tolist()
@@ -69,17 +69,19 @@ def dot_scores(query: Array, keys: Array) -> Array:
 
 
 def additive_scores(v: Array, keys: Array, *terms: Array) -> Array:
-    """Scores by a hidden layer: e_s = v · tanh(k_s + Σ terms).
+    """Return the scores of a hidden layer, e_s = v · tanh(k_s + Σ terms).
 
-    A sum of products rather than a matrix product, so that XLA need not store the tanh.
+    The scores are computed as a sum of products instead of a matrix product, so that XLA need not
+    store the values of tanh.
 
     Args:
       v: `[U]`.
-      keys: `[..., S, U]`.
-      *terms: float32 or wider, of shapes that broadcast to that of the keys.
+      keys: the keys `[..., S, U]`, one per position.
+      *terms: arrays to add to the keys, in float32 or wider, which must broadcast to the shape of
+        the keys.
 
     Returns:
-      `[..., S]` in float32 or wider.
+      The scores `[..., S]` in float32 or wider.
 
     Example:
       >>> additive_scores(jnp.ones([4]), jnp.zeros([2, 3, 4]), jnp.zeros([2, 1, 4])).shape
@@ -92,14 +94,14 @@ def additive_scores(v: Array, keys: Array, *terms: Array) -> Array:
 
 
 def normed(v: Array, g: Array) -> Array:
-    """A vector whose length is a parameter of its own: g v / ‖v‖; 0 for v = 0.
+    """Return the vector g v / ‖v‖, whose length is g. If v is 0, the result is 0.
 
     Args:
       v: `[U]`.
-      g: a scalar.
+      g: a scalar, the length of the result.
 
     Returns:
-      `[U]` in float32 or wider.
+      The vector `[U]` in float32 or wider.
 
     References:
       Salimans, Kingma (2016), Weight normalization, eq. 2.
@@ -114,14 +116,14 @@ def normed(v: Array, g: Array) -> Array:
 
 
 def weighted_sum(weights: Array, values: Array) -> Array:
-    """The context: c = Σ_s a_s v_s.
+    """Return the context c = Σ_s a_s v_s.
 
     Args:
-      weights: `[..., S]`; cast to the dtype of the values.
-      values: `[..., S, V]`.
+      weights: the attention weights `[..., S]`, which are cast to the dtype of the values.
+      values: the values `[..., S, V]`, one per position.
 
     Returns:
-      `[..., V]` in float32 or wider.
+      The context `[..., V]` in float32 or wider.
 
     Example:
       >>> weighted_sum(jnp.array([0.5, 0.5]), jnp.array([[1.0], [3.0]])).tolist()

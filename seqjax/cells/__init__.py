@@ -1,7 +1,7 @@
-"""Recurrent cells: equations as pure functions, one file a family.
+"""Recurrent cells: equations as pure functions, one file per family of cells.
 
-`CELLS` is the registry. A cell that stands in it gets masks, resets, every kernel, the Flax layer
-and the conformance tests with no further edit.
+`CELLS` is the registry. Masks, resets, kernels, the Flax layers and the conformance tests work for
+every registered cell without further code.
 """
 
 import dataclasses
@@ -15,6 +15,7 @@ from seqjax.cells._elman import Elman, ElmanParams, ElmanReadout, ElmanReadoutPa
 from seqjax.cells._gru import GRU, MGU, ChoGRU, ChoGRUParams, GRUParams, MGUParams
 from seqjax.cells._indrnn import IndRNN, IndRNNParams
 from seqjax.cells._layer_norm_lstm import LayerNormLSTM, LayerNormLSTMParams
+from seqjax.cells._lru import LRU, RGLRU, LRUParams, RGLRUParams
 from seqjax.cells._lstm import (
     LSTM,
     CoupledLSTM,
@@ -26,12 +27,20 @@ from seqjax.cells._lstm import (
     ProjectedLSTMParams,
 )
 from seqjax.cells._minimal import LinearCell, MinGRU, MinLSTM, MinParams
+from seqjax.cells._s5 import S5, S5Params
+from seqjax.cells._slstm import SLSTM, SLSTMParams, SLSTMState
+from seqjax.cells._sru import SRU, SRUParams
 
 __all__ = [
     "CELLS",
     "GRU",
+    "LRU",
     "LSTM",
     "MGU",
+    "RGLRU",
+    "S5",
+    "SLSTM",
+    "SRU",
     "Cell",
     "ChoGRU",
     "ChoGRUParams",
@@ -46,6 +55,7 @@ __all__ = [
     "GRUParams",
     "IndRNN",
     "IndRNNParams",
+    "LRUParams",
     "LSTMParams",
     "LSTMState",
     "LayerNormLSTM",
@@ -59,7 +69,12 @@ __all__ = [
     "PeepholeLSTMParams",
     "ProjectedLSTM",
     "ProjectedLSTMParams",
+    "RGLRUParams",
     "Role",
+    "S5Params",
+    "SLSTMParams",
+    "SLSTMState",
+    "SRUParams",
     "compute_dtype",
     "initializers",
     "make_cell",
@@ -75,16 +90,21 @@ CELLS: dict[str, type[Cell[Any, Any]]] = {
     "coupled_lstm": CoupledLSTM,
     "projected_lstm": ProjectedLSTM,
     "layer_norm_lstm": LayerNormLSTM,
+    "slstm": SLSTM,
     "gru": GRU,
     "cho_gru": ChoGRU,
     "mgu": MGU,
     "indrnn": IndRNN,
+    "lru": LRU,
+    "rg_lru": RGLRU,
     "min_gru": MinGRU,
     "min_lstm": MinLSTM,
+    "s5": S5,
+    "sru": SRU,
     "conv_lstm_1d": ConvLSTM1D,
     "conv_lstm_2d": ConvLSTM2D,
 }
-"""Every cell by name; each builds from `Cls(input_size=…, hidden_size=…)`."""
+"""The cells by name. Each class can be called as `Cls(input_size=…, hidden_size=…)`."""
 
 
 def make_cell(
@@ -93,18 +113,20 @@ def make_cell(
     hidden_size: int,
     **options: Any,
 ) -> Cell[Any, Any]:
-    """Return a cell that reads vectors, of the sizes that are asked for.
+    """Return a cell that reads vectors and has the given sizes.
 
     Args:
-      kind: a name in `CELLS`, such as "gru"; or a class of cells, such as one of your own; or a
-        cell, whose other options are kept.
-      input_size: I.
-      hidden_size: H.
-      **options: of its class.
+      kind: a name in `CELLS` (such as "gru"), a cell class (also one of your own), or a cell. If
+        `kind` is a cell, the new cell has the same options.
+      input_size: the number of features of an input, I.
+      hidden_size: the number of features of the hidden state, H.
+      **options: other options of the cell's class.
 
     Raises:
-      TypeError: something else, or an option that the class does not have.
-      ValueError: no such name, or a cell that does not read vectors, such as one for images.
+      TypeError: `kind` is not a name, a cell class or a cell, or the cell's class does not have
+        one of the options.
+      ValueError: `CELLS` does not contain the name, the cell does not read vectors (for example,
+        it reads images), or its output is not one array.
 
     Example:
       >>> make_cell("elman", 3, 5, activation="relu").activation
@@ -129,12 +151,12 @@ def make_cell(
         raise TypeError(f"cell: expected a name in CELLS, a cell or its class, got {kind!r}")
     if cell.input_shape != (cell.input_size,):
         raise ValueError(
-            f"cell: expected one that reads vectors, got {type(cell).__name__}, which reads "
+            f"cell: expected a cell that reads vectors, got {type(cell).__name__}, which reads "
             f"{cell.input_shape}"
         )
     if not _base.is_shape(cell.output_shape):
         raise ValueError(
-            f"cell: expected one whose output is one array, got {type(cell).__name__} with "
-            f"{cell.output_shape}"
+            f"cell: expected a cell whose output is one array, got {type(cell).__name__} with the "
+            f"output shapes {cell.output_shape}"
         )
     return cell

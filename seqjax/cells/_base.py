@@ -1,23 +1,24 @@
-"""The cell contract: what a recurrent cell must say, and what follows from it.
+"""The methods that every recurrent cell has, and the order in which a step calls them.
 
-A cell is a frozen dataclass, its configuration; its methods are pure functions of parameters and
-state. One call and one step of it are
+A cell is a frozen dataclass. Its fields are the configuration, and its methods are pure functions
+of the parameters and the state. A step computes
 
-    p       = prepare(params)                   once a call
-    g_t     = project(p, x_t)                   for all steps at once, without the state
-    s'      = arrive(p, g_t, s_{t-1})           the state as the step finds it
+    p       = prepare(params)                   once per call
+    g_t     = project(p, x_t)                   for all steps at once; does not read the state
+    s'      = arrive(p, g_t, s_{t-1})           the state that the step reads
     r       = recurrent_input(s')
     gates_t = g_t ⊕ recur(p, r)
     s_t     = update(p, gates_t, s')
     y_t     = output(p, gates_t, s_t)
 
-Gates are slots: `project` and `recur` return tuples of one length, whose entries are arrays or
-None; ⊕ adds where both give an array. A slot that `project` alone fills belongs to the input, one
-that `recur` alone fills to the state, and one that both fill is their sum.
+`project` and `recur` return tuples of the same length. Each entry of a tuple is called a slot, and
+is an array or None. ⊕ combines the two tuples: if both have an array in a slot, the gate is the
+sum of the two arrays. If only one tuple has an array in the slot, the gate is that array.
 
-The step is split into these methods for the kernels. `project` can leave the time loop. `recur` is
-linear in r and linear in p, so a kernel may sum its weight gradient once instead of at every step.
-`output` may run after the loop.
+The step is split into these methods so that kernels can run them at different times. A kernel can
+compute `project` before the time loop, and `output` after it. Because `recur` is linear in r and
+linear in p, a kernel can compute the gradient of its weights once, after the loop, instead of at
+every step.
 """
 
 import abc
@@ -39,11 +40,12 @@ State = TypeVar("State")
 
 
 class Role(NamedTuple):
-    """The treatment of one array of a cell's state by layers.
+    """Properties of one array of a cell's state that layers need.
 
     Attributes:
-      held: whether zoneout may keep its old values.
-      learned: whether it is a parameter when the initial state is learned.
+      held: whether zoneout may keep old values of the array.
+      learned: whether the initial value of the array is learned by a layer that learns its initial
+        state.
 
     Example:
       >>> Role(held=True, learned=False).held
@@ -56,22 +58,28 @@ class Role(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class Cell(abc.ABC, Generic[Params, State]):
-    """Base of all cells. Subclasses are frozen dataclasses, so equal cells share one jit trace.
+    """Base class of all cells.
 
-    To add a cell, write `init`, `initial_state`, `project` and `update`; `recurrent_input` and
-    `recur` if the step multiplies its state by weights; the other methods where the defaults do
-    not fit (see the page "How to add a cell" in `docs/`).
+    Every subclass is a frozen dataclass. Two cells with equal fields are equal, so `jax.jit` traces
+    a function only once for both.
 
-    In the methods below, p is what `prepare` returned, a slot is an array `[..., N]` or None, and
-    every array may have any leading axes. Products are summed in float32 or wider, and the state
-    that a method sees has that dtype, too.
+    To add a cell, define `init`, `initial_state`, `project` and `update`. If the step multiplies
+    the state by weights, also define `recurrent_input` and `recur`. If the default of another
+    method does not fit your cell, override that method. The page "How to add a cell" in `docs/`
+    explains these methods.
+
+    In the methods below, p is the value that `prepare` returned, a slot is an array `[..., N]` or
+    None, and every array may have any leading axes. Products are summed in float32 or wider. The
+    methods also receive the state in float32 or wider.
 
     Attributes:
-      input_size: features of an input, I.
-      hidden_size: features of the hidden state, H.
+      opaque: whether `update` computes the whole step, including the product of the input and its
+        weights. If `opaque` is True, "auto" chooses the kernel "scan". The default is False.
+      input_size: the number of features of an input, I.
+      hidden_size: the number of features of the hidden state, H.
 
     Raises:
-      TypeError, ValueError: a size that is not a positive integer.
+      TypeError, ValueError: a size is not a positive integer.
 
     Example:
       >>> import jax, jax.numpy as jnp
@@ -85,6 +93,8 @@ class Cell(abc.ABC, Generic[Params, State]):
       True
     """
 
+    opaque: ClassVar[bool] = False
+
     input_size: int
     hidden_size: int
 
@@ -94,100 +104,117 @@ class Cell(abc.ABC, Generic[Params, State]):
         kind = type(self)
         if kind.recur is not Cell.recur and kind.recurrent_input is Cell.recurrent_input:
             raise TypeError(
-                f"cell: expected {kind.__name__} to define recurrent_input as well as recur, which "
-                "is not called without it"
+                f"cell: expected {kind.__name__} to define recurrent_input as well as recur, got "
+                "recur alone, which would never be called"
             )
 
     @abc.abstractmethod
     def init(self, key: PRNGKey, dtype: Any = jnp.float32) -> Params:
-        """Draws parameters.
+        """Draw the parameters.
 
         Args:
           key: a random key.
-          dtype: of every parameter.
+          dtype: the dtype of every parameter.
 
         Returns:
-          A pytree of arrays, in our cells a NamedTuple.
+          The parameters, a pytree of arrays. The cells of this package return a NamedTuple.
         """
+
+    def param_specs(self) -> Params:
+        """Return the shapes and dtypes of the parameters, as `jax.ShapeDtypeStruct`s.
+
+        By default, the method traces `init` without computing any values. Override it for a cell
+        whose `init` cannot draw parameters.
+        """
+        key = jax.eval_shape(lambda: jax.random.key(0))
+        specs: Params = jax.eval_shape(self.init, key)
+        return specs
 
     @abc.abstractmethod
     def initial_state(self, batch_shape: Shape = (), dtype: Any = jnp.float32) -> State:
-        """Return the state before the first step; zeros in most cells.
+        """Return the state before the first step. Most cells return zeros.
 
         Args:
-          batch_shape: leading axes of every array of the state. Layers and `unroll` pass a tuple;
-            the cells of this package also take an integer, which is one axis.
-          dtype: of the arrays; a cell may use a wider one, or integers for a counter.
+          batch_shape: the leading axes of every array of the state. Layers and `unroll` pass
+            `batch_shape` as a tuple. The cells of this package also accept an integer, the size
+            of a single batch axis.
+          dtype: the dtype of the arrays. A cell may use a wider dtype, or integers for a counter.
         """
 
     def prepare(self, params: Params) -> Any:
-        """Return what a call needs of the parameters, p: the parameters themselves.
+        """Return p, the values that the steps use. The default returns the parameters unchanged.
 
-        A cell that steps with a function of its parameters, such as a discretisation, computes it
-        here, once a call.
+        If the steps use a function of the parameters, such as a discretisation, compute it in this
+        method. `prepare` runs once per call, and not at every step.
 
         Args:
-          params: as from `init`, in float32 or wider.
+          params: the parameters that `init` returns, in float32 or wider.
 
         Returns:
-          A pytree of arrays; those of a floating-point dtype are then cast to the compute dtype.
+          The value p, a pytree of arrays. The caller casts the floating-point arrays of p to the
+          compute dtype.
         """
         return params
 
     @abc.abstractmethod
     def project(self, p: Any, x: PyTree) -> Slots:
-        """Return what the cell makes of its input before it meets the state.
+        """Return the terms of the gates that depend only on the input.
 
         Args:
-          p: as from `prepare`.
-          x: `[..., I]`, with any leading axes, the time axis among them.
+          p: the value that `prepare` returned.
+          x: the input `[..., I]`, with any leading axes. A leading axis may be the time axis.
 
         Returns:
-          A tuple of slots, with the same leading axes.
+          A tuple with an array or None for each gate. The arrays have the leading axes of `x`.
         """
 
     def arrive(self, p: Any, projected: Slots, state: State) -> State:
-        """Return the state as the step finds it: as the last step left it.
+        """Return the state that `update` reads, given the input of the step.
 
-        Anything that happens to the state before the step reads it has its place here, such as a
-        decay over the time since the last step.
+        By default, this is the state after the previous step.
+
+        Override this method for a cell whose state also changes between two steps. For example, the
+        state may decay with the time since the previous step.
 
         Args:
-          p: as from `prepare`.
-          projected: what `project` gave for this step.
-          state: as the last step left it.
+          p: the value that `prepare` returned.
+          projected: the tuple that `project` returned for this step.
+          state: the state after the previous step.
         """
         del p, projected
         return state
 
     def recurrent_input(self, state: State) -> PyTree | None:
-        """Return what `recur` multiplies, r: an array or a pytree of them.
+        """Return r, the array or pytree of arrays that `recur` multiplies by weights.
 
-        It is None, as here, for a cell whose step multiplies its state by no weights.
+        The default returns None, for cells that do not multiply the state by weights.
         """
         del state
         return None
 
     def recur(self, p: Any, r: PyTree) -> Slots:
-        """Return the slots that the state fills; linear in `r`, and linear in `p`.
+        """Return the terms of the gates that depend on the state, linear in `r` and in `p`.
 
         Args:
-          p: as from `prepare`.
-          r: as from `recurrent_input`, times the mask of recurrent dropout if there is one.
+          p: the value that `prepare` returned.
+          r: the value that `recurrent_input` returned. With recurrent dropout, `r` is already
+            multiplied by the dropout mask.
 
         Returns:
-          As many slots as `project` returns.
+          A tuple of arrays or None, as long as the tuple that `project` returns.
         """
-        raise NotImplementedError(f"{type(self).__name__} has a recurrent_input but no recur")
+        raise NotImplementedError(
+            f"cell: expected {type(self).__name__} to define recur as well as recurrent_input"
+        )
 
     def recurrent_matrix(self, p: Any) -> Array | None:
-        """Return the matrix `[N, M]` of a `recur` that is one dense product; else None.
+        """Return the matrix `[N, M]` if `recur` is a product with one matrix, else None.
 
-        Its columns are in the order of the slots that `recur` fills. Kernels written for a device
-        ask for it.
+        The columns of the matrix have the order of the arrays that `recur` returns. Kernels that
+        are written for one kind of device call this method.
 
         Args:
-          p: as from `prepare`.
+          p: the value that `prepare` returned.
         """
         del p
         return None
@@ -197,50 +224,57 @@ class Cell(abc.ABC, Generic[Params, State]):
         """Return the state after the step.
 
         Args:
-          p: as from `prepare`.
-          gates: the slots of `project` and `recur`, summed where both fill one.
-          state: as from `arrive`.
+          p: the value that `prepare` returned.
+          gates: a tuple with the array of each gate, which is the sum of the arrays that `project`
+            and `recur` returned for the gate, or the only array if one of the methods returned
+            None.
+          state: the state that `arrive` returned.
         """
 
     def output(self, p: Any, gates: Slots, state: Any) -> PyTree:
-        """Return the step's output: the state itself if it is one array, else its field `h`.
+        """Return the step's output.
+
+        The default returns the state if it is one array, and the field `h` of the state otherwise.
 
         Args:
-          p: as from `prepare`.
-          gates: as for `update`.
-          state: after the step, and after zoneout.
+          p: the value that `prepare` returned.
+          gates: the gates, as for `update`.
+          state: the state after the step and after zoneout.
 
         Raises:
-          ValueError: the state has no field `h`; the cell must then say what its output is.
+          ValueError: the state is not one array and has no field `h`. A cell with such a state must
+            override `output`.
         """
         del p, gates
         if isinstance(state, jax.Array):
             return state
         if not hasattr(state, "h"):
             raise ValueError(
-                f"cell: {type(self).__name__} must define output(p, gates, state), since its "
-                "state is neither one array nor has a field h"
+                f"cell: expected {type(self).__name__} to define output(p, gates, state), since "
+                "its state is not one array and has no field h"
             )
         return state.h
 
     def gate_values(self, p: Any, gates: Slots, state: State) -> dict[str, Array]:
-        """Return the activated gates by name, which `seqjax.traces` shows: `[..., H]` each.
+        """Return a dict of the activated gates, each `[..., H]`. `seqjax.traces` calls this method.
 
-        They are in the order of the equations. A cell without gates has none.
+        The dict has the gates in the order of the cell's equations. The default returns an empty
+        dict, for cells without gates.
 
         Args:
-          p: as from `prepare`.
-          gates: as for `update`.
-          state: as for `update`.
+          p: the value that `prepare` returned.
+          gates: the gates, as for `update`.
+          state: the state that the step reads, as for `update`.
         """
         del p, gates, state
         return {}
 
     def state_roles(self) -> PyTree:
-        """Return what each array of the state is: a `Role`, in the structure of the state.
+        """Return a pytree with the structure of the state and a `Role` for each of its arrays.
 
-        By default every floating-point or complex array is held by zoneout and may be learned as an
-        initial state, and no other array, such as a counter.
+        By default, both fields of the role are True for a floating-point or complex array: zoneout
+        may hold it, and its initial value may be learned. Both fields are False for arrays of
+        other dtypes, such as integer counters.
         """
         state = jax.eval_shape(lambda: self.initial_state())
 
@@ -251,17 +285,18 @@ class Cell(abc.ABC, Generic[Params, State]):
         return jax.tree.map(role, state)
 
     def step(self, params: Params, x: PyTree, state: State) -> Unrolled:
-        """Run one step. Not meant to be overridden.
+        """Run one step. Subclasses do not override this method.
 
         Args:
-          params: as from `init`.
-          x: one step's input, `[..., I]`.
-          state: with the same leading axes; it keeps its dtype.
+          params: the parameters, as `init` returns them.
+          x: the input of one step, `[..., I]`.
+          state: the state before the step, with the same leading axes as `x`.
 
         Returns:
-          `Unrolled(output, state)`: the output `[..., O]` in the dtype of `x`, and the new state.
+          `Unrolled(output, state)`: the output `[..., O]` in the dtype of `x`, and the new state in
+          the dtype of `state`.
         """
-        from seqjax.cells import stepping  # here, since it is written in terms of this class
+        from seqjax.cells import stepping  # imported here because stepping imports this module
 
         dtype = compute_dtype(x)
         p = prepared(self, params, dtype)
@@ -271,34 +306,43 @@ class Cell(abc.ABC, Generic[Params, State]):
 
     @property
     def input_shape(self) -> PyTree:
-        """The shape of one step's input without batch axes; a pytree of them for pytree inputs."""
+        """The shape of one step's input without batch axes.
+
+        If the input is a pytree, `input_shape` is a pytree with one shape for each array.
+        """
         return (self.input_size,)
 
     @property
     def input_shapes(self) -> list[Shape]:
-        """The shapes of `input_shape` in a list, one an array."""
+        """The shapes in `input_shape` as a list, one per array."""
         return list(jax.tree.leaves(self.input_shape, is_leaf=is_shape))
 
     @property
     def output_shape(self) -> Shape:
-        """The shape of one step's output without batch axes; its last axis is the features."""
+        """The shape of one step's output without batch axes. The last axis holds the features."""
         return (self.hidden_size,)
 
     def stacked_on(self, input_size: int) -> Self:
-        """The same cell as the next layer of a stack, where `input_size` features arrive."""
+        """Return a copy of the cell for the next layer of a stack.
+
+        Args:
+          input_size: the number of features that the next layer reads.
+        """
         return dataclasses.replace(self, input_size=input_size)
 
 
 @dataclasses.dataclass(frozen=True)
 class DenseCell(Cell[Params, State]):
-    """Base of the cells that multiply by matrices: their options for biases and initialisers.
+    """Base class of cells with weight matrices, which adds options for biases and initialisers.
+
+    The initialiser of a weight array draws the block of each gate separately.
 
     Attributes:
-      use_bias: whether there are bias vectors; where not, they are None in the parameters.
-      kernel_init: initialiser of the input weights, a name of
-        `seqjax.cells.initializers.INITIALIZERS` or a function `(key, shape, dtype)`.
-      recurrent_init: initialiser of the recurrent weights, one gate's block at a time.
-      bias_init: initialiser of the biases.
+      use_bias: whether the cell has bias vectors. If False, the biases in the parameters are None.
+      kernel_init: the initialiser of the input weights: a name in
+        `seqjax.cells.initializers.INITIALIZERS`, or a function `(key, shape, dtype)`.
+      recurrent_init: the initialiser of the recurrent weights, also a name or a function.
+      bias_init: the initialiser of the biases, also a name or a function.
 
     Example:
       >>> from seqjax.cells import LSTM
@@ -320,31 +364,32 @@ class DenseCell(Cell[Params, State]):
             initializers.resolve(name, getattr(self, name), self.hidden_size)
 
     def keys(self, key: PRNGKey, number: int) -> Array:
-        """Splits the key that `init` was given, after checking that it is one."""
+        """Check the random key that was passed to `init`, and split it."""
         return jax.random.split(checks.require_key("key", key), number)
 
     def draw(self, option: str, key: PRNGKey, shape: Shape, gates: int, dtype: Any) -> Array:
-        """Draws one weight array by the initialiser of an option, one gate at a time."""
+        """Draw one weight array, gate by gate, with the initialiser that an option selects."""
         dtype = checks.require_floating_dtype("dtype", dtype)
         initializer = initializers.resolve(option, getattr(self, option), self.hidden_size)
         try:
             return initializers.per_gate(initializer, gates)(key, shape, dtype)
-        except ValueError as error:  # such as an initialiser of matrices for a vector of biases
+        except ValueError as error:  # for example, biases drawn with an initialiser of matrices
             raise ValueError(
-                f"{option}: expected an initialiser for the shape {shape}, got one that says: "
+                f"{option}: expected an initialiser for the shape {shape}, got one that raises: "
                 f"{error}"
             ) from error
 
     def draw_bias(self, key: PRNGKey, size: int, gates: int, dtype: Any) -> Array | None:
-        """Draws a bias vector, or gives None for a cell without biases."""
+        """Draw a bias vector; return None if the cell has no biases."""
         return self.draw("bias_init", key, (size,), gates, dtype) if self.use_bias else None
 
 
 @dataclasses.dataclass(frozen=True)
 class GatedCell(DenseCell[Params, State]):
-    """Base of the dense cells of this package: weights in one column block of width H a gate.
+    """Base class of this package's dense cells.
 
-    The state is `h [..., H]` where a subclass says nothing else.
+    The weights have a block of H columns for each gate. If a subclass does not override
+    `initial_state`, the state is one array `h [..., H]`.
     """
 
     gates: ClassVar[int] = 1
@@ -368,17 +413,20 @@ class GatedCell(DenseCell[Params, State]):
 
 
 def flat_roles(roles: PyTree) -> list[Role]:
-    """The roles of a state's arrays in their order."""
+    """Return the roles of a state's arrays as a list, in the order of the arrays."""
     return list(jax.tree.leaves(roles, is_leaf=lambda role: isinstance(role, Role)))
 
 
 def is_shape(value: Any) -> bool:
-    """Return whether a value is the shape of an array, in contrast to a tuple of shapes."""
+    """Return True if a value is the shape of one array, and False for a tuple of shapes."""
     return isinstance(value, tuple) and all(isinstance(n, int) for n in value)
 
 
 def input_specs(cell: Cell[Any, Any], lead: Sequence[Any], dtype: Any) -> PyTree:
-    """A cell's inputs as `jax.ShapeDtypeStruct`s, with some leading axes; these may be symbols."""
+    """Return the shapes and dtypes of a cell's inputs as `jax.ShapeDtypeStruct`s.
+
+    The sizes of the leading axes `lead` may be symbolic dimensions of `jax.export`.
+    """
     return jax.tree.map(
         lambda shape: jax.ShapeDtypeStruct((*lead, *shape), dtype),
         cell.input_shape,
@@ -387,7 +435,10 @@ def input_specs(cell: Cell[Any, Any], lead: Sequence[Any], dtype: Any) -> PyTree
 
 
 def compute_dtype(xs: PyTree) -> jnp.dtype:
-    """Return the dtype of a computation: that of its floating-point inputs, else float32.
+    """Return the dtype in which a call computes.
+
+    The compute dtype is the common dtype of the floating-point inputs. If no input is
+    floating-point, the compute dtype is float32.
 
     Example:
       >>> compute_dtype(jnp.zeros(2, jnp.bfloat16)).name, compute_dtype(jnp.zeros(2, int)).name
@@ -398,22 +449,22 @@ def compute_dtype(xs: PyTree) -> jnp.dtype:
 
 
 def prepared(cell: Cell[Any, Any], params: PyTree, dtype: Any) -> PyTree:
-    """Return what `cell.prepare` returns, in the compute dtype."""
+    """Call `cell.prepare` and return its result in the compute dtype."""
     if type(cell).prepare is Cell.prepare:
         return cast(params, dtype)
     return cast(cell.prepare(widened(params)), dtype)
 
 
 def cast(tree: PyTree, dtype: Any) -> PyTree:
-    """Casts the floating-point arrays of a pytree."""
+    """Cast the floating-point arrays of a pytree to a dtype."""
     return _floating(lambda a: a.astype(dtype), tree)
 
 
 def widened(tree: PyTree) -> PyTree:
-    """The floating-point arrays of a pytree in float32 or wider."""
+    """Cast those floating-point arrays of a pytree that are narrower than float32 to float32."""
     return _floating(lambda a: a.astype(ops.accumulator_dtype(a.dtype)), tree)
 
 
 def _floating(change: Callable[[Array], Array], tree: PyTree) -> PyTree:
-    """A pytree with its floating-point arrays changed, and the others as they are."""
+    """Apply a function to the floating-point arrays of a pytree."""
     return jax.tree.map(lambda a: change(a) if jnp.issubdtype(a.dtype, jnp.floating) else a, tree)

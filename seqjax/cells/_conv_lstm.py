@@ -1,4 +1,4 @@
-"""Convolutional LSTMs: states and inputs have space as well as features."""
+"""Convolutional LSTMs, whose inputs and states have spatial axes and channels."""
 
 import dataclasses
 import math
@@ -17,7 +17,7 @@ __all__ = ["ConvLSTM1D", "ConvLSTM2D"]
 
 @dataclasses.dataclass(frozen=True)
 class _ConvLSTM(MemoryCell):
-    """The convolutional LSTM over any number of spatial axes, channels last."""
+    """A convolutional LSTM over any number of spatial axes, with channels as the last axis."""
 
     ndim: ClassVar[int]
 
@@ -79,9 +79,9 @@ class _ConvLSTM(MemoryCell):
         return ops.split(self._convolved(r, p.w_hh, (1,) * self.ndim, "SAME"), 4)
 
     def _convolved(self, x: Array, w: Array, stride: Shape, padding: str) -> Array:
-        """Cross-correlates the trailing axes `[*space, C]` of x with `w [*window, C, columns]`."""
-        # Operands are widened rather than rounded: a convolution that accumulates in a wider
-        # dtype than its operands' has no transpose in JAX.
+        """Cross-correlate the last axes `[*space, C]` of `x` with `w [*window, C, columns]`."""
+        # JAX cannot transpose a convolution that accumulates in a wider dtype than the dtype of its
+        # operands. So the operands are cast to the accumulator's dtype.
         accumulator = ops.accumulator_dtype(w.dtype)
         event = x.shape[-self.ndim - 1 :]
         batch = x.shape[: -self.ndim - 1]
@@ -98,7 +98,9 @@ class _ConvLSTM(MemoryCell):
 
 @dataclasses.dataclass(frozen=True)
 class ConvLSTM1D(_ConvLSTM):
-    r"""An LSTM over one spatial axis: products are convolutions (*).
+    r"""A convolutional LSTM over one spatial axis.
+
+    In the equations, * is a convolution:
 
         [z_i z_f z_g z_o] = X_t * W_ih + H_{t-1} * W_hh + b
         i, f, o = σ(z_i), σ(z_f), σ(z_o)      g = tanh(z_g)
@@ -106,22 +108,23 @@ class ConvLSTM1D(_ConvLSTM):
         H_t = o ⊙ tanh(C_t)
         y_t = H_t
 
-    Without the paper's peepholes, as in Keras. The input's convolution has the stride and the
-    padding; the state's has stride 1 and keeps its size.
+    Like the layer in Keras and unlike the LSTM of the paper, this cell has no peepholes. `stride`
+    and `padding` apply to the convolution of the input. The convolution of the state always has
+    stride 1 and padding "SAME".
 
     Attributes:
-      input_size, hidden_size: channels of the input and of the state.
+      input_size, hidden_size: the numbers of channels of the input and of the state.
       spatial_shape: the size X of the input's spatial axis.
-      kernel_size: K, the width of both convolutions' windows.
-      stride: of the input's convolution.
-      padding: "SAME" or "VALID", of the input's convolution.
+      kernel_size: the width K of the windows of the convolutions of the input and of the state.
+      stride: the stride of the convolution of the input.
+      padding: "SAME" or "VALID", the padding of the convolution of the input.
       use_bias, kernel_init, recurrent_init, bias_init: see `DenseCell`.
 
-    Input: `[..., X, I]`. State: `LSTMState` of `[..., X', H]`. Output: `[..., X', H]`.
+    Input: `[..., X, I]`. State: `LSTMState` of two arrays `[..., X', H]`. Output: `[..., X', H]`.
 
     Raises:
-      TypeError, ValueError: a size that is not a positive integer, an unknown padding or
-        initialiser, an input smaller than the window with "VALID".
+      TypeError, ValueError: a size is not a positive integer, a padding or initialiser is unknown,
+        or the padding is "VALID" and the input is smaller than the window.
 
     References:
       Shi, Chen, Wang, Yeung, Wong, Woo (2015), Convolutional LSTM network: a machine learning
@@ -137,21 +140,23 @@ class ConvLSTM1D(_ConvLSTM):
 
 @dataclasses.dataclass(frozen=True)
 class ConvLSTM2D(_ConvLSTM):
-    r"""An LSTM over two spatial axes, for images and maps; see `ConvLSTM1D` for the equations.
+    r"""A convolutional LSTM over two spatial axes. `ConvLSTM1D` shows the equations.
 
     Attributes:
-      input_size, hidden_size: channels of the input and of the state.
-      spatial_shape: the sizes (X, Y) of the input's spatial axes, or one for both.
-      kernel_size: (K, K) or one for both, the windows of both convolutions.
-      stride: of the input's convolution.
-      padding: "SAME" or "VALID", of the input's convolution.
+      input_size, hidden_size: the numbers of channels of the input and of the state.
+      spatial_shape: the sizes (X, Y) of the input's spatial axes, or one size for both.
+      kernel_size: the sizes of the windows of the convolutions of the input and of the state, or
+        one size for both axes.
+      stride: the strides of the convolution of the input, or one stride for both axes.
+      padding: "SAME" or "VALID", the padding of the convolution of the input.
       use_bias, kernel_init, recurrent_init, bias_init: see `DenseCell`.
 
-    Input: `[..., X, Y, I]`. State: `LSTMState` of `[..., X', Y', H]`. Output: `[..., X', Y', H]`.
+    Input: `[..., X, Y, I]`. State: `LSTMState` of two arrays `[..., X', Y', H]`.
+    Output: `[..., X', Y', H]`.
 
     Raises:
-      TypeError, ValueError: a size that is not a positive integer, an unknown padding or
-        initialiser, an input smaller than the window with "VALID".
+      TypeError, ValueError: a size is not a positive integer, a padding or initialiser is unknown,
+        or the padding is "VALID" and the input is smaller than the window.
 
     References:
       Shi, Chen, Wang, Yeung, Wong, Woo (2015), Convolutional LSTM network: a machine learning

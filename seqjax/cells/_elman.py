@@ -23,7 +23,7 @@ class ElmanParams(NamedTuple):
 
 
 class ElmanReadoutParams(NamedTuple):
-    """Parameters of `ElmanReadout`: those of `Elman`, `w_hy [H, O]` and `b_y [O]`."""
+    """Parameters of `ElmanReadout`: the parameters of `Elman`, `w_hy [H, O]` and `b_y [O]`."""
 
     w_ih: Array
     w_hh: Array
@@ -34,7 +34,7 @@ class ElmanReadoutParams(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class SimpleCell(GatedCell[Any, Array]):
-    """Base of the cells without gates: h_t = φ(x_t W_ih + b + a product with h_{t-1})."""
+    """Base class of the cells without gates: h_t = φ(x_t W_ih + b + a product with h_{t-1})."""
 
     _: dataclasses.KW_ONLY
     activation: str | Callable[[Array], Array] = "tanh"
@@ -57,11 +57,11 @@ class SimpleCell(GatedCell[Any, Array]):
 
 @dataclasses.dataclass(frozen=True)
 class _Elman(SimpleCell):
-    """The recurrence that both cells of this file share."""
+    """Base class of `Elman` and `ElmanReadout`, which have the same recurrence."""
 
     @classmethod
     def irnn(cls, input_size: int, hidden_size: int, *, scale: float = 1.0, **options: Any) -> Self:
-        """An IRNN: relu units and a recurrent matrix that starts as `scale` times the identity.
+        """Return an IRNN: relu units and a recurrent matrix that starts as `scale` · identity.
 
         References:
           Le, Jaitly, Hinton (2015), A simple way to initialize recurrent networks of rectified
@@ -88,20 +88,20 @@ class _Elman(SimpleCell):
 
 @dataclasses.dataclass(frozen=True)
 class Elman(_Elman):
-    r"""The simple recurrent network; PyTorch's `RNN`, Keras's `SimpleRNN`.
+    r"""A simple recurrent network, like PyTorch's `RNN` and Keras's `SimpleRNN`.
 
         h_t = φ(x_t W_ih + h_{t-1} W_hh + b)
         y_t = h_t
 
     Attributes:
-      activation: φ, one of "tanh", "relu", "identity", "sigmoid", or a function.
+      activation: the function φ: one of "tanh", "relu", "identity", "sigmoid", or a function.
       use_bias, kernel_init, recurrent_init, bias_init: see `DenseCell`.
 
     State: `h [..., H]`. Output: `h_t [..., H]`.
 
     Raises:
-      TypeError, ValueError: a size that is not a positive integer, an unknown activation or
-        initialiser.
+      TypeError, ValueError: a size is not a positive integer, or an activation or initialiser is
+        unknown.
 
     References:
       Elman (1990), Finding structure in time.
@@ -123,21 +123,21 @@ class Elman(_Elman):
 
 @dataclasses.dataclass(frozen=True)
 class ElmanReadout(_Elman):
-    r"""The textbook RNN: a simple recurrent network with its output layer.
+    r"""A simple recurrent network with an output layer, like the RNN in textbooks.
 
         h_t = φ(x_t W_ih + h_{t-1} W_hh + b)
         y_t = h_t W_hy + b_y
 
     Attributes:
-      activation: φ, one of "tanh", "relu", "identity", "sigmoid", or a function.
-      output_size: features of the output, O; `hidden_size` if not given.
+      activation: the function φ: one of "tanh", "relu", "identity", "sigmoid", or a function.
+      output_size: the number of features of the output, O. By default, O equals `hidden_size`.
       use_bias, kernel_init, recurrent_init, bias_init: see `DenseCell`.
 
     State: `h [..., H]`. Output: `y_t [..., O]`.
 
     Raises:
-      TypeError, ValueError: a size that is not a positive integer, an unknown activation or
-        initialiser.
+      TypeError, ValueError: a size is not a positive integer, or an activation or initialiser is
+        unknown.
 
     References:
       Elman (1990), Finding structure in time; Goodfellow, Bengio, Courville (2016), Deep

@@ -1,4 +1,7 @@
-"""Gated recurrent units, with the reset gate in either place, and the minimal gated unit."""
+"""Gated recurrent units: the two usual forms, and the minimal gated unit.
+
+The usual forms differ in the reset gate, which acts before or after the recurrent product.
+"""
 
 import dataclasses
 from typing import Any, ClassVar, NamedTuple
@@ -14,7 +17,10 @@ __all__ = ["GRU", "MGU", "ChoGRU", "ChoGRUParams", "GRUParams", "MGUParams"]
 
 
 class GRUParams(NamedTuple):
-    """Parameters of `GRU`: `w_ih [I, 3H]`, `w_hh [H, 3H]`, `b [3H]`, `b_hn [H]`; gates r, z, n."""
+    """Parameters of `GRU`: `w_ih [I, 3H]`, `w_hh [H, 3H]`, `b [3H]`, `b_hn [H]`.
+
+    Each gate has a block of H columns, in the order r, z, n.
+    """
 
     w_ih: Array
     w_hh: Array
@@ -23,8 +29,9 @@ class GRUParams(NamedTuple):
 
 
 class ChoGRUParams(NamedTuple):
-    """Parameters of `ChoGRU`: `w_ih [I, 3H]` (r, z, n), `w_hh [H, 2H]` (r, z), `w_hn [H, H]`,
-    `b [3H]`.
+    """Parameters of `ChoGRU`: `w_ih [I, 3H]`, `w_hh [H, 2H]`, `w_hn [H, H]`, `b [3H]`.
+
+    Each gate has a block of H columns, in the order r, z, n in `w_ih` and `b`, and r, z in `w_hh`.
     """
 
     w_ih: Array
@@ -34,7 +41,10 @@ class ChoGRUParams(NamedTuple):
 
 
 class MGUParams(NamedTuple):
-    """Parameters of `MGU`: `w_ih [I, 2H]` (f, n), `w_hf [H, H]`, `w_hn [H, H]`, `b [2H]`."""
+    """Parameters of `MGU`: `w_ih [I, 2H]`, `w_hf [H, H]`, `w_hn [H, H]`, `b [2H]`.
+
+    In `w_ih` and `b`, f and n each have a block of H columns, in this order.
+    """
 
     w_ih: Array
     w_hf: Array
@@ -43,13 +53,16 @@ class MGUParams(NamedTuple):
 
 
 def interpolated(z: Array, n: Array, h_tm1: Array) -> Array:
-    """Return the new state of any GRU: h_t = (1 - z_t) ⊙ n_t + z_t ⊙ h_{t-1}."""
+    """Return the state after a step of a GRU: h_t = (1 - z_t) ⊙ n_t + z_t ⊙ h_{t-1}."""
     return (1 - z) * n + z * h_tm1
 
 
 @dataclasses.dataclass(frozen=True)
 class _GRU(GatedCell[Any, Array]):
-    """Base of the cells of this file; the last slot holds values of the state alone."""
+    """Base class of the cells of this module.
+
+    `recur` returns one more array than the cell has gates. To match, `project` appends None.
+    """
 
     def recurrent_input(self, state: Array) -> Array:
         return state
@@ -60,7 +73,7 @@ class _GRU(GatedCell[Any, Array]):
 
 @dataclasses.dataclass(frozen=True)
 class _ResetGRU(_GRU):
-    """Cells with gates r, z, n, of which z keeps the state: they know `chrono`."""
+    """Base class of cells with gates r, z, n. The option `chrono` sets the initial biases of z."""
 
     gates: ClassVar[int] = 3
 
@@ -90,7 +103,7 @@ class _ResetGRU(_GRU):
 
 @dataclasses.dataclass(frozen=True)
 class GRU(_ResetGRU):
-    r"""The gated recurrent unit of PyTorch, cuDNN and Keras: the reset gate acts after the product.
+    r"""A gated recurrent unit whose reset gate acts after the product (PyTorch, cuDNN, Keras).
 
         [p_r p_z p_n] = x_t W_ih + b          [q_r q_z q_n] = h_{t-1} W_hh
         r, z = σ(p_r + q_r), σ(p_z + q_z)
@@ -98,22 +111,23 @@ class GRU(_ResetGRU):
         h_t = (1 - z) ⊙ n + z ⊙ h_{t-1}
         y_t = h_t
 
-    The bias b_hn inside the reset gate's product is the one that Flax leaves out. PyTorch's
-    recurrent biases of r and z only ever meet the input biases as a sum, so there is one `b`.
+    The reset gate also multiplies the bias b_hn, which `flax.nnx.GRUCell` does not have. PyTorch
+    has two biases for r and two for z. Only the sum of a gate's two biases matters, so this cell
+    has one bias for r and one for z.
 
     Attributes:
-      chrono: the longest time span to remember, in steps; draws the biases of z as log U(1,
-        chrono - 1).
+      chrono: the longest time span to remember, in steps. If `chrono` is given, the initial biases
+        of z are drawn as log U(1, chrono - 1).
       use_bias, kernel_init, recurrent_init, bias_init: see `DenseCell`.
 
     State: `h [..., H]`. Output: `h_t [..., H]`.
 
     Raises:
-      TypeError, ValueError: a size that is not a positive integer, an unknown initialiser.
+      TypeError, ValueError: a size is not a positive integer, or an initialiser is unknown.
 
     References:
       Cho et al. (2014), Learning phrase representations using RNN encoder-decoder for statistical
-      machine translation; the form with the reset after the product is cuDNN's.
+      machine translation. The form with the reset gate after the product is that of cuDNN.
 
     Example:
       >>> cell = GRU(3, 5)
@@ -149,7 +163,7 @@ class GRU(_ResetGRU):
 
 @dataclasses.dataclass(frozen=True)
 class ChoGRU(_ResetGRU):
-    r"""The gated recurrent unit as first published: the reset gate acts before the product.
+    r"""The gated recurrent unit as first published, whose reset gate acts before the product.
 
         [p_r p_z p_n] = x_t W_ih + b          [q_r q_z] = h_{t-1} W_hh
         r, z = σ(p_r + q_r), σ(p_z + q_z)
@@ -157,7 +171,7 @@ class ChoGRU(_ResetGRU):
         h_t = (1 - z) ⊙ n + z ⊙ h_{t-1}
         y_t = h_t
 
-    Keras's `GRU(reset_after=False)`.
+    In Keras, this cell is `GRU(reset_after=False)`.
 
     Attributes:
       chrono: see `GRU`.
@@ -166,7 +180,7 @@ class ChoGRU(_ResetGRU):
     State: `h [..., H]`. Output: `h_t [..., H]`.
 
     Raises:
-      TypeError, ValueError: a size that is not a positive integer, an unknown initialiser.
+      TypeError, ValueError: a size is not a positive integer, or an initialiser is unknown.
 
     References:
       Cho et al. (2014), Learning phrase representations using RNN encoder-decoder for statistical
@@ -199,7 +213,7 @@ class ChoGRU(_ResetGRU):
 
 @dataclasses.dataclass(frozen=True)
 class MGU(_GRU):
-    r"""The minimal gated unit: one gate does the work of two.
+    r"""A minimal gated unit. One gate f serves as reset gate and as update gate.
 
         [p_f p_n] = x_t W_ih + b
         f = σ(p_f + h_{t-1} W_hf)
@@ -213,7 +227,7 @@ class MGU(_GRU):
     State: `h [..., H]`. Output: `h_t [..., H]`.
 
     Raises:
-      TypeError, ValueError: a size that is not a positive integer, an unknown initialiser.
+      TypeError, ValueError: a size is not a positive integer, or an initialiser is unknown.
 
     References:
       Zhou, Wu, Zhang, Zhou (2016), Minimal gated unit for recurrent neural networks, table 1.

@@ -1,4 +1,4 @@
-"""The independently recurrent network: each unit sees only its own past."""
+"""The independently recurrent network, in which each unit reads only its own previous state."""
 
 import dataclasses
 from collections.abc import Callable
@@ -24,22 +24,22 @@ class IndRNNParams(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class IndRNN(SimpleCell):
-    r"""An RNN whose recurrent matrix is diagonal.
+    r"""A simple recurrent network whose recurrent matrix is diagonal.
 
         h_t = φ(x_t W_ih + u ⊙ h_{t-1} + b)
         y_t = h_t
 
-    The recurrent weights u are drawn from U(0, 1), as the paper does.
+    The recurrent weights u are drawn from U(0, 1), as in the paper.
 
     Attributes:
-      activation: φ, one of "relu", "tanh", "identity", "sigmoid", or a function.
-      use_bias, kernel_init, bias_init: see `DenseCell`; `recurrent_init` has no use here.
+      activation: the function φ: one of "relu", "tanh", "identity", "sigmoid", or a function.
+      use_bias, kernel_init, bias_init: see `DenseCell`. The cell does not use `recurrent_init`.
 
     State: `h [..., H]`. Output: `h_t [..., H]`.
 
     Raises:
-      TypeError, ValueError: a size that is not a positive integer, an unknown activation or
-        initialiser.
+      TypeError, ValueError: a size is not a positive integer, or an activation or initialiser is
+        unknown.
 
     References:
       Li, Li, Cook, Zhu, Gao (2018), Independently recurrent neural network (IndRNN), eq. 4.

@@ -33,21 +33,22 @@ class LayerNormLSTM(GatedLSTM):
     r"""An LSTM that normalises its pre-activations and its memory.
 
         z = α_x ⊙ LN(x_t W_ih) + α_h ⊙ LN(h_{t-1} W_hh) + b
-        i, f, g, o, c_t from z as in `LSTM`
+        i, f, g, o, c_t follow from z as in `LSTM`
         h_t = o ⊙ tanh(α_c ⊙ LN(c_t) + β_c)
 
-    LN(v) = (v - mean v) / √(var v + ε), over all 4H columns of a product together.
+    LN(v) = (v - mean v) / √(var v + ε). The mean and the variance of a product are taken over all
+    its 4H columns.
 
     Attributes:
-      epsilon: ε.
+      epsilon: the positive number ε, which prevents division by zero.
       forget_bias, chrono: see `LSTM`.
       use_bias, kernel_init, recurrent_init, bias_init: see `DenseCell`.
 
     State: `LSTMState(h [..., H], c [..., H])`. Output: `h_t [..., H]`.
 
     Raises:
-      TypeError, ValueError: a size that is not a positive integer, an unknown initialiser, an
-        ε that is not positive.
+      TypeError, ValueError: a size is not a positive integer, an initialiser is unknown, or ε is
+        not positive.
 
     References:
       Ba, Kiros, Hinton (2016), Layer normalization, eq. 20-22.

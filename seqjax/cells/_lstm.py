@@ -1,7 +1,7 @@
-"""Long short-term memory and its kin.
+"""Long short-term memory and its variants.
 
-All share the state `LSTMState(h, c)` and gates in column blocks of width H; they differ in which
-gates there are and in what the gates see.
+The state of each cell is `LSTMState(h, c)`. In the weights, each gate has a block of H columns. The
+cells differ in their gates and in the inputs of the gates.
 """
 
 import dataclasses
@@ -37,8 +37,9 @@ class LSTMState(NamedTuple):
 
 
 class LSTMParams(NamedTuple):
-    """Parameters of `LSTM` (G = 4) and `CoupledLSTM` (G = 3): `w_ih [I, G*H]`, `w_hh [H, G*H]`,
-    `b [G*H]`.
+    """Parameters of `LSTM` and `CoupledLSTM`: `w_ih [I, G*H]`, `w_hh [H, G*H]`, `b [G*H]`.
+
+    G is the number of gates: 4 for `LSTM`, 3 for `CoupledLSTM`.
     """
 
     w_ih: Array
@@ -47,7 +48,10 @@ class LSTMParams(NamedTuple):
 
 
 class PeepholeLSTMParams(NamedTuple):
-    """Parameters of `PeepholeLSTM`: those of `LSTM`, and `p_i`, `p_f`, `p_o`, each `[H]`."""
+    """Parameters of `PeepholeLSTM`: the parameters of `LSTM`, and `p_i`, `p_f`, `p_o`, each `[H]`.
+
+    `p_i`, `p_f` and `p_o` are the peephole weights of the gates.
+    """
 
     w_ih: Array
     w_hh: Array
@@ -67,7 +71,7 @@ class ProjectedLSTMParams(NamedTuple):
 
 
 def memory_update(i: Array, f: Array, g: Array, o: Array, c_tm1: Array) -> LSTMState:
-    """The equations every LSTM ends with, from activated gates.
+    """Compute the state after a step of an LSTM from the activated gates.
 
     c_t = f_t ⊙ c_{t-1} + i_t ⊙ g_t
     h_t = o_t ⊙ tanh(c_t)
@@ -78,7 +82,10 @@ def memory_update(i: Array, f: Array, g: Array, o: Array, c_tm1: Array) -> LSTMS
 
 @dataclasses.dataclass(frozen=True)
 class MemoryCell(GatedCell[Any, LSTMState]):
-    """Base of all LSTMs, whatever their products are: the state, the gates i, f, g, o, the step."""
+    """Base class of all LSTMs, dense or convolutional.
+
+    The class defines the state, the gates i, f, g and o, and the update of the state.
+    """
 
     gates: ClassVar[int] = 4
 
@@ -104,9 +111,10 @@ class MemoryCell(GatedCell[Any, LSTMState]):
 
 @dataclasses.dataclass(frozen=True)
 class GatedLSTM(MemoryCell):
-    """Base of the LSTMs: sizes, initialisation, how gates are laid out.
+    """Base class of the dense LSTMs, which draws the weights and fixes the order of the gates.
 
-    A subclass gives `init`, which adds its own parameters, and what differs in `update`.
+    A subclass must define `init`, which may add parameters. A subclass whose equations differ from
+    those of `LSTM` overrides `update` or `gate_values`.
 
     Attributes:
       forget_bias: see `LSTM`.
@@ -131,7 +139,8 @@ class GatedLSTM(MemoryCell):
             initializers.Chrono(self.chrono)
             if self.forget_bias:
                 raise ValueError(
-                    f"forget_bias: expected 0 with chrono, which draws it, got {self.forget_bias}"
+                    "forget_bias: expected 0 with chrono, which draws this bias, got "
+                    f"{self.forget_bias}"
                 )
         if not self.use_bias and (self.chrono is not None or self.forget_bias):
             raise ValueError("use_bias: expected True with forget_bias or chrono, got False")
@@ -151,7 +160,7 @@ class GatedLSTM(MemoryCell):
         return w_ih, w_hh, b if b is None else self._gate_biases(b, k_chrono)
 
     def _gate_biases(self, b: Array, key: PRNGKey) -> Array:
-        """Applies `forget_bias` or `chrono` to the drawn biases."""
+        """Return the biases `b`, changed as the option `forget_bias` or `chrono` requires."""
         blocks = list(ops.split(b, self.gates))
         if self.chrono is None:
             blocks[self.forget_gate] += self.forget_bias
@@ -165,7 +174,7 @@ class GatedLSTM(MemoryCell):
 
 @dataclasses.dataclass(frozen=True)
 class LSTM(GatedLSTM):
-    r"""Long short-term memory with a forget gate, as PyTorch, Keras and cuDNN have it.
+    r"""Long short-term memory with a forget gate, as in PyTorch, Keras and cuDNN.
 
         [z_i z_f z_g z_o] = x_t W_ih + h_{t-1} W_hh + b
         i, f, o = σ(z_i), σ(z_f), σ(z_o)      g = tanh(z_g)
@@ -174,19 +183,22 @@ class LSTM(GatedLSTM):
         y_t = h_t
 
     Attributes:
-      forget_bias: added to the forget gate's initial bias; 1 helps long memories.
-      chrono: the longest time span to remember, in steps; draws forget biases log U(1, chrono-1)
-        and input biases the negative of it.
+      forget_bias: a number that is added to the initial bias of the forget gate. If `forget_bias`
+        is 1, the cell remembers for longer at the start of training than with the default, 0.
+      chrono: the longest time span to remember, in steps. If `chrono` is given, the initial biases
+        of the forget gate are drawn as log U(1, chrono - 1), and the initial biases of the input
+        gate are their negatives.
       use_bias, kernel_init, recurrent_init, bias_init: see `DenseCell`.
 
     State: `LSTMState(h [..., H], c [..., H])`. Output: `h_t [..., H]`.
 
     Raises:
-      TypeError, ValueError: a size that is not a positive integer, an unknown initialiser.
+      TypeError, ValueError: a size is not a positive integer, or an initialiser is unknown.
 
     References:
       Hochreiter, Schmidhuber (1997), Long short-term memory; Gers, Schmidhuber, Cummins (2000),
-      Learning to forget; Tallec, Ollivier (2018) for `chrono`.
+      Learning to forget. For `chrono`: Tallec, Ollivier (2018), Can recurrent neural networks warp
+      time?
 
     Example:
       >>> cell = LSTM(3, 5, forget_bias=1.0)
@@ -204,14 +216,14 @@ class LSTM(GatedLSTM):
 
 @dataclasses.dataclass(frozen=True)
 class PeepholeLSTM(GatedLSTM):
-    r"""An LSTM whose gates see the memory.
+    r"""An LSTM whose gates i, f and o also read the memory (peephole connections).
 
         i = σ(z_i + p_i ⊙ c_{t-1})      f = σ(z_f + p_f ⊙ c_{t-1})      g = tanh(z_g)
         c_t = f ⊙ c_{t-1} + i ⊙ g
         o = σ(z_o + p_o ⊙ c_t)
         h_t = o ⊙ tanh(c_t)
 
-    with z as in `LSTM`. Peephole weights start at zero.
+    Here z is computed as in `LSTM`. The initial values of the peephole weights are zero.
 
     Attributes:
       forget_bias, chrono: see `LSTM`.
@@ -220,7 +232,7 @@ class PeepholeLSTM(GatedLSTM):
     State: `LSTMState(h [..., H], c [..., H])`. Output: `h_t [..., H]`.
 
     Raises:
-      TypeError, ValueError: a size that is not a positive integer, an unknown initialiser.
+      TypeError, ValueError: a size is not a positive integer, or an initialiser is unknown.
 
     References:
       Gers, Schmidhuber (2000), Recurrent nets that time and count; Graves (2013), Generating
@@ -247,7 +259,9 @@ class PeepholeLSTM(GatedLSTM):
 
 @dataclasses.dataclass(frozen=True)
 class CoupledLSTM(GatedLSTM):
-    r"""An LSTM that writes just as much as it forgets (CIFG); three gates f, g, o.
+    r"""An LSTM with coupled input and forget gates (CIFG).
+
+    Because i = 1 - f, the cell has only the gates f, g and o:
 
         [z_f z_g z_o] = x_t W_ih + h_{t-1} W_hh + b
         f, o = σ(z_f), σ(z_o)      g = tanh(z_g)      i = 1 - f
@@ -261,7 +275,7 @@ class CoupledLSTM(GatedLSTM):
     State: `LSTMState(h [..., H], c [..., H])`. Output: `h_t [..., H]`.
 
     Raises:
-      TypeError, ValueError: a size that is not a positive integer, an unknown initialiser.
+      TypeError, ValueError: a size is not a positive integer, or an initialiser is unknown.
 
     References:
       Greff, Srivastava, Koutník, Steunebrink, Schmidhuber (2017), LSTM: a search space odyssey.
@@ -289,20 +303,20 @@ class CoupledLSTM(GatedLSTM):
 
 @dataclasses.dataclass(frozen=True)
 class ProjectedLSTM(GatedLSTM):
-    r"""An LSTM whose recurrent state is a projection of P features, fewer than H.
+    r"""An LSTM whose hidden state is projected to P features.
 
-        i, f, g, o, c_t as in `LSTM`, with h_{t-1} of P features
+        i, f, g, o, c_t are computed as in `LSTM`; h_{t-1} has P features
         h_t = (o ⊙ tanh(c_t)) W_hr
 
     Attributes:
-      proj_size: P; half of `hidden_size` if not given.
+      proj_size: the number P of features of the hidden state. The default is half of `hidden_size`.
       forget_bias, chrono: see `LSTM`.
       use_bias, kernel_init, recurrent_init, bias_init: see `DenseCell`.
 
     State: `LSTMState(h [..., P], c [..., H])`. Output: `h_t [..., P]`.
 
     Raises:
-      TypeError, ValueError: a size that is not a positive integer, an unknown initialiser.
+      TypeError, ValueError: a size is not a positive integer, or an initialiser is unknown.
 
     References:
       Sak, Senior, Beaufays (2014), Long short-term memory recurrent neural network architectures

@@ -1,4 +1,4 @@
-"""Gated cells that are linear in their state, so that time can be solved in parallel."""
+"""Gated cells that are linear in their state, so that all steps can be computed in parallel."""
 
 import abc
 import dataclasses
@@ -14,7 +14,10 @@ __all__ = ["LinearCell", "MinGRU", "MinLSTM", "MinParams"]
 
 
 class MinParams(NamedTuple):
-    """Parameters of `MinGRU` (G = 2) and `MinLSTM` (G = 3): `w_ih [I, G*H]`, `b [G*H]`."""
+    """Parameters of `MinGRU` and `MinLSTM`: `w_ih [I, G*H]`, `b [G*H]`.
+
+    G, the number of blocks of H columns, is 2 for `MinGRU` and 3 for `MinLSTM`.
+    """
 
     w_ih: Array
     b: Array | None
@@ -22,10 +25,13 @@ class MinParams(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class LinearCell(Cell[Any, Any]):
-    r"""Base of the cells s_t = a_t ⊙ s_{t-1} + b_t whose a and b depend on the input alone.
+    r"""Base class of cells s_t = a_t ⊙ s_{t-1} + b_t whose a_t and b_t depend only on the input.
 
-    The state is one array, real or complex. A subclass gives `linear_terms` in place of `update`;
-    its `output` is a function of the state, and may read the gates.
+    The state is one array, real or complex. A subclass defines `linear_terms` instead of `update`.
+    The method `output` of a subclass may read the state and the gates.
+
+    If the method `recurrent_input` of a cell does not return None, a_t and b_t depend on the state
+    through the gates. Such a cell, for example `SRU` with its peepholes, is run step by step.
 
     Example:
       >>> cell = MinGRU(3, 5)
@@ -37,11 +43,11 @@ class LinearCell(Cell[Any, Any]):
 
     @abc.abstractmethod
     def linear_terms(self, p: Any, gates: Any) -> tuple[Array, Array]:
-        """Return the terms a_t and b_t; each broadcasts to the shape of the state.
+        """Return the terms a_t and b_t. Each term must broadcast to the shape of the state.
 
         Args:
-          p: as from `prepare`.
-          gates: the slots of `project`, with any leading axes.
+          p: the value that `prepare` returned.
+          gates: the tuple of arrays that `project` returned, with any leading axes.
         """
 
     def update(self, p: Any, gates: Any, state: Array) -> Array:
@@ -57,7 +63,7 @@ class LinearCell(Cell[Any, Any]):
 
 @dataclasses.dataclass(frozen=True)
 class _MinCell(GatedCell[MinParams, Array], LinearCell):
-    """Base of the cells of this file: their weights."""
+    """Base class of `MinGRU` and `MinLSTM`, which draws the parameters."""
 
     def init(self, key: PRNGKey, dtype: Any = jnp.float32) -> MinParams:
         k_ih, k_b = self.keys(key, 2)
@@ -66,7 +72,7 @@ class _MinCell(GatedCell[MinParams, Array], LinearCell):
 
 @dataclasses.dataclass(frozen=True)
 class MinGRU(_MinCell):
-    r"""A GRU whose gate and candidate see the input only.
+    r"""A GRU whose gate and candidate read only the input.
 
         [p_z n] = x_t W_ih + b
         z = σ(p_z)
@@ -74,12 +80,12 @@ class MinGRU(_MinCell):
         y_t = h_t
 
     Attributes:
-      use_bias, kernel_init, bias_init: see `DenseCell`; `recurrent_init` has no use here.
+      use_bias, kernel_init, bias_init: see `DenseCell`; `recurrent_init` is not used.
 
     State: `h [..., H]`. Output: `h_t [..., H]`.
 
     Raises:
-      TypeError, ValueError: a size that is not a positive integer, an unknown initialiser.
+      TypeError, ValueError: a size is not a positive integer, or an initialiser is unknown.
 
     References:
       Feng, Tung, Ahmed, Bengio, Hajimirsadeghi (2024), Were RNNs all we needed?, section 3.1.
@@ -102,7 +108,7 @@ class MinGRU(_MinCell):
 
 @dataclasses.dataclass(frozen=True)
 class MinLSTM(_MinCell):
-    r"""An LSTM whose gates and candidate see the input only, with gates that sum to one.
+    r"""An LSTM whose gates and candidate read only the input. The gates are scaled to sum to one.
 
         [p_f p_i n] = x_t W_ih + b
         f, i = σ(p_f), σ(p_i)
@@ -110,12 +116,12 @@ class MinLSTM(_MinCell):
         y_t = h_t
 
     Attributes:
-      use_bias, kernel_init, bias_init: see `DenseCell`; `recurrent_init` has no use here.
+      use_bias, kernel_init, bias_init: see `DenseCell`; `recurrent_init` is not used.
 
     State: `h [..., H]`. Output: `h_t [..., H]`.
 
     Raises:
-      TypeError, ValueError: a size that is not a positive integer, an unknown initialiser.
+      TypeError, ValueError: a size is not a positive integer, or an initialiser is unknown.
 
     References:
       Feng, Tung, Ahmed, Bengio, Hajimirsadeghi (2024), Were RNNs all we needed?, section 3.2
@@ -130,10 +136,10 @@ class MinLSTM(_MinCell):
 
     def linear_terms(self, p: MinParams, gates: Any) -> tuple[Array, Array]:
         p_f, p_i, n = gates
-        # f / (f + i) = σ(log f - log i), which stays finite when both gates underflow.
+        # f / (f + i) = σ(log f - log i). The right side stays finite when both gates underflow.
         f = jax.nn.sigmoid(jax.nn.log_sigmoid(p_f) - jax.nn.log_sigmoid(p_i))
         return f, (1 - f) * n
 
     def gate_values(self, p: MinParams, gates: Any, state: Array) -> dict[str, Array]:
         f, _ = self.linear_terms(p, gates)
-        return {"f": f, "i": 1 - f}  # as they act: each divided by f + i
+        return {"f": f, "i": 1 - f}  # the scaled gates, f / (f + i) and i / (f + i)

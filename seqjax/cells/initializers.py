@@ -1,9 +1,13 @@
-"""Initialisers of recurrent weights, in the signature of `jax.nn.initializers`.
+"""Initialisers of recurrent weights, with the signature of `jax.nn.initializers`.
 
-An initialiser is `(key, shape, dtype) -> Array`. Cells take one by name or as a function, and
-apply it to one gate's `[in, H]` block at a time: an orthogonal matrix per gate, not one of
-orthonormal rows over the fused `[H, G*H]` matrix, whose gates would then not be orthogonal. Ours
-are values: equal ones compare equal, and so do the cells made with them.
+An initialiser is a function `(key, shape, dtype) -> Array`. Options of cells, such as
+`kernel_init`, accept the name of an initialiser or a function. The cell draws the `[in, H]` block
+of each gate separately. For this reason, the initialiser "orthogonal" makes the matrix of each gate
+orthogonal. If a cell drew the whole `[H, G*H]` matrix at once, the matrices of the gates would not
+be orthogonal.
+
+The initialisers of this module are dataclasses. So two initialisers with equal fields are equal,
+and cells that use them can be equal, too.
 """
 
 import dataclasses
@@ -22,6 +26,7 @@ __all__ = [
     "Chrono",
     "Identity",
     "Orthogonal",
+    "PowerLaw",
     "TorchUniform",
     "per_gate",
     "resolve",
@@ -30,9 +35,10 @@ __all__ = [
 
 @dataclasses.dataclass(frozen=True)
 class Orthogonal:
-    """A (semi-)orthogonal matrix times `scale`, drawn uniformly.
+    """Draw a random (semi-)orthogonal matrix with uniform distribution, times `scale`.
 
-    Computed in float32 or wider whatever the dtype asked for, since QR has no half precision.
+    The QR decomposition does not support half precision. So the matrix is always computed in
+    float32 or wider, and then cast to the requested dtype.
 
     References:
       Saxe, McClelland, Ganguli (2014), Exact solutions to the nonlinear dynamics of learning in
@@ -47,14 +53,16 @@ class Orthogonal:
     scale: float = 1.0
 
     def __call__(self, key: PRNGKey, shape: Shape, dtype: Any = jnp.float32) -> Array:
-        """Draws an array `[..., N, M]`."""
+        """Draw an array `[..., N, M]`."""
         wide = ops.accumulator_dtype(dtype)
         return jax.nn.initializers.orthogonal(self.scale)(key, shape, wide).astype(dtype)
 
 
 @dataclasses.dataclass(frozen=True)
 class Identity:
-    """The identity matrix times `scale`; with relu units, the IRNN.
+    """Return the identity matrix times `scale`.
+
+    A network of relu units with this initialiser for its recurrent matrix is called an IRNN.
 
     References:
       Le, Jaitly, Hinton (2015), A simple way to initialize recurrent networks of rectified
@@ -68,7 +76,7 @@ class Identity:
     scale: float = 1.0
 
     def __call__(self, key: PRNGKey, shape: Shape, dtype: Any = jnp.float32) -> Array:
-        """Makes a matrix `[N, M]`; nothing is drawn."""
+        """Return a matrix `[N, M]`. The key is not used."""
         del key
         if len(shape) != 2:
             raise ValueError(f"identity: expected the shape of a matrix, got {shape}")
@@ -77,7 +85,7 @@ class Identity:
 
 @dataclasses.dataclass(frozen=True)
 class TorchUniform:
-    """U(-1/√H, 1/√H) for weights and biases alike, as PyTorch's recurrent layers draw them.
+    """Draw from U(-1/√H, 1/√H), as PyTorch does for all weights and biases of recurrent layers.
 
     Example:
       >>> w = TorchUniform(4)(jax.random.key(0), (100, 4), jnp.float32)
@@ -88,16 +96,17 @@ class TorchUniform:
     hidden_size: int
 
     def __call__(self, key: PRNGKey, shape: Shape, dtype: Any = jnp.float32) -> Array:
-        """Draws an array of any shape."""
+        """Draw an array of any shape."""
         bound = self.hidden_size**-0.5
         return jax.random.uniform(key, shape, dtype, -bound, bound)
 
 
 @dataclasses.dataclass(frozen=True)
 class Chrono:
-    """log U(1, t_max - 1): biases of gates that keep the state, for memories up to `t_max` steps.
+    """Draw biases from log U(1, t_max - 1), for gates that keep the state up to `t_max` steps.
 
-    The gate that lets input in gets the negative of it where it is separate (LSTM).
+    An LSTM uses the drawn numbers as biases of its forget gate, and their negatives as biases of
+    its input gate.
 
     References:
       Tallec, Ollivier (2018), Can recurrent neural networks warp time?, section 3.
@@ -120,12 +129,48 @@ class Chrono:
             )
 
     def __call__(self, key: PRNGKey, shape: Shape, dtype: Any = jnp.float32) -> Array:
-        """Draws biases of any shape."""
+        """Draw biases of any shape."""
         return jnp.log(jax.random.uniform(key, shape, dtype, 1.0, max(self.t_max - 1.0, 1.0)))
 
 
+@dataclasses.dataclass(frozen=True)
+class PowerLaw:
+    """Return biases of forget gates that range from 5 to -7, for memories of different spans.
+
+    The bias of unit k of D units is 5 - 12 · (k / (D - 1))^(0.3 + 1.3 · depth). A single unit has
+    the bias 5.
+
+    Attributes:
+      depth: the position of the layer in its stack, from 0 for the first to 1 for the last layer.
+
+    References:
+      Beck et al. (2024), xLSTM: Extended long short-term memory; the formula is that of the
+      authors' code.
+
+    Raises:
+      TypeError, ValueError: `depth` is not a number from 0 to 1.
+
+    Example:
+      >>> PowerLaw(depth=1.0)(jax.random.key(0), (2,), jnp.float32).tolist()
+      [5.0, -7.0]
+    """
+
+    depth: float = 0.0
+
+    def __post_init__(self) -> None:
+        if not 0 <= checks.require_number("depth", self.depth) <= 1:
+            raise ValueError(f"depth: expected a number from 0 to 1, got {self.depth}")
+
+    def __call__(self, key: PRNGKey, shape: Shape, dtype: Any = jnp.float32) -> Array:
+        """Return an array `[..., D]`. The key is not used."""
+        del key
+        place = jnp.arange(shape[-1]) / max(shape[-1] - 1, 1)
+        biases = 5 - 12 * place ** (0.3 + 1.3 * self.depth)
+        return jnp.broadcast_to(biases.astype(dtype), shape)
+
+
 def per_gate(initializer: Initializer, gates: int) -> Initializer:
-    """Applies an initialiser to each of `gates` column blocks of the last axis on its own.
+    """Return an initialiser that divides the last axis into `gates` blocks and draws each block.
 
     Example:
       >>> w = per_gate(Orthogonal(), 3)(jax.random.key(0), (4, 12), jnp.float32)
@@ -152,17 +197,25 @@ INITIALIZERS: dict[str, Callable[[int], Initializer]] = {
     "orthogonal": _fixed(Orthogonal()),
     "identity": _fixed(Identity()),
     "torch_uniform": TorchUniform,
+    # Standard deviation √(2 / (5 · inputs)); Nguyen, Salazar (2019), Transformers without tears.
+    "small": _fixed(jax.nn.initializers.variance_scaling(0.4, "fan_in", "normal")),
+    "power_law": _fixed(PowerLaw()),
     "zeros": _fixed(jax.nn.initializers.zeros),
     "ones": _fixed(jax.nn.initializers.ones),
 }
-"""Initialisers by name; each entry takes the cell's hidden size."""
+"""Initialisers by name. Each value is a function from the cell's hidden size to an initialiser."""
 
 
 def resolve(name: str, value: str | Initializer, hidden_size: int) -> Initializer:
-    """The initialiser meant by a cell's option: a name of `INITIALIZERS`, or a function as is.
+    """Return the initialiser that the value of a cell's option selects.
+
+    Args:
+      name: the name of the option. The error message contains it.
+      value: a name in `INITIALIZERS`, or a function. A function is returned unchanged.
+      hidden_size: the cell's hidden size.
 
     Raises:
-      ValueError: an unknown name.
+      ValueError: the name is unknown.
 
     Example:
       >>> resolve("bias_init", "zeros", 4)(jax.random.key(0), (2,), jnp.float32).tolist()

@@ -1,8 +1,9 @@
-"""The few numerical operations that all cells share.
+"""Numerical operations that all cells share.
 
-They carry the dtype rule: weights and inputs have the compute dtype, products accumulate in
-float32 or wider and stay so through the pointwise part. A step (see `stepping.py`) rounds states
-and outputs at its end.
+All operations follow one rule for dtypes. Weights and inputs have the compute dtype. Products are
+summed in float32 or wider, and pointwise operations keep the dtype of the sums. At the end of each
+step, `stepping.py` rounds the state to the dtype that it had before the step, and the output to the
+compute dtype.
 """
 
 import contextlib
@@ -41,7 +42,7 @@ ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
 
 
 def batched(batch_shape: int | Shape, *sizes: int) -> Shape:
-    """Return the shape of an array of a state: the batch axes, then its own.
+    """Return the shape of one array of a state: the batch axes, then the array's own axes.
 
     Example:
       >>> batched(2, 5), batched((3, 2), 5)
@@ -51,7 +52,7 @@ def batched(batch_shape: int | Shape, *sizes: int) -> Shape:
 
 
 def activation(name_or_function: str | Callable[[Array], Array]) -> Callable[[Array], Array]:
-    """The function meant by a cell's `activation`.
+    """Return the function that the value of a cell's option `activation` selects.
 
     Example:
       >>> float(activation("relu")(jnp.float32(-1.0)))
@@ -75,15 +76,15 @@ def accumulator_dtype(dtype: Any) -> jnp.dtype:
 
 
 def matmul(x: Array, w: Array) -> Array:
-    """`x @ w` in the dtype of the weights, accumulated in float32 or wider.
+    """Return `x @ w`, multiplied in the dtype of the weights and summed in float32 or wider.
 
     Args:
-      x: `[..., N]`; cast to the dtype of `w` first, so that half-precision weights meet
-        half-precision inputs (what matrix units are made for).
-      w: `[N, M]`.
+      x: the left factor `[..., N]`, which is cast to the dtype of `w`, because matrix units
+        multiply numbers of the same dtype.
+      w: the weights `[N, M]`.
 
     Returns:
-      `[..., M]` in `accumulator_dtype(w.dtype)`.
+      The product `[..., M]` in `accumulator_dtype(w.dtype)`.
 
     Example:
       >>> matmul(jnp.ones([2, 3]), jnp.ones([3, 4], jnp.bfloat16)).dtype.name
@@ -92,8 +93,9 @@ def matmul(x: Array, w: Array) -> Array:
     x = x.astype(w.dtype)
     accumulator = accumulator_dtype(w.dtype)
     if x.ndim > 2 and not is_divided((x, w)):
-        # The weight's gradient is then a product of two matrices, up to a third faster on CPUs.
-        # Not where devices share the array: merging the batch with time would undo its sharding.
+        # If x has two axes, the gradient of the weight is a product of two matrices, which is up
+        # to a third faster on CPUs. An array on several devices keeps its axes, because merging
+        # the batch axis with the time axis would undo the sharding.
         flat = jnp.matmul(x.reshape(-1, x.shape[-1]), w, preferred_element_type=accumulator)
         return flat.reshape(*x.shape[:-1], w.shape[-1])
     return jnp.matmul(x, w, preferred_element_type=accumulator)
@@ -103,10 +105,11 @@ _DIVIDED: contextvars.ContextVar[bool] = contextvars.ContextVar("_DIVIDED", defa
 
 
 def is_divided(tree: PyTree) -> bool:
-    """Return whether arrays may be sharded over several devices, judged by their mesh.
+    """Return whether an array of a pytree may be sharded over several devices.
 
-    A traced array that was put on a mesh says so, and the mesh set by `jax.set_mesh` counts, too.
-    An array that only `jax.jit(in_shardings=…)` divides does not say so.
+    The function reads the mesh of each array, which is also known while JAX traces a function, and
+    the mesh that `jax.set_mesh` sets. The function does not detect an array that only
+    `jax.jit(in_shardings=…)` shards.
 
     Example:
       >>> is_divided(jnp.ones([2, 3]))
@@ -119,9 +122,9 @@ def is_divided(tree: PyTree) -> bool:
 
 @contextlib.contextmanager
 def divided_like(tree: PyTree) -> Iterator[None]:
-    """Context in which `is_divided` is True for every array if an array of `tree` is sharded.
+    """If an array of `tree` is sharded, let `is_divided` return True in the `with` block.
 
-    It is needed because arrays inside a loop no longer carry their mesh.
+    Kernels need this function because the mesh of an array is not known inside a loop.
 
     Example:
       >>> with divided_like(jnp.ones([2, 3])):
@@ -136,7 +139,7 @@ def divided_like(tree: PyTree) -> Iterator[None]:
 
 
 def affine(x: Array, w: Array, b: Array | None) -> Array:
-    """`x @ w + b`; no bias where `b` is None.
+    """Return `x @ w + b`, or `x @ w` if `b` is None.
 
     Example:
       >>> affine(jnp.ones([2]), jnp.ones([2, 1]), None).tolist()
@@ -146,7 +149,7 @@ def affine(x: Array, w: Array, b: Array | None) -> Array:
 
 
 def biased(z: Array, b: Array | None) -> Array:
-    """`z + b` for a value `z [..., H]` and a bias `b [H]`, in the dtype of `z`; `z` without a bias.
+    """Return `z + b` in the dtype of `z [..., H]`, for a bias `b [H]`. If `b` is None, return `z`.
 
     Example:
       >>> biased(jnp.ones([1, 2]), jnp.full([2], 3, jnp.bfloat16)).tolist()
@@ -156,7 +159,7 @@ def biased(z: Array, b: Array | None) -> Array:
 
 
 def scaled(p: Array, x: Array) -> Array:
-    """`p ⊙ x` for a parameter `p [H]` and a value `x [..., H]`, in the dtype of `x`.
+    """Return `p ⊙ x` in the dtype of `x [..., H]`, for a parameter `p [H]`.
 
     Example:
       >>> scaled(jnp.full([2], 3, jnp.bfloat16), jnp.ones([1, 2])).dtype.name
@@ -166,7 +169,7 @@ def scaled(p: Array, x: Array) -> Array:
 
 
 def split(z: Array, gates: int) -> tuple[Array, ...]:
-    """Cuts the last axis of `z [..., G*H]` into `gates` arrays `[..., H]`.
+    """Split the last axis of `z [..., G*H]` into `gates` arrays `[..., H]`.
 
     Example:
       >>> [gate.tolist() for gate in split(jnp.arange(4), 2)]

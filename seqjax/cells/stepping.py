@@ -1,4 +1,4 @@
-"""One step of any cell: what all kernels that loop over time, and `Cell.step`, do at each step."""
+"""One step of any cell. `Cell.step` and all kernels with a time loop call `advance`."""
 
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -14,14 +14,14 @@ __all__ = ["Now", "Step", "advance", "enter", "held", "joined", "select", "shown
 
 
 class Now(NamedTuple):
-    """The arguments of a step besides the state.
+    """The arguments of a step, without the state.
 
     Attributes:
-      projected: the slots that the input fills.
-      mask: bool `[...]` or None; False where the step is padding.
-      reset: bool `[...]` or None; True where the state is set to `reset_state` before the step.
-      hold: the fraction of the old state that zoneout keeps, or a bool: a pytree like the state; or
-        None.
+      projected: the tuple of arrays or None that `cell.project` returned for this step.
+      mask: bool `[...]`, False where the step is padding; or None.
+      reset: bool `[...]`, True where the state is set to `reset_state` before the step; or None.
+      hold: None, or the argument of zoneout, a pytree with the structure of the state. A leaf is
+        the fraction of the old state to keep, or an array that is True for each unit to keep.
     """
 
     projected: Slots
@@ -34,12 +34,13 @@ class Step(NamedTuple):
     """The results of a step.
 
     Attributes:
-      state: the state after the step, in the dtypes of the state before it.
-      output: the output; None if it was not asked for.
-      left: the state before the step, after a reset.
-      gates: the slots that `update` was given.
-      reached: the state after the step as `output` is given it: not yet rounded, not yet masked.
-      extra: what the caller's own `update` returned besides the state.
+      state: the state after the step, in the dtypes of the state before the step.
+      output: the output, or None if `with_output` was False.
+      left: the state before the step, but after the reset if there was one.
+      gates: the gates that were passed to `update`.
+      reached: the state after the step, before it is rounded and masked. `cell.output` reads it.
+      extra: the second result of the function `update` that was passed to `advance`, or None if no
+        function was passed.
     """
 
     state: Any
@@ -76,18 +77,19 @@ def advance(
 
     Args:
       cell: the cell.
-      p: what it prepared of its parameters, in the compute dtype.
-      now: what the step is given.
-      state: the state before the step, in its own dtypes.
-      output_dtype: the compute dtype.
-      reset_state: what a reset puts back.
-      recurrent_mask: multiplies the recurrent input (recurrent dropout).
-      gates: the gates, if they are known; else they are computed.
-      update: `(p, gates, state) -> (state, extra)` in place of `cell.update`.
+      p: the result of `cell.prepare`, in the compute dtype.
+      now: the arguments of this step: projected input, mask, reset and zoneout.
+      state: the state before the step. The state after the step has the same dtypes.
+      output_dtype: the compute dtype. The output has this dtype.
+      reset_state: the state that replaces `state` at a reset.
+      recurrent_mask: the mask of recurrent dropout, by which the recurrent input is multiplied; or
+        None.
+      gates: the gates, if the caller has computed them already. If None, they are computed.
+      update: a function `(p, gates, state) -> (state, extra)` that replaces `cell.update`.
       with_output: whether to compute the output.
 
     Raises:
-      TypeError, ValueError: the cell's methods return what the contract does not allow.
+      TypeError, ValueError: a method of the cell returns a value of the wrong form.
 
     Example:
       >>> from seqjax.cells import GRU
@@ -137,7 +139,7 @@ def enter(cell: Cell[Any, Any], p: Any, now: Now, state: Any, reset_state: Any) 
 def shown(
     cell: Cell[Any, Any], p: Any, gates: Slots, reached: Any, mask: Array | None, dtype: Any
 ) -> PyTree:
-    """Return the outputs of one step or of all: in the compute dtype, and zero at masked steps.
+    """Return the outputs of one step or of all steps in the compute dtype, with 0 at padding.
 
     Example:
       >>> from seqjax.cells import GRU
@@ -156,10 +158,14 @@ def finished(output: PyTree, mask: Array | None, dtype: Any) -> PyTree:
 
 
 def joined(cell: Cell[Any, Any], projected: Slots, recurred: Slots | None) -> Slots:
-    """Return the gates: slot by slot the sum of two arrays, or the one that there is.
+    """Return the gates.
+
+    Each gate is the sum of an array of `projected` and an array of `recurred`, or one of these
+    arrays if the other is None.
 
     Raises:
-      TypeError, ValueError: they are not tuples of one length.
+      TypeError, ValueError: the arguments are not tuples of the same length, or the two arrays of
+        a gate differ in shape.
 
     Example:
       >>> from seqjax.cells import GRU
@@ -183,7 +189,7 @@ def joined(cell: Cell[Any, Any], projected: Slots, recurred: Slots | None) -> Sl
     for n, (p, q) in enumerate(zip(projected, recurred, strict=True)):
         if p is not None and q is not None and p.shape != q.shape:
             raise ValueError(
-                f"cell: expected the slot {n} of {name}.recur to have the shape of that of "
+                f"cell: expected slot {n} of {name}.recur to have the same shape as that of "
                 f"{name}.project, {p.shape}, got {q.shape}"
             )
         gates.append(added(p, q))
@@ -191,12 +197,12 @@ def joined(cell: Cell[Any, Any], projected: Slots, recurred: Slots | None) -> Sl
 
 
 def added(a: Array | None, b: Array | None) -> Array | None:
-    """The sum of two arrays, or the one that there is."""
+    """Return the sum of two arrays, or the only array if the other argument is None."""
     return b if a is None else a if b is None else a + b
 
 
 def masked(r: PyTree | None, recurrent_mask: PyTree | None) -> PyTree | None:
-    """Return the recurrent input times the mask of recurrent dropout."""
+    """Multiply the recurrent input by the mask of recurrent dropout."""
     if r is None or recurrent_mask is None:
         return r
     return jax.tree.map(
@@ -205,7 +211,10 @@ def masked(r: PyTree | None, recurrent_mask: PyTree | None) -> PyTree | None:
 
 
 def select(condition: Array, if_true: PyTree, if_false: PyTree) -> PyTree:
-    """`if_true` where the condition `[...]` holds, else `if_false`, for pytrees of `[..., …]`.
+    """Return `if_true` where the condition `[...]` holds, and `if_false` elsewhere.
+
+    `if_true` and `if_false` are pytrees of arrays `[..., …]`, which begin with the condition's
+    axes.
 
     Example:
       >>> select(jnp.array([True, False]), jnp.ones([2, 1]), jnp.zeros([2, 1])).tolist()
@@ -221,7 +230,7 @@ def select(condition: Array, if_true: PyTree, if_false: PyTree) -> PyTree:
 
 
 def held(hold: Array, old: Array, new: Array) -> Array:
-    """Zoneout's mix of the old and the new state: hold ⊙ old + (1 - hold) ⊙ new.
+    """Apply zoneout to the old and the new state: hold ⊙ old + (1 - hold) ⊙ new.
 
     Example:
       >>> float(held(jnp.float32(0.25), jnp.float32(4.0), jnp.float32(0.0)))
@@ -230,18 +239,18 @@ def held(hold: Array, old: Array, new: Array) -> Array:
     if hold.dtype == jnp.bool_:
         return jnp.where(hold, old, new)
     if not jnp.issubdtype(new.dtype, jnp.inexact):
-        return new  # a counter has no fractions
-    hold = hold.astype(jnp.finfo(new.dtype).dtype)
+        return new  # zoneout does not change a counter
+    hold = hold.astype(new.dtype)
     return hold * old + (1 - hold) * new
 
 
 def _check_state(cell: Cell[Any, Any], method: str, new: Any, old: Any) -> None:
-    """Raise if a method returned something else than a state."""
+    """Raise if the state `new` that a method returned differs from `old` in structure or shapes."""
 
     def described(state: Any) -> Any:
         return jax.tree.map(lambda a: f"{a.dtype}{list(a.shape)}", state)
 
-    name = f"cell: expected from {type(cell).__name__}.{method} a state like the one it was given"
+    name = f"cell: expected {type(cell).__name__}.{method} to return a state like its argument"
     same: Any = jax.tree.structure(old)
     if jax.tree.structure(new) != same:
         raise TypeError(f"{name}, {described(old)}, got {jax.tree.structure(new)}")

@@ -1,16 +1,19 @@
-"""Linear-chain conditional random fields: tags of a sequence that depend on their neighbours.
+"""Linear-chain conditional random fields (CRF): models of tag sequences with tag transitions.
 
     s(y) = start_y1 + Σ_t emissions_t,yt + Σ_t>1 transitions_yt-1,yt + end_yT
     p(y) = exp(s(y)) / Z,   Z = Σ_y' exp(s(y'))
 
-over the real steps of a sequence. The following holds for all functions:
+Here y is a tagging (a sequence of tags) and s(y) is its score. The sums over t include only the
+steps that are not padding. The following holds for all functions:
 
-- They compute in float32 or wider. Sums over time keep this accuracy for 100,000 steps and more.
-- A score of -inf forbids a tag or a transition. No result takes a forbidden step, and gradients
-  are finite. If every tagging is forbidden, log Z and the best score are -inf.
-- Values in padding, also NaN, change neither results nor gradients. A mask may have holes: the
-  real steps on both sides of a hole are neighbours.
-- A sequence without real steps has one tagging, the empty one: s = 0, log Z = 0, log p = 0.
+- All functions compute in float32 or wider. Sums over 100,000 steps and more keep the accuracy of
+  the dtype.
+- A score of -inf forbids a tag or a transition. Forbidden tags and transitions do not occur in any
+  result, and gradients are finite. If all taggings are forbidden, log Z and the best score are
+  -inf.
+- Values in padding, including NaN, affect neither results nor gradients. A mask may have gaps; the
+  real steps on both sides of a gap are treated as adjacent.
+- A sequence without real steps has only the empty tagging, with s = 0, log Z = 0 and log p = 0.
 """
 
 from seqjax.crf._decoding import CRFDecoded, decode

@@ -1,4 +1,4 @@
-"""The taggings of highest score, by Viterbi's algorithm."""
+"""CRF decoding: the taggings with the highest scores, by the Viterbi algorithm."""
 
 from typing import Any, NamedTuple
 
@@ -16,12 +16,13 @@ __all__ = ["CRFDecoded", "decode"]
 
 
 class CRFDecoded(NamedTuple):
-    """The best taggings of each sequence; arrays have the axis of n only if `n_best` was given.
+    """The best taggings of each sequence. `tags` and `scores` have an axis n only with `n_best`.
 
     Attributes:
       tags: int32 `[..., T]` or `[..., n, T]`, 0 in padding.
-      scores: float32 or wider `[...]` or `[..., n]`, the score s of each tagging. Its log p is s
-        minus `log_partition`. A score of -inf means that no such tagging exists.
+      scores: float32 or wider `[...]` or `[..., n]`, the score s of each tagging. The
+        log-probability of a tagging is s minus `log_partition`. A score of -inf marks a tagging
+        that does not exist.
     """
 
     tags: Array
@@ -38,26 +39,28 @@ def decode(
     end: Any = None,
     n_best: int | None = None,
 ) -> CRFDecoded:
-    """Return the tags of highest score, by Viterbi's algorithm; lower tags win ties.
+    """Return the tags with the highest score, by the Viterbi algorithm.
 
         y = argmax_y' s(y')
+
+    Among taggings with equal scores, lower tags are preferred.
 
     Args:
       emissions: float `[..., T, C]`.
       transitions: float `[C, C]`.
-      lengths: as for `log_likelihood`; or
-      mask: as for `log_likelihood`.
-      start: as for `log_likelihood`.
-      end: as for `log_likelihood`.
-      n_best: n, the number of different taggings to return, best first. If None, only the best is
-        returned, without the axis of n. If a sequence has fewer taggings, the other scores are
-        -inf.
+      lengths: see `log_likelihood`.
+      mask: see `log_likelihood`.
+      start: see `log_likelihood`.
+      end: see `log_likelihood`.
+      n_best: n, the number of different taggings to return, best first. If None, the best tagging
+        is returned without the axis n. If a sequence has fewer than n taggings, the remaining
+        scores are -inf.
 
     Returns:
       `CRFDecoded(tags, scores)`.
 
     Raises:
-      TypeError, ValueError: as `log_likelihood`; `n_best` is not a positive integer.
+      TypeError, ValueError: see `log_likelihood`; also if `n_best` is not a positive integer.
 
     References:
       Viterbi 1967, Error Bounds for Convolutional Codes and an Asymptotically Optimum Decoding
@@ -78,7 +81,7 @@ def decode(
     number = 1 if n_best is None else checks.require_integer("n_best", n_best)
     *batch_shape, _, classes = scores.emissions.shape
     batch = tuple(batch_shape)
-    # A way is a tag and a rank among the best of its taggings: number `tag * n + rank`.
+    # A way is a tag and a rank among the n best taggings that end with this tag: `tag * n + rank`.
     width = classes * number
     leaving = jnp.repeat(scores.transitions, number, axis=0)
     square = (*batch, width, classes)
@@ -105,7 +108,7 @@ def decode(
     def backward(way: Array, origin: Array) -> tuple[Array, Array]:
         return jnp.take_along_axis(origin, way, axis=-1), way
 
-    # Without a real step there is one tagging, the empty one.
+    # A sequence without real steps has one tagging, the empty one.
     empty = jnp.where(jnp.arange(number) == 0, 0.0, -jnp.inf).astype(start.dtype)
     zeros = jnp.zeros((*batch, width), start.dtype)
     best, origins = lax.scan(forward, exact(zeros), scores.steps())

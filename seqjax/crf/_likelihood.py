@@ -28,28 +28,28 @@ def loss(
     end: Any = None,
     per_sequence: bool = False,
 ) -> Array:
-    """The loss of a tagger in nats a sequence, averaged over the sequences of the batch.
+    """Return the negative log-likelihood in nats per sequence, averaged over the batch.
 
         L = -log p(y)
 
-    A sequence without real steps is padding of the batch and does not count. Tags that scores of
-    -inf forbid cost inf, without a gradient.
+    A sequence without real steps is ignored in the mean. If a score of -inf forbids the tags, the
+    loss is inf, and its gradient is 0.
 
     Args:
-      emissions: float `[B, T, C]`.
-      tags: int `[B, T]`, or partial labels, bool `[B, T, C]`.
+      emissions: float `[B, T, C]`, see `log_likelihood` for this and the following arguments.
+      tags: int `[B, T]`; or, for partial labels, bool `[B, T, C]`, True for each allowed tag.
       transitions: float `[C, C]`.
-      lengths: int `[B]`; or
-      mask: bool `[B, T]`.
+      lengths: int `[B]`.
+      mask: bool `[B, T]`. Pass `lengths` or `mask`, not both.
       start: float `[C]`.
       end: float `[C]`.
-      per_sequence: whether to return L of each sequence, `[B]`, instead of the mean.
+      per_sequence: whether to return the loss of each sequence, `[B]`, instead of the mean.
 
     Returns:
-      float32 or wider, a scalar or `[B]`, at least 0.
+      The loss, a scalar or `[B]` in float32 or wider, at least 0.
 
     Raises:
-      TypeError, ValueError: as `log_likelihood`, whose arguments these are.
+      TypeError, ValueError: see `log_likelihood`.
 
     Example:
       >>> emissions, transitions = jnp.zeros([2, 3, 2]), jnp.zeros([2, 2])  # all tags equally good
@@ -75,27 +75,31 @@ def log_likelihood(
     """Return the log-probability of tags.
 
         log p(y) = s(y) - log Z
-        log p(A) = log Σ_y∈A exp(s(y)) - log Z,   A: all taggings that partial labels allow
+        log p(A) = log Σ_y∈A exp(s(y)) - log Z,   A: the set of taggings that partial labels allow
 
     Args:
       emissions: float `[..., T, C]`, the score of each tag at each step.
-      tags: int `[..., T]`, in [0, C), anything in padding; or partial labels, bool `[..., T, C]`,
-        True for each tag that a step may have. A step of an unknown tag has True everywhere.
-      transitions: float `[C, C]`, the score of tag j after tag i at `[i, j]`.
-      lengths: int `[...]`, 0 to T, real steps of each sequence; or
-      mask: bool `[..., T]`, True at real steps. Without both, all steps are real.
-      start: float `[C]`, the score of each tag at the first real step; none if None.
-      end: float `[C]`, the score of each tag at the last real step; none if None.
+      tags: int `[..., T]`, in [0, C), with any value in padding; or, for partial labels, bool
+        `[..., T, C]`, True for each tag that a step may have. If the tag of a step is unknown, all
+        entries of the step are True.
+      transitions: float `[C, C]`; entry `[i, j]` is the score of tag j after tag i.
+      lengths: int `[...]`, 0 to T, the number of real steps of each sequence.
+      mask: bool `[..., T]`, True at real steps. Pass `lengths` or `mask`, not both. Without
+        `lengths` and `mask`, all steps are real.
+      start: float `[C]`, the score of each tag at the first real step; the default is 0.
+      end: float `[C]`, the score of each tag at the last real step; the default is 0.
 
     Returns:
-      float32 or wider `[...]`, never above 0; -inf for tags that scores of -inf forbid.
+      The log-probabilities `[...]` in float32 or wider: at most 0, and -inf for tags that a score
+      of -inf forbids.
 
     Raises:
-      TypeError: scores are not float, tags neither integers nor bool, lengths not integers, or
-        mask not bool.
-      ValueError: shapes do not fit; both lengths and mask; outside tracing, lengths out of range, a
-        real tag not in [0, C), or a real step without an allowed tag. Under tracing a wrong tag
-        makes the value NaN, and a step without an allowed tag makes it -inf.
+      TypeError: if scores are not floating-point numbers, tags are neither integers nor bool,
+        lengths are not integers, or the mask is not bool.
+      ValueError: if shapes do not fit, or both `lengths` and `mask` are given; outside tracing,
+        also if lengths are out of range, the tag of a real step is not in [0, C), or a real step
+        has no allowed tag. Under tracing, an invalid tag makes the log-probability NaN, and a step
+        without an allowed tag makes it -inf.
 
     References:
       Lafferty, McCallum, Pereira 2001, Conditional Random Fields, section 3.
@@ -116,7 +120,7 @@ def log_likelihood(
 
 
 def _log_likelihood(scores: Scores, tags: Any) -> Array:
-    """Return the log-probability of tags, which are checked here."""
+    """Check the tags and return their log-probability."""
     tags = checks.require_array("tags", tags, jnp.generic, "integers [..., T] or bool [..., T, C]")
     if tags.dtype == bool:
         log_p = _of_sets(scores, tags)
@@ -148,16 +152,16 @@ def log_partition(
     Args:
       emissions: float `[..., T, C]`.
       transitions: float `[C, C]`.
-      lengths: as for `log_likelihood`; or
-      mask: as for `log_likelihood`.
-      start: as for `log_likelihood`.
-      end: as for `log_likelihood`.
+      lengths: see `log_likelihood`.
+      mask: see `log_likelihood`.
+      start: see `log_likelihood`.
+      end: see `log_likelihood`.
 
     Returns:
-      float32 or wider `[...]`; -inf if every tagging is forbidden.
+      log Z `[...]` in float32 or wider, -inf if all taggings are forbidden.
 
     Raises:
-      TypeError, ValueError: as `log_likelihood`.
+      TypeError, ValueError: see `log_likelihood`.
 
     Example:
       >>> log_z = log_partition(jnp.zeros([1, 3, 2]), jnp.zeros([2, 2]))
@@ -177,25 +181,26 @@ def marginals(
     start: Any = None,
     end: Any = None,
 ) -> Array:
-    """Return the probability of each tag at each step, summed over all other tags.
+    """Return the probability of each tag at each step, summed over the tags of all other steps.
 
         p(y_t = c) = ∂ log Z / ∂ emissions_tc = softmax_c(α_tc + β_tc - emissions_tc)
 
-    where β is the α of the chain read from right to left.
+    Here α is that of `log_partition`, and β is the same quantity for the chain in reverse order.
 
     Args:
       emissions: float `[..., T, C]`.
       transitions: float `[C, C]`.
-      lengths: as for `log_likelihood`; or
-      mask: as for `log_likelihood`.
-      start: as for `log_likelihood`.
-      end: as for `log_likelihood`.
+      lengths: see `log_likelihood`.
+      mask: see `log_likelihood`.
+      start: see `log_likelihood`.
+      end: see `log_likelihood`.
 
     Returns:
-      float32 or wider `[..., T, C]`, 0 in padding, and 0 if every tagging is forbidden.
+      The probabilities `[..., T, C]` in float32 or wider, 0 in padding and if all taggings are
+      forbidden.
 
     Raises:
-      TypeError, ValueError: as `log_likelihood`.
+      TypeError, ValueError: see `log_likelihood`.
 
     Example:
       >>> emissions = jnp.log(jnp.array([[[3.0, 1.0], [1.0, 1.0]]]))
@@ -209,13 +214,14 @@ def marginals(
     beta = jax.tree.map(lambda a: a[..., ::-1, :], beta)
     possible = jnp.isfinite(alpha[0] + beta[0]) & (log_z[0] > -jnp.inf)[..., None, None]
     possible = possible & scores.mask[..., None]
-    # Impossible tags are replaced, since -inf minus -inf is NaN.
+    # The values of impossible tags are replaced, since -inf minus -inf is NaN.
     alpha, *rest = jax.tree.map(
         lambda a: jnp.where(possible, a, 0.0), (alpha, *beta, -scores.emissions)
     )
     both = functools.reduce(add, rest, alpha)
     both = jnp.where(possible, both[0], -jnp.inf), both[1]
-    # Σ_c α β is Z at each step; the value of the same step excludes rounding at other steps.
+    # Σ_c α β is Z at each step. Dividing by the Z of the same step excludes rounding errors of
+    # other steps.
     total = jax.tree.map(
         lambda a: jnp.broadcast_to(a[..., None], possible.shape),
         log_sum(both, jnp.zeros_like(both[0]), -1),
@@ -224,12 +230,13 @@ def marginals(
 
 
 class _Path(NamedTuple):
-    """The terms of the score of one tagging, to which others are compared.
+    """The terms of the score of one tagging.
 
     Attributes:
-      entered: `[..., T]`, the transition into each step; `start` at the first.
-      emitted: `[..., T]`.
-      end: `[...]`.
+      entered: `[..., T]`, the score of the transition into each step; at the first step, the start
+        score.
+      emitted: `[..., T]`, the emission score of the tag of each step.
+      end: `[...]`, the end score of the last tag.
     """
 
     entered: Array
@@ -240,8 +247,9 @@ class _Path(NamedTuple):
 def _of_tags(scores: Scores, tags: Array) -> Array:
     """Return log p of tags `[..., T]`.
 
-    The recursion runs on α - s(y). If the tagging has almost all the probability, the result is
-    almost 0 with full accuracy, whereas log Z - s(y) is a difference of two large numbers.
+    The recursion computes α minus s(y), the score of the tagging. If the probability of the tagging
+    is almost 1, the result is almost 0 and fully accurate, whereas log Z - s(y) is a difference of
+    two large numbers.
     """
     *batch_shape, steps, classes = scores.emissions.shape
     if tags.shape != (*batch_shape, steps):
@@ -251,7 +259,7 @@ def _of_tags(scores: Scores, tags: Array) -> Array:
     valid = (tags >= 0) & (tags < classes) | ~scores.mask
     tags = jnp.where(scores.mask & valid, tags, 0).astype(jnp.int32)
 
-    # Without a previous step, the index is -1; the transition of that tag is not used.
+    # If there is no previous step, the index is -1, and the transition is not used.
     before = jnp.take_along_axis(tags, jnp.maximum(scores.previous, 0), axis=-1)
     first = scores.previous < 0
     entered = jnp.where(first, scores.start[tags], scores.transitions[before, tags])
@@ -261,7 +269,7 @@ def _of_tags(scores: Scores, tags: Array) -> Array:
     parts.append(jnp.where(scores.is_empty, 0.0, last))
     forbidden = [jnp.isneginf(part) for part in parts]
     possible = ~(forbidden[0].any(axis=-1) | forbidden[1].any(axis=-1) | forbidden[2])
-    # Relative to a forbidden path, other scores would be infinite.
+    # The terms of a forbidden path are not subtracted, because other scores would become infinite.
     path = _Path(*[jnp.where(bad, 0.0, part) for bad, part in zip(forbidden, parts, strict=True)])
     _, (hi, lo) = _forward(scores, path)
     log_p = jnp.where(possible, 0.0 - (hi + lo), -jnp.inf)
@@ -269,7 +277,7 @@ def _of_tags(scores: Scores, tags: Array) -> Array:
 
 
 def _of_sets(scores: Scores, allowed: Array) -> Array:
-    """Return log p of all taggings that are allowed, bool `[..., T, C]`."""
+    """Return the log-probability of the set of taggings that `allowed`, `[..., T, C]`, permits."""
     if allowed.shape != scores.emissions.shape:
         raise ValueError(f"tags: expected shape {scores.emissions.shape}, got {allowed.shape}")
     allowed = allowed | ~scores.mask[..., None]
@@ -284,9 +292,10 @@ def _log_z(scores: Scores) -> Total:
 
 
 def _forward(scores: Scores, path: _Path | None = None) -> tuple[Total, Total]:
-    """Return α at each step, `[T, ..., C]`, and log Z `[...]`; with a path, less its score.
+    """Return α at each step, `[T, ..., C]`, and log Z `[...]`, both minus the score of `path`.
 
-    The path's terms are subtracted one by one, so that the path itself adds exactly 0.
+    If `path` is given, the terms of its score are subtracted step by step, so that the remaining
+    score of this path is exactly 0.
     """
     *batch_shape, _, classes = scores.emissions.shape
     xs: Any = scores.steps()

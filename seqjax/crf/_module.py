@@ -1,4 +1,4 @@
-"""The scores of a chain as a Flax module."""
+"""The CRF as a Flax module."""
 
 from typing import Any
 
@@ -13,19 +13,20 @@ __all__ = ["CRF"]
 
 
 class CRF(nnx.Module):
-    """The learned transition, start and end scores of a linear chain; they start at zero.
+    """A linear-chain CRF with learned transition, start and end scores, which are initially zero.
 
     Args:
       num_tags: C, the number of tags.
       param_dtype: the dtype of the parameters.
 
     Attributes:
-      transitions: `[C, C]`, the score of tag j after tag i at `[i, j]`.
-      start: `[C]`.
-      end: `[C]`.
+      transitions: `[C, C]`; entry `[i, j]` is the score of tag j after tag i.
+      start: `[C]`, the score of each tag at the first step.
+      end: `[C]`, the score of each tag at the last step.
 
     Raises:
-      TypeError, ValueError: `num_tags` is not a positive integer, `param_dtype` not floating.
+      TypeError, ValueError: if `num_tags` is not a positive integer, or `param_dtype` is not a
+        floating-point dtype.
 
     Example:
       >>> crf, emissions = CRF(4), jnp.zeros([2, 5, 4])
@@ -52,13 +53,13 @@ class CRF(nnx.Module):
         mask: Any = None,
         per_sequence: bool = False,
     ) -> Array:
-        """Return `seqjax.crf.loss` with these scores.
+        """Return `seqjax.crf.loss` with the module's transition, start and end scores.
 
         Args:
           emissions: float `[B, T, C]`.
-          tags: int `[B, T]`, or partial labels, bool `[B, T, C]`.
-          lengths: int `[B]`; or
-          mask: bool `[B, T]`.
+          tags: int `[B, T]`; or, for partial labels, bool `[B, T, C]`, True for each allowed tag.
+          lengths: int `[B]`, the number of real steps of each sequence.
+          mask: bool `[B, T]`, True at real steps. Pass `lengths` or `mask`, not both.
           per_sequence: whether to return the loss of each sequence, `[B]`, instead of the mean.
         """
         return _likelihood.loss(
@@ -69,24 +70,25 @@ class CRF(nnx.Module):
     def log_likelihood(
         self, emissions: Any, tags: Any, *, lengths: Any = None, mask: Any = None
     ) -> Array:
-        """Return `seqjax.crf.log_likelihood` with these scores.
+        """Return `seqjax.crf.log_likelihood` with the module's transition, start and end scores.
 
         Args:
           emissions: float `[..., T, C]`.
-          tags: int `[..., T]`, or partial labels, bool `[..., T, C]`.
-          lengths: int `[...]`; or
-          mask: bool `[..., T]`.
+          tags: int `[..., T]`; or, for partial labels, bool `[..., T, C]`, True for each allowed
+            tag.
+          lengths: int `[...]`, the number of real steps of each sequence.
+          mask: bool `[..., T]`, True at real steps. Pass `lengths` or `mask`, not both.
         """
         options = self._options(lengths, mask)
         return _likelihood.log_likelihood(emissions, tags, self.transitions[...], **options)
 
     def log_partition(self, emissions: Any, *, lengths: Any = None, mask: Any = None) -> Array:
-        """Return `seqjax.crf.log_partition` with these scores.
+        """Return `seqjax.crf.log_partition` with the module's transition, start and end scores.
 
         Args:
           emissions: float `[..., T, C]`.
-          lengths: int `[...]`; or
-          mask: bool `[..., T]`.
+          lengths: int `[...]`, the number of real steps of each sequence.
+          mask: bool `[..., T]`, True at real steps. Pass `lengths` or `mask`, not both.
         """
         options = self._options(lengths, mask)
         return _likelihood.log_partition(emissions, self.transitions[...], **options)
@@ -94,24 +96,25 @@ class CRF(nnx.Module):
     def decode(
         self, emissions: Any, *, lengths: Any = None, mask: Any = None, n_best: int | None = None
     ) -> _decoding.CRFDecoded:
-        """Return `seqjax.crf.decode` with these scores.
+        """Return `seqjax.crf.decode` with the module's transition, start and end scores.
 
         Args:
           emissions: float `[..., T, C]`.
-          lengths: int `[...]`; or
-          mask: bool `[..., T]`.
-          n_best: the number of taggings to return; if None, only the best.
+          lengths: int `[...]`, the number of real steps of each sequence.
+          mask: bool `[..., T]`, True at real steps. Pass `lengths` or `mask`, not both.
+          n_best: n, the number of taggings to return. If None, the best tagging is returned without
+            the axis n.
         """
         options = self._options(lengths, mask)
         return _decoding.decode(emissions, self.transitions[...], n_best=n_best, **options)
 
     def marginals(self, emissions: Any, *, lengths: Any = None, mask: Any = None) -> Array:
-        """Return `seqjax.crf.marginals` with these scores.
+        """Return `seqjax.crf.marginals` with the module's transition, start and end scores.
 
         Args:
           emissions: float `[..., T, C]`.
-          lengths: int `[...]`; or
-          mask: bool `[..., T]`.
+          lengths: int `[...]`, the number of real steps of each sequence.
+          mask: bool `[..., T]`, True at real steps. Pass `lengths` or `mask`, not both.
         """
         return _likelihood.marginals(
             emissions, self.transitions[...], **self._options(lengths, mask)

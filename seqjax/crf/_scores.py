@@ -1,4 +1,4 @@
-"""The checked arguments of all functions of a chain."""
+"""The arguments that all CRF functions share, after all checks."""
 
 from typing import Any, NamedTuple
 
@@ -13,7 +13,7 @@ __all__ = ["Scores", "checked"]
 
 
 class Scores(NamedTuple):
-    """A chain's scores in one dtype.
+    """The scores of a linear-chain CRF, in one dtype.
 
     Attributes:
       emissions: `[..., T, C]`, zero in padding.
@@ -21,7 +21,8 @@ class Scores(NamedTuple):
       start: `[C]`.
       end: `[C]`.
       mask: bool `[..., T]`, True at real steps.
-      previous: int32 `[..., T]`, the index of the last real step before; -1 if there is none.
+      previous: int32 `[..., T]`, the index of the last real step before each step, or -1 if there
+        is none.
     """
 
     emissions: Array
@@ -37,13 +38,13 @@ class Scores(NamedTuple):
         return ~self.mask.any(axis=-1)
 
     def steps(self) -> tuple[Array, Array, Array]:
-        """Return emissions `[T, ..., C]`, and two masks: real steps, and the first real step."""
+        """Return emissions `[T, ..., C]`, and masks of real steps and of the first real step."""
         flags = self.mask, self.mask & (self.previous < 0)
         real, first = (jnp.moveaxis(flag, -1, 0)[..., None] for flag in flags)
         return jnp.moveaxis(self.emissions, -2, 0), real, first
 
     def reversed(self) -> "Scores":
-        """Return the chain that reads the same taggings from right to left."""
+        """Return the chain with the order of steps reversed."""
         mask = self.mask[..., ::-1]
         return Scores(
             self.emissions[..., ::-1, :],
@@ -58,7 +59,7 @@ class Scores(NamedTuple):
 def checked(
     emissions: Any, transitions: Any, lengths: Any, mask: Any, start: Any, end: Any
 ) -> Scores:
-    """Check the arguments and return their scores, or raise an error that names an argument."""
+    """Check the arguments and return the scores. An error message names the wrong argument."""
     emissions = checks.require_array("emissions", emissions, jnp.floating, "float [..., T, C]")
     if emissions.ndim < 2 or emissions.shape[-1] == 0:
         raise ValueError(f"emissions: expected [..., T, C], got {emissions.shape}")

@@ -1,7 +1,9 @@
-"""Connectionist temporal classification: labels of a sequence without their places in time.
+"""Connectionist temporal classification (CTC): label sequences without an alignment to frames.
 
-A path has one class a frame, `blank` among them; merging its repeats and then dropping its blanks
-gives its labels: `a a - a b b → a a b`. The probability of labels is the sum over their paths.
+A path assigns a class to each frame. One of the classes is the blank, which stands for no label.
+The labels of a path are the classes that remain after merging repeated classes and then removing
+blanks: `a a - a b b → a a b`. The probability of a label sequence is the sum of the probabilities
+of its paths.
 """
 
 from seqjax.ctc._decoding import CTCDecoded, ctc_beam_search, ctc_greedy

@@ -1,4 +1,4 @@
-"""Checks that the loss and the decoders of CTC share."""
+"""Argument checks that the CTC loss and decoders share."""
 
 from typing import Any
 
@@ -12,7 +12,7 @@ __all__ = ["checked_frames"]
 
 
 def checked_frames(logits: Any, lengths: Any, mask: Any, blank: Any) -> tuple[Array, Array, int]:
-    """Check the frames; return logits, float32 or wider and zero in padding, mask and blank."""
+    """Check and return the logits (in float32 or wider, 0 in padding), the mask and the blank."""
     logits = checks.require_array("logits", logits, jnp.floating, "a float array [B, T, V]")
     if logits.ndim != 3 or logits.shape[2] == 0:
         raise ValueError(f"logits: expected [B, T, V], got {logits.shape}")

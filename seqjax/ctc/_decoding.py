@@ -1,4 +1,4 @@
-"""Labels from the frames' probabilities: the best path, or a search over label prefixes."""
+"""CTC decoding: the labels of the best path, or those found by a beam search over prefixes."""
 
 from typing import Any, NamedTuple
 
@@ -17,12 +17,13 @@ __all__ = ["CTCDecoded", "ctc_beam_search", "ctc_greedy"]
 
 
 class CTCDecoded(NamedTuple):
-    """Labels for B rows of T frames, n for each; n is 1 for `ctc_greedy`.
+    """The n best label sequences for each of B inputs of T frames; n is 1 for `ctc_greedy`.
 
     Attributes:
       tokens: int32 `[B, n, T]`, the labels, followed by blanks.
-      lengths: int32 `[B, n]`, the numbers of labels.
-      log_probs: float32 or wider `[B, n]`; -inf where there are fewer than n different labels.
+      lengths: int32 `[B, n]`, the number of labels.
+      log_probs: float32 or wider `[B, n]`. If fewer than n label sequences
+        were found, the remaining entries are -inf.
     """
 
     tokens: Array
@@ -31,21 +32,23 @@ class CTCDecoded(NamedTuple):
 
 
 def ctc_greedy(logits: Any, *, lengths: Any = None, mask: Any = None, blank: int = 0) -> CTCDecoded:
-    """Return the labels of the most probable path: the best class of each frame.
+    """Return the labels of the most probable path, which has the most probable class at each frame.
 
         π_t = argmax_v p_t(v),   labels = π without repeats, then without blanks
 
     Args:
-      logits: float `[B, T, V]`, unnormalised, the blank among the V classes.
-      lengths: int `[B]`, 0 to T, frames of each row; or
-      mask: bool `[B, T]`, True at real frames; those on both sides of a hole are neighbours.
-      blank: the blank's class.
+      logits: float `[B, T, V]`, unnormalised; one of the V classes is the blank.
+      lengths: int `[B]`, 0 to T, the number of frames of each sequence.
+      mask: bool `[B, T]`, True at real frames; frames on both sides of a gap are treated as
+        adjacent. Pass `lengths` or `mask`, not both.
+      blank: the class of the blank.
 
     Returns:
-      `CTCDecoded` with n = 1; log_probs are those of the one path, a lower bound of the labels'.
+      `CTCDecoded` with n = 1. `log_probs` is the log-probability of the best path, a lower bound of
+      the log-probability of the labels.
 
     Raises:
-      TypeError, ValueError: as `ctc_loss`.
+      TypeError, ValueError: see `ctc_loss`.
 
     References:
       Graves et al. 2006, Connectionist Temporal Classification, section 3.2 (best path decoding).
@@ -76,33 +79,37 @@ def ctc_beam_search(
     n_best: int = 1,
     blank: int = 0,
 ) -> CTCDecoded:
-    """Return the most probable labels, by a search over prefixes that sums the paths of each.
+    """Return the most probable label sequences, by a beam search over label prefixes.
 
-    With b and n the probability of a prefix's paths that end in a blank and of those that do not,
-    λ its last label, and frame t's p,
+    Let ℓ be a prefix with last label λ. The paths of ℓ that end in a blank have the total
+    probability b(ℓ), and the other paths of ℓ have the total probability n(ℓ). A frame with class
+    probabilities p changes b and n as follows:
 
         b'(ℓ)      = p(blank) (b(ℓ) + n(ℓ))
         n'(ℓ)      = p(λ) n(ℓ)
         n'(ℓ + c) += p(c) b(ℓ) if c = λ else p(c) (b(ℓ) + n(ℓ))
 
-    and the `beam_width` prefixes of highest b + n are kept. If the width is at least the number of
-    all prefixes, the search is exact. Prefixes are identified by 64-bit hashes. The time loop is
-    one `lax.scan`.
+    After each frame, the `beam_width` prefixes with the highest b + n are kept. If `beam_width` is
+    at least the number of all prefixes, the search is exact. Prefixes are identified by 64-bit
+    hashes. The loop over frames is one `lax.scan`.
 
     Args:
-      logits: float `[B, T, V]`, unnormalised, the blank among the V classes; -inf forbids a class.
-      lengths: int `[B]`, 0 to T, frames of each row; or
-      mask: bool `[B, T]`, True at real frames; those on both sides of a hole are neighbours.
-      beam_width: K, prefixes kept after each frame.
-      blank: the blank's class.
-      n_best: n, at most K.
+      logits: float `[B, T, V]`, unnormalised; one of the V classes is the blank. A logit of -inf
+        forbids a class.
+      lengths: int `[B]`, 0 to T, the number of frames of each sequence.
+      mask: bool `[B, T]`, True at real frames; frames on both sides of a gap are treated as
+        adjacent. Pass `lengths` or `mask`, not both.
+      beam_width: K, the number of prefixes that are kept after each frame.
+      blank: the class of the blank.
+      n_best: n, the number of label sequences to return, at most K.
 
     Returns:
-      `CTCDecoded` with n = `n_best` different labels, most probable first; log_probs are of the
-      paths the search has seen, a lower bound of the labels'.
+      `CTCDecoded` with n = `n_best` different label sequences, most probable first. `log_probs` sum
+      only over paths within the beam, so they are lower bounds of the log-probabilities of the
+      label sequences.
 
     Raises:
-      TypeError, ValueError: as `ctc_loss`; n_best above beam_width.
+      TypeError, ValueError: see `ctc_loss`; also if `n_best` is above `beam_width`.
 
     References:
       Graves, Jaitly 2014, Towards End-to-End Speech Recognition with Recurrent Neural Networks,
@@ -126,7 +133,7 @@ def ctc_beam_search(
     batch = logits.shape[0]
     log_probs = jnp.moveaxis(log_normalized(logits), 1, 0)
 
-    # The log-probability of a prefix is that of the best one, a pair of floats, plus a difference.
+    # Log-probabilities are stored relative to that of the best prefix, which is a pair of floats.
     def frame(beam: _Beam, xs: tuple[Array, Array]) -> tuple[_Beam, tuple[Array, Array]]:
         p_t, is_real = xs
         new, parents, labels = jax.vmap(advance, in_axes=(0, 0, None))(beam.prefixes, p_t, blank)
@@ -162,11 +169,11 @@ def ctc_beam_search(
 
 
 class _Beam(NamedTuple):
-    """The prefixes of each row, with log-probabilities relative to that of the best prefix.
+    """The prefixes of each sequence of the batch.
 
     Attributes:
-      prefixes: of log-probabilities relative to the best.
-      best: pairs `[B]`.
+      prefixes: the prefixes, with log-probabilities relative to that of the best prefix.
+      best: the log-probability of the best prefix, as the sum of two arrays `[B]`.
     """
 
     prefixes: Prefixes
@@ -174,7 +181,7 @@ class _Beam(NamedTuple):
 
 
 def _packed(path: Array, keep: Array, fill: int) -> tuple[Array, Array]:
-    """Return the entries `[..., T]` to keep, moved to the left, and the number of them."""
+    """Move the entries of `path [..., T]` where `keep` is True to the left, and count them."""
     order = jnp.argsort(~keep, axis=-1, stable=True)
     packed = jnp.take_along_axis(jnp.where(keep, path, fill), order, axis=-1)
     return packed, keep.sum(axis=-1, dtype=jnp.int32)

@@ -1,4 +1,4 @@
-"""The CTC loss, computed over all places of the labels in time at once."""
+"""The CTC loss, computed by a forward recursion over frames."""
 
 from typing import Any
 
@@ -26,33 +26,34 @@ def ctc_loss(
     zero_infinity: bool = False,
     per_sequence: bool = False,
 ) -> Array:
-    """The CTC loss in nats a sequence, averaged over the sequences of the batch.
+    """Return the CTC loss in nats per sequence, averaged over the sequences of the batch.
 
-        L = -log Σ_π Π_t p_t(π_t),   over the paths π that give the labels
+        L = -log Σ_π Π_t p_t(π_t),   over the paths π of the labels
 
-    A path needs a frame for each label, and one for the blank between two equal ones. If there are
-    fewer frames, or logits of -inf forbid all paths, the labels are impossible: L is inf, without a
-    gradient. A sequence without frames and labels is padding of the batch and does not count. Sums
-    over 100,000 frames keep the accuracy of float32.
+    A path needs one frame for each label, and one more for the blank between two equal labels in
+    succession. If a sequence has fewer frames than its labels need, or if logits of -inf forbid all
+    paths, the labels are impossible: L is inf, and its gradient is 0. A sequence with neither
+    frames nor labels is ignored in the mean. Sums over 100,000 frames have the accuracy of float32.
 
     Args:
-      logits: float `[B, T, V]`, unnormalised, the blank among the V classes. Padding, NaN included,
-        reaches neither the loss nor its gradient.
-      labels: int `[B, N]`, classes other than the blank; padding may hold any value.
-      lengths: int `[B]`, 0 to T, frames of each sequence. Or
-      mask: bool `[B, T]`, True at real frames; those on both sides of a hole are neighbours.
-      label_lengths: int `[B]`, 0 to N; all labels count if None.
-      blank: the blank's class.
-      zero_infinity: whether impossible labels cost 0 instead of inf, as in PyTorch.
-      per_sequence: whether to return L of each sequence, `[B]`, instead of the mean.
+      logits: float `[B, T, V]`, unnormalised; one of the V classes is the blank. Values in padding,
+        including NaN, affect neither the loss nor its gradient.
+      labels: int `[B, N]`, classes other than the blank; padding may contain any value.
+      lengths: int `[B]`, 0 to T, the number of frames of each sequence.
+      mask: bool `[B, T]`, True at real frames; frames on both sides of a gap are treated as
+        adjacent. Pass `lengths` or `mask`, not both.
+      label_lengths: int `[B]`, 0 to N, the number of labels of each sequence; the default is N.
+      blank: the class of the blank.
+      zero_infinity: whether the loss of impossible labels is 0 instead of inf, as in PyTorch.
+      per_sequence: whether to return the loss of each sequence, `[B]`, instead of the mean.
 
     Returns:
-      float32 or wider, a scalar or `[B]`, at least 0.
+      The loss, a scalar or `[B]` in float32 or wider, at least 0.
 
     Raises:
-      TypeError: logits are not float, or others not integers.
-      ValueError: shapes do not fit; outside tracing, lengths out of range or an invalid label.
-        Under tracing, an invalid label makes the loss NaN.
+      TypeError: if logits are not floating-point numbers, or labels or lengths are not integers.
+      ValueError: if shapes do not fit; outside tracing, also if lengths are out of range or a label
+        is invalid. Under tracing, an invalid label makes the loss NaN.
 
     References:
       Graves et al. 2006, Connectionist Temporal Classification, eq. 3, 6 and 8.
@@ -84,7 +85,7 @@ def ctc_loss(
     valid = (labels >= 0) & (labels < classes) & (labels != blank) | ~real
     if not checks.is_traced(labels, label_lengths) and not bool(valid.all()):
         raise ValueError(
-            f"labels: expected classes from 0 to {classes - 1} but blank={blank}, got "
+            f"labels: expected classes from 0 to {classes - 1} except blank={blank}, got "
             f"{labels[~valid][0]}"
         )
     labels = jnp.where(real & valid, labels, 0).astype(jnp.int32)
@@ -99,7 +100,7 @@ def ctc_loss(
 def _log_probability(
     log_probs: Array, mask: Array, labels: Array, label_lengths: Array, blank: int
 ) -> Array:
-    """Return log p(labels) `[B]` by the forward recursion over the labels with blanks around them.
+    """Return log p(labels) `[B]`, by the forward recursion over labels separated by blanks.
 
     l = - l_1 - l_2 - ... l_N -
     α_t(s) = log p_t(l_s) + log (exp α_t-1(s) + exp α_t-1(s-1) + [may skip s-1] exp α_t-1(s-2))
@@ -120,7 +121,7 @@ def _log_probability(
         new = log_sum((_from_left(alpha[0], -jnp.inf), _from_left(alpha[1], 0.0)), moves, 1)
         return chosen(jnp.broadcast_to(real[:, None], new[0].shape), new, alpha), None
 
-    # Before the first frame all paths are at the first blank, which they have not emitted yet.
+    # Before the first frame, all paths are at the first blank, which they have not yet emitted.
     start = jnp.where(states == 0, 0.0, -jnp.inf).astype(log_probs.dtype)
     start = jnp.broadcast_to(start, with_blanks.shape)
     alpha, _ = lax.scan(frame, exact(start), (jnp.moveaxis(emitted, 1, 0), mask.T))
@@ -131,6 +132,6 @@ def _log_probability(
 
 
 def _from_left(x: Array, fill: float) -> Array:
-    """Return for each state s the values of states s, s - 1 and s - 2, `[B, 3, S]`."""
+    """Return, for each state s, the values of the states s, s - 1 and s - 2: `[B, 3, S]`."""
     padded = jnp.pad(x, ((0, 0), (2, 0)), constant_values=fill)
     return jnp.stack([padded[:, 2:], padded[:, 1:-1], padded[:, :-2]], axis=1)

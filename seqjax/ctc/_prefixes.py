@@ -1,4 +1,4 @@
-"""One frame of CTC prefix beam search for one row, which has K prefixes."""
+"""The CTC prefix beam search at one frame, for one sequence with K prefixes."""
 
 from typing import NamedTuple
 
@@ -11,12 +11,12 @@ __all__ = ["Prefixes", "advance", "first_prefixes"]
 
 
 class Prefixes(NamedTuple):
-    """K different label prefixes, most probable first; at probability zero there is none.
+    """K different label prefixes, most probable first. An entry of probability zero is unused.
 
     Attributes:
       blank: log-probability `[K]` of the paths that end in a blank.
       label: log-probability `[K]` of the paths that end in the last label.
-      last: int32 `[K]`, the last label; the blank where there is none.
+      last: int32 `[K]`, the last label, or the blank for the empty prefix.
       name: uint32 `[K, 2]`, a hash of the prefix.
       stem: uint32 `[K, 2]`, a hash of the prefix without its last label.
     """
@@ -29,12 +29,12 @@ class Prefixes(NamedTuple):
 
     @property
     def total(self) -> Array:
-        """The log-probability of all paths."""
+        """The total log-probability `[K]` of all paths of each prefix."""
         return jnp.logaddexp(self.blank, self.label)
 
 
 def first_prefixes(width: int, blank: int, dtype: jnp.dtype) -> Prefixes:
-    """Return the empty prefix, before any frame."""
+    """Return the prefixes before the first frame: the empty prefix, and K - 1 unused entries."""
     nothing = jnp.full(width, -jnp.inf, dtype)
     names = jnp.zeros((width, 2), jnp.uint32)
     return Prefixes(
@@ -47,16 +47,17 @@ def first_prefixes(width: int, blank: int, dtype: jnp.dtype) -> Prefixes:
 
 
 def advance(prefixes: Prefixes, log_probs: Array, blank: int) -> tuple[Prefixes, Array, Array]:
-    """Return the prefixes after a frame, each with its parent and the label (or blank) it added."""
+    """Return the prefixes after a frame, their parents, and the label or blank added to each."""
     width, classes = len(prefixes.last), len(log_probs)
     total, last = prefixes.total, prefixes.last
     empty = last == blank
     label = jnp.arange(classes, dtype=jnp.int32)[None]
 
-    # Every prefix ℓ with every label c: [K, V]. After ℓ's own last label comes a blank first.
+    # Extend every prefix ℓ by every label c: [K, V]. If c is the last label of ℓ, a blank must
+    # precede c.
     grown = jnp.where(label == last[:, None], prefixes.blank[:, None], total[:, None])
     grown = jnp.where(label == blank, -jnp.inf, grown + log_probs[None])
-    # Where ℓ + c is prefix j of the beam already, its paths are j's: at most one ℓ a j.
+    # If ℓ + c is already a prefix j of the beam, its paths are added to j, which has one such ℓ.
     exists = total > -jnp.inf
     is_stem = (prefixes.name[:, None] == prefixes.stem[None]).all(axis=-1)
     is_stem = is_stem & exists[:, None] & (exists & ~empty)[None]
@@ -91,7 +92,10 @@ def advance(prefixes: Prefixes, log_probs: Array, blank: int) -> tuple[Prefixes,
 
 
 def _named(stem: Array, label: Array) -> Array:
-    """Return the hash `[K, 2]` of stems with one more label, mixed by MurmurHash3's final step."""
+    """Return the hashes `[K, 2]` of K prefixes with one more label each.
+
+    The bits are mixed as in the hash function MurmurHash3.
+    """
     odd = jnp.array([[0x9E3779B1, 0x85EBCA77]], jnp.uint32)
     word: Array = stem * odd + (label.astype(jnp.uint32)[:, None] + jnp.uint32(1)) * odd[:, ::-1]
     for shift, factor in ((16, 0x85EBCA6B), (13, 0xC2B2AE35)):

@@ -1,4 +1,4 @@
-"""Data: from files and lists of sequences of different lengths to padded batches, in NumPy."""
+"""Data preparation in NumPy: file readers, speech features, vocabularies and padded batches."""
 
 from seqjax.data._audio import deltas, log_mel, mfcc, stacked_frames
 from seqjax.data._batches import Batches, batches

@@ -1,4 +1,4 @@
-"""Features of speech: from samples to frames of log-mel energies or cepstral coefficients."""
+"""Speech features: frames of log-mel energies or cepstral coefficients."""
 
 import math
 from typing import Any
@@ -26,8 +26,8 @@ def log_mel(
 ) -> np.ndarray:
     """Return the logarithm of a recording's energy in bands of equal width on the mel scale.
 
-    With N = window · rate and M = step · rate samples (rounded), K the first power of two that is
-    not below N, and x the samples, frame t is
+    A window has N = window · rate samples and a step M = step · rate samples, both rounded. K is
+    the smallest power of two with K ≥ N. The equations of frame t of the samples x are
 
         y_n     = x_n - a x_{n-1},   y_0 = x_0                    a = pre_emphasis
         w_n     = (1 - cos(2π n / N)) / 2                         Hann's window, n = 0 … N - 1
@@ -36,29 +36,32 @@ def log_mel(
                                  (c_{b+1} - f_k) / (c_{b+1} - c_b))) P_t(k)
         frame_t(b) = log max(E_t(b), floor)
 
-    where f_k = k rate / K, and c_0 … c_{bands+1} lie equally far apart on the mel scale,
-    mel(f) = 2595 log10(1 + f / 700), from `low` to `high`. Only whole windows give a frame: there
-    are 1 + ⌊(samples - N) / M⌋, and remaining samples at the end are not used. A recording shorter
-    than a window is filled up with zeros to one frame. Silence is log(floor) in all bands.
+    with f_k = k rate / K. The band edges c_0 … c_{bands+1} are equally spaced from `low` to `high`
+    on the mel scale, mel(f) = 2595 log10(1 + f / 700). Only complete windows produce a frame:
+    there are 1 + ⌊(samples - N) / M⌋ frames, and the remaining samples at the end are not used. A
+    recording shorter than a window is padded with zeros and produces one frame. Silence gives
+    log(floor) in all bands.
 
     Args:
       samples: float [samples], at least one, usually in [-1, 1].
-      rate: samples a second.
-      window: seconds of a frame.
-      step: seconds from one frame to the next.
-      bands: number of bands.
-      low: where the first band begins, in hertz.
-      high: where the last band ends; half of the rate if None, which is also the most.
-      pre_emphasis: a, from 0 (none) to below 1; it lifts high frequencies.
-      floor: the least energy; white noise of variance 1 has about 1 in each k of a frame.
+      rate: the sampling rate, in samples per second.
+      window: the length of a frame, in seconds.
+      step: the time between the starts of two frames, in seconds.
+      bands: the number of bands.
+      low: the lower edge of the first band, in Hz.
+      high: the upper edge of the last band, in Hz, at most rate / 2. None means rate / 2.
+      pre_emphasis: the coefficient a, in [0, 1). A coefficient above 0 amplifies high frequencies.
+      floor: the lower bound of the energy E_t(b). For comparison, the power P_t(k) of white noise
+        of variance 1 is about 1.
 
     Returns:
       float32 [frames, bands], computed in float64.
 
     Raises:
-      TypeError: samples that are not float, or an argument that is not a number.
-      ValueError: samples that are not [samples], are empty or not finite; a rate, window, step,
-        floor or pair of limits out of range; so many bands that one lies between the f_k.
+      TypeError: `samples` are not float, or another argument is not a number.
+      ValueError: `samples` has no elements, has several axes or contains NaN or infinity; an
+        argument is out of range; or there are so many bands that one of them contains no frequency
+        f_k.
 
     References:
       Davis, Mermelstein (1980), Comparison of parametric representations for monosyllabic word
@@ -90,22 +93,23 @@ def log_mel(
 
 
 def mfcc(samples: ArrayLike, rate: float, *, coefficients: int = 13, **options: Any) -> np.ndarray:
-    """Return mel-frequency cepstral coefficients: the first of the orthonormal DCT-II of `log_mel`.
+    """Return mel-frequency cepstral coefficients, the first terms of the DCT-II of `log_mel`.
 
         frame_t(j) = s_j Σ_b log_mel_t(b) cos(π j (b + 1/2) / bands),   s_0 = √(1 / bands),
                                                                         s_j = √(2 / bands)
 
     Args:
-      samples: float [samples], as for `log_mel`.
-      rate: samples a second.
-      coefficients: how many, from j = 0 (the loudness) on; at most `bands`.
-      **options: those of `log_mel`, such as `bands` and `step`.
+      samples: float [samples], as in `log_mel`.
+      rate: the sampling rate, in samples per second.
+      coefficients: the number of coefficients, starting with j = 0 (the loudness); at most `bands`.
+      **options: options of `log_mel`, such as `bands` and `step`.
 
     Returns:
       float32 [frames, coefficients].
 
     Raises:
-      TypeError, ValueError: as `log_mel`; more coefficients than bands.
+      TypeError: as in `log_mel`, or `coefficients` is not an integer.
+      ValueError: as in `log_mel`, or `coefficients` is below 1 or above `bands`.
 
     References:
       Davis, Mermelstein (1980), see `log_mel`.
@@ -126,23 +130,23 @@ def mfcc(samples: ArrayLike, rate: float, *, coefficients: int = 13, **options: 
 
 
 def deltas(features: ArrayLike, width: int = 2) -> np.ndarray:
-    """Return how fast features change: the slope of a line through each frame and its neighbours.
+    """Return the deltas of features: the slope of a line fitted to each frame and its neighbours.
 
         d_t = Σ_n n (c_{t+n} - c_{t-n}) / (2 Σ_n n²),   n = 1 … width
 
-    with the first and the last frame repeated beyond the ends. The deltas of deltas are
-    second-order changes.
+    The first frame is repeated before the sequence, and the last frame is repeated after it. To get
+    second-order deltas, call the function on the deltas.
 
     Args:
       features: float [frames, F].
-      width: neighbours on each side.
+      width: the number of neighbours on each side.
 
     Returns:
       float32 [frames, F].
 
     Raises:
-      TypeError: features that are not float, or a width that is not an integer.
-      ValueError: features that are not [frames, F], or a width below 1.
+      TypeError: `features` are not float, or `width` is not an integer.
+      ValueError: `features` does not have shape [frames, F], or `width` is below 1.
 
     References:
       Furui (1986), Speaker-independent isolated word recognition using dynamic features of speech
@@ -171,26 +175,29 @@ def deltas(features: ArrayLike, width: int = 2) -> np.ndarray:
 
 
 def stacked_frames(frames: ArrayLike, stack: int, *, speed: float = 1.0) -> np.ndarray:
-    """Return frames for a recogniser: with their deltas, normalised, and several in one step.
+    """Return normalised frames with their deltas, several frames stacked into one time step.
 
-    Each frame has its F features, their deltas and the deltas of the deltas. Each of these has
-    mean 0 and variance 1 over the utterance. The last step is filled with zeros.
+    Each frame consists of its F features, their deltas and the deltas of the deltas. Each of these
+    3 F values is normalised over the utterance to mean 0 and standard deviation 1. If the last time
+    step has fewer than `stack` frames, it is padded with zeros.
 
     Args:
       frames: float [T, F], such as from `mfcc`.
-      stack: frames at a step.
-      speed: above 1 the utterance is played faster, and shorter (linear interpolation).
+      stack: the number of frames in a time step.
+      speed: the factor by which linear interpolation speeds up the utterance. A factor above 1
+        makes the utterance shorter.
 
     Returns:
       float32 [⌈⌈T / speed⌉ / stack⌉, 3 F stack].
 
     Raises:
-      TypeError: a stack that is not an integer.
-      ValueError: frames that are not [T, F] with T > 0; a stack or a speed that is not positive.
+      TypeError: `stack` is not an integer, or `speed` is not a number.
+      ValueError: `frames` does not have shape [T, F] with T > 0, or `stack` or `speed` is not
+        positive.
 
     References:
       Sak, Senior, Rao, Beaufays (2015), Fast and accurate recurrent neural network acoustic models
-      for speech recognition, section 5 (stacks); Ko, Peddinti, Povey, Khudanpur (2015), Audio
+      for speech recognition, section 5 (stacking). Ko, Peddinti, Povey, Khudanpur (2015), Audio
       augmentation for speech recognition (speed).
 
     Example:
@@ -215,7 +222,7 @@ def stacked_frames(frames: ArrayLike, stack: int, *, speed: float = 1.0) -> np.n
 def _mel_filters(
     rate: float, fft_size: int, bands: int, low: float, high: float | None
 ) -> np.ndarray:
-    """Return the triangles over the frequencies of an FFT, float64 [fft_size / 2 + 1, bands]."""
+    """Return the triangular filters over FFT frequencies, float64 [fft_size / 2 + 1, bands]."""
     bands = checks.require_integer("bands", bands)
     low = checks.require_number("low", low)
     high = rate / 2 if high is None else checks.require_number("high", high)
@@ -235,8 +242,9 @@ def _mel_filters(
     if empty.any():
         b = int(empty.argmax())
         raise ValueError(
-            f"bands: expected so few that each holds one of the frequencies {rate / fft_size:g} Hz "
-            f"apart, got {bands}, of which band {b} is from {below[b]:.0f} to {above[b]:.0f} Hz"
+            f"bands: expected each band to contain a multiple of {rate / fft_size:g} Hz, got "
+            f"{bands} bands, of which band {b} ({below[b]:.0f} to {above[b]:.0f} Hz) contains "
+            "none; use fewer bands or a longer window"
         )
     return filters
 
@@ -247,7 +255,9 @@ def _samples(samples: ArrayLike) -> np.ndarray:
     if array.dtype.kind != "f":
         raise TypeError(f"samples: expected float [samples], got {array.dtype}")
     if array.ndim != 1 or not array.size:
-        raise ValueError(f"samples: expected float [samples], at least one, got {array.shape}")
+        raise ValueError(
+            f"samples: expected float [samples], at least one, got shape {array.shape}"
+        )
     if not np.isfinite(array).all():
         raise ValueError("samples: expected finite numbers, got NaN or infinity")
     return array.astype(np.float64)
@@ -256,7 +266,7 @@ def _samples(samples: ArrayLike) -> np.ndarray:
 def _positive(name: str, value: Any) -> float:
     number = checks.require_number(name, value)
     if not 0 < number < math.inf:
-        raise ValueError(f"{name}: expected more than 0, got {number}")
+        raise ValueError(f"{name}: expected a positive, finite number, got {number}")
     return number
 
 

@@ -1,4 +1,4 @@
-"""Bucketing: examples of different lengths become batches of few shapes."""
+"""Bucketing: batches of examples of similar length, padded to a small number of shapes."""
 
 import dataclasses
 import functools
@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from seqjax import checks
+from seqjax._hints import hints
 from seqjax.data._buckets import assigned, bucket_boundaries, checked_boundaries
 from seqjax.data._containers import columns
 from seqjax.data._fields import Field, Spec, stack
@@ -19,6 +20,12 @@ if TYPE_CHECKING:
 __all__ = ["Batches", "batches"]
 
 
+@hints(
+    shuffle="pass seed=0 to shuffle; without a seed the order is that of the examples",
+    drop_last="use drop_remainder",
+    num_workers="fit(prefetch=2) prepares batches in the background",
+    collate_fn="fields are padded and stacked; sequence_keys names the sequences",
+)
 def batches(
     examples: Any,
     *,
@@ -32,42 +39,55 @@ def batches(
 ) -> "Batches":
     """Return the batches of one epoch, each padded to the boundary of its bucket.
 
-    An example goes to the bucket with the smallest boundary not below its length, and a batch comes
-    from one bucket, so that a compiled function sees one shape a bucket. Every example appears
-    exactly once, unless `drop_remainder` leaves some out.
+    Each example goes to the bucket with the smallest boundary ≥ the example's length. All examples
+    of a batch come from one bucket, so a compiled function sees one shape per bucket. Every example
+    appears exactly once, unless `drop_remainder` is True.
+
+    If the last batch of a bucket has fewer than B examples, filler rows of zeros complete the
+    batch. The field "weights" of a batch is False in filler rows and True in the rows of examples.
+    Pass "weights" as `mask=` to losses and metrics that have one value per sequence. For losses
+    that have one value per time step, pass the mask
+    `seqjax.sequences.lengths_to_mask(batch["lengths"], T)`, which is False in filler rows, since
+    their length is 0. Without a mask, losses and metrics count filler rows as examples. The
+    training and evaluation steps of `seqjax.training` detect a missing mask and leave out the
+    filler rows.
 
     Args:
-      examples: a dict of fields, each with one entry an example: a list of numbers, lists or
-        arrays, or an array [N, ...] of NumPy, JAX, PyTorch or TensorFlow, or a column of pandas,
-        polars or pyarrow; or a data frame of such columns. Entries are matched by their position:
-        the index of a pandas object is ignored. If a field is another sequence, its entries are
-        read when their batch is made.
+      examples: a dict of fields, or a data frame. Each field has one entry per example: a list of
+        numbers, lists or arrays; an array [N, ...] of NumPy, JAX, PyTorch or TensorFlow; or a
+        column of pandas, polars or pyarrow. Entries are matched by position: the index of a pandas
+        object is ignored. If a field is a sequence that is neither a list, an array nor a column,
+        its entries are read when the batch that contains them is made.
       batch_size: B.
-      sequence_keys: the fields that run over time, with entries [t_n, ...] of one length t_n an
-        example; () for none. By default, the fields whose entries differ in length. For sequences
-        of several lengths a dict name -> fields that share one, such as {"source": ["letters"],
-        "target": ["tokens", "labels"]}.
-      boundaries: increasing bucket lengths, such as `bucket_boundaries` returns, or the number of
-        buckets, from which `bucket_boundaries` computes them; by default one bucket, as long as the
-        longest example. With several lengths an entry has one for each, in the order of the dict.
-        No example may be longer than the last boundary: examples are not cut, and no further bucket
-        is added.
-      seed: shuffles examples and batches, in an order that is a function of seed and epoch. None
-        keeps the order of the examples (with several buckets, the order within each bucket; a batch
-        is made as soon as its bucket is full).
-      epoch: the epoch whose order is used, counted from 0.
-      drop_remainder: leave out the examples that do not fill a batch of their bucket.
-      pad_batch: fill up a short batch to B rows with filler, zeros of length 0; False leaves it
-        short.
+      sequence_keys: the names of the fields with a time axis. In the fields with a time axis, the
+        entry of example n has shape [t_n, ...], where t_n is the same in all of these fields. By
+        default, the fields with a time axis are those whose entries differ in length. () means that
+        no field has a time axis. If an example has sequences of several lengths, pass a dict from a
+        name to the fields that share a length, such as {"source": ["letters"], "target": ["tokens",
+        "labels"]}.
+      boundaries: increasing bucket lengths, for example from `bucket_boundaries`; or the number of
+        buckets, for which `bucket_boundaries` then computes the lengths. By default, there is one
+        bucket with the length of the longest example. If `sequence_keys` is a dict, each boundary
+        is a tuple with one length for each name, in the order of the dict. If an example is longer
+        than the last boundary, an error is raised.
+      seed: the seed for shuffling examples and batches. The seed and the epoch determine the order
+        of the batches. If `seed` is None, the examples of each bucket keep their order, and a batch
+        is made as soon as its bucket contains B examples.
+      epoch: the number of the epoch, counted from 0. The seed and the epoch determine the order of
+        the batches.
+      drop_remainder: if True, batches with fewer than B examples are left out.
+      pad_batch: if True, a batch with fewer than B examples is filled up to B rows with zeros; if
+        False, such a batch has fewer than B rows.
 
     Returns:
       The batches, which can be iterated over any number of times.
 
     Raises:
-      TypeError: an entry is not of numbers, or an argument is of the wrong type.
-      ValueError: there are no examples; fields differ in their number of examples, or the entries
-        of one in shape; the sequences of an example differ in length or are longer than the last
-        boundary; no field is seen to run over time; or an argument is out of range.
+      TypeError: an entry does not consist of numbers, or an argument is of the wrong type.
+      ValueError: there are no examples; the fields differ in their number of entries; the entries
+        of a field differ in shape; the sequences of an example differ in length or are longer than
+        the last boundary; `sequence_keys` is None and no field has entries of different lengths;
+        or an argument is out of range.
 
     Example:
       >>> examples = {"tokens": [[1, 2], [3], [4, 5, 6]], "label": [0, 1, 1]}
@@ -112,27 +132,30 @@ def batches(
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Batches:
-    """The batches of one epoch, made on demand: indexable, and iterable any number of times.
+    """A sequence of the batches of one epoch, which are made on demand.
 
-    `batches` makes it. Batch i is the same each time, so iteration can go on from any i. A batch is
-    a dict of the examples' fields, sequences [B, T, ...] and others [B, ...], with zeros as
-    padding, and with
+    Use `seqjax.data.batches` to create this object. Batch i is the same at each access, so
+    iteration can resume at any i. A batch is a dict with the fields of its examples. Fields with a
+    time axis have shape [B, T, ...], other fields [B, ...]. Padding is zero. Each batch also has
+    fields that describe its rows:
 
-    - "lengths": int32 [B], if there are sequences; 0 in filler rows. With sequences of several
-      lengths, "NAME_lengths" for each.
-    - "weights": bool [B]; False in filler rows. It is the `mask` of a loss on whole sequences.
+    - "lengths": int32 [B], the lengths of the sequences, if there are any; 0 in filler rows. If
+      `sequence_keys` is a dict, a batch has a field "NAME_lengths" for each name in this dict
+      instead of "lengths".
+    - "weights": bool [B], False in filler rows. Pass "weights" as `mask=` to losses and metrics
+      that have one value per sequence.
 
     Attributes:
       fields: the entries of each field.
-      specs: shape and dtype of each field's entries.
-      groups: the fields that run over time, by the lengths that they share.
+      specs: the shape and dtype of each field's entries.
+      groups: the fields with a time axis, grouped by the lengths that they share.
       batch_size: B.
-      boundaries: of each bucket, the T of each group.
-      buckets: int [N], the bucket of each example.
-      seed: of the shuffling; None for none.
-      epoch: the epoch of this order.
-      drop_remainder: whether examples that do not fill a batch are left out.
-      pad_batch: whether a short batch is filled up to B rows.
+      boundaries: for each bucket, the padded length T of each group of fields.
+      buckets: int [N], the index of the bucket of each example.
+      seed: the seed of the shuffling; None if the examples are not shuffled.
+      epoch: the number of the epoch, counted from 0.
+      drop_remainder: whether batches with fewer than B examples are left out.
+      pad_batch: whether a batch with fewer than B examples is filled up to B rows.
 
     Example:
       >>> three = batches({"x": [[1.0], [2.0, 3.0], [4.0]]}, batch_size=2)
@@ -158,7 +181,7 @@ class Batches:
         return (self[index] for index in range(len(self)))
 
     def __repr__(self) -> str:
-        """Return one line, the same in each process, since Grain's checkpoints compare it."""
+        """Return the same description in each process, since Grain's checkpoints compare it."""
         shown = [f"{len(self)} batches of {self.batch_size}", f"{len(self.buckets)} examples"]
         shown += [f"{f}: {spec.dtype}{list(spec.shape)}" for f, spec in self.specs.items()]
         shown += [f"boundaries={self.boundaries}", f"seed={self.seed}", f"epoch={self.epoch}"]
@@ -181,7 +204,10 @@ class Batches:
 
     @functools.cached_property
     def plan(self) -> list[tuple[tuple[int, ...], list[int]]]:
-        """For each batch, the T of each group and the indices of its examples."""
+        """A pair for each batch: the padded length of each group, and the indices of the examples.
+
+        A group consists of the fields whose entries have the same lengths.
+        """
         rng = None if self.seed is None else np.random.default_rng((self.seed, self.epoch))
         plan: list[tuple[tuple[int, ...], list[int]]] = []
         waiting: list[list[int]] = [[] for _ in self.boundaries]
@@ -200,15 +226,15 @@ class Batches:
         return plan
 
     def at_epoch(self, epoch: int) -> "Batches":
-        """Return the batches of another epoch of the same examples, in its order.
+        """Return the batches of another epoch of the same examples.
 
         The examples are not checked again. Each epoch has the same number of batches.
 
         Args:
-          epoch: counted from 0.
+          epoch: the epoch, counted from 0.
 
         Raises:
-          TypeError, ValueError: not an integer of at least 0.
+          TypeError, ValueError: `epoch` is not an integer of at least 0.
 
         Example:
           >>> made = batches({"x": [[1], [2, 3], [4]]}, batch_size=1, seed=0)
@@ -218,14 +244,16 @@ class Batches:
         return dataclasses.replace(self, epoch=checks.require_integer("epoch", epoch, least=0))
 
     def to_grain(self) -> "grain.MapDataset[dict[str, np.ndarray]]":
-        """Return the batches of all epochs as a dataset of Grain, of one epoch's length.
+        """Return the batches as a `grain.MapDataset`, whose length is the number of batches.
 
-        Its transformations apply: `repeat` takes the order of another epoch in each repetition,
-        `dataset[index::count]` takes the batches of one process out of several, `to_iter_dataset`
-        and `mp_prefetch` read in threads and processes, and the state of an iterator can be saved.
+        The dataset has the methods of `grain.MapDataset`. In each repetition, `dataset.repeat`
+        returns the batches of the next epoch. `dataset[index::count]` selects the batches of
+        process `index` of `count` processes. `to_iter_dataset` reads batches in threads, and
+        `mp_prefetch` reads them in processes. The state of an iterator over the dataset can be
+        saved.
 
         Raises:
-          ImportError: grain is missing.
+          ImportError: grain is not installed.
           ValueError: there are no batches.
 
         Example:
@@ -235,7 +263,7 @@ class Batches:
           [2, 1, 4, 1, 2, 4]
         """
         if not len(self):
-            raise ValueError("batches: expected at least one for a dataset of Grain, got none")
+            raise ValueError("batches: expected at least one batch for Grain, got none")
         from seqjax.data import _pipelines as pipelines
 
         return pipelines.grain_datasets("Batches.to_grain").EpochsMapDataset(self)
@@ -246,11 +274,16 @@ def _fields(examples: Any) -> dict[str, Field]:
     given = columns("examples", examples)
     taken = {"lengths", "weights"} & set(given)
     if taken:
-        raise ValueError(f"examples: the name {min(taken)!r} is that of a field batches add")
+        raise ValueError(
+            "examples: expected names of fields other than 'lengths' and 'weights', which batches "
+            f"add, got {min(taken)!r}"
+        )
     fields = {name: Field(f"examples[{name!r}]", field) for name, field in given.items()}
     sizes = {name: len(field) for name, field in fields.items()}
     if len(set(sizes.values())) > 1:
-        raise ValueError(f"examples: expected as many entries in every field, got {sizes}")
+        raise ValueError(
+            f"examples: expected the same number of entries in every field, got {sizes}"
+        )
     if not any(sizes.values()):
         raise ValueError(f"examples: expected at least one example, got {sizes or 'no field'}")
     return fields

@@ -1,4 +1,4 @@
-"""Buckets: a few lengths to which sequences of many lengths are padded."""
+"""Bucket boundaries: the lengths to which sequences are padded."""
 
 import itertools
 from typing import Any
@@ -13,22 +13,25 @@ __all__ = ["bucket_boundaries"]
 
 
 def bucket_boundaries(lengths: ArrayLike, num_buckets: int) -> tuple[Any, ...]:
-    """Return upper lengths of buckets that hold about equally many sequences, for `batches`.
+    """Return the boundaries of buckets that contain about the same number of sequences each.
 
-        boundary_k = the smallest length that at least k / num_buckets of the lengths do not exceed
+    Pass the result as `boundaries` to `batches`.
+
+        boundary_k = the smallest L such that at least k N / num_buckets of the lengths are ≤ L
 
     Args:
-      lengths: int [N], or [N, G] for examples with sequences of G lengths.
-      num_buckets: the intended number of buckets. Repeated lengths may lead to fewer, never to
-        more.
+      lengths: int [N], or [N, G] if each example has G groups of sequences.
+      num_buckets: the intended number of buckets. If many sequences have the same length, the
+        result can have fewer buckets.
 
     Returns:
-      Increasing boundaries, each at least 1; for [N, G] tuples of G, one column at a time. The last
-      is the greatest length.
+      Increasing boundaries, each at least 1. For lengths [N, G], each boundary is a tuple of G
+      lengths, and the boundaries are computed for each of the G columns separately. The last
+      boundary is the greatest length.
 
     Raises:
-      TypeError: lengths are not integers.
-      ValueError: there are no lengths, one is negative, or num_buckets is not positive.
+      TypeError: `lengths` are not integers.
+      ValueError: there are no lengths, a length is negative, or `num_buckets` is not positive.
 
     Example:
       >>> bucket_boundaries([3, 4, 4, 5, 9, 30], num_buckets=3)
@@ -39,12 +42,14 @@ def bucket_boundaries(lengths: ArrayLike, num_buckets: int) -> tuple[Any, ...]:
     num_buckets = checks.require_integer("num_buckets", num_buckets, least=1)
     lengths = numbers("lengths", lengths)
     if lengths.ndim not in (1, 2) or not lengths.size:
-        raise ValueError(f"lengths: expected shape [N] or [N, G] with N > 0, got {lengths.shape}")
+        raise ValueError(
+            f"lengths: expected shape [N] or [N, G] with N > 0, got shape {lengths.shape}"
+        )
     if lengths.dtype.kind not in "iu":
         raise TypeError(f"lengths: expected integers, got {lengths.dtype}")
     if lengths.min() < 0:
         raise ValueError(f"lengths: expected at least 0, got {lengths.min()}")
-    # In whole numbers, ceil(k N / num_buckets): a rank computed in floats can be one too high.
+    # ceil(k N / num_buckets) in integers, because a rank computed in floats can be one too high.
     size = len(lengths)
     ranks = np.array([-(-k * size // num_buckets) for k in range(1, num_buckets + 1)])
     found = np.maximum(1, np.sort(lengths, axis=0)[ranks - 1]).tolist()
@@ -52,10 +57,12 @@ def bucket_boundaries(lengths: ArrayLike, num_buckets: int) -> tuple[Any, ...]:
 
 
 def checked_boundaries(boundaries: Any, groups: int) -> list[tuple[int, ...]]:
-    """Return for each bucket the length of each group of fields that run over time."""
+    """Return the padded length of each group of fields in each bucket, or raise an error."""
     if not groups:
         if boundaries is not None:
-            raise ValueError("boundaries: expected None when no field runs over time")
+            raise ValueError(
+                f"boundaries: expected None, since no field has a time axis, got {boundaries!r}"
+            )
         return [()]
     checked = [_boundary(boundary, groups) for boundary in entries("boundaries", boundaries)]
     increasing = all(
@@ -69,9 +76,12 @@ def checked_boundaries(boundaries: Any, groups: int) -> list[tuple[int, ...]]:
 
 
 def assigned(lengths: np.ndarray, boundaries: list[tuple[int, ...]], first: int = 0) -> np.ndarray:
-    """Return the bucket of each example from lengths [N, G]: the first one that has room, int [N].
+    """Return the index of the first bucket that is long enough for each example, int [N].
 
-    `first` is the number of the first example, for the error that names one that is too long.
+    Args:
+      lengths: int [N, G].
+      boundaries: a list with the G padded lengths of each bucket.
+      first: the index of the first example, for error messages.
     """
     fits: np.ndarray = np.all(lengths[:, None] <= np.array(boundaries), axis=-1)
     if not fits[:, -1].all():
@@ -85,11 +95,12 @@ def assigned(lengths: np.ndarray, boundaries: list[tuple[int, ...]], first: int 
 
 
 def _boundary(boundary: Any, groups: int) -> tuple[int, ...]:
-    """Return a bucket's length for each group."""
+    """Return the boundary of a bucket as a tuple with one length for each group of fields."""
     given = tuple(boundary) if isinstance(boundary, list | tuple | np.ndarray) else (boundary,)
     if len(given) != groups:
         raise ValueError(
-            f"boundaries: expected {groups} length{'s' * (groups > 1)} an entry, got {boundary!r}"
+            f"boundaries: expected {groups} length{'s' * (groups > 1)} in each entry, got "
+            f"{boundary!r}"
         )
     return tuple(checks.require_integer("boundaries", length, least=1) for length in given)
 

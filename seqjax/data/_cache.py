@@ -1,4 +1,4 @@
-"""Token ids that are computed once and read from a file afterwards."""
+"""A cache of token ids in files."""
 
 import hashlib
 import itertools
@@ -25,25 +25,26 @@ def cached_tokens(
     tokenizer: Vocabulary | Subwords,
     folder: FilePath,
 ) -> list[np.ndarray]:
-    """Return the token ids of many texts; a second call reads them from a file.
+    """Return the token ids of many texts. A second call with the same texts reads a file.
 
-    The file's name is the SHA-256 of the tokenizer and the texts, so other texts, or another
-    tokenizer, have another file. A file that exists is complete, even if several programs write it
-    at once. A damaged file is created again.
+    The file's name is the SHA-256 digest of the tokenizer and the texts, so each combination of
+    texts and tokenizer has its own file. A file that exists is complete, even if several programs
+    write it at the same time. A damaged file is written again.
 
     Args:
-      texts: strings, or lists of words for a `Vocabulary` of words; in a list, a column of pandas
-        or an iterator.
-      tokenizer: a `Vocabulary` or `Subwords`; its `encode` turns a text into ids.
-      folder: the folder of the files; created if it does not exist.
+      texts: a list, a pandas column or an iterator. Each text is a string, or a list of words if
+        the tokenizer is a `Vocabulary` of words.
+      tokenizer: a `Vocabulary` or `Subwords`, whose `encode` converts a text into ids.
+      folder: the folder of the files. It is created if it does not exist.
 
     Returns:
       The ids of each text, int32 [t_n].
 
     Raises:
-      TypeError: another tokenizer, texts that are not strings, or one text instead of several.
-      ValueError: missing values in a column; the folder is a file, or its path leads through one.
-      OSError: a folder that cannot be written to.
+      TypeError: `tokenizer` is of another type, a text is not a string, or `texts` is a single
+        string.
+      ValueError: a column has missing values, or `folder` or one of its parent folders is a file.
+      OSError: the folder cannot be written to.
 
     Warns:
       RuntimeWarning: the file is damaged.
@@ -72,8 +73,8 @@ def cached_tokens(
             return _read(path, len(texts))
         except Exception as error:  # damaged bytes raise errors of many classes
             warnings.warn(
-                f"folder: expected token ids in {path}, got a damaged file, which is made anew: "
-                f"{error}",
+                f"folder: expected token ids in {path}, got a damaged file ({error}); it is "
+                "written again",
                 RuntimeWarning,
                 stacklevel=2,
             )
@@ -93,7 +94,7 @@ def _plain(name: str, text: Any) -> str | list[str]:
 
 
 def _digest(texts: Sequence[str | Sequence[str]], tokenizer: Vocabulary | Subwords) -> str:
-    """Return the SHA-256 of all that the ids depend on. Each part is preceded by its size."""
+    """Return the SHA-256 digest of the tokenizer and the texts, each preceded by its size."""
     digest = hashlib.sha256(type(tokenizer).__name__.encode())
     with tempfile.TemporaryDirectory() as folder:
         tokenizer.save(Path(folder, "tokenizer"))

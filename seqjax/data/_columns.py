@@ -1,4 +1,4 @@
-"""The columns of a table: numbers, dates or text. An ambiguous column is an error."""
+"""Conversion of table columns to numbers, dates or text. An ambiguous column raises an error."""
 
 import functools
 import re
@@ -16,23 +16,26 @@ DIGITS = b"0123456789"
 CODE = re.compile(
     r"\s*(?:[-+]?0[0-9]+(?:[.,][0-9]*)?(?:[eE][-+]?[0-9]+)?|[0-9]+[eE][0-9]+|\+[0-9]+)\s*"
 )
-"""Leading zeros; an exponent without a point or a sign; digits after a plus."""
+"""Pattern of fields that may be codes.
+
+Such a field has leading zeros, a plus sign, or an exponent without a sign or decimal point.
+"""
 BLOCK = 100_000
-"""Bytes that stay in a core's cache."""
+"""The number of bytes that are searched at a time, small enough for the cache of a core."""
 INFINITY = re.compile(r"\s*[-+]?inf(inity)?\s*", re.IGNORECASE)
 INTEGER = re.compile(r"\s*[-+]?[0-9]+\s*")
 SEPARATED = re.compile(
     r"\s*[-+]?(?:[0-9]{1,3}(?:[,' \u00a0\u2009\u202f][0-9]{3})+(?:[.,][0-9]+)?"
     r"|[0-9]{1,3}(?:\.[0-9]{3})+,[0-9]+|[0-9]+,[0-9]+)\s*"
 )
-"""Numbers with a separator of thousands or with a decimal comma."""
+"""Pattern of numbers with a thousands separator or a decimal comma."""
 
 
-Reread: TypeAlias = Callable[[], np.ndarray]  # the fields as they are written, [N] of `str`
+Reread: TypeAlias = Callable[[], np.ndarray]  # returns a column's fields as written, [N] of `str`
 
 
 class Doubt(Exception):
-    """An ambiguous field: its row and the reason."""
+    """An error in one field of a row. The caller adds the column, file and line to the message."""
 
     def __init__(self, row: Any, message: str) -> None:
         super().__init__(message)
@@ -40,10 +43,11 @@ class Doubt(Exception):
 
 
 def columns_with_codes(text: Text, names: list[str]) -> set[str]:
-    """Return the columns where the characters of a code, such as 007, follow each other.
+    """Return the columns that may contain codes such as 007.
 
-    If it is not easily seen which columns these are, return all. A regular expression over all
-    bytes takes ten times as long.
+    The bytes are searched for the beginnings of codes, because a regular expression over all fields
+    takes ten times as long. If the column of a code cannot be found by counting separators, all
+    columns are returned.
     """
     if not names:
         return set()
@@ -68,7 +72,10 @@ def columns_with_codes(text: Text, names: list[str]) -> set[str]:
 
 
 def _search(values: np.ndarray, begin: int, patterns: list[tuple[bytes, ...]]) -> np.ndarray:
-    """Return where in a block the patterns begin; each place has its kind of bytes."""
+    """Return the positions in a block at which a pattern begins.
+
+    A pattern is a sequence of sets of bytes, one set for each position.
+    """
     values = values[begin : begin + BLOCK + 3]
     found = {kind: _among(values, kind) for pattern in patterns for kind in pattern}
     hits = np.zeros(len(values), bool)
@@ -82,19 +89,19 @@ def _search(values: np.ndarray, begin: int, patterns: list[tuple[bytes, ...]]) -
 
 
 def _among(values: np.ndarray, kind: bytes) -> np.ndarray:
-    """Return which bytes are among those of a kind."""
+    """Return a mask of the bytes that belong to a set of bytes."""
     if kind == DIGITS:
-        return values - ord("0") < len(DIGITS)  # without a sign, smaller ones are large
+        return values - ord("0") < len(DIGITS)  # unsigned: smaller bytes wrap to large numbers
     return functools.reduce(np.logical_or, [values == byte for byte in kind])
 
 
 def column(
     pandas: Any, text: Text, series: Any, reread: Reread, kind: Any, coded: set[str]
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Return the values of a column that pandas has read, and which of them are gaps.
+    """Return the values of a column that pandas has read, and a mask of its missing values.
 
-    Its `kind` is "date", `str`, a dtype of NumPy, or None to infer it. `coded` are the
-    columns that may hold codes.
+    `kind` is "date", `str`, a NumPy dtype, or None to infer it. `coded` contains the names of the
+    columns that may contain codes.
     """
     gap, infer = series.isna().to_numpy(), pandas.api.types.infer_dtype
     if kind == "date":
@@ -117,7 +124,7 @@ def column(
         return values, gap
     if kind is None and infer(series, skipna=True) == "boolean":
         return series.to_numpy() == True, gap  # noqa: E712
-    # pandas reads some texts as gaps, and some as numbers.
+    # pandas reads some texts as gaps or numbers, so the original text of the fields is read again.
     whole = infer(series, skipna=False) == "string" and text.sep == text.options["sep"]
     whole = whole and not gap.any()
     fields = series.to_numpy(object) if whole else reread()
@@ -128,7 +135,7 @@ def column(
 
 
 def _grouped(text: Text) -> re.Pattern[str]:
-    """Return the pattern of a number whose thousands are apart."""
+    """Return the pattern of a number with thousands separators."""
     mark, point = (re.escape(text.options.get(name) or ".") for name in ("thousands", "decimal"))
     number = rf"[-+]?[1-9][0-9]{{0,2}}(?:{mark}[0-9]{{3}})+(?:{point}[0-9]*)?(?:[eE][-+]?[0-9]+)?"
     return re.compile(rf"\s*{number}\s*")
@@ -148,11 +155,11 @@ def _require_clear_numbers(
         for row in np.flatnonzero(reread() != "").tolist():
             raise Doubt(row, f"ambiguous, {reread()[row]!r} may be a gap or text; {hint}")
     mark = text.options.get("thousands") or ""
-    if mark and text.has(mark):  # pandas ignores it wherever it is, such as in 01.02.2024
+    if mark and text.has(mark):  # pandas ignores the mark anywhere, such as in 01.02.2024
         pattern = _grouped(text)
         for row, field in enumerate(reread()):
             if mark in field.strip() and not gap[row] and not pattern.fullmatch(field):
-                why = f"has thousands={mark!r} where a number has none"
+                why = f"contains thousands={mark!r} in a place where numbers do not have it"
                 way = f"pass dtype={{{name!r}: str}} or parse_dates and date_format"
                 raise Doubt(row, f"ambiguous, {field!r} {why}; {way}")
     if number == "float":
@@ -171,7 +178,7 @@ def _require_clear_text(
     marks = [text.options.get("thousands"), text.options.get("decimal")]
     letters = {*string.ascii_letters, *"-+:/"}.difference(filter(None, marks))
     first, inside = ("".join(sorted(letters - set(some))) for some in ("-+iInN", "eE"))
-    # Words, dates and times: no numbers, and no spaces before a quote.
+    # Words, dates and times cannot be numbers and do not have a space before a quote.
     words = rf"^[{re.escape(first)}]|^[^ \t].*[0-9][{re.escape(inside)}]"
     rows = np.flatnonzero(~series.str.contains(words).to_numpy(bool) & ~gap)
     name, plain, quote = series.name, series.iloc[rows].astype(object), text.quote
@@ -195,7 +202,7 @@ def _require_clear_text(
     if not count or not (alike or 2 * count >= (~gap).sum()):
         return
     row = other[0] if other else max(range(len(fields)), key=lambda row: len(fields[row]))
-    field, why = fields[row], "is no number, but other fields are"
+    field, why = fields[row], "is not a number, but other fields are"
     if not other:
         point = marks[1] or "."
         points = [row for row in range(len(fields)) if "." in fields[row]]
@@ -214,7 +221,7 @@ def _require_clear_text(
 
 
 def _separators(field: str) -> str:
-    """Return the options by which pandas reads a number with separators, if there are any."""
+    """Return the pandas options that read a number with separators, or "" if no option does."""
     number = field.strip().lstrip("+-")
     marks, ways = re.findall("[^0-9]", number), []
     group = re.escape(marks[0])
@@ -231,11 +238,12 @@ def _dates(pandas: Any, series: Any, gap: np.ndarray, reread: Reread, form: Any)
     form = form.get(series.name) if isinstance(form, dict) else form
     texts = series.astype(object)
     if not form:
-        form, texts = "ISO8601", texts.where(series.str.match("[0-9]", na=False))  # not "now"
+        # A date begins with a digit. pandas would also convert words such as "now".
+        form, texts = "ISO8601", texts.where(series.str.match("[0-9]", na=False))
     try:
         dates = pandas.to_datetime(texts, format=form, errors="coerce", utc=True)
     except (ValueError, TypeError) as error:
-        raise ValueError(f"date_format: expected a format of dates, got {error}") from None
+        raise ValueError(f"date_format: expected a format of dates, got error: {error}") from None
     for row in np.flatnonzero(dates.isna() & ~gap):
         got = f"got {reread()[row]!r}; pass another date_format, such as '%d/%m/%Y %H:%M'"
         raise Doubt(row, f"expected a date in format {form}, {got}")
@@ -244,7 +252,7 @@ def _dates(pandas: Any, series: Any, gap: np.ndarray, reread: Reread, form: Any)
 
 
 def filled(values: np.ndarray, gap: np.ndarray, gaps: str, reread: Reread) -> np.ndarray:
-    """Return the values with their gaps filled, or raise if there are gaps that cannot be."""
+    """Return the values with their gaps filled, or raise if a gap cannot be filled."""
     if not gap.any():
         return values
     kind, *ways = {

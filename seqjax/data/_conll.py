@@ -1,7 +1,8 @@
-r"""Reader of annotated words: one word per line, columns of annotations, blank lines between.
+r"""Reader of CoNLL files: a word and its annotations per line, a blank line between sentences.
 
-A file whose name ends in ".gz" is unpacked. Text is UTF-8, lines end in "\n" or "\r\n" (or all in
-"\r"). Spaces and tabs at the end of a line are ignored; a line of nothing else is a blank line.
+A file whose name ends in ".gz" is unpacked. Text is UTF-8. Lines end in "\n" or "\r\n". In a file
+without "\n", they end in "\r". Spaces and tabs at the end of a line are ignored. A line that has
+only spaces and tabs counts as blank.
 """
 
 import re
@@ -22,33 +23,37 @@ def read_conll(
     separator: Literal["\t", " "] | None = None,
     comment: str | None = None,
 ) -> list[dict[str, list[str]]]:
-    r"""Read the sentences of a file that has one word a line and its annotations in columns.
+    r"""Read the sentences of a file with one word per line and annotations in columns.
 
-    Such files are CoNLL-2000, CoNLL-2003 and WNUT; `read_conllu` reads CoNLL-U. A blank line ends a
-    sentence. A line whose first column is -DOCSTART- also ends a sentence and is left out. Every
-    other line is a word or a comment. The lines of a sentence have the same number of columns.
+    For example, this function reads the files of CoNLL-2000, CoNLL-2003 and WNUT. For CoNLL-U, use
+    `read_conllu`. A blank line ends a sentence. A line whose first column is -DOCSTART- is left out
+    and also ends a sentence. Every other line contains a word or is a comment. The lines of all
+    words have the same number of columns.
 
     Args:
-      path: path of the file.
-      columns: name -> number of the column, counted from 0: for CoNLL-2003
+      path: the path of the file.
+      columns: a dict from a name to the number of a column, counted from 0. For CoNLL-2003, use
         `{"form": 0, "tag": 3}`.
-      separator: the separator of the columns. "\t" is one tab. " " is any number of spaces and
-        tabs. Other white space, such as a no-break space, belongs to the word. If None, it is "\t"
-        for a file that has a tab in each line and " " for a file without tabs.
-      comment: the beginning of comment lines, such as "#". Comments stand before the first word
-        of a sentence; inside a sentence each line is a word. "" means that there are no comments.
-        None means the same, but a line that begins with "#" and looks like a comment is an error.
+      separator: the separator of the columns. "\t" means one tab. " " stands for any number of
+        spaces and tabs. Other white space, such as a no-break space, belongs to the word. By
+        default, the separator is "\t" for a file that has a tab in each line, and " " for a file
+        without tabs.
+      comment: the characters with which a comment line begins, such as "#". Comments stand before
+        the first word of a sentence; inside a sentence each line is a word. With `comment=""`,
+        there are no comments. With `comment=None`, there are no comments either, but a line that
+        begins with "#" and looks like a comment raises an error.
 
     Returns:
-      A dict for each sentence. Under each name is a list of one string per word, as written;
-      [] if the file is empty.
+      A list with a dict for each sentence. The dict maps each name to a list with one string per
+      word, as written in the file. If the file is empty, the list is empty.
 
     Raises:
-      TypeError: as `read_text`; columns is not a mapping to integers, comment is not a string.
-      OSError: as `read_text`.
-      ValueError: as `read_lines`; no columns, a number below 0, an unknown separator; a line with
-        fewer columns than asked for, or with more or fewer than the line before; and, if separator
-        or comment is None, a file that can be read in two ways.
+      TypeError: as in `read_text`; `columns` is not a mapping to integers; or `comment` is not a
+        string.
+      OSError: as in `read_text`.
+      ValueError: as in `read_lines`; `columns` is empty or has a number below 0; the separator is
+        unknown; a line has too few columns, or more or fewer columns than the first word; or
+        `separator` or `comment` is None and the file is ambiguous.
 
     Example:
       >>> import tempfile
@@ -92,7 +97,7 @@ Line: TypeAlias = tuple[int, str]
 
 
 def _blocks(lines: Sequence[str], comment: str | None) -> list[list[Line]]:
-    """Return the numbered lines of each sentence, without comments and lines -DOCSTART-."""
+    """Return the numbered lines of each sentence, without comments and -DOCSTART- lines."""
     blocks: list[list[Line]] = []
     inside = False
     for number, line in enumerate(lines, start=1):
@@ -128,7 +133,7 @@ def _columns(line: str, separator: str) -> list[str]:
 
 
 def _usual_width(blocks: Sequence[Sequence[Line]], separator: str) -> int | None:
-    """Return the number of columns of the first line that is surely a word."""
+    """Return the usual number of columns: that of the first line that does not begin with "#"."""
     words = (line for block in blocks for _, line in block if not line.startswith("#"))
     return next((len(_columns(line, separator)) for line in words), None)
 
@@ -138,7 +143,8 @@ def _check_comments(
 ) -> None:
     """Raise if the first lines of a sentence begin with "#" and look like comments.
 
-    A word has as many columns as the other words, and more than "#" in the first one.
+    A line is not a comment if it has as many columns as the other words and its first column is
+    longer than "#".
     """
     width = usual if usual and rows[-1][0].startswith("#") else len(rows[-1])
     for row, line in zip(rows, lines, strict=True):
@@ -158,7 +164,10 @@ def _check_columns(
     first: tuple[int, int],
     path: FilePath,
 ) -> None:
-    """Raise on a row with too few columns, or not as many as the first word, (width, line)."""
+    """Raise if a row has too few columns, or more or fewer columns than the first word.
+
+    `first` contains the number of columns and the line number of the first word.
+    """
     name, least = max(columns.items(), key=lambda column: column[1])
     for row, line in zip(rows, lines, strict=True):
         if len(row) <= least:
@@ -169,20 +178,24 @@ def _check_columns(
         if len(row) != first[0]:
             raise ValueError(
                 f"path: expected {first[0]} columns in {path}, line {line}, as in line "
-                f"{first[1]}, got {len(row)}; separator says what parts columns"
+                f"{first[1]}, got {len(row)}; does separator fit the file?"
             )
 
 
 def _check_numbers(numbered: Sequence[tuple[str, int]], path: FilePath) -> None:
-    """Raise if the first columns are the numbers by which CoNLL-U tells words from other lines."""
+    """Raise if the file is CoNLL-U with lines that are not words.
+
+    In CoNLL-U, the first column is the number of the word. A line whose number has the form 1-2 or
+    1.1 is not a word.
+    """
     if all(_NUMBER.fullmatch(first) for first, _ in numbered):
         for first, line in numbered:
             if not first.isdigit():
                 raise ValueError(
                     f"path: expected words in {path}, got {first} in line {line}, a multiword "
-                    "token or an empty node of CoNLL-U; use read_conllu"
+                    "token or an empty node of CoNLL-U; read the file with read_conllu"
                 )
 
 
 _DOCUMENT = re.compile(r"-DOCSTART-(?=[ \t]|$)")
-_NUMBER = re.compile(r"\d+([-.]\d+)?", re.ASCII)  # what CoNLL-U numbers its lines by
+_NUMBER = re.compile(r"\d+([-.]\d+)?", re.ASCII)  # the first column of CoNLL-U

@@ -1,4 +1,4 @@
-"""Reader of CoNLL-U, the format of the treebanks of Universal Dependencies."""
+"""Reader of CoNLL-U files, the format of the Universal Dependencies treebanks."""
 
 import io
 from collections.abc import Sequence
@@ -11,32 +11,35 @@ from seqjax.data._readers import lines_of, read_text
 __all__ = ["read_conllu"]
 
 FIELDS = ("id", "form", "lemma", "upos", "xpos", "feats", "head", "deprel", "deps", "misc")
-"""The columns."""
+"""The names of the columns, in order."""
 
 GUARD = "\x1f"
-"""Replaces a space after a space while conllu parses, since conllu reads two spaces as a tab."""
+"""The character that replaces the second of two spaces, since conllu splits at two spaces."""
 
 
 def read_conllu(path: FilePath, fields: Sequence[str]) -> list[dict[str, list[str]]]:
     r"""Read the words of a CoNLL-U file, the format of Universal Dependencies treebanks.
 
     The library conllu parses the file. Multiword tokens (1-2), empty nodes (1.1) and comments are
-    left out; each word of a multiword token has its own line.
+    left out; the words of a multiword token have lines of their own and are kept.
 
     Args:
-      path: path of the file.
-      fields: some of id, form, lemma, upos, xpos, feats, head, deprel, deps and misc.
+      path: the path of the file.
+      fields: the names of the columns to read, out of id, form, lemma, upos, xpos, feats, head,
+        deprel, deps and misc.
 
     Returns:
-      A dict for each sentence. Under each field is a list of one string per word, as written
-      ("_" where a field is empty); [] if the file is empty.
+      A list with a dict for each sentence. The dict maps each field to a list with one string per
+      word, as written in the file ("_" if the field is empty). If the file is empty, the list is
+      empty.
 
     Raises:
-      TypeError: as `read_text`; fields is one string.
+      TypeError: as in `read_text`, or `fields` is one string.
       ImportError: the library conllu is not installed.
-      OSError: as `read_text`.
-      ValueError: as `read_lines`; no fields, an unknown one, or one twice; a word without ten
-        columns parted by tabs; words of a sentence that are not numbered 1, 2, 3, ….
+      OSError: as in `read_text`.
+      ValueError: as in `read_lines`; `fields` is empty or has an unknown name or a name twice; a
+        word does not have ten columns separated by tabs; or the words of a sentence are not
+        numbered 1, 2, 3, ….
 
     Example:
       >>> import tempfile
@@ -50,10 +53,10 @@ def read_conllu(path: FilePath, fields: Sequence[str]) -> list[dict[str, list[st
       [{'lemma': ['vamos', 'nos'], 'upos': ['VERB', 'PRON']}]
     """
     if isinstance(fields, str):
-        raise TypeError(f"fields: expected several, got one string, {fields!r}")
+        raise TypeError(f"fields: expected a list of names, got the string {fields!r}")
     fields = list(fields)
     if not fields or len(set(fields)) < len(fields):
-        raise ValueError(f"fields: expected at least one, and each once, got {fields}")
+        raise ValueError(f"fields: expected at least one name and no name twice, got {fields}")
     for field in fields:
         checks.require_name("fields", field, FIELDS)
     try:
@@ -64,14 +67,16 @@ def read_conllu(path: FilePath, fields: Sequence[str]) -> list[dict[str, list[st
         raise ImportError('read_conllu needs conllu: pip install "seqjax[text]"') from None
     lines = lines_of(read_text(path), path)
     if any(line.startswith("# global.columns") for line in lines):
-        raise ValueError(f"path: expected CoNLL-U in {path}, got CoNLL-U Plus; use read_conll")
-    read = 0  # rows, for the line in messages
+        raise ValueError(
+            f"path: expected CoNLL-U in {path}, got CoNLL-U Plus; read the file with read_conll"
+        )
+    read = 0  # the number of rows read, for the line in error messages
 
     def parse(row: list[str], _: int) -> Any:
-        """Return the number of a word, and its columns: conllu itself would turn "_" into None."""
+        """Return the number and the columns of a word. Keep "_", which conllu changes to None."""
         nonlocal read
         if len(row) != len(FIELDS):
-            raise ParseException(f"{len(row)} columns, instead of {len(FIELDS)} parted by tabs")
+            raise ParseException(f"{len(row)} columns instead of {len(FIELDS)} separated by tabs")
         number = parse_id_value(row[0])
         if number is None:
             raise ParseException("a word without a number")
@@ -80,7 +85,7 @@ def read_conllu(path: FilePath, fields: Sequence[str]) -> list[dict[str, list[st
 
     text = "\n".join(line.rstrip(" \t") for line in lines)
     if GUARD in text:
-        raise ValueError(f"path: expected no character U+001F in {path}, got one")
+        raise ValueError(f"path: expected text without the character U+001F in {path}, got one")
     guarded = io.StringIO(text.replace("  ", f" {GUARD}"))
     found, places = [], [FIELDS.index(field) for field in fields]
     try:

@@ -1,4 +1,4 @@
-"""Conversion of containers of many libraries to NumPy arrays, by position."""
+"""Conversion of the containers of many libraries to NumPy arrays. Row labels are ignored."""
 
 from collections.abc import Iterable, Iterator, Mapping, MappingView, Sequence, Set
 from typing import Any
@@ -21,7 +21,7 @@ def columns(name: str, table: Any) -> dict[str, Any]:
         names = table.keys()
     elif isinstance(table, np.ndarray):
         names = table.dtype.names
-    elif not isinstance(table, type):  # pandas and polars; pyarrow and Hugging Face's datasets
+    elif not isinstance(table, type):  # columns: pandas, polars; column_names: pyarrow, datasets
         names = getattr(table, "column_names", getattr(table, "columns", None))
     if names is None:
         raise TypeError(f"{name}: expected a dict of fields, got {_kind(table)}{_hint(table)}")
@@ -30,23 +30,24 @@ def columns(name: str, table: Any) -> dict[str, Any]:
         if not isinstance(field, str):
             raise TypeError(f"{name}: expected strings as names of fields, got {field!r}")
     if len(set(names)) != len(names):
-        raise ValueError(f"{name}: expected each name once, got {', '.join(names)}")
+        raise ValueError(f"{name}: expected no name of a field twice, got {', '.join(names)}")
     try:
         return {field: table[field] for field in names}
-    except Exception as error:  # any library: columns of a lazy table cannot be read
+    except Exception as error:  # of any class: the columns of a lazy table cannot be read
         raise TypeError(f"{name}: expected a dict of fields, got {_kind(table)}: {error}") from None
 
 
 def column(name: str, field: Any) -> np.ndarray | Sequence[Any]:
-    """Return the entries of a field by position: an array [N, ...] for one shape, else N entries.
+    """Return the entries of a field as an array, a list of arrays or another indexable object.
 
-    A list becomes a list of arrays. Other objects that have a length and an index are returned as
-    they are, so that they can read an entry from a file when it is asked for.
+    An array, or a list of plain numbers of one shape, becomes an array [N, ...]. Any other list
+    becomes a list of N arrays. Other indexable objects with a length are not converted, so that
+    they can read an entry from a file when the entry is needed.
     """
     field = _on_host(name, _ordered(name, field))
     if isinstance(field, np.ndarray):
         if not field.ndim:
-            raise TypeError(f"{name}: expected one entry an example, got {_kind(field)}")
+            raise TypeError(f"{name}: expected one entry per example, got {_kind(field)}")
         if field.dtype != object:
             return _narrow(name, _checked(name, field))
         field = list(field)
@@ -54,14 +55,14 @@ def column(name: str, field: Any) -> np.ndarray | Sequence[Any]:
         return _narrow(name, np.asarray(field))
     if not isinstance(field, list | tuple):
         if not _is_indexed(field):
-            raise TypeError(f"{name}: expected one entry an example, got {_kind(field)}")
+            raise TypeError(f"{name}: expected one entry per example, got {_kind(field)}")
         _read(name, len, field)
         return field  # type: ignore[no-any-return]
     if field and _is_plain(field):
         try:
             return _narrow(name, numbers(name, field))
         except (TypeError, ValueError):
-            pass  # entries that differ in shape, or an error that is to name its entry
+            pass  # the entries differ in shape, or one is wrong; the error below names that entry
     if field and all(isinstance(entry, jax.Array) for entry in field):
         field = _read(name, jax.device_get, field)
     arrays = _parts(name, field)
@@ -75,7 +76,7 @@ def column(name: str, field: Any) -> np.ndarray | Sequence[Any]:
 def entries(name: str, values: Any) -> Iterable[Any]:
     """Return the entries of a container, such as texts or words, in order, or raise an error.
 
-    An iterator is returned as it is: the caller reads it once, to its end.
+    An iterator is returned as it is, so the caller can read it only once.
     """
     if isinstance(values, Iterator | MappingView | list | tuple):
         return values  # type: ignore[return-value]
@@ -92,7 +93,7 @@ def entries(name: str, values: Any) -> Iterable[Any]:
 
 
 def numbers(name: str, value: Any) -> np.ndarray:
-    """Return one array of numbers on the host, or raise an error that names it."""
+    """Return a value as one NumPy array of numbers, or raise an error that contains `name`."""
     if type(value) is np.ndarray and value.dtype.kind in "biufc":
         return value
     value = _on_host(name, _ordered(name, value))
@@ -110,9 +111,10 @@ def numbers(name: str, value: Any) -> np.ndarray:
 
 
 def table_columns(name: str, part: Any, before: list[Any] | None) -> list[Any] | None:
-    """Return the columns of a table in a list, which must be those of the tables before it.
+    """Check that an entry of a list of tables has the same columns as the earlier entries.
 
-    If the part is no table, `before` is returned.
+    `before` contains the column names of the earlier entries. Return the column names of `part`, or
+    `before` if `part` is not a table. If the column names differ, raise an error.
     """
     found = getattr(part, "column_names", getattr(part, "columns", None))
     if not isinstance(found, Iterable):
@@ -121,7 +123,7 @@ def table_columns(name: str, part: Any, before: list[Any] | None) -> list[Any] |
     if before is not None and names != before:
         raise ValueError(
             f"{name}: expected the columns {', '.join(map(str, before))}, as before, got "
-            f"{', '.join(map(str, names))}; bring them into one order: frame[names]"
+            f"{', '.join(map(str, names))}; reorder them with frame[names]"
         )
     return names
 
@@ -135,7 +137,7 @@ def _parts(name: str, values: Iterable[Any]) -> list[np.ndarray]:
 
 
 def _ordered(name: str, value: Any) -> Any:
-    """Return the value, or raise if its type has no order or holds no numbers."""
+    """Return the value, or raise an error if its type cannot be an ordered container of numbers."""
     if isinstance(value, MappingView):
         return list(value)  # type: ignore[call-overload]
     if value is None or isinstance(value, str | bytes | bytearray | Mapping | Set | Iterator):
@@ -149,7 +151,7 @@ def _on_host(name: str, value: Any) -> Any:
         return value
     if isinstance(value, np.ndarray):
         checks.require_unmasked(name, value)
-        return np.asarray(value)  # not a subclass
+        return np.asarray(value)  # as a plain array, not a subclass
     if hasattr(value, "detach"):
         return _read(name, _of_torch, value)
     if hasattr(value, "to_numpy") or hasattr(value, "to_pylist"):
@@ -168,13 +170,13 @@ def _of_torch(tensor: Any) -> Any:
         return list(tensor.unbind())
     tensor = tensor.detach().cpu()
     dtype = str(tensor.dtype).removeprefix("torch.")
-    if dtype.startswith(("bfloat16", "float8")):  # NumPy has none, JAX's package of dtypes does
+    if dtype.startswith(("bfloat16", "float8")):  # these dtypes are JAX's, not NumPy's
         return tensor.float().numpy().astype(jnp.dtype(dtype))
     return tensor.resolve_conj().resolve_neg().numpy()
 
 
 def _of_table(values: Any) -> Any:
-    """Return the values of a column or frame; missing values are not turned into NaN."""
+    """Return the values of a column or frame, or raise if values are missing."""
     by_numpy = False
     if hasattr(values, "isna"):
         by_numpy = all(isinstance(dtype, np.dtype) for dtype in np.ravel(_dtypes(values)))
@@ -187,7 +189,7 @@ def _of_table(values: Any) -> Any:
     array = np.asarray(values)
     nested = getattr(values, "to_pylist", getattr(values, "to_list", None))
     if array.dtype == object and nested is not None and not by_numpy:
-        return nested()  # for missing values within lists stay None there, and become NaN in arrays
+        return nested()  # a list keeps missing values in entries as None; an array contains NaN
     return array
 
 
@@ -197,12 +199,12 @@ def _dtypes(values: Any) -> Any:
 
 
 def _read(name: str, function: Any, value: Any) -> Any:
-    """Return what a function reads from a value, or raise an error that names the value."""
+    """Return `function(value)`. If `function` fails, raise an error that contains `name`."""
     try:
         return function(value)
     except ValueError as error:
         if "inhomogeneous" in str(error) or "could not broadcast" in str(error):
-            message = f"{name}: expected an array, got parts that differ in shape"
+            message = f"{name}: expected parts of one shape, got parts that differ in shape"
             raise ValueError(message) from None
         raise ValueError(f"{name}: {error}") from None
     except Exception as error:  # each library raises classes of its own
@@ -211,18 +213,18 @@ def _read(name: str, function: Any, value: Any) -> Any:
 
 
 def _checked(name: str, array: np.ndarray) -> np.ndarray:
-    """Return the array if its dtype is of numbers, else raise."""
+    """Return the array if its dtype is numeric, or raise an error."""
     kind = array.dtype.kind
     if kind in "biufc" or (kind == "V" and jnp.issubdtype(array.dtype, np.number)):
         return array
     hint = ""
     if kind in "Mm":
         values = "values" if kind == "m" else "(values - numpy.datetime64('1970-01-01'))"
-        hint = f"; make numbers of times, such as days: {values} / numpy.timedelta64(1, 'D')"
+        hint = f"; convert times to numbers, such as days: {values} / numpy.timedelta64(1, 'D')"
     elif array.dtype.names:
         hint = "; name one of its fields: " + ", ".join(array.dtype.names)
     elif kind == "V":
-        hint = "; say what the bytes are: values.view(jax.numpy.bfloat16)"
+        hint = "; give the bytes a dtype, such as values.view(jax.numpy.bfloat16)"
     elif array.size:
         first = array.ravel()[0]
         for entry in array.ravel() if array.dtype == object else ():
@@ -235,32 +237,35 @@ def _checked(name: str, array: np.ndarray) -> np.ndarray:
 
 
 def _narrow(name: str, array: np.ndarray) -> np.ndarray:
-    """Return the array if JAX can hold its integers: by default JAX silently cuts 64 bits to 32."""
+    """Return the array, or raise if JAX would truncate its integers (by default to 32 bits)."""
     found = _cut(array)
     if found is None:
         return array
     raise ValueError(
-        f"{name}: expected integers that {jax.dtypes.canonicalize_dtype(array.dtype)} can hold, to "
-        f"which JAX cuts them, got {found}; number such ids from 0, or call "
+        f"{name}: expected integers that {jax.dtypes.canonicalize_dtype(array.dtype)} can hold, "
+        f"since JAX truncates integers to this dtype, got {found}; number ids from 0, or call "
         'jax.config.update("jax_enable_x64", True)'
     )
 
 
 def _cut(array: np.ndarray) -> Any:
-    """Return the first integer that JAX would cut; None if there is none."""
+    """Return the first integer that JAX would truncate, or None."""
     whole = array.dtype.kind in "iu"
     return checks.unfit(array, jax.dtypes.canonicalize_dtype(array.dtype)) if whole else None
 
 
 def _was_whole(array: np.ndarray, values: Any) -> bool:
-    """Return whether NumPy made floats of integers, since no integer dtype can hold all of them."""
+    """Return whether the values are integers too large for any integer dtype of NumPy.
+
+    NumPy converts such integers to floats, which may change them.
+    """
     if array.dtype != np.float64 or not array.size or np.abs(array).max() < 2.0**63:
         return False
     return all(isinstance(leaf, int) for leaf in jax.tree.leaves(values))
 
 
 def _is_plain(values: Any) -> bool:
-    """Return whether these are Python's or NumPy's numbers, in lists of any depth."""
+    """Return whether a container has only numbers of Python or NumPy, possibly in nested lists."""
     kinds = set(map(type, values))
     return kinds <= _SCALARS or (kinds <= {list, tuple} and all(map(_is_plain, values)))
 
@@ -270,7 +275,7 @@ def _is_indexed(value: Any) -> bool:
 
 
 def _kind(value: Any) -> str:
-    """Return the name of a value for messages."""
+    """Return a short description of a value, for messages."""
     if _holds_dicts(value):
         return f"a {type(value).__name__} of dicts"
     if isinstance(value, str | bytes | bytearray | np.generic | int | float) or value is None:
@@ -284,16 +289,16 @@ def _hint(value: Any) -> str:
     if isinstance(value, bytes | bytearray):
         return '; decode text first, with value.decode("utf-8")'
     if isinstance(value, Set):
-        return ", which has no order; make a list of it, such as sorted(values)"
+        return ", which has no order; convert it to a list, such as sorted(values)"
     if isinstance(value, Iterator):
-        return ", which can be read only once; make a list of it"
+        return ", which can be read only once; convert it to a list"
     if _holds_dicts(value):
-        return "; turn it: {name: [row[name] for row in rows] for name in rows[0]}"
+        return "; convert it: {name: [row[name] for row in rows] for name in rows[0]}"
     return ""
 
 
 def _holds_dicts(value: Any) -> bool:
-    """Return whether this is a sequence of dicts, as tensorflow-datasets and JSON lines give it."""
+    """Return whether a value is a sequence of dicts, such as tensorflow-datasets returns."""
     if isinstance(value, str | Mapping) or not hasattr(value, "__getitem__"):
         return False
     try:

@@ -1,4 +1,4 @@
-"""The fields of examples: access by position, common shape and dtype, and stacking."""
+"""Fields of examples: access by position, common shape and dtype, and stacking."""
 
 import contextlib
 import functools
@@ -14,7 +14,13 @@ __all__ = ["Field", "Spec", "stack"]
 
 
 class Spec(NamedTuple):
-    """The shape and dtype that a field's entries share; over time, the shape is that of a step."""
+    """The common shape and dtype of a field's entries.
+
+    Attributes:
+      shape: the shape of an entry, or of one time step of an entry if `over_time` is True.
+      dtype: the dtype.
+      over_time: whether the first axis of the entries is time.
+    """
 
     shape: tuple[int, ...]
     dtype: np.dtype
@@ -22,10 +28,10 @@ class Spec(NamedTuple):
 
 
 class Field:
-    """The entries of one field, by position.
+    """The entries of one field. Indexing returns an entry as a NumPy array.
 
     Attributes:
-      name: as errors name it, such as "examples['tokens']".
+      name: the name of the field in error messages, such as "examples['tokens']".
       rows: an array [N, ...] if the entries have one shape, or a sequence of N entries.
     """
 
@@ -45,12 +51,12 @@ class Field:
         return numbers(f"{self.name}[{n}]", entry)
 
     def __getstate__(self) -> dict[str, Any]:
-        return {"name": self.name, "rows": self.rows}  # what making batches needs
+        return {"name": self.name, "rows": self.rows}  # the cached shapes are not needed later
 
     def take(
         self, numbers_of: Sequence[int], spec: Spec, lengths: np.ndarray | None
     ) -> Sequence[np.ndarray]:
-        """Return entries by index. Entries read only now must still have their earlier shape."""
+        """Return entries by index, or raise if an entry has changed its shape since it was read."""
         if isinstance(self.rows, np.ndarray):
             return self.rows[numbers_of]  # type: ignore[return-value]
         arrays = [self[n] for n in numbers_of]
@@ -65,7 +71,7 @@ class Field:
 
     @functools.cached_property
     def _seen(self) -> list[tuple[tuple[int, ...], np.dtype]]:
-        """The shape and dtype of each entry; for an array, whose entries are all alike, of one."""
+        """The shape and dtype of each entry; a single pair if all entries are in one array."""
         if isinstance(self.rows, np.ndarray):
             return [(self.rows.shape[1:], self.rows.dtype)]
         return [(entry.shape, entry.dtype) for entry in map(self.__getitem__, range(len(self)))]
@@ -86,10 +92,10 @@ class Field:
         return np.repeat(found, len(self)) if isinstance(self.rows, np.ndarray) else found
 
     def spec(self, *, over_time: bool) -> Spec:
-        """Return what the entries share; if one differs, raise an error that names it."""
+        """Return the common shape and dtype, or raise an error that names a differing entry."""
         shape: tuple[int, ...] | None = None
         for n, (whole, _) in enumerate(self._seen):
-            # An empty list has no step, so its shape and dtype are unknown.
+            # An empty list has no steps, so the shape of a step is unknown.
             if over_time and whole == (0,):
                 continue
             found = whole[1:] if over_time else whole
@@ -97,7 +103,7 @@ class Field:
             if found != shape:
                 what = "steps" if over_time else "entries"
                 raise ValueError(f"{self.name}[{n}]: expected {what} of shape {shape}, got {found}")
-        # Nor does it of the dtype: NumPy makes it float64, which would turn tokens into floats.
+        # The dtype of an empty list is unknown, too. NumPy's float64 would make tokens floats.
         dtypes = {dtype for whole, dtype in self._seen if 0 not in whole}
         dtypes = dtypes or {dtype for _, dtype in self._seen}
         return Spec(shape or (), self._common(dtypes), over_time)
@@ -105,10 +111,10 @@ class Field:
     def _common(self, dtypes: set[np.dtype]) -> np.dtype:
         """Return the dtype that can hold all entries, or raise an error if there is none."""
         common = None
-        with contextlib.suppress(TypeError):  # NumPy knows none for bfloat16 and integers
+        with contextlib.suppress(TypeError):  # NumPy has no common dtype of bfloat16 and integers
             common = np.result_type(*dtypes)
         whole = all(dtype.kind in "biu" for dtype in dtypes)
-        if common is None or (whole and common.kind == "f"):  # of int64 and uint64
+        if common is None or (whole and common.kind == "f"):  # int64 and uint64 give float64
             found = ", ".join(sorted(map(str, dtypes)))
             raise TypeError(f"{self.name}: expected entries of one dtype, got {found}")
         return common
@@ -117,7 +123,7 @@ class Field:
 def stack(
     arrays: Sequence[np.ndarray], lead: tuple[int, ...], spec: Spec, value: float = 0
 ) -> np.ndarray:
-    """Return the arrays as rows of one [*lead, ...], with `value` around them."""
+    """Return the arrays as the rows of one array [*lead, ...] that is padded with `value`."""
     stacked = np.full(lead + spec.shape, _fill(value, spec.dtype))
     if isinstance(arrays, np.ndarray):
         rows = np.index_exp[: len(arrays)]
@@ -126,13 +132,13 @@ def stack(
     for row, array in enumerate(arrays):
         if not spec.over_time:
             stacked[row] = array
-        elif len(array):  # an empty list need not have a step's axes
+        elif len(array):  # an empty list may lack the axes of a step
             stacked[row, : len(array)] = array
     return stacked
 
 
 def _fill(value: Any, dtype: np.dtype) -> np.ndarray:
-    """Return a number as an array of a dtype that can hold it, or raise an error."""
+    """Return a number as an array of the given dtype, or raise if the dtype cannot hold it."""
     given = numbers("value", value)
     if given.ndim:
         raise TypeError(f"value: expected one number, got shape {given.shape}")
@@ -141,5 +147,5 @@ def _fill(value: Any, dtype: np.dtype) -> np.ndarray:
         fill = given.astype(dtype)
     lost = np.isfinite(given) & ~np.isfinite(fill) | (given.imag != 0) & (dtype.kind != "c")
     if lost or (dtype.kind in "biu" and fill != given):
-        raise ValueError(f"value: expected one that {dtype} can hold, got {value}")
+        raise ValueError(f"value: expected a number that {dtype} can hold, got {value}")
     return fill

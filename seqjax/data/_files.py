@@ -1,4 +1,4 @@
-"""The bytes and the text of files, with common error messages."""
+"""Reading of bytes and text from files, with common error messages."""
 
 import codecs
 import gzip
@@ -11,29 +11,29 @@ __all__ = ["decode", "is_packed", "is_system_file", "read_bytes"]
 
 
 def is_packed(path: Path) -> bool:
-    """Return whether a file's name says that it is gzip data."""
+    """Return whether the name of a file ends in ".gz"."""
     return path.suffix.lower() == ".gz"
 
 
 def read_bytes(path: FilePath) -> bytes:
-    """Return what a file holds; a file whose name ends in ".gz" is unpacked."""
+    """Return the bytes of a file. A file whose name ends in ".gz" is unpacked."""
     path = local_file("path", path)
     data = path.read_bytes()
     if not is_packed(path):
         return data
-    if not data:  # `gzip` takes no bytes at all for an empty file
-        raise ValueError(f"path: expected gzip data in {path}, got damaged: the file is empty")
+    if not data:  # `gzip.decompress` returns b"" without an error
+        raise ValueError(f"path: expected gzip data in {path}, got an empty file")
     try:
         return gzip.decompress(data)
     except (gzip.BadGzipFile, EOFError, zlib.error) as error:
-        raise ValueError(f"path: expected gzip data in {path}, got damaged: {error}") from None
+        raise ValueError(f"path: expected gzip data in {path}, got damaged data: {error}") from None
 
 
 def decode(data: bytes, path: FilePath) -> str:
-    r"""Return UTF-8 as text, without a byte order mark and with "\n" as the end of each line.
+    r"""Return the text of UTF-8 bytes, without a byte order mark and with "\n" as line end.
 
-    "\r\n" becomes "\n". "\r" does as well if the text has no "\n", as in files of the classic Mac
-    OS; if the text also has "\n", "\r" is kept.
+    "\r\n" becomes "\n". If the text has no "\n", as in files of the classic Mac OS, "\r" becomes
+    "\n". If the text has "\n", a "\r" alone is kept.
     """
     for mark, name in _OTHERS:
         if data.startswith(mark):
@@ -47,7 +47,7 @@ def decode(data: bytes, path: FilePath) -> str:
     if wrong >= 0:
         line = body.count(b"\n", 0, wrong) + 1
         offset = wrong + len(data) - len(body)
-        hint = "" if body[wrong] else "; text has no NUL, so this may be UTF-16 or no text at all"
+        hint = "" if body[wrong] else "; this may be UTF-16, or a file that is not text"
         raise ValueError(
             f"path: expected UTF-8 in {path}, got byte 0x{body[wrong]:02x} in line {line}, "
             f"at offset {offset}{hint}"
@@ -58,11 +58,11 @@ def decode(data: bytes, path: FilePath) -> str:
 
 
 def is_system_file(name: str) -> bool:
-    """Return whether a file or folder belongs to an operating system, a file server or an editor.
+    """Return whether a name is one that operating systems, file servers or editors create.
 
-    These are hidden names, which begin with a dot (.DS_Store, ._a.wav, .git), names that Windows,
-    macOS and file servers create in users' folders, and backup and lock files of editors (a.txt~,
-    ~$a.docx). Upper and lower case do not matter.
+    Such names are hidden names, which begin with a dot (.DS_Store, ._a.wav, .git), names that
+    Windows, macOS and file servers create in users' folders, and backup and lock files of editors
+    (a.txt~, ~$a.docx). Case is ignored.
     """
     name = name.casefold()
     return (
@@ -72,7 +72,8 @@ def is_system_file(name: str) -> bool:
     )
 
 
-# First bytes of files that are often mistaken for UTF-8. UTF-32's mark begins with UTF-16's.
+# The first bytes of files that are often mistaken for UTF-8. UTF-32 comes before UTF-16, because
+# its byte order mark begins with that of UTF-16.
 _ICONV = "; convert it, for example with iconv -f {0} -t UTF-8"
 _OTHERS = (
     (codecs.BOM_UTF32_LE, "UTF-32" + _ICONV.format("UTF-32")),

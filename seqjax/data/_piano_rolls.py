@@ -1,4 +1,4 @@
-"""Reader of piano rolls."""
+"""Reader of piano rolls in MATLAB files."""
 
 import io
 
@@ -13,20 +13,26 @@ __all__ = ["read_piano_rolls"]
 def read_piano_rolls(path: FilePath) -> dict[str, list[np.ndarray]]:
     """Read the pieces of music in a MATLAB file of piano rolls.
 
-    JSB Chorales, MuseData, Nottingham and Piano-midi.de are published in this form for next-step
-    prediction (Boulanger-Lewandowski, Bengio, Vincent, 2012). The cells traindata, validdata and
-    testdata have one matrix per piece, with 1 at each step and key (88 keys, A0 to C8) that sounds.
+    JSB Chorales, MuseData, Nottingham and Piano-midi.de are published in this format for next-step
+    prediction. The cell arrays traindata, validdata and testdata have one matrix per piece. Each
+    matrix has one row per time step and one column for each of the 88 keys from A0 to C8, with 1
+    where the key sounds.
 
     Args:
-      path: path of the .mat file; one whose name ends in ".gz" is unpacked.
+      path: the path of the .mat file. A file whose name ends in ".gz" is unpacked.
 
     Returns:
-      "train", "valid" and "test", each a list of arrays float32 [T, 88].
+      A dict of "train", "valid" and "test", each a list of arrays float32 [T, 88].
 
     Raises:
-      TypeError: not a path.
-      OSError: no such file, or one that cannot be read.
-      ValueError: not such a file; a piece of another shape, or not of finite numbers.
+      TypeError: path is not a string or `os.PathLike`.
+      OSError: the file does not exist or cannot be read.
+      ValueError: the file has another format, or a piece does not have shape [T, 88] or contains
+        numbers that are not finite.
+
+    References:
+      Boulanger-Lewandowski, Bengio, Vincent (2012), Modeling temporal dependencies in
+      high-dimensional sequences: application to polyphonic music generation and transcription.
 
     Example:
       >>> import tempfile
@@ -52,7 +58,7 @@ def read_piano_rolls(path: FilePath) -> dict[str, list[np.ndarray]]:
         name = f"{split}data"
         if not isinstance(found.get(name), np.ndarray) or found[name].dtype != object:
             names = [key for key in found if not key.startswith("__")]
-            raise ValueError(f"path: expected a cell {name} in {path}, got {names}")
+            raise ValueError(f"path: expected a cell array {name} in {path}, got {names}")
         rolls[split] = []
         for n, piece in enumerate(found[name].ravel()):
             if not isinstance(piece, np.ndarray) or piece.dtype.kind not in "biuf":
@@ -66,7 +72,7 @@ def read_piano_rolls(path: FilePath) -> dict[str, list[np.ndarray]]:
                 )
             if not np.isfinite(piece).all():
                 raise ValueError(
-                    f"path: expected finite numbers in {path}, got others in {name}[{n}]"
+                    f"path: expected finite numbers in {path}, got NaN or infinity in {name}[{n}]"
                 )
             rolls[split].append(piece.astype(np.float32))
     return rolls

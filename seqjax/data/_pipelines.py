@@ -1,4 +1,4 @@
-"""Batches in Grain, JAX's library of input pipelines."""
+"""Batches for Grain, JAX's library of input pipelines."""
 
 from collections.abc import Collection, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
@@ -24,34 +24,39 @@ def grain_batches(
     drop_remainder: bool = False,
     pad_batch: bool = True,
 ) -> "grain.IterDataset[dict[str, np.ndarray]]":
-    """Return the examples of a Grain dataset in batches, each padded to the boundary of its bucket.
+    """Return the examples of a Grain dataset in batches, padded to the boundary of their bucket.
 
-    An example goes to the bucket with the smallest boundary not below its length. A batch is made
-    as soon as a bucket holds `batch_size` examples; the remaining examples are batched when the
-    dataset ends. Batches have the form of those of `seqjax.data.batches`, which is for examples
-    that fit in memory.
+    Use this function if the examples do not fit into memory, and otherwise `seqjax.data.batches`.
+    Each example goes to the bucket with the smallest boundary ≥ the example's length. A batch is
+    made as soon as a bucket contains `batch_size` examples. The remaining examples are batched at
+    the end of the dataset. Batches have the same fields as those of `seqjax.data.batches`,
+    including "weights", which is False in filler rows.
 
-    The state of an iterator is small: examples that wait in a bucket are read again when it is
-    restored. Put `mp_prefetch` before this function, not behind it, so that all processes read
-    for the same buckets.
+    The state of an iterator is small, because it does not contain the examples that wait in a
+    bucket. When the state of an iterator is restored, the examples that wait in a bucket are read
+    again. Call `mp_prefetch` before this function, not after it, so that the examples of all
+    processes go into the same buckets.
 
     Args:
-      dataset: of examples, each a dict of arrays or numbers.
-      batch_size: B.
-      sequence_keys: the fields that run over time, as for `batches`; () for none.
-      boundaries: increasing bucket lengths, as for `batches`; needed if a field runs over time.
-      drop_remainder: leave out the examples that do not fill a batch of their bucket.
-      pad_batch: fill up a short batch to B rows with zeros; False leaves it short.
+      dataset: a dataset whose examples are dicts of arrays or numbers.
+      batch_size: B, the number of rows of a batch.
+      sequence_keys: the names of the fields with a time axis, as in `batches`; () means that no
+        field has a time axis.
+      boundaries: increasing bucket lengths, as in `batches`. Boundaries are required if a field has
+        a time axis.
+      drop_remainder: if True, batches with fewer than B examples are left out.
+      pad_batch: if True, a batch with fewer than B examples is filled up to B rows with zeros; if
+        False, such a batch has fewer than B rows.
 
     Returns:
-      A `grain.IterDataset` of dicts. To read it epoch after epoch, repeat `dataset`.
+      A `grain.IterDataset` of dicts. To read several epochs, repeat `dataset`.
 
     Raises:
-      ImportError: grain is missing.
-      TypeError: the dataset is not one of Grain; when it is read, an example is not a dict of
-        numbers.
-      ValueError: boundaries are missing or do not increase; when it is read, an example is longer
-        than the last one, or lacks a field.
+      ImportError: grain is not installed.
+      TypeError: `dataset` is not a dataset of Grain, or an example is not a dict of numbers
+        (checked when the example is read).
+      ValueError: `boundaries` are missing or do not increase, or an example is longer than the last
+        boundary or lacks a field (checked when the example is read).
 
     Example:
       >>> import grain
@@ -85,7 +90,7 @@ def grain_batches(
 
 
 def grain_datasets(user: str) -> Any:
-    """Return the module of Grain's subclasses, whose import needs Grain."""
+    """Return the module `_grain`, or raise an error if Grain is not installed."""
     try:
         from seqjax.data import _grain
     except ImportError as error:

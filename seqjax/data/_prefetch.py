@@ -1,4 +1,4 @@
-"""Batches that are made in the background, and placed on the devices."""
+"""Prefetching: batches are made in a background thread and placed on the devices."""
 
 import atexit
 import functools
@@ -15,24 +15,24 @@ __all__ = ["prefetch"]
 
 
 def prefetch(batches: Iterable[Any], *, size: int = 2, devices: int = 1) -> Iterator[Any]:
-    """Make batches in a background thread, and place them, while the current one is used.
+    """Return an iterator that makes batches in a background thread and places them on devices.
 
-    The order and the values do not change. If making a batch fails, the error is raised when that
-    batch is requested. The thread ends with the iterator: at the last batch, at `close()`, or when
-    the iterator is deleted.
+    The order and the values of the batches do not change. If making a batch fails, the error is
+    raised when that batch is requested. The thread ends after the last batch, when `close()` is
+    called, or when the iterator is deleted.
 
     Args:
       batches: an iterable of pytrees of arrays.
-      size: how many to make ahead of the one in use.
-      devices: over how many devices to divide each, see `seqjax.sharding.shard_batch`; 1 for the
-        default device.
+      size: the number of batches that are made before they are requested.
+      devices: the number of devices over which each batch is divided; see
+        `seqjax.sharding.shard_batch`. 1 means the default device.
 
     Returns:
-      A generator of the batches, their arrays on the devices.
+      A generator of the batches, with their arrays on the devices.
 
     Raises:
-      TypeError: not an iterable, or sizes that are not integers.
-      ValueError: a size below 1, or more devices than there are.
+      TypeError: `batches` is not an iterable, or another argument is not an integer.
+      ValueError: `size` is below 1, or JAX has fewer than `devices` devices.
 
     Example:
       >>> import numpy as np
@@ -49,11 +49,11 @@ def prefetch(batches: Iterable[Any], *, size: int = 2, devices: int = 1) -> Iter
 
 
 def in_background(function: Callable[[Any], Any], items: Iterable[Any], size: int) -> Iterator[Any]:
-    """Return `map(function, items)`, computed by a thread up to `size` items ahead."""
+    """Yield `function(item)` for each item, computed by a thread up to `size` items ahead."""
     made: queue.SimpleQueue[tuple[Any, BaseException | None]] = queue.SimpleQueue()
     free = threading.Semaphore(size)
     stopped = threading.Event()
-    default_device = jax.default_device.value  # a `with jax.default_device` is a thread's own
+    default_device = jax.default_device.value  # `jax.default_device` is set per thread
 
     def work() -> None:
         try:
@@ -62,7 +62,7 @@ def in_background(function: Callable[[Any], Any], items: Iterable[Any], size: in
                 item = next(iterator)
                 with jax.default_device(default_device):
                     made.put((function(item), None))
-        except BaseException as error:  # StopIteration among them
+        except BaseException as error:  # including StopIteration, the end of the items
             made.put((None, error))
 
     thread = threading.Thread(target=work, name="seqjax.data.prefetch", daemon=True)
@@ -72,7 +72,7 @@ def in_background(function: Callable[[Any], Any], items: Iterable[Any], size: in
         free.release()
         thread.join()
 
-    # A daemon thread that is still at work when the interpreter shuts down can crash it.
+    # A daemon thread that still runs when the interpreter shuts down can crash it.
     atexit.register(finish)
     thread.start()
     try:
@@ -85,6 +85,6 @@ def in_background(function: Callable[[Any], Any], items: Iterable[Any], size: in
             free.release()
             yield value
     finally:
-        if not stopped.is_set():  # else the interpreter has shut down, and its modules are gone
+        if not stopped.is_set():  # else `finish` has already run at interpreter shutdown
             atexit.unregister(finish)
             finish()

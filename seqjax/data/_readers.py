@@ -1,8 +1,8 @@
-r"""Readers of text, lines and parallel lines.
+r"""Readers of text files: the whole text, its lines, or pairs of lines from two parallel files.
 
-A file whose name ends in ".gz" is unpacked. Text is UTF-8; a byte order mark at its beginning is
-dropped, and "\r\n" becomes "\n". In a text without "\n", as the classic Mac OS wrote it, "\r"
-becomes "\n".
+A file whose name ends in ".gz" is unpacked. Text is UTF-8. A byte order mark at the beginning of a
+file is removed, and "\r\n" becomes "\n". If a text has no "\n", as in files of the classic Mac OS,
+"\r" becomes "\n".
 """
 
 from pathlib import Path
@@ -14,19 +14,21 @@ __all__ = ["read_lines", "read_parallel", "read_text"]
 
 
 def read_text(path: FilePath) -> str:
-    r"""Read the text of a file.
+    r"""Read the text of a file, which may be packed as .gz.
+
+    A byte order mark is removed, and each line ends in "\n".
 
     Args:
-      path: path of the file.
+      path: the path of the file.
 
     Returns:
       The text; "" if the file is empty.
 
     Raises:
-      TypeError: not a path.
-      OSError: no such file, or one that cannot be read.
-      ValueError: not UTF-8, with the place of the first wrong byte; a NUL byte; damaged gzip data;
-        a folder.
+      TypeError: path is not a string or `os.PathLike`.
+      OSError: the file does not exist or cannot be read.
+      ValueError: the text is not UTF-8 (the message has the position of the first wrong byte) or
+        contains a NUL byte; the gzip data are damaged; or path is a folder.
 
     Example:
       >>> import tempfile
@@ -41,21 +43,21 @@ def read_text(path: FilePath) -> str:
 
 
 def read_lines(path: FilePath) -> list[str]:
-    r"""Read the lines of a file, without their ends.
+    r"""Read the lines of a file, without their line ends.
 
-    Only "\n" and "\r\n" end a line, so that line n here is line n in an editor and in a parallel
-    file, whatever other separators Unicode has. Blank lines are kept.
+    Only "\n" and "\r\n" end a line, not the other line separators of Unicode. Therefore line
+    numbers agree with those in editors and in parallel files. Blank lines are kept.
 
     Args:
-      path: path of the file.
+      path: the path of the file.
 
     Returns:
       The lines; [] if the file is empty.
 
     Raises:
-      TypeError, OSError: as `read_text`.
-      ValueError: as `read_text`; a carriage return inside a line, which some programs take for the
-        end of a line and some do not.
+      TypeError, OSError: as in `read_text`.
+      ValueError: as in `read_text`; or a line contains a carriage return, which ends a line in some
+        programs but not in others.
 
     Example:
       >>> import tempfile
@@ -70,18 +72,18 @@ def read_lines(path: FilePath) -> list[str]:
 
 
 def read_parallel(source_path: FilePath, target_path: FilePath) -> list[tuple[str, str]]:
-    r"""Read pairs of lines of two files, such as sentences and their translations.
+    r"""Read pairs of lines from two files, such as sentences and their translations.
 
     Args:
-      source_path: path of the file whose lines come first in a pair.
-      target_path: path of the other file.
+      source_path: the path of the file with the first line of each pair.
+      target_path: the path of the file with the second line of each pair.
 
     Returns:
-      (source, target) for each line; [] if both files are empty.
+      A list with the pair (source, target) for each line; [] if both files are empty.
 
     Raises:
-      TypeError, OSError: as `read_lines`.
-      ValueError: as `read_lines`; files that differ in their number of lines.
+      TypeError, OSError: as in `read_lines`.
+      ValueError: as in `read_lines`, or the files differ in their number of lines.
 
     Example:
       >>> import tempfile
@@ -96,14 +98,14 @@ def read_parallel(source_path: FilePath, target_path: FilePath) -> list[tuple[st
     target, targets = _named_lines("target_path", target_path)
     if len(sources) != len(targets):
         raise ValueError(
-            f"source_path, target_path: expected as many lines in both files, got {len(sources)} "
-            f"in {source} and {len(targets)} in {target}"
+            "source_path, target_path: expected the same number of lines in both files, got "
+            f"{len(sources)} in {source} and {len(targets)} in {target}"
         )
     return list(zip(sources, targets, strict=True))
 
 
 def _named_lines(name: str, path: FilePath) -> tuple[Path, list[str]]:
-    """Return the path and the lines of a file; errors name the argument."""
+    """Return the path and the lines of a file. Errors name the argument `name`."""
     found = local_path(name, path)
     try:
         return found, read_lines(found)
@@ -112,11 +114,11 @@ def _named_lines(name: str, path: FilePath) -> tuple[Path, list[str]]:
 
 
 def lines_of(text: str, path: FilePath) -> list[str]:
-    """Return the lines of a text, without their ends; a carriage return inside one is an error."""
+    """Return the lines of a text without line ends, or raise if a line has a carriage return."""
     if "\r" in text:
         line = text.count("\n", 0, text.index("\r")) + 1
         raise ValueError(
             f"path: expected lines that end in \\n or \\r\\n in {path}, got a carriage return "
-            f"inside line {line}; split read_text(path) as it is meant"
+            f"inside line {line}; call read_text(path) and split the text yourself"
         )
     return text.removesuffix("\n").split("\n") if text else []

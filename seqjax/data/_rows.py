@@ -1,4 +1,4 @@
-"""The rows of a delimited text file: their fields, the lines they begin in, and their header."""
+"""Rows of a delimited text file: header, fields, and the line in which each row begins."""
 
 import contextlib
 import csv
@@ -18,29 +18,29 @@ __all__ = ["DIALECT", "SPACES", "Text", "count_rows", "header", "read_text", "re
 
 DIALECT: dict[str, Any] = {"sep": ",", "quotechar": '"', "quoting": 0, "skipinitialspace": False,
            "comment": None}  # fmt: skip
-"""Options of pandas for the syntax of fields, and their defaults."""
+"""The options of pandas for the syntax of fields, with their defaults."""
 SPACES = r"\s+"
-"""The name in pandas of a delimiter of any white space."""
+"""The `sep` by which pandas splits fields at any white space."""
 UNIT = "\x1f"
-"""The unit separator. It stands for delimiters that pandas' fast parser cannot take."""
+"""The unit separator. It replaces delimiters that the fast parser of pandas does not support."""
 
 
 class Text(NamedTuple):
-    """The text of a file as UTF-8 from line `first` on, and the options by which it is read."""
+    """The text of a file in UTF-8, beginning with line `first`, and the options for reading it."""
 
     path: Path
     data: Any  # bytes, or a memory map of the whole file
     first: int
     options: dict[str, Any]
-    sep: str  # as in the file, while options["sep"] is one character or `SPACES`
+    sep: str  # as in the file; options["sep"] is always one character or `SPACES`
 
     @property
     def whole(self) -> bool:
-        """Return whether the data are the whole file, unchanged, so that pandas may read that."""
+        """True if the data are the whole, unchanged file, so that pandas can open the file."""
         return isinstance(self.data, mmap.mmap)
 
     def open(self) -> Any:
-        """Return a binary file of the text."""
+        """Return a binary file object of the text."""
         return self.path.open("rb") if self.whole else io.BytesIO(self.data)
 
     @property
@@ -49,17 +49,20 @@ class Text(NamedTuple):
         return "" if self.options["quoting"] == csv.QUOTE_NONE else self.options["quotechar"]
 
     def has(self, mark: str) -> bool:
-        """Return whether a character may be in a field; a delimiter may only between quotes."""
+        """Return whether a field may contain the character `mark`.
+
+        A field can contain the delimiter only if it is quoted.
+        """
         quoted = self.sep != mark or (self.quote and self.data.find(self.quote.encode()) >= 0)
         return bool(quoted) and self.data.find(mark.encode()) >= 0
 
     def restored(self, field: str) -> str:
-        """Return a field as it is written in the file."""
+        """Return a field as it is written in the file, with the original delimiter."""
         return field.replace(UNIT, self.sep) if self.options["sep"] == UNIT else field
 
 
 def read_text(pandas: Any, path: Path, options: dict[str, Any]) -> Text:
-    """Read, unpack and decode a file, and leave its first `skiprows` lines out."""
+    """Return the unpacked and decoded text of a file, without its first `skiprows` lines."""
     if {"sep", "delimiter"} <= options.keys():
         raise ValueError("sep, delimiter: expected one of them, got both")
     options = DIALECT | {"sep": options.get("delimiter", ",")} | options
@@ -67,9 +70,12 @@ def read_text(pandas: Any, path: Path, options: dict[str, Any]) -> Text:
     if not isinstance(sep, str) or not sep or set(sep) & set("\r\n\0"):
         raise ValueError(f"sep: expected a delimiter such as ',' or '\\t', got {sep!r}")
     if options["quoting"] not in (csv.QUOTE_MINIMAL, csv.QUOTE_NONE):
-        raise ValueError("quoting: expected csv.QUOTE_MINIMAL or csv.QUOTE_NONE, got another")
+        raise ValueError(
+            "quoting: expected csv.QUOTE_MINIMAL or csv.QUOTE_NONE, got "
+            f"{checks.brief(options['quoting'])}"
+        )
     if quote is None and options["quoting"] != csv.QUOTE_NONE:
-        hint = "quoting=csv.QUOTE_NONE leaves quotes in the text"
+        hint = "pass quoting=csv.QUOTE_NONE if quotes are part of the text"
         raise ValueError(f"quotechar: expected one character, got None; {hint}")
     if decimal is None:
         raise ValueError("decimal: expected one character, got None")
@@ -77,7 +83,9 @@ def read_text(pandas: Any, path: Path, options: dict[str, Any]) -> Text:
     for name, others in meanings.items():
         mark = options.get(name)
         if mark is not None and (mark in others or not isinstance(mark, str) or len(mark) != 1):
-            raise ValueError(f"{name}: expected one character of no other meaning, got {mark!r}")
+            raise ValueError(
+                f"{name}: expected one character without another meaning, got {mark!r}"
+            )
         if mark is not None and not mark.isascii():
             raise ValueError(f"{name}: expected one ASCII character, got {mark!r}")
     skip = checks.require_integer("skiprows", options.get("skiprows") or 0, least=0)
@@ -89,7 +97,7 @@ def read_text(pandas: Any, path: Path, options: dict[str, Any]) -> Text:
             unpacked = pandas.io.common.get_handle(file, "rb", compression=kind, is_text=False)
             with unpacked as handles:
                 data = handles.handle.read()
-        except Exception as error:  # each kind has errors of its own
+        except Exception as error:  # each compression raises classes of its own
             expected = f"compression: expected one that unpacks {path}"
             raise ValueError(f"{expected}, got {error}") from None
     encoding = options.get("encoding") or "utf-8"
@@ -119,13 +127,16 @@ def read_text(pandas: Any, path: Path, options: dict[str, Any]) -> Text:
 
 
 def _plain(path: Path, file: Any, options: dict[str, Any]) -> mmap.mmap | None:
-    """Return a file that needs no change as a memory map: ASCII, without empty lines at its end."""
+    """Return a memory map of a file that pandas can read unchanged, or None.
+
+    pandas can read a file unchanged if the file is ASCII and does not end with empty lines.
+    """
     known = options.get("encoding") in (None, "utf-8", "ascii")
     if not known or len(options["sep"].encode()) != 1 or not path.is_file():
         return None
     try:
         data = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
-    except (OSError, ValueError):  # a file system without maps; an empty file
+    except (OSError, ValueError):  # a file system without memory maps, or an empty file
         return None
     codes = np.frombuffer(data, np.uint8)
     plain = codes.min() > 0 and codes.max() < 128 and data[-2:].strip(b"\r\n")
@@ -133,7 +144,7 @@ def _plain(path: Path, file: Any, options: dict[str, Any]) -> mmap.mmap | None:
 
 
 def records(text: Text) -> Generator[tuple[int, list[str]], None, None]:
-    """Yield the first line and the fields of each record, the header among them."""
+    """Yield the first line number and the fields of each record, including the header."""
     sep, comment = text.options["sep"], text.options["comment"]
     q, c, begin = re.escape(text.quote), re.escape(comment or ""), 0
     before = rf"(?:{q}[^{q}]*(?:{q}|\Z)|[^{q}{c}])*+" if q else f"[^{c}]*"
@@ -150,7 +161,7 @@ def records(text: Text) -> Generator[tuple[int, list[str]], None, None]:
             begin = begin or number
             yield line
 
-    limit = csv.field_size_limit(2**31 - 1)  # the default refuses documents of 128 KiB
+    limit = csv.field_size_limit(2**31 - 1)  # the default refuses fields over 128 KiB
     try:
         with io.TextIOWrapper(text.open(), "utf-8", newline="") as file:
             word = rf"{q}[^{q}]*{q}|\S+" if q else r"\S+"
@@ -173,16 +184,16 @@ def records(text: Text) -> Generator[tuple[int, list[str]], None, None]:
 
 
 def record(text: Text, index: int) -> tuple[int, list[str]]:
-    """Return the first line and the fields of one record; one empty field if there is none."""
+    """Return the number of a record's first line, and its fields; `[""]` if there is no record."""
     with contextlib.closing(records(text)) as found:
         return next(itertools.islice(found, index, None), (text.first, [""]))
 
 
 def header(text: Text) -> tuple[list[str], int]:
-    """Return the names of the columns, and how many records are above the rows: 0 or 1."""
+    """Return the names of the columns and the number of header records, 0 or 1."""
     names, place = text.options.get("names"), text.options.get("header", "infer")
     if isinstance(place, bool) or place not in ("infer", 0, None):
-        raise ValueError(f"header: expected 0 or None, got {place!r}; skiprows leaves lines out")
+        raise ValueError(f"header: expected 0 or None, got {place!r}; pass skiprows to skip lines")
     line, fields = record(text, 0)
     expected, above = f"path: expected a row of different names in {text.path}, line {line}", 1
     if names is not None or place is None:
@@ -198,7 +209,7 @@ def header(text: Text) -> tuple[list[str], int]:
         counted = names == [str(number) for number in range(len(names))]  # a frame without names
         number = re.compile(r"[-+]?[0-9.]+(e[-+]?[0-9]+)?", re.IGNORECASE)
         if place == "infer" and not counted and all(map(number.fullmatch, names)):
-            hint = "pass header=None and names=[...], or header=0 if they are names"
+            hint = "pass header=None and names=[...], or header=0 if the numbers are names"
             raise ValueError(f"{expected}, got numbers; {hint}")
     for name in names:
         if name == "" or names.count(name) > 1:
@@ -209,7 +220,7 @@ def header(text: Text) -> tuple[list[str], int]:
 
 
 def count_rows(text: Text, names: list[str], above: int) -> int:
-    """Return the number of rows, or raise if one is longer or shorter than the header."""
+    """Return the number of rows, or raise if a row is longer or shorter than the header."""
     count = 0
     with contextlib.closing(records(text)) as found:
         for line, fields in itertools.islice(found, above, None):

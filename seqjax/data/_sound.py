@@ -1,4 +1,4 @@
-"""Reader of sound."""
+"""Reader of sound files."""
 
 import io
 from typing import Any
@@ -13,32 +13,33 @@ __all__ = ["read_audio"]
 
 
 def read_audio(path: FilePath) -> tuple[np.ndarray, int]:
-    r"""Read the samples of a sound file, as the mean of its channels.
+    r"""Read the samples of a sound file. Several channels are averaged to one.
 
-    The library libsndfile decodes the file: WAV (integers of 8, 16, 24 and 32 bits, floats, µ-law,
-    A-law, ADPCM), FLAC, Ogg (Vorbis, Opus), MP3, NIST SPHERE, AIFF and AU. The format is found
-    from the content of the file, not from its name. A file whose name ends in ".gz" is unpacked.
+    The library libsndfile decodes the file. The supported formats are WAV (integers of 8, 16, 24
+    and 32 bits, floats, µ-law, A-law, ADPCM), FLAC, Ogg (Vorbis, Opus), MP3, NIST SPHERE, AIFF and
+    AU. The content of the file determines the format, not its name. A file whose name ends in ".gz"
+    is unpacked.
 
-    All samples are read, or an error is raised: a file that is shorter than its header says, or
-    that has samples its header leaves out, is damaged. Several files that were joined to one are an
-    error. Bytes after the samples are an error unless they are NULs or tags of a music player;
-    bytes after the frames of a FLAC file are not noticed. The header of a WAV file that was written
-    to a pipe does not have the length; such a file is read to its end.
+    If the number of samples differs from the number that the header declares, an error is raised.
+    This check detects truncated and concatenated files. Bytes after the samples also raise an
+    error, unless they are NULs or tags of a music player. In FLAC files, bytes after the last frame
+    are not detected. The header of a WAV file that was written to a pipe does not declare the
+    length. Such a WAV file is read to its end.
 
     Args:
-      path: path of the file.
+      path: the path of the file.
 
     Returns:
-      samples: float32 [T]. Integers are scaled to [-1, 1); floats stay as they are, usually in
-        [-1, 1].
-      rate: int, samples per second.
+      samples: float32 [T]. Integer samples are scaled to [-1, 1). Floating-point samples are not
+        scaled; they are usually in [-1, 1].
+      rate: int, the sampling rate in samples per second.
 
     Raises:
-      TypeError: not a path.
+      TypeError: path is not a string or `os.PathLike`.
       ImportError: the library soundfile is not installed.
-      OSError: no such file, or one that cannot be read.
-      ValueError: not a sound file of these formats, a damaged one, one without samples, or floats
-        that are NaN or infinite.
+      OSError: the file does not exist or cannot be read.
+      ValueError: the file has another format, is damaged, has no samples, or has samples that are
+        NaN or infinite.
 
     Example:
       >>> import tempfile, wave
@@ -66,27 +67,27 @@ def read_audio(path: FilePath) -> tuple[np.ndarray, int]:
                 frames, rate = int(sound.frames), int(sound.samplerate)
                 floats = sound.subtype in ("FLOAT", "DOUBLE")
                 if frames >= UNKNOWN:
-                    raise ValueError("a header without the number of samples, as from a pipe")
+                    raise ValueError("a header without the number of samples, as after a pipe")
                 samples = _samples(sound, frames)
         except OSError:
             raise
         except Exception as error:  # damaged bytes raise errors of many classes
-            reason = getattr(error, "error_string", error)  # libsndfile's, without "Error opening"
+            reason = getattr(error, "error_string", error)  # the message without "Error opening"
             reason = REASONS.get(str(reason), reason)
             raise ValueError(f"path: expected a sound file in {path}, got {reason}") from None
     expected = frames if declared is None else declared
     if len(samples) != expected:
         raise ValueError(
-            f"path: expected {expected} samples of each channel in {path}, as it says itself, got "
-            f"{len(samples)}; it was cut, or libsndfile misreads it"
+            f"path: expected {expected} samples per channel in {path}, as its header declares, got "
+            f"{len(samples)}; the file was cut, or libsndfile cannot read it correctly"
         )
     if not len(samples):
         raise ValueError(f"path: expected samples in {path}, got none")
     if floats and not np.isfinite(samples).all():
         place = int(np.argmin(np.isfinite(samples)))
         raise ValueError(
-            f"path: expected finite samples in {path}, got {samples[place]} at {place}; "
-            "soundfile.read reads the file as it is"
+            f"path: expected finite samples in {path}, got {samples[place]} at index {place}; "
+            "soundfile.read returns such samples without an error"
         )
     return samples, rate
 
@@ -95,26 +96,30 @@ FORMATS = frozenset({"WAV", "WAVEX", "RF64", "FLAC", "OGG", "MP3", "NIST", "AIFF
 
 REASONS = {
     "Internal error : SF_INFO struct incomplete.": "a header with a wrong rate or no channels",
-    "File does not exist or is not a regular file (possibly a pipe?).": "no whole frame of sound",
+    "File does not exist or is not a regular file (possibly a pipe?).": "no frame of sound",
 }
-"""Clearer texts for misleading messages of libsndfile."""
+"""Clear messages that replace misleading messages of libsndfile."""
 
 BLOCK = 2**16
-"""Frames that are mixed at a time: in float64, but never the whole file."""
+"""The number of frames that are averaged at a time, so that the whole file is never in float64."""
 
 UNKNOWN = 2**62
-"""libsndfile gives at least this number of frames for a FLAC file that does not say how many."""
+"""The least number of frames that libsndfile returns for a FLAC file without a declared length."""
 
 
 class _Source(io.BufferedReader):
-    """A file for soundfile, which ignores its name and invalid positions in a damaged header."""
+    """A file object for soundfile that has no name.
+
+    If the header is damaged, libsndfile may seek an invalid position. Such a seek has no effect.
+    """
 
     name = ""  # soundfile assumes that a file named *.raw has no header
 
     def seek(self, offset: int, whence: int = 0) -> int:
         try:
             return super().seek(offset, whence)
-        except (OSError, ValueError):  # which soundfile would print; libsndfile asks for the place
+        # soundfile would print the error, and libsndfile checks the position.
+        except (OSError, ValueError):
             return self.tell()
 
 
@@ -127,7 +132,7 @@ def _samples(sound: Any, frames: int) -> np.ndarray:
     read = 0
     block = np.empty((min(frames, BLOCK), sound.channels))
     weights = np.full(sound.channels, 1 / sound.channels)
-    with np.errstate(over="ignore"):  # an infinite sample is an error later
+    with np.errstate(over="ignore"):  # infinite samples raise an error later
         while part := len(sound.read(out=block)):
             place = samples[read : read + part]
             np.matmul(block[:part], weights, out=place, casting="same_kind")

@@ -1,4 +1,4 @@
-"""Documents as one stream of tokens, read in windows: truncated backpropagation through time."""
+"""Windows over a stream of documents, for truncated backpropagation through time."""
 
 import dataclasses
 from collections.abc import Iterable, Iterator
@@ -20,41 +20,48 @@ def stream_windows(
     stride: int | None = None,
     across_documents: bool = False,
 ) -> "Windows":
-    """Return windows over concatenated documents, for a model that keeps its state.
+    """Return windows over concatenated documents, for a model whose state is carried over.
 
-    The stream is cut into `batch_size` rows of one length, and a window holds the same stretch of
-    each row. Window w begins `stride` tokens after window w - 1:
+    The documents are concatenated to one stream of tokens, and the stream is cut into `batch_size`
+    rows of length L. A window contains the same T positions of each row. Window w begins `stride`
+    tokens after window w - 1:
 
-        inputs_w[b, j] = stream[b · L + w · stride + j],   targets_w[b, j] = the token after it
+        inputs_w[b, j]  = stream[b · L + w · stride + j]
+        targets_w[b, j] = the token after inputs_w[b, j]
 
-    A model begins a window with the state that it had there in the window before: the final state
-    if windows do not overlap, else the state after `stride` steps. The gradient of a prediction
-    then goes back at least `steps - stride` and at most `steps` steps, at any length of the stream.
-    In the terms of the paper this is BPTT(h; h') with h = `steps`, h' = `stride`.
+    If `stride` equals `steps`, the initial state of a window must be the final state of the
+    previous window; otherwise, it must be the state after the first `stride` steps of the previous
+    window. The gradient of a prediction then flows back through at least `steps - stride` and at
+    most `steps` steps, however long the stream is. In the notation of Williams and Peng (1990),
+    this method is BPTT(h; h') with h = `steps` and h' = `stride`.
 
     Args:
-      documents: sequences of token ids [t_n]. Empty ones are passed over.
+      documents: sequences of token ids [t_n]. Empty documents are skipped.
       batch_size: B, the number of rows.
       steps: T, the number of tokens in a window.
-      stride: the number of tokens from one window to the next, at most `steps` (the default).
-      across_documents: whether the first token of a document is predicted from the document
-        before. By default it is not: a document's last token has no successor.
+      stride: the number of tokens from the beginning of one window to that of the next; at most
+        `steps`. By default, the stride is `steps`, so that windows do not overlap.
+      across_documents: if True, the first token of a document is predicted from the end of the
+        previous document. By default, the last token of a document has no target.
 
     Returns:
-      A sequence of windows, which can be iterated over and indexed. Each is a dict of
+      A sequence of windows, which can be iterated over and indexed. Each window is a dict with four
+      arrays.
 
       - "inputs": int32 [B, T];
       - "targets": int32 [B, T], the next token of the stream;
-      - "resets": bool [B, T], True at each document's first token, and at the first step of the
-        first window: the layer starts anew there;
-      - "mask": bool [B, T], True where a target counts. Over all windows each prediction counts
-        once: in overlapping windows, where it has the most context. Incomplete rows and an
-        incomplete last window are filled with zeros that do not count.
+      - "resets": bool [B, T], True at the first token of each document, and at the first step of
+        the first window. A layer that is given `resets` starts from its initial state at these
+        steps;
+      - "mask": bool [B, T], True where the loss counts a target. Each prediction counts once over
+        all windows. If a prediction is in several windows, it counts in the window where it has the
+        most context. Incomplete rows and an incomplete last window are padded with zeros, where the
+        mask is False.
 
     Raises:
-      TypeError: a document that is not of integers.
-      ValueError: a document of another shape, or of ids that int32 cannot hold; nothing to predict;
-        a size below 1, or a stride above `steps`.
+      TypeError: a document does not consist of integers.
+      ValueError: a document has another shape or ids that int32 cannot hold; there is nothing to
+        predict; `batch_size`, `steps` or `stride` is below 1; or `stride` is above `steps`.
 
     References:
       Williams, Peng (1990), An efficient gradient-based algorithm for on-line training of
@@ -72,19 +79,19 @@ def stream_windows(
     stride = steps if stride is None else checks.require_integer("stride", stride)
     if stride > steps:
         raise ValueError(
-            f"stride: expected at most steps={steps}, so that no token is passed over, got {stride}"
+            f"stride: expected at most steps={steps}, so that no token is skipped, got {stride}"
         )
     checks.require_bool("across_documents", across_documents)
     tokens = [_tokens(n, document) for n, document in enumerate(entries("documents", documents))]
     stream = np.concatenate([*tokens, np.zeros(0, np.int32)])
     begins = np.zeros(len(stream), bool)
     begins[np.cumsum([0, *map(len, tokens)])[:-1][[len(t) > 0 for t in tokens]]] = True
-    # A token and its successor make a pair. The last token is a target and no input.
+    # A token and its successor make a pair. The last token is only a target.
     counts = np.ones(max(0, len(stream) - 1), bool) if across_documents else ~begins[1:]
     if not counts.any():
         raise ValueError(
-            "documents: expected two tokens in a row, to predict one from the other, got "
-            f"{len(stream)} in {len(tokens)} documents"
+            "documents: expected two tokens in a row, to predict the second from the first, got "
+            f"{len(stream)} tokens in {len(tokens)} documents"
         )
     row = -(-len(counts) // batch_size)
     number = 1 + max(0, -(-(row - steps) // stride))
@@ -104,17 +111,17 @@ def stream_windows(
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Windows:
-    """The windows of a stream, cut on demand: indexable, and iterable any number of times.
+    """A sequence of the windows of a stream, which are made on demand.
 
-    `stream_windows` makes it.
+    Use `seqjax.data.stream_windows` to create this object.
 
     Attributes:
-      inputs: int32 [B, L], the rows, filled up to whole windows.
-      targets: int32 [B, L].
-      resets: bool [B, L].
-      mask: bool [B, L], where a target counts in one of the windows.
-      steps: T, of a window.
-      stride: from one window to the next.
+      inputs: int32 [B, L], the tokens of the rows, padded to complete windows.
+      targets: int32 [B, L], the next token of each input.
+      resets: bool [B, L], True where the layer starts from its initial state.
+      mask: bool [B, L], True where the loss counts a target in one of the windows.
+      steps: T, the number of tokens in a window.
+      stride: the number of tokens from the beginning of one window to that of the next.
 
     Example:
       >>> windows = stream_windows([range(10)], batch_size=1, steps=4, stride=2)
@@ -142,16 +149,16 @@ class Windows:
             for name in ("inputs", "targets", "resets", "mask")
         }
         if first:
-            window["mask"][:, : self.steps - self.stride] = False  # they counted before
+            window["mask"][:, : self.steps - self.stride] = False  # they counted in earlier windows
         return window
 
 
 def _tokens(n: int, document: ArrayLike) -> np.ndarray:
-    """Return a document as int32 [t_n], or raise an error that names it."""
+    """Return a document as int32 [t_n], or raise an error with the number of the document."""
     array = numbers(f"documents[{n}]", document)
     if array.ndim != 1:
         raise ValueError(f"documents[{n}]: expected token ids [T], got shape {array.shape}")
-    if not array.size:  # NumPy makes floats of an empty list
+    if not array.size:  # NumPy converts an empty list to floats
         return np.zeros(0, np.int32)
     if array.dtype.kind not in "iu":
         raise TypeError(f"documents[{n}]: expected integers, got {array.dtype}")

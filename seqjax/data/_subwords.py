@@ -15,13 +15,15 @@ __all__ = ["Subwords"]
 
 
 class Subwords:
-    """Frequent pieces of text and their ids; the first four ids are those of `Vocabulary`.
+    """A vocabulary of subwords: frequent pieces of text and their ids.
 
-    The pieces are made of bytes, so every text can be encoded, no token is unknown, and decoding
-    returns the original text. Text that looks like a special token is text.
+    The first four ids are padding, unknown, begin and end, as in `Vocabulary`. The pieces consist
+    of bytes, so every text can be encoded without unknown tokens, and decoding returns the original
+    text. Text that looks like a special token, such as "<s>", is encoded as ordinary text.
 
     Args:
-      tokenizer: a `tokenizers.Tokenizer`, as `train` and `load` make it.
+      tokenizer: a `tokenizers.Tokenizer`. `Subwords.train` and `Subwords.load` create this
+        tokenizer.
 
     References:
       Sennrich, Haddow, Birch (2016), Neural machine translation of rare words with subword units.
@@ -40,16 +42,17 @@ class Subwords:
 
     @classmethod
     def train(cls, texts: Iterable[str], *, size: int = 8000) -> "Subwords":
-        """Learns the pieces of some texts.
+        """Return a vocabulary that is learned from texts by byte pair encoding.
 
         Args:
-          texts: lines or documents, in a list, a column of pandas or an iterator.
-          size: how many pieces at most, four special ones and 256 bytes among them.
+          texts: lines or documents, in a list, a pandas column or an iterator.
+          size: the largest number of pieces, including the 4 special tokens and the 256 bytes.
 
         Raises:
-          ImportError: tokenizers is missing.
-          TypeError: a text that is not a string, such as the bytes that tfds gives, or a set.
-          ValueError: a size below 260, or missing values in a column.
+          ImportError: tokenizers is not installed.
+          TypeError: a text is not a string (tensorflow-datasets returns bytes), or `texts` is a
+            set.
+          ValueError: `size` is below 260, or a column has missing values.
         """
         size = checks.require_integer("size", size, least=len(Vocabulary.special) + 256)
         tokenizers = _tokenizers()
@@ -75,27 +78,28 @@ class Subwords:
         """Return the ids of a text, int32 `[T]`.
 
         Args:
-          text: any string that UTF-8 can hold.
+          text: any string that UTF-8 can encode.
 
         Raises:
-          TypeError: not a string.
-          ValueError: half a surrogate pair in it.
+          TypeError: text is not a string.
+          ValueError: text contains half of a surrogate pair.
         """
         try:
             require_text("text", text).encode("utf-8")
         except UnicodeEncodeError as error:
-            raise ValueError(f"text: expected what UTF-8 can hold, got {error}") from None
+            raise ValueError(f"text: expected text that UTF-8 can encode, got {error}") from None
         ids = np.array(self._tokenizer.encode(text).ids, np.int32)
         return ids + np.int32(len(Vocabulary.special))
 
     def decode(self, ids: Iterable[int]) -> str:
-        """Return the text of ids, up to the first end; special ones are left out.
+        """Return the text of ids up to the first end token, without special tokens.
 
         Args:
           ids: integers `[T]`.
 
         Raises:
-          TypeError, ValueError: an id that is no integer, or that there is not.
+          TypeError: ids are not integers.
+          ValueError: an id is not in the vocabulary, or there are several sequences of ids.
         """
         pieces = []
         for index in checked_ids(ids, len(self)):
@@ -106,22 +110,27 @@ class Subwords:
         return str(self._tokenizer.decode(pieces))
 
     def pieces(self, ids: Iterable[int]) -> list[str]:
-        """Return the text of each id, for labels; a part of a character is shown as "�".
+        """Return the text of each id, including special tokens, for labels in plots.
+
+        A piece that is only a part of a character is returned as "�".
 
         Args:
           ids: integers `[T]`.
+
+        Raises:
+          TypeError, ValueError: as in `decode`.
         """
         special, known = Vocabulary.special, checked_ids(ids, len(self))
         return [special[i] if i < len(special) else self.decode([i]) for i in known]
 
     def save(self, path: FilePath) -> None:
-        """Writes all to a JSON file.
+        """Write the vocabulary to a JSON file.
 
         Args:
-          path: of the file.
+          path: the path of the file.
 
         Raises:
-          ValueError: a folder is there, or the path leads through a file.
+          ValueError: path is a folder, or one of its parent folders is a file.
           OSError: the file cannot be written.
         """
         with replacing(path) as partial:
@@ -129,20 +138,20 @@ class Subwords:
 
     @classmethod
     def load(cls, path: FilePath) -> "Subwords":
-        """Reads what `save` has written.
+        """Read a vocabulary that `save` has written.
 
         Args:
-          path: of the file.
+          path: the path of the file.
 
         Raises:
-          ImportError: tokenizers is missing.
-          OSError: no such file.
-          ValueError: a folder, or a file that holds something else.
+          ImportError: tokenizers is not installed.
+          OSError: the file does not exist.
+          ValueError: path is a folder, or the file does not contain a vocabulary.
         """
         data, tokenizers = local_file("path", path).read_bytes(), _tokenizers()
         try:
             tokenizer = tokenizers.Tokenizer.from_str(data.decode("utf-8"))
-        except Exception as error:  # tokenizers raises no class of its own
+        except Exception as error:  # tokenizers has no error class of its own
             raise ValueError(f"path: expected subwords in {path}, got {error}") from None
         return cls(tokenizer)
 

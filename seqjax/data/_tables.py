@@ -1,4 +1,4 @@
-"""Tables in text files, read by pandas."""
+"""Reader of delimited text files, based on pandas."""
 
 import concurrent.futures
 import contextlib
@@ -17,9 +17,9 @@ from seqjax.data._rows import DIALECT, Text, count_rows, header, read_text, reco
 __all__ = ["Gaps", "read_csv"]
 
 Gaps: TypeAlias = Literal["error", "interpolate", "previous", "nan"]
-"""The treatment of missing values of a table; see `seqjax.data.read_csv`."""
+"""The treatment of missing values in a table; see `seqjax.data.read_csv`."""
 
-# Older versions of pandas let these overflow.
+# These dtypes overflow silently in older versions of pandas, so they are read as int64 first.
 SMALL = tuple(map(np.dtype, ("int8", "int16", "int32", "uint8", "uint16", "uint32")))
 VALUES = ("na_values", "keep_default_na", "decimal", "thousands")
 OPTIONS = (*DIALECT, "delimiter", *VALUES, "dtype", "parse_dates", "date_format", "header", "names",
@@ -35,43 +35,47 @@ def read_csv(
 ) -> dict[str, np.ndarray]:
     r"""Return the columns of a delimited text file, read by `pandas.read_csv`.
 
-    The first row names the columns. If the first column has no name, as `DataFrame.to_csv` writes
-    the index of a frame, its name is "index".
+    The first row contains the names of the columns. If the first column has no name, as in files
+    that `DataFrame.to_csv` writes, its name is "index".
 
-    A column is of numbers if all its fields are numbers or gaps. Gaps are empty fields and the
-    spellings of pandas, such as NA, NaN and null, and those of `na_values`. A column of text has no
-    gaps: its fields are returned as they are written.
+    If all fields of a column are numbers or gaps, it is a column of numbers. Gaps (missing values)
+    are empty fields, texts such as NA, NaN and null that pandas treats as missing, and the texts in
+    `na_values`. A column of text has no gaps: its fields are returned as they are written.
 
-    Nothing is guessed. If the fields of a column may be numbers or text, `ValueError` is raised,
-    and the message says which option decides. Such fields are 01234, 1E5 and +491234; integers
-    beyond 64 bits, and in a column with gaps integers beyond 2**53; numbers among a few other texts
-    such as "?"; and numbers with a separator, such as "1,234". With `thousands`, so are fields that
-    have this mark in another place, such as 01.02.2024 with `thousands="."`.
+    If the fields of a column may be numbers or text, `ValueError` is raised, and the message names
+    the options that resolve the ambiguity. These fields are ambiguous:
+
+    - 01234, 1E5 and +491234, which may be codes;
+    - integers beyond 64 bits, or beyond 2**53 in a column with gaps;
+    - numbers in a column that also has a few texts, such as "?";
+    - numbers with a separator, such as "1,234";
+    - fields with a misplaced `thousands` separator, such as 01.02.2024 with `thousands="."`.
 
     Args:
-      path: the file. It may be packed as .gz, .bz2, .xz or .zip.
-      columns: the names of the columns to return; all if None.
-      gaps: what to do with gaps. "error" raises; "interpolate" draws a straight line between the
-        neighbours, by row number, and takes the nearest value at the ends; "previous" repeats the
-        value before; "nan" puts NaN there (NaT in a column of dates).
+      path: the path of the file. It may be packed as .gz, .bz2, .xz or .zip.
+      columns: the names of the columns to return. None means all columns.
+      gaps: what to do with missing values. "error" raises an error. "interpolate" interpolates
+        linearly between the neighbouring rows, and uses the nearest value at the ends. "previous"
+        repeats the previous value. "nan" returns NaN (NaT in a column of dates).
       **options: options of `pandas.read_csv`: dtype, na_values, keep_default_na, decimal,
         thousands, sep, delimiter, quotechar, quoting, skipinitialspace, comment, header, names,
-        skiprows, parse_dates, date_format, encoding, compression. Three are narrower than in
-        pandas. A `sep` of several characters is taken literally, except for r"\s+". `parse_dates`
-        is a list of names. Without `date_format`, dates are expected in ISO 8601.
+        skiprows, parse_dates, date_format, encoding, compression. Three of them differ from
+        pandas: a `sep` of several characters is a literal string, except for r"\s+"; `parse_dates`
+        is a list of names; and without `date_format`, dates must be in ISO 8601.
 
     Returns:
-      For each column, in the order asked for, an array [N]: int64 (or uint64), float64, bool, an
-      object array of `str`, or the dtype asked for. Integers with gaps become float64. Dates are
-      datetime64; those with a time zone are converted to UTC. A column without rows is float64.
+      A dict of arrays [N], one for each column, in the requested order. The dtypes are int64 (or
+      uint64), float64, bool, object (of `str`), or the requested dtype. Integers with gaps become
+      float64. Dates are datetime64; dates with a time zone are converted to UTC. A column without
+      rows is float64.
 
     Raises:
       ImportError: pandas is not installed.
-      TypeError: an argument of another type, or an unknown option.
-      OSError: no such file, or one that cannot be read.
-      ValueError: a file that is not a table; a row that is longer or shorter than the header; names
-        that are empty, occur twice or are not there; a column that is ambiguous or does not fit its
-        dtype; a gap that is an error, or that has nothing to be filled with.
+      TypeError: an argument is of another type, or an option is unknown.
+      OSError: the file does not exist or cannot be read.
+      ValueError: the file is not a table; a row is longer or shorter than the header; a name is
+        empty, occurs twice or does not exist; a column is ambiguous or does not fit its dtype;
+        there is a gap and `gaps` is "error"; or there is no value to fill a gap with.
 
     Example:
       >>> import tempfile
@@ -90,7 +94,7 @@ def read_csv(
         raise ImportError('read_csv needs pandas: pip install "seqjax[tables]"') from error
     checks.require_name("gaps", gaps, get_args(Gaps))
     for name in set(options) - set(OPTIONS):
-        raise TypeError(f"{name}: expected one of the options {', '.join(OPTIONS)}")
+        raise TypeError(f"{name}: expected one of the options {', '.join(OPTIONS)}, got {name!r}")
     text = read_text(pandas, local_file("path", path), options)
     names, above = header(text)
     wanted, dates = names if columns is None else columns, options.get("parse_dates") or []
@@ -102,7 +106,7 @@ def read_csv(
     read = functools.partial(_read, pandas, text, names, above)
     small = {name: np.dtype("int64") for name, kind in dtypes.items() if kind in SMALL}
     kinds, table = dtypes | dict.fromkeys(dates, "date"), {}
-    with concurrent.futures.ThreadPoolExecutor(1) as pool:  # both leave Python's lock to others
+    with concurrent.futures.ThreadPoolExecutor(1) as pool:  # both readers release Python's lock
         infers = not set(wanted) <= kinds.keys()
         codes = pool.submit(columns_with_codes, text, names if infers else [])
         frame = _frame(read, text, names, above, dtypes | small | dict.fromkeys(dates, str))
@@ -140,7 +144,7 @@ def _dtypes(dtype: Any, names: list[str]) -> dict[str, Any]:
 
 def _read(pandas: Any, text: Text, names: list[str], above: int, **options: Any) -> Any:
     if tuple(map(int, pandas.__version__.split(".")[:2])) < (3, 1):
-        options["float_precision"] = "round_trip"  # the default of later versions
+        options["float_precision"] = "round_trip"  # as is the default in later versions
     options |= {name: text.options[name] for name in DIALECT}
     source: Any = contextlib.nullcontext(text.path) if text.whole else text.open()
     with source as file, warnings.catch_warnings():
@@ -152,7 +156,7 @@ def _read(pandas: Any, text: Text, names: list[str], above: int, **options: Any)
 
 
 def _fields(read: Any, text: Text, name: str) -> np.ndarray:
-    """Return the fields of a column as they are written, [N] of `str`."""
+    """Return the fields of a column as they are written in the file, [N] of `str`."""
     series = read(usecols=[name], dtype=str, na_filter=False)[name]
     fields: np.ndarray = series.map(text.restored).to_numpy(object)
     return fields
@@ -163,7 +167,7 @@ def _frame(read: Any, text: Text, names: list[str], above: int, dtypes: dict[str
     values = {name: text.options[name] for name in VALUES if name in text.options}
     try:
         frame = read(dtype=dtypes, **values)
-    except (ValueError, TypeError, OverflowError) as error:  # pandas' own are ValueErrors
+    except (ValueError, TypeError, OverflowError) as error:  # the classes of pandas are ValueErrors
         count_rows(text, names, above)
         for name, dtype in dtypes.items():
             try:
@@ -172,7 +176,8 @@ def _frame(read: Any, text: Text, names: list[str], above: int, dtypes: dict[str
                 where = f"column {name!r} of {text.path}"
                 raise ValueError(f"path: {where}: expected {dtype}, got {wrong}") from None
         raise ValueError(f"path: expected a table in {text.path}, got {error}") from None
-    # pandas fills short rows with gaps, and uses the first fields of a long row as an index.
+    # pandas fills short rows with gaps and uses the first fields of a long row as an index, so the
+    # rows are counted if this may have happened.
     _, fields = record(text, above)
     last, body = frame.iloc[:, -1], text.data.find(b"\n") + 1 if above else 0
     short = last.isna().any() or (last.dtype.kind not in "biuf" and (last == "").any())
@@ -183,6 +188,6 @@ def _frame(read: Any, text: Text, names: list[str], above: int, dtypes: dict[str
         raise ValueError(f"path: expected {count} rows in {text.path}, got {found}")
     for name in frame.columns.difference(list(dtypes)):
         if frame[name].dtype.kind == "f" and (frame[name].abs() >= 2**53).any():
-            # pandas reads in pieces, and joins those of int64 and of uint64 as float64.
+            # pandas reads in chunks and joins chunks of int64 and of uint64 to float64.
             frame[name] = read(usecols=[name], low_memory=False, **values)[name]
     return frame

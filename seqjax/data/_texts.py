@@ -17,9 +17,10 @@ def require_text(name: str, value: Any) -> str:
 
 
 def tokens_of(name: str, sequence: Any) -> Iterable[Any]:
-    """Return the tokens of a sequence: a string's characters, or the entries of a list of words.
+    """Return the tokens of a sequence: the characters of a string, or the entries of a list.
 
-    The caller checks that the tokens are strings; it may check each different token once.
+    The caller must check that the tokens are strings. A token that occurs several times needs only
+    one check.
     """
     if isinstance(sequence, str):
         return sequence
@@ -32,7 +33,7 @@ def tokens_of(name: str, sequence: Any) -> Iterable[Any]:
 
 
 def require_tokens(name: str, tokens: Iterable[Any]) -> None:
-    """Raises if one of the tokens is not a string."""
+    """Raise if one of the tokens is not a string."""
     for token in tokens:
         if not isinstance(token, str):
             raise TypeError(
@@ -41,5 +42,5 @@ def require_tokens(name: str, tokens: Iterable[Any]) -> None:
 
 
 def _hint(value: Any) -> str:
-    """Return a hint how to decode the bytes that tensorflow-datasets gives for text."""
+    """Return a hint to decode bytes, which tensorflow-datasets returns instead of strings."""
     return '; decode it first: text.decode("utf-8")' if isinstance(value, bytes | bytearray) else ""

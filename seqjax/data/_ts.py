@@ -1,4 +1,4 @@
-"""Reader of the .ts files in which the time series classification archive comes."""
+"""Reader of .ts files, the format of the time series classification archive."""
 
 import re
 
@@ -13,32 +13,35 @@ __all__ = ["read_ts"]
 def read_ts(path: FilePath) -> tuple[list[np.ndarray], list[str]]:
     r"""Read the recordings and the labels of a .ts file of timeseriesclassification.com.
 
-    After a line @data there is one line for each recording: channels of equal length, separated
-    by ":", and the label after the last ":". Values are separated by ","; "?" or NaN is a missing
-    value. Before @data, the lines "@classLabel" and "@targetLabel" (regression) say whether the
-    file has labels; if both lines are missing, the file has labels. The file is checked against
-    "@classLabel" (capital letters do not matter), "@equalLength true", "@seriesLength" (unless
-    "@equalLength false"), "@univariate true" and "@dimensions". Comments (# or %) and blank lines
-    are ignored.
+    After the line @data there is one line for each recording. Each of these lines contains channels
+    of equal length, separated by ":", and the label after the last ":". Values are separated by
+    ",". "?" and NaN are missing values. Before @data, the lines "@classLabel" and "@targetLabel"
+    (regression) declare whether the file has labels. If both lines are missing, the file has
+    labels. Comments (# or %) and blank lines are ignored.
 
-    This reader does not call aeon's `load_from_ts_file`, which changes the labels (to small
-    letters, and "banana" to "baNaNa"), drops minus signs where values have time stamps, and reads
-    neither comments after @data nor compressed files.
+    The recordings are checked against these header lines: "@classLabel" (ignoring case),
+    "@equalLength true", "@seriesLength" (unless "@equalLength false"), "@univariate true" and
+    "@dimensions".
+
+    This reader does not call `load_from_ts_file` of aeon. `load_from_ts_file` changes the labels
+    (to lower case, and "banana" to "baNaNa"), loses minus signs of values with time stamps, and
+    cannot read comments after @data or compressed files.
 
     Args:
-      path: path of the file; one whose name ends in ".gz" is unpacked.
+      path: the path of the file. A file whose name ends in ".gz" is unpacked.
 
     Returns:
       recordings: N arrays float32 [T_n, channels], NaN where a value is missing.
-      labels: N strings, as they are written, also for a regression; [] if there are no labels.
+      labels: N strings, as they are written in the file, even for regression. If the file has no
+        labels, `labels` is empty.
 
     Raises:
-      TypeError: not a path.
-      OSError: no such file, or one that cannot be read.
-      ValueError: text that is not UTF-8; no recordings; values that are no numbers of float32, or
-        come with time stamps; a recording without a label, or whose channels differ in length, or
-        that has more or fewer channels than the first one; lengths, channels or labels that are
-        not as the header says.
+      TypeError: path is not a string or `os.PathLike`.
+      OSError: the file does not exist or cannot be read.
+      ValueError: the text is not UTF-8; there are no recordings; a value is not a float32 number or
+        has a time stamp; a recording has no label, has channels of different lengths, or differs
+        from the first one in its number of channels; or lengths, channels or labels contradict the
+        header.
 
     References:
       Bagnall et al. (2018), The UEA multivariate time series classification archive.
@@ -84,14 +87,14 @@ def read_ts(path: FilePath) -> tuple[list[np.ndarray], list[str]]:
 
 
 FLAGS = ("@classlabel", "@targetlabel", "@timestamps", "@equallength", "@univariate")
-"""The lines of the header that this reader uses and whose value is true or false."""
+"""The header lines that this reader uses and whose value is true or false."""
 
 NUMBERS = ("@serieslength", "@dimensions")
-"""The lines whose value is a number."""
+"""The header lines that this reader uses and whose value is a number."""
 
 
 def _read_header(line: str, header: dict[str, int], place: str) -> None:
-    """Add what a line of the header says, if it is one of `FLAGS` or `NUMBERS`."""
+    """Add the value of a header line to `header`, if the line is in `FLAGS` or `NUMBERS`."""
     name, *values = line.lower().split()
     if name in NUMBERS:
         if len(values) != 1 or not re.fullmatch("[0-9]{1,18}", values[0]):
@@ -103,29 +106,30 @@ def _read_header(line: str, header: dict[str, int], place: str) -> None:
         raise ValueError(f"path: expected {name} true or false in {place}, got {line!r}")
     header[name] = values[0] == "true"
     if name == "@timestamps" and header[name]:
-        raise ValueError(f"path: expected values without time stamps in {place}")
+        raise ValueError(f"path: expected values without time stamps in {place}, got {line!r}")
 
 
 def _words(parts: list[str]) -> str:
-    """Return words in lower case, with a space around each."""
+    """Return the words in lower case as one string, with a space before and after each word."""
     return f" {' '.join(' '.join(parts).casefold().split())} "
 
 
 def _label(text: str, classes: str, place: str) -> str:
-    """Return a label as it is written; raise if there is no label, or a channel in its place.
+    """Return a label as it is written, or raise if it is missing or is not one of the classes.
 
-    The header has a class name of several words without quotes.
+    In the header, a class name may consist of several words without quotes. So the label is
+    searched for in the text of all class names.
     """
     label = text.strip()
     if not label or ("," in label and _is_numbers(label.split(","))):
         raise ValueError(
-            f"path: expected a label behind the last ':' in {place}, got {label!r}; a file without "
-            'labels says "@classLabel false"'
+            f"path: expected a label after the last ':' in {place}, got {label!r}; the header of a "
+            'file without labels has the line "@classLabel false"'
         )
     if classes.strip() and _words([label]) not in classes:
         raise ValueError(
-            f"path: expected one of the classes{classes[:60].rstrip()} in {place}, as @classLabel "
-            f"says, got {label!r}"
+            f"path: expected one of the classes{classes[:60].rstrip()} of @classLabel in {place}, "
+            f"got {label!r}"
         )
     return label
 
@@ -158,7 +162,7 @@ def _recording(channels: list[str], place: str) -> np.ndarray:
 
 def _number(text: str) -> float:
     text = text.strip()
-    if "_" in text:  # only Python groups digits with underscores
+    if "_" in text:  # an underscore between digits is Python's syntax, not one of data
         raise ValueError(f"{text!r}")
     return float("nan" if text == "?" else text)
 
@@ -170,5 +174,5 @@ def _check_shape(frames: np.ndarray, first: np.ndarray, header: dict[str, int], 
     steps = header.get("@serieslength", len(first))
     if header.get("@equallength", "@serieslength" in header) and len(frames) != steps:
         raise ValueError(
-            f"path: expected {steps} steps in {place}, as the header says, got {len(frames)}"
+            f"path: expected {steps} steps in {place}, as in the header, got {len(frames)}"
         )

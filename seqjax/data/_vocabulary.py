@@ -16,14 +16,17 @@ __all__ = ["Vocabulary"]
 
 
 class Vocabulary:
-    """Tokens and their ids. The first four ids are padding, unknown, begin and end.
+    """A vocabulary of tokens and their ids.
+
+    The first four ids are special tokens: padding "<pad>", unknown "<unk>", begin "<s>" and end
+    "</s>".
 
     Args:
-      tokens: the other tokens, in the order of their ids; no two the same.
+      tokens: the tokens after the special tokens, in the order of their ids, without repetition.
 
     Raises:
-      TypeError: tokens that are not strings, or a set of them, which has no order.
-      ValueError: a token twice, or one of the four special ones.
+      TypeError: a token is not a string, or `tokens` is a set, which has no order.
+      ValueError: a token occurs twice or is a special token.
 
     Example:
       >>> vocabulary = Vocabulary.build([["a", "b"], ["b", "c"]])
@@ -48,21 +51,21 @@ class Vocabulary:
     def build(
         cls, sequences: Iterable[Iterable[str]], *, size: int | None = None, least: int = 1
     ) -> "Vocabulary":
-        """Return the vocabulary of some sequences, the most frequent tokens first.
+        """Return the vocabulary of some sequences, with the most frequent tokens first.
 
         Args:
-          sequences: lists of words, or strings, whose tokens are their characters; in a list, a
-            column of pandas or an iterator.
-          size: how many tokens at most, the four special ones among them.
-          least: how often a token has to occur.
+          sequences: a list, a pandas column or an iterator. Each sequence is a list of words, or a
+            string whose characters are the tokens.
+          size: the largest number of tokens, including the special tokens. None means no limit.
+          least: the smallest number of times that a token must occur to be included.
 
         Returns:
           A vocabulary. Tokens that occur equally often are in alphabetical order.
 
         Raises:
-          TypeError: one string instead of several, tokens that are not strings, such as the bytes
-            that tfds gives, or sizes that are not integers.
-          ValueError: sizes that are not positive, or missing values in a column.
+          TypeError: `sequences` is one string, a token is not a string (tensorflow-datasets returns
+            bytes), or `size` or `least` is not an integer.
+          ValueError: `size` is below 5, `least` is below 1, or a column has missing values.
         """
         least = checks.require_integer("least", least)
         counts: collections.Counter[str] = collections.Counter()
@@ -86,14 +89,14 @@ class Vocabulary:
         return hash(self.tokens)
 
     def encode(self, sequence: Iterable[str]) -> np.ndarray:
-        """Return the ids of tokens, int32 `[T]`; unknown ones get the id of "<unk>".
+        """Return the ids of tokens, int32 `[T]`. An unknown token gets the id of "<unk>".
 
         Args:
-          sequence: tokens, or a string of characters.
+          sequence: tokens, or a string whose characters are the tokens.
 
         Raises:
-          TypeError: tokens that are not strings, such as the bytes that tfds gives, or a set or
-            dict of them.
+          TypeError: a token is not a string (tensorflow-datasets returns bytes), or the sequence is
+            a set or dict.
         """
         tokens = list(tokens_of("sequence", sequence))
         require_tokens("sequence", tokens)
@@ -106,8 +109,8 @@ class Vocabulary:
           ids: integers `[T]`.
 
         Raises:
-          TypeError: ids that are not integers.
-          ValueError: an id that the vocabulary does not have, or several sequences of ids.
+          TypeError: ids are not integers.
+          ValueError: an id is not in the vocabulary, or there are several sequences of ids.
         """
         tokens = []
         for index in checked_ids(ids, len(self)):
@@ -118,50 +121,50 @@ class Vocabulary:
         return tokens
 
     def pieces(self, ids: Iterable[int]) -> list[str]:
-        """Return the token of each id, special ones included, for labels.
+        """Return the token of each id, including special tokens, for labels in plots.
 
         Args:
           ids: integers `[T]`.
 
         Raises:
-          TypeError, ValueError: as `decode`.
+          TypeError, ValueError: as in `decode`.
         """
         return [self.tokens[index] for index in checked_ids(ids, len(self))]
 
     def save(self, path: FilePath) -> None:
-        """Writes the tokens to a JSON file.
+        """Write the tokens to a JSON file.
 
         Args:
-          path: of the file.
+          path: the path of the file.
 
         Raises:
-          ValueError: a folder is there, or the path leads through a file.
+          ValueError: path is a folder, or one of its parent folders is a file.
           OSError: the file cannot be written.
         """
         tokens = self.tokens[len(self.special) :]
         text = json.dumps(tokens, ensure_ascii=False, indent=0)
         try:
             data = text.encode("utf-8")
-        except UnicodeEncodeError:  # half a surrogate pair, which JSON can escape
+        except UnicodeEncodeError:  # a token has half of a surrogate pair, which JSON can escape
             data = json.dumps(tokens, indent=0).encode("ascii")
         with replacing(path) as partial:
             partial.write_bytes(data)
 
     @classmethod
     def load(cls, path: FilePath) -> "Vocabulary":
-        """Reads what `save` has written.
+        """Read a vocabulary that `save` has written.
 
         Args:
-          path: of the file.
+          path: the path of the file.
 
         Raises:
-          OSError: no such file.
-          ValueError: a folder, or a file that holds something else.
+          OSError: the file does not exist.
+          ValueError: path is a folder, or the file does not contain a vocabulary.
         """
         data = local_file("path", path).read_bytes()
         try:
             tokens = json.loads(data.decode("utf-8"))
-        except ValueError as error:  # of JSON or of UTF-8
+        except ValueError as error:  # from the decoding of JSON or UTF-8
             raise ValueError(f"path: expected a vocabulary's JSON in {path}, got {error}") from None
         if not isinstance(tokens, list) or not all(isinstance(t, str) for t in tokens):
             raise ValueError(
@@ -171,11 +174,11 @@ class Vocabulary:
 
 
 def checked_ids(ids: Any, size: int) -> list[int]:
-    """Return ids as Python integers, or raise if one is not in [0, size)."""
+    """Return ids as Python integers, or raise if an id is not in [0, size)."""
     array = numbers("ids", list(ids) if isinstance(ids, Iterator) else ids)
     if array.ndim != 1:
         raise ValueError(f"ids: expected one sequence [T], got shape {array.shape}")
-    if not array.size:  # NumPy makes floats of an empty list
+    if not array.size:  # NumPy converts an empty list to floats
         return []
     if array.dtype.kind not in "iu":
         raise TypeError(f"ids: expected integers, got {array.dtype}")

@@ -1,25 +1,27 @@
-"""Decoding: outputs from a model, one token at a time, over any step function.
+"""Decoding algorithms, which generate outputs token by token with any step function.
 
-A model takes part as
+A model is passed as a function of this form:
 
     step(tokens, state) -> (logits, state)
 
-with the last tokens, int32 `[N]`, logits `[N, V]` (unnormalised; -inf rules a token out) and a
-state of any pytree whose arrays have the leading axis N. A sentence has one row, or several
-neighbouring ones: n = b K + k for its hypothesis k. Rows must not depend on each other, and then no
-output depends on what else is in the batch.
+Here `tokens` are the previous tokens, int32 `[N]`, `logits` are the unnormalised log-probabilities
+of the next tokens, `[N, V]`, and `state` is any pytree of arrays with the leading axis N. A logit
+of -inf forbids a token. On the axis N, each sentence has one row, or K adjacent rows: row b K + k
+belongs to hypothesis k of sentence b. The step must compute each row independently of the others,
+so that an output does not depend on the rest of the batch.
 
-A call is one `lax.while_loop`, which stops when every sentence is done. Wrap it in `jax.jit`, with
-the parameters as arguments, so that it is compiled once:
+Each call of a decoder is one `lax.while_loop`, which stops when all sentences are done. To compile
+the loop only once, wrap the call in `jax.jit`, with the parameters as arguments:
 
     @jax.jit
     def translate(params, state):
         step = functools.partial(model_step, params)
         return beam_search(step, state, begin=1, end=2, max_length=50)
 
-What a step returns as it came (an encoder's outputs, projected keys) may stand in the state at no
-cost a step: `beam_search` sees that it is the same for all hypotheses and does not reorder it. (It
-cannot see into a step that is itself wrapped in `jax.jit`, where this costs a copy a step.)
+The state may contain arrays that the step returns unchanged, such as encoder outputs or projected
+keys. `beam_search` detects unchanged arrays, which are equal for all hypotheses of a sentence, and
+does not reorder them. If the step itself is wrapped in `jax.jit`, `beam_search` cannot detect
+unchanged arrays and copies them at each step.
 """
 
 from seqjax.decoding._beam import beam_search

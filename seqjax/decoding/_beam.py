@@ -1,4 +1,4 @@
-"""Beam search: keep several hypotheses at once and return the best outputs."""
+"""Beam search, which extends several hypotheses at once and returns the best outputs."""
 
 import math
 from collections.abc import Iterable
@@ -37,59 +37,64 @@ def beam_search(
     alignment: Alignment | None = None,
     source_mask: Any = None,
 ) -> Decoded:
-    """Searches for the outputs of the highest score, keeping `beam_width` hypotheses K at a time.
+    """Search for the outputs with the highest score, with a beam of K = `beam_width` hypotheses.
 
         s(Y, X)  = log p(Y | X) / lp(Y) + cp(X; Y)
         lp(Y)    = ((5 + |Y|) / 6)^α
         cp(X; Y) = β Σ_i log min(Σ_j p_ij, 1)
 
-    with the length |Y| in tokens, the end token counted, and the attention p_ij of output token j
-    to source position i (a sum of 0 counts as 1e-38).
+    Here |Y| is the length of Y in tokens, including the end token, and p_ij is the attention weight
+    of output token j for source position i. If the attention weights of a source position sum to 0,
+    the sum is replaced by 1e-38.
 
-    At each step every hypothesis is followed by every token. Of these candidates, ordered by
-    log-probability, those among the first K that end are finished: they do not change any more,
-    and they are ranked by s. The search continues with the first K candidates that do not end. A
-    sentence is done when none of its unfinished hypotheses can reach a score above the n-th best
-    finished one: log-probabilities only fall, so s is at most log p / lp(L). After L tokens the
-    unfinished hypotheses are ranked by s together with the finished ones. If an unfinished one is
-    returned, it is marked as not finished.
+    At each step every hypothesis is extended by every token, and the resulting candidates are
+    ordered by log-probability. If one of the first K candidates ends with an end token, it is a
+    finished output and is ranked by its score s. The search continues with the first K candidates
+    that do not end with an end token. A sentence is done if none of its unfinished hypotheses can
+    reach a score above that of its n-th best finished output. The log-probability of a hypothesis
+    only decreases, so its final score is at most log p / lp(L), where L is `max_length`. After L
+    tokens, the unfinished hypotheses are ranked by their scores s together with the finished
+    outputs. If an unfinished hypothesis is returned, its field `finished` is False.
 
-    Width 1 without penalties is `greedy`. If the width is the number of all possible hypotheses,
-    the search is exhaustive.
+    With `beam_width=1` and no penalties, the result is that of `greedy`. If `beam_width` is the
+    number of all possible hypotheses, the search is exhaustive.
 
     Args:
       step: `step(tokens, state) -> (logits, state)`, see `greedy`.
-      state: the state before the first step, a pytree of arrays `[B, …]`; a hypothesis takes it
-        along. Leaves that a step returns as they came are not copied at each step.
-      begin: int, or int `[B]`, fed to the first step.
-      end: the token that ends an output; or several, of which any ends it.
-      max_length: L, the most tokens an output may have, the end token counted.
-      beam_width: K.
-      n_best: n, outputs returned for each sentence, at most K.
-      length_penalty: α, at least 0. At 0 an output scores its log-probability.
-      coverage_penalty: β, at least 0. Above 0 it needs `alignment` and `source_mask`.
-      min_length: the least tokens before the end token.
-      no_repeat_ngram: n-grams of this size occur at most once in an output; 0 for no such rule. A
-        prefix may repeat its own.
-      prefix: int `[B, P]`, the tokens every output must begin with, see `greedy`.
-      prefix_lengths: int `[B]`, 0 to P, how many of them are meant; P if not given.
-      alignment: `alignment(state)` reads the attention weights of the last step, `[N, S]`.
-      source_mask: bool `[B, S]`, True at real source positions, those that need covering.
+      state: the state before the first step, a pytree of arrays `[B, …]`. The search repeats the
+        state for each hypothesis. Leaves that the step returns unchanged are not copied at each
+        step.
+      begin: int, or int `[B]`, the token that is the input of the first step.
+      end: the end token, or several end tokens, each of which ends an output.
+      max_length: L, the maximum number of tokens of an output, including the end token.
+      beam_width: K, the number of hypotheses per sentence.
+      n_best: n, the number of outputs to return for each sentence, at most K.
+      length_penalty: α, at least 0. With α = 0, the length does not change the score.
+      coverage_penalty: β, at least 0. If β is above 0, `alignment` and `source_mask` are required.
+      min_length: the minimum number of tokens before the end token.
+      no_repeat_ngram: the size of n-grams that occur at most once in an output; 0 allows
+        repetition. N-grams within the prefix may repeat.
+      prefix: int `[B, P]`, the tokens with which the outputs begin, see `greedy`.
+      prefix_lengths: int `[B]`, 0 to P, the number of prefix tokens per sentence (default: P).
+      alignment: function `alignment(state)` that returns the attention weights `[N, S]` of the last
+        step.
+      source_mask: bool `[B, S]`, True at source positions that are not padding, over which the
+        coverage penalty sums.
 
     Returns:
       `Decoded` with n = `n_best` different outputs, best first.
 
     Raises:
-      TypeError: as `greedy`, and a source mask that is not bool.
-      ValueError: as `greedy`, n_best above beam_width, a penalty below 0, a coverage penalty
-        without `alignment` or `source_mask`.
+      TypeError: see `greedy`; also if `source_mask` is not bool.
+      ValueError: see `greedy`; also if `n_best` is above `beam_width`, a penalty is below 0, or
+        there is a coverage penalty without `alignment` or `source_mask`.
 
     References:
       Wu et al. 2016, Google's Neural Machine Translation System, eq. 14 (both penalties).
       Paulus et al. 2018, A Deep Reinforced Model for Abstractive Summarization, section 2.5 (no
-      trigram twice).
-      Huang et al. 2017, When to Finish? Optimal Beam Search for Neural Text Generation (when to
-      stop).
+      repeated trigram).
+      Huang et al. 2017, When to Finish? Optimal Beam Search for Neural Text Generation (stopping
+      criterion).
 
     Example:
       >>> p = jnp.array([[0.0, 0.6, 0.4], [0.4, 0.3, 0.3], [0.9, 0.1, 0.0]])
@@ -97,7 +102,7 @@ def beam_search(
       ...     return jnp.log(p)[tokens], state
       >>> def search(begin, width):
       ...     return beam_search(step, (), begin=begin, end=0, max_length=4, beam_width=width)
-      >>> for width in (1, 2):  # what is best at first need not be so in the end
+      >>> for width in (1, 2):  # the best first token need not lead to the best output
       ...     decoded = jax.jit(search, static_argnums=1)(jnp.array([0]), width)
       ...     print(decoded.tokens[0, 0].tolist(), f"{jnp.exp(decoded.log_probs[0, 0]):.2f}")
       [1, 0, 0, 0] 0.24
@@ -124,16 +129,17 @@ def _checked_penalties(alpha: Any, beta: Any, source_mask: Any, problem: Problem
             raise ValueError(f"{name}: expected a finite number of at least 0, got {value}")
     if alpha * math.log((5 + problem.max_length) / 6) > math.log(np.finfo(np.float32).max):
         raise ValueError(
-            f"length_penalty: expected one for which ((5 + {problem.max_length}) / 6)^α is finite, "
-            f"got {alpha}"
+            f"length_penalty: expected an α for which ((5 + {problem.max_length}) / 6)^α is "
+            f"finite, got {alpha}"
         )
     if beta > 0 and (problem.weights is None or source_mask is None):
         missing = "alignment" if problem.weights is None else "source_mask"
-        raise ValueError(f"{missing}: expected one with coverage_penalty={beta}, got None")
+        kind = "a function" if missing == "alignment" else "a mask"
+        raise ValueError(f"{missing}: expected {kind} with coverage_penalty={beta}, got None")
     if source_mask is not None:
         source_mask = checks.require_array("source_mask", source_mask, jnp.bool_, "bool [B, S]")
         if problem.weights is None:
-            raise ValueError("alignment: expected one with a source_mask, got None")
+            raise ValueError("alignment: expected a function with source_mask, got None")
         expected = (problem.batch, problem.weights.shape[1])
         if source_mask.shape != expected:
             raise ValueError(f"source_mask: expected {expected}, got {source_mask.shape}")
@@ -141,7 +147,7 @@ def _checked_penalties(alpha: Any, beta: Any, source_mask: Any, problem: Problem
 
 
 class _Live(NamedTuple):
-    """The hypotheses pursued, `[B, K]`, most probable first; at -inf there is none."""
+    """Unfinished hypotheses `[B, K]`, most probable first. Unused entries have probability 0."""
 
     t: Array
     last: Array
@@ -152,7 +158,11 @@ class _Live(NamedTuple):
 
 
 class _Ranked(NamedTuple):
-    """Outputs `[B, n]`, best first, with `lo` of their scores and the tokens that ended them."""
+    """Outputs `[B, n]`, best first.
+
+    Each score is the sum of `outputs.scores` and its rounding error `lo`. An output ends with the
+    token `ended_by`.
+    """
 
     outputs: Decoded
     lo: Array
@@ -175,7 +185,7 @@ def _search(problem: Problem, penalties: Penalties, n: int) -> Decoded:
         t: Array,
         ended_by: Array | None = None,
     ) -> _Ranked:
-        """Return outputs of t tokens, and then the end token if they have one."""
+        """Return ranked outputs of t tokens, followed by an end token if `ended_by` is given."""
         finished = ended_by is not None
         scores, lo = penalties.score(log_probs, t + int(finished), steps, alignments)
         shape = scores.shape
@@ -202,7 +212,7 @@ def _search(problem: Problem, penalties: Penalties, n: int) -> Decoded:
         if alignments is not None and weights is not None:
             alignments = write(alignments, live.t, as_beams(weights), axis=2)
 
-        # With E end tokens, no more than E K of the first (1 + E) K candidates end.
+        # With E end tokens, at most E K candidates end, so K of the first (1 + E) K do not.
         gains = as_beams(log_probs)
         candidates = behind(live.log_probs)[..., None] + gains
         most = (1 + len(problem.ends)) * width
@@ -256,31 +266,34 @@ def _search(problem: Problem, penalties: Penalties, n: int) -> Decoded:
 
 
 def _top(values: Array, count: int) -> tuple[Array, Array]:
-    """Return the largest of each row and their indices; NaN is largest, of equals the first."""
-    # Of one sign, as `top_k` puts -NaN last, where it would go unnoticed.
+    """Return the largest values of each row, and their indices. NaN counts as the largest value."""
+    # Give all NaN a positive sign, because `top_k` would put -NaN last, where it would not be seen.
     values = jnp.where(jnp.isnan(values), jnp.nan, values)
     values, index = jax.lax.top_k(values, min(count, values.shape[1]))
     return values, index
 
 
 def _where(allowed: Array, log_probs: Total) -> Total:
-    """Return log-probabilities, -inf where they are not allowed."""
+    """Return log-probabilities, with -inf where `allowed` is False."""
     hi, lo = log_probs
     return jnp.where(allowed, hi, -jnp.inf), jnp.where(allowed, lo, 0.0)
 
 
 def _first(tree: PyTree, count: int) -> Any:
-    """Return the first entries of arrays `[B, m, …]`."""
+    """Return the first `count` entries of arrays `[B, m, …]`."""
     return jax.tree.map(lambda leaf: leaf[:, :count], tree)
 
 
 def _pick(tree: PyTree, index: Array) -> Any:
-    """Return entries `index` `[B, n]` of arrays `[B, m, …]`."""
+    """Return the entries at `index` `[B, n]` of arrays `[B, m, …]`."""
     return jax.tree.map(lambda leaf: jax.vmap(lambda row, i: row[i])(leaf, index), tree)
 
 
 def _best(n: int, *groups: _Ranked) -> _Ranked:
-    """Return the n outputs of highest score; of equal ones, the earlier."""
+    """Return the n outputs with the highest scores.
+
+    Of outputs with equal scores, the earlier one comes first.
+    """
     every = jax.tree.map(lambda *leaves: jnp.concatenate(leaves, axis=1), *groups)
     _, order = _top(behind((every.outputs.scores, every.lo)), n)
     best: _Ranked = _pick(every, order)

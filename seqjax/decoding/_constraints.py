@@ -1,4 +1,4 @@
-"""Constraints on the next token: minimum length, no repeated n-gram, a forced prefix."""
+"""Constraints on the next token: a minimum length, no repeated n-gram, and a forced prefix."""
 
 from typing import NamedTuple
 
@@ -12,7 +12,7 @@ __all__ = ["Constraints", "apply_constraints"]
 
 
 class Constraints(NamedTuple):
-    """The constraints on outputs; rows n are hypotheses."""
+    """The constraints on the outputs of N hypotheses."""
 
     ends: tuple[int, ...]
     min_length: int
@@ -22,9 +22,9 @@ class Constraints(NamedTuple):
 
 
 def apply_constraints(constraints: Constraints, t: Array, tokens: Array, log_probs: Array) -> Array:
-    """Return log_probs `[N, V]` of the token at t, -inf for tokens that are not allowed there.
+    """Return the log-probabilities `[N, V]` of the tokens at step t, -inf for forbidden tokens.
 
-    The prefix takes priority: a token of the prefix is never forbidden.
+    The prefix has priority: no other constraint forbids a token of the prefix.
     """
     ends, min_length, ngram, prefix, prefix_lengths = constraints
     ids = jnp.arange(log_probs.shape[1], dtype=jnp.int32)[None]
@@ -41,9 +41,9 @@ def apply_constraints(constraints: Constraints, t: Array, tokens: Array, log_pro
 
 
 def _repeats(tokens: Array, t: Array, n: int, vocabulary: int) -> Array:
-    """Return the tokens that would repeat at t an n-gram of `tokens[:, :t]`, bool `[N, V]`."""
+    """Return a mask `[N, V]` of tokens that at step t would repeat an n-gram of earlier tokens."""
     rows, steps = tokens.shape
-    ends = jnp.arange(n - 1, steps, dtype=jnp.int32)  # where the n-grams of a row end
+    ends = jnp.arange(n - 1, steps, dtype=jnp.int32)  # last position of each n-gram
     found = jnp.broadcast_to((ends < t)[None], (rows, len(ends)))
     context = lax.dynamic_slice_in_dim(tokens, jnp.maximum(t - (n - 1), 0), n - 1, axis=1)
     for k in range(n - 1):

@@ -1,4 +1,4 @@
-"""End tokens: one, or several of which any ends an output."""
+"""End tokens, each of which ends an output."""
 
 import functools
 import operator
@@ -12,15 +12,15 @@ __all__ = ["end_tokens", "is_end"]
 
 
 def end_tokens(end: Any, vocabulary: int | None = None) -> tuple[int, ...]:
-    """Return the end tokens, each once, in the order they are given in; those of a set ascending.
+    """Return the end tokens without duplicates, in the given order or, for a set, ascending.
 
     Args:
       end: an integer, or a sequence, set or array of integers.
-      vocabulary: number of tokens, if it is known.
+      vocabulary: number of tokens, or None if the number is unknown.
 
     Raises:
-      TypeError: not integers.
-      ValueError: no token, or one outside the vocabulary.
+      TypeError: if a token is not an integer.
+      ValueError: if there is no end token, or an end token is outside the vocabulary.
 
     Example:
       >>> end_tokens(3), end_tokens({5, 3}), end_tokens([5, 3, 5])
@@ -36,12 +36,12 @@ def end_tokens(end: Any, vocabulary: int | None = None) -> tuple[int, ...]:
     for token in tokens:
         if vocabulary is not None and token >= vocabulary:
             raise ValueError(
-                f"end: expected a token from 0 to {vocabulary - 1}, below the vocabulary's "
-                f"{vocabulary}, got {token}"
+                f"end: expected a token from 0 to {vocabulary - 1} for a vocabulary of "
+                f"{vocabulary} tokens, got {token}"
             )
     return tuple(dict.fromkeys(tokens))
 
 
 def is_end(tokens: Array, ends: tuple[int, ...]) -> Array:
-    """Return where tokens of any shape are end tokens."""
+    """Return, for tokens of any shape, whether each is an end token."""
     return functools.reduce(operator.or_, [tokens == end for end in ends])

@@ -1,4 +1,4 @@
-"""Several models decode as one."""
+"""Ensembles: several models that decode as one."""
 
 import math
 from collections.abc import Iterable, Sequence
@@ -23,12 +23,14 @@ def ensemble(steps: Sequence[Step]) -> Step:
       steps: M step functions over the same vocabulary.
 
     Returns:
-      A step for any decoder. Its state is the tuple of the models' states; its logits are the
-      log-probabilities, float32 or wider `[N, V]`.
+      A step function for any decoder. It takes a tuple of the models' states, and returns
+      log-probabilities as logits, float32 or wider `[N, V]`.
 
     Raises:
-      TypeError: a step that is not callable; when run, a state that is no tuple.
-      ValueError: no steps; when run, vocabularies of different sizes, or another number of states.
+      TypeError: if a step is not callable. The returned function raises TypeError if the state is
+        not a tuple.
+      ValueError: if there are no steps. The returned function raises ValueError if the vocabularies
+        have different sizes, or the number of states is not M.
 
     References:
       Sutskever et al. 2014, Sequence to Sequence Learning with Neural Networks.
@@ -43,10 +45,10 @@ def ensemble(steps: Sequence[Step]) -> Step:
       ['0.75', '0.25']
     """
     if not isinstance(steps, Iterable):
-        raise TypeError(f"steps: expected several functions, got {checks.brief(steps)}")
+        raise TypeError(f"steps: expected a list of functions, got {checks.brief(steps)}")
     steps = tuple(steps)
     if not steps:
-        raise ValueError("steps: expected at least one step, got none")
+        raise ValueError("steps: expected at least one step function, got none")
     for step in steps:
         if not callable(step):
             raise TypeError(f"steps: expected functions, got {checks.brief(step)}")
@@ -56,7 +58,7 @@ def ensemble(steps: Sequence[Step]) -> Step:
             raise TypeError(f"state: expected a tuple of states, got {checks.brief(state)}")
         if len(state) != len(steps):
             raise ValueError(
-                f"state: expected one of each of {len(steps)} models, got {len(state)}"
+                f"state: expected one state for each of {len(steps)} models, got {len(state)}"
             )
         results = [step(tokens, own) for step, own in zip(steps, state, strict=True)]
         shapes = [logits.shape for logits, _ in results]

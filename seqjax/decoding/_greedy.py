@@ -25,38 +25,40 @@ def greedy(
     prefix_lengths: Any = None,
     alignment: Alignment | None = None,
 ) -> Decoded:
-    """Takes the most probable token at every step.
+    """Decode by taking the most probable token at every step.
 
         y_t = argmax_v p(v | y_<t)
 
-    Of equally probable tokens the first is taken. Decoding runs until each sentence has its end
-    token.
+    Among equally probable tokens, the one with the lowest id is taken. Decoding stops when every
+    sentence has an end token, or after L = `max_length` tokens.
 
     Args:
-      step: `step(tokens, state) -> (logits, state)` with tokens int32 `[N]`, logits float `[N, V]`
-        and a state like the one it is given; rows must not depend on each other.
+      step: `step(tokens, state) -> (logits, state)` with tokens int32 `[N]` and logits float
+        `[N, V]`. The returned state must have the structure, shapes and dtypes of the given state.
+        The N rows must not depend on each other.
       state: the state before the first step, a pytree of arrays `[B, …]`.
-      begin: int, or int `[B]`, fed to the first step.
-      end: the token that ends an output; or several, of which any ends it.
-      max_length: L, the most tokens an output may have, the end token counted.
-      min_length: the least tokens before the end token.
-      prefix: int `[B, P]`, P up to L, the tokens every output must begin with; they stand in the
-        result and in its log-probability. An `end` among them ends the output.
-      prefix_lengths: int `[B]`, 0 to P, how many of them are meant; P if not given.
-      alignment: `alignment(state)` reads the attention weights of the last step, `[N, S]`.
+      begin: int, or int `[B]`, the token that is the input of the first step.
+      end: the end token, or several end tokens, each of which ends an output.
+      max_length: L, the maximum number of tokens of an output, including the end token.
+      min_length: the minimum number of tokens before the end token.
+      prefix: int `[B, P]` with P up to L, the tokens with which the outputs begin. The result and
+        its log-probability include the prefix. An end token in the prefix ends the output.
+      prefix_lengths: int `[B]`, 0 to P, the number of prefix tokens per sentence (default: P).
+      alignment: function `alignment(state)` that returns the attention weights `[N, S]` of the last
+        step.
 
     Returns:
       `Decoded`, with n = 1.
 
     Raises:
-      TypeError: a step that does not return (logits, state), tokens that are not integers.
-      ValueError: shapes that do not fit, a state that changes its structure, shapes or dtypes, an
-        `end` outside the vocabulary, a `begin` below 0, lengths that are not possible.
+      TypeError: if the step does not return (logits, state), or tokens are not integers.
+      ValueError: if shapes do not fit, the state changes its structure, shapes or dtypes, `end` is
+        outside the vocabulary, `begin` is below 0, or lengths are out of range.
 
     Example:
       >>> import jax, jax.numpy as jnp
       >>> table = jnp.array([[0.0, 3.0, 1.0], [0.0, 0.0, 2.0], [4.0, 1.0, 0.0]])
-      >>> def step(tokens, state):  # what follows each of three tokens
+      >>> def step(tokens, state):  # logits of the next token, by the last one
       ...     return table[tokens], state
       >>> decode = jax.jit(lambda begin: greedy(step, (), begin=begin, end=0, max_length=5))
       >>> decoded = decode(jnp.array([0, 2]))

@@ -1,4 +1,4 @@
-"""The scores by which beam search ranks finished outputs."""
+"""The scores by which beam search ranks outputs."""
 
 from typing import NamedTuple
 
@@ -12,7 +12,7 @@ __all__ = ["Penalties"]
 
 
 class Penalties(NamedTuple):
-    """The scores of Wu et al. 2016, eq. 14, of outputs X → Y of B sentences.
+    """The penalties in the score of an output Y for a source X, by Wu et al. 2016, eq. 14.
 
         s(Y, X) = log p(Y | X) / lp(Y) + cp(X; Y)
         lp(Y)   = ((5 + |Y|) / 6)^α
@@ -21,7 +21,7 @@ class Penalties(NamedTuple):
     Attributes:
       alpha: α, at least 0.
       beta: β, at least 0.
-      source_mask: bool `[B, S]`, True at real source positions; needed where β > 0.
+      source_mask: bool `[B, S]`, True at source positions that are not padding; required if β > 0.
     """
 
     alpha: float
@@ -31,28 +31,29 @@ class Penalties(NamedTuple):
     def score(
         self, log_probs: Total, length: Array, max_length: int, alignments: Array | None
     ) -> Total:
-        """Return the scores `[B, K]` of outputs of |Y| = length tokens."""
+        """Return the scores `[B, K]` of outputs with |Y| = `length` tokens."""
         scores = self._by_length(log_probs, length, max_length)
         if self.beta == 0 or self.source_mask is None or alignments is None:
             return scores
         coverage = alignments.astype(scores[0].dtype).sum(axis=2)
-        # A position without attention would have an infinite penalty and hide all differences.
+        # Without the lower limit, a position without attention would have an infinite penalty.
         least = float(jnp.finfo(jnp.float32).tiny)
         logs = jnp.log(jnp.clip(coverage, least, 1.0))
         paid = self.beta * jnp.where(self.source_mask[:, None], logs, 0.0).sum(axis=-1)
         return add(scores, paid)
 
     def bound(self, log_probs: Total, max_length: int) -> Total:
-        """Return the highest score that an unfinished output of these log-probabilities can reach.
+        """Return the highest scores that unfinished outputs with `log_probs` can still reach.
 
-        Log-probabilities only fall, so the largest lp gives the highest score; cp is at most 0.
+        Log-probabilities only decrease and the coverage penalty cp is at most 0, so the bound is
+        log p / lp(L), where lp(L) is the largest length penalty.
         """
         return self._by_length(log_probs, max_length, max_length)
 
     def _by_length(self, log_probs: Total, length: Array | int, max_length: int) -> Total:
-        """Return log p / lp, from a table of lp at each length, 0 to L, in twice the precision.
+        """Return log p / lp. A table contains lp for the lengths 0 to L, with twice the precision.
 
-        Scores and bounds use one table, so rounding cannot make a score larger than its bound.
+        Scores and bounds use the same table, so rounding cannot make a score exceed its bound.
         """
         if self.alpha == 0:
             return log_probs

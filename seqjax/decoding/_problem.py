@@ -1,4 +1,4 @@
-"""The checked arguments of a decoder: one step of the model on hypotheses of sentences."""
+"""The checked arguments of a decoder, and one step of the model on all hypotheses."""
 
 import dataclasses
 from typing import Any
@@ -19,16 +19,20 @@ __all__ = ["Problem", "existing", "log_softmax", "make_problem", "write"]
 
 @dataclasses.dataclass(frozen=True)
 class Problem:
-    """B sentences with `copies` hypotheses each; N = B · copies rows, a sentence's side by side.
+    """The checked arguments of a decoder.
+
+    Each of B sentences has `copies` hypotheses, which are adjacent among the N = B · copies rows.
 
     Attributes:
-      begin: int32 `[N]`, what the first step is fed.
-      state: leaves `[N, …]`.
-      constant: for each leaf of the state, whether a step returns it as it came.
-      vocabulary: V.
-      dtype: of log-probabilities, float32 or wider.
-      weights: the shape and dtype of an alignment, `[N, S]`, or None.
-      ends: the end tokens; the first one fills slots without an output.
+      begin: int32 `[N]`, the tokens that are fed to the first step.
+      state: the initial state, with leaves `[N, …]`.
+      constant: for each leaf of the state, whether the step returns it unchanged.
+      vocabulary: number of tokens, V.
+      dtype: dtype of log-probabilities, float32 or wider.
+      weights: the shape and dtype of the attention weights `[N, S]` of a step; None without
+        `alignment`.
+      ends: the end tokens. An output that does not exist (see `Decoded`) is filled with the first
+        end token.
     """
 
     step: Step
@@ -48,16 +52,20 @@ class Problem:
     def advance(
         self, t: Array, last: Array, tokens: Array, state: PyTree
     ) -> tuple[Array, Array | None, PyTree]:
-        """Run one step; return log p(y_t) `[N, V]` (-inf if forbidden), weights and state."""
+        """Run one step of the model.
+
+        Return log p(y_t) `[N, V]` (-inf for forbidden tokens), the attention weights and the new
+        state.
+        """
         logits, state = self.step(last, state)
         log_probs = apply_constraints(self.constraints, t, tokens, log_softmax(logits))
         weights = None if self.alignment is None else jnp.asarray(self.alignment(state))
         return log_probs, weights, state
 
     def reorder(self, state: PyTree, parents: Array) -> PyTree:
-        """Return the state of each hypothesis' parent, `parents` int32 `[B, copies]`.
+        """Return, for each hypothesis, the state of its parent in `parents`, int32 `[B, copies]`.
 
-        Leaves that are the same for all hypotheses of a sentence are not moved.
+        Leaves that are equal for all hypotheses of a sentence are not copied.
         """
         first = jnp.arange(self.batch, dtype=jnp.int32)[:, None] * self.copies
         rows = (first + parents).reshape(-1)
@@ -67,11 +75,11 @@ class Problem:
         return jax.tree.unflatten(structure, new)
 
     def no_tokens(self) -> Array:
-        """Return tokens of outputs that have not begun, int32 `[N, L]`."""
+        """Return the tokens of empty outputs, int32 `[N, L]`."""
         return jnp.full((self.batch * self.copies, self.max_length), self.ends[0], jnp.int32)
 
     def no_alignments(self) -> Array | None:
-        """Return alignments of outputs that have not begun, `[N, L, S]`."""
+        """Return the alignments of empty outputs, `[N, L, S]`."""
         if self.weights is None:
             return None
         rows, source = self.weights.shape
@@ -79,7 +87,7 @@ class Problem:
 
 
 def log_softmax(logits: Array) -> Array:
-    """Takes log softmax over the last axis in float32 or wider; rows of -inf stay -inf, not NaN."""
+    """Return log softmax over the last axis in float32 or wider; rows of -inf stay -inf."""
     logits = logits.astype(accumulator_dtype(logits.dtype))
     top = jax.lax.stop_gradient(logits.max(axis=-1, keepdims=True))
     shifted = logits - jnp.where(jnp.isneginf(top), 0.0, top)
@@ -88,15 +96,16 @@ def log_softmax(logits: Array) -> Array:
 
 
 def write(array: Array, t: Array, value: Array, *, axis: int) -> Array:
-    """Return an array over steps with `value` written at step t."""
+    """Return `array` with `value` written at step t of `axis`."""
     update = jnp.expand_dims(value, axis).astype(array.dtype)
     return jax.lax.dynamic_update_slice_in_dim(array, update, t, axis)
 
 
 def existing(decoded: Decoded, end: Array, fill: int) -> Decoded:
-    """Return outputs whose slots after the last token hold their end token, `end` `[B, n]`.
+    """Return the outputs, with their end token from `end` `[B, n]` at all positions after the last.
 
-    An output of probability zero does not exist. It has length 0, and `fill` in all slots.
+    An output of probability zero does not exist: its length becomes 0, and all its tokens become
+    `fill`.
     """
     exists = decoded.log_probs > -jnp.inf
     lengths = jnp.where(exists, decoded.lengths, 0)
@@ -127,7 +136,7 @@ def make_problem(
     prefix_lengths: Any = None,
     alignment: Alignment | None = None,
 ) -> Problem:
-    """Checks what a decoder was given and makes `copies` rows of each sentence."""
+    """Check the arguments of a decoder, and repeat each sentence in `copies` rows."""
     if not callable(step):
         raise TypeError(f"step: expected a function, got {checks.brief(step)}")
     if alignment is not None and not callable(alignment):
@@ -166,10 +175,10 @@ def make_problem(
 
 
 def _sentences(begin: Any, state: PyTree) -> tuple[Array, PyTree, int]:
-    """Return the first tokens `[B]`, the state as arrays, and B."""
+    """Return the first tokens `[B]`, the state as arrays, and the batch size B."""
     begin = checks.require_ids("begin", begin, "a token or tokens [B]")
     if not checks.is_traced(begin) and begin.size and int(begin.min()) < 0:
-        raise ValueError(f"begin: expected tokens from 0 on, got {int(begin.min())}")
+        raise ValueError(f"begin: expected non-negative tokens, got {int(begin.min())}")
     try:
         state = jax.tree.map(jnp.asarray, state)
     except (TypeError, ValueError):
@@ -178,8 +187,8 @@ def _sentences(begin: Any, state: PyTree) -> tuple[Array, PyTree, int]:
     sizes = {shape[:1] for shape in shapes} | ({begin.shape} if begin.ndim else set())
     if len(sizes) != 1 or sizes == {()} or begin.ndim > 1:
         raise ValueError(
-            "state, begin: expected arrays with one leading axis B and a token or tokens [B], "
-            f"got {checks.brief(state)} and {begin.shape}"
+            "state, begin: expected arrays with the same leading axis B, and a token or tokens "
+            f"[B], got {checks.brief(state)} and {begin.shape}"
         )
     (batch,) = sizes.pop()
     return jnp.broadcast_to(begin.astype(jnp.int32), (batch,)), state, batch
@@ -195,7 +204,9 @@ def _traced(
     def run(tokens: Array, *leaves: Array) -> tuple[Array, PyTree, Array | None]:
         result = step(tokens, jax.tree.unflatten(structure, leaves))
         if not isinstance(result, tuple) or len(result) != 2:
-            raise TypeError(f"step: expected (logits, state) from it, got {checks.brief(result)}")
+            raise TypeError(
+                f"step: expected it to return (logits, state), got {checks.brief(result)}"
+            )
         logits, new = jnp.asarray(result[0]), jax.tree.map(jnp.asarray, result[1])
         return logits, new, None if alignment is None else jnp.asarray(alignment(new))
 
@@ -209,7 +220,7 @@ def _traced(
     if not same_structure or not all(map(is_like, leaves, jax.tree.leaves(new))):
         kinds = [jax.tree.map(lambda leaf: f"{leaf.dtype}{leaf.shape}", s) for s in (state, new)]
         raise ValueError(
-            f"step: expected a state like the one it is given, {kinds[0]}, got {kinds[1]}"
+            f"step: expected it to return a state like the given one, {kinds[0]}, got {kinds[1]}"
         )
     outputs = closed.jaxpr.outvars[1 : 1 + len(leaves)]
     constant = tuple(new is old for new, old in zip(outputs, closed.jaxpr.invars[1:], strict=True))
@@ -218,15 +229,19 @@ def _traced(
 
 def _check_rows(function: str, expected: str, got: jax.ShapeDtypeStruct, rows: int) -> None:
     if not jnp.issubdtype(got.dtype, jnp.floating):
-        raise TypeError(f"{function}: expected floating-point {expected} from it, got {got.dtype}")
+        raise TypeError(
+            f"{function}: expected it to return floating-point {expected}, got {got.dtype}"
+        )
     if got.ndim != 2 or got.shape[0] != rows or got.shape[1] == 0:
-        raise ValueError(f"{function}: expected {expected} from it with N={rows}, got {got.shape}")
+        raise ValueError(
+            f"{function}: expected it to return {expected} with N={rows}, got {got.shape}"
+        )
 
 
 def _checked_prefix(
     prefix: Any, lengths: Any, batch: int, max_length: int, vocabulary: int
 ) -> tuple[Array | None, Array | None]:
-    """Return the prefix int32 `[B, P]` and its lengths int32 `[B]`; None without a prefix."""
+    """Return the prefix `[B, P]` and its lengths `[B]` as int32; both are None without a prefix."""
     if prefix is None:
         if lengths is not None:
             raise ValueError("prefix_lengths: expected None without a prefix, got lengths")

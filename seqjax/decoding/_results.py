@@ -1,4 +1,4 @@
-"""Types of decoding: the step function, and the results `Decoded` and `Scored`."""
+"""Types of decoding: the step and alignment functions, and the results `Decoded` and `Scored`."""
 
 from collections.abc import Callable
 from typing import NamedTuple, TypeAlias
@@ -10,32 +10,36 @@ __all__ = ["Alignment", "Decoded", "Scored", "Step"]
 Step: TypeAlias = Callable[[Array, PyTree], tuple[Array, PyTree]]
 """`step(tokens, state) -> (logits, state)`: tokens int32 `[N]`, logits float `[N, V]`."""
 Alignment: TypeAlias = Callable[[PyTree], Array]
-"""`alignment(state) -> weights` of the last step, float `[N, S]`."""
+"""`alignment(state) -> weights`: the attention weights of the last step, float `[N, S]`."""
 
 
 class Decoded(NamedTuple):
-    """Outputs of a decoder: n for each of B sentences, up to L = `max_length` tokens each.
+    """Outputs of a decoder: n outputs of up to L = `max_length` tokens for each of B sentences.
 
-    Every decoder returns this structure (n is 1 for `greedy`, `num_samples` for `sample`, `n_best`
-    for `beam_search`), so one takes the place of another.
+    All decoders return this type. The number n is 1 for `greedy`, `num_samples` for `sample` and
+    `n_best` for `beam_search`.
 
     Attributes:
-      tokens: int32 `[B, n, L]`; from an output's length on, all are the end token that ended it.
-      lengths: int32 `[B, n]`, tokens before the end token; L where there is none.
-      log_probs: float32 or wider `[B, n]`, Σ_t log p(y_t | y_<t) under the model alone: without
-        penalties or temperature, the end token's and a prefix's included.
-      scores: of the dtype of log_probs `[B, n]`, the ranking criterion: log_probs under
-        the penalties of `beam_search`, which sorts by them, best first; else log_probs themselves.
-      finished: bool `[B, n]`, whether the end token was produced. If not, the output was cut at L.
-      alignments: `[B, n, L, S]`, row t the weights of the step that produced token t, the end token
-        included, zeros after it; None if not asked for.
+      tokens: int32 `[B, n, L]`. All positions after the last token contain the end token of the
+        output.
+      lengths: int32 `[B, n]`, the number of tokens before the end token; L if there is no end
+        token.
+      log_probs: float32 or wider `[B, n]`, the sum of log p(y_t | y_<t) over all tokens, including
+        prefix and end token. Temperature and penalties do not change this sum.
+      scores: `[B, n]` in the dtype of log_probs, the values by which outputs are ranked. The scores
+        of `beam_search` are the log-probabilities with its penalties. The scores of `greedy` and
+        `sample` are equal to log_probs.
+      finished: bool `[B, n]`, whether the output has an end token. An output without an end token
+        was cut off after L tokens.
+      alignments: `[B, n, L, S]`, the attention weights of the step that produced each token,
+        including the end token, and zeros after the end token; None without `alignment`.
 
-    Where no output exists (every one is forbidden, or a beam holds fewer than n) log_probs and
-    scores are -inf, the length is 0, all tokens are the first end token, and finished is False. NaN
-    logits make log_probs NaN, in their own sentence alone.
+    If an output does not exist (all outputs are forbidden, or a beam has fewer than n outputs), its
+    log_probs and scores are -inf, its length is 0, all its tokens are the first end token, and
+    `finished` is False. If logits of a sentence are NaN, log_probs are NaN for that sentence only.
 
-    Sums of log-probabilities keep twice the precision of their dtype until they are returned, so
-    outputs of any length are ranked and scored as exactly as their single steps.
+    Sums of log-probabilities are computed in twice the precision of their dtype, so rounding errors
+    do not grow with the length of an output.
     """
 
     tokens: Array
@@ -50,8 +54,10 @@ class Scored(NamedTuple):
     """Log-probabilities of given outputs.
 
     Attributes:
-      log_probs: float32 or wider `[...]`, the sums over the tokens of each output.
-      token_log_probs: `[..., L]`, of each token, the end token included, zeros after it.
+      log_probs: float32 or wider `[...]`, the sum of the log-probabilities of the tokens of each
+        output.
+      token_log_probs: `[..., L]`, the log-probability of each token, including the end token; 0
+        after the end token.
     """
 
     log_probs: Array

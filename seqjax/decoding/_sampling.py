@@ -1,4 +1,4 @@
-"""Sampling: tokens drawn from the model's distribution, or from the probable part of it."""
+"""Sampling of tokens from the model's distribution, or from its most probable part."""
 
 from collections.abc import Callable, Iterable
 from typing import Any
@@ -32,11 +32,14 @@ def sample(
     prefix_lengths: Any = None,
     alignment: Alignment | None = None,
 ) -> Decoded:
-    """Draws outputs token by token.
+    """Draw outputs token by token.
 
         q(v) ∝ p(v | y_<t)^(1/temperature)
-        y_t ~ q, restricted to the top_k most probable tokens, and of these to the fewest whose
-              probability, as a share of theirs, reaches top_p (the nucleus)
+        y_t ~ q
+
+    First, `top_k` restricts q to the most probable tokens, and q is renormalised. Then `top_p`
+    restricts q to the nucleus: the fewest most probable tokens whose total probability reaches
+    top_p.
 
     Sample k of sentence b depends on the key, b and k, but neither on the number of samples nor on
     the other sentences.
@@ -45,25 +48,31 @@ def sample(
       step: `step(tokens, state) -> (logits, state)`, see `greedy`.
       state: the state before the first step, a pytree of arrays `[B, …]`.
       key: a random key.
-      begin: int, or int `[B]`, fed to the first step.
-      end: the token that ends an output; or several, of which any ends it.
-      max_length: L, the most tokens an output may have, the end token counted.
-      temperature: above 0; below 1 sharpens the distribution, above 1 flattens it.
-      top_k: how many tokens to draw from; all if not given. Equally probable tokens come in the
-        vocabulary's order; 1 is `greedy`.
-      top_p: the nucleus' probability, in (0, 1]; all if not given.
-      num_samples: n, outputs drawn for each sentence, independently: they may be equal.
-      min_length: the least tokens before the end token.
-      prefix: int `[B, P]`, the tokens every output must begin with, see `greedy`.
-      prefix_lengths: int `[B]`, 0 to P, how many of them are meant; P if not given.
-      alignment: `alignment(state)` reads the attention weights of the last step, `[N, S]`.
+      begin: int, or int `[B]`, the token that is the input of the first step.
+      end: the end token, or several end tokens, each of which ends an output.
+      max_length: L, the maximum number of tokens of an output, including the end token.
+      temperature: a number above 0. Temperatures below 1 sharpen the distribution, and temperatures
+        above 1 flatten it.
+      top_k: the number of most probable tokens to draw from; the default is all tokens. Among
+        equally probable tokens, lower ids come first. With `top_k=1`, the result is that of
+        `greedy`.
+      top_p: the total probability that the nucleus reaches, in (0, 1]; by default, there is no
+        nucleus.
+      num_samples: n, the number of outputs to draw for each sentence. The outputs are independent,
+        so some may be equal.
+      min_length: the minimum number of tokens before the end token.
+      prefix: int `[B, P]`, the tokens with which the outputs begin, see `greedy`.
+      prefix_lengths: int `[B]`, 0 to P, the number of prefix tokens per sentence (default: P).
+      alignment: function `alignment(state)` that returns the attention weights `[N, S]` of the last
+        step.
 
     Returns:
-      `Decoded`, in the order drawn. log_probs are the model's own, not those of q.
+      `Decoded`, with the samples in the order drawn. The log_probs are those of the model's
+      distribution p, not of the sampling distribution q.
 
     Raises:
-      TypeError: as `greedy`, and something else than a key.
-      ValueError: as `greedy`, and a temperature, top_k or top_p out of range.
+      TypeError: see `greedy`; also if `key` is not a random key.
+      ValueError: see `greedy`; also if `temperature`, `top_k` or `top_p` is out of range.
 
     References:
       Fan et al. 2018, Hierarchical Neural Story Generation (top-k).
@@ -89,8 +98,8 @@ def sample(
     temperature = checks.require_number("temperature", temperature)
     if not float(jnp.finfo(jnp.float32).tiny) <= temperature < float("inf"):
         raise ValueError(
-            "temperature: expected a finite number of at least 1.2e-38 (`greedy` is its limit at "
-            f"0), got {temperature}"
+            "temperature: expected a finite number of at least 1.2e-38, got "
+            f"{temperature}; use greedy for the limit at 0"
         )
     if top_k is not None:
         top_k = checks.require_integer("top_k", top_k)
@@ -108,7 +117,7 @@ def sample(
 
 
 def _row_keys(key: PRNGKey, batch: int, copies: int) -> PRNGKey:
-    """Return a key for each row, the same for any number of rows."""
+    """Return a key for each row. The key does not depend on the number of rows."""
     fold = jax.vmap(jax.random.fold_in, in_axes=(None, 0))
     sentences = fold(key, jnp.arange(batch, dtype=jnp.int32))
     rows = jax.vmap(fold, in_axes=(0, None))(sentences, jnp.arange(copies, dtype=jnp.int32))
@@ -118,10 +127,11 @@ def _row_keys(key: PRNGKey, batch: int, copies: int) -> PRNGKey:
 def _chooser(
     keys: PRNGKey, temperature: float, top_k: int | None, top_p: float | None
 ) -> Callable[[Array, Array], Array]:
-    """Draws a token from each row of log-probabilities."""
+    """Return a function that draws a token from each row of log-probabilities."""
 
     def choose(t: Array, log_probs: Array) -> Array:
-        # The largest becomes 0 first, so that no division can overflow to -inf for all tokens.
+        # Shift the largest log-probability to 0, so that the division cannot overflow to -inf for
+        # all tokens.
         top = log_probs.max(axis=1, keepdims=True)
         shifted = log_probs - jnp.where(jnp.isneginf(top), 0.0, top)
         chances, tokens = log_softmax(shifted / temperature), None
@@ -142,11 +152,14 @@ def _chooser(
 
 
 def _nucleus(log_probs: Array, top_p: float) -> Array:
-    """Return the fewest tokens whose share of the probability reaches top_p, bool `[N, V]`.
+    """Return a mask `[N, V]` of the nucleus: the fewest tokens whose probabilities sum to top_p.
 
-    They are those above a cut, the largest share with `top_p` at or above it, and of those at the
-    cut the first few. The cut is found by bisection over the bits of floats, which are ordered as
-    the floats are: exact, and on CPUs some thirty times faster than sorting the vocabulary.
+    The cut is the largest probability such that the tokens with at least this probability together
+    reach `top_p`. The nucleus consists of all tokens with probabilities above the cut, and of as
+    many tokens with exactly this probability as are needed to reach `top_p`. The cut is found by
+    bisection over the bits of non-negative floats, which, as integers, have the same order as the
+    floats. The bisection is exact, and on CPUs about thirty times faster than sorting the
+    vocabulary.
     """
     share = jnp.exp(log_softmax(log_probs)).astype(jnp.float32)
 

@@ -1,4 +1,4 @@
-"""The log-probabilities of given outputs, by the step function of decoding."""
+"""Scoring: the log-probabilities of given outputs, computed with the step function of decoding."""
 
 from collections.abc import Iterable
 from typing import Any
@@ -27,31 +27,34 @@ def score(
     begin: Any,
     end: int | Iterable[int],
 ) -> Scored:
-    """Return the log-probabilities of given outputs; each step gets the token before.
+    """Return the log-probabilities of given outputs (teacher forcing).
 
-        log p(y) = Σ_t log p(y_t | y_<t),   t = 1 … length + 1
+        log p(y) = Σ_t log p(y_t | y_<t),   t = 1 … min(length + 1, L)
 
-    with y_{length + 1} = end, where the L slots have room for it: an output of length L has no end
-    token, like an output that a decoder cut at L. So `score` of `Decoded.tokens` and `.lengths` is
-    its `.log_probs`. It is differentiable (`jax.lax.scan`).
+    Here y_{length + 1} is the end token. An output of length L has no end token, like an output
+    that a decoder cut off after L tokens. For `Decoded.tokens` and `Decoded.lengths`, the resulting
+    log_probs are `Decoded.log_probs`. The function is differentiable (it uses `jax.lax.scan`).
 
     Args:
       step: `step(tokens, state) -> (logits, state)`, see `greedy`.
       state: the state before the first step, a pytree of arrays `[B, …]`.
-      tokens: int `[B, L]`, or `[B, n, L]` for n outputs a sentence. With one end token, anything
-        from the length on; with several, the one that ended the output stands at its length.
-      lengths: int `[B]` or `[B, n]`, 0 to L, tokens before the end token; L if None.
-      begin: int, or int `[B]`, fed to the first step.
-      end: the token that ends an output; or several, of which any ends it.
+      tokens: int `[B, L]`, or `[B, n, L]` for n outputs per sentence. With one end token, the
+        positions after the first `lengths` tokens may contain anything. With several end tokens,
+        the position after the first `lengths` tokens must contain the end token of the output.
+      lengths: int `[B]` or `[B, n]`, 0 to L, the number of tokens before the end token; the default
+        is L.
+      begin: int, or int `[B]`, the token that is the input of the first step.
+      end: the end token, or several end tokens, each of which ends an output.
 
     Returns:
-      `Scored(log_probs, token_log_probs)`: `[B]` and `[B, L]`, or `[B, n]` and `[B, n, L]`.
+      `Scored(log_probs, token_log_probs)` with shapes `[B]` and `[B, L]`, or `[B, n]` and
+      `[B, n, L]` with n outputs per sentence.
 
     Raises:
-      TypeError: as `greedy`.
-      ValueError: as `greedy`; outside tracing, lengths beyond 0 to L, tokens outside the
-        vocabulary, or with several end tokens an output that ends with none of them. Under tracing
-        such tokens score NaN.
+      TypeError: see `greedy`.
+      ValueError: see `greedy`; outside tracing, also if a length is not from 0 to L, a token is
+        outside the vocabulary, or an output ends with none of several end tokens. Under tracing,
+        the log-probability of an invalid token is NaN.
 
     Example:
       >>> table = jnp.log(jnp.array([[0.2, 0.8], [0.5, 0.5]]))
@@ -72,7 +75,7 @@ def score(
         copies=1 if tokens.ndim == 2 else shape[1],
     )  # fmt: skip
     if problem.batch != shape[0]:
-        raise ValueError(f"tokens: expected B={problem.batch} as in the state, got {tokens.shape}")
+        raise ValueError(f"tokens: expected B={problem.batch} as in state, got {tokens.shape}")
     position = jnp.arange(steps, dtype=jnp.int32).reshape(*[1] * len(shape), steps)
     real, last = position < lengths[..., None], position == lengths[..., None]
     checks.require_range("tokens", tokens, problem.vocabulary - 1, mask=real)

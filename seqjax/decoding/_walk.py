@@ -1,4 +1,4 @@
-"""The loop of greedy decoding and sampling, which keep one path per row."""
+"""The loop of greedy decoding and sampling, which both extend one output per row."""
 
 from collections.abc import Callable
 from typing import NamedTuple
@@ -27,12 +27,15 @@ class _Path(NamedTuple):
 
     @property
     def going(self) -> Array:
-        """Unfinished rows: they have not ended, and at least one token is allowed."""
+        """Bool `[N]`, True for rows whose output has not ended and has a non-zero probability."""
         return ~self.ended & (self.log_probs[0] > -jnp.inf)
 
 
 def walk(problem: Problem, choose: Callable[[Array, Array], Array]) -> Decoded:
-    """Runs until all rows ended; `choose(t, log_probs [N, V])` returns tokens int32 `[N]`."""
+    """Decode until the outputs of all rows have ended.
+
+    The function `choose(t, log_probs)` chooses int32 tokens `[N]` from log-probabilities `[N, V]`.
+    """
     rows = problem.batch * problem.copies
 
     def go_on(path: _Path) -> Array:

@@ -1,8 +1,8 @@
-"""Trained models as files that run where this library is not installed.
+"""Export of trained models to files that run without this library.
 
 `export_layer`, `export_step`, `export_decoding` and `export_function` make StableHLO programs for
-several platforms and for batches and sequences of any size; `save` and `load` keep them in one
-file. `export_onnx` writes recurrent layers as ONNX's own operators.
+several platforms, and for batches and sequences of any size. `save` writes a program to a file, and
+`load` reads it. `export_onnx` writes recurrent layers as ONNX graphs.
 """
 
 from seqjax.export._artifact import Artifact, load, save

@@ -1,4 +1,4 @@
-"""An exported program with what one has to know to call it, in memory and as one file."""
+"""An exported program with the data that a caller needs, in memory and as one file."""
 
 import dataclasses
 import functools
@@ -20,22 +20,22 @@ __all__ = ["Artifact", "load", "save"]
 
 PROGRAM, MANIFEST = "program.stablehlo", "manifest.json"
 ARRAYS = {"weights": "weights", "state": "initial_state"}
-"""The fields of arrays, and their names in a file."""
+"""The fields of `Artifact` that contain arrays, with their names in a file."""
 
 Member = TypeVar("Member")
 
 
 @dataclasses.dataclass(frozen=True)
 class Artifact:
-    """A program, and what one has to know to call it.
+    """An exported program with the data that a caller needs.
 
     Attributes:
-      exported: the program, a `jax.export.Exported`. Its arguments and results are arrays and flat
-        dicts of arrays.
-      manifest: names, shapes and dtypes of inputs and outputs, the platforms, versions.
+      exported: the program, a `jax.export.Exported`. The program's arguments and results are arrays
+        and flat dicts of arrays.
+      manifest: the names, shapes and dtypes of inputs and outputs, the platforms, and versions.
       state: the state before the first step by name, without batch axes; None for a program without
-        a state. `initial_state` returns it with batch axes.
-      weights: the weights by name, if the program has them as its first argument; else None.
+        a state. The method `initial_state` adds the batch axes.
+      weights: the weights by name if they are the first argument of the program; otherwise None.
 
     Example:
       >>> import jax.numpy as jnp
@@ -58,19 +58,21 @@ class Artifact:
         return jax.jit(self.exported.call)
 
     def __call__(self, *inputs: Any) -> dict[str, Any]:
-        """Runs the program, with the weights it was exported with.
+        """Run the program with its weights.
 
         Args:
-          inputs: one for each of `manifest["inputs"]` but the weights, in their order; arrays, or
-            numbers in lists; states as from `initial_state`, or as the layer has them.
+          inputs: the inputs in the order of `manifest["inputs"]`, without the weights. Each input
+            is an array or a nested list of numbers. A state is a dict of the form that
+            `initial_state` returns, or a state of the layer.
 
         Returns:
-          The outputs by name, arrays or flat dicts of arrays.
+          A dict from the name of each output to an array or a flat dict of arrays.
 
         Raises:
-          TypeError: no arrays, or dtypes that are not those of the manifest.
-          ValueError: another number of inputs; other names or shapes than those of the manifest;
-            outside tracing, integers beyond the manifest's range.
+          TypeError: if an input is not an array, or its dtype differs from the manifest.
+          ValueError: if the number of inputs, or their names or shapes differ from the manifest;
+            or if an integer is out of the range in the manifest, which is only checked outside
+            tracing.
         """
         weights = [] if self.weights is None else [self.weights]
         entries = self.manifest["inputs"][len(weights) :]
@@ -89,13 +91,13 @@ class Artifact:
         """Return the state before the first step.
 
         Args:
-          batch_shape: the batch axes, such as `[32]`; an integer is one axis.
+          batch_shape: the sizes of the batch axes, such as `[32]`. An integer means one axis.
 
         Returns:
-          Arrays `[*batch_shape, …]` by name.
+          The state, a dict of arrays `[*batch_shape, …]`.
 
         Raises:
-          TypeError, ValueError: no positive sizes; a program that has no state.
+          TypeError, ValueError: if a size is not a positive integer, or the program has no state.
 
         Example:
           >>> from flax import nnx
@@ -105,7 +107,7 @@ class Artifact:
           (2, 5)
         """
         if self.state is None:
-            raise ValueError("initial_state: expected a program with a state, this one has none")
+            raise ValueError("initial_state: expected a program with a state, got one without")
         sizes = checks.require_shape("batch_shape", batch_shape, least=1)
         return {
             name: np.broadcast_to(leaf, (*sizes, *leaf.shape)).copy()
@@ -118,24 +120,26 @@ def _require_flatbuffers() -> None:
         importlib.import_module("flatbuffers")
     except ImportError as error:
         raise ImportError(
-            "seqjax.export: programs are stored by flatbuffers; pip install 'seqjax[export]'"
+            "seqjax.export: expected the package flatbuffers to be installed; run "
+            "pip install 'seqjax[export]'"
         ) from error
 
 
 def save(path: FilePath, artifact: Artifact) -> None:
-    """Writes a program to one file, a zip archive.
+    """Write a program to one file, a zip archive.
 
-    Its members are `program.stablehlo` (for `jax.export.deserialize`), `manifest.json`, and where
-    there are any `weights.npz` and `initial_state.npz`. The file appears whole or not at all.
+    The members of the archive are `program.stablehlo` (for `jax.export.deserialize`),
+    `manifest.json` and, if the artifact has weights or a state, `weights.npz` and
+    `initial_state.npz`. The file is written atomically: if writing fails, no partial file remains.
 
     Args:
-      path: of the file; a link is followed.
-      artifact: as from one of the `export_…` functions.
+      path: the path of the file; a symbolic link is followed.
+      artifact: the program, as returned by one of the `export_…` functions.
 
     Raises:
-      TypeError: not an artifact.
-      ValueError: a path of something else than a file.
-      ImportError: flatbuffers is missing, see the extra "export".
+      TypeError: if `artifact` is not an `Artifact`.
+      ValueError: if `path` is not the path of a regular file.
+      ImportError: if flatbuffers is not installed; it is part of the extra "export".
 
     Example:
       >>> import tempfile
@@ -166,17 +170,17 @@ def save(path: FilePath, artifact: Artifact) -> None:
 
 
 def load(path: FilePath) -> Artifact:
-    """Reads what `save` wrote.
+    """Read a program from a file that `save` wrote.
 
     Args:
-      path: of the file.
+      path: the path of the file.
 
     Returns:
       The artifact.
 
     Raises:
-      ValueError: another kind of file, or a damaged one.
-      ImportError: flatbuffers is missing, see the extra "export".
+      ValueError: if the file was not written by `save`, or is damaged.
+      ImportError: if flatbuffers is not installed; it is part of the extra "export".
 
     Example:
       >>> load("missing.zip")  # doctest: +ELLIPSIS
@@ -203,12 +207,12 @@ def load(path: FilePath) -> Artifact:
 
 
 def _member(archive: zipfile.ZipFile, member: str, read: Callable[[bytes], Member]) -> Member:
-    """A part of the file, or an error that names both."""
+    """Read a member of the file; an error names both the member and the file."""
     try:
         return read(archive.read(member))
     except OSError:
-        raise  # of the disk
-    except Exception as error:  # readers of damaged data raise anything
+        raise  # an error of the disk, not of the data
+    except Exception as error:  # parsers of damaged data raise errors of any type
         raise ValueError(
             f"path: expected {member} as written by seqjax.export.save in {archive.filename!r}, "
             f"got {type(error).__name__}: {error}"
@@ -229,7 +233,10 @@ def _manifest(data: bytes) -> dict[str, Any]:
 
 
 def _arrays(dtypes: dict[str, str], data: bytes) -> dict[str, np.ndarray]:
-    """The arrays of an npz file, which knows bfloat16 only as two bytes."""
+    """Return the arrays of an npz file.
+
+    NumPy stores bfloat16 as raw bytes, so a view restores the dtype.
+    """
     with np.load(io.BytesIO(data)) as found:
         if set(found.files) != dtypes.keys():
             raise KeyError(f"arrays {sorted(found.files)} instead of {sorted(dtypes)}")

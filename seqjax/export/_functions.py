@@ -1,4 +1,4 @@
-"""Any function of arrays as a StableHLO program, by `jax.export`, and what its manifest says."""
+"""Export of a function of arrays as a StableHLO program with a manifest, by `jax.export`."""
 
 import inspect
 from collections.abc import Callable, Sequence
@@ -17,9 +17,9 @@ from seqjax.types import PyTree
 __all__ = ["PLATFORMS", "WEIGHTS", "export_function"]
 
 PLATFORMS = ("cpu", "cuda", "tpu")
-"""The default platforms of a program. "rocm" is another one."""
+"""The default platforms of a program. "rocm" is supported, too."""
 WEIGHTS = ("constants", "argument")
-"""Where a program has its weights: inside it, or as its first argument."""
+"""The places for the weights of a program: constants inside it, or its first argument."""
 
 
 def export_function(
@@ -30,30 +30,33 @@ def export_function(
     platforms: Sequence[str] = PLATFORMS,
     kind: str = "function",
 ) -> Artifact:
-    """Exports any function of arrays.
+    """Export a function of arrays as a StableHLO program.
 
-    The program's arguments and results are plain: an argument that is one array stays one, any
-    other pytree becomes a flat dict from each leaf's path to the leaf, such as `{"0.h": …}` for the
-    state of an LSTM of one layer. The result is a dict, see `seqjax.export.plain.named`.
+    The arguments and results of the program do not need the types of this library. An argument that
+    is one array remains an array. Any other pytree becomes a flat dict from the path of each leaf
+    to the leaf, such as `{"0.h": …}` for the state of a one-layer LSTM. The program returns a dict.
+    If `function` returns a dict or a named tuple, the program uses the same names as keys. For a
+    tuple or list, the keys are "0", "1", …, and for any other result, the only key is "output".
 
     Args:
-      function: `function(*inputs)`, or `function(model, *inputs)` if there is a model.
-      specs: for each input a pytree of `jax.ShapeDtypeStruct` or arrays like it. Sizes may be
-        symbols, `b, t = jax.export.symbolic_shape("b, t")`, which stand for any size of at least 1.
-      model: what holds the weights: a Flax module in evaluation mode, or a pytree of arrays.
-      weights: "constants", inside the program, or "argument", its first one, so that other weights
-        can be given to it; they are kept in the artifact.
-      platforms: some of "cpu", "cuda", "rocm", "tpu". Kernels are planned for these, whatever this
-        machine is.
-      kind: what the manifest says this is.
+      function: `function(*inputs)`, or `function(model, *inputs)` if `model` is given.
+      specs: for each input a pytree of arrays or `jax.ShapeDtypeStruct`. Sizes may be symbols,
+        `b, t = jax.export.symbolic_shape("b, t")`, which stand for any size of at least 1.
+      model: the object that contains the weights: a Flax module in evaluation mode, or a pytree of
+        arrays.
+      weights: "constants" stores the weights in the program. "argument" makes the weights the first
+        argument, so that they can be replaced; the artifact contains their present values.
+      platforms: some of "cpu", "cuda", "rocm", "tpu". Kernels are selected for these platforms, not
+        for the current machine.
+      kind: a name for the kind of program, which is stored in the manifest.
 
     Returns:
       The artifact.
 
     Raises:
-      TypeError: not a function.
-      ValueError: unknown names of platforms; weights as an argument without a model; results whose
-        names are the same as text.
+      TypeError: if `function` is not callable.
+      ValueError: if a platform is unknown, if `weights` is "argument" without a model, or if the
+        names of two results are equal as text, such as 1 and "1".
 
     Example:
       >>> from flax import nnx
@@ -115,7 +118,7 @@ def _checked_platforms(platforms: Sequence[str]) -> tuple[str, ...]:
 
 
 def _input_names(function: Callable[..., Any], count: int, *, skip: bool) -> list[str]:
-    """The names of a function's arguments, those behind the model."""
+    """Return the names of a function's arguments; `skip` excludes the first argument, the model."""
     single = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
     found = inspect.signature(function).parameters.values()
     names = [each.name for each in found if each.kind in single][int(skip) :][:count]
@@ -125,7 +128,7 @@ def _input_names(function: Callable[..., Any], count: int, *, skip: bool) -> lis
 def _spec(array: Any) -> jax.ShapeDtypeStruct:
     if not hasattr(array, "shape") or not hasattr(array, "dtype"):
         raise TypeError(
-            f"specs: expected jax.ShapeDtypeStruct or arrays like it, got {checks.brief(array)}"
+            f"specs: expected arrays or jax.ShapeDtypeStruct, got {checks.brief(array)}"
         )
     return jax.ShapeDtypeStruct(array.shape, array.dtype)
 
@@ -136,7 +139,7 @@ def _described(array: Any) -> dict[str, Any]:
 
 
 def _entry(name: str, tree: Any) -> dict[str, Any]:
-    """An input or output in the manifest: one array, or a dict of them."""
+    """Return the manifest entry of an input or output, which is an array or a dict of arrays."""
     if isinstance(tree, dict):
         return {"name": name, "arrays": {key: _described(leaf) for key, leaf in tree.items()}}
     return {"name": name, **_described(tree)}
@@ -147,6 +150,6 @@ def dtypes_of(arrays: dict[str, Any] | None) -> dict[str, str]:
 
 
 def _version() -> str:
-    from seqjax import __version__  # not above: the package imports this file
+    from seqjax import __version__  # here, since the package imports this file
 
     return __version__

@@ -14,16 +14,16 @@ __all__ = ["check_ranges", "checked_input"]
 
 
 def checked_input(entry: Mapping[str, Any], given: Any, sizes: dict[str, int]) -> Any:
-    """Return an input as the program takes it: an array, or a flat dict of arrays.
+    """Return an input in the form that the program takes: an array, or a flat dict of arrays.
 
     Args:
-      entry: the input's entry in the manifest.
-      given: an array, numbers in lists, or a pytree, flat or as `plain` makes it flat.
-      sizes: sizes of symbols, found in earlier inputs; new ones are added.
+      entry: the entry of the input in the manifest.
+      given: an array, a nested list of numbers, a flat dict, or a pytree that `plain` makes flat.
+      sizes: the sizes of symbols, known from earlier inputs; the sizes of new symbols are added.
 
     Raises:
-      TypeError: no array or another dtype.
-      ValueError: another shape, other names.
+      TypeError: if the input is not an array, or has another dtype.
+      ValueError: if the shape or the names of the input differ from the entry.
 
     Example:
       >>> entry = {"name": "lengths", "shape": ["b"], "dtype": "int32"}
@@ -51,16 +51,17 @@ def checked_input(entry: Mapping[str, Any], given: Any, sizes: dict[str, int]) -
 def check_ranges(
     entries: Sequence[Mapping[str, Any]], given: Sequence[Any], sizes: Mapping[str, int]
 ) -> None:
-    """Raise on integers outside the range in the manifest, if their values are known.
+    """Raise an error if an integer is outside the range in the manifest and its value is known.
 
     Args:
-      entries: the inputs' entries in the manifest, with `"range": [least, most]` where there is
-        one, and `"real_before"`, the input that has the number of each row's real positions.
-      given: inputs as from `checked_input`.
-      sizes: sizes of symbols.
+      entries: the entries of the inputs in the manifest. An entry with a range has
+        `"range": [least, most]`. `"real_before"` names the input with the length of each row. The
+        values of a row at and after its length are padding and are not checked.
+      given: the inputs, as returned by `checked_input`.
+      sizes: the sizes of symbols.
 
     Raises:
-      ValueError: a value out of range at a real position.
+      ValueError: if a value that is not padding is out of range.
 
     Example:
       >>> entry = {"name": "lengths", "range": [0, "t"]}
@@ -113,7 +114,7 @@ def _check_shape(
     wanted: Sequence[int | str],
     sizes: dict[str, int],
 ) -> None:
-    """Raise if the shape is wrong; add the sizes of symbols that are not known yet."""
+    """Raise an error if the shape is wrong; else add the sizes of new symbols to `sizes`."""
     if len(shape) != len(wanted):
         raise ValueError(f"{name}: expected {expected}, got {tuple(shape)}")
     symbols = [each for each in wanted if isinstance(each, str) and each.isidentifier()]

@@ -1,4 +1,4 @@
-"""Recurrent layers as ONNX graphs, of ONNX's own operators `RNN`, `LSTM` and `GRU`."""
+"""Export of recurrent layers as ONNX graphs with the operators `RNN`, `LSTM` and `GRU`."""
 
 import importlib
 import os
@@ -15,7 +15,7 @@ from seqjax.nn import Direction, Recurrent
 __all__ = ["OPSET", "export_onnx"]
 
 OPSET = 17
-"""The version of ONNX's operators: the first with layer normalisation."""
+"""The version of the ONNX operator set: the first with layer normalisation."""
 
 
 def export_onnx(
@@ -25,33 +25,36 @@ def export_onnx(
     padding: str = "lengths",
     state: bool = True,
 ) -> Any:
-    """Writes a recurrent layer, in evaluation mode, as an ONNX graph.
+    """Export a recurrent layer, in evaluation mode, as an ONNX graph.
 
         xs [b, t, I], lengths [b], state.0.h [b, H], … -> outputs [b, t, O], final.0.h [b, H], …
 
-    Batch and time may be of any size of at least 1: ONNX Runtime ends the process on empty ones. It
-    refuses lengths outside [0, t]. Each layer is one node of ONNX's `RNN`, `LSTM` or `GRU`, both
-    directions in it, which runtimes have fast kernels for.
+    Batch and time may have any size of at least 1. If a size is 0, ONNX Runtime terminates the
+    process. For lengths outside [0, t], ONNX Runtime raises an error. Each layer is one node `RNN`,
+    `LSTM` or `GRU` with both directions, for which runtimes have fast kernels.
 
-    Carried: `Elman`, `LSTM`, `PeepholeLSTM`, `GRU` and `ChoGRU`, stacked, in one or both directions
-    with any merge mode but "none", layer and batch norm, residuals, time-major layouts; lengths and
-    states. Not carried: other cells, zoneout, masks with holes, resets.
+    The export supports the cells `Elman`, `LSTM`, `PeepholeLSTM`, `GRU` and `ChoGRU`, stacks, one
+    or both directions with any merge mode except "none", layer and batch normalisation, residual
+    connections, time-major layouts, lengths and states. It does not support other cells, zoneout,
+    masks with gaps, or resets.
 
     Args:
       layer: a `seqjax.nn.Recurrent` that computes in float32.
-      path: the file to write, which appears whole or not at all; nothing is written if None.
-      padding: what the graph is given to know the real steps: "lengths" (int32 `[b]`) or "none".
-      state: whether it is given the states to start from, by the names of `export_layer` behind
-        "state."; if not, it starts from zeros.
+      path: the path of the file, which is written atomically. If None, no file is written.
+      padding: "lengths" adds an input for the lengths, int32 `[b]`. "none" adds no input; the
+        sequences then have no padding.
+      state: whether the initial states are inputs of the graph. The name of such an input is the
+        prefix "state." and the name in `export_layer`: for example, "state.0.h". If `state` is
+        False, the layer starts from zeros.
 
     Returns:
       The `onnx.ModelProto`.
 
     Raises:
-      ImportError: onnx is missing, see the extra "onnx".
-      TypeError: not a layer.
-      ValueError: a layer that ONNX's operators do not compute, with the reason; a path of something
-        else than a file.
+      ImportError: if onnx is not installed; it is part of the extra "onnx".
+      TypeError: if `layer` is not a layer.
+      ValueError: if the ONNX operators cannot compute the layer (the message has the reason), or if
+        `path` is not the path of a regular file.
 
     References:
       ONNX operators, version 14 of `RNN`, `LSTM` and `GRU`.
@@ -67,7 +70,9 @@ def export_onnx(
     try:
         onnx: Any = importlib.import_module("onnx")
     except ImportError as error:
-        raise ImportError("export_onnx: needs onnx; pip install 'seqjax[onnx]'") from error
+        raise ImportError(
+            "export_onnx: expected the package onnx to be installed; run pip install 'seqjax[onnx]'"
+        ) from error
     _check(layer)
     checks.require_name("padding", padding, ("lengths", "none"))
     if not checks.require_bool("state", state) and layer.layers[0].forward._state_names:
@@ -81,31 +86,33 @@ def export_onnx(
 
 
 def _check(layer: Any) -> None:
-    """Raises on what ONNX's operators do not compute."""
+    """Raise an error if the ONNX operators cannot compute the layer."""
     if not isinstance(layer, Recurrent):
         raise TypeError(f"layer: expected a seqjax.nn.Recurrent, got {checks.brief(layer)}")
     cell = layer.cell
     if type(cell) not in _OPERATORS:
         known = ", ".join(kind.__name__ for kind in _OPERATORS)
-        raise ValueError(f"layer: expected cells among {known}, got {type(cell).__name__}")
+        raise ValueError(f"layer: expected a cell among {known}, got {type(cell).__name__}")
     if isinstance(cell, cells.Elman) and cell.activation not in _ACTIVATIONS:
         raise ValueError(
             f"layer: expected an activation among {', '.join(_ACTIVATIONS)}, "
             f"got {checks.brief(cell.activation)}"
         )
-    if layer.layers[0].options.zoneout:
-        raise ValueError("layer: expected no zoneout, for which ONNX has no operator")
+    if zoneout := layer.layers[0].options.zoneout:
+        raise ValueError(
+            f"layer: expected zoneout=0, since ONNX has no operator for it, got zoneout={zoneout}"
+        )
     if layer.merge_mode == "none" and layer.bidirectional:
-        raise ValueError("layer: expected outputs joined in one array, got merge_mode='none'")
+        raise ValueError("layer: expected a merge_mode with one output, got merge_mode='none'")
     dtypes = {np.dtype(layer.dtype or np.float32), np.dtype(layer.param_dtype)}
     if dtypes != {np.dtype(np.float32)}:
         raise ValueError(f"layer: expected float32, got {', '.join(map(str, dtypes))}")
 
 
-# How a cell's parameters become an operator's: `W [G*H, I]`, `R [G*H, H]`, `B [2*G*H]`, and for
-# peepholes `P [3*H]`, each from gates in ONNX's order.
+# The functions below convert the parameters of a cell to those of an operator: `W [G*H, I]`,
+# `R [G*H, H]`, `B [2*G*H]`, and for peepholes `P [3*H]`, with the gates in the order of ONNX.
 def _gates(array: Any, order: Sequence[int], count: int) -> np.ndarray:
-    """The column blocks of `[..., G*H]` in another order, as `[G*H, ...]`."""
+    """Return the G blocks of columns of `[..., G*H]` in the given order, as `[G*H, ...]`."""
     blocks = np.split(np.asarray(array, np.float32), count, axis=-1)
     return np.concatenate([blocks[n] for n in order], axis=-1).T
 
@@ -121,7 +128,7 @@ def _elman(params: Any, size: int) -> tuple[np.ndarray, ...]:
 
 
 def _lstm(params: Any, size: int) -> tuple[np.ndarray, ...]:
-    order = (0, 3, 1, 2)  # i, f, g, o here; i, o, f, c there
+    order = (0, 3, 1, 2)  # from i, f, g, o to ONNX's i, o, f, c
     b = _gates(_bias(params.b, 4 * size), order, 4)
     w, r = _gates(params.w_ih, order, 4), _gates(params.w_hh, order, 4)
     peepholes = [getattr(params, name, None) for name in ("p_i", "p_o", "p_f")]
@@ -132,7 +139,7 @@ def _lstm(params: Any, size: int) -> tuple[np.ndarray, ...]:
 
 
 def _gru(params: Any, size: int) -> tuple[np.ndarray, ...]:
-    order = (1, 0, 2)  # r, z, n here; z, r, h there
+    order = (1, 0, 2)  # from r, z, n to ONNX's z, r, h
     w_hh = np.asarray(params.w_hh, np.float32)
     if hasattr(params, "w_hn"):
         w_hh = np.concatenate([w_hh, np.asarray(params.w_hn, np.float32)], axis=-1)
@@ -153,7 +160,7 @@ _ACTIVATIONS = {"tanh": "Tanh", "relu": "Relu", "sigmoid": "Sigmoid", "identity"
 
 
 class _Graph:
-    """A graph under construction, time-major inside as the operators are."""
+    """An ONNX graph under construction. The graph is time-major, as ONNX's operators are."""
 
     def __init__(self, onnx: Any, layer: Recurrent, *, lengths: bool, state: bool) -> None:
         self.onnx, self.layer, self.lengths, self.state = onnx, layer, lengths, state
@@ -161,10 +168,10 @@ class _Graph:
         self.constants: list[Any] = []
         self.inputs: list[Any] = []
         self.outputs: list[Any] = []
-        self.some = ""  # bool [b, 1], sequences with real steps
+        self.some = ""  # bool [b, 1], True for sequences of at least one step
 
     def add(self, operator: str, inputs: Sequence[str], outputs: Any = None, **options: Any) -> str:
-        """Adds a node; the name of its (first) output."""
+        """Add a node and return the name of its first output."""
         names = [f"{operator}_{len(self.nodes)}"] if outputs is None else list(outputs)
         self.nodes.append(self.onnx.helper.make_node(operator, list(inputs), names, **options))
         return names[0]
@@ -175,7 +182,7 @@ class _Graph:
         return name
 
     def declared(self, into: list[Any], name: str, shape: Sequence[Any], kind: str) -> str:
-        """Adds an input or an output of the graph."""
+        """Add an input or an output of the graph and return its name."""
         element = getattr(self.onnx.TensorProto, kind)
         into.append(self.onnx.helper.make_tensor_value_info(name, element, shape))
         return name
@@ -213,7 +220,7 @@ class _Graph:
         )  # fmt: skip
 
     def _mask(self, xs: str, lengths: str) -> str:
-        """Bool `[t, b, 1]`, True at real steps."""
+        """Add a mask, bool `[t, b, 1]`, that is False in padding, and return its name."""
         zero, one = self.constant(np.int64(0)), self.constant(np.int64(1))
         steps = self.add("Gather", [self.add("Shape", [xs]), zero])
         t = self.add("Range", [zero, steps, one])
@@ -222,7 +229,7 @@ class _Graph:
         return self.add("Less", [t, self.add("Unsqueeze", [count, self.constant(np.array([1]))])])
 
     def _layer(self, index: int, xs: str, lengths: str, mask: str) -> str:
-        """One layer: the operator, its directions joined, the residual connection."""
+        """Add the nodes of one layer and return the name of its output."""
         layer, part = self.layer, self.layer.layers[index]
         directions: list[Direction] = [part.forward]
         if part.backward is not None:
@@ -259,14 +266,14 @@ class _Graph:
         return joined
 
     def _state_names(self, index: int) -> list[list[str]]:
-        """The names of a layer's states, as `export_layer` has them: `[h or c][direction]`."""
+        """Return the names that `export_layer` gives a layer's states, as `[h or c][direction]`."""
         names = list(plain(self.layer.initial_state(())))
         names = [name for name in names if name.split(".")[0] == str(index)]
         parts = 2 if _OPERATORS[type(self.layer.cell)][0] == "LSTM" else 1
         return [names[n::parts] for n in range(parts)]
 
     def _states(self, index: int, size: int) -> list[str]:
-        """The states a layer starts from, `[directions, b, H]` each."""
+        """Add the initial states of a layer, each `[directions, b, H]`."""
         if not self.state:
             return []
         stacked, axis = [], self.constant(np.array([0]))
@@ -281,14 +288,14 @@ class _Graph:
             for n, name in enumerate(names):
                 found = self.declared(self.outputs, f"final.{name}", ["b", size], "FLOAT")
                 picked = [final, self.constant(np.int64(n))]
-                if self.some:  # of a sequence of length 0 runtimes return zeros
+                if self.some:  # for a length of 0, runtimes return zeros
                     picked = [self.some, self.add("Gather", picked, axis=0), f"state.{name}"]
                     self.add("Where", picked, [found])
                 else:
                     self.add("Gather", picked, [found], axis=0)
 
     def _joined(self, y: str, size: int, directions: int) -> str:
-        """The operator's `[t, directions, b, H]` as `[t, b, …]`."""
+        """Add a node that merges the directions of `[t, directions, b, H]` into `[t, b, …]`."""
         if directions == 1:
             return self.add("Squeeze", [y, self.constant(np.array([1]))])
         match self.layer.merge_mode:
@@ -302,7 +309,7 @@ class _Graph:
         return self.add("Reshape", [y, self.constant(np.array([0, 0, directions * size]))])
 
     def _normed(self, norm: Any, xs: str) -> str:
-        """Layer normalisation, or batch normalisation with its running statistics."""
+        """Add layer normalisation, or batch normalisation with its running statistics."""
         scale, bias = (np.asarray(p[...], np.float32) for p in (norm.scale, norm.bias))
         if self.layer.norm == "layer":
             given = [xs, self.constant(scale), self.constant(bias)]

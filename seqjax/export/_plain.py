@@ -1,4 +1,4 @@
-"""Pytrees as plain ones: what a program can be called with where this library is not installed."""
+"""Conversion of pytrees to arrays and flat dicts, which need no types of this library."""
 
 from typing import Any
 
@@ -10,24 +10,24 @@ __all__ = ["named", "plain", "restored"]
 
 
 def _names(tree: PyTree) -> list[str]:
-    """The paths of the leaves, joined by dots; of parameters without Flax's own `value`."""
+    """Return the paths of the leaves, joined by dots, without the `value` of Flax parameters."""
     paths = [path for path, _ in jax.tree_util.tree_leaves_with_path(tree)]
     names = [jax.tree_util.keystr(path, simple=True, separator=".") for path in paths]
     names = [name.removesuffix(".value") for name in names]
     if len(set(names)) < len(names):
         twice = sorted({name for name in names if names.count(name) > 1})
-        raise ValueError(f"pytree: expected paths that differ, got {', '.join(twice)} twice")
+        raise ValueError(f"pytree: expected different paths, got {', '.join(twice)} twice")
     return names
 
 
 def plain(tree: PyTree) -> Any:
-    """An array as it is; anything else as a flat dict from each leaf's path to the leaf.
+    """Return a single leaf unchanged, and any other pytree as a flat dict from paths to leaves.
 
     Args:
       tree: a pytree of any types.
 
     Raises:
-      ValueError: two leaves of the same path, such as `{"a.b": x, "a": {"b": y}}`.
+      ValueError: if two leaves have the same path, as in `{"a.b": x, "a": {"b": y}}`.
 
     Example:
       >>> from seqjax.cells import LSTMState
@@ -43,11 +43,11 @@ def plain(tree: PyTree) -> Any:
 
 
 def restored(like: PyTree, flat: Any) -> PyTree:
-    """The pytree that `plain` was given.
+    """Return the pytree from which `plain` made `flat`.
 
     Args:
       like: a pytree of the same structure.
-      flat: as from `plain`.
+      flat: an array or a flat dict, as returned by `plain`.
 
     Example:
       >>> restored(({"w": 0}, 0), {"0.w": 5, "1": 6})
@@ -60,14 +60,14 @@ def restored(like: PyTree, flat: Any) -> PyTree:
 
 
 def named(result: Any) -> dict[str, Any]:
-    """Return the results of a function by name, each plain; None falls out.
+    """Return a dict of the results of a function, each made flat by `plain`. None is left out.
 
     Args:
-      result: a dict or named tuple, whose names are taken; a tuple or list, whose parts are called
-        "0", "1" and so on; or anything else, which is called "output".
+      result: a dict or named tuple, whose names are used; a tuple or list, whose entries are named
+        "0", "1" and so on; or anything else, which is named "output".
 
     Raises:
-      ValueError: two names of the same text, such as 1 and "1"; see `plain`.
+      ValueError: if two names are equal as text, such as 1 and "1"; see also `plain`.
 
     Example:
       >>> from seqjax import Unrolled
@@ -85,5 +85,5 @@ def named(result: Any) -> dict[str, Any]:
     parts = {name: plain(part) for name, part in result.items() if part is not None}
     names = list(map(str, parts))
     if len(set(names)) < len(names):
-        raise ValueError(f"result: expected names that differ as text, got {list(parts)}")
+        raise ValueError(f"result: expected names that are different as text, got {list(parts)}")
     return dict(zip(names, parts.values(), strict=True))

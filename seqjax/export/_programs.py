@@ -1,4 +1,4 @@
-"""Models as StableHLO programs: layers, their single steps, and decoding."""
+"""Export of layers, of their single steps, and of decoding as StableHLO programs."""
 
 import dataclasses
 import inspect
@@ -22,7 +22,7 @@ from seqjax.types import PyTree
 __all__ = ["PADDING", "export_decoding", "export_layer", "export_step"]
 
 PADDING = ("lengths", "mask", "none")
-"""The ways to tell a program which steps are real."""
+"""The input that tells a program which steps are padding: lengths, a mask, or no input."""
 
 
 def export_layer(
@@ -37,33 +37,37 @@ def export_layer(
     weights: str = "constants",
     platforms: Sequence[str] = PLATFORMS,
 ) -> Artifact:
-    """Exports a recurrent layer over sequences, in evaluation mode.
+    """Export a recurrent layer, in evaluation mode, as a program over whole sequences.
 
         (xs, lengths, state) -> {"outputs": …, "state": …}
 
-    A call of the artifact raises on lengths outside [0, t]. The program itself cannot, nor can a
-    call under tracing: there they mean the nearest one.
-    The state, in and out, is a flat dict: `{"0.h": [b, H], "0.c": [b, H], "1.h": …}`. Handing the
-    one that came out to the next call goes on where the last one stopped.
+    If a length is outside [0, t], a call of the artifact raises an error. The program itself and a
+    call under tracing cannot raise errors; they clip the length to [0, t].
+
+    The state is a flat dict: `{"0.h": [b, H], "0.c": [b, H], "1.h": …}`. Pass the returned state to
+    the next call to continue the sequences.
 
     Args:
-      layer: a `seqjax.nn.Recurrent`, such as an LSTM: stacked, in one or both directions.
-      batch: a name for the batch's size, which may then be any of at least 1, or a number.
-      steps: a name for T, which may then be any of at least 1, or a number.
-      padding: what the program is given to know the real steps: "lengths" (int32 `[b]`), "mask"
-        (bool `[b, t]`) or "none".
-      resets: whether it is given resets, bool like a mask, after the padding's.
-      state: whether it is given a state; if not, it starts from the layer's own.
-      return_sequences: as in a call of the layer.
+      layer: a `seqjax.nn.Recurrent`, such as an LSTM, with any number of layers and one or both
+        directions.
+      batch: the batch size as a number, or as a name that stands for any size of at least 1.
+      steps: the number of steps as a number, or as a name that stands for any number of at least 1.
+      padding: "lengths" adds an input for the lengths, int32 `[b]`. "mask" adds an input for the
+        mask, bool `[b, t]`. "none" adds no input; the sequences then have no padding.
+      resets: whether to add an input for resets, bool `[b, t]` like a mask. The input for resets
+        follows the input for the lengths or the mask.
+      state: whether the initial state is an input. If False, the program starts from the initial
+        state of the layer.
+      return_sequences: the argument `return_sequences` of the layer's call.
       weights: "constants" or "argument", see `export_function`.
       platforms: see `export_function`.
 
     Returns:
-      The artifact; `artifact.initial_state([batch])` is the state to begin with.
+      The artifact; `artifact.initial_state([batch])` returns the initial state.
 
     Raises:
-      TypeError: not a layer.
-      ValueError: one name for two sizes; see `export_function`.
+      TypeError: if `layer` is not a layer.
+      ValueError: if `batch` and `steps` have the same name; see also `export_function`.
 
     Example:
       >>> from flax import nnx
@@ -116,22 +120,22 @@ def export_step(
     weights: str = "constants",
     platforms: Sequence[str] = PLATFORMS,
 ) -> Artifact:
-    """Exports one step of a recurrent layer, for streams.
+    """Export one time step of a recurrent layer, for streams.
 
         (x_t, state) -> {"output": …, "state": …}
 
     Args:
       layer: a `seqjax.nn.Recurrent` in one direction.
-      batch: a name for the batch's size, which may then be any of at least 1, or a number.
+      batch: the batch size as a number, or as a name that stands for any size of at least 1.
       weights: "constants" or "argument", see `export_function`.
       platforms: see `export_function`.
 
     Returns:
-      The artifact; `artifact.initial_state([batch])` is the state to begin with.
+      The artifact; `artifact.initial_state([batch])` returns the initial state.
 
     Raises:
-      TypeError: not a layer.
-      ValueError: a bidirectional layer, which needs whole sequences; see `export_function`.
+      TypeError: if `layer` is not a layer.
+      ValueError: if the layer is bidirectional; see also `export_function`.
 
     Example:
       >>> from flax import nnx
@@ -143,7 +147,10 @@ def export_step(
     """
     dtype = _checked_layer(layer)
     if layer.bidirectional:
-        raise ValueError("layer: expected one direction; a bidirectional layer has no single steps")
+        raise ValueError(
+            "layer: expected one direction, got a bidirectional layer, which cannot run single "
+            "steps; use export_layer for whole sequences"
+        )
     (b,) = _sizes(batch=batch)
     start = layer.initial_state((), dtype)
 
@@ -172,33 +179,38 @@ def export_decoding(
     weights: str = "constants",
     platforms: Sequence[str] = PLATFORMS,
 ) -> Artifact:
-    """Exports an encoder-decoder from source to output, the loop of its decoder included.
+    """Export an encoder-decoder model with its decoding loop.
 
         (source, lengths) -> {"tokens": [b, L], "lengths": [b], "log_probs": [b], "finished": [b]}
 
-    From an output's length on, its tokens are the end token that ended it. A call of the artifact
-    raises on lengths outside [0, s] and on tokens that the source's vocabulary does not have. The
-    program itself cannot: there lengths mean the nearest one, and such a token gives NaN.
+    All positions after the last token of an output contain its end token. If a length is outside
+    [0, s] or a token is outside the source vocabulary, a call of the artifact raises an error. The
+    program itself cannot raise: it clips lengths to [0, s], and a token outside the vocabulary
+    makes the result NaN.
 
     Args:
-      model: a `seqjax.seq2seq.Seq2Seq` that does not copy.
-      begin: the token that the decoder sees first.
-      end: the token that ends an output; or several, of which any ends it.
-      max_length: L, the most tokens of an output, the end token counted.
-      beam_width: hypotheses kept, of which the best is returned; 1 is greedy.
-      length_penalty: of the beam search.
-      alignments: whether the attention's weights `[b, L, s]` are returned too.
-      batch: a name for the batch's size, which may then be any of at least 1, or a number.
-      steps: a name for the sources' positions, likewise, or a number.
+      model: a `seqjax.seq2seq.Seq2Seq` without `copy`.
+      begin: the token that is fed to the first step of the decoder.
+      end: the end token, or several end tokens. Each end token ends an output.
+      max_length: L, the maximum number of tokens of an output, including the end token.
+      beam_width: the number of hypotheses, of which only the best is returned. 1 means greedy
+        decoding.
+      length_penalty: see `seqjax.decoding.beam_search`.
+      alignments: whether to return the attention weights `[b, L, s]`, too.
+      batch: the batch size as a number, or as a name that stands for any size of at least 1.
+      steps: the number of source positions as a number, or as a name that stands for any number of
+        at least 1.
       weights: "constants" or "argument", see `export_function`.
       platforms: see `export_function`.
 
     Returns:
-      The artifact. Its sources are int32 `[b, s]`, or frames float `[b, s, I]`; lengths int32.
+      The artifact. The source is an array of tokens, int32 `[b, s]`, or frames, float `[b, s, I]`.
+      The lengths are int32 `[b]`.
 
     Raises:
-      TypeError: not an encoder-decoder.
-      ValueError: a model that copies; see `export_function` and `seqjax.decoding.beam_search`.
+      TypeError: if `model` is not an encoder-decoder model.
+      ValueError: if the model has `copy=True`; see also `export_function` and
+        `seqjax.decoding.beam_search`.
 
     Example:
       >>> from flax import nnx
@@ -218,7 +230,10 @@ def export_decoding(
     if encoder is None or decoder is None:
         raise TypeError(f"model: expected a seqjax.seq2seq.Seq2Seq, got {checks.brief(model)}")
     if decoder.gate is not None:
-        raise ValueError("model: expected one that does not copy, whose vocabulary is of one size")
+        raise ValueError(
+            "model: expected copy=False, since a program needs a vocabulary of fixed size, got "
+            "copy=True"
+        )
     beam_width = checks.require_integer("beam_width", beam_width)
     length_penalty = checks.require_number("length_penalty", length_penalty)
     if checks.require_bool("alignments", alignments) and decoder.mechanism is None:
@@ -259,30 +274,30 @@ def export_decoding(
 
 
 def _sizes(**sizes: str | int) -> tuple[Any, ...]:
-    """Sizes as symbols or numbers."""
+    """Return the sizes, with a symbolic dimension of `jax.export` in place of each name."""
     names = []
     for argument, size in sizes.items():
         if not isinstance(size, str):
             size = checks.require_integer(argument, size)
         elif not size.isidentifier():
             raise ValueError(f"{argument}: expected a name or a positive integer, got {size!r}")
-        elif size in names:  # which would be one size for both
-            raise ValueError(f"{argument}: expected a name of its own, got {size!r} twice")
+        elif size in names:  # one symbol would make both sizes equal
+            raise ValueError(f"{argument}: expected a name not used before, got {size!r} twice")
         names.append(size)
     return tuple(jax.export.symbolic_shape(", ".join(map(str, names))))
 
 
 def _size(size: Any) -> int | str:
-    """A size as the manifest has it: a number, or a symbol's name."""
+    """Return a size in the form of the manifest: a number, or the name of a symbol."""
     return size if isinstance(size, int) else str(size)
 
 
 def _checked_layer(layer: Any) -> Any:
-    """The dtype of a layer's inputs."""
+    """Check that `layer` is a layer and return the dtype of its inputs."""
     if not isinstance(layer, Recurrent):
         raise TypeError(
             f"layer: expected a seqjax.nn.Recurrent, got {checks.brief(layer)}; "
-            "export_function exports anything else"
+            "use export_function for other models"
         )
     return layer.dtype or layer.param_dtype
 
@@ -292,14 +307,14 @@ def _batched(start: PyTree, size: Any) -> PyTree:
 
 
 def _with_state(artifact: Artifact, start: PyTree) -> Artifact:
-    """The artifact with a state to begin with; what is one array has a name there too."""
+    """Return the artifact with an initial state, which is stored as a dict of named arrays."""
     state = jax.tree.map(np.asarray, plain(start))
     artifact.manifest["dtypes"]["initial_state"] = dtypes_of(state)
     return dataclasses.replace(artifact, state=state)
 
 
 def _with_names(function: Callable[..., Any], names: Sequence[str]) -> Callable[..., Any]:
-    """The function with these names of arguments, for those who look."""
+    """Set the argument names that `inspect.signature` reports, and return the function."""
     kind = inspect.Parameter.POSITIONAL_ONLY
     signature = inspect.Signature([inspect.Parameter(name, kind) for name in names])
     function.__signature__ = signature  # type: ignore[attr-defined]

@@ -1,7 +1,9 @@
-"""Weights from and to other libraries: each module has `load`, which gives a layer, and `dump`.
+"""Conversion of weights from and to other libraries. There is one module for each library.
 
-`pytorch` (also safetensors), `keras`, `linen` and `nnx` of Flax, `haiku`, `equinox`, and `cudnn`,
-whose weights are one array. None of these libraries is needed to load or dump arrays.
+In each module, `load` converts weights of the other library to a layer of seqjax, and `dump`
+converts the weights of a layer of seqjax to the form of the other library. The modules are
+`pytorch` (also for safetensors), `keras`, `linen` and `nnx` (both of Flax), `haiku`, `equinox` and
+`cudnn`. The other library need not be installed to load or dump arrays.
 """
 
 from seqjax.interop import cudnn, equinox, haiku, keras, linen, nnx, pytorch

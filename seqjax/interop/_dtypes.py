@@ -1,4 +1,4 @@
-"""The dtypes of weights: the widest dtype of a source, and casts that must not overflow."""
+"""Functions for the dtypes of weights: the widest dtype, and casts that must not overflow."""
 
 import functools
 from collections.abc import Iterable, Mapping
@@ -14,7 +14,7 @@ __all__ = ["overflowing", "require_fitting", "widened", "widest"]
 
 
 def widest(arrays: Iterable[Any]) -> Any:
-    """Return the JAX dtype that holds the numbers of all arrays; None if there are no floats."""
+    """Return the JAX dtype to which all float arrays are promoted; None if no array is float."""
     dtypes = [a.dtype for a in arrays if jnp.issubdtype(a.dtype, jnp.floating)]
     if not dtypes:
         return None
@@ -22,7 +22,10 @@ def widest(arrays: Iterable[Any]) -> Any:
 
 
 def widened(arrays: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the arrays in float64, so that sums do not overflow; traced arrays in one dtype."""
+    """Return the arrays with float arrays converted to float64, so that sums do not overflow.
+
+    If the arrays are traced, float arrays are instead converted to their widest dtype.
+    """
     traced = checks.is_traced(dict(arrays))
     dtype = widest(arrays.values()) if traced else np.float64
     xp: Any = jnp if traced else np
@@ -33,12 +36,12 @@ def widened(arrays: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def overflowing(array: Any, dtype: Any) -> Any:
-    """Return the first finite number of an array that a dtype cannot hold; None if it holds all."""
+    """Return the first finite number of an array that does not fit into a dtype, or None."""
     return None if checks.is_traced(array) else checks.unfit(np.asarray(array), dtype)
 
 
 def require_fitting(name: str, array: Any, dtype: Any) -> None:
-    """Raises on a finite number that would become infinite in a dtype."""
+    """Raise if a finite number of the array would become infinite in the dtype."""
     found = overflowing(array, dtype)
     if found is not None:
         raise ValueError(f"{name}: expected numbers that fit into {jnp.dtype(dtype)}, got {found}")

@@ -1,4 +1,4 @@
-"""The configuration of Keras layers, also in files, converted to options of our layers."""
+"""Conversion of the configuration of Keras layers to options of our layers."""
 
 import json
 import re
@@ -33,7 +33,7 @@ _INSIDE = {
     "Functional": "pass the recurrent layers, such as model.layers[1]",
 }
 _MERGE_MODES = {"concat": "concat", "sum": "sum", "ave": "mean", "mul": "mul", None: "none"}
-# Keys of a wrapper's parts in its configuration, by the names of the parts in files.
+# A dict from the names of a wrapper's parts in files to their names in its configuration.
 _PARTS = {
     "forward_layer": "layer",
     "backward_layer": "backward_layer",
@@ -43,8 +43,8 @@ _PARTS = {
 
 
 def serialized(layer: Any) -> dict[str, Any]:
-    """Return the description of a Keras layer, as its files have it."""
-    # Check the class first: a user-defined layer may have no configuration.
+    """Return the class name and configuration of a Keras layer, in the form that files contain."""
+    # The class is checked first, because a user-defined layer may have no configuration.
     kind = _require_kind(type(layer).__name__)
     return {"class_name": kind, "config": layer.get_config()}
 
@@ -55,22 +55,22 @@ def is_bidirectional(layer: Mapping[str, Any]) -> bool:
 
 
 def configuration(layer: Any, *, backward: bool = False) -> dict[str, Any]:
-    """Return the options of our layer that computes what a Keras layer does.
+    """Return the options with which our layer computes the same as a Keras layer.
 
-    Among them are `reset_after` and, of layers of older versions, `time_major`.
+    The options include `reset_after` and, for layers of older versions of Keras, `time_major`.
 
     Args:
-      layer: its class_name and config.
-      backward: whether it is the second direction.
+      layer: a dict with the class_name and config of the Keras layer.
+      backward: whether the layer is the backward layer of a `Bidirectional`.
 
     Raises:
-      ValueError: it does what our layers do not.
+      ValueError: our layers cannot compute the same as the Keras layer.
     """
     if not (isinstance(layer, Mapping) and isinstance(layer.get("config"), Mapping)):
         raise ValueError(
             f"source: expected a layer's class_name and config, got {checks.brief(layer)}"
         )
-    # The registered name belongs to a user-defined class.
+    # Only a user-defined class has a registered name.
     kind = _require_kind(layer.get("registered_name") or layer.get("class_name"))
     config = layer["config"]
     if kind == "Bidirectional":
@@ -85,25 +85,29 @@ def configuration(layer: Any, *, backward: bool = False) -> dict[str, Any]:
 
 
 def _both(config: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the options of two directions."""
+    """Return the options of a `Bidirectional` layer."""
     told = configuration(config.get("layer"))
     other = config.get("backward_layer")  # if None, a copy of the first layer
     if other is not None and configuration(other, backward=True) != told:
-        raise ValueError("source: expected two directions that are alike, got different ones")
+        raise ValueError(
+            "source: expected two directions with the same configuration, got different ones"
+        )
     mode = config.get("merge_mode", "concat")
     if mode not in _MERGE_MODES:
-        raise ValueError(f"source: expected a known merge_mode, got {mode!r}")
+        known = ", ".join(map(repr, _MERGE_MODES))
+        raise ValueError(f"source: expected a merge_mode out of {known}, got {mode!r}")
     cell = config["layer"]["config"].get("cell")
     if isinstance(cell, Mapping) and cell.get("class_name") == "StackedRNNCells":
         raise ValueError(
             "source: expected one cell in each direction, got StackedRNNCells in a Bidirectional; "
-            "in seqjax both directions of a layer read both directions of the layer before"
+            "in seqjax each direction of a layer gets the outputs of both directions of the "
+            "previous layer"
         )
     return {**told, "merge_mode": _MERGE_MODES[mode]}
 
 
 def _cell(kind: str, config: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the options of one cell, whose kind may be that of a layer."""
+    """Return the options of one cell. `kind` is the class name of the cell or of its layer."""
     if _CELLS[kind] == "SimpleRNN":
         name = checks.require_name("activation", config.get("activation"), ACTIVATIONS)
         return {"activation": ACTIVATIONS[name]}
@@ -116,7 +120,7 @@ def _cell(kind: str, config: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _require(kind: str, config: Mapping[str, Any], expected: Mapping[str, Any]) -> None:
-    """Raises on what our layers do not do."""
+    """Raise if the value of an option is not the one that our layers implement."""
     for name, value in expected.items():
         if config.get(name) != value:
             raise ValueError(
@@ -125,18 +129,22 @@ def _require(kind: str, config: Mapping[str, Any], expected: Mapping[str, Any]) 
 
 
 def _require_kind(kind: Any) -> str:
-    """Returns the name of a class, or raises if it is not one of a recurrent layer."""
+    """Return a class name, or raise if it is not the name of a recurrent layer's class."""
     if kind in _INSIDE:
         raise ValueError(f"source: expected a recurrent layer, got a {kind}; {_INSIDE[kind]}")
     return checks.require_name("source", kind, _KINDS)
 
 
 def read_config(path: Path, prefix: str) -> Mapping[str, Any]:
-    """Return the description of the layer whose weights are at a path in a `.keras` file.
+    """Return the class name and configuration of one layer in a `.keras` file.
+
+    Args:
+      path: the path of the file.
+      prefix: the path of the layer in the file.
 
     Raises:
-      ValueError: the file cannot be read, or does not describe the layer, such as the file of a
-        model with a custom `call`.
+      ValueError: the file cannot be read, or it does not describe the layer. For example, the file
+        of a model with a custom `call` does not describe the model's layers.
     """
     with _trees.reading(path), zipfile.ZipFile(path) as archive:
         layer = json.loads(archive.read("config.json"))
@@ -151,19 +159,24 @@ def read_config(path: Path, prefix: str) -> Mapping[str, Any]:
         if not (isinstance(layer, Mapping) and isinstance(layer.get("config"), Mapping)):
             raise ValueError(
                 f"prefix: expected a layer that the config.json of {path} describes, got "
-                f"{prefix!r}; give the Keras layer itself, or a file .weights.h5 and the options"
+                f"{prefix!r}; pass the Keras layer itself, or a file .weights.h5 and the options"
             )
     found: Mapping[str, Any] = layer
     return found
 
 
 def by_name_in(text: str, name: str) -> Mapping[str, Any] | None:
-    """Return the layer of this name in the description of a model by an older version."""
+    """Return the layer with this name in the description of a model, or None.
+
+    Args:
+      text: the description of a model in JSON, written by an older version of Keras.
+      name: the name of the layer.
+    """
     queue = [json.loads(text)]
     while queue:
         layer = queue.pop()
         config = layer.get("config") if isinstance(layer, Mapping) else None
-        if isinstance(config, list):  # the first files of Keras 2 have the layers alone
+        if isinstance(config, list):  # the first files of Keras 2 have only a list of layers
             queue += config
         elif isinstance(config, Mapping):
             if config.get("name") == name:
@@ -175,7 +188,10 @@ def by_name_in(text: str, name: str) -> Mapping[str, Any] | None:
 
 
 def _by_name(layers: Any) -> dict[str, Any]:
-    """Return the layers of a model by their names in files: numbered class names."""
+    """Return a model's layers as a dict by the names that files use for the layers.
+
+    Each name is the class name, with a number if there are several layers of this class.
+    """
     named: dict[str, Any] = {}
     counts: dict[str, int] = {}
     for layer in layers if isinstance(layers, list) else ():

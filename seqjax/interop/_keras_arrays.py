@@ -1,4 +1,4 @@
-"""The arrays of Keras's `get_weights()`, split into cells, layers and directions."""
+"""Functions that split the arrays of Keras's `get_weights()` into cells, layers and directions."""
 
 import itertools
 from collections.abc import Sequence
@@ -12,39 +12,49 @@ from seqjax.interop import _dtypes
 
 __all__ = ["Arrays", "arrange", "split"]
 
-# Gates a unit of each kind of cell.
+# The number of gates of each kind of cell.
 _GATES = (1, 3, 4)
 Arrays = list[Any]
 
 
 def split(arrays: Sequence[Any], name: str) -> list[Arrays]:
-    """Return the arrays of each cell: kernel, recurrent kernel and, if there are biases, bias.
+    """Return the arrays of each cell: the kernel, the recurrent kernel and, if present, the bias.
+
+    Args:
+      arrays: the arrays of all cells, one after another.
+      name: the name of the source, for messages.
 
     Raises:
-      ValueError: the shapes are not those of recurrent cells alone.
+      ValueError: the arrays do not have the shapes of a list of recurrent cells.
     """
-    if len(arrays) in (2, 3):  # one cell, whose wrong shapes are named later
+    if len(arrays) in (2, 3):  # one cell; wrong shapes are found later
         return [_native(list(arrays), name)]
     for size in (3, 2):
         chunks = [list(arrays[i : i + size]) for i in range(0, len(arrays), size)]
         if chunks and all(len(chunk) == size and _is_cell(chunk) for chunk in chunks):
             return [_native(chunk, name) for chunk in chunks]
     raise ValueError(
-        f"{name}: expected the kernel, recurrent kernel and bias of recurrent layers alone, got "
+        f"{name}: expected the kernel, recurrent kernel and bias of recurrent layers only, got "
         f"{len(arrays)} arrays of the shapes {_shapes(arrays)}; pass a list with the get_weights() "
         "of each recurrent layer"
     )
 
 
 def arrange(cells: list[Arrays], bidirectional: bool | None, name: str) -> list[list[Arrays]]:
-    """Return the layers of a list of cells, each with one direction or two.
+    """Return a list of cells grouped into layers with one or two directions each.
 
-    The second layer of a stack has as many inputs as the first one has outputs; the second
-    direction of a layer has as many inputs as the first direction. If both are true, only the
-    user can decide.
+    In a stack, the number of inputs of a layer is the number of outputs of the previous layer. In a
+    bidirectional layer, both directions have the same number of inputs. If the shapes fit both a
+    stack and bidirectional layers, the user must pass `bidirectional`.
+
+    Args:
+      cells: the arrays of each cell.
+      bidirectional: whether each layer has two directions. If None, the shapes decide.
+      name: the name of the source, for messages.
 
     Raises:
-      ValueError: the shapes fit both, and `bidirectional` is None, or do not fit.
+      ValueError: the shapes do not fit the value of `bidirectional`, or `bidirectional` is None and
+        the shapes fit both True and False.
     """
     pairs = [cells[i : i + 2] for i in range(0, len(cells), 2)]
     both = all(_are_directions(pair) for pair in pairs) and all(
@@ -55,8 +65,8 @@ def arrange(cells: list[Arrays], bidirectional: bool | None, name: str) -> list[
     count = len(cells)
     if bidirectional is None and both and stack:
         raise ValueError(
-            f"{name}: ambiguous, the shapes fit a stack of {count} layers and {count // 2} "
-            "bidirectional; pass bidirectional=False or True"
+            f"{name}: ambiguous, the shapes fit a stack of {count} layers as well as {count // 2} "
+            "bidirectional layers; pass bidirectional=False or True"
         )
     chosen = both if bidirectional is None else bidirectional
     if not (both if chosen else stack):
@@ -83,7 +93,7 @@ def _units(cell: Arrays) -> int:
 
 
 def _is_cell(arrays: Arrays) -> bool:
-    """Return whether the shapes are those of a kernel, a recurrent kernel and perhaps a bias."""
+    """Return whether the arrays have the shapes of one cell's kernels and, if present, its bias."""
     kernel, recurrent, *bias = map(np.shape, arrays)
     if len(kernel) != 2 or len(recurrent) != 2 or 0 in (*kernel, *recurrent):
         return False
@@ -99,10 +109,11 @@ def _are_directions(pair: Sequence[Arrays]) -> bool:
 
 
 def _native(arrays: Arrays, name: str) -> Arrays:
-    """Return the arrays of a cell; `CuDNNLSTM` and `CuDNNGRU` become `LSTM` and `GRU`.
+    """Return the arrays of a cell, converted from `CuDNNLSTM` or `CuDNNGRU` to `LSTM` or `GRU`.
 
-    The layers of cuDNN have both biases in one vector, one after the other. The matrix of each gate
-    is transposed: the kernel has the shape `[I, H]`, but its numbers are in the order of `[H, I]`.
+    In `CuDNNLSTM` and `CuDNNGRU`, one vector contains the input bias and then the recurrent bias.
+    The matrix of each gate is transposed. A kernel has the shape `[I, H]`, but its numbers are in
+    the order of `[H, I]`.
     """
     if len(arrays) != 3 or not _is_cell(arrays):
         return arrays
@@ -120,7 +131,7 @@ def _native(arrays: Arrays, name: str) -> Arrays:
 
 
 def _sum(biases: Any, name: str) -> Any:
-    """Return the sum of two biases in their dtype."""
+    """Return the sum of two biases in the dtype of the biases."""
     if checks.is_traced(biases):
         return biases[0] + biases[1]
     both = np.asarray(biases, np.float64).sum(0)

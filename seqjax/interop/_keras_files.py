@@ -1,4 +1,4 @@
-"""The weights of a layer in the files of Keras: `.keras`, `.weights.h5` and older `.h5`."""
+"""Functions that read a layer's weights from Keras files: `.keras`, `.weights.h5`, older `.h5`."""
 
 import contextlib
 import re
@@ -16,7 +16,8 @@ __all__ = ["Found", "read"]
 
 _SUFFIXES = (".weights.h5", ".keras", ".h5", ".hdf5")
 _SIDES = ("forward_layer", "backward_layer")
-# The largest ratio that deflate reaches: a damaged file may claim any size.
+# The largest ratio of sizes that deflate reaches. A damaged file may declare any size, so the
+# declared sizes are checked with this ratio.
 _MOST_COMPRESSED = 1100
 
 
@@ -24,9 +25,9 @@ class Found(NamedTuple):
     """One layer in a file.
 
     Attributes:
-      arrays: as its `get_weights` gives them.
-      bidirectional: whether the cells are two directions of each layer; None if unknown.
-      config: the Keras layer as the file describes it; None if it does not.
+      arrays: the arrays that `get_weights()` of the layer returns.
+      bidirectional: whether each layer has two directions; None if unknown.
+      config: the class name and configuration of the layer; None if unknown.
     """
 
     arrays: list[Any]
@@ -35,20 +36,23 @@ class Found(NamedTuple):
 
 
 def read(path: Any, prefix: str, *, described: bool = True) -> Found:
-    """Return the layer at a path in a file.
+    """Return the arrays, the directions and the configuration of one layer in a file.
 
     Args:
-      path: of the file.
-      prefix: the path in it.
-      described: whether a file that has configurations must have one of this layer.
+      path: the path of the file.
+      prefix: the path of the layer in the file.
+      described: whether to read the configuration of the layer, if the file is a `.keras` file.
 
     Raises:
-      ValueError: nothing there, with the paths that are; a file that cannot be read.
+      ValueError: the file cannot be read, or it contains no layer at `prefix`. If there is no layer
+        at `prefix`, the message lists the paths of the layers in the file.
       ImportError: h5py is not installed.
     """
     path = local_path("path", path)
     if not path.name.endswith(_SUFFIXES):
-        raise ValueError(f"path: expected a file .weights.h5, .keras or .h5, got {path}")
+        raise ValueError(
+            f"path: expected a file whose name ends in .weights.h5, .keras or .h5, got {path}"
+        )
     prefix = prefix.strip("/")
     with _trees.reading(path), _opened(path) as file:
         root = file.get("model_weights", file)
@@ -61,11 +65,11 @@ def read(path: Any, prefix: str, *, described: bool = True) -> Found:
 
 @contextlib.contextmanager
 def _opened(path: Path) -> Iterator[Any]:
-    """Open the HDF5 file of weights."""
+    """Open the HDF5 file with the weights, which is a member of the archive in a `.keras` file."""
     try:
         import h5py  # type: ignore[import-untyped, unused-ignore]
     except ImportError as error:
-        raise ImportError('h5py is missing: pip install "seqjax[interop]"') from error
+        raise ImportError('reading this file needs h5py: pip install "seqjax[interop]"') from error
     with contextlib.ExitStack() as stack:
         file: Any = path
         if path.suffix == ".keras":
@@ -75,7 +79,7 @@ def _opened(path: Path) -> Iterator[Any]:
 
 
 def _current(file: Any, prefix: str) -> tuple[list[Any], bool]:
-    """Return the arrays at a path in Keras 3's format, and whether they are two directions."""
+    """Return the arrays of a layer in the format of Keras 3, and whether it has two directions."""
     place = file.get(prefix) if prefix else file
     if not hasattr(place, "keys"):
         raise SourceError(f"prefix: expected the path to a layer, got {prefix!r}{_hint(file)}")
@@ -88,14 +92,14 @@ def _current(file: Any, prefix: str) -> tuple[list[Any], bool]:
     if sides and any(len(cells) > 1 for cells in parts):
         raise SourceError(
             f"prefix: expected one cell in each direction of {prefix!r}, got several; in seqjax "
-            "both directions of a layer read the outputs of both directions of the layer before"
+            "each direction of a layer gets the outputs of both directions of the previous layer"
         )
     return [array for cells in parts for cell in cells for array in cell], bool(sides)
 
 
 def _cells(place: Any) -> list[list[Any]]:
-    """Return the arrays of each cell of a layer without directions."""
-    cell = place.get("cell", place)  # or the path leads to the cell itself
+    """Return the arrays of each cell of one direction."""
+    cell = place.get("cell", place)  # the path may lead to the cell itself
     if "cells" in cell:
         names = sorted(cell["cells"], key=_number)
         return [arrays for name in names for arrays in _cells(cell["cells"][name])]
@@ -113,7 +117,7 @@ def _number(name: str) -> int:
 
 
 def _legacy(file: Any, root: Any, prefix: str) -> Found:
-    """Return a layer of the format of Keras 2, by its name."""
+    """Return the layer with the name `prefix` from a file in the format of Keras 2."""
     prefix = prefix.removeprefix("model_weights/")
     place: Any = root.get(prefix) if prefix else None
     names = [] if place is None else [_text(name) for name in place.attrs.get("weight_names", ())]
@@ -131,7 +135,10 @@ def _legacy(file: Any, root: Any, prefix: str) -> Found:
 
 
 def _has_sides(names: list[str]) -> bool | None:
-    """Return whether the weights are those of a forward layer, then those of a backward one."""
+    """Return whether the names are those of a layer with two directions; None if unknown.
+
+    Such a layer has names for the forward direction, followed by names for the backward direction.
+    """
     sides = [re.search(r"(?:^|/)(forward|backward)_", name) for name in names]
     found = [match[1] for match in sides if match]
     half = len(names) // 2
@@ -143,12 +150,14 @@ def _has_sides(names: list[str]) -> bool | None:
 def _array(dataset: Any) -> Any:
     """Return the numbers of a dataset, or raise if the file is too small to hold them."""
     if dataset.nbytes > _MOST_COMPRESSED * dataset.id.get_storage_size():
-        raise ValueError(f"{dataset.name}: expected {dataset.nbytes} bytes; they are missing")
+        raise ValueError(
+            f"{dataset.name}: expected {dataset.nbytes} bytes, got a file that is too small"
+        )
     return dataset[()]
 
 
 def _hint(file: Any) -> str:
-    """Return a hint that lists the paths of recurrent layers in a file."""
+    """Return a hint with the paths of the recurrent layers in a file."""
     names: list[str] = []
     file.visit(names.append)
     sides = "|".join(_SIDES)

@@ -1,4 +1,4 @@
-"""Conversion between the weights of a stack of layers and our layers, for all libraries."""
+"""Conversion between the weights of our layers and the weights of any other library's layers."""
 
 import functools
 from collections.abc import Iterable, Mapping, Sequence
@@ -15,7 +15,7 @@ from seqjax.interop._schemes import OURS, Group, Scheme, Sizes, pack, select, un
 
 __all__ = ["agreed", "dump_layers", "load_layers"]
 
-# Options that follow from names, shapes or arguments of `load`.
+# The user must not pass these options, since the source or other arguments determine them.
 _FOLLOWING = (
     *("input_size", "hidden_size", "proj_size", "num_layers"),
     *("bidirectional", "use_bias", "reset_after"),
@@ -36,18 +36,20 @@ def load_layers(
     options: Mapping[str, Any],
     found: Mapping[str, Any] | None = None,
 ) -> nn.Recurrent:
-    """Return a layer with the weights of other libraries' layers.
+    """Return a layer with the weights of another library's layers.
 
     Args:
-      schemes: the library's.
-      layers: for each layer its directions, one or two, the forward one first.
-      into: the layer to fill; a new one if None.
-      options: what the user asks of a new layer.
-      found: options that the source tells, which neither `options` nor `into` may contradict.
+      schemes: the `Scheme` (layout of weights) of each cell of the library.
+      layers: for each layer, a list with the arrays of each of its one or two directions. The
+        forward direction comes first.
+      into: the layer to fill. By default, a new layer is created.
+      options: the options that the user passes for a new layer.
+      found: the options that the source specifies, such as its activation. If `options` or `into`
+        contradicts the options in `found`, an error is raised.
 
     Raises:
-      ValueError: an array is missing, unknown or of a wrong shape; `into` is another kind of layer;
-        an option that follows from the source, or contradicts it.
+      ValueError: an array is missing, unknown or of a wrong shape; `into` has another cell; the
+        user passes an option that the source determines; or an option contradicts the source.
     """
     found = dict(found or {})
     _require_open(options, found)
@@ -62,7 +64,10 @@ def load_layers(
     if into is None:
         into = _built(schemes, layers, {**found, **options})
     elif options:
-        raise ValueError(f"into: expected no options of a new layer, got {', '.join(options)}")
+        raise ValueError(
+            f"into: expected no options of a new layer, got {', '.join(options)}; the options of "
+            "`into` are used"
+        )
     else:
         _require_same(into, schemes, layers, found)
     values = []
@@ -73,8 +78,8 @@ def load_layers(
             scheme = select(schemes, group, prefer=type(cell))
             if scheme.cell is not type(cell):
                 raise ValueError(
-                    f"into: expected a layer of {scheme.cell.__name__}, which "
-                    f"{group.name(scheme.keys()[0])} belongs to, got one of {type(cell).__name__}"
+                    f"into: expected a layer of {scheme.cell.__name__}, the cell of "
+                    f"{group.name(scheme.keys()[0])}, got one of {type(cell).__name__}"
                 )
             _require_activation(asked, scheme, cell)
             wide = group._replace(arrays=_dtypes.widened(group.arrays))
@@ -85,7 +90,7 @@ def load_layers(
                 dtype = getattr(direction, name).dtype
                 _dtypes.require_fitting(_sources(scheme, group, name, dtype), array, dtype)
                 values.append((direction, name, jnp.asarray(array, dtype)))
-    for direction, name, array in values:  # only now, so that an error leaves `into` as it was
+    for direction, name, array in values:  # done last, so that an error leaves `into` unchanged
         setattr(direction, name, nnx.Param(array))
     return into
 
@@ -93,17 +98,20 @@ def load_layers(
 def dump_layers(
     library: str, schemes: Sequence[Scheme], layer: nn.Recurrent, *, concat: bool = False
 ) -> list[list[dict[str, Any]]]:
-    """Return the weights of a layer as a library arranges them: for each layer its directions.
+    """Return the weights of our layer in the layout of another library.
+
+    The result is a list of layers. Each layer is a list of the arrays of its directions.
 
     Args:
-      library: its name, for messages.
-      schemes: the library's; the first one of a kind of cell is taken.
-      layer: ours.
-      concat: whether the library knows no other way to join directions.
+      library: the name of the library, for messages.
+      schemes: the `Scheme` (layout of weights) of each cell of the library. The first scheme whose
+        cell is the layer's cell is used.
+      layer: our layer.
+      concat: whether the library can only concatenate the outputs of two directions.
 
     Raises:
-      TypeError: not a `seqjax.nn.Recurrent`.
-      ValueError: a cell, an option or a bias that the library does not have.
+      TypeError: `layer` is not a `seqjax.nn.Recurrent`.
+      ValueError: `layer` has a cell, an option or a bias that the library does not have.
     """
     if not isinstance(layer, nn.Recurrent):
         raise TypeError(f"layer: expected a seqjax.nn.Recurrent, got {checks.brief(layer)}")
@@ -113,7 +121,7 @@ def dump_layers(
     if scheme is None:
         known = dict.fromkeys(scheme.cell.__name__ for scheme in schemes)
         raise ValueError(
-            f"layer: expected a cell that {library} has, {', '.join(known)}; got {kind.__name__}"
+            f"layer: expected a cell that {library} has ({', '.join(known)}), got {kind.__name__}"
         )
     _require_activation("layer", scheme, cell)
     _require_plain(library, layer, concat)
@@ -127,19 +135,22 @@ def dump_layers(
             traced = checks.is_traced(params)
             params = params if traced else jax.tree.map(np.asarray, params)
             blocks = unpack(OURS[kind], group._replace(arrays=params), sizes)
-            # Every library has a place for b.
+            # Every library has a bias like our b, but some have none like b_hn.
             arrays = pack(scheme, blocks, sizes, group.name("b_hn"), bias=bias)
-            if not traced:  # copies, since a view could be neither written to nor saved
+            if not traced:  # copy the arrays, because some views are read-only or cannot be saved
                 arrays = {key: np.array(array, order="C") for key, array in arrays.items()}
             dumped[-1].append(arrays)
     return dumped
 
 
 def agreed(told: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
-    """Return the options that all parts of a source agree on, for `found` of `load_layers`.
+    """Merge the options that the parts of a source specify, for `found` of `load_layers`.
+
+    Args:
+      told: the options that each part of the source specifies.
 
     Raises:
-      ValueError: they do not tell the same.
+      ValueError: two parts specify different values of an option.
     """
     found: dict[str, Any] = {}
     for part in told:
@@ -155,11 +166,12 @@ def agreed(told: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
 def _built(
     schemes: Sequence[Scheme], layers: Sequence[Sequence[Group]], options: dict[str, Any]
 ) -> nn.Recurrent:
-    """Return a new layer of the sizes that the first direction has, with no values yet."""
+    """Return a new layer with the sizes of the source. Its parameters do not have values yet."""
     for name in ("norm", "learned_initial_state"):
         if options.get(name):
             raise ValueError(
-                f"{name}: expected a layer with it as into, since it has parameters of its own"
+                f"{name}: expected no such option of a new layer, got {options[name]!r}, which has "
+                "parameters of its own; create the layer and pass it as into"
             )
     scheme = select(schemes, layers[0][0])
     sizes = scheme.require_sizes(layers[0][0])
@@ -171,13 +183,13 @@ def _built(
     if scheme.cell is cells.Elman and "activation" not in options:
         raise ValueError(
             "activation: expected the activation of the simple recurrent layer, which its weights "
-            "do not tell, got none; pass activation='tanh', or what the layer was made with"
+            "do not contain, got none; pass activation='tanh' or another, as in the source"
         )
     if scheme.cell is cells.ProjectedLSTM:
         options["proj_size"] = sizes.recurrent
     if scheme.cell is cells.ChoGRU:
         options["reset_after"] = False
-    if dtype is not None:  # else unpacking says what is wrong
+    if dtype is not None:  # else `unpack` raises
         options.setdefault("param_dtype", dtype)
     build = functools.partial(
         _LAYERS[scheme.cell],
@@ -188,19 +200,23 @@ def _built(
         use_bias=_has_bias(schemes, layers),
         **options,
     )
-    # Random values would be overwritten.
+    # Only shapes are computed, since random values would be overwritten.
     layer: nn.Recurrent = nnx.eval_shape(lambda: build(rngs=nnx.Rngs(0)))
     return layer
 
 
 def _has_bias(schemes: Sequence[Scheme], layers: Sequence[Sequence[Group]]) -> bool:
-    """Return whether a source has biases; all directions have them, or none has."""
+    """Return whether a source has biases. Either all directions have biases or none of them has."""
     groups = [group for directions in layers for group in directions]
     return any(scheme.has_bias(group) for scheme in schemes for group in groups)
 
 
 def _sources(scheme: Scheme, group: Group, name: str, dtype: Any) -> str:
-    """Return the names of the arrays that make one of ours; only those too large, if any are."""
+    """Return the names of the source's arrays that form our array `name`, for messages.
+
+    If some of the arrays contain numbers that do not fit into `dtype`, only the names of those
+    arrays are returned.
+    """
     ours = next(field for field in OURS[scheme.cell].fields if field.key == name)
     parts = {*ours.parts.split()}
     fields = [
@@ -222,16 +238,18 @@ def _sizes(cell: Any) -> Sizes:
 
 
 def _require_open(options: Mapping[str, Any], found: Mapping[str, Any]) -> None:
-    """Raises on options that the user must not pass."""
+    """Raise if the user passes an option that the source determines or contradicts."""
     for name, value in options.items():
         if name in _FOLLOWING:
-            raise ValueError(f"{name}: follows from source; expected no such option, got {value!r}")
+            raise ValueError(
+                f"{name}: expected no such option, since the source determines it, got {value!r}"
+            )
         if name in found and found[name] != value:
             raise ValueError(f"{name}: expected {found[name]!r} as in source, got {value!r}")
 
 
 def _require_all_biases(schemes: Sequence[Scheme], layers: Sequence[Sequence[Group]]) -> None:
-    """Raises if some directions have biases and others have none."""
+    """Raise if some directions have biases and others have none."""
     known = {field.key for scheme in schemes for field in scheme.fields if field.is_bias}
     groups = [group for directions in layers for group in directions if group.arrays]
     biases = [[key for key in group.arrays if key in known] for group in groups]
@@ -240,13 +258,13 @@ def _require_all_biases(schemes: Sequence[Scheme], layers: Sequence[Sequence[Gro
         if biased is not None and not keys:
             key = biases[biased][0]
             raise ValueError(
-                f"{group.name(key)}: expected a bias, as there is {groups[biased].name(key)}; "
-                "it is missing"
+                f"{group.name(key)}: expected a bias, since there is {groups[biased].name(key)}, "
+                "got none"
             )
 
 
 def _require_one_kind(schemes: Sequence[Scheme], layers: Sequence[Sequence[Group]]) -> None:
-    """Raises if the layers are of different cells."""
+    """Raise if the layers and directions have different kinds of cells."""
     first, *others = [group for directions in layers for group in directions]
     scheme = select(schemes, first)
     for group in others:
@@ -255,12 +273,13 @@ def _require_one_kind(schemes: Sequence[Scheme], layers: Sequence[Sequence[Group
             raise ValueError(
                 "source: expected one kind of cell in all layers and directions, got "
                 f"{scheme.cell.__name__} with {first.name(scheme.keys()[0])} and "
-                f"{other.cell.__name__} with {group.name(other.keys()[0])}; load each on its own"
+                f"{other.cell.__name__} with {group.name(other.keys()[0])}; load each layer on its "
+                "own"
             )
 
 
 def _require_one_size(schemes: Sequence[Scheme], layers: Sequence[Sequence[Group]]) -> None:
-    """Raises if the layers are whole, but of different hidden sizes."""
+    """Raise if directions have different hidden sizes, although the arrays of each are valid."""
     groups = [group for directions in layers for group in directions]
     chosen = [select(schemes, group) for group in groups]
     pairs = list(zip(chosen, groups, strict=True))
@@ -278,7 +297,7 @@ def _require_same(
     layers: Sequence[Sequence[Group]],
     found: Mapping[str, Any],
 ) -> None:
-    """Raises unless `into` is built like the source."""
+    """Raise if an option of `into` differs from the source."""
     if not isinstance(into, nn.Recurrent):
         raise TypeError(f"into: expected a seqjax.nn.Recurrent, got {checks.brief(into)}")
     ours = {name: getattr(into.cell, name, getattr(into, name, None)) for name in found}
@@ -287,15 +306,15 @@ def _require_same(
     for name, value in theirs.items():
         if ours[name] != value:
             raise ValueError(f"into: expected {name}={value!r} as in source, got {ours[name]!r}")
-    # The other way round, biases of zeros fit into a layer without: `pack` looks at the numbers.
+    # If only the source has biases, they must be zeros. `pack` checks this.
     if getattr(into.cell, "use_bias", False) and not _has_bias(schemes, layers):
         raise ValueError(
-            "into: expected use_bias=False as in source, which has no biases; got True"
+            "into: expected use_bias=False as in source, which has no biases, got True"
         )
 
 
 def _require_activation(name: str, scheme: Scheme, cell: Any) -> None:
-    """Raises if the library has no such activation."""
+    """Raise if the library does not have the activation of a cell."""
     if scheme.activations and cell.activation not in scheme.activations:
         raise ValueError(
             f"{name}: expected the activation {' or '.join(scheme.activations)}, "
@@ -304,10 +323,10 @@ def _require_activation(name: str, scheme: Scheme, cell: Any) -> None:
 
 
 def _require_plain(library: str, layer: nn.Recurrent, concat: bool) -> None:
-    """Raises if the layer does more than a library's layer with the same weights."""
+    """Raise if the layer has an option that the layers of the library do not have."""
     wrong = {
         "norm": layer.norm is not None,
-        "zoneout": any(each.options.zoneout for each in layer.layers),  # in evaluation too
+        "zoneout": any(each.options.zoneout for each in layer.layers),  # it affects evaluation too
         "residual": any(each.options.residual for each in layer.layers),
         "learned_initial_state": any(d._state_names for l in layer.layers for d in _directions(l)),
         f"merge_mode={layer.merge_mode!r}": concat
@@ -316,4 +335,6 @@ def _require_plain(library: str, layer: nn.Recurrent, concat: bool) -> None:
     }
     for option, is_set in wrong.items():
         if is_set:
-            raise ValueError(f"layer: expected what {library} has too, got a layer with {option}")
+            raise ValueError(
+                f"layer: expected options that {library} supports, got a layer with {option}"
+            )

@@ -1,4 +1,4 @@
-"""The configuration of Flax NNX modules, converted to options of our layers."""
+"""Conversion of the configuration of Flax NNX modules to options of our layers."""
 
 import operator
 from typing import Any
@@ -21,29 +21,32 @@ _MERGES: tuple[tuple[Any, str], ...] = (
 
 
 def configuration(module: Any, *, backward: bool = False) -> dict[str, Any]:
-    """Return the options, with `time_major`, of a layer that computes what a module does.
+    """Return the options with which our layer computes the same as an NNX module.
+
+    The options include `time_major`.
 
     Args:
-      module: a cell, `RNN`, `Bidirectional`, or one that names its parts as these do.
-      backward: whether it is the second direction of a pair of modules.
+      module: a cell, an `RNN`, a `Bidirectional`, or a module whose parts have the same names as
+        those of an `RNN` or `Bidirectional`.
+      backward: whether the module is the backward direction of a pair of modules.
 
     Raises:
-      ValueError: it does what our layers do not.
+      ValueError: our layers cannot compute the same as the module.
     """
     sides = [getattr(module, side, None) for side in SIDES]
-    if None not in sides:  # `Bidirectional` decides the directions, not its parts
+    if None not in sides:  # the directions need no check, since `Bidirectional` sets them
         return agreed([_cell_of(side) for side in sides]) | _both(module)
     if isinstance(module, nnx.RNN) and module.reverse and not (backward and module.keep_order):
         raise ValueError(
-            "source: expected an RNN from the first step on, or as the backward one of a pair with "
-            f"keep_order, got reverse=True, keep_order={module.keep_order}"
+            "source: expected an RNN with reverse=False, or the backward RNN of a pair with "
+            f"keep_order=True, got reverse=True, keep_order={module.keep_order}"
         )
     layout = {"time_major": module.time_major} if isinstance(module, nnx.RNN) else {}
     return _cell_of(module) | layout
 
 
 def _cell_of(module: Any) -> dict[str, Any]:
-    """Return the options that the cell of one direction states."""
+    """Return the options that the cell of one direction specifies."""
     if isinstance(module, nnx.RNNCellBase):
         return _cell(module)
     cell = getattr(module, "cell", None)
@@ -51,25 +54,25 @@ def _cell_of(module: Any) -> dict[str, Any]:
 
 
 def _both(module: Any) -> dict[str, Any]:
-    """Return the options that a module of two directions states."""
+    """Return the options that a `Bidirectional` module specifies."""
     if not isinstance(module, nnx.Bidirectional):
         return {}
     modes = [mode for function, mode in _MERGES if module.merge_fn is function]
     if not modes:
         raise ValueError(
-            "source: expected merge_fn to be the default or the add or multiply of jax.numpy or "
-            f"operator, got {module.merge_fn}; nnx.state(module) goes with any merge_mode="
+            "source: expected merge_fn to be the default, or an add or multiply of jax.numpy or "
+            f"operator, got {module.merge_fn}; pass nnx.state(module) and the merge_mode= you need"
         )
     return {"merge_mode": modes[0], "time_major": module.time_major}
 
 
 def _cell(cell: Any) -> dict[str, Any]:
-    """Return the options that a cell states."""
+    """Return the options that a cell specifies."""
     if type(cell) not in _CELLS:
         names = ", ".join(known.__name__ for known in _CELLS)
-        raise ValueError(f"source: expected one of {names}; got {type(cell).__name__}")
+        raise ValueError(f"source: expected one of {names}, got {type(cell).__name__}")
     if getattr(cell, "carry_init", None) not in (None, nnx.initializers.zeros_init()):
-        raise ValueError(f"source: expected a carry_init of zeros, got {cell.carry_init}")
+        raise ValueError(f"source: expected carry_init to be zeros, got {cell.carry_init}")
     if isinstance(cell, nnx.SimpleCell):
         if cell.residual:
             raise ValueError("source: expected a SimpleCell without residual, got one with it")

@@ -1,9 +1,11 @@
-"""Schemes that describe how a library arranges the weights of one direction, and conversions.
+"""Schemes and conversions between them.
 
-Every library holds the same numbers: for each gate a block of the input weights, one of the
-recurrent weights and one or two biases. A `Scheme` gives their names, the order of the gates and
-the orientation of the matrices. `unpack` takes arrays apart into blocks, `pack` puts blocks
-together; our own arrangement is a scheme like any other.
+A scheme describes how a library arranges the weights of a cell in arrays. All libraries store the
+same numbers. Each gate has a block of input weights, a block of recurrent weights, and one or two
+biases. A `Scheme` describes one direction of a layer. It contains the names of the arrays, the
+order of the gates and the orientation of the matrices. `unpack` splits arrays into blocks, and
+`pack` forms arrays from blocks. Schemes also describe the arrangement of the weights in our own
+cells.
 """
 
 import dataclasses
@@ -18,45 +20,62 @@ from seqjax.types import Shape
 
 __all__ = ["Field", "Group", "OURS", "Scheme", "Sizes", "pack", "select", "unpack"]
 
-# The parts of a cell: the products' matrices, the biases added to each product, the projection.
+# The parts that are vectors: the biases added to the input product and to the recurrent product.
 BIASES = ("b_ih", "b_hh")
 Blocks = dict[tuple[str, str], Any]
 
 
 class Sizes(NamedTuple):
-    """The sizes that determine all shapes: I, H, and P (equal to H without a projection)."""
+    """The input size I, the hidden size H and the projected size P, which determine all shapes.
+
+    Without a projection, P equals H.
+    """
 
     input: int
     hidden: int
     recurrent: int
 
     def rows(self, part: str) -> int:
-        """Return the number of rows of a part's blocks, which have H columns (the projection P)."""
+        """Return the number of rows of the blocks of a part, such as "w_ih".
+
+        The blocks of a projection have P columns; all other blocks have H columns.
+        """
         known = {"w_ih": self.input, "w_hh": self.recurrent, "w_hr": self.hidden}
         return known.get(part, 1)
 
 
 class Group(NamedTuple):
-    """The arrays of one direction, by a scheme's keys; `before` and `after` make full names."""
+    """The arrays of one direction.
+
+    Attributes:
+      arrays: a dict from the key of a `Field` to its array.
+      before: the text before a key in the full name of an array.
+      after: the text after the key.
+    """
 
     arrays: Mapping[str, Any]
     before: str = ""
     after: str = ""
 
     def name(self, key: str) -> str:
-        """Return the name that the user knows an array by."""
+        """Return the full name of an array, for messages."""
         return f"{self.before}{key}{self.after}"
 
 
 @dataclasses.dataclass(frozen=True)
 class Field:
-    """One array of a library: the parts below each other, the gates beside each other.
+    """The description of one array of a library.
+
+    Parts, such as input and recurrent weights, are stacked along the rows of the array. The gates
+    of a part are side by side along the columns.
 
     Attributes:
-      key: its name.
-      parts: one of w_ih, w_hh, w_hr, b_ih, b_hh; or two of a kind with a space between.
-      gates: in their order, a letter each; a blank for the projection, which has none.
-      transposed: whether the gates are the first axis.
+      key: the name of the array.
+      parts: the parts that the array contains: one of w_ih, w_hh, w_hr, b_ih, b_hh; or two
+        matrices or two biases, separated by a space.
+      gates: the letters of the gates, in the order of the array. A projection has no gates, so its
+        `gates` is a space.
+      transposed: whether the gates are along the first axis.
     """
 
     key: str
@@ -70,7 +89,7 @@ class Field:
 
     @property
     def slots(self) -> list[tuple[str, str]]:
-        """The blocks it holds."""
+        """The keys of the array's blocks, which are pairs of a part and a gate."""
         return [(part, gate) for part in self.parts.split() for gate in self.gates]
 
     def shape(self, sizes: Sizes) -> Shape:
@@ -82,7 +101,7 @@ class Field:
         return (columns, rows) if self.transposed else (rows, columns)
 
     def matrix(self, group: Group) -> Any:
-        """Return the array with gates along the columns; a vector is one row."""
+        """Return the array as a matrix with gates along the columns. A vector becomes one row."""
         array = group.arrays[self.key]
         rank = 1 if self.parts in BIASES else 2
         if np.ndim(array) != rank:
@@ -96,15 +115,17 @@ class Field:
 
 @dataclasses.dataclass(frozen=True)
 class Scheme:
-    """The arrangement of the weights of one kind of cell in a library.
+    """The layout that a library uses for the weights of one kind of cell.
 
     Attributes:
-      cell: ours, of the same equations.
-      fields: the arrays.
-      optional_bias: whether the library has the cell without biases too.
-      negated: gates with the opposite meaning: theirs are 1 - ours, and σ(-z) = 1 - σ(z).
-      forget_bias: what the library adds to the forget gate besides the biases it stores.
-      activations: the only ones the library has, its default first; any if empty.
+      cell: our cell with the same equations.
+      fields: the descriptions of the library's arrays.
+      optional_bias: whether the library also has this cell without biases.
+      negated: the letters of the gates whose value in the library is 1 - g if our gate has the
+        value g. The signs of these gates' weights are changed, since σ(-z) = 1 - σ(z).
+      forget_bias: the number that the library adds to the forget gate in addition to its biases.
+      activations: the activations that the library has. The first one is the library's default. An
+        empty tuple means that all activations are allowed.
     """
 
     cell: type[Any]
@@ -118,11 +139,14 @@ class Scheme:
         return [field.key for field in self.fields if bias or not field.is_bias]
 
     def field(self, part: str) -> Field:
-        """Return the first array that holds a part."""
+        """Return the first field that contains a part."""
         return next(field for field in self.fields if part in field.parts.split())
 
     def sizes(self, group: Group) -> Sizes:
-        """Return the sizes, from few shapes; only the input weights must be there."""
+        """Return the sizes, derived from the shapes of the weights.
+
+        Only the input weights must be present.
+        """
         w_hh, w_ih = self.field("w_hh"), self.field("w_ih")
         whole = w_hh.key in group.arrays
         square = w_hh if whole else w_ih
@@ -133,12 +157,12 @@ class Scheme:
             if w_hr.key in group.arrays:
                 recurrent = w_hr.matrix(group).shape[1]
             elif whole:
-                recurrent = min(rows, hidden)  # a projection makes the state smaller
+                recurrent = min(rows, hidden)  # P is never greater than H
         inputs = w_ih.matrix(group).shape[0]
         return Sizes(inputs - recurrent if w_ih is w_hh else inputs, hidden, recurrent)
 
     def require_sizes(self, group: Group) -> Sizes:
-        """Return the sizes, or raise `ValueError` with the name of an array that has size 0."""
+        """Return the sizes. If a size is 0, raise `ValueError` with the name of an array."""
         sizes = self.sizes(group)
         units = f" besides {sizes.recurrent} hidden units"
         beside = units if self.field("w_ih") is self.field("w_hh") else ""
@@ -159,14 +183,23 @@ class Scheme:
         return any(field.is_bias and field.key in group.arrays for field in self.fields)
 
     def fits(self, group: Group, fields: Iterable[Field]) -> bool:
-        """Return whether the shapes of these arrays fit each other."""
+        """Return whether the shapes of the group's arrays in these fields fit together."""
         sizes = self.sizes(group)
         present = [field for field in fields if field.key in group.arrays]
         return all(np.shape(group.arrays[f.key]) == f.shape(sizes) for f in present)
 
 
 def select(schemes: Sequence[Scheme], group: Group, prefer: type[Any] | None = None) -> Scheme:
-    """Return the scheme of a direction's arrays, found from their names and shapes."""
+    """Return the scheme that fits the names and shapes of a direction's arrays.
+
+    Args:
+      schemes: the `Scheme` (layout of weights) of each cell of the library.
+      group: the arrays of the direction.
+      prefer: our cell whose scheme is chosen if several schemes fit.
+
+    Raises:
+      ValueError: no scheme fits.
+    """
     wanted = [(s, s.keys(bias=b)) for s in schemes for b in (True, False) if b or s.optional_bias]
     found = set(group.arrays)
     matching = [scheme for scheme, keys in wanted if found == set(keys)]
@@ -175,7 +208,7 @@ def select(schemes: Sequence[Scheme], group: Group, prefer: type[Any] | None = N
         if scheme.fits(group, scheme.fields):
             return scheme
     if not (matching and matching[0].cell is prefer):
-        # The shapes may fit a cell, while one of its names is missing or unknown.
+        # One name may be missing or unknown. Then the shapes of the other arrays show the cell.
         near = [
             keys
             for scheme, keys in wanted
@@ -186,7 +219,7 @@ def select(schemes: Sequence[Scheme], group: Group, prefer: type[Any] | None = N
     for scheme in matching:
         known = len(matching) == 1 or scheme.cell is prefer
         if known or scheme.fits(group, [scheme.field("w_hh")]):
-            return scheme  # unpacking it says which shape is wrong
+            return scheme  # `unpack` raises an error that names the wrong shape
     field = matching[0].field("w_hh")
     gates = sorted({len(scheme.field("w_hh").gates) for scheme in matching})
     raise ValueError(
@@ -196,18 +229,23 @@ def select(schemes: Sequence[Scheme], group: Group, prefer: type[Any] | None = N
 
 
 def _odd_name(group: Group, wanted: Iterable[Sequence[str]]) -> str:
-    """Return the message about a missing or unknown name, by the most similar set of names."""
+    """Return the error message about a missing or unknown name.
+
+    The message lists the array names of the cell whose array names are the most similar.
+    """
     found = set(group.arrays)
     keys = min(wanted, key=lambda keys: len(found ^ set(keys)))
     odd = sorted(found - set(keys)) or [key for key in keys if key not in found]
     state = "it is missing"
     if odd[0] in found:
-        state = "no such name is known; leave it out of the source if it is no part of the layer"
+        state = (
+            "this name is unknown; leave it out of the source if it does not belong to the layer"
+        )
     return f"{group.name(odd[0])}: expected {', '.join(map(group.name, keys))}; {state}"
 
 
 def unpack(scheme: Scheme, group: Group, sizes: Sizes) -> Blocks:
-    """Return the blocks of a direction's arrays, in the meaning that our cells give to gates."""
+    """Split a direction's arrays into blocks, and convert them to the equations of our cells."""
     blocks: Blocks = {}
     for field in scheme.fields:
         if field.key not in group.arrays:
@@ -232,17 +270,17 @@ def unpack(scheme: Scheme, group: Group, sizes: Sizes) -> Blocks:
 
 
 def pack(scheme: Scheme, blocks: Blocks, sizes: Sizes, name: str, *, bias: bool) -> Any:
-    """Return the arrays of a direction from its blocks, by the scheme's keys.
+    """Form the arrays of a direction from its blocks, and return a dict by the scheme's keys.
 
     Args:
-      scheme: how to arrange them.
-      blocks: as from `unpack`.
-      sizes: of the cell.
-      name: of the bias that may have no place.
-      bias: whether to give biases: zeros, if there are none in the blocks.
+      scheme: the layout of the arrays.
+      blocks: the blocks that `unpack` returns.
+      sizes: the sizes of the cell.
+      name: the name of the bias that the scheme may lack, for messages.
+      bias: whether to return biases. If there are no blocks for the biases, the biases are zeros.
 
     Raises:
-      ValueError: a bias that is not zero and has no place in the scheme.
+      ValueError: the blocks contain a bias that is not zero and that the scheme lacks.
     """
     fields = [field for field in scheme.fields if bias or not field.is_bias]
     slots = {slot for field in fields for slot in field.slots}
@@ -262,11 +300,11 @@ def pack(scheme: Scheme, blocks: Blocks, sizes: Sizes, name: str, *, bias: bool)
 def _settled(
     scheme: Scheme, blocks: Blocks, slots: set[tuple[str, str]], sizes: Sizes, name: str
 ) -> Blocks:
-    """Return the blocks with biases where the scheme has a place for them.
+    """Return the blocks, with biases only where the scheme has biases.
 
-    A gate only uses the sum of its two biases, so the first place gets the sum, and a second place
-    gets zeros. The candidate of a GRU is different: there the reset gate multiplies the recurrent
-    bias.
+    A gate uses only the sum of its two biases. So the scheme's first bias becomes the sum of both
+    biases, and its second bias becomes zero. The candidate gate of a GRU is an exception: its two
+    biases stay separate, because the reset gate multiplies the recurrent bias.
     """
     settled = {slot: block for slot, block in blocks.items() if slot[0] not in BIASES}
     like = next(iter(settled.values()))
@@ -281,15 +319,15 @@ def _settled(
             elif checks.is_traced(block) or np.any(block):
                 product = {"b_ih": "input", "b_hh": "recurrent"}[part]
                 raise ValueError(
-                    f"{name}: expected zeros, as there is no place for a bias on the "
-                    f"{product} product of gate {gate}, got one of other numbers"
+                    f"{name}: expected zeros, since the target has no bias on the "
+                    f"{product} product of gate {gate}, got other numbers"
                 )
     zeros = np.zeros((1, sizes.hidden), like.dtype)
     return {slot: zeros for slot in slots if slot[0] in BIASES} | settled
 
 
 def _turned(scheme: Scheme, blocks: Blocks, forget_bias: float) -> Blocks:
-    """Return blocks with the signs of negated gates changed and `forget_bias` added."""
+    """Change the signs of negated gates, add `forget_bias`, and return the new blocks."""
     turned = {slot: -b if slot[1] in scheme.negated else b for slot, b in blocks.items()}
     if forget_bias:
         bias = turned["b_ih", "f"]
@@ -298,7 +336,7 @@ def _turned(scheme: Scheme, blocks: Blocks, forget_bias: float) -> Blocks:
 
 
 def _joined(arrays: Sequence[Any], axis: int) -> Any:
-    """Concatenate arrays; in NumPy, which keeps every dtype, unless JAX is tracing."""
+    """Concatenate arrays with JAX if they are traced, and otherwise with NumPy to keep dtypes."""
     if len(arrays) == 1:
         return arrays[0]
     return (jnp if checks.is_traced(arrays) else np).concatenate(arrays, axis)
@@ -326,4 +364,7 @@ OURS: dict[type[Any], Scheme] = {
         _ours(cells.ChoGRU, "rzn", Field("w_hn", "w_hh", "n"), recurrent="rz"),
     )
 }
-"""The cells that other libraries have too."""
+"""A dict from our cells to their schemes.
+
+The dict contains only cells that at least one other library has.
+"""

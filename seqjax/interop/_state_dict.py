@@ -1,4 +1,7 @@
-"""State dicts of PyTorch, in files and in memory, also with names that wrappers changed."""
+"""Functions that read PyTorch's state dicts from files or memory.
+
+Names that wrappers of modules have changed are recognised, too.
+"""
 
 import re
 from collections.abc import Iterable, Iterator, Mapping
@@ -19,43 +22,53 @@ NAME = re.compile(
     r"(?P<key>(?:weight|bias)_(?:ih|hh|hr))(?P<suffix>(?:_l(?P<layer>\d+)(?:_reverse)?)?)"
 )
 _WEIGHT = r"(?:weight|bias)_(?:ih|hh|hr)(?:_l\d+(?:_reverse)?)?"
-# The two parts of a weight normalisation, by a hook or as a parametrization.
+# Weight normalisation splits a weight into two arrays. The first pattern matches the names that
+# PyTorch's hook gives them, and the second pattern the names that a parametrization gives them.
 _PARTS = (
     (re.compile(rf"((?:.*\.)?)({_WEIGHT})_([gv])"), "gv"),
     (re.compile(rf"((?:.*\.)?)parametrizations\.({_WEIGHT})\.original([01])"), "01"),
 )
-# Components that wrappers of modules add to names.
+# Wrappers of modules add these components to names.
 _WRAPPERS = ("_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module")
-_COUNTER = "n_averaged"  # of AveragedModel
+_COUNTER = "n_averaged"  # a name that AveragedModel adds
 _DTYPES = ("F64", "F32", "F16", "BF16")
 _HINTS = {
-    r"_packed_params|_packed_weight|_all_weight_values|[ih]gates\.": "these are of a quantised "
-    "module; take the state_dict of the model before it was quantised",
-    r"parametrizations\.|_(orig|u|v|g)$": "these are of a parametrised weight; call "
+    r"_packed_params|_packed_weight|_all_weight_values|[ih]gates\.": "this name is from a "
+    "quantised module; use the state_dict of the model before it was quantised",
+    r"parametrizations\.|_(orig|u|v|g)$": "this name is from a parametrised weight; call "
     "torch.nn.utils.parametrize.remove_parametrizations (or remove_spectral_norm, "
-    "remove_weight_norm) on the module before its state_dict",
-    r"_raw$": "these are of a weight with dropout, which is under the name without '_raw'; rename "
-    "it, and remove the other copy",
+    "remove_weight_norm) on the module before you call state_dict",
+    r"_raw$": "this is a weight before dropout; rename it to the name without '_raw', and remove "
+    "the other copy",
 }
 
 
 class Stored(NamedTuple):
-    """The stored names of one array: one name, or those of a magnitude and a direction."""
+    """The names under which one array is stored.
+
+    Most arrays have one name. Under weight normalisation, an array has two: the name of its
+    magnitude and the name of its direction.
+    """
 
     names: tuple[str, ...]
 
 
 class _File(Mapping[str, Any]):
-    """The tensors of a file .safetensors, each read when it is asked for."""
+    """A mapping from names to the tensors of a `.safetensors` file.
+
+    Each tensor is read when it is accessed.
+    """
 
     def __init__(self, path: Path) -> None:
         try:
             from safetensors import safe_open
         except ImportError as error:
-            raise ImportError('safetensors is missing: pip install "seqjax[interop]"') from error
+            raise ImportError(
+                'reading this file needs safetensors: pip install "seqjax[interop]"'
+            ) from error
         self._path = path
         with _trees.reading(path):
-            # As JAX's arrays, since NumPy alone has no bfloat16.
+            # The file is opened for JAX, because NumPy by itself has no bfloat16.
             self._file: Any = safe_open(path, framework="flax")
             self._names = list(self._file.keys())
 
@@ -69,7 +82,7 @@ class _File(Mapping[str, Any]):
                     f"{name}: expected floating-point numbers, got {dtype}; a quantised "
                     "model must be converted to float32 first"
                 )
-            if dtype == "F64":  # JAX would silently convert it to float32
+            if dtype == "F64":  # JAX would silently convert float64 to float32
                 from safetensors import safe_open
 
                 with safe_open(self._path, framework="numpy") as file:
@@ -84,17 +97,21 @@ class _File(Mapping[str, Any]):
 
 
 def opened(source: Any) -> Mapping[str, Any]:
-    """Return a state dict, or a mapping that reads one from a file.
+    """Return a mapping from names to arrays.
+
+    If the source is a mapping, it is returned unchanged. If the source is a path, the result reads
+    the arrays from the file.
 
     Raises:
-      TypeError: neither a mapping nor a path.
-      ValueError: a file that cannot be read, or a training checkpoint with state dicts inside.
+      TypeError: `source` is neither a mapping nor a path.
+      ValueError: the file cannot be read, or `source` is a whole training checkpoint, not the state
+        dict inside it.
     """
     if _trees.is_path(source):
         path = local_path("source", source)
         if path.suffix != ".safetensors":
             raise ValueError(
-                f"source: expected a file .safetensors, got {path}; read other files by "
+                f"source: expected a .safetensors file, got {path}; read other files with "
                 "torch.load(path, map_location='cpu') and pass the state dict"
             )
         return _File(path)
@@ -113,20 +130,23 @@ def opened(source: Any) -> Mapping[str, Any]:
 
 
 def plain_names(names: Iterable[str]) -> dict[str, Stored]:
-    """Return the names of the model itself, without what wrappers and weight normalisation change.
+    """Return a dict from plain names to stored names.
 
-    `torch.compile` and FSDP put a component into each name; `DataParallel` puts "module." in front
-    of all. Weight normalisation stores a weight as `weight_hh_l0_g` and `weight_hh_l0_v`, or as
+    A plain name is the name that an array has in the model without wrappers. `torch.compile` and
+    FSDP add a component to names, and `DataParallel` adds "module." in front of all names. Weight
+    normalisation stores a weight as `weight_hh_l0_g` and `weight_hh_l0_v`, or as
     `parametrizations.weight_hh_l0.original0` and `original1`.
 
     Raises:
-      ValueError: two names are the same without the wrappers' parts.
+      ValueError: two stored names have the same plain name.
     """
     names = [name for name in names if name != _COUNTER]
     plain: dict[str, Stored] = {}
     for name, short in zip(names, unwrapped(names, names), strict=True):
         if short in plain:
-            raise ValueError(f"{name}: expected one array of a name, got {plain[short].names[0]}")
+            raise ValueError(
+                f"{name}: expected one array of this name, got {plain[short].names[0]}, too"
+            )
         plain[short] = Stored((name,))
     pairs: dict[str, dict[int, str]] = {}
     for name in plain:
@@ -141,7 +161,12 @@ def plain_names(names: Iterable[str]) -> dict[str, Stored]:
 
 
 def unwrapped(paths: Iterable[str], names: Iterable[str]) -> list[str]:
-    """Return paths in a model with these names, without the parts that wrappers add."""
+    """Return paths without the parts that wrappers of modules add.
+
+    Args:
+      paths: the paths of modules or arrays in a model.
+      names: the names of all arrays of the model.
+    """
     outer = ("module.", "_orig_mod.module.", _COUNTER)
     wrapped = all(name.startswith(outer) for name in names)
     plain = []
@@ -152,14 +177,14 @@ def unwrapped(paths: Iterable[str], names: Iterable[str]) -> list[str]:
 
 
 def layers_in(names: Iterable[str]) -> list[str]:
-    """Return the paths in a model at which there are weights of recurrent layers."""
+    """Return the paths of a model's recurrent layers, found in the plain names of its arrays."""
     first = re.compile(r"(?:(?P<path>.*)\.)?weight_ih(?:_l0)?")
     matches = filter(None, map(first.fullmatch, names))
     return list(dict.fromkeys(match["path"] or "" for match in matches))
 
 
 def read(state: Mapping[str, Any], stored: Stored) -> Any:
-    """Return the array of a plain name."""
+    """Return one array, computed as g v / ‖v‖ if a magnitude g and a direction v are stored."""
     arrays = [_trees.array(state[name], name) for name in stored.names]
     if len(arrays) == 1:
         return arrays[0]
@@ -179,7 +204,7 @@ def read(state: Mapping[str, Any], stored: Stored) -> Any:
 
 
 def hint(names: Iterable[str], prefix: str) -> str:
-    """Return a hint about names that are not those of one layer."""
+    """Return a hint for the error message about names that do not belong to one layer."""
     names = list(names)
     for pattern, advice in _HINTS.items():
         odd = next((name for name in names if re.search(pattern, name)), None)
@@ -187,15 +212,15 @@ def hint(names: Iterable[str], prefix: str) -> str:
             return f"; {prefix}{odd}: {advice}"
     paths = [f"{prefix}{path}" for path in layers_in(names) if path]
     if "" in layers_in(names):
-        return "; leave it out of the source if it is no part of the layer"
+        return "; leave it out of the source if it does not belong to the layer"
     if not paths:
-        return "; no recurrent layer is here"
-    stack = f"; or several as a stack by prefix={paths[:2]}" if len(paths) > 1 else ""
+        return "; there is no recurrent layer here"
+    stack = f"; load several layers as a stack with prefix={paths[:2]}" if len(paths) > 1 else ""
     return _trees.choices(paths) + stack
 
 
 def _require_no_checkpoint(state: Mapping[str, Any]) -> None:
-    """Raises if the state dict of a model is inside."""
+    """Raise if the mapping contains the state dict of a model, as training checkpoints do."""
     found = [f"source{where}" for where in _inside(state)]
     if found:
         raise ValueError(
@@ -205,7 +230,7 @@ def _require_no_checkpoint(state: Mapping[str, Any]) -> None:
 
 
 def _inside(state: Mapping[str, Any], depth: int = 3) -> Iterator[str]:
-    """Return the keys that lead to the state dicts with recurrent layers."""
+    """Yield the keys of inner state dicts that have recurrent layers, as text such as "['a']"."""
     for key, value in state.items():
         if isinstance(value, Mapping) and depth:
             names = [name for name in value if isinstance(name, str)]

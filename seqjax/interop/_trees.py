@@ -1,4 +1,4 @@
-"""Sources that are trees of named arrays, and lists of them."""
+"""Functions for sources that are trees of named arrays, or lists of trees."""
 
 import contextlib
 import os
@@ -38,19 +38,20 @@ SIDES = ("forward_rnn", "backward_rnn")
 
 
 class SourceError(Exception):
-    """An error inside `reading` whose message already says what is wrong."""
+    """An error whose message is complete, so `reading` does not add the name of the file."""
 
 
 def array(value: Any, name: str) -> Any:
-    """Return an array of JAX or NumPy as it is, and anything else as an array of NumPy.
+    """Return a value as an array of JAX or NumPy.
 
-    A tensor of PyTorch is converted without importing PyTorch. NumPy's files and HDF5 store
-    bfloat16 as 2 bytes without a meaning; these become bfloat16 again. The result has native byte
+    An array of JAX or NumPy is not copied. Any other value is converted to a NumPy array. Tensors
+    of PyTorch are converted without importing PyTorch. NumPy's files and HDF5 files store bfloat16
+    as 2 bytes of unknown dtype. Such arrays become bfloat16 again. The result has the native byte
     order.
 
     Raises:
-      ValueError: a tensor without plain numbers (sparse, quantised, on no device), or numbers of
-        fewer than 16 bits or more than 64, which layers do not compute in.
+      ValueError: `value` is a tensor that has no dense numbers, for example a sparse or quantised
+        tensor; or its floating-point numbers have fewer than 16 or more than 64 bits.
     """
     checks.require_unmasked(name, value)
     if hasattr(value, "detach"):
@@ -61,11 +62,11 @@ def array(value: Any, name: str) -> Any:
         except (TypeError, ValueError) as error:
             raise ValueError(f"{name}: expected an array, got {checks.brief(value)}") from error
     if isinstance(value, np.ndarray):
-        if value.dtype == np.dtype("V2"):  # no other float of 2 bytes is unknown to NumPy
+        if value.dtype == np.dtype("V2"):  # bfloat16 is the only 2-byte float that NumPy lacks
             value = value.view(jnp.bfloat16)
         if value.dtype.kind == "V" and value.dtype.names is None and value.dtype.isbuiltin == 0:
-            raise ValueError(few_bits(name, f"raw data of {value.dtype.itemsize} byte an element"))
-        if not value.dtype.isnative:  # JAX takes no others
+            raise ValueError(few_bits(name, f"raw data of {value.dtype.itemsize} byte per element"))
+        if not value.dtype.isnative:  # JAX supports only the native byte order
             value = value.astype(value.dtype.newbyteorder("="))
     if jnp.issubdtype(value.dtype, jnp.floating):
         if value.dtype.itemsize > 8:
@@ -79,7 +80,7 @@ def array(value: Any, name: str) -> Any:
 
 
 def few_bits(name: str, dtype: Any) -> str:
-    """Return the message about an array of small numbers."""
+    """Return the error message about an array whose numbers have too few bits."""
     return (
         f"{name}: expected floating-point numbers of 16 bits or more, got {dtype}; convert the "
         "array to float32 first, and multiply it by its scale if it has one"
@@ -87,7 +88,7 @@ def few_bits(name: str, dtype: Any) -> str:
 
 
 def _from_tensor(value: Any, name: str) -> Any:
-    """Return a tensor of PyTorch as an array of NumPy."""
+    """Return a PyTorch tensor as a NumPy array."""
     try:
         tensor = value.detach().cpu()
         if str(tensor.dtype) == "torch.bfloat16":  # NumPy has no such dtype of its own
@@ -102,7 +103,7 @@ def _from_tensor(value: Any, name: str) -> Any:
 
 
 def flatten(tree: Mapping[Any, Any]) -> dict[str, Any]:
-    """Return the leaves of nested mappings by the names on the way to them, joined by "/"."""
+    """Return the leaves of nested mappings by their paths, which are joined by "/"."""
     flat: dict[str, Any] = {}
     for key, value in tree.items():
         if isinstance(value, Mapping):
@@ -113,12 +114,12 @@ def flatten(tree: Mapping[Any, Any]) -> dict[str, Any]:
 
 
 def group(values: Mapping[str, Any], before: str = "") -> Group:
-    """Return the arrays of one direction; `before` makes full names."""
+    """Return the arrays of one direction. Error messages add `before` in front of each key."""
     return Group({key: array(value, before + key) for key, value in values.items()}, before)
 
 
 def nested(flat: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the inverse of `flatten`."""
+    """Return nested dicts. This function is the inverse of `flatten`."""
     tree: dict[str, Any] = {}
     for key, value in flat.items():
         *folders, name = key.split("/")
@@ -130,52 +131,52 @@ def nested(flat: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def under(flat: Mapping[str, Any], prefix: str, separator: str = "/") -> dict[str, Any]:
-    """Return the entries whose names begin with a prefix, without the prefix."""
+    """Return the entries whose names begin with a prefix. The prefix is removed."""
     if prefix and not prefix.endswith(separator):
         prefix += separator
     found = {key.removeprefix(prefix): a for key, a in flat.items() if key.startswith(prefix)}
     if not found:
         names = ", ".join(list(flat)[:6]) or "no names"
-        raise ValueError(f"prefix: expected a name begun by {prefix!r}, got {names}")
+        raise ValueError(f"prefix: expected names that begin with {prefix!r}, got {names}")
     return found
 
 
 def require_prefix(prefix: Any) -> str:
-    """Returns a prefix, or raises if it is not text."""
+    """Return the prefix, or raise if it is not a string."""
     if not isinstance(prefix, str):
         raise TypeError(f"prefix: expected a string, got {checks.brief(prefix)}")
     return prefix
 
 
 def require_mapping(source: Any, expected: str) -> Mapping[str, Any]:
-    """Returns a mapping, or raises."""
+    """Return the source, or raise if it is not a mapping."""
     if not isinstance(source, Mapping):
         raise TypeError(f"source: expected {expected}, got {checks.brief(source)}")
     return source
 
 
 def is_path(source: Any) -> bool:
-    """Return whether a source is the name of a file."""
+    """Return whether a source is the path of a file."""
     return isinstance(source, str | os.PathLike)
 
 
 @contextlib.contextmanager
 def reading(path: Path) -> Iterator[None]:
-    """Raises `ValueError` with the file's name for whatever goes wrong while a file is read."""
+    """Convert any error while a file is read to a `ValueError` whose message names the file."""
     if path.is_dir():
         raise ValueError(f"source: expected a file, got the folder {path}")
     try:
         yield
     except SourceError as error:
         raise ValueError(str(error)) from None
-    except (FileNotFoundError, PermissionError):  # which name the file
+    except (FileNotFoundError, PermissionError):  # their messages contain the name of the file
         raise
-    except Exception as error:  # each format has errors of its own
-        raise ValueError(f"source: expected a whole file, got {path}: {error}") from error
+    except Exception as error:  # each file format has its own error classes
+        raise ValueError(f"source: expected an undamaged file, got {path}: {error}") from error
 
 
 def each_layer(source: Any) -> list[Any]:
-    """Return the layers of a source that is one layer or a list of them."""
+    """Return a list of the source's layers. The source is one layer or a list of layers."""
     layers = list(source) if type(source) in (list, tuple) else [source]
     if not layers:
         raise ValueError("source: expected at least one layer, got an empty list")
@@ -183,12 +184,17 @@ def each_layer(source: Any) -> list[Any]:
 
 
 def each_direction(layer: Any) -> list[Any]:
-    """Return the directions of a layer that may be a pair of them."""
+    """Return a list of the layer's directions: two for a `Bidirectional`, and otherwise one."""
     return list(layer) if isinstance(layer, nn.Bidirectional) else [layer]
 
 
 def layers_in(names: Iterable[str], schemes: Sequence[Scheme]) -> list[str]:
-    """Return the paths in a tree at which there are the arrays of a cell, or of two directions."""
+    """Return the paths of the cells or layers in a tree.
+
+    Args:
+      names: the paths of the leaves of the tree.
+      schemes: the `Scheme` (layout of weights) of each cell of the library.
+    """
     names, found = list(names), dict[str, None]()
     for scheme in schemes:
         first, *others = scheme.keys(bias=not scheme.optional_bias)
@@ -203,12 +209,12 @@ def layers_in(names: Iterable[str], schemes: Sequence[Scheme]) -> list[str]:
     return list(found)
 
 
-# Names between a layer and its arrays.
+# The part of a path between a layer and its arrays.
 _WITHIN = re.compile(rf"(^|/)(({'|'.join(SIDES)})(/cell)?|cell)$")
 
 
 def choices(paths: Iterable[str]) -> str:
-    """Return a hint that lists the layers that were found."""
+    """Return a hint for an error message. The hint lists the paths of layers."""
     quoted = [f"prefix={path!r}" for path in paths]
     return f"; choose a layer by {' or '.join(quoted[:8])}" if quoted else ""
 
@@ -216,13 +222,14 @@ def choices(paths: Iterable[str]) -> str:
 def tree_groups(
     source: Any, prefix: str, schemes: Sequence[Scheme], expected: str
 ) -> list[list[Group]]:
-    """Return the directions of trees as Flax names them: one tree a layer, with one or two cells.
+    """Return a list of layers, each a list of its directions, read from trees with Flax's names.
 
     Args:
-      source: a tree, a `Bidirectional` of two, or a list of these, one a layer.
-      prefix: the path to the layer, in each tree.
-      schemes: the library's.
-      expected: what a tree is, for messages.
+      source: the trees. A layer is a tree with one or two cells, or a `Bidirectional` of two trees.
+        A stack is a list of trees or of `Bidirectional`s.
+      prefix: the path to the layer in each tree.
+      schemes: the `Scheme` (layout of weights) of each cell of the library.
+      expected: a description of what a tree must be, for messages.
     """
     prefix = require_prefix(prefix) and prefix.removesuffix("/") + "/"
     layers: list[list[Group]] = []
@@ -248,30 +255,33 @@ def tree_groups(
 
 
 def _require_sides(tree: Iterable[str], sides: Sequence[str], before: str) -> None:
-    """Raises unless a tree consists of both directions."""
+    """Raise if a tree lacks one direction, or contains anything besides the two directions."""
     if len(sides) == 1:
         (missing,) = set(SIDES) - set(sides)
         raise ValueError(
-            f"{before}{missing}: expected both directions; it is missing; "
-            f"one direction alone is loaded by a prefix= that ends in {sides[0]!r}"
+            f"{before}{missing}: expected both directions, got {sides[0]} alone; to load one "
+            f"direction, pass a prefix= that ends in {sides[0]!r}"
         )
     for key in tree:
         if key.partition("/")[0] not in SIDES:
             raise ValueError(
-                f"{before}{key}: expected {' and '.join(SIDES)} alone; pass the trees of the two "
-                "as a seqjax.nn.Bidirectional(forward, backward)"
+                f"{before}{key}: expected {' and '.join(SIDES)} alone, got another name; pass the "
+                "trees of the two as a seqjax.nn.Bidirectional(forward, backward)"
             )
 
 
 def _cell(tree: dict[str, Any], before: str) -> Group:
-    """Return the arrays of a cell; in a layer they are under "cell", perhaps beside others."""
+    """Return the arrays of a cell.
+
+    If the tree is a layer, its arrays are under "cell", and other names are ignored.
+    """
     if any(key.startswith("cell/") for key in tree):
         return group(under(tree, "cell"), f"{before}cell/")
     return group(tree, before)
 
 
 def layer_trees(dumped: Iterable[Sequence[Mapping[str, Any]]]) -> list[dict[str, Any]]:
-    """Return the inverse of `tree_groups`: a tree a layer."""
+    """Return one tree for each layer. This function is the inverse of `tree_groups`."""
     trees = []
     for directions in dumped:
         cells = [{"cell": nested(direction)} for direction in directions]

@@ -1,4 +1,7 @@
-"""Weights from and to the one array that cuDNN's LSTM takes, in `jax.experimental.rnn`'s layout."""
+"""Conversion of weights from and to cuDNN's LSTM.
+
+The weights are one array in the layout of `jax.experimental.rnn`.
+"""
 
 import math
 from typing import Any
@@ -14,7 +17,7 @@ from seqjax.kernels._cudnn import flat_weights
 
 __all__ = ["dump", "load"]
 
-# cuDNN's matrices and biases are PyTorch's, which follows it.
+# The matrices and biases are arranged as in PyTorch, which uses cuDNN's arrangement.
 SCHEMES = tuple(scheme for scheme in pytorch.SCHEMES if scheme.cell is cells.LSTM)
 
 
@@ -30,24 +33,25 @@ def load(
 ) -> nn.Recurrent:
     """Return an LSTM with the weights of cuDNN's LSTM.
 
-    The array holds W_ih and W_hh of all layers, each with its forward direction before the
-    backward one, then b_ih and b_hh of all; ours is the sum of the two.
+    The array contains W_ih and W_hh of all layers and directions, followed by b_ih and b_hh of all
+    layers and directions. In each layer, the forward direction comes before the backward direction.
+    Our bias is the sum of b_ih and b_hh.
 
     Args:
-      source: `[N]`, floating-point.
-      input_size: I.
-      hidden_size: H.
-      num_layers: layers of the stack.
-      bidirectional: whether each has two directions.
-      into: the layer to fill; a new one if None.
-      **options: of a new layer; see `seqjax.nn.Recurrent`.
+      source: the weights, a floating-point array `[N]`.
+      input_size: the number of input features, I.
+      hidden_size: the number of hidden units, H.
+      num_layers: the number of layers of the stack.
+      bidirectional: whether each layer has two directions.
+      into: the layer to fill. By default, a new layer is created.
+      **options: options of a new layer; see `seqjax.nn.Recurrent`.
 
     Returns:
-      A `seqjax.nn.LSTM`; or `into`.
+      A new `seqjax.nn.LSTM`, or `into` if it is given.
 
     Raises:
-      ValueError: the array is not as long as the sizes say, or `into` is of other ones; a
-        `merge_mode` other than "concat".
+      ValueError: the length of the array does not fit the sizes, `into` has other sizes, or
+        `merge_mode` is not "concat".
 
     Example:
       >>> from jax.experimental import rnn
@@ -84,19 +88,19 @@ def load(
 
 
 def dump(layer: nn.Recurrent) -> Any:
-    """Return the weights of an LSTM in the one array that cuDNN takes.
+    """Return the weights of an LSTM as one array in cuDNN's layout.
 
-    Of cuDNN's two biases, the first is ours and the second zero.
+    The first of cuDNN's two biases is our bias, and the second bias is zero.
 
     Args:
       layer: a `seqjax.nn.LSTM` without projection.
 
     Returns:
-      `[N]`, as `jax.experimental.rnn.lstm` takes it.
+      The weights for `jax.experimental.rnn.lstm`, an array `[N]`.
 
     Raises:
-      TypeError: not a layer.
-      ValueError: another cell, or what else the weights do not tell: `norm`, `residual`,
+      TypeError: `layer` is not a `seqjax.nn.Recurrent`.
+      ValueError: the layer has another cell, or an option that cuDNN lacks: `norm`, `residual`,
         `zoneout`, a learned initial state, or a `merge_mode` other than "concat".
 
     Example:
@@ -104,8 +108,8 @@ def dump(layer: nn.Recurrent) -> Any:
       >>> dump(nn.LSTM(3, 5, rngs=nnx.Rngs(0))).shape
       (200,)
     """
-    dump_layers("cuDNN", SCHEMES, layer, concat=True)  # for its checks
+    dump_layers("cuDNN", SCHEMES, layer, concat=True)  # called only to check the layer
     sides = [(each.forward, each.backward) for each in layer.layers]
     flats = [flat_weights(d.params) for pair in sides for d in pair if d is not None]
-    biases = 8 * layer.cell.hidden_size  # two of four gates, at the end
+    biases = 8 * layer.cell.hidden_size  # two biases of four gates, at the end of each array
     return jnp.concatenate([flat[:-biases] for flat in flats] + [flat[-biases:] for flat in flats])

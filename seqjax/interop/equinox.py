@@ -1,4 +1,7 @@
-"""Weights from and to Equinox: `LSTMCell` and `GRUCell`, as modules or by their names."""
+"""Conversion of weights from and to Equinox's cells `LSTMCell` and `GRUCell`.
+
+The source is a module or a dict of arrays.
+"""
 
 from typing import Any
 
@@ -30,18 +33,19 @@ def load(source: Any, *, into: nn.Recurrent | None = None, **options: Any) -> nn
     """Return a layer with the weights of Equinox's cells.
 
     Args:
-      source: a cell, or a mapping with the names of its arrays; a `seqjax.nn.Bidirectional` of two;
-        or a list of these, one for each layer of a stack.
-      into: the layer to fill; a new one if None.
-      **options: of a new layer; see `seqjax.nn.Recurrent`.
+      source: the source of one layer, or a list with the source of each layer of a stack. The
+        source of a layer is a cell, or a mapping from the names of its arrays to arrays. The source
+        of a bidirectional layer is a `seqjax.nn.Bidirectional` of two cells or mappings.
+      into: the layer to fill. By default, a new layer is created.
+      **options: options of a new layer; see `seqjax.nn.Recurrent`.
 
     Returns:
-      A `seqjax.nn.LSTM` or `GRU`; or `into`.
+      A new `seqjax.nn.LSTM` or `GRU`, or `into` if it is given.
 
     Raises:
-      TypeError: neither a cell nor a mapping.
-      ValueError: a name is missing or unknown, an array has a wrong shape, or `into` is of another
-        kind or size.
+      TypeError: `source` is neither a cell nor a mapping.
+      ValueError: a name is missing or unknown, an array has a wrong shape, or `into` differs from
+        the source in its cell or sizes.
 
     Example:
       >>> import numpy as np
@@ -60,19 +64,19 @@ def load(source: Any, *, into: nn.Recurrent | None = None, **options: Any) -> nn
 
 
 def dump(layer: nn.Recurrent) -> list[Any]:
-    """Return the weights of a layer by the names that Equinox's cells have for them.
+    """Return the weights of a layer in dictionaries with the names that Equinox's cells use.
 
     Args:
       layer: a `seqjax.nn.LSTM` or `GRU`.
 
     Returns:
-      For each layer of the stack a dictionary of arrays, or a `Bidirectional` of two; `eqx.tree_at`
-      puts them in a cell.
+      A list with one entry for each layer of the stack. Each entry is a dictionary of arrays, or a
+      `Bidirectional` of two dictionaries. Use `eqx.tree_at` to put the arrays into a cell.
 
     Raises:
-      TypeError: not a layer.
-      ValueError: a cell that Equinox does not have, or what else the weights do not tell: `norm`,
-        `residual`, `zoneout`, a learned initial state.
+      TypeError: `layer` is not a `seqjax.nn.Recurrent`.
+      ValueError: the layer has a cell or an option that Equinox lacks. Equinox lacks the options
+        `norm`, `residual`, `zoneout` and a learned initial state.
 
     Example:
       >>> from flax import nnx
@@ -84,7 +88,7 @@ def dump(layer: nn.Recurrent) -> list[Any]:
 
 
 def _arrays(cell: Any) -> Any:
-    """Return the arrays of a cell by their names."""
+    """Return a mapping from the names of a cell's arrays to the arrays."""
     if hasattr(cell, "weight_ih"):
         names = ("weight_ih", "weight_hh", "bias", "bias_n")
         return {name: getattr(cell, name, None) for name in names}

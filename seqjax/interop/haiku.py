@@ -1,4 +1,4 @@
-"""Weights from and to Haiku: `VanillaRNN`, `LSTM` and `GRU`, as the parameters of a transform."""
+"""Conversion of weights from and to Haiku's cores `VanillaRNN`, `LSTM` and `GRU`."""
 
 import re
 from collections.abc import Mapping
@@ -23,7 +23,7 @@ SCHEMES: tuple[Scheme, ...] = (
         optional_bias=False,
         forget_bias=1.0,
     ),
-    # Its z is how much of the candidate is taken; ours, how much of the state is kept.
+    # Haiku's z is the weight of the candidate; our z is the weight of the previous state.
     Scheme(
         cells.ChoGRU,
         (Field("w_i", "w_ih", "zrn"), Field("w_h", "w_hh", "zrn"), Field("b", "b_ih", "zrn")),
@@ -53,32 +53,35 @@ def load(
 ) -> nn.Recurrent:
     """Return a layer with the weights of Haiku's cores.
 
-    Haiku's LSTM adds 1 to the forget gate, which our bias then contains; its GRU applies the reset
-    gate before the product, as our `GRU(reset_after=False)`; its `VanillaRNN` has relu units.
+    Haiku's LSTM adds 1 to the forget gate. Our bias includes this 1. Haiku's GRU applies the reset
+    gate before the recurrent product, like our `GRU(reset_after=False)`. Haiku's `VanillaRNN` has
+    the activation relu.
 
-    Haiku numbers the cores of one name: "lstm", "lstm_1", "lstm_2". The names do not tell whether
-    these are the layers of a stack, or an encoder and a decoder. So one core is loaded unless
-    `num_layers` or `bidirectional` asks for more.
+    Haiku numbers cores of the same name: "lstm", "lstm_1", "lstm_2". The names do not show whether
+    these cores are the layers of a stack, or for example an encoder and a decoder. By default one
+    core is loaded. To load several cores, pass `num_layers`, `bidirectional` or `into`.
 
     Args:
-      source: the parameters, `{"lstm/linear": {"w": ..., "b": ...}}`.
-      prefix: the name of the first core, such as "agent/~/lstm" or "lstm_1". It may be left out if
-        the parameters have no other cores than the ones to load, under Haiku's own names: "lstm",
-        "gru" or "vanilla_rnn".
-      num_layers: layers of the stack; as many as `into` has if None, and 1 without `into`. The
-        cores are numbered on from the first one.
-      bidirectional: whether each layer has two of the cores, the forward one first; if None, as in
-        `into`, and False without `into`.
-      into: the layer to fill; a new one if None.
-      **options: of a new layer; see `seqjax.nn.Recurrent`.
+      source: the parameters, a dict such as `{"lstm/linear": {"w": ..., "b": ...}}`.
+      prefix: the name of the first core, such as "agent/~/lstm" or "lstm_1". The prefix may be
+        omitted if the source has only the cores to load, with Haiku's default names "lstm", "gru"
+        or "vanilla_rnn".
+      num_layers: the number of layers of the stack. The default is the number of layers of `into`,
+        or 1 if `into` is None. The names of further cores have the next numbers, such as "lstm_1"
+        after "lstm".
+      bidirectional: whether each layer has two cores, the forward core and then the backward core.
+        The default is the value of `into`, or False if `into` is None.
+      into: the layer to fill. By default, a new layer is created.
+      **options: options of a new layer; see `seqjax.nn.Recurrent`.
 
     Returns:
-      A `seqjax.nn.RNN`, `LSTM` or `GRU`; or `into`.
+      A new `seqjax.nn.RNN`, `LSTM` or `GRU`, or `into` if it is given.
 
     Raises:
-      TypeError: not a mapping.
-      ValueError: a name or a number is missing or unknown, several cores without a choice, an array
-        has a wrong shape, or `into` is of another kind or size.
+      TypeError: `source` is not a mapping.
+      ValueError: a name or a core is missing or unknown; `prefix` is omitted, but the source has
+        more cores than are loaded; an array has a wrong shape; or `into` differs from the source in
+        its cell or sizes.
 
     Example:
       >>> import numpy as np
@@ -103,33 +106,34 @@ def load(
     for name in names:
         if not any(key.startswith(name + "/") for key in flat):
             raise ValueError(
-                f"source: expected the core {name}, got {', '.join(list(source)[:6])}; it is "
-                f"missing{_trees.choices(_cores(flat))}"
+                f"source: expected the core {name}, got {', '.join(list(source)[:6])}"
+                f"{_trees.choices(_cores(flat))}"
             )
     groups = [_trees.group(_trees.under(flat, name), name + "/") for name in names]
     pairs = [groups[i : i + size] for i in range(0, len(groups), size)]
-    # If arrays of a core are missing, the rest may fit another kind; the core's name decides.
+    # If some arrays of a core are missing, the other arrays may fit another kind of core. So the
+    # name of the core decides which kinds are tried.
     own = [c for c, n in _NAMES.items() if re.fullmatch(rf"(.*/)?{n}(_\d+)?", prefix)]
     schemes = [scheme for scheme in SCHEMES if not own or scheme.cell in own]
     return load_layers(schemes, pairs, into, options)
 
 
 def dump(layer: nn.Recurrent, prefix: str = "") -> dict[str, dict[str, Any]]:
-    """Return the weights of a layer as Haiku's cores have them.
+    """Return the weights of a layer as parameters of Haiku's cores.
 
     Args:
-      layer: a `seqjax.nn.RNN` with relu, `LSTM`, or `GRU` with `reset_after=False`; where it has no
-        biases, Haiku's have their effect.
-      prefix: the name of the first core; Haiku's own if it is not given.
+      layer: a `seqjax.nn.RNN` with relu, an `LSTM`, or a `GRU` with `reset_after=False`. If the
+        layer has no biases, the biases of the cores are chosen so that they have no effect.
+      prefix: the name of the first core. The default is the name that Haiku gives the core.
 
     Returns:
-      The parameters, by the names of modules: further layers, and the backward directions behind
-      their forward ones, are numbered on, "lstm_1" and so on.
+      A dict from the names of modules to their parameters. The cores after the first one have
+      numbers, such as "lstm_1". A backward core follows its forward core.
 
     Raises:
-      TypeError: not a layer.
-      ValueError: a cell that Haiku does not have, or what else the weights do not tell: `norm`,
-        `residual`, `zoneout`, a learned initial state.
+      TypeError: `layer` is not a `seqjax.nn.Recurrent`.
+      ValueError: the layer has a cell or an option that Haiku lacks. Haiku lacks the options
+        `norm`, `residual`, `zoneout` and a learned initial state.
 
     Example:
       >>> from flax import nnx
@@ -150,20 +154,20 @@ def dump(layer: nn.Recurrent, prefix: str = "") -> dict[str, dict[str, Any]]:
 
 
 def _numbered(first: str, count: int) -> list[str]:
-    """Return the names of Haiku's cores: "lstm", "lstm_1", or from "lstm_3" on "lstm_4"."""
+    """Return the names of `count` cores: "lstm", "lstm_1", … if `first` is "lstm"."""
     match = re.fullmatch(r"(.*)_([1-9]\d*)", first)
     name, start = (match[1], int(match[2])) if match else (first, 0)
     return [first] + [f"{name}_{start + index}" for index in range(1, count)]
 
 
 def _cores(flat: Mapping[str, Any]) -> list[str]:
-    """Return the cores in the parameters that have one of Haiku's own names."""
+    """Return the names of the cores in the parameters that have Haiku's default names."""
     own = re.compile(rf"(.*/)?({'|'.join(_NAMES.values())})(_\d+)?")
     return sorted(filter(own.fullmatch, _trees.layers_in(flat, SCHEMES)))
 
 
 def _only(flat: Mapping[str, Any], count: int) -> str:
-    """Return the name of the first core, if the parameters have as many cores as are asked for."""
+    """Return the name of the first core, or raise if there are more than `count` cores."""
     own = [name for name in _NAMES.values() if any(key.startswith(name + "/") for key in flat)]
     cores = _cores(flat)
     if len(own) != 1:
@@ -174,7 +178,7 @@ def _only(flat: Mapping[str, Any], count: int) -> str:
     if len(cores) > count:
         raise ValueError(
             f"prefix: ambiguous, got '' and the cores {', '.join(cores)}{_trees.choices(cores)}; "
-            "if they are the layers of a stack, pass num_layers=, and for pairs of directions "
-            "bidirectional=True"
+            "if they are the layers of a stack, pass num_layers=; if they are pairs of directions, "
+            "pass bidirectional=True"
         )
     return own[0]

@@ -1,6 +1,6 @@
-"""Weights from and to Keras 3: `SimpleRNN`, `LSTM`, `GRU` and `Bidirectional` of them.
+"""Conversion of weights from and to Keras 3: `SimpleRNN`, `LSTM`, `GRU` and `Bidirectional`.
 
-Keras itself is not needed for lists of arrays.
+To convert lists of arrays or files, Keras need not be installed.
 """
 
 from collections.abc import Sequence
@@ -52,32 +52,35 @@ def load(
     """Return a layer with the weights of a Keras layer.
 
     Args:
-      source: what `layer.get_weights()` gives, a list of arrays; or a Keras layer; or a list of
-        these, one for each layer of a stack; or the path of a file `.keras`, which describes the
-        layer, or `.weights.h5`, which holds arrays alone, or an older `.h5`. The `get_weights()`
-        of a model with nothing but recurrent layers is a source, too.
-      prefix: in a file, the path to the layer, such as "layers/lstm"; in an older `.h5`, its name.
-      bidirectional: for arrays, whether they are pairs of directions. It is needed only if the
-        input size is the hidden size, since a `Bidirectional` and a stack have the same shapes
-        then.
-      reset_after: as given to Keras's `GRU`; needed only for a GRU without biases, whose weights
-        do not show it.
-      into: the layer to fill; a new one if None.
-      **options: of a new layer, such as `merge_mode="sum"`; see `seqjax.nn.Recurrent`. Arrays do
-        not tell what a layer does: a `SimpleRNN` needs `activation="tanh"` or another, and for the
-        rest Keras's defaults are assumed. A Keras layer and a file with the configuration tell
-        what the layer does, and an option against them is refused.
+      source: a Keras layer; the list of arrays that `layer.get_weights()` returns; for a stack, a
+        list of Keras layers or of lists of arrays; or the path of a file. A `.keras` file also
+        contains the configuration of the layer. A `.weights.h5` file contains only arrays. Older
+        `.h5` files can be read, too. If a model consists of recurrent layers only, the result of
+        its `get_weights()` can also be the source.
+      prefix: the path to the layer in a file, such as "layers/lstm". For an older `.h5` file, pass
+        the name of the layer. If the source is not a file, `prefix` must be "".
+      bidirectional: whether the arrays are pairs of a forward and a backward direction. This option
+        is only needed if the input size equals the hidden size, because then a `Bidirectional` has
+        the same shapes as a stack.
+      reset_after: the argument `reset_after` of Keras's `GRU`. This option is only needed for a GRU
+        without biases, because its shapes do not show `reset_after`.
+      into: the layer to fill. By default, a new layer is created.
+      **options: options of a new layer, such as `merge_mode="sum"`; see `seqjax.nn.Recurrent`.
+        If the source is a Keras layer or a file with the configuration of the layer, this
+        configuration is used, and an option that contradicts the configuration raises an error. If
+        the source has only arrays, Keras's defaults are assumed, except that a `SimpleRNN` needs an
+        `activation`, such as "tanh".
 
     Returns:
-      A `seqjax.nn.RNN`, `LSTM` or `GRU`; or `into`.
+      A new `seqjax.nn.RNN`, `LSTM` or `GRU`, or `into` if it is given.
 
     Raises:
-      TypeError: neither arrays, nor a Keras layer, nor a path.
-      ValueError: an array is missing or has a wrong shape; the shapes fit several arrangements;
-        `into` is of another kind or size; the Keras layer is not built, has activations that ours
-        do not have or runs backward; or the file cannot be read or does not say how its layer is
-        configured.
-      ImportError: a file, and h5py is not installed.
+      TypeError: `source` is neither a path nor made of arrays or Keras layers.
+      ValueError: an array is missing or has a wrong shape; the shapes fit both a stack and
+        bidirectional layers; `into` differs from the source in its cell or sizes; the Keras layer
+        is not built, has activations that our layers lack, or runs backward; or the file cannot be
+        read or lacks the configuration of the layer.
+      ImportError: `source` is a file, and h5py is not installed.
 
     Example:
       >>> import numpy as np
@@ -92,7 +95,7 @@ def load(
     if _trees.is_path(source):
         source = [_keras_files.read(source, prefix)]
     elif prefix:
-        raise ValueError(f"prefix: expected '' for what is not a file, got {prefix!r}")
+        raise ValueError(f"prefix: expected '' for a source that is not a file, got {prefix!r}")
     one = isinstance(source, Sequence) and len(source) > 0 and hasattr(source[0], "shape")
     told: list[dict[str, Any]] = []
     groups: list[list[Group]] = []
@@ -103,7 +106,7 @@ def load(
         sides = _directions(found, bidirectional, into)
         groups += _groups(found.arrays, index, sides, len(groups))
     agreement = agreed(told)
-    if agreement.pop("time_major", False) and into is None:  # a layout, which the user chooses
+    if agreement.pop("time_major", False) and into is None:  # the user may override this option
         options.setdefault("time_major", True)
     after = agreement.pop("reset_after", reset_after)
     if reset_after not in (None, after):
@@ -118,24 +121,27 @@ def load(
 
 
 def dump(layer: nn.Recurrent) -> list[list[Any]]:
-    """Return the weights of a layer as Keras's layers take them.
+    """Return the weights of a layer as lists of arrays for `set_weights` of Keras's layers.
 
-    Of the two rows of a GRU's bias, the first gets ours; the second gets zeros and b_hn. Create
-    the Keras layer with the options that arrays do not contain: the activation of a `SimpleRNN`
-    (our "identity" is Keras's "linear"), `reset_after` of a `GRU`, `merge_mode` of a
-    `Bidirectional`.
+    In Keras, the bias of a GRU has two rows. The first row is our bias. The second row is b_hn for
+    the candidate gate, and zeros for the other gates.
+
+    The arrays do not contain the following options, so pass these options to the Keras layer: the
+    activation of a `SimpleRNN` (our "identity" is Keras's "linear"), `reset_after` of a `GRU`, and
+    `merge_mode` of a `Bidirectional`.
 
     Args:
-      layer: a `seqjax.nn.RNN` with an activation that has a name, `LSTM` or `GRU`.
+      layer: a `seqjax.nn.LSTM`, a `GRU`, or an `RNN` whose activation is a string.
 
     Returns:
-      For each layer of the stack a list of arrays, for the `set_weights` of a Keras layer;
-      `Bidirectional` takes the forward layer's, then the backward layer's.
+      One list of arrays for each layer of the stack. Pass each list to `set_weights` of a Keras
+      layer. For a `Bidirectional`, the arrays of the forward layer come before those of the
+      backward layer.
 
     Raises:
-      TypeError: not a layer.
-      ValueError: a cell that Keras does not have, or what else the weights do not tell: `norm`,
-        `residual`, `zoneout`, a learned initial state.
+      TypeError: `layer` is not a `seqjax.nn.Recurrent`.
+      ValueError: the layer has a cell, an activation or an option that Keras lacks. Keras lacks the
+        options `norm`, `residual`, `zoneout` and a learned initial state.
 
     Example:
       >>> from flax import nnx
@@ -150,38 +156,42 @@ def dump(layer: nn.Recurrent) -> list[list[Any]]:
 
 
 def read_weights(path: FilePath, prefix: str) -> list[Any]:
-    """Return the weights of one layer in a file of Keras, as its `get_weights` gives them.
+    """Return the weights of one layer in a file of Keras, in the order of its `get_weights()`.
 
     Args:
-      path: of a file `.weights.h5` or `.keras`, or an older `.h5`.
-      prefix: the path to the layer in it, such as "layers/bidirectional"; in an older `.h5`, the
-        name of the layer.
+      path: the path of a `.weights.h5`, `.keras` or older `.h5` file.
+      prefix: the path to the layer in the file, such as "layers/bidirectional". For an older `.h5`
+        file, pass the name of the layer.
 
     Returns:
-      A list of arrays of NumPy.
+      A list of NumPy arrays.
 
     Raises:
-      ValueError: nothing there, with names that are; a file that cannot be read.
+      ValueError: the file cannot be read, or it contains no layer at `prefix`. If there is no layer
+        at `prefix`, the message lists the paths of the layers in the file.
       ImportError: h5py is not installed.
 
     Example:
       >>> read_weights("model.pb", "layers/lstm")
       Traceback (most recent call last):
-      ValueError: path: expected a file .weights.h5, .keras or .h5, got model.pb
+      ValueError: path: expected a file whose name ends in .weights.h5, .keras or .h5, got model.pb
     """
     found = _keras_files.read(path, _trees.require_prefix(prefix), described=False)
     return [_trees.array(each, f"{prefix}[{i}]") for i, each in enumerate(found.arrays)]
 
 
 def _found(layer: Any, index: int) -> _keras_files.Found:
-    """Return what a list of arrays or a Keras layer says about the layer."""
+    """Return a layer's arrays, directions and configuration.
+
+    The layer is a Keras layer, or a list of arrays without a configuration.
+    """
     if hasattr(layer, "get_weights"):
         config = serialized(layer)
         arrays = layer.get_weights()
         if not arrays:
             raise ValueError(
                 f"source[{index}]: expected a layer with weights, got one that is not built; "
-                "call it first, or its build"
+                "call it first, or call its build method"
             )
         return _keras_files.Found(arrays, is_bidirectional(config), config)
     if not isinstance(layer, Sequence) or isinstance(layer, str):
@@ -194,7 +204,11 @@ def _found(layer: Any, index: int) -> _keras_files.Found:
 def _directions(
     found: _keras_files.Found, bidirectional: bool | None, into: nn.Recurrent | None
 ) -> bool | None:
-    """Return whether a source has two directions; if it does not say so, the user decides."""
+    """Return whether a source has two directions.
+
+    If the source does not show its number of directions, `bidirectional` or `into` decides, and the
+    result may be None.
+    """
     if found.bidirectional is None:
         if bidirectional is None and isinstance(into, nn.Recurrent):
             return into.bidirectional
@@ -209,7 +223,7 @@ def _directions(
 def _groups(
     weights: Sequence[Any], index: int, bidirectional: bool | None, first: int
 ) -> list[list[Group]]:
-    """Return the layers in the arrays of a source, each with its directions."""
+    """Return the arrays of a source as a list of layers. Each layer is a list of directions."""
     name = f"source[{index}]"
     arrays = [_trees.array(each, f"{name}[{i}]") for i, each in enumerate(weights)]
     parts = _keras_arrays.split(arrays, name)
@@ -228,12 +242,15 @@ def _groups(
 
 
 def _require_told_reset(groups: Sequence[Sequence[Group]]) -> None:
-    """Raises on GRUs without biases: their arrays do not tell where the reset gate acts."""
+    """Raise if the source is a GRU without biases.
+
+    The arrays of such a GRU do not show where the reset gate is applied.
+    """
     arrays = [group.arrays for layer in groups for group in layer]
     shape = np.shape(arrays[0]["recurrent_kernel"])
     has_bias = any("bias" in each for each in arrays)
     if not has_bias and len(shape) == 2 and shape[1] == 3 * shape[0]:
         raise ValueError(
-            "reset_after: expected True or False, as given to Keras's GRU, since a GRU without "
-            "biases does not tell; got None"
+            "reset_after: expected True or False, as given to Keras's GRU, since the arrays of a "
+            "GRU without biases do not show it, got None"
         )

@@ -1,4 +1,7 @@
-"""Weights from and to Flax Linen: its cells, `RNN` and `Bidirectional`, as trees of variables."""
+"""Conversion of weights from and to Flax Linen's cells, `RNN` and `Bidirectional`.
+
+The weights are trees of variables.
+"""
 
 from collections.abc import Mapping
 from typing import Any
@@ -12,7 +15,11 @@ __all__ = ["dump", "load"]
 
 
 def _fields(gates: str, biased: str) -> tuple[Field, ...]:
-    """Return a dense layer for each product and gate; product `biased` ("i" or "h") has biases."""
+    """Return the fields of a cell that has one dense layer for each product and gate.
+
+    `biased` is "i" if the dense layers of the inputs have the biases, or "h" if those of the state
+    have them.
+    """
     return (
         *(Field(f"i{gate}/kernel", "w_ih", gate) for gate in gates),
         *(Field(f"h{gate}/kernel", "w_hh", gate) for gate in gates),
@@ -42,25 +49,28 @@ def load(
 
     The cells are `SimpleCell`, `LSTMCell`, `OptimizedLSTMCell` and `GRUCell`.
 
-    Variables are only arrays. `SimpleCell(residual=True)`, which our layers do not compute, has the
-    same variables as a cell without `residual`, and `RNN(reverse=True)` the same as a forward one.
+    Variables are only arrays, so two unsupported configurations cannot be detected.
+    `SimpleCell(residual=True)` has the same variables as a cell without `residual`.
+    `RNN(reverse=True)` has the same variables as an `RNN` that runs forward.
 
     Args:
-      source: variables, `{"params": ...}`, or the parameters alone: of a cell, of `RNN`, or of
-        `Bidirectional`; a `seqjax.nn.Bidirectional` of two trees; or a list of these, one for each
-        layer of a stack.
+      source: the source of one layer, or a list with the source of each layer of a stack. The
+        source of a layer is the variables `{"params": ...}` of a cell, an `RNN` or a
+        `Bidirectional`, or only the tree under "params". The source of a bidirectional layer can
+        also be a `seqjax.nn.Bidirectional` of two trees.
       prefix: the path to the layer in the tree, such as "encoder/RNN_0".
-      into: the layer to fill; a new one if None.
-      **options: of a new layer, such as `activation="relu"` or `merge_mode="sum"`, which the tree
-        does not tell; see `seqjax.nn.Recurrent`.
+      into: the layer to fill. By default, a new layer is created.
+      **options: options of a new layer that the tree does not contain, such as `activation="relu"`
+        or `merge_mode="sum"`; see `seqjax.nn.Recurrent`.
 
     Returns:
-      A `seqjax.nn.RNN`, `LSTM` or `GRU`; or `into`.
+      A new `seqjax.nn.RNN`, `LSTM` or `GRU`, or `into` if it is given.
 
     Raises:
-      TypeError: not a mapping.
-      ValueError: a name is missing or unknown, an array has a wrong shape, or `into` is of another
-        kind or size; an `MGUCell`, whose equations are not those of our `MGU`.
+      TypeError: `source` is not a mapping.
+      ValueError: a name is missing or unknown, an array has a wrong shape, `into` differs from the
+        source in its cell or sizes, or the cell is an `MGUCell`, whose equations differ from those
+        of our `MGU`.
 
     Example:
       >>> import jax, jax.numpy as jnp
@@ -94,19 +104,20 @@ def load(
 
 
 def dump(layer: nn.Recurrent) -> list[dict[str, Any]]:
-    """Return the weights of a layer as Linen's `RNN(cell)` has them, or `Bidirectional` of two.
+    """Return the weights of a layer as variables of Linen's `RNN(cell)` or `Bidirectional`.
 
     Args:
-      layer: a `seqjax.nn.RNN`, `LSTM` or `GRU`; where it has no biases, Linen's are zeros.
+      layer: a `seqjax.nn.RNN`, `LSTM` or `GRU`. If the layer has no biases, Linen's biases are
+        zeros.
 
     Returns:
-      For each layer of the stack its variables, `{"params": {"cell": ...}}`. `LSTMCell` and
-      `OptimizedLSTMCell` have the same.
+      A list with the variables of each layer of the stack. The variables of an `RNN` are
+      `{"params": {"cell": ...}}`. `LSTMCell` and `OptimizedLSTMCell` have the same variables.
 
     Raises:
-      TypeError: not a layer.
-      ValueError: a cell that Linen does not have, or what else the weights do not tell: `norm`,
-        `residual`, `zoneout`, a learned initial state.
+      TypeError: `layer` is not a `seqjax.nn.Recurrent`.
+      ValueError: the layer has a cell or an option that Linen lacks. Linen lacks the options
+        `norm`, `residual`, `zoneout` and a learned initial state.
 
     Example:
       >>> from flax import nnx

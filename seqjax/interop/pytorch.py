@@ -1,6 +1,6 @@
-"""Weights from and to PyTorch: `nn.RNN`, `nn.LSTM`, `nn.GRU` and their cells, as a state dict.
+"""Conversion of weights and states from and to PyTorch's `nn.RNN`, `nn.LSTM`, `nn.GRU` and cells.
 
-PyTorch itself is not needed: the arrays may be tensors, or of NumPy or JAX, or in a file.
+PyTorch need not be installed: the arrays may be tensors, NumPy or JAX arrays, or in a file.
 """
 
 from collections.abc import Mapping, Sequence
@@ -47,34 +47,40 @@ def load(
 ) -> nn.Recurrent:
     r"""Return a layer with the weights of a PyTorch layer.
 
-    Sizes, layers, directions, the projection and the kind of cell follow from names and shapes.
-    PyTorch has two biases, b_ih and b_hh, where one is enough. Our bias is their sum, except for
-    the b_hn of a GRU, which the reset gate multiplies.
+    The names and shapes of the arrays determine the sizes, the number of layers, the directions,
+    the projection and the kind of cell. PyTorch has two biases, b_ih and b_hh. Our bias is their
+    sum. In a GRU, b_hn stays a separate array, since the reset gate multiplies it.
 
-    Weights under weight normalisation are multiplied out: w = g v / ‖v‖. The parts that
-    `DataParallel`, `torch.compile`, FSDP and `AveragedModel` put into names are left out.
+    A state dict does not record `batch_first`. By default our layers are batch-major, like
+    PyTorch's layers with `batch_first=True`. If the PyTorch layer has `batch_first=False`, which is
+    its default, pass `time_major=True`.
+
+    Weights under weight normalisation are converted to plain weights w = g v / ‖v‖. The parts that
+    `DataParallel`, `torch.compile`, FSDP and `AveragedModel` add to names are removed.
 
     Args:
-      source: a state dict, from names to arrays or tensors, such as `module.state_dict()`; or the
-        path of a file `.safetensors`.
-      prefix: the path to the layer or cell, such as "encoder.rnn", or "" for the source itself.
-        Other names are left alone, and so are those of modules inside the layer, such as
-        "encoder.rnn.proj.weight". A list of paths, such as `["cells.0", "cells.1"]`, makes a stack
-        of them; in a list, `seqjax.nn.Bidirectional("forward", "backward")` makes a layer of two.
-      into: the layer to fill; a new one if None.
-      **options: of a new layer, such as `dropout=0.1`; see `seqjax.nn.Recurrent`. `nn.RNN` and
-        `RNNCell` need `activation="tanh"` or `"relu"`, which a state dict does not tell.
+      source: a state dict from names to arrays or tensors, such as `module.state_dict()`, or the
+        path of a `.safetensors` file.
+      prefix: the path to the layer or cell, such as "encoder.rnn". If `source` is the state dict of
+        the layer itself, pass "". Names of arrays that are not the layer's own are ignored,
+        including those of modules inside the layer, such as "encoder.rnn.proj.weight". To load a
+        stack, pass a list of paths, such as `["cells.0", "cells.1"]`. In this list,
+        `seqjax.nn.Bidirectional("forward", "backward")` stands for a bidirectional layer.
+      into: the layer to fill. By default, a new layer is created.
+      **options: options of a new layer, such as `dropout=0.1`; see `seqjax.nn.Recurrent`. For
+        `nn.RNN` and `RNNCell`, pass `activation="tanh"` or `"relu"`, since a state dict does not
+        contain the activation.
 
     Returns:
-      A `seqjax.nn.RNN`, `LSTM` or `GRU`; or `into`.
+      A new `seqjax.nn.RNN`, `LSTM` or `GRU`, or `into` if it is given.
 
     Raises:
-      TypeError: not a mapping or a path.
-      ValueError: a name is missing or unknown, an array has a wrong shape, or `into` is of another
-        kind or size, the message has the name; an option that follows from the source, such as
-        `num_layers`, or a `merge_mode` other than "concat"; weights that are quantised or
-        parametrised; a training checkpoint; a file that cannot be read.
-      ImportError: a file, and safetensors is not installed.
+      TypeError: `source` is not a mapping or a path.
+      ValueError: a name is missing or unknown; an array has a wrong shape; `into` differs from the
+        source in its cell or sizes; an option is passed that the source determines, such as
+        `num_layers`; `merge_mode` is not "concat"; the weights are quantised or parametrised; the
+        source is a training checkpoint; or the file cannot be read.
+      ImportError: `source` is a file, and safetensors is not installed.
 
     Example:
       >>> import numpy as np
@@ -100,7 +106,9 @@ def load(
         sides = [_module(state, names, side) for side in path]
         for side, module in zip(path, sides, strict=True):
             if len(module) != 1 or len(module[0]) != 1:
-                raise ValueError(f"prefix: expected a layer of one direction at {side!r}, got more")
+                raise ValueError(
+                    f"prefix: expected one layer of one direction at {side!r}, got more"
+                )
         layers.append([module[0][0] for module in sides])
     if any(group.after.endswith("_reverse") for groups in layers for group in groups):
         found = {"merge_mode": "concat"}
@@ -108,24 +116,24 @@ def load(
 
 
 def dump(layer: nn.Recurrent, prefix: str = "") -> dict[str, Any]:
-    """Return the weights of a layer as PyTorch's state dict has them.
+    """Return the weights of a layer as arrays with the names of PyTorch's state dict.
 
-    Of PyTorch's two biases, `bias_ih` gets ours; `bias_hh` gets zeros and, in a GRU, b_hn.
+    `bias_ih` is our bias. `bias_hh` is zero, except that in a GRU it contains our b_hn.
 
     Args:
-      layer: a `seqjax.nn.RNN` with tanh or relu, `LSTM`, or `GRU`.
-      prefix: put in front of the names.
+      layer: a `seqjax.nn.RNN` with tanh or relu, an `LSTM` or a `GRU`.
+      prefix: the path to the layer in a model, which is added in front of the names.
 
     Returns:
-      Arrays of NumPy by PyTorch's names. `{name: torch.from_numpy(a)}` is a state dict. For
-      bfloat16, which `from_numpy` does not take, use `torch.from_numpy(a.astype("float32"))`.
-      `safetensors.numpy.save_file` writes a file of any dtype.
+      A dict from PyTorch's names to NumPy arrays. To get a state dict, convert each array with
+      `torch.from_numpy(a)`. `from_numpy` does not support bfloat16: for such an array, use
+      `torch.from_numpy(a.astype("float32"))`. `safetensors.numpy.save_file` supports all dtypes.
 
     Raises:
-      TypeError: not a layer.
-      ValueError: a cell that PyTorch does not have, such as the GRU with `reset_after=False`, or
-        what else the weights do not tell: `norm`, `residual`, `zoneout`, a learned
-        initial state, or a `merge_mode` other than "concat".
+      TypeError: `layer` is not a `seqjax.nn.Recurrent`.
+      ValueError: the layer has a cell that PyTorch lacks, such as the GRU with `reset_after=False`;
+        or an option that PyTorch lacks: `norm`, `residual`, `zoneout`, a learned initial state, or
+        a `merge_mode` other than "concat".
 
     Example:
       >>> from flax import nnx
@@ -144,24 +152,25 @@ def dump(layer: nn.Recurrent, prefix: str = "") -> dict[str, Any]:
 
 
 def load_state(layer: nn.Recurrent, source: Any) -> Any:
-    """Return the state of a layer from PyTorch's `h`, or `(h, c)` of an LSTM.
+    """Convert PyTorch's `h`, or `(h, c)` of an LSTM, to a state of our layer.
 
-    PyTorch has one axis for layers and directions; our state has an entry for each layer, and a
-    `seqjax.nn.Bidirectional` of two states if the layer has both directions.
+    PyTorch has one axis for layers and directions. Our state is a tuple with one entry per layer.
+    In a bidirectional layer, the entry is a `seqjax.nn.Bidirectional` of two states. Therefore
+    PyTorch's `h[2 * layer]` is `state[layer].forward`, or `state[layer].forward.h` in an LSTM.
 
     Args:
-      layer: a `seqjax.nn.RNN`, `LSTM` or `GRU`, such as from `load`.
-      source: `h [layers * directions, ..., H]` of `nn.RNN` and `nn.GRU`; `(h, c)` of `nn.LSTM`, of
-        which h has P features if there is a projection. For a cell's h, pass `h[None]`.
+      layer: a `seqjax.nn.RNN`, `LSTM` or `GRU`, for example one that `load` returned.
+      source: `h [layers * directions, ..., H]` of `nn.RNN` or `nn.GRU`, or `(h, c)` of `nn.LSTM`.
+        With a projection, h has P features. For the h of a cell, pass `h[None]`.
 
     Returns:
-      The state, as the layer takes it as `initial_state`, in the dtype of the source.
+      The state in the dtype of the source. Pass the state to the layer as `initial_state`.
 
     Raises:
-      TypeError: not a layer of these.
-      ValueError: not one or two arrays, a wrong shape, numbers that are not floating-point, or a
-        number that does not fit into the dtype, as float64 becomes float32 without
-        `jax_enable_x64`.
+      TypeError: `layer` is not a `seqjax.nn.RNN`, `LSTM` or `GRU`.
+      ValueError: `source` has a wrong number of arrays, a wrong shape, or numbers that are not
+        floating-point; or a number does not fit into the dtype of the state. If `jax_enable_x64` is
+        off, float64 becomes float32.
 
     Example:
       >>> import numpy as np
@@ -184,7 +193,7 @@ def load_state(layer: nn.Recurrent, source: Any) -> Any:
         batch = np.shape(arrays[0])[1:-1]
         expected = (len(leaves) // count, *batch, features)
         if len(shape) < 2 or shape != expected:
-            wanted = f"[{expected[0]}, ..., {features}] with the same batch in both"
+            wanted = f"[{expected[0]}, ..., {features}] with the same batch axes in all arrays"
             raise ValueError(f"{name}: expected the shape {wanted}, got {shape}")
         dtype = _dtypes.widest([array])
         if dtype is None:
@@ -195,19 +204,19 @@ def load_state(layer: nn.Recurrent, source: Any) -> Any:
 
 
 def dump_state(layer: nn.Recurrent, state: Any) -> Any:
-    """Return a state of a layer as PyTorch has it: `h`, or `(h, c)` of an LSTM.
+    """Convert a state of our layer to PyTorch's form: `h`, or `(h, c)` of an LSTM.
 
     Args:
       layer: a `seqjax.nn.RNN`, `LSTM` or `GRU`.
-      state: one of its states, such as a call returns.
+      state: a state of the layer, such as the final state that a call returns.
 
     Returns:
-      `h [layers * directions, ..., H]`, or the tuple of h and c, as arrays of NumPy.
+      `h [layers * directions, ..., H]`, or the tuple of h and c, as NumPy arrays.
 
     Raises:
-      TypeError: not a layer of these.
-      ValueError: the state of another layer, or batch axes that are not the same in all its
-        arrays.
+      TypeError: `layer` is not a `seqjax.nn.RNN`, `LSTM` or `GRU`.
+      ValueError: `state` does not fit the layer, its arrays have different batch axes, or its
+        numbers are not floating-point.
 
     Example:
       >>> from flax import nnx
@@ -225,8 +234,8 @@ def dump_state(layer: nn.Recurrent, state: Any) -> Any:
     )
     if not alike:
         raise ValueError(
-            f"state: expected a state of the layer, {jax.tree.map(np.shape, example)} with batch "
-            f"axes in front, got {checks.brief(state)}"
+            f"state: expected a state of the layer with the shapes "
+            f"{jax.tree.map(np.shape, example)} after batch axes, got {checks.brief(state)}"
         )
     batches = list(dict.fromkeys(np.shape(leaf)[:-1] for leaf in leaves))
     if len(batches) > 1:
@@ -246,14 +255,17 @@ def dump_state(layer: nn.Recurrent, state: Any) -> Any:
 
 
 def _example(layer: Any) -> tuple[Any, int]:
-    """Return a layer's state without batch axes, and the number of arrays PyTorch has for it."""
+    """Return the shapes of a layer's state, and the number of arrays in PyTorch's state.
+
+    The state has no batch axes. PyTorch's state has 2 arrays for an LSTM, and otherwise 1.
+    """
     if not isinstance(layer, nn.Recurrent):
         raise TypeError(f"layer: expected a seqjax.nn.Recurrent, got {checks.brief(layer)}")
     known = [scheme.cell for scheme in SCHEMES]
     if type(layer.cell) not in known:
         names = ", ".join(dict.fromkeys(cell.__name__ for cell in known))
         raise TypeError(
-            f"layer: expected a cell that PyTorch has, {names}; got {type(layer.cell).__name__}"
+            f"layer: expected a cell that PyTorch has ({names}), got {type(layer.cell).__name__}"
         )
     count = 2 if isinstance(layer.cell, cells.LSTM | cells.ProjectedLSTM) else 1
     return jax.eval_shape(lambda: layer.initial_state()), count
@@ -262,16 +274,16 @@ def _example(layer: Any) -> tuple[Any, int]:
 def _module(
     state: Mapping[str, Any], names: Mapping[str, _state_dict.Stored], prefix: str
 ) -> list[list[Group]]:
-    """Return the layers of one module of PyTorch, each with its directions."""
+    """Return a list of the layers of a PyTorch module. Each layer is a list of its directions."""
     [prefix] = _state_dict.unwrapped([prefix.removesuffix(".")], state)
     prefix += "." if prefix else ""
     inside = [name.removeprefix(prefix) for name in names if name.startswith(prefix)]
     if not inside:
         raise ValueError(
-            f"prefix: expected a name begun by {prefix!r}, got {', '.join([*names][:6]) or 'none'}"
-            + _trees.choices(_state_dict.layers_in(names))
+            f"prefix: expected names that begin with {prefix!r}, got "
+            f"{', '.join([*names][:6]) or 'none'}" + _trees.choices(_state_dict.layers_in(names))
         )
-    if "" in _state_dict.layers_in(inside):  # ignore weights of modules inside the layer
+    if "" in _state_dict.layers_in(inside):  # ignore the weights of modules inside the layer
         inside = [n for n in inside if "." not in n or n.startswith("parametrizations.")]
     groups: dict[str, dict[str, Any]] = {}
     last, bidirectional = -1, False
@@ -288,7 +300,9 @@ def _module(
         groups.setdefault(match["suffix"], {})[match["key"]] = array
     suffixes = [[f"_l{i}", f"_l{i}_reverse"][: 1 + bidirectional] for i in range(last + 1)]
     if last >= 0 and "" in groups:
-        raise ValueError(f"{prefix}{next(iter(groups['']))}: expected a name that ends in _l0")
+        raise ValueError(
+            f"{prefix}{next(iter(groups['']))}: expected a name that ends in _l0, since others do"
+        )
     return [
         [Group(groups.get(suffix, {}), prefix, suffix) for suffix in each]
         for each in suffixes or [[""]]

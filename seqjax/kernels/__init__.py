@@ -1,21 +1,23 @@
-"""Kernels: ways to run a cell over time. `scan` defines what the others must equal.
+"""Kernels, the ways to run a cell over time.
 
-- `scan`: `jax.lax.scan` as it stands.
-- `fused`: a loop with a derivative of its own, whose weight gradients are one product each.
-- `associative`: time in parallel, for linear cells.
-- `cudnn`: NVIDIA's LSTM; on request only.
-- `native`: compiled C++ for CPUs; where it is present.
+The kernel `scan` defines the correct results. All other kernels must return the same results.
 
-A `Kernel` is a function `(cell, problem, *, reverse, inline, unroll) -> Unrolled` on time-major
-arrays, together with what it refuses and when "auto" takes it. `KERNELS` is the table of them,
-`make_plan` chooses one, and `run` carries a plan out, by checkpointed segments of time if the plan
-says so.
+- `scan` is `jax.lax.scan`, differentiated by JAX.
+- `fused` is a loop with its own derivative, which computes each weight gradient as one product.
+- `associative` runs all steps of a linear cell in parallel.
+- `cudnn` calls the LSTM of NVIDIA's library cuDNN, and runs only if it is requested by name.
+- `native` is compiled C++ for CPUs, and needs the compiled library or a compiler to build it.
+
+The function `Kernel.run`, `(cell, problem, *, reverse, inline, unroll) -> Unrolled`, runs a problem
+whose arrays are time-major. Other functions of a `Kernel` say which problems the kernel cannot run,
+and for which problems "auto" chooses the kernel. `KERNELS` is the table of all kernels. `make_plan`
+chooses a kernel and its options, and `run` executes the plan.
 """
 
 from seqjax.kernels import target
 from seqjax.kernels._associative import associative
 from seqjax.kernels._cudnn import cudnn
-from seqjax.kernels._execution import REMAT, Execution
+from seqjax.kernels._execution import REMAT, Execution, by_scan
 from seqjax.kernels._fused import fused
 from seqjax.kernels._kernel import Kernel, Spec
 from seqjax.kernels._native import native, stands_for
@@ -37,6 +39,7 @@ __all__ = [
     "Reasons",
     "Spec",
     "associative",
+    "by_scan",
     "cudnn",
     "fused",
     "in_segments",

@@ -1,10 +1,11 @@
-"""The kernel that solves time in parallel, for cells that are linear in their state.
+"""The kernel that computes all steps in parallel, for cells that are linear in their state.
 
-h_t = a_t ⊙ h_{t-1} + b_t is a composition of maps, and composing maps is associative:
+Each step h_t = a_t ⊙ h_{t-1} + b_t is a map, and the composition of such maps is associative:
 
     (a_2, b_2) ∘ (a_1, b_1) = (a_2 ⊙ a_1, a_2 ⊙ b_1 + b_2)
 
-so all prefixes can be had in O(log T) parallel steps (Blelloch 1990; Martin, Cundy 2018).
+All prefixes of the sequence of maps can therefore be composed in O(log T) parallel steps (Blelloch
+1990; Martin, Cundy 2018).
 """
 
 from typing import Any, cast
@@ -30,24 +31,25 @@ def associative(
     inline: bool = False,
     unroll: int = 1,
 ) -> Unrolled:
-    """Runs a linear cell over time in `jax.lax.associative_scan`.
+    """Run a linear cell over time with `jax.lax.associative_scan`.
 
-    Masks, resets and zoneout change a_t and b_t, and nothing else: a masked step is (1, 0), a reset
-    (0, a_t ⊙ h_reset + b_t), and zoneout mixes in (1, 0). The state is rounded once, at the end,
-    where the loop rounds it at each step; that shows in half precision only.
+    Masks, resets and zoneout only change the pair (a_t, b_t): a masked step has the pair (1, 0), a
+    reset step has the pair (0, a_t ⊙ h_reset + b_t), and zoneout takes a weighted mean of the pair
+    and (1, 0). This kernel rounds the state once, at the end. A loop rounds the state at every
+    step, so its results differ, but only in half precision.
 
     Args:
-      cell: a `LinearCell`: one with `linear_terms`.
-      problem: arrays, time-major; see `Problem`.
-      reverse: process t = T-1 … 0.
-      inline: for kernels with a loop.
-      unroll: for kernels with a loop.
+      cell: a `LinearCell`, which has `linear_terms`.
+      problem: the time-major arrays of the call; see `Problem`.
+      reverse: whether to process the steps in the order t = T-1 … 0.
+      inline: not used. Only kernels with a loop use `inline`.
+      unroll: not used. Only kernels with a loop use `unroll`.
 
     Returns:
       `Unrolled` with time-major outputs.
 
     Raises:
-      ValueError: another cell.
+      ValueError: the cell is not a `LinearCell`, or it has a recurrent input.
 
     References:
       Blelloch (1990), Prefix sums and their applications; Martin, Cundy (2018), Parallelizing
@@ -94,18 +96,18 @@ def associative(
 
 
 def _refuses(cell: Cell[Any, Any], spec: Spec | None = None) -> str | None:
-    """Why the kernel cannot run a cell."""
+    """Return why the kernel cannot run a cell, or None if it can."""
     del spec
     name = type(cell).__name__
     if not isinstance(cell, LinearCell):
         return f"'associative' runs cells with linear_terms, got {name}; {INSTEAD}"
     if cell.recurrent_input(cell.initial_state()) is not None:
-        return f"'associative' runs cells without a recurrent input, {name} has one; {INSTEAD}"
+        return f"'associative' runs cells without a recurrent input, got {name}; {INSTEAD}"
     return None
 
 
 def _takes(cell: Cell[Any, Any], spec: Spec) -> str | None:
-    """Many steps on a platform where solving them in parallel pays."""
+    """Return why "auto" chooses the kernel, or None if there are too few steps for it."""
     del cell
     least, because = spec.choices.parallel_from
     if least is None or spec.steps < least:
@@ -117,11 +119,11 @@ def _takes(cell: Cell[Any, Any], spec: Spec) -> str | None:
 
 
 ASSOCIATIVE = Kernel("associative", associative, refuses=_refuses, takes=_takes, loops=False)
-"""Time in parallel, for linear cells."""
+"""The kernel that computes all steps in parallel, for linear cells."""
 
 
 def _composed(first: tuple[Array, Array], second: tuple[Array, Array]) -> tuple[Array, Array]:
-    """The map that applies `first`, then `second`."""
+    """Return the map that applies `first`, then `second`."""
     (a_1, b_1), (a_2, b_2) = first, second
     return a_2 * a_1, a_2 * b_1 + b_2
 
@@ -129,7 +131,10 @@ def _composed(first: tuple[Array, Array], second: tuple[Array, Array]) -> tuple[
 def _composed_with_cuts(
     first: tuple[Array, Array, Array], second: tuple[Array, Array, Array]
 ) -> tuple[Array, Array, Array]:
-    """The same where a reset may cut off what came before, whatever that is: 0 · NaN is NaN."""
+    """Compose two maps; a map is (a, b, whether there is a reset).
+
+    Where `second` has a reset, zeros replace the terms of `first`, so its NaNs have no effect.
+    """
     (a_1, b_1, cut_1), (a_2, b_2, cut_2) = first, second
     a_1, b_1 = (jnp.where(cut_2, 0, term) for term in (a_1, b_1))
     return *_composed((a_1, b_1), (a_2, b_2)), cut_1 | cut_2

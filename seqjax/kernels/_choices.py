@@ -1,8 +1,8 @@
-"""The planner's settings for each platform, each with the measurement behind it.
+"""The planner's settings for each platform. Each setting has a reason, usually a measurement.
 
-Settings without a measurement keep their earlier value, and say "not measured". To change one,
-measure it by `python -m benchmarks device` (GPU, TPU) or `python -m benchmarks all` (CPU), and
-change its value together with its reason.
+If a setting was not measured, its reason is "not measured". To change a setting, measure it
+with `python -m benchmarks device` (GPU, TPU) or `python -m benchmarks all` (CPU), and change the
+value together with its reason.
 """
 
 from typing import Generic, NamedTuple, TypeVar
@@ -14,10 +14,10 @@ MEGABYTE = 2**20
 
 
 class Choice(NamedTuple, Generic[Value]):
-    """A value, and the measurement that it rests on.
+    """The value of a setting, and the measurement that is the reason for the value.
 
     Attributes:
-      value: what the planner uses.
+      value: the value that the planner uses.
       because: the measurement (the chip, the case, the times), or "not measured".
     """
 
@@ -29,14 +29,18 @@ class Choices(NamedTuple):
     """The settings that depend on the platform.
 
     Attributes:
-      unroll: steps in one iteration of the compiled loop.
-      inline_from: bytes of the projections of all steps from which each step projects its own
-        input; None for never.
-      chunk_from: bytes kept for gradients from which reverse mode runs by checkpointed segments,
-        if there is no budget; None for never.
-      parallel_from: steps from which a linear cell's time is solved in parallel; None for never.
-      native: whether "auto" may take the native engine.
-      cudnn: whether "auto" may take NVIDIA's LSTM.
+      unroll: the number of steps in one iteration of the compiled loop.
+      inline_from: a number of bytes. If the projections of all steps have at least `inline_from`
+        bytes, each step projects its own input. If `inline_from` is None, the inputs of all steps
+        are projected at once.
+      chunk_from: a number of bytes. If reverse mode has no memory budget and would store at least
+        `chunk_from` bytes, it runs in checkpointed segments. If `chunk_from` is None, the planner
+        chooses segments only to meet a memory budget.
+      parallel_from: a number of steps. If a linear cell runs at least `parallel_from` steps, all
+        steps are computed in parallel. If `parallel_from` is None, "auto" runs the
+        steps one after another.
+      native: whether "auto" may choose the native engine.
+      cudnn: whether "auto" may choose NVIDIA's LSTM.
     """
 
     unroll: Choice[int]
@@ -83,15 +87,15 @@ CHOICES: dict[str, Choices] = {
     ),
     "tpu": OTHERS,
 }
-"""The settings by platform. Those of "tpu" serve every platform that was not measured."""
+"""The settings by platform. A platform without an entry has the settings of "tpu"."""
 
 
 def choices_for(platform: str) -> Choices:
-    """Return the choices for a platform of JAX.
+    """Return the settings for a platform of JAX.
 
     Args:
-      platform: "cpu", "cuda" (or "gpu") for NVIDIA's GPUs, "tpu", or another one, such as "rocm",
-        which gets the settings of a TPU.
+      platform: "cpu", "tpu", or "cuda" (or "gpu") for NVIDIA's GPUs. Every other platform, such as
+        "rocm", gets the settings of a TPU.
 
     Example:
       >>> choices_for("gpu").unroll.value, choices_for("rocm").unroll.value

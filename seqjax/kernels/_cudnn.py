@@ -1,8 +1,9 @@
-"""The kernel that calls NVIDIA's own LSTM: cuDNN, through `jax.experimental.rnn`.
+"""The kernel that calls the LSTM of NVIDIA's library cuDNN, through `jax.experimental.rnn`.
 
-cuDNN runs right-padded sequences of one step or more, forward. The kernel brings any problem into
-that form: it moves each sequence's real steps to the front, in the order of processing, and puts
-the outputs back where the steps were. So any mask and `reverse` are exact.
+cuDNN processes each sequence forward, and needs at least one real step in each sequence and padding
+on the right only. Before the call, this kernel moves the unmasked steps of each sequence to the
+front, in the order of processing. After the call, the kernel moves each output back to the position
+of its step. The results are therefore exact for every mask and for `reverse`.
 """
 
 from collections.abc import Callable
@@ -31,33 +32,35 @@ def cudnn(
     inline: bool = False,
     unroll: int = 1,
 ) -> Unrolled:
-    """Run an `LSTM` over time in cuDNN, in float32, with TF32 where JAX's matrix products have it.
+    """Run an `LSTM` over time in cuDNN, in float32 or TF32.
 
         [z_i z_f z_g z_o] = x_t W_ih + h_{t-1} W_hh + b
         c_t = σ(z_f) ⊙ c_{t-1} + σ(z_i) ⊙ tanh(z_g)
         h_t = σ(z_o) ⊙ tanh(c_t)
 
-    The precision is that of `jax.default_matmul_precision`, as for all other kernels: cuDNN uses
-    TF32 unless it is "highest" (or "float32").
+    `jax.default_matmul_precision` sets the precision, as for all other kernels. If the precision is
+    "highest" or "float32", cuDNN uses float32. Otherwise cuDNN uses TF32.
 
-    On an NVIDIA H200 its values and gradients agree with `scan`, and `fused` is faster, so "auto"
-    never chooses this kernel. It can be differentiated once, in reverse mode; `jax.vmap` has no
-    rule for it, and batch axes of the inputs do the same.
+    On an NVIDIA H200, the values and gradients of this kernel agree with `scan`. Because `fused` is
+    faster on that GPU, "auto" never chooses this kernel. The kernel can be differentiated only
+    once, in reverse mode. The kernel does not support `jax.vmap`; use batch axes of the inputs.
 
     Args:
-      cell: an `LSTM`; its subclasses and variants are refused.
-      problem: arrays, time-major; see `Problem`. xs `[T, ..., I]`, params and state float32; any
-        mask; no resets, recurrent_mask or zoneout.
-      reverse: process t = T-1 … 0.
-      inline: for kernels with a loop.
-      unroll: for kernels with a loop.
+      cell: an `LSTM`, not a subclass or a variant of it.
+      problem: the time-major arrays of the call; see `Problem`. The inputs `xs` are `[T, ..., I]`.
+        The arrays in `xs`, `params` and `state` must be float32. Any mask is allowed, but no
+        resets, recurrent_mask or zoneout.
+      reverse: whether to process the steps in the order t = T-1 … 0.
+      inline: not used. Only kernels with a loop use `inline`.
+      unroll: not used. Only kernels with a loop use `unroll`.
 
     Returns:
       `Unrolled` with time-major outputs `[T, ..., H]` and the final `LSTMState`, float32.
 
     Raises:
-      ValueError: the cell, a dtype or an argument is not supported; or there is no NVIDIA GPU,
-        which even lowering needs: JAX asks cuDNN for the sizes of its buffers while tracing.
+      ValueError: the cell, a dtype or an argument is not supported, or there is no NVIDIA GPU.
+        Tracing also needs the GPU, because JAX asks cuDNN for the sizes of its buffers while it
+        traces.
 
     References:
       Chetlur et al. (2014), cuDNN: efficient primitives for deep learning; Appleyard, Kociský,
@@ -75,23 +78,23 @@ def cudnn(
     del inline, unroll
     spec = Spec((), problem.steps, compute_dtype(problem.xs), target.this_machine())
     require(_refuses(cell, spec, problem))
-    from jax.experimental import rnn  # here, since what is experimental may go
+    from jax.experimental import rnn  # imported here: later versions of JAX may not have it
 
     return _run(rnn.lstm, cast(LSTM, cell), problem, reverse)
 
 
 def flat_weights(params: LSTMParams) -> Array:
-    """Parameters of an `LSTM` in the one array that cuDNN takes.
+    """Return the parameters of an `LSTM` as one array in the order that cuDNN expects.
 
         [W_ih^T, W_hh^T, b, 0]      each flattened, the gates in the order i, f, g, o
 
-    cuDNN adds two biases, of which one is ours and the other zero.
+    cuDNN adds two bias vectors. The first vector is b, and the second vector is zero.
 
     Args:
-      params: `w_ih [I, 4H]`, `w_hh [H, 4H]`, `b [4H]` or None.
+      params: the parameters `w_ih [I, 4H]`, `w_hh [H, 4H]`, and `b [4H]` or None.
 
     Returns:
-      `[4H (I + H + 2)]`, in the dtype of the parameters.
+      An array `[4H (I + H + 2)]` in the dtype of the parameters.
 
     Example:
       >>> flat_weights(LSTM(3, 5).init(jax.random.key(0))).shape
@@ -103,11 +106,11 @@ def flat_weights(params: LSTMParams) -> Array:
 
 
 def _refuses(cell: Cell[Any, Any], spec: Spec, problem: Problem | None = None) -> str | None:
-    """Why the kernel cannot run a problem, of which more is known once there are arrays."""
+    """Return why the kernel cannot run the cell or the problem, or None if it can."""
     dtypes = [("xs", spec.dtype)]
     for name in ("params", "state"):
         dtypes += [(name, leaf.dtype) for leaf in jax.tree.leaves(getattr(problem, name, None))]
-    if type(cell) is not LSTM:  # an LSTM's kin has other equations
+    if type(cell) is not LSTM:  # subclasses have other equations
         return f"'cudnn' runs seqjax.cells.LSTM, got {type(cell).__name__}; {INSTEAD}"
     for name, dtype in dtypes:
         if dtype != jnp.float32:
@@ -116,12 +119,12 @@ def _refuses(cell: Cell[Any, Any], spec: Spec, problem: Problem | None = None) -
         if getattr(problem, name, None) is not None:
             return f"'cudnn' runs without {name}, got {name}; {INSTEAD}"
     if spec.platform not in ("cuda", "gpu"):
-        return f"'cudnn' needs an NVIDIA GPU, JAX's backend is {spec.platform!r}"
+        return f"'cudnn' needs an NVIDIA GPU, got JAX's backend {spec.platform!r}; {INSTEAD}"
     return None
 
 
 def _takes(cell: Cell[Any, Any], spec: Spec) -> str | None:
-    """Return the measurement that speaks for cuDNN, or None if the platform has none."""
+    """Return the measurement that favours cuDNN, or None if no measurement does."""
     del cell
     chosen, because = spec.choices.cudnn
     return because if chosen else None
@@ -130,13 +133,13 @@ def _takes(cell: Cell[Any, Any], spec: Spec) -> str | None:
 CUDNN = Kernel(
     "cudnn", cudnn, refuses=_refuses, takes=_takes, loops=False, remat=False, transforms=False
 )
-"""NVIDIA's LSTM."""
+"""The kernel that calls NVIDIA's LSTM."""
 
 
 def _run(
     call: Callable[..., tuple[Array, Array, Array]], cell: LSTM, problem: Problem, reverse: bool
 ) -> Unrolled:
-    """Everything around `call`, which has the arguments of `jax.experimental.rnn.lstm`."""
+    """Run a problem with `call`, which has the arguments of `jax.experimental.rnn.lstm`."""
     steps, *batch, _ = problem.xs.shape
     size = cell.hidden_size
     if problem.xs.size == 0:
@@ -179,28 +182,28 @@ def _run(
 
 
 def _row_major(a: Array) -> Array:
-    """The same array, kept in memory in the order of its axes, and so is its cotangent.
+    """Return the array with a row-major memory layout, and give its cotangent this layout, too.
 
-    JAX's call of cuDNN (0.11) does not say which layout it needs, and XLA is free to give it the
-    transposed array that `swapaxes` was made of. On an H200 the results were wrong without this.
+    JAX 0.11 does not tell XLA which memory layout cuDNN needs, so XLA may pass the array in the
+    layout that it had before `swapaxes`. On an H200, the results were wrong without this function.
     """
     laid_out: Array = with_layout_constraint(a, Layout(tuple(range(a.ndim))))
     return laid_out
 
 
 def _ambient_precision() -> jax.lax.Precision:
-    """Return the ambient precision of JAX as cuDNN knows it: float32 or TF32."""
+    """Return cuDNN's precision, float32 or TF32, for JAX's default precision of products."""
     ambient = jax.config.jax_default_matmul_precision  # type: ignore[attr-defined]
     exact = ambient in ("highest", "float32")
     return jax.lax.Precision.HIGHEST if exact else jax.lax.Precision.HIGH
 
 
 def _reordered(a: Array, order: Array) -> Array:
-    """The steps of `a [B, T, N]` in the order `[B, T]`, a permutation of each row's steps."""
+    """Return `a [B, T, N]` with the steps of each sequence permuted by a row of `order [B, T]`."""
     return jnp.take_along_axis(a, order[..., None], axis=1, mode="promise_in_bounds")
 
 
 def _where_real(mask: Array, a: Array) -> Array:
-    """Zeros at masked steps, in `a` and in its gradient: cuDNN promises nothing of padding."""
+    """Set `a` and its gradient to zero at masked steps, where cuDNN leaves values undefined."""
     real: Array = select(mask, a, jnp.zeros_like(a))
     return real

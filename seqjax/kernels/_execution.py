@@ -1,4 +1,4 @@
-"""Execution, the options that say how a cell is run: one type for every public function."""
+"""`Execution`, the options for running a cell."""
 
 import dataclasses
 from typing import Any, Literal, Self
@@ -6,32 +6,38 @@ from typing import Any, Literal, Self
 from seqjax import checks
 from seqjax.kernels._kernel import Kernel
 from seqjax.kernels._registry import find
+from seqjax.kernels._scan import SCAN, scan
 
-__all__ = ["REMAT", "Execution"]
+__all__ = ["REMAT", "Execution", "by_scan"]
 
 REMAT = ("auto", "none", "chunk", "sqrt", "log")
-"""The ways in which reverse mode trades memory for time. "none" stores the values of every step.
-"chunk" stores the states between segments and the values of one segment of a few megabytes, and
-runs each step twice. "sqrt" does the same with segments of √T steps, which needs the least memory
-for that cost. "log" nests segments: memory is O(log T), and each level runs the steps once more."""
+"""The rematerialisation strategies, which save memory in reverse mode and need more time.
+
+"none" stores the values of every step. "chunk" divides the steps into segments of a few megabytes,
+stores the states between segments and the values of one segment, and runs each step twice. "sqrt"
+is like "chunk" with segments of √T steps, which need the least memory if each step runs twice.
+"log" nests segments and needs memory O(log T). Each level of nesting runs the steps once more."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Execution:
-    """The options for running a cell over time. By default the planner chooses everything.
+    """Options for running a cell over time. By default the planner chooses all options.
 
-    It is accepted by `seqjax.unroll`, `seqjax.explain`, the layers of `seqjax.nn`, and the encoder,
-    the decoder and the model of `seqjax.seq2seq`.
+    Pass an `Execution` to `seqjax.unroll`, to `seqjax.explain`, to a layer of `seqjax.nn`, or to
+    the encoder, the decoder or the model of `seqjax.seq2seq`.
 
     Attributes:
-      implementation: a kernel, by name or a `seqjax.kernels.Kernel` itself, which runs or raises
-        with the reason; or "auto", which chooses one.
-      remat: what reverse mode keeps, a name of `seqjax.kernels.REMAT`.
-      memory_budget: approximate number of bytes reverse mode may keep, without inputs and outputs.
-      unroll: steps in one iteration of the compiled loop; None to choose.
+      implementation: the name of a kernel, a `seqjax.kernels.Kernel`, or "auto". With "auto" the
+        planner chooses the kernel. If the requested kernel cannot run the problem, an error says
+        why.
+      remat: the rematerialisation strategy, a name in `seqjax.kernels.REMAT`.
+      memory_budget: the approximate number of bytes that reverse mode may keep in addition to
+        inputs and outputs. If `memory_budget` is None, there is no limit.
+      unroll: the number of steps in one iteration of the compiled loop. If `unroll` is None, the
+        planner chooses the number.
 
     Raises:
-      TypeError, ValueError: an unknown name, or a number that is not a positive integer.
+      TypeError, ValueError: a name is unknown, or a number is not a positive integer.
 
     Example:
       >>> Execution(remat="sqrt").remat
@@ -58,14 +64,14 @@ class Execution:
 
     @classmethod
     def of(cls, execution: Self | None, **given: Any) -> Self:
-        """Return an execution with some of its fields replaced, those that are not None.
+        """Return a copy of an execution with new values for some of its fields.
 
         Args:
-          execution: as a caller gave it; None for the default.
-          **given: its fields as keywords of that caller.
+          execution: the execution. None stands for `Execution()`.
+          **given: new values of the fields. If a value is None, the field keeps its old value.
 
         Raises:
-          TypeError, ValueError: something else than an `Execution`; a field that is not allowed.
+          TypeError, ValueError: `execution` is not an `Execution`, or a value is not allowed.
 
         Example:
           >>> Execution.of(None, remat="log", unroll=None).remat
@@ -80,3 +86,25 @@ class Execution:
             )
         changed = {name: value for name, value in given.items() if value is not None}
         return dataclasses.replace(execution, **changed) if changed else execution
+
+
+def by_scan(execution: Execution, argument: str, **options: Any) -> Execution:
+    """Return an `Execution` with the kernel "scan", for a call that no other kernel can run.
+
+    Args:
+      execution: the execution of the call.
+      argument: the name of the argument that only "scan" supports, for the error message.
+      **options: further options of `scan`.
+
+    Raises:
+      ValueError: `execution` requests another kernel.
+
+    Example:
+      >>> by_scan(Execution(), "return_all_states", with_states=True).implementation.options
+      (('with_states', True),)
+    """
+    kernel = find(execution.implementation) or SCAN
+    if kernel.run is not scan:
+        raise ValueError(f"implementation: expected auto or scan with {argument}, got {kernel}")
+    kernel = dataclasses.replace(kernel, options=(*kernel.options, *options.items()))
+    return dataclasses.replace(execution, implementation=kernel)

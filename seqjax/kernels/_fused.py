@@ -1,21 +1,23 @@
-"""The kernel whose weight gradients are one product each: a loop with a derivative of its own.
+"""The kernel that computes each weight gradient as one product: a loop with its own derivative.
 
-`lax.scan` differentiates a loop as it stands, so the transpose of the loop carries the gradient of
-each matrix and adds a small product to it at every step. Here the loop's *derivative* is written so
-that the matrices move out of it. With r_t the recurrent input and dots for tangents,
+JAX differentiates `lax.scan` step by step, so the transposed loop carries the gradient of each
+matrix and adds a small product to this gradient at every step. This kernel defines the *derivative*
+of the loop so that the gradients of the matrices are computed outside of the loop. Let r_t be the
+recurrent input, and let dots denote tangents. Then
 
     recur(p, r_t)˙ = recur(p, ṙ_t) + recur(ṗ, r_t)
 
-The second term does not depend on the tangents of earlier steps. It can therefore be computed as
-one product for all steps. The same holds for its transpose, which is the gradient of p. That holds
-for any `recur`, since it is linear in each argument: dense, block-diagonal, convolutional,
-elementwise. Products inside `update` are taken out in the same way (`_taps.py`), and an `output`
-that multiplies runs for all steps at once after the loop.
+The term recur(ṗ, r_t) does not depend on the tangents of earlier steps. Therefore this term can be
+computed as one product for all steps. The transpose of this product, which is the gradient of p, is
+one product, too. The method works for every `recur` (dense, block-diagonal, convolutional,
+elementwise), because `recur` is linear in each argument. Products inside `update` are taken out of
+the loop in the same way (`_taps.py`). If `output` contains a product, the outputs of all steps are
+computed at once after the loop.
 
-Nothing else is needed: JAX transposes this derivative into the backward loop, which emits the
-cotangents of the products, and the products after it. Forward mode, second derivatives and `vmap`
-follow from the same lines, and no cell's gradient is written by hand: a step is differentiated by
-`jax.jvp`, at values recomputed from what the forward loop stored (states and gates).
+JAX transposes this derivative into a backward loop, which emits the cotangents of the products, and
+into products of all steps after that loop. Forward mode, second derivatives and `vmap` use the same
+code. No gradient of a cell is written by hand. `jax.jvp` differentiates each step, with values
+recomputed from the states and gates that the forward loop stored.
 """
 
 import functools
@@ -27,13 +29,13 @@ import jax.numpy as jnp
 import numpy as np
 
 from seqjax.cells import ops
-from seqjax.cells._base import Cell, compute_dtype, widened
-from seqjax.cells._minimal import LinearCell
+from seqjax.cells._base import Cell, cast, compute_dtype, widened
 from seqjax.cells.stepping import Now, Step, added, advance, enter, masked, shown
 from seqjax.kernels import _taps as taps
+from seqjax.kernels._associative import ASSOCIATIVE
 from seqjax.kernels._kernel import Kernel, Spec, require
 from seqjax.kernels._problem import Problem
-from seqjax.kernels._scan import varying_like
+from seqjax.kernels._scan import dtype_inside, varying_like
 from seqjax.types import Array, PyTree, Slots, Unrolled
 
 __all__ = ["FUSED", "fused"]
@@ -47,23 +49,24 @@ def fused(
     inline: bool = False,
     unroll: int = 1,
 ) -> Unrolled:
-    """Run a cell over time, with weight gradients outside the backward loop where possible.
+    """Run a cell over time, and compute weight gradients after the backward loop where possible.
 
-    Equal to `scan` in values and in derivatives of every kind and order.
+    The values and all derivatives, of every mode and order, are those of `scan`.
 
     Args:
       cell: the cell.
-      problem: arrays, time-major; see `Problem`.
-      reverse: process t = T-1 … 0.
-      inline: whether each step projects its own input, so that the projections of all steps are
-        not kept in memory.
-      unroll: steps in one iteration of the compiled loops.
+      problem: the time-major arrays of the call; see `Problem`.
+      reverse: whether to process the steps in the order t = T-1 … 0.
+      inline: whether each step projects its own input. If `inline` is True, the projections of all
+        steps are not kept in memory.
+      unroll: the number of steps in one iteration of the compiled loops.
 
     Returns:
       `Unrolled` with time-major outputs.
 
     Raises:
-      ValueError: the state has an array that is neither floating-point nor complex; use "scan".
+      ValueError: the state has an array that is neither floating-point nor complex. For a cell
+        with such a state, use the kernel "scan".
 
     Example:
       >>> from seqjax.cells import GRU
@@ -79,32 +82,37 @@ def fused(
 
 
 def _refuses(cell: Cell[Any, Any], spec: Spec | None = None) -> str | None:
-    """Why the kernel cannot run a cell: it differentiates every array of the state."""
+    """Return why the kernel cannot run a cell, or None if the whole state is differentiable."""
     del spec
     state = jax.tree.leaves(jax.eval_shape(lambda: cell.initial_state()))
     if all(jnp.issubdtype(leaf.dtype, jnp.inexact) for leaf in state):
         return None
     return (
-        f"'fused' differentiates the whole state, and that of {type(cell).__name__} has arrays "
-        "that are neither floating-point nor complex; expected 'scan' or 'auto'"
+        "'fused' runs cells whose state is floating-point or complex, got "
+        f"{type(cell).__name__}, whose state has other arrays; use 'scan' or 'auto'"
     )
 
 
-def _takes(cell: Cell[Any, Any], spec: Spec) -> str:
-    """It is the kernel for everything that no other one takes."""
-    if not isinstance(cell, LinearCell):
+def _takes(cell: Cell[Any, Any], spec: Spec) -> str | None:
+    """Return why "auto" chooses this kernel for a problem, or None if it does not.
+
+    If a more specialised kernel also accepts the problem, the planner prefers that kernel.
+    """
+    if cell.opaque:
+        return None
+    if ASSOCIATIVE.refuses(cell, spec) is not None:
         return "weight gradients are one product each, not one a step"
     parallel_from = spec.choices.parallel_from.value
     where = "a CPU" if parallel_from is None else f"fewer than {parallel_from} steps"
-    return f"on {where} the loop is faster than solving time in parallel"
+    return f"on {where} the loop is faster than all steps in parallel"
 
 
 FUSED = Kernel("fused", fused, refuses=_refuses, takes=_takes)
-"""The loop with a derivative of its own, which "auto" takes for most cells."""
+"""The kernel of this module, which "auto" chooses for most cells."""
 
 
 class _Setting(NamedTuple):
-    """The static part of a call."""
+    """The arguments of a call that are not arrays."""
 
     cell: Cell[Any, Any]
     reverse: bool
@@ -113,14 +121,15 @@ class _Setting(NamedTuple):
 
 
 class _Form(NamedTuple):
-    """The use that a cell makes of its slots, as the programs of its methods show it.
+    """Properties of a cell that are found by tracing its methods.
 
     Attributes:
-      kinds: one name per slot. "sum": `recur` fills it, and `project` or parameters contribute; its
-        value is stored. "copy": `recur` alone fills it, without parameters; it is recomputed.
-        "input": `project` alone fills it.
-      arrives: whether the step changes the state before it reads it, by what the input made.
-      tapped: the products inside `update`, or None.
+      kinds: the kind of each gate: "sum", "copy" or "input". Gates of kind "sum" come from `recur`
+        and also from `project` or the parameters, and are stored. Gates of kind "copy" come from
+        `recur` alone, without parameters, and are recomputed. Gates of kind "input" come from
+        `project` alone.
+      arrives: whether the cell overrides `arrive`, which reads the projected input.
+      tapped: the products inside `update`, or None if there are none.
       output_after: whether the output is computed for all steps at once after the loop.
     """
 
@@ -130,7 +139,7 @@ class _Form(NamedTuple):
     output_after: bool
 
     def made(self, projected: Slots) -> Slots:
-        """Return the slots of the projection that a step needs besides the sums."""
+        """Return the arrays of the projection that a step needs besides the gates of kind "sum"."""
         return projected if self.arrives else _by_kind(self.kinds, input=projected)
 
 
@@ -139,17 +148,17 @@ class _Stored(NamedTuple):
 
     left: Any  # the state before the step, after a reset
     sums: Slots
-    made: Any  # what `_Form.made` says of the projection, if that was made in the loop
-    products: Any  # `taps.Made`: those inside `update`, without operands that cost little
+    made: Any  # the result of `_Form.made`, if the inputs were projected in the loop
+    products: Any  # `taps.Made` of `update`, without operands that are cheap to recompute
 
 
 def _by_kind(kinds: tuple[str, ...], **slots: Any) -> Slots:
-    """Slots from tuples of them, one for each kind; None for a kind that is not given."""
+    """Return each gate from the tuple given for its kind, or None if its kind has no tuple."""
     return tuple(slots[kind][n] if kind in slots else None for n, kind in enumerate(kinds))
 
 
 def _form(setting: _Setting, problem: Problem, inputs: PyTree) -> _Form:
-    """Look at the programs of a cell's methods for one step; nothing of it is computed."""
+    """Return the `_Form` of a cell, found by tracing one step without running it."""
     cell, p = setting.cell, problem.params
 
     def one_step() -> Any:
@@ -170,7 +179,8 @@ def _form(setting: _Setting, problem: Problem, inputs: PyTree) -> _Form:
         "input" if q is None else "sum" if next(weighs) or slot is not None else "copy"
         for slot, q in zip(projected, recurred, strict=True)
     )
-    # The output leaves the loop if that saves products and needs nothing that was not kept.
+    # The output is computed after the loop if it contains products and reads only values that are
+    # kept.
     multiplies = taps.has_products(cell.output, p, gates, reached)
     read = iter(taps.reads(lambda g, p, s: cell.output(p, g, s), gates, p, reached))
     unkept = [
@@ -183,22 +193,25 @@ def _form(setting: _Setting, problem: Problem, inputs: PyTree) -> _Form:
 
 
 def _first(a: Array) -> Array:
-    """The first step of an array, or zeros for no steps: a stand-in of a step's shape and type."""
+    """Return the first step of an array, or zeros of its shape and dtype if there are no steps."""
     empty = isinstance(a.shape[0], int) and a.shape[0] == 0
     return jnp.zeros(a.shape[1:], a.dtype) if empty else a[0]
 
 
 class _Kept(NamedTuple):
-    """All that a run leaves behind: what was stored, and what its parts were."""
+    """The intermediate values of a forward pass that its derivative reads."""
 
     form: _Form
     stored: _Stored
     inputs: PyTree
-    reached: Any  # the states that the outputs were computed from, if that was after the loop
+    reached: Any  # the states from which outputs are computed after the loop, or None
 
 
 def _run(setting: _Setting, problem: Problem, *, store: bool) -> tuple[Unrolled, _Kept]:
-    """The forward loop; with `store` also what its derivative needs."""
+    """Run the forward loop, and return its result and the values that the derivative reads.
+
+    The loop stores these values for each step only if `store` is True.
+    """
     cell, p = setting.cell, problem.params
     inputs = problem.xs if setting.inline else cell.project(p, problem.xs)
     form = _form(setting, problem, inputs)
@@ -213,7 +226,8 @@ def _run(setting: _Setting, problem: Problem, *, store: bool) -> tuple[Unrolled,
         if store:
             made = form.made(projected) if setting.inline else None
             products = None if form.tapped is None else form.tapped.without_early(ran.extra)
-            kept = _Stored(ran.left, _by_kind(form.kinds, sum=ran.gates), made, products)
+            left = jax.tree.map(lambda a: a.astype(dtype_inside(a.dtype)), ran.left)
+            kept = _Stored(left, _by_kind(form.kinds, sum=ran.gates), made, products)
         return ran.state, (ran.output, ran.reached if form.output_after else None, kept)
 
     state, (outputs, reached, stored) = jax.lax.scan(
@@ -225,16 +239,17 @@ def _run(setting: _Setting, problem: Problem, *, store: bool) -> tuple[Unrolled,
     )
     if form.output_after:
         outputs = _shown_after(setting, form, problem, p, inputs, reached)
+    outputs = cast(outputs, compute_dtype(problem.xs))
     return Unrolled(outputs, state), _Kept(form, stored, inputs, reached)
 
 
 def _advance(
     setting: _Setting, form: _Form, problem: Problem, p: Any, now: Now, state: Any, **options: Any
 ) -> Step:
-    """One step of this problem."""
+    """Run one step of a problem."""
     return advance(
         setting.cell, p, now, state,
-        output_dtype=compute_dtype(problem.xs),
+        output_dtype=dtype_inside(compute_dtype(problem.xs)),
         with_output=not form.output_after,
         **{"reset_state": problem.reset_state, "recurrent_mask": problem.recurrent_mask} | options,
     )  # fmt: skip
@@ -243,7 +258,7 @@ def _advance(
 def _shown_after(
     setting: _Setting, form: _Form, problem: Problem, p: Any, inputs: Any, reached: Any
 ) -> PyTree:
-    """The outputs of all steps at once. They read no slot but the projection's own."""
+    """Compute the outputs of all steps at once, from the states and the projected inputs."""
     gates = _by_kind(form.kinds, **({} if setting.inline else {"input": inputs}))
     return shown(setting.cell, p, gates, reached, problem.mask, compute_dtype(problem.xs))
 
@@ -256,7 +271,7 @@ def _derivative(
     primals: tuple[Problem],
     tangents: tuple[Problem],
 ) -> tuple[Unrolled, Unrolled]:
-    """The loop and its tangent."""
+    """Return the result of the loop and its tangent."""
     with ops.divided_like(primals):
         return _with_tangent(_Setting(cell, reverse, inline, unroll), primals[0], tangents[0])
 
@@ -267,7 +282,7 @@ fused.defjvp(_derivative, symbolic_zeros=True)
 def _with_tangent(
     setting: _Setting, problem: Problem, tangents: Problem
 ) -> tuple[Unrolled, Unrolled]:
-    """Return the outputs and their tangents; the tangents come from a second, linear loop."""
+    """Return the outputs, and their tangents, which a second, linear loop computes."""
     cell, p = setting.cell, problem.params
     moved = taps.without_zeros(tangents)
     ran, (form, stored, inputs, reached) = _run(setting, problem, store=True)
@@ -275,13 +290,13 @@ def _with_tangent(
     made = stored.made if setting.inline else form.made(inputs)
 
     def seen(p: Any, kept: _Stored, made: Slots, noise: Any) -> tuple[Any, Any, Slots]:
-        """Return the state, the recurrent input and the gates of one step, or of all steps."""
+        """Return the state, the recurrent input and the gates of one step or of all steps."""
         here = cell.arrive(p, made, widened(kept.left))
         r = masked(cell.recurrent_input(here), noise)
         again = cell.recur(p, r) if "copy" in kinds else made
         return here, r, _by_kind(kinds, sum=kept.sums, copy=again, input=made)
 
-    # For all steps at once: what the parameters and inputs contribute.
+    # The contributions of parameters and inputs to the tangents, for all steps at once.
     _, d_projected = _jvp(cell.project, (p, problem.xs), (moved.params, moved.xs))
     d_recurred: Any = (None,) * len(kinds)
     if "sum" in kinds:
@@ -292,7 +307,7 @@ def _with_tangent(
     if tapped is not None:
         weights, d_weights = _jvp(tapped.weights, (p,), (moved.params,))
 
-        @jax.checkpoint  # so that an operand that costs little is not kept
+        @jax.checkpoint  # operands that are cheap to compute are recomputed instead of stored
         def tapping(p: Any, stored: _Stored, made: Slots, noise: Any, d_weights: Any) -> Any:
             here, _, gates = seen(p, stored, made, noise)
             _, again = jax.vmap(functools.partial(tapped.run, p))(gates, here)
@@ -301,7 +316,7 @@ def _with_tangent(
         d_taps = tapping(p, stored, made, problem.recurrent_mask, d_weights)
 
     def after(p: Any, gates: Slots, made: Slots, state: Any, *others: Any) -> Any:
-        """One step once its gates are known: what the loop carries, and what it emits."""
+        """Run a step from known gates. Return its state and the values that the loop emits."""
         reset_state, hold, d_taps, mask, reset, products = others
         update = None
         if tapped is not None:
@@ -314,10 +329,11 @@ def _with_tangent(
         )  # fmt: skip
         return ran.state, (ran.output, ran.reached if form.output_after else None)
 
-    # A parameter that no step reads, once the products are apart, needs no gradient from the loop,
-    # which would carry zeros for it.
+    # If only products that are computed outside of the loop read a parameter, its gradient inside
+    # the loop is zero, and the loop need not carry it.
     def all_of_it(p: Any) -> Any:
         kept, own, hold = jax.tree.map(_first, (stored, made, problem.zoneout))
+        kept = _narrowed(kept, problem.state)
         _, r, gates = seen(p, kept, own, problem.recurrent_mask)
         others = (problem.reset_state, hold, None, None, None, kept.products)
         return r, after(p, gates, own, kept.left, *others)
@@ -327,6 +343,7 @@ def _with_tangent(
 
     def step(d_state: Any, per_step: Any) -> tuple[Any, PyTree]:
         kept, made, d_made, d_sums, d_taps, mask, reset, hold, d_hold = per_step
+        kept = _narrowed(kept, problem.state)
 
         def found(p: Any, made: Slots, state: Any, reset_state: Any, noise: Any) -> PyTree:
             _, here = enter(cell, p, Now(made, reset=reset), state, reset_state)
@@ -351,7 +368,7 @@ def _with_tangent(
         return _filled(new, d_new), _filled(emitted, d_emitted)
 
     products = None if tapped is None else stored.products._replace(operands=[])
-    # Checkpointed, so that reverse mode keeps what was stored and not the activations made of it.
+    # Checkpointed, so that reverse mode keeps the stored values only and recomputes activations.
     d_state, (d_outputs, d_reached) = jax.lax.scan(
         jax.checkpoint(step, prevent_cse=False),
         varying_like(_filled(problem.state, moved.state), problem),
@@ -366,14 +383,21 @@ def _with_tangent(
             (p, None if setting.inline else inputs, reached),
             (moved.params, None if setting.inline else d_projected, d_reached),
         )
-    return ran, Unrolled(d_outputs, d_state)
+    return ran, Unrolled(cast(d_outputs, compute_dtype(problem.xs)), d_state)
+
+
+def _narrowed(kept: _Stored, state: Any) -> _Stored:
+    """Return the stored values with the state before the step in the dtype of the state."""
+    left = jax.tree.map(lambda a, like: a.astype(like.dtype), kept.left, state)
+    return kept._replace(left=left)
 
 
 def _packed(d_sums: Slots, sums: Slots) -> tuple[Any, list[int] | None]:
-    """The tangents of sums side by side, so that the loop sees one array, and their widths.
+    """Join the tangents of the gates of kind "sum" into one array, and return it with its widths.
 
-    The list as it was and no widths if the sums differ in more than their last axis; None if
-    nothing moves.
+    The widths are the sizes of the last axes of the tangents. If the gates differ in more than
+    their last axis, the tangents are returned as they are, with None for the widths. If all
+    tangents are None, the result is None, too.
     """
     pairs = [(d, slot) for d, slot in zip(d_sums, sums, strict=True) if slot is not None]
     if all(d is None for d, _ in pairs):
@@ -385,7 +409,7 @@ def _packed(d_sums: Slots, sums: Slots) -> tuple[Any, list[int] | None]:
 
 
 def _unpacked(d_sums: Any, widths: list[int] | None, sums: Slots) -> Slots:
-    """One step of what `_packed` returned, slot by slot."""
+    """Return one step's tangents, which `_packed` has joined, as separate arrays."""
     if d_sums is None:
         return (None,) * len(sums)
     if widths is None:
@@ -395,7 +419,7 @@ def _unpacked(d_sums: Any, widths: list[int] | None, sums: Slots) -> Slots:
 
 
 def _leaves(primals: PyTree, tangents: PyTree) -> list[Any]:
-    """The tangents of all leaves of `primals`; None where one does not move."""
+    """Return the tangents of all leaves of `primals`, with None in place of zero tangents."""
     if tangents is None:
         return [None] * len(jax.tree.leaves(primals))
     structure: Any = jax.tree.structure(primals)
@@ -403,14 +427,17 @@ def _leaves(primals: PyTree, tangents: PyTree) -> list[Any]:
 
 
 def _filled(primals: PyTree, tangents: PyTree) -> PyTree:
-    """The tangents with zeros in place of None."""
+    """Return the tangents with zeros in place of None."""
     return jax.tree.map(lambda a, d: jnp.zeros_like(a) if d is None else d, primals, tangents)
 
 
 def _jvp(
     function: Callable[..., PyTree], primals: tuple[PyTree, ...], tangents: tuple[PyTree, ...]
 ) -> tuple[PyTree, PyTree]:
-    """`jax.jvp` for tangents that are None where a leaf does not move; None if nothing does."""
+    """Return the result of `jax.jvp` for tangents in which None stands for zero.
+
+    If all tangents are None, the tangents of the result are None, too.
+    """
     leaves, structure = jax.tree.flatten(primals)
     pairs = zip(primals, tangents, strict=True)
     moving = [d for primal, tangent in pairs for d in _leaves(primal, tangent)]

@@ -1,4 +1,4 @@
-"""The type of all kernels: a way to run a cell over time, which says itself what it can run."""
+"""`Kernel`, the type of all kernels, and `Spec`, the description of a problem."""
 
 import dataclasses
 from collections.abc import Callable
@@ -10,16 +10,16 @@ from seqjax.types import Shape, Unrolled
 
 __all__ = ["INSTEAD", "Kernel", "Spec", "require"]
 
-INSTEAD = "expected 'scan', 'fused' or 'auto'"
-"""The end of the message with which a special kernel refuses a problem."""
+INSTEAD = "use 'scan', 'fused' or 'auto'"
+"""The hint at the end of the message with which a special kernel refuses a problem."""
 
 
 class Spec(NamedTuple):
-    """The facts of a problem that are known before it runs.
+    """Properties of a problem that are known before it runs.
 
     Attributes:
-      batch_shape: the batch axes; not those that `vmap` adds.
-      steps: T.
+      batch_shape: the sizes of the batch axes, except axes that `jax.vmap` adds.
+      steps: the number of time steps, T.
       dtype: the compute dtype.
       platform: "cpu", "cuda" (or "gpu"), "rocm" or "tpu".
     """
@@ -31,36 +31,40 @@ class Spec(NamedTuple):
 
     @property
     def choices(self) -> Choices:
-        """The planner's numbers for the platform."""
+        """The planner's settings for the platform."""
         return choices_for(self.platform)
 
 
 def _never(*_: Any) -> None:
-    """Return None: nothing is refused, or nothing speaks for the kernel."""
+    """Return None, as the default of `refuses`, `takes` and `absent`."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Kernel:
-    """A way to run a cell over time, with all that the planner has to know of it.
+    """A way to run a cell over time, with the information that the planner needs.
 
-    Kernels are compared by their fields, so that a program that was compiled for one is never used
-    for another one of the same name.
+    Two kernels are equal only if all their fields are equal. So a program that was compiled for one
+    kernel is never used for another kernel with the same name.
 
     Attributes:
-      name: for `unroll(implementation=…)`, plans and errors.
+      name: the name in `unroll(implementation=…)`, in plans and in errors.
       run: `run(cell, problem, *, reverse, inline, unroll, **options) -> Unrolled` on a time-major
         `Problem`.
-      refuses: `refuses(cell, spec)` returns why the kernel cannot run that, or None. The text is
-        that of an error, such as "'cudnn' runs float32, got xs of bfloat16".
-      takes: `takes(cell, spec)` returns why "auto" should take the kernel, or None. It is asked
-        only for what the kernel does not refuse.
-      absent: `absent(cell, spec)` returns what this machine lacks to run the kernel where "auto"
-        would take it, or None. A plan for another kernel says so.
-      loops: whether it has a loop, which can project the inputs step by step and be unrolled.
-      remat: whether it runs by checkpointed segments of time; else it keeps what it needs.
-      transforms: whether all transformations of JAX work; else reverse mode alone.
-      tolerance: the largest difference from `scan` in float32, relative and absolute.
-      options: further arguments of `run`, as pairs, for a kernel with parameters of its own.
+      refuses: `refuses(cell, spec)` returns why the kernel cannot run the problem, or None if it
+        can. The reason becomes part of an error message, such as "'cudnn' runs float32, got xs of
+        bfloat16".
+      takes: `takes(cell, spec)` returns why "auto" should choose the kernel, or None if it should
+        not. `takes` is called only for problems that the kernel does not refuse.
+      absent: `absent(cell, spec)` returns why the kernel is missing on this machine, or None if the
+        kernel is present or "auto" would not choose it anyway. If "auto" chooses another kernel,
+        the plan's reasons say why this kernel is missing.
+      loops: whether the kernel has a loop that can project each step's input and be unrolled.
+      remat: whether the kernel can run in checkpointed segments of time. If `remat` is False, the
+        kernel itself decides which values it stores for the gradient.
+      transforms: whether the kernel supports all transformations of JAX. If `transforms` is False,
+        the kernel supports reverse mode only.
+      tolerance: the largest allowed relative and absolute difference from `scan` in float32.
+      options: further arguments of `run`, as pairs of name and value.
 
     Example:
       >>> import dataclasses
@@ -89,12 +93,12 @@ class Kernel:
         """Raise if the kernel cannot run a cell.
 
         Raises:
-          ValueError: with the reason.
+          ValueError: the kernel refuses the cell. The error message gives the reason.
         """
         require(self.refuses(cell, spec))
 
 
 def require(refusal: str | None) -> None:
-    """Raise why a kernel cannot run a problem, if it cannot."""
+    """Raise an error with the reason `refusal`, unless `refusal` is None."""
     if refusal is not None:
         raise ValueError(f"implementation: {refusal}")

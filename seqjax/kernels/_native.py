@@ -1,9 +1,10 @@
 """The kernel of the native engine: on a CPU the whole time loop is one call of compiled C++.
 
-Three primitives make it: the run, its tangent, and the transpose of that, the gradient. Run and
-gradient are lowered for a CPU to the engine's custom calls. Everything else is the `fused` kernel:
-the tangent, derivatives of the gradient, other platforms, and exported programs, which must run
-where the engine is not.
+The kernel has three JAX primitives: the run of a cell over time, the tangent of the run, and the
+gradient, which is the transpose of the tangent. On a CPU, JAX compiles the run and the gradient to
+custom calls of the engine. The `fused` kernel computes everything else: the tangent, derivatives of
+the gradient, programs for other platforms, and exported programs, which must run on machines
+without the engine.
 """
 
 import functools
@@ -17,13 +18,13 @@ from jax.extend import core
 from jax.interpreters import ad, batching, mlir, partial_eval, xla
 
 from seqjax import _native as engine
-from seqjax.cells import ops
 from seqjax.cells._base import Cell
 from seqjax.cells._elman import Elman, ElmanParams
 from seqjax.cells._gru import GRU, GRUParams
 from seqjax.cells._lstm import LSTM, LSTMParams, LSTMState
 from seqjax.kernels._fused import fused
 from seqjax.kernels._kernel import INSTEAD, Kernel, Spec, require
+from seqjax.kernels._native_sharding import BATCH_AXIS, divided, needs_devices, place
 from seqjax.kernels._problem import Problem
 from seqjax.kernels._scan import varying_like
 from seqjax.types import Array, Unrolled
@@ -37,15 +38,10 @@ OPERANDS = (
     "hold_h", "hold_c",
 )  # fmt: skip
 """The arrays of a problem, in the order of the engine's arguments (`Operand` in `ffi.cc`)."""
-BATCH_AXIS = {
-    "xs": 1, "h0": 0, "c0": 0, "mask": 1, "resets": 1, "h_reset": 0, "c_reset": 0, "noise": 0,
-    "hold_h": 1, "hold_c": 1, "ys": 1, "h": 0, "c": 0, "gates": 2, "cs": 2, "hs": 1,
-}  # fmt: skip
-"""The batch axis of each operand and result; parameters have none."""
 DIFFERENTIABLE = frozenset(OPERANDS) - {"mask", "resets", "noise", "hold_h", "hold_c"}
 """The operands whose gradients the engine computes."""
 PANEL = 4
-"""Slots of a panel of hidden units; each is a vector of the processor."""
+"""The number of slots in a panel (a group of hidden units); a slot is one SIMD vector."""
 
 
 def native(
@@ -58,23 +54,25 @@ def native(
 ) -> Unrolled:
     """Run an `LSTM`, `GRU` or `Elman` cell over time in compiled C++ on a CPU, in float32.
 
-    The values are those of `scan` up to rounding, and the same to the bit with any number of
-    threads. Reverse-mode gradients are native, too. Forward mode and second derivatives are those
-    of `fused`, which also runs the problem if it has a state of another dtype, an empty axis, or an
-    axis whose size is unknown, and if a mesh of several devices divides its arrays.
+    The values are those of `scan` up to rounding, and bitwise equal for any number of threads. The
+    engine also computes reverse-mode gradients. The kernel `fused` computes forward mode and second
+    derivatives. The kernel `fused` also runs the whole problem if the state is not float32, if an
+    axis is empty or of unknown size, or if arrays have explicit shardings. If XLA divides the batch
+    over devices, each device runs its part of the batch.
 
     Args:
       cell: an `LSTM`, a `GRU`, or an `Elman` with the activation tanh or relu.
-      problem: arrays, time-major; see `Problem`. xs `[T, ..., I]` float32.
-      reverse: process t = T-1 … 0.
-      inline: for kernels with a loop of their own.
-      unroll: for kernels with a loop of their own.
+      problem: the time-major arrays of the call; see `Problem`. The inputs `xs` are `[T, ..., I]`
+        in float32.
+      reverse: whether to process the steps in the order t = T-1 … 0.
+      inline: not used. Only kernels with a JAX loop use `inline`.
+      unroll: not used. Only kernels with a JAX loop use `unroll`.
 
     Returns:
       `Unrolled` with time-major outputs `[T, ..., H]`.
 
     Raises:
-      ValueError: another cell or dtype, or the engine is not there.
+      ValueError: the kernel does not support the cell or the dtype, or the engine is absent.
 
     Example:
       >>> from seqjax.cells import MGU
@@ -99,7 +97,10 @@ def native(
 
 
 def _refuses(cell: Cell[Any, Any], spec: Spec) -> str | None:
-    """Why the engine cannot run a cell; asks for the engine last, which may compile it."""
+    """Return why the engine cannot run a cell, or None if it can.
+
+    The function looks for the engine last, because the search may compile the engine.
+    """
     unsuited = _unsuited(cell, spec)
     if unsuited is not None:
         return unsuited
@@ -108,37 +109,37 @@ def _refuses(cell: Cell[Any, Any], spec: Spec) -> str | None:
 
 
 def _unsuited(cell: Cell[Any, Any], spec: Spec) -> str | None:
-    """Why no engine runs a cell."""
+    """Return why the engine, even if it is present, cannot run a cell, or None if it can."""
     name = type(cell).__name__
-    if type(cell) not in (LSTM, GRU, Elman):  # their kin has other equations
+    if type(cell) not in (LSTM, GRU, Elman):  # subclasses have other equations
         return f"'native' runs LSTM, GRU and Elman, got {name}; {INSTEAD}"
     if isinstance(cell, Elman) and cell.activation not in ("tanh", "relu"):
         return f"'native' runs Elman with tanh or relu, got {cell.activation!r}; {INSTEAD}"
     if spec.dtype != jnp.float32:
         return f"'native' runs float32, got xs of {spec.dtype}; {INSTEAD}"
     if spec.platform != "cpu":
-        return f"'native' runs on CPUs, the platform is {spec.platform!r}; {INSTEAD}"
+        return f"'native' runs on CPUs, got the platform {spec.platform!r}; {INSTEAD}"
     return None
 
 
 def _absent(cell: Cell[Any, Any], spec: Spec) -> str | None:
-    """Return why the engine is not there for a cell that it would run."""
+    """Return why the engine is absent, or None if it is present or cannot run the cell."""
     return None if _unsuited(cell, spec) else engine.why_absent()
 
 
 def _takes(cell: Cell[Any, Any], spec: Spec) -> str | None:
-    """Return the measurement that speaks for the engine, or None on other platforms."""
+    """Return the measurement that favours the engine on a CPU, or None on other platforms."""
     del cell
     chosen, because = spec.choices.native
     return because if chosen else None
 
 
 NATIVE = Kernel("native", native, refuses=_refuses, takes=_takes, absent=_absent, loops=False)
-"""Compiled C++ for CPUs; "auto" takes it where it is present."""
+"""The kernel of the native engine for CPUs; "auto" takes it where the engine is present."""
 
 
 def _is_left_to_fused(problem: Problem) -> bool:
-    """Return whether the engine cannot run a part of the problem."""
+    """Return whether `fused` runs the problem because the engine cannot."""
     states = jax.tree.leaves((problem.state, problem.reset_state))
     shape = problem.xs.shape
     return (
@@ -149,18 +150,18 @@ def _is_left_to_fused(problem: Problem) -> bool:
 
 
 def _is_divided(problem: Problem) -> bool:
-    """Return whether XLA would have to gather the batch. Inside `jax.shard_map` it need not."""
-    mesh = jax.sharding.get_abstract_mesh()
-    return ops.is_divided(problem) and (mesh.empty or set(mesh.axis_names) != set(mesh.manual_axes))
+    """Return whether arrays have explicit shardings, which the engine's results cannot have."""
+    meshes = [jax.typeof(leaf).sharding.mesh for leaf in jax.tree.leaves(problem)]
+    return any(mesh.explicit_axes for mesh in (*meshes, jax.sharding.get_abstract_mesh()))
 
 
 class _Setting(NamedTuple):
-    """The static part of a call.
+    """The arguments of a call that are not arrays.
 
     Attributes:
       cell: the cell.
-      reverse: the direction.
-      names: which of `OPERANDS` there are.
+      reverse: whether to process the steps in the order t = T-1 … 0.
+      names: the names of the arrays of this call, which are elements of `OPERANDS`.
     """
 
     cell: Cell[Any, Any]
@@ -174,12 +175,12 @@ class _Setting(NamedTuple):
 
     @property
     def shown(self) -> tuple[str, ...]:
-        """The names of the results that are outputs."""
+        """The names of the results that the kernel returns: the outputs and the final state."""
         return ("ys", *self.states)
 
     @property
     def kept(self) -> tuple[str, ...]:
-        """The names of the results that are kept for the gradient."""
+        """The names of the results that a run stores for the gradient."""
         memory = ("cs",) if isinstance(self.cell, LSTM) else ()
         return ("gates", *memory, *(("hs",) if "mask" in self.names else ()))
 
@@ -189,7 +190,7 @@ class _Setting(NamedTuple):
 
 
 def _operands(problem: Problem) -> Arrays:
-    """The arrays of a problem by name, with one batch axis, in the order of `OPERANDS`."""
+    """Return the arrays of a problem by name, with one batch axis, in the order of `OPERANDS`."""
     batch, size = problem.xs.shape[1:-1], jax.tree.leaves(problem.state)[0].shape[-1]
 
     def state(leaf: Array | None) -> Array | None:
@@ -225,7 +226,7 @@ def _operands(problem: Problem) -> Arrays:
 
 
 def _problem(cell: Cell[Any, Any], arrays: Arrays) -> Problem:
-    """The problem that `_operands` took apart, with one batch axis."""
+    """Return a problem with one batch axis, made of the arrays that `_operands` returned."""
     a: Callable[[str], Any] = arrays.get
     if isinstance(cell, LSTM):
         params: Any = LSTMParams(a("w_ih"), a("w_hh"), a("b"))
@@ -250,11 +251,14 @@ def _problem(cell: Cell[Any, Any], arrays: Arrays) -> Problem:
     )
 
 
-# The three functions that the primitives stand for, written with `fused`.
+# The three functions that the primitives compute, written with `fused`.
 
 
 def _run_by_fused(*operands: Array, setting: _Setting, store: bool) -> list[Array]:
-    """Return outputs, final state, and zeros for the kept arrays, which only the engine reads."""
+    """Return the outputs, the final state and, if `store` is True, zeros.
+
+    The zeros replace the arrays that the engine would store for the gradient.
+    """
     problem = _problem(setting.cell, dict(zip(setting.names, operands, strict=True)))
     shown = jax.tree.leaves(fused(setting.cell, problem, setting.reverse))
     if not store:
@@ -266,7 +270,10 @@ def _run_by_fused(*operands: Array, setting: _Setting, store: bool) -> list[Arra
 def _of_moving(
     operands: Sequence[Array], setting: _Setting, moving: tuple[str, ...]
 ) -> tuple[Callable[..., list[Array]], list[Array]]:
-    """The run as a function of some operands, and those."""
+    """Return a function of the operands `moving`, and their values in `operands`.
+
+    The function runs the cell. All other operands have their values in `operands`.
+    """
     arrays = dict(zip(setting.names, operands, strict=True))
 
     def run(*moved: Array) -> list[Array]:
@@ -277,21 +284,21 @@ def _of_moving(
 
 
 def _tangent_by_fused(*arrays: Array, setting: _Setting, moving: tuple[str, ...]) -> list[Array]:
-    """Tangents of outputs and state from operands, what was kept, and tangents of `moving`."""
+    """Return the tangents of the outputs and the final state. `arrays` is as for `_parted`."""
     operands, _, tangents = _parted(arrays, setting)
     run, primals = _of_moving(operands, setting, moving)
     return jax.jvp(run, tuple(primals), tuple(tangents))[1]
 
 
 def _gradient_by_fused(*arrays: Array, setting: _Setting, moving: tuple[str, ...]) -> list[Array]:
-    """Cotangents of `moving` from operands, what was kept, and cotangents of outputs and state."""
+    """Return the gradients of the operands `moving`. `arrays` is as for `_parted`."""
     operands, _, cotangents = _parted(arrays, setting)
     run, primals = _of_moving(operands, setting, moving)
     return list(jax.vjp(run, *primals)[1](list(cotangents)))
 
 
 def _parted(arrays: Sequence[Any], setting: _Setting) -> tuple[Any, Any, Any]:
-    """Operands, what was kept (the outputs first), and the rest."""
+    """Split arrays into operands, results stored for the gradient, and tangents or cotangents."""
     n, kept = len(setting.names), 1 + len(setting.kept)
     return arrays[:n], arrays[n : n + kept], arrays[n + kept :]
 
@@ -315,7 +322,7 @@ def _bits(names: Sequence[str]) -> np.int32:
 
 
 def _shapes(operands: Sequence[Any], setting: _Setting) -> dict[str, tuple[int, ...]]:
-    """The shapes of the results of a run."""
+    """Return the shapes of the results of a run, by name."""
     arrays = dict(zip(setting.names, operands, strict=True))
     steps, batch, _ = arrays["xs"].shape
     size = arrays["w_hh"].shape[0]
@@ -339,6 +346,12 @@ def _run_by_engine(*operands: Array, setting: _Setting, store: bool) -> list[Arr
     return list(call(*operands, **_attributes(setting), store=store))
 
 
+def _run_by_engines(*operands: Array, setting: _Setting, store: bool) -> list[Array]:
+    """Run the engine on each device's part of the operands."""
+    run = functools.partial(_run_by_engine, setting=setting, store=store)
+    return divided(run, setting.names, setting.results(store))(*operands)
+
+
 def _gradient_by_engine(*arrays: Array, setting: _Setting, moving: tuple[str, ...]) -> list[Array]:
     operands, (ys, *kept), cotangents = _parted(arrays, setting)
     named = dict(zip(setting.kept, kept, strict=True))
@@ -350,19 +363,26 @@ def _gradient_by_engine(*arrays: Array, setting: _Setting, moving: tuple[str, ..
     return list(call(*operands, *named.values(), states, *cotangents, **attributes))
 
 
+def _gradient_by_engines(*arrays: Array, setting: _Setting, moving: tuple[str, ...]) -> list[Array]:
+    """Compute the gradient by the engine on each device's part of the operands."""
+    run = functools.partial(_gradient_by_engine, setting=setting, moving=moving)
+    names = (*setting.names, "ys", *setting.kept, *setting.shown)
+    return divided(run, names, moving)(*arrays)
+
+
 # The primitives.
 
 _PROGRAMS: dict[core.Primitive, Callable[..., list[Array]]] = {}
 
 
 def stands_for(equation: core.JaxprEqn) -> core.Jaxpr | None:
-    """Return the program that an equation of the native engine stands for, to count its work.
+    """Return the program that an equation of the native engine replaces, to count its FLOPs.
 
     Args:
-      equation: of any jaxpr.
+      equation: an equation of any jaxpr.
 
     Returns:
-      The jaxpr that `fused` makes of it; None for an equation of another primitive.
+      The jaxpr of the same function written with `fused`, or None for any other primitive.
 
     Example:
       >>> equation, *_ = jax.make_jaxpr(jnp.sin)(1.0).eqns
@@ -376,21 +396,31 @@ def stands_for(equation: core.JaxprEqn) -> core.Jaxpr | None:
 
 
 def _primitive(
-    name: str, by_fused: Callable[..., list[Array]], by_engine: Callable[..., list[Array]] | None
+    name: str,
+    by_fused: Callable[..., list[Array]],
+    by_engine: Callable[..., list[Array]] | None = None,
+    by_engines: Callable[..., list[Array]] | None = None,
 ) -> core.Primitive:
-    """A primitive that stands for `by_fused`, and is lowered to the engine where that can be."""
+    """Return a primitive that computes `by_fused`, or on a CPU `by_engine` if it is given."""
     primitive = core.Primitive(f"seqjax_native_{name}")
     _PROGRAMS[primitive] = by_fused
     primitive.multiple_results = True
     primitive.def_impl(functools.partial(xla.apply_primitive, primitive))
     elsewhere = mlir.lower_fun(by_fused, multiple_results=True)
     mlir.register_lowering(primitive, elsewhere)
-    if by_engine is not None:
-        here = mlir.lower_fun(by_engine, multiple_results=True)
+    if by_engine is not None and by_engines is not None:
+        needs_devices(primitive)
+        rules = {
+            "one": mlir.lower_fun(by_engine, multiple_results=True),
+            "several": mlir.lower_fun(by_engines, multiple_results=True),
+            "unknown": elsewhere,
+        }
 
         def lower(context: Any, *operands: Any, **params: Any) -> Any:
-            exported = context.module_context.lowering_parameters.for_export
-            return (elsewhere if exported else here)(context, *operands, **params)
+            module = context.module_context
+            exported = module.lowering_parameters.for_export
+            rule = elsewhere if exported else rules[place(module.axis_context)]
+            return rule(context, *operands, **params)
 
         mlir.register_lowering(primitive, lower, platform="cpu")
 
@@ -409,7 +439,7 @@ def _primitive(
 
 
 def _filled(primal: Array, tangent: Any) -> Any:
-    """A tangent as `jax.jvp` wants it: zeros are arrays."""
+    """Return a tangent for `jax.jvp`, which needs arrays of zeros instead of symbolic zeros."""
     if not isinstance(tangent, ad.Zero):
         return tangent
     if jnp.issubdtype(primal.dtype, jnp.inexact):
@@ -417,13 +447,13 @@ def _filled(primal: Array, tangent: Any) -> Any:
     return np.zeros(primal.shape, jax.dtypes.float0)
 
 
-_run = _primitive("run", _run_by_fused, _run_by_engine)
-_tangent = _primitive("tangent", _tangent_by_fused, None)
-_gradient = _primitive("gradient", _gradient_by_fused, _gradient_by_engine)
+_run = _primitive("run", _run_by_fused, _run_by_engine, _run_by_engines)
+_tangent = _primitive("tangent", _tangent_by_fused)
+_gradient = _primitive("gradient", _gradient_by_fused, _gradient_by_engine, _gradient_by_engines)
 
 
 def _like(aval: Any, shape: tuple[int, ...]) -> Any:
-    """A float32 array that varies over a mesh as another one does."""
+    """Return the type of a float32 array that varies over the same mesh axes as `aval`."""
     sharding = aval.sharding.update(spec=jax.sharding.PartitionSpec(*[None] * len(shape)))
     return aval.update(
         shape=shape, dtype=jnp.dtype(jnp.float32), weak_type=False, sharding=sharding
@@ -451,7 +481,7 @@ def _of_gradient(*arrays: Any, setting: _Setting, moving: tuple[str, ...]) -> li
 
 
 def _run_jvp(primals: Any, tangents: Any, *, setting: _Setting, store: bool) -> Any:
-    """The run that keeps what the gradient needs, and the tangent as a primitive."""
+    """Run the cell, store the arrays that the gradient needs, and bind the tangent primitive."""
     results = _run.bind(*primals, setting=setting, store=True)
     named = dict(zip(setting.results(True), results, strict=True))
     moved = {
@@ -463,7 +493,7 @@ def _run_jvp(primals: Any, tangents: Any, *, setting: _Setting, store: bool) -> 
     d_shown = _tangent.bind(*primals, *kept, *moved.values(), setting=setting, moving=tuple(moved))
     if not store:
         return [named[name] for name in setting.shown], d_shown
-    # What was kept is read by the gradient alone, whose own derivative does not read it.
+    # Only the gradient reads the kept arrays, and its own derivative does not read them.
     return results, d_shown + [ad.Zero(jax.typeof(named[name])) for name in setting.kept]
 
 
@@ -473,7 +503,7 @@ ad.primitive_jvps[_run] = _run_jvp
 def _tangent_transpose(
     cotangents: Any, *arrays: Any, setting: _Setting, moving: tuple[str, ...]
 ) -> Any:
-    """The gradient: by the engine, unless something moves that it does not know."""
+    """Return the gradient, from `fused` if the engine cannot differentiate one of the operands."""
     operands, kept, tangents = _parted(arrays, setting)
     filled = [ad.instantiate_zeros(cotangent) for cotangent in cotangents]
     if set(moving) <= DIFFERENTIABLE:
@@ -490,8 +520,11 @@ ad.primitive_transposes[_tangent] = _tangent_transpose
 
 
 def _forget(used: list[bool], *live_and_equation: Any) -> Any:
-    """Drop the kept arrays where nothing reads them, as in a checkpointed forward pass."""
-    equation = live_and_equation[-1]  # JAX 0.12 says before it which operands are live
+    """Remove the arrays stored for the gradient from a run if nothing reads them.
+
+    This happens under `jax.checkpoint`, which runs the cell again for the gradient.
+    """
+    equation = live_and_equation[-1]  # JAX 0.12 passes the live operands before it
     setting, store = equation.params["setting"], equation.params["store"]
     if not any(used):
         return [False] * len(equation.invars), None
@@ -507,10 +540,17 @@ partial_eval.dce_rules[_run] = _forget
 
 
 def _run_batched(operands: Any, axes: Any, *, setting: _Setting, store: bool) -> Any:
-    """Mapped sequences join the batch; with mapped parameters each element is a call."""
+    """Apply `vmap` to a run: join the mapped axis to the batch, or make one call per element.
+
+    A call per element is needed if parameters are mapped.
+    """
     named = dict(zip(setting.names, axes, strict=True))
     sizes = {a.shape[n] for a, n in zip(operands, axes, strict=True) if n is not None}
     (size,) = sizes
+    if not size:  # the engine takes no empty batch
+        by_fused = functools.partial(_run_by_fused, setting=setting, store=store)
+        results = jax.vmap(by_fused, axes)(*operands)
+        return results, [0] * len(results)
     if any(named[name] is not None for name in named if name not in BATCH_AXIS):
         return _one_by_one(_run, operands, axes, setting=setting, store=store)
 
@@ -534,7 +574,7 @@ def _run_batched(operands: Any, axes: Any, *, setting: _Setting, store: bool) ->
 
 
 def _one_by_one(primitive: core.Primitive, operands: Any, axes: Any, **params: Any) -> Any:
-    """Bind a primitive for one mapped element after the other."""
+    """Apply `vmap` to a primitive by binding it for one mapped element after another."""
     moved = [
         a if axis is None else jnp.moveaxis(a, axis, 0)
         for a, axis in zip(operands, axes, strict=True)

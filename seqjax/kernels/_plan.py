@@ -1,7 +1,7 @@
-"""The planner: which kernel runs a problem, and how. A pure function of shapes; nothing is timed.
+"""The planner, which chooses a kernel and its options for a problem without measuring times.
 
-The numbers that depend on the platform stand in `_choices.py`, with the measurement behind each;
-`tests/kernels/test_plan.py` is the table of decisions.
+The numbers that depend on the platform are in `_choices.py`, together with the measurements that
+justify them. `tests/kernels/test_plan.py` lists the planner's decisions as a table.
 """
 
 import dataclasses
@@ -28,22 +28,26 @@ __all__ = ["WANTED", "Plan", "Reasons", "make_plan"]
 
 Wanted = Literal["values", "gradient", "forward"]
 WANTED: tuple[str, ...] = get_args(Wanted)
-"""The purposes of a run: values only, reverse-mode derivatives, or forward-mode ones."""
+"""The purposes of a run: values only, reverse-mode derivatives, or forward-mode derivatives."""
 
 CHUNK_SIZE, CHUNK_STEPS = 16 * MEGABYTE, 10
-"""The bytes that a segment stores with "chunk", and the least number of its steps."""
+"""The size of a segment of the strategy "chunk": a number of bytes, and at least so many steps."""
 LEAF, FANOUT = 16, 8
-"""With "log": steps in the smallest segment, and segments in the next larger one."""
+"""The sizes of the nested segments of the strategy "log".
+
+`LEAF` is the number of steps in one of the smallest segments. `FANOUT` is the number of smaller
+segments in a segment of the next level.
+"""
 
 
 class Reasons(NamedTuple):
-    """Why a plan is as it is: one sentence for each decision.
+    """The reasons for the decisions of a plan, one sentence each.
 
     Attributes:
-      kernel: why this kernel runs it.
-      inline: why each step projects its own input, or not.
-      remat: why this is kept.
-      unroll: why so many steps are in one iteration.
+      kernel: the reason for the kernel.
+      inline: the reason why each step projects its own input, or why it does not.
+      remat: the reason for the rematerialisation strategy.
+      unroll: the reason for the number of steps in one iteration of the loop.
     """
 
     kernel: str
@@ -54,17 +58,21 @@ class Reasons(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class Plan:
-    """The way in which a problem is run.
+    """The kernel and the options with which a problem is run.
 
     Attributes:
-      kernel: which kernel runs it.
-      inline: whether each step projects its own input instead of all steps at once before.
-      remat: a name of `REMAT` but "auto".
-      segments: steps in a segment of checkpointed backpropagation through time, in a segment of
-        that one, and so on; empty where every step is stored.
-      unroll: steps in one iteration of the compiled loop.
-      stored_bytes: about what reverse mode keeps, inputs and outputs not counted.
-      reasons: why.
+      kernel: the kernel.
+      inline: whether each step projects its own input. If `inline` is False, the inputs of all
+        steps are projected at once, before the loop.
+      remat: the rematerialisation strategy, a name in `REMAT` other than "auto".
+      segments: the lengths of the segments of checkpointed backpropagation through time, in steps.
+        The first number is the length of the outermost segments, and each later number is the
+        length of the segments inside the previous ones. `segments` is empty if the values of every
+        step are stored.
+      unroll: the number of steps in one iteration of the compiled loop.
+      stored_bytes: the approximate number of bytes that reverse mode keeps in addition to inputs
+        and outputs.
+      reasons: the reasons for the decisions.
 
     Example:
       >>> import jax.numpy as jnp
@@ -108,26 +116,26 @@ def make_plan(
     platform: str | None = None,
     wanted: str = "gradient",
 ) -> Plan:
-    """Chooses how to run a problem.
+    """Choose how to run a problem.
 
     Args:
       cell: the cell.
-      batch_shape: the batch axes, as `unroll` sees them: not those that `vmap` adds. They and
-        `steps` may be symbols in a program that is exported for any size.
-      steps: T.
+      batch_shape: the sizes of the batch axes, except axes that `jax.vmap` adds. If a program is
+        exported for any size, the sizes in `batch_shape` and `steps` may be symbols.
+      steps: the number of time steps, T.
       dtype: the compute dtype.
-      execution: what is asked for; the planner chooses the rest.
-      platform: "cpu", "gpu", "cuda", "rocm" or "tpu"; if not given, this machine's, or the one that
-        a program is exported for.
-      wanted: one of `WANTED`. All kernels but "cudnn" have derivatives of every kind, so this
-        decides about memory alone.
+      execution: the options of the run. The planner chooses the options that are not set.
+      platform: "cpu", "gpu", "cuda", "rocm" or "tpu". The default is the platform of this machine
+        or, during an export, the platform for which the program is exported.
+      wanted: one of `WANTED`. The memory strategy depends on `wanted`, but the choice of the kernel
+        does not.
 
     Returns:
       The plan.
 
     Raises:
-      ValueError: a budget that no remat meets, `remat="none"` together with a budget it exceeds,
-        a kernel that does not run this cell or platform.
+      ValueError: no strategy meets the memory budget, `remat="none"` exceeds the budget, or the
+        kernel does not support the cell or the platform.
 
     Example:
       >>> import jax.numpy as jnp
@@ -137,8 +145,9 @@ def make_plan(
     """
     targets = target.platforms() if platform is None else (platform,)
     if len(targets) > 1 or not all(isinstance(n, int) for n in (steps, *batch_shape)):
-        # Exported for any size, of which nothing is known; or for several platforms, which differ
-        # in what they do with it: at this size all do the same.
+        # The plan is made for a problem of size 1. If the program is exported for any size, the
+        # size is unknown. If it is exported for several platforms, their plans for larger problems
+        # may differ.
         batch_shape, steps = (), 1
     execution = Execution.of(execution)
     spec = Spec(tuple(batch_shape), steps, jnp.dtype(dtype), targets[0])
@@ -155,7 +164,7 @@ def _planned(
     asked: Kernel | None,
     candidates: tuple[Kernel, ...],
 ) -> Plan:
-    """The plan by kernels themselves, so that one that replaces another of its name is seen."""
+    """Return the plan. `candidates` is an argument because `KERNELS` may change between calls."""
     remat: str = execution.remat
     budget = execution.memory_budget
     if asked is None:
@@ -166,8 +175,9 @@ def _planned(
     kernel.require(cell, spec)
     projected, gates, state = _sizes(cell, spec.batch_shape, spec.dtype)
     inline, why_inline = _inline(kernel, projected * spec.steps, spec.choices)
-    # A step that is differentiated takes, about, what `update` is given (the gates and the state)
-    # and its gradient; and its projection with the gradient, if that is not made in the loop.
+    # Approximate number of bytes that one step needs while its segment is differentiated: the
+    # gates, the state and their gradients, and, if inputs are projected before the loop, the
+    # projection and its gradient.
     step = 2 * (gates + state) + (0 if inline else 2 * projected)
     memory = _Memory(spec.steps, step, state)
     if wanted == "gradient":
@@ -182,7 +192,10 @@ def _planned(
 
 
 def _inline(kernel: Kernel, projected: int, choices: Choices) -> tuple[bool, str]:
-    """Decide whether each step projects its own input, by the bytes of all projections; say why."""
+    """Return whether each step projects its own input, and the reason.
+
+    The projections of all steps have `projected` bytes together.
+    """
     limit, because = choices.inline_from
     if not kernel.loops:
         return False, f"{kernel.name} has no loop that could project inputs"
@@ -197,7 +210,11 @@ def _inline(kernel: Kernel, projected: int, choices: Choices) -> tuple[bool, str
 def _first_that_takes(
     cell: Cell[Any, Any], spec: Spec, candidates: tuple[Kernel, ...]
 ) -> tuple[Kernel, str]:
-    """The last kernel of the table that takes the problem, and why."""
+    """Return the kernel that "auto" chooses, and the reason.
+
+    The candidates are tried in reverse order. The result is the first one that can run the problem
+    and whose `takes` gives a reason.
+    """
     absent: list[str] = []
     for kernel in reversed(candidates):
         if kernel.refuses(cell, spec) is None:
@@ -208,7 +225,7 @@ def _first_that_takes(
             absent.append(f"{kernel.name} is absent: {lack}")
     names = ", ".join(kernel.name for kernel in candidates)
     raise ValueError(
-        f"implementation: expected one for {type(cell).__name__}, none of {names} takes it"
+        f"implementation: expected a kernel for {type(cell).__name__}, none of {names} takes it"
     )
 
 
@@ -216,15 +233,15 @@ def _check_remat(kernel: Kernel, remat: str, budget: int | None) -> None:
     if not kernel.remat and (remat not in ("auto", "none") or budget is not None):
         raise ValueError(
             "remat: expected auto or none and no memory_budget with implementation="
-            f"{kernel.name!r}, which keeps what it needs, got {remat!r} and {budget}"
+            f"{kernel.name!r}, which cannot run by segments, got {remat!r} and {budget}"
         )
 
 
 def _sizes(cell: Cell[Any, Any], batch_shape: Shape, dtype: Any) -> tuple[int, int, int]:
-    """Bytes a step: of the projection, of all gates, and of the state."""
+    """Return the sizes in bytes of one step's projection, of its gates, and of the state."""
 
-    def one_step(x: PyTree, state: Any) -> Any:
-        p = prepared(cell, cell.init(jax.random.key(0)), dtype)
+    def one_step(params: PyTree, x: PyTree, state: Any) -> Any:
+        p = prepared(cell, params, dtype)
         projected = cell.project(p, x)
         ran = advance(cell, p, Now(projected), state, output_dtype=dtype, with_output=False)
         here = cell.arrive(p, projected, widened(state))
@@ -234,17 +251,18 @@ def _sizes(cell: Cell[Any, Any], batch_shape: Shape, dtype: Any) -> tuple[int, i
 
     wide = ops.accumulator_dtype(dtype)
     state = jax.eval_shape(lambda: cell.initial_state(batch_shape, wide))
-    projected, gates = jax.eval_shape(one_step, input_specs(cell, batch_shape, dtype), state)
+    xs = input_specs(cell, batch_shape, dtype)
+    projected, gates = jax.eval_shape(one_step, cell.param_specs(), xs, state)
     return _bytes(projected), _bytes(gates), _bytes(state)
 
 
 class _Memory(NamedTuple):
-    """The sizes that decide the memory of reverse mode.
+    """The sizes that determine the memory of reverse mode.
 
     Attributes:
-      steps: T.
-      step: bytes that one step stores.
-      state: bytes of the state, which is kept between segments.
+      steps: the number of time steps, T.
+      step: the number of bytes that one step needs while its segment is differentiated.
+      state: the number of bytes of the state, which is stored between segments.
     """
 
     steps: int
@@ -252,7 +270,10 @@ class _Memory(NamedTuple):
     state: int
 
     def kept(self, segments: tuple[int, ...]) -> int:
-        """Bytes kept at the worst moment: the states between segments, one segment's steps."""
+        """Return the peak number of bytes of reverse mode.
+
+        These bytes hold the states between segments, and the values of the steps of one segment.
+        """
         kept, within = 0, self.steps
         for size in segments:
             kept += math.ceil(within / size) * self.state
@@ -260,7 +281,11 @@ class _Memory(NamedTuple):
         return kept + within * self.step
 
     def chunks(self, budget: int | None) -> tuple[int, ...]:
-        """Segments of "chunk": the longest within the budget, or of a few megabytes."""
+        """Return the segments of the strategy "chunk".
+
+        The segments are as long as the budget permits. Without a budget, each segment stores a few
+        megabytes.
+        """
         if budget is None:
             most = max(CHUNK_STEPS, CHUNK_SIZE // max(self.step, 1))
             return _chunks(self.steps, max(1, min(self.steps, most)))
@@ -271,7 +296,7 @@ class _Memory(NamedTuple):
 
 
 def _unroll(kernel: Kernel, asked: int | None, steps: int, choices: Choices) -> tuple[int, str]:
-    """The steps of one iteration, given how many run in a row; and why."""
+    """Return the number of steps in one iteration of a loop over `steps` steps, and the reason."""
     if not kernel.loops:
         return asked or 1, "there is no loop to unroll"
     if asked is not None:
@@ -285,7 +310,7 @@ def _unroll(kernel: Kernel, asked: int | None, steps: int, choices: Choices) -> 
 def _segments(
     kernel: Kernel, remat: str, budget: int | None, memory: _Memory, choices: Choices
 ) -> tuple[str, tuple[int, ...], str]:
-    """The remat that was asked for or chosen, the steps of its segments, and why."""
+    """Return the rematerialisation strategy, the sizes of its segments, and the reason."""
     if not kernel.remat:
         return "none", (), f"{kernel.name} keeps what its backward pass needs"
 
@@ -319,7 +344,7 @@ def _segments(
 
 
 def _chunks(steps: int, size: int) -> tuple[int, ...]:
-    """One level of segments of about that size, of a size that divides T if there is one near."""
+    """Return a segment size close to `size`, preferably one that divides `steps`, as a tuple."""
     if size >= steps:
         return ()
     near = sorted(range(max(1, size // 2), min(steps, 2 * size)), key=lambda n: abs(n - size))
@@ -327,7 +352,7 @@ def _chunks(steps: int, size: int) -> tuple[int, ...]:
 
 
 def _levels(steps: int) -> tuple[int, ...]:
-    """Segments within segments, each `FANOUT` of the next smaller one; the largest first."""
+    """Return the sizes of nested segments, each `FANOUT` times the next size in the tuple."""
     sizes = []
     size = LEAF
     while size < steps:

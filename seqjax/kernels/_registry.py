@@ -1,4 +1,4 @@
-"""The table of kernels. To add one, write its file and name it here."""
+"""The table of kernels. To add a kernel, write a file for it and add the kernel to `KERNELS`."""
 
 from seqjax import checks
 from seqjax.kernels._associative import ASSOCIATIVE
@@ -13,18 +13,22 @@ __all__ = ["KERNELS", "find"]
 KERNELS: dict[str, Kernel] = {
     kernel.name: kernel for kernel in (SCAN, FUSED, ASSOCIATIVE, CUDNN, NATIVE)
 }
-"""Every kernel by name. "auto" asks the last one first: the more special a kernel, the later."""
+"""The kernels by name.
+
+To choose a kernel for "auto", the planner starts with the last kernel. Therefore a kernel for
+special cells or devices is behind the general kernels.
+"""
 
 
 def find(implementation: str | Kernel) -> Kernel | None:
-    """Return the kernel that is asked for; None for "auto".
+    """Return the requested kernel, or None if "auto" is requested.
 
     Args:
       implementation: "auto", a name in `KERNELS`, or a kernel, which need not be in the table.
 
     Raises:
-      ValueError: an unknown name.
-      TypeError: something else, or something else than a `Kernel` in the table.
+      ValueError: the name is unknown, or `implementation` is neither a name nor a kernel.
+      TypeError: the entry in `KERNELS` is not a `Kernel`.
 
     Example:
       >>> find("scan").name, find("auto")

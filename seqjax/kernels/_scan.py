@@ -1,14 +1,16 @@
-"""The kernel that defines the semantics: `jax.lax.scan` over the cell contract.
+"""The kernel that defines the results: `jax.lax.scan` over the steps of a cell.
 
-Every other kernel is tested against this one, values and gradients.
+Tests compare the values and gradients of every other kernel with this kernel.
 """
 
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 
-from seqjax.cells._base import Cell, compute_dtype
+from seqjax.cells._base import Cell, cast, compute_dtype
 from seqjax.cells.stepping import Now, advance, enter, finished
+from seqjax.kernels import target
 from seqjax.kernels._kernel import Kernel, Spec
 from seqjax.kernels._problem import Problem
 from seqjax.types import Array, PyTree, Unrolled
@@ -24,16 +26,20 @@ def scan(
     inline: bool = False,
     unroll: int = 1,
     with_gates: bool = False,
+    with_states: bool = False,
 ) -> Unrolled:
-    """Runs a cell over time in `jax.lax.scan`, one step of `seqjax.cells.stepping` at a time.
+    """Run a cell over time in `jax.lax.scan`, one step of `seqjax.cells.stepping` at a time.
 
     Args:
       cell: the cell.
-      problem: arrays, time-major; see `Problem`.
-      reverse: process t = T-1 … 0.
-      inline: whether each step projects its own input, instead of all steps at once before.
-      unroll: steps in one iteration of the compiled loop.
-      with_gates: whether the outputs are pairs `(output, cell.gate_values)`, for pictures.
+      problem: the time-major arrays of the call; see `Problem`.
+      reverse: whether to process the steps in the order t = T-1 … 0.
+      inline: whether each step projects its own input. If `inline` is False, the inputs of all
+        steps are projected at once, before the loop.
+      unroll: the number of steps in one iteration of the compiled loop.
+      with_gates: whether the outputs are pairs of the output and `cell.gate_values(…)`. Plots of
+        gates need these pairs.
+      with_states: whether the outputs are pairs of the output and the state after the step.
 
     Returns:
       `Unrolled` with time-major outputs.
@@ -48,46 +54,64 @@ def scan(
       (7, 2, 5)
     """
     p, dtype = problem.params, compute_dtype(problem.xs)
+    inside = dtype_inside(dtype)
     inputs = problem.xs if inline else cell.project(p, problem.xs)
 
     def step(state: Any, per_step: Any) -> tuple[Any, PyTree]:
-        given, mask, reset, hold = per_step
+        given, mask, reset, hold, again = per_step
+        again = problem.reset_state if again is None else again
         now = Now(cell.project(p, given) if inline else given, mask, reset, hold)
         ran = advance(
-            cell, p, now, state, output_dtype=dtype,
-            reset_state=problem.reset_state, recurrent_mask=problem.recurrent_mask,
+            cell, p, now, state, output_dtype=inside,
+            reset_state=again, recurrent_mask=problem.recurrent_mask,
         )  # fmt: skip
-        if not with_gates:
-            return ran.state, ran.output
-        _, here = enter(cell, p, now, state, problem.reset_state)
-        values = cell.gate_values(p, ran.gates, here)
-        return ran.state, (ran.output, finished(values, mask, dtype))
+        output = ran.output
+        if with_gates:
+            _, here = enter(cell, p, now, state, again)
+            values = cell.gate_values(p, ran.gates, here)
+            output = output, finished(values, mask, inside)
+        return ran.state, (output, ran.state) if with_states else output
 
     state, outputs = jax.lax.scan(
         step,
         varying_like(problem.state, problem),
-        (inputs, problem.mask, problem.resets, problem.zoneout),
+        (inputs, problem.mask, problem.resets, problem.zoneout, problem.reset_states),
         reverse=reverse,
         unroll=unroll,
     )
-    return Unrolled(outputs, state)
+    if with_states:
+        outputs, states = outputs
+        return Unrolled((cast(outputs, dtype), states), state)
+    return Unrolled(cast(outputs, dtype), state)
+
+
+def dtype_inside(dtype: Any) -> Any:
+    """Return the dtype in which a loop writes its outputs, for a compute dtype.
+
+    On CPUs, it is float32 for the 16-bit dtypes. XLA has no 16-bit operations for CPUs: at each
+    step, it would convert the array of the outputs of all steps to float32 and back.
+    """
+    half = jnp.issubdtype(dtype, jnp.floating) and jnp.finfo(dtype).bits == 16
+    return jnp.float32 if half and "cpu" in target.platforms() else dtype
 
 
 def _takes(cell: Cell[Any, Any], spec: Spec) -> str:
-    """The last resort: "auto" comes here if every other kernel refuses."""
-    del cell, spec
-    return "a state that is not all floating-point has no derivative of its own"
+    """Return why "auto" chooses this kernel if it has chosen no other kernel."""
+    del spec
+    if cell.opaque:
+        return f"the step of {type(cell).__name__} is opaque, so it is differentiated as it is"
+    return "the fused derivative needs a state of floating-point or complex arrays only"
 
 
 SCAN = Kernel("scan", scan, takes=_takes)
-"""The kernel that defines what the others must equal."""
+"""The kernel whose results all other kernels must equal."""
 
 
 def varying_like(state: Any, problem: Any) -> Any:
-    """The state as one that differs between shards wherever any array of the problem does.
+    """Mark a state as varying over the mesh axes over which the problem varies.
 
-    Inside `jax.shard_map` a loop's carry must have that type from the start, while zeros made
-    there are the same on every shard.
+    Inside `jax.shard_map`, the type of a loop's carry says over which mesh axes the carry varies,
+    and this type must not change in the loop. An initial state of zeros varies over no mesh axis.
     """
 
     def axes(leaf: Array) -> frozenset[str]:

@@ -1,8 +1,8 @@
-"""Checkpointed backpropagation through time: any kernel, run on one segment of time after another.
+"""Checkpointed backpropagation through time, which runs a kernel on one segment after another.
 
-Reverse mode keeps what the steps of a segment stored only while that segment is differentiated; of
-the others it keeps the state at their start, and runs them again when their turn comes. Segments
-within segments make the memory logarithmic in T (Griewank 1992; Chen et al. 2016).
+The forward pass keeps only the state at the start of each segment. For each segment, the backward
+pass runs the steps again, keeps their values, and differentiates them. If segments are nested, the
+memory is logarithmic in T (Griewank 1992; Chen et al. 2016).
 """
 
 import dataclasses
@@ -32,23 +32,23 @@ def in_segments(
     axis: int = 0,
     reverse: bool = False,
 ) -> Unrolled:
-    """Runs a problem segment by segment, each of which is run again in the backward pass.
+    """Run a problem segment by segment. The backward pass runs each segment again.
 
-    Segments are cut out of the arrays where they lie, so that nothing as long as the whole is
-    copied or laid out anew; JAX adds their gradients up in place.
+    Each segment is a slice of the arrays, so the whole arrays are neither copied nor transposed.
+    JAX adds the gradients of the segments in place.
 
     Args:
-      run: runs a problem of any number of steps, in the layout of `problem`.
+      run: a function that runs a problem of any number of steps, in the layout of `problem`.
       cell: the cell.
-      problem: the whole, in either layout.
-      sizes: steps in a segment, in a segment of that segment, and so on; each divides the one
-        before. Empty: the problem is run as it is. Where the first does not divide T, masked
-        steps fill the last segment.
-      axis: where the time axis is.
-      reverse: whether the last segment comes first.
+      problem: the whole problem, batch-major or time-major.
+      sizes: the number of steps in a segment, in a segment inside that segment, and so on. Each
+        size divides the previous one. If `sizes` is empty, the problem is run without segments. If
+        the first size does not divide T, the last segment is filled with masked steps.
+      axis: the position of the time axis.
+      reverse: whether the last segment is run first.
 
     Returns:
-      What `run` gives for the whole, in values and derivatives.
+      `Unrolled` for the whole problem, with the values and derivatives of `run(problem)`.
 
     Example:
       >>> import functools
@@ -86,7 +86,7 @@ def in_segments(
 
 
 def _joined(segments: Array, steps: int, axis: int) -> Array:
-    """`[N, …, T/N, …]` to `[…, T, …]`."""
+    """Join the outputs `[N, …, T/N, …]` of N segments to outputs `[…, T, …]`."""
     segments = jnp.moveaxis(segments, 0, axis)
     shape = segments.shape
     whole = segments.reshape(*shape[:axis], shape[axis] * shape[axis + 1], *shape[axis + 2 :])
@@ -94,7 +94,7 @@ def _joined(segments: Array, steps: int, axis: int) -> Array:
 
 
 def _filled_up(cell: Cell[Any, Any], problem: Problem, missing: int, axis: int) -> Problem:
-    """The problem with masked steps at its end."""
+    """Append `missing` masked steps to the problem."""
     if not missing:
         return problem
     mask = problem.mask

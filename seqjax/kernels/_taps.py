@@ -1,14 +1,15 @@
-"""Products inside a step, taken out of it: their weight gradients are one product for all steps.
+"""Taps, which compute the weight gradients of products inside a step as one product for all steps.
 
-A step may multiply by weights in places that no contract names: the reset gate's product of a GRU,
-the read-out of a projected LSTM, the query of attention. The program of the step shows them. With x
-what the step computed, W weights that no step changes, and dots for tangents,
+A step may also multiply by weights outside of `recur`. Examples are the product after the reset
+gate of a GRU, the projection of an LSTM and the query of attention. This module finds these
+products in the program (jaxpr) of the step. Let x be a value that the step computes, let W be a
+matrix of weights that no step changes, and let dots denote tangents. Then
 
     (x W)˙ = ẋ W + x Ẇ
 
-where x is known once the step has run. So x Ẇ is computed for all steps at once and added to the
-tangent inside: a tap. Its transpose gives the gradient of W as one product after the loop. Since
-x W is known then, too, no product is computed twice.
+After the step has run, x is known. Therefore x Ẇ, called a tap, is computed for all steps at once
+and added to the tangent inside the step. The transpose of the tap is the gradient of W, computed as
+one product after the loop. The value of x W is stored, too, so no product is computed twice.
 """
 
 import functools
@@ -24,7 +25,18 @@ from jax.extend import core
 
 from seqjax.types import Array, PyTree
 
-__all__ = ["Made", "Product", "Tapped", "depends", "has_products", "reads", "tap", "without_zeros"]
+__all__ = [
+    "Made",
+    "Product",
+    "Tapped",
+    "depends",
+    "has_products",
+    "reached",
+    "reads",
+    "tap",
+    "variables",
+    "without_zeros",
+]
 
 PRODUCTS = ("dot_general", "conv_general_dilated")
 
@@ -33,10 +45,12 @@ class Product(NamedTuple):
     """A product in the program of a step.
 
     Attributes:
-      place: where it stands.
-      weight: which of its two operands is a matrix that no step changes and that is larger than
-        the other operand and the product; None if neither is.
-      early: whether its operands depend on no other product, so that they are cheap to recompute.
+      place: the index of the product among the equations of the program (jaxpr).
+      weight: the index (0 or 1) of the operand whose gradient a tap computes, or None if there is
+        no tap. The operand must be a matrix that no step changes, and at least as large as the
+        other operand and the product together.
+      early: whether the product's operands depend on no other product, so that the operands are
+        cheap to recompute.
     """
 
     place: int
@@ -45,10 +59,10 @@ class Product(NamedTuple):
 
 
 class Made(NamedTuple):
-    """The products of one run of a step, in their order.
+    """The products of one run of a step, in the order of the program.
 
     Attributes:
-      operands: what was multiplied by a tapped weight; None for other products.
+      operands: for each product, the array that was multiplied by a tapped weight, or None.
       values: the products.
     """
 
@@ -57,13 +71,13 @@ class Made(NamedTuple):
 
 
 class Tapped(NamedTuple):
-    """A function `(constants, *step) -> PyTree` whose products are apart.
+    """A function `(constants, *step) -> PyTree`, and its products, which may have taps.
 
     Attributes:
-      program: the function's program.
-      structure: of what it returns.
-      products: the products of something that a step changes.
-      varying: the variables that a step changes.
+      program: the program of the function.
+      structure: the pytree structure of the function's result.
+      products: the products that depend on the arguments of a step.
+      varying: the variables that depend on the arguments of a step.
     """
 
     program: core.ClosedJaxpr
@@ -72,12 +86,12 @@ class Tapped(NamedTuple):
     varying: frozenset[Any]
 
     def weights(self, constants: PyTree) -> list[Array | None]:
-        """Return what the products multiply by, where that depends on the constants alone."""
+        """Compute the tapped weight of each product, or None, from the constants."""
         read, write = _environment(self.program, jax.tree.leaves(constants))
         equations = self.program.jaxpr.eqns
         for equation in equations:
             if not self.varying.intersection(equation.outvars):
-                write(equation, _bound(equation, [read(v) for v in equation.invars]))
+                write(equation, bound(equation, [read(v) for v in equation.invars]))
         return [
             None if weight is None else read(equations[place].invars[weight])
             for place, weight, _ in self.products
@@ -94,14 +108,16 @@ class Tapped(NamedTuple):
         """Run the function.
 
         Args:
-          constants: its first argument.
-          *step: the others.
-          weights: what the products multiply by; if not given, it follows from the constants.
-          taps: what is added to each product.
-          values: the products, if they are known: then only their derivatives are computed.
+          constants: the first argument of the function, the same at every step.
+          *step: the other arguments of the function, those of one step.
+          weights: the tapped weights. If they are None, they are computed from `constants`.
+          taps: the tap of each product. The value of a tap is zero, and only its tangent matters.
+            If `taps` are given, `values` must be given, too.
+          values: the products, if they are known. If `values` are given, only the derivatives of
+            the products are computed.
 
         Returns:
-          What the function returns, and what became of its products.
+          The result of the function, and its products.
         """
         places = {product.place: n for n, product in enumerate(self.products)}
         made = Made([], [])
@@ -109,7 +125,7 @@ class Tapped(NamedTuple):
         for index, equation in enumerate(self.program.jaxpr.eqns):
             operands = [read(v) for v in equation.invars]
             if index not in places:
-                write(equation, _bound(equation, operands))
+                write(equation, bound(equation, operands))
                 continue
             n = places[index]
             weight = self.products[n].weight
@@ -120,13 +136,13 @@ class Tapped(NamedTuple):
                 tapped = None if taps is None else taps[n]
                 made.values.append(_known(equation, values[n], *operands, tapped))
             else:
-                made.values.append(_bound(equation, operands)[0])
+                made.values.append(bound(equation, operands)[0])
             write(equation, made.values[-1:])
         result = jax.tree.unflatten(self.structure, map(read, self.program.jaxpr.outvars))
         return result, made
 
     def without_early(self, made: Made) -> Made:
-        """Return the same without the operands that cost little to compute again."""
+        """Return the products without the operands that are cheap to recompute."""
         operands = [
             None if product.early else operand
             for product, operand in zip(self.products, made.operands, strict=True)
@@ -134,12 +150,12 @@ class Tapped(NamedTuple):
         return made._replace(operands=operands)
 
     def taps(self, made: Made, again: Made, d_weights: Sequence[Array | None]) -> list[Any]:
-        """The taps of all steps: the products of operands and the tangents of weights.
+        """Return the taps of all steps, each the product of an operand and a weight's tangent.
 
         Args:
-          made: what the steps kept.
-          again: the same with the operands that they did not keep.
-          d_weights: the tangents, None for a weight that does not move.
+          made: the products that the steps kept.
+          again: the recomputed products, whose operands are used where `made` has None.
+          d_weights: the tangents of the weights, with None in place of zero tangents.
         """
         found = []
         for product, kept, operand, d in zip(
@@ -154,7 +170,10 @@ class Tapped(NamedTuple):
 
 @functools.partial(jax.custom_jvp, nondiff_argnums=(0,))
 def _known(product: Any, value: Array, a: Array, b: Array, tapped: Array | None) -> Array:
-    """The product of a and b, whose value is known, with a tap whose value is zero."""
+    """Return `value`, which is the product of a and b.
+
+    The derivative of this function adds the tangent of the tap to the tangent of the product.
+    """
     del product, a, b, tapped
     return value
 
@@ -172,7 +191,7 @@ def _known_jvp(product: Any, primals: Any, tangents: Any) -> tuple[Array, Array]
 
 
 def without_zeros(tangents: Any) -> Any:
-    """Return tangents with None in place of those that are known to be zero: nothing moves there.
+    """Return tangents with None in place of symbolic zeros.
 
     Example:
       >>> without_zeros((1.0, None))
@@ -189,11 +208,11 @@ _known.defjvp(_known_jvp, symbolic_zeros=True)
 
 
 def tap(function: Callable[..., PyTree], constants: PyTree, *step: PyTree) -> Tapped | None:
-    """Find the products of a step, those in nested jits not among them; None if there are none.
+    """Return the products of a step, except in nested jits, or None if there are no products.
 
     Args:
       function: `(constants, *step) -> PyTree`.
-      constants: its first argument, the same at every step.
+      constants: the first argument of `function`, the same at every step.
       *step: the arguments of one step.
 
     Example:
@@ -208,8 +227,8 @@ def tap(function: Callable[..., PyTree], constants: PyTree, *step: PyTree) -> Ta
     program, shapes = jax.make_jaxpr(function, return_shape=True)(constants, *step)
     jaxpr = program.jaxpr
     count = len(jax.tree.leaves(constants))
-    varying = _reached(jaxpr, jaxpr.invars[count:])
-    constant = _reached(jaxpr, jaxpr.invars[:count]) - varying
+    varying = reached(jaxpr, jaxpr.invars[count:])
+    constant = reached(jaxpr, jaxpr.invars[:count]) - varying
     products: list[Product] = []
     late: set[Any] = set()
     for index, equation in enumerate(jaxpr.eqns):
@@ -218,11 +237,11 @@ def tap(function: Callable[..., PyTree], constants: PyTree, *step: PyTree) -> Ta
             weights = [
                 n
                 for n, v in enumerate(equation.invars)
-                if constant.issuperset(_variables([v])) and _pays(equation, n)
+                if constant.issuperset(variables([v])) and _pays(equation, n)
             ]
-            early = not late.intersection(_variables(equation.invars))
+            early = not late.intersection(variables(equation.invars))
             products.append(Product(index, weights[0] if weights else None, early))
-        if multiplies or late.intersection(_variables(equation.invars)):
+        if multiplies or late.intersection(variables(equation.invars)):
             late.update(equation.outvars)
     if not products:
         return None
@@ -230,10 +249,13 @@ def tap(function: Callable[..., PyTree], constants: PyTree, *step: PyTree) -> Ta
 
 
 def _pays(equation: Any, weight: int) -> bool:
-    """Return whether to tap a product: its operand and value are smaller than its weight.
+    """Return whether a product gets a tap.
 
-    A tap reads and writes those two at every step; without it the loop reads and writes the
-    gradient of the weight.
+    A product gets a tap if its weight has two or more axes and is at least as large as the other
+    operand and the product together, or if these sizes are not known.
+
+    With a tap, the loop reads and writes the other operand and the product at every step. Without a
+    tap, the loop reads and writes the gradient of the weight.
     """
     w, x = (equation.invars[n].aval for n in (weight, 1 - weight))
     sizes = [math.prod(aval.shape) for aval in (w, x, equation.outvars[0].aval)]
@@ -242,34 +264,34 @@ def _pays(equation: Any, weight: int) -> bool:
 
 
 def depends(function: Callable[..., PyTree], first: PyTree, *others: PyTree) -> list[bool]:
-    """Return for each array that a function returns whether it depends on the first argument.
+    """Return, for each array in a function's result, whether it depends on the first argument.
 
     Example:
       >>> depends(lambda a, b: (a + b, b), 1.0, 2.0)
       [True, False]
     """
     jaxpr = jax.make_jaxpr(function)(first, *others).jaxpr
-    reached = _reached(jaxpr, jaxpr.invars[: len(jax.tree.leaves(first))])
-    return [not isinstance(v, core.Literal) and v in reached for v in jaxpr.outvars]
+    found = reached(jaxpr, jaxpr.invars[: len(jax.tree.leaves(first))])
+    return [not isinstance(v, core.Literal) and v in found for v in jaxpr.outvars]
 
 
 def reads(function: Callable[..., PyTree], first: PyTree, *others: PyTree) -> list[bool]:
-    """Return for each array of the first argument whether the result depends on it.
+    """Return, for each array in the first argument, whether the result depends on that array.
 
     Example:
       >>> reads(lambda a, b: a[0] + b, (1.0, 2.0), 3.0)
       [True, False]
     """
     jaxpr = jax.make_jaxpr(function)(first, *others).jaxpr
-    needed = set(_variables(jaxpr.outvars))
+    needed = set(variables(jaxpr.outvars))
     for equation in reversed(jaxpr.eqns):
         if needed.intersection(equation.outvars):
-            needed.update(_variables(equation.invars))
+            needed.update(variables(equation.invars))
     return [v in needed for v in jaxpr.invars[: len(jax.tree.leaves(first))]]
 
 
 def has_products(function: Callable[..., PyTree], *arguments: PyTree) -> bool:
-    """Return whether a function multiplies matrices or convolves; nested jits are not searched.
+    """Return whether a function has matrix products or convolutions, except in nested jits.
 
     Example:
       >>> has_products(lambda a: a @ a, jnp.ones([2, 2])), has_products(lambda a: a * a, 1.0)
@@ -279,22 +301,22 @@ def has_products(function: Callable[..., PyTree], *arguments: PyTree) -> bool:
     return any(equation.primitive.name in PRODUCTS for equation in jaxpr.eqns)
 
 
-def _reached(jaxpr: Any, sources: Sequence[Any]) -> set[Any]:
-    """The variables that depend on some others, and these."""
-    reached = set(sources)
+def reached(jaxpr: Any, sources: Sequence[Any]) -> set[Any]:
+    """Return the variables `sources` and all variables that depend on one of them."""
+    found = set(sources)
     for equation in jaxpr.eqns:
-        if reached.intersection(_variables(equation.invars)):
-            reached.update(equation.outvars)
-    return reached
+        if found.intersection(variables(equation.invars)):
+            found.update(equation.outvars)
+    return found
 
 
-def _variables(atoms: Sequence[Any]) -> list[Any]:
-    """Those that are variables and not constants."""
+def variables(atoms: Sequence[Any]) -> list[Any]:
+    """Return the atoms that are variables, without the literals."""
     return [atom for atom in atoms if not isinstance(atom, core.Literal)]
 
 
 def _environment(program: core.ClosedJaxpr, arguments: Sequence[Any]) -> tuple[Any, Any]:
-    """How to read and to write the variables of a program that has been given some arguments."""
+    """Return a function that reads and one that writes the variables of a program."""
     jaxpr = program.jaxpr
     values = dict(zip(jaxpr.constvars, program.consts, strict=True))
     values.update(zip(jaxpr.invars, arguments, strict=False))
@@ -309,13 +331,13 @@ def _environment(program: core.ClosedJaxpr, arguments: Sequence[Any]) -> tuple[A
 
 
 def _product(equation: Any, a: Array, b: Array) -> Array:
-    """Run an equation that has one result."""
-    product: Array = _bound(equation, [a, b])[0]
+    """Apply an equation of a jaxpr, which has two operands and one result, to `a` and `b`."""
+    product: Array = bound(equation, [a, b])[0]
     return product
 
 
-def _bound(equation: Any, values: Sequence[Any]) -> list[Any]:
-    """Run one equation of a program."""
+def bound(equation: Any, values: Sequence[Any]) -> list[Any]:
+    """Apply an equation of a jaxpr to `values`, and return a list of its results."""
     parameters = equation.primitive.get_bind_params(equation.params)
     results = equation.primitive.bind(*values, **parameters)
     return list(results) if equation.primitive.multiple_results else [results]

@@ -1,4 +1,4 @@
-"""The platforms a program is made for: this machine's, or others while it is exported."""
+"""The platforms for which a program is compiled: this machine's platform, or those of an export."""
 
 import contextlib
 import contextvars
@@ -14,7 +14,10 @@ _EXPORTED_FOR: contextvars.ContextVar[tuple[str, ...]] = contextvars.ContextVar(
 
 
 def platforms() -> tuple[str, ...]:
-    """Return what the program that is being traced is for: this machine, or see `made_for`.
+    """Return the platforms for which the current program is traced.
+
+    In a `with made_for(names)` block, the platforms are `names`. Otherwise there is one platform,
+    that of this machine.
 
     Example:
       >>> with made_for(["cpu", "tpu"]):
@@ -25,7 +28,7 @@ def platforms() -> tuple[str, ...]:
 
 
 def this_machine() -> str:
-    """Return JAX's default backend: "cpu" or "tpu", or a GPU by its maker, "cuda" or "rocm".
+    """Return JAX's default backend: "cpu", "tpu", "cuda" (NVIDIA) or "rocm" (AMD).
 
     Example:
       >>> this_machine() in ("cpu", "cuda", "rocm", "tpu")
@@ -43,10 +46,10 @@ def this_machine() -> str:
 
 @contextlib.contextmanager
 def made_for(names: Sequence[str]) -> Iterator[None]:
-    """While it lasts, kernels are planned for these platforms, whatever machine this is.
+    """In a `with` block, plan kernels for the given platforms instead of for this machine.
 
     Args:
-      names: of platforms, "cpu", "cuda", "rocm" or "tpu".
+      names: names of platforms, "cpu", "cuda", "rocm" or "tpu".
 
     Example:
       >>> with made_for(["tpu"]):

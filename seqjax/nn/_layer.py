@@ -1,4 +1,4 @@
-"""One layer of a stack: the parameters of one or two directions, and how they are run."""
+"""One layer of a stack, with the parameters of one or two directions."""
 
 import dataclasses
 from collections.abc import Callable, Sequence
@@ -10,7 +10,7 @@ from flax import nnx
 
 from seqjax import checks, sequences
 from seqjax._arguments import batched_state, checked_params, holds, param_specs
-from seqjax.cells._base import Cell, compute_dtype, flat_roles
+from seqjax.cells._base import Cell, cast, compute_dtype, flat_roles
 from seqjax.kernels import Execution, Plan, Problem, make_plan, run
 from seqjax.nn import _noise as noise
 from seqjax.nn._parameters import Parameters, path_name
@@ -31,18 +31,18 @@ __all__ = [
 
 MergeMode: TypeAlias = Literal["concat", "sum", "mean", "mul", "none"]
 MERGE_MODES: tuple[MergeMode, ...] = ("concat", "sum", "mean", "mul", "none")
-# The names of recurrent matrices among a cell's parameters.
+# The names that recurrent matrices have in the parameters of cells.
 RECURRENT = ("w_hh", "w_hn", "w_hf")
-# The options of a layer that are rates: above 0 they need random numbers in training.
+# The options of a layer that are rates. If one is above 0, training needs random numbers.
 RATES = ("input_dropout", "recurrent_dropout", "weight_dropout", "zoneout")
 
 
 class Bidirectional(NamedTuple):
-    """A pair of things for the two directions: states, or outputs with `merge_mode="none"`.
+    """The states of two directions or, if `merge_mode="none"`, their outputs.
 
     Attributes:
-      forward: of the direction that starts at the first step.
-      backward: of the direction that starts at the last real step.
+      forward: the state or output of the direction that starts at the first step.
+      backward: the state or output of the direction that starts at the last real step.
     """
 
     forward: Any
@@ -50,15 +50,16 @@ class Bidirectional(NamedTuple):
 
 
 def merge(mode: MergeMode, forward: Array, backward: Array) -> Any:
-    """Joins the outputs of two directions.
+    """Join the outputs of two directions.
 
     Args:
-      mode: "concat" along the features, "sum", "mean", "mul" (elementwise), or "none" for the pair.
-      forward: `[..., H]`.
-      backward: `[..., H]`.
+      mode: how to join the outputs. "concat" joins the outputs along the features. "sum", "mean"
+        and "mul" combine the outputs element by element. "none" returns both outputs.
+      forward: the outputs `[..., H]` of the forward direction.
+      backward: the outputs `[..., H]` of the backward direction.
 
     Returns:
-      `[..., 2H]` for "concat", `Bidirectional` for "none", else `[..., H]`.
+      The joined outputs: `[..., 2H]` for "concat", `Bidirectional` for "none", else `[..., H]`.
 
     Example:
       >>> merge("mean", jnp.array([1.0]), jnp.array([3.0])).tolist()
@@ -78,14 +79,15 @@ def merge(mode: MergeMode, forward: Array, backward: Array) -> Any:
 
 
 class Direction(Parameters):
-    """A cell's parameters as attributes: each leaf of `cell.init` an `nnx.Param` of its own name.
+    """A module with the parameters of one cell. Each array of the parameters is an `nnx.Param`.
 
     Args:
       cell: the cell.
-      learned_initial_state: whether the initial state is a parameter too: `initial_state`,
-        or `initial_state_h` and so on for a state of several arrays.
-      param_dtype: of all parameters.
-      rngs: draws the parameters, from the stream "params".
+      learned_initial_state: whether the initial state is also a parameter, named `initial_state`.
+        If the state has several arrays, the parameters are named `initial_state_h` and so on.
+      params: the parameters, if they are given and not drawn.
+      param_dtype: the dtype of all parameters.
+      rngs: the source of randomness for the parameters, whose stream "params" is used.
 
     Example:
       >>> from seqjax.cells import GRU
@@ -99,11 +101,16 @@ class Direction(Parameters):
         cell: Cell[Any, Any],
         *,
         learned_initial_state: bool = False,
+        params: PyTree | None = None,
         param_dtype: Any,
-        rngs: nnx.Rngs,
+        rngs: nnx.Rngs | None,
     ) -> None:
         self.cell = cell
-        self._names, self._structure = self._store("", cell.init(rngs.params(), param_dtype))
+        if params is None:
+            params = cell.init(noise.streams(rngs, "params").params(), param_dtype)
+        else:
+            params = cast(checked_params(cell, params), param_dtype)
+        self._names, self._structure = self._store("", params)
         self._state_names: tuple[str | None, ...] = ()
         if learned_initial_state:
             zeros = cell.initial_state((), param_dtype)
@@ -112,16 +119,16 @@ class Direction(Parameters):
 
     @property
     def params(self) -> PyTree:
-        """The parameters as the cell knows them."""
+        """The parameters in the structure that `cell.init` returns."""
         return self._restored(self._names, self._structure)
 
     @property
     def learns_its_state(self) -> bool:
-        """Return whether the initial state is a parameter."""
+        """A bool that is True if the initial state is a parameter."""
         return bool(self._state_names)
 
     def start(self, batch_shape: Shape, dtype: Any) -> PyTree:
-        """The state to start from: learned, or the cell's own."""
+        """Return the initial state: the learned one if there is one, else the cell's own."""
         state = self.cell.initial_state(batch_shape, dtype)
         if not self._state_names:
             return state
@@ -135,15 +142,19 @@ class Direction(Parameters):
 
 @dataclasses.dataclass(frozen=True)
 class Sequences:
-    """The facts of one call that all layers need: its layout, and which steps are real.
+    """The properties of the sequences of one call, which all layers of a stack read.
 
     Attributes:
-      batch_shape: the batch axes.
-      steps: T.
-      time_major: whether the time axis is first.
-      mask: bool, the batch axes and T in their layout; or None.
-      resets: likewise; True where a sequence starts.
-      execution: how to run the layers.
+      batch_shape: the sizes of the batch axes.
+      steps: the number of time steps, T.
+      time_major: whether the time axis is the first axis.
+      mask: bool of shape `step_shape`, True at real steps. If all steps are real, `mask` is None.
+      resets: bool of shape `step_shape`, True at the first step of a sequence. If there are no
+        resets, `resets` is None.
+      execution: the options for running the layers.
+      burn_in: the number of steps at the start through which no gradient passes.
+      all_states: whether to return the states after all steps instead of the final states. If
+        `all_states` is True, the kernel of `execution` must return the states after all steps.
 
     Example:
       >>> call = Sequences((2,), 3, False, None, jnp.array([[0, 1, 0], [0, 0, 1]], bool))
@@ -157,26 +168,26 @@ class Sequences:
     mask: Array | None
     resets: Array | None
     execution: Execution = dataclasses.field(default_factory=Execution)
+    burn_in: int = 0
+    all_states: bool = False
 
     @property
     def axis(self) -> int:
-        """Where the time axis is."""
+        """The position of the time axis."""
         return 0 if self.time_major else len(self.batch_shape)
 
     def plan(self, cell: Cell[Any, Any], xs: PyTree) -> Plan:
-        """Return the plan of a cell for inputs of this layout."""
+        """Return the plan for running a cell over these sequences."""
         return make_plan(cell, self.batch_shape, self.steps, compute_dtype(xs), self.execution)
 
     @property
     def step_shape(self) -> Shape:
-        """The batch axes and T in their layout."""
+        """The shape of a mask: `(T, *batch_shape)` if time-major, else `(*batch_shape, T)`."""
         batch, steps = self.batch_shape, self.steps
         return (steps, *batch) if self.time_major else (*batch, steps)
 
     def ends(self) -> Array | None:
-        """The resets of the backward direction: True where a sequence ends, after which another
-        starts.
-        """
+        """Return the resets of the backward direction: True at the last step before a reset."""
         if self.resets is None:
             return None
         following = jnp.moveaxis(self.resets, self.axis, 0)[1:]
@@ -184,11 +195,26 @@ class Sequences:
         return jnp.moveaxis(following[: self.steps], 0, self.axis)
 
     def zero_masked(self, xs: Array) -> Array:
-        """Xs with zeros at masked steps."""
+        """Return xs with zeros at masked steps."""
         return xs if self.mask is None else sequences.zero_masked(xs, mask=self.mask)
 
+    def without_gradient(self, xs: PyTree) -> PyTree:
+        """Return xs with no gradient through the steps of the burn-in."""
+        if not self.burn_in:
+            return xs
+        steps = jnp.arange(self.steps) < self.burn_in
+
+        def one(x: Array) -> Array:
+            constant = steps.reshape(-1, *[1] * (x.ndim - self.axis - 1))
+            return jnp.where(constant, jax.lax.stop_gradient(x), x)
+
+        return jax.tree.map(one, xs)
+
     def picked(self, xs: PyTree, pick: Callable[..., Array]) -> PyTree:
-        """Applies `sequences.last_real` or `first_real`: one real step a sequence, no time axis."""
+        """Return one step of each sequence, which is its last or its first real step.
+
+        The function `pick` is `sequences.last_real` or `sequences.first_real`.
+        """
         mask = jnp.ones(self.step_shape, bool) if self.mask is None else self.mask
         if self.time_major:
             xs, mask = sequences.to_batch_major((xs, mask), len(self.batch_shape))
@@ -197,15 +223,15 @@ class Sequences:
 
 @dataclasses.dataclass(frozen=True)
 class LayerOptions:
-    """The options of a layer besides its directions; see `Recurrent` for the meaning.
+    """The options of a layer. `Recurrent` explains them in detail.
 
     Attributes:
-      merge_mode: how the directions' outputs are joined.
-      input_dropout: rate on the inputs.
-      recurrent_dropout: rate on what enters the recurrent product.
-      weight_dropout: rate on the elements of the recurrent matrices.
-      zoneout: the probability that a unit of the state is held.
-      residual: whether inputs are added to outputs of the same width.
+      merge_mode: how the outputs of two directions are joined.
+      input_dropout: the dropout rate of the inputs.
+      recurrent_dropout: the dropout rate of the inputs of the recurrent product.
+      weight_dropout: the dropout rate of the elements of the recurrent matrices.
+      zoneout: the probability that a unit of the state keeps its value.
+      residual: whether the inputs are added to the outputs if both have the same width.
 
     Example:
       >>> LayerOptions(zoneout=0.1).zoneout
@@ -226,10 +252,11 @@ class LayerOptions:
         checks.require_bool("residual", self.residual)
 
     def require(self, cell: Cell[Any, Any]) -> None:
-        """Raise if a cell has nothing of what is to be dropped.
+        """Raise an error if the cell does not support the requested dropout.
 
         Raises:
-          ValueError: no recurrent product, or no recurrent matrix of a known name.
+          ValueError: recurrent dropout is requested and the cell has no recurrent product, or
+            weight dropout is requested and the cell has no recurrent matrix of a known name.
         """
         name = type(cell).__name__
         if self.recurrent_dropout and cell.recurrent_input(cell.initial_state()) is None:
@@ -245,7 +272,7 @@ class LayerOptions:
 
 
 def recurrent_matrices(params: PyTree) -> list[Any]:
-    """The paths of the leaves that are recurrent matrices, known by their names.
+    """Return the paths of the parameters that have the name of a recurrent matrix.
 
     Example:
       >>> from seqjax.cells import GRU
@@ -257,7 +284,7 @@ def recurrent_matrices(params: PyTree) -> list[Any]:
 
 
 def _weights_dropped(params: PyTree, rate: float, key: PRNGKey) -> PyTree:
-    """The parameters with elements of the recurrent matrices dropped, for all steps of a call."""
+    """Drop elements of the recurrent matrices. All steps of a call drop the same elements."""
     paths = recurrent_matrices(params)
     keys = iter(jax.random.split(key, len(paths)))
 
@@ -268,12 +295,13 @@ def _weights_dropped(params: PyTree, rate: float, key: PRNGKey) -> PyTree:
 
 
 class Layer(nnx.Module):
-    """One layer of a stack: one direction or two, joined.
+    """One layer of a stack. If the layer has two directions, it joins their outputs.
 
     Args:
-      options: what it does besides running its directions.
+      options: the options of the layer.
       forward: the direction that starts at the first step.
-      backward: the other one, or None.
+      backward: the direction that starts at the last real step. In a layer with one direction,
+        `backward` is None.
 
     Example:
       >>> from seqjax.cells import GRU
@@ -291,11 +319,11 @@ class Layer(nnx.Module):
 
     @property
     def directions(self) -> list[Direction]:
-        """The one direction, or the two."""
+        """The forward direction and, if there is one, the backward direction."""
         return [self.forward] if self.backward is None else [self.forward, self.backward]
 
     def initial_state(self, batch_shape: int | Sequence[int], dtype: Any) -> Any:
-        """Return the state to start from: the cell's, or `Bidirectional` of two."""
+        """Return the initial state, which is a `Bidirectional` of two states for two directions."""
         batch_shape = checks.require_shape("batch_shape", batch_shape)
         return self._paired([way.start(batch_shape, dtype) for way in self.directions])
 
@@ -305,14 +333,15 @@ class Layer(nnx.Module):
     def __call__(
         self, xs: PyTree, state: Any, call: Sequences, *, ends_only: bool, key: PRNGKey | None
     ) -> Unrolled:
-        """Runs the directions and joins their outputs.
+        """Run the directions and join their outputs.
 
         Args:
-          xs: inputs.
-          state: as from `initial_state`.
-          call: what is known of the sequences.
-          ends_only: whether to return one vector a sequence, where each direction has seen it all.
-          key: a random key in training with noise, else None.
+          xs: the inputs of the layer.
+          state: the state before the first step, as `initial_state` returns it; or None.
+          call: the properties of the sequences.
+          ends_only: whether to return only one output per sequence and direction, namely the
+            output at the last real step that the direction processes.
+          key: a random key, or None if the call needs no random numbers.
         """
         key_input, *keys = [None] * 3 if key is None else jax.random.split(key, 3)
         inputs = self._inputs_dropped(xs, call, key_input)
@@ -330,11 +359,12 @@ class Layer(nnx.Module):
         return Unrolled(joined, self._paired(finals))
 
     def _with_residual(self, joined: Array, xs: Array, call: Sequences, ends_only: bool) -> Array:
+        xs = call.without_gradient(xs)  # as `run` does for the steps of the cell
         shortcut = call.picked(xs, sequences.last_real) if ends_only else call.zero_masked(xs)
         return joined + shortcut if shortcut.shape == joined.shape else joined
 
     def _inputs_dropped(self, xs: PyTree, call: Sequences, key: PRNGKey | None) -> PyTree:
-        """The inputs with the same features dropped at every step."""
+        """Drop features of the inputs. All steps drop the same features."""
         rate = self.options.input_dropout
         if key is None or not rate:
             return xs
@@ -362,12 +392,13 @@ class Layer(nnx.Module):
         `seqjax.summary` and `seqjax.traces` intercept calls of this method to read its arguments.
 
         Args:
-          direction: the cell and its parameters.
-          xs: inputs, checked.
-          state: the state to start from; None for the direction's own.
-          call: what is known of the sequences, checked.
-          key: a random key in training with noise, else None.
-          reverse: whether it is the backward direction.
+          direction: the direction, which has the cell and its parameters.
+          xs: the checked inputs of the layer.
+          state: the state before the first step. If `state` is None, the direction starts from its
+            own initial state.
+          call: the checked properties of the sequences.
+          key: a random key, or None if the call needs no random numbers.
+          reverse: whether the direction is the backward direction.
         """
         cell, dtype = direction.cell, compute_dtype(xs)
         resets = call.ends() if reverse else call.resets
@@ -399,14 +430,15 @@ class Layer(nnx.Module):
             params, xs, start, again, call.mask, resets, recurrent_mask=recurrent_mask, zoneout=held
         )
         ran: Unrolled = run(
-            cell, problem, call.plan(cell, xs), batch_ndim=call.axis, reverse=reverse
-        )
+            cell, problem, call.plan(cell, xs), batch_ndim=call.axis, reverse=reverse,
+            burn_in=call.burn_in, all_states=call.all_states,
+        )  # fmt: skip
         return ran
 
     def _recurrent_mask(
         self, cell: Cell[Any, Any], state: PyTree, key: PRNGKey, dtype: Any
     ) -> PyTree | None:
-        """The mask of recurrent dropout, the same at every step."""
+        """Draw the mask of recurrent dropout. All steps use the same mask."""
         rate = self.options.recurrent_dropout
         if not rate:
             return None

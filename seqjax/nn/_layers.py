@@ -1,54 +1,71 @@
-"""The layers people ask for by name; each is `Recurrent` with its cell."""
+"""The named layers, such as `LSTM`. Each layer is a `Recurrent` with a fixed kind of cell."""
 
 import dataclasses
 import inspect
+import warnings
 from collections.abc import Callable
 from typing import Any, TypeVar
 
 from seqjax import cells, checks
 from seqjax.nn._recurrent import Recurrent
 
-__all__ = ["GRU", "LSTM", "RNN"]
+__all__ = ["GRU", "LRU", "LSTM", "RGLRU", "RNN", "S5", "SLSTM", "SRU"]
 
 L = TypeVar("L", bound=type[Recurrent])
 
-# What PyTorch, Keras and Flax call options that have other names here, or none.
+# Options of PyTorch, Keras and Flax that do not exist here. Each has a hint for the error message.
 FOREIGN = {
-    "bias": "use_bias",
-    "nonlinearity": "activation",
-    "batch_first": "time_major, which is its opposite; batch-major is the default",
-    "units": "hidden_size",
-    "return_state": "nothing: a call always returns the state",
-    "return_sequences": "return_sequences of a call, layer(xs, return_sequences=False)",
-    "go_backwards": "seqjax.sequences.reverse of the inputs and of the outputs",
-    "stateful": "seqjax.nn.Stateful around the layer",
-    "recurrent_activation": "nothing: gates are sigmoids",
-    "recurrent_initializer": "recurrent_init",
-    "kernel_initializer": "kernel_init",
-    "bias_initializer": "bias_init",
+    "bias": "use use_bias",
+    "nonlinearity": "use activation",
+    "batch_first": "use time_major, which is its opposite; batch-major is the default",
+    "units": "use hidden_size",
+    "return_state": "a call always returns the state",
+    "return_sequences": "pass it to the call, layer(xs, return_sequences=False)",
+    "go_backwards": "use seqjax.unroll(..., reverse=True)",
+    "stateful": "wrap the layer in seqjax.nn.Stateful",
+    "recurrent_activation": "gates are always sigmoids",
+    "recurrent_initializer": "use recurrent_init",
+    "kernel_initializer": "use kernel_init",
+    "bias_initializer": "use bias_init",
+    "kernel_regularizer": "add the penalty to the loss, or use weight decay of the optimiser",
+    "recurrent_regularizer": "add the penalty to the loss, or use weight decay of the optimiser",
+    "input_shape": "the first argument is the number of features of an input",
 }
 
 
 def _cell(
     layer: type[Recurrent], cell_class: type[Any], sizes: tuple[int, int], options: dict[str, Any]
 ) -> Any:
-    """Builds a layer's cell from those of the options that are its own, taking them out of these.
+    """Build the cell of a layer, and remove the options of the cell from `options`.
 
     Raises:
-      TypeError: an option that is neither the cell's nor `Recurrent`'s.
+      TypeError: an option belongs neither to the cell nor to `Recurrent`.
     """
+    if "activation" in options and layer is not RNN:
+        raise TypeError(
+            f"{layer.__name__}: got an option it does not have, 'activation'; the activation is "
+            "tanh, and only RNN has a choice"
+        )
     for name in sorted(options.keys() & FOREIGN.keys()):
         raise TypeError(
-            f"{layer.__name__}: got an option it does not have, {name!r}; "
-            f"here it is {FOREIGN[name]}"
+            f"{layer.__name__}: got an option it does not have, {name!r}; {FOREIGN[name]}"
         )
     checks.require_options(layer.__name__, options, layer.__init__)
+    if options.get("dropout") and options.get("num_layers", 1) == 1:
+        warnings.warn(
+            f"{layer.__name__}: dropout acts between layers, so it does nothing with num_layers=1; "
+            "use input_dropout or recurrent_dropout",
+            stacklevel=3,
+        )
     own = {field.name for field in dataclasses.fields(cell_class)} & options.keys()
     return cell_class(*sizes, **{name: options.pop(name) for name in sorted(own)})
 
 
 def _shows_options(cell_class: type[Any]) -> Callable[[L], L]:
-    """Put the options of a cell and of `Recurrent` into the signature of a layer's `__init__`."""
+    """Return a decorator that completes the signature of a layer's `__init__`.
+
+    The decorator adds the options of the cell and of `Recurrent`.
+    """
 
     def decorated(layer: L) -> L:
         shown, rest = (dict(inspect.signature(c.__init__).parameters) for c in (layer, Recurrent))
@@ -65,16 +82,16 @@ def _shows_options(cell_class: type[Any]) -> Callable[[L], L]:
 
 @_shows_options(cells.Elman)
 class RNN(Recurrent):
-    """The simple recurrent network as a layer, PyTorch's `RNN` and Keras's `SimpleRNN`.
+    """A simple recurrent layer, like PyTorch's `RNN` and Keras's `SimpleRNN`.
 
     Args:
-      input_size: I.
-      hidden_size: H.
-      options: those of `seqjax.cells.Elman`, such as `activation="relu"`, and those of `Recurrent`,
-        such as `num_layers`; `rngs` among them, which must be given.
+      input_size: the number of features of an input, I.
+      hidden_size: the number of features of the hidden state, H.
+      options: the options of `seqjax.cells.Elman`, such as `activation="relu"`, and of `Recurrent`,
+        such as `num_layers`. `rngs` is required.
 
     Raises:
-      TypeError, ValueError: see there.
+      TypeError, ValueError: `seqjax.cells.Elman` or `Recurrent` does not accept an argument.
 
     Example:
       >>> import jax.numpy as jnp
@@ -91,17 +108,18 @@ class RNN(Recurrent):
 
 @_shows_options(cells.LSTM)
 class LSTM(Recurrent):
-    """Long short-term memory as a layer.
+    """A long short-term memory layer.
 
     Args:
-      input_size: I.
-      hidden_size: H.
-      proj_size: P, to project the hidden state to P features; not projected if None or 0.
-      options: those of `seqjax.cells.LSTM`, such as `forget_bias`, and those of `Recurrent`, such
-        as `num_layers`; `rngs` among them, which must be given.
+      input_size: the number of features of an input, I.
+      hidden_size: the number of features of the hidden state, H.
+      proj_size: the number of features, P, to which the hidden state is projected. If `proj_size`
+        is None or 0, there is no projection.
+      options: the options of `seqjax.cells.LSTM`, such as `forget_bias`, and of `Recurrent`, such
+        as `num_layers`. `rngs` is required.
 
     Raises:
-      TypeError, ValueError: see there.
+      TypeError, ValueError: `seqjax.cells.LSTM` or `Recurrent` does not accept an argument.
 
     Example:
       >>> import jax.numpy as jnp
@@ -126,18 +144,19 @@ class LSTM(Recurrent):
 
 @_shows_options(cells.GRU)
 class GRU(Recurrent):
-    """The gated recurrent unit as a layer.
+    """A gated recurrent layer.
 
     Args:
-      input_size: I.
-      hidden_size: H.
-      reset_after: whether the reset gate acts after the recurrent product, with a bias of its own
-        (PyTorch, cuDNN, Keras's default), or before it (Cho et al. 2014).
-      options: those of `seqjax.cells.GRU`, such as `kernel_init`, and those of `Recurrent`, such as
-        `num_layers`; `rngs` among them, which must be given.
+      input_size: the number of features of an input, I.
+      hidden_size: the number of features of the hidden state, H.
+      reset_after: whether the reset gate acts after the recurrent product, as in PyTorch, in cuDNN
+        and by default in Keras. If `reset_after` is True, the product has its own bias. If
+        `reset_after` is False, the reset gate acts before the product (Cho et al. 2014).
+      options: the options of `seqjax.cells.GRU`, such as `kernel_init`, and of `Recurrent`, such as
+        `num_layers`. `rngs` is required.
 
     Raises:
-      TypeError, ValueError: see there.
+      TypeError, ValueError: `seqjax.cells.GRU` or `Recurrent` does not accept an argument.
 
     Example:
       >>> import jax.numpy as jnp
@@ -153,4 +172,137 @@ class GRU(Recurrent):
         after = checks.require_bool("reset_after", reset_after)
         cell_class = cells.GRU if after else cells.ChoGRU
         cell = _cell(GRU, cell_class, (input_size, hidden_size), options)
+        super().__init__(cell, **options)
+
+
+@_shows_options(cells.LRU)
+class LRU(Recurrent):
+    """A layer of linear recurrent units, whose states are complex.
+
+    Args:
+      input_size: the number of features of an input, I.
+      hidden_size: the number of complex features of the hidden state, H.
+      options: the options of `seqjax.cells.LRU`, such as `r_min`, and of `Recurrent`, such as
+        `num_layers`. `rngs` is required.
+
+    Raises:
+      TypeError, ValueError: `seqjax.cells.LRU` or `Recurrent` does not accept an argument.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from flax import nnx
+      >>> layer = LRU(3, 8, output_size=5, r_min=0.9, rngs=nnx.Rngs(0))
+      >>> outputs, state = layer(jnp.ones([2, 7, 3]))
+      >>> outputs.shape, state[0].shape
+      ((2, 7, 5), (2, 8))
+    """
+
+    def __init__(self, input_size: int, hidden_size: int, **options: Any) -> None:
+        cell = _cell(LRU, cells.LRU, (input_size, hidden_size), options)
+        super().__init__(cell, **options)
+
+
+@_shows_options(cells.RGLRU)
+class RGLRU(Recurrent):
+    """A layer of real-gated linear recurrent units.
+
+    Args:
+      input_size: the number of features of an input, I.
+      hidden_size: the number of features of the hidden state, H.
+      options: the options of `seqjax.cells.RGLRU`, such as `num_heads`, and of `Recurrent`, such as
+        `num_layers`. `rngs` is required.
+
+    Raises:
+      TypeError, ValueError: `seqjax.cells.RGLRU` or `Recurrent` does not accept an argument.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from flax import nnx
+      >>> layer = RGLRU(3, 6, num_heads=2, rngs=nnx.Rngs(0))
+      >>> layer(jnp.ones([2, 7, 3])).outputs.shape
+      (2, 7, 6)
+    """
+
+    def __init__(self, input_size: int, hidden_size: int, **options: Any) -> None:
+        cell = _cell(RGLRU, cells.RGLRU, (input_size, hidden_size), options)
+        super().__init__(cell, **options)
+
+
+@_shows_options(cells.SLSTM)
+class SLSTM(Recurrent):
+    """A layer of scalar LSTMs with exponential gates.
+
+    Args:
+      input_size: the number of features of an input, I.
+      hidden_size: the number of features of the hidden state, H.
+      options: the options of `seqjax.cells.SLSTM`, such as `num_heads`, and of `Recurrent`, such as
+        `num_layers`. `rngs` is required.
+
+    Raises:
+      TypeError, ValueError: `seqjax.cells.SLSTM` or `Recurrent` does not accept an argument.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from flax import nnx
+      >>> layer = SLSTM(3, 6, num_heads=2, head_norm=True, rngs=nnx.Rngs(0))
+      >>> outputs, state = layer(jnp.ones([2, 7, 3]))
+      >>> outputs.shape, state[0].h.shape
+      ((2, 7, 6), (2, 6))
+    """
+
+    def __init__(self, input_size: int, hidden_size: int, **options: Any) -> None:
+        cell = _cell(SLSTM, cells.SLSTM, (input_size, hidden_size), options)
+        super().__init__(cell, **options)
+
+
+@_shows_options(cells.S5)
+class S5(Recurrent):
+    """A state-space layer with a diagonal state matrix.
+
+    Args:
+      input_size: the number of features of an input, I.
+      hidden_size: the number of complex features of the hidden state, H.
+      options: the options of `seqjax.cells.S5`, such as `num_blocks`, and of `Recurrent`, such as
+        `num_layers`. `rngs` is required.
+
+    Raises:
+      TypeError, ValueError: `seqjax.cells.S5` or `Recurrent` does not accept an argument.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from flax import nnx
+      >>> layer = S5(3, 8, discretization="bilinear", rngs=nnx.Rngs(0))
+      >>> outputs, state = layer(jnp.ones([2, 7, 3]))
+      >>> outputs.shape, state[0].shape
+      ((2, 7, 3), (2, 8))
+    """
+
+    def __init__(self, input_size: int, hidden_size: int, **options: Any) -> None:
+        cell = _cell(S5, cells.S5, (input_size, hidden_size), options)
+        super().__init__(cell, **options)
+
+
+@_shows_options(cells.SRU)
+class SRU(Recurrent):
+    """A layer of simple recurrent units.
+
+    Args:
+      input_size: the number of features of an input, I.
+      hidden_size: the number of features of the hidden state, H.
+      options: the options of `seqjax.cells.SRU`, such as `use_peephole`, and of `Recurrent`, such
+        as `num_layers`. `rngs` is required.
+
+    Raises:
+      TypeError, ValueError: `seqjax.cells.SRU` or `Recurrent` does not accept an argument.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from flax import nnx
+      >>> layer = SRU(3, 5, num_layers=2, use_peephole=False, rngs=nnx.Rngs(0))
+      >>> layer(jnp.ones([2, 7, 3])).outputs.shape
+      (2, 7, 5)
+    """
+
+    def __init__(self, input_size: int, hidden_size: int, **options: Any) -> None:
+        cell = _cell(SRU, cells.SRU, (input_size, hidden_size), options)
         super().__init__(cell, **options)

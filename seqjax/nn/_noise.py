@@ -1,4 +1,4 @@
-"""The random masks of regularisation: drawn once a call, then constants to the kernels."""
+"""Random masks for regularisation, which layers draw once per call and pass to the kernel."""
 
 from typing import Any
 
@@ -13,14 +13,19 @@ from seqjax.types import Array, PRNGKey, PyTree, Shape
 __all__ = ["Rngs", "dropout", "dropout_key", "variational_mask", "zoneout_holds"]
 
 Rngs = nnx.Rngs | jax.Array
-"""Where a layer takes randomness from in a call: Flax's `nnx.Rngs`, or a plain random key."""
+"""The source of randomness of a call: Flax's `nnx.Rngs`, or a random key."""
 
 
 def dropout_key(rngs: Rngs | None) -> PRNGKey:
-    """The key for one call: from the stream "dropout" of `nnx.Rngs` (or its default), or as given.
+    """Return the random key for one call.
+
+    Args:
+      rngs: a random key, or `nnx.Rngs`. The key is drawn from the stream "dropout" or, if that
+        stream does not exist, from the default stream.
 
     Raises:
-      TypeError: neither.
+      TypeError: `rngs` is neither `nnx.Rngs` nor a random key.
+      ValueError: `rngs` is `nnx.Rngs` and has neither a stream "dropout" nor a default stream.
 
     Example:
       >>> dropout_key(jax.random.key(0)).shape
@@ -30,7 +35,10 @@ def dropout_key(rngs: Rngs | None) -> PRNGKey:
 
 
 def streams(rngs: Any, stream: str) -> nnx.Rngs:
-    """`nnx.Rngs` with a certain stream, itself or by default; of a plain key, made here."""
+    """Return `nnx.Rngs` that have the stream named `stream` or a default stream.
+
+    If `rngs` is a random key, the key is wrapped in `nnx.Rngs`.
+    """
     if not isinstance(rngs, nnx.Rngs):
         return nnx.Rngs(checks.require_key("rngs", rngs))
     if not hasattr(rngs, stream):
@@ -41,11 +49,14 @@ def streams(rngs: Any, stream: str) -> nnx.Rngs:
 
 
 def variational_mask(key: PRNGKey, rate: float, shape: Shape, dtype: Any = jnp.float32) -> Array:
-    """A dropout mask, 0 with probability `rate` and 1 / (1 - rate) otherwise: mean one.
+    """Draw a dropout mask.
+
+    Each element of the mask is 0 with probability `rate`, and 1 / (1 - rate) otherwise, so that the
+    expected value is 1. The caller uses the same mask at every step.
 
     References:
       Gal, Ghahramani (2016), A theoretically grounded application of dropout in recurrent neural
-      networks: the same mask at every step.
+      networks.
 
     Example:
       >>> sorted(set(variational_mask(jax.random.key(0), 0.5, (100,)).tolist()))
@@ -56,7 +67,7 @@ def variational_mask(key: PRNGKey, rate: float, shape: Shape, dtype: Any = jnp.f
 
 
 def dropout(key: PRNGKey, rate: float, x: Array) -> Array:
-    """Plain dropout, each element on its own.
+    """Apply dropout to each element independently.
 
     References:
       Srivastava et al. (2014), Dropout: a simple way to prevent neural networks from overfitting.
@@ -71,18 +82,22 @@ def dropout(key: PRNGKey, rate: float, x: Array) -> Array:
 def zoneout_holds(
     key: PRNGKey | None, rate: float, state: PyTree, roles: PyTree, lead: Shape, batch_ndim: int
 ) -> PyTree:
-    """Return what `unroll(zoneout=…)` takes: random held units in training, else the rate.
+    """Return the argument `zoneout` of `unroll`.
+
+    In training, `zoneout` says for each step which units keep their value. In evaluation, `zoneout`
+    is `rate`.
 
     Args:
-      key: a random key, or None for evaluation.
+      key: a random key in training, or None in evaluation.
       rate: the probability that a unit keeps its old value at a step.
-      state: the state, for its structure and shapes.
-      roles: as from `cell.state_roles()`.
-      lead: the batch and time axes in their layout.
-      batch_ndim: how many batch axes the state has.
+      state: the state. The function uses only the structure and the shapes of the state.
+      roles: the roles of the state's arrays, as `cell.state_roles()` returns them.
+      lead: the sizes of the batch and time axes, in the layout of the sequences.
+      batch_ndim: the number of batch axes of the state.
 
     Returns:
-      A pytree like `state`: bool `[*lead, …]`, or numbers; None for what is not held.
+      A pytree with the structure of `state`. The leaves of the pytree are bool `[*lead, …]` in
+      training and numbers in evaluation. An array that zoneout does not hold has the leaf None.
 
     References:
       Krueger et al. (2017), Zoneout: regularizing RNNs by randomly preserving hidden activations.

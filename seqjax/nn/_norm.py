@@ -1,4 +1,4 @@
-"""Normalisation between layers, over real steps only."""
+"""Normalisation between layers, with statistics that ignore padding."""
 
 import jax.numpy as jnp
 from flax import nnx
@@ -10,13 +10,16 @@ __all__ = ["batch_normed"]
 
 
 def batch_normed(norm: nnx.BatchNorm, xs: Array, mask: Array | None, deterministic: bool) -> Array:
-    """Batch normalisation over real steps; without any, the running statistics stay as they are.
+    """Apply batch normalisation. The mean and the variance are computed over the real steps.
+
+    If there is no real step, the running statistics do not change.
 
     Args:
-      norm: the module with the statistics.
-      xs: `[..., T, H]` in either layout.
-      mask: bool, the leading axes of xs; or None.
-      deterministic: whether to use the running statistics, and leave them.
+      norm: the batch normalisation module, which holds the running statistics.
+      xs: the sequences, `[..., T, H]` or `[T, ..., H]`.
+      mask: bool with the leading axes of `xs`, True at real steps. If all steps are real, `mask`
+        may be None.
+      deterministic: if True, normalise by the running statistics and do not update them.
 
     Example:
       >>> norm = nnx.BatchNorm(2, rngs=nnx.Rngs(0))
@@ -31,7 +34,8 @@ def batch_normed(norm: nnx.BatchNorm, xs: Array, mask: Array | None, determinist
         return normed
     some = mask.any()
     before = norm.mean[...], norm.var[...]
-    over = sequences.over_features(mask | ~some, xs)  # a mean over nothing would be NaN
+    # If there is no real step, all steps are used, because the mean over no steps would be NaN.
+    over = sequences.over_features(mask | ~some, xs)
     xs = norm(xs, use_running_average=deterministic, mask=over)
     if not deterministic:
         norm.mean[...] = jnp.where(some, norm.mean[...], before[0])

@@ -1,4 +1,4 @@
-"""The parameters of pure functions as attributes of Flax modules."""
+"""The base class of Flax modules that hold the parameters of a pure function."""
 
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
@@ -13,7 +13,9 @@ __all__ = ["Parameters", "path_name"]
 
 
 def path_name(path: Any, prefix: str = "") -> str:
-    """The name of a leaf of a pytree by its path, e.g. `w_ih`; "value" for a bare array.
+    """Return a name for a leaf of a pytree, made from its path, such as `w_ih`.
+
+    If the pytree is a single array, its path is empty and the name is "value".
 
     Example:
       >>> leaves, _ = jax.tree_util.tree_flatten_with_path({"gate": {"w": jnp.ones(1)}})
@@ -25,9 +27,9 @@ def path_name(path: Any, prefix: str = "") -> str:
 
 
 class Parameters(nnx.Module):
-    """Base of modules that own the parameters of a pure function, a cell or an attention.
+    """Base class of modules that hold the parameters of a cell or of an attention.
 
-    Each leaf of the pytree is an `nnx.Param` under its own name, so that paths stay readable.
+    Each array of the parameters is an `nnx.Param` with its own name, so paths are readable.
 
     Example:
       >>> class Weights(Parameters):
@@ -41,11 +43,15 @@ class Parameters(nnx.Module):
     def _store(
         self, prefix: str, tree: PyTree, learned: Sequence[bool] | None = None
     ) -> tuple[tuple[str | None, ...], Any]:
-        """Makes each leaf an attribute named by its path, e.g. `w_ih`, `initial_state_h`.
+        """Store each leaf as an attribute that is named by its path, such as `w_ih`.
 
-        Leaves that are neither floating-point nor complex, such as a permutation, are a
-        `nnx.Variable` and not a `nnx.Param`. With a prefix, leaves that are not learned are no
-        attribute, and their name is None.
+        A leaf that is neither floating-point nor complex, such as a permutation, is stored as
+        `nnx.Variable` instead of `nnx.Param`. If a prefix is given, the names begin with the
+        prefix, as in `initial_state_h`. With a prefix, leaves that are not learned are not stored,
+        and their names are None.
+
+        Returns:
+          The names of the leaves, and the structure of the pytree.
         """
         leaves, structure = jax.tree_util.tree_flatten_with_path(tree)
         if learned is None:
@@ -57,15 +63,15 @@ class Parameters(nnx.Module):
                 continue
             name = path_name(path, prefix)
             while hasattr(type(self), name) or name in vars(self):
-                name += "_"  # a parameter may be called `cell`, as attributes here are
+                name += "_"  # because a parameter may have the name of another attribute (`cell`)
             setattr(self, name, nnx.Param(leaf) if learns else nnx.Variable(leaf))
             names.append(name)
         return tuple(names), structure
 
     def _restored(self, names: tuple[str | None, ...], structure: Any) -> PyTree:
-        """The pytree that `_store` was given."""
+        """Return the pytree that was passed to `_store`, with the current values of its arrays."""
         return jax.tree.unflatten(structure, [getattr(self, str(name))[...] for name in names])
 
-    if TYPE_CHECKING:  # the parameters, whose names are the function's
+    if TYPE_CHECKING:  # tells type checkers that parameters are attributes of any name
 
         def __getattr__(self, name: str) -> nnx.Param[Any]: ...

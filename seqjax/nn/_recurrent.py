@@ -1,6 +1,6 @@
-"""Recurrent layers as Flax NNX modules: stacks, directions and regularisation over `unroll`.
+"""Recurrent layers as Flax NNX modules, with stacks, two directions and regularisation.
 
-No equation stands here: parameters go to the cells' functions through `seqjax.unroll`.
+The equations are in `seqjax.cells`. The layers hold the parameters and pass them to the cells.
 """
 
 import dataclasses
@@ -15,10 +15,19 @@ from flax import nnx
 
 from seqjax import _arguments as arguments
 from seqjax import checks, sequences
+from seqjax._hints import hints
 from seqjax.cells._base import Cell, is_shape
-from seqjax.kernels import Execution, Kernel
+from seqjax.kernels import Execution, Kernel, by_scan
 from seqjax.nn import _noise as noise
-from seqjax.nn._layer import RATES, Direction, Layer, LayerOptions, MergeMode, Sequences
+from seqjax.nn._layer import (
+    RATES,
+    Bidirectional,
+    Direction,
+    Layer,
+    LayerOptions,
+    MergeMode,
+    Sequences,
+)
 from seqjax.nn._norm import batch_normed
 from seqjax.types import Array, PRNGKey, PyTree, Shape, Unrolled
 
@@ -26,44 +35,59 @@ __all__ = ["Recurrent"]
 
 
 class Recurrent(nnx.Module):
-    r"""Any cell as a layer: stacked, in one or both directions, regularised.
+    r"""A stack of recurrent layers of any cell, in one or both directions, with regularisation.
 
-    The modules are pytrees: they work under `nnx.jit` and `nnx.grad`, and under plain `jax.jit`,
-    `jax.grad` and `jax.vmap`. They hold no random stream; a call that needs randomness is given it.
+    The module is a pytree, which works under `nnx.jit` and `nnx.grad`, and also under plain
+    `jax.jit`, `jax.grad` and `jax.vmap`. The module holds no random stream. If a call needs random
+    numbers, pass `rngs` to the call.
 
     Parameters have readable paths: `layer.layers[0].forward.w_ih`, `layer.layers[1].backward.b`.
 
     Args:
-      cell: the first layer's cell; further layers have the same with their input size.
-      num_layers: layers, each reading the outputs of the one before.
+      cell: the cell of the first layer. The other layers use a copy of the cell with their own
+        input size.
+      num_layers: the number of layers. Each layer reads the outputs of the previous layer.
       bidirectional: whether each layer also has a direction that starts at the last real step.
-      merge_mode: how the directions' outputs are joined: "concat", "sum", "mean", "mul", or "none"
-        for the pair (which layers in between join by "concat").
-      dropout: rate on the outputs of each layer but the last, each element on its own.
-      input_dropout: rate on the inputs of each layer, the same features at every step.
-      recurrent_dropout: rate on what enters the recurrent product, the same units at every step.
-      weight_dropout: rate on the elements of the recurrent matrices (`w_hh`, `w_hn`, `w_hf`), the
-        same at every step and for every sequence (Merity, Keskar, Socher 2018: DropConnect).
+      merge_mode: how the outputs of two directions are joined: "concat", "sum", "mean", "mul", or
+        "none". If `merge_mode` is "none", the last layer returns both outputs, and all other layers
+        use "concat".
+      dropout: the dropout rate of the outputs of each layer except the last. Each element is
+        dropped independently.
+      input_dropout: the dropout rate of the inputs of each layer. The same features are dropped at
+        every step.
+      recurrent_dropout: the dropout rate of the input of the recurrent product. The same units are
+        dropped at every step.
+      weight_dropout: the dropout rate of the elements of the recurrent matrices (`w_hh`, `w_hn`,
+        `w_hf`). The same elements are dropped at every step and for every sequence. The method is
+        called DropConnect (Merity, Keskar, Socher 2018).
       zoneout: the probability that a unit of the state keeps its value at a step.
-      norm: "layer" or "batch" normalisation of the outputs of each layer but the last; batch
-        statistics are over real steps.
-      residual: whether each layer whose outputs are as wide as its inputs adds the inputs to them
-        (not to a pair).
-      learned_initial_state: whether the initial state is a parameter (starts at zero).
-      time_major: whether sequences are `[T, ..., I]`.
-      dtype: the dtype to compute in; that of the inputs if None. Parameters are cast to it.
+      norm: the normalisation of the outputs of each layer except the last: "layer", "batch" or
+        None. Batch normalisation computes its statistics over the real steps.
+      residual: whether each layer adds its inputs to its outputs. The inputs are added only if
+        inputs and outputs have the same width and the output is one array.
+      learned_initial_state: whether the initial state is a parameter. Before training, the value of
+        this parameter is the cell's initial state, which is zero for most cells.
+      time_major: whether the time axis comes first, so that sequences are `[T, ..., I]`.
+      params: the parameters, if they are given and not drawn: a list with an entry for each layer.
+        An entry is a pytree like the one that the cell's `init` returns. For two directions, the
+        entry is `Bidirectional(forward, backward)`.
+      dtype: the dtype of the computation, to which parameters and inputs are cast. If `dtype` is
+        None, the computation uses the dtype of the inputs.
       param_dtype: the dtype of the parameters.
-      execution: how its calls are run, a `seqjax.Execution`; the planner chooses the rest.
-      rngs: draws the parameters: `nnx.Rngs(0)`, or a random key.
+      execution: the options for running the layers, a `seqjax.Execution`. The planner chooses the
+        options that are not set.
+      rngs: the source of randomness for the parameters: `nnx.Rngs(0)`, or a random key. It is not
+        needed if `params` is given and there is no normalisation.
 
     Attributes:
-      layers: the parameters, one `Layer` a layer.
-      deterministic: True in evaluation; set by `layer.eval()` and `layer.train()`. A new layer is
-        in training mode, which asks for `rngs` in a call if there is anything random.
+      layers: a list of `Layer` modules, each with its own parameters.
+      deterministic: whether calls run in evaluation mode. `layer.eval()` sets `deterministic` to
+        True, and `layer.train()` sets it to False. A new layer is in training mode. If there is
+        dropout or zoneout, a call in training mode needs `rngs`.
 
     Raises:
-      TypeError, ValueError: a size, rate or name that is not what it must be; recurrent dropout
-        for a cell without a recurrent product.
+      TypeError, ValueError: a size, rate or name is not valid, or the cell does not support an
+        option. For example, a cell without a recurrent product cannot have recurrent dropout.
 
     Example:
       >>> import jax.numpy as jnp
@@ -91,10 +115,11 @@ class Recurrent(nnx.Module):
         residual: bool = False,
         learned_initial_state: bool = False,
         time_major: bool = False,
+        params: Sequence[PyTree] | None = None,
         dtype: Any = None,
         param_dtype: Any = jnp.float32,
         execution: Execution | None = None,
-        rngs: nnx.Rngs | jax.Array,
+        rngs: nnx.Rngs | jax.Array | None = None,
     ) -> None:
         arguments.check_cell(cell)
         self.cell = cell
@@ -111,18 +136,20 @@ class Recurrent(nnx.Module):
             num_layers > 1 or (bidirectional and merge_mode != "none")
         ):
             raise ValueError(
-                f"cell: expected outputs of one array in a stack or to be merged, got "
-                f"{type(cell).__name__} with {cell.output_shape}"
+                "cell: expected a cell with one output array in a stack or with merged directions, "
+                f"got {type(cell).__name__} with {cell.output_shape}"
             )
         options = LayerOptions(
             merge_mode, input_dropout, recurrent_dropout, weight_dropout, zoneout, residual
         )
         options.require(cell)
-        # What a pair of directions gives to the next layer can only be one array.
+        # The next layer reads one array, so the inner layers join the outputs of two directions.
         inner = (
             dataclasses.replace(options, merge_mode="concat") if merge_mode == "none" else options
         )
-        streams = noise.streams(rngs, "params")
+        draws = params is None or norm is not None
+        streams: Any = noise.streams(rngs, "params") if draws else None
+        given = self._given_params(params)
         param_dtype = self.param_dtype = checks.require_floating_dtype("param_dtype", param_dtype)
         learned = checks.require_bool("learned_initial_state", learned_initial_state)
         direction = functools.partial(
@@ -132,8 +159,10 @@ class Recurrent(nnx.Module):
         self.norms: nnx.List[Any] = nnx.List([])
         for index in range(self.num_layers):
             last = index == self.num_layers - 1
-            backward = direction(cell) if self.bidirectional else None
-            self.layers.append(Layer(options if last else inner, direction(cell), backward))
+            forward, backward = given[index]
+            back = direction(cell, params=backward) if self.bidirectional else None
+            ahead = direction(cell, params=forward)
+            self.layers.append(Layer(options if last else inner, ahead, back))
             if not last:
                 width = self._width(between=True)
                 cell = cell.stacked_on(width)
@@ -148,35 +177,75 @@ class Recurrent(nnx.Module):
                         kind(width, dtype=self.dtype, param_dtype=param_dtype, rngs=streams)
                     )
 
+    def _given_params(self, params: Any) -> list[tuple[Any, Any]]:
+        """Check `params` and return the pair of a forward and a backward entry for each layer."""
+        if params is None:
+            return [(None, None)] * self.num_layers
+        if type(params) not in (list, tuple) or len(params) != self.num_layers:
+            raise ValueError(
+                f"params: expected a list of {self.num_layers} entries, one per layer, got "
+                f"{checks.brief(params)}"
+            )
+        if not self.bidirectional:
+            return [(entry, None) for entry in params]
+        for entry in params:
+            if type(entry) not in (Bidirectional, tuple, list) or len(entry) != 2:
+                raise ValueError(
+                    "params: expected Bidirectional(forward, backward) for each layer, got "
+                    f"{checks.brief(entry)}"
+                )
+        return [(forward, backward) for forward, backward in params]
+
     def _width(self, *, between: bool) -> int:
-        """Features of a layer's merged outputs."""
+        """Return the number of features of a layer's merged outputs."""
         features = self.cell.output_shape[-1]
         joined = self.merge_mode == "concat" or (between and self.merge_mode == "none")
         return features * (2 if self.bidirectional and joined else 1)
 
     @property
     def output_size(self) -> int:
-        """Features of the outputs; of each direction's with `merge_mode="none"`."""
+        """The number of features of the outputs.
+
+        With `merge_mode="none"`, `output_size` is the number of features of one direction's
+        outputs.
+        """
         return self._width(between=False)
 
     def initial_state(
         self, batch_shape: int | Sequence[int] = (), dtype: Any = None
     ) -> tuple[Any, ...]:
-        """The state before the first step: a tuple with one entry a layer.
+        """Return the state before the first step.
 
         Args:
-          batch_shape: the batch axes; an integer is one axis.
-          dtype: of the state; the layer's `dtype`, or else its `param_dtype`, if not given.
+          batch_shape: the sizes of the batch axes. If `batch_shape` is an integer, it is the size
+            of a single batch axis.
+          dtype: the dtype of the state. The default is the layer's `dtype` or, if the layer has no
+            `dtype`, its `param_dtype`.
 
         Returns:
-          For each layer the cell's state, `Bidirectional(forward, backward)` of two if the layer
-          has both directions.
+          A tuple with one entry per layer. The entry of a layer with one direction is the state of
+          its cell. For two directions, the entry is a pair `Bidirectional(forward, backward)`.
         """
         batch_shape = checks.require_shape("batch_shape", batch_shape)
         dtype = dtype or self.dtype or self.param_dtype
         dtype = checks.require_floating_dtype("dtype", dtype)
         return tuple(layer.initial_state(batch_shape, dtype) for layer in self.layers)
 
+    @hints(
+        hx="use initial_state; seqjax.interop.pytorch.load_state converts a pair (h, c)",
+        state="use initial_state",
+        initial_carry="use initial_state",
+        return_carry="a call always returns the state",
+        return_state="a call always returns the state",
+        sequence_length="use lengths",
+        seq_lengths="use lengths",
+        segmentation_mask="use mask",
+        dones="use resets=seqjax.sequences.resets_from_dones(dones, last_dones)",
+        training="use deterministic, which is its opposite",
+        train="use deterministic, which is its opposite",
+        reverse="use seqjax.unroll(..., reverse=True)",
+        time_major="pass it to the constructor",
+    )
     def __call__(
         self,
         xs: PyTree,
@@ -186,6 +255,8 @@ class Recurrent(nnx.Module):
         resets: Any = None,
         initial_state: Any = None,
         return_sequences: bool = True,
+        burn_in: int = 0,
+        return_all_states: bool = False,
         deterministic: bool | None = None,
         rngs: noise.Rngs | None = None,
         execution: Execution | None = None,
@@ -194,36 +265,52 @@ class Recurrent(nnx.Module):
         memory_budget: int | None = None,
         unroll: int | None = None,
     ) -> Unrolled:
-        """Runs the layers over sequences.
+        """Run the layers over sequences.
 
         Args:
-          xs: `[..., T, I]` (`[T, ..., I]` when time-major), any number of batch axes.
-          lengths: integers of the batch shape; or
-          mask: bool `[..., T]` (`[T, ...]` when time-major), True at real steps.
-          resets: bool, shaped like `mask`: True where a new sequence starts. The forward direction
-            starts anew before such a step, the backward direction after it.
-          initial_state: as from `layer.initial_state(batch_shape)` or returned by an earlier call;
-            a layer's entry may be None, for its own initial state.
-          return_sequences: if False, the outputs are one vector a sequence (many-to-one): of the
-            last real step, and of the first real one for the backward direction, where each has
-            seen the whole sequence; a residual connection adds the last real step. Zeros for a
-            sequence without real steps.
-          deterministic: True for evaluation, False for training; the layer's own if None.
-          rngs: `nnx.Rngs` (stream "dropout") or a random key; needed in training if there is any
-            dropout or zoneout.
-          execution: how to run it, a `seqjax.Execution`; the layer's own if None.
-          implementation: a field of `execution` as a keyword, see `seqjax.unroll`.
-          remat: the same.
-          memory_budget: the same; of each layer and direction.
-          unroll: the same.
+          xs: the inputs `[..., T, I]` with any number of batch axes. If the layer is time-major,
+            the inputs are `[T, ..., I]`.
+          lengths: the number of real steps of each sequence, integers of the batch shape. Pass
+            either `lengths` or `mask`.
+          mask: bool `[..., T]` (time-major: `[T, ...]`), True at real steps.
+          resets: bool with the shape of `mask`, True at the first step of a new sequence. Both
+            directions reset the state at the boundary before the new sequence.
+          initial_state: the state before the first step, as `layer.initial_state(batch_shape)` or
+            an earlier call returns it. If the entry of a layer is None, the layer starts from its
+            own initial state.
+          return_sequences: if False, the outputs are one vector per sequence (many-to-one). The
+            forward direction returns its output at the last real step, and the backward direction
+            returns its output at the first real step, so that each direction has read the whole
+            sequence. A residual connection adds the input of the last real step. If a sequence has
+            no real step, its output vector is zero.
+          burn_in: the number of steps at the start through which no gradient passes. The steps of
+            the burn-in compute outputs and states as usual, but derivatives treat both as
+            constants. A bidirectional layer has no burn-in.
+          return_all_states: whether to return the states after all steps instead of the final
+            state. Only the kernel "scan" can return all states, so "auto" chooses "scan".
+          deterministic: True for evaluation, False for training. If `deterministic` is None, the
+            layer's attribute `deterministic` is used.
+          rngs: `nnx.Rngs` with the stream "dropout", or a random key. In training, `rngs` is
+            required if there is dropout or zoneout.
+          execution: the options for running the call, a `seqjax.Execution`. The default is the
+            layer's `execution`.
+          implementation: replaces `execution.implementation`. See `seqjax.unroll`.
+          remat: replaces `execution.remat`. See `seqjax.unroll`.
+          memory_budget: replaces `execution.memory_budget`. See `seqjax.unroll`. The budget applies
+            to each direction of each layer separately.
+          unroll: replaces `execution.unroll`. See `seqjax.unroll`.
 
         Returns:
-          `Unrolled(outputs, state)`: outputs `[..., T, width]`, zero at masked steps (a pair with
-          `merge_mode="none"`), or `[..., width]` without the time axis; and the final state, a
-          tuple with one entry a layer, like `initial_state`.
+          `Unrolled(outputs, state)`. The outputs are `[..., T, width]` and zero at masked steps. If
+          `return_sequences` is False, the outputs are `[..., width]`. With `merge_mode="none"`, the
+          outputs are a pair of arrays, one for each direction. The final state is a tuple with one
+          entry per layer, like `initial_state`. With `return_all_states`, the arrays of the state
+          also have a time axis, at the same position as in the outputs, and entry t is the state
+          after step t.
 
         Raises:
-          TypeError, ValueError: see `seqjax.unroll`; a missing `rngs` in training.
+          TypeError, ValueError: an argument is not valid for `seqjax.unroll`, or `rngs` is missing
+            in training.
         """
         xs = arguments.floating_inputs(self.cell, xs)
         if self.dtype is not None:
@@ -236,7 +323,14 @@ class Recurrent(nnx.Module):
             execution or self.execution, implementation=implementation, remat=remat,
             memory_budget=memory_budget, unroll=unroll,
         )  # fmt: skip
-        call = Sequences(batch_shape, steps, self.time_major, mask, None, execution)
+        burn_in = arguments.checked_burn_in(
+            burn_in, steps, one_way=not self.bidirectional, limit="a bidirectional layer"
+        )
+        if checks.require_bool("return_all_states", return_all_states):
+            execution = by_scan(execution, "return_all_states", with_states=True)
+        call = Sequences(
+            batch_shape, steps, self.time_major, mask, None, execution, burn_in, return_all_states
+        )
         if resets is not None:
             resets = sequences.require_mask("resets", resets, call.step_shape)
             call = dataclasses.replace(call, resets=resets)
@@ -261,7 +355,7 @@ class Recurrent(nnx.Module):
     def _between(
         self, index: int, xs: Array, mask: Array | None, key: PRNGKey | None, deterministic: bool
     ) -> Array:
-        """Return a layer's outputs as the next one gets them: normalised, with dropout."""
+        """Apply normalisation and dropout to the outputs of a layer, for the next layer."""
         if self.norm is not None and xs.size:
             norm = self.norms[index]
             batch = self.norm == "batch"
@@ -269,19 +363,21 @@ class Recurrent(nnx.Module):
             xs = normed.astype(xs.dtype)
         return noise.dropout(key, self.dropout, xs) if self.dropout and key is not None else xs
 
-    def step(self, x_t: PyTree, state: Any = None) -> Unrolled:
-        """One step in evaluation mode: what a call gives for a sequence of this one input.
+    def step(self, x_t: PyTree, state: Any = None, *, resets: Any = None) -> Unrolled:
+        """Run one step in evaluation mode, as a call on a sequence of one step does.
 
         Args:
-          x_t: `[..., I]`.
-          state: as from `layer.initial_state(batch_shape)` or the step before; the initial state
-            if None.
+          x_t: the input of the step, `[..., I]`.
+          state: the state before the step, as `layer.initial_state(batch_shape)` or the previous
+            step returns it. If `state` is None, the initial state is used.
+          resets: bool `[...]`, True where x_t is the first input of a new sequence or episode. For
+            elements of the batch with a reset, the initial state replaces `state`.
 
         Returns:
-          `Unrolled(output, state)`, the output `[..., width]`.
+          `Unrolled(output, state)`: the output `[..., width]`, and the state after the step.
 
         Raises:
-          ValueError: a bidirectional layer, which needs whole sequences.
+          ValueError: the layer is bidirectional. A bidirectional layer needs whole sequences.
 
         Example:
           >>> from seqjax import cells
@@ -292,7 +388,10 @@ class Recurrent(nnx.Module):
           (2, 5)
         """
         if self.bidirectional:
-            raise ValueError("step: a bidirectional layer needs whole sequences; call it instead")
+            raise ValueError(
+                "step: a bidirectional layer cannot run one time step; call the layer on whole "
+                "sequences instead"
+            )
 
         def lifted(x: Any, shape: Shape) -> Array:
             x = arguments.as_floating("x_t", x)
@@ -301,16 +400,19 @@ class Recurrent(nnx.Module):
             return jnp.expand_dims(x, 0 if self.time_major else x.ndim - len(shape))
 
         xs = jax.tree.map(lifted, x_t, self.cell.input_shape)
+        axis = 0 if self.time_major else len(self._batch_shape(x_t))
+        if resets is not None:
+            resets = sequences.require_mask("resets", resets, self._batch_shape(x_t))
+            resets = jnp.expand_dims(resets, axis)
         try:
-            outputs, state = self(xs, initial_state=state, deterministic=True)
+            outputs, state = self(xs, initial_state=state, resets=resets, deterministic=True)
         except ValueError:
             self._check_batch_axes(x_t, state)
             raise
-        axis = 0 if self.time_major else len(self._batch_shape(x_t))
         return Unrolled(jax.tree.map(lambda y: y.squeeze(axis), outputs), state)
 
     def _check_batch_axes(self, x_t: PyTree, state: Any) -> None:
-        """Raise if a step's input and the state have different batch axes."""
+        """Raise an error if a step's input and the state have different batch axes."""
         own = self.initial_state(())
         if state is None or not arguments.same_structure(state, own):
             return
@@ -328,7 +430,7 @@ class Recurrent(nnx.Module):
         )
 
     def _batch_shape(self, x_t: PyTree) -> Shape:
-        """The batch axes of one step's input."""
+        """Return the batch axes of one step's input."""
         ranks = jax.tree.map(lambda x, shape: np.ndim(x) - len(shape), x_t, self.cell.input_shape)
         return np.shape(jax.tree.leaves(x_t)[0])[: jax.tree.leaves(ranks)[0]]
 
@@ -341,21 +443,26 @@ class Recurrent(nnx.Module):
         initial_state: Any = None,
         **options: Any,
     ) -> Unrolled:
-        """A sequence from one input, which is repeated or followed by the layer's own outputs.
+        """Run the layer from a single input.
+
+        Without `feedback`, the input is repeated at every step. With `feedback`, each later input
+        is computed from the previous output.
 
         Args:
-          x: `[..., I]`.
-          steps: T.
-          feedback: makes the next input `[..., I]` of an output `[..., width]`; if None, `x` is the
-            input of every step. With it the layer runs in evaluation mode.
-          initial_state: as in a call.
-          options: of a call, such as `lengths`, where nothing is fed back.
+          x: the first input, `[..., I]`.
+          steps: the number of steps, T.
+          feedback: a function that computes the next input `[..., I]` from an output
+            `[..., width]`. If `feedback` is given, the layer runs in evaluation mode.
+          initial_state: the state before the first step, as for a call of the layer.
+          options: other arguments of a call of the layer, such as `lengths`. If `feedback` is
+            given, no other arguments are allowed.
 
         Returns:
-          `Unrolled(outputs, state)`, outputs `[..., T, width]` (`[T, ...]` when time-major).
+          `Unrolled(outputs, state)` with outputs `[..., T, width]` (time-major: `[T, ..., width]`).
 
         Raises:
-          TypeError, ValueError: steps that are not positive; feedback in both directions.
+          TypeError, ValueError: `steps` is not a positive integer, `feedback` is given for a
+            bidirectional layer, or `feedback` returns an array whose shape is not that of `x`.
 
         Example:
           >>> from seqjax import cells
@@ -388,7 +495,7 @@ class Recurrent(nnx.Module):
             following = feedback(output)
             if np.shape(following) != x_t.shape:
                 raise ValueError(
-                    f"feedback: expected it to make an input of shape {x_t.shape}, "
+                    f"feedback: expected a function that returns an input of shape {x_t.shape}, "
                     f"got {checks.brief(following)}"
                 )
             return (following.astype(x_t.dtype), state), output
@@ -399,7 +506,7 @@ class Recurrent(nnx.Module):
         return Unrolled(outputs, state)
 
     def _keys(self, deterministic: bool, rngs: noise.Rngs | None) -> list[PRNGKey | None]:
-        """A key for each layer; None where nothing is random."""
+        """Return a random key for each layer, or None for each layer if no keys are needed."""
         active = ["dropout"] if self.dropout and self.num_layers > 1 else []
         active += [name for name in RATES if getattr(self.layers[0].options, name)]
         if deterministic or not active:
@@ -412,13 +519,17 @@ class Recurrent(nnx.Module):
         return list(jax.random.split(noise.dropout_key(rngs), self.num_layers))
 
     def _states(self, initial_state: Any) -> tuple[Any, ...]:
-        """The initial state of each layer, its structure checked; None for the layer's own."""
+        """Check `initial_state` and return its entry for each layer.
+
+        If an entry is None, the layer starts from its own initial state.
+        """
         if initial_state is None:
             return (None,) * self.num_layers
         if not isinstance(initial_state, (tuple, list)) or len(initial_state) != self.num_layers:
             raise ValueError(
-                f"initial_state: expected a tuple of {self.num_layers} states, one a layer, "
-                f"got {jax.tree.map(jnp.shape, initial_state)}"
+                f"initial_state: expected a tuple of {self.num_layers} states, one per layer, "
+                f"got {jax.tree.map(jnp.shape, initial_state)}; "
+                "seqjax.interop.pytorch.load_state converts PyTorch's (h, c)"
             )
         for state in initial_state:
             if state is None or not self.bidirectional:

@@ -1,4 +1,4 @@
-"""A recurrent layer that goes on where its last call stopped: truncated backpropagation."""
+"""A layer that keeps its state between calls, for truncated backpropagation through time."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -16,7 +16,7 @@ __all__ = ["Carry", "Stateful"]
 
 
 class Carry(nnx.Variable[Any]):
-    """State that goes from one call to the next, and no gradient with it.
+    """An array of the state that is carried to the next call, through which no gradient flows.
 
     Example:
       >>> import jax.numpy as jnp
@@ -26,31 +26,34 @@ class Carry(nnx.Variable[Any]):
 
 
 class Stateful(nnx.Module):
-    """A layer whose final state is the initial one of its next call.
+    """A layer that keeps its final state as the initial state of the next call.
 
-    With it training runs over long streams, window by window, by truncated backpropagation through
-    time: the gradient ends where a window begins, the state does not.
+    Use this layer to train on long streams by truncated backpropagation through time (BPTT). The
+    stream is cut into windows, and each call processes one window. The state is carried from one
+    window to the next, but the gradient is not.
 
-        BPTT(k): windows of k steps, one behind the other
-        BPTT(k1, k2): windows of k2 steps that begin every k1 steps, k1 = `stride` ≤ k2; the state
-          that is kept is that after the first k1 steps
+    - BPTT(k) has consecutive windows of k steps.
+    - BPTT(k1, k2) has windows of k2 steps, one of which begins every k1 = `stride` steps (k1 ≤ k2).
+      The state after the first k1 steps of a window is carried to the next window.
 
-    `resets` cut the stream where a new document starts, inside a window too. The windows of
-    `seqjax.data.stream_windows` say so at the first step of the stream, and what was kept before
-    does not matter there. `seqjax.training` carries the state from step to step, from batch to
-    batch of an evaluation, and into checkpoints.
+    `resets` marks the first step of each new document, which may be inside a window. The
+    windows of `seqjax.data.stream_windows` have a reset at the first step of the stream, so the
+    state that remains from an earlier stream has no effect.
+
+    `seqjax.training` carries the state from one training step to the next, and from one batch of an
+    evaluation to the next. Checkpoints of `seqjax.training` contain the state.
 
     Args:
-      layer: a `Recurrent` that runs in one direction.
-      batch_shape: the batch axes of all calls, such as 32 or (32,).
+      layer: a `Recurrent` layer with one direction.
+      batch_shape: the sizes of the batch axes of all calls, such as 32 or (32,).
 
     Attributes:
-      layer: as given.
-      carry: the leaves of the state, each a `Carry`.
+      layer: the layer.
+      carry: the arrays of the state, each a `Carry`.
 
     Raises:
-      TypeError, ValueError: not a layer; one in both directions, which needs whole sequences; sizes
-        that are not positive integers.
+      TypeError, ValueError: `layer` is not a layer or is bidirectional, or a size is not a positive
+        integer.
 
     References:
       Williams, Peng (1990), An efficient gradient-based algorithm for on-line training of recurrent
@@ -71,7 +74,10 @@ class Stateful(nnx.Module):
         if not isinstance(layer, Recurrent):
             raise TypeError(f"layer: expected a seqjax.nn.Recurrent, got {checks.brief(layer)}")
         if layer.bidirectional:
-            raise ValueError("layer: expected one direction, a bidirectional one needs whole ones")
+            raise ValueError(
+                "layer: expected one direction, got a bidirectional layer, which needs whole "
+                "sequences"
+            )
         self.batch_shape: Shape = checks.require_shape("batch_shape", batch_shape, least=1)
         self.layer = layer
         leaves = jax.tree.leaves(self._initial())
@@ -81,7 +87,10 @@ class Stateful(nnx.Module):
         return self.layer.initial_state(self.batch_shape)
 
     def reset(self) -> None:
-        """Goes back to the initial state, before a stream whose first step is no reset."""
+        """Set the state to the initial state.
+
+        Call this method before a new stream if the first step of the stream has no reset.
+        """
         self._keep(self._initial())
 
     def _keep(self, state: PyTree) -> None:
@@ -100,28 +109,32 @@ class Stateful(nnx.Module):
         rngs: noise.Rngs | None = None,
         **options: Any,
     ) -> Unrolled:
-        """Runs the layer over the next window.
+        """Run the layer over the next window.
 
         Args:
-          xs: `[*batch_shape, T, I]` (`[T, *batch_shape, I]` when the layer is time-major).
-          stride: after how many steps the next window begins; T if None.
-          lengths: as for the layer.
-          mask: as for the layer.
-          resets: as for the layer.
-          deterministic: as for the layer.
-          rngs: as for the layer.
-          **options: other arguments of the layer's call, but not `initial_state`.
+          xs: the inputs `[*batch_shape, T, I]`. If the layer is time-major, the inputs are
+            `[T, *batch_shape, I]`.
+          stride: the number of steps from the start of this window to the start of the next one.
+            The default is T.
+          lengths: the number of real steps of each sequence, as for the layer.
+          mask: True at real steps, as for the layer.
+          resets: True at the first step of a new sequence, as for the layer.
+          deterministic: True for evaluation, as for the layer.
+          rngs: the source of randomness, as for the layer.
+          **options: other arguments of the layer's call, except `initial_state` and
+            `return_all_states`.
 
         Returns:
-          `Unrolled(outputs, state)` of the window; its state is that after all T steps.
+          `Unrolled(outputs, state)` of the window. `state` is the state after all T steps.
 
         Raises:
-          TypeError, ValueError: see the layer; another batch shape, or a stride that is not between
-            1 and T.
+          TypeError, ValueError: the layer does not accept an argument, the batch axes of `xs`
+            differ from `batch_shape`, or the stride is not between 1 and T.
         """
         checks.require_options("Stateful", options, Recurrent.__call__)
-        if "initial_state" in options:
-            raise ValueError("initial_state: expected none, a Stateful keeps its own")
+        for name in ("initial_state", "return_all_states"):
+            if name in options:
+                raise ValueError(f"{name}: expected none, since a Stateful keeps its own state")
         axis = 0 if self.layer.time_major else len(self.batch_shape)
         shape, last = np.shape(xs), len(self.batch_shape) + 2
         if len(shape) != last or shape[:axis] + shape[axis + 1 : -1] != self.batch_shape:
@@ -143,7 +156,8 @@ class Stateful(nnx.Module):
             )  # fmt: skip
             self._keep(whole.state)
             return whole
-        # One key for both parts, so that masks which hold for all steps hold for the whole window.
+        # Both parts use the same key, so that a dropout mask that is the same at all steps is also
+        # the same in both parts.
         key = None if rngs is None else noise.dropout_key(rngs)
         parts: list[Any] = []
         for part in (slice(None, stride), slice(stride, None)):

@@ -1,12 +1,12 @@
-"""Encoder-decoder models: read one sequence, write another.
+"""Encoder-decoder models, which read one sequence and write another.
 
-`Seq2Seq` joins an `Encoder`, a bridge and a `Decoder`; each can be used alone. All ways to run the
-decoder (teacher forcing, scheduled sampling, scoring, greedy, sampling, beam search) take the same
-`Decoder.step`.
+`Seq2Seq` combines an `Encoder`, a `Bridge` and a `Decoder`. Each of the three modules can be used
+alone. Teacher forcing, scheduled sampling, scoring, greedy decoding, sampling and beam search all
+compute the same decoder step.
 
-To train on pairs of sequences, `pair_examples` makes the fields for `seqjax.data.batches`,
-`pair_loss` and `pair_metrics` are what `seqjax.training.fit` takes, and `generate` gives the
-outputs for a list of sources.
+To train on pairs of sequences, make the fields for `seqjax.data.batches` with `pair_examples`, and
+pass `pair_loss` and `pair_metrics` to `seqjax.training.fit`. `generate` returns the outputs of a
+model for a list of sources.
 """
 
 from seqjax.seq2seq._bridge import BRIDGES, Bridge

@@ -1,4 +1,4 @@
-"""Bridges: from what the encoder has read to the state in which the decoder starts."""
+"""Bridges, which compute the initial state of the decoder from the encoded source."""
 
 from typing import Any, Literal
 
@@ -16,32 +16,36 @@ __all__ = ["BRIDGES", "Bridge"]
 
 BridgeKind = Literal["zero", "last", "projected", "mean"]
 BRIDGES: tuple[str, ...] = ("zero", "last", "projected", "mean")
-"""Ways to start: the decoder's own initial state; the encoder's final state as it is; a layer with
-tanh on it (Bahdanau et al. 2015, appendix A.2.2, with both directions); one on the mean memory."""
+"""Kinds of `Bridge`. "zero" uses the initial state of the decoder's cells. "last" copies the final
+state of the encoder. "projected" applies a layer with tanh to the final state of both directions;
+Bahdanau et al. (2015, appendix A.2.2) use one direction. "mean" applies a layer with tanh to the
+mean of the memory."""
 _FROM_STATE = ("last", "projected")
 
 
 class Bridge(nnx.Module):
-    """Makes the decoder's initial states.
+    """A module that computes the initial states of the decoder.
 
-        s_0 = s_T                          "last": equal cells; both directions side by side
+        s_0 = s_T                          "last": the states must have equal shapes
         s_0 = tanh([s_T→; s_T←] W + b)     "projected": for each layer and each array of its state
         s_0 = tanh(mean_s(m_s) W + b)      "mean"
 
-    The decoder's layer l starts from the encoder's layer l, or its last one if it has fewer.
+    The states of both directions of an encoder are concatenated. Layer l of the decoder starts from
+    the state of layer l of the encoder, or of the encoder's last layer if the encoder has fewer
+    than l layers.
 
     Args:
       kind: one of `BRIDGES`.
-      cells: the decoder's cells, one a layer.
-      state: an encoder's state without batch axes, a tuple with one entry a layer; () if it has
-        none, for "zero" and "mean".
-      memory_size: features of the memory.
-      param_dtype: of the parameters.
-      rngs: draws the parameters.
+      cells: the decoder's cells, one per layer.
+      state: an encoder's state without batch axes, a tuple with one entry per layer. If the encoder
+        has no state, `state` is () and `kind` must be "zero" or "mean".
+      memory_size: number of features of the memory.
+      param_dtype: dtype of the parameters.
+      rngs: the random streams for drawing the parameters.
 
     Raises:
-      ValueError: an unknown kind; "last" with states that do not fit; "last" or "projected" without
-        a state.
+      ValueError: if `kind` is unknown, if `kind` is "last" and the shapes of the encoder's and the
+        decoder's states differ, or if `kind` is "last" or "projected" and the encoder has no state.
 
     Example:
       >>> from seqjax.cells import GRU, LSTM
@@ -66,7 +70,7 @@ class Bridge(nnx.Module):
         self.layers: nnx.List[Any] = nnx.List([])
         if not state and kind in _FROM_STATE:
             raise ValueError(
-                "bridge: expected 'zero' or 'mean' of an encoder without a final state, got "
+                "bridge: expected 'zero' or 'mean' for an encoder without a final state, got "
                 f"{kind!r}"
             )
         for index, cell in enumerate(cells):
@@ -77,8 +81,8 @@ class Bridge(nnx.Module):
                 got = [given[n].shape for n in wanted if n < len(given)]
                 if shapes != got:
                     raise ValueError(
-                        f"bridge: expected an encoder whose final state has arrays of {shapes} for "
-                        f"'last', got {got}; 'projected' takes any"
+                        "bridge: expected an encoder whose final state has arrays of shapes "
+                        f"{shapes} for 'last', got {got}; use 'projected' for other shapes"
                     )
             if kind in ("projected", "mean"):
                 sizes = [part.shape[-1] for leaf in given for part in _features(leaf, 0)]
@@ -87,7 +91,7 @@ class Bridge(nnx.Module):
                     if leaf.ndim != 1:
                         raise ValueError(
                             f"bridge: expected 'zero' or 'last' for {type(cell).__name__}, whose "
-                            f"state has an array of {leaf.shape}, got {kind!r}"
+                            f"state has an array of shape {leaf.shape}, got {kind!r}"
                         )
                     columns = leaf.shape[-1] * len(_features(leaf, 0))
                     self.layers.append(
@@ -95,10 +99,10 @@ class Bridge(nnx.Module):
                     )
 
     def __call__(self, encoded: Encoded) -> tuple[Any, ...]:
-        """The decoder's initial states, a tuple with one entry a layer.
+        """Return the decoder's initial states, a tuple with one entry per layer.
 
         Args:
-          encoded: as from `Encoder`.
+          encoded: the encoded source, as returned by `Encoder`.
         """
         batch_shape, dtype = encoded.memory.shape[:-2], encoded.memory.dtype
         layers = iter(self.layers)
@@ -127,20 +131,23 @@ class Bridge(nnx.Module):
 
 
 def _learned(cell: Cell[Any, Any], state: Any) -> dict[int, Array]:
-    """The arrays of a state, by their places, that an initial state may be learned for."""
+    """Return the arrays of a state whose initial value can be learned, as a dict by their index."""
     pairs = zip(jax.tree.leaves(state), flat_roles(cell.state_roles()), strict=True)
     return {n: leaf for n, (leaf, role) in enumerate(pairs) if role.learned}
 
 
 def _features(leaf: Array, batch_ndim: int) -> list[Array]:
-    """The real features of one array of a state; none of a counter."""
+    """Return an array of a state as real arrays: two if it is complex, none if it is a counter."""
     if leaf.ndim <= batch_ndim or not jnp.issubdtype(leaf.dtype, jnp.inexact):
         return []
     return [leaf.real, leaf.imag] if jnp.iscomplexobj(leaf) else [leaf]
 
 
 def _as_state(features: Array, like: Array) -> Array:
-    """Features as an array of a state, of which a complex one takes twice as many."""
+    """Return an array of a state from real features; a complex array needs twice as many features.
+
+    The result has the dtype of `like`.
+    """
     if not jnp.iscomplexobj(like):
         return features.astype(like.dtype)
     real, imaginary = jnp.split(features, 2, axis=-1)
@@ -148,7 +155,10 @@ def _as_state(features: Array, like: Array) -> Array:
 
 
 def _layer(states: Any, index: int, batch_ndim: int = 0) -> Any:
-    """The state of a layer, or the last one's, with both directions' features in one array."""
+    """Return the state of layer `index`, with both directions concatenated.
+
+    If there are too few layers, return the state of the last layer.
+    """
     state = states[min(index, len(states) - 1)]
     if not isinstance(state, Bidirectional):
         return state

@@ -1,4 +1,4 @@
-"""The decoder: one step, which every way of training and decoding shares."""
+"""The decoder, with the step function that training and all decoding algorithms use."""
 
 import functools
 import math
@@ -27,12 +27,13 @@ __all__ = ["Decoder", "DecoderState", "Features"]
 
 
 class Features(NamedTuple):
-    """The inputs of the readout at one step.
+    """The inputs of the readout, the layer that computes the logits, at one step.
 
     Attributes:
-      hidden: `[..., F]`, the attentional vector.
-      weights: `[..., S]` attention weights, or None.
-      copy: `[...]` the logit of generating rather than copying, or None.
+      hidden: the attentional vector `[..., F]`.
+      weights: the attention weights `[..., S]`; None without attention.
+      copy: `[...]`, the logit of the probability that the next token is generated instead of
+        copied; None if the decoder does not copy.
     """
 
     hidden: Array
@@ -55,7 +56,7 @@ class _Mechanism(Parameters):
 
 
 class Decoder(nnx.Module):
-    r"""A recurrent stack that writes tokens, looking at a memory if there is attention.
+    r"""A recurrent stack that predicts the next token, with optional attention to a memory.
 
         attend="previous" (Bahdanau et al. 2015)     attend="current" (Luong et al. 2015)
         c_t = attend(y_{t-1}, memory)                y_t = stack([E w_{t-1}; feed], s_{t-1})
@@ -63,30 +64,33 @@ class Decoder(nnx.Module):
         ỹ_t = tanh([y_t; c_t] W_c + b_c)             ỹ_t = tanh([y_t; c_t] W_c + b_c)
         p(w_t) = softmax(ỹ_t W_o + b_o)              p(w_t) = softmax(ỹ_t W_o + b_o)
 
-    with feed = ỹ_{t-1} if there is input feeding. Without attention ỹ_t is y_t (Sutskever, Vinyals,
-    Le 2014), or its projection to the size of an embedding for tied ones. With `copy` the
-    distribution is the pointer-generator's (See, Liu, Manning 2017, eq. 8-9),
+    If `input_feeding` is True, feed is ỹ_{t-1}; otherwise, there is no feed. Without attention, ỹ_t
+    is y_t (Sutskever, Vinyals, Le 2014). Without attention but with `tied`, ỹ_t is tanh(y_t W_c +
+    b_c), which has the size of an embedding. With `copy`, the distribution of the next token is
+    that of the pointer-generator (See, Liu, Manning 2017, eq. 8-9):
 
         g_t = σ([c_t; y_t; E w_{t-1}] w_g + b_g)
         p(w) = g_t softmax(…)_w + (1 - g_t) Σ_{s: source_s = w} a_{t,s}
 
     Args:
-      cell: the first layer's cell; its `input_size` is the size of an embedding.
+      cell: the cell of the first layer; its `input_size` is the size of an embedding.
       vocabulary: number of tokens.
-      memory_size: features of the memory; needed with attention.
-      num_layers: layers of the stack.
+      memory_size: number of features of the memory; required with attention.
+      num_layers: number of layers.
       attention: a name of `seqjax.attention.ATTENTIONS`, a mechanism, or None.
-      attend: "previous" or "current".
+      attend: "previous" or "current", the step whose output is the query of the attention.
       input_feeding: whether ỹ_{t-1} is an input of step t.
       copy: whether tokens of the source can be copied.
-      tied: whether the readout's matrix is the embeddings' (Press, Wolf 2017).
-      dropout: rate on embeddings and on ỹ, and between layers (there the same units at each step).
-      param_dtype: of the parameters.
-      execution: how teacher forcing is run, a `seqjax.Execution`.
-      rngs: draws the parameters.
+      tied: whether the readout uses the embedding matrix (Press, Wolf 2017).
+      dropout: dropout rate of the embeddings, of the attentional vectors ỹ, and between layers.
+        Between layers, the same units are dropped at all steps.
+      param_dtype: dtype of the parameters.
+      execution: the options for running teacher forcing, a `seqjax.Execution`.
+      rngs: the random streams for drawing the parameters.
 
     Raises:
-      TypeError, ValueError: options that do not fit together, named.
+      TypeError, ValueError: if an option is invalid or contradicts another; the message names the
+        option.
 
     Example:
       >>> from seqjax.cells import GRU
@@ -146,11 +150,11 @@ class Decoder(nnx.Module):
 
     @property
     def cells(self) -> list[Cell[Any, Any]]:
-        """The cells of the stack."""
+        """The cells of the stack, one per layer."""
         return [layer.cell for layer in self.layers]
 
     def precompute(self, encoded: Encoded) -> Memory | None:
-        """The memory with its keys projected, once for all steps; None without attention."""
+        """Return the memory with its keys projected for all steps, or None without attention."""
         if self.mechanism is None:
             return None
         mechanism = self.mechanism
@@ -159,15 +163,15 @@ class Decoder(nnx.Module):
     def initial_state(
         self, encoded: Encoded, cells: tuple[Any, ...], memory: Memory | None
     ) -> DecoderState:
-        """The state before the first step.
+        """Return the state before the first step.
 
         Args:
-          encoded: `[B, S, M]`, as from `Encoder`.
-          cells: the states to start in, as from `Bridge`.
-          memory: as from `precompute`.
+          encoded: the encoded sources, as returned by `Encoder`, with a memory `[B, S, M]`.
+          cells: the initial states of the cells, as returned by `Bridge`.
+          memory: the prepared memory, as returned by `precompute`.
 
         Returns:
-          A state for N = B sequences.
+          The decoder's state for N = B sequences.
         """
         top = self.layers[-1]
         output = _output_before(top.cell, top.params, cells[-1], encoded.memory.dtype)
@@ -189,16 +193,18 @@ class Decoder(nnx.Module):
         memory: Memory | None,
         between: tuple[Array, ...] = (),
     ) -> tuple[Features, DecoderState]:
-        """One step from an embedded token to what the readout needs.
+        """Compute one step, from an embedded token to the inputs of the readout.
 
         Args:
-          embedded: `[N, E]`; N may be a multiple of the memory's batch (beams, side by side).
-          state: the state before.
-          memory: as from `precompute`.
-          between: factors on what goes from each layer to the next (dropout).
+          embedded: the embedded tokens `[N, E]`. N may be a multiple of the memory's batch size,
+            with the beams of a sentence in adjacent rows.
+          state: the state before the step.
+          memory: the prepared memory, as returned by `precompute`.
+          between: the dropout factors, one array for each layer except the last, by which the
+            outputs of the layer are multiplied.
 
         Returns:
-          `Features` and the state after.
+          `Features` and the state after the step.
         """
         writer, params = self._writer(state, memory, between)
         p = prepared(writer, params, embedded.dtype)
@@ -210,7 +216,7 @@ class Decoder(nnx.Module):
     def _writer(
         self, state: DecoderState, memory: Memory | None, between: tuple[Array, ...] = ()
     ) -> tuple[Writer, WriterParams]:
-        """The step as a cell, and its parameters."""
+        """Return the whole decoder as one recurrent cell, and the parameters of this cell."""
         mechanism = self.mechanism
         params = WriterParams(
             layers=tuple(layer.params for layer in self.layers),
@@ -239,7 +245,7 @@ class Decoder(nnx.Module):
         weights: Array | None,
         feed: Array | None = None,
     ) -> Features:
-        """The attentional vector and the gate, for any leading axes."""
+        """Return the inputs of the readout, for any leading axes."""
         combine = None if self.combine is None else functools.partial(_affine, self.combine)
         hidden = attentional(combine, output, context) if feed is None else feed
         copy = None
@@ -250,17 +256,18 @@ class Decoder(nnx.Module):
         return Features(hidden, weights, copy)
 
     def logits(self, features: Features, source_ids: Array | None = None) -> Array:
-        """Scores of the next token, for any leading axes: float32 `[..., V]`.
+        """Return the logits of the next token, for any leading axes: float32 `[..., V]`.
 
         Args:
-          features: as from `advance`.
-          source_ids: int32 `[..., S]`, needed to copy. Ids from `vocabulary` on are tokens of the
-            source alone, for which the result has room up to the number of source positions.
-            Others at positions that are attended to make the result NaN.
+          features: the inputs of the readout, as returned by `advance`.
+          source_ids: the ids of the source tokens, int32 `[..., S]`, required with `copy`. Ids from
+            V to V + S - 1 stand for tokens that occur only in the source. No other id outside the
+            vocabulary is allowed. At a position with an attention weight above 0, an id that is not
+            allowed makes the result NaN.
 
         Returns:
-          Unnormalised logits; with `copy` log-probabilities, `[..., V + S]`, which are -inf for
-          tokens of the source alone that cannot be copied.
+          Unnormalised logits; with `copy`, log-probabilities `[..., V + S]`. The log-probability of
+          an id ≥ V is -inf if no source position with an attention weight above 0 has this id.
         """
         hidden = features.hidden
         if self.readout is not None:
@@ -274,12 +281,13 @@ class Decoder(nnx.Module):
         if self.gate is None:
             return logits
         if features.copy is None or features.weights is None:
-            raise ValueError("features: expected those of a decoder that copies, got no gate")
+            raise ValueError("features: expected copy and weights with copy=True, got None")
         if source_ids is None:
             raise ValueError("source_ids: expected the source's tokens to copy from, got None")
         source_ids = checks.require_ids("source_ids", source_ids, "integers [..., S]")
         positions = source_ids.shape[-1]
-        # A source without real positions has nothing to copy: all is generated.
+        # If a source has no real positions, no token can be copied, so the probability of
+        # generating is 1.
         writes = jax.nn.log_sigmoid(features.copy)
         writes = jnp.where(features.weights.sum(-1) > 0, writes, 0.0)
         generate = jax.nn.log_softmax(logits) + writes[..., None]
@@ -293,11 +301,12 @@ class Decoder(nnx.Module):
         return jnp.concatenate([both, copied[..., self.vocabulary :]], axis=-1)
 
     def linear_readout(self) -> tuple[Array, Array | None, bool] | None:
-        """The read-out as a matrix, a bias and whether the matrix is transposed, `[V, F]`.
+        """Return the readout as arguments for `seqjax.losses.linear_cross_entropy`.
 
         Returns:
-          What `seqjax.losses.linear_cross_entropy` takes; None if logits are no affine function of
-          `Features.hidden`: with `copy`, or if the read-out or `logits` are of your own.
+          The matrix, the bias, and a bool that is True if the matrix is transposed, `[V, F]`; or
+          None with `copy`, or if `readout` or `logits` was replaced by another class or method,
+          because the logits may then not be an affine function of `Features.hidden`.
         """
         if self.gate is not None or type(self).logits is not Decoder.logits:
             return None
@@ -308,9 +317,10 @@ class Decoder(nnx.Module):
         return None if weights is None else (*weights, False)
 
     def embed(self, tokens: Array) -> Array:
-        """Return the embeddings of tokens, NaN for negative ones and those that are not known.
+        """Return the embeddings of tokens. The embedding of a token outside the vocabulary is NaN.
 
-        With `copy`, tokens of the source alone, from `vocabulary` on, are read as token 0.
+        With `copy`, ids ≥ `vocabulary` stand for tokens that occur only in the source, which have
+        the embedding of token 0.
 
         Args:
           tokens: integers `[...]`.
@@ -330,18 +340,18 @@ class Decoder(nnx.Module):
         rngs: PRNGKey | None = None,
         execution: Execution | None = None,
     ) -> tuple[Array, Array | None]:
-        """Logits of every step, given the token before each.
+        """Return the logits of all steps, with the true previous token as input (teacher forcing).
 
         Args:
           tokens: as for `features`.
-          state: as from `initial_state`.
-          memory: as from `precompute`.
-          source_ids: `[B, S]`, needed to copy.
+          state: the state before the first step, as returned by `initial_state`.
+          memory: the prepared memory, as returned by `precompute`.
+          source_ids: the ids of the source tokens `[B, S]`, required with `copy`.
           rngs: as for `features`.
           execution: as for `features`.
 
         Returns:
-          logits `[B, T, V]`, and weights `[B, T, S]` or None.
+          The logits `[B, T, V]`, and the attention weights `[B, T, S]`, or None without attention.
         """
         features = self.features(tokens, state, memory, rngs=rngs, execution=execution)
         ids = None if source_ids is None else source_ids[:, None]
@@ -356,20 +366,21 @@ class Decoder(nnx.Module):
         rngs: PRNGKey | None = None,
         execution: Execution | None = None,
     ) -> Features:
-        """Return the inputs of the read-out at every step, given the token before each.
+        """Return the inputs of the readout at all steps, with the true previous token as input.
 
-        Where the recurrence does not depend on the attention, the stack runs over all steps first
-        (by `seqjax.unroll`), then the attention for all steps at once.
+        If the recurrence does not depend on the attention, the recurrent stack first runs over all
+        steps with `seqjax.unroll`, and then the attention is computed for all steps at once.
 
         Args:
-          tokens: int32 `[B, T]`: the begin token, then the target without its end.
-          state: as from `initial_state`.
-          memory: as from `precompute`.
-          rngs: a random key in training with dropout.
-          execution: how to run the steps, a `seqjax.Execution`.
+          tokens: int32 `[B, T]`: the begin token, then the target without its end token.
+          state: the state before the first step, as returned by `initial_state`.
+          memory: the prepared memory, as returned by `precompute`.
+          rngs: a random key for dropout in training; None for evaluation.
+          execution: the options for running the steps, a `seqjax.Execution`. The default is the
+            `execution` of the decoder.
 
         Returns:
-          `Features` `[B, T, ...]`, with dropout.
+          `Features` `[B, T, ...]`, after dropout if `rngs` is given.
         """
         execution = Execution.of(execution or self.execution)
         keys: Any = None if rngs is None or not self.dropout else jax.random.split(rngs, 3)
@@ -439,7 +450,10 @@ class Decoder(nnx.Module):
 
 
 def _output_before(cell: Cell[Any, Any], params: Any, state: Any, dtype: Any) -> Array:
-    """Return the output that belongs to an initial state; zeros if it depends on gates."""
+    """Return the output that a cell computes from its initial state, before any step.
+
+    If the output also depends on the gates, which exist only in a step, the result is zero.
+    """
     p = prepared(cell, params, dtype)
     events = jax.tree.leaves(jax.eval_shape(lambda: cell.initial_state()))
     leaf = jax.tree.leaves(state)[0]
@@ -460,39 +474,42 @@ def _output_before(cell: Cell[Any, Any], params: Any, state: Any, dtype: Any) ->
 
 
 def _log(x: Array) -> Array:
-    """Return log x of x ≥ 0, -inf for 0, where the gradient is 0."""
+    """Return log x for x ≥ 0. At x = 0 the result is -inf and the gradient is 0."""
     none = x == 0
     return jnp.where(none, -jnp.inf, jnp.log(jnp.where(none, 1.0, x)))
 
 
 def _log_add(a: Array, b: Array) -> Array:
-    """Return log(exp a + exp b); if both are -inf it is -inf, and the gradient is 0."""
+    """Return log(exp a + exp b). If a and b are -inf, the result is -inf, with gradient 0."""
     none = jnp.isneginf(a) & jnp.isneginf(b)
     return jnp.where(none, -jnp.inf, jnp.logaddexp(jnp.where(none, 0.0, a), b))
 
 
 def _affine(linear: nnx.Linear, x: Array) -> Array:
-    """A Flax layer, as a product of two matrices: that has the faster gradient on CPUs.
+    """Apply a linear Flax layer as a product of two matrices, whose gradient is faster on CPUs.
 
-    The batch comes first, so merging it with time leaves it divided over devices as it is.
+    The batch axis comes first, so that it remains sharded over devices when it is merged with the
+    time axis.
     """
     flat = linear(x.reshape(math.prod(x.shape[:-1]), x.shape[-1]))
     return flat.reshape(*x.shape[:-1], linear.out_features)
 
 
 def _weights(linear: Any) -> tuple[Array, Array] | None:
-    """The matrix and the bias of a Flax layer."""
+    """Return the matrix and the bias of a linear Flax layer."""
     return None if linear is None else (linear.kernel[...], linear.bias[...])
 
 
 def _mechanism(
     attention: str | Attention | None, query_size: int, memory_size: int | None
 ) -> Attention | None:
-    """The mechanism that was asked for, checked against the sizes."""
+    """Return the mechanism that `attention` specifies, and check its sizes."""
     if attention is None:
         return None
     if memory_size is None:
-        raise ValueError("memory_size: expected the features of the memory with attention")
+        raise ValueError(
+            "memory_size: expected the number of features of the memory with attention, got None"
+        )
     checks.require_integer("memory_size", memory_size)
     if isinstance(attention, str):
         kind = ATTENTIONS[checks.require_name("attention", attention, ATTENTIONS)]

@@ -1,15 +1,16 @@
 """The encoder: a recurrent stack over tokens or frames.
 
-`Seq2Seq` takes any other module in its place, for sources that are no sequences (an image) or need
-more than a recurrent stack, if it has what `Encoder` has from the outside:
+`Seq2Seq` also accepts a custom encoder, for example for images, which are not sequences. A custom
+encoder needs the interface of `Encoder`:
 
-    output_size                                     the features of its memory, M
-    initial_state(batch_shape)                      zeros like the `state` that a call gives
+    output_size                                     the number of features of its memory, M
+    initial_state(batch_shape)                      zeros like the `state` that a call returns
     encoder(source, lengths=…, mask=…, source_ids=…, deterministic=…, rngs=…) -> Encoded
 
-It may have `vocabulary`, the number of tokens it reads, which `generate` checks sources against.
-Each keyword may be left out in a call. Both states are () where there is none, for the bridges
-"zero" and "mean". `rngs` is `nnx.Rngs`, or None in evaluation.
+A caller may omit any keyword argument. `rngs` is `nnx.Rngs`, or None in evaluation. If a custom
+encoder has no final state, both `Encoded.state` and the result of `initial_state` are (), and the
+bridge must be "zero" or "mean". If a custom encoder has an attribute `vocabulary` (the number of
+tokens), `generate` checks that all source tokens are in the vocabulary.
 """
 
 from collections.abc import Sequence
@@ -31,14 +32,15 @@ __all__ = ["Encoded", "Encoder"]
 
 
 class Encoded(NamedTuple):
-    """An encoded source, as a decoder gets it.
+    """An encoded source, the output of an encoder.
 
     Attributes:
-      memory: float `[..., S, M]`, one vector a position; zeros in padding.
-      mask: bool `[..., S]`, True at real positions.
-      state: the stack's final state, a tuple with one entry a layer; () if there is none.
-      source_ids: int32 `[..., S]`, the ids of the source's tokens in the vocabulary of the target,
-        for models that copy; else None.
+      memory: float `[..., S, M]`, one vector per position; zeros in padding.
+      mask: bool `[..., S]`, True at real positions, False in padding.
+      state: the final state of the stack, a tuple with one entry per layer; () if the encoder has
+        no state.
+      source_ids: int32 `[..., S]`, the ids of the source tokens in the vocabulary of the target,
+        for models that copy; otherwise None.
     """
 
     memory: Array
@@ -48,17 +50,17 @@ class Encoded(NamedTuple):
 
 
 class Encoder(nnx.Module):
-    """Embeds tokens, or takes frames as they are, and runs a recurrent stack over them.
+    """A recurrent stack over embedded tokens or over frames.
 
     Args:
-      cell: the first layer's cell; its `input_size` is the size of an embedding or of a frame.
-      vocabulary: number of tokens, or None for inputs that are not tokens.
-      num_layers: layers of the stack.
-      bidirectional: whether it reads in both directions.
-      dropout: rate on the embeddings, and between layers.
-      param_dtype: of the parameters.
-      execution: how its runs over sequences are run, a `seqjax.Execution`.
-      rngs: draws the parameters.
+      cell: the cell of the first layer; its `input_size` is the size of an embedding or of a frame.
+      vocabulary: number of different tokens, or None if the inputs are frames of numbers.
+      num_layers: number of layers.
+      bidirectional: whether each layer reads in both directions.
+      dropout: dropout rate of the embeddings or frames, and between layers.
+      param_dtype: dtype of the parameters.
+      execution: the options for running the layers over sequences, a `seqjax.Execution`.
+      rngs: the random streams for drawing the parameters.
 
     Example:
       >>> from seqjax.cells import GRU
@@ -98,16 +100,16 @@ class Encoder(nnx.Module):
 
     @property
     def vocabulary(self) -> int | None:
-        """Number of tokens; None for frames."""
+        """The number of tokens, or None for an encoder of frames."""
         return None if self.embedding is None else int(self.embedding.num_embeddings)
 
     @property
     def output_size(self) -> int:
-        """Features of the memory, M."""
+        """The number of features of the memory, M."""
         return self.recurrent.output_size
 
     def initial_state(self, batch_shape: int | Sequence[int] = ()) -> Any:
-        """Return the state that the stack starts in, of the shapes of `Encoded.state`.
+        """Return the initial state of the stack, with the shapes of `Encoded.state`.
 
         Args:
           batch_shape: the batch axes, such as `(B,)`; an integer is one axis.
@@ -124,23 +126,26 @@ class Encoder(nnx.Module):
         deterministic: bool | None = None,
         rngs: noise.Rngs | None = None,
     ) -> Encoded:
-        """Reads sources.
+        """Encode sources.
 
         Args:
-          source: integers `[..., S]` (tokens; those in padding are not looked at), or float
-            `[..., S, I]` without a vocabulary.
-          lengths: integers of the batch shape; or
-          mask: bool `[..., S]`, True at real positions.
-          source_ids: kept for a decoder that copies.
-          deterministic: True for evaluation, False for training; the layer's own if None.
-          rngs: `nnx.Rngs` or a random key; needed in training if there is dropout.
+          source: tokens as integers `[..., S]`; or, if the encoder has no vocabulary, frames as
+            floats `[..., S, I]`. Values in padding are ignored.
+          lengths: integers of the batch shape, the number of real positions of each source.
+          mask: bool `[..., S]`, True at real positions. Pass `lengths` or `mask`, not both.
+          source_ids: integers `[..., S]`, the ids of the source tokens for a decoder that copies.
+            The ids are returned in `Encoded.source_ids`.
+          deterministic: True for evaluation, False for training; by default, the mode set by
+            `eval()` or `train()`.
+          rngs: `nnx.Rngs` or a random key; required in training with dropout.
 
         Returns:
           `Encoded`.
 
         Raises:
-          TypeError, ValueError: sources of another kind or shape, or (outside tracing) tokens that
-            are not in the vocabulary; under tracing their embeddings are NaN. See `seqjax.unroll`.
+          TypeError, ValueError: if the dtype or shape of the sources is wrong, or a token is
+            outside the vocabulary. Under tracing, a token outside the vocabulary raises no error,
+            and its embedding is NaN. See also `seqjax.unroll`.
         """
         if self.embedding is None:
             xs = checks.require_array("source", source, jnp.floating, "floating-point frames")

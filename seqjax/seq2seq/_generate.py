@@ -1,4 +1,4 @@
-"""Outputs of a trained encoder-decoder for a list of sources."""
+"""The function `generate`, which runs a trained encoder-decoder model on a list of sources."""
 
 import functools
 from collections.abc import Iterable
@@ -19,13 +19,13 @@ class Generated(NamedTuple):
     """The best output for one source.
 
     Attributes:
-      tokens: int32 `[n]`, without begin and end.
-      score: what it was ranked by, see `seqjax.decoding.Decoded`.
-      finished: False if it was cut at the greatest length.
-      attention: float32 `[m, s]`, the weights over the real positions of the memory (of an
-        `Encoder`, those of the source) for each token and, if it came, the end token; None for a
-        model without attention.
-      end: the end token that ended it; None if it was cut.
+      tokens: int32 `[n]`, without begin and end tokens.
+      score: the score by which outputs are ranked, see `seqjax.decoding.Decoded`.
+      finished: False if the output was cut at the maximum length.
+      attention: float32 `[m, s]`, the attention weights of the m tokens, including any end token,
+        over the s real positions of the memory; None for a model without attention. For an
+        `Encoder`, the real positions of the memory are those of the source.
+      end: the end token of the output; None if the output was cut.
     """
 
     tokens: np.ndarray
@@ -51,36 +51,43 @@ def generate(
     source_ids: Iterable[Any] | None = None,
     padded: bool = True,
 ) -> list[Generated]:
-    """The best output for each source, by beam search over batches of sources of similar length.
+    """Return the best output for each source, by beam search over batches of similar length.
 
-    Sources are padded to the next power of two, 8 at least, so an output does not depend on the
-    other sources. Compiled once for each such length, number of rows and set of options; further
-    calls reuse it. Sources that are no sequences, such as images, go in as they are with `padded`
-    False.
+    The length of each source is padded to the next power of two, at least 8, so that the output for
+    a source does not depend on the other sources. The search is compiled once for each combination
+    of padded length, number of rows and options. Later calls reuse the compiled program.
 
     Args:
-      model: a `Seq2Seq`, or a module with its `encoder` and `decoding`. It runs in evaluation mode.
-      sources: N arrays, integers `[s]` or frames `[s, I]`.
-      begin: the token that the decoder sees first.
-      end: the token that ends an output; or several, of which any ends it.
-      max_length: the most tokens of an output, the end token counted; by default 10 and twice the
-        positions of the memory, of an `Encoder` what the source is padded to.
-      beam_width: hypotheses kept; 1 is greedy.
+      model: a `Seq2Seq`, or a module with an `encoder` and a method `decoding` like those of
+        `Seq2Seq`. The model runs in evaluation mode.
+      sources: N arrays, integers `[s]` or frames `[s, I]`. With `padded=False`, the arrays may have
+        any shape, for example that of images, if all shapes are the same.
+      begin: the token that is the input of the first step.
+      end: the end token, or several tokens, each of which ends an output.
+      max_length: maximum number of tokens of an output, including the end token. The default is
+        2 S + 10 for a memory of S positions; for an `Encoder`, S is the padded length of the
+        source.
+      beam_width: number of hypotheses per source. With `beam_width=1`, the search is greedy
+        decoding.
       length_penalty: see `seqjax.decoding.beam_search`.
       coverage_penalty: see `seqjax.decoding.beam_search`.
       min_length: see `seqjax.decoding.beam_search`.
       no_repeat_ngram: see `seqjax.decoding.beam_search`.
-      batch_size: sources searched at once.
-      source_ids: the sources in the vocabulary of the outputs, for a decoder that copies.
-      padded: False for sources of one shape that the encoder reads as they are, without lengths.
+      batch_size: number of sources in a batch.
+      source_ids: N arrays `[s]`, the ids of the source tokens in the vocabulary of the outputs, for
+        a decoder that copies.
+      padded: whether to pad the sources and pass their lengths to the encoder. Pass False if all
+        sources have the same shape and the encoder takes no lengths.
 
     Returns:
-      One `Generated` a source, in the order of the sources.
+      One `Generated` per source, in the order of the sources.
 
     Raises:
-      TypeError: no model or list of sources; tokens that are not integers.
-      ValueError: no sources; tokens, `begin` or `end` outside the vocabulary; frames that are not
-        finite; see `seqjax.data.batches` and `seqjax.decoding.beam_search`.
+      TypeError: if `model` has no encoder or no `decoding`, `sources` is not a list, or tokens are
+        not integers.
+      ValueError: if there are no sources, if a token, `begin` or `end` is outside the vocabulary,
+        or if frames are not finite. See also `seqjax.data.batches` and
+        `seqjax.decoding.beam_search`.
 
     Example:
       >>> from flax import nnx
@@ -96,7 +103,7 @@ def generate(
       >>> [output.attention.shape[1] for output in outputs]
       [3, 1]
 
-      Images [S, S, C] for a model with an encoder of its own (see `Seq2Seq`):
+      For a model with a custom encoder (see `Seq2Seq`) and images `[S, S, C]`:
       `generate(model, images, begin=2, end=3, padded=False)`.
     """
     if not (hasattr(model, "encoder") and hasattr(model, "decoding")):
@@ -105,7 +112,7 @@ def generate(
     vocabulary = getattr(getattr(model, "decoder", None), "vocabulary", None)
     if max_length is not None:
         max_length = checks.require_integer("max_length", max_length)
-    # `jax.jit` compares options by ==, by which 2.0 is 2: each must have its own type before.
+    # `jax.jit` compares options by ==, and 2.0 == 2, so each option is converted to its type first.
     search = {
         "begin": require_token("begin", begin, vocabulary),
         "end": end_tokens(end, vocabulary),
@@ -130,7 +137,7 @@ def generate(
     for batch in data.batches({**fields, "index": index}, batch_size=size, **grouping):
         real = int(batch["weights"].sum())
         for name in {*fields, "lengths"} & set(batch):
-            batch[name][real:] = batch[name][0]  # filler might never end: it repeats the first row
+            batch[name][real:] = batch[name][0]  # decoding of zeros might never end
         options = tuple(search.items())
         inputs = (batch.get(name) for name in ("source", "lengths", "source_ids"))
         found, mask = jax.device_get(_search(model, *inputs, options))
@@ -172,7 +179,7 @@ def _output(found: Any, row: int, real: np.ndarray) -> Generated:
 
 
 def _sources(encoder: Any, sources: Any) -> list[np.ndarray]:
-    """The sources as arrays, checked as far as it is known what the encoder reads."""
+    """Check the sources as far as the type of the encoder allows, and return them as arrays."""
     each = {f"sources[{n}]": source for n, source in enumerate(listed("sources", sources))}
     if not each:
         raise ValueError("sources: expected at least one, got none")
@@ -188,7 +195,7 @@ def _sources(encoder: Any, sources: Any) -> list[np.ndarray]:
 def _source_ids(
     source_ids: Any, sources: list[np.ndarray], vocabulary: int | None
 ) -> list[np.ndarray]:
-    """The sources in the vocabulary of the outputs, one id a position."""
+    """Return the ids of the sources in the vocabulary of the outputs, one per position."""
     given = listed("source_ids", source_ids)
     if len(given) != len(sources):
         raise ValueError(
@@ -200,8 +207,8 @@ def _source_ids(
         array = token_ids(f"source_ids[{n}]", ids, high)
         if len(array) != len(source):
             raise ValueError(
-                f"source_ids[{n}]: expected {len(source)} ids, as many as its source has "
-                f"positions, got {len(array)}"
+                f"source_ids[{n}]: expected {len(source)} ids, one per position of the source, "
+                f"got {len(array)}"
             )
         found.append(array)
     return found

@@ -1,8 +1,8 @@
-"""Checks on the host of the sources, targets and tokens that users pass.
+"""Checks, which run on the host, of the sources, targets and tokens that users pass.
 
-Under tracing the values of tokens are not known, so no error can be raised. There a token outside
-the vocabulary has an embedding of NaN. A negative token, which plain indexing would count from the
-end, has it, too. All results that depend on such a token are NaN.
+Under tracing the values of tokens are unknown, so no error can be raised. A token outside the
+vocabulary then has an embedding of NaN, and all results that depend on this embedding are NaN.
+Negative tokens, which plain indexing would count from the end, are also outside the vocabulary.
 """
 
 from collections.abc import Iterable, Mapping
@@ -32,7 +32,7 @@ def listed(name: str, values: Any, kind: str = "arrays") -> list[Any]:
     """Return the entries of a list, an array or a column of a table, in their order.
 
     Raises:
-      TypeError: text, bytes, a mapping, a set, a whole table, or nothing to iterate over.
+      TypeError: if `values` is text, bytes, a mapping, a set or a table, or is not iterable.
 
     Example:
       >>> listed("sources", np.array([[1, 2], [3, 4]]))
@@ -51,13 +51,13 @@ def token_ids(name: str, values: Any, high: int | None = None) -> np.ndarray:
     """Return token ids as int32 `[s]`.
 
     Args:
-      name: of the argument.
+      name: the name of the argument, for error messages.
       values: integers `[s]`; an empty list is allowed.
-      high: the greatest id; None if it is not known.
+      high: the greatest allowed id; None if the size of the vocabulary is unknown.
 
     Raises:
-      TypeError: not integers.
-      ValueError: not one axis; an id below 0 or above `high`.
+      TypeError: if the values are not integers.
+      ValueError: if the values do not have one axis, or an id is below 0 or above `high`.
 
     Example:
       >>> token_ids("sources[0]", [3, 6], 8)
@@ -72,7 +72,7 @@ def token_ids(name: str, values: Any, high: int | None = None) -> np.ndarray:
     limit = high if high is not None else np.iinfo(np.int32).max
     wrong = (array < 0) | (array > limit)
     if array.size and wrong.any():
-        what = f"token ids in [0, {limit}]" if known else "int32 tokens from 0 on"
+        what = f"token ids in [0, {limit}]" if known else "non-negative int32 token ids"
         raise ValueError(f"{name}: expected {what}, got {array[wrong][0]}")
     return array.astype(np.int32)
 
@@ -81,9 +81,9 @@ def frames(name: str, values: Any, features: int) -> np.ndarray:
     """Return finite floats `[s, features]`.
 
     Raises:
-      TypeError: not floating-point numbers.
-      ValueError: another shape; NaN, infinite numbers, or some beyond the dtype that JAX has for
-        them.
+      TypeError: if the values are not floating-point numbers.
+      ValueError: if the values do not have the shape `[s, features]`, contain NaN or infinity, or
+        do not fit into the dtype to which JAX converts them.
 
     Example:
       >>> frames("sources[0]", [[0.5, 1.0]], 2).shape
@@ -103,11 +103,11 @@ def frames(name: str, values: Any, features: int) -> np.ndarray:
 
 
 def numbers(name: str, values: Any) -> np.ndarray:
-    """Return an array of any numbers in the dtype that JAX has for them.
+    """Return an array of numbers in the dtype to which JAX converts them.
 
     Raises:
-      TypeError: not numbers.
-      ValueError: a number that the dtype cannot hold.
+      TypeError: if the values are not numbers.
+      ValueError: if a number does not fit into the dtype to which JAX converts it.
 
     Example:
       >>> numbers("sources[0]", [3, 6]).dtype
@@ -115,21 +115,21 @@ def numbers(name: str, values: Any) -> np.ndarray:
     """
     array = _array(name, values, "an array of numbers")
     if array.size == 0 and array.ndim == 1:
-        return array.astype(np.int32)  # NumPy makes floats of an empty list
+        return array.astype(np.int32)  # NumPy converts an empty list to floats
     return _narrowed(name, array, "an array of numbers")
 
 
 def _narrowed(name: str, array: np.ndarray, expected: str) -> np.ndarray:
-    """Return an array in the dtype that JAX has for it, or raise if a number does not fit."""
+    """Return an array in the dtype to which JAX converts it, or raise if a number does not fit."""
     return checks.require_cast(name, array, jax.dtypes.canonicalize_dtype(array.dtype), expected)
 
 
 def require_token(name: str, value: Any, vocabulary: int | None) -> int:
-    """Return one token of a vocabulary as an int.
+    """Return a token as an int. `vocabulary` is the number of tokens, or None if it is unknown.
 
     Raises:
-      TypeError: not an integer.
-      ValueError: outside the vocabulary, whose size is not known if it is None.
+      TypeError: if the value is not an integer.
+      ValueError: if the token is outside the vocabulary.
 
     Example:
       >>> require_token("begin", np.int64(2), 9)
@@ -142,7 +142,7 @@ def require_token(name: str, value: Any, vocabulary: int | None) -> int:
 
 
 def look_up(embedding: nnx.Embed, tokens: Array) -> Array:
-    """Return the embeddings of tokens of at least 32 bits, NaN for those outside the vocabulary.
+    """Return the embeddings of tokens (int32 or wider), NaN for tokens outside the vocabulary.
 
     Example:
       >>> embedding = nnx.Embed(3, 2, rngs=nnx.Rngs(0))
@@ -153,10 +153,10 @@ def look_up(embedding: nnx.Embed, tokens: Array) -> Array:
 
 
 def without_padding(name: str, tokens: Array) -> Array:
-    """Return tokens `[B, T]` with negative numbers at the end of rows replaced by 0.
+    """Return tokens `[B, T]` with the negative numbers at the end of each row replaced by 0.
 
     Raises:
-      ValueError: outside tracing, a negative number before a token.
+      ValueError: if a negative number precedes a token (not checked under tracing).
 
     Example:
       >>> without_padding("tokens", jnp.array([[2, 5, -1], [2, -1, -1]])).tolist()
@@ -166,7 +166,7 @@ def without_padding(name: str, tokens: Array) -> Array:
     misplaced = (tokens < 0) & ~padding
     if not checks.is_traced(misplaced) and bool(misplaced.any()):
         raise ValueError(
-            f"{name}: expected negative numbers only as padding behind the tokens, "
+            f"{name}: expected negative numbers only as padding after the tokens, "
             f"got {int(tokens[misplaced][0])} before a token"
         )
     return jnp.where(padding, 0, tokens)
@@ -177,11 +177,11 @@ def _array(name: str, values: Any, expected: str) -> np.ndarray:
     checks.require_unmasked(name, values)
     try:
         array = np.asarray(values)
-        if array.dtype == object:  # such as a table's column of numbers
+        if array.dtype == object:  # such as a column of numbers in a table
             array = np.asarray(array.tolist())
     except (TypeError, ValueError, OverflowError):
         raise TypeError(f"{name}: expected {expected}, got {checks.brief(values)}") from None
     if array.dtype.kind in "OSUMmV" and not jnp.issubdtype(array.dtype, jnp.floating):
-        hint = "; list(…) makes numbers of bytes" if isinstance(values, bytes) else ""
+        hint = "; convert bytes to numbers with list(…)" if isinstance(values, bytes) else ""
         raise TypeError(f"{name}: expected {expected}, got {checks.brief(values)}{hint}")
     return array

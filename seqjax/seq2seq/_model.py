@@ -1,4 +1,4 @@
-"""The whole: encoder, bridge, decoder; training by teacher forcing, and a step to decode with."""
+"""The encoder-decoder model, with teacher forcing for training and a step for decoding."""
 
 from collections.abc import Callable
 from typing import Any
@@ -26,37 +26,40 @@ Step = Callable[[Array, DecoderState], tuple[Array, DecoderState]]
 
 
 class Seq2Seq(nnx.Module):
-    """An encoder-decoder for sequences of different lengths on both sides.
+    """An encoder-decoder model, whose sources and targets may have different lengths.
 
     Args:
-      source_vocabulary: number of source tokens; None for frames, of `embed_size` features.
+      source_vocabulary: number of source tokens, or None if the sources are frames of `embed_size`
+        features.
       target_vocabulary: number of target tokens.
-      embed_size: features of an embedding.
-      hidden_size: units of each layer and direction of the encoder; the decoder has twice as many
-        if the encoder is bidirectional and `decoder_size` is not given, as many with an encoder of
-        your own.
-      decoder_size: units of the decoder's layers.
-      cell: a name of `seqjax.CELLS`; or a class of cells, or a cell whose sizes are replaced, such
-        as one of your own.
-      num_layers: layers of encoder and decoder.
+      embed_size: number of features of an embedding.
+      hidden_size: number of units of each layer and direction of the encoder.
+      decoder_size: number of units of each layer of the decoder. The default is `2 * hidden_size`
+        for a bidirectional default encoder, and otherwise `hidden_size`.
+      cell: a name of `seqjax.CELLS`, a cell class, or a cell. If a cell is given, its sizes are
+        replaced by those of the model.
+      num_layers: number of layers of the encoder and of the decoder.
       bidirectional: whether the encoder reads in both directions.
-      encoder: a module of your own that takes the encoder's place, such as a convolutional network
-        over images; what it has to have is in `seqjax.seq2seq.encoder`. The options of sources and
-        of reading are then its own.
-      attention: a name of `seqjax.attention.ATTENTIONS`, or None for a fixed context vector
-        (Sutskever, Vinyals, Le 2014).
+      encoder: a module that replaces the default encoder, such as a convolutional network over
+        images. The module has an attribute `output_size`, the number of features of its memory, and
+        a method `initial_state(batch_shape)`, which returns zeros like its final state, or () if it
+        has no state. A call `encoder(source, **options)` returns `Encoded`. With a custom encoder,
+        `source_vocabulary` must be None, and `bidirectional` is ignored.
+      attention: a name of `seqjax.attention.ATTENTIONS`, a mechanism, or None to pass only the
+        bridge's states to the decoder (Sutskever, Vinyals, Le 2014).
       attend: "previous" or "current", see `Decoder`.
       bridge: one of `BRIDGES`.
       input_feeding: see `Decoder`.
       copy: see `Decoder`.
       tied: see `Decoder`.
       dropout: see `Encoder` and `Decoder`.
-      param_dtype: of the parameters.
-      execution: how encoder and decoder are run, a `seqjax.Execution`.
-      rngs: draws the parameters.
+      param_dtype: dtype of the parameters.
+      execution: the options for running the encoder and the decoder, a `seqjax.Execution`.
+      rngs: the random streams for drawing the parameters.
 
     Raises:
-      TypeError, ValueError: options that do not fit together, named.
+      TypeError, ValueError: if an option is invalid or contradicts another; the message names the
+        option.
 
     Example:
       >>> model = Seq2Seq(
@@ -75,7 +78,7 @@ class Seq2Seq(nnx.Module):
       >>> logits.shape, state.weights.shape
       ((2, 9), (2, 3))
 
-      An encoder of one's own, here of images [B, S, S] whose rows are the memory:
+      The following custom encoder reads images `[B, S, S]`, with one memory position per image row:
 
       >>> class Rows(nnx.Module):
       ...     output_size = 6
@@ -139,8 +142,7 @@ class Seq2Seq(nnx.Module):
             )
         elif source_vocabulary is not None:
             raise ValueError(
-                "source_vocabulary: expected None with an encoder of your own, got "
-                f"{source_vocabulary}"
+                f"source_vocabulary: expected None with a custom encoder, got {source_vocabulary}"
             )
         elif not all(hasattr(encoder, name) for name in ("output_size", "initial_state")):
             raise TypeError(
@@ -176,25 +178,29 @@ class Seq2Seq(nnx.Module):
         deterministic: bool | None = None,
         rngs: noise.Rngs | None = None,
     ) -> Array:
-        """Logits of each target token, given those before it (teacher forcing).
+        """Return the logits of each target token, given the tokens before it (teacher forcing).
 
         Args:
-          source: as for `Encoder`, `[B, S]` or `[B, S, I]`; or what an encoder of your own reads.
-          tokens: integers `[B, T]`: the begin token, then the target without its end. What stands
-            in padding changes nothing before it; leave it out of the loss. Negative numbers are
-            padding, so no token may follow one.
-          lengths: of the sources; or
-          mask: of the sources, True at real positions.
-          source_ids: `[B, S]`, needed by a decoder that copies.
-          deterministic: True for evaluation, False for training; the model's own if None.
-          rngs: `nnx.Rngs` or a random key; needed in training if there is dropout.
+          source: tokens `[B, S]` or frames `[B, S, I]` as for `Encoder`, or the input of a custom
+            encoder.
+          tokens: integers `[B, T]`: the begin token, then the target without its end token. Values
+            in padding do not affect the logits of earlier positions. Exclude the logits of padding
+            from the loss. Negative numbers count as padding, so no token may follow a negative
+            number.
+          lengths: integers `[B]`, the lengths of the sources.
+          mask: bool `[B, S]`, True at real positions. Pass `lengths` or `mask`, not both.
+          source_ids: integers `[B, S]`, required by a decoder that copies.
+          deterministic: True for evaluation, False for training; by default, the mode set by
+            `eval()` or `train()`.
+          rngs: `nnx.Rngs` or a random key; required in training with dropout.
 
         Returns:
-          float32 `[B, T, V]`.
+          The logits, float32 `[B, T, V]`, or `[B, T, V + S]` with `copy`.
 
         Raises:
-          TypeError, ValueError: see `Encoder`; tokens that are not integers `[B, T]`, or (outside
-            tracing) that the decoder does not know; under tracing logits are NaN from there on.
+          TypeError, ValueError: if the sources are invalid (see `Encoder`), if tokens are not
+            integers `[B, T]`, or if a token is outside the vocabulary. Under tracing, a token
+            outside the vocabulary raises no error, and all logits from this token on are NaN.
         """
         start, ids, key = self._forced(
             source, tokens, lengths, mask, source_ids, deterministic, rngs
@@ -212,21 +218,21 @@ class Seq2Seq(nnx.Module):
         deterministic: bool | None = None,
         rngs: noise.Rngs | None = None,
     ) -> Array:
-        """Return the inputs of the read-out in a call: float `[B, T, F]`.
+        """Return the inputs of the readout at all target positions: float `[B, T, F]`.
 
-        With `decoder.linear_readout()`, for a loss that never holds all logits,
-        `seqjax.losses.linear_cross_entropy`.
+        Pass the result and `decoder.linear_readout()` to `seqjax.losses.linear_cross_entropy`,
+        which computes the loss without all logits in memory at once.
 
         Args:
-          source: as in a call.
-          tokens: as in a call.
-          lengths: of the sources; or
-          mask: of the sources.
-          deterministic: as in a call.
-          rngs: as in a call.
+          source: see `__call__`.
+          tokens: see `__call__`.
+          lengths: see `__call__`.
+          mask: see `__call__`.
+          deterministic: see `__call__`.
+          rngs: see `__call__`.
 
         Raises:
-          TypeError, ValueError: as a call.
+          TypeError, ValueError: see `__call__`.
 
         Example:
           >>> sizes = {"source_vocabulary": 7, "target_vocabulary": 9}
@@ -247,7 +253,7 @@ class Seq2Seq(nnx.Module):
         deterministic: bool | None,
         rngs: noise.Rngs | None,
     ) -> tuple[tuple[Array, DecoderState, Any], Array | None, Any]:
-        """The decoder's arguments in teacher forcing, the ids to copy, and a key for dropout."""
+        """Return the decoder's arguments, the source ids to copy, and a key for dropout."""
         if deterministic is None:
             deterministic = self.decoder.deterministic
         drops = bool(self.decoder.dropout) and not deterministic
@@ -256,7 +262,7 @@ class Seq2Seq(nnx.Module):
         if not isinstance(self.encoder, Encoder):
             if rngs is not None and not isinstance(rngs, nnx.Rngs):
                 rngs = noise.streams(rngs, "dropout")
-            key_encoder = None if deterministic else rngs  # it draws what it needs by itself
+            key_encoder = None if deterministic else rngs  # a custom encoder draws its own keys
         else:
             if np.ndim(source) != (2 if self.encoder.embedding is not None else 3):
                 kind = "[B, S]" if self.encoder.embedding is not None else "[B, S, I]"
@@ -276,21 +282,21 @@ class Seq2Seq(nnx.Module):
     def scheduled(
         self, encoded: Encoded, tokens: Array, rate: float | Array, key: jax.Array
     ) -> Array:
-        """Logits where some of the tokens before are the model's own (scheduled sampling).
+        """Return logits with some inputs sampled from the model itself (scheduled sampling).
 
         Args:
-          encoded: as from `encoder`.
-          tokens: `[B, T]`, as in a call.
-          rate: the probability that a step sees a token sampled from the model instead of the given
-            one; it grows in training.
+          encoded: the encoded sources, as returned by `encoder`.
+          tokens: `[B, T]`, see `__call__`.
+          rate: the probability that the input of a step is sampled from the model instead of taken
+            from `tokens`. Usually the rate is increased during training.
           key: a random key.
 
         Returns:
-          float32 `[B, T, V]`. No gradient flows through the samples.
+          float32 `[B, T, V]`. No gradient flows through the sampled tokens.
 
         Raises:
-          TypeError, ValueError: tokens as in a call; a rate that is not between 0 and 1; a key that
-            is none.
+          TypeError, ValueError: if the tokens are invalid, see `__call__`; if `rate` is not between
+            0 and 1; if `key` is not a random key.
 
         References:
           Bengio, Vinyals, Jaitly, Shazeer (2015), Scheduled sampling for sequence prediction with
@@ -321,18 +327,18 @@ class Seq2Seq(nnx.Module):
         return jnp.moveaxis(jax.lax.scan(one, start, per_step)[1], 0, 1)
 
     def decoding(self, encoded: Encoded) -> tuple[Step, DecoderState]:
-        """A step and its first state, for `seqjax.decoding`.
+        """Return a step function and its initial state, for `seqjax.decoding`.
 
-        The memory and its projected keys are in the step, computed once; the state has what a beam
-        needs of its own.
+        The step function holds the memory and its projected keys, which all beams of a source
+        share. The state holds the values that differ between beams.
 
         Args:
-          encoded: as from `encoder`, for B sources.
+          encoded: B encoded sources, as returned by `encoder`.
 
         Returns:
-          `step(tokens [N], state) -> (logits [N, V], state)`, where N may be a multiple of B with
-          the beams of a source side by side, and the state for N = B. `state.weights` are the
-          attention weights of the last step.
+          `step(tokens [N], state) -> (logits [N, V], state)`, and the initial state for N = B rows.
+          N may be a multiple of B, with the beams of a source in adjacent rows. `state.weights` are
+          the attention weights of the last step.
         """
         memory, state = self._start(encoded)
 
@@ -346,7 +352,7 @@ class Seq2Seq(nnx.Module):
         return step, state
 
     def _checked_tokens(self, tokens: Any, encoded: Encoded) -> Array:
-        """Target tokens of the sources' batch, which must be known; padding becomes token 0."""
+        """Check the shape and range of the target tokens, and return them with padding set to 0."""
         tokens = checks.require_ids("tokens", tokens, "integer tokens [B, T]")
         if tokens.ndim != 2 or tokens.shape[:1] != encoded.mask.shape[:-1]:
             raise ValueError(

@@ -1,4 +1,4 @@
-"""Training an encoder-decoder on pairs of sequences, by teacher forcing."""
+"""Examples, loss and metrics for training an encoder-decoder on pairs of sequences."""
 
 from collections.abc import Iterable, Mapping
 from typing import Any
@@ -16,8 +16,8 @@ from seqjax.types import Array
 __all__ = ["PAIR_KEYS", "pair_examples", "pair_loss", "pair_metrics"]
 
 PAIR_KEYS = {"source": ("source",), "target": ("tokens", "labels")}
-"""Which fields of `pair_examples` share a length: `sequence_keys` of `seqjax.data.batches`. With
-ids for a decoder that copies, "source_ids" stands beside "source"."""
+"""The `sequence_keys` for `seqjax.data.batches`: the fields of `pair_examples` that share a length.
+For a decoder that copies, use `PAIR_KEYS | {"source": ("source", "source_ids")}`."""
 
 
 def pair_examples(
@@ -28,25 +28,26 @@ def pair_examples(
     end: int,
     source_ids: Iterable[ArrayLike] | None = None,
 ) -> dict[str, list[Any]]:
-    """Pairs as fields for `seqjax.data.batches`.
+    """Return pairs of sequences as fields for `seqjax.data.batches`.
 
         tokens = begin, y_1, …, y_n;  labels = y_1, …, y_n, end
 
     Args:
       sources: N arrays, integers `[s]` or frames `[s, I]`.
-      targets: N arrays of integers `[t]`, without begin and end.
-      begin: the token that the decoder sees first.
+      targets: N arrays of integers `[t]`, without begin and end tokens.
+      begin: the first input token of the decoder.
       end: the token that ends a target.
-      source_ids: N arrays `[s]`, the sources in the vocabulary of the targets, for a decoder that
-        copies.
+      source_ids: N arrays `[s]`, the ids of the source tokens in the vocabulary of the targets, for
+        a decoder that copies.
 
     Returns:
-      "source", "tokens" (what the decoder sees), "labels" (what it should give), N entries each,
-      and "source_ids" if given.
+      The fields "source", "tokens" (the decoder's inputs), "labels" (the tokens to predict) and, if
+      given, "source_ids", with N entries each.
 
     Raises:
-      TypeError: targets, begin or end that are not integers; no lists.
-      ValueError: not as many targets or ids as sources; a target that is not `[t]`.
+      TypeError: if `sources` or `targets` is not a list, or tokens are not integers.
+      ValueError: if the numbers of sources, targets and ids differ, or a target does not have one
+        axis.
 
     Example:
       >>> from seqjax.data import batches
@@ -81,17 +82,19 @@ def pair_loss(
     *,
     label_smoothing: float = 0.0,
 ) -> tuple[Array, dict[str, metrics.Mean]]:
-    """The mean cross-entropy of the real target tokens, a loss function for `seqjax.training.fit`.
+    """Return the mean cross-entropy of target tokens without padding, for `seqjax.training.fit`.
 
     Args:
-      model: a `Seq2Seq`, or anything that is called like it.
-      batch: a batch of `pair_examples`, with `PAIR_KEYS`; or, of sources that are no sequences,
-        with "target" alone.
-      rngs: for dropout; None in evaluation.
+      model: a `Seq2Seq`, or a model that takes the same arguments.
+      batch: a batch of `pair_examples` that `seqjax.data.batches` made with
+        `sequence_keys=PAIR_KEYS` or, if the sources are not sequences, with
+        `sequence_keys={"target": PAIR_KEYS["target"]}`.
+      rngs: the random streams for dropout; None in evaluation.
       label_smoothing: see `seqjax.losses.cross_entropy`.
 
     Returns:
-      The loss in nats a token, and the accuracy of the next token as a metric.
+      The loss in nats per token, and the metric "accuracy", the accuracy of predicting the next
+      token.
 
     Example:
       >>> from flax import nnx
@@ -114,15 +117,15 @@ def pair_loss(
 
 
 def pair_metrics(model: Any, batch: Mapping[str, Any]) -> dict[str, metrics.Mean]:
-    """Loss and accuracy of a batch as exact means, a metric function for `seqjax.training.fit`.
+    """Return the exact mean loss and accuracy of a batch, for `seqjax.training.fit`.
 
     Args:
       model: as for `pair_loss`.
       batch: as for `pair_loss`.
 
     Returns:
-      "loss", the cross-entropy in nats a real target token, whose exponential is the perplexity,
-      and "accuracy".
+      The metrics "loss", the cross-entropy in nats per target token, and "accuracy", both without
+      padding. The perplexity is the exponential of the loss.
 
     Example:
       >>> from flax import nnx
@@ -146,12 +149,12 @@ def pair_metrics(model: Any, batch: Mapping[str, Any]) -> dict[str, metrics.Mean
 def _means(
     model: Any, batch: Mapping[str, Any], rngs: Any, label_smoothing: float = 0.0
 ) -> tuple[metrics.Mean, metrics.Mean]:
-    """Cross-entropy and accuracy of the real target tokens."""
+    """Return the cross-entropy and the accuracy of the target tokens without padding."""
     given = batch["source"], batch["tokens"]
     options = {"lengths": batch.get("source_lengths"), "rngs": rngs}
     labels = batch["labels"]
     mask = sequences.lengths_to_mask(batch["target_lengths"], labels.shape[1])
-    if "weights" in batch:  # so that a training step sees that filler rows do not count
+    if "weights" in batch:  # fit checks that the loss reads `weights`
         mask = mask & batch["weights"][:, None]
     if (linear := _linear_readout(model)) is not None:
         kernel, bias, transposed = linear
@@ -167,7 +170,7 @@ def _means(
 
 
 def _linear_readout(model: Any) -> Any:
-    """The read-out whose logits need not be held at once; None if the model's calls decide."""
+    """Return the readout if the loss can be computed without all logits at once, otherwise None."""
     if not isinstance(model, Seq2Seq) or type(model).__call__ is not Seq2Seq.__call__:
         return None
     return model.decoder.linear_readout()

@@ -1,4 +1,4 @@
-"""The decoder's step as a cell, so that kernels run it as they run every other one."""
+"""The decoder's step as a cell, so that the kernels can run it like any other cell."""
 
 import dataclasses
 from collections.abc import Callable
@@ -17,14 +17,16 @@ __all__ = ["DecoderState", "Shapes", "Writer", "WriterParams", "attentional"]
 
 
 class WriterParams(NamedTuple):
-    """The values that are the same at all steps of a call.
+    """The parameters of a `Writer`, and all other values that do not change between steps.
 
     Attributes:
       layers: the parameters of each layer.
-      mechanism: those of the attention; None without.
-      combine: the matrix and the bias of the attentional vector, for input feeding; else None.
-      memory: as from `Attention.precompute`; None without attention.
-      between: factors on what goes from each layer to the next (dropout); may be empty.
+      mechanism: the parameters of the attention; None without attention.
+      combine: the matrix and the bias that compute the attentional vector; None without input
+        feeding.
+      memory: the memory, as returned by `Attention.precompute`; None without attention.
+      between: the dropout factors, one array for each layer except the last, by which the outputs
+        of the layer are multiplied. Without dropout, the tuple is empty.
     """
 
     layers: tuple[Any, ...]
@@ -35,14 +37,14 @@ class WriterParams(NamedTuple):
 
 
 class DecoderState(NamedTuple):
-    """The state of a `Writer`, with the leading axis N of sequences or beams.
+    """The state of a decoder, with a leading axis of N sequences or beams.
 
     Attributes:
       cells: the state of each layer.
-      output: `[N, O]`, the top layer's last output.
-      context: `[N, M]`, the last context; None without attention.
-      feed: `[N, F]`, the last attentional vector, for input feeding; else None.
-      attention: the mechanism's state.
+      output: `[N, O]`, the last output of the top layer.
+      context: `[N, M]`, the last context vector; None without attention.
+      feed: `[N, F]`, the last attentional vector; None without input feeding.
+      attention: the state of the attention mechanism.
       weights: float32 `[N, S]`, the last attention weights; None without attention.
     """
 
@@ -56,7 +58,7 @@ class DecoderState(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class Shapes:
-    """The shapes and dtypes of a pytree, as a value that can be compared.
+    """The shapes and dtypes of a pytree, as a hashable value.
 
     Example:
       >>> Shapes.of((jnp.ones([2]), None)).zeros()
@@ -68,12 +70,12 @@ class Shapes:
 
     @classmethod
     def of(cls, tree: PyTree, skip: int = 0) -> "Shapes":
-        """The shapes of a pytree, without some leading axes."""
+        """Return the shapes of a pytree, without the first `skip` axes."""
         leaves, structure = jax.tree.flatten(tree)
         return cls(structure, tuple((leaf.shape[skip:], leaf.dtype) for leaf in leaves))
 
     def zeros(self, batch_shape: Shape = (), dtype: Any = None) -> PyTree:
-        """Return zeros with leading axes `batch_shape`, in `dtype` where that is the wider one."""
+        """Return zeros with leading axes `batch_shape`, at least as wide as `dtype`."""
         leaves = [
             jnp.zeros(
                 (*batch_shape, *shape), own if dtype is None else jnp.promote_types(own, dtype)
@@ -87,20 +89,22 @@ class Shapes:
 class Writer(Cell[WriterParams, DecoderState]):
     """A stack of cells with attention to a memory; see `Decoder` for the equations.
 
-    Its parameters hold the memory, so its shapes belong to one call.
+    The parameters include the memory, whose shapes differ between calls. Therefore each call of the
+    decoder makes a new `Writer` with the shapes of its parameters.
 
     Attributes:
-      input_size: features of an embedding.
-      hidden_size: features of the top layer's output.
+      input_size: number of features of an embedding.
+      hidden_size: number of features of the top layer's output.
       cells: the cells of the stack.
       mechanism: the attention, or None.
-      attend: which output of the top layer is the query, that of the "previous" or of the "current"
-        step.
+      attend: "previous" or "current", the step whose top-layer output is the query of the
+        attention.
       params: the shapes of the parameters.
       state: the shapes of the state without the axis N.
 
-    Input: `[N, E]`, embedded tokens; N may be a multiple of the memory's batch (beams, side by
-    side). Output: the state's `(output, context, weights, feed)`.
+    The input is an array of embedded tokens, `[N, E]`. N may be a multiple of the memory's batch
+    size, with the beams of a sentence in adjacent rows. The output is the tuple of the fields
+    `output`, `context`, `weights` and `feed` of the state.
 
     Example:
       >>> from seqjax.cells import GRU
@@ -170,9 +174,9 @@ class Writer(Cell[WriterParams, DecoderState]):
         return state.output, state.context, state.weights, state.feed
 
     def _attended(self, p: WriterParams, query: Array, state: Any) -> tuple[Array, Array, Any]:
-        """Attend with one query per sequence, or with several beams that share its memory."""
+        """Attend with one query per sequence, or one query per beam if beams share a memory."""
         if self.mechanism is None or p.memory is None:
-            raise ValueError("memory: expected what precompute gives with attention, got None")
+            raise ValueError("memory: expected the result of precompute with attention, got None")
         mechanism, memory = self.mechanism, p.memory
         batch = memory.mask.shape[0]
         beams = query.shape[0] // max(batch, 1)
@@ -192,7 +196,7 @@ class Writer(Cell[WriterParams, DecoderState]):
 def attentional(
     combine: Callable[[Array], Array] | None, output: Array, context: Array | None
 ) -> Array:
-    """The attentional vector tanh(combine([y; c])); y itself without `combine`.
+    """Return the attentional vector tanh(combine([y; c])), or y if `combine` is None.
 
     Example:
       >>> attentional(None, jnp.ones([2]), None).tolist()

@@ -1,4 +1,4 @@
-"""Many streams through one compiled step, each with its own state."""
+"""Streaming: many streams, each with its own state, share one compiled step."""
 
 from seqjax.streaming._session import Session
 

@@ -1,4 +1,4 @@
-"""The parts of a model that a session needs: a step, an initial state, and the input's shape."""
+"""The parts of a model that a session needs: a step, an initial state and the input shapes."""
 
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple, TypeAlias
@@ -21,15 +21,16 @@ Start: TypeAlias = Callable[[Any], PyTree]
 
 
 class Steps(NamedTuple):
-    """A model taken apart.
+    """The parts of a model that a session needs.
 
     Attributes:
-      module: the first argument of the step: a module, which goes through `jax.jit` as an argument,
-        so that its weights are not copied into programs; or None.
-      step: the step.
-      start: one stream's initial state from the module, so that it is that of the present weights;
-        or None where the model does not say.
-      inputs: one stream's input as `jax.ShapeDtypeStruct`s, or None where the model does not say.
+      module: the first argument of the step, a module or None. The module is passed to compiled
+        functions as an argument, so that its weights do not become constants of the programs.
+      step: the step function.
+      start: a function that returns the initial state of one stream for the present weights of the
+        module; None if the model does not define an initial state.
+      inputs: the input of one stream as `jax.ShapeDtypeStruct`s; None if the model does not define
+        the shape of an input.
     """
 
     module: Any
@@ -39,19 +40,21 @@ class Steps(NamedTuple):
 
 
 def steps_of(model: Any) -> Steps:
-    """Takes a model apart."""
+    """Return the parts of a model, or raise an error if it has no step."""
     expected = "a layer, a module with step and initial_state, or a function step(x_t, state)"
     if isinstance(model, type):
-        raise TypeError(f"model: expected {expected}, got {checks.brief(model)}; make an object")
+        raise TypeError(
+            f"model: expected {expected}, got {checks.brief(model)}; create an instance of it"
+        )
     if isinstance(model, Cell):
         raise TypeError(
             f"model: expected {expected}, got the cell {type(model).__name__}, which has no "
-            "parameters; seqjax.nn.Recurrent(cell, rngs=…) makes a layer of it"
+            "parameters; make a layer with seqjax.nn.Recurrent(cell, rngs=…)"
         )
     if getattr(model, "bidirectional", False):
         raise ValueError(
-            "model: expected one direction; the backward direction of a bidirectional layer starts "
-            "at the end, which a stream does not have yet"
+            "model: expected one direction, got a bidirectional layer, whose backward direction "
+            "starts at the end of a sequence; a stream has no end yet"
         )
     if isinstance(model, Recurrent):
         dtype = model.dtype or model.param_dtype
@@ -84,7 +87,7 @@ def _cell_step(direction: Direction, x: PyTree, state: PyTree) -> tuple[PyTree, 
 
 
 def spec_of(example: PyTree) -> PyTree:
-    """Return the shape and dtype of inputs like this example."""
+    """Return the shapes and dtypes of inputs like this example."""
 
     def one(array: Any) -> jax.ShapeDtypeStruct:
         array = array if hasattr(array, "dtype") else np.asarray(array)
@@ -96,9 +99,10 @@ def spec_of(example: PyTree) -> PyTree:
 def columns_of(
     name: str, inputs: Mapping[Any, PyTree], specs: PyTree, *, steps: bool
 ) -> list[list[np.ndarray]]:
-    """For each leaf of an input the arrays of all streams, of one step or of several; checked.
+    """Return a list with the arrays of all streams for each leaf of the inputs, or raise.
 
-    Nothing here is done by pytrees, stream for stream, that would take longer than the step.
+    If `steps` is True, each input has a leading time axis. The loop over streams has few pytree
+    operations, since such operations would take longer than the step itself.
     """
     wanted: list[Any] = jax.tree.leaves(specs)
     structure: Any = jax.tree.structure(specs)
@@ -115,7 +119,10 @@ def columns_of(
         try:
             arrays = [np.asarray(leaf) for leaf in leaves]
         except ValueError as error:  # lists of several lengths
-            raise TypeError(f"{name}: expected arrays of {spec.dtype}: {error}") from None
+            raise TypeError(
+                f"{name}: expected arrays of {spec.dtype}, got an input that NumPy cannot convert "
+                f"({error})"
+            ) from None
         rank, lead = len(spec.shape) + steps, int(steps)
         for (stream, xs), array in zip(inputs.items(), arrays, strict=True):
             if array.ndim != rank or array.shape[lead:] != spec.shape:
@@ -130,9 +137,9 @@ def columns_of(
 
 
 def _check_values(name: str, streams: list[Any], arrays: list[np.ndarray], dtype: Any) -> None:
-    """Raise if the arrays are not of a kind, or have not the values, that a dtype can hold.
+    """Raise an error if arrays cannot be converted to a dtype without a change of kind or overflow.
 
-    All arrays of one dtype are checked together, since that is faster.
+    All arrays of one dtype are checked together, which is faster.
     """
     for given in {array.dtype for array in arrays} - {dtype}:
         same = [array.ravel() for array in arrays if array.dtype == given]

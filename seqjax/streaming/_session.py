@@ -1,7 +1,7 @@
-"""A session: room for so many streams, each a row of the state, which stays on the device.
+"""A session with slots for streams: each slot is a row of the state, which stays on the device.
 
-A step runs all rows at once and keeps the new state of those streams that had an input, so that
-streams come, go and pause without anything being compiled again.
+A step runs all rows at once and updates the state of the streams that have an input. Therefore
+streams can begin, pause and end without another compilation.
 """
 
 import functools
@@ -23,37 +23,39 @@ from seqjax.types import PyTree
 __all__ = ["LONGEST", "Session"]
 
 LONGEST = 256
-"""Steps of the longest chunk that `feed` compiles a program for, a power of two; longer ones go
-in pieces."""
+"""The maximum number of steps that a program of `feed` runs, a power of two. Longer inputs are
+split."""
 
 
 class Session:
-    """Runs streams of inputs step by step, many at once, and keeps their states.
+    """A session that runs many streams at once, step by step, and stores their states.
 
-    A stream's outputs are, up to rounding, those of `layer.step` on it alone, and so those of the
-    layer over the whole sequence. What other streams do changes nothing, NaN in them neither.
+    Up to rounding, the outputs of a stream are those of `layer.step` on this stream alone, and
+    those of the layer on the whole sequence. Other streams do not affect the outputs of a stream,
+    even if these other streams contain NaN.
 
-    The first `step`, and the first after a growth, compiles; later ones do not, whatever streams
-    they are for. Buffers of the state are donated, so a step makes no second copy of it.
+    The first call of `step` compiles a program, as does the first call after the capacity
+    increases. All other calls reuse this program for any set of streams. The buffers of the state
+    are donated, so a step makes no second copy of the state.
 
-    A session may be used from several threads: a lock lets one call run at a time. What makes
-    streams parallel is to pass them in one call.
+    A session can be used from several threads; a lock serialises the calls. To run streams in
+    parallel, pass them in one call.
 
     Args:
-      model: a `seqjax.nn.Recurrent` or `Direction` in one direction; any module with
-        `step(x_t, state) -> (output, state)` and `initial_state(batch_shape)`; or such a function
-        alone. Rows of a batch must not depend on each other. Modules other than ours have to be in
-        evaluation mode.
-      capacity: streams there is room for. One more doubles it, which compiles the step anew and
-        gives a warning.
-      example: one stream's input at one step, or `jax.ShapeDtypeStruct`s like it; needed where
-        the model is not one of ours.
-      initial_state: one stream's state before its first step, without batch axes; if None the
-        model's own, by its weights at the time of `open` and `reset`.
+      model: a `seqjax.nn.Recurrent` or `Direction` in one direction; a module with
+        `step(x_t, state) -> (output, state)` and `initial_state(batch_shape)`; or such a step
+        function alone. The model must compute each row of a batch independently of the other rows.
+        A module that is not from seqjax must be in evaluation mode.
+      capacity: number of slots for streams. If all slots are in use, `open` doubles the capacity
+        and issues a warning, and the next step is compiled again.
+      example: the input of one stream at one step, or `jax.ShapeDtypeStruct`s like it; required
+        unless the model is a `Recurrent` or `Direction`.
+      initial_state: the state of one stream before its first step, without batch axes. The default
+        is the initial state of the model with its weights at the time of `open` or `reset`.
 
     Raises:
-      TypeError: a model without a step.
-      ValueError: a bidirectional layer; a missing example or initial state.
+      TypeError: if the model has no step.
+      ValueError: if the layer is bidirectional, or a required example or initial state is missing.
 
     Example:
       >>> from flax import nnx
@@ -61,7 +63,7 @@ class Session:
       >>> session = Session(nn.GRU(3, 5, rngs=nnx.Rngs(0)), capacity=4)
       >>> ann, bob = session.open("ann"), session.open("bob")
       >>> outputs = session.step({"ann": np.ones(3), "bob": np.ones(3)})
-      >>> outputs = session.step({"bob": np.ones(3)})  # ann's state waits
+      >>> outputs = session.step({"bob": np.ones(3)})  # ann's state does not change
       >>> sorted(outputs), outputs["bob"].shape
       (['bob'], (5,))
       >>> session.feed({"ann": np.ones([7, 3])})["ann"].shape
@@ -87,9 +89,11 @@ class Session:
             given = jax.tree.map(_state_array, initial_state)
             start = lambda _: given  # noqa: E731
         if start is None:
-            raise ValueError("initial_state: expected that of one stream for this model, got None")
+            raise ValueError(
+                "initial_state: expected the state of one stream for this model, got None"
+            )
         if inputs is None and example is None:
-            raise ValueError("example: expected one stream's input for this model, got None")
+            raise ValueError("example: expected the input of one stream for this model, got None")
         self._inputs = inputs if example is None else spec_of(example)
         self._start = jax.jit(start)
         self._spec = jax.eval_shape(self._start, self._module)
@@ -102,7 +106,7 @@ class Session:
 
     @property
     def capacity(self) -> int:
-        """Streams there is room for."""
+        """The number of slots for streams."""
         return self._capacity
 
     @property
@@ -112,18 +116,21 @@ class Session:
             return tuple(self._slots)
 
     def open(self, stream: Hashable = None, *, state: PyTree | None = None) -> Hashable:
-        """Begins a stream.
+        """Open a stream and return its name.
 
         Args:
-          stream: what to call it; a number that is not taken if None.
-          state: as from `close` or `state`, to go on from; the initial state if None.
+          stream: the name of the stream; the default is an unused number.
+          state: the state from which the stream continues, as returned by `close` or `state`. The
+            default is the initial state.
 
         Returns:
-          The stream's name.
+          The name of the stream.
 
         Raises:
-          TypeError: a stream that is not hashable; a state of another kind of numbers.
-          ValueError: an open stream; a state of other shapes, or with values that do not fit.
+          TypeError: if the name is not hashable, or the numbers of the state are of another kind,
+            such as floats instead of integers.
+          ValueError: if a stream of this name is open, or the state has other shapes or values that
+            its dtype cannot represent.
         """
         with self._lock:
             checks.require_hashable("stream", stream)
@@ -131,7 +138,7 @@ class Session:
                 stream = self._number if self._number not in self._slots else None
                 self._number += 1
             if stream in self._slots:
-                raise ValueError(f"stream: expected one that is not open, got {stream!r}")
+                raise ValueError(f"stream: expected a name that is not open, got {stream!r}")
             row = self._start(self._module) if state is None else self._checked_state(state)
             if not self._free:
                 self._grow()
@@ -140,17 +147,17 @@ class Session:
             return stream
 
     def close(self, stream: Hashable) -> PyTree:
-        """Ends a stream.
+        """Close a stream and return its final state.
 
         Args:
-          stream: an open one.
+          stream: the name of an open stream.
 
         Returns:
-          Its final state, without batch axes.
+          The final state of the stream, without batch axes.
 
         Raises:
-          TypeError: a stream that is not hashable.
-          ValueError: a stream that is not open.
+          TypeError: if the name is not hashable.
+          ValueError: if the stream is not open.
         """
         with self._lock:
             state = self.state(stream)
@@ -158,28 +165,29 @@ class Session:
             return state
 
     def state(self, stream: Hashable) -> PyTree:
-        """A copy of an open stream's state, without batch axes."""
+        """Return a copy of the state of an open stream, without batch axes."""
         with self._lock:
             return _take(self._state, self._slot(stream))
 
     def reset(self, stream: Hashable) -> None:
-        """Puts an open stream back to the initial state, that of the present weights."""
+        """Set an open stream to the initial state for the present weights of the model."""
         with self._lock:
             slot = self._slot(stream)
             self._state = _put(self._state, self._start(self._module), slot)
 
     def step(self, inputs: Mapping[Any, PyTree]) -> dict[Any, PyTree]:
-        """One step of those streams that are given an input; the others wait.
+        """Run one step of each stream in `inputs`. The states of other streams do not change.
 
         Args:
-          inputs: for each stream x_t, `[I]`.
+          inputs: a dict from streams to inputs x_t, `[I]`.
 
         Returns:
-          For each of them its output, NumPy arrays `[O]`.
+          A dict from each stream in `inputs` to its output, a NumPy array `[O]`.
 
         Raises:
-          TypeError, ValueError: a stream that is not open; an input of another shape or kind, or
-            with a number that its dtype cannot hold. Nothing has moved then.
+          TypeError, ValueError: if a stream is not open, or an input has another shape, numbers of
+            another kind (such as floats instead of integers), or a number that its dtype cannot
+            represent. If an error is raised, no state changes.
         """
         if not _checked_inputs(inputs):
             return {}
@@ -195,18 +203,20 @@ class Session:
             return dict(zip(inputs, _picked(outputs, slots), strict=True))
 
     def feed(self, inputs: Mapping[Any, PyTree]) -> dict[Any, PyTree]:
-        """Several steps at once, for each stream as many as it is given: what `step` would give.
+        """Run several steps of each stream; the result is equal to repeated calls of `step`.
 
-        Compiled once for each power of two up to `LONGEST` steps, to which the chunks are padded.
+        Inputs are split into chunks of at most 256 steps, and each chunk is padded to a power of
+        two. One program is compiled for each padded length.
 
         Args:
-          inputs: for each stream `[t, I]`, t of its own, which may be 0.
+          inputs: a dict from streams to inputs `[t, I]`. The number of steps t may differ between
+            streams, and may be 0.
 
         Returns:
-          For each of them its outputs, NumPy arrays `[t, O]`.
+          A dict from each stream in `inputs` to its outputs, a NumPy array `[t, O]`.
 
         Raises:
-          TypeError, ValueError: as for `step`; nothing has moved then.
+          TypeError, ValueError: as in `step`. If an error is raised, no state changes.
         """
         if not _checked_inputs(inputs):
             return {}
@@ -230,32 +240,32 @@ class Session:
             }
 
     def _zeros(self, *lead: int) -> list[np.ndarray]:
-        """Inputs of all slots, one array a leaf."""
+        """Return zero inputs for all slots, one array per leaf."""
         specs = jax.tree.leaves(self._inputs)
         return [np.zeros((self._capacity, *lead, *spec.shape), spec.dtype) for spec in specs]
 
     def _run(self, program: Any, placed: list[np.ndarray], real: np.ndarray) -> PyTree:
-        """Runs a compiled program over all slots; its outputs as NumPy arrays."""
+        """Run a compiled program on all slots and return its outputs as NumPy arrays."""
         xs = jax.tree.unflatten(jax.tree.structure(self._inputs), placed)
         outputs, self._state = program(self._module, self._state, xs, real)
         return jax.device_get(outputs)
 
     def _slot(self, stream: Hashable) -> int:
         if checks.require_hashable("stream", stream) not in self._slots:
-            raise ValueError(f"stream: expected one that is open, got {stream!r}")
+            raise ValueError(f"stream: expected an open stream, got {stream!r}")
         return self._slots[stream]
 
     def _rows(self, count: int) -> PyTree:
-        """The initial state in so many rows."""
+        """Return `count` rows of the initial state."""
         start = self._start(self._module)
         return jax.tree.map(lambda a: jnp.repeat(a[None], count, axis=0), start)
 
     def _grow(self) -> None:
-        """Doubles the capacity."""
+        """Double the capacity and issue a warning."""
         old, self._capacity = self._capacity, 2 * self._capacity
         warnings.warn(
-            f"capacity: made room for {self._capacity} streams instead of {old}; the next step "
-            "compiles anew",
+            f"capacity: increased from {old} to {self._capacity} streams; the next step is "
+            "compiled again",
             stacklevel=3,
         )
         both = lambda a, b: jnp.concatenate([a, b])  # noqa: E731
@@ -277,7 +287,7 @@ class Session:
 
 
 def _state_array(leaf: Any) -> jax.Array:
-    """A leaf of an initial state."""
+    """Return a leaf of an initial state as an array, after a check of its numbers."""
     array = checks.require_array("initial_state", leaf, jnp.generic, "arrays of numbers")
     if not isinstance(leaf, jax.Array):
         checks.require_fit("initial_state", np.asarray(leaf), array.dtype, "arrays of numbers")
@@ -293,7 +303,7 @@ def _checked_inputs(inputs: Any) -> Mapping[Any, PyTree]:
 
 
 def _picked(outputs: PyTree, slots: Sequence[int]) -> list[PyTree]:
-    """The rows of some slots, arrays of their own."""
+    """Return copies of the outputs of some slots."""
     leaves, structure = jax.tree.flatten(outputs)
     columns = [leaf[np.asarray(slots)] for leaf in leaves]
     if jax.tree_util.treedef_is_leaf(structure):
@@ -304,7 +314,7 @@ def _picked(outputs: PyTree, slots: Sequence[int]) -> list[PyTree]:
 def _advance(
     step: Step, module: Any, state: PyTree, xs: PyTree, present: Any
 ) -> tuple[PyTree, PyTree]:
-    """One step of all rows, of which those not present keep their state."""
+    """Run one step of all rows. The state of a row changes only where `present` is True."""
     outputs, new = step(module, xs, state)
     new = jax.tree.map(lambda a, old: a.astype(old.dtype), new, state)
     return outputs, select(present, new, state)
@@ -313,7 +323,7 @@ def _advance(
 def _advance_chunk(
     step: Step, module: Any, state: PyTree, xs: PyTree, lengths: Any
 ) -> tuple[PyTree, PyTree]:
-    """Steps `[N, T, …]` of all rows, of each row as many as its length."""
+    """Run T steps of rows `[N, T, …]`; the first `lengths[n]` steps change the state of row n."""
 
     def one(state: PyTree, per_step: Any) -> tuple[PyTree, PyTree]:
         t, x_t = per_step
@@ -328,11 +338,11 @@ def _advance_chunk(
 
 @functools.partial(jax.jit, donate_argnums=0)
 def _put(states: PyTree, state: PyTree, slot: Any) -> PyTree:
-    """All rows, that of a slot replaced."""
+    """Return the states of all slots after replacing the state of one slot by `state`."""
     return jax.tree.map(lambda rows, row: rows.at[slot].set(row.astype(rows.dtype)), states, state)
 
 
 @jax.jit
 def _take(states: PyTree, slot: Any) -> PyTree:
-    """A copy of a slot's row."""
+    """Return a copy of the state of one slot."""
     return jax.tree.map(lambda rows: rows[slot], states)

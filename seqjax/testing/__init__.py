@@ -1,4 +1,4 @@
-"""Checks for cells of one's own: `check_cell` runs the laws that every cell must keep."""
+"""Tests for your own cells. `check_cell` tests the laws that every cell must obey."""
 
 from seqjax.testing._laws import LAWS, CellError, check_cell
 

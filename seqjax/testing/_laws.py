@@ -1,4 +1,4 @@
-"""The laws of the cell contract, as functions that say in words what fails."""
+"""The laws that every cell must obey. Each law is a function that tells how a cell breaks it."""
 
 import dataclasses
 from collections.abc import Callable
@@ -31,7 +31,7 @@ __all__ = ["LAWS", "CellError", "check_cell"]
 
 
 class CellError(AssertionError):
-    """A cell breaks laws of the contract; the text has a line for each.
+    """The error of `check_cell` for a cell that breaks laws, with a line for each broken law.
 
     Example:
       >>> issubclass(CellError, AssertionError)
@@ -41,7 +41,7 @@ class CellError(AssertionError):
 
 @dataclasses.dataclass(frozen=True)
 class _Sample:
-    """A cell with random parameters, inputs and states, nothing of which is zero."""
+    """A cell with random parameters, inputs and states, none of which is zero."""
 
     cell: Cell[Any, Any]
     params: Any
@@ -56,7 +56,7 @@ class _Sample:
 
     @property
     def mask(self) -> Array:
-        """True at real steps: holes, and padding at the end."""
+        """A mask, True at real steps, with gaps and with padding at the end."""
         mask = np.random.default_rng(self.seed).random((*self.batch, self.steps)) < 0.7
         mask[..., -1] = False
         mask[..., 0] = True
@@ -64,17 +64,17 @@ class _Sample:
 
     @property
     def start(self) -> Any:
-        """A state that some steps have led to."""
+        """The state after two steps with random inputs."""
         xs = _drawn(input_specs(self.cell, (*self.batch, 2), jnp.float32), self.seed + 2)
         return self.unroll(xs).state
 
     def unroll(self, xs: PyTree, **options: Any) -> Any:
-        """The cell over some inputs, by the kernel that defines the semantics unless said."""
+        """Run the cell over inputs, by default with the kernel "scan"."""
         options.setdefault("implementation", "scan")
         return unroll(self.cell, self.params, xs, **options)
 
     def steps_of(self, xs: PyTree, part: slice | int) -> PyTree:
-        """Some of the steps."""
+        """Return one step, or a slice of the steps, of the inputs."""
         return jax.tree.map(lambda x: x[(slice(None),) * len(self.batch) + (part,)], xs)
 
 
@@ -88,23 +88,28 @@ def check_cell(
     finite_differences: bool = True,
     seed: int = 0,
 ) -> None:
-    """Check that a cell keeps the laws of the contract: masks, resets, dtypes, kernels, gradients.
+    """Check that a cell obeys all laws.
 
-    It takes some seconds, and needs no registry: any cell can be checked, defined anywhere.
+    The laws are about masks, resets, dtypes, kernels and gradients. The check takes some seconds.
+    The cell need not be in `CELLS`.
 
     Args:
       cell: the cell.
-      params: its parameters; drawn at random, like those of `cell.init`, if not given.
-      batch_shape: the batch axes to run it with.
-      steps: how many steps to run, 4 or more.
-      tolerance: largest allowed difference in float32, relative to the largest value or to 1. The
-        laws on bfloat16 and on finite differences have their own.
-      finite_differences: False for a cell with derivatives of its own making, such as surrogate
-        gradients or `stop_gradient`, which are no slopes.
-      seed: of the random parameters, inputs and states.
+      params: the parameters of the cell. By default, they are random numbers in arrays of the
+        shapes that `cell.init` returns.
+      batch_shape: the sizes of the batch axes for the test.
+      steps: the number of steps to run, at least 4.
+      tolerance: the largest allowed difference in float32, relative to the largest value or to 1,
+        whichever is greater. The laws about bfloat16 and about finite differences have other
+        tolerances.
+      finite_differences: whether to compare gradients with finite differences. Pass False if the
+        cell has custom derivatives that are not the slopes of its values, such as surrogate
+        gradients or `stop_gradient`.
+      seed: the seed of the random parameters, inputs and states.
 
     Raises:
-      CellError: the cell breaks laws; the text names each and says what was found.
+      CellError: the cell breaks laws. The message names each broken law and says how the cell
+        breaks it.
       TypeError, ValueError: an argument has a wrong type or value.
 
     Example:
@@ -121,8 +126,7 @@ def check_cell(
     if checks.require_integer("steps", steps) < 4:
         raise ValueError(f"steps: expected 4 or more, got {steps}")
     if params is None:
-        shapes = jax.eval_shape(cell.init, jax.random.key(0))
-        params = _drawn(shapes, seed, 0.4)
+        params = _drawn(cell.param_specs(), seed, 0.4)
     sample = _Sample(cell, params, tuple(batch_shape), steps, seed)
     failures = []
     checks.require_bool("finite_differences", finite_differences)
@@ -137,7 +141,7 @@ def check_cell(
             said = (law.__doc__ or "").strip().split("\n")[0]
             failures.append(f"- {said} {found}")
         if law is _shapes_hold and failures:
-            break  # nothing else can be expected to run
+            break  # the other laws cannot run with wrong shapes
     if failures:
         raise CellError(
             "\n".join([f"{type(cell).__name__} breaks {len(failures)} of the laws:", *failures])
@@ -145,7 +149,7 @@ def check_cell(
 
 
 def _shapes_hold(sample: _Sample, tolerance: float) -> str | None:
-    """States must keep shape and dtype, outputs have output_shape, slots be equally long tuples."""
+    """States must keep shape and dtype, outputs must have `output_shape`, gates must be tuples."""
     del tolerance
     cell = sample.cell
     p = prepared(cell, sample.params, jnp.float32)
@@ -159,7 +163,7 @@ def _shapes_hold(sample: _Sample, tolerance: float) -> str | None:
         return f"state_roles must have the structure of the state, got {roles}."
     for role, leaf in zip(flat_roles(roles), jax.tree.leaves(state), strict=True):
         if (role.held or role.learned) and not _counts(leaf):
-            return f"An array of {leaf.dtype} cannot be held or learned, as state_roles says."
+            return f"state_roles says that an array of {leaf.dtype} is held or learned."
     projected = cell.project(p, x)
     advance(cell, p, Now(projected), state, output_dtype=jnp.float32)
     output, new = cell.step(sample.params, x, state)
@@ -170,12 +174,12 @@ def _shapes_hold(sample: _Sample, tolerance: float) -> str | None:
     if len(leaves) == 1 and leaves[0].shape != shape:
         return f"output_shape says {shape} with the batch axes, output returned {leaves[0].shape}."
     if cell != dataclasses.replace(cell):
-        return "Two cells of equal fields must be equal, or each has its own compiled program."
+        return "Cells with equal fields must be equal, so that they share one compiled program."
     return None
 
 
 def _recur_is_bilinear(sample: _Sample, tolerance: float) -> str | None:
-    """`recur(p, r)` must be linear in r and in p, since kernels differentiate it so."""
+    """`recur(p, r)` must be linear in r and linear in p, since kernels rely on this property."""
     cell = sample.cell
     p = prepared(cell, sample.params, jnp.float32)
     r = cell.recurrent_input(widened(sample.start))
@@ -190,7 +194,7 @@ def _recur_is_bilinear(sample: _Sample, tolerance: float) -> str | None:
     found = _difference(cell.recur(p, mixed(r, other_r)), straight, tolerance)
     if found is not None:
         return f"In r: {found}"
-    # A slot without parameters, such as r itself, is linear in r alone.
+    # A slot that does not depend on p, such as r itself, need only be linear in r.
     slots, moved = cell.recur(p, r), cell.recur(other_p, r)
     wanted = [
         None if a is None or b is None else a if bool(jnp.all(a == b)) else 2 * a - 3 * b
@@ -201,7 +205,7 @@ def _recur_is_bilinear(sample: _Sample, tolerance: float) -> str | None:
 
 
 def _matrix_is_that_of_recur(sample: _Sample, tolerance: float) -> str | None:
-    """`recurrent_matrix(p)` must be what `recur` multiplies by, its columns in slot order."""
+    """`recurrent_matrix(p)` must be the matrix by which `recur` multiplies, gate after gate."""
     cell = sample.cell
     p = prepared(cell, sample.params, jnp.float32)
     r = cell.recurrent_input(widened(sample.start))
@@ -234,7 +238,7 @@ def _inputs_of_zero_are_fine(sample: _Sample, tolerance: float) -> str | None:
 
 
 def _rows_are_apart(sample: _Sample, tolerance: float) -> str | None:
-    """A row of the batch must not depend on the other rows."""
+    """The result for one sequence of a batch must not depend on the other sequences."""
     if not sample.batch or sample.batch[0] < 2:
         return None
     changed = jax.tree.map(lambda x: x.at[1:].add(1.0), sample.xs)
@@ -243,7 +247,7 @@ def _rows_are_apart(sample: _Sample, tolerance: float) -> str | None:
 
 
 def _leading_axes_are_free(sample: _Sample, tolerance: float) -> str | None:
-    """`project` and `recur` must take any leading axes, the time axis among them."""
+    """`project` and `recur` must accept any leading axes, such as batch and time axes."""
     cell = sample.cell
     p = prepared(cell, sample.params, jnp.float32)
     axis = len(sample.batch)
@@ -267,7 +271,7 @@ def _leading_axes_are_free(sample: _Sample, tolerance: float) -> str | None:
 
 
 def _steps_make_the_sequence(sample: _Sample, tolerance: float) -> str | None:
-    """`unroll` must equal `step`, one step after another."""
+    """`unroll` must equal repeated calls of `step`."""
     xs, state, outputs = sample.xs, sample.start, []
     ran = sample.unroll(xs, state=state)
     for t in range(sample.steps):
@@ -279,7 +283,7 @@ def _steps_make_the_sequence(sample: _Sample, tolerance: float) -> str | None:
 
 
 def _masked_steps_change_nothing(sample: _Sample, tolerance: float) -> str | None:
-    """A masked step must leave the state as it is, and NaN in its input must reach nothing."""
+    """A masked step must not change the state, and NaN in its input must have no effect."""
     mask, xs = sample.mask, sample.xs
 
     def garbage(x: Array, shape: Shape) -> Array:
@@ -307,7 +311,7 @@ def _masked_steps_change_nothing(sample: _Sample, tolerance: float) -> str | Non
 
 
 def _chunks_make_the_whole(sample: _Sample, tolerance: float) -> str | None:
-    """Two parts, the second from the state after the first, must equal the whole."""
+    """Running a sequence in two parts, with the state passed on, must equal running it at once."""
     xs, mask, half = sample.xs, sample.mask, sample.steps // 2
     whole = sample.unroll(xs, mask=mask)
     first = sample.unroll(sample.steps_of(xs, slice(None, half)), mask=mask[..., :half])
@@ -322,7 +326,7 @@ def _chunks_make_the_whole(sample: _Sample, tolerance: float) -> str | None:
 
 
 def _resets_start_anew(sample: _Sample, tolerance: float) -> str | None:
-    """A reset must make what follows independent of what was before."""
+    """After a reset, outputs and states must not depend on the steps before the reset."""
     xs, half = sample.xs, sample.steps // 2
     resets = jnp.broadcast_to(jnp.arange(sample.steps) == half, (*sample.batch, sample.steps))
     packed = sample.unroll(xs, state=sample.start, resets=resets)
@@ -332,13 +336,13 @@ def _resets_start_anew(sample: _Sample, tolerance: float) -> str | None:
 
 
 def _dtypes_are_kept(sample: _Sample, tolerance: float) -> str | None:
-    """In bfloat16 outputs must have that dtype, a state its own, and values must be close."""
+    """With bfloat16 inputs, outputs must be bfloat16 and accurate, and states must keep dtypes."""
     cell, xs = sample.cell, sample.xs
     state = cell.initial_state(sample.batch, jnp.float32)
     half = sample.unroll(cast(xs, jnp.bfloat16), state=state)
     dtypes = {leaf.dtype.name for leaf in jax.tree.leaves(half.outputs)}
     if dtypes != {"bfloat16"}:
-        return f"Outputs have {sorted(dtypes)}."
+        return f"The outputs have the dtypes {', '.join(sorted(dtypes))}."
     if _described(half.state) != _described(state):
         return f"Expected a state of {_described(state)}, got {_described(half.state)}."
     exact = sample.unroll(xs, state=state)
@@ -409,7 +413,7 @@ LAWS: tuple[Callable[[_Sample, float], str | None], ...] = (
     _kernels_agree,
     _gradients_are_slopes,
 )
-"""The laws, each a function of a sample and a tolerance that returns what fails, or None."""
+"""The laws: functions of a sample and a tolerance that describe how a law fails, or return None."""
 
 
 def _counts(leaf: Any) -> bool:
@@ -418,14 +422,14 @@ def _counts(leaf: Any) -> bool:
 
 
 def _double(leaf: Any) -> Any:
-    """Return float64, or complex128 for complex leaves; other dtypes stay."""
+    """Return float64 for a float leaf, complex128 for a complex one, else the dtype of the leaf."""
     if jnp.issubdtype(leaf.dtype, jnp.complexfloating):
         return jnp.complex128
     return jnp.float64 if jnp.issubdtype(leaf.dtype, jnp.floating) else leaf.dtype
 
 
 def _drawn(tree: PyTree, seed: int, scale: float = 1.0) -> PyTree:
-    """Normal random numbers in the shapes and dtypes of a pytree; others, such as masks, stay."""
+    """Replace the floating-point and complex leaves of a pytree by normal random numbers."""
     rng = np.random.default_rng(seed)
 
     def one(leaf: Any) -> Array:
@@ -452,7 +456,7 @@ def _described(tree: PyTree) -> Any:
 
 
 def _loss(ran: Any) -> Array:
-    """A number that depends on every output and on every array of the final state."""
+    """Return a number that depends on every output and on every array of the final state."""
     leaves = jax.tree.leaves((ran.outputs, ran.state))
     parts = [jnp.sin(part).sum() for leaf in leaves if _counts(leaf) for part in _real(leaf)]
     return jnp.sum(jnp.stack(parts))
@@ -464,7 +468,7 @@ def _real(leaf: Array) -> list[Array]:
 
 
 def _with_gradient(loss: Callable[..., Any], params: Any, xs: PyTree) -> tuple[Any, Any]:
-    """The values of a loss, and its gradient by the parameters that move and the inputs."""
+    """Return the values of a loss and its gradient with respect to parameters and inputs."""
     leaves, structure = jax.tree.flatten(params)
     moving = {n: leaf for n, leaf in enumerate(leaves) if _counts(leaf)}
 
@@ -477,7 +481,7 @@ def _with_gradient(loss: Callable[..., Any], params: Any, xs: PyTree) -> tuple[A
 
 
 def _difference(got: PyTree, want: PyTree, tolerance: float) -> str | None:
-    """Return the difference in words; None if there is none."""
+    """Describe the largest difference between two pytrees; None if it is within the tolerance."""
     a, b = jax.tree.leaves(got), jax.tree.leaves(want)
     if len(a) != len(b) or any(x.shape != y.shape for x, y in zip(a, b, strict=True)):
         return f"Expected {_described(want)}, got {_described(got)}."
@@ -487,5 +491,5 @@ def _difference(got: PyTree, want: PyTree, tolerance: float) -> str | None:
         scale = max(1.0, float(jnp.abs(y).max()))
         worst = float(jnp.abs(x - y).max()) if _counts(x) else float((x != y).any())
         if not worst <= tolerance * scale:
-            return f"They differ by {worst:.3g} where the largest number is {scale:.3g}."
+            return f"The values differ by {worst:.3g}; the largest value is {scale:.3g}."
     return None

@@ -1,7 +1,8 @@
-"""Views into a recurrent network: gates, gradients over time, saliency, eigenvalues.
+"""Inspection of recurrent networks: gates, gradients over time, saliency, eigenvalues.
 
-Plain JAX, for any cell, layer or model with our layers in it; `seqjax.viz` draws what comes out.
-Models run in evaluation mode. Steps that are masked have zeros.
+The functions take a cell, a layer, or a model that contains layers of seqjax. `seqjax.viz` plots
+their results. `gates` and `gradient_norms` run models in evaluation mode. At masked steps, gates,
+gradients and saliency are zero.
 """
 
 from seqjax.traces._eigenvalues import eigenvalues

@@ -15,24 +15,28 @@ __all__ = ["eigenvalues"]
 
 
 def eigenvalues(cell: Cell[Any, Any], params: PyTree) -> dict[str, np.ndarray]:
-    """The eigenvalues of a cell's recurrent weights, of each gate's block on its own.
+    """Return the eigenvalues of a cell's recurrent weights, separately for each gate.
 
-    Of a linear network they say it all: below 1 in absolute value gradients vanish, above 1 they
-    explode. Gates that multiply the state make an LSTM or a GRU less simple.
+    In a linear network, the eigenvalues determine the gradients over many steps: a component of the
+    gradient vanishes if the absolute value of its eigenvalue is below 1, and explodes if it is
+    above 1.
+    In an LSTM or a GRU, gates also multiply the state, so the eigenvalues are only an indication.
 
     Args:
       cell: the cell.
-      params: its parameters; of a layer `layer.layers[0].forward.params`, with its `cell`.
+      params: the parameters of the cell. For a layer, pass `layer.layers[0].forward.cell` and
+        `layer.layers[0].forward.params`.
 
     Returns:
-      By the name of the gate complex `[H]`, largest first; "h" for cells without gates. Where the
-      state is projected, of the products W_hr W_hh: `[H]`, of which H - P are zero. `IndRNN`'s are
-      its weights u.
+      A dict from the names of gates to eigenvalues, complex `[H]`, in descending order of absolute
+      value. For a cell without gates, the only name is "h". If the state is projected to P
+      features, the function returns the H eigenvalues of W_hr W_hh, of which H - P are zero. For
+      `IndRNN`, the function returns the weights u.
 
     Raises:
-      TypeError: parameters without values, such as those traced by `jax.jit`.
-      ValueError: the cell has no recurrent weights, or they are no matrices; parameters that are
-        not the cell's; weights that are not finite.
+      TypeError: if the parameters have no values, such as under `jax.jit`.
+      ValueError: if the cell has no recurrent weights, these are not matrices, the parameters do
+        not belong to the cell, or weights are not finite.
 
     Example:
       >>> from seqjax.cells import GRU
@@ -56,7 +60,8 @@ def eigenvalues(cell: Cell[Any, Any], params: PyTree) -> dict[str, np.ndarray]:
         blocks = [projection @ block for block in blocks]
     if not blocks or any(block.shape != (size, size) for block in blocks):
         raise ValueError(
-            f"cell: expected one with a recurrent matrix [H, H] a gate, got {type(cell).__name__}"
+            "cell: expected a cell with a recurrent matrix [H, H] per gate, got "
+            f"{type(cell).__name__}"
         )
     if not all(np.isfinite(block).all() for block in blocks):
         raise ValueError("params: expected finite recurrent weights, got NaN or inf")
@@ -71,16 +76,16 @@ def eigenvalues(cell: Cell[Any, Any], params: PyTree) -> dict[str, np.ndarray]:
 
 
 def _check_params(cell: Cell[Any, Any], params: PyTree) -> None:
-    """Raises where parameters are not this cell's, or have no values to look at."""
-    wanted = jax.eval_shape(cell.init, jax.random.key(0))
+    """Raise an error if the parameters do not belong to the cell, or have no values."""
+    wanted = cell.param_specs()
     if jax.tree.map(np.shape, wanted) != (given := jax.tree.map(np.shape, params)):
         raise ValueError(
-            f"params: expected those of this {type(cell).__name__}, "
+            f"params: expected the parameters of this {type(cell).__name__}, of shapes "
             f"{jax.tree.map(np.shape, wanted)}, got {given}"
         )
     leaves = jax.tree.leaves(params)
     if checks.is_traced(params) or any(isinstance(a, jax.ShapeDtypeStruct) for a in leaves):
         raise TypeError(
-            "params: expected arrays with values, got traced ones or shapes alone; call this "
+            "params: expected arrays with values, got traced arrays or shapes; call this function "
             "outside of jax.jit"
         )

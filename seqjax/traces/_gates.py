@@ -15,27 +15,29 @@ __all__ = ["cell_gates", "gate_names", "gates"]
 
 
 def gates(model: nnx.Module, *args: Any, **kwargs: Any) -> dict[str, dict[str, Array]]:
-    """The gates of every recurrent layer of a model at every step.
+    """Return the gates of all recurrent layers of a model at all steps.
 
-    These are the layers run by `Recurrent`, in models of any kind; not the cells that a module
-    steps by itself, such as `seq2seq.Decoder`'s. Layers that the model calls inside `jax.jit` or
-    `jax.lax.scan` are found, too: those run without being compiled then, a path a turn of a loop.
+    Gates are available for `seqjax.nn.Recurrent` and its subclasses, in models of any kind, but not
+    for cells whose steps another module runs, such as those of `seq2seq.Decoder`. If the model
+    calls layers inside `jax.jit` or `jax.lax.scan`, the model runs without compilation, and each
+    iteration of a loop has its own path.
 
     Args:
-      model: a layer, or a module with layers in it.
-      *args: of its call.
-      **kwargs: of its call, such as `lengths`.
+      model: a layer, or a module that contains layers.
+      *args: the positional arguments of the call of the model.
+      **kwargs: the keyword arguments of the call, such as `lengths`.
 
     Returns:
-      For each layer and direction, by its path such as "layers.0.forward", the gates by name in the
-      order of the cell's equations: float `[..., T, H]` (`[T, ..., H]` for time-major layers), zero
-      at masked steps. A layer that is called again has a path ending in "#2". For `MinLSTM` they
-      are the gates as they act, divided by their sum. (What `jax.jit` returns of a function that
-      calls this has keys sorted by name: JAX sorts those of a dict.)
+      A dict from the path of each layer and direction, such as "layers.0.forward", to a dict of its
+      gates by name, in the order of the cell's equations. A gate is float `[..., T, H]`
+      (`[T, ..., H]` for time-major layers), zero at masked steps. If a layer is called a second
+      time, the path of that call ends in "#2". For `MinLSTM`, the gates are divided by their sum,
+      as in the update of the cell. If `gates` is called inside `jax.jit`, the names of the returned
+      dict are sorted, since JAX sorts the keys of dicts.
 
     Raises:
-      ValueError: no layer of the model has gates.
-      RuntimeError: a layer runs inside another transformation, such as `jax.vmap`.
+      ValueError: if no layer of the model has gates.
+      RuntimeError: if a layer runs inside another transformation, such as `jax.vmap`.
 
     Example:
       >>> from seqjax import nn
@@ -61,7 +63,7 @@ def gates(model: nnx.Module, *args: Any, **kwargs: Any) -> dict[str, dict[str, A
     if not found:
         raise ValueError(
             "model: expected a recurrent layer whose cell has gates, got "
-            f"{type(model).__name__} without one"
+            f"{type(model).__name__} without such a layer"
         )
     return found
 
@@ -69,19 +71,19 @@ def gates(model: nnx.Module, *args: Any, **kwargs: Any) -> dict[str, dict[str, A
 def cell_gates(
     cell: Cell[Any, Any], params: PyTree, xs: PyTree, **options: Any
 ) -> dict[str, Array]:
-    """The gates of a cell at every step.
+    """Return the gates of a cell at all steps.
 
     Args:
       cell: the cell.
-      params: its parameters.
+      params: the parameters of the cell.
       xs: inputs, as for `seqjax.unroll`.
-      **options: of `seqjax.unroll`, such as `lengths`; no zoneout.
+      **options: options of `seqjax.unroll`, such as `lengths`; `zoneout` is not supported.
 
     Returns:
-      As `gates` for one layer.
+      A dict from the names of gates to their values, as in `gates` for one layer.
 
     Raises:
-      ValueError: the cell has no gates; see `seqjax.unroll`.
+      ValueError: if the cell has no gates, or an argument is not valid for `seqjax.unroll`.
 
     Example:
       >>> from seqjax.cells import LSTM
@@ -97,12 +99,12 @@ def cell_gates(
         unroll(probe, params, inputs, **options, implementation=SHOWING).outputs[1]
     )
     if not values:
-        raise ValueError(f"cell: expected one with gates, got {type(cell).__name__}")
+        raise ValueError(f"cell: expected a cell with gates, got {type(cell).__name__}")
     return values
 
 
 def gate_names(cell: Cell[Any, Any]) -> list[str]:
-    """The names of a cell's gates, in the order of the recurrent weights' blocks.
+    """Return the names of a cell's gates, in the order of the blocks of the recurrent weights.
 
     Example:
       >>> from seqjax.cells import LSTM
@@ -111,7 +113,7 @@ def gate_names(cell: Cell[Any, Any]) -> list[str]:
     """
     probe = Probe.of(cell)
     shapes = input_specs(probe, (1,), jnp.float32)
-    params = jax.eval_shape(cell.init, jax.random.key(0))
+    params = cell.param_specs()
     return list(
         jax.eval_shape(
             lambda p, x: unroll(probe, p, x, implementation=SHOWING).outputs[1], params, shapes

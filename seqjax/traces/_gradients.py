@@ -1,4 +1,4 @@
-"""The gradient that reaches each step: its state, and its input."""
+"""Gradients with respect to the state and the input of each step."""
 
 import math
 from collections.abc import Callable
@@ -21,27 +21,29 @@ Model = TypeVar("Model", bound=nnx.Module)
 
 
 def gradient_norms(loss: Callable[[Model], Array], model: Model) -> dict[str, Array]:
-    """Return the norm of a loss's gradient at each step's state, in every recurrent layer.
+    """Return the norm of a loss's gradient with respect to each state, for all recurrent layers.
 
         norms_t = ‖∂loss/∂s_t‖
 
-    where s_t is the whole state, (h_t, c_t) for an LSTM, and the derivative is along all ways from
-    s_t to the loss, those through later steps among them. As for `gates`, layers are those run by
-    `Recurrent`, not cells that a module steps by itself, such as `seq2seq.Decoder`'s.
+    In this formula, s_t is the whole state, such as (h_t, c_t) of an LSTM. The derivative includes
+    all dependencies of the loss on s_t, including those through later steps. As for `gates`, the
+    result includes `seqjax.nn.Recurrent` and its subclasses, but not cells whose steps another
+    module runs, such as those of `seq2seq.Decoder`.
 
     Args:
-      loss: gives a number for the model, `lambda model: loss_of(model(xs, lengths=lengths))`. It
-        has to run the model that it is given.
-      model: a layer, or a module with layers in it.
+      loss: a function from a model to a scalar, such as
+        `lambda model: loss_of(model(xs, lengths=lengths))`. The function must run the model that it
+        receives.
+      model: a layer, or a module that contains layers.
 
     Returns:
-      For each layer and direction, by its path, float `[..., T]` (`[T, ...]` for time-major
-      layers): one norm a sequence and step, zero at masked steps.
+      A dict from the path of each layer and direction to norms, float `[..., T]` (`[T, ...]` for
+      time-major layers): one norm per sequence and step, zero at masked steps.
 
     Raises:
-      TypeError: a loss that is not one floating-point number.
-      ValueError: no recurrent layer has run.
-      RuntimeError: a layer runs inside another transformation than `jax.jit` or a loop.
+      TypeError: if the loss is not a floating-point scalar.
+      ValueError: if no recurrent layer has run.
+      RuntimeError: if a layer runs inside a transformation other than `jax.jit` or a loop.
 
     Example:
       >>> from seqjax import nn
@@ -72,8 +74,8 @@ def _gradient_norms(loss: Callable[[Model], Array], model: Model) -> dict[str, A
     if not shapes:
         if any(isinstance(module, Layer) for _, module in nnx.iter_modules(model)):
             raise ValueError(
-                "loss: expected it to run the recurrent layers of the model it is given, but none "
-                "of them ran; a loss is a function of that model, lambda model: ..."
+                "loss: expected it to run recurrent layers of its argument, got a function that "
+                "runs none of them; write it as lambda model: ..."
             )
         raise ValueError(
             f"model: expected a module with recurrent layers, got {type(model).__name__}"
@@ -94,17 +96,19 @@ def cell_gradient_norms(
     xs: PyTree,
     **options: Any,
 ) -> Array:
-    """Return the norm of a loss's gradient at each step's state of a cell; see `gradient_norms`.
+    """Return the norm of a loss's gradient with respect to each state of a cell.
+
+        norms_t = ‖∂loss/∂s_t‖
 
     Args:
-      loss: gives a number for the outputs, `[..., T, O]`.
+      loss: a function from the outputs, `[..., T, O]`, to a scalar.
       cell: the cell.
-      params: its parameters.
+      params: the parameters of the cell.
       xs: inputs, as for `seqjax.unroll`.
-      **options: of `seqjax.unroll`, such as `lengths`; no zoneout.
+      **options: options of `seqjax.unroll`, such as `lengths`; `zoneout` is not supported.
 
     Returns:
-      float `[..., T]` (`[T, ...]` when time-major).
+      The norms, float `[..., T]` (`[T, ...]` if time-major), as in `gradient_norms`.
 
     Raises:
       TypeError, ValueError: see `seqjax.unroll`.
@@ -139,31 +143,34 @@ def saliency(
     time_major: bool = False,
     times_input: bool = False,
 ) -> Array:
-    """Return how much each step's input matters to a chosen output, to first order.
+    """Return the first-order influence of each step's input on a chosen output.
 
         saliency_t = ‖∂score/∂x_t‖          or, with `times_input`,  x_t · ∂score/∂x_t
 
     Args:
-      score: gives one number a sequence, `[...]`, for inputs like xs: the logit of a class, say.
-        Sequences must not depend on each other, as in evaluation: a model in training mode has
-        to be called with `deterministic=True`, or to be switched by `model.eval()` before.
-      xs: float `[..., T, I]` (`[T, ..., I]` when time-major): inputs, or embeddings of tokens.
-      lengths: integers of the batch shape; or
-      mask: bool `[..., T]`, True at real steps. The score has to know them too.
+      score: a function from inputs like xs to one number per sequence, `[...]`, such as the logit
+        of a class. The score of a sequence must not depend on other sequences, so the model must
+        run in evaluation mode: call `model.eval()`, or pass `deterministic=True`.
+      xs: float `[..., T, I]` (`[T, ..., I]` if time-major), inputs or embeddings of tokens.
+      lengths: integers of the batch shape, the number of real steps. `score` must use the same
+        lengths or mask.
+      mask: bool `[..., T]` (`[T, ...]` if time-major), True at real steps. Pass `lengths` or
+        `mask`, not both.
       time_major: whether the time axis is first.
-      times_input: the gradient times the input, whose sign says for or against.
+      times_input: whether to return the product of gradient and input. The sign of the product
+        tells whether the step increases or decreases the score.
 
     Returns:
-      float `[..., T]` (`[T, ...]` when time-major), zero in padding.
+      The saliency, float `[..., T]` (`[T, ...]` if time-major), zero in padding.
 
     Raises:
-      TypeError: xs, or scores, that are not floating-point arrays.
-      ValueError: xs without a time axis; scores that are not one number a sequence; see
-        `seqjax.unroll` for lengths and mask.
+      TypeError: if xs or the scores are not floating-point arrays.
+      ValueError: if xs has no time axis, the scores are not one number per sequence, or lengths or
+        mask are not valid for `seqjax.unroll`.
 
     References:
       Simonyan, Vedaldi, Zisserman (2014), Deep inside convolutional networks; Shrikumar, Greenside,
-      Shcherbina, Kundaje (2016), Not just a black box, for the product with the input.
+      Shcherbina, Kundaje (2016), Not just a black box (the product of gradient and input).
 
     Example:
       >>> xs = jnp.array([[[1.0, 2.0], [3.0, 4.0], [5.0, 6.0]]])
@@ -197,7 +204,7 @@ def saliency(
 
 
 def _norms(gradient: PyTree, lead: int) -> Array:
-    """The norm over all axes but the leading ones, of all arrays of a pytree together."""
+    """Return the norm of all arrays of a pytree together, over all axes but the leading ones."""
     squares = [
         jnp.square(leaf).reshape(*leaf.shape[:lead], math.prod(leaf.shape[lead:])).sum(axis=-1)
         for leaf in jax.tree.leaves(widened(gradient))
@@ -206,16 +213,16 @@ def _norms(gradient: PyTree, lead: int) -> Array:
 
 
 def _root(squares: Array) -> Array:
-    """The square root, whose derivative at zero is zero: not NaN where nothing has an effect."""
+    """Return the square root, with a finite derivative at zero."""
     positive = squares > 0
     return jnp.where(positive, jnp.sqrt(jnp.where(positive, squares, 1.0)), squares)
 
 
 def _check_numbers(name: str, value: Any, shapes: list[Shape]) -> None:
-    """Raises where a function's result is not a floating-point array of one of the shapes."""
+    """Raise an error if a result is not a floating-point array of one of the shapes."""
     wanted = " or ".join(map(str, dict.fromkeys(shapes)))
     pair = isinstance(value, tuple)
-    hint = "; of a pair such as (loss, aux) or (outputs, state) take the first" if pair else ""
+    hint = "; of a pair such as (loss, aux) or (outputs, state), return the first" if pair else ""
     dtype = getattr(value, "dtype", None)
     if dtype is None or isinstance(value, nnx.Module) or not jnp.issubdtype(dtype, jnp.floating):
         raise TypeError(

@@ -1,4 +1,4 @@
-"""A cell that acts as another and shows what goes on in it; models whose layers run such cells."""
+"""Probes, which are cells that expose the gates and states of another cell, and probed models."""
 
 import collections
 import dataclasses
@@ -28,14 +28,14 @@ Result = TypeVar("Result")
 
 
 class TransformedError(RuntimeError):
-    """A layer ran inside a JAX transformation, out of which its values cannot be taken."""
+    """Raised if a layer runs inside a JAX transformation, from which values cannot be extracted."""
 
 
 def with_plain_loops(run: Callable[[], Result]) -> Result:
-    """Calls a function; where layers are inside `jax.jit` or a loop, again without compiling those.
+    """Call a function; if layers run inside `jax.jit` or a loop, call it again without compilation.
 
     Raises:
-      TransformedError: a layer is inside another transformation of the model's own.
+      TransformedError: if a layer runs inside another transformation within the model.
     """
     try:
         return run()
@@ -47,10 +47,10 @@ def with_plain_loops(run: Callable[[], Result]) -> Result:
 
 @dataclasses.dataclass(frozen=True)
 class Probe(Cell[Any, Any]):
-    """A cell that acts as another and adds a nudge to each new state.
+    """A cell that wraps another cell and adds an input, the nudge, to each new state.
 
-    The gradient with respect to step t's nudge (which is zero) is ∂loss/∂s_t. Going through
-    `unroll` like any cell, it has masks, resets and directions from there.
+    All nudges are zero, and the gradient of the loss with respect to the nudge of step t is
+    ∂loss/∂s_t. `unroll` runs a probe like any other cell, and handles masks, resets and directions.
     """
 
     cell: Cell[Any, Any]
@@ -58,7 +58,7 @@ class Probe(Cell[Any, Any]):
 
     @classmethod
     def of(cls, cell: Cell[Any, Any], zoneout: float = 0.0) -> "Probe":
-        """The probe of a cell, with a layer's zoneout."""
+        """Return the probe of a cell, with the zoneout of its layer."""
         return cls(cell.input_size, cell.hidden_size, cell, zoneout)
 
     @property
@@ -67,9 +67,16 @@ class Probe(Cell[Any, Any]):
 
     @property
     def nudge_shapes(self) -> tuple[Shape, ...]:
-        """The shapes of the floating-point leaves of a state."""
+        """The shapes of the nudges, one for each floating-point or complex leaf of a state.
+
+        The nudge of a complex leaf has one more axis, for its real and its imaginary part.
+        """
         leaves = jax.tree.leaves(jax.eval_shape(lambda: self.cell.initial_state()))
-        return tuple(leaf.shape for leaf in leaves if jnp.issubdtype(leaf.dtype, jnp.floating))
+        return tuple(
+            (*leaf.shape, 2) if jnp.iscomplexobj(leaf) else leaf.shape
+            for leaf in leaves
+            if jnp.issubdtype(leaf.dtype, jnp.inexact)
+        )
 
     @property
     def output_shape(self) -> Shape:
@@ -77,6 +84,9 @@ class Probe(Cell[Any, Any]):
 
     def init(self, key: Any, dtype: Any = jnp.float32) -> Any:
         return self.cell.init(key, dtype)
+
+    def param_specs(self) -> Any:
+        return self.cell.param_specs()
 
     def initial_state(self, batch_shape: Shape = (), dtype: Any = jnp.float32) -> Any:
         return self.cell.initial_state(batch_shape, dtype)
@@ -99,7 +109,7 @@ class Probe(Cell[Any, Any]):
 
     def update(self, p: Any, gates: Slots, state: Any) -> Any:
         new = self.cell.update(p, self._own(gates), state)
-        if self.zoneout:  # as `unroll` has it, before the nudge
+        if self.zoneout:  # the rule of `unroll` in evaluation, applied before the nudge
             hold = jnp.float32(self.zoneout)
             new = jax.tree.map(
                 lambda role, old, new: held(hold, old, new) if role.held else new,
@@ -108,32 +118,35 @@ class Probe(Cell[Any, Any]):
             )  # fmt: skip
         nudges: Any = iter(gates[len(self._own(gates)) :])
         return jax.tree.map(
-            lambda s: s + next(nudges).astype(s.dtype) if _is_floating(s) else s, new
+            lambda s: _nudged(s, next(nudges)) if jnp.issubdtype(s.dtype, jnp.inexact) else s, new
         )
 
     def output(self, p: Any, gates: Slots, state: Any) -> PyTree:
         return self.cell.output(p, self._own(gates), state)
 
     def gate_values(self, p: Any, gates: Slots, state: Any) -> dict[str, Array]:
-        # JAX sorts a dict by its keys, while the gates' order is that of the equations.
+        # JAX sorts the keys of a dict, but the gates must stay in the order of the equations.
         return collections.OrderedDict(self.cell.gate_values(p, self._own(gates), state))
 
     def _own(self, slots: Slots) -> Slots:
-        """The slots of the cell, without the nudges."""
+        """Return the gates of the cell itself, without the nudges."""
         return slots[: len(slots) - len(self.nudge_shapes)]
 
 
 SHOWING = Kernel("scan", scan, options=(("with_gates", True),))
-"""The kernel that runs probes: its outputs are pairs of an output and the gates."""
+"""The kernel that runs probes and returns pairs of an output and the gates."""
 
 
 def cell_probe(
     caller: str, cell: Cell[Any, Any], xs: PyTree, options: Mapping[str, Any]
 ) -> tuple[Probe, Any, int]:
-    """The probe of a cell, its inputs with nudges of zero, and how many leading axes they have."""
+    """Return the probe of a cell, its inputs with zero nudges, and the number of leading axes."""
     checks.require_options(caller, options, unroll)
     if options.get("zoneout") is not None:
-        raise ValueError("zoneout: expected None for a cell; a layer may have it")
+        raise ValueError(
+            f"zoneout: expected None for a cell, got {checks.brief(options['zoneout'])}; use a "
+            "layer with zoneout"
+        )
     xs = floating_inputs(cell, xs)
     batch_shape, steps = layout(cell, xs, time_major=options.get("time_major", False))
     lead = (steps, *batch_shape) if options.get("time_major") else (*batch_shape, steps)
@@ -148,16 +161,17 @@ def probed(
     given: Mapping[str, PyTree] | None = None,
     leads: dict[str, int] | None = None,
 ) -> Model:
-    """A copy of a model whose layers run probes.
+    """Return a copy of a model whose layers run probes.
 
     Args:
       model: the model.
-      watch: is given each run's path, its outputs with the gates, and the nudges.
-      given: the nudges by path; zeros if None.
-      leads: filled with how many leading axes each run's outputs have.
+      watch: a function that is called for each run of a layer. Its arguments are the path of the
+        layer, a pair of the layer's outputs and gates, and the nudges.
+      given: a dict from the paths of layers to nudges. If `given` is None, all nudges are zero.
+      leads: a dict that is filled with the number of leading axes of the outputs of each run.
 
-    Its call raises `TransformedError` where a layer runs inside a transformation that began later
-    than this call.
+    A call of the copy raises `TransformedError` if a layer runs inside a JAX transformation that
+    began after the call of `probed`.
     """
     calls: dict[str, int] = {}
     outside = get_opaque_trace_state(convention="flax")
@@ -172,9 +186,9 @@ def probed(
         path = path if calls[path] == 1 else f"{path}#{calls[path]}"
         if get_opaque_trace_state(convention="flax") != outside:
             raise TransformedError(
-                f"model: {path} runs inside a JAX transformation of the model's own, such as "
-                "jax.vmap or jax.checkpoint, out of which no values can be taken. Call it there "
-                "without: a layer takes any number of batch axes, and no checkpoint is needed here."
+                f"model: expected {path} outside of JAX transformations, got it inside one such as "
+                "jax.vmap or jax.checkpoint, from which values cannot be extracted; call the layer "
+                "directly: it takes any number of batch axes, and needs no checkpoint here"
             )
         probe = Probe.of(direction.cell, call.module.options.zoneout)
         stand_in = SimpleNamespace(
@@ -186,10 +200,10 @@ def probed(
         nudges = zeros if given is None else given[path]
         if leads is not None:
             leads[path] = len(lead)
-        # The probe does the zoneout.
+        # The probe applies the zoneout.
         layer: Any = SimpleNamespace(options=dataclasses.replace(call.module.options, zoneout=0.0))
         plain = dataclasses.replace(sequence, execution=Execution(SHOWING))
-        with jax.disable_jit(False):  # whatever is around: see `with_plain_loops`
+        with jax.disable_jit(False):  # compile here, even inside `with_plain_loops`
             args: Any = (layer, stand_in, (xs, nudges), state, plain, key)
             ran = Layer.run_direction(*args, **call.kwargs)
         watch(path, ran.outputs, nudges)
@@ -202,5 +216,9 @@ def _zeros(probe: Probe, lead: Shape, dtype: Any) -> tuple[Array, ...]:
     return tuple(jnp.zeros((*lead, *shape), dtype) for shape in probe.nudge_shapes)
 
 
-def _is_floating(leaf: Array) -> bool:
-    return bool(jnp.issubdtype(leaf.dtype, jnp.floating))
+def _nudged(leaf: Array, nudge: Array) -> Array:
+    """Add a nudge to a leaf of the state."""
+    if jnp.iscomplexobj(leaf):
+        parts = nudge.astype(leaf.real.dtype)
+        return leaf + jax.lax.complex(parts[..., 0], parts[..., 1])
+    return leaf + nudge.astype(leaf.dtype)

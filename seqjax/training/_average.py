@@ -1,4 +1,4 @@
-"""A running average of the weights, kept in the state of the optimiser."""
+"""A running average of the weights, stored in the state of the optimiser."""
 
 from typing import Any, NamedTuple
 
@@ -17,22 +17,26 @@ __all__ = ["averaged", "averaging"]
 
 
 class _Average(NamedTuple):
-    """Updates so far, and the mean of the parameters, in float32 at least."""
+    """The number of updates so far, and the averaged parameters in float32 or wider."""
 
     updates: Array
     params: PyTree
 
 
 def averaging(decay: float) -> optax.GradientTransformation:
-    """Return a transformation, the last of a chain, that averages parameters and passes updates on.
+    """Return a transformation that averages the parameters and does not change the updates.
 
         θ̄ ← θ̄ + (1 - min(β, n / (n + 1))) (θ - θ̄)      after update n = 0, 1, …
 
+    The transformation must be the last one of an `optax.chain`. To get the new parameters, it adds
+    the updates to the old parameters, so no later transformation may change the updates. Use
+    `averaged` to read the averages.
+
     Args:
-      decay: β, in (0, 1).
+      decay: the decay β of the average, in (0, 1).
 
     Raises:
-      TypeError, ValueError: not a number in that range.
+      TypeError, ValueError: decay is not a number in (0, 1).
 
     Example:
       >>> optimizer = optax.chain(optax.sgd(1.0), averaging(0.9))
@@ -63,12 +67,13 @@ def averaging(decay: float) -> optax.GradientTransformation:
 
 
 def averaged(state: TrainState) -> TrainState:
-    """Return the state with averaged weights, if its optimiser keeps an average.
+    """Return a training state whose parameters are the optimiser's averaged weights.
 
-    The averages are those of `optimizer(average=…)` and of `optax.contrib.schedule_free`.
+    Optimisers made by `optimizer(average=…)` or `optax.contrib.schedule_free` average the weights.
+    For any other optimiser, the state is returned unchanged.
 
     Args:
-      state: a `TrainState`; one whose optimiser keeps no average comes back as it is.
+      state: a `TrainState`.
 
     Example:
       >>> from flax import nnx
@@ -93,5 +98,5 @@ def averaged(state: TrainState) -> TrainState:
 
 
 def _wide(x: Array) -> Array:
-    """Return a copy, in float32 or wider."""
+    """Return a copy of an array in float32 or wider."""
     return jnp.array(x, accumulator_dtype(x.dtype), copy=True)

@@ -1,4 +1,4 @@
-"""Conversion of the fields of batches, in containers of many libraries, to arrays."""
+"""Conversion of the fields of a batch to arrays. Fields may be containers of other libraries."""
 
 from collections.abc import Iterable, Mapping
 from typing import Any
@@ -14,15 +14,15 @@ __all__ = ["as_arrays", "require_batches"]
 
 
 def as_arrays(batch: PyTree) -> PyTree:
-    """Return a batch whose fields JAX can take without loss.
+    """Convert the fields of a batch to arrays that JAX can use without loss.
 
     Lists of numbers, columns of data frames and arrays of other libraries become NumPy arrays. JAX
-    arrays and Python numbers stay as they are.
+    arrays and Python numbers are not changed.
 
     Raises:
-      TypeError: a field that holds no numbers.
-      ValueError: masked or missing entries, a list of parts that differ in shape, or integers
-        beyond 32 bits, which JAX would cut.
+      TypeError: a field does not consist of numbers.
+      ValueError: a field has masked or missing entries; parts of a field differ in shape; or an
+        integer does not fit into 32 bits, so JAX would truncate it.
 
     Example:
       >>> as_arrays({"x": np.ones(2), "lengths": [3, 4]})["lengths"]
@@ -41,10 +41,10 @@ def as_arrays(batch: PyTree) -> PyTree:
 
 
 def require_batches(name: str, batches: Any) -> Iterable[Any]:
-    """Return `batches` if it is an iterable that may hold batches, or raise.
+    """Return `batches` if it can be an iterable of batches, or raise an error.
 
     Raises:
-      TypeError: one batch alone, or nothing that can be iterated over.
+      TypeError: `batches` is one batch, or cannot be iterated over.
 
     Example:
       >>> require_batches("batches", {"x": np.ones(2)})
@@ -63,7 +63,10 @@ def require_batches(name: str, batches: Any) -> Iterable[Any]:
 
 
 def _is_ready(leaf: Any) -> bool:
-    """Return whether JAX takes a leaf as it is. This runs at every step, so it must be fast."""
+    """Return whether JAX can use a leaf without conversion or loss.
+
+    This function runs at every step, so it must be fast.
+    """
     if isinstance(leaf, jax.Array):
         return True
     if type(leaf) is not np.ndarray or leaf.dtype.char not in "?bhilqBHILQefdFD":
@@ -78,13 +81,13 @@ def _array(name: str, leaf: Any) -> Any:
         return leaf
     array = numbers(name, leaf)
     if array.dtype.char in "gG":
-        raise TypeError(f"{name}: expected numbers that JAX has, got {array.dtype}")
-    column(name, np.atleast_1d(array))  # raises on integers that JAX would cut
+        raise TypeError(f"{name}: expected a dtype that JAX supports, got {array.dtype}")
+    column(name, np.atleast_1d(array))  # raises on integers that JAX would truncate
     return leaf if isinstance(leaf, bool | int | float | complex | np.generic) else array
 
 
 def _is_list_of_numbers(node: Any) -> bool:
-    """Return whether a node of a batch is one field, not a container of fields."""
+    """Return whether a node of a batch is a (nested) list of numbers, which is one field."""
     if type(node) not in (list, tuple) or not node:
         return False
     return all(

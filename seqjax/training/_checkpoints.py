@@ -1,4 +1,4 @@
-"""Checkpoints of a training run: written whole or not at all, and checked when they are read."""
+"""Checkpoints of a training run, which are written atomically and verified when they are read."""
 
 import hashlib
 import json
@@ -18,7 +18,7 @@ from seqjax.types import PyTree
 __all__ = ["Checkpoint", "Checkpoints"]
 
 
-_ANOTHER = "was it written by another model, optimiser or monitor?"
+_ANOTHER = "was the checkpoint written for another model, optimiser or monitor?"
 
 
 class Checkpoint(NamedTuple):
@@ -26,7 +26,7 @@ class Checkpoint(NamedTuple):
 
     Attributes:
       arrays: a pytree of arrays.
-      record: values that JSON can hold.
+      record: a dict of values that JSON can represent.
     """
 
     arrays: PyTree
@@ -34,24 +34,26 @@ class Checkpoint(NamedTuple):
 
 
 class Checkpoints:
-    """A folder of checkpoints, by orbax.
+    """A folder of checkpoints, written by orbax.
 
-    A checkpoint is created by renaming a finished folder, so if a process is killed, the earlier
-    checkpoints remain. A checkpoint stores a SHA-256 digest of its contents. If the digest does not
-    match or the checkpoint cannot be read, it is renamed, a warning is issued, and the checkpoint
-    before it is read. Arrays are stored as they are on the host, so any number of devices can read
-    them.
+    A checkpoint is written to a temporary folder, which is renamed at the end. If the process is
+    killed while it writes a checkpoint, the earlier checkpoints remain. A checkpoint stores a
+    SHA-256 digest of its contents. If the digest does not match or the checkpoint cannot be read,
+    the checkpoint is renamed, a warning is issued, and the previous checkpoint is read. Arrays are
+    gathered on the host before they are stored, so a run with another number of devices can read
+    the checkpoint.
 
     Args:
-      folder: the folder of the checkpoints; created if it does not exist.
-      every: `seqjax.training.fit` writes a checkpoint after each epoch, and every `every` steps.
+      folder: the folder of the checkpoints. The folder is created if it does not exist.
+      every: the number of steps between checkpoints within an epoch. In addition,
+        `seqjax.training.fit` writes a checkpoint after each epoch.
       keep: the number of latest checkpoints to keep.
       read_only: if True, the folder is not changed, and a damaged checkpoint is an error.
 
     Raises:
-      ImportError: orbax is missing.
-      TypeError, ValueError: numbers that are not positive integers; a folder that is a file, or
-        with `read_only` does not exist.
+      ImportError: orbax is not installed.
+      TypeError, ValueError: every or keep is not a positive integer; folder is a file; or folder
+        does not exist and `read_only` is True.
 
     Example:
       >>> import tempfile
@@ -81,7 +83,7 @@ class Checkpoints:
             import orbax.checkpoint as ocp  # takes a second to import
         except ImportError as error:
             raise ImportError(
-                "seqjax.training.Checkpoints needs orbax: pip install orbax-checkpoint"
+                'seqjax.training.Checkpoints needs orbax: pip install "seqjax[train]"'
             ) from error
         keep = checks.require_integer("keep", keep)
         self._ocp = ocp
@@ -96,11 +98,11 @@ class Checkpoints:
         )
 
     def __enter__(self) -> "Checkpoints":
-        """Return the checkpoints; nothing is written or read yet."""
+        """Return this object, without writing or reading a checkpoint."""
         return self
 
     def __exit__(self, *_: object) -> None:
-        """Ends orbax's threads."""
+        """Stop the threads of orbax."""
         self._manager.close()
 
     def __len__(self) -> int:
@@ -108,24 +110,26 @@ class Checkpoints:
         return len(self._manager.all_steps())
 
     def due(self, step: int) -> bool:
-        """Return whether `every` asks for a checkpoint after this many steps.
+        """Return whether a checkpoint is due after this number of steps, according to `every`.
 
         Args:
-          step: how many steps are done.
+          step: the number of steps done.
         """
         return self.every is not None and step % self.every == 0
 
     def save(self, step: int, arrays: PyTree, record: Mapping[str, Any]) -> None:
-        """Writes a checkpoint, and removes those that are older than the `keep` latest.
+        """Write a checkpoint, and remove all but the latest `keep` checkpoints.
 
         Args:
-          step: its number, greater than those before.
-          arrays: a pytree of arrays, random keys among them, on any devices.
-          record: what JSON can hold.
+          step: the number of the checkpoint, greater than the numbers of all earlier checkpoints.
+          arrays: a pytree of arrays on any devices. The pytree may contain random keys.
+          record: a dict of values that JSON can represent.
 
         Raises:
-          TypeError, ValueError: a step that is not greater, leaves that are no arrays, none with
-            anything in it, or checkpoints that are `read_only`.
+          TypeError: step is not an integer, a leaf is not an array, or JSON cannot represent
+            record.
+          ValueError: step is not greater than the step of the latest checkpoint; all arrays are
+            empty; or the checkpoints are `read_only`.
         """
         if self.read_only:
             raise ValueError(
@@ -134,10 +138,12 @@ class Checkpoints:
         step = checks.require_integer("step", step, least=0)
         latest = self._manager.latest_step()
         if latest is not None and step <= latest:
-            raise ValueError(f"step: expected more than {latest}, the latest, got {step}")
+            raise ValueError(
+                f"step: expected more than {latest}, the step of the latest checkpoint, got {step}"
+            )
         flat = _flat(arrays)
         if not flat:
-            raise ValueError("arrays: expected at least one that is not empty")
+            raise ValueError("arrays: expected at least one array that is not empty, got none")
         text = json.dumps(record)
         named = {"record": text, "digest": _digest(flat, text)}
         args = self._ocp.args
@@ -148,31 +154,32 @@ class Checkpoints:
         )
 
     def restore(self, like: PyTree, *, partial: bool = False) -> Checkpoint | None:
-        """Reads the latest checkpoint that is whole.
+        """Read the latest checkpoint that is not damaged.
 
         Args:
-          like: a pytree of arrays (their values do not matter) of the structure, shapes and
-            dtypes that are expected.
-          partial: whether the checkpoint may hold more, such as the optimiser's state beside
-            parameters.
+          like: a pytree of arrays with the expected structure, shapes and dtypes. The values of
+            these arrays are not used.
+          partial: if True, the checkpoint may contain more arrays than `like`, such as the
+            optimiser's state in addition to the parameters.
 
         Returns:
-          The checkpoint, its arrays on the host; None in a folder without any.
+          The checkpoint, with its arrays on the host; None if the folder has no checkpoints.
 
         Raises:
-          ValueError: there are checkpoints and all are damaged, with `read_only` the latest; or the
-            one read does not fit `like`: the error names an array that differs.
+          ValueError: all checkpoints are damaged; `read_only` is True and the latest checkpoint is
+            damaged; or the checkpoint does not fit `like` (then the message names an array that
+            differs).
         """
         self._manager.reload()
         steps = sorted(self._manager.all_steps(), reverse=True)
         for step in steps:
             try:
                 flat, text = self._read(step)
-            except Exception as error:  # readers raise many classes for damaged files
+            except Exception as error:  # damaged files raise errors of many classes
                 if self.read_only:
                     raise ValueError(
-                        f"checkpoints: expected the latest to be whole, got {self.folder}/{step}, "
-                        f"which is damaged ({_why(error)})"
+                        "checkpoints: expected the latest checkpoint to be undamaged, got "
+                        f"{self.folder}/{step}, which is damaged ({_why(error)})"
                     ) from None
                 self._set_aside(step, error)
                 continue
@@ -180,13 +187,13 @@ class Checkpoints:
             more = sorted(set(flat) - {_name(path) for path, _ in leaves})
             if more and not partial:
                 raise ValueError(
-                    f"checkpoints: expected no {more[0]}, got one from {self.folder}; {_ANOTHER}"
+                    f"checkpoints: expected no {more[0]}, got one in {self.folder}; {_ANOTHER}"
                 )
             return Checkpoint(_unflat(flat, like, self.folder), json.loads(text))
         if steps:
             raise ValueError(
-                f"checkpoints: expected one that can be read in {self.folder}, all "
-                f"{len(steps)} are damaged"
+                f"checkpoints: expected an undamaged checkpoint in {self.folder}, got "
+                f"{len(steps)}, all of them damaged"
             )
         return None
 
@@ -210,8 +217,8 @@ class Checkpoints:
         place.rename(aside)
         self._manager.reload()
         warnings.warn(
-            f"checkpoints: {place} is damaged ({_why(error)}); it is now "
-            f"{aside.name}, and the one before is read",
+            f"checkpoints: expected an undamaged checkpoint, got {place}, which is damaged "
+            f"({_why(error)}); it was renamed to {aside.name}, and the previous one is read",
             stacklevel=4,
         )
 
@@ -221,13 +228,16 @@ def _why(error: Exception) -> str:
 
 
 def _flat(tree: PyTree) -> dict[str, np.ndarray]:
-    """Return the arrays of a tree by their paths, on the host; random keys as their data."""
+    """Return a dict from the paths of a tree's arrays to the arrays on the host.
+
+    Random keys are converted to arrays of integers.
+    """
     leaves = jax.tree_util.tree_leaves_with_path(tree)
     flat: dict[str, np.ndarray] = {}
     for path, leaf in leaves:
         name = _name(path)
         if name in flat:
-            raise ValueError(f"arrays: expected names without slashes, got {name!r} twice")
+            raise ValueError(f"arrays: expected names without slashes, got the path {name!r} twice")
         if not hasattr(leaf, "dtype"):
             raise TypeError(f"arrays: expected arrays, got {checks.brief(leaf)} for {name}")
         flat[name] = sharding.to_host(jax.random.key_data(leaf) if _is_key(leaf) else leaf)
@@ -235,19 +245,19 @@ def _flat(tree: PyTree) -> dict[str, np.ndarray]:
 
 
 def _unflat(flat: Mapping[str, np.ndarray], like: PyTree, folder: Path) -> PyTree:
-    """Return a tree of the structure of `like` from arrays by their paths."""
+    """Build a tree with the structure of `like`. `flat` is a dict from paths to arrays."""
 
     def one(path: Any, leaf: Any) -> Any:
         name = _name(path)
         expected = jax.eval_shape(jax.random.key_data, leaf) if _is_key(leaf) else leaf
-        if expected.size == 0:  # orbax stores none
+        if expected.size == 0:  # empty arrays are not stored, since orbax cannot store them
             return np.zeros(expected.shape, expected.dtype)
         found = flat.get(name)
         if found is None or (found.shape, found.dtype) != (expected.shape, expected.dtype):
-            what = "nothing" if found is None else f"{found.dtype}{list(found.shape)}"
+            what = "no such array" if found is None else f"{found.dtype}{list(found.shape)}"
             raise ValueError(
                 f"checkpoints: expected {expected.dtype}{list(expected.shape)} for {name}, got "
-                f"{what} from {folder}; {_ANOTHER}"
+                f"{what} in {folder}; {_ANOTHER}"
             )
         if _is_key(leaf):
             return jax.random.wrap_key_data(jnp.asarray(found), impl=jax.random.key_impl(leaf))
@@ -265,7 +275,7 @@ def _is_key(leaf: Any) -> bool:
 
 
 def _digest(flat: Mapping[str, np.ndarray], text: str) -> str:
-    """Return the SHA-256 of names, shapes, dtypes and bytes of arrays, and of a text."""
+    """Return the SHA-256 digest of a text and of the names, shapes, dtypes and bytes of arrays."""
     digest = hashlib.sha256(text.encode())
     for name in sorted(flat):
         array = flat[name]

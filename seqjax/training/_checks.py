@@ -1,4 +1,4 @@
-"""Checks of the arguments of `fit`, before anything is computed."""
+"""Checks of the arguments of `fit`, which run before anything is computed."""
 
 from collections.abc import Callable, Iterable, Iterator, Sized
 from typing import Any, TypeAlias
@@ -13,12 +13,12 @@ from seqjax.training._monitor import Monitor
 __all__ = ["BatchSource", "check_batches", "check_end", "check_functions", "check_run"]
 
 BatchSource: TypeAlias = Iterable[Any] | Callable[[int], Iterable[Any]]
-"""Batches of every epoch, or a function from the number of an epoch to its batches."""
+"""An iterable of batches, or a function that takes an epoch's index and returns an iterable."""
 
 
 def check_end(epochs: Any, steps: Any) -> None:
     if (epochs is None) == (steps is None):
-        raise ValueError(f"epochs, steps: expected one of them, got {epochs} and {steps}")
+        raise ValueError(f"epochs, steps: expected exactly one of them, got {epochs} and {steps}")
     for name, value in (("epochs", epochs), ("steps", steps)):
         if value is not None:
             checks.require_integer(name, value)
@@ -57,16 +57,16 @@ def check_run(monitor: Any, checkpoints: Any, resume: bool) -> None:
         if not isinstance(value, kind | None):
             raise TypeError(f"{name}: expected a {kind.__name__}, got {checks.brief(value)}")
     if checks.require_bool("resume", resume) and checkpoints is None:
-        raise ValueError("resume: expected checkpoints to go on from, got None")
+        raise ValueError("resume: expected checkpoints to resume from, got checkpoints=None")
 
 
 def _require_readable(name: str, batches: BatchSource, epochs: int) -> None:
-    """Raises unless there is something to read in each epoch."""
+    """Raise an error if there are several epochs, but the batches can be read only once."""
     if callable(batches):
         return
     require_batches(name, batches)
     if isinstance(batches, Iterator) and epochs > 1:
         raise ValueError(
             f"{name}: expected batches that can be read in each of {epochs} epochs, got an "
-            f"iterator ({type(batches).__name__}); give a list or a function epoch -> iterable"
+            f"iterator ({type(batches).__name__}); pass a list or a function epoch -> iterable"
         )

@@ -1,4 +1,4 @@
-"""The inputs on which each output of a traced program depends."""
+"""Dependence analysis, which finds the inputs that each output of a traced program depends on."""
 
 from collections.abc import Sequence
 from collections.abc import Set as AbstractSet
@@ -14,14 +14,16 @@ _NONE: Sources = frozenset()
 
 
 def dependences(program: Any, sources: Sequence[AbstractSet[int]]) -> list[Sources]:
-    """Return for each output of a program the sources of the inputs that it depends on.
+    """Return, for each output of a program, the set of sources on which the output depends.
 
-    Calls, loops and branches of the program are followed. Values that are computed but not used do
-    not count. If an operation cannot be analysed, each of its outputs depends on all of its inputs.
+    A source is a number that the caller chooses, such as the index of a field of a batch. Calls,
+    loops and branches of the program are analysed, too. Values that are computed but not used have
+    no effect on the result. If an operation cannot be analysed, each of its outputs is assumed to
+    depend on all of its inputs.
 
     Args:
-      program: a jaxpr, closed or not.
-      sources: for each input the numbers it stands for.
+      program: a jaxpr, closed or open.
+      sources: for each input of the program, the set of sources on which the input depends.
 
     Example:
       >>> import jax
@@ -63,9 +65,9 @@ def _equation(equation: Any, sources: list[Sources]) -> list[Sources]:
 
 
 def _scan(equation: Any, sources: list[Sources]) -> list[Sources]:
-    """Return the sources of a scan's outputs: the final carry, then the stacked outputs."""
+    """Return the sources of each output of a `lax.scan`, first those of the final carry."""
     body = getattr(equation.params["jaxpr"], "jaxpr", equation.params["jaxpr"])
-    # Scanned inputs and stacked outputs have one axis more outside than inside.
+    # Outside of the body, scanned inputs and stacked outputs have one more axis than inside.
     whole = sum(_same_rank(*pair) for pair in zip(equation.invars, body.invars, strict=True))
     carries = sum(_same_rank(*pair) for pair in zip(equation.outvars, body.outvars, strict=True))
     consts, carry, xs = (
@@ -82,7 +84,7 @@ def _scan(equation: Any, sources: list[Sources]) -> list[Sources]:
 
 
 def _while(params: Any, sources: list[Sources]) -> list[Sources]:
-    """Return the sources of a while loop's outputs, which all depend on its condition."""
+    """Return the sources of a while loop's outputs, which all depend on the loop's condition."""
     split = params["cond_nconsts"] + params["body_nconsts"]
     cond_consts = sources[: params["cond_nconsts"]]
     body_consts, carry = sources[params["cond_nconsts"] : split], sources[split:]

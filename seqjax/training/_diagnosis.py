@@ -1,4 +1,4 @@
-"""The cause of a step that was not finite: checks of its batch, and the values in the batch."""
+"""Diagnosis of steps with numbers that are not finite: the batch is checked and described."""
 
 import traceback
 from collections.abc import Callable
@@ -15,29 +15,29 @@ from seqjax.types import PyTree
 
 __all__ = ["describe", "explain", "watch_embeddings"]
 
-# A message stays readable; batches have few fields.
+# The largest number of fields that a message describes. More would make it hard to read.
 _FIELDS = 12
 
 _PACKAGE = Path(checks.__file__).parent
 
 
 def explain(function: Callable[[], PyTree], batch: PyTree, *, deeply: bool) -> str:
-    """Run a function on concrete values, so that checks can raise; else describe the batch.
+    """Run a function outside of `jax.jit`, so that its checks can raise, and describe the batch.
 
-    Under `jax.jit` values are not known and a label out of range gives NaN. Outside of it, the same
-    function raises an error that names the argument and the value.
+    Under `jax.jit`, values are not known, and a label out of range gives NaN. Outside of `jax.jit`,
+    the same function raises an error that names the argument and the value.
 
     Args:
-      function: computes the loss or the metrics of the batch.
-      batch: the batch of the loss or the metrics.
-      deeply: whether to run a function that is not finite again without any compilation, which
-        takes longer and reaches checks inside the user's own `jax.jit`.
+      function: a function that computes the loss or the metrics of the batch.
+      batch: the batch.
+      deeply: if True and the result is not finite, the function runs again without any compilation.
+        The second run is slower, but includes the checks inside the user's own `jax.jit`.
 
     Returns:
-      The fields of the batch with what they hold.
+      A description of the fields of the batch.
 
     Raises:
-      TypeError, ValueError: the error of a check, with the fields of the batch.
+      TypeError, ValueError: a check failed. The error message also describes the batch.
     """
     held = describe(batch)
     try:
@@ -54,7 +54,7 @@ def explain(function: Callable[[], PyTree], batch: PyTree, *, deeply: bool) -> s
 
 
 def describe(batch: PyTree) -> str:
-    """Return the range of each field of integers, and whether fields of floats are finite.
+    """Describe a batch: the range of its integer fields, and whether its float fields are finite.
 
     Example:
       >>> describe({"label": np.array([1, 3]), "x": np.array([0.0, np.nan])})
@@ -72,7 +72,7 @@ def describe(batch: PyTree) -> str:
         elif jnp.issubdtype(dtype, jnp.floating):
             values = np.asarray(leaf, np.float64)
             infinite = np.isinf(values)
-            # JAX makes float32 of float64 by default.
+            # By default JAX converts float64 to float32. Values beyond float32 become infinite.
             beyond = np.abs(values) > float(jnp.finfo(dtype).max)
             kinds = [
                 ("NaN", np.isnan(values).any()),
@@ -86,9 +86,10 @@ def describe(batch: PyTree) -> str:
 
 
 def watch_embeddings(module: nnx.Module) -> None:
-    """Make each `nnx.Embed` of a module check its ids; the module must be made for one call.
+    """Make each `nnx.Embed` of a module check its ids.
 
-    `nnx.Embed` itself gives NaN for an id that is too large.
+    `nnx.Embed` itself returns NaN for an id that is too large. This function changes the module, so
+    the module may be used only for the next call.
     """
     for path, node in nnx.iter_graph(module):
         if isinstance(node, nnx.Embed):
@@ -96,11 +97,11 @@ def watch_embeddings(module: nnx.Module) -> None:
 
 
 def _checked(kind: type, path: str) -> type:
-    """Return a class that checks ids before it looks them up."""
+    """Return a subclass of the embedding class `kind` that checks ids before it uses them."""
 
     def call(self: Any, inputs: Any, *args: Any, **kwargs: Any) -> Any:
         size = self.num_embeddings
-        # JAX counts ids from -V to -1 from the end: they are not the cause of a NaN.
+        # In JAX, ids from -V to -1 count from the end, so they cannot cause a NaN.
         ids = jnp.where((inputs < 0) & (inputs >= -size), 0, inputs)
         checks.require_range(f"ids of the embedding {path or kind.__name__!r}", ids, size - 1)
         return kind.__call__(self, inputs, *args, **kwargs)
@@ -109,7 +110,7 @@ def _checked(kind: type, path: str) -> type:
 
 
 def _is_own(error: BaseException) -> bool:
-    """Return whether this package raised an error, and neither a library below it nor the user."""
+    """Return whether an error was raised in this package, not in a library or the user's code."""
     frames = traceback.extract_tb(error.__traceback__)
     return bool(frames) and Path(frames[-1].filename).is_relative_to(_PACKAGE)
 

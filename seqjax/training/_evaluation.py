@@ -1,4 +1,4 @@
-"""Evaluation of a model over batches, exact for batches of any size."""
+"""Evaluation of a model over batches, with exact results even if the batches differ in size."""
 
 import warnings
 from collections.abc import Callable, Iterable, Mapping
@@ -25,24 +25,28 @@ EvalStep: TypeAlias = Callable[[TrainState, Any], tuple[TrainState, dict[str, Me
 def make_eval_step(model: nnx.Module | nnx.GraphDef[Any], metric_fn: MetricFn) -> GuardedStep:
     """Return the jitted pure function `eval_step(state, batch) -> (state, metrics)`.
 
-    The returned state has the values that the model carries from batch to batch in evaluation, such
-    as the recurrent state of `seqjax.nn.Stateful`. Most models carry none.
+    Some models change their state in evaluation. For example, `seqjax.nn.Stateful` changes its
+    recurrent state. The training state that the step returns contains the changed state.
 
-    If a metric does not depend on `batch["weights"]`, rows of filler are left out, and lengths are
-    checked, as in `make_train_step`.
+    If a metric does not depend on `batch["weights"]`, the step leaves out the filler rows (rows of
+    zeros that fill up a batch). The step also checks the lengths of sequences. See
+    `make_train_step` for details.
 
     Args:
-      model: the module, or its graph definition; it is not changed.
-      metric_fn: `metric_fn(model, batch) -> {name: seqjax.metrics.Mean}`, with the model in
-        evaluation mode. A `Mean` is a total and a count, so that batches merge exactly.
+      model: the module, or its graph definition. The step does not change the module.
+      metric_fn: `metric_fn(model, batch) -> {name: seqjax.metrics.Mean}`. The model is in
+        evaluation mode. The functions of `seqjax.metrics`, such as `cross_entropy` and `accuracy`,
+        return a `Mean`. To make a `Mean` of your own values, use `seqjax.metrics.Mean.of`. A `Mean`
+        stores a total and a count, so that batches of different sizes merge exactly.
 
     Returns:
-      The step, for `evaluate`.
+      The step. Pass it to `evaluate`.
 
     Raises:
-      TypeError: `model` is not a module; at the first step, when `metric_fn` returns something else
-        than a dict of `Mean`.
-      ValueError: as in `make_train_step`.
+      TypeError: `model` is not a module, or (at the first step) `metric_fn` does not return a dict
+        of `Mean`.
+      ValueError: a batch or a metric is not valid for one of the reasons that `make_train_step`
+        lists.
 
     Example:
       >>> import jax.numpy as jnp, optax
@@ -87,34 +91,37 @@ def _require_means(metrics: Any) -> None:
         if not isinstance(value, Mean):
             raise TypeError(
                 f"metric_fn: expected a seqjax.metrics.Mean for {name!r}, got {kind(value)}; "
-                "seqjax.metrics.Mean.of(values) makes one"
+                "return the result of a function of seqjax.metrics, such as cross_entropy or "
+                "accuracy, or seqjax.metrics.Mean.of(values)"
             )
     require_scalars("metric_fn", metrics)
 
 
 def evaluate(eval_step: EvalStep, state: TrainState, batches: Iterable[Any]) -> dict[str, float]:
-    """Return the metrics over all batches together, exact when their sizes differ.
-
-    The state that the model carries in evaluation is passed from each batch to the next.
+    """Return the metrics over all batches together, exactly even if the batches differ in size.
 
         value = Σ_batches total / Σ_batches count
 
+    The state that the step returns for one batch is used for the next batch.
+
     If a metric of a batch is not finite, the metric function runs on this batch once more without
-    compilation. If the cause is found, such as a label out of range, an error is raised. Otherwise
-    a warning describes the batch.
+    compilation. If the second run finds the cause, such as a label out of range, an error is
+    raised. Otherwise a warning names the batch.
 
     Args:
-      eval_step: from `make_eval_step`.
+      eval_step: the result of `make_eval_step`.
       state: a `TrainState`.
       batches: an iterable of batches.
 
     Returns:
-      One float for each metric.
+      A dict with one float for each metric.
 
     Raises:
-      TypeError: `batches` is no iterable of batches, or a field of a batch holds no numbers.
-      ValueError: there are no batches; a value out of range, such as a label or a length; filler
-        that would count and cannot be left out, see `make_train_step`.
+      TypeError: `batches` is not an iterable of batches, or a field of a batch does not consist of
+        numbers.
+      ValueError: there are no batches; a value, such as a label or a length, is out of range; or
+        filler rows (rows of zeros that fill up a batch) would change the result and cannot be left
+        out (see `make_train_step`).
 
     Example:
       >>> import jax.numpy as jnp, optax
@@ -137,7 +144,7 @@ def evaluate_placed(
     batches: Iterable[Any],
     place: Callable[[Any], Any] | None = None,
 ) -> dict[str, float]:
-    """Return what `evaluate` returns, for batches that are put onto devices first."""
+    """Return the result of `evaluate`. If given, `place` first puts each batch onto devices."""
     totals = Totals()
     warned = False
 
@@ -149,8 +156,8 @@ def evaluate_placed(
             held = eval_step.explain(state, batch, deeply=not warned)
             if not warned:
                 warnings.warn(
-                    f"metric_fn: expected finite numbers, got {name} that is not, of a batch with "
-                    f"{held}",
+                    f"metric_fn: expected finite numbers, got {name} that is not finite; the batch "
+                    f"has {held}",
                     stacklevel=4,
                 )
             warned = True

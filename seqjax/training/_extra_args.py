@@ -1,4 +1,4 @@
-"""Support for optax transformations that need more than the gradient."""
+"""Support for optax transformations that need more arguments than the gradient."""
 
 import inspect
 from collections.abc import Callable
@@ -18,10 +18,10 @@ _FAILURES = (AttributeError, KeyError, TypeError, ValueError)
 
 
 def with_extra_args(optimizer: Any) -> optax.GradientTransformationExtraArgs:
-    """Return an optimiser whose update takes further arguments, which it may ignore.
+    """Return an optimiser whose `update` accepts, and may ignore, extra arguments.
 
     Raises:
-      TypeError: not an optax transformation.
+      TypeError: optimizer is not an optax transformation.
 
     Example:
       >>> isinstance(with_extra_args(optax.sgd(0.1)), optax.GradientTransformationExtraArgs)
@@ -31,8 +31,8 @@ def with_extra_args(optimizer: Any) -> optax.GradientTransformationExtraArgs:
         return optax.GradientTransformationExtraArgs(optimizer.init, optimizer.update)
     if not isinstance(optimizer, optax.GradientTransformation):
         raise TypeError(
-            "optimizer: expected one of optax's or of seqjax.training.optimizer, "
-            f"got {checks.brief(optimizer)}"
+            "optimizer: expected an optax transformation or the result of "
+            f"seqjax.training.optimizer, got {checks.brief(optimizer)}"
         )
     return optax.with_extra_args_support(optimizer)
 
@@ -50,17 +50,18 @@ def update(
     """Return the updates of the parameters and the optimiser's new state.
 
     Args:
-      optimizer: from `with_extra_args`.
+      optimizer: the result of `with_extra_args`.
       grads: the gradient.
       opt_state: the optimiser's state.
       params: the parameters.
       value: the loss.
-      value_fn: computes the loss of given parameters.
-      as_variables: gives parameters the form of `nnx.state(model, nnx.Param)`, in which the static
-        masks and labels of some optimisers are.
+      value_fn: a function from parameters to the loss.
+      as_variables: a function that converts parameters to the form of `nnx.state(model,
+        nnx.Param)`. The function is only used if the update fails with plain arrays, as it does for
+        optimisers whose masks or labels have the form of `nnx.state`.
 
     Raises:
-      TypeError: the optimiser cannot do it.
+      TypeError: the update fails both with plain arrays and with variables.
     """
     try:
         return _update(optimizer, grads, opt_state, params, value, value_fn)
@@ -78,15 +79,16 @@ def update(
 def init(
     optimizer: optax.GradientTransformationExtraArgs, params: PyTree, variables: PyTree
 ) -> PyTree:
-    """Return the optimiser's fresh state.
+    """Return the initial state of the optimiser.
 
     Args:
-      optimizer: from `with_extra_args`.
+      optimizer: the result of `with_extra_args`.
       params: the parameters.
-      variables: the parameters in the form of `nnx.state(model, nnx.Param)`.
+      variables: the parameters in the form of `nnx.state(model, nnx.Param)`. The optimiser gets
+        `variables` if it fails with `params`.
 
     Raises:
-      TypeError: the optimiser cannot take such parameters.
+      TypeError: the optimiser fails both with `params` and with `variables`.
     """
     try:
         return optimizer.init(params)
@@ -95,8 +97,9 @@ def init(
             return optimizer.init(variables)
         except _FAILURES:
             raise TypeError(
-                "optimizer: expected an optax transformation of the model's parameters, masks and "
-                f"labels of the form of nnx.state(model, nnx.Param), got one that {_fails(error)}"
+                "optimizer: expected an optax transformation for the model's parameters (masks and "
+                "labels must have the form of nnx.state(model, nnx.Param)), got one that "
+                f"{_fails(error)}"
             ) from error
 
 
@@ -108,12 +111,14 @@ def _update(
     value: Array,
     value_fn: Callable[[PyTree], Array],
 ) -> tuple[PyTree, PyTree]:
-    # Line searches refuse arguments that neither they nor their value_fn take.
+    # Line searches pass arguments that they do not know to value_fn, and raise an error if value_fn
+    # does not accept them. Therefore this value_fn accepts `obj_fn` and `grad_fn`.
     def loss_of(params: PyTree, obj_fn: Any = None, grad_fn: Any = None) -> Array:
         return value_fn(params)
 
     extra: dict[str, Any] = {"value": value, "grad": grads, "value_fn": loss_of}
-    # Sophia's name for value_fn, and the gradient that SAM takes at several points.
+    # `obj_fn` is Sophia's name for value_fn. SAM computes the gradient at several points, with
+    # `grad_fn`.
     extra |= {"obj_fn": value_fn, "grad_fn": lambda params, _: jax.grad(value_fn)(params)}
     accepted = inspect.signature(optimizer.update).parameters
     if not any(one.kind is inspect.Parameter.VAR_KEYWORD for one in accepted.values()):
@@ -121,18 +126,18 @@ def _update(
     try:
         updates, new_state = optimizer.update(grads, opt_state, params, **extra)
     except _FAILURES as error:
-        # optax.LookaheadParams has this attribute, and no other parameters have.
+        # Only optax.LookaheadParams has this attribute.
         lookahead = isinstance(error, AttributeError) and "'fast'" in str(error)
         hint = "; optax.lookahead needs parameters of its own form and cannot be used"
         raise TypeError(
-            "optimizer: expected an optax transformation that updates the model's parameters by "
+            "optimizer: expected an optax transformation that updates the model's parameters from "
             f"their gradient, value, grad and value_fn, got one that {_fails(error)}"
             + (hint if lookahead else "")
         ) from error
     for what, new, old in (("updates", updates, grads), ("state", new_state, opt_state)):
         if jax.tree.structure(new) != jax.tree.structure(old):  # type: ignore[operator]
             raise TypeError(
-                f"optimizer: expected {what} of the structure they had, got "
+                f"optimizer: expected {what} of the structure {jax.tree.structure(old)}, got "
                 f"{jax.tree.structure(new)}"
             )
     return updates, new_state

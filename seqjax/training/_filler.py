@@ -1,4 +1,7 @@
-"""Filler rows of a batch: find them, test whether they count, and remove them."""
+"""Functions that find filler rows of a batch, test whether they change results, and remove them.
+
+Filler rows are rows of zeros that `seqjax.data.batches` adds to fill up a batch.
+"""
 
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -14,12 +17,12 @@ __all__ = ["Marks", "counts_filler", "find_marks", "has_filler", "real_rows", "w
 
 
 class Marks(NamedTuple):
-    """The marks of one batch, or of one part of it: bool [B], False in filler rows.
+    """The field "weights", which marks the filler rows of a batch or of a part of a batch.
 
     Attributes:
-      values: the marks.
-      place: the index of the marks among the leaves.
-      rows: the indices of all leaves in the same dict, including the marks.
+      values: the marks, bool [B], False in filler rows.
+      place: the index of the marks among the leaves of the batch.
+      rows: the indices of all leaves in the dict that contains the marks, including the marks.
     """
 
     values: Any
@@ -28,9 +31,10 @@ class Marks(NamedTuple):
 
 
 def find_marks(batch: PyTree) -> list[Marks]:
-    """Return the fields "weights" that mark filler, as `seqjax.data.batches` adds them.
+    """Return the fields "weights" that mark filler rows. `seqjax.data.batches` adds such fields.
 
-    Only one-dimensional booleans are such marks: float weights of examples are left alone.
+    Only one-dimensional arrays of booleans are marks. Float "weights", such as importance weights
+    of examples, are ignored.
 
     Example:
       >>> batch = {"x": np.zeros((2, 3)), "weights": np.array([True, False])}
@@ -59,7 +63,7 @@ def _readable(values: Any) -> bool:
 
 
 def has_filler(batch: PyTree) -> bool:
-    """Return whether a batch on the host has filler rows; arrays on devices are not read.
+    """Return whether a batch on the host has filler rows. Arrays on devices are not read.
 
     Example:
       >>> has_filler({"weights": np.array([True, False])}), has_filler({"x": np.zeros(2)})
@@ -72,7 +76,7 @@ def has_filler(batch: PyTree) -> bool:
 
 
 def real_rows(batch: PyTree) -> Any:
-    """Return the marks of the rows of a whole batch, or None if it has none."""
+    """Return the filler marks that apply to all fields of a batch, or None if there are none."""
     whole = len(jax.tree.leaves(batch))
     return next((marks.values for marks in find_marks(batch) if len(marks.rows) == whole), None)
 
@@ -80,13 +84,16 @@ def real_rows(batch: PyTree) -> Any:
 def counts_filler(
     function: Callable[..., PyTree], state: PyTree, batch: PyTree, *rest: Any
 ) -> PyTree:
-    """Return a tree of bools, True for outputs that depend on rows and not on their marks.
+    """Return, for each output of a function, whether it counts filler rows like real rows.
+
+    An output counts filler rows if it depends on the rows of a batch but not on the marks that say
+    which rows are filler rows.
 
     Args:
-      function: `function(state, batch, *rest)`, traced once.
-      state: its first argument.
+      function: `function(state, batch, *rest)`, which is traced once.
+      state: the first argument of the function.
       batch: a batch with marks.
-      *rest: further arguments.
+      *rest: further arguments of the function.
 
     Example:
       >>> def function(state, batch):
@@ -108,10 +115,10 @@ def counts_filler(
 
 
 def without_filler(batch: PyTree) -> PyTree:
-    """Return the real rows of a batch; the batch itself if it has no filler.
+    """Return a batch without its filler rows, or the batch itself if it has no filler rows.
 
     Raises:
-      ValueError: a field that has not one entry a row.
+      ValueError: a field does not have one entry per row.
 
     Example:
       >>> without_filler({"x": np.arange(3), "weights": np.array([True, True, False])})
@@ -130,7 +137,7 @@ def without_filler(batch: PyTree) -> PyTree:
             if np.shape(values[index])[0] != len(keep):
                 raise ValueError(
                     f"batch{jax.tree_util.keystr(leaves[index][0])}: expected {len(keep)} rows, as "
-                    f"many as its weights, got shape {np.shape(values[index])}"
+                    f"in its weights, got shape {np.shape(values[index])}"
                 )
             values[index] = values[index][keep]
     return jax.tree.unflatten(treedef, values) if changed else batch

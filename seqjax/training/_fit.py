@@ -1,4 +1,4 @@
-"""A plain training loop: one function, one seed, one history."""
+"""The training loop `fit`."""
 
 import functools
 import itertools
@@ -13,6 +13,8 @@ import optax
 from flax import nnx
 
 from seqjax import checks, sharding
+from seqjax._hints import hints
+from seqjax.data._batches import Batches
 from seqjax.data._prefetch import in_background
 from seqjax.training._average import averaged
 from seqjax.training._batch import as_arrays, require_batches
@@ -42,10 +44,12 @@ class FitResult(NamedTuple):
     """The result of `fit`.
 
     Attributes:
-      model: the trained module, in evaluation mode; with a `monitor`, that of its best epoch.
-      state: the final `TrainState`; without a monitor it shares its arrays with `model`.
+      model: the trained module in evaluation mode: with a `monitor`, the model of the best epoch,
+        and without a monitor, the model of the last epoch.
+      state: the final `TrainState`. The state shares its arrays with `model` if there is no monitor
+        and the optimiser does not average the weights.
       history: one record for each epoch.
-      best: the record of the epoch whose weights `model` has.
+      best: the record of the epoch that `model` comes from.
     """
 
     model: Any
@@ -54,6 +58,15 @@ class FitResult(NamedTuple):
     best: Record
 
 
+@hints(
+    batch_size="pass it to seqjax.data.batches",
+    callbacks="use on_epoch_end, monitor, checkpoints or logs",
+    metrics="use metric_fn and eval_batches",
+    shuffle="pass seed=0 to seqjax.data.batches",
+    validation_data="use eval_batches and metric_fn",
+    validation_split="divide the examples before, and pass one part as eval_batches",
+    verbose="use progress",
+)
 def fit(
     model: nnx.Module,
     loss_fn: LossFn,
@@ -75,70 +88,81 @@ def fit(
     prefetch: int = 0,
     settings: Mapping[str, Any] | None = None,
 ) -> FitResult:
-    """Train a module for some epochs or steps.
+    """Train a module for a number of epochs or steps.
 
-    One seed fixes everything that is random in the steps: the same call gives the same bits.
-    The host does not wait for the device at each step, only when numbers are shown.
+    One seed determines all randomness of the steps: the same call gives bitwise the same result.
+    The host does not wait for the device at each step, but only when it reads metrics.
 
-    If a step's loss, gradient or update is not finite, the step changes nothing and is counted in
-    `skipped`. The loss function then runs on the step's batch once more without compilation. If the
-    cause is found, such as a label out of range, an error is raised. Otherwise a warning describes
-    the batch.
+    If a step's loss, gradient or update is not finite, the step is skipped, and the history counts
+    it as `skipped`. The loss function then runs on the step's batch once more without compilation.
+    If the second run finds the cause, such as a label out of range, an error is raised. Otherwise a
+    warning describes the batch.
 
-    If a loss or metric does not depend on `batch["weights"]`, rows of filler are left out, in
-    training and evaluation, see `make_train_step`.
+    If a loss or metric does not depend on `batch["weights"]`, training and evaluation leave out
+    filler rows, the rows of zeros that fill up a batch (see `make_train_step`).
 
-    If the optimiser averages the weights (see `optimizer`), evaluation and the returned model use
-    the averaged weights.
+    If the optimiser averages the weights (see `average=` of `optimizer`), evaluation and the
+    returned model use the averaged weights.
 
     Args:
-      model: a Flax NNX module; it is not changed.
+      model: a Flax NNX module. `fit` does not change it.
       loss_fn: `loss_fn(model, batch, rngs) -> (loss, metrics)`, see `make_train_step`.
-      optimizer: from `optimizer`, or any optax transformation of the model's parameters, such as
-        `optax.lbfgs()`.
-      train_batches: an iterable of batches that can be read once an epoch, such as a list, or a
-        function epoch -> iterable, with epochs counted from 0. A batch is a pytree of arrays; each
-        new shape compiles the step anew.
-      epochs: how many times to go through the batches; or
-      steps: the number of steps to make. The batches are repeated as needed, and the last epoch
-        may end early. Batches may then be endless.
-      eval_batches: batches to measure on after each epoch, given in the same two ways.
-      metric_fn: `metric_fn(model, batch) -> {name: Mean}`, see `make_eval_step`.
-      seed: seeds `rngs` and the random streams stored in the model.
-      progress: whether to show progress on standard error: a live bar on a terminal, else lines.
-      on_epoch_end: called with the epoch's record and the state. The next step overwrites the
-        state's arrays: copy those that you need later.
+      optimizer: the result of `optimizer`, or any optax transformation of the model's parameters,
+        such as `optax.lbfgs()`.
+      train_batches: an iterable of batches that can be read again in each epoch, such as a list; or
+        a function epoch -> iterable, where epochs count from 0. If the batches are those of
+        `seqjax.data.batches` with a seed, each epoch has a new order. A batch is a pytree of
+        arrays. The step is compiled once for each shape of a batch.
+      epochs: the number of epochs. Pass either `epochs` or `steps`.
+      steps: the number of steps. The batches are repeated until the run has this number of steps,
+        so the last epoch may end early. With `steps`, an iterable of batches may be endless.
+      eval_batches: the batches to evaluate on after each epoch: an iterable or a function, like
+        `train_batches`.
+      metric_fn: `metric_fn(model, batch) -> {name: Mean}`, see `make_eval_step`. The history
+        contains each metric under `eval_NAME`.
+      seed: the seed of `rngs` and of the random streams stored in the model.
+      progress: whether to show progress on standard error, as a live bar on a terminal and as plain
+        lines in a pipe or file.
+      on_epoch_end: a function that is called with the epoch's record and the state. The next step
+        overwrites the state's arrays, so copy the arrays that you need later.
       devices: the number of devices over which each batch is divided, along the first axis of its
-        arrays; see `seqjax.sharding`. The result is the same up to rounding.
-      monitor: the metric by which the best epoch's model is returned and, with a patience,
-        training ends early.
-      checkpoints: the checkpoints to write after each epoch, and after every `checkpoints.every`
-        steps if it is set.
-      resume: continue from the latest checkpoint, if there is one. The result is bitwise the same
-        as that of a run without interruption. This needs the same arguments and batches. Batches
-        that were already used are skipped, by index if the batches have a length and can be
-        indexed, as `seqjax.data.Batches`.
-      logs: functions of the history so far, such as `JsonLines` or `TensorBoard`, called after each
-        epoch, before its checkpoint is written.
-      prefetch: the number of batches that are prepared and sent to the device while it computes.
-      settings: other values, by name, that must be the same when a run resumes, such as the
-        learning rate; checkpoints store them as text.
+        arrays; see `seqjax.sharding`. The result is the same as on one device, up to rounding.
+      monitor: the metric by which the best epoch is chosen. The model of this epoch is returned. If
+        the monitor has a patience, training stops early.
+      checkpoints: the `Checkpoints` to which the run writes a checkpoint after each epoch, and also
+        after every `checkpoints.every` steps if that is set.
+      resume: if True, continue from the latest checkpoint if there is one. If the arguments and
+        batches are the same, the result is bitwise the same as without the interruption. Batches
+        that the earlier run has used are skipped. If the batches have a length and can be indexed,
+        like `seqjax.data.Batches`, the skipped batches are not computed.
+      logs: functions that are called with the history after each epoch, before its checkpoint is
+        written, such as `JsonLines` or `TensorBoard`.
+      prefetch: the number of batches that are prepared and sent to the device in advance, while the
+        device computes.
+      settings: a dict of other values that must be the same when a run resumes, such as the
+        learning rate. Checkpoints store them as text.
 
     Returns:
-      The trained module, the final state and the history: for each epoch a dict with `epoch` and
-      `step` (how many were done), `loss`, `grad_norm` and the metrics of `loss_fn` (averaged over
-      the epoch's steps that changed something: a `Mean` by its count, a scalar by the number of
-      real rows if batches have `weights`), `skipped` (how many steps changed nothing), `seconds`
-      (of its training), and each metric of `metric_fn` under `eval_name`.
+      A `FitResult` with the trained module, the final state, the history and the record of the best
+      epoch. The history has a dict for each epoch:
+
+      - `epoch` and `step`: the number of epochs and steps done.
+      - `loss`, `grad_norm` and the metrics of `loss_fn`: means over the epoch's steps that were not
+        skipped. A `Mean` is weighted by its count. A scalar is weighted by the number of real rows
+        if the batches have `weights`; otherwise all batches count equally.
+      - `skipped`: the number of skipped steps.
+      - `seconds`: the training time of the epoch.
+      - `eval_NAME`: the metric NAME of `metric_fn`.
 
     Raises:
       FloatingPointError: all steps of an epoch were skipped.
-      TypeError: an argument of the wrong type, or an optimiser that cannot update the model.
-      ValueError: not one of `epochs` and `steps`, no batches in an epoch, an iterator that can be
-        read only once for several epochs, only one of `eval_batches` and `metric_fn`, more devices
-        than there are, checkpoints of another run without `resume`, or of another seed, model,
-        setting or a longer run with it; a label, token or length out of range; see
-        `make_train_step` for `loss_fn`.
+      TypeError: an argument is of the wrong type, or the optimiser cannot update the model.
+      ValueError: both or none of `epochs` and `steps` are given; an epoch has no batches; the
+        batches of several epochs are an iterator, which can be read only once; only one of
+        `eval_batches` and `metric_fn` is given; there are fewer than `devices` devices; or a label,
+        token or length is out of range. Without `resume`, it is an error if the folder already has
+        checkpoints. With `resume`, it is an error if the checkpoint comes from a longer run or from
+        a run with another seed, model or setting. For errors of `loss_fn`, see `make_train_step`.
 
     Example:
       >>> import jax.numpy as jnp
@@ -196,7 +220,7 @@ def fit(
             checkpoints.save(position.step, arrays, record)
 
     def ready(batches: Iterable[Any]) -> Iterable[tuple[Any, Any]]:
-        """Return pairs of each batch: on the host, and placed on the devices."""
+        """Return a pair for each batch: the batch on the host, and the batch on the devices."""
 
         def one(batch: Any) -> tuple[Any, Any]:
             batch = as_arrays(batch)
@@ -208,7 +232,7 @@ def fit(
     unexplained = True
 
     def look_at_unusual() -> str:
-        """Describes the batches whose numbers were not finite, or raises the error of a check."""
+        """Describe the first batch whose numbers were not finite, or raise the error of a check."""
         nonlocal unexplained
         held = ""
         for _, batch in position.totals.take_unusual():
@@ -233,7 +257,8 @@ def fit(
             left = None if steps is None else steps - position.step
             held = ""
             for host, batch in ready(itertools.islice(batches_from(batches, first), left)):
-                # Before a step, not after it, since the end of an epoch writes its own checkpoint.
+                # A checkpoint that is due is written just before the next step of the epoch. None
+                # is written here after the last step, because the end of the epoch writes one.
                 if (
                     totals.batches > first
                     and checkpoints is not None
@@ -243,21 +268,22 @@ def fit(
                     save()
                 state, metrics = train_step.run(state, batch, key, host=host, place=place)
                 totals.add(metrics, host)
-                if position.step == 1:  # report a mistake in all batches at once
+                if position.step == 1:  # fetch now, to report a mistake in every batch early
                     totals.latest()
                 held = held or look_at_unusual()
                 if display.advance(Progress.tokens(host)):
                     latest = totals.latest()
                     display.show({name: latest[name] for name in ("loss", "grad_norm")})
-            if first and totals.batches == first:  # the saved epoch had more batches
+            if first and totals.batches == first:  # the checkpoint was written after the last batch
                 raise ValueError(
                     f"train_batches: expected more than {first} batches in epoch {epoch}, as when "
-                    f"the checkpoint in {checkpoints and checkpoints.folder} was written"
+                    f"the checkpoint in {checkpoints and checkpoints.folder} was written, got "
+                    f"{first} or fewer"
                 )
             totals.latest()
             held = held or look_at_unusual()
             record = epoch_record(epoch, position, held)
-            display.stop_clock()  # not before: reading the totals has waited for the device
+            display.stop_clock()  # after the totals were read, which waits for the device
             record["seconds"] = time.perf_counter() - start
             good = averaged(state)
             if eval_step is not None and eval_batches is not None:
@@ -278,7 +304,7 @@ def fit(
 
 
 def _values(state: TrainState) -> PyTree:
-    """Return copies of the arrays of a model; the next step overwrites those in the state."""
+    """Return copies of a model's arrays. The next step overwrites the arrays of the state."""
     return jax.tree.map(jnp.copy, (state.params, state.model_state))
 
 
@@ -293,7 +319,8 @@ def _result(
     chosen = averaged(state)
     if monitor is not None and index is None:
         warnings.warn(
-            f"monitor: {monitor.metric} was finite in no epoch; the model is that of the last one",
+            f"monitor: expected an epoch with a finite {monitor.metric}, got none; the returned "
+            "model is that of the last epoch",
             stacklevel=3,
         )
     if index is not None:
@@ -309,4 +336,7 @@ def _as_it_is(batch: Any) -> Any:
 
 
 def _read(name: str, batches: BatchSource, epoch: int) -> Iterable[Any]:
+    """Return the batches of an epoch; those of `seqjax.data` have an order for each epoch."""
+    if isinstance(batches, Batches):
+        return batches.at_epoch(batches.epoch + epoch)
     return require_batches(name, batches(epoch)) if callable(batches) else batches

@@ -1,4 +1,4 @@
-"""A compiled step that first checks the values of its batch that are on the host."""
+"""A compiled step that checks the values of its batch before it runs."""
 
 import functools
 from collections.abc import Callable
@@ -33,28 +33,30 @@ class Measured(NamedTuple):
     model_state: PyTree
 
 
-# A step without its update, `outline(state, batch, *rest, watch=None)`; `watch` may change the
-# module before it is used.
+# A function `outline(state, batch, *rest, watch=None)` that calls the loss or metric function of a
+# step. If `watch` is given, it is called with the module before the module is used.
 Outline: TypeAlias = Callable[..., Measured]
 
 
 class GuardedStep:
     """A jitted step `step(state, batch, *rest) -> (state, metrics)`.
 
-    Values that a compiled program cannot check are checked on the host:
+    A compiled program cannot check values, so the step examines the batch on the host:
 
-    - integers must fit into 32 bits, to which JAX cuts them by default;
-    - lengths that go into a layer must be between 0 and the number of steps (for arrays on devices,
-      this is checked only when a shape is new; later, `nan_out_of_range` applies);
-    - if a loss or metric does not depend on `batch["weights"]`, the filler rows would count, and
-      are left out.
+    - Integers must fit into 32 bits, since JAX truncates them to 32 bits by default.
+    - The lengths that a layer gets must be between 0 and the number of time steps. Lengths on a
+      device are only checked when the shape of the batch is new. In later batches, wrong lengths
+      make the results NaN (see `nan_out_of_range`).
+    - If a loss or metric does not depend on `batch["weights"]`, the step leaves out the filler rows
+      (rows of zeros that fill up a batch), because these would change the loss or metric.
 
-    Inside another transformation (`jax.jit`, `jax.vmap`) the values are not known, and the step
-    does none of this.
+    Inside another transformation (`jax.jit`, `jax.vmap`), values are not known, so the step neither
+    checks values nor leaves out filler rows.
 
     Args:
       step: the pure function.
-      outline: the user's function alone, without the update, for analysis and diagnosis.
+      outline: a function for analysis and diagnosis, which computes the loss and metrics like the
+        step, but does not update the parameters.
       name: the name of the user's function, for messages.
       donate: whether the step may overwrite the arrays of its state.
     """
@@ -78,7 +80,7 @@ class GuardedStep:
         functools.update_wrapper(self, step)
 
     def __call__(self, state: TrainState, batch: Any, *rest: Any) -> tuple[TrainState, Any]:
-        """Check the batch, and run the compiled step on its real rows."""
+        """Check the batch, leave out filler rows if needed, and run the compiled step."""
         return self.run(state, as_arrays(batch), *rest)
 
     def run(
@@ -89,14 +91,14 @@ class GuardedStep:
         host: Any = None,
         place: Callable[[Any], Any] | None = None,
     ) -> tuple[TrainState, Any]:
-        """Run the step on a batch that is already on the devices, checked by its host copy.
+        """Check the copy of a batch on the host, then run the step on the batch.
 
         Args:
           state: the `TrainState`.
-          batch: the batch, of arrays.
+          batch: the batch, a pytree of arrays that may be on devices.
           *rest: further arguments of the step.
-          host: the same batch on the host; `batch` if None.
-          place: puts a batch onto the devices.
+          host: the same batch on the host. If None, `batch` is checked.
+          place: a function that puts a batch onto the devices.
         """
         host = batch if host is None else host
         shape = _shape(host)
@@ -106,12 +108,15 @@ class GuardedStep:
         if real is not host:
             batch = real if place is None else place(real)
         result: tuple[TrainState, Any] = self._compiled(state, batch, *rest)
-        if first:  # tracing has found the ranges to check
+        if first:  # the ranges to check are known only now, after tracing
             self._check_ranges(shape, host, everywhere=True)
         return result
 
     def explain(self, state: TrainState, batch: Any, *rest: Any, deeply: bool = False) -> str:
-        """Raise the error of a check of the batch without compilation, or describe its fields."""
+        """Run the user's function without compilation, so that its checks can raise.
+
+        Return a description of the batch if no check raises.
+        """
 
         def measured() -> PyTree:
             watch = diagnosis.watch_embeddings
@@ -120,7 +125,10 @@ class GuardedStep:
         return diagnosis.explain(measured, batch, deeply=deeply)
 
     def _check_ranges(self, shape: _Shape, batch: Any, *, everywhere: bool = False) -> None:
-        """Raises on a noted range that does not hold; of arrays on devices only if `everywhere`."""
+        """Raise an error if a value of the batch is outside the range recorded for its argument.
+
+        Arrays on devices are only checked if `everywhere` is True.
+        """
         ranges = self._ranges.get(shape)
         if not ranges:
             return
@@ -132,7 +140,7 @@ class GuardedStep:
                 checks.require_range(name, leaf, noted.high)
 
     def _real_rows(self, shape: _Shape, state: TrainState, batch: Any, *rest: Any) -> Any:
-        """Return the batch; without its filler rows if they would count."""
+        """Return the batch, without its filler rows if these rows would change results."""
         marks = [found.values for found in filler.find_marks(batch)]
         on_host = all(isinstance(values, np.ndarray) for values in marks)
         if checks.is_traced(marks) or (on_host and all(values.all() for values in marks)):
@@ -148,18 +156,18 @@ class GuardedStep:
             reason = None if real is batch else self._why_not(state, real, *rest)
         except ValueError as error:
             reason = str(error)
-            hint += ", or keep a field that has not one entry a row out of the batch"
+            hint += ", or remove fields that do not have one entry per row from the batch"
         if reason is None:
             return real
         if any(jax.tree.leaves(counts.values)):
             raise ValueError(
-                f"{self._name}: expected a function that reads batch['weights'], for its batch has "
-                f"rows of filler and cannot do without them ({reason}); {hint}"
+                f"{self._name}: expected a function that depends on batch['weights'], since the "
+                f"batch has filler rows that cannot be left out ({reason}); {hint}"
             )
-        return batch  # only the model's own state has these rows, and it has one entry a row
+        return batch  # only the model's state, with one entry per row, depends on the filler rows
 
     def _why_not(self, state: TrainState, batch: Any, *rest: Any) -> str | None:
-        """Return why the model cannot run on a batch of this shape; None if it can."""
+        """Return the reason why the model cannot run on a batch of this shape, or None."""
         shape = _shape(batch)
         if shape not in self._cut:
             try:
@@ -172,14 +180,15 @@ class GuardedStep:
 
 
 def nan_out_of_range(values: PyTree, noted: list[Noted], batch: Any) -> PyTree:
-    """Return values; all of floats are NaN if a field of the batch is outside its noted range.
+    """Replace all floats by NaN if a field of the batch is outside its recorded range.
 
-    Values of arrays on devices are not read before a step, since the step would wait for them. NaN
-    shows that a value is wrong, as for labels, and `GuardedStep.explain` names the value.
+    If the host read arrays of a device before each step, it would have to wait for the device.
+    Instead, NaN in the results shows that a value is wrong, as for labels out of range.
+    `GuardedStep.explain` then finds the value.
 
     Args:
       values: the loss and the metrics.
-      noted: the ranges that were noted while the values were computed.
+      noted: the ranges that were recorded while the values were computed.
       batch: the traced batch.
     """
     leaves = jax.tree.leaves(batch)
@@ -196,7 +205,7 @@ def nan_out_of_range(values: PyTree, noted: list[Noted], batch: Any) -> PyTree:
 
 
 def _places(noted: list[Noted], batch: Any) -> list[tuple[int, Noted]]:
-    """Return the noted ranges of fields of the batch, each with the index of its leaf."""
+    """Return pairs (index, range) for the leaves of a batch that have a recorded range."""
     places = {id(leaf): place for place, leaf in enumerate(jax.tree.leaves(batch))}
     return [(places[found.identity], found) for found in noted if found.identity in places]
 

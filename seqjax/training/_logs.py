@@ -12,21 +12,21 @@ from seqjax.training._position import Record
 __all__ = ["JsonLines", "Log", "TensorBoard"]
 
 Log: TypeAlias = Callable[[Sequence[Record]], object]
-"""A function that is called with the history after each epoch."""
+"""A function that `fit` calls with the history after each epoch."""
 
 
 class JsonLines:
-    """Writes a history as JSON lines, one record an epoch; a log for `seqjax.training.fit`.
+    """A log for `seqjax.training.fit` that writes the history as JSON lines, one per epoch.
 
-    The whole file is replaced each time, and only by a complete file. So it always holds the
-    current history, also after a stopped run is resumed. A number that is not finite is written as
-    null, since JSON has no such numbers.
+    Each call replaces the whole file atomically, so the file always contains the complete history,
+    even if a run was stopped and resumed. A number that is not finite is written as null, since
+    JSON has no such numbers.
 
     Args:
-      path: of the file; its folder is made if it does not exist.
+      path: the path of the file. The folder of the file is created if it does not exist.
 
     Raises:
-      ValueError: a folder is there, or the path leads through a file.
+      ValueError: path is a folder, or one of its parent folders is a file.
 
     Example:
       >>> import tempfile
@@ -43,10 +43,10 @@ class JsonLines:
         self.path = new_file("path", path)
 
     def __call__(self, history: Sequence[Record]) -> None:
-        """Writes all records.
+        """Write all records.
 
         Args:
-          history: one record an epoch.
+          history: one record for each epoch.
         """
         self.path.parent.mkdir(parents=True, exist_ok=True)
         lines = [
@@ -63,16 +63,17 @@ def _finite(value: float) -> float | None:
 
 
 class TensorBoard:
-    """Writes the latest record of a history for TensorBoard; a log for `seqjax.training.fit`.
+    """A log for `seqjax.training.fit` that writes the latest record for TensorBoard.
 
-    Each number is a scalar at its step. A run that is resumed in the same folder adds to it.
+    Each number of the record is written as a scalar at the record's step. If a run resumes with the
+    same folder, its new records are added to the folder.
 
     Args:
-      folder: of the event files.
+      folder: the folder of the event files. The folder is created if it does not exist.
 
     Raises:
-      ImportError: tensorboardX is missing.
-      ValueError: the folder is a file, or its path leads through one.
+      ImportError: tensorboardX is not installed.
+      ValueError: folder is a file, or one of its parent folders is a file.
 
     Example:
       >>> import tempfile
@@ -85,13 +86,13 @@ class TensorBoard:
 
     def __init__(self, folder: FilePath) -> None:
         try:
-            # Not its SummaryWriter: that writes later, from a thread, and flushing does not wait.
+            # SummaryWriter is not used, because it writes in a thread that flush does not wait for.
             from tensorboardX.event_file_writer import EventsWriter
             from tensorboardX.proto.event_pb2 import Event
             from tensorboardX.summary import scalar
         except ImportError as error:
             raise ImportError(
-                "seqjax.training.TensorBoard needs tensorboardX: pip install tensorboardX"
+                'seqjax.training.TensorBoard needs tensorboardX: pip install "seqjax[tensorboard]"'
             ) from error
         folder = new_folder("folder", folder)
         self._event, self._scalar = Event, scalar
@@ -99,10 +100,10 @@ class TensorBoard:
         self._writer = EventsWriter(str(folder / "events"))
 
     def __call__(self, history: Sequence[Record]) -> None:
-        """Writes the last record.
+        """Write the last record.
 
         Args:
-          history: one record an epoch.
+          history: one record for each epoch.
         """
         record = dict(history[-1])
         step = int(record.pop("step"))

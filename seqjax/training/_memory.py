@@ -1,4 +1,4 @@
-"""The C library's memory: whether it keeps what a step frees for the next step."""
+"""A setting of the C library that makes the process keep freed memory for the next step."""
 
 import ctypes
 import sys
@@ -6,26 +6,27 @@ import sys
 __all__ = ["keep_freed_memory"]
 
 _OPTIONS = {
-    -8: 1,  # M_ARENA_MAX: one arena, because others end at 64 MB
-    -4: 0,  # M_MMAP_MAX: no mappings of their own, which end when they are freed
-    -1: 2**31 - 1,  # M_TRIM_THRESHOLD: at most 2 GB stay free at the end of the heap
+    -8: 1,  # M_ARENA_MAX: one arena, because the other arenas are limited to 64 MB
+    -4: 0,  # M_MMAP_MAX: no separate mappings, which are returned to the system when freed
+    -1: 2**31 - 1,  # M_TRIM_THRESHOLD: up to 2 GB stay free at the end of the heap
 }
 """Parameters of `mallopt`, from glibc's <malloc.h>."""
 
 
 def keep_freed_memory() -> bool:
-    """Tells the C library to keep freed memory for later, in the whole process.
+    """Configure the C library of this process to keep freed memory for later allocations.
 
-    On CPUs, XLA allocates a program's temporary arrays at each call and frees them at its end.
-    glibc returns large ones to the system, so every call asks for them again, page by page. If a
-    training step needs more than 32 MB of them, that can take a sixth of its time. After this call
-    the process keeps the memory, up to 2 GB, and shares one heap among all threads.
+    On CPUs, XLA allocates the temporary arrays of a program at each call and frees them after the
+    call. The C library glibc returns large arrays to the system, so each call requests their memory
+    again, page by page. If a training step needs more than 32 MB of temporary arrays, the requests
+    can take a sixth of the time of the step. After a call of `keep_freed_memory`, the process keeps
+    up to 2 GB of freed memory, and all threads share one heap.
 
-    Call it at the start of a program, before anything is computed: memory that threads have
-    allocated before stays as it is. It cannot be undone. It changes nothing on a GPU or TPU.
+    Call this function at the start of a program, before anything is computed. The setting has no
+    effect on memory that threads have already allocated, or on GPUs and TPUs, and cannot be undone.
 
     Returns:
-      Whether it took effect: False where the C library is not glibc.
+      True if the setting took effect; False if the C library is not glibc.
 
     Example:
       >>> from seqjax import training

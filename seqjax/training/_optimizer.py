@@ -1,4 +1,4 @@
-"""The usual optimisers with clipping, accumulation and averaging, as one optax chain."""
+"""Common optimisers with clipping, gradient accumulation and weight averaging, as optax chains."""
 
 import math
 from collections.abc import Callable
@@ -6,6 +6,7 @@ from collections.abc import Callable
 import optax
 
 from seqjax import checks
+from seqjax._hints import hints
 from seqjax.training._average import averaging
 
 __all__ = ["optimizer"]
@@ -18,6 +19,12 @@ _OPTIMIZERS: dict[str, Callable[..., optax.GradientTransformation]] = {
 }
 
 
+@hints(
+    lr="use learning_rate",
+    momentum="use optax.sgd(learning_rate, momentum); fit takes any optax transformation",
+    betas="use optax.adam(learning_rate, b1, b2); fit takes any optax transformation",
+    eps="use optax.adam(learning_rate, eps=eps); fit takes any optax transformation",
+)
 def optimizer(
     learning_rate: float | optax.Schedule,
     *,
@@ -28,39 +35,45 @@ def optimizer(
     accumulate: int = 1,
     average: float | None = None,
 ) -> optax.GradientTransformation:
-    """Return an optimiser that clips the gradient before it uses it.
+    """Return an optimiser with optional clipping, gradient accumulation and weight averaging.
 
         g ← max(-v, min(v, g))       with v = clip_value, element by element
         g ← g · min(1, c / ‖g‖₂)     with c = clip_norm, ‖g‖₂ over all parameters together
         update = name(learning_rate)(g)
 
-    With both bounds the value is clipped first; scaling down keeps it within ±v, so both hold.
+    If clip_value and clip_norm are both given, the elements are clipped first. Scaling by the norm
+    only makes the elements smaller, so both bounds hold.
 
         g = mean of the gradients of k batches        with k = accumulate, before clipping
         θ̄ ← θ̄ + (1 - min(β, n / (n + 1))) (θ - θ̄)      with β = average, after update n = 0, 1, …
 
-    The result is a plain optax chain; functions that take it take any optax transformation.
+    The result is an optax transformation. All functions of this package that take an optimiser
+    accept any optax transformation.
 
     Args:
-      learning_rate: a positive float, or a schedule step -> learning rate; schedules are optax's,
-        and count updates: one every `accumulate` batches.
+      learning_rate: a positive float, or a schedule of optax, step -> learning rate. The step of a
+        schedule counts updates, so it increases once for every `accumulate` batches.
       name: "adam", "adamw", "sgd" or "rmsprop", each with optax's defaults.
-      clip_norm: bound on the gradient's global norm; None leaves it.
-      clip_value: bound on each element of the gradient; None leaves it.
-      weight_decay: decoupled decay of "adamw" (None: 1e-4, optax's default). The others take none.
+      clip_norm: the largest global norm of the gradient. None means no clipping.
+      clip_value: the largest absolute value of each element of the gradient. None means no
+        clipping.
+      weight_decay: the decoupled weight decay of "adamw". None means 1e-4, optax's default. The
+        other optimisers do not have weight decay.
       accumulate: the number of batches whose gradients are averaged for one update, by
-        `optax.MultiSteps`; each batch has the same weight, whatever its contents.
-      average: the decay β, in (0, 1), of a running average of the weights, such as 0.999: at first
-        the plain mean of all, later exponential. Evaluation and the model of `fit` use the
-        averaged weights; `averaged` gives a state with them. None keeps none.
+        `optax.MultiSteps`. All batches have the same weight, even if some have filler rows (rows of
+        zeros that fill up a batch).
+      average: the decay β, in (0, 1), of a running average of the weights, such as 0.999. At first
+        the average is the mean of all weights so far. Later the average is exponential.
+        Evaluation and the model that `fit` returns use the averaged weights. To get a state with
+        the averaged weights, use `averaged`. None means no averaging.
 
     Returns:
       The optax transformation.
 
     Raises:
-      TypeError: a learning rate or bound that is not a number.
-      ValueError: an unknown name, a learning rate or bound that is not positive, a weight decay
-        for an optimiser that has none, or a number that is out of its range.
+      TypeError: a learning rate or bound is not a number.
+      ValueError: the name is unknown, a learning rate or bound is not positive, the optimiser does
+        not have weight decay, or another number is out of its range.
 
     References:
       Pascanu, Mikolov, Bengio (2013), On the difficulty of training recurrent neural networks,
@@ -69,8 +82,8 @@ def optimizer(
       averaging.
 
     Example:
-      A warm-up followed by a cosine decay; the step below is bounded by the peak learning rate
-      times the clipped norm:
+      A warm-up is followed by a cosine decay. The norm of the update is the learning rate times the
+      clipped norm of the gradient:
 
       >>> import jax.numpy as jnp, optax
       >>> from seqjax import training
@@ -94,8 +107,8 @@ def optimizer(
     if weight_decay is not None:
         if name != "adamw":
             raise ValueError(
-                f"weight_decay: only 'adamw' decays weights, got name={name!r}; "
-                "use 'adamw' or chain optax.add_decayed_weights"
+                f"weight_decay: expected None for name={name!r}, got {weight_decay}; use "
+                "name='adamw', or chain optax.add_decayed_weights"
             )
         if not 0.0 <= checks.require_number("weight_decay", weight_decay) < math.inf:
             raise ValueError(f"weight_decay: expected a number >= 0, got {weight_decay}")
@@ -115,7 +128,7 @@ def optimizer(
 
 
 def _require_bound(name: str, value: float) -> float:
-    """Returns `value` as a float, or raises if it is not a positive finite number."""
+    """Return `value` as a float, or raise if it is not a positive, finite number."""
     try:
         number = None if isinstance(value, str | bytes | bool) else float(value)
     except (TypeError, ValueError):

@@ -1,4 +1,4 @@
-"""The position of a training run, which a checkpoint stores beside its arrays."""
+"""The position of a training run, which a checkpoint stores in addition to arrays."""
 
 import dataclasses
 from collections.abc import Mapping
@@ -17,11 +17,11 @@ class Position:
     """The finished epochs of a run, and the progress of the current epoch.
 
     Attributes:
-      history: one record for each epoch that is done.
-      totals: the metrics of the present epoch's batches, and how many there were.
+      history: one record for each finished epoch.
+      totals: the metrics of the current epoch's batches, and the number of these batches.
       seconds: the training time of the current epoch so far.
-      ended_at: the number of steps with which an earlier process ended the last epoch, perhaps
-        before it was through.
+      ended_at: the number of steps after which an earlier process ended because of `steps=`,
+        possibly in the middle of an epoch; None if it did not end for this reason.
 
     Example:
       >>> position = Position([{"epoch": 1, "step": 9}])
@@ -36,7 +36,7 @@ class Position:
 
     @property
     def epoch(self) -> int:
-        """The present epoch, counted from 0."""
+        """The current epoch, counted from 0."""
         return len(self.history)
 
     @property
@@ -45,18 +45,18 @@ class Position:
         return self.totals.batches + (int(self.history[-1]["step"]) if self.history else 0)
 
     def end_epoch(self, record: Record) -> None:
-        """Goes to the beginning of the next epoch."""
+        """Add the record of the current epoch, and go to the beginning of the next one."""
         self.history.append(record)
         self.totals, self.seconds = Totals(), 0.0
 
     def record(self) -> dict[str, Any]:
-        """Return the whole position in a form that JSON can hold without loss."""
+        """Return the position, without `ended_at`, as values that JSON represents without loss."""
         totals = self.totals.record()
         return {"history": self.history, "totals": totals, "seconds": self.seconds}
 
     @classmethod
     def from_record(cls, record: Mapping[str, Any]) -> "Position":
-        """Return the position that `record` described."""
+        """Return the position that the result of `record` describes."""
         totals = Totals.from_record(record["totals"])
         ended_at = record.get("ended_at")
         return cls(list(record["history"]), totals, record["seconds"], ended_at)

@@ -1,4 +1,4 @@
-"""Progress of a training run: a live bar on a terminal, plain lines elsewhere."""
+"""A display of a training run's progress: a live bar on a terminal, and otherwise plain lines."""
 
 import datetime
 import time
@@ -11,17 +11,18 @@ import rich.progress
 
 __all__ = ["Progress"]
 
-# Seconds between two reads of numbers from the device: often enough for a reader, and rarely
-# enough that waiting for the device costs almost no time. A log needs fewer lines.
+# Seconds between two reads of numbers from the device. Each read waits for the device, so more
+# frequent reads would cost time. A log needs fewer lines than a terminal.
 _LIVE_SECONDS = 0.5
 _PLAIN_SECONDS = 30.0
 
 
 class Progress:
-    """Shows epoch, step, loss, gradient norm, steps and tokens a second and the time left.
+    """A display of epoch, step, loss, gradient norm, steps and tokens per second, and time left.
 
-    On a terminal a bar is kept up to date and each epoch leaves a line; elsewhere (a pipe, a file)
-    there are only lines: one an epoch, and one now and then during a long epoch.
+    On a terminal, a bar is updated, and a line is printed after each epoch. In a pipe or file, only
+    lines are printed: one after each epoch, and one every 30 seconds during an epoch. If there are
+    more than 20 epochs, a line is printed after only about 20 of them.
 
     Example:
       >>> import io
@@ -43,23 +44,23 @@ class Progress:
         enabled: bool = True,
         console: rich.console.Console | None = None,
     ) -> None:
-        """Shows nothing yet.
+        """Create the display. Nothing is shown yet.
 
         Args:
-          epochs: how many the run has; None if it is not known.
-          steps: how many it has, if that is known.
-          enabled: False shows nothing at all.
-          console: where to write; the default is standard error.
+          epochs: the number of epochs of the run; None if it is not known.
+          steps: the number of steps of the run; None if it is not known.
+          enabled: if False, nothing is ever shown.
+          console: the console to write to; the default is standard error.
         """
         self._console = console or rich.console.Console(stderr=True)
         self._enabled = enabled
         self._live = enabled and self._console.is_terminal
         self._bar = rich.progress.Progress(
             rich.progress.TextColumn("{task.description}", markup=False),
-            rich.progress.BarColumn(bar_width=None),  # what the text leaves of the line
+            rich.progress.BarColumn(bar_width=None),  # the rest of the line after the text
             expand=True,
             console=self._console,
-            auto_refresh=False,  # drawn when there are new numbers, without a thread
+            auto_refresh=False,  # no thread: the bar is drawn when there are new numbers
             transient=True,
             disable=not self._live,
         )
@@ -69,33 +70,33 @@ class Progress:
         self._epoch_start = 0
         self._step = 0
         self._first = 1  # the first step of this process
-        self._total = steps  # of the whole run, as far as known
+        self._total = steps  # the steps of the whole run, if known
         self._tokens = 0
         self._shown_at = time.monotonic()
-        # The speed is the steps and tokens since this mark over the seconds since it, until the
-        # clock stops.
+        # Speeds are measured from this mark until the clock stops: (step, tokens, time).
         self._mark = (0, 0, self._shown_at)
         self._stopped_at: float | None = None
 
     def __enter__(self) -> Self:
-        """Starts the bar."""
+        """Start the bar."""
         self._bar.start()
         return self
 
     def __exit__(self, *_: object) -> None:
-        """Removes the bar, also after an error."""
+        """Remove the bar, even after an error."""
         self._bar.stop()
 
     def resume(self, epochs: int, steps: int) -> None:
-        """Says how many epochs and steps an earlier process has done."""
+        """Set the number of epochs and steps that an earlier process has done."""
         self._epoch, self._step, self._first = epochs, steps, steps + 1
 
     def begin_epoch(self, steps: int | None = None, done: int = 0) -> None:
-        """Starts the next epoch, of `steps` steps (None: not known, taken to be as the last).
+        """Start the next epoch.
 
         Args:
-          steps: of the epoch.
-          done: how many of them an earlier process has done.
+          steps: the number of steps of the epoch. If `steps` is None, the number is not known, and
+            the time left is estimated from the earlier epochs.
+          done: the number of steps of this epoch that an earlier process has done.
         """
         self._epoch += 1
         self._epoch_start = self._step - done
@@ -104,17 +105,17 @@ class Progress:
             self._expect(self._epoch_start + steps * (self._epochs - self._epoch + 1))
 
     def advance(self, tokens: int = 0) -> bool:
-        """Counts a step of so many tokens; True when it is time to `show` fresh numbers."""
+        """Count a step of `tokens` tokens. Return whether it is time to `show` new numbers."""
         self._step += 1
         self._tokens += tokens
         now = time.monotonic()
-        if self._step == self._first:  # it includes compilation
+        if self._step == self._first:  # the first step is not measured: it includes compilation
             self._mark = (self._step, self._tokens, now)
         interval = _LIVE_SECONDS if self._live else _PLAIN_SECONDS
         return self._enabled and now - self._shown_at >= interval
 
     def show(self, metrics: Mapping[str, float]) -> None:
-        """Shows the numbers of the latest step."""
+        """Show the numbers of the latest step."""
         self._shown_at = time.monotonic()
         line = self._line({"epoch": self._epoch, "step": self._step, **metrics})
         if self._live:
@@ -123,11 +124,11 @@ class Progress:
             self._print(line)
 
     def stop_clock(self) -> None:
-        """Says that the epoch's steps are done, and what follows does not count for the speed."""
+        """Stop measuring the speed. Call this method when the steps of an epoch are done."""
         self._stopped_at = time.monotonic()
 
     def end_epoch(self, record: Mapping[str, float]) -> None:
-        """Leaves the line of a finished epoch; of a long run, of some twenty of them."""
+        """Print the line of a finished epoch. A long run prints only about 20 such lines."""
         steps = self._step - self._epoch_start
         if self._epochs is None:
             self._print(self._line(record))
@@ -139,10 +140,10 @@ class Progress:
 
     @staticmethod
     def tokens(batch: Any) -> int:
-        """Return the number of real time steps of a batch, if it is known without waiting.
+        """Return the number of real time steps of a batch, or 0 if it is not known on the host.
 
         Args:
-          batch: a dict, with lengths as of `seqjax.data.batches`, or else a mask.
+          batch: a dict with lengths, such as `seqjax.data.batches` makes, or a dict with a mask.
         """
         if not isinstance(batch, Mapping):
             return 0
@@ -173,5 +174,5 @@ class Progress:
 
     def _print(self, line: str) -> None:
         if self._enabled:
-            # Neither wrapped nor styled, so that a log's line stays one line.
+            # No wrapping and no styles, so that a line of a log stays one line.
             self._console.print(line, soft_wrap=True, markup=False, highlight=False)

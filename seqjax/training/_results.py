@@ -20,7 +20,7 @@ def kind(value: Any) -> str:
 
 
 def require_scalars(function: str, metrics: Mapping[str, Any]) -> None:
-    """Raises unless each metric is a scalar or a `Mean` of scalars."""
+    """Raise if a metric is neither a scalar nor a `Mean` of scalars."""
     for name, value in metrics.items():
         for leaf in jax.tree.leaves(value):
             expected = f"a scalar for {name!r}"
@@ -30,13 +30,13 @@ def require_scalars(function: str, metrics: Mapping[str, Any]) -> None:
 
 
 def require_call(name: str, function: Any, *arguments: str) -> None:
-    """Raises unless the value is a function that can be called with these arguments."""
+    """Raise if the value is not a function that can be called with these arguments."""
     expected = f"a function of ({', '.join(arguments)})"
     if not callable(function):
         raise TypeError(f"{name}: expected {expected}, got {checks.brief(function)}")
     try:
         signature = inspect.signature(function)
-    except ValueError:  # of a function in C
+    except ValueError:  # a function in C has no signature
         return
     try:
         signature.bind(*arguments)

@@ -1,4 +1,4 @@
-"""Resuming a run: the contents of its checkpoints, and the remaining batches."""
+"""Functions that resume a run: they read its values from a checkpoint, and skip used batches."""
 
 import itertools
 from collections.abc import Iterable, Sized
@@ -18,12 +18,12 @@ __all__ = ["batches_from", "check_limits", "restored"]
 def restored(
     checkpoints: Checkpoints, state: TrainState, best: PyTree, run: dict[str, Any], resume: bool
 ) -> tuple[TrainState, PyTree, Position]:
-    """Return what the latest checkpoint holds, or the given values if there is no checkpoint."""
+    """Return the values of the latest checkpoint, or the given values if there is none."""
     if not resume:
         if len(checkpoints):
             raise ValueError(
-                f"checkpoints: expected none in {checkpoints.folder}, got {len(checkpoints)}; go "
-                "on from them with resume=True, or take another folder"
+                f"checkpoints: expected a folder without checkpoints, got {len(checkpoints)} in "
+                f"{checkpoints.folder}; continue the run with resume=True, or use another folder"
             )
         return state, best, Position()
     found = checkpoints.restore({"state": state, "best": best})
@@ -32,7 +32,8 @@ def restored(
     for name, value in run.items():
         if found.record.get(name) != value:
             raise ValueError(
-                f"{name}: expected {found.record.get(name)} as in {checkpoints.folder}, got {value}"
+                f"{name}: expected {found.record.get(name)} as in the checkpoint in "
+                f"{checkpoints.folder}, got {value}"
             )
     arrays = jax.tree.map(jnp.asarray, found.arrays)
     return arrays["state"], arrays["best"], Position.from_record(found.record)
@@ -41,22 +42,26 @@ def restored(
 def check_limits(
     checkpoints: Checkpoints, position: Position, epochs: int | None, steps: int | None
 ) -> None:
-    """Raises if the run is longer than the limits, or ended within an epoch to be resumed."""
+    """Raise if the run cannot be continued with these numbers of epochs and steps.
+
+    A run cannot be continued if it already has more epochs or steps, or if it ended within an epoch
+    because of another value of `steps`.
+    """
     for name, limit, done in (("epochs", epochs, position.epoch), ("steps", steps, position.step)):
         if limit is not None and limit < done:
             raise ValueError(
-                f"{name}: expected at least {done}, as many as were done in {checkpoints.folder}, "
-                f"got {limit}"
+                f"{name}: expected at least {done}, the number done in {checkpoints.folder}, got "
+                f"{limit}"
             )
     if position.ended_at is not None and steps != position.ended_at:
         raise ValueError(
-            f"steps: expected {position.ended_at}, with which the run in {checkpoints.folder} "
-            f"ended within an epoch, got {steps}"
+            f"steps: expected {position.ended_at}, since the run in {checkpoints.folder} ended "
+            f"within an epoch after this number of steps, got {steps}"
         )
 
 
 def batches_from(batches: Iterable[Any], first: int) -> Iterable[Any]:
-    """Return the batches from index `first` on."""
+    """Return the batches without the first `first` batches."""
     if first and isinstance(batches, Sized) and hasattr(batches, "__getitem__"):
         return (batches[index] for index in range(first, len(batches)))
     return itertools.islice(batches, first, None) if first else batches

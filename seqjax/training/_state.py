@@ -1,7 +1,7 @@
-"""The state of a training run, and the way between it and a Flax NNX module.
+"""The state of a training run, and conversions between it and a Flax NNX module.
 
-A module is a static graph definition and a pytree of arrays. The arrays that change in training
-are in a `TrainState`; a step closes over the definition.
+A module consists of a static graph definition and a pytree of arrays. The arrays are in a
+`TrainState`. A step closes over the graph definition.
 """
 
 from typing import Any, NamedTuple
@@ -18,13 +18,13 @@ __all__ = ["TrainState", "graphdef_of", "init_state", "state_to_model"]
 
 
 class TrainState(NamedTuple):
-    """All that a training run carries from step to step, a pytree of arrays.
+    """The state of a training run, a pytree of arrays. Each step returns a new state.
 
     Attributes:
       params: the values of the model's `nnx.Param` variables, an `nnx.State` of arrays.
-      model_state: the values of its other variables (`nnx.BatchStat`, random streams, …).
+      model_state: the values of the model's other variables (`nnx.BatchStat`, random streams, …).
       opt_state: the optimiser's state.
-      step: int32 scalar, how many updates were made.
+      step: int32 scalar, the number of steps done, including skipped steps.
     """
 
     params: PyTree
@@ -37,14 +37,14 @@ def init_state(model: nnx.Module, optimizer: optax.GradientTransformation) -> Tr
     """Return the state at step 0: a copy of the model's arrays and a fresh optimiser state.
 
     Args:
-      model: a Flax NNX module; it is neither changed nor shared with the state.
+      model: a Flax NNX module, which is not changed and shares no arrays with the state.
       optimizer: any optax transformation.
 
     Returns:
       The `TrainState`.
 
     Raises:
-      TypeError: `model` is not an `nnx.Module`, or `optimizer` not an optax transformation.
+      TypeError: `model` is not an `nnx.Module`, or `optimizer` is not an optax transformation.
       ValueError: `model` has no `nnx.Param`.
 
     Example:
@@ -58,20 +58,23 @@ def init_state(model: nnx.Module, optimizer: optax.GradientTransformation) -> Tr
     if not isinstance(model, nnx.Module):
         raise TypeError(f"model: expected a flax.nnx.Module, got {type(model).__name__}")
     _, *states = nnx.split(model, nnx.Param, ...)
-    # Copied, because a step that donates its state would delete the model's own arrays.
+    # The arrays are copied, because a step that donates its state deletes the arrays of the state.
     params, model_state = (jax.tree.map(jnp.copy, nnx.as_pure(part)) for part in states)
     if not jax.tree.leaves(params):
-        raise ValueError(f"model: expected at least one nnx.Param, {type(model).__name__} has none")
-    # Optimisers may keep the parameters themselves, and an array is donated once only.
+        raise ValueError(
+            f"model: expected a module with at least one nnx.Param, got {type(model).__name__} "
+            "without any"
+        )
+    # Some optimisers store the parameters themselves, but an array can be donated only once.
     opt_state = jax.tree.map(jnp.copy, init(with_extra_args(optimizer), params, states[0]))
     return TrainState(params, model_state, opt_state, jnp.zeros([], jnp.int32))
 
 
 def state_to_model(model: nnx.Module | nnx.GraphDef[Any], state: TrainState) -> Any:
-    """Return a new module with the state's values, in the mode (train or eval) of `model`.
+    """Return a new module with the values of a state and the mode (train or eval) of `model`.
 
     Args:
-      model: the module the state was made from, or its graph definition; it is not changed.
+      model: the module from which the state was made, or its graph definition.
       state: a `TrainState`.
 
     Returns:
@@ -92,23 +95,24 @@ def state_to_model(model: nnx.Module | nnx.GraphDef[Any], state: TrainState) -> 
 
 
 def changed_state(module: nnx.Module, state: TrainState) -> PyTree:
-    """Return the `model_state` of a module that was used, made from `state`.
+    """Return the `model_state` of a module that was made from `state` and has then been called.
 
     Raises:
-      ValueError: variables were added or removed.
+      ValueError: the call added or removed variables.
     """
     model_state = nnx.as_pure(nnx.state(module, nnx.Not(nnx.Param)))
     before: Any = jax.tree.structure(state.model_state)
     if before != jax.tree.structure(model_state):
         raise ValueError(
-            "model: expected one that keeps the structure of its state, got variables added or "
-            "removed; record intermediates by nnx.capture, not by sow alone"
+            "model: expected a module that keeps the structure of its state, got one whose "
+            "call added or removed variables; record intermediates with nnx.capture, not with sow "
+            "alone"
         )
     return model_state
 
 
 def graphdef_of(model: nnx.Module | nnx.GraphDef[Any]) -> nnx.GraphDef[Any]:
-    """Return the static part of a module: what is left of it without the arrays of its state.
+    """Return the static part of a module, its graph definition.
 
     Raises:
       TypeError: `model` is neither a module nor a graph definition.

@@ -1,8 +1,7 @@
 """The pure train step of a Flax NNX model.
 
-The step closes over the module's static graph definition, and puts the module together again from
-the state it is given; so the loss function sees an ordinary module, and nothing but `jax.jit` is
-needed around it.
+The step closes over the module's static graph definition, and rebuilds the module from its argument
+`state`. Therefore the loss function gets an ordinary module, and the step needs only `jax.jit`.
 """
 
 import functools
@@ -24,7 +23,7 @@ from seqjax.types import Array, PRNGKey, PyTree
 
 __all__ = ["LossFn", "TrainStep", "make_train_step"]
 
-# The names in a training history besides the metrics of the loss function.
+# A training history uses these names itself, so a metric of the loss function cannot have them.
 _TAKEN = ("epoch", "step", "loss", "grad_norm", "skipped", "seconds")
 
 LossFn: TypeAlias = Callable[[Any, Any, nnx.Rngs], tuple[Array, Mapping[str, Any]]]
@@ -45,46 +44,49 @@ def make_train_step(
         loss, metrics = loss_fn(model, batch, rngs)    model in training mode
         update = optimizer(∂loss/∂params);  params ← params + update
 
-    All randomness of a step is a function of `key` and `state.step`: the same key may be given at
-    every step. `rngs` is drawn from it, and random streams stored in the model (those of
-    `nnx.Dropout(rngs=…)`) are seeded from it too. Other state that the model changes, such as
-    the running statistics of `nnx.BatchNorm` or the recurrent state of `seqjax.nn.Stateful`, is
-    carried.
+    `key` and `state.step` together determine the randomness of a step: `rngs` and the random
+    streams stored in the model, such as those of `nnx.Dropout(rngs=…)`. Therefore the same key can
+    be used at every step. A model may change variables other than its parameters, such as the
+    running statistics of `nnx.BatchNorm` or the recurrent state of `seqjax.nn.Stateful`. The
+    `model_state` of the returned state contains their new values.
 
-    A step whose loss, gradient or update is not finite changes nothing but `state.step`: neither
-    parameters nor the state of model and optimiser. Its metric `skipped` is True.
+    If the loss, the gradient or the update is not finite, the step is skipped: it changes only
+    `state.step`, and its metric `skipped` is True.
 
-    Optimisers that need more than the gradient get it. `value` is the loss, `grad` the gradient,
-    and `value_fn(params)` computes the loss of the same batch with the same randomness. So
-    `optax.lbfgs`, line searches, `optax.contrib.reduce_on_plateau` and the like work as they are.
+    Optimisers that need more arguments than the gradient, such as `optax.lbfgs`, line searches and
+    `optax.contrib.reduce_on_plateau`, get three arguments: `value` is the loss, `grad` is the
+    gradient, and `value_fn(params)` computes the loss of the same batch with the same randomness.
 
-    If the loss or a metric does not depend on `batch["weights"]` (see `seqjax.data.batches`), the
-    step leaves out the filler rows, so that they cannot count; this compiles one more shape.
-    Lengths of sequences are checked. Neither is done inside a transformation of your own
-    (`jax.jit`, `jax.vmap`, `jax.lax.scan`), where values are not known.
+    If the loss or a metric does not depend on `batch["weights"]`, the step leaves out the filler
+    rows (rows of zeros that `seqjax.data.batches` adds), so that they do not change the result. To
+    run without filler rows, the step is compiled for one more shape. If an output depends on
+    `batch["weights"]` in any way, it is assumed to mask the filler rows. The step also checks the
+    lengths of sequences. Inside another transformation (`jax.jit`, `jax.vmap`, `jax.lax.scan`),
+    values are not known, so the step neither leaves out filler rows nor checks lengths.
 
     Args:
-      model: the module, or its graph definition; it is not changed.
-      loss_fn: `loss_fn(model, batch, rngs) -> (loss, metrics)`: a float scalar to minimise, and
-        a dict of scalars or `seqjax.metrics.Mean` to report (it may be empty).
-      optimizer: any optax transformation, the one given to `init_state`.
-      donate: whether the step may overwrite the arrays of the state it is given, which saves a copy
-        of the model in memory; that state cannot be used afterwards.
+      model: the module, or its graph definition. The step does not change the module.
+      loss_fn: `loss_fn(model, batch, rngs) -> (loss, metrics)`. The loss is a float scalar to
+        minimise. The metrics to report are a (possibly empty) dict of scalars or
+        `seqjax.metrics.Mean`.
+      optimizer: the optax transformation that was given to `init_state`.
+      donate: if True, the step may overwrite the arrays of the state that it is given. Overwriting
+        saves the memory of one copy of the state, but the given state cannot be used afterwards.
 
     Returns:
-      The step. Its metrics are those of `loss_fn`, `loss`, `grad_norm` and `skipped`. `grad_norm`
-      is the global norm of the gradient of the loss, before the optimiser clips it.
+      The step, which returns the metrics `loss`, `grad_norm`, `skipped` and those of `loss_fn`.
+      `grad_norm` is the global norm of the gradient of the loss, before the optimiser clips it.
 
     Raises:
-      TypeError: `model` is not a module; a field of a batch that holds no numbers; at the first
-        step, if the key is not a random key, if `loss_fn` does not return a pair of an array and a
-        dict, or if the optimiser cannot update the model's parameters.
-      ValueError: at the first step: a loss that is not a float scalar, a metric that is not a
-        scalar or has a name that a history needs (`loss`, `grad_norm`, `skipped`, `epoch`, `step`,
-        `seconds`), or a model whose state has changed its structure. At any step: integers beyond
-        32 bits; a length that is negative or beyond the steps of its batch, if it is on the host
-        (lengths on a device make the loss NaN instead); filler that would count and cannot be left
-        out.
+      TypeError: `model` is not a module, or a field of a batch does not consist of numbers. The
+        first step also raises this error if the key is not a random key, `loss_fn` does not return
+        a pair of an array and a dict, or the optimiser cannot update the model's parameters.
+      ValueError: The first step raises this error if the loss is not a float scalar, if a metric is
+        not a scalar or has a reserved name (`loss`, `grad_norm`, `skipped`, `epoch`, `step`,
+        `seconds`), or if the model has changed the structure of its state. Any step raises this
+        error if a field has integers beyond 32 bits, if a length on the host is negative or larger
+        than the number of time steps, or if filler rows would change the result and cannot be left
+        out. If a length on a device is wrong, the loss becomes NaN instead.
 
     Example:
       >>> import jax, jax.numpy as jnp, optax
@@ -150,7 +152,7 @@ def make_train_step(
 
 
 def _reseed(module: nnx.Module, key: PRNGKey) -> None:
-    """Seeds the random streams stored in the module, so that the step's key decides everything."""
+    """Seed the random streams stored in a module, so that the key determines all randomness."""
     streams = (node for _, node in nnx.iter_graph(module) if isinstance(node, nnx.RngStream))
     tags = sorted({stream.tag for stream in streams})
     keys: dict[str, Any] = {tag: jax.random.fold_in(key, index) for index, tag in enumerate(tags)}
@@ -158,10 +160,11 @@ def _reseed(module: nnx.Module, key: PRNGKey) -> None:
 
 
 def _checked_loss(result: Any) -> tuple[Array, dict[str, Any]]:
-    """Return the loss and metrics from a loss function's result, or raise if it is none."""
+    """Return the loss and the metrics from the result of a loss function, or raise an error."""
     if not (isinstance(result, tuple) and len(result) == 2 and isinstance(result[1], Mapping)):
         raise TypeError(
-            f"loss_fn: expected (loss, metrics), a scalar and a dict, got {kind(result)}"
+            f"loss_fn: expected (loss, metrics), a scalar and a dict, got {kind(result)}; return "
+            "(loss, {}) if there are no metrics"
         )
     loss = checks.require_array("loss_fn", result[0], jnp.generic, "a float scalar as the loss")
     metrics = dict(result[1])
@@ -169,7 +172,9 @@ def _checked_loss(result: Any) -> tuple[Array, dict[str, Any]]:
         raise ValueError(f"loss_fn: expected a float scalar as the loss, got {kind(loss)}")
     for name in metrics:
         if name in _TAKEN:
-            raise ValueError(f"loss_fn: expected metric names other than {_TAKEN}, got {name!r}")
+            raise ValueError(
+                f"loss_fn: expected names of metrics other than {', '.join(_TAKEN)}, got {name!r}"
+            )
     require_scalars("loss_fn", metrics)
     return loss, metrics
 
@@ -180,7 +185,7 @@ def _all_finite(tree: PyTree) -> Array:
 
 
 def _global_norm(grads: PyTree) -> Array:
-    """Return the norm over all leaves, summed in float32 at least."""
+    """Return the norm of all leaves together. The sum is computed in float32 or wider."""
 
     def square(grad: Array) -> Array:
         wide = grad if grad.dtype.itemsize >= 4 else grad.astype(jnp.float32)

@@ -1,4 +1,4 @@
-"""Sums of metrics over batches, fetched from the device in groups."""
+"""Running means of metrics over batches, fetched from the device in groups."""
 
 import math
 from collections.abc import Mapping
@@ -12,26 +12,27 @@ from seqjax.training._filler import real_rows
 
 __all__ = ["Totals"]
 
-# Fetching waits for the device, so it is done for many batches at once. The bounds keep few small
-# arrays alive on the device, and little of the batches in memory.
+# Fetching waits for the device, so metrics are fetched for many batches at once. These bounds limit
+# the number of small arrays on the device, and the memory of the batches.
 _GROUP = 64
 _GROUP_BYTES = 2**26
 
-# If nothing in an epoch is finite, a few of its batches are enough.
+# The number of batches to keep for a diagnosis if their metrics are not finite.
 _UNUSUAL = 4
 
 
 class Totals:
-    """Running means of metrics, without waiting for the device at every batch.
+    """Running means of metrics. Adding a batch usually does not wait for the device.
 
-    A `seqjax.metrics.Mean` is merged, total by total and count by count. A scalar counts once for
-    each real row if its batch has a field "weights", as batches of `seqjax.data.batches` have;
-    otherwise it counts once. Sums are in float64, in the order of the batches, so they
-    do not depend on when values are fetched. A batch whose metric `skipped` is true is counted as
-    skipped; its other metrics are ignored.
+    The totals and counts of `seqjax.metrics.Mean` are added. If a batch has the field "weights",
+    which `seqjax.data.batches` adds, a scalar metric is weighted by the number of rows that are not
+    filler. Otherwise the weight of a scalar metric is 1. Metrics are summed in float64 and in the
+    order of the batches, so the sums do not depend on when values are fetched from the device. If
+    the metric `skipped` of a batch is true, the batch is counted as skipped, and its other metrics
+    are ignored.
 
     Attributes:
-      batches: how many were added.
+      batches: the number of batches that were added.
 
     Example:
       >>> import jax.numpy as jnp
@@ -58,11 +59,12 @@ class Totals:
         self._unusual: list[tuple[str, Any]] = []
 
     def add(self, metrics: Mapping[str, Any], batch: Any = None) -> None:
-        """Take the metrics of one batch, scalars and means on any device.
+        """Add the metrics of one batch: scalars and means on any device.
 
         Args:
-          metrics: by name.
-          batch: the batch, for its weights and for `take_unusual`; None if that is not needed.
+          metrics: the metrics by name.
+          batch: the batch, whose weights are used for the means, and which `take_unusual` may
+            return. Pass None if neither use is needed.
         """
         self.batches += 1
         self._pending.append((metrics, batch))
@@ -71,10 +73,10 @@ class Totals:
             self._fetch()
 
     def take_unusual(self) -> list[tuple[str, Any]]:
-        """Return the first batches, each once, whose fetched metrics were not finite.
+        """Return batches whose metrics were not finite, each batch only once.
 
         Returns:
-          Pairs of the name of the metric and the batch.
+          Pairs of the name of the metric and the batch. All calls together return at most 4 pairs.
         """
         taken, self._unusual = self._unusual, []
         return taken
@@ -96,14 +98,17 @@ class Totals:
         return {name: float(mean.value()) for name, mean in self._sums.items()}
 
     def record(self) -> dict[str, Any]:
-        """Return the totals in a form that JSON can hold without loss, for `from_record`."""
+        """Return the totals as values that JSON can represent without loss, for `from_record`."""
         self._fetch()
         sums = {name: [mean.total, mean.count] for name, mean in self._sums.items()}
         return {"batches": self.batches, "skipped": self._skipped, "sums": sums}
 
     @classmethod
     def from_record(cls, record: Mapping[str, Any]) -> "Totals":
-        """Return the totals that `record` described; the latest metrics are those added next."""
+        """Return the totals from a value that `record` returned.
+
+        The record does not contain the metrics of the last batch, which `latest` returns.
+        """
         totals = cls()
         totals.batches, totals._skipped = record["batches"], record["skipped"]
         totals._sums = {name: Mean(*pair) for name, pair in record["sums"].items()}
@@ -129,7 +134,7 @@ class Totals:
                     self._sums[name] = self._sums.get(name, Mean()).merge(mean)
 
     def _note(self, batch: Any, skipped: bool) -> None:
-        """Keeps a batch whose metrics are not finite."""
+        """Keep the batch for `take_unusual` if its metrics are not finite."""
         names = [name for name, mean in self._last.items() if not math.isfinite(mean.total)]
         if (names or skipped) and batch is not None and self._seen_unusual < _UNUSUAL:
             self._seen_unusual += 1
@@ -137,7 +142,7 @@ class Totals:
 
 
 def _on_host(value: Any, count: int) -> Mean:
-    """Return a mean of Python numbers, whose sums neither round to float32 nor overflow int32."""
+    """Return a mean of Python numbers. Sums of Python floats are in float64 and do not overflow."""
     if isinstance(value, Mean):
         return Mean(float(value.total), np.asarray(value.count).item())
     return Mean(float(value) * count, count)

@@ -1,9 +1,10 @@
-"""Plots of training and of what a recurrent network does; needs the extra `seqjax[viz]`.
+"""Plots of training, and of the states, gates and gradients of recurrent networks.
 
-Each function returns a new `matplotlib.figure.Figure` and touches no global state, so it works in
-scripts, notebooks and threads alike: `figure.savefig("curve.png")`. Colours are safe for
-colour-blind readers (Okabe, Ito 2008, Color universal design), and lines differ in style too. In
-heat maps NaN and inf are grey. `seqjax.traces` computes what most of them draw.
+The plots need the extra `seqjax[viz]`. Each function returns a new `matplotlib.figure.Figure` and
+changes no global state, so the functions work in scripts, notebooks and threads. Save a figure with
+`figure.savefig("curve.png")`. The colours can be distinguished by colour-blind readers (Okabe, Ito
+2008, Color universal design), and lines also differ in style. NaN and inf are grey in heat maps.
+`seqjax.traces` computes the data of most plots.
 """
 
 from seqjax.viz._gradients import eigenvalues, gradient_flow, saliency

@@ -1,4 +1,4 @@
-"""Parts that the plots share: figures, colours, heat maps, texts along the time axis."""
+"""Helpers that the plots share: figures, colours, heat maps, and labels of the time axis."""
 
 import math
 from collections.abc import Sequence
@@ -31,44 +31,46 @@ __all__ = [
     "ticks",
 ]
 
-# Okabe and Ito's palette, without the yellow that is faint on white.
+# The palette of Okabe and Ito without yellow, which is hardly visible on white.
 COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#000000")
 STYLES = ("-", "--", "-.", ":")
-# Fonts with the characters of many languages, of which one is on most machines.
+# Fonts with the characters of many languages; most machines have one of them.
 WIDE = (
     "Noto Sans CJK JP", "Noto Sans CJK SC", "Noto Sans JP", "IPAexGothic", "Hiragino Sans",
     "Yu Gothic", "Microsoft YaHei", "PingFang SC", "WenQuanYi Micro Hei", "Arial Unicode MS",
 )  # fmt: skip
 MOST_WIDTH = 12.0
-"""Inches; longer sequences are drawn narrower, not wider."""
+"""Maximum width of a time axis in inches; the steps of longer sequences are drawn narrower."""
 LONGEST_TEXT = 16
-"""Characters of a text along an axis."""
+"""Maximum number of characters of a label on an axis."""
 LARGEST = 1e300
-"""Beyond it a number counts as infinite: matplotlib could not take differences of such."""
+"""Larger numbers are treated as infinite, because their differences overflow in matplotlib."""
 MOST_LINES = 12
-"""Of a legend inside a panel; longer ones stand beside it."""
+"""Maximum number of lines of a legend inside a panel. Longer legends are beside the panel."""
 
 
 def new_figure(*, width: float, height: float) -> "Figure":
-    """A figure of that size in inches, which no global list holds."""
+    """Return a new figure of a size in inches, without registering it in pyplot."""
     try:
         from matplotlib.figure import Figure
     except ImportError as error:
-        raise ImportError("seqjax.viz needs matplotlib: pip install seqjax[viz]") from error
+        raise ImportError(
+            "seqjax.viz: expected matplotlib to be installed; run pip install seqjax[viz]"
+        ) from error
     return Figure(figsize=(width, height), layout="constrained")
 
 
 def plain(text: Any) -> str:
-    """A text from outside, as it is drawn literally: dollars begin no formula.
+    """Return a text with its dollar signs escaped, so that matplotlib does not draw a formula.
 
-    Every text that a caller gives goes through here. (Matplotlib has an option for it, which it
-    forgets where it wraps a text.)
+    All texts that callers pass are converted by this function. The option `parse_math` of
+    matplotlib is not enough, since matplotlib ignores this option when it wraps a text.
     """
     return str(text).replace("$", r"\$")
 
 
 def _fonts() -> list[str]:
-    """Matplotlib's font, and for characters that it lacks those of `WIDE` that are installed."""
+    """Return matplotlib's fonts, followed by the installed fonts of `WIDE` as fallbacks."""
     import matplotlib
     from matplotlib import font_manager
 
@@ -77,7 +79,7 @@ def _fonts() -> list[str]:
 
 
 def entitle(figure: "Figure", title: str | None, *, above: "Axes | None" = None) -> None:
-    """Writes a title above a figure, or above a panel; None is none."""
+    """Write a title above a figure or a panel; with None, nothing is written."""
     if title is None:
         return
     write = figure.suptitle if above is None else above.set_title
@@ -85,7 +87,7 @@ def entitle(figure: "Figure", title: str | None, *, above: "Axes | None" = None)
 
 
 def legend(axes: "Axes") -> None:
-    """Names the lines of a panel; beside it if they are many."""
+    """Add a legend inside a panel, or beside the panel if there are many lines."""
     lines = axes.get_lines()
     outside: dict[str, Any] = {}
     if len(lines) > MOST_LINES:
@@ -93,7 +95,7 @@ def legend(axes: "Axes") -> None:
         outside = {
             "loc": "upper left", "bbox_to_anchor": (1.0, 1.02), "fontsize": 6, "ncols": columns
         }  # fmt: skip
-    # Matplotlib leaves out names that begin with "_", so that these are written afterwards.
+    # Matplotlib omits names that begin with "_", so the names are set after the legend is made.
     drawn = axes.legend(
         lines, [str(place) for place in range(len(lines))], frameon=False, **outside
     )
@@ -103,10 +105,10 @@ def legend(axes: "Axes") -> None:
 
 
 def line(axes: "Axes", index: int, x: Any, y: Any, *, label: str, **style: Any) -> None:
-    """Draws the line number `index` of a panel, in a colour and style of its own."""
+    """Draw line number `index` of a panel, with its own colour and style."""
     if not np.isfinite(np.asarray(y, np.float64)).any():
-        label = f"{label}: not finite"  # nothing will be seen of it
-    if len(x) == 1:  # no line, but a point
+        label = f"{label}: not finite"  # the line will be invisible
+    if len(x) == 1:  # a line of one point is invisible without a marker
         style.setdefault("marker", "o")
     axes.plot(
         x,
@@ -121,8 +123,8 @@ def line(axes: "Axes", index: int, x: Any, y: Any, *, label: str, **style: Any) 
 def heat_map(
     axes: "Axes", values: np.ndarray, *, cmap: str, vmin: float, vmax: float, **options: Any
 ) -> "AxesImage":
-    """Draws rows downwards; what is not finite is grey."""
-    # Where there are more cells than pixels, pixels show means of cells rather than some of them.
+    """Draw a matrix with the first row at the top; NaN and inf are grey."""
+    # If there are more cells than pixels, each pixel shows the mean of its cells, not one of them.
     many = values.shape[0] > 250 or values.shape[1] > 500
     return axes.imshow(
         np.ma.masked_invalid(values),
@@ -141,7 +143,7 @@ def _with_grey(name: str) -> "Colormap":
 
 
 def real_steps(name: str, values: ArrayLike, length: int | None, shape: str) -> np.ndarray:
-    """Real steps of one sequence, whose first axis is time, as float64."""
+    """Return the first `length` steps of one sequence `[T, …]` as float64."""
     array = np.asarray(values)
     if array.ndim != shape.count(",") + 1 or not array.size:
         raise ValueError(f"{name}: expected a non-empty {shape}, got shape {array.shape}")
@@ -154,13 +156,15 @@ def real_steps(name: str, values: ArrayLike, length: int | None, shape: str) -> 
 
 
 def check_labels(labels: Sequence[Any] | None, steps: int) -> None:
-    """Raises where the labels are not as many as the drawn steps."""
+    """Raise an error if the numbers of labels and of drawn steps differ."""
     if labels is not None and len(labels) != steps:
-        raise ValueError(f"step_labels: expected one for each of {steps} steps, got {len(labels)}")
+        raise ValueError(
+            f"step_labels: expected one label for each of {steps} steps, got {len(labels)}"
+        )
 
 
 def ticks(axes: "Axes", axis: str, labels: Sequence[Any], *, inches: float) -> None:
-    """Writes texts or numbers along the axis "x" or "y"; of too many for its inches every n-th."""
+    """Write labels along the axis "x" or "y", or every n-th label if not all of them fit."""
     every = max(1, math.ceil(0.15 * len(labels) / inches))
     places = range(0, len(labels), every)
     texts = [shortened(str(labels[place])) for place in places]
@@ -174,12 +178,12 @@ def ticks(axes: "Axes", axis: str, labels: Sequence[Any], *, inches: float) -> N
 
 
 def shortened(text: str, most: int = LONGEST_TEXT) -> str:
-    """A text of at most so many characters."""
+    """Return a text of at most `most` characters."""
     return text if len(text) <= most else text[: most - 1] + "…"
 
 
 def over_time(axes: "Axes", labels: Sequence[Any] | None, *, inches: float) -> None:
-    """Write the texts of a panel's time axis."""
+    """Write the labels of the time axis of a panel."""
     axes.set_xlabel("time step $t$")
     axes.locator_params(axis="x", integer=True)
     if labels is not None:

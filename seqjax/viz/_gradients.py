@@ -1,4 +1,4 @@
-"""Where gradients go: over time, to the inputs, and what the recurrent weights do to them."""
+"""Plots of gradients over time, of saliency, and of the eigenvalues of recurrent weights."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -28,23 +28,24 @@ __all__ = ["eigenvalues", "gradient_flow", "saliency"]
 
 
 def gradient_flow(norms: Mapping[str, ArrayLike], *, log: bool = True) -> "Figure":
-    """Plot how much of the loss's gradient reaches each time step, one line a model.
+    """Plot the norm of the loss gradient that reaches each time step, one line per model.
 
         norms[name][t] = ‖∂loss/∂h_t‖
 
-    A line that falls towards early steps shows a vanishing gradient, one that rises an exploding
-    one.
+    If a line falls towards early steps, the gradient vanishes. If a line rises towards early steps,
+    the gradient explodes.
 
     Args:
-      norms: for each model the norms, float [T], of `seqjax.traces.gradient_norms`; T may differ.
-      log: whether the norms are on a logarithmic axis, where zeros are left out.
+      norms: a dict from the names of models to norms, float [T], of one sequence, as from
+        `seqjax.traces.gradient_norms`. T may differ between models.
+      log: whether the axis of the norms is logarithmic. A logarithmic axis does not show zeros.
 
     Returns:
       A figure with one panel.
 
     Raises:
-      ImportError: matplotlib is missing.
-      ValueError: there are no norms, or one is not [T] or empty.
+      ImportError: if matplotlib is not installed.
+      ValueError: if there are no norms, or an array of norms is empty or not of the shape [T].
 
     References:
       Bengio, Simard, Frasconi (1994), Learning long-term dependencies with gradient descent is
@@ -80,26 +81,26 @@ def saliency(
     step_labels: Sequence[Any] | None = None,
     label: str | None = None,
 ) -> "Figure":
-    """Plot how much each step of one sequence matters to a chosen output, a bar a step.
+    """Plot the influence of each step of one sequence on a chosen output, one bar per step.
 
-    Values below zero, which gradient times input has, speak against the output: orange, those for
-    it blue.
+    Positive values are blue. Negative values, which occur only for gradient times input, are
+    orange. Steps with negative values reduce the output.
 
     Args:
-      values: float [T], one sequence of what `seqjax.traces.saliency` gives.
-      length: how many steps are real; the others are not drawn. None: all.
-      title: what to write above.
+      values: float [T], the saliency of one sequence, as from `seqjax.traces.saliency`.
+      length: the number of steps before the padding. Only these steps are drawn. The default is T.
+      title: the title of the figure.
       step_labels: a text for each drawn step, such as its token.
-      label: of the vertical axis; by default what `seqjax.traces.saliency` computes: the
-        gradient's norm, or its product with the input where there are values below zero.
+      label: the label of the vertical axis. The default label names the norm of the gradient or, if
+        there are negative values, the product of gradient and input.
 
     Returns:
       A figure with one panel.
 
     Raises:
-      ImportError: matplotlib is missing.
-      ValueError: values that are not [T], empty or not finite, length not in [1, T], or the number
-        of labels is not that of the drawn steps.
+      ImportError: if matplotlib is not installed.
+      ValueError: if the values are empty, not finite or not of the shape [T], the length is not in
+        [1, T], or there is not one label for each drawn step.
 
     References:
       Simonyan, Vedaldi, Zisserman (2014), Deep inside convolutional networks.
@@ -138,20 +139,22 @@ def saliency(
 
 
 def eigenvalues(values: Mapping[str, ArrayLike], *, title: str | None = None) -> "Figure":
-    """The eigenvalues of recurrent weights in the complex plane, with the unit circle.
+    """Plot the eigenvalues of recurrent weights in the complex plane, with the unit circle.
 
-    Above each panel stands the spectral radius ρ, the largest absolute value.
+    The title of each panel contains the spectral radius ρ, the largest absolute value.
 
     Args:
-      values: for each gate complex [H], what `seqjax.traces.eigenvalues` gives.
-      title: what to write above all.
+      values: a dict from the names of gates to eigenvalues, complex [H], as from
+        `seqjax.traces.eigenvalues`.
+      title: the title of the figure.
 
     Returns:
-      A figure with a panel for each gate, all to one scale.
+      A figure with one panel per gate, all with the same scale.
 
     Raises:
-      ImportError: matplotlib is missing.
-      ValueError: no gates, or eigenvalues that are not [H], empty or not finite.
+      ImportError: if matplotlib is not installed.
+      ValueError: if there are no gates, or eigenvalues are empty, not finite or not of the shape
+        [H].
 
     References:
       Pascanu, Mikolov, Bengio (2013), On the difficulty of training recurrent neural networks.

@@ -1,4 +1,4 @@
-"""Heat maps of what a network holds at each step: states, gates, attention."""
+"""Heat maps of the hidden states, gates and attention weights at each step."""
 
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
@@ -31,23 +31,23 @@ def hidden_states(
     title: str | None = None,
     step_labels: Sequence[Any] | None = None,
 ) -> "Figure":
-    """The hidden states of one sequence as a heat map, units down and time across.
+    """Plot the hidden states of one sequence as a heat map; rows are units, columns are steps.
 
-    The scale is symmetric around zero, which is white.
+    The colour scale is symmetric around zero, which is white.
 
     Args:
-      outputs: float [T, H], what a recurrent layer put out for one sequence.
-      length: how many steps are real; the others are not drawn. None: all.
-      title: what to write above.
+      outputs: float [T, H], the outputs of a recurrent layer for one sequence.
+      length: the number of steps before the padding. Only these steps are drawn. The default is T.
+      title: the title of the figure.
       step_labels: a text for each drawn step, such as its token.
 
     Returns:
       A figure with one panel and a colour bar.
 
     Raises:
-      ImportError: matplotlib is missing.
-      ValueError: outputs is not [T, H] or empty, length is not in [1, T], or the number of labels
-        is not that of the drawn steps.
+      ImportError: if matplotlib is not installed.
+      ValueError: if the outputs are empty or not of the shape [T, H], the length is not in [1, T],
+        or there is not one label for each drawn step.
 
     Example:
       >>> figure = hidden_states(np.tanh(np.arange(12.0).reshape(4, 3) - 6), length=2)
@@ -77,25 +77,26 @@ def gates(
     title: str | None = None,
     step_labels: Sequence[Any] | None = None,
 ) -> "Figure":
-    """The gates of one sequence over time, a heat map a gate: units down and time across.
+    """Plot the gates of one sequence, one heat map per gate; rows are units, columns are steps.
 
-    Gates that are never negative are drawn from 0, shut, to 1, open; candidates such as an LSTM's
-    g or a GRU's n symmetrically around zero, which is white.
+    The colour scale of a gate without negative values ranges from 0 (closed) to 1 (open), or to the
+    largest value if that is above 1. The colour scale of candidates, such as g of an LSTM or n of a
+    GRU, is symmetric around zero, which is white.
 
     Args:
-      values: for each gate float [T, H], one layer and one sequence of what `seqjax.traces.gates`
-        gives.
-      length: how many steps are real; the others are not drawn. None: all.
-      title: what to write above.
+      values: a dict from the names of gates to their values, float [T, H], for one layer and one
+        sequence, as from `seqjax.traces.gates`.
+      length: the number of steps before the padding. Only these steps are drawn. The default is T.
+      title: the title of the figure.
       step_labels: a text for each drawn step, such as its token.
 
     Returns:
       A figure with a panel and a colour bar for each gate.
 
     Raises:
-      ImportError: matplotlib is missing.
-      ValueError: no gates, gates that are not [T, H] or of different shapes, length not in [1, T],
-        or the number of labels is not that of the drawn steps.
+      ImportError: if matplotlib is not installed.
+      ValueError: if there are no gates, the gates do not share one shape [T, H], the length is not
+        in [1, T], or there is not one label for each drawn step.
 
     Example:
       >>> figure = gates({"r": np.full([4, 3], 0.5), "n": np.full([4, 3], -0.5)}, length=2)
@@ -137,22 +138,23 @@ def attention(
     *,
     title: str | None = None,
 ) -> "Figure":
-    """Attention weights as a heat map: target tokens down, source tokens across.
+    """Plot attention weights as a heat map; rows are target tokens, columns are source tokens.
 
     Args:
-      weights: float [T, S], for each target token its weights over the source.
-      source: the S source tokens, or their ids; a string is its characters.
+      weights: float [T, S], the weights over the source for each target token.
+      source: the S source tokens or their ids. The tokens of a string are its characters.
       target: the T target tokens.
-      title: what to write above.
+      title: the title of the figure.
 
     Returns:
-      A figure with one panel and a colour bar, dark where the weight is large. Of more than 400
-      tokens, neighbours are drawn as one, with the largest of their weights. Characters that no
-      installed font has are drawn as boxes, and matplotlib warns of them.
+      A figure with one panel, in which large weights are dark, and a colour bar. If there are more
+      than 400 tokens, adjacent tokens share a cell of the heat map, and the cell shows their
+      largest weight. A character that no installed font has is drawn as a box, and matplotlib
+      issues a warning.
 
     Raises:
-      ImportError: matplotlib is missing.
-      ValueError: weights that are not [T, S] for these tokens, or are empty.
+      ImportError: if matplotlib is not installed.
+      ValueError: if the weights are empty, or T and S are not the numbers of tokens.
 
     Example:
       >>> figure = attention(np.eye(3), "cat", ["K", "AE", "T"])
@@ -184,7 +186,7 @@ def attention(
 
 
 def _pooled(values: np.ndarray, most: int = 400) -> np.ndarray:
-    """At most so many rows and columns: maxima of blocks, as means would hide an alignment."""
+    """Reduce a matrix to `most` rows and columns by maxima, since means would hide an alignment."""
     for axis, size in enumerate(values.shape):
         starts = np.arange(0, size, -(-size // most))
         values = np.maximum.reduceat(values, starts, axis=axis)
@@ -196,5 +198,5 @@ def _symbol(gate: str) -> str:
 
 
 def _width(steps: int) -> float:
-    """Inches for so many steps side by side."""
+    """Return the width in inches of a figure with this number of steps."""
     return min(MOST_WIDTH, max(5.5, 0.17 * steps + 1.5))

@@ -1,4 +1,4 @@
-"""Plots of training, and of the classes that a model confuses."""
+"""Learning curves and confusion matrices."""
 
 import collections
 import math
@@ -15,27 +15,28 @@ if TYPE_CHECKING:
 
 __all__ = ["confusion", "learning_curve"]
 
-# In a training history, but not learning.
+# Entries of a training history that are not learning curves.
 NOT_CURVES = ("epoch", "step", "seconds", "grad_norm", "skipped")
 
 
 def learning_curve(
     history: Sequence[Mapping[str, Any]], *, keys: str | Sequence[str] | None = None
 ) -> "Figure":
-    """Metrics over the epochs, those of training and of evaluation in one panel a metric.
+    """Plot metrics over epochs; the training and evaluation values of a metric share a panel.
 
     Args:
-      history: records such as `seqjax.training.fit` returns: `{"epoch": 1, "loss": …, "eval_loss":
-        …}`. A record may lack a key. Without "epoch" the records count from 1.
-      keys: what to draw, one or several; all numbers but epoch, step, seconds, grad_norm and
-        skipped by default. What is no number in a record is left out there.
+      history: records as returned by `seqjax.training.fit`, such as
+        `{"epoch": 1, "loss": …, "eval_loss": …}`. Keys may be missing in a record. Records without
+        "epoch" are numbered from 1.
+      keys: the key or keys to draw. By default, all keys with numbers are drawn except epoch, step,
+        seconds, grad_norm and skipped. Values that are not numbers are not drawn.
 
     Returns:
-      A figure with a panel for `name` and `eval_name` together.
+      A figure with one panel for each metric `name`. The panel also shows the metric `eval_name`.
 
     Raises:
-      ImportError: matplotlib is missing.
-      ValueError: the history is empty, or has no numbers by such a key.
+      ImportError: if matplotlib is not installed.
+      ValueError: if the history is empty, or has no numbers for a key.
 
     Example:
       >>> history = [
@@ -85,7 +86,7 @@ def learning_curve(
 
 
 def _number(value: Any) -> float | None:
-    """A float of a number or of an array of one; None of anything else."""
+    """Return a number or an array without axes as a float, and None for anything else."""
     try:
         array = np.asarray(value)
         return float(array) if array.ndim == 0 and array.dtype.kind not in "US" else None
@@ -94,21 +95,21 @@ def _number(value: Any) -> float | None:
 
 
 def confusion(right: Sequence[Any], found: Sequence[Any], *, most: int = 24) -> "Figure":
-    """Which classes are taken for which: of each right class, the shares found as each.
+    """Plot a confusion matrix: for each true class, the percentage of each predicted class.
 
     Args:
-      right: the right class of each example, texts or numbers; arrays will do.
-      found: the class found for each.
-      most: the classes that are shown at most, those with the most examples.
+      right: the true class of each example, texts or numbers in a sequence or an array.
+      found: the predicted class of each example.
+      most: the maximum number of classes to show. The classes with the most examples are shown.
 
     Returns:
-      A figure with one panel: right classes down, found ones across, shares in per cent.
+      A figure with one panel, with true classes as rows and predicted classes as columns.
 
     Raises:
-      ImportError: matplotlib is missing.
-      TypeError: `most` is not an integer.
-      ValueError: no examples, or not as many found as right; arrays that are not [N]; `most` below
-        1.
+      ImportError: if matplotlib is not installed.
+      TypeError: if `most` is not an integer.
+      ValueError: if there are no examples, `right` and `found` differ in length, an array does not
+        have the shape [N], or `most` is below 1.
 
     Example:
       >>> figure = confusion(["yes", "yes", "no"], ["yes", "no", "no"])
@@ -118,9 +119,7 @@ def confusion(right: Sequence[Any], found: Sequence[Any], *, most: int = 24) -> 
     right, found = _classes("right", right), _classes("found", found)
     checks.require_integer("most", most)
     if len(right) != len(found):
-        raise ValueError(
-            f"right, found: expected as many of both, got {len(right)} and {len(found)}"
-        )
+        raise ValueError(f"right, found: expected equal lengths, got {len(right)} and {len(found)}")
     if not right:
         raise ValueError("right, found: expected at least one example, got none")
     totals = collections.Counter(right)
@@ -131,7 +130,9 @@ def confusion(right: Sequence[Any], found: Sequence[Any], *, most: int = 24) -> 
     side = 0.36 * len(shown)
     figure = new_figure(width=2.2 + side, height=1.6 + side)
     axes = figure.add_subplot(xlabel="found", ylabel="right", title="Shares of each row, %")
-    axes.imshow(np.sqrt(shares), cmap="Blues", vmin=0.0, vmax=1.0)  # small shares show, too
+    axes.imshow(
+        np.sqrt(shares), cmap="Blues", vmin=0.0, vmax=1.0
+    )  # the root makes small shares visible
     ticks(axes, "x", shown, inches=side)
     ticks(axes, "y", shown, inches=side)
     for (row, column), share in np.ndenumerate(shares):
@@ -143,15 +144,15 @@ def confusion(right: Sequence[Any], found: Sequence[Any], *, most: int = 24) -> 
 
 
 def _classes(name: str, examples: Any) -> list[Any]:
-    """Classes as Python's own texts and numbers, which can be counted."""
+    """Return classes as Python texts and numbers, which are hashable."""
     shape = np.shape(examples) if hasattr(examples, "shape") else (len(examples),)
     if len(shape) != 1:
-        raise ValueError(f"{name}: expected [N], one class an example, got shape {shape}")
+        raise ValueError(f"{name}: expected [N], one class per example, got shape {shape}")
     values = np.asarray(examples) if hasattr(examples, "shape") else examples
     return [one.item() if hasattr(one, "item") else one for one in values]
 
 
 def _order(name: Any) -> tuple[bool, float, str]:
-    """Sorts numbers by value, and texts after them."""
+    """Return a sort key that orders numbers by value, followed by texts."""
     number = isinstance(name, (int, float))
     return not number, name if number else 0.0, str(name)

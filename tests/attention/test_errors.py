@@ -94,7 +94,7 @@ def test_bad_query(case, query, error):
 @registered
 def test_a_memory_that_was_not_precomputed(case):
     attention = case.attention
-    with pytest.raises(TypeError, match=r"^memory: expected what precompute returned, got"):
+    with pytest.raises(TypeError, match=r"^memory: expected the result of precompute, got"):
         not_one: Any = MEMORY
         attention.attend(params_of(attention), np.ones((B, case.query_size)), not_one, ())
 

@@ -5,6 +5,7 @@ import functools
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
 from tests.attention.cases import (
     MASK,
@@ -42,6 +43,7 @@ def problem(case):
     return jax.jit(jax.grad(loss, (0, 1, 2))), arguments, weights, loss
 
 
+@pytest.mark.quick("additive", "monotonic", "multi_head")
 @all_cases
 def test_gradient_equals_differences_of_the_numpy_twin(case):
     gradient, arguments, weights, _ = problem(case)
@@ -62,6 +64,7 @@ def test_gradient_equals_differences_of_the_numpy_twin(case):
     np.testing.assert_allclose(along, slope, rtol=1e-4, atol=1e-6 * scale)
 
 
+@pytest.mark.quick("additive", "monotonic", "multi_head")
 @all_cases
 def test_padding_never_reaches_a_gradient(case):
     gradient, (params, queries, memory), *_ = problem(case)
@@ -73,6 +76,7 @@ def test_padding_never_reaches_a_gradient(case):
     assert (np.asarray(dirty[1])[:, ~MASK.any(-1)] == 0).all()
 
 
+@pytest.mark.quick("additive", "monotonic", "multi_head")
 @all_cases
 def test_every_parameter_matters(case):
     """A weight on which nothing depends would be a mistake that the twin might share."""
@@ -86,6 +90,7 @@ def test_every_parameter_matters(case):
     assert all(float(jnp.abs(leaf).max()) > 1e-7 for leaf in jax.tree.leaves(params))
 
 
+@pytest.mark.quick("additive")
 @registered
 def test_forward_mode_equals_reverse_mode(case):
     gradient, arguments, _, loss = problem(case)

@@ -73,6 +73,7 @@ def test_expected_position_never_moves_left(cls):
     assert (np.diff(stops.cumsum(-1), axis=0) <= 1e-6).all()
 
 
+@pytest.mark.quick("mocha-MoChA-options0", "monotonic-Monotonic-options1")
 @pytest.mark.parametrize("options", [{}, {"mode": "hard"}, {"temperature": 0.5}])
 @pytest.mark.parametrize("name, cls", [("monotonic", Monotonic), ("mocha", MoChA)])
 def test_noise_is_added_before_the_sigmoid(name, cls, options):
@@ -111,6 +112,7 @@ def test_logistic_noise_samples_hard_attention():
     assert_close(mean, run(soft, params, queries[:2], memory, MASK)[2][-1], 0.04)
 
 
+@pytest.mark.quick()
 @each
 def test_long_sources_and_saturated_scores_stay_exact(cls):
     """Where the paper's cumulative product underflows: many positions, p near 1 at most of them."""

@@ -24,6 +24,7 @@ from tests.attention.cases import (
 from tests.cases import assert_close
 
 
+@pytest.mark.quick("additive-3", "monotonic-3", "multi_head-3")
 @pytest.mark.parametrize("front", [0, 3])
 @registered
 def test_more_padding_changes_nothing(case, front):
@@ -38,6 +39,7 @@ def test_more_padding_changes_nothing(case, front):
     assert_close(jnp.abs(weights).sum(), jnp.abs(want[1]).sum(), 1e-5, 1e-6)
 
 
+@pytest.mark.quick("additive", "monotonic", "multi_head")
 @registered
 def test_a_row_alone_is_what_it_is_in_a_batch(case):
     params, (queries, memory) = params_of(case.attention), inputs_of(case)
@@ -47,6 +49,7 @@ def test_a_row_alone_is_what_it_is_in_a_batch(case):
         assert_close(got, jax.tree.map(lambda a, row=row: a[:, row], want), 1e-6, 1e-6)
 
 
+@pytest.mark.quick("additive", "monotonic", "multi_head")
 @registered
 def test_any_number_of_batch_axes(case):
     params, (queries, memory) = params_of(case.attention), inputs_of(case)
@@ -56,6 +59,7 @@ def test_any_number_of_batch_axes(case):
     assert_close(got, jax.tree.map(lambda a: fold(a, 1), want), 1e-6, 1e-6)
 
 
+@pytest.mark.quick("additive", "monotonic", "multi_head", "mocha-options")
 @all_cases
 def test_garbage_in_padding_changes_nothing(case):
     params, (queries, memory) = params_of(case.attention), inputs_of(case)
@@ -74,6 +78,7 @@ def test_nothing_of_padding_is_kept(case):
     assert (np.asarray(clean.mask) == MASK).all()
 
 
+@pytest.mark.quick("additive", "monotonic", "multi_head")
 @registered
 def test_no_positions_at_all(case):
     params, (queries, memory) = params_of(case.attention), inputs_of(case)
@@ -82,6 +87,7 @@ def test_no_positions_at_all(case):
     assert (contexts == 0).all()
 
 
+@pytest.mark.quick("additive", "monotonic", "multi_head")
 @registered
 def test_half_precision(case):
     half_params = len(case.name) % 2  # half of the mechanisms each: float32 master weights, or not
@@ -101,6 +107,7 @@ def test_half_precision(case):
     assert_close(got, reference(case, params, queries, memory, MASK), tolerance, tolerance)
 
 
+@pytest.mark.quick("*-bfloat16")
 @pytest.mark.parametrize("dtype", ["bfloat16", "float32"])
 @registered
 def test_memory_decides_the_dtype(case, dtype):
@@ -121,6 +128,7 @@ def test_memory_decides_the_dtype(case, dtype):
         assert got.weights.dtype == jnp.float32
 
 
+@pytest.mark.quick("monotonic")
 @pytest.mark.parametrize("name", ["location_aware", "monotonic", "mocha", "coverage"])
 def test_a_given_state_keeps_its_dtype(name):
     attention = attentions.ATTENTIONS[name](Q, M)
@@ -132,6 +140,7 @@ def test_a_given_state_keeps_its_dtype(name):
     assert attended.weights.dtype == jnp.float32
 
 
+@pytest.mark.quick("additive", "monotonic", "multi_head")
 @registered
 def test_states_are_what_the_next_step_takes(case):
     """Step by step equals in one go: nothing but the state is carried."""

@@ -53,6 +53,7 @@ def test_keys_are_projected_once(case):
     assert (before, step) == PRODUCTS[case.name]
 
 
+@pytest.mark.quick("additive", "monotonic", "multi_head")
 @registered
 def test_a_step_does_not_read_the_weights_of_the_keys(case):
     """Parameters that made the keys have no gradient through a step on a memory that is given."""
@@ -78,6 +79,7 @@ def test_a_step_does_not_read_the_weights_of_the_keys(case):
         assert (making * using == 0).all()
 
 
+@pytest.mark.quick("additive", "monotonic", "multi_head")
 @registered
 def test_vmap(case):
     attention, params, (queries, memory) = (
@@ -92,6 +94,7 @@ def test_vmap(case):
     assert_close(jax.jit(each)(queries, memory, MASK), want, 1e-6, 1e-6)
 
 
+@pytest.mark.quick("additive", "monotonic")
 @registered
 def test_without_jit(case):
     attention, params = case.attention, params_of(case.attention)
@@ -102,6 +105,7 @@ def test_without_jit(case):
     assert_close(tuple(got), jax.tree.map(lambda a: a[0], want), 1e-6, 1e-6)
 
 
+@pytest.mark.quick("additive", "monotonic", "multi_head")
 @registered
 def test_all_steps_at_once_where_nothing_is_carried(case):
     """What a decoder does whose queries are all known: queries in parallel over one memory."""
@@ -118,6 +122,7 @@ def test_all_steps_at_once_where_nothing_is_carried(case):
     assert_close(tuple(got), run(attention, params, queries, memory, MASK), 1e-6, 1e-6)
 
 
+@pytest.mark.quick("additive", "monotonic")
 @registered
 def test_one_trace_for_equal_mechanisms(case):
     traces = []
@@ -136,6 +141,7 @@ def test_one_trace_for_equal_mechanisms(case):
     assert len(traces) == 1
 
 
+@pytest.mark.quick("additive-tpu", "mocha-tpu", "multi_head-cuda")
 @pytest.mark.parametrize("platform", ["cpu", "cuda", "tpu"])
 @registered
 def test_lowers_for_every_platform(case, platform):

@@ -23,6 +23,20 @@ from tests.attention.cases import (
 from tests.cases import assert_close
 
 
+@pytest.mark.quick(
+    "additive",
+    "normed_additive",
+    "dot",
+    "scaled_dot",
+    "general",
+    "concat",
+    "location_aware",
+    "coverage",
+    "local_p",
+    "monotonic",
+    "mocha",
+    "multi_head",
+)
 @all_cases
 def test_equals_the_numpy_twin(case):
     params, (queries, memory) = params_of(case.attention), inputs_of(case)
@@ -30,6 +44,7 @@ def test_equals_the_numpy_twin(case):
     assert_close(got, reference(case, params, queries, memory, MASK), 3e-6, 3e-6)
 
 
+@pytest.mark.quick("additive", "monotonic", "multi_head")
 @registered
 def test_equals_the_numpy_twin_in_float64(case, x64):
     params = jax.tree.map(lambda a: a.astype(jnp.float64), params_of(case.attention))
@@ -85,6 +100,7 @@ def test_equal_configurations_are_equal(case):
     assert again != type(case.attention)(query_size=M + 1, memory_size=M + 1)
 
 
+@pytest.mark.quick("additive", "monotonic", "multi_head")
 @registered
 def test_init(case):
     attention = case.attention

@@ -104,12 +104,12 @@ def test_compare_leaves_with_one_for_a_regression(tmp_path: Path) -> None:
         (["speed", "--shapes", "1,2,3,0"], "got '1,2,3,0'"),
         (["speed", "--repeats", "0"], "repeats: expected a positive integer, got 0"),
         (["speed", "--devices", "0"], "devices: expected a positive integer, got 0"),
-        (["speed", "--random", "-1"], "random, seed: expected no negative number"),
+        (["speed", "--random", "-1"], "random, seed: expected at least 0"),
         (["memory", "--seed", "1"], "seed: expected none for suite memory"),
         (["memory", "--variants", "plain"], "variants: expected none for suite memory"),
         (["train_step", "--cells", "lstm"], "cells: expected none for suite train_step"),
         (["compare", "no.json", "no.json"], "results: expected a JSON file"),
-        (["report"], "results: expected one results file or more"),
+        (["report"], "results: expected at least one results file"),
     ],
 )
 def test_mistakes_are_named(
@@ -161,7 +161,7 @@ def test_scaling_changes_one_size(monkeypatch: pytest.MonkeyPatch) -> None:
     shapes = [each.shape for each in rows if each.contestant == "seqjax"]
     assert shapes == [(2, 3, 4, 5), (3, 3, 4, 5), (2, 3, 6, 6)]
     reasons = [each.reason for each in rows if each.contestant == "seqjax_sharded"]
-    assert reasons == [None, "a batch of 3 can not be split over 2 devices", None]
+    assert reasons == [None, "a batch of 3 cannot be divided over 2 devices", None]
 
 
 def test_train_step_runs_its_tasks(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -164,7 +164,7 @@ def test_sharded_needs_a_batch_that_can_be_split() -> None:
     workload = make("lstm", "plain", SHAPE._replace(batch=1))
     assert isinstance(workload, Workload)
     assert peers.load("seqjax_sharded").prepare(workload) == (
-        f"a batch of 1 can not be split over {jax.device_count()} devices"
+        f"a batch of 1 cannot be divided over {jax.device_count()} devices"
     )
 
 

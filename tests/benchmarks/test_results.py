@@ -192,20 +192,22 @@ def test_geometric_means_are_of_pairs() -> None:
 def test_highlights_and_losses() -> None:
     lines = "\n".join(summary.highlights(everything()))
     for expected in (
-        "flax_nnx / seqjax: 4.00× over 1 cases",
-        "lstm plain 32,100,512,512, gradient by seqjax: 50 % of the GEMM rate",
-        "pytorch / seqjax (best setting): 0.82× over 2 cases",
-        "Gradient with lengths / without: seqjax 1.50 (pytorch 4.00)",
-        "Lower and compile the gradient, handwritten / seqjax: 2.00×",
-        "lstm compile time, T = 3 / T = 1: 3.00×",
-        "seqjax remat=sqrt: 0.25× the temporaries of a plain scan, 1.5× its time",
-        "train_step, pytorch / seqjax: 3.00×",
-        "streaming, handwritten / seqjax: 0.50×",
+        "For the gradient, flax_nnx takes 4.00 times as long as seqjax (one case).",
+        "lstm plain 32,100,512,512 (B,T,I,H), the gradient of seqjax runs at 50 % of the rate",
+        "0.82 times as long as seqjax (best setting) (geometric mean over 2 cases).",
+        "with lengths, divided by that without, is 1.50 for seqjax, 4.00 for pytorch.",
+        "To lower and compile the gradient, handwritten takes 2.00 times as long as seqjax.",
+        "the gradient of lstm takes 3.00 times as long for 3 steps as for 1.",
+        "seqjax remat=sqrt needs 0.25 of the temporary memory of a plain scan, and takes 1.5 of",
+        'In the suite `train_step`, for "step", pytorch takes 3.00 times as long as seqjax',
+        'In the suite `streaming`, for "step", handwritten takes 0.50 times as long as seqjax',
     ):
         assert expected in lines
     assert summary.slower(everything().rows) == [
-        "speed lstm plain 32,100,512,512 gradient: pytorch at 0.50×",
-        "streaming lstm plain 32,100,512,512 step: handwritten at 0.50×",
+        'In the suite `speed`, for "gradient" in the case lstm plain 32,100,512,512 (B,T,I,H), '
+        "pytorch takes 0.50 times as long as seqjax.",
+        'In the suite `streaming`, for "step" in the case lstm plain 32,100,512,512 (B,T,I,H), '
+        "handwritten takes 0.50 times as long as seqjax.",
     ]
 
 
@@ -219,14 +221,14 @@ def test_page_is_made_of_the_file(tmp_path: Path) -> None:
         "A processor",
         "jax 1.2.3",
         "| lstm plain 32,100,512,512 | gradient | 2 | 1 (0.50×) | 8 (4.00×) † |",
-        "haiku, speed: no lengths (lstm plain)",
+        "In the suite `speed`, haiku was not timed for lstm plain (no lengths).",
         "![speed](images/benchmarks/speed.png)",
         "![memory](images/benchmarks/memory.png)",
         "![scaling](images/benchmarks/scaling.png)",
     ):
         assert expected in text
     plots = sorted(file.name for file in (path.parent / "images" / "benchmarks").iterdir())
-    assert plots == ["memory.png", "scaling.png", "speed.png"]
+    assert plots == ["memory.png", "scaling.png", "speed.png", "speed_means.png"]
 
 
 def test_page_of_several_files_keeps_their_plots_apart(tmp_path: Path) -> None:

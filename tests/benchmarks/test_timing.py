@@ -44,6 +44,7 @@ def test_contestants_take_turns_and_another_goes_first_in_each_round() -> None:
     assert "".join(clock.calls) == "aabbcc" + "abc" + "bca" + "cab"
 
 
+@pytest.mark.quick("3-0-3", "9-6.5-7")
 @pytest.mark.parametrize(
     "repeats, budget, rounds", [(9, 1e9, 9), (9, 0.0, 5), (9, 6.5, 7), (3, 0, 3)]
 )

@@ -13,6 +13,8 @@ from tests.cases import (
     PICKED,
     assert_close,
     conformant,
+    dtype_for,
+    hold_of,
     inputs_of,
     mask_of,
     params_of,
@@ -24,6 +26,11 @@ from tests.cases import (
 HALF = [jnp.bfloat16, jnp.float16]
 
 
+def dtypes(state):
+    return [leaf.dtype for leaf in jax.tree.leaves(state)]
+
+
+@pytest.mark.quick("lstm-fused-*", "min_gru-associative-bfloat16", "conv_lstm_1d-fused-bfloat16")
 @pytest.mark.parametrize("dtype", HALF)
 @conformant
 def test_half_precision(case, dtype):
@@ -36,7 +43,8 @@ def test_half_precision(case, dtype):
         params = jax.tree.map(lambda a: a.astype(dtype), params)
     xs, mask = jnp.asarray(inputs_of(cell, (3,)), dtype), mask_of((3,))
     got = case.unroll(params, xs, mask=mask)
-    assert all(leaf.dtype == dtype for leaf in jax.tree.leaves(got))
+    assert got.outputs.dtype == dtype
+    assert dtypes(got.state) == dtypes(cell.initial_state((3,), dtype))
     # The reference sees what the cell sees: rounded inputs and parameters. What is left is the
     # rounding of states, once a step.
     rounded = jax.tree.map(lambda a: a.astype(dtype).astype(jnp.float32), (params, xs))
@@ -45,6 +53,7 @@ def test_half_precision(case, dtype):
     assert_close(got, want, atol=20 * epsilon, rtol=20 * epsilon)
 
 
+@pytest.mark.quick("elman_readout-*", "lstm-*", "cho_gru-*", "min_gru-*", "conv_lstm_1d-*")
 @conformant
 def test_a_given_state_keeps_its_dtype(case):
     case.needs(jnp.bfloat16)
@@ -57,13 +66,14 @@ def test_a_given_state_keeps_its_dtype(case):
 
     got = run(xs, state)
     assert got.outputs.dtype == jnp.bfloat16
-    assert all(leaf.dtype == jnp.float32 for leaf in jax.tree.leaves(got.state))
-    low = jax.tree.map(lambda s: s.astype(jnp.bfloat16), state)
+    assert dtypes(got.state) == dtypes(state)
+    low = jax.tree.map(lambda s: s.astype(dtype_for(s, jnp.bfloat16)), state)
     got = run(xs.astype(jnp.float32), low)
     assert got.outputs.dtype == jnp.float32
-    assert all(leaf.dtype == jnp.bfloat16 for leaf in jax.tree.leaves(got.state))
+    assert dtypes(got.state) == dtypes(low)
 
 
+@pytest.mark.quick("lstm-fused", "min_gru-associative", "conv_lstm_1d-fused")
 @conformant
 def test_float64(case, x64):
     case.needs(np.float64)
@@ -75,6 +85,7 @@ def test_float64(case, x64):
     assert_close(got, reference(case, params, xs, mask=mask), 1e-13, 1e-13)
 
 
+@pytest.mark.quick("elman_readout-*", "lstm-*", "cho_gru-*", "min_gru-*", "conv_lstm_1d-*")
 @pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
 @conformant
 def test_no_implicit_promotion(case, dtype):
@@ -82,12 +93,13 @@ def test_no_implicit_promotion(case, dtype):
     cell, params = case.cell, params_of(case.cell)
     with jax.numpy_dtype_promotion("strict"):
         xs = jnp.asarray(inputs_of(cell, (3,)), dtype)
-        hold = jax.tree.map(lambda s: 0.1, cell.initial_state((3,)))
+        hold = hold_of(cell, 0.1)
         resets = mask_of((3,), seed=9)
         run = lambda: case.unroll(params, xs, mask=mask_of((3,)), resets=resets, zoneout=hold)  # noqa: E731
         assert jax.eval_shape(run).outputs.dtype == dtype
 
 
+@pytest.mark.quick("lstm-bfloat16", "conv_lstm_1d-bfloat16", "min_gru-bfloat16")
 @pytest.mark.parametrize("dtype", [jnp.float32, *HALF])
 @registered
 def test_parameters_are_drawn_in_the_dtype_asked_for(case, dtype):
@@ -106,6 +118,7 @@ def test_half_precision_products_are_summed_in_float32():
     assert abs(float(got.outputs[0, 0]) - 4.90625) < 0.02
 
 
+@pytest.mark.quick("lstm")
 @pytest.mark.parametrize("name", ["lstm", "gru", "cho_gru", "peephole_lstm", "coupled_lstm"])
 def test_recurrent_weights_are_orthogonal_per_gate(name):
     w = seqjax.CELLS[name](3, 8).init(jax.random.key(0)).w_hh

@@ -8,14 +8,17 @@ import numpy as np
 import pytest
 
 import seqjax
+from tests import references
 from tests.cases import (
     CASES,
+    PICKED,
     REGISTERED,
     T,
     assert_close,
     assert_same,
     conformant,
     draw_like,
+    hold_of,
     inputs_of,
     kernels_of,
     mask_of,
@@ -32,7 +35,7 @@ BATCH = (3,)
 def loss_of(outputs, state, weights):
     """A random linear function of everything that comes out."""
     leaves = zip(jax.tree.leaves((outputs, state)), jax.tree.leaves(weights), strict=True)
-    return sum((leaf * weight).sum() for leaf, weight in leaves)
+    return sum((leaf * weight).sum().real for leaf, weight in leaves)
 
 
 @functools.cache
@@ -45,7 +48,7 @@ def problem(case, reverse=False):
         "mask": mask_of(BATCH),
         "resets": mask_of(BATCH, seed=9),
         "recurrent_mask": None if r is None else draw_like(r, 6),
-        "zoneout": jax.tree.map(lambda s: 0.2, state),
+        "zoneout": hold_of(cell, 0.2),
         "reverse": reverse,
     }
     arguments = params_of(cell), inputs_of(cell, BATCH), state, state_of(cell, BATCH, 5)
@@ -65,10 +68,14 @@ def gradients(case, reverse=False):
     return gradient(*arguments)
 
 
-BACKWARD = [pytest.param(case, True, id=f"{id}-reverse") for id, case in REGISTERED.items()]
+BACKWARD = [
+    pytest.param(case, True, id=f"{id}-reverse", marks=() if id in PICKED else pytest.mark.slow)
+    for id, case in REGISTERED.items()
+]
 FORWARD = [pytest.param(case, False, id=id) for id, case in CASES.items()]
 
 
+@pytest.mark.quick("lstm", "min_gru")
 @pytest.mark.parametrize(("case", "reverse"), FORWARD + BACKWARD)
 def test_gradient_equals_differences_of_the_numpy_twin(case, reverse):
     case = case._replace(kernel="scan")
@@ -79,14 +86,14 @@ def test_gradient_equals_differences_of_the_numpy_twin(case, reverse):
 
     def at(sign):
         params, xs, state, reset_state = jax.tree.map(
-            lambda a, d: np.asarray(a, np.float64) + sign * size * d, arguments, direction
+            lambda a, d: references.wide(a) + sign * size * d, arguments, direction
         )
         ran = reference(case, params, xs, initial_state=state, reset_state=reset_state, **fixed)
         return loss_of(ran[0], ran[1], weights)
 
     slope = (at(1) - at(-1)) / (2 * size)
     along = sum(
-        (np.asarray(g, np.float64) * d).sum()
+        (references.wide(g) * d).sum().real  # JAX gives ∂/∂x - i ∂/∂y of a complex number
         for g, d in zip(jax.tree.leaves(ours), jax.tree.leaves(direction), strict=True)
     )
     scale = sum(float(np.abs(g).sum()) for g in jax.tree.leaves(ours))
@@ -96,6 +103,7 @@ def test_gradient_equals_differences_of_the_numpy_twin(case, reverse):
         assert_same(gradients(other, reverse), ours)
 
 
+@pytest.mark.quick("lstm-fused", "lstm-native", "min_gru-associative")
 @conformant
 def test_padding_never_reaches_a_gradient(case):
     _, gradient, (params, xs, *states), fixed, _ = problem(case)
@@ -105,6 +113,7 @@ def test_padding_never_reaches_a_gradient(case):
     assert (np.asarray(dirty[1])[~fixed["mask"]] == 0).all()
 
 
+@pytest.mark.quick()
 @picked
 def test_remat_changes_nothing(case):
     loss, _, arguments, *_ = problem(case)
@@ -115,6 +124,7 @@ def test_remat_changes_nothing(case):
 SEGMENTED = [("sqrt", steps) for steps in (1, 3, 4, 11, 16)] + [("log", 40), ("log", 300)]
 
 
+@pytest.mark.quick("sqrt-11-False", "log-40-True")
 @pytest.mark.parametrize("reverse", [False, True])
 @pytest.mark.parametrize(("remat", "steps"), SEGMENTED)
 def test_segments_of_any_number_of_steps(remat, steps, reverse):

@@ -16,6 +16,7 @@ from tests.cases import (
     assert_close,
     conformant,
     draw_like,
+    hold_of,
     inputs_of,
     mask_of,
     params_of,
@@ -49,7 +50,7 @@ def everything(case):
         "mask": mask_of(BATCH),
         "resets": np.random.default_rng(5).random((*BATCH, T)) < 0.3,
         "recurrent_mask": noise,
-        "zoneout": jax.tree.map(lambda s: 0.3, state),
+        "zoneout": hold_of(case.cell, 0.3),
     }
 
 
@@ -71,6 +72,22 @@ def check(case, xs, **options):
 
 @pytest.mark.parametrize("reverse", [False, True])
 @all_conformant
+@pytest.mark.quick(
+    "elman-scan-False",
+    "elman_readout-scan-False",
+    "gru-scan-False",
+    "cho_gru-scan-False",
+    "mgu-scan-False",
+    "indrnn-scan-False",
+    "min_gru-scan-False",
+    "lstm-scan-False",
+    "*_lstm-scan-False",
+    "conv_lstm_?d-scan-False",
+    "conv_lstm_1d-fused-False",
+    "lstm-fused-True",
+    "lstm-native-True",
+    "min_gru-associative-True",
+)
 def test_masks_resets_states_and_noise(case, reverse):
     options = everything(case)
     xs, mask, state = inputs_of(case.cell, BATCH), options["mask"], options["state"]
@@ -84,11 +101,13 @@ def test_masks_resets_states_and_noise(case, reverse):
 
 
 @all_conformant
+@pytest.mark.quick("lstm-native", "min_gru-associative", "conv_lstm_1d-scan")
 def test_nothing_but_inputs(case):
     check(case, inputs_of(case.cell, (3,)))
 
 
 @conformant
+@pytest.mark.quick("lstm-*", "elman_readout-*", "min_gru-*", "conv_lstm_1d-*")
 def test_chunks_with_carried_state_equal_the_whole(case):
     params, xs, options = params_of(case.cell), inputs_of(case.cell, BATCH), everything(case)
     run = functools.partial(case.unroll, params, xs)
@@ -100,6 +119,7 @@ def test_chunks_with_carried_state_equal_the_whole(case):
     assert_close(whole, (a.outputs + b.outputs, b.state))
 
 
+@pytest.mark.quick("lstm-fused-*", "min_gru-associative-resets")
 @pytest.mark.parametrize("name", ["mask", "resets", "recurrent_mask", "zoneout", "state"])
 @picked
 def test_each_argument_alone(case, name):
@@ -108,6 +128,7 @@ def test_each_argument_alone(case, name):
         check(case, inputs_of(case.cell, BATCH), reverse=True, **{name: value})
 
 
+@pytest.mark.quick("lstm-fused-*", "min_gru-associative-True", "conv_lstm_1d-fused-False")
 @pytest.mark.parametrize("reverse", [False, True])
 @picked
 def test_lengths(case, reverse):
@@ -120,6 +141,7 @@ def test_lengths(case, reverse):
     assert_close(got, want)
 
 
+@pytest.mark.quick("lstm-fused", "conv_lstm_1d-fused")
 @picked
 def test_a_sequence_alone_equals_itself_in_a_padded_batch(case):
     cell, params = case.cell, params_of(case.cell)
@@ -131,6 +153,7 @@ def test_a_sequence_alone_equals_itself_in_a_padded_batch(case):
         assert_close(inside, tuple(alone))
 
 
+@pytest.mark.quick("lstm-fused", "min_gru-associative")
 @picked
 def test_reverse_is_the_reversed_short_sequence(case):
     cell, params = case.cell, params_of(case.cell)
@@ -141,6 +164,7 @@ def test_reverse_is_the_reversed_short_sequence(case):
     assert_close(tuple(backward), (outputs, flipped.state))
 
 
+@pytest.mark.quick("lstm-fused", "min_gru-associative")
 @picked
 def test_packed_rows_equal_separate_rows(case):
     cell, params = case.cell, params_of(case.cell)
@@ -159,6 +183,7 @@ def test_packed_rows_equal_separate_rows(case):
     assert_close(packed.state, first.state)
 
 
+@pytest.mark.quick("lstm-fused", "min_gru-associative")
 @picked
 def test_resets_put_back_the_reset_state_not_the_carried_one(case):
     cell, params = case.cell, params_of(case.cell)
@@ -172,6 +197,7 @@ def test_resets_put_back_the_reset_state_not_the_carried_one(case):
 
 
 @conformant
+@pytest.mark.quick("lstm-fused", "min_gru-associative")
 def test_empty_time_and_empty_batch(case):
     cell, params, state = case.cell, params_of(case.cell), state_of(case.cell, (2,))
     no_time = case.unroll(params, inputs_of(cell, (2,), 0), state=state, lengths=[0, 0])
@@ -182,6 +208,7 @@ def test_empty_time_and_empty_batch(case):
     assert jax.tree.leaves(no_batch.state)[0].shape[0] == 0
 
 
+@pytest.mark.quick("lstm-fused")
 @picked
 def test_short_chunks_equal_the_whole(case):
     cell, params = case.cell, params_of(case.cell)
@@ -192,6 +219,7 @@ def test_short_chunks_equal_the_whole(case):
     assert_close(whole, (np.concatenate([host(a.outputs), host(b.outputs)], 1), b.state))
 
 
+@pytest.mark.quick("lstm", "min_gru", "conv_lstm_1d")
 @registered
 def test_stepping_equals_the_sequence(case):
     cell, params = case.cell, params_of(case.cell)
@@ -204,6 +232,7 @@ def test_stepping_equals_the_sequence(case):
     assert_close(state, whole.state)
 
 
+@pytest.mark.quick("lstm-fused")
 @picked
 def test_time_major_is_the_same_transposed(case):
     cell, params = case.cell, params_of(case.cell)
@@ -226,10 +255,17 @@ def test_no_recurrent_mask_without_a_recurrent_product(case):
 
 
 @conformant
+@pytest.mark.quick("lstm-fused", "min_gru-associative")
 def test_zoneout_that_is_drawn(case):
     state = state_of(case.cell, BATCH)
     drawn = draw_like(jax.tree.map(lambda s: np.zeros((*BATCH, T, *s.shape[2:])), state), 8)
-    options = everything(case) | {"zoneout": jax.tree.map(lambda a: a > 0.5, drawn)}
+    options = everything(case)
+    leaves, structure = jax.tree.flatten(options["zoneout"], is_leaf=lambda hold: hold is None)
+    drawn = [
+        None if hold is None else a > 0.5
+        for hold, a in zip(leaves, jax.tree.leaves(drawn), strict=True)
+    ]
+    options = options | {"zoneout": jax.tree.unflatten(structure, drawn)}
     check(case, inputs_of(case.cell, BATCH), **options)
 
 

@@ -37,12 +37,14 @@ def run_of(case):
 
     def loss(params, xs):
         outputs, state = run(params, xs)
-        return jnp.square(outputs).sum() + sum(jnp.square(s).sum() for s in jax.tree.leaves(state))
+        squares = [(s * s.conj()).real.sum() for s in jax.tree.leaves(state)]
+        return jnp.square(outputs).sum() + sum(squares)
 
     return run, loss, params_of(cell), inputs_of(cell, BATCH)
 
 
 @conformant
+@pytest.mark.quick("lstm-fused", "conv_lstm_1d-fused")
 def test_jit_and_checkpoint_and_vmap(case):
     run, _, params, xs = run_of(case)
     want = run(params, xs)
@@ -52,6 +54,7 @@ def test_jit_and_checkpoint_and_vmap(case):
 
 
 @conformant
+@pytest.mark.quick("lstm-fused")
 def test_forward_and_reverse_mode_of_first_and_second_order(case):
     if case.kernel == "scan" and case.name not in PICKED:
         pytest.skip("JAX differentiates its own scan; a few cells show that it may")
@@ -122,7 +125,8 @@ def test_equal_cells_share_one_trace_and_second_calls_trace_nothing(monkeypatch)
 PRODUCTS = {
     "elman": 1, "elman_readout": 2, "lstm": 1, "peephole_lstm": 1, "coupled_lstm": 1,
     "projected_lstm": 2, "layer_norm_lstm": 1, "gru": 1, "cho_gru": 2, "mgu": 2, "indrnn": 0,
-    "min_gru": 0, "min_lstm": 0, "conv_lstm_1d": 1, "conv_lstm_2d": 1,
+    "lru": 1, "rg_lru": 0, "min_gru": 0, "min_lstm": 0, "s5": 1, "slstm": 1, "sru": 0,
+    "conv_lstm_1d": 1, "conv_lstm_2d": 1,
 }  # fmt: skip
 
 
@@ -143,23 +147,25 @@ def products(jaxpr, inside=False):
     return count
 
 
+@pytest.mark.quick("lstm-*", "cho_gru-*", "min_gru-*", "conv_lstm_1d-*")
 @conformant
 def test_the_input_product_is_outside_the_loop(case):
     if case.kernel == "native":
         pytest.skip("one call to compiled code has no products that JAX sees")
     run, _, params, xs = run_of(case)
     cell, state = case.cell, case.cell.initial_state(BATCH)
-    projected = jax.eval_shape(cell.project, params, xs[:, 0])
+    p = jax.eval_shape(cell.prepare, params)
+    projected = jax.eval_shape(cell.project, p, xs[:, 0])
 
-    def step(params, projected, state):
-        ran = advance(cell, params, Now(projected), state, output_dtype=jnp.float32)
+    def step(p, projected, state):
+        ran = advance(cell, p, Now(projected), state, output_dtype=jnp.float32)
         return ran.state, ran.output
 
-    of_project, _ = products(jax.make_jaxpr(cell.project)(params, xs).jaxpr)
-    of_step, _ = products(jax.make_jaxpr(step)(params, projected, state).jaxpr)
+    of_project, _ = products(jax.make_jaxpr(cell.project)(p, xs).jaxpr)
+    of_step, _ = products(jax.make_jaxpr(step)(p, projected, state).jaxpr)
     assert of_step == PRODUCTS.get(case.name, of_step)
     # An output that multiplies runs for all steps at once, if the kernel takes it out of the loop.
-    after = int(case.name == "elman_readout" and case.kernel == "fused")
+    after = int(case.name in ("elman_readout", "lru", "s5") and case.kernel != "scan")
     wanted = [of_project + after, of_step - after]
     assert products(jax.make_jaxpr(run)(params, xs).jaxpr) == wanted
 
@@ -176,6 +182,7 @@ def test_the_program_does_not_grow_with_the_steps(kernel):
     assert len(sizes) == 1
 
 
+@pytest.mark.quick("lstm-*", "min_gru-associative")
 @conformant
 def test_the_kernel_asked_for_runs(case, monkeypatch):
     ran = []
@@ -193,6 +200,7 @@ def test_the_kernel_asked_for_runs(case, monkeypatch):
 
 
 @conformant
+@pytest.mark.quick("lstm-*", "min_gru-associative", "conv_lstm_1d-fused")
 def test_lowers_for_every_platform(case):
     _, loss, params, xs = run_of(case)
     platforms = ["cpu", "cuda", "rocm", "tpu"]

@@ -91,6 +91,7 @@ def test_narrow_search_is_the_loop(seed, width):
             np.testing.assert_allclose(log_probs[b, k], log_prob, rtol=1e-4)
 
 
+@pytest.mark.quick()
 def test_search_agrees_with_the_loss():
     rng = np.random.default_rng(5)
     logits = (rng.normal(size=(4, 8, 5)) * 3).astype(np.float32)
@@ -101,6 +102,7 @@ def test_search_agrees_with_the_loss():
     assert (log_probs[:, 0] >= GREEDY(logits, lengths, 0).log_probs[:, 0] - 1e-5).all()
 
 
+@pytest.mark.quick()
 def test_search_alone_is_search_in_a_batch():
     _, logits = draw(8)
     dirty, lengths = logits.copy(), np.array([3, 5, 0])
@@ -122,6 +124,7 @@ def test_ruled_out_labels_do_not_occur():
     assert (decoded.lengths[:, 4:] == 0).all()
 
 
+@pytest.mark.quick()
 def test_strict_promotion():
     _, logits = draw(9)
     want = SEARCH(logits, np.full(B, T), 4, 0), GREEDY(logits, np.full(B, T), 0)
@@ -131,6 +134,7 @@ def test_strict_promotion():
         np.testing.assert_array_equal(strict.tokens, usual.tokens)
 
 
+@pytest.mark.quick()
 def test_wide_types(x64):
     _, logits = draw(9)
     decoded = SEARCH(logits.astype(np.float64), np.full(B, T), 64, 0)
@@ -154,6 +158,7 @@ def test_search_refuses():
         ctc_greedy(logits, lengths=lengths, blank=7)
 
 
+@pytest.mark.quick()
 def test_frames_on_both_sides_of_a_hole_are_neighbours():
     """A mask with holes against the same frames without them; the loss, too."""
     rng, logits = draw(5)

@@ -27,6 +27,7 @@ def forward(log_p, labels):
         return -np.logaddexp(alpha[-1], alpha[-2])
 
 
+@pytest.mark.quick("10000.0")
 @pytest.mark.parametrize("scale", [0.0, 3.0, 1e4])
 def test_loss(scale):
     rng = np.random.default_rng(0)
@@ -36,6 +37,7 @@ def test_loss(scale):
     np.testing.assert_allclose(found[0], forward(log_softmax(logits[0]), labels[0]), rtol=1e-6)
 
 
+@pytest.mark.quick()
 def test_loss_of_confident_frames():
     """Each frame is right with probability 1 - 6e-9, which float32 rounds to 1."""
     path = np.repeat([0, 1, 0, 2], STEPS // 4)
@@ -49,6 +51,7 @@ def test_loss_of_confident_frames():
     assert np.isfinite(slope).all() and np.abs(slope).max() < 1e-4
 
 
+@pytest.mark.quick()
 def test_score_of_the_best_path():
     logits = np.random.default_rng(1).normal(size=(1, STEPS, 3)).astype(np.float32)
     greedy = jax.jit(ctc_greedy)(logits)
@@ -56,6 +59,7 @@ def test_score_of_the_best_path():
     np.testing.assert_allclose(greedy.log_probs[0, 0], expected, rtol=1e-6)
 
 
+@pytest.mark.quick()
 def test_search_of_confident_frames():
     path = np.repeat([0, 1, 0, 2], STEPS // 4)
     logits = 20 * np.eye(4, dtype=np.float32)[path][None]

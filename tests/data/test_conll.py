@@ -210,7 +210,7 @@ def test_conllu_fields_stay_texts(tmp_path):
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("# x\n\n1\ta\tX\n", "line 3, got 3 columns, instead of 10 parted by tabs"),
+        ("# x\n\n1\ta\tX\n", "line 3, got 3 columns instead of 10 separated by tabs"),
         (rows("1 a X") + "2 b\n", "line 2, got Invalid line format"),
         (rows("1 a X") + "\n# y\n" + rows("x a X"), "line 4, got 'x' is not a valid ID"),
         (rows("1 a X", "_ b X"), "line 2, got a word without a number"),
@@ -228,11 +228,15 @@ def test_conllu_mistakes(tmp_path, text, message):
 
 def test_conllu_fields(tmp_path):
     path = write(tmp_path / "es.conllu", CONLLU)
-    with pytest.raises(TypeError, match="fields: expected several, got one string, 'form'"):
+    with pytest.raises(TypeError, match="fields: expected a list of names, got the string 'form'"):
         read_conllu(path, "form")
-    with pytest.raises(ValueError, match="fields: expected at least one, and each once, got"):
+    with pytest.raises(
+        ValueError, match="fields: expected at least one name and no name twice, got"
+    ):
         read_conllu(path, [])
-    with pytest.raises(ValueError, match="fields: expected at least one, and each once, got"):
+    with pytest.raises(
+        ValueError, match="fields: expected at least one name and no name twice, got"
+    ):
         read_conllu(path, ["form", "form"])
     with pytest.raises(ValueError, match=r"fields: expected one of id, form, .*; got 'word'"):
         read_conllu(path, ["word"])

@@ -80,6 +80,7 @@ def test_dtypes_and_a_batch_of_rows():
     )
 
 
+@pytest.mark.quick("True")
 @pytest.mark.parametrize("bidirectional", [False, True])
 def test_a_layer_sees_each_sequence_alone(bidirectional):
     layer = nn.GRU(3, 4, bidirectional=bidirectional, rngs=nnx.Rngs(0))
@@ -126,10 +127,13 @@ def test_truncation():
         ({"x": [[1], []]}, r"sequences\['x'\]\[1\]: expected at least one step, got none"),
         ({"x": [1, 2]}, r"sequences\['x'\]\[0\]: expected a sequence .*single number"),
         ({"x": [[1] * 5]}, r"sequences\['x'\]\[0\]: expected at most length=4 steps, got 5"),
-        ({"x": [[1]], "y": [[1], [2]]}, "sequences: expected as many in every field"),
-        ({"x": [[1], [2]], "y": [[1], [2, 3]]}, r"one length .*, got 2 in 'y'\[1\] and 1 in 'x'"),
+        ({"x": [[1]], "y": [[1], [2]]}, "sequences: expected the same number in every field"),
+        ({"x": [[1], [2]], "y": [[1], [2, 3]]}, r"same length .*, got 2 in 'y'\[1\] and 1 in 'x'"),
         ({"x": [[[1]], [[1, 2]]]}, r"sequences\['x'\]\[1\]: expected steps of shape \(1,\)"),
-        ({"mask": [[1]]}, "sequences: the name 'mask' is that of a field pack adds"),
+        (
+            {"mask": [[1]]},
+            "sequences: expected names of fields other than .*, which pack adds, got 'mask'",
+        ),
     ],
 )
 def test_sequences_that_cannot_be_packed(given, message):
@@ -141,7 +145,9 @@ def test_mistakes():
     packed = pack({"x": [[1, 2], [3]]}, length=2)
     with pytest.raises(ValueError, match=r"values: expected shape .*, got \(2, 3\)"):
         unpack(np.zeros((2, 3)), packed)
-    with pytest.raises(ValueError, match="packed: expected the rows of pack, got none of indices"):
+    with pytest.raises(
+        ValueError, match="packed: expected the result of pack, got a dict without indices"
+    ):
         unpack(packed["x"], {"mask": packed["mask"]})
     with pytest.raises(ValueError, match="length: expected a positive integer, got 0"):
         pack({"x": [[1]]}, length=0)

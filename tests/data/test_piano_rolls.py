@@ -41,10 +41,12 @@ def test_piano_rolls_that_are_none(tmp_path):
         read_piano_rolls(path)
     good = cells(np.zeros((3, 88)), np.zeros((2, 88)))
     savemat(path, {"traindata": good, "testdata": good})
-    with pytest.raises(ValueError, match=r"expected a cell validdata .*'traindata', 'testdata'"):
+    with pytest.raises(
+        ValueError, match=r"expected a cell array validdata .*'traindata', 'testdata'"
+    ):
         read_piano_rolls(path)
     savemat(path, {"traindata": np.zeros((3, 88)), "validdata": good, "testdata": good})
-    with pytest.raises(ValueError, match="expected a cell traindata"):
+    with pytest.raises(ValueError, match="expected a cell array traindata"):
         read_piano_rolls(path)
     wrong = cells(np.zeros((3, 88)), np.zeros((88, 3)))
     savemat(path, {"traindata": wrong, "validdata": good, "testdata": good})

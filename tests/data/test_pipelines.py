@@ -187,7 +187,11 @@ def refused(row: Any, **options: Any) -> Any:
     ("row", "error", "message"),
     [
         ([1], TypeError, r"examples\[1\]: expected a dict of fields, got \[1\]"),
-        ({"x": [1]}, ValueError, r"examples\[1\]: expected the fields \['n', 'x'\], got \['x'\]"),
+        (
+            {"x": [1]},
+            ValueError,
+            r"examples\[1\]: expected the fields \['n', 'x'\], as in .*, got \['x'\]",
+        ),
         ({"x": [1], "n": 1, "z": 1}, ValueError, r"examples\[1\]: .*got \['n', 'x', 'z'\]"),
         ({"x": 1, "n": 1}, ValueError, r"examples\[1\]\['x'\]: expected a sequence"),
         ({"x": [1] * 7, "n": 1}, ValueError, "at least 7, the length of example 1, got 6"),
@@ -210,7 +214,7 @@ def test_mistakes():
         bucketed(source, boundaries=[6, 3])
     with pytest.raises(TypeError, match="sequence_keys: expected a list of names, got 'x'"):
         bucketed(source, sequence_keys="x")
-    with pytest.raises(ValueError, match="sequence_keys: expected each field once"):
+    with pytest.raises(ValueError, match="sequence_keys: expected no field twice"):
         bucketed(source, sequence_keys={"a": ["x"], "b": ["x"]}, boundaries=[(1, 1)])
     with pytest.raises(ValueError, match="batch_size: expected a positive integer"):
         bucketed(source, batch_size=0)
@@ -303,6 +307,7 @@ def trained(source: Any, **options: Any) -> np.ndarray:
     return np.asarray(result.model.readout.kernel[...])
 
 
+@pytest.mark.quick()
 @pytest.mark.parametrize("kind", ["map", "stream"])
 def test_fit_reads_grain_and_goes_on_to_the_same_bits(tmp_path, kind):
     dataset = made(boundaries=1).to_grain().repeat(2)

@@ -40,7 +40,9 @@ def test_broken_files(tmp_path, read):
     flipped[20] ^= 0xFF
     for data in (b"plain", whole[:-12], bytes(flipped)):
         (tmp_path / "file.gz").write_bytes(data)
-        with pytest.raises(ValueError, match=r"expected gzip data in .*file\.gz, got damaged"):
+        with pytest.raises(
+            ValueError, match=r"expected gzip data in .*file\.gz, got (damaged data|an empty file)"
+        ):
             read(tmp_path / "file.gz")
     with pytest.raises(FileNotFoundError, match="nowhere"):
         read(tmp_path / "nowhere.txt")
@@ -106,7 +108,9 @@ def test_packed_files(tmp_path):
         assert set(read_lines(path)) == {"one"}
     for broken in (b"", data[:-1], data[:5], data + b"more"):
         path.write_bytes(broken)
-        with pytest.raises(ValueError, match=r"expected gzip data in .*words\.GZ, got damaged"):
+        with pytest.raises(
+            ValueError, match=r"expected gzip data in .*words\.GZ, got (damaged data|an empty file)"
+        ):
             read_lines(path)
 
 

@@ -159,14 +159,14 @@ def test_ogg_that_ends_between_pages_or_inside_one(tmp_path):
     whole = encoded(noise, format="OGG", subtype="VORBIS")
     assert len(read(tmp_path, whole)[0]) == 60000 and whole.count(b"OggS") > 4
     for end in (whole.rindex(b"OggS"), -1):
-        with pytest.raises(ValueError, match="no page that ends the stream; it was cut"):
+        with pytest.raises(ValueError, match="no page that ends the stream; the file was cut"):
             read(tmp_path, whole[:end])
 
 
 def test_compressed_aiff(tmp_path):
     whole = encoded(VALUES, format="AIFF", subtype="ULAW")
     np.testing.assert_allclose(read(tmp_path, whole)[0], VALUES, rtol=0.05, atol=1e-3)
-    with pytest.raises(ValueError, match=r"\d+ bytes of SSND, and its header says \d+"):
+    with pytest.raises(ValueError, match=r"\d+ bytes of SSND, but the header declares \d+"):
         read(tmp_path, whole[:-2])
 
 
@@ -189,7 +189,7 @@ def test_mp3_without_a_frame_that_says_how_long_it_is(tmp_path, rate, channels):
             else:  # libsndfile takes all frames to be as large as the first
                 with pytest.raises(ValueError, match=r"expected 4\d{4} samples .*, got \d{4}"):
                     read(tmp_path, data)
-        with pytest.raises(ValueError, match="a last frame that is not whole"):
+        with pytest.raises(ValueError, match="an incomplete last frame"):
             read(tmp_path, sound[:-5])
 
 
@@ -247,7 +247,7 @@ def test_an_odd_number_of_bytes_without_padding(tmp_path):
 # ---- headers that are wrong
 
 WRONG = {
-    "cut": (riff()[:-100], "700 bytes of samples, and its header says 800; it was cut"),
+    "cut": (riff()[:-100], "700 bytes of samples, but the header declares 800; the file was cut"),
     "cut inside a sample": (riff()[:-101], "699 bytes of samples"),
     "cut in the header": (riff()[:30], "got"),
     "cut, of 24 bits": (riff(bytes(2400), bits=24)[:-1], "2399 bytes of samples"),
@@ -263,10 +263,13 @@ WRONG = {
         "no chunk 'fmt '",
     ),
     "two forms": (riff(before=chunk(b"fmt ", bytes(16))), "two chunks 'fmt '"),
-    "a list too long": (riff(before=b"LIST\xff\xff\0\0INFO"), "a chunk b'LIST' of 65535 bytes"),
+    "a list too long": (
+        riff(before=b"LIST\xff\xff\0\0INFO"),
+        "a chunk b'LIST' that declares 65535 bytes",
+    ),
     "no samples": (riff(b""), "path: expected samples in .*, got none"),
-    "not a number": (riff(struct.pack("<3f", 0, 1, np.nan), kind=3, bits=32), "got nan at 2"),
-    "too large": (riff(struct.pack("<2d", 0, -1e300), kind=3, bits=64), "got -inf at 1"),
+    "not a number": (riff(struct.pack("<3f", 0, 1, np.nan), kind=3, bits=32), "got nan at index 2"),
+    "too large": (riff(struct.pack("<2d", 0, -1e300), kind=3, bits=64), "got -inf at index 1"),
     "text": (b"no sound at all, no sound", "Format not recognised"),
     "empty": (b"", "Format not recognised"),
 }
@@ -405,18 +408,18 @@ def test_joined_files_with_tags_between_them(tmp_path):
     for tags in (second, ape, ape + second):
         assert len(read(tmp_path, ID3 + whole + tags)[0]) == 20000
         for begin in (b"", ID3):
-            with pytest.raises(ValueError, match="bytes that are no frame of MP3 from "):
+            with pytest.raises(ValueError, match="bytes that are not MP3 frames, from "):
                 read(tmp_path, whole + tags + begin + whole)
-    with pytest.raises(ValueError, match="bytes that are no frame of MP3 from "):
+    with pytest.raises(ValueError, match="bytes that are not MP3 frames, from "):
         read(tmp_path, ID3 + whole + ID3 + whole)
     without = whole[whole.index(whole[:2], 4) :]  # without the frame that says how many
-    with pytest.raises(ValueError, match="it was cut, or files were joined"):
+    with pytest.raises(ValueError, match="the file was cut, or files were joined"):
         read(tmp_path, whole + without)
-    with pytest.raises(ValueError, match="bytes that are no frame of MP3 from "):
+    with pytest.raises(ValueError, match="bytes that are not MP3 frames, from "):
         read(tmp_path, ID3 + without + ID3 + without)
     flac = encoded(VALUES, format="FLAC")
     np.testing.assert_array_equal(read(tmp_path, ID3 + flac)[0], VALUES)
-    with pytest.raises(ValueError, match="several FLAC files, one after the other"):
+    with pytest.raises(ValueError, match="several FLAC files, one after another"):
         read(tmp_path, ID3 + flac + ID3 + flac)
 
 

@@ -110,7 +110,11 @@ def test_mistakes():
         windows(steps=-1)
     with pytest.raises(ValueError, match=r"stride: expected at most steps=2, .*, got 3"):
         windows(stride=3)
-    for documents, have in (([], "0 in 0"), ([[]], "0 in 1"), ([[1], [2]], "2 in 2")):
+    for documents, have in (
+        ([], "0 tokens in 0"),
+        ([[]], "0 tokens in 1"),
+        ([[1], [2]], "2 tokens in 2"),
+    ):
         with pytest.raises(ValueError, match=f"two tokens in a row.* got {have} documents"):
             windows(documents)
     assert len(windows([[1], [2]], across_documents=True)) == 1

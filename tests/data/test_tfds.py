@@ -54,7 +54,9 @@ def test_a_prepared_set_is_a_sequence_of_examples(data_dir):
     "name, split", [("words", "validation"), ("no_such_set", "train"), ("imdb_reviews", "train")]
 )
 def test_what_is_not_there_says_how_to_prepare_it(data_dir, name, split):
-    with pytest.raises(ValueError, match=rf"name: expected a set .*got '{name}' \(split '{split}'"):
+    with pytest.raises(
+        ValueError, match=rf"name: expected a data set .*got '{name}' \(split '{split}'"
+    ):
         tfds_source(name, split=split, data_dir=data_dir)
     with pytest.raises(ValueError, match=r"download_and_prepare\(\)"):
         tfds_source(name, split=split, data_dir=data_dir)

@@ -68,6 +68,7 @@ def search(toy, width, n, **rules):
     return decoded, each
 
 
+@pytest.mark.quick("plain", "all")
 @each_rule
 def test_exhaustive_search_is_enumeration(rules):
     toy = make_toy(3)
@@ -80,6 +81,7 @@ def test_exhaustive_search_is_enumeration(rules):
         assert len(outputs) >= 8 or (decoded.scores[b, len(outputs) :] == -np.inf).all()
 
 
+@pytest.mark.quick()
 @given(
     seed=seeds, rules=st.sampled_from([RULES[name] for name in SOME]), width=st.sampled_from([1, 3])
 )
@@ -93,6 +95,7 @@ def test_search_is_the_loop_without_early_stop(seed, rules, width):
         assert_outputs(decoded, b, expected, oracle)
 
 
+@pytest.mark.quick()
 @given(seed=seeds, alpha=st.sampled_from([0.0, 1.0]))
 def test_fewer_are_the_best_of_more(seed, alpha):
     toy = make_toy(seed)
@@ -132,6 +135,7 @@ def test_a_sentence_alone_is_the_sentence_in_a_batch(seed):
             np.testing.assert_allclose(got[0], expected[b], rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.quick("beam_search")
 @pytest.mark.parametrize("decoder", [greedy, beam_search])
 def test_a_broken_neighbour_changes_nothing(decoder):
     toy = make_toy(5)
@@ -143,6 +147,7 @@ def test_a_broken_neighbour_changes_nothing(decoder):
     assert np.isnan(bad.log_probs[1]).all() and not bad.finished[1].any()
 
 
+@pytest.mark.quick()
 @given(seed=seeds)
 def test_more_room_changes_nothing_once_finished(seed):
     toy = make_toy(seed, bias=2.0)

@@ -33,6 +33,7 @@ DECODERS = {
 each_decoder = pytest.mark.parametrize(("decoder", "options"), DECODERS.values(), ids=DECODERS)
 
 
+@pytest.mark.quick("beam_search")
 @each_decoder
 @given(seed=seeds)
 def test_scoring_is_decoding(decoder, options, seed):
@@ -51,6 +52,7 @@ def _call(decoder, options, toy, step=None, **others):
     return jax.jit(run)(initial(toy))
 
 
+@pytest.mark.quick("beam_search")
 @each_decoder
 def test_traced_once(decoder, options):
     traces = []
@@ -79,6 +81,7 @@ def test_one_loop(decoder, options):
     assert sizes[0] == sizes[1]
 
 
+@pytest.mark.quick()
 @each_decoder
 def test_strict_promotion(decoder, options):
     others = {"alignment": weights_of, "min_length": 1, "prefix": np.array([[1]] * B)}
@@ -102,6 +105,7 @@ def test_strict_promotion(decoder, options):
     assert np.isfinite(decoded.log_probs).all()
 
 
+@pytest.mark.quick()
 @each_decoder
 @pytest.mark.parametrize("dtype", ["bfloat16", "float32", "float64"])
 def test_dtypes(decoder, options, dtype):
@@ -125,6 +129,7 @@ def test_no_sentences(decoder, options):
     assert decoded.tokens.shape == (0, n, L) and decoded.alignments.shape == (0, n, L, 3)
 
 
+@pytest.mark.quick("beam_search")
 @each_decoder
 def test_one_begin_each(decoder, options):
     toy = make_toy()
@@ -135,6 +140,7 @@ def test_one_begin_each(decoder, options):
     assert (each.log_probs[2] != one.log_probs[2]).all()
 
 
+@pytest.mark.quick()
 def test_a_large_batch_in_one_call():
     toy = make_toy(batch=64, bias=1.0)
     decoded = decode(toy, beam_width=5, n_best=5, max_length=20)

@@ -5,6 +5,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
 from seqjax.decoding import beam_search, ensemble
 from tests.decoding.helpers import (
@@ -19,6 +20,7 @@ from tests.decoding.helpers import (
 )
 
 
+@pytest.mark.quick()
 def test_ensemble_of_a_model_with_itself_is_the_model():
     toy = make_toy(6)
     step = step_of(toy)

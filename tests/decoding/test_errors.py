@@ -31,7 +31,7 @@ def logits_of(shape, dtype=jnp.float32):
 
 BAD = {
     "step": (TypeError, "function", {"step": 3}),
-    "step without a state": (TypeError, "step: expected .logits, state.", {"step": lambda t, s: t}),
+    "step without a state": (TypeError, "return .logits, state., got", {"step": lambda t, s: t}),
     "step rows": (ValueError, r"N=\d+, got \(2, 4\)", {"step": logits_of((2, 4))}),
     "step rank": (ValueError, r"logits \[N, V\]", {"step": logits_of((3,))}),
     "step int": (TypeError, "floating-point logits", {"step": logits_of((3, 4), jnp.int32)}),
@@ -46,7 +46,7 @@ BAD = {
     "state, begin: none": (ValueError, "leading axis", {"state": ()}),
     "state, begin: begin": (ValueError, r"\(2,\)", {"begin": np.array([1, 2])}),
     "begin": (TypeError, "float", {"begin": 0.5}),
-    "end": (ValueError, "vocabulary's 4, got 4", {"end": 4}),
+    "end": (ValueError, "vocabulary of 4 tokens, got 4", {"end": 4}),
     "end negative": (ValueError, "at least 0", {"end": -1}),
     "max_length": (ValueError, "positive", {"max_length": 0}),
     "max_length float": (TypeError, "integer", {"max_length": 2.0}),

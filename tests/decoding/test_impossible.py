@@ -28,6 +28,7 @@ def test_ruled_out_tokens_do_not_occur():
         assert_outputs(decoded, b, every_output(oracle, Rules())[:8], oracle)
 
 
+@pytest.mark.quick("beam_search")
 @pytest.mark.parametrize("decoder", [greedy, beam_search])
 def test_no_output_is_reported(decoder):
     everything = make_toy(ruled_out=range(4))
@@ -45,6 +46,7 @@ def test_no_output_is_reported(decoder):
     assert (decoded.log_probs == -np.inf).all() and (decoded.lengths == 0).all()
 
 
+@pytest.mark.quick("beam_search-1.0", "greedy-1.0")
 @pytest.mark.parametrize("sign", [1.0, -1.0])
 @pytest.mark.parametrize("decoder", [greedy, beam_search])
 def test_nan_is_not_hidden(decoder, sign):
@@ -70,6 +72,7 @@ def test_fewer_outputs_than_asked_for():
     assert not decoded.finished[:, 3:].any()
 
 
+@pytest.mark.quick()
 def test_a_vocabulary_of_the_end_alone():
     decoded = decode(make_toy(vocabulary=1), beam_width=3, n_best=2)
     assert decoded.finished[:, 0].all() and not decoded.finished[:, 1].any()
@@ -84,6 +87,7 @@ def test_a_prefix_that_ends():
         assert decoded.finished.all() and (decoded.lengths == 1).all()
 
 
+@pytest.mark.quick()
 def test_a_prefix_may_repeat_itself():
     arrays = {"prefix": np.array([[1, 1, 1]] * B)}
     decoded = decode(make_toy(), arrays=arrays, no_repeat_ngram=1, beam_width=2)

@@ -45,6 +45,7 @@ def one_step(p, **options):
     return np.bincount(np.asarray(decoded.tokens).ravel(), minlength=len(p)), decoded
 
 
+@pytest.mark.quick("{}-*", "{'temperature': 0.5, 'top_p': 0.8}-*")
 @pytest.mark.parametrize(
     ("options", "q"),
     [
@@ -95,6 +96,7 @@ def test_frequencies_of_whole_outputs():
         assert chi2(counts, p / p.sum()) < CHI2[14]  # at most 13 outputs
 
 
+@pytest.mark.quick()
 @pytest.mark.parametrize("options", [{"top_k": 1}, {"top_p": 1e-6}, {"temperature": 1e-4}], ids=str)
 @given(seed=seeds)
 def test_limits_are_greedy(options, seed):
@@ -127,6 +129,7 @@ def test_the_nucleus_is_the_head_of_the_sorted_vocabulary(seed, top_p, ties):
     assert kept[order[: kept.sum()]].all()
 
 
+@pytest.mark.quick()
 def test_samples_do_not_depend_on_how_many_there_are():
     toy = make_toy(2)
     options = {"key": KEY, "alignment": weights_of}
@@ -139,12 +142,14 @@ def test_samples_do_not_depend_on_how_many_there_are():
     assert (other.tokens != many.tokens).any()
 
 
+@pytest.mark.quick()
 def test_equal_sentences_are_drawn_independently():
     toy = rows(make_toy(2), [0] * 40)
     decoded = decode(toy, sample, key=KEY)
     assert len({tuple(tokens) for tokens in decoded.tokens[:, 0].tolist()}) > 5
 
 
+@pytest.mark.quick()
 def test_raw_keys():
     toy = make_toy(2)
     raw = decode(toy, sample, key=jax.random.PRNGKey(7), num_samples=2)

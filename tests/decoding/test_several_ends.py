@@ -66,6 +66,7 @@ OPTIONS: list[dict[str, Any]] = [
 ]  # fmt: skip
 
 
+@pytest.mark.quick("options4-ends1")
 @pytest.mark.parametrize("ends", [ENDS, (0, 1, 2)])
 @pytest.mark.parametrize("options", OPTIONS)
 def test_a_wide_beam_is_enumeration(ends, options):
@@ -98,6 +99,7 @@ def narrow_beam(ends, width, alpha):
     return sorted(((p / ((5 + len(h)) / 6) ** alpha, h) for p, h in done + live), reverse=True)
 
 
+@pytest.mark.quick("ends1-2")
 @pytest.mark.parametrize("width", [1, 2])
 @pytest.mark.parametrize("ends", list(itertools.combinations(range(V), 3)))
 def test_a_narrow_beam_pursues_as_many_as_it_is_wide(width, ends):
@@ -144,6 +146,7 @@ def test_an_output_that_ends_with_another_token_has_no_score():
     assert np.isfinite(one.log_probs[0])
 
 
+@pytest.mark.quick()
 def test_samples_have_the_frequencies_of_all_outputs():
     n = 1000
     decoded = jax.jit(
@@ -179,6 +182,7 @@ def test_ends_that_are_none(end, error, message):
             decoder(step, START, begin=BEGIN, end=end, max_length=L)
 
 
+@pytest.mark.quick("end0", "end4")
 @pytest.mark.parametrize(
     "end", [{3, 1}, np.array([3, 1]), jnp.array([1, 3]), (1, 3, 1), range(1, 4, 2)]
 )

@@ -55,10 +55,9 @@ def test_a_state_of_any_arrays():
     keys = jax.random.split(jax.random.key(0), 2)
     state = (jnp.zeros(2, jnp.int32), jnp.zeros((2, L), jnp.int32), keys, None)
     read = lambda state: state[1].astype(jnp.float32)  # noqa: E731
-    decoded: Any = beam_search(
-        step, state, begin=1, end=0, max_length=L, beam_width=4, n_best=4, alignment=read,
-        length_penalty=2.0,
-    )  # fmt: skip
+    options: Any = {"beam_width": 4, "n_best": 4, "alignment": read, "length_penalty": 2.0}
+    run = jax.jit(lambda: beam_search(step, state, begin=1, end=0, max_length=L, **options))
+    decoded: Any = run()
     longest = decoded.lengths.max()
     assert longest >= 3
     b, k = np.argwhere(np.asarray(decoded.lengths) == longest)[0]

@@ -51,6 +51,7 @@ def counting():
     return run
 
 
+@pytest.mark.quick()
 @given(seed=seeds, alpha=st.sampled_from([0.0, 0.5]), bias=st.sampled_from([1.0, 3.0, 6.0]))
 @hypothesis.settings(max_examples=60)
 def test_stops_as_soon_as_nothing_better_can_come(counting, seed, alpha, bias):

@@ -101,6 +101,7 @@ def test_signals_of_har(tmp_path):
         np.testing.assert_allclose(values.std(0), 1, atol=1e-5)
 
 
+@pytest.mark.quick()
 def test_padding_changes_nothing(series, tmp_path):
     some = config(series, tmp_path)
     model = activity.Classifier(some, (3,), 2, rngs=nnx.Rngs(0))

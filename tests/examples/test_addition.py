@@ -42,6 +42,7 @@ def test_a_short_run_learns_and_answers(tmp_path, capsys, attention):
     assert addition.main(dataclasses.replace(config, resume=True)) == rates
 
 
+@pytest.mark.quick("options[1-5]*")
 @pytest.mark.parametrize(
     ("options", "message"),
     [

@@ -53,7 +53,7 @@ def test_a_short_run_learns_draws_and_goes_on(folder, tmp_path, capsys):
     assert "   (= " in capsys.readouterr().out
     names = {path.name for path in tmp_path.iterdir()}
     assert {"checkpoints", "attention.png", "captions.txt", "result.json"} <= names
-    with pytest.raises(SystemExit, match=r"--out: .* holds a run; go on with --resume"):
+    with pytest.raises(SystemExit, match=r"--out: .* without a run, got .* with --resume"):
         caption.main(config(folder, tmp_path))
     assert caption.main(config(folder, tmp_path, resume=True)) == figures
 

@@ -144,7 +144,7 @@ def test_mistakes(table, tmp_path):
     filled = config(tmp_path / "gap.csv", tmp_path, gaps="interpolate")
     assert np.isfinite(loaded(filled).known).all()
     (tmp_path / "uneven.csv").write_text(header + "".join(rows[:5] + rows[6:]))
-    fails("--time: expected even distances .* got 2024-03-01T06:00", data=tmp_path / "uneven.csv")
+    fails("--time: expected equally spaced .* got 2024-03-01T06:00", data=tmp_path / "uneven.csv")
     (tmp_path / "text.csv").write_text("when,what\n2024-01-01,rain\n2024-01-02,sun\n")
     fails(
         "--target, --known: expected columns of numbers, got none",

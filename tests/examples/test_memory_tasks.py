@@ -70,6 +70,7 @@ def test_a_short_copy_beats_having_no_memory(tmp_path):
     assert figures["test_recalled"] > 0.2  # chance is 1 in 8
 
 
+@pytest.mark.slow
 def test_published_figures_stand_beside_the_same_setting_alone(tmp_path):
     options: Any = {"length": 600, "cell": "min_gru", "hidden_size": 2, "steps": 1, "epochs": 1}
     figures = memory_tasks.main(config(tmp_path, **options))
@@ -93,5 +94,5 @@ def test_mistakes(tmp_path):
     fails("--cell: expected one of elman, .*, got 'transformer'", cell="transformer")
     fails("--cell: expected one of .*, got 'conv_lstm_1d'", cell="conv_lstm_1d")
     fails("--length: expected at least 2 steps for adding, got 1", length=1)
-    fails("--activation: gru has no choice, got relu", activation="relu")
+    fails("--activation: expected none for gru, got relu", activation="relu")
     fails("--steps: expected at least 1, got 0", steps=0)

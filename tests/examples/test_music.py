@@ -81,7 +81,7 @@ def test_a_short_run_learns_plays_and_goes_on(rolls, tmp_path):
     piece = roll(12, start=0)
     np.testing.assert_array_equal(sounds[:3], piece[:3])
     assert (sounds == piece[: len(sounds)]).all(1).mean() > 0.5
-    with pytest.raises(SystemExit, match=r"--out: .* holds a run"):
+    with pytest.raises(SystemExit, match=r"--out: .* without a run"):
         music.main(config)
     again = music.Config(data=rolls, out=tmp_path, transpose=0, resume=True, **SMALL)
     assert music.main(again) == figures
@@ -181,7 +181,7 @@ def test_mistakes(rolls, tmp_path):
             music.main(music.Config(out=tmp_path / "out", **({"data": rolls} | options)))
 
     fails("--data: .*nothing.mat", data=tmp_path / "nothing.mat")
-    fails("--data: expected at least 10 tunes in four parts, got 0", data=tmp_path)
+    fails("--data: expected at least 10 tunes in four voices, got 0", data=tmp_path)
     fails("--window: expected at least 1, got 0", window=0)
     fails("--transpose: expected at least 0, got -1", transpose=-1)
     (tmp_path / "text.mat").write_text("no rolls")

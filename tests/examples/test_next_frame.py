@@ -86,7 +86,7 @@ def test_mistakes(digits, tmp_path):
         with pytest.raises(SystemExit, match=message):
             next_frame.main(config(data, tmp_path / "out", **options))
 
-    fails("--size, --steps: expected more than 8, at least 4", size=8)
+    fails("--size, --steps: expected a size above 8 and at least 4 steps", size=8)
     fails(r"--data: .*none\.gz", data=tmp_path / "none.gz")
     (tmp_path / "other.csv").write_text("1,2\n3,4\n")
     fails(

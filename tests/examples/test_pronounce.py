@@ -1,6 +1,7 @@
 """The pronunciation script on a small made-up dictionary."""
 
 import dataclasses
+import re
 
 import numpy as np
 import pytest
@@ -49,6 +50,14 @@ def test_error_rates_take_the_nearest_way():
     assert pronunciations.error_rates(found, right) == (0.5, 2 / 6)
 
 
+def test_long_words_have_buckets_of_their_own():
+    letters = [3] * 40 + [5] * 30 + [8] * 29 + [30]
+    examples = {"source": [[0] * n for n in letters], "tokens": [[0] * (n + 1) for n in letters]}
+    assert pronounce.buckets(examples) == [(3, 4), (5, 6), (8, 9), (30, 31)]
+    few = {"source": [[0], [0, 0]], "tokens": [[0] * 3, [0] * 2]}
+    assert pronounce.buckets(few)[-1] == (2, 3)
+
+
 @pytest.mark.slow
 def test_a_short_run_learns_says_and_draws(dictionary, tmp_path, capsys):
     config = pronounce.Config(
@@ -60,7 +69,10 @@ def test_a_short_run_learns_says_and_draws(dictionary, tmp_path, capsys):
     names = {path.name for path in config.out.iterdir()}
     assert {"attention.png", "learning_curve.png", "checkpoints", "result.json"} <= names
     assert pronounce.main(dataclasses.replace(config, resume=True)) == rates
-    assert "D AH B" in capsys.readouterr().out
+    shown = capsys.readouterr().out
+    assert "D AH B" in shown
+    errors = [float(rate) for rate in re.findall(r"epoch \d+ of 12: ([\d.]+)% of", shown)]
+    assert len(errors) == 12 and errors[-1] < errors[0] / 2
 
 
 def test_a_published_split_is_kept(tmp_path):

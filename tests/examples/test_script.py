@@ -58,7 +58,7 @@ def test_a_run_leaves_its_traces_and_goes_on_only_as_it_was(tmp_path):
     figures = config.report(go(config), error=0.5)
     names = {path.name for path in tmp_path.iterdir()}
     assert names == {"checkpoints", "history.jsonl", "learning_curve.png", "result.json"}
-    with pytest.raises(SystemExit, match=r"--out: .* holds a run; go on with --resume"):
+    with pytest.raises(SystemExit, match=r"--out: .* without a run, got .* with --resume"):
         config.prepare()
     resumed = dataclasses.replace(config, resume=True)
     resumed.prepare()

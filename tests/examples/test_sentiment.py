@@ -68,7 +68,7 @@ def test_a_short_run_learns_order_draws_and_goes_on(archive, tmp_path, capsys):
     assert {"checkpoints", "bag_of_words", "prefixes.png", "result.json", "vocabulary.json"} <= {
         path.name for path in tmp_path.iterdir()
     }
-    with pytest.raises(SystemExit, match=r"--out: .* holds a run; go on with --resume"):
+    with pytest.raises(SystemExit, match=r"--out: .* without a run, got .* with --resume"):
         sentiment.main(config(archive, tmp_path))
     assert sentiment.main(config(archive, tmp_path, resume=True, say=())) == figures
 
@@ -96,6 +96,7 @@ def test_words():
     assert words == ["it's", "good", "isn't", "it", "?", "!"]
 
 
+@pytest.mark.quick()
 def test_padding_changes_nothing():
     for chosen in (sentiment.Config(), sentiment.Config().with_defaults(**sentiment.TUTORIAL)):
         model = sentiment.Reader(chosen, 20, rngs=nnx.Rngs(0))
@@ -134,7 +135,7 @@ def test_a_set_of_tensorflow_datasets(tmp_path):
     SmallReviews(data_dir=tmp_path, file_format="array_record").download_and_prepare()
     texts = shipped_reviews.load(tmp_path, "small_reviews", 9)
     assert sorted(texts["test"]) == sorted((text, float(rating > 0)) for text, rating in reviews())
-    with pytest.raises(SystemExit, match="--tfds: expected a set that was prepared"):
+    with pytest.raises(SystemExit, match="--tfds: expected a data set prepared"):
         sentiment.main(config(tmp_path, tmp_path / "out", tfds="no_such_set"))
 
 

@@ -51,6 +51,7 @@ def test_a_file_without_recordings_is_named(tmp_path):
 
 
 @pytest.mark.parametrize("cell", ["gru", "elman"])
+@pytest.mark.slow
 def test_a_short_run_learns_and_draws(folder, tmp_path, capsys, cell):
     config = speaker.Config(
         cell=cell, hidden_size=8, epochs=8, batch_size=8, learning_rate=0.02, noise=0.1,

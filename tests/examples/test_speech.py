@@ -67,6 +67,7 @@ def test_letters_are_found_and_a_run_goes_on(features, tmp_path, capsys):
     assert speech.main(config(features, tmp_path, resume=True)) == rates
 
 
+@pytest.mark.slow
 def test_words_are_told_apart(recordings, tmp_path):
     archive = tmp_path / "recordings.tar.gz"
     with tarfile.open(archive, "w:gz") as file:
@@ -124,7 +125,7 @@ def test_mistakes(features, recordings, tmp_path):
     np.savez(tmp_path / "cut.npz", **(whole | {"test_feats": whole["test_feats"][1:]}))
     fails(r"--data: .*expected test_feats \[500, F\], got \(499, 4\)", data=tmp_path / "cut.npz")
     np.savez(tmp_path / "short.npz", **(whole | {"test_text": whole["test_text"][1:]}))
-    fails("--data: .*expected 20 test_text and _id", data=tmp_path / "short.npz")
+    fails("--data: .*expected 20 entries in test_text and _id", data=tmp_path / "short.npz")
     (tmp_path / "words").mkdir()
     (tmp_path / "words" / "hello.wav").write_bytes((recordings / "0_somebody_0.wav").read_bytes())
     fails("--data: .*expected names DIGIT_SPEAKER_INDEX.wav, got hello", data=tmp_path / "words")

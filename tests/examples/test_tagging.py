@@ -81,7 +81,7 @@ def test_a_short_run_learns_tags_and_goes_on(folder, tmp_path, capsys):
     assert "We/PRON abcing/VERB the/DET run/NOUN\n" in printed and "We/PRON run/VERB" in printed
     names = {path.name for path in tmp_path.iterdir()}
     assert names >= {"checkpoints", "confusion.png", "learning_curve.png", "result.json"}
-    with pytest.raises(SystemExit, match=r"--out: .* holds a run; go on with --resume"):
+    with pytest.raises(SystemExit, match=r"--out: .* without a run, got .* with --resume"):
         tagging.main(config(folder, tmp_path))
     assert tagging.main(config(folder, tmp_path, resume=True)) == figures
 

@@ -4,10 +4,11 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from examples import three_seeds
+from examples import curves, three_seeds
 
 
 def test_runs_that_are_done_are_summed_up(tmp_path, capsys, monkeypatch):
@@ -31,6 +32,34 @@ def test_runs_that_are_done_are_summed_up(tmp_path, capsys, monkeypatch):
         assert "--resume" in command
     printed = capsys.readouterr().out
     assert "accuracy: 1.5 ± 1.41 (0.5, 2.5)\nparameters: 7 (7, 7)\n" in printed
+
+
+def test_curves_have_their_median_and_range(tmp_path, capsys, monkeypatch):
+    levels: dict[int, list[float]] = {0: [0.5, 0.75, 1.0], 1: [0.5, 0.5, 0.5], 2: [0.25, 0.5, 0.75]}
+
+    def finished(command, *, check):
+        place = Path(command[command.index("--out") + 1])
+        place.mkdir(parents=True)
+        seed = int(command[command.index("--seed") + 1])
+        record = {"figures": {"success": 1.0}, "parameters": 7, "epochs": 3, "minutes": 2.0}
+        (place / "result.json").write_text(json.dumps(record))
+        curves.save(
+            place / "curves.json", {"GRU": levels[seed]}, [10, 20, 3000], title="maze",
+            xlabel="steps", ylabel="success", top=1.0, levels={"chance": 0.5},
+        )  # fmt: skip
+
+    monkeypatch.setattr(subprocess, "run", finished)
+    three_seeds.main(["policy", "--out", str(tmp_path)])
+    printed = capsys.readouterr().out
+    assert "| steps | GRU |\n|---|---|\n| 10 | 0.5 (0.25 to 0.5) |" in printed
+    assert "| 3,000 | 0.75 (0.5 to 1) |" in printed
+    assert (tmp_path / "curves.png").read_bytes().startswith(b"\x89PNG")
+    loaded = curves.load([tmp_path / f"seed{seed}" / "curves.json" for seed in range(3)])
+    (axes,) = curves.plot(**loaded).axes
+    drawn: dict[Any, Any] = {line.get_label(): line.get_ydata() for line in axes.lines}
+    assert list(drawn["GRU"]) == [0.5, 0.5, 0.75] and list(drawn["chance"]) == [0.5, 0.5]
+    area: Any = axes.collections[0].get_paths()[0].vertices
+    assert {tuple(row) for row in area} >= {(3000.0, 0.5), (3000.0, 1.0), (20.0, 0.75)}
 
 
 @pytest.mark.parametrize("name", ["none", "script", "__init__"])

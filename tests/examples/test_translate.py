@@ -49,7 +49,7 @@ def test_a_short_run_learns_translates_and_goes_on(folder, tmp_path, capsys):
     names = {path.name for path in tmp_path.iterdir()}
     assert {"checkpoints", "learning_curve.png", "attention_1.png", "translations.txt"} <= names
     assert len((tmp_path / "translations.txt").read_text().splitlines()) == 21
-    with pytest.raises(SystemExit, match=r"--out: .* holds a run; go on with --resume"):
+    with pytest.raises(SystemExit, match=r"--out: .* without a run, got .* with --resume"):
         translate.main(config(folder, tmp_path))
     again = config(folder, tmp_path, vocabulary="subwords", resume=True, say=("",))
     assert translate.main(again) == rates
@@ -88,7 +88,7 @@ def test_a_set_of_tensorflow_datasets(tmp_path):
     assert found == {split: [("big cat", "châ grand")] for split in ("train", "dev", "test")}
     with pytest.raises(SystemExit, match="--tfds: expected 'de' among en, fr"):
         translate.main(config(tmp_path, tmp_path / "out", tfds="small_pairs", target="de"))
-    with pytest.raises(SystemExit, match="--tfds: expected a set that was prepared"):
+    with pytest.raises(SystemExit, match="--tfds: expected a data set prepared"):
         translate.main(config(tmp_path, tmp_path / "out", tfds="no_such_set"))
 
 
@@ -101,7 +101,7 @@ def test_mistakes(folder, tmp_path):
     fails("--hidden-size: expected an even number, got 3", hidden_size=3)
     fails("--learning-rate", learning_rate=-1.0)
     fails("--beam-width: expected at least 1", beam_width=0)
-    fails(r"--data: none of train\.de, train\.de\.gz in", target="de")
+    fails(r"--data: expected one of train\.de, train\.de\.gz in", target="de")
     with pytest.raises(SystemExit, match="--data, --tfds: expected one of them"):
         translate.main(translate.Config())
     for name in ("train.a", "train.b", "dev.a", "dev.b", "test.a", "test.b"):

@@ -10,6 +10,7 @@ from examples import vanishing_gradient
 from seqjax import cells
 
 
+@pytest.mark.slow
 def test_norms_show_what_the_textbooks_describe(tmp_path, capsys):
     config = vanishing_gradient.Config(
         steps=40, hidden_size=8, input_size=4, batch_size=2, out=tmp_path

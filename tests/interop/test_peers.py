@@ -41,6 +41,7 @@ def check_all(found: Any, outputs: Any, gradients: Any) -> None:
         check(found[1][key], value, key)
 
 
+@pytest.mark.quick("keras_gru", "haiku_lstm_stacked", "equinox_lstm", "keras_lstm_bidirectional")
 @pytest.mark.parametrize("name", peers.GOLDEN)
 def test_golden(name):
     file = golden(name)
@@ -51,6 +52,7 @@ def test_golden(name):
     check_all(found, file["output"][0], gradients)
 
 
+@pytest.mark.quick("linen_gru", "nnx_lstm_bidirectional")
 @pytest.mark.parametrize("name", peers.LIVE)
 def test_flax_and_cudnn(name):
     weights = peers.draw(name)
@@ -58,6 +60,7 @@ def test_flax_and_cudnn(name):
     check_all(peers.value_and_gradients(peers.ours(name), name, weights), *expected)
 
 
+@pytest.mark.quick("gru_no_bias", "lstm_bidirectional_lengths")
 @pytest.mark.parametrize("path", sorted(TORCH.glob("*.npz")), ids=lambda path: path.stem)
 def test_pytorch(path):
     """The golden files of PyTorch, without their states: outputs follow by their own recurrence."""

@@ -38,6 +38,7 @@ STYLES = {
 }
 
 
+@pytest.mark.quick("axes0--hook", "axes1-rnn.-parametrization")
 @pytest.mark.parametrize("style", STYLES)
 @pytest.mark.parametrize(("axes", "prefix"), [((1,), ""), ((0,), "rnn."), ((0, 1), "a.rnn.")])
 def test_weight_normalisation(style, axes, prefix):
@@ -86,7 +87,9 @@ def test_wrappers(wrapped, extra):
 def test_modules_that_are_named_like_wrappers():
     state = lstm("module.") | {"head": np.ones(2)}
     check(pytorch.load(state, "module"), XS, torch_lstm(lstm(), XS))
-    with pytest.raises(ValueError, match=r"expected one array of a name, got module\.weight_ih_l0"):
+    with pytest.raises(
+        ValueError, match=r"expected one array of this name, got module\.weight_ih_l0"
+    ):
         pytorch.load(state | {f"_orig_mod.{name}": a for name, a in state.items()}, "module")
 
 
@@ -117,36 +120,36 @@ def quantised(*names: str) -> dict[str, Any]:
     [
         (
             quantised("_all_weight_values.0.param"),
-            "_all_weight_values.0.param: these are of a quant",
+            "_all_weight_values.0.param: this name is from a q",
         ),
         (
             quantised("_packed_weight_ih", "_packed_weight_hh"),
-            "_packed_weight_ih: these are of a qu",
+            "_packed_weight_ih: this name is from a q",
         ),
         (
             quantised("1._packed_params.dtype", "1.scale"),
-            "1._packed_params.dtype: these are of a q",
+            "1._packed_params.dtype: this name is from a q",
         ),
         (
             quantised("layers.0.layer_fw.cell.igates.weight"),
-            "igates.weight: these are of a quantise",
+            "igates.weight: this name is from a ",
         ),
         (
             lstm() | {"weight_hh_l0_orig": 1, "weight_hh_l0_u": 2},
-            "_orig: these are of a parametrise",
+            "_orig: this name is from a parametrise",
         ),
         (
             {"parametrizations.weight_hh_l0.original": 1, "parametrizations.weight_hh_l0.0._u": 2},
             "call torch.nn.utils.parametrize.remove_parametrizations",
         ),
-        ({"weight_hh_l0_raw": 1, "module.weight_hh_l0": 1}, "these are of a weight with dropout"),
+        ({"weight_hh_l0_raw": 1, "module.weight_hh_l0": 1}, "this is a weight before dropout"),
         (
             lstm("cells.0.", "") | lstm("cells.1.", ""),
-            "prefix='cells.0' or prefix='cells.1'; or several",
+            "prefix='cells.0' or prefix='cells.1'; load several",
         ),
         (
             {"fc.weight": np.ones((2, 2))},
-            "expected the names of one layer, .*; no recurrent layer is",
+            "expected the names of one layer, .*; there is no recurrent",
         ),
     ],
 )
@@ -156,7 +159,9 @@ def test_names_that_are_not_of_one_layer(state, message):
     moved = {f"net.{name}": value for name, value in state.items()}
     with pytest.raises(ValueError, match=message.replace("'cells", "'net.cells")):
         pytorch.load(moved, "net")
-    with pytest.raises(ValueError, match=r"^prefix: expected a name begun by 'rnn\.', got net\."):
+    with pytest.raises(
+        ValueError, match=r"^prefix: expected names that begin with 'rnn\.', got net\."
+    ):
         pytorch.load(moved, "rnn")
 
 
@@ -176,7 +181,9 @@ def test_lists_of_cells():
         pytorch.load(cells, [])
     with pytest.raises(TypeError, match="prefix: expected a string, got 0"):
         pytorch.load(cells, [0, 1])
-    with pytest.raises(ValueError, match="prefix: expected a layer of one direction at 'rnn', got"):
+    with pytest.raises(
+        ValueError, match="prefix: expected one layer of one direction at 'rnn', got"
+    ):
         two = pytorch.dump(make("lstm", num_layers=2), "rnn")
         pytorch.load(two, [nn.Bidirectional("rnn", "rnn")])
 
@@ -327,7 +334,10 @@ def test_states_that_do_not_fit():
         (h, r"source: expected \(h, c\), got 1 arrays"),
         ((h, h, h), r"source: expected \(h, c\), got 3 arrays"),
         ((h[:1], h), r"h: expected the shape \[2, \.\.\., 4\] .*, got \(1, 7, 4\)"),
-        ((h, h[:, :6]), r"c: expected the shape \[2, .* same batch in both, got \(2, 6, 4\)"),
+        (
+            (h, h[:, :6]),
+            r"c: expected the shape \[2, .* same batch axes in all arrays, got \(2, 6, 4\)",
+        ),
         ((h, h[..., :3]), r"c: expected the shape"),
         ((h[0, 0], h[0, 0]), r"h: expected the shape"),
     ):

@@ -100,7 +100,7 @@ def test_files_of_keras_that_do_not_tell(library, tmp_path):
     model(np.ones((2, 5, 3), np.float32))
     model.save(path)
     assert len(keras.read_weights(path, "encoder")) == 3
-    with pytest.raises(ValueError, match=r"prefix: .*'encoder'; give the Keras layer itself, or"):
+    with pytest.raises(ValueError, match=r"prefix: .*'encoder'; pass the Keras layer itself, or"):
         keras.load(path, "encoder")
     model.save_weights(tmp_path / "model.weights.h5")
     assert_same(keras.load(tmp_path / "model.weights.h5", "encoder"), keras.load(model.encoder))
@@ -178,7 +178,7 @@ MODULES_REFUSED = {
         lambda: [nnx_rnn(SIMPLE), nnx_rnn(SIMPLE, 4, activation_fn=jax.nn.relu)],
         "expected activation='tanh' in all layers and directions, got 'relu'",
     ),
-    "start": (lambda: nnx_rnn(carry_init=jax.nn.initializers.ones), "expected a carry_init of"),
+    "start": (lambda: nnx_rnn(carry_init=jax.nn.initializers.ones), "expected carry_init to be"),
     "own cell": (lambda: type("Mine", (SIMPLE,), {})(3, 4, rngs=rngs()), "got Mine"),
 }
 
@@ -199,7 +199,7 @@ def test_modules_of_nnx_in_a_larger_one():
 
 @pytest.mark.parametrize("library_module", [cudnn, equinox, haiku, keras, linen, nnx, pytorch])
 def test_zoneout_is_not_carried(library_module):
-    with pytest.raises(ValueError, match=r"layer: expected what .*, got a layer with zoneout"):
+    with pytest.raises(ValueError, match=r"layer: expected options .*, got a layer with zoneout"):
         library_module.dump(make("lstm", zoneout=0.1))
 
 
@@ -243,5 +243,7 @@ def test_pytorch_and_cudnn_put_directions_side_by_side(both):
 def test_options_that_follow_are_not_given(option):
     (name,) = option
     for kind in ("lstm", "gru"):
-        with pytest.raises(ValueError, match=f"{name}: follows from source; expected no such"):
+        with pytest.raises(
+            ValueError, match=f"{name}: expected no such option, since the source determines it"
+        ):
             pytorch.load(pytorch.dump(make(kind)), **option)

@@ -32,6 +32,7 @@ class Readout(MinGRU):
 @pytest.mark.parametrize("reverse", [False, True])
 @pytest.mark.parametrize("hold", ["none", "number", "drawn"])
 @pytest.mark.parametrize("cell", [CASES["min_lstm"].cell, Readout(3, 4)], ids=["min_lstm", "own"])
+@pytest.mark.quick("own-drawn-False")
 def test_equals_the_loop_with_everything_on(cell, hold, reverse):
     params, xs, start = params_of(cell), inputs_of(cell, BATCH), state_of(cell, BATCH)
     mask, resets = mask_of(BATCH), mask_of(BATCH, seed=9)
@@ -57,6 +58,7 @@ def test_equals_the_loop_with_everything_on(cell, hold, reverse):
     assert_close(ran("associative"), ran("scan"), 1e-5, 1e-5)
 
 
+@pytest.mark.quick("True")
 @pytest.mark.parametrize("reverse", [False, True])
 def test_nothing_passes_a_reset(reverse):
     """Neither NaN of a step nor of the start, in values, and none of the start in gradients."""
@@ -104,8 +106,6 @@ def test_there_is_no_loop():
 
 def test_other_cells_are_refused():
     cell = CASES["gru"].cell
-    message = (
-        r"implementation: 'associative' runs cells with linear_terms, got GRU; expected 'scan'"
-    )
+    message = r"implementation: 'associative' runs cells with linear_terms, got GRU; use 'scan'"
     with pytest.raises(ValueError, match=message):
         seqjax.unroll(cell, params_of(cell), inputs_of(cell, BATCH), implementation="associative")

@@ -97,6 +97,7 @@ AROUND_REFERENCE = around(core)
 @pytest.mark.parametrize("reverse", [False, True])
 @pytest.mark.parametrize("mask", MASKS)
 @pytest.mark.parametrize("batch", [BATCH, (), (2, 3)], ids=str)
+@pytest.mark.quick("(2, 3)-lengths-True")
 def test_values_and_gradients_equal_scan(batch, mask, reverse):
     problem = problem_of(batch=batch, mask=MASKS[mask](batch))
     got, gradients = ran(AROUND_REFERENCE, CELL, reverse, problem)
@@ -106,6 +107,7 @@ def test_values_and_gradients_equal_scan(batch, mask, reverse):
     assert_close(gradients, expected, atol=2e-5)
 
 
+@pytest.mark.quick()
 @pytest.mark.parametrize("mask", MASKS)
 def test_without_bias(mask):
     problem = problem_of(CELLS["no-bias"], mask=MASKS[mask](BATCH))
@@ -115,6 +117,7 @@ def test_without_bias(mask):
     assert_close(gradients, expected, atol=2e-5)
 
 
+@pytest.mark.quick("lengths")
 @pytest.mark.parametrize("mask", ["lengths", "holes"])
 def test_masked_steps_are_exact(mask):
     """Outputs and input gradients are zero, and an empty sequence keeps its state."""
@@ -242,7 +245,9 @@ def test_calls_jax_on_a_gpu(monkeypatch):
 )
 def test_needs_a_gpu_of_nvidia(monkeypatch, backend, name):
     on(monkeypatch, backend)
-    message = f"^implementation: 'cudnn' needs an NVIDIA GPU, JAX's backend is '{name}'$"
+    message = (
+        f"^implementation: 'cudnn' needs an NVIDIA GPU, got JAX's backend '{name}'; use 'scan'"
+    )
     with pytest.raises(ValueError, match=message):
         cudnn(CELL, problem_of())
 
@@ -256,7 +261,7 @@ class Kin(cells.LSTM):
     [Kin(I, H), cells.GRU(I, H), cells.PeepholeLSTM(I, H), cells.ConvLSTM1D(I, H, spatial_shape=5)],
 )
 def test_other_cells(cell):
-    message = rf"^implementation: 'cudnn' runs .*LSTM, got {type(cell).__name__}; expected 'scan'"
+    message = rf"^implementation: 'cudnn' runs .*LSTM, got {type(cell).__name__}; use 'scan'"
     with pytest.raises(ValueError, match=message):
         cudnn(cell, problem_of())
 
@@ -268,14 +273,14 @@ def low(tree):
 @pytest.mark.parametrize("name", ["xs", "params", "state"])
 def test_other_dtypes(name):
     problem = problem_of(**{name: low(getattr(problem_of(), name))})
-    message = f"^implementation: 'cudnn' runs float32, got {name} of bfloat16; expected 'scan'"
+    message = f"^implementation: 'cudnn' runs float32, got {name} of bfloat16; use 'scan'"
     with pytest.raises(ValueError, match=message):
         cudnn(CELL, problem)
 
 
 @pytest.mark.parametrize("name", ["resets", "recurrent_mask", "zoneout"])
 def test_what_cudnn_lacks(name):
-    message = f"^implementation: 'cudnn' runs without {name}, got {name}; expected 'scan'"
+    message = f"^implementation: 'cudnn' runs without {name}, got {name}; use 'scan'"
     with pytest.raises(ValueError, match=message):
         cudnn(CELL, problem_of(**{name: jnp.ones(1)}))
 

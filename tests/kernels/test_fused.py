@@ -49,6 +49,7 @@ def loss_of(case, implementation):
     return loss, arguments
 
 
+@pytest.mark.quick("lstm", "conv_lstm_1d")
 @registered
 def test_without_mask_or_noise(case):
     cell, params, xs = case.cell, params_of(case.cell), inputs_of(case.cell, BATCH)
@@ -63,6 +64,7 @@ def test_without_mask_or_noise(case):
     assert_same(ran("fused"), ran("scan"))
 
 
+@pytest.mark.quick()
 @pytest.mark.parametrize("name", ["lstm", "gru", "cho_gru", "layer_norm_lstm"])
 def test_gradient_of_gradient_and_vmap(name):
     def second(implementation):
@@ -86,6 +88,7 @@ def test_gradient_of_gradient_and_vmap(name):
     assert_close(second("fused"), second("scan"), 1e-4, 1e-4)
 
 
+@pytest.mark.quick()
 @pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float16])
 @pytest.mark.parametrize("name", ["elman", "lstm", "gru", "mgu"])
 def test_half_precision(name, dtype):
@@ -121,6 +124,7 @@ def test_one_product_in_each_loop(name, forward, backward):
     assert count(jax.grad(loss), "scan")[1] == forward + backward + 1  # dW inside the loop
 
 
+@pytest.mark.quick("cho_gru-True")
 @pytest.mark.parametrize("inline", [True, False])
 @pytest.mark.parametrize("name", ["lstm", "gru", "cho_gru", "min_gru", "conv_lstm_1d"])
 def test_projecting_in_the_loop_changes_nothing(name, inline):
@@ -142,6 +146,7 @@ def test_projecting_in_the_loop_changes_nothing(name, inline):
     assert_same(ran(kernels.scan, inline=inline), want)
 
 
+@pytest.mark.quick("moving1")
 @pytest.mark.parametrize("moving", [["w_hh"], ["w_ih"], ["b_hn", "b"], []])
 def test_only_some_parameters_move(moving):
     case = CASES["gru"]
@@ -187,6 +192,7 @@ def test_the_backward_loop_carries_the_state_alone():
     assert {shape for shape in found if shape[:1] != (xs.shape[1],)} <= {(2, 17)}
 
 
+@pytest.mark.quick("mgu")
 @pytest.mark.parametrize("name", ["cho_gru", "mgu", "projected_lstm"])
 def test_products_inside_update_leave_the_loop(name):
     """Where their weights are larger than what is multiplied; no gradient of one is carried."""
@@ -292,6 +298,7 @@ class FastWeights(Cell[Any, Any]):
         return Fast(h, state.matrix / 2 + k[..., None] * k[..., None, :])
 
 
+@pytest.mark.quick()
 def test_products_of_two_things_that_move():
     cell = FastWeights(3, 4)
     params, xs = params_of(cell), inputs_of(cell, BATCH)
@@ -306,6 +313,7 @@ def test_products_of_two_things_that_move():
     assert_close(derivatives("fused"), derivatives("scan"), 1e-5, 1e-5)
 
 
+@pytest.mark.quick("1")
 @pytest.mark.parametrize("gate_axes", [0, 1])
 def test_slots_of_different_shapes(gate_axes):
     cell = Widths(3, 4, gate_axes)
@@ -338,3 +346,35 @@ def test_a_layer_is_six_functions_from_the_loop(monkeypatch):
     layer(jnp.ones([2, 11, 3]))
     places = found[found.index("__call__") :]
     assert places == ["__call__", "__call__", "run_direction", "run", "fused", "_run"]
+
+
+def stacked_dtypes(jaxpr):
+    """The dtypes of the arrays that the loops of a program write step by step."""
+    found = set()
+    for equation in jaxpr.eqns:
+        if equation.primitive.name == "scan":
+            found |= {v.aval.dtype for v in equation.outvars[equation.params["num_carry"] :]}
+        for sub in jax.tree.leaves(
+            list(equation.params.values()), is_leaf=lambda p: hasattr(p, "jaxpr")
+        ):
+            if hasattr(sub, "jaxpr") or hasattr(sub, "eqns"):
+                found |= stacked_dtypes(getattr(sub, "jaxpr", sub))
+    return found
+
+
+@pytest.mark.parametrize("kernel", ["scan", "fused"])
+def test_loops_on_a_cpu_write_no_16_bit_arrays(kernel):
+    """XLA would convert such an array at every step, in a time quadratic in the number of steps."""
+    cell = seqjax.cells.GRU(3, 4)
+    params = cell.init(jax.random.key(0))
+    xs = jnp.ones((2, 6, 3), jnp.bfloat16)
+
+    def run(params, xs):
+        return seqjax.unroll(cell, params, xs, implementation=kernel).outputs
+
+    def loss(params, xs):
+        return run(params, xs).astype(jnp.float32).sum()
+
+    program = jax.grad(loss) if kernel == "fused" else run
+    assert run(params, xs).dtype == jnp.bfloat16
+    assert stacked_dtypes(jax.make_jaxpr(program)(params, xs).jaxpr) == {jnp.dtype(jnp.float32)}

@@ -1,6 +1,7 @@
 """The native engine: that it runs, threads, special numbers, transformations, what it refuses."""
 
 import functools
+import re
 import shutil
 import subprocess
 import sys
@@ -68,6 +69,7 @@ def to_the_bit(got, want):
     return all(np.array_equal(a, b, equal_nan=True) for a, b in pairs)
 
 
+@pytest.mark.quick("LSTM-5-7-True-True", "GRU-33-50-True-False", "Elman-3-70-True-True")
 @HERE
 @pytest.mark.parametrize("reverse", [False, True])
 @pytest.mark.parametrize("special", [False, True])
@@ -134,6 +136,28 @@ def test_mapped_sequences_join_the_batch():
     assert_close(jax.grad(loss)(params), whole, 1e-5, 1e-5)
 
 
+@pytest.mark.quick("axes0")
+@HERE
+@pytest.mark.parametrize("axes", [(None, 0), (0, 0)])
+def test_an_empty_mapped_axis_gives_empty_results_and_no_gradient(axes):
+    cell = GRU(3, 5)
+    params = params_of(cell)
+    if axes[0] == 0:
+        params = jax.tree.map(lambda p: jnp.zeros((0, *p.shape), p.dtype), params)
+
+    def run(params, xs):
+        return seqjax.unroll(cell, params, xs, implementation="native").outputs
+
+    def loss(params, xs):
+        return jax.vmap(run, axes)(params, xs).sum()
+
+    xs = jnp.zeros([0, 2, 7, 3])
+    assert jax.vmap(run, axes)(params, xs).shape == (0, 2, 7, 5)
+    for gradient in jax.tree.leaves(jax.grad(loss)(params, xs)):
+        assert not gradient.any()
+
+
+@pytest.mark.quick("axes2")
 @HERE
 @pytest.mark.parametrize("axes", [(0, None), (None, 0), (0, 0)])
 def test_mapped_gradients(axes):
@@ -153,6 +177,7 @@ def test_mapped_gradients(axes):
     assert_close(mapped("native"), mapped("fused"), 1e-5, 1e-5)
 
 
+@pytest.mark.quick()
 @HERE
 def test_a_gradient_by_recurrent_mask_or_zoneout_is_that_of_fused():
     cell = GRU(3, 4)
@@ -171,6 +196,7 @@ def test_a_gradient_by_recurrent_mask_or_zoneout_is_that_of_fused():
     assert_close(gradient("native"), gradient("fused"), 1e-5, 1e-5)
 
 
+@pytest.mark.quick("2-128")
 @HERE
 @pytest.mark.parametrize(("batch", "size"), [(40, 64), (2, 128), (8, 400)])
 def test_the_bits_do_not_depend_on_the_number_of_threads(batch, size):
@@ -206,6 +232,7 @@ def test_many_callers_at_once():
     assert not wrong
 
 
+@pytest.mark.quick("LSTM-5-7-*")
 @HERE
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
 @pytest.mark.parametrize("cell", CELLS[:4], ids=name_of)
@@ -294,6 +321,39 @@ def test_shard_map_stays_native(cell):
     assert_close(got, want, 1e-5, 1e-5)
 
 
+@HERE
+@pytest.mark.two_devices
+@pytest.mark.parametrize("batch", [4, 3])
+@pytest.mark.parametrize("cell", CELLS[:3], ids=name_of)
+def test_a_batch_that_jit_divides_stays_native(cell, batch):
+    params, xs, mask = params_of(cell), inputs_of(cell, (batch,)), mask_of((batch,))
+    mesh = jax.make_mesh((2,), ("batch",), axis_types=(jax.sharding.AxisType.Auto,))
+    every = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec())
+    rows = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec("batch"))
+
+    def gradient(kernel):
+        def loss(params, xs, mask):
+            if batch % 2 == 0:
+                xs = jax.lax.with_sharding_constraint(xs, rows)
+            ran = seqjax.unroll(cell, params, xs, mask=mask, implementation=kernel)
+            return jnp.square(ran.outputs).sum() + sum(map(jnp.sum, jax.tree.leaves(ran.state)))
+
+        return jax.jit(jax.grad(loss, (0, 1)), in_shardings=every)
+
+    arguments = params, jnp.asarray(xs), jnp.asarray(mask)
+    run = jax.jit(
+        lambda xs: tuple(seqjax.unroll(cell, params, xs, implementation="native")),
+        in_shardings=rows if batch % 2 == 0 else every,
+    )
+    assert_close(run(xs), tuple(seqjax.unroll(cell, params, xs, implementation="scan")), 1e-4, 1e-4)
+    assert_close(gradient("native")(*arguments), gradient("scan")(*arguments), 1e-4, 1e-5)
+    program = gradient("native").lower(*arguments).compile().as_text()
+    assert len(re.findall(r'custom_call_target="seqjax_\w+"', program)) == 2
+    assert "all-gather" not in program.replace("all-gather-done", "") or batch % 2
+    if batch % 2 == 0:
+        assert "all-reduce" in program
+
+
 @pytest.mark.parametrize(
     ("cell", "dtype", "message"),
     [
@@ -306,7 +366,7 @@ def test_what_it_refuses(cell, dtype, message):
     with pytest.raises(ValueError, match=message):
         xs = inputs_of(cell, (2,)).astype(dtype)
         seqjax.unroll(cell, params_of(cell), xs, implementation="native")
-    with pytest.raises(ValueError, match="'native' runs on CPUs, the platform is 'tpu'"):
+    with pytest.raises(ValueError, match="'native' runs on CPUs, got the platform 'tpu'"):
         spec = jax.ShapeDtypeStruct((2, 6, 3), jnp.float32)
         seqjax.explain(LSTM(3, 4), spec, implementation="native", platform="tpu")
 

@@ -120,8 +120,8 @@ def oracle(
 
 
 def float64(tree: Any) -> Any:
-    """Arrays in NumPy float64."""
-    return jax.tree.map(lambda a: np.asarray(a, np.float64), tree)
+    """Arrays in NumPy float64, or in complex128."""
+    return jax.tree.map(references.wide, tree)
 
 
 def flat_params(layer: Any) -> dict[str, np.ndarray]:

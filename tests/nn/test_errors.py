@@ -332,5 +332,5 @@ def test_the_signature_of_a_layer_shows_its_options(layer):
         if parameter.default is not inspect.Parameter.empty
     }
     assert {"use_bias", "kernel_init", "num_layers", "dropout", "execution"} <= defaults.keys()
-    made = layer(3, 5, rngs=nnx.Rngs(0), **defaults)  # each is taken, and changes nothing
+    made = layer(3, 5, **defaults | {"rngs": nnx.Rngs(0)})  # each is taken, and changes nothing
     assert made.cell == layer(3, 5, rngs=nnx.Rngs(0)).cell

@@ -11,10 +11,10 @@ from seqjax import nn
 @pytest.mark.parametrize(
     ("layer", "name", "message"),
     [
-        (nn.LSTM, "bias", r"LSTM: .*'bias'; here it is use_bias$"),
-        (nn.RNN, "nonlinearity", r"RNN: .*'nonlinearity'; here it is activation$"),
-        (nn.GRU, "batch_first", r"GRU: .*'batch_first'; here it is time_major"),
-        (nn.GRU, "return_state", r"GRU: .*'return_state'; here it is nothing: .* the state"),
+        (nn.LSTM, "bias", r"LSTM: .*'bias'; use use_bias$"),
+        (nn.RNN, "nonlinearity", r"RNN: .*'nonlinearity'; use activation$"),
+        (nn.GRU, "batch_first", r"GRU: .*'batch_first'; use time_major"),
+        (nn.GRU, "return_state", r"GRU: .*'return_state'; a call always returns the state"),
         (nn.LSTM, "recurrent_activation", r"LSTM: .*sigmoid"),
         (nn.LSTM, "units", r"LSTM: .*hidden_size"),
         (nn.LSTM, "widgets", r"LSTM: .*'widgets'$"),

@@ -30,6 +30,7 @@ def variables_of(params):
     return {"params": {k: v for k, v in params._asdict().items() if v is not None}}
 
 
+@pytest.mark.quick("lstm", "min_gru", "conv_lstm_1d")
 @registered
 def test_equals_unroll_and_numpy(case):
     layer, params = LinenRecurrent(case.cell), params_of(case.cell)
@@ -40,6 +41,7 @@ def test_equals_unroll_and_numpy(case):
     assert_close(found, reference(case, params, xs, mask=mask, reverse=True), 1e-5, 1e-5)
 
 
+@pytest.mark.quick("lstm", "min_gru", "conv_lstm_1d")
 @registered
 def test_its_parameters_are_those_of_the_cell(case):
     layer, xs = LinenRecurrent(case.cell), inputs_of(case.cell, (B,), T)

@@ -46,6 +46,7 @@ def given(which):
     return dict(lengths=LENGTHS) if which == "lengths" else dict(mask=MASKS[which])
 
 
+@pytest.mark.quick("lstm-*")
 @pytest.mark.parametrize("which", MASKS)
 @pytest.mark.parametrize("name", ["elman", "lstm", "conv_lstm_1d"])
 def test_one_direction(name, which):
@@ -60,6 +61,7 @@ def test_one_direction(name, which):
     assert_close(found, (at_end(outputs, mask, last=True), state), 1e-5, 1e-5)
 
 
+@pytest.mark.quick("concat", "none")
 @pytest.mark.parametrize("mode", MODES)
 def test_both_directions(mode):
     residual = mode in ("concat", "sum", "none")
@@ -99,6 +101,7 @@ def test_the_layers_before_the_last_give_sequences():
     assert_close(found, (want, state), 1e-5, 1e-5)
 
 
+@pytest.mark.quick("batch1")
 @pytest.mark.parametrize("batch", [(), (2, 3), (3, 3)])
 def test_layouts_and_batch_axes(batch):
     layer = make(cells.GRU(I, H), bidirectional=True)

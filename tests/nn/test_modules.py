@@ -22,6 +22,7 @@ def named(cls, **options):
     return drawn(lambda: cls(I, H, rngs=nnx.Rngs(0), **options))
 
 
+@pytest.mark.quick("RNN-options0-*", "LSTM-options2-*", "GRU-options7-*")
 @pytest.mark.parametrize(
     ("cls", "options", "name", "cell"),
     [
@@ -73,6 +74,7 @@ def test_paths_of_parameters():
     assert (run(layer, xs).outputs != before).any()
 
 
+@pytest.mark.quick("lstm", "min_gru", "conv_lstm_1d")
 @registered
 def test_parameters_are_those_of_the_cell(case):
     layer = make(case.cell, num_layers=2)

@@ -60,6 +60,7 @@ def noisy_and_plain(name):
     return make(cell, **noise, **options), make(cell, **options), inputs_of(cell, (B,), T)
 
 
+@pytest.mark.quick("lstm", "conv_lstm_1d")
 @pytest.mark.parametrize("name", ["elman", "lstm", "cho_gru", "conv_lstm_1d"])
 def test_evaluation_is_the_identity(name):
     noisy, plain, xs = noisy_and_plain(name)
@@ -268,6 +269,7 @@ def recorded(monkeypatch):
     return seen
 
 
+@pytest.mark.quick("cho_gru", "min_gru")
 @pytest.mark.parametrize(
     "name",
     ["elman_readout", "projected_lstm", "cho_gru", "min_gru", "conv_lstm_1d"],
@@ -336,6 +338,7 @@ def assert_mean_is_evaluation(layer, xs, state=None, count=4000):
 
 
 # Linear in the masks for these few steps.
+@pytest.mark.quick("recurrent_dropout")
 @pytest.mark.parametrize(
     "options",
     [dict(input_dropout=0.3), dict(num_layers=2, dropout=0.3), dict(recurrent_dropout=0.3)],
@@ -346,6 +349,7 @@ def test_the_mean_over_keys_is_the_evaluation(options):
     assert_mean_is_evaluation(layer, random(B, 2, H))
 
 
+@pytest.mark.quick()
 def test_the_mean_over_keys_of_zoneout_for_one_step():
     layer = make(cells.LSTM(I, H), zoneout=0.3)
     assert_mean_is_evaluation(layer, random(B, 1, I), states_of(layer, (B,)))

@@ -29,6 +29,7 @@ def make_stream(seed=0):
     return xs, resets, mask
 
 
+@pytest.mark.quick("lstm-False")
 @pytest.mark.parametrize("time_major", [False, True])
 @pytest.mark.parametrize("cell", ["lstm", "gru"])
 def test_windows_are_the_whole_stream(cell, time_major):
@@ -81,6 +82,7 @@ def test_lengths_are_a_mask_in_overlapping_windows_too():
             np.testing.assert_array_equal(a[...], b[...])
 
 
+@pytest.mark.quick()
 def test_the_gradient_reaches_back_k2_steps_and_no_further():
     """Against the gradient of the same steps from a constant state."""
     layer = make_layer("gru")
@@ -150,6 +152,7 @@ def fitted_by():
     return {"epochs": 3, "progress": False, "eval_batches": windows(), "metric_fn": metric_fn}
 
 
+@pytest.mark.quick()
 def test_training_and_evaluation_carry_it_and_a_stopped_run_goes_on(tmp_path):
     options, optimizer = fitted_by(), training.optimizer(0.05)
     whole = training.fit(Model(BATCH), loss_fn, optimizer, windows(), **options)
@@ -196,7 +199,7 @@ def test_two_devices_carry_it_as_one_does():
         ({"xs": np.ones((3, 4, INPUT))}, ValueError, r"xs: expected the batch shape \(2,\), got"),
         ({"xs": np.ones((4, INPUT))}, ValueError, r"xs: expected the batch shape \(2,\), got"),
         ({"stride": 5}, ValueError, "stride: expected at most 4, the steps of xs, got 5"),
-        ({"initial_state": None}, ValueError, "initial_state: expected none, a Stateful keeps"),
+        ({"initial_state": None}, ValueError, "initial_state: expected none, since a Stateful"),
         ({"lengths": [1, 5], "stride": 2}, ValueError, "lengths: expected 0 to 4"),
         ({"stride": 0}, ValueError, "stride: expected a positive integer, got 0"),
     ],

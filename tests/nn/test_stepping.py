@@ -9,7 +9,7 @@ import pytest
 
 from seqjax import cells, nn
 from tests import references
-from tests.cases import assert_close, inputs_of, registered
+from tests.cases import assert_close, hold_of, inputs_of, registered
 from tests.nn.helpers import (
     B,
     H,
@@ -43,6 +43,7 @@ def layer_norm(norm, v):
     return v * float64(norm.scale[...]) + float64(norm.bias[...])
 
 
+@pytest.mark.quick("lstm", "min_gru", "conv_lstm_1d")
 @registered
 def test_steps_equal_the_sequence_and_numpy(case):
     """With everything that evaluation has: norm, residual, expected zoneout, learned states."""
@@ -58,7 +59,7 @@ def test_steps_equal_the_sequence_and_numpy(case):
     values, finals = xs, []
     for index, (one, own) in enumerate(zip(layer.layers, layer.initial_state(), strict=True)):
         cell, params = one.forward.cell, float64(one.forward.params)
-        hold = jax.tree.map(lambda s: 0.3, own)
+        hold = hold_of(cell, 0.3)
         outputs, final = references.unroll(
             case.name, cell, params, values, initial_state=float64(own), zoneout=hold
         )
@@ -70,6 +71,7 @@ def test_steps_equal_the_sequence_and_numpy(case):
     assert_close(found, (outputs, tuple(finals)), 2e-5, 2e-5)
 
 
+@pytest.mark.quick("lstm-*")
 @pytest.mark.parametrize(
     ("name", "time_major"), [("lstm", False), ("lstm", True), ("conv_lstm_1d", False)]
 )
@@ -113,6 +115,7 @@ def repeated(layer, x, **options):
     return layer.one_to_many(x, T, **options)
 
 
+@pytest.mark.quick("False-False", "True-True")
 @pytest.mark.parametrize("return_sequences", [True, False])
 @pytest.mark.parametrize("time_major", [False, True])
 def test_one_to_many_repeats_its_input(time_major, return_sequences):
@@ -131,6 +134,7 @@ def test_one_to_many_repeats_its_input(time_major, return_sequences):
     assert found.outputs.shape == (*(lead if return_sequences else (2, B)), 2 * H)
 
 
+@pytest.mark.quick("True-batch1", "False-batch0")
 @pytest.mark.parametrize(
     ("time_major", "batch"), [(False, ()), (True, (B,)), (False, (2, B)), (True, (2, B))]
 )

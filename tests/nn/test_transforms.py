@@ -159,6 +159,7 @@ def test_checkpoint_changes_nothing():
     assert_close(found, (value, gradient), 1e-5, 1e-5)
 
 
+@pytest.mark.quick()
 def test_forward_mode_and_second_derivatives():
     layer = make(cells.Elman(I, H), num_layers=2)
     tangent = jax.tree.map(jnp.asarray, draw_like(layer, 12))

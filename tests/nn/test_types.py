@@ -18,6 +18,7 @@ def dtypes(tree):
     return {leaf.dtype for leaf in jax.tree.leaves(tree)}
 
 
+@pytest.mark.quick("lstm-bfloat16")
 @pytest.mark.parametrize(
     ("cell", "dtype"),
     [(cells.LSTM(I, H), jnp.bfloat16), (cells.GRU(I, H), jnp.float16)],
@@ -32,6 +33,7 @@ def test_half_precision_with_float32_parameters(cell, dtype):
     assert_close(found, want, 20 * epsilon, 20 * epsilon)
 
 
+@pytest.mark.quick("gru-bfloat16")
 @pytest.mark.parametrize(
     ("cell", "dtype"),
     [(cells.Elman(I, H), jnp.float16), (cells.GRU(I, H), jnp.bfloat16)],
@@ -57,6 +59,7 @@ def test_inputs_are_cast_to_the_dtype():
     assert_close(run(layer, xs), run(layer, xs.astype(jnp.bfloat16)), 0, 0)
 
 
+@pytest.mark.quick("inputs-None", "dtype-batch", "dtype-layer")
 @pytest.mark.parametrize("norm", [None, "layer", "batch"])
 @pytest.mark.parametrize("given", ["inputs", "dtype"])
 def test_the_dtype_asked_for_is_that_of_outputs_and_states(given, norm):
@@ -70,6 +73,7 @@ def test_the_dtype_asked_for_is_that_of_outputs_and_states(given, norm):
         assert dtypes(found) == {jnp.dtype(jnp.bfloat16)}
 
 
+@pytest.mark.quick("zoneout", "dropout")
 @pytest.mark.parametrize("rate", ["dropout", "input_dropout", "recurrent_dropout", "zoneout"])
 def test_noise_keeps_the_dtype(rate):
     layer = make(cells.LSTM(I, H), **EVERYTHING, **{rate: 0.5})

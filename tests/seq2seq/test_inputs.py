@@ -45,7 +45,7 @@ BAD = {
     "begin": (ValueError, "begin: expected a token from 0 to 8, got 9", {"begin": 9}),
     "begin negative": (ValueError, "begin: expected .* got -1", {"begin": -1}),
     "begin several": (TypeError, "begin: expected an integer", {"begin": [2]}),
-    "end": (ValueError, "end: expected a token from 0 to 8, .* got 9", {"end": (3, 9)}),
+    "end": (ValueError, "end: expected a token from 0 to 8 .* got 9", {"end": (3, 9)}),
     "model": (TypeError, "model: expected", {"model": nnx.Linear(1, 1, rngs=nnx.Rngs(0))}),
     "ids": (
         ValueError, r"source_ids\[0\]: .*\[0, 9\], got 10",
@@ -95,6 +95,7 @@ def test_generate_says_which_token_ended_an_output():
     assert cut.end is None and not cut.finished and len(cut.tokens) == 3
 
 
+@pytest.mark.quick("argument")
 @pytest.mark.parametrize("weights", ["constants", "argument"])
 def test_exported_programs_refuse(weights):
     artifact = export.export_decoding(
@@ -129,6 +130,7 @@ def test_export_refuses():
             export.export_decoding(MODEL, **options)
 
 
+@pytest.mark.quick()
 def test_unknown_tokens_are_nan_under_tracing():
     run = jax.jit(lambda source, tokens: MODEL(source, tokens))
     source = jnp.array([[1, 2], [1, 2], [1, 2]])
@@ -141,6 +143,7 @@ def test_unknown_tokens_are_nan_under_tracing():
         MODEL(source, tokens)
 
 
+@pytest.mark.quick()
 def test_what_cannot_be_copied_is_impossible():
     """Token 10 is not in the source: its log-probability is -inf, with finite gradients."""
     graph, state = nnx.split(COPYING)
@@ -171,6 +174,7 @@ def test_copying_has_no_floor():
     assert found[0, 4] == 0.0 and (others <= -1e4).all() and np.isfinite(others).all()
 
 
+@pytest.mark.quick()
 def test_options_of_equal_value_and_another_type_are_refused_after_a_call():
     """A compiled search is found again by ==, by which 2.0 is 2 and True is 1."""
     good = {"beam_width": 2, "min_length": 1, "no_repeat_ngram": 1, "length_penalty": 1.0}
@@ -183,6 +187,7 @@ def test_options_of_equal_value_and_another_type_are_refused_after_a_call():
             seq2seq.generate(MODEL, [[1, 2]], **{**options, name: wrong})
 
 
+@pytest.mark.quick()
 def test_options_in_arrays():
     (expected,) = seq2seq.generate(MODEL, [[1, 2]], **{**OPTIONS, "min_length": 1})
     (found,) = seq2seq.generate(

@@ -30,6 +30,7 @@ def service():
     made.close()
 
 
+@pytest.mark.quick()
 def test_after_the_warm_up_nothing_is_compiled(service):
     """The first test of this file: what others had compiled it would not notice."""
     with tiny.compilations() as compiled:
@@ -56,6 +57,7 @@ def test_a_word_is_pronounced_as_by_a_search_of_its_own(service):
     assert len({tuple(said.phonemes) for said in together}) > 1  # the model does listen
 
 
+@pytest.mark.quick()
 def test_the_course_is_that_of_prefixes_read_alone(service):
     words = ["this", "film", "is", "not", "unheard-of", "good", "?"]
     course = service.sentiment(words)

@@ -23,6 +23,8 @@ from examples.serve.__main__ import Config, serve
 from tests.serve import tiny
 from tests.serve.tiny import ask
 
+pytestmark = pytest.mark.slow  # each test starts a server process
+
 ROOT = Path(__file__).resolve().parents[2]
 # As tests/conftest.py has it, for a process of its own.
 CACHE = {

@@ -95,7 +95,7 @@ def test_a_damaged_checkpoint_is_set_aside(tmp_path, harm):
     write_two(tmp_path)
     harm(tmp_path / "2")
     with training.Checkpoints(tmp_path) as checkpoints:
-        with pytest.warns(UserWarning, match="/2 is damaged .*the one before is read"):
+        with pytest.warns(UserWarning, match="/2, which is damaged .*the previous one is read"):
             found: Any = checkpoints.restore({"w": jnp.zeros(SIZE)})
         assert found.record == {"number": 1}
         same(found.arrays["w"], jax.random.normal(jax.random.key(1), [SIZE]))
@@ -124,12 +124,17 @@ def test_damaged_again_and_again(tmp_path):
 @pytest.mark.parametrize(
     ("step", "tree", "error", "message"),
     [
-        (2, {"w": jnp.zeros(1)}, ValueError, "step: expected more than 2, the latest, got 2"),
+        (
+            2,
+            {"w": jnp.zeros(1)},
+            ValueError,
+            "step: expected more than 2, .* latest checkpoint, got 2",
+        ),
         (-1, {"w": jnp.zeros(1)}, ValueError, "step: expected an integer of at least 0, got -1"),
         (3.5, {"w": jnp.zeros(1)}, TypeError, "step: expected an integer"),
-        (3, {}, ValueError, "arrays: expected at least one that is not empty"),
+        (3, {}, ValueError, "arrays: expected at least one array that is not empty"),
         (3, {"w": 1.0}, TypeError, r"arrays: expected arrays, got 1\.0 .* for w"),
-        (3, {"a/b": jnp.ones(1), "a": {"b": jnp.zeros(1)}}, ValueError, "got 'a/b' twice"),
+        (3, {"a/b": jnp.ones(1), "a": {"b": jnp.zeros(1)}}, ValueError, "got the path 'a/b' twice"),
     ],
 )
 def test_what_cannot_be_saved(tmp_path, step, tree, error, message):
@@ -157,7 +162,10 @@ def test_what_is_read_only_stays_as_it_is(tmp_path):
     for _ in range(2):
         with (
             training.Checkpoints(tmp_path, read_only=True) as checkpoints,
-            pytest.raises(ValueError, match=r"expected the latest to be whole, got .*/2, which is"),
+            pytest.raises(
+                ValueError,
+                match=r"expected the latest checkpoint to be undamaged, got .*/2, which is",
+            ),
         ):
             checkpoints.restore(like)
         assert sorted(tmp_path.rglob("*")) == before
@@ -173,7 +181,7 @@ def test_all_damaged_is_an_error(tmp_path):
     with (
         training.Checkpoints(tmp_path) as checkpoints,
         pytest.warns(UserWarning, match="damaged"),
-        pytest.raises(ValueError, match=r"checkpoints: .* all 2 are damaged"),
+        pytest.raises(ValueError, match=r"checkpoints: .* got 2, all of them damaged"),
     ):
         checkpoints.restore({"w": jnp.zeros(SIZE)})
 
@@ -257,6 +265,7 @@ def uninterrupted(tmp_path_factory):
 
 
 @pytest.mark.parametrize("stop_after", [1, 6, 7, 11, 23])
+@pytest.mark.quick("6")
 def test_a_stopped_run_goes_on_to_the_same_bits(tmp_path, uninterrupted, stop_after):
     assert fit_with(tmp_path, stop_after=stop_after, every=4) is None
     assert fit_with(tmp_path, resume=True, stop_after=5, every=4) is None or stop_after == 23
@@ -315,7 +324,7 @@ def test_an_epoch_that_has_become_shorter_is_noticed(tmp_path):
 def test_mistakes_lose_nothing(tmp_path):
     fit_with(tmp_path, epochs=1)
     before = sorted(p.name for p in tmp_path.rglob("*"))
-    with pytest.raises(ValueError, match=r"checkpoints: expected none in .*resume=True"):
+    with pytest.raises(ValueError, match=r"checkpoints: expected a folder without .*resume=True"):
         fit_with(tmp_path)
     with pytest.raises(ValueError, match=r"seed: expected 0 as in .*, got 1"):
         fit_with(tmp_path, resume=True, seed=1)
@@ -472,11 +481,11 @@ def test_what_does_not_fit_the_run_before_is_refused(tmp_path):
         going_on = {"checkpoints": checkpoints, "resume": True}
         with pytest.raises(ValueError, match=r"rate: expected 0\.1 as in .*, got 0\.2"):
             run(epochs=None, steps=7, settings={"rate": 0.2}, **going_on)
-        with pytest.raises(ValueError, match=r"steps: expected 7, with which the run in .* got 12"):
+        with pytest.raises(ValueError, match=r"steps: expected 7, since the run in .* got 12"):
             run(epochs=None, steps=12, settings=settings, **going_on)
         with pytest.raises(ValueError, match=r"steps: expected 7, .* got None"):
             run(epochs=3, settings=settings, **going_on)
-        with pytest.raises(ValueError, match="steps: expected at least 7, as many as were done"):
+        with pytest.raises(ValueError, match="steps: expected at least 7, the number done"):
             run(epochs=None, steps=6, settings=settings, **going_on)
         assert run(epochs=None, steps=7, settings=settings, **going_on).history[-1]["step"] == 7
 
@@ -486,5 +495,13 @@ def test_a_metric_that_is_never_finite_is_told_of():
         return {"score": Mean(jnp.nan * jnp.sum(batch["x"]), jnp.int32(1))}
 
     options = {"eval_batches": make_batches(1), "metric_fn": metric, "epochs": 1}
-    with pytest.warns(UserWarning, match="monitor: eval_score was finite in no epoch"):
+    with pytest.warns(UserWarning, match="monitor: expected an epoch with a finite eval_score"):
         run(monitor=training.Monitor("eval_score"), **options)
+
+
+def test_the_direction_of_a_metric_follows_from_its_name():
+    assert training.Monitor("eval_accuracy").mode == "max" == training.Monitor("eval_F1").mode
+    assert training.Monitor("eval_loss").mode == "min" == training.Monitor("eval_error").mode
+    history = [{"eval_accuracy": value} for value in (0.3, 0.5, 0.4)]
+    assert training.Monitor("eval_accuracy").best(history) == 1
+    assert training.Monitor("eval_accuracy", "min").best(history) == 0

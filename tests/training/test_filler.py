@@ -96,6 +96,7 @@ def assert_same(one, other):
 
 
 @pytest.mark.parametrize("options", [{}, {"boundaries": 2, "seed": 3}, {"prefetch": 2}])
+@pytest.mark.quick()
 def test_a_loss_that_ignores_weights_gives_what_short_batches_give(options):
     made = {name: options[name] for name in ("boundaries", "seed") if name in options}
     run = {name: options[name] for name in ("prefetch",) if name in options}
@@ -124,6 +125,7 @@ def test_the_figures_are_those_of_the_examples_by_hand():
     assert record["last"] == pytest.approx(hits.mean(), rel=1e-6)  # a scalar, weighted by its rows
 
 
+@pytest.mark.quick()
 def test_several_lengths_and_a_loader():
     rng = np.random.default_rng(0)
     pairs = {
@@ -158,6 +160,7 @@ def test_several_lengths_and_a_loader():
     assert_same(padded, fit(loss_fn, made(pad_batch=False), metric_fn, model=model))
 
 
+@pytest.mark.quick()
 def test_weights_inside_the_users_own_jit_and_scan_are_seen():
     @jax.jit
     def inner(logits, labels, weights):
@@ -194,6 +197,7 @@ def test_weights_that_are_read_and_thrown_away_do_not_count_as_read():
     assert_same(fit(loss_fn, batches(), metric_fn), fit(careless_loss, batches(pad_batch=False)))
 
 
+@pytest.mark.quick()
 def test_a_careless_metric_beside_a_careful_loss():
     def loss_fn(model, batch, rngs):
         return careful_loss(model, batch, rngs)[0], careless_loss(model, batch, rngs)[1]
@@ -205,6 +209,7 @@ def test_a_careless_metric_beside_a_careful_loss():
     assert_same(fit(loss_fn, batches(), metric_fn), fit(careless_loss, batches(pad_batch=False)))
 
 
+@pytest.mark.quick()
 def test_statistics_of_batch_norm_are_those_of_real_rows():
     class Normed(nnx.Module):
         def __init__(self, rngs):
@@ -283,6 +288,7 @@ def test_full_batches_and_careful_losses_are_traced_once():
     assert traces == [(8, 5, 2)] * 2  # once more to see that it reads the weights
 
 
+@pytest.mark.quick()
 def test_a_run_goes_on_within_an_epoch_to_the_same_figures(tmp_path):
     whole = fit(careless_loss, batches())
 
@@ -375,6 +381,7 @@ def test_dependences(function, expected):
     assert [set(found) for found in dependences(program, [{0}, {1}])] == expected
 
 
+@pytest.mark.quick()
 def test_lengths_in_a_list_do_not_keep_filler_in():
     """A list of numbers is one field, and no field for each of its numbers."""
     listed = [batch | {"lengths": batch["lengths"].tolist()} for batch in batches()]

@@ -17,7 +17,7 @@ import pytest
 import rich.console
 from flax import nnx
 
-from seqjax import metrics, nn, training
+from seqjax import data, metrics, nn, training
 from seqjax.training._progress import Progress
 
 
@@ -124,6 +124,7 @@ def test_it_learns():
     assert result.history[-1]["loss"] < 0.5 * result.history[0]["loss"]
 
 
+@pytest.mark.quick()
 def test_a_mean_among_the_metrics_is_weighted_by_its_count():
     def counting(model, batch, rngs):
         hits = metrics.Mean.of(batch["y"] > 0)
@@ -177,8 +178,12 @@ def test_the_host_does_not_wait_at_each_step(monkeypatch):
         ({"batches": 3}, TypeError, "train_batches: expected an iterable of batches.*got 3"),
         ({"batches": iter(make_batches())}, ValueError, "train_batches: .*each of 2 epochs"),
         ({"epochs": 0}, ValueError, "epochs: expected a positive integer, got 0"),
-        ({"epochs": None}, ValueError, "epochs, steps: expected one of them, got None and None"),
-        ({"steps": 3}, ValueError, "epochs, steps: expected one of them, got 2 and 3"),
+        (
+            {"epochs": None},
+            ValueError,
+            "epochs, steps: expected exactly one of them, got None and None",
+        ),
+        ({"steps": 3}, ValueError, "epochs, steps: expected exactly one of them, got 2 and 3"),
         ({"prefetch": -1}, ValueError, "prefetch: expected an integer of at least 0, got -1"),
         ({"logs": ["a.jsonl"]}, TypeError, r"logs\[0\]: expected a function, got 'a.jsonl'"),
         ({"eval_batches": []}, ValueError, "eval_batches, metric_fn: .*eval_batches alone"),
@@ -309,6 +314,7 @@ def test_steps_instead_of_epochs():
         run(iter(make_batches()), epochs=None, steps=7)
 
 
+@pytest.mark.quick()
 def test_steps_end_where_they_should_after_going_on(tmp_path):
     whole = run(epochs=None, steps=10)
 
@@ -336,7 +342,7 @@ def poisoned(*indices):
 
 def test_steps_that_are_not_finite_are_skipped_and_counted(tmp_path):
     log = tmp_path / "history.jsonl"
-    with pytest.warns(UserWarning, match="1 of 4 steps of epoch 1: their loss"):
+    with pytest.warns(UserWarning, match="1 of 4 steps of epoch 1 were skipped: their loss"):
         bad = run(poisoned(2), epochs=1, logs=[training.JsonLines(log)])
     assert bad.history[0]["skipped"] == 1 and bad.history[0]["step"] == 4
     assert math.isfinite(bad.history[0]["loss"]) and json.loads(log.read_text())["skipped"] == 1
@@ -425,7 +431,7 @@ def test_logs_get_the_history_and_hold_it_once(tmp_path):
     odd: Any = {"epoch": 1, "loss": np.float32("nan"), "best": np.float32(2)}
     training.JsonLines(path)([odd])
     assert json.loads(path.read_text()) == {"epoch": 1, "loss": None, "best": 2.0}
-    with pytest.raises(ValueError, match="path: expected a file or nothing yet, got a folder"):
+    with pytest.raises(ValueError, match="path: expected a file or a new path, got a folder"):
         training.JsonLines(tmp_path)
 
 
@@ -472,3 +478,21 @@ def test_mixed_precision_computes_in_bfloat16_and_keeps_parameters_in_float32():
     )
     assert {leaf.dtype for leaf in jax.tree.leaves(result.state.params)} == {jnp.dtype("float32")}
     assert result.history[-1]["loss"] < 0.5 * result.history[0]["loss"]
+
+
+def test_batches_with_a_seed_are_in_a_new_order_in_each_epoch():
+    made = data.batches(
+        {"x": [[float(n)] * 3 for n in range(8)]}, batch_size=2, sequence_keys=(), seed=0
+    )
+    seen: list[Any] = []
+
+    def loss_fn(model, batch, rngs):
+        jax.debug.callback(lambda x: seen.append(x[:, 0].tolist()), batch["x"])
+        return (model(batch["x"]) ** 2).mean(), {}
+
+    model = nnx.Linear(3, 1, rngs=nnx.Rngs(0))
+    training.fit(model, loss_fn, optax.sgd(0.0), made, epochs=2, progress=False)
+    jax.effects_barrier()
+    expected = [[batch["x"][:, 0].tolist() for batch in made.at_epoch(e)] for e in range(2)]
+    assert sorted(seen) == sorted(expected[0] + expected[1])
+    assert sorted(expected[0]) != sorted(expected[1])

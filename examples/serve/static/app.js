@@ -1,4 +1,4 @@
-// Asks the two endpoints and draws what they say. All text goes in as text, never as HTML.
+// Calls the two endpoints and draws their answers. All text is inserted as text, never as HTML.
 "use strict";
 
 const byId = (id) => document.getElementById(id);
@@ -36,12 +36,12 @@ async function ask(path, body) {
   const seconds = response.headers.get("Retry-After");
   const error = answer.error ?? {};
   const again = seconds === null ? "" : ` Please try again in ${seconds} s.`;
-  if (response.status === 429) throw new Error(`That was a lot at once.${again}`);
+  if (response.status === 429) throw new Error(`Too many requests.${again}`);
   if (response.status === 503) throw new Error(`The server is busy: ${error.message}.${again}`);
-  if (response.status === 500) throw new Error(`The server made a mistake (${error.id}).`);
-  // Without the name of the field, of which people know nothing.
+  if (response.status === 500) throw new Error(`An error occurred in the server (${error.id}).`);
+  // Without the name of the field, which users do not know.
   const message = error.field ? error.message.slice(error.field.length + 2) : error.message;
-  throw new Error(`That did not work: ${message}.`);
+  throw new Error(`The input was refused: ${message}.`);
 }
 
 /** Makes a form ask and show; what is sent meanwhile is asked afterwards, the latest of it. */
@@ -84,7 +84,7 @@ function heatMap(said) {
   said.phonemes.forEach((phoneme, index) => {
     const row = element("tr", {}, element("th", { scope: "row", textContent: phoneme }));
     said.attention[index].forEach((weight, at) => {
-      const cell = element("td", { title: `${phoneme} looks at ${letters[at]}: ${percent(weight)}` });
+      const cell = element("td", { title: `${phoneme}, weight of ${letters[at]}: ${percent(weight)}` });
       cell.textContent = weight >= 0.05 ? Math.round(100 * weight) : "";
       cell.style.backgroundColor = `rgba(var(--heat), ${0.07 + 0.93 * weight})`;
       row.append(cell);
@@ -98,7 +98,7 @@ function heatMap(said) {
 }
 
 function pronunciations(answer) {
-  const many = answer.words.length > 3;  // then a list, with the maps folded
+  const many = answer.words.length > 3;  // then a list with folded maps
   return answer.words.map((said) => {
     const sure = element("small", {
       textContent: said.finished ? `  probability ${percent(said.probability)}` : "  cut off",
@@ -162,12 +162,12 @@ function opinion(answer) {
   const positive = answer.probability >= 0.5;
   const small = element("small", { textContent: `  probability of positive ${percent(answer.probability)}` });
   const verdict = element("p", { className: `verdict ${positive ? "up" : "down"}` });
-  verdict.append(positive ? "Likes it" : "Does not like it", small);
+  verdict.append(positive ? "Positive" : "Negative", small);
   const width = Math.max(240, byId("review-result").clientWidth);
   const chart = scrolling("Prediction after each word", course(answer.words, width));
   const article = element("article", {}, verdict, chart);
   if (answer.words.some(({ known }) => !known)) {
-    const note = "Words in italics never came up in training: the model cannot tell them apart.";
+    const note = "Words in italics did not occur in training: the model treats them all in the same way.";
     article.append(element("p", { className: "note", textContent: note }));
   }
   return [article];
@@ -191,7 +191,7 @@ for (const button of document.querySelectorAll("button[data-for]")) {
     field.form.requestSubmit();
   });
 }
-// Enter sends a review as it sends a word; Shift and Enter begin a new line.
+// Enter submits a review, as in the word field; Shift and Enter begin a new line.
 byId("text").addEventListener("keydown", (event) => {
   if (event.key === "Enter" && !event.shiftKey && !event.isComposing) {
     event.preventDefault();

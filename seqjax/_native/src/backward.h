@@ -1,4 +1,4 @@
-// The backward loop, and the products behind it: gradients of inputs and weights of all steps.
+// The backward loop, and the products after it, which are the gradients of inputs and weights.
 #pragma once
 
 #include "layout.h"
@@ -7,6 +7,8 @@
 namespace seqjax {
 namespace SEQJAX_VARIANT {
 
+constexpr long kGathered = 2 << 20;           // floats of features that are gathered at once
+
 template <class C>
 struct BackwardLoop {
   static constexpr long kDepth = C::kVectors * kLanes;
@@ -14,13 +16,15 @@ struct BackwardLoop {
 
   const Backward& f;
   Order order;
-  long P, R, Q, Q_in, width;                  // panels, rows, blocks of units and inputs; of dh
-  long input_tiles, tiles, stretch;           // tiles of features; rows of a stretch
+  long P, R, Q, Q_in, width;                  // panels, rows, blocks of units/inputs, width of dh
+  long input_tiles, tiles;                    // tiles of features
+  long stretch, gathered;                     // rows of one product; rows gathered at once
   float *w_hh, *w_ih;                         // packed and transposed
   float *c_start, *c_reset;
   float *dz, *dh, *dc;                        // [P][R][kPanel], [B][width], [P][B][lanes]
   float *dh_reset, *dc_reset;
-  float *features, *sums;                     // [tiles][stretch][kTile], [P][tiles][kTile][kDepth]
+  float* features;                            // [gathered / stretch][tiles][stretch][kTile]
+  float* sums;                                // [P][tiles][kTile][kDepth]
   Memory memory;
 
   BackwardLoop(const Backward& f, Scratch& scratch)
@@ -28,10 +32,12 @@ struct BackwardLoop {
     width = blocks_of(f.H, kPanel) * kPanel;
     Q = width / kBlockLanes;
     Q_in = blocks_of(f.I, kBlockLanes);
-    // A feature that is always 1 makes the gradient of the bias.
+    // A feature that is always 1 gives the gradient of the bias.
     input_tiles = blocks_of(f.I + 1, kTile);
     tiles = input_tiles + blocks_of(f.H + (C::kRecurrent ? 1 : 0), kTile);
     stretch = (f.I + f.H) * P * kPanel > (1 << 19) ? 384 : 128;
+    const long most_gathered = most(1, kGathered / (tiles * stretch * kTile));
+    gathered = least(most_gathered, blocks_of(R, stretch)) * stretch;
     const long c = C::kMemory ? P * f.B * kLanes : 0;
     w_hh = scratch.take(Q * P * kDepth * kBlockLanes);
     w_ih = scratch.take(f.dxs ? Q_in * P * kDepth * kBlockLanes : 0);
@@ -42,7 +48,7 @@ struct BackwardLoop {
     dc = scratch.take(c);
     dh_reset = scratch.take(f.resets ? f.B * width : 0);
     dc_reset = scratch.take(f.resets ? c : 0);
-    features = scratch.take(wants_weights() ? tiles * stretch * kTile : 0);
+    features = scratch.take(wants_weights() ? tiles * gathered * kTile : 0);
     sums = scratch.take(wants_weights() ? P * tiles * kTile * kDepth : 0);
     memory = Memory{const_cast<float*>(f.cs), f.T, c_start, c_reset};
   }
@@ -65,19 +71,16 @@ struct BackwardLoop {
     }
     team.barrier();
     if (id == 0) finish();
-    // Pieces are small where several members take them, and as large as the caches like for one.
+    // Several threads take small pieces. A single thread takes pieces that fit into the caches.
     const long pieces = members == 1 ? 1 : 4 * members;
     const long rows = most(kMost, least(16 * kMost, R / pieces));
     for (long i = 0; f.dxs && (i = team.claim(Team::kInputs) * rows) < R;) {
       inputs(i, least(i + rows, R));
     }
-    const long some = most(1, members == 1 ? tiles : tiles / pieces);
-    for (long i = 0; wants_weights() && (i = team.claim(Team::kWeights) * some) < tiles;) {
-      weights(i, least(i + some, tiles));
-    }
+    if (wants_weights()) all_weights(team, id);
   }
 
-  // The cotangents of the final state; nothing has been given to a reset yet.
+  // Sets the cotangents of the state to those of the final state, and those of reset states to 0.
   void begin() const {
     for (long r = 0; r < f.B; ++r) {
       for (long j = 0; j < width; j += kLanes) {
@@ -106,7 +109,9 @@ struct BackwardLoop {
     if (f.dc_reset) unpack_state(dc_reset, f.B * kLanes, f.B, f.H, f.dc_reset);
   }
 
-  // Cotangents of the sums of a step; dh and dc go from after it to what passes by the product.
+  // Computes dz, the cotangents of the sums of a step. On entry, dh and dc are the cotangents of
+  // the state after the step. On return, they are the cotangents of the state before the step,
+  // except for the part of dh that passes through the recurrent product.
   void step(const Share& share, long s) const {
     const long t = order.at(s);
     for (long p = share.p0; p < share.p1; ++p) {
@@ -142,7 +147,8 @@ struct BackwardLoop {
     }
   }
 
-  // Divides a cotangent of zoneout: the old state's part is returned, the new state's is left.
+  // Splits the cotangent d by zoneout. Returns the part of the old state, and leaves the part of
+  // the new state in d.
   Vec hold(const float* hold, long t, long r, long j, Vec& d) const {
     const Vec part = load(hold + (t * f.B + r) * f.H + j, f.H - j);
     const Vec old = part * d;
@@ -150,7 +156,7 @@ struct BackwardLoop {
     return old;
   }
 
-  // dh += dz W_hh^T, and what arrives at a reset goes to the reset state.
+  // dh += dz W_hh^T. At a reset, the cotangents of the state are added to those of the reset state.
   void pass(const Share& share, long s) const {
     const long t = order.at(s);
     static const float zeros[kBlockLanes] = {};
@@ -192,7 +198,7 @@ struct BackwardLoop {
     }
   }
 
-  // Tiles of a product whose result is a small buffer that is used at once.
+  // Computes the tiles of a product into a small buffer, and calls `use` after each of them.
   template <class Use>
   void each_tile(Product x, long r0, long r1, Use use) const {
     const float* a = x.a;
@@ -225,63 +231,99 @@ struct BackwardLoop {
     }
   }
 
-  // Gradients of the weights for tiles of features: the inputs and 1, the states and 1.
-  void weights(long begin, long end) const {
+  // Computes the gradients of the weights. First all members gather the features; then each member
+  // takes pieces of the sums. A piece is a range of panels by a range of tiles. Panels are divided
+  // first, so that a member reads only its own part of dz.
+  void all_weights(Team& team, int id) const {
+    const int members = team.size();
+    const long wanted = members == 1 ? 1 : 2 * members;
+    const long by_panel = least(P, wanted), by_tile = least(tiles, blocks_of(wanted, by_panel));
+    const long pieces = by_panel * by_tile;
+    long piece = team.claim(Team::kWeights);
+    for (long k0 = 0, done = 0; k0 < R; k0 += gathered, done += pieces) {
+      const long n = least(gathered, R - k0);
+      if (k0) team.barrier();
+      gather(k0, part(n, id, members), part(n, id + 1, members));
+      team.barrier();
+      for (; piece < done + pieces; piece = team.claim(Team::kWeights)) {
+        const long of_panels = (piece - done) / by_tile, of_tiles = (piece - done) % by_tile;
+        const long p0 = part(P, of_panels, by_panel), p1 = part(P, of_panels + 1, by_panel);
+        const long i0 = part(tiles, of_tiles, by_tile), i1 = part(tiles, of_tiles + 1, by_tile);
+        weights(k0, n, p0, p1, i0, i1);
+        if (k0 + n == R) spread(p0, p1, i0, i1);
+      }
+    }
+  }
+
+  // Adds rows [first, first + count) to the sums of some panels and tiles.
+  void weights(long first, long count, long p0, long p1, long i0, long i1) const {
     static const float zeros[kDepth] = {};
-    for (long k0 = 0; k0 < R; k0 += stretch) {
-      const long n = least(stretch, R - k0);
-      gather(begin, end, k0, n);
-      for (long p = 0; p < P; ++p) {
-        for (long i = begin; i < end; ++i) {
+    for (long k = 0; k < count; k += stretch) {
+      const long k0 = first + k, n = least(stretch, count - k);
+      for (long p = p0; p < p1; ++p) {
+        for (long i = i0; i < i1; ++i) {
           float* sum = sums + (p * tiles + i) * kTile * kDepth;
           const long slot = i < input_tiles ? 0 : C::kRecurrent;
-          const Product x{features + i * stretch * kTile, 0, 0,
-                          dz + (p * R + k0) * kPanel + slot * kLanes, kPanel, 1, n,
+          const Product x{at(k, i), 0, 0, dz + (p * R + k0) * kPanel + slot * kLanes, kPanel, 1, n,
                           k0 ? sum : zeros, k0 ? kDepth : 0, sum, kDepth};
           tile<kTile, C::kVectors, true>(x, 0);
         }
       }
     }
-    for (long i = begin; i < end; ++i) spread(i);
   }
 
-  // Features of rows [k0, k0 + n), one tile's side by side.
-  void gather(long begin, long end, long k0, long n) const {
-    for (long k = 0; k < n; ++k) {
-      const long t = (k0 + k) / f.B, r = (k0 + k) % f.B;
-      const long s = order.at(t);             // its own inverse
-      const float *x = f.xs + (k0 + k) * f.I, *h = left_h(f, f.hs, order, s, r);
-      for (long i = begin; i < end; ++i) {
-        float* to = features + (i * stretch + k) * kTile;
-        const bool input = i < input_tiles;
-        const long j0 = (input ? i : i - input_tiles) * kTile, size = input ? f.I : f.H;
-        const float* from = input ? x : h;
-        for (long j = j0; j < j0 + kTile; ++j, ++to) {
-          *to = j < size ? from[j] : j == size ? 1.0f : 0.0f;
-          if (!input && f.noise && j < size) *to *= f.noise[r * f.H + j];
-        }
+  // The features of tile i in the k-th gathered row.
+  float* at(long k, long i) const {
+    return features + ((k / stretch * tiles + i) * stretch + k % stretch) * kTile;
+  }
+
+  // Gathers the features of rows first + [begin, end): the inputs, a 1, the states, and a 1. The
+  // features of a tile are contiguous.
+  void gather(long first, long begin, long end) const {
+    for (long k = begin; k < end; ++k) {
+      const long t = (first + k) / f.B, r = (first + k) % f.B;
+      const long s = order.at(t);             // `at` is its own inverse
+      const float *x = f.xs + (first + k) * f.I, *h = left_h(f, f.hs, order, s, r);
+      for (long i = 0; i < input_tiles; ++i) gather_tile(x, f.I, i * kTile, nullptr, at(k, i));
+      const float* noise = f.noise ? f.noise + r * f.H : nullptr;
+      for (long i = input_tiles; i < tiles; ++i) {
+        gather_tile(h, f.H, (i - input_tiles) * kTile, noise, at(k, i));
       }
     }
   }
 
-  // From the sums of a tile to the rows of the gradients.
-  void spread(long i) const {
-    const bool input = i < input_tiles;
-    const long j0 = (input ? i : i - input_tiles) * kTile, size = input ? f.I : f.H;
-    float* dw = input ? f.dw_ih : f.dw_hh;
-    for (long j = j0; j < least(j0 + kTile, size + 1); ++j) {
-      for (long p = 0; p < P; ++p) {
-        const float* sum = sums + ((p * tiles + i) * kTile + j - j0) * kDepth;
-        for (int v = 0; v < C::kVectors; ++v) {
-          const long n = valid<C>(p, v, f.H), at = column<C>(!input, p, v, f.H);
-          const Vec d = load(sum + v * kLanes);
-          if (n == 0) continue;
-          if (j < size) {
-            if (dw) store(dw + j * C::kGates * f.H + at, d, n);
-          } else if (input) {
-            if (f.db) store(f.db + at, d, n);
-          } else if (v == C::kVectors - 1 && f.db_hn) {
-            store(f.db_hn + p * kLanes, d, n);
+  static inline __attribute__((always_inline)) void gather_tile(const float* from, long size, long j0, const float* noise,
+                                 float* to) {
+    if (j0 + kTile <= size && !noise) {
+      __builtin_memcpy(to, from + j0, kTile * sizeof(float));
+      return;
+    }
+    for (long j = j0; j < j0 + kTile; ++j, ++to) {
+      *to = j < size ? from[j] : j == size ? 1.0f : 0.0f;
+      if (noise && j < size) *to *= noise[j];
+    }
+  }
+
+  // Copies the sums of some panels and tiles to the gradients.
+  void spread(long p0, long p1, long i0, long i1) const {
+    for (long i = i0; i < i1; ++i) {
+      const bool input = i < input_tiles;
+      const long j0 = (input ? i : i - input_tiles) * kTile, size = input ? f.I : f.H;
+      float* dw = input ? f.dw_ih : f.dw_hh;
+      for (long j = j0; j < least(j0 + kTile, size + 1); ++j) {
+        for (long p = p0; p < p1; ++p) {
+          const float* sum = sums + ((p * tiles + i) * kTile + j - j0) * kDepth;
+          for (int v = 0; v < C::kVectors; ++v) {
+            const long n = valid<C>(p, v, f.H), at = column<C>(!input, p, v, f.H);
+            const Vec d = load(sum + v * kLanes);
+            if (n == 0) continue;
+            if (j < size) {
+              if (dw) store(dw + j * C::kGates * f.H + at, d, n);
+            } else if (input) {
+              if (f.db) store(f.db + at, d, n);
+            } else if (v == C::kVectors - 1 && f.db_hn) {
+              store(f.db_hn + p * kLanes, d, n);
+            }
           }
         }
       }

@@ -1,19 +1,20 @@
-// The seam between cells and loops: how the matrices of a cell are laid out, and one step of it
-// for one vector of units, once the products are done.
+// The interface between cells and loops: the layout of a cell's matrices, and the pointwise part of
+// one step for one vector of units, after the products.
 //
-// A panel has four slots of a vector each. For LSTM and GRU these are four quantities of the same
-// units; a simple network has one quantity, so that the slots are four vectors of units.
+// A panel has four slots of one vector each. For LSTM and GRU the slots are four quantities of the
+// same units. A simple network has one quantity, and its slots are four vectors of units.
 //
-//   kVectors      slots that each product fills
-//   kRecurrent    the first slot of the recurrent product; the input's first is 0
-//   kUnits        vectors of units in a panel
-//   kGates        gates of the matrices, [K, kGates * H]
+//   kVectors      number of slots that each product fills
+//   kRecurrent    the first slot of the recurrent product; the input's product begins at slot 0
+//   kUnits        number of vectors of units in a panel
+//   kGates        number of gates in the matrices, [K, kGates * H]
 //   kMemory       whether there is a second state, c
-//   gate(r, v)    the gate of the matrix in the v-th slot of the input's product, or, with r, of
-//                 the recurrent product
-//   forward       makes activated gates of the sums in `z`; returns h
-//   backward      makes cotangents of the sums, `dz`, of that of h, and changes that of c from
-//                 after the step to before it; returns what goes past the product to h before it
+//   gate(r, v)    the gate in the v-th slot of the recurrent product if r, else of the input's
+//                 product
+//   forward       replaces the sums in `z` by the activated gates; returns h
+//   backward      computes `dz`, the cotangents of the sums, from the cotangents of h and c;
+//                 replaces the cotangent of c after the step by that of c before the step; returns
+//                 the part of the cotangent of h before the step that bypasses the product
 #pragma once
 
 #include "vectors.h"

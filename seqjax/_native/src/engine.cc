@@ -1,7 +1,7 @@
-// The engine for one instruction set: SEQJAX_VARIANT names it, compiler flags choose it.
+// The engine for one instruction set. SEQJAX_VARIANT is its name; compiler flags select it.
 //
-// Nothing here uses inline functions of the standard library: the linker keeps one copy of those,
-// and it might be one that this processor does not run.
+// This file must not use inline functions of the standard library. The linker keeps only one copy
+// of such a function, which may be compiled for an instruction set that this processor lacks.
 #include "engine.h"
 
 #include "backward.h"

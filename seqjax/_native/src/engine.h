@@ -1,7 +1,7 @@
-// What the engine runs, as plain data: every instruction set's build of it takes these structs.
+// The problems that the engine runs, as plain structs that are the same for all instruction sets.
 //
-// Arrays are row-major float32. R = T * B numbers the rows of all steps. A panel is a block of
-// hidden units whose four slots stand side by side (see cells.h).
+// Arrays are row-major float32. R = T * B is the number of rows of all steps. A panel is a block of
+// hidden units with four slots next to each other (see cells.h).
 #pragma once
 
 #include <cstdint>
@@ -12,7 +12,7 @@ enum Cell : int32_t { kLstm, kGru, kElmanTanh, kElmanRelu };
 
 class Team;  // the threads that work on one call, see team.h
 
-// One sequence problem. Pointers to what is absent are null.
+// One sequence problem. The pointers of absent arrays are null.
 struct Problem {
   Cell cell;
   bool reverse;
@@ -26,22 +26,22 @@ struct Problem {
   const float *hold_h, *hold_c;               // [T, B, H], zoneout
 };
 
-// Whether so many threads divide the groups of units among them, instead of the rows of the batch.
+// True if the threads divide the groups of units among themselves, not the rows of the batch.
 static inline bool divides_units(const Problem& x, long groups, int threads) {
   return 1 < threads && threads <= groups && (x.B < 4 * threads || x.H >= 384);
 }
 
 struct Forward : Problem {
   float *ys, *h, *c;                          // [T, B, H], [B, H], [B, H]
-  // For the gradient, or null: activated gates [P, R, 4 * lanes], states c [P, R, lanes], and
-  // states h [R, H] where a mask makes them differ from the outputs.
+  // Arrays kept for the gradient, or null: activated gates [P, R, 4 * lanes], states c
+  // [P, R, lanes], and, if there is a mask, states h [R, H] (without a mask they are the outputs).
   float *gates, *cs, *hs;
 };
 
 struct Backward : Problem {
-  const float *gates, *cs, *hs;               // as kept; hs are the outputs if there is no mask
-  const float *dys, *dh, *dc;                 // of the outputs and the final state
-  // Gradients; null where nobody asks for one.
+  const float *gates, *cs, *hs;               // kept arrays; hs are the outputs without a mask
+  const float *dys, *dh, *dc;                 // cotangents of the outputs and the final state
+  // The gradients; null if a gradient is not wanted.
   float *dxs, *dh0, *dc0, *dw_ih, *dw_hh, *db, *db_hn, *dh_reset, *dc_reset;
 };
 

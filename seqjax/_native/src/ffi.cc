@@ -1,4 +1,4 @@
-// The engine as two custom calls of XLA, and the choice of its build for this processor.
+// The two custom calls of XLA that run the engine, and the choice of the build for this processor.
 #include <algorithm>
 #include <atomic>
 #include <cstdlib>
@@ -28,7 +28,7 @@ namespace baseline { extern const Engine engine; }
 
 namespace {
 
-// The widest build that this processor runs; null if there is none.
+// The widest build that this processor supports; null if there is none.
 const Engine* engine() {
 #if defined(SEQJAX_HAS_AVX512)
   if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512dq") &&
@@ -46,18 +46,31 @@ const Engine* engine() {
   return nullptr;
 }
 
+constexpr size_t kHugePage = 2 << 20;
+
 std::atomic<int> most_threads{1 << 16};
 
-// Memory that is kept between calls, so that the system need not clear it anew for each.
+// Asks the system for large pages in XLA's buffers. The system clears each new page at its first
+// use, and clearing ten thousand small pages takes longer than the products of an LSTM of medium
+// size.
+void expect_huge_pages(void* data, size_t bytes) {
+#if defined(MADV_HUGEPAGE)
+  const auto begin = (reinterpret_cast<uintptr_t>(data) + kHugePage - 1) / kHugePage * kHugePage;
+  const auto end = (reinterpret_cast<uintptr_t>(data) + bytes) / kHugePage * kHugePage;
+  if (begin < end) madvise(reinterpret_cast<void*>(begin), end - begin, MADV_HUGEPAGE);
+#endif
+}
+
+// Scratch memory that is reused by later calls, so that the system need not clear new pages.
 class Memory {
  public:
   explicit Memory(size_t floats) {
-    const size_t page = floats * sizeof(float) < kHuge ? 4096 : kHuge;
+    const size_t page = floats * sizeof(float) < kHugePage ? 4096 : kHugePage;
     size_ = (std::max<size_t>(floats, 1) * sizeof(float) + page - 1) / page * page;
     const std::lock_guard<std::mutex> guard(mutex());
     auto best = kept().end();
     for (auto it = kept().begin(); it != kept().end(); ++it) {
-      const bool fits = it->size >= size_ && it->size <= 2 * size_ + kHuge;
+      const bool fits = it->size >= size_ && it->size <= 2 * size_ + kHugePage;
       if (fits && (best == kept().end() || it->size < best->size)) best = it;
     }
     if (best != kept().end()) {
@@ -68,7 +81,7 @@ class Memory {
     }
     data_ = static_cast<float*>(std::aligned_alloc(page, size_));
 #if defined(MADV_HUGEPAGE)
-    if (data_ && page == kHuge) madvise(data_, size_, MADV_HUGEPAGE);
+    if (data_ && page == kHugePage) madvise(data_, size_, MADV_HUGEPAGE);
 #endif
   }
   ~Memory() {
@@ -92,8 +105,8 @@ class Memory {
     float* data;
     size_t size;
   };
-  static constexpr size_t kHuge = 2 << 20, kAll = size_t{256} << 20, kBlocks = 16;
-  // Never destroyed: a call may end after the destructors of static objects have begun.
+  static constexpr size_t kAll = size_t{256} << 20, kBlocks = 16;
+  // Never destroyed, since a call may end after the destructors of static objects have started.
   static std::vector<Block>& kept() {
     static auto* blocks = new std::vector<Block>;
     return *blocks;
@@ -107,7 +120,7 @@ class Memory {
   size_t size_ = 0;
 };
 
-// The buffers of a call one after the other; null for those that are absent.
+// Reads the buffers of a call, one after another. An absent buffer is a null pointer.
 class Reader {
  public:
   Reader(ffi::RemainingArgs args, ffi::RemainingRets results) : args_(args), results_(results) {}
@@ -130,6 +143,7 @@ class Reader {
       failed_ = true;
       return nullptr;
     }
+    expect_huge_pages((*buffer)->untyped_data(), (*buffer)->size_bytes());
     return static_cast<float*>((*buffer)->untyped_data());
   }
   const std::vector<long>& shape() const { return shape_; }  // of the last operand
@@ -148,7 +162,7 @@ class Reader {
   std::vector<long> shape_;
 };
 
-// The bits of what is present, in the order of OPERANDS in seqjax/kernels/_native.py.
+// The bits that mark present operands, in the order of OPERANDS in seqjax/kernels/_native.py.
 enum Operand {
   kXs, kH0, kC0, kWih, kWhh, kB, kBhn, kMask, kResets, kHReset, kCReset, kNoise, kHoldH, kHoldC,
 };
@@ -177,7 +191,7 @@ void read_problem(Reader& from, int32_t present, int32_t cell, bool reverse, Pro
   x.hold_c = from.operand(has(present, kHoldC));
 }
 
-// A call and the memory it works in. Helpers that come too late find only the team.
+// A call and its scratch memory. A late helper accesses only the team, not the job.
 template <class Call>
 struct Job {
   const Call& call;
@@ -192,22 +206,23 @@ struct Job {
 template <class Call>
 ffi::Error perform(const Call& call, long (*scratch)(const Call&, int),
                    void (*run)(const Call&, float*, Team&, int), ffi::ThreadPool& pool) {
-  // A thread is worth its waking from about 10 microseconds of work on, and needs four rows of the
-  // batch or a group of units.
+  // Waking a thread pays off if it has at least about 10 microseconds of work. Each thread needs
+  // 64 rows of all steps or a group of units: products outside of the loop divide any rows.
   const int gates = call.cell == kLstm ? 4 : call.cell == kGru ? 3 : 1;
   const double operations = 2.0 * call.T * call.B * gates * call.H * (call.I + call.H);
   const long worth = static_cast<long>(std::min(operations / 1e6, 1024.0));
   const long width = 4 * engine()->lanes, groups = (call.H + width - 1) / width;
-  const long shares = std::max(call.B / 4, groups);
+  const long shares = std::max(call.T * call.B / 64, groups);
   const long most = std::min<long>(pool.num_threads(), most_threads.load());
   int threads = static_cast<int>(std::max(1L, std::min({worth, shares, most})));
-  if (divides_units(call, groups, threads) && Team::late_of_late()) threads = 1;
+  if (divides_units(call, groups, threads) && Team::idle_of_late()) threads = 1;
   const Memory memory(scratch(call, threads));
   if (!memory.data()) return ffi::Error(ffi::ErrorCode::kResourceExhausted, "seqjax: no memory");
   Job<Call> job{call, run, memory.data()};
   const auto team = std::make_shared<Team>(Job<Call>::work, &job);
   for (int i = 1; i < threads; ++i) pool.Schedule([team] { team->help(); });
-  // A sleeping thread needs 50 microseconds or so, a sixteenth of a long call is worth waiting for.
+  // Waking a sleeping thread takes about 50 microseconds. For a long call the leader waits longer,
+  // up to a sixteenth of the estimated time of the call.
   const double patience = operations / 5e4 / 16;
   team->lead(threads - 1, static_cast<long>(std::max(60.0, std::min(patience, 1000.0))));
   return ffi::Error::Success();
@@ -256,7 +271,7 @@ ffi::Error backward(ffi::ThreadPool pool, ffi::RemainingArgs args, ffi::Remainin
 
 #define SEQJAX_EXPORT extern "C" __attribute__((visibility("default")))
 
-// Floats in a vector of the build that runs here; 0 if none does.
+// The number of floats in a vector of the chosen build; 0 if there is no build for this processor.
 SEQJAX_EXPORT int seqjax_lanes() { return engine() ? static_cast<int>(engine()->lanes) : 0; }
 SEQJAX_EXPORT void seqjax_limit_threads(int most) { most_threads = std::max(1, most); }
 

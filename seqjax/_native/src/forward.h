@@ -1,4 +1,5 @@
-// The forward loop: the products of each step, with the cell's step behind each tile of them.
+// The forward loop. It computes the products of each step tile by tile, and runs the cell's
+// pointwise step on each tile.
 #pragma once
 
 #include "layout.h"
@@ -7,7 +8,7 @@
 namespace seqjax {
 namespace SEQJAX_VARIANT {
 
-constexpr long kChunk = 128 * 1024;           // floats of projections that are made ahead
+constexpr long kChunk = 128 * 1024;           // floats of projections that are computed at once
 
 template <class C>
 struct ForwardLoop {
@@ -18,7 +19,7 @@ struct ForwardLoop {
   float *c_start, *c_reset, *cs;
   float* zs;                                  // [P][T or ahead][B][kPanel]
   float* states;                              // [T][B][H]: h after each step, often the outputs
-  float* entering;                            // [workers][B][H]: what the recurrent product reads
+  float* entering;                            // [workers][B][H]: input of the recurrent product
   Memory memory;
 
   ForwardLoop(const Forward& f, int workers, Scratch& scratch)
@@ -39,8 +40,8 @@ struct ForwardLoop {
     memory = Memory{cs, f.cs ? f.T : 1, c_start, c_reset};
   }
 
-  // Sums and then gates of a step; `begin` is the first step (by its place in the arrays) of those
-  // that were projected together.
+  // The sums of step t, which are later replaced by the gates of the step. `begin` is the smallest
+  // index of the steps that were projected together with t.
   float* z(long p, long begin, long t, long r) const {
     const long steps = f.gates ? f.T : ahead;
     return zs + ((p * steps + (f.gates ? t : t - begin)) * f.B + r) * kPanel;
@@ -67,7 +68,16 @@ struct ForwardLoop {
     for (long s0 = 0; s0 < f.T; s0 += ahead) {
       const long s1 = least(s0 + ahead, f.T);
       const long begin = f.reverse ? f.T - s1 : s0;
-      project(share, begin, begin + s1 - s0);
+      // Members that divide the batch share the rows of all these steps differently from the rows
+      // of one step, so that tiles are full.
+      const long rows = (s1 - s0) * f.B;
+      if (share.by_units) {
+        project(begin, 0, rows, share.p0, share.p1);
+      } else {
+        if (s0 && !f.gates) team.barrier();
+        project(begin, part(rows, id, members), part(rows, id + 1, members), 0, P);
+        team.barrier();
+      }
       for (long s = s0; s < s1; ++s) {
         step(share, s, begin, entering + id * f.B * f.H);
         if (share.by_units) team.barrier();
@@ -86,23 +96,19 @@ struct ForwardLoop {
     }
   }
 
-  // z = x W_ih + b for steps [t0, t1).
-  void project(const Share& share, long t0, long t1) const {
-    const bool whole = share.r0 == 0 && share.r1 == f.B;  // then all steps are one product
-    const long r1 = whole ? (t1 - t0) * f.B : share.r1;
-    for (long p = share.p0; p < share.p1; ++p) {
-      for (long t = t0; t < (whole ? t0 + 1 : t1); ++t) {
-        float* out = z(p, t0, t, 0);
-        const Product x{f.xs + t * f.B * f.I, f.I, 0, w_ih + p * f.I * C::kVectors * kLanes,
-                        C::kVectors * kLanes, 1, f.I, bias + p * C::kVectors * kLanes, 0,
-                        out, kPanel};
-        multiply<C::kVectors>(x, share.r0, r1, [&](long r, int n) {
-          if (!C::kRecurrent) return;
-          for (int i = 0; i < n; ++i) {
-            store(out + (r + i) * kPanel + 3 * kLanes, load(recurrent_bias + p * kLanes));
-          }
-        });
-      }
+  // z = x W_ih + b for rows [r0, r1) of the steps that begin with t, and for panels [p0, p1).
+  void project(long t, long r0, long r1, long p0, long p1) const {
+    for (long p = p0; p < p1; ++p) {
+      float* out = z(p, t, t, 0);
+      const Product x{f.xs + t * f.B * f.I, f.I, 0, w_ih + p * f.I * C::kVectors * kLanes,
+                      C::kVectors * kLanes, 1, f.I, bias + p * C::kVectors * kLanes, 0,
+                      out, kPanel};
+      multiply<C::kVectors>(x, r0, r1, [&](long r, int n) {
+        if (!C::kRecurrent) return;
+        for (int i = 0; i < n; ++i) {
+          store(out + (r + i) * kPanel + 3 * kLanes, load(recurrent_bias + p * kLanes));
+        }
+      });
     }
   }
 
@@ -130,7 +136,7 @@ struct ForwardLoop {
     }
   }
 
-  // The cell's step for one row of a panel, with what surrounds it: zoneout, mask, output.
+  // The cell's step for one row of a panel, with zoneout, mask and output.
   void advance(long p, long s, long t, long r, float* z) const {
     const bool real = is_real(f, t, r);
     const long at = (t * f.B + r) * f.H;

@@ -1,4 +1,4 @@
-// Where things stand: panels of units, packed matrices, scratch memory.
+// The layout of data: panels of units, packed matrices, scratch memory.
 #pragma once
 
 #include "cells.h"
@@ -8,7 +8,7 @@
 namespace seqjax {
 namespace SEQJAX_VARIANT {
 
-// Hands out parts of the scratch memory; without memory it only counts.
+// Allocates parts of the scratch memory. Without memory it only counts the floats.
 class Scratch {
  public:
   explicit Scratch(float* memory) : memory_(memory) {}
@@ -32,7 +32,7 @@ long panels_of(long H) {
   return blocks_of(H, C::kUnits * kLanes);
 }
 
-// The v-th slot of panel p in a product: its first column in the matrix, and its valid lanes.
+// The first column in the matrix, and the number of valid lanes, of slot v of panel p.
 template <class C>
 SEQJAX_INLINE long column(bool recurrent, long p, int v, long H) {
   return C::kUnits == 1 ? C::gate(recurrent, v) * H + p * kLanes : (p * C::kUnits + v) * kLanes;
@@ -43,7 +43,7 @@ SEQJAX_INLINE long valid(long p, int v, long H) {
   return most(0, least(kLanes, H - begin));
 }
 
-// w [K, G*H] to panels [P][K][vectors]; for a bias K is 1, and null means zeros.
+// Packs w [K, G*H] to panels [P][K][vectors]. K is 1 for a bias; a null pointer means zeros.
 template <class C>
 void pack(const float* w, bool recurrent, long K, long H, long p0, long p1, float* out) {
   for (long p = p0; p < p1; ++p) {
@@ -58,7 +58,7 @@ void pack(const float* w, bool recurrent, long K, long H, long p0, long p1, floa
   }
 }
 
-// The transpose of w [N, G*H], by blocks of its rows: [Q][P][vectors * lanes][block]
+// Packs the transpose of w [N, G*H] by blocks of its rows: [Q][P][vectors * lanes][block].
 template <class C>
 void pack_transposed(const float* w, bool recurrent, long N, long H, long q0, long q1,
                      float* out) {
@@ -80,7 +80,7 @@ void pack_transposed(const float* w, bool recurrent, long N, long H, long q0, lo
   }
 }
 
-// s [B, H] to panels of one vector [H / lanes][B][lanes], and back.
+// Packs s [B, H] to panels of one vector, [H / lanes][B][lanes], and unpacks it.
 static void pack_state(const float* s, long B, long H, float* out) {
   for (long j = 0; j * kLanes < H; ++j) {
     for (long r = 0; r < B; ++r) {
@@ -96,9 +96,10 @@ static void unpack_state(const float* panels, long panel, long B, long H, float*
   }
 }
 
-// A member's share of the batch or, where that is small or the matrices are large, of the units:
-// then every member reads a part of the matrices, and all of them meet at every step. Units are
-// divided by groups of a panel's width, so that a member writes what it reads itself.
+// A member's share of the work. The members divide the batch or, if the batch is small or the
+// matrices are large, the units. If they divide the units, each member reads a part of the
+// matrices, and all members wait for each other at every step. Units are divided by groups of a
+// panel's width, so that each member reads the cotangents that it wrote itself.
 struct Share {
   bool by_units;
   long r0, r1;                                // rows of the batch
@@ -145,7 +146,7 @@ SEQJAX_INLINE const float* left_h(const Problem& x, const float* hs, const Order
   return (s == 0 ? x.h0 : hs + order.at(s - 1) * x.B * x.H) + r * x.H;
 }
 
-// Panels [H / lanes][T or 1][B][lanes] of the state c after each step, and before the first one.
+// The states c, after each step and before the first one, in panels [H / lanes][T or 1][B][lanes].
 struct Memory {
   float* cs;
   long steps;                                 // 1: only the last state is kept

@@ -1,7 +1,8 @@
-// Products of matrices: one tile of rows by a few vectors of columns at a time, in registers.
+// Matrix products, computed in registers, one tile of some rows by a few vectors of columns at a
+// time.
 //
-// Every number of a result is a sum over k = 0, 1, ... in this order, whatever the tiles are, so
-// that the bits do not depend on how the work is divided.
+// Every element of a result is a sum over k = 0, 1, ... in this order for all sizes of tiles.
+// Therefore the results are bitwise equal for every division of the work.
 #pragma once
 
 #include "vectors.h"
@@ -12,10 +13,10 @@ namespace SEQJAX_VARIANT {
 SEQJAX_INLINE long least(long a, long b) { return a < b ? a : b; }
 SEQJAX_INLINE long most(long a, long b) { return a > b ? a : b; }
 SEQJAX_INLINE long blocks_of(long n, long size) { return (n + size - 1) / size; }
-// Where part i of n things begins, if they are divided into `parts`.
+// The index at which part i begins if n items are divided into `parts`.
 SEQJAX_INLINE long part(long n, long i, long parts) { return n * i / parts; }
 
-// Rows of a tile with so many vectors in its width: as many as the registers hold.
+// The number of rows of a tile, given its width in vectors: as many rows as the registers hold.
 #if defined(__AVX512F__)
 constexpr int rows_of_tile(int vectors) { return vectors == 4 ? 6 : vectors == 3 ? 8 : 14; }
 #else
@@ -35,7 +36,7 @@ struct Product {
   long c_row;
 };
 
-// M rows from row r on. With kPacked, `a` is [length][M]: the rows stand side by side.
+// Computes M rows from row r on. With kPacked, `a` is [length][M], with the rows interleaved.
 template <int M, int N, bool kPacked>
 static void tile(const Product& x, long r) {
   Vec sum[M][N];
@@ -75,7 +76,8 @@ static void tile_of(int rows, const Product& x, long r) {
   if constexpr (M > 1) return tile_of<N, M - 1>(rows, x, r);
 }
 
-// Rows [r0, r1) in tiles of about one size; `after(r, rows)` is called while one is in the cache.
+// Computes rows [r0, r1) in tiles of about equal size. `after(r, rows)` is called after each tile,
+// while its results are in the cache.
 template <int N, class After>
 SEQJAX_INLINE void multiply(const Product& x, long r0, long r1, After after) {
   constexpr int kMost = rows_of_tile(N);

@@ -1,6 +1,8 @@
-// The engine against plain loops in double precision, without Python, JAX or XLA: for sanitizers.
+// A test of the engine against plain loops in double precision, without Python, JAX or XLA, so that
+// sanitizers can run it.
 //
-// Compile it with engine.cc and team.cc of one variant, and run it; it returns 0 if all is well.
+// Compile this file with engine.cc and team.cc of one variant, and run the program. It returns 0 if
+// all checks pass.
 #include <cmath>
 #include <cstdio>
 #include <cstdlib>
@@ -34,7 +36,7 @@ struct Random {
   }
 };
 
-// One problem, with memory of exactly the size that it needs, and what comes out of it.
+// One problem and its results. Its memory has exactly the size that it needs.
 struct Case {
   Cell cell;
   long T, B, I, H, G;
@@ -106,7 +108,7 @@ struct Case {
     }, &job);
     std::vector<std::thread> helpers;
     for (int i = 1; i < threads; ++i) helpers.emplace_back([&team] { team.help(); });
-    team.lead(threads - 1, 100000);  // so that they really come
+    team.lead(threads - 1, 100000);  // long enough for all helpers to arrive
     for (std::thread& helper : helpers) helper.join();
     std::free(memory);
   }
@@ -158,7 +160,7 @@ struct Case {
     perform(g, engine.backward_scratch, engine.backward, threads);
   }
 
-  // The weighted sum of everything that comes out, in double precision, by plain loops.
+  // The weighted sum of all results, in double precision, computed by plain loops.
   double loss() const {
     const auto at = [](const Floats& v, long i) { return static_cast<double>(v[i]); };
     const auto sigmoid = [](double x) { return 1 / (1 + std::exp(-x)); };
@@ -219,7 +221,7 @@ struct Case {
     return sum;
   }
 
-  // The same sum of what the engine made.
+  // The same sum of the engine's results.
   double engine_loss() const {
     double sum = 0;
     for (size_t i = 0; i < ys.size(); ++i) sum += static_cast<double>(ys[i]) * dys[i];
@@ -228,7 +230,7 @@ struct Case {
     return sum;
   }
 
-  // The slope along a random direction of one array, by differences and by its gradient.
+  // Compares the slope along a random direction of one array by differences and by its gradient.
   bool slope_agrees(const char* name, Floats& array, const Floats& gradient) {
     Random random;
     const Floats direction = random.floats(static_cast<long>(array.size())), kept = array;
@@ -243,7 +245,7 @@ struct Case {
       got += static_cast<double>(gradient[i]) * direction[i];
       scale += std::fabs(gradient[i] * direction[i]);
     }
-    // The rounding of the moved float32 numbers is a part in 2^14 of the difference.
+    // Rounding the moved float32 numbers changes the difference by about 1 part in 2^14.
     const bool good = std::fabs(got - expected) <= 2e-3 * scale;
     if (!good) std::printf("d %s: expected %g, got %g\n", name, expected, got);
     return good;

@@ -1,47 +1,64 @@
-// The threads of one call: the caller, and the helpers that arrive before it begins.
+// The members of one call's team: the calling thread, and the helpers that arrive before it begins.
 //
-// Nobody waits for a helper that has not started. A pool that is busy, or that has no threads,
-// makes a call slower, never stuck.
+// No thread waits for a helper that has not started. If the thread pool is busy or has no threads,
+// a call takes longer, but it cannot deadlock.
 #pragma once
 
 #include <atomic>
+#include <cstdint>
 
 namespace seqjax {
+
+// The cores of the machine. Each core can be claimed by one thread of a team.
+class Cores {
+ public:
+  bool claim(int core);                       // true if no thread has claimed the core before
+
+ private:
+  static constexpr int kWords = 16;
+  std::atomic<uint64_t> words_[kWords] = {};
+};
 
 class Team {
  public:
   using Work = void (*)(void* data, Team& team, int id);
 
-  Team(Work work, void* data) : work_(work), data_(data) {}
+  // The calling thread is the leader.
+  Team(Work work, void* data);
 
-  // The caller's part: waits up to `patience` microseconds for `helpers` of them, works with those
-  // who came, and returns when all are done.
+  // Called by the leader. Waits up to `patience` microseconds for `helpers` helpers, works with
+  // those that have arrived, and returns when all members are done.
   void lead(int helpers, long patience);
 
-  // A helper's part. It returns at once if the work has begun without it.
+  // Called by a helper. Returns at once if the work has begun without this helper.
   void help();
 
-  // Waits until every member is here. Members write nothing that others read without one between.
+  // Waits until every member has called `barrier`. A barrier must separate a write by one member
+  // from a read by another member.
   void barrier();
 
-  // The next piece of a list of work, 0, 1, ...: members take what is left, so that one who is
-  // slow does less.
+  // Returns the index of the next piece of a list of work, 0, 1, ... Each member takes the next
+  // remaining piece, so that a slow member takes fewer pieces.
   enum List { kInputs, kWeights, kLists };
   long claim(List list);
 
   int size() const { return size_; }
 
-  // Whether a member was late at a barrier in the last seconds, as where more threads run than
-  // there are cores. Work that meets at every step is then done faster alone.
-  static bool late_of_late();
+  // Returns true if the members of recent calls waited for each other most of the time, which
+  // happens if more threads run than there are cores. Work with a barrier at every step is then
+  // faster with one thread. After one such call the function returns true for as long as that call
+  // took; after several such calls in a row, for up to two seconds.
+  static bool idle_of_late();
 
  private:
   Work work_;
   void* data_;
+  Cores cores_;
   int size_ = 1;
   std::atomic<int> joined_{1};
   std::atomic<bool> begun_{false};
   std::atomic<int> done_{0}, waiting_{0}, round_{0};
+  std::atomic<long> waited_{0};               // microseconds at barriers, summed over all members
   std::atomic<long> claimed_[kLists] = {};
 };
 

@@ -1,4 +1,5 @@
-// Vectors of floats in the compiler's own notation, as wide as the instruction set has them.
+// Vectors of floats, with the vector extensions of the compiler, as wide as those of the
+// instruction set.
 #pragma once
 
 #if defined(__AVX512F__)
@@ -25,10 +26,10 @@ typedef float Unaligned __attribute__((vector_size(kBytes), aligned(4), may_alia
 
 SEQJAX_INLINE Vec load(const float* p) { return *reinterpret_cast<const Unaligned*>(p); }
 SEQJAX_INLINE void store(float* p, Vec v) { *reinterpret_cast<Unaligned*>(p) = v; }
-// Not `Vec{} + x`, which compilers make an addition and a shuffle.
+// `x - Vec{}` rather than `Vec{} + x`, which compilers translate to an addition and a shuffle.
 SEQJAX_INLINE Vec broadcast(float x) { return x - Vec{}; }
 
-// The first n lanes; the others are zero, and are not written.
+// Loads or stores the first n lanes. Loads set the other lanes to zero; stores do not write them.
 SEQJAX_INLINE Vec load(const float* p, long n) {
   if (n >= kLanes) return load(p);
 #if defined(__AVX512F__)
@@ -47,7 +48,7 @@ SEQJAX_INLINE void store(float* p, Vec v, long n) {
   for (long i = 0; i < n; ++i) p[i] = v[i];
 #endif
 }
-// Zeros behind the first n lanes, whatever stood there: 0 * NaN would be NaN.
+// Sets all but the first n lanes to zero, even if they are NaN (0 * NaN would be NaN).
 SEQJAX_INLINE Vec first(Vec v, long n) {
   if (n >= kLanes) return v;
 #if defined(__AVX512F__)
@@ -58,18 +59,19 @@ SEQJAX_INLINE Vec first(Vec v, long n) {
 #endif
 }
 
-// 1 / d for an ordinary number d.
+// 1 / d for a number d that is neither zero, denormal nor infinite.
 SEQJAX_INLINE Vec reciprocal(Vec d) {
 #if defined(__AVX512F__)
   const Vec r = Vec(_mm512_rcp14_ps(__m512(d)));
-  return r * (2.0f - d * r);  // Newton's step: 14 bits become 28
+  return r * (2.0f - d * r);  // one step of Newton's method: 14 accurate bits become 28
 #else
   return 1.0f / d;
 #endif
 }
 
-// x P(x²) / Q(x²), the best such fraction of these degrees on [-8.5, 8.5], where the error is
-// 4e-8 of tanh x; beyond, tanh x rounds to ±1. The comparisons are false for NaN, which stays.
+// x P(x²) / Q(x²), the best approximation of this form and these degrees on [-8.5, 8.5]. Its
+// relative error is 4e-8. Outside of the interval tanh x rounds to ±1. The comparisons are false
+// for NaN, so the result is NaN for NaN.
 SEQJAX_INLINE Vec tanh(Vec x) {
   const Vec end = broadcast(8.5f);
   x = x > end ? end : x;

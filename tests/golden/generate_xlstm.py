@@ -1,0 +1,99 @@
+"""Writes `xlstm/*.npz` beside it: what the sLSTM of the authors' code computes, and the gradients.
+
+    git clone https://github.com/NX-AI/xlstm
+    python tests/golden/generate_xlstm.py xlstm
+
+This needs PyTorch, NumPy and a checkout of that repository, whose version without CUDA it runs;
+`tests/test_cells_slstm.py`, which reads the files, needs none of them.
+
+A file is one case, with our names and layouts: `input [B, T, I]`, `w_ih`, `w_hh`, `b`, `h_0`,
+`output` and the final `h_n`, `c_n`, `n_n`, `m_n`. Each array has a leading axis of two: its value,
+and the derivative of the loss with respect to it. The loss is the sum of the results, each
+multiplied by a random array, which is its derivative. Everything is computed in float64 from values
+that float32 can hold, and only then rounded to float32. In the case `carried`, which begins with a
+state, there are also `c_0`, `n_0` and `m_0`.
+"""
+
+import importlib.util
+import sys
+from pathlib import Path
+from types import ModuleType
+
+import numpy as np
+import torch
+
+FOLDER = Path(__file__).resolve().parent / "xlstm"
+VANILLA = "xlstm/blocks/slstm/src/vanilla"
+BATCH, STEPS, INPUT_SIZE, HEADS, WIDTH = 2, 6, 3, 2, 3
+HIDDEN_SIZE = HEADS * WIDTH
+
+
+def authors_code(checkout: Path) -> ModuleType:
+    """The folder of their repository, as a package of its own."""
+    folder = checkout / VANILLA
+    spec = importlib.util.spec_from_file_location(
+        "vanilla", folder / "__init__.py", submodule_search_locations=[str(folder)]
+    )
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules["vanilla"] = module
+    spec.loader.exec_module(module)
+    return module
+
+
+def leaf(value: np.ndarray) -> torch.Tensor:
+    """A float64 tensor that collects a gradient, of values rounded to float32."""
+    return torch.tensor(value.astype(np.float32), dtype=torch.float64, requires_grad=True)
+
+
+def generate(theirs: ModuleType, carried: bool) -> dict[str, np.ndarray]:
+    """Runs one case forwards and backwards; returns what goes into its file."""
+    rng = np.random.default_rng(int(carried))
+    normal = lambda *shape: leaf(np.asarray(rng.standard_normal(shape)))  # noqa: E731
+    tensors = {
+        "input": normal(BATCH, STEPS, INPUT_SIZE),
+        "w_ih": normal(INPUT_SIZE, 4 * HIDDEN_SIZE),
+        "w_hh": normal(HEADS, WIDTH, 4 * WIDTH),
+        "b": normal(4 * HIDDEN_SIZE),
+        "h_0": normal(BATCH, HIDDEN_SIZE),
+    }
+    zeros = torch.zeros(BATCH, HIDDEN_SIZE, dtype=torch.float64)
+    if carried:
+        tensors |= {name: normal(BATCH, HIDDEN_SIZE) for name in ("c_0", "m_0")}
+        tensors["n_0"] = leaf(rng.uniform(1, 3, (BATCH, HIDDEN_SIZE)))
+    start = torch.stack([tensors.get(f"{name}_0", zeros) for name in "hcnm"])
+    states, final, _ = theirs.slstm_forward(
+        (tensors["input"] @ tensors["w_ih"]).transpose(0, 1),
+        start,
+        tensors["w_hh"].transpose(1, 2),
+        tensors["b"],
+        theirs.slstm_pointwise_function_registry["slstm"],
+    )
+    results = {"output": states[0, 1:].transpose(0, 1)}
+    results |= {f"{name}_n": value for name, value in zip("hcnm", final, strict=True)}
+    cotangents = {
+        key: torch.tensor(rng.standard_normal(result.shape).astype(np.float32)).double()
+        for key, result in results.items()
+    }
+    loss = sum((result * cotangents[key]).sum() for key, result in results.items())
+    gradients = torch.autograd.grad(loss, list(tensors.values()))  # type: ignore[arg-type]
+    derivatives = {**dict(zip(tensors, gradients, strict=True)), **cotangents}
+    return {
+        key: torch.stack([value, derivatives[key]]).detach().numpy().astype(np.float32)
+        for key, value in {**tensors, **results}.items()
+    }
+
+
+def main() -> None:
+    """Writes all files, and says how large they are."""
+    theirs = authors_code(Path(sys.argv[1]))
+    FOLDER.mkdir(exist_ok=True)
+    for name in ("fresh", "carried"):
+        path = FOLDER / f"{name}.npz"
+        # The stub's named parameter `allow_pickle` claims every keyword.
+        np.savez_compressed(path, **generate(theirs, name == "carried"))  # type: ignore[arg-type]
+        print(f"{path.name}: {path.stat().st_size} bytes, PyTorch {torch.__version__}")
+
+
+if __name__ == "__main__":
+    main()
