@@ -353,7 +353,13 @@ def stacked_dtypes(jaxpr):
     found = set()
     for equation in jaxpr.eqns:
         if equation.primitive.name == "scan":
-            found |= {v.aval.dtype for v in equation.outvars[equation.params["num_carry"] :]}
+            # An array written step by step has one axis more than what the body returns.
+            body = equation.params["jaxpr"].out_avals
+            found |= {
+                array.aval.dtype
+                for array, step in zip(equation.outvars, body, strict=True)
+                if array.aval.ndim > step.ndim
+            }
         for sub in jax.tree.leaves(
             list(equation.params.values()), is_leaf=lambda p: hasattr(p, "jaxpr")
         ):
