@@ -36,6 +36,7 @@ class Run:
             "decoding",
             "streaming",
             "sessions",
+            "eager",
             "memory",
             "compile",
             "deferred",

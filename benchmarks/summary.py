@@ -17,6 +17,9 @@ RATED = (BASE, SHARDED, "pytorch")
 SLOWER = 0.9
 """The summary lists each case in which a peer needs less than this fraction of seqjax's time."""
 
+COMPARED = ("train_step", "decoding", "streaming", "eager")
+"""The suites, besides `speed`, in which other libraries do the same work."""
+
 
 def with_best(rows: Iterable[Row]) -> list[Row]:
     """Return the rows and, for each case, a copy of the faster row of seqjax, named `BEST`.
@@ -71,7 +74,7 @@ def slower(rows: Iterable[Row]) -> list[str]:
     The peer needs less than `SLOWER` times the time of `BASE`. The largest difference comes first.
     """
     found = []
-    rows = [row for row in rows if row.suite in ("speed", "train_step", "decoding", "streaming")]
+    rows = [row for row in rows if row.suite in ("speed", *COMPARED)]
     for (case, what), group in cases(rows).items():
         base = group.get(BASE)
         for name, row in group.items():
@@ -132,7 +135,7 @@ def highlights(results: Results) -> list[str]:
     lines += _compile_lines(rows)
     lines += _memory_lines(rows)
     for (suite, what, name), found in geomeans(rows).items():
-        if suite in ("streaming", "train_step", "decoding"):
+        if suite in COMPARED:
             text = f'In the suite `{suite}`, for "{what}", {name} takes '
             lines.append(text + f"{_times(*found, BASE)}.")
     return lines

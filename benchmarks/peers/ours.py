@@ -10,6 +10,7 @@ import dataclasses
 from typing import Any, ClassVar
 
 import jax
+import jax.numpy as jnp
 from flax import nnx
 
 import seqjax
@@ -18,9 +19,9 @@ from benchmarks.peers.jax_network import Recurrence, Step
 from benchmarks.peers.jax_peer import JaxPeer
 from benchmarks.peers.nnx_tools import rebuilder
 from benchmarks.translation import Translation
-from benchmarks.workload import Structure, Weights
+from benchmarks.workload import Structure, Weights, Workload
 
-__all__ = ["Layer", "Seqjax", "Sharded", "cell_of"]
+__all__ = ["Layer", "Seqjax", "Sharded", "cell_of", "layer_of"]
 
 CELLS: dict[str, Any] = {
     "elman": seqjax.cells.Elman,
@@ -45,6 +46,23 @@ def _layer_params(weights: Weights) -> Any:
             for index, directions in enumerate(weights)
         }
     }
+
+
+def _empty_layer(structure: Structure, **options: Any) -> Any:
+    return LAYERS[structure.cell](
+        structure.inputs,
+        structure.hidden,
+        num_layers=structure.layers,
+        bidirectional=structure.bidirectional,
+        rngs=nnx.Rngs(0),
+        **options,
+    )
+
+
+def layer_of(workload: Workload) -> Any:
+    """Return a batch-major Flax layer with the workload's weights."""
+    weights = jax.tree.map(jnp.asarray, _layer_params(workload.weights))
+    return rebuilder(_empty_layer(workload.structure))(weights)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -75,16 +93,7 @@ class Seqjax(JaxPeer):
         return Recurrence(apply, lambda weights: params_class(**weights[0][0]))
 
     def _layers(self, structure: Structure) -> Recurrence:
-        rebuild = rebuilder(
-            LAYERS[structure.cell](
-                structure.inputs,
-                structure.hidden,
-                num_layers=structure.layers,
-                bidirectional=structure.bidirectional,
-                time_major=True,
-                rngs=nnx.Rngs(0),
-            )
-        )
+        rebuild = rebuilder(_empty_layer(structure, time_major=True))
 
         def apply(params: Any, xs: jax.Array, lengths: jax.Array | None) -> jax.Array:
             return rebuild(params)(xs, lengths=lengths, **self._options).outputs
@@ -129,7 +138,7 @@ class Layer(Seqjax):
         return self._layers(structure)
 
     def single_step(self, structure: Structure) -> Step | str:
-        layer = LAYERS[structure.cell](structure.inputs, structure.hidden, rngs=nnx.Rngs(0))
+        layer = _empty_layer(structure)
         rebuild = rebuilder(layer)
 
         def apply(params: Any, x: jax.Array, state: Any) -> tuple[jax.Array, Any]:

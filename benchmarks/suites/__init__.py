@@ -13,6 +13,7 @@ from benchmarks.suites import compile as compile_suite
 from benchmarks.suites import (
     decoding,
     deferred,
+    eager,
     memory,
     parts,
     readers,
@@ -40,6 +41,7 @@ SUITES = {
     "decoding": Suite(decoding.run, frozenset()),
     "streaming": Suite(streaming.run, frozenset({"cells", "shapes"})),
     "sessions": Suite(streaming_sessions.run, frozenset({"cells", "shapes"})),
+    "eager": Suite(eager.run, frozenset({"cells", "shapes"})),
     "memory": Suite(memory.run, frozenset({"cells", "shapes"})),
     "compile": Suite(compile_suite.run, frozenset({"cells", "shapes"})),
     "deferred": Suite(deferred.run, frozenset()),

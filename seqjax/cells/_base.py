@@ -23,6 +23,7 @@ every step.
 
 import abc
 import dataclasses
+import functools
 from collections.abc import Callable, Sequence
 from typing import Any, ClassVar, Generic, NamedTuple, Self, TypeVar
 
@@ -444,7 +445,14 @@ def compute_dtype(xs: PyTree) -> jnp.dtype:
       >>> compute_dtype(jnp.zeros(2, jnp.bfloat16)).name, compute_dtype(jnp.zeros(2, int)).name
       ('bfloat16', 'float32')
     """
-    floating = [x.dtype for x in jax.tree.leaves(xs) if jnp.issubdtype(x.dtype, jnp.floating)]
+    x64: bool = jax.config.jax_enable_x64  # type: ignore[attr-defined]
+    return _common_dtype(frozenset(x.dtype for x in jax.tree.leaves(xs)), x64)
+
+
+@functools.lru_cache(maxsize=256)
+def _common_dtype(dtypes: frozenset[Any], x64: bool) -> jnp.dtype:
+    del x64  # part of the key of the cache: without 64-bit types, JAX narrows float64
+    floating = [dtype for dtype in dtypes if jnp.issubdtype(dtype, jnp.floating)]
     return jnp.result_type(*floating) if floating else jnp.dtype(jnp.float32)
 
 

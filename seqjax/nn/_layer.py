@@ -78,6 +78,10 @@ def merge(mode: MergeMode, forward: Array, backward: Array) -> Any:
             return Bidirectional(forward, backward)
 
 
+# Outside of `jax.jit`, a compiled function starts faster than an operation.
+_merged = jax.jit(merge, static_argnums=0)
+
+
 class Direction(Parameters):
     """A module with the parameters of one cell. Each array of the parameters is an `nnx.Param`.
 
@@ -353,7 +357,7 @@ class Layer(nnx.Module):
             end = sequences.first_real if reverse else sequences.last_real
             outputs.append(call.picked(ran.outputs, end) if ends_only else ran.outputs)
             finals.append(ran.state)
-        joined = outputs[0] if len(outputs) == 1 else merge(self.options.merge_mode, *outputs)
+        joined = outputs[0] if len(outputs) == 1 else _merged(self.options.merge_mode, *outputs)
         if self.options.residual and not isinstance(joined, Bidirectional):
             joined = self._with_residual(joined, xs, call, ends_only)
         return Unrolled(joined, self._paired(finals))

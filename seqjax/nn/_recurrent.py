@@ -33,6 +33,12 @@ from seqjax.types import Array, PRNGKey, PyTree, Shape, Unrolled
 
 __all__ = ["Recurrent"]
 
+# Outside of `jax.jit`, a compiled function starts faster than an operation.
+_expanded = jax.jit(jnp.expand_dims, static_argnums=1)
+_squeezed = jax.jit(
+    lambda tree, axis: jax.tree.map(lambda y: y.squeeze(axis), tree), static_argnums=1
+)
+
 
 class Recurrent(nnx.Module):
     r"""A stack of recurrent layers of any cell, in one or both directions, with regularisation.
@@ -397,7 +403,7 @@ class Recurrent(nnx.Module):
             x = arguments.as_floating("x_t", x)
             if x.ndim < len(shape) or x.shape[x.ndim - len(shape) :] != shape:
                 raise ValueError(f"x_t: expected {arguments.in_words('...', shape)}, got {x.shape}")
-            return jnp.expand_dims(x, 0 if self.time_major else x.ndim - len(shape))
+            return _expanded(x, 0 if self.time_major else x.ndim - len(shape))
 
         xs = jax.tree.map(lifted, x_t, self.cell.input_shape)
         axis = 0 if self.time_major else len(self._batch_shape(x_t))
@@ -409,7 +415,7 @@ class Recurrent(nnx.Module):
         except ValueError:
             self._check_batch_axes(x_t, state)
             raise
-        return Unrolled(jax.tree.map(lambda y: y.squeeze(axis), outputs), state)
+        return Unrolled(_squeezed(outputs, axis), state)
 
     def _check_batch_axes(self, x_t: PyTree, state: Any) -> None:
         """Raise an error if a step's input and the state have different batch axes."""
@@ -507,10 +513,13 @@ class Recurrent(nnx.Module):
 
     def _keys(self, deterministic: bool, rngs: noise.Rngs | None) -> list[PRNGKey | None]:
         """Return a random key for each layer, or None for each layer if no keys are needed."""
+        none: list[PRNGKey | None] = [None] * self.num_layers
+        if deterministic:
+            return none
         active = ["dropout"] if self.dropout and self.num_layers > 1 else []
         active += [name for name in RATES if getattr(self.layers[0].options, name)]
-        if deterministic or not active:
-            return [None] * self.num_layers
+        if not active:
+            return none
         if rngs is None:
             raise ValueError(
                 f"rngs: expected nnx.Rngs or a random key in training with {', '.join(active)}, "

@@ -139,6 +139,16 @@ def test_streaming_keeps_the_latencies_of_single_steps() -> None:
         assert 0 < each.extra["p50_ms"] <= each.extra["p99_ms"]
 
 
+def test_eager_times_calls_and_steps_of_a_layer() -> None:
+    rows = SUITES["eager"].run(settings(), lambda text: None)
+    assert [(each.what, each.variant) for each in rows] == [
+        ("forward", "plain"), ("forward", "bidirectional"), ("step", "plain"),
+    ]  # fmt: skip
+    for each in rows:
+        assert each.contestant == "seqjax" and each.shape == (2, 3, 4, 5)
+        assert len(each.samples_ms) == 1 and each.agreement < 1e-5
+
+
 def test_memory_measures_what_the_library_knows() -> None:
     said: list[str] = []
     rows = SUITES["memory"].run(settings(), said.append)
