@@ -30,6 +30,7 @@ from seqjax.data import Vocabulary, batches
 # Shares of the words that are no longer than the length of a bucket.
 BUCKETS = (0.3, 0.6, 0.85, 0.98, 1.0)
 SHOWN = 5  # held-out words that are printed after each epoch
+EARLY = (100, 250)  # steps of the first epoch after which words are printed, too
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -112,7 +113,7 @@ def main(config: Config) -> dict[str, float]:
         num_layers=config.num_layers, dropout=config.dropout, rngs=nnx.Rngs(config.seed),
     )  # fmt: skip
 
-    def look(record: training.Record, state: training.TrainState) -> None:
+    def look(when: str, state: training.TrainState) -> None:
         """Print the error rates on the validation words, and a few of these words."""
         so_far = training.state_to_model(model, training.averaged(state))
         so_far.eval()
@@ -120,8 +121,8 @@ def main(config: Config) -> dict[str, float]:
         guesses, _ = pronounce(so_far, valid_words, letters, phonemes, 1)
         words, phones = pronunciations.error_rates(guesses, [dictionary[w] for w in valid_words])
         print(
-            f"epoch {record['epoch']:.0f} of {config.epochs}: {words:.1%} of {len(valid_words):,} "
-            f"held-out words wrong, {phones:.1%} of their phonemes"
+            f"{when}: {words:.1%} of {len(valid_words):,} held-out words wrong, {phones:.1%} of "
+            "their phonemes"
         )
         for word, way in zip(valid_words[:SHOWN], guesses, strict=False):
             right = "" if way in dictionary[word] else f"  not {' '.join(dictionary[word][0])}"
@@ -135,7 +136,10 @@ def main(config: Config) -> dict[str, float]:
         config.batches(train_set, boundaries=buckets(train_set), **options),
         eval_batches=batches(valid_set, batch_size=config.batch_size, **options),
         metric_fn=seq2seq.pair_metrics,
-        on_epoch_end=look,
+        on_epoch_end=lambda record, state: look(
+            f"epoch {record['epoch']:.0f} of {config.epochs}", state
+        ),
+        on_step_end=lambda step, state: look(f"step {step}", state) if step in EARLY else None,
     )
     letters.save(config.out / "letters.json")
     phonemes.save(config.out / "phonemes.json")

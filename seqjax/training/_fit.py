@@ -60,7 +60,7 @@ class FitResult(NamedTuple):
 
 @hints(
     batch_size="pass it to seqjax.data.batches",
-    callbacks="use on_epoch_end, monitor, checkpoints or logs",
+    callbacks="use on_epoch_end, on_step_end, monitor, checkpoints or logs",
     metrics="use metric_fn and eval_batches",
     shuffle="pass seed=0 to seqjax.data.batches",
     validation_data="use eval_batches and metric_fn",
@@ -80,6 +80,7 @@ def fit(
     seed: int = 0,
     progress: bool = True,
     on_epoch_end: Callable[[Record, TrainState], object] | None = None,
+    on_step_end: Callable[[int, TrainState], object] | None = None,
     devices: int = 1,
     monitor: Monitor | None = None,
     checkpoints: Checkpoints | None = None,
@@ -125,6 +126,8 @@ def fit(
         lines in a pipe or file.
       on_epoch_end: a function that is called with the epoch's record and the state. The next step
         overwrites the state's arrays, so copy the arrays that you need later.
+      on_step_end: a function that is called after each step with the number of steps so far and the
+        state, whose arrays the next step overwrites. Training waits until the function returns.
       devices: the number of devices over which each batch is divided, along the first axis of its
         arrays; see `seqjax.sharding`. The result is the same as on one device, up to rounding.
       monitor: the metric by which the best epoch is chosen. The model of this epoch is returned. If
@@ -187,7 +190,10 @@ def fit(
     seed = checks.require_integer("seed", seed, least=0)
     check_end(epochs, steps)
     checks.require_integer("prefetch", prefetch, least=0)
-    check_functions(optimizer, loss_fn=loss_fn, metric_fn=metric_fn, on_epoch_end=on_epoch_end)
+    check_functions(
+        optimizer, loss_fn=loss_fn, metric_fn=metric_fn, on_epoch_end=on_epoch_end,
+        on_step_end=on_step_end,
+    )  # fmt: skip
     for index, log in enumerate(logs):
         check_functions(optimizer, **{f"logs[{index}]": log})
     check_batches(train_batches, eval_batches, metric_fn, epochs or 1)
@@ -274,6 +280,8 @@ def fit(
                 if display.advance(Progress.tokens(host)):
                     latest = totals.latest()
                     display.show({name: latest[name] for name in ("loss", "grad_norm")})
+                if on_step_end is not None:
+                    on_step_end(position.step, state)
             if first and totals.batches == first:  # the checkpoint was written after the last batch
                 raise ValueError(
                     f"train_batches: expected more than {first} batches in epoch {epoch}, as when "

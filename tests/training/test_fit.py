@@ -96,13 +96,15 @@ def test_the_loop_is_nothing_but_steps():
 
 
 def test_history_and_result():
-    seen = []
+    seen, steps = [], []
     result = run(
         epochs=3,
         eval_batches=make_batches(2),
         metric_fn=metric_fn,
         on_epoch_end=lambda record, state: seen.append((record, int(state.step))),
+        on_step_end=lambda step, state: steps.append((step, int(state.step))),
     )
+    assert steps == [(n, n) for n in range(1, 13)]
     assert [record["epoch"] for record in result.history] == [1, 2, 3]
     assert [record["step"] for record in result.history] == [4, 8, 12]
     assert seen == [(record, record["step"]) for record in result.history]
