@@ -132,13 +132,11 @@ def _fits(tree: PyTree, specs: PyTree, batch_shape: Shape) -> bool:
 
     It is fast, so that calls outside of `jax.jit` take less time.
     """
-    leaves, structure = jax.tree.flatten(tree)
-    wanted, expected = jax.tree.flatten(specs)
-    return bool(structure == expected) and all(
+    return same_structure(tree, specs) and all(
         isinstance(leaf, jax.Array)
         and leaf.dtype == spec.dtype
         and leaf.shape == (*batch_shape, *spec.shape)
-        for leaf, spec in zip(leaves, wanted, strict=True)
+        for leaf, spec in zip(jax.tree.leaves(tree), jax.tree.leaves(specs), strict=True)
     )
 
 

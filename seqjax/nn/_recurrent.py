@@ -403,7 +403,8 @@ class Recurrent(nnx.Module):
             x = arguments.as_floating("x_t", x)
             if x.ndim < len(shape) or x.shape[x.ndim - len(shape) :] != shape:
                 raise ValueError(f"x_t: expected {arguments.in_words('...', shape)}, got {x.shape}")
-            return _expanded(x, 0 if self.time_major else x.ndim - len(shape))
+            expanded: Array = _expanded(x, 0 if self.time_major else x.ndim - len(shape))
+            return expanded
 
         xs = jax.tree.map(lifted, x_t, self.cell.input_shape)
         axis = 0 if self.time_major else len(self._batch_shape(x_t))
