@@ -86,9 +86,10 @@ native-test: ## test the C++ engine with the address and undefined-behaviour san
 doctest: $(VENV)/.test ## run only the examples in docstrings
 	$(BIN)/python -m pytest -n $(JOBS) seqjax examples/script.py
 
-lint: $(VENV)/.dev ## check style and formatting
+lint: $(VENV)/.dev ## check style, formatting and wording
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/python -m pytest -q -p no:xdist tests/test_words.py
 
 types: $(VENV)/.dev ## check the types of package, tests and examples
 	$(BIN)/mypy
