@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 
 from flax import nnx
 
-__all__ = ["Call", "hooked"]
+__all__ = ["Call", "hooked", "is_hooked"]
 
 Module = TypeVar("Module", bound=nnx.Module)
 
@@ -61,6 +61,16 @@ def hooked(model: Module, hook: Callable[[Call], Any]) -> Module:
         module.__class__ = _hooked_class(type(module))
         vars(module)["_hook"] = functools.partial(hook_call, hook, ".".join(map(str, path)))
     return copy
+
+
+def is_hooked(module: nnx.Module) -> bool:
+    """Return whether the calls of a module go to a hook.
+
+    Example:
+      >>> is_hooked(nnx.Linear(2, 3, rngs=nnx.Rngs(0)))
+      False
+    """
+    return "_hook" in vars(module)
 
 
 def hook_call(hook: Callable[[Call], Any], path: str, *call: Any) -> Any:

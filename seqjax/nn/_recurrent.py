@@ -16,6 +16,7 @@ from flax import nnx
 from seqjax import _arguments as arguments
 from seqjax import checks, sequences
 from seqjax._hints import hints
+from seqjax._hooks import is_hooked
 from seqjax.cells._base import Cell, is_shape
 from seqjax.kernels import Execution, Kernel, by_scan
 from seqjax.nn import _noise as noise
@@ -32,12 +33,6 @@ from seqjax.nn._norm import batch_normed
 from seqjax.types import Array, PRNGKey, PyTree, Shape, Unrolled
 
 __all__ = ["Recurrent"]
-
-# Outside of `jax.jit`, a compiled function starts faster than an operation.
-_expanded = jax.jit(jnp.expand_dims, static_argnums=1)
-_squeezed = jax.jit(
-    lambda tree, axis: jax.tree.map(lambda y: y.squeeze(axis), tree), static_argnums=1
-)
 
 
 class Recurrent(nnx.Module):
@@ -398,13 +393,29 @@ class Recurrent(nnx.Module):
                 "step: a bidirectional layer cannot run one time step; call the layer on whole "
                 "sequences instead"
             )
+        run = _stepped if self._can_compile((x_t, state, resets)) else Recurrent._step
+        ran: Unrolled = run(self, x_t, state, resets)
+        return ran
+
+    def _can_compile(self, arguments: PyTree) -> bool:
+        """Return whether a step with these arguments may run as one compiled program.
+
+        Arguments that are not JAX arrays are checked outside of the program, so that errors show
+        them. If the call is already part of a program, another one would only cost time.
+        """
+        return not is_hooked(self) and all(
+            isinstance(leaf, jax.Array) and not isinstance(leaf, jax.core.Tracer)
+            for leaf in jax.tree.leaves(arguments)
+        )
+
+    def _step(self, x_t: PyTree, state: Any, resets: Any) -> Unrolled:
+        """Run one step as a sequence of one step."""
 
         def lifted(x: Any, shape: Shape) -> Array:
             x = arguments.as_floating("x_t", x)
             if x.ndim < len(shape) or x.shape[x.ndim - len(shape) :] != shape:
                 raise ValueError(f"x_t: expected {arguments.in_words('...', shape)}, got {x.shape}")
-            expanded: Array = _expanded(x, 0 if self.time_major else x.ndim - len(shape))
-            return expanded
+            return jnp.expand_dims(x, 0 if self.time_major else x.ndim - len(shape))
 
         xs = jax.tree.map(lifted, x_t, self.cell.input_shape)
         axis = 0 if self.time_major else len(self._batch_shape(x_t))
@@ -416,7 +427,7 @@ class Recurrent(nnx.Module):
         except ValueError:
             self._check_batch_axes(x_t, state)
             raise
-        return Unrolled(_squeezed(outputs, axis), state)
+        return Unrolled(jax.tree.map(lambda y: y.squeeze(axis), outputs), state)
 
     def _check_batch_axes(self, x_t: PyTree, state: Any) -> None:
         """Raise an error if a step's input and the state have different batch axes."""
@@ -550,3 +561,7 @@ class Recurrent(nnx.Module):
                     f"got {jax.tree.map(jnp.shape, state)}"
                 )
         return tuple(initial_state)
+
+
+# Outside of `jax.jit`, one program starts faster than the operations of a step.
+_stepped = jax.jit(Recurrent._step)
