@@ -107,10 +107,11 @@ def analyse(model: FlipFlop, config: Config) -> tuple[traces.FixedPoints, np.nda
     rng = np.random.default_rng([config.seed, 1, 1])
     pulses = jnp.asarray(sequences(rng, config)["pulses"])
     (visited,) = model.recurrent(pulses, return_all_states=True).state
-    # Noise puts some of the starting states between the stable points, where the saddles are.
+    # Mixtures of two visited states are between the stable points, where the saddles are.
     states = np.asarray(visited).reshape(-1, config.hidden_size)
-    starts = rng.permutation(states)[: config.starts]
-    starts = starts + rng.normal(scale=0.3, size=starts.shape)
+    some, others = rng.choice(states, size=(2, config.starts))
+    shares = rng.random([config.starts, 1])
+    starts = shares * some + (1 - shares) * others
     found = traces.fixed_points(model.recurrent, (starts,), jnp.zeros(BITS))
     return found, np.asarray(visited)
 
@@ -120,19 +121,19 @@ def main(config: Config) -> traces.FixedPoints:
     model = train(config)
     found, visited = analyse(model, config)
     (points,) = found.points
-    print(f"{found.stable.sum()} stable points; the bits that the network reads at them:")
+    print(f"stable points: {found.stable.sum()}; the outputs of the network at them:")
     bits = np.asarray(model.readout(jnp.asarray(points[found.stable])))
     for row, speed in zip(bits, found.speeds[found.stable], strict=True):
         print("  " + " ".join(f"{bit:+.2f}" for bit in row) + f"   speed {speed:.0e}")
     directions = (np.abs(found.eigenvalues) > 1).sum(axis=1)
     for number, count in sorted(collections.Counter(directions[~found.stable].tolist()).items()):
-        print(f"{count} unstable points with {number} unstable directions")
+        print(f"points with {number} unstable directions: {count}")
     print(f"{found.unconverged} of {config.starts} searches reached no fixed point")
     pulses = jnp.asarray(sequences(np.random.default_rng(config.seed), config)["pulses"])
     largest = traces.lyapunov_exponents(model.recurrent, pulses, discard=config.steps // 2)
     print(f"largest Lyapunov exponent with pulses: {float(largest.mean()):.2f} nats per step")
     config.out.mkdir(parents=True, exist_ok=True)
-    figure = viz.fixed_points(points, found.stable, states=visited[:20])
+    figure = viz.fixed_points(points, found.stable, states=visited[:8])
     figure.savefig(config.out / "fixed_points.png", dpi=150)
     print(f"picture: {config.out / 'fixed_points.png'}")
     return found

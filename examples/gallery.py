@@ -212,7 +212,7 @@ def draw_dynamics(config: Config) -> dict[str, Any]:
             layer, jnp.zeros([4, 600, 1]), count=32, discard=200, initial_state=(start,)
         )
     return {
-        "fixed_points": viz.fixed_points(found.points[0], found.stable, states=visited[:20]),
+        "fixed_points": viz.fixed_points(found.points[0], found.stable, states=visited[:8]),
         "lyapunov_exponents": viz.lyapunov_exponents(exponents),
     }
 

@@ -120,13 +120,24 @@ def test_searches_that_do_not_converge_are_counted():
     assert none.starts.shape == none.stable.shape == (0,) and none.unconverged == 2
 
 
-def test_points_merge_within_a_share_of_the_largest_norm():
-    """All states (s, 0) of this map are fixed points; a search ends at its start."""
+def test_points_merge_within_a_share_of_the_scale():
+    """All states (s, 0) of this map are fixed points, and a search ends at its start."""
     cell = Map(1, 2, lambda s: s * jnp.array([1.0, 0.5], s.dtype))
     starts = np.array([[0.0, 0.0], [0.01, 0.0], [1.0, 0.0], [1.08, 0.0], [10.0, 0.0]], np.float32)
     for distance, counts in ((0.0, [1] * 5), (0.005, [2, 1, 1, 1]), (0.02, [2, 2, 1])):
         found = traces.cell_fixed_points(cell, (), starts, jnp.zeros(1), merge_distance=distance)
         assert sorted(found.starts, reverse=True) == counts
+        assert found.unconverged == 0
+
+
+def test_points_far_from_all_starting_states_are_left_out():
+    """The fixed points of this map are 5 and 0; from 3 and 4 the search goes to 5."""
+    cell = Map(1, 1, lambda s: s - 0.5 * s * (5 - s))
+    starts = jnp.array([[-0.4], [0.3], [3.0], [4.0]])
+    for distance, points in ((0.3, [5.0, 0.0]), (0.2, [0.0])):
+        found = traces.cell_fixed_points(cell, (), starts, jnp.zeros(1), max_distance=distance)
+        np.testing.assert_allclose(np.sort(found.points[:, 0])[::-1], points, atol=1e-5)
+        assert (found.starts == 2).all() and found.unconverged == 4 - 2 * len(points)
 
 
 @pytest.mark.quick("lstm")
@@ -134,7 +145,7 @@ def test_points_merge_within_a_share_of_the_largest_norm():
 def test_fixed_points_of_a_cell_are_those_of_numpy(name):
     cell, params = made(name)
     rng = np.random.default_rng(2)
-    structure = jax.tree.structure(cell.initial_state())
+    structure: Any = jax.tree.structure(cell.initial_state())
     states = jax.tree.map(
         lambda a: rng.normal(size=(40, *a.shape)).astype(np.float32), cell.initial_state()
     )
@@ -165,7 +176,7 @@ def test_fixed_points_of_a_complex_state():
     cell = cells.LRU(I, H)
     params = cell.init(jax.random.key(0))
     states = drawn(jax.ShapeDtypeStruct((6, H), jnp.complex64))
-    found = traces.cell_fixed_points(cell, params, states, X)
+    found = traces.cell_fixed_points(cell, params, states, X, max_distance=np.inf)
     p = cell.prepare(params)
     a, b = (np.asarray(v) for v in cell.linear_terms(p, cell.project(p, X)))
     np.testing.assert_allclose(found.points[0], b / (1 - a), rtol=1e-3)
@@ -180,18 +191,21 @@ def test_fixed_points_of_a_stack_are_those_of_its_cells():
     layer = nn.GRU(I, H, num_layers=2, time_major=True, dropout=0.5, rngs=nnx.Rngs(0))
     for part in layer.layers:
         part.forward.b[...] = jnp.linspace(-1, 1, 3 * H)
-    visited = layer(jnp.ones([7, 2, I]), return_all_states=True, deterministic=True).state
+    visited = layer(jnp.ones([40, 2, I]), return_all_states=True, deterministic=True).state
     found = traces.fixed_points(layer, visited, X)
-    assert found.starts.tolist() == [14] and found.stable.all() and found.eigenvalues.shape[1] == 8
-    first, second = (part.forward for part in layer.layers)
-    one = traces.cell_fixed_points(first.cell, first.params, found.points[0], X)
-    two = traces.cell_fixed_points(
-        second.cell, second.params, found.points[1], jnp.asarray(found.points[0][0])
+    assert found.starts.tolist() == [80] and found.stable.all() and found.eigenvalues.shape[1] == 8
+    (first, p_1), (second, p_2) = (
+        (part.forward.cell, part.forward.params) for part in layer.layers
     )
-    np.testing.assert_allclose(found.points[0], one.points, atol=1e-5)
-    np.testing.assert_allclose(found.points[1], two.points, atol=1e-5)
-    both = np.concatenate([one.eigenvalues, two.eigenvalues], axis=1)[0]
-    np.testing.assert_allclose(np.abs(found.eigenvalues[0]), descending(both), atol=1e-4)
+
+    def step(vector):
+        one, _ = references.gru(first, p_1, np.asarray(X, np.float64), vector[:H])
+        return np.concatenate([one, references.gru(second, p_2, one, vector[H:])[0]])
+
+    point = np.concatenate(found.points, axis=1)[0].astype(np.float64)
+    np.testing.assert_allclose(step(point), point, atol=1e-5)
+    expected = np.linalg.eigvals(finite_jacobian(step, point))
+    np.testing.assert_allclose(np.poly(found.eigenvalues[0]), np.poly(expected), atol=1e-4)
 
 
 # Lyapunov exponents
@@ -253,10 +267,10 @@ def test_exponents_of_a_cell_with_inputs_are_those_of_numpy():
 def test_exponents_of_a_layer_are_those_of_its_cell():
     layer = nn.GRU(I, H, time_major=True, zoneout=0.2, rngs=nnx.Rngs(0))
     layer.layers[0].forward.b[...] = jnp.linspace(-1, 1, 3 * H)
-    xs = np.random.default_rng(4).normal(size=[60, 2, I]).astype(np.float32)
+    xs = np.random.default_rng(4).normal(size=[240, 2, I]).astype(np.float32)
     start = (jnp.ones(H),)
     found = jax.jit(
-        lambda xs: traces.lyapunov_exponents(layer, xs, count=4, discard=20, initial_state=start)
+        lambda xs: traces.lyapunov_exponents(layer, xs, count=4, discard=120, initial_state=start)
     )(xs)
     params = layer.layers[0].forward.params
 
@@ -264,7 +278,7 @@ def test_exponents_of_a_layer_are_those_of_its_cell():
         return 0.2 * h + 0.8 * references.gru(layer.cell, params, x, h)[0]
 
     for row in range(2):
-        expected = numpy_exponents(step, np.ones(H), xs[:, row], 20)
+        expected = numpy_exponents(step, np.ones(H), xs[:, row], 120)
         np.testing.assert_allclose(found[row].sum(), expected.sum(), atol=1e-4)
         np.testing.assert_allclose(found[row, 0], expected[0], atol=1e-3)
 
@@ -298,6 +312,7 @@ def test_errors_of_fixed_points():
         (states.at[2].set(jnp.nan), X, {}, "states: expected finite states, got NaN or inf"),
         (states, X, {"tolerance": -1}, "tolerance: expected a number of at least 0, got -1"),
         (states, X, {"merge_distance": np.nan}, "merge_distance: expected a number of at least 0"),
+        (states, X, {"max_distance": -0.5}, "max_distance: expected a number of at least 0"),
         (states, X, {"max_steps": 0}, "max_steps: expected a positive integer, got 0"),
     ):
         with pytest.raises(ValueError, match=message):

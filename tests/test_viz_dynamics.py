@@ -73,16 +73,17 @@ def test_errors_of_fixed_points(points, stable, states, message):
 
 
 def test_lyapunov_exponents_are_means_with_bands():
-    values = {
+    values: dict[str, Any] = {
         "gru": np.array([[0.1, -0.5, -np.inf], [0.3, -0.7, -2.0]]),
-        UNFIT: np.float32([-0.2]),
+        UNFIT: np.array([-0.2], np.float32),
     }
     figure = viz.lyapunov_exponents(values, title=UNFIT)
     assert renders(figure)
     (axes,) = figure.axes
     gru, one, zero = axes.lines
-    np.testing.assert_allclose(gru.get_xydata(), [[1, 0.2], [2, -0.6], [3, np.nan]])
-    np.testing.assert_allclose(one.get_xydata(), [[1, -0.2]], rtol=1e-6)
+    expected = np.array([[1, 0.2], [2, -0.6], [3, np.nan]])
+    np.testing.assert_allclose(np.asarray(gru.get_xydata()), expected)
+    np.testing.assert_allclose(np.asarray(one.get_xydata()), np.array([[1, -0.2]]), rtol=1e-6)
     assert list(np.ravel(zero.get_ydata())) == [0, 0]
     (band,) = axes.collections
     corners = np.asarray(band.get_paths()[0].vertices)

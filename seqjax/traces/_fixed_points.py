@@ -57,6 +57,7 @@ def fixed_points(
     *,
     tolerance: float = 1e-5,
     merge_distance: float = 1e-2,
+    max_distance: float = 2.0,
     max_steps: int = 100,
 ) -> FixedPoints:
     """Return the states that a step of a layer does not change, for a constant input.
@@ -69,9 +70,9 @@ def fixed_points(
 
         q(s) = ½ ‖F(s, x) - s‖²
 
-    Steps become shorter as long as they do not reduce q, so the method also finds unstable points.
-    If the search ends at a minimum where q is not zero, or does not end within `max_steps`, the
-    starting state counts as `unconverged`. Points that no search reached are not found.
+    The method finds stable and unstable points. If the search ends at a minimum where q is not
+    zero, far from all starting states, or not within `max_steps`, the starting state counts as
+    `unconverged`. Points that no search reached are not found.
 
     Close to the point, the dynamics are those of the Jacobian ∂F/∂s. If all its eigenvalues have an
     absolute value below 1, the point is stable: the network returns to the point after a small
@@ -89,9 +90,14 @@ def fixed_points(
       tolerance: a search has reached a fixed point if the speed ‖F(s, x) - s‖ is at most
         `tolerance` times max(1, ‖s‖). With a larger tolerance, the result also contains slow
         points, at which q has a minimum that is not zero.
-      merge_distance: points count as one point if their distance is at most this fraction of the
-        largest norm of all points and starting states. Of a continuum of fixed points, such as a
-        line, the result contains single points at about this distance.
+      merge_distance: points count as one point if their distance is at most `merge_distance` times
+        the scale, which is the largest norm of the starting states or, if that is smaller, 1. Of a
+        continuum of fixed points, such as a line, the result contains single points at about this
+        distance.
+      max_distance: points whose distance from the nearest starting state is more than
+        `max_distance` times the scale are not in the result. Many of these points are rounding
+        errors: where all update gates of a GRU are 1, no step changes the state. If the starting
+        states are not close to the points, pass a larger number, such as `math.inf`.
       max_steps: the maximum number of steps of the search from each starting state.
 
     Returns:
@@ -121,7 +127,8 @@ def fixed_points(
     """
     return _found(
         map_of_layer(layer), states, x,
-        tolerance=tolerance, merge_distance=merge_distance, max_steps=max_steps,
+        tolerance=tolerance, merge_distance=merge_distance,
+        max_distance=max_distance, max_steps=max_steps,
     )  # fmt: skip
 
 
@@ -133,6 +140,7 @@ def cell_fixed_points(
     *,
     tolerance: float = 1e-5,
     merge_distance: float = 1e-2,
+    max_distance: float = 2.0,
     max_steps: int = 100,
 ) -> FixedPoints:
     """Return the states that a step of a cell does not change, for a constant input.
@@ -144,6 +152,7 @@ def cell_fixed_points(
       x: the constant input, float `[I]`.
       tolerance: as for `fixed_points`.
       merge_distance: as for `fixed_points`.
+      max_distance: as for `fixed_points`.
       max_steps: as for `fixed_points`.
 
     Returns:
@@ -164,7 +173,8 @@ def cell_fixed_points(
     """
     return _found(
         map_of_cell(cell, params), states, x,
-        tolerance=tolerance, merge_distance=merge_distance, max_steps=max_steps,
+        tolerance=tolerance, merge_distance=merge_distance,
+        max_distance=max_distance, max_steps=max_steps,
     )  # fmt: skip
 
 
@@ -175,9 +185,13 @@ def _found(
     *,
     tolerance: float,
     merge_distance: float,
+    max_distance: float,
     max_steps: int,
 ) -> FixedPoints:
-    for name, value in {"tolerance": tolerance, "merge_distance": merge_distance}.items():
+    limits = {
+        "tolerance": tolerance, "merge_distance": merge_distance, "max_distance": max_distance
+    }  # fmt: skip
+    for name, value in limits.items():
         if not checks.require_number(name, value) >= 0:
             raise ValueError(f"{name}: expected a number of at least 0, got {value}")
     max_steps = checks.require_integer("max_steps", max_steps)
@@ -197,13 +211,15 @@ def _found(
         raise ValueError(f"states: expected at least one state, got leading axes {lead}")
     if not all(np.isfinite(leaf).all() for leaf in leaves):
         raise ValueError("states: expected finite states, got NaN or inf")
-    starts = jax.vmap(lambda state: as_vector(state)[0])(states)
+    starts = np.asarray(jax.vmap(lambda state: as_vector(state)[0])(states))
     ends, speeds = map(np.asarray, _search(step_map.step, max_steps, step_map.params, x, states))
-    norms = np.linalg.norm(ends, axis=1)
-    reached = np.flatnonzero(speeds <= tolerance * np.maximum(norms, 1.0))
-    scale = np.max([*norms[reached], np.linalg.norm(starts, axis=1).max()])
+    scale = max(1.0, np.linalg.norm(starts, axis=1).max())
+    reached = np.flatnonzero(speeds <= tolerance * np.maximum(np.linalg.norm(ends, axis=1), 1.0))
     chosen, counts = _merged(ends[reached], speeds[reached], merge_distance * scale)
     chosen = reached[chosen]
+    distances = [np.linalg.norm(starts - ends[index], axis=1).min() for index in chosen]
+    near = np.array(distances) <= max_distance * scale
+    chosen, counts = chosen[near], counts[near]
     one = jax.tree.map(lambda a: a[0], states)
     values = np.zeros([len(chosen), ends.shape[1]], complex)
     for row, index in enumerate(chosen):
@@ -218,7 +234,7 @@ def _found(
         eigenvalues=values[order],
         stable=np.abs(values[order, 0]) < 1.0,
         starts=counts[order],
-        unconverged=len(ends) - len(reached),
+        unconverged=len(ends) - int(counts.sum()),
     )
 
 
@@ -244,30 +260,34 @@ def _search(step: Any, max_steps: int, params: PyTree, x: PyTree, states: PyTree
 def _levenberg_marquardt(residual: Any, start: Array, max_steps: int) -> tuple[Array, Array]:
     """Minimise ½‖r(s)‖², where `residual` returns the pair (r, r); return s and ‖r(s)‖.
 
-    A step d minimises ‖r + J d‖² + α‖r‖ ‖d‖². If d reduces ‖r‖, it is taken and α is divided by 4.
-    Otherwise, α is multiplied by 4. The loop ends if d is below the precision of s.
+    A step d minimises ‖r + J d‖² + α‖r‖ ‖d‖². If s + d has a smaller ‖r‖, it replaces s and α is
+    divided by 4. Otherwise, α is multiplied by 4. The loop ends if d is below the precision of s.
     """
     eps = jnp.finfo(start.dtype).eps
     jacobian = jax.jacfwd(residual, has_aux=True)
     identity = jnp.eye(start.size, dtype=start.dtype)
 
     def body(carry: Any) -> Any:
-        s, alpha, steps, _ = carry
-        j, r = jacobian(s)
-        norm = jnp.linalg.norm(r)
-        q, triangle = jnp.linalg.qr(jnp.concatenate([j, jnp.sqrt(alpha * norm) * identity]))
+        (s, speed, r, j), alpha, steps, _ = carry
+        damping = jnp.sqrt(alpha * jnp.linalg.norm(r)) * identity
+        q, triangle = jnp.linalg.qr(jnp.concatenate([j, damping]))
         d = -jax.scipy.linalg.solve_triangular(triangle, q[: s.size].T @ r)
-        better = jnp.linalg.norm(residual(s + d)[0]) < norm
+        j_new, r_new = jacobian(s + d)
+        new = (s + d, jnp.linalg.norm(r_new), r_new, j_new)
+        better = new[1] < speed
+        best = jax.tree.map(lambda a, b: jnp.where(better, a, b), new, carry[0])
         # A NaN in d ends the loop as well.
         last = ~(jnp.linalg.norm(d) > eps * jnp.maximum(1.0, jnp.linalg.norm(s)))
-        return jnp.where(better, s + d, s), alpha * jnp.where(better, 0.25, 4.0), steps + 1, last
+        return best, alpha * jnp.where(better, 0.25, 4.0), steps + 1, last & (steps > 0)
 
     def going(carry: Any) -> Any:
-        return ~carry[3] & (carry[2] < max_steps)
+        return ~carry[3] & (carry[2] <= max_steps)
 
-    first = (start, jnp.ones((), start.dtype), 0, jnp.array(False))
-    s = jax.lax.while_loop(going, body, first)[0]
-    return s, jnp.linalg.norm(residual(s)[0])
+    # The first iteration has d = 0 and evaluates the start, so that the step is compiled once.
+    unknown = (start, jnp.array(jnp.inf, start.dtype), jnp.zeros_like(start), identity)
+    first = (unknown, jnp.ones((), start.dtype), 0, jnp.array(False))
+    s, speed, _, _ = jax.lax.while_loop(going, body, first)[0]
+    return s, speed
 
 
 def _merged(
@@ -278,7 +298,8 @@ def _merged(
     The slowest vector that is left represents all vectors within the distance from it.
     """
     left = np.argsort(speeds, kind="stable")
-    chosen, counts = [], []
+    chosen: list[int] = []
+    counts: list[int] = []
     while left.size:
         near = np.linalg.norm(vectors[left] - vectors[left[0]], axis=1) <= distance
         near[0] = True
@@ -292,4 +313,5 @@ def _merged(
 def _jacobian(step: Any, params: PyTree, x: PyTree, one: PyTree, vector: Any) -> Array:
     """Return ∂F/∂s `[D, D]` at a vector, where `one` is any state."""
     back = as_vector(one)[1]
-    return jax.jacfwd(lambda s: as_vector(step(params, x, back(s)))[0])(jnp.asarray(vector))
+    jacobian: Array = jax.jacfwd(lambda s: as_vector(step(params, x, back(s)))[0])(vector)
+    return jacobian

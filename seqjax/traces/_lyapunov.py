@@ -145,7 +145,7 @@ def _estimated(
         x = jnp.moveaxis(x, 0 if time_major else len(batch_shape), 0)
         return x.reshape(steps, -1, *x.shape[1 + len(batch_shape) :])
 
-    exponents = _exponents(
+    exponents: Array = _exponents(
         step_map.step, count, discard, step_map.params,
         jax.tree.map(as_rows, xs), jax.tree.map(with_axes, given, own),
     )  # fmt: skip
@@ -170,7 +170,8 @@ def _exponents(
             frame, triangle = jnp.linalg.qr(jax.vmap(push, in_axes=1, out_axes=1)(frame))
             return (s, frame), jnp.log(jnp.abs(jnp.diagonal(triangle)))
 
-        rates = jax.lax.scan(advance, (start, frame), xs)[1]
+        rates: Array = jax.lax.scan(advance, (start, frame), xs)[1]
         return rates[discard:].mean(axis=0)
 
-    return jax.vmap(one, in_axes=(1, 0))(xs, states)
+    exponents: Array = jax.vmap(one, in_axes=(1, 0))(xs, states)
+    return exponents

@@ -121,7 +121,7 @@ def leading_axes(name: str, states: PyTree, own: PyTree) -> Shape:
         raise ValueError(
             f"{name}: expected states as {shapes} with leading axes, got {checks.brief(states)}"
         )
-    leads = set()
+    leads, fits = set[Shape](), True
     for leaf, spec in zip(jax.tree.leaves(states), jax.tree.leaves(own), strict=True):
         if not jnp.issubdtype(spec.dtype, jnp.inexact):
             raise ValueError(
@@ -129,15 +129,14 @@ def leading_axes(name: str, states: PyTree, own: PyTree) -> Shape:
                 f"state has {spec.dtype}"
             )
         lead = np.shape(leaf)[: np.ndim(leaf) - len(spec.shape)]
-        fits = np.shape(leaf) == (*lead, *spec.shape)
-        leads.add(lead if fits else None)
-    if len(leads) != 1 or None in leads:
+        fits = fits and np.shape(leaf) == (*lead, *spec.shape)
+        leads.add(lead)
+    if len(leads) != 1 or not fits:
         raise ValueError(
             f"{name}: expected states as {shapes} with equal leading axes, got "
             f"{checks.brief(states)}"
         )
-    found: Shape = leads.pop()
-    return found
+    return leads.pop()
 
 
 def as_vector(state: PyTree) -> tuple[Array, Callable[[Array], PyTree]]:

@@ -28,10 +28,10 @@ def fixed_points(
     visited states.
 
     Args:
-      points: float [P, H], the points, such as the arrays of one layer in `points` as from
-        `seqjax.traces.fixed_points`.
+      points: float [P, H], the points: one array of the states `points` that
+        `seqjax.traces.fixed_points` returns.
       stable: bool [P], whether each point is stable.
-      states: float [..., T, H], the states of sequences at successive steps.
+      states: float [..., T, H], the states that a network visits at successive steps.
       title: the title of the figure.
 
     Returns:

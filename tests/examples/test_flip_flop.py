@@ -39,5 +39,5 @@ def test_the_program_prints_and_draws(tmp_path, capsys):
     config = dataclasses.replace(flip_flop.Config(), epochs=1, starts=20, out=tmp_path)
     found = flip_flop.main(config)
     printed = capsys.readouterr().out
-    assert f"{found.stable.sum()} stable points" in printed and "Lyapunov exponent" in printed
+    assert f"stable points: {found.stable.sum()};" in printed and "Lyapunov exponent" in printed
     assert (tmp_path / "fixed_points.png").stat().st_size > 0
