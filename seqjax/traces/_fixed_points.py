@@ -111,8 +111,8 @@ def fixed_points(
 
     References:
       Sussillo, Barak (2013), Opening the black box: low-dimensional dynamics in high-dimensional
-      recurrent neural networks, equation 2.2; Fan, Yuan (2005), On the quadratic convergence of the
-      Levenberg-Marquardt method without nonsingularity assumption (damping by the norm of the
+      recurrent neural networks (the function q); Fan, Yuan (2005), On the quadratic convergence of
+      the Levenberg-Marquardt method without nonsingularity assumption (damping by the norm of the
       residual).
 
     Example:
@@ -195,22 +195,7 @@ def _found(
         if not checks.require_number(name, value) >= 0:
             raise ValueError(f"{name}: expected a number of at least 0, got {value}")
     max_steps = checks.require_integer("max_steps", max_steps)
-    if checks.is_traced(step_map.params, states, x):
-        raise TypeError(
-            "states: expected arrays with values, got traced arrays; call this function outside "
-            "of jax.jit"
-        )
-    x = one_input(step_map.cell, x)
-    own = jax.eval_shape(lambda: step_map.initial_state((), compute_dtype(x)))
-    lead = leading_axes("states", states, own)
-    states = jax.tree.map(
-        lambda a, spec: jnp.asarray(a, spec.dtype).reshape(-1, *spec.shape), states, own
-    )
-    leaves = [np.asarray(leaf) for leaf in jax.tree.leaves(states)]
-    if not leaves[0].size:
-        raise ValueError(f"states: expected at least one state, got leading axes {lead}")
-    if not all(np.isfinite(leaf).all() for leaf in leaves):
-        raise ValueError("states: expected finite states, got NaN or inf")
+    states, x = _checked(step_map, states, x)
     starts = np.asarray(jax.vmap(lambda state: as_vector(state)[0])(states))
     ends, speeds = map(np.asarray, _search(step_map.step, max_steps, step_map.params, x, states))
     scale = max(1.0, np.linalg.norm(starts, axis=1).max())
@@ -236,6 +221,26 @@ def _found(
         starts=counts[order],
         unconverged=len(ends) - int(counts.sum()),
     )
+
+
+def _checked(step_map: StepMap, states: PyTree, x: PyTree) -> tuple[PyTree, PyTree]:
+    """Return the states with one leading axis, and the input, or raise if they are not valid."""
+    if checks.is_traced(step_map.params, states, x):
+        raise TypeError(
+            "states: expected arrays with values, got traced arrays; call this function outside "
+            "of jax.jit"
+        )
+    x = one_input(step_map.cell, x)
+    own = jax.eval_shape(lambda: step_map.initial_state((), compute_dtype(x)))
+    lead = leading_axes("states", states, own)
+    if 0 in lead:
+        raise ValueError(f"states: expected at least one state, got leading axes {lead}")
+    states = jax.tree.map(
+        lambda a, spec: jnp.asarray(a, spec.dtype).reshape(-1, *spec.shape), states, own
+    )
+    if not all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(states)):
+        raise ValueError("states: expected finite states, got NaN or inf")
+    return states, x
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1))
