@@ -37,6 +37,7 @@ speaker: $(VENV)/.examples $(VENV)/.data ## train a speaker recogniser on real r
 	$(BIN)/python -m examples.speaker --resume
 
 examples: $(EXAMPLES:%=example-%) ## run all examples on data from packages, a minute or two each
+	$(BIN)/python -m examples.flip_flop
 	$(BIN)/python -m examples.vanishing_gradient
 	$(BIN)/python -m examples.pretrained_g2p bahdanau seqjax
 

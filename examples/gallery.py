@@ -1,11 +1,11 @@
-"""The pictures of docs/gallery.md: two small networks, trained for half a minute in total.
+"""The pictures of docs/gallery.md: three small networks, trained for a minute in total.
 
-To draw the inside of a model of your own, copy the calls of `traces` and `viz` in `draw_recall` and
-`draw_attention`.
+To draw the inside of a model of your own, copy the calls of `traces` and `viz` in `draw_recall`,
+`draw_attention` and `draw_dynamics`.
 
 The first network is an LSTM that reads letters. A "!" marks the letter after it, and the LSTM names
 this letter at the end. The second is an encoder-decoder with attention that writes words backwards.
-Letters are drawn from a seed.
+Letters are drawn from a seed. The third is the network of `examples.flip_flop`.
 
     python -m examples.gallery
 """
@@ -20,6 +20,7 @@ import numpy as np
 import tyro
 from flax import nnx
 
+from examples import flip_flop
 from seqjax import losses, metrics, nn, seq2seq, sequences, traces, training, viz
 
 LETTERS = "abcdefgh"
@@ -195,10 +196,31 @@ def draw_attention(config: Config) -> dict[str, Any]:
     return {"attention": viz.attention(weights, word, rows[: len(weights)], title=title)}
 
 
+def draw_dynamics(config: Config) -> dict[str, Any]:
+    """Draw the fixed points of a trained network, and Lyapunov exponents of random networks."""
+    bits = flip_flop.Config(seed=config.seed)
+    found, visited = flip_flop.analyse(flip_flop.train(bits), bits)
+    start = 0.1 * jax.random.normal(jax.random.key(config.seed + 1), (4, 64))
+    exponents = {}
+    for gain in (0.8, 1.5, 3.0):
+
+        def weights(key: Any, shape: Any, dtype: Any, gain: float = gain) -> jax.Array:
+            return gain / 8 * jax.random.normal(key, shape, dtype)
+
+        layer = nn.RNN(1, 64, recurrent_init=weights, rngs=nnx.Rngs(config.seed))
+        exponents[f"gain {gain}"] = traces.lyapunov_exponents(
+            layer, jnp.zeros([4, 600, 1]), count=32, discard=200, initial_state=(start,)
+        )
+    return {
+        "fixed_points": viz.fixed_points(found.points[0], found.stable, states=visited[:8]),
+        "lyapunov_exponents": viz.lyapunov_exponents(exponents),
+    }
+
+
 def main(config: Config) -> None:
-    """Train both networks, and save their pictures."""
+    """Train the networks, and save their pictures."""
     config.out.mkdir(parents=True, exist_ok=True)
-    for draw in (draw_recall, draw_attention):
+    for draw in (draw_recall, draw_attention, draw_dynamics):
         for name, figure in draw(config).items():
             figure.savefig(config.out / f"gallery_{name}.png", dpi=90)
             print(config.out / f"gallery_{name}.png")

@@ -1,4 +1,4 @@
-"""Plots of training, and of the states, gates and gradients of recurrent networks.
+"""Plots of training, and of the states, gates, gradients and dynamics of recurrent networks.
 
 The plots need the extra `seqjax[viz]`. Each function returns a new `matplotlib.figure.Figure` and
 changes no global state, so the functions work in scripts, notebooks and threads. Save a figure with
@@ -7,6 +7,7 @@ changes no global state, so the functions work in scripts, notebooks and threads
 `seqjax.traces` computes the data of most plots.
 """
 
+from seqjax.viz._dynamics import fixed_points, lyapunov_exponents
 from seqjax.viz._gradients import eigenvalues, gradient_flow, saliency
 from seqjax.viz._states import attention, gates, hidden_states
 from seqjax.viz._training import confusion, learning_curve
@@ -15,9 +16,11 @@ __all__ = [
     "attention",
     "confusion",
     "eigenvalues",
+    "fixed_points",
     "gates",
     "gradient_flow",
     "hidden_states",
     "learning_curve",
+    "lyapunov_exponents",
     "saliency",
 ]
