@@ -18,7 +18,7 @@ import numpy as np
 from seqjax import cells, checks
 from seqjax.types import Shape
 
-__all__ = ["Field", "Group", "OURS", "Scheme", "Sizes", "pack", "select", "unpack"]
+__all__ = ["Field", "Group", "OURS", "Scheme", "Sizes", "odd_name", "pack", "select", "unpack"]
 
 # The parts that are vectors: the biases added to the input product and to the recurrent product.
 BIASES = ("b_ih", "b_hh")
@@ -215,7 +215,7 @@ def select(schemes: Sequence[Scheme], group: Group, prefer: type[Any] | None = N
             if scheme.field("w_ih").key in found and scheme.fits(group, scheme.fields)
         ]
         if near or not matching:
-            raise ValueError(_odd_name(group, near or [keys for _, keys in wanted]))
+            raise ValueError(odd_name(group, near or [keys for _, keys in wanted]))
     for scheme in matching:
         known = len(matching) == 1 or scheme.cell is prefer
         if known or scheme.fits(group, [scheme.field("w_hh")]):
@@ -228,7 +228,7 @@ def select(schemes: Sequence[Scheme], group: Group, prefer: type[Any] | None = N
     )
 
 
-def _odd_name(group: Group, wanted: Iterable[Sequence[str]]) -> str:
+def odd_name(group: Group, wanted: Iterable[Sequence[str]]) -> str:
     """Return the error message about a missing or unknown name.
 
     The message lists the array names of the cell whose array names are the most similar.
