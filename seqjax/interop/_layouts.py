@@ -16,7 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from seqjax import checks
-from seqjax.interop._schemes import Group, odd_name
+from seqjax.interop._schemes import Group, odd_name, require_array
 from seqjax.types import Shape
 
 __all__ = ["Layout", "Named", "form", "layout_of", "split"]
@@ -215,15 +215,7 @@ def split(arrays: Iterable[Named], group: Group, sizes: Mapping[str, int]) -> Bl
         if each.key not in group.arrays:
             blocks |= each.zeros(sizes)
             continue
-        array, expected = group.arrays[each.key], each.shape(sizes)
-        if np.shape(array) != expected:
-            raise ValueError(
-                f"{group.name(each.key)}: expected the shape {expected}, got {np.shape(array)}"
-            )
-        if not jnp.issubdtype(array.dtype, jnp.floating):
-            raise ValueError(
-                f"{group.name(each.key)}: expected floating-point numbers, got {array.dtype}"
-            )
+        array = require_array(group, each.key, each.shape(sizes))
         blocks |= each.split(array, sizes)
     return blocks
 

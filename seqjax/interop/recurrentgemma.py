@@ -36,7 +36,7 @@ def _layout(decay: str, r: str, i: str, w: str, b: str) -> Layout:
         ),
         ours=(
             Named("w_g", "N D (* E)", "w_r w_i"),
-            Named("b", "(* N E)", "b_r b_i", optional=True),
+            Named("b", "(* N E)", "b_r b_i"),
             Named("decay", "(N E)", "decay"),
         ),
         fields=lambda n: {

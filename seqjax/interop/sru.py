@@ -18,7 +18,7 @@ from seqjax.interop._described import dump_described, load_described
 from seqjax.interop._layers import agreed
 from seqjax.interop._layouts import Layout, Named
 from seqjax.interop._requirements import require_layer
-from seqjax.interop._schemes import Group, odd_name
+from seqjax.interop._schemes import Group, odd_name, require_array
 
 __all__ = ["dump", "load"]
 
@@ -44,8 +44,8 @@ def _layout(*, square: bool) -> Layout:
         ),
         ours=(
             Named("w_ih", "I (* H)", weights),
-            Named("v", "(* H)", "v_f v_r", optional=True),
-            Named("b", "(* H)", "b_f b_r", optional=True),
+            Named("v", "(* H)", "v_f v_r"),
+            Named("b", "(* H)", "b_f b_r"),
         ),
         fields=lambda n: {"input_size": n["I"], "hidden_size": n["H"]},
         suits=lambda cell: (cell.input_size == cell.hidden_size) == square,
@@ -233,13 +233,10 @@ def _require_shapes(
         "weight": (rows, (3 if inputs == units else 4) * units),
         "scale_x": (1,),
     }
+    without_skip = np.shape(group.arrays["weight"]) == (rows, 3 * units)
     for key, shape in expected.items():
-        found = np.shape(group.arrays[key])
-        if found != shape:
-            hint = ""
-            if key == "weight" and found == (rows, 3 * units):
-                hint = "; an SRU with has_skip_term=False is not supported"
-            raise ValueError(f"{group.name(key)}: expected the shape {shape}, got {found}{hint}")
+        hint = "; an SRU with has_skip_term=False is not supported"
+        require_array(group, key, shape, hint if key == "weight" and without_skip else "")
     return inputs, hidden
 
 

@@ -89,7 +89,7 @@ def _layout(backend: str, *, convolved: bool) -> Layout:
         ours=(
             Named("w_ih", "(C M D) (* N E)", _slots("w_ih")),
             Named("w_hh", "N D (* E)", _slots("w_hh")),
-            Named("b", "(* N E)", _slots("b"), optional=True),
+            Named("b", "(* N E)", _slots("b")),
             Named("gain_h", "(N E)", "gain"),
         ),
         fields=lambda n: {

@@ -4,12 +4,13 @@
 
 The folders are checkouts of github.com/lindermanlab/S5 (commit 3c18fdb6b061) and of
 github.com/asappresearch/sru (commit 9ddc8da12f06). This needs JAX, Flax and PyTorch;
-`tests/test_cells_s5.py` and `tests/test_cells_sru.py`, which read the files, need neither the
-folders nor PyTorch.
+`tests/test_cells_s5.py`, `tests/test_cells_sru.py` and `tests/interop/test_papers.py`, which read
+the files, need neither the folders nor PyTorch.
 
 A file is one case. Its arrays have the authors' names and layouts, and each has a leading axis of
 two: its value, and the derivative of Σ output ⊙ d_output (+ Σ c_n ⊙ d_c_n) with respect to it, as
-in `generate_torch.py`. `config` is JSON: the sizes and options of our cell. Everything is computed
+in `generate_torch.py`. `config` is JSON: the sizes and options of our cell, or the options of the
+authors' module in the cases of `STACK_CASES`. Everything is computed
 in float64 from values that float32 can hold, and only then rounded to float32.
 """
 

@@ -4,7 +4,8 @@
     python tests/golden/generate_xlstm.py xlstm
 
 This needs PyTorch, NumPy and a checkout of that repository, whose version without CUDA it runs;
-`tests/test_cells_slstm.py`, which reads the files, needs none of them.
+`tests/test_cells_slstm.py` and `tests/interop/test_papers.py`, which read the files, need none of
+them.
 
 A file is one case, with our names and layouts: `input [B, T, I]`, `w_ih`, `w_hh`, `b`, `h_0`,
 `output` and the final `h_n`, `c_n`, `n_n`, `m_n`. Each array has a leading axis of two: its value,

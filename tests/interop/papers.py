@@ -38,10 +38,9 @@ def sru_arrays(inputs: int = 3, units: int = 4, scale: float = 1.0) -> Arrays:
     return {**arrays, "scale_x": np.float32([scale])}
 
 
-def xlstm_arrays(backend: str = "vanilla") -> Arrays:
-    kernel = (2, 12, 3) if backend == "vanilla" else (2, 3, 12)
+def xlstm_arrays() -> Arrays:
     shapes: dict[str, Any] = {f"{gate}.weight": (2, 3, 3) for gate in GATES}
-    return random(**shapes, **{KERNEL: kernel, BIAS: 24, "group_norm.weight": 6})
+    return random(**shapes, **{KERNEL: (2, 12, 3), BIAS: 24, "group_norm.weight": 6})
 
 
 def new(kind: Any, *sizes: int, **options: Any) -> Callable[[], Any]:

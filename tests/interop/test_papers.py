@@ -4,6 +4,7 @@
 authors' code. Here whole layers are compared with it.
 """
 
+import functools
 from pathlib import Path
 from typing import Any
 
@@ -88,13 +89,9 @@ def test_new_layers_have_the_options_that_the_source_determines():
     weights = {key: array for key, array in values.items() if key.startswith("rnn_lst")}
     stack = sru.load(weights | buffers, bidirectional=False)
     assert (stack.num_layers, stack.cell.rescale, stack.cell.highway_bias) == (2, True, -1.0)
-    layer = xlstm.load(xlstm_arrays())
-    assert (layer.cell.num_heads, layer.cell.head_norm, layer.cell.forget_gate) == (
-        2,
-        True,
-        "sigmoid",
-    )
-    cell: Any = s5.load(s5_arrays(), conj_pairs=False).cell
+    cell: Any = xlstm.load(xlstm_arrays()).cell
+    assert cell.num_heads == 2 and cell.head_norm and cell.forget_gate == "sigmoid"
+    cell = s5.load(s5_arrays(), conj_pairs=False).cell
     assert not cell.clip_eigenvalues and not cell.conj_pairs and cell.discretization == "zoh"
     assert s5.load(s5_arrays("C1", "C2")).merge_mode == "sum"
 
@@ -122,12 +119,12 @@ SOURCES: dict[str, Any] = {
     "s5_both": (s5_arrays("C1", "C2"), s5.load, lambda l: s5.dump(l)["params"]),
     "sru": (
         {f"rnn_lst.{i}.{k}": a for i, n in enumerate((3, 4)) for k, a in sru_arrays(n).items()},
-        lambda arrays: sru.load(arrays, bidirectional=False),
+        functools.partial(sru.load, bidirectional=False),
         sru.dump,
     ),
     "sru_both": (
         {f"rnn_lst.{i}.{k}": a for i, n in enumerate((3, 8)) for k, a in sru_arrays(n, 8).items()},
-        lambda arrays: sru.load(arrays, bidirectional=True),
+        functools.partial(sru.load, bidirectional=True),
         sru.dump,
     ),
     "xlstm": (xlstm_arrays(), xlstm.load, xlstm.dump),
@@ -150,8 +147,7 @@ def test_there_and_back(name):
     assert again.cell == layer.cell
     # Into a layer that has other numbers.
     filled = load({k: a if k.endswith("scale_x") else 2 * a for k, a in arrays.items()})
-    load_into = {"sru": sru.load, "sru_both": sru.load}.get(name, load)
-    assert load_into(arrays, into=filled) is filled
+    assert load(arrays, into=filled) is filled
     assert_same(filled, layer)
 
 
@@ -226,6 +222,15 @@ def test_a_file_and_a_layer_of_half_precision(tmp_path):
     layer = sru.load(state)
     assert layer.param_dtype == jnp.float16
     assert {a.dtype.name for a in sru.dump(layer).values()} == {"float16"}
+
+
+def test_prefixes_of_state_dicts():
+    wrapped = {f"module.rnn.rnn_lst.0.{key}": a for key, a in sru_arrays(3, 5).items()}
+    assert sru.load(wrapped, "rnn").num_layers == sru.load(wrapped, "rnn.rnn_lst.0").num_layers == 1
+    with pytest.raises(ValueError, match="got ''; choose a layer by prefix='rnn'"):
+        sru.load(wrapped)
+    with pytest.raises(ValueError, match=r"got ''; choose a layer by prefix='blocks\.1\.xlstm'"):
+        xlstm.load({f"blocks.1.xlstm.{key}": a for key, a in xlstm_arrays().items()})
 
 
 def test_prefixes_of_trees():

@@ -86,6 +86,11 @@ def without(arrays: Arrays, key: str) -> Arrays:
             sru_arrays(3, 5) | {"layer_norm.weight": np.ones(5)},
             r"layer_norm\.weight: expected an SRU without layer_norm",
         ),
+        (
+            sru.load,
+            sru_arrays(3, 5) | {"weight": np.ones((3, 20), int)},
+            "weight: expected floating-point numbers, got int64",
+        ),
         (sru.load, without(sru_arrays(3, 5), "scale_x"), "scale_x: expected weight, .* missing"),
         (
             sru.load,
