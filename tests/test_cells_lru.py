@@ -17,7 +17,8 @@ from flax import nnx
 
 import seqjax
 from seqjax import nn, traces
-from seqjax.cells import LRU, RGLRU, LRUParams, RGLRUParams
+from seqjax.cells import LRU, RGLRU, RGLRUParams
+from seqjax.interop import minimal_lru, recurrentgemma
 from seqjax.testing import check_cell
 from tests.cases import assert_close, draw_like, params_of
 
@@ -33,27 +34,22 @@ def golden(name):
         return {key: file[key] for key in file.files}
 
 
-def rg_lru_params(of):
-    """Parameters in recurrentgemma's layout, as ours."""
-    gates = [of["a_gate_w"], of["input_gate_w"]]
-    biases = [of["a_gate_b"].reshape(-1), of["input_gate_b"].reshape(-1)]
-    w_g: Any = np.concatenate(gates, axis=-1)
-    b: Any = np.concatenate(biases)
-    return RGLRUParams(None, w_g, b, of["a_param"])
+RG_LRU = ("a_param", "a_gate_w", "a_gate_b", "input_gate_w", "input_gate_b")
+LRU_NAMES = ("nu_log", "theta_log", "gamma_log", "B_re", "B_im", "C_re", "C_im", "D")
 
 
-def lru_params(of):
-    """Parameters in minimal-LRU's layout, as ours."""
-    transposed: Any = [of[name].T for name in ("B_re", "B_im", "C_re", "C_im")]
-    first = [of[f"{name}_log"] for name in ("nu", "theta", "gamma")]
-    return LRUParams._make([*first, *transposed, of["D"]])
+def load_rg_lru(arrays):
+    return recurrentgemma.load({name.replace("gate_", "gate."): a for name, a in arrays.items()})
 
 
-def check_golden(cell, file, params_from, kernel, start=None, final=None):
-    """Compare outputs, the final state and all gradients with a file."""
+def check_golden(cell, file, load, names, kernel, start=None, final=None):
+    """Compare outputs, the final state and all gradients with a file, by the authors' arrays."""
     values, slopes = ({k: v[i] for k, v in file.items() if k != "segment_pos"} for i in (0, 1))
 
-    def loss(params, xs, state):
+    def loss(arrays, xs, state):
+        layer = load(arrays)
+        assert layer.cell == cell
+        params = layer.layers[0].forward.params
         ran = seqjax.unroll(cell, params, xs, state=state, implementation=kernel)
         total = (ran.outputs * slopes["y"]).sum()
         if final is not None:
@@ -61,10 +57,11 @@ def check_golden(cell, file, params_from, kernel, start=None, final=None):
         return total, ran
 
     state = cell.initial_state((len(values["x"]),)) if start is None else values[start]
-    arguments = jax.tree.map(jnp.asarray, (params_from(values), values["x"], state))
-    (_, ran), found = jax.value_and_grad(loss, (0, 1, 2), has_aux=True)(*arguments)
+    arrays, derivatives = ({name: of[name] for name in names} for of in (values, slopes))
+    run = jax.jit(jax.value_and_grad(loss, (0, 1, 2), has_aux=True))
+    (_, ran), found = run(arrays, values["x"], state)
     assert_close(ran.outputs, values["y"], **CLOSE)
-    assert_close(found[:2], (params_from(slopes), slopes["x"]), **CLOSE)
+    assert_close(found[:2], (derivatives, slopes["x"]), **CLOSE)
     if final is not None:
         assert_close((ran.state, found[2]), (values[final], slopes[start]), **CLOSE)
 
@@ -72,18 +69,18 @@ def check_golden(cell, file, params_from, kernel, start=None, final=None):
 @pytest.mark.parametrize("kernel", KERNELS)
 def test_lru_equals_the_code_of_its_authors(kernel):
     cell = LRU(3, 5, output_size=3)
-    check_golden(cell, golden("lru"), lru_params, kernel)
+    check_golden(cell, golden("lru"), minimal_lru.load, LRU_NAMES, kernel)
 
 
 @pytest.mark.parametrize("kernel", KERNELS)
 def test_rg_lru_equals_recurrentgemma_inside_of_a_sequence(kernel):
     cell, file = RGLRU(6, 6, num_heads=2), golden("rg_lru_inside")
-    check_golden(cell, file, rg_lru_params, kernel, start="cache", final="last_h")
+    check_golden(cell, file, load_rg_lru, RG_LRU, kernel, start="cache", final="last_h")
 
 
 def test_rg_lru_differs_from_recurrentgemma_at_first_steps_as_its_docstring_says():
     cell, file = RGLRU(6, 6, num_heads=2), golden("rg_lru_segments")
-    params = jax.tree.map(jnp.asarray, rg_lru_params({k: v[0] for k, v in file.items()}))
+    params = load_rg_lru({name: file[name][0] for name in RG_LRU}).layers[0].forward.params
     p = cell.prepare(params)
     for row, positions in enumerate(file["segment_pos"]):
         starts = [*np.flatnonzero(positions == 0), len(positions)]

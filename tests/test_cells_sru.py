@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 import seqjax
-from seqjax.cells import SRU, SRUParams
+from seqjax.cells import SRU
+from seqjax.interop import sru
 from seqjax.kernels import make_plan
 from seqjax.testing import check_cell
 from tests.cases import assert_close, inputs_of, params_of
@@ -22,30 +23,27 @@ def test_equals_the_authors_code(name, kernel):
     cell = SRU(**config)
     if cell.use_peephole and kernel == "associative":
         pytest.skip("gates that read the state are computed step by step")
-    # Their x_t W_h is not multiplied by α; they scale the initial W_h instead.
-    alpha = np.float32((1 + 2 * np.exp(cell.highway_bias)) ** 0.5)
-    blocks = 3 if cell.input_size == cell.hidden_size else 4
+    alpha = (1 + 2 * np.exp(cell.highway_bias)) ** 0.5 if cell.rescale else 1.0
+    names = ["weight", "bias"] + ["weight_c"] * cell.use_peephole
+    constant = {"scale_x": np.float32([alpha]), "weight_c": values["weight_c"]}
 
-    def ours(theirs, factor):
-        w = theirs["weight"].reshape(cell.input_size, cell.hidden_size, blocks)
-        scale = np.ones(blocks, np.float32)
-        scale[3:] = factor
-        w = np.moveaxis(w * scale, 2, 1).reshape(cell.input_size, -1)
-        v = jnp.asarray(theirs["weight_c"]) if cell.use_peephole else None
-        return SRUParams(jnp.asarray(w), v, jnp.asarray(theirs["bias"]))
-
-    def loss(params, xs, start):
-        outputs, state = seqjax.unroll(
-            cell, params, xs, state=start, time_major=True, implementation=kernel
+    def loss(arrays, xs, start):
+        layer = sru.load(
+            {**constant, **arrays}, bidirectional=False, use_peephole=cell.use_peephole
         )
+        assert (layer.cell.alpha, layer.cell.use_peephole) == (cell.alpha, cell.use_peephole)
+        outputs, state = seqjax.unroll(
+            layer.cell, layer.layers[0].forward.params, xs,
+            state=start, time_major=True, implementation=kernel,
+        )  # fmt: skip
         products = outputs * derivatives["output"], state * derivatives["c_n"]
         return sum(product.sum() for product in products), (outputs, state)
 
     run = jax.value_and_grad(loss, (0, 1, 2), has_aux=True)
-    (_, found), gradients = run(ours(values, 1 / alpha), values["input"], values["c_0"])
+    arrays, slopes = ({name: of[name] for name in names} for of in (values, derivatives))
+    (_, found), gradients = run(arrays, values["input"], values["c_0"])
     assert_close(found, (values["output"], values["c_n"]), 1e-5, 1e-5)
-    wanted = ours(derivatives, alpha), derivatives["input"], derivatives["c_0"]
-    assert_close(gradients, wanted, 1e-5, 1e-5)
+    assert_close(gradients, (slopes, derivatives["input"], derivatives["c_0"]), 1e-5, 1e-5)
 
 
 @pytest.mark.parametrize("cell", [SRU(3, 4), SRU(4, 4, use_peephole=False)], ids=["wide", "linear"])

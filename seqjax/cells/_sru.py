@@ -92,6 +92,11 @@ class SRU(GatedCell[SRUParams, Array], LinearCell):
         if self.highway_bias and not self.use_bias:
             raise ValueError("use_bias: expected True with highway_bias, got False")
 
+    @property
+    def alpha(self) -> float:
+        """The factor α of the highway connection."""
+        return math.sqrt(1 + 2 * math.exp(self.highway_bias)) if self.rescale else 1.0
+
     def init(self, key: PRNGKey, dtype: Any = jnp.float32) -> SRUParams:
         k_ih, k_v, k_b = self.keys(key, 3)
         blocks = 3 if self.input_size == self.hidden_size else 4
@@ -109,8 +114,7 @@ class SRU(GatedCell[SRUParams, Array], LinearCell):
         n, z_f, z_r, *skipped = ops.split(ops.matmul(x, p.w_ih), blocks)
         b_f, b_r = (None, None) if p.b is None else ops.split(p.b, 2)
         skip = skipped[0] if skipped else x.astype(n.dtype)
-        alpha = math.sqrt(1 + 2 * math.exp(self.highway_bias)) if self.rescale else 1.0
-        return n, ops.biased(z_f, b_f), ops.biased(z_r, b_r), alpha * skip
+        return n, ops.biased(z_f, b_f), ops.biased(z_r, b_r), self.alpha * skip
 
     def recurrent_input(self, state: Array) -> Array | None:
         return state if self.use_peephole else None

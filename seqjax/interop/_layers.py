@@ -11,15 +11,19 @@ from flax import nnx
 
 from seqjax import cells, checks, nn
 from seqjax.interop import _dtypes
+from seqjax.interop._requirements import (
+    directions_of,
+    require_layer,
+    require_matching_counts,
+    require_open,
+    require_plain,
+    require_same,
+    require_weights_only,
+)
 from seqjax.interop._schemes import OURS, Group, Scheme, Sizes, pack, select, unpack
 
 __all__ = ["agreed", "dump_layers", "load_layers"]
 
-# The user must not pass these options, since the source or other arguments determine them.
-_FOLLOWING = (
-    *("input_size", "hidden_size", "proj_size", "num_layers"),
-    *("bidirectional", "use_bias", "reset_after"),
-)
 _LAYERS: dict[type[Any], Any] = {
     cells.Elman: nn.RNN,
     cells.LSTM: nn.LSTM,
@@ -52,27 +56,22 @@ def load_layers(
         user passes an option that the source determines; or an option contradicts the source.
     """
     found = dict(found or {})
-    _require_open(options, found)
-    counts = {len(directions) for directions in layers}
-    if counts not in ({1}, {2}):
-        raise ValueError(
-            "source: expected all layers with one direction or all with two, got "
-            f"{', '.join(str(len(directions)) for directions in layers)}"
-        )
+    require_open(options, found)
+    require_matching_counts(layers)
     _require_all_biases(schemes, layers)
     asked = "activation" if into is None else "into"
     if into is None:
         into = _built(schemes, layers, {**found, **options})
-    elif options:
-        raise ValueError(
-            f"into: expected no options of a new layer, got {', '.join(options)}; the options of "
-            "`into` are used"
-        )
     else:
-        _require_same(into, schemes, layers, found)
+        require_same(into, layers, options, found)
+        # If only the source has biases, they must be zeros. `pack` checks this.
+        if getattr(into.cell, "use_bias", False) and not _has_bias(schemes, layers):
+            raise ValueError(
+                "into: expected use_bias=False as in source, which has no biases, got True"
+            )
     values = []
     for layer, groups in zip(into.layers, layers, strict=True):
-        for direction, group in zip(_directions(layer), groups, strict=True):
+        for direction, group in zip(directions_of(layer), groups, strict=True):
             cell: Any = direction.cell
             sizes = _sizes(cell)
             scheme = select(schemes, group, prefer=type(cell))
@@ -113,9 +112,7 @@ def dump_layers(
       TypeError: `layer` is not a `seqjax.nn.Recurrent`.
       ValueError: `layer` has a cell, an option or a bias that the library does not have.
     """
-    if not isinstance(layer, nn.Recurrent):
-        raise TypeError(f"layer: expected a seqjax.nn.Recurrent, got {checks.brief(layer)}")
-    cell: Any = layer.cell
+    cell: Any = require_layer("layer", layer).cell
     kind = type(cell)
     scheme = next((scheme for scheme in schemes if scheme.cell is kind), None)
     if scheme is None:
@@ -124,12 +121,12 @@ def dump_layers(
             f"layer: expected a cell that {library} has ({', '.join(known)}), got {kind.__name__}"
         )
     _require_activation("layer", scheme, cell)
-    _require_plain(library, layer, concat)
+    require_plain(library, layer, concat)
     bias = cell.use_bias or not scheme.optional_bias
     dumped: list[list[dict[str, Any]]] = []
     for index, each in enumerate(layer.layers):
         dumped.append([])
-        for side, direction in zip(("forward", "backward"), _directions(each), strict=False):
+        for side, direction in zip(("forward", "backward"), directions_of(each), strict=False):
             sizes, group = _sizes(direction.cell), Group({}, f"layers[{index}].{side}.")
             params = {name: a for name, a in direction.params._asdict().items() if a is not None}
             traced = checks.is_traced(params)
@@ -167,12 +164,7 @@ def _built(
     schemes: Sequence[Scheme], layers: Sequence[Sequence[Group]], options: dict[str, Any]
 ) -> nn.Recurrent:
     """Return a new layer with the sizes of the source. Its parameters do not have values yet."""
-    for name in ("norm", "learned_initial_state"):
-        if options.get(name):
-            raise ValueError(
-                f"{name}: expected no such option of a new layer, got {options[name]!r}, which has "
-                "parameters of its own; create the layer and pass it as into"
-            )
+    require_weights_only(options)
     scheme = select(schemes, layers[0][0])
     sizes = scheme.require_sizes(layers[0][0])
     _require_one_kind(schemes, layers)
@@ -229,23 +221,8 @@ def _sources(scheme: Scheme, group: Group, name: str, dtype: Any) -> str:
     return ", ".join(group.name(field.key) for field in wrong or fields)
 
 
-def _directions(layer: nn.Layer) -> list[nn.Direction]:
-    return [layer.forward] if layer.backward is None else [layer.forward, layer.backward]
-
-
 def _sizes(cell: Any) -> Sizes:
     return Sizes(cell.input_size, cell.hidden_size, cell.output_shape[-1])
-
-
-def _require_open(options: Mapping[str, Any], found: Mapping[str, Any]) -> None:
-    """Raise if the user passes an option that the source determines or contradicts."""
-    for name, value in options.items():
-        if name in _FOLLOWING:
-            raise ValueError(
-                f"{name}: expected no such option, since the source determines it, got {value!r}"
-            )
-        if name in found and found[name] != value:
-            raise ValueError(f"{name}: expected {found[name]!r} as in source, got {value!r}")
 
 
 def _require_all_biases(schemes: Sequence[Scheme], layers: Sequence[Sequence[Group]]) -> None:
@@ -291,28 +268,6 @@ def _require_one_size(schemes: Sequence[Scheme], layers: Sequence[Sequence[Group
         )
 
 
-def _require_same(
-    into: nn.Recurrent,
-    schemes: Sequence[Scheme],
-    layers: Sequence[Sequence[Group]],
-    found: Mapping[str, Any],
-) -> None:
-    """Raise if an option of `into` differs from the source."""
-    if not isinstance(into, nn.Recurrent):
-        raise TypeError(f"into: expected a seqjax.nn.Recurrent, got {checks.brief(into)}")
-    ours = {name: getattr(into.cell, name, getattr(into, name, None)) for name in found}
-    ours |= {"num_layers": into.num_layers, "bidirectional": into.bidirectional}
-    theirs = {**found, "num_layers": len(layers), "bidirectional": len(layers[0]) == 2}
-    for name, value in theirs.items():
-        if ours[name] != value:
-            raise ValueError(f"into: expected {name}={value!r} as in source, got {ours[name]!r}")
-    # If only the source has biases, they must be zeros. `pack` checks this.
-    if getattr(into.cell, "use_bias", False) and not _has_bias(schemes, layers):
-        raise ValueError(
-            "into: expected use_bias=False as in source, which has no biases, got True"
-        )
-
-
 def _require_activation(name: str, scheme: Scheme, cell: Any) -> None:
     """Raise if the library does not have the activation of a cell."""
     if scheme.activations and cell.activation not in scheme.activations:
@@ -320,21 +275,3 @@ def _require_activation(name: str, scheme: Scheme, cell: Any) -> None:
             f"{name}: expected the activation {' or '.join(scheme.activations)}, "
             f"got {cell.activation!r}"
         )
-
-
-def _require_plain(library: str, layer: nn.Recurrent, concat: bool) -> None:
-    """Raise if the layer has an option that the layers of the library do not have."""
-    wrong = {
-        "norm": layer.norm is not None,
-        "zoneout": any(each.options.zoneout for each in layer.layers),  # it affects evaluation too
-        "residual": any(each.options.residual for each in layer.layers),
-        "learned_initial_state": any(d._state_names for l in layer.layers for d in _directions(l)),
-        f"merge_mode={layer.merge_mode!r}": concat
-        and layer.bidirectional
-        and layer.merge_mode != "concat",
-    }
-    for option, is_set in wrong.items():
-        if is_set:
-            raise ValueError(
-                f"layer: expected options that {library} supports, got a layer with {option}"
-            )

@@ -18,7 +18,18 @@ import numpy as np
 from seqjax import cells, checks
 from seqjax.types import Shape
 
-__all__ = ["Field", "Group", "OURS", "Scheme", "Sizes", "pack", "select", "unpack"]
+__all__ = [
+    "OURS",
+    "Field",
+    "Group",
+    "Scheme",
+    "Sizes",
+    "odd_name",
+    "pack",
+    "require_array",
+    "select",
+    "unpack",
+]
 
 # The parts that are vectors: the biases added to the input product and to the recurrent product.
 BIASES = ("b_ih", "b_hh")
@@ -215,7 +226,7 @@ def select(schemes: Sequence[Scheme], group: Group, prefer: type[Any] | None = N
             if scheme.field("w_ih").key in found and scheme.fits(group, scheme.fields)
         ]
         if near or not matching:
-            raise ValueError(_odd_name(group, near or [keys for _, keys in wanted]))
+            raise ValueError(odd_name(group, near or [keys for _, keys in wanted]))
     for scheme in matching:
         known = len(matching) == 1 or scheme.cell is prefer
         if known or scheme.fits(group, [scheme.field("w_hh")]):
@@ -228,7 +239,7 @@ def select(schemes: Sequence[Scheme], group: Group, prefer: type[Any] | None = N
     )
 
 
-def _odd_name(group: Group, wanted: Iterable[Sequence[str]]) -> str:
+def odd_name(group: Group, wanted: Iterable[Sequence[str]]) -> str:
     """Return the error message about a missing or unknown name.
 
     The message lists the array names of the cell whose array names are the most similar.
@@ -244,21 +255,25 @@ def _odd_name(group: Group, wanted: Iterable[Sequence[str]]) -> str:
     return f"{group.name(odd[0])}: expected {', '.join(map(group.name, keys))}; {state}"
 
 
+def require_array(group: Group, key: str, expected: Shape, hint: str = "") -> Any:
+    """Return an array, or raise if it has another shape or its numbers are not floating-point."""
+    array = group.arrays[key]
+    if np.shape(array) != expected:
+        raise ValueError(
+            f"{group.name(key)}: expected the shape {expected}, got {np.shape(array)}{hint}"
+        )
+    if not jnp.issubdtype(array.dtype, jnp.floating):
+        raise ValueError(f"{group.name(key)}: expected floating-point numbers, got {array.dtype}")
+    return array
+
+
 def unpack(scheme: Scheme, group: Group, sizes: Sizes) -> Blocks:
     """Split a direction's arrays into blocks, and convert them to the equations of our cells."""
     blocks: Blocks = {}
     for field in scheme.fields:
         if field.key not in group.arrays:
             continue
-        array, expected = group.arrays[field.key], field.shape(sizes)
-        if np.shape(array) != expected:
-            raise ValueError(
-                f"{group.name(field.key)}: expected the shape {expected}, got {np.shape(array)}"
-            )
-        if not jnp.issubdtype(array.dtype, jnp.floating):
-            raise ValueError(
-                f"{group.name(field.key)}: expected floating-point numbers, got {array.dtype}"
-            )
+        require_array(group, field.key, field.shape(sizes))
         matrix, row = field.matrix(group), 0
         width = matrix.shape[1] // len(field.gates)
         for part in field.parts.split():

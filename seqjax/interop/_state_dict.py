@@ -15,8 +15,20 @@ from seqjax import checks
 from seqjax._files import local_path
 from seqjax.cells.ops import accumulator_dtype
 from seqjax.interop import _trees
+from seqjax.interop._schemes import Group
 
-__all__ = ["NAME", "Stored", "hint", "layers_in", "opened", "plain_names", "read", "unwrapped"]
+__all__ = [
+    "NAME",
+    "Stored",
+    "arrays_under",
+    "hint",
+    "layers_in",
+    "opened",
+    "plain_names",
+    "prefixed",
+    "read",
+    "unwrapped",
+]
 
 NAME = re.compile(
     r"(?P<key>(?:weight|bias)_(?:ih|hh|hr))(?P<suffix>(?:_l(?P<layer>\d+)(?:_reverse)?)?)"
@@ -176,11 +188,53 @@ def unwrapped(paths: Iterable[str], names: Iterable[str]) -> list[str]:
     return plain
 
 
-def layers_in(names: Iterable[str]) -> list[str]:
-    """Return the paths of a model's recurrent layers, found in the plain names of its arrays."""
-    first = re.compile(r"(?:(?P<path>.*)\.)?weight_ih(?:_l0)?")
-    matches = filter(None, map(first.fullmatch, names))
+def layers_in(names: Iterable[str], first: str = "weight_ih(?:_l0)?") -> list[str]:
+    """Return the paths of a model's recurrent layers, found in the plain names of its arrays.
+
+    Args:
+      names: the plain names.
+      first: a regular expression for the name of one array that each layer has.
+    """
+    matches = filter(None, map(re.compile(rf"(?:(?P<path>.*)\.)?{first}").fullmatch, names))
     return list(dict.fromkeys(match["path"] or "" for match in matches))
+
+
+def arrays_under(source: Any, prefix: str, first: str) -> Group:
+    """Return the arrays of one module.
+
+    Args:
+      source: a state dict, a tree of parameters, or the path of a `.safetensors` file, of which
+        only the arrays of the module are read. The names of a tree are joined by ".".
+      prefix: the path to the module.
+      first: a regular expression for the name of one array that each such module has.
+
+    Raises:
+      TypeError: `source` is not a mapping or a path, or `prefix` is not a string.
+      ValueError: there is no name under the prefix, the prefix is not the path of the module, or
+        the file cannot be read.
+    """
+    prefix = _trees.require_prefix(prefix).replace("/", ".").removesuffix(".")
+    state = opened(source)
+    if not _trees.is_path(source):
+        state = _trees.flatten(_trees.params_of(state))
+    plain = [name.replace("/", ".") for name in state]
+    names = dict(zip(unwrapped(plain, plain), state, strict=True))
+    [prefix] = unwrapped([prefix], plain)
+    inside = _trees.under(names, prefix, ".")
+    before = prefix and prefix + "."
+    paths = layers_in(inside, first)
+    if paths and "" not in paths:
+        raise ValueError(
+            f"prefix: expected the path to one layer, got {prefix!r}"
+            + _trees.choices(before + path for path in paths)
+        )
+    return _trees.group({key: state[name] for key, name in inside.items()}, before)
+
+
+def prefixed(arrays: Mapping[str, Any], prefix: str) -> dict[str, Any]:
+    """Return arrays with the path of a module in front of their names."""
+    before = _trees.require_prefix(prefix) and prefix.removesuffix(".") + "."
+    return {before + name: array for name, array in arrays.items()}
 
 
 def read(state: Mapping[str, Any], stored: Stored) -> Any:

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from seqjax import checks, nn
+from seqjax.interop._layouts import Layout
 from seqjax.interop._schemes import Group, Scheme
 
 __all__ = [
@@ -27,6 +28,8 @@ __all__ = [
     "layer_trees",
     "layers_in",
     "nested",
+    "one_layer",
+    "params_of",
     "reading",
     "require_mapping",
     "require_prefix",
@@ -188,12 +191,12 @@ def each_direction(layer: Any) -> list[Any]:
     return list(layer) if isinstance(layer, nn.Bidirectional) else [layer]
 
 
-def layers_in(names: Iterable[str], schemes: Sequence[Scheme]) -> list[str]:
+def layers_in(names: Iterable[str], schemes: Sequence[Scheme | Layout]) -> list[str]:
     """Return the paths of the cells or layers in a tree.
 
     Args:
       names: the paths of the leaves of the tree.
-      schemes: the `Scheme` (layout of weights) of each cell of the library.
+      schemes: the `Scheme` or `Layout` (layout of weights) of each cell of the library.
     """
     names, found = list(names), dict[str, None]()
     for scheme in schemes:
@@ -217,6 +220,30 @@ def choices(paths: Iterable[str]) -> str:
     """Return a hint for an error message. The hint lists the paths of layers."""
     quoted = [f"prefix={path!r}" for path in paths]
     return f"; choose a layer by {' or '.join(quoted[:8])}" if quoted else ""
+
+
+def params_of(tree: Any) -> Any:
+    """Return the tree under "params" if there is one, and otherwise the tree itself."""
+    return tree["params"] if isinstance(tree, Mapping) and "params" in tree else tree
+
+
+def one_layer(source: Any, prefix: str, layout: Layout) -> Group:
+    """Return the arrays of one layer of one direction, read from the variables of a module.
+
+    Args:
+      source: the variables, or the tree of parameters inside them.
+      prefix: the path to the layer in the tree.
+      layout: the layout of the layer's weights.
+    """
+    prefix = require_prefix(prefix) and prefix.removesuffix("/") + "/"
+    tree = under(flatten(require_mapping(params_of(source), "a tree of variables")), prefix)
+    inner = layers_in(tree, [layout])
+    if inner and "" not in inner:
+        raise ValueError(
+            f"prefix: expected the path to one layer, got {prefix!r}"
+            + choices(prefix + path for path in inner)
+        )
+    return group(tree, prefix)
 
 
 def tree_groups(

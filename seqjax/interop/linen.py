@@ -3,7 +3,6 @@
 The weights are trees of variables.
 """
 
-from collections.abc import Mapping
 from typing import Any
 
 from seqjax import cells, nn
@@ -80,14 +79,10 @@ def load(
       >>> type(layer).__name__, layer.layers[0].forward.w_ih.shape
       ('GRU', (3, 15))
     """
-
-    def params(tree: Any) -> Any:
-        return tree["params"] if isinstance(tree, Mapping) and "params" in tree else tree
-
     layers = [
-        nn.Bidirectional(*map(params, layer))
+        nn.Bidirectional(*map(_trees.params_of, layer))
         if isinstance(layer, nn.Bidirectional)
-        else params(layer)
+        else _trees.params_of(layer)
         for layer in _trees.each_layer(source)
     ]
     many = type(source) in (list, tuple)

@@ -141,14 +141,15 @@ def dump(layer: nn.Recurrent, prefix: str = "") -> dict[str, Any]:
       >>> sorted(dump(layer, "rnn."))[:2], dump(layer)["weight_hh_l1"].shape
       (['rnn.bias_hh_l0', 'rnn.bias_hh_l1'], (15, 5))
     """
-    prefix = _trees.require_prefix(prefix) and prefix.removesuffix(".") + "."
+    prefix = _trees.require_prefix(prefix)
     dumped = dump_layers("PyTorch", SCHEMES, layer, concat=True)
-    return {
-        f"{prefix}{key}_l{index}{suffix}": array
+    named = {
+        f"{key}_l{index}{suffix}": array
         for index, directions in enumerate(dumped)
         for arrays, suffix in zip(directions, ("", "_reverse"), strict=False)
         for key, array in arrays.items()
     }
+    return _state_dict.prefixed(named, prefix)
 
 
 def load_state(layer: nn.Recurrent, source: Any) -> Any:

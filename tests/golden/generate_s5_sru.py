@@ -4,15 +4,17 @@
 
 The folders are checkouts of github.com/lindermanlab/S5 (commit 3c18fdb6b061) and of
 github.com/asappresearch/sru (commit 9ddc8da12f06). This needs JAX, Flax and PyTorch;
-`tests/test_cells_s5.py` and `tests/test_cells_sru.py`, which read the files, need neither the
-folders nor PyTorch.
+`tests/test_cells_s5.py`, `tests/test_cells_sru.py` and `tests/interop/test_papers.py`, which read
+the files, need neither the folders nor PyTorch.
 
 A file is one case. Its arrays have the authors' names and layouts, and each has a leading axis of
 two: its value, and the derivative of Σ output ⊙ d_output (+ Σ c_n ⊙ d_c_n) with respect to it, as
-in `generate_torch.py`. `config` is JSON: the sizes and options of our cell. Everything is computed
+in `generate_torch.py`. `config` is JSON: the sizes and options of our cell, or the options of the
+authors' module in the cases of `STACK_CASES`. Everything is computed
 in float64 from values that float32 can hold, and only then rounded to float32.
 """
 
+import importlib
 import json
 import sys
 import zlib
@@ -32,12 +34,18 @@ S5_CASES: dict[str, dict[str, Any]] = {
     "s5_zoh": {"discretization": "zoh"},
     "s5_bilinear": {"discretization": "bilinear", "clip_eigenvalues": False},
     "s5_no_pairs": {"conj_pairs": False, "clip_eigenvalues": False},
+    "s5_bidirectional": {"bidirectional": True},
 }
 SRU_CASES: dict[str, dict[str, Any]] = {
     "sru_wide": {"input_size": 3},
     "sru_same": {"highway_bias": -1.0},
     "sru_linear": {"use_peephole": False, "rescale": False},
 }
+STACK_CASES: dict[str, dict[str, Any]] = {
+    "sru_stack": {"projection_size": 2, "highway_bias": -1.0},
+    "sru_bidirectional": {"bidirectional": True, "highway_bias": -2.0},
+}
+"""Options of the authors' `SRU`, the module with several layers."""
 SIZES = {"s5": {"input_size": 3, "hidden_size": 4}, "sru": {"input_size": 4, "hidden_size": 4}}
 
 
@@ -57,19 +65,20 @@ def of_s5(name: str) -> dict[str, Any]:
 
     config = SIZES["s5"] | S5_CASES[name]
     inputs, states = config["input_size"], config["hidden_size"]
-    pairs = config.get("conj_pairs", True)
+    pairs, both = config.get("conj_pairs", True), config.get("bidirectional", False)
     eigenvalues, _, _, vectors, _ = make_DPLR_HiPPO(2 * states if pairs else states)
     eigenvalues, vectors = eigenvalues[:states], vectors[:, :states]
     module = S5SSM(
         eigenvalues.real, eigenvalues.imag, vectors, vectors.conj().T,
         H=inputs, P=states, C_init="lecun_normal", dt_min=0.001, dt_max=0.1, conj_sym=pairs,
         discretization=config.get("discretization", "zoh"),
-        clip_eigs=config.get("clip_eigenvalues", True),
+        clip_eigs=config.get("clip_eigenvalues", True), bidirectional=both,
     )  # fmt: skip
     rng = np.random.default_rng(zlib.crc32(name.encode()))
     arrays = draw(
         rng, Lambda_re=(states,), Lambda_im=(states,), B=(states, inputs, 2),
-        C=(inputs, states, 2), D=(inputs,), log_step=(states, 1), input=(BATCH, STEPS, inputs),
+        **{name: (inputs, states, 2) for name in (("C1", "C2") if both else ("C",))},
+        D=(inputs,), log_step=(states, 1), input=(BATCH, STEPS, inputs),
     )  # fmt: skip
     (d_output,) = draw(rng, d_output=(BATCH, STEPS, inputs)).values()
 
@@ -86,15 +95,17 @@ def of_s5(name: str) -> dict[str, Any]:
     return {**found, "output": np.stack([output, d_output]), **initial, "config": config}
 
 
+def sru_modules() -> Any:
+    """Return the authors' module `sru.modules`, without their compiled kernels."""
+    with mock.patch("torch.utils.cpp_extension.load"), mock.patch("torch.jit.script", lambda f: f):
+        return importlib.import_module("sru.modules")
+
+
 def of_sru(name: str) -> dict[str, Any]:
     """Run one case of the authors' SRU forwards and backwards, by their loop in Python."""
-    # Their compiled kernels are not needed for that.
-    with mock.patch("torch.utils.cpp_extension.load"), mock.patch("torch.jit.script", lambda f: f):
-        from sru.modules import SRUCell  # type: ignore[import-not-found]
-
     config = SIZES["sru"] | SRU_CASES[name]
     inputs, states = config["input_size"], config["hidden_size"]
-    module = SRUCell(
+    module = sru_modules().SRUCell(
         inputs, states, rescale=config.get("rescale", True),
         highway_bias=config.get("highway_bias", 0.0), v1=not config.get("use_peephole", True),
     ).double()  # fmt: skip
@@ -124,12 +135,34 @@ def of_sru(name: str) -> dict[str, Any]:
     return {**found, "config": config}
 
 
+def of_stack(name: str) -> dict[str, Any]:
+    """Run two layers of the authors' SRU forwards and backwards; arrays by their state dict."""
+    config = {"input_size": 3, "hidden_size": 4, "num_layers": 2, "rescale": True}
+    module = sru_modules().SRU(**config, **STACK_CASES[name]).double()
+    rng = np.random.default_rng(zlib.crc32(name.encode()))
+    shapes = {key: tuple(value.shape) for key, value in module.named_parameters()}
+    drawn = draw(rng, **shapes, input=(STEPS, BATCH, 3))
+    tensors = {key: torch.tensor(value, requires_grad=True) for key, value in drawn.items()}
+    weights = {key: tensors[key] for key in shapes}
+    output, _ = torch.func.functional_call(module, weights, (tensors["input"],))
+    (d_output,) = draw(rng, d_output=tuple(output.shape)).values()
+    loss = (output * torch.tensor(d_output)).sum()
+    gradients = torch.autograd.grad(loss, list(tensors.values()))
+    values = {**drawn, "output": output.detach().numpy()}
+    slopes = {**dict(zip(tensors, gradients, strict=True)), "output": d_output}
+    found = {key: np.stack([values[key], np.asarray(slopes[key])]) for key in values}
+    # The buffers have no derivatives.
+    buffers = {key: np.asarray(value) for key, value in module.named_buffers()}
+    return {**found, **buffers, "config": STACK_CASES[name]}
+
+
 def main() -> None:
     """Writes all files, and says how large they are."""
     sys.path[:0] = sys.argv[1:3]
     jax.config.update("jax_enable_x64", True)
-    for name in (*S5_CASES, *SRU_CASES):
-        arrays = of_s5(name) if name.startswith("s5") else of_sru(name)
+    for name in (*S5_CASES, *SRU_CASES, *STACK_CASES):
+        run = of_stack if name in STACK_CASES else of_s5 if name in S5_CASES else of_sru
+        arrays = run(name)
         config = arrays.pop("config")
         single = {key: value.astype(np.float32) for key, value in arrays.items()}
         path = FOLDER / f"{name}.npz"
