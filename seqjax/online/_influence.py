@@ -152,9 +152,11 @@ def next_influence(
         row: list[Array | None] = [None] * len(leaves)
         (immediate,) = pull(one_hot)
         for k, at_once in zip(tracked, immediate, strict=True):
-            before = [influence[m][k] for m in range(len(old))]
-            carried = [d[m][l][units[k]] * past for m, past in enumerate(before)]
-            row[k] = sum(carried, at_once).astype(influence[l][k].dtype)
+            terms = [at_once] + [
+                _by_parameter(d[m][l], units[k], at_once.ndim) * past[k]
+                for m, past in enumerate(influence)
+            ]
+            row[k] = sum(term.astype(influence[l][k].dtype) for term in terms)
         found.append(tuple(row))
     return tuple(found)
 
@@ -196,14 +198,21 @@ def through(d_state: Sequence[Array], influence: Influence, units: Sequence[Any]
     total: list[Any] = [None] * len(units)
     for d, row in zip(d_state, influence, strict=True):
         for k, (unit, m) in enumerate(zip(units, row, strict=True)):
-            if unit is None or m is None:
-                continue
-            lead = d.ndim - 1
-            picked = d[..., unit]  # the batch axes, then axes that broadcast to the parameters
-            picked = picked.reshape(*d.shape[:-1], *[1] * (m.ndim - lead - unit.ndim), *unit.shape)
-            term = (picked * m).sum(axis=tuple(range(lead)))
-            total[k] = term if total[k] is None else total[k] + term
+            if m is not None:
+                lead = d.ndim - 1
+                terms = _by_parameter(d, unit, m.ndim - lead).astype(m.dtype) * m
+                term = terms.sum(axis=tuple(range(lead)))
+                total[k] = term if total[k] is None else total[k] + term
     return total
+
+
+def _by_parameter(values: Array, unit: np.ndarray, ndim: int) -> Array:
+    """Pick the value of each parameter's unit from `values [..., H]`.
+
+    The result has the batch axes and then `ndim` axes, which broadcast to those of the parameters.
+    """
+    picked = values[..., unit]
+    return picked.reshape(*values.shape[:-1], *[1] * (ndim - unit.ndim), *unit.shape)
 
 
 def _directions(arrays: Sequence[Array]) -> list[list[Array]]:

@@ -204,21 +204,15 @@ def _backward(cell: Cell[Any, Any], kept: Any, cotangents: Unrolled) -> tuple[An
     _, pull = jax.vjp(lambda x: after_step(cell, p, x, state), x)
     d_x = jax.tree.map(jnp.add, d_x, pull(d_reached)[0])
 
-    read_left = taps.reads(lambda left: shown(p, x, left, reached), left)
-    read_reached = taps.reads(lambda reached: shown(p, x, left, reached), reached)
-    rows = [
-        (d, row)
-        for ds, influence, reads in (
-            (d_left, before, read_left), (d_reached, after, read_reached),
-        )
-        for d, row, read in zip(ds, influence, reads, strict=True)
-        if read
-    ]  # fmt: skip
+    # An array of the state that the output does not read has no gradient.
+    reads = taps.reads(lambda both: shown(p, x, *both), (left, reached))
+    rows = zip(d_left + d_reached, before + after, reads, strict=True)
+    read = [(d, row) for d, row, needed in rows if needed]
     units = parameter_units(cell, from_parts(p)) or []
-    past = through([d for d, _ in rows], tuple(row for _, row in rows), units)
+    past = through([d for d, _ in read], tuple(row for _, row in read), units)
     leaves, p_structure = jax.tree.flatten(d_p)
     leaves = [
-        d if more is None else (d + more).astype(d.dtype)
+        d if more is None else (d.astype(more.dtype) + more).astype(d.dtype)
         for d, more in zip(leaves, past, strict=True)
     ]
     return jax.tree.unflatten(p_structure, leaves), None, d_x, None, None

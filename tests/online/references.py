@@ -1,7 +1,10 @@
 """Independent references of online gradients: dense influence matrices, by `cell.step` alone."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.flatten_util import ravel_pytree
 
 
@@ -29,46 +32,52 @@ def state_of(vector, like):
     return jax.tree.unflatten(structure, found)
 
 
-def dense_gradient(cell, params, xs, state, d_outputs, *, sparse):
-    """The gradient of Σ_t <d_outputs_t, y_t> for one sequence, by the whole influence matrix.
+@functools.partial(jax.jit, static_argnums=0)
+def step_derivatives(cell, params, xs, start, d_outputs):
+    """The derivatives of each step of one sequence, with respect to all parameters and states.
 
-    With `sparse`, entries are set to 0 after each step, as SnAp-1 says: the matrix keeps, for each
-    parameter, the units that it changed in a single step from the start. A unit is a column of all
-    arrays of the state.
+    Returns ∂s_t/∂θ [T, S, P], ∂s_t/∂s_{t-1} [T, S, S], and those of <d_t, y_t> with respect to θ
+    [T, P], s_{t-1} [T, S] and s_t [T, S], where s_t counts as a variable of its own.
     """
     theta, to_params = ravel_pytree(params)
-    width = cell.hidden_size
 
     def new_state(theta, vector, x):
-        return real(cell.step(to_params(theta), x, state_of(vector, state)).state)
+        return real(cell.step(to_params(theta), x, state_of(vector, start)).state)
 
     def output(theta, before, after, x):
-        """The output, in which the state after the step counts as a variable of its own."""
         p = cell.prepare(to_params(theta))
-        r = cell.recurrent_input(state_of(before, state))
+        r = cell.recurrent_input(state_of(before, start))
         slots = cell.project(p, x)
         if r is not None:
             slots = tuple(
                 b if a is None else a if b is None else a + b
                 for a, b in zip(slots, cell.recur(p, r), strict=True)
             )
-        return cell.output(p, slots, state_of(after, state))
+        return cell.output(p, slots, state_of(after, start))
 
-    vector = real(state)
-    influence = jnp.zeros((vector.size, theta.size))
-    gradient = jnp.zeros_like(theta)
-    pattern = None
-    for x, d in zip(xs, d_outputs, strict=True):
-        at_once, carry = jax.jacrev(new_state, (0, 1))(theta, vector, x)
-        if pattern is None:
-            changed = (at_once != 0).reshape(-1, width, theta.size).any(axis=0)
-            pattern = jnp.tile(changed, (vector.size // width, 1))
-        after = at_once + carry @ influence
-        if sparse:
-            after = jnp.where(pattern, after, 0)
-        new = new_state(theta, vector, x)
-        _, pull = jax.vjp(lambda *a, x=x: output(*a, x), theta, vector, new)
-        d_theta, d_before, d_after = pull(d)
-        gradient += d_theta + d_before @ influence + d_after @ after
-        vector, influence = new, after
-    return to_params(gradient), pattern
+    def one(before, step):
+        x, d = step
+        after = new_state(theta, before, x)
+        _, pull = jax.vjp(lambda *arguments: output(*arguments, x), theta, before, after)
+        return after, (*jax.jacrev(new_state, (0, 1))(theta, before, x), *pull(d))
+
+    return jax.lax.scan(one, real(start), (xs, d_outputs))[1]
+
+
+def gradient(derivatives, width, *, sparse):
+    """The gradient as one vector, by the whole influence matrix in NumPy.
+
+    With `sparse`, entries are set to 0 after each step, as SnAp-1 says: for each parameter, the
+    matrix keeps the units that the parameter changes in a single step. A unit is a column of all
+    arrays of the state, `width` of them.
+    """
+    at_once, carry, *d_losses = map(np.asarray, derivatives)
+    changed = (at_once != 0).any(axis=0).reshape(-1, width, at_once.shape[-1]).any(axis=0)
+    kept = np.tile(changed, (at_once.shape[1] // width, 1)) | (not sparse)
+    influence, total = np.zeros(at_once.shape[1:]), np.zeros(at_once.shape[-1])
+    for at_once_t, carry_t, d_theta, d_before, d_after in zip(
+        at_once, carry, *d_losses, strict=True
+    ):
+        before, influence = influence, kept * (at_once_t + carry_t @ influence)
+        total += d_theta + d_before @ before + d_after @ influence
+    return total
