@@ -131,7 +131,7 @@ def main(config: Config) -> list[tuple[float, float]]:
             config,
         ),
         # In `cell.step`, the state is a constant, so the gradient goes back one step.
-        learn(cell, cell.step, cell.initial_state(config.streams), config),
+        learn(cell, cell.step, cell.initial_state((config.streams,)), config),
     )
     print("Mean squared error of the answers")
     print(f"{'steps':>8}  {'online':>8}  {'one step':>8}")

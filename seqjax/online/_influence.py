@@ -62,6 +62,7 @@ def parameter_units(cell: Cell[Any, Any], p: PyTree) -> list[np.ndarray | None] 
     units = cell.parameter_units(p)
     if units is None:
         return None
+    structure: Any
     leaves, structure = jax.tree.flatten(p)
     return [
         unit
@@ -116,7 +117,7 @@ def next_influence(
     own: Slots | None,
     x: PyTree,
     state: PyTree,
-    influence: Influence,
+    influence: Any,
 ) -> Influence:
     """Return the influence after a step of one sequence.
 
@@ -128,7 +129,7 @@ def next_influence(
       state: the state before the step, without batch axes.
       influence: the influence before the step, without batch axes.
     """
-    units = parameter_units(cell, from_parts(p)) or []
+    units: Any = parameter_units(cell, from_parts(p))
     leaves, structure = jax.tree.flatten(p)
     tracked = [k for k, unit in enumerate(units) if unit is not None]
 
@@ -149,7 +150,7 @@ def next_influence(
     _, pull = jax.vjp(of_parameters, [leaves[k] for k in tracked])
     found = []
     for l, one_hot in enumerate(_directions(new)):
-        row: list[Array | None] = [None] * len(leaves)
+        row: list[Any] = [None] * len(leaves)
         (immediate,) = pull(one_hot)
         for k, at_once in zip(tracked, immediate, strict=True):
             terms = [at_once] + [
@@ -173,10 +174,13 @@ def after_step(
     now = Now(cell.project(p, x))
     gates = None
     if own is not None:
-        r = cell.recurrent_input(cell.arrive(p, now.projected, widened(state)))
+        r: Any = cell.recurrent_input(cell.arrive(p, now.projected, widened(state)))
         q = cell.recur(p, lax.stop_gradient(r))
         moved = r - lax.stop_gradient(r)  # zero, with the derivative of r
-        q = tuple(a if a is None else a + ops.scaled(w, moved) for a, w in zip(q, own, strict=True))
+        q = tuple(
+            None if a is None or w is None else a + ops.scaled(w, moved)
+            for a, w in zip(q, own, strict=True)
+        )
         gates = joined(cell, now.projected, q)
     ran = advance(
         cell, p, now, state, output_dtype=compute_dtype(x), gates=gates, with_output=False

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 
 from seqjax import checks
-from seqjax._arguments import check_cell, param_specs
+from seqjax._arguments import check_cell, param_specs, same_structure
 from seqjax.cells._base import Cell, prepared
 from seqjax.online._influence import Influence, parameter_units, zeros
 from seqjax.types import PyTree, Shape
@@ -93,16 +93,16 @@ def initial_state(
 
 def shapes_of(cell: Cell[Any, Any], batch_shape: Shape, dtype: Any) -> OnlineState:
     """Return the shapes and dtypes of `initial_state`."""
-    return jax.eval_shape(lambda: initial_state(cell, batch_shape, dtype, method="snap1"))
+    shapes: OnlineState = jax.eval_shape(
+        lambda: initial_state(cell, batch_shape, dtype, method="snap1")
+    )
+    return shapes
 
 
 def checked_state(cell: Cell[Any, Any], state: Any, batch_shape: Shape, dtype: Any) -> OnlineState:
     """Return the state of a call, or raise if it does not fit the cell and the batch shape."""
     expected = shapes_of(cell, batch_shape, dtype)
-    same = isinstance(state, OnlineState) and jax.tree.structure(state) == jax.tree.structure(
-        expected
-    )
-    if not same:
+    if not isinstance(state, OnlineState) or not same_structure(state, expected):
         raise TypeError(
             f"state: expected the result of seqjax.online.initial_state for {type(cell).__name__}, "
             f"got {checks.brief(state)}"

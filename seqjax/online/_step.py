@@ -6,15 +6,16 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from seqjax import sequences
+from seqjax import checks, sequences
 from seqjax._arguments import (
+    as_floating,
     batched_state,
     check_cell,
     checked_params,
-    floating_inputs,
-    layout,
+    in_words,
+    same_structure,
 )
-from seqjax.cells._base import Cell, compute_dtype, prepared
+from seqjax.cells._base import Cell, compute_dtype, is_shape, prepared
 from seqjax.cells.stepping import Now, advance, select
 from seqjax.kernels import _taps as taps
 from seqjax.online._influence import (
@@ -100,8 +101,7 @@ def step(
       True
     """
     check_cell(cell)
-    x = floating_inputs(cell, x)
-    batch_shape = _batch_shape(cell, x)
+    x, batch_shape = _checked_input(cell, x)
     dtype = compute_dtype(x)
     state = checked_state(cell, state, batch_shape, dtype)
     if mask is not None:
@@ -221,7 +221,15 @@ def _backward(cell: Cell[Any, Any], kept: Any, cotangents: Unrolled) -> tuple[An
 learned_step.defvjp(_forward, _backward)
 
 
-def _batch_shape(cell: Cell[Any, Any], x: PyTree) -> Shape:
-    """Check the input of a step against the cell, and return its batch axes."""
-    once = jax.tree.map(lambda a: jax.ShapeDtypeStruct((1, *a.shape), a.dtype), x)
-    return layout(cell, once, time_major=True)[0]
+def _checked_input(cell: Cell[Any, Any], x: PyTree) -> tuple[PyTree, Shape]:
+    """Return the input of a step as arrays, and its batch axes."""
+    words = jax.tree.map(lambda s: in_words("...", s), cell.input_shape, is_leaf=is_shape)
+    if not same_structure(x, words):
+        raise ValueError(f"x: expected floating-point inputs as {words}, got {checks.brief(x)}")
+    x = jax.tree.map(lambda leaf: as_floating("x", leaf), x)
+    pairs = list(zip(jax.tree.leaves(x), cell.input_shapes, strict=True))
+    leads = {leaf.shape[: leaf.ndim - len(event)] for leaf, event in pairs}
+    if len(leads) > 1 or any((*lead, *e) != leaf.shape for lead in leads for leaf, e in pairs):
+        shapes = jax.tree.map(jnp.shape, x)
+        raise ValueError(f"x: expected {words} with the same batch axes, got {shapes}")
+    return x, leads.pop()

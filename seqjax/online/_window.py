@@ -137,7 +137,7 @@ def value_and_grad(
 
 def _pair(cell: Cell[Any, Any], params: Any) -> tuple[PyTree, PyTree]:
     """Check the pair of the parameters of the cell and those of the loss."""
-    if not isinstance(params, tuple) or len(params) != 2:
+    if type(params) is not tuple or len(params) != 2:  # the parameters of a cell may be two arrays
         raise TypeError(
             "params: expected a pair (params of the cell, head), got "
             f"{checks.brief(params)}; pass (params, ()) if the loss has no parameters"
@@ -160,9 +160,9 @@ def _checked_targets(targets: PyTree, step_shape: Shape) -> PyTree:
     return targets
 
 
-def _checked_losses(losses: Any, batch_shape: Shape) -> Array:
+def _checked_losses(given: Any, batch_shape: Shape) -> Array:
     """Return the losses of a step, or raise if they are not one number per sequence."""
-    losses = checks.require_array("loss_fn", losses, jnp.floating, "floating-point losses")
+    losses = checks.require_array("loss_fn", given, jnp.floating, "floating-point losses")
     if losses.shape != batch_shape:
         raise ValueError(
             f"loss_fn: expected losses of the batch shape {batch_shape}, got {losses.shape}"
