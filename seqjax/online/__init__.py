@@ -6,9 +6,9 @@ parameters, the influence, forward from step to step. So the gradient is known a
 and the parameters can be updated at every step of an endless stream.
 
 With the method "exact", the result is the gradient of backpropagation through time. The cell must
-be diagonal, such as `MinGRU`, `MinLSTM`, `IndRNN`, `LRU`, `S5`, `SRU` and `RGLRU`. With the method
-"snap1", the result is the approximation SnAp-1, which is also defined for `Elman`, `GRU`, `LSTM`
-and more.
+be diagonal, such as `MinGRU`, `MinLSTM`, `IndRNN`, `LRU`, `S5` and `SRU`, and `RGLRU` with equal
+`input_size` and `hidden_size`. With the method "snap1", the result is the approximation SnAp-1,
+which also exists for `Elman`, `GRU`, `LSTM` and other cells.
 """
 
 from seqjax.online._state import OnlineState, initial_state

@@ -53,8 +53,11 @@ def to_parts(tree: PyTree) -> PyTree:
 
 def from_parts(tree: PyTree) -> PyTree:
     """Undo `to_parts`."""
-    pair = lambda node: isinstance(node, _Parts)  # noqa: E731
-    return jax.tree.map(lambda a: lax.complex(*a) if pair(a) else a, tree, is_leaf=pair)
+
+    def is_pair(node: Any) -> bool:
+        return isinstance(node, _Parts)
+
+    return jax.tree.map(lambda a: lax.complex(*a) if is_pair(a) else a, tree, is_leaf=is_pair)
 
 
 def parameter_units(cell: Cell[Any, Any], p: PyTree) -> list[np.ndarray | None] | None:

@@ -11,6 +11,8 @@ from jax.flatten_util import ravel_pytree
 
 import seqjax
 from seqjax import cells, online
+from seqjax.cells._base import prepared
+from seqjax.testing._units import mixed_units
 from tests.cases import (
     CASES,
     REGISTERED,
@@ -158,6 +160,15 @@ def test_cells_are_refused_only_if_a_parameter_changes_several_units(name):
     assert max(changed) > 1
 
 
+@pytest.mark.quick("sru", "gru")
+@pytest.mark.parametrize("name", DIAGONAL + COUPLED)
+def test_the_jacobians_are_as_a_cell_says(name):
+    cell = CASES[name].cell
+    p = prepared(cell, params_of(cell), jnp.float32)
+    state = jax.tree.map(lambda a: a[0], state_of(cell, (1,)))
+    assert mixed_units(cell, p, jnp.asarray(inputs_of(cell, ())[0]), state) is None
+
+
 def test_the_lists_above_are_complete():
     assert {CASES[name].name for name in DIAGONAL + COUPLED + REFUSED} == set(REGISTERED)
     for name in DIAGONAL:
@@ -298,6 +309,7 @@ def temporary_bytes(function, cell, steps):
     return analysis.temp_size_in_bytes
 
 
+@pytest.mark.quick("exact")
 @pytest.mark.parametrize("cell", [cells.MinGRU(8, 16), cells.GRU(8, 16)], ids=["exact", "snap1"])
 def test_memory_does_not_depend_on_the_number_of_steps(cell):
     def by_window(params, xs):
