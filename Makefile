@@ -39,6 +39,7 @@ speaker: $(VENV)/.examples $(VENV)/.data ## train a speaker recogniser on real r
 examples: $(EXAMPLES:%=example-%) ## run all examples on data from packages, a minute or two each
 	$(BIN)/python -m examples.flip_flop
 	$(BIN)/python -m examples.vanishing_gradient
+	$(BIN)/python -m examples.online
 	$(BIN)/python -m examples.pretrained_g2p bahdanau seqjax
 
 $(EXAMPLES:%=example-%): example-%: $(VENV)/.examples $(VENV)/.data $(VENV)/.more_data $(REVIEWS)

@@ -74,10 +74,10 @@ ABOUT_MASKS = {
     "seqjax.sequences.previous_real", "seqjax.sequences.require_lengths",
     "seqjax.sequences.require_mask", "seqjax.data.bucket_boundaries",
 }  # fmt: skip
-# Records of what has been checked, and the step of a cell, which gets the mask of one step.
+# Records of what has been checked, and steps of a cell, which get the mask of one step.
 INSIDE = {
     "seqjax.nn.Sequences", "seqjax.data.Windows", "seqjax.kernels.Problem",
-    "seqjax.cells.stepping.shown",
+    "seqjax.cells.stepping.shown", "seqjax.online.step",
 }  # fmt: skip
 # Outputs of a decoder have no holes; `require_range` is told by a mask which values count.
 ONE_OF_THEM = {"seqjax.decoding.score", "seqjax.checks.require_range"}

@@ -76,6 +76,9 @@ class Cell(abc.ABC, Generic[Params, State]):
     Attributes:
       opaque: whether `update` computes the whole step, including the product of the input and its
         weights. If `opaque` is True, "auto" chooses the kernel "scan". The default is False.
+      diagonal: whether each unit of the new state depends on the same unit of the old state only,
+        so that `seqjax.online` computes exact gradients. The default is False. A cell whose
+        `diagonal` is True also defines `parameter_units`.
       input_size: the number of features of an input, I.
       hidden_size: the number of features of the hidden state, H.
 
@@ -95,6 +98,7 @@ class Cell(abc.ABC, Generic[Params, State]):
     """
 
     opaque: ClassVar[bool] = False
+    diagonal: ClassVar[bool] = False
 
     input_size: int
     hidden_size: int
@@ -216,6 +220,28 @@ class Cell(abc.ABC, Generic[Params, State]):
 
         Args:
           p: the value that `prepare` returned.
+        """
+        del p
+        return None
+
+    def parameter_units(self, p: Any) -> PyTree | None:
+        """Return which unit of the state each parameter changes, for `seqjax.online`.
+
+        The default returns None. Then `seqjax.online` cannot run the cell. Override the method if
+        the following is true of one step:
+
+        - Every array of the state is `[..., H]`, and each parameter changes one unit.
+        - The units of the state are coupled by `recur` only. Without `recur`, each unit of the
+          new state depends on the same unit of the old state only.
+
+        Args:
+          p: the value that `prepare` returned.
+
+        Returns:
+          A pytree with the structure of `p`. An entry is an integer array that broadcasts to the
+          array of `p`, with a number from 0 to H-1 for each parameter, or None for an array that
+          only `output` reads. `seqjax.cells.ops.column_units` makes such arrays for weights with
+          blocks of H columns.
         """
         del p
         return None

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from seqjax import checks
 from seqjax.cells import initializers, ops
 from seqjax.cells._base import GatedCell
-from seqjax.types import Array, PRNGKey, Shape, Slots
+from seqjax.types import Array, PRNGKey, PyTree, Shape, Slots
 
 __all__ = ["Elman", "ElmanParams", "ElmanReadout", "ElmanReadoutParams", "SimpleCell"]
 
@@ -49,6 +49,9 @@ class SimpleCell(GatedCell[Any, Array]):
 
     def recurrent_input(self, state: Array) -> Array:
         return state
+
+    def parameter_units(self, p: Any) -> PyTree:
+        return ops.column_units(p, self.hidden_size)
 
     def update(self, p: Any, gates: Any, state: Array) -> Array:
         (z,) = gates
@@ -168,6 +171,10 @@ class ElmanReadout(_Elman):
             self.draw("kernel_init", k_hy, (self.hidden_size, size), 1, dtype),
             self.draw_bias(k_y, size, 1, dtype),
         )
+
+    def parameter_units(self, p: ElmanReadoutParams) -> PyTree:
+        units: Any = super().parameter_units(p)
+        return units._replace(w_hy=None, b_y=None)
 
     def output(self, p: Any, gates: Slots, state: Array) -> Array:
         return ops.affine(state, p.w_hy, p.b_y)

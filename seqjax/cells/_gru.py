@@ -11,7 +11,7 @@ import jax.numpy as jnp
 
 from seqjax.cells import initializers, ops
 from seqjax.cells._base import GatedCell
-from seqjax.types import Array, PRNGKey, Slots
+from seqjax.types import Array, PRNGKey, PyTree, Slots
 
 __all__ = ["GRU", "MGU", "ChoGRU", "ChoGRUParams", "GRUParams", "MGUParams"]
 
@@ -153,6 +153,9 @@ class GRU(_ResetGRU):
     def recurrent_matrix(self, p: Any) -> Array | None:
         w_hh: Array = p.w_hh
         return w_hh
+
+    def parameter_units(self, p: Any) -> PyTree:
+        return ops.column_units(p, self.hidden_size)
 
     def gate_values(self, p: Any, gates: Any, state: Array) -> dict[str, Array]:
         z_r, z_z, p_n, q_n = gates

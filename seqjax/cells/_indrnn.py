@@ -2,7 +2,7 @@
 
 import dataclasses
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -49,6 +49,8 @@ class IndRNN(SimpleCell):
       >>> params.u.shape, bool((params.u >= 0).all())
       ((5,), True)
     """
+
+    diagonal: ClassVar[bool] = True
 
     _: dataclasses.KW_ONLY
     activation: str | Callable[[Array], Array] = "relu"

@@ -2,7 +2,7 @@
 
 import dataclasses
 import math
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -12,7 +12,7 @@ from seqjax import checks
 from seqjax.cells import ops
 from seqjax.cells._base import DenseCell
 from seqjax.cells._minimal import LinearCell
-from seqjax.types import Array, Initializer, PRNGKey, Shape, Slots
+from seqjax.types import Array, Initializer, PRNGKey, PyTree, Shape, Slots
 
 __all__ = ["LRU", "RGLRU", "LRUParams", "RGLRUParams"]
 
@@ -94,6 +94,8 @@ class LRU(LinearCell):
       True
     """
 
+    diagonal: ClassVar[bool] = True
+
     _: dataclasses.KW_ONLY
     output_size: int | None = None
     r_min: float = 0.0
@@ -161,6 +163,10 @@ class LRU(LinearCell):
     def project(self, p: _Prepared, x: Array) -> Slots:
         direct = ops.matmul(x, p.d) if p.d.ndim == 2 else ops.scaled(p.d, _widened(x))
         return lax.complex(*ops.split(ops.matmul(x, p.w_in), 2)), direct
+
+    def parameter_units(self, p: _Prepared) -> PyTree:
+        units: Any = ops.column_units(p, self.hidden_size)
+        return units._replace(w_out=None, d=None)
 
     def linear_terms(self, p: _Prepared, gates: Any) -> tuple[Array, Array]:
         driven, _ = gates
@@ -238,6 +244,8 @@ class RGLRU(DenseCell[RGLRUParams, Array], LinearCell):
       True
     """
 
+    diagonal: ClassVar[bool] = True
+
     _: dataclasses.KW_ONLY
     num_heads: int = 1
     min_decay: float = 0.9
@@ -297,6 +305,12 @@ class RGLRU(DenseCell[RGLRUParams, Array], LinearCell):
             for z, b in zip(ops.split(product, 2), biases, strict=True)
         )
         return z_r, z_i, u
+
+    def parameter_units(self, p: RGLRUParams) -> PyTree | None:
+        if p.w_ih is not None:
+            return None  # w_ih changes u, and through the gates all units of a head
+        units: Any = ops.column_units(p, self.hidden_size)
+        return units._replace(w_g=ops.head_units(p.w_g))
 
     def linear_terms(self, p: RGLRUParams, gates: Any) -> tuple[Array, Array]:
         z_r, z_i, u = gates

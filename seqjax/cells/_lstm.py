@@ -13,7 +13,7 @@ import jax.numpy as jnp
 from seqjax import checks
 from seqjax.cells import initializers, ops
 from seqjax.cells._base import GatedCell
-from seqjax.types import Array, PRNGKey, Shape, Slots
+from seqjax.types import Array, PRNGKey, PyTree, Shape, Slots
 
 __all__ = [
     "CoupledLSTM",
@@ -213,6 +213,9 @@ class LSTM(GatedLSTM):
     def init(self, key: PRNGKey, dtype: Any = jnp.float32) -> LSTMParams:
         return LSTMParams(*self._init(key, dtype))
 
+    def parameter_units(self, p: Any) -> PyTree:
+        return ops.column_units(p, self.hidden_size)
+
 
 @dataclasses.dataclass(frozen=True)
 class PeepholeLSTM(GatedLSTM):
@@ -246,6 +249,9 @@ class PeepholeLSTM(GatedLSTM):
     def init(self, key: PRNGKey, dtype: Any = jnp.float32) -> PeepholeLSTMParams:
         p_i, p_f, p_o = (jnp.zeros(self.hidden_size, dtype) for _ in range(3))
         return PeepholeLSTMParams(*self._init(key, dtype), p_i, p_f, p_o)
+
+    def parameter_units(self, p: Any) -> PyTree:
+        return ops.column_units(p, self.hidden_size)
 
     def gate_values(self, p: Any, gates: Any, state: LSTMState) -> dict[str, Array]:
         z_i, z_f, z_g, z_o = gates
@@ -291,6 +297,9 @@ class CoupledLSTM(GatedLSTM):
 
     def init(self, key: PRNGKey, dtype: Any = jnp.float32) -> LSTMParams:
         return LSTMParams(*self._init(key, dtype))
+
+    def parameter_units(self, p: Any) -> PyTree:
+        return ops.column_units(p, self.hidden_size)
 
     def update(self, p: Any, gates: Any, state: LSTMState) -> LSTMState:
         f, g, o = self.gate_values(p, gates, state).values()

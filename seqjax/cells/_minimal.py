@@ -7,8 +7,9 @@ from typing import Any, ClassVar, NamedTuple
 import jax
 import jax.numpy as jnp
 
+from seqjax.cells import ops
 from seqjax.cells._base import Cell, GatedCell
-from seqjax.types import Array, PRNGKey
+from seqjax.types import Array, PRNGKey, PyTree
 
 __all__ = ["LinearCell", "MinGRU", "MinLSTM", "MinParams"]
 
@@ -65,9 +66,14 @@ class LinearCell(Cell[Any, Any]):
 class _MinCell(GatedCell[MinParams, Array], LinearCell):
     """Base class of `MinGRU` and `MinLSTM`, which draws the parameters."""
 
+    diagonal: ClassVar[bool] = True
+
     def init(self, key: PRNGKey, dtype: Any = jnp.float32) -> MinParams:
         k_ih, k_b = self.keys(key, 2)
         return MinParams(self._input_weights(k_ih, dtype), self._biases(k_b, dtype))
+
+    def parameter_units(self, p: Any) -> PyTree:
+        return ops.column_units(p, self.hidden_size)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -3,7 +3,7 @@
 import dataclasses
 import functools
 import math
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -13,7 +13,7 @@ from jax import lax
 from seqjax import checks
 from seqjax.cells import ops
 from seqjax.cells._minimal import LinearCell
-from seqjax.types import Array, PRNGKey, Shape, Slots
+from seqjax.types import Array, PRNGKey, PyTree, Shape, Slots
 
 __all__ = ["S5", "S5Params"]
 
@@ -116,6 +116,8 @@ class S5(LinearCell):
       >>> params.lambda_re.tolist() == [-0.5] * 8
       True
     """
+
+    diagonal: ClassVar[bool] = True
 
     _: dataclasses.KW_ONLY
     output_size: int | None = None
@@ -225,6 +227,10 @@ class S5(LinearCell):
         if p.d.ndim == 2:
             return driven, ops.matmul(x, p.d)
         return driven, ops.scaled(p.d, x.astype(driven.real.dtype))
+
+    def parameter_units(self, p: _Discrete) -> PyTree:
+        units: Any = ops.column_units(p, self.hidden_size)
+        return units._replace(w_out=None, d=None)
 
     def linear_terms(self, p: _Discrete, gates: Any) -> tuple[Array, Array]:
         driven, _ = gates

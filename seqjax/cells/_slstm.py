@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from seqjax import checks
 from seqjax.cells import initializers, ops
 from seqjax.cells._base import GatedCell, Role
-from seqjax.types import Array, Initializer, PRNGKey, Shape, Slots
+from seqjax.types import Array, Initializer, PRNGKey, PyTree, Shape, Slots
 
 __all__ = ["SLSTM", "SLSTMParams", "SLSTMState"]
 
@@ -171,6 +171,10 @@ class SLSTM(GatedCell[SLSTMParams, SLSTMState]):
             preferred_element_type=ops.accumulator_dtype(p.w_hh.dtype),
         )
         return tuple(q.reshape(r.shape) for q in ops.split(product, self.gates))
+
+    def parameter_units(self, p: SLSTMParams) -> PyTree:
+        units: Any = ops.column_units(p, self.hidden_size)
+        return units._replace(w_hh=ops.head_units(p.w_hh), gain_h=None)
 
     def update(self, p: Any, gates: Any, state: SLSTMState) -> SLSTMState:
         (i, f, z, o), m = self._activated(gates, state)

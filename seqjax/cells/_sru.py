@@ -11,7 +11,7 @@ from seqjax import checks
 from seqjax.cells import ops
 from seqjax.cells._base import GatedCell
 from seqjax.cells._minimal import LinearCell
-from seqjax.types import Array, Initializer, PRNGKey, Slots
+from seqjax.types import Array, Initializer, PRNGKey, PyTree, Slots
 
 __all__ = ["SRU", "SRUParams"]
 
@@ -76,6 +76,7 @@ class SRU(GatedCell[SRUParams, Array], LinearCell):
     """
 
     gates: ClassVar[int] = 2
+    diagonal: ClassVar[bool] = True
 
     _: dataclasses.KW_ONLY
     kernel_init: str | Initializer = "lecun_normal"
@@ -123,6 +124,9 @@ class SRU(GatedCell[SRUParams, Array], LinearCell):
         v: Any = p.v  # never None here: there is a recurrent input only with peepholes
         v_f, v_r = ops.split(v, 2)
         return None, ops.scaled(v_f, r), ops.scaled(v_r, r), None
+
+    def parameter_units(self, p: Any) -> PyTree:
+        return ops.column_units(p, self.hidden_size)
 
     def linear_terms(self, p: SRUParams, gates: Any) -> tuple[Array, Array]:
         n, z_f, _, _ = gates

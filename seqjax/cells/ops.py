@@ -13,6 +13,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 
 from seqjax import checks
@@ -25,7 +26,9 @@ __all__ = [
     "affine",
     "batched",
     "biased",
+    "column_units",
     "divided_like",
+    "head_units",
     "is_divided",
     "matmul",
     "scaled",
@@ -176,3 +179,33 @@ def split(z: Array, gates: int) -> tuple[Array, ...]:
       [[0, 1], [2, 3]]
     """
     return tuple(jnp.split(z, gates, axis=-1))
+
+
+def column_units(p: PyTree, hidden_size: int) -> PyTree:
+    """Return the unit of each column of the arrays in p, whose columns are blocks of H units.
+
+    `Cell.parameter_units` of most cells returns this value.
+
+    Args:
+      p: a pytree of arrays `[..., G*H]`.
+      hidden_size: the number of units, H.
+
+    Example:
+      >>> column_units({"w_ih": jnp.ones([5, 4])}, 2)["w_ih"].tolist()
+      [0, 1, 0, 1]
+    """
+    return jax.tree.map(lambda a: np.arange(a.shape[-1]) % hidden_size, p)
+
+
+def head_units(w: Array) -> np.ndarray:
+    """Return the unit of each column of block-diagonal weights `w [N, D, G*D]`, as `[N, 1, G*D]`.
+
+    Head n of the N heads has the units n D to n D + D - 1.
+
+    Example:
+      >>> head_units(jnp.ones([2, 3, 6])).tolist()
+      [[[0, 1, 2, 0, 1, 2]], [[3, 4, 5, 3, 4, 5]]]
+    """
+    heads, width, columns = w.shape
+    first = width * np.arange(heads)[:, None, None]
+    return first + np.arange(columns) % width

@@ -25,6 +25,7 @@ from seqjax.cells._base import (
 from seqjax.cells.stepping import Now, advance, joined
 from seqjax.kernels import KERNELS, Spec, target
 from seqjax.kernels import _taps as taps
+from seqjax.testing._units import mixed_units
 from seqjax.types import Array, PyTree, Shape
 
 __all__ = ["LAWS", "CellError", "check_cell"]
@@ -217,6 +218,16 @@ def _matrix_is_that_of_recur(sample: _Sample, tolerance: float) -> str | None:
     return _difference(jnp.asarray(r) @ w, jnp.concatenate(slots, axis=-1), tolerance)
 
 
+def _units_are_apart(sample: _Sample, tolerance: float) -> str | None:
+    """`diagonal` and `parameter_units` must be true, since online gradients rely on them."""
+    del tolerance
+    cell = sample.cell
+    p = prepared(cell, sample.params, jnp.float32)
+    x = _drawn(input_specs(cell, (), jnp.float32), sample.seed + 6)
+    first = (0,) * len(sample.batch)
+    return mixed_units(cell, p, x, jax.tree.map(lambda a: a[first], sample.start))
+
+
 def _inputs_of_zero_are_fine(sample: _Sample, tolerance: float) -> str | None:
     """`project` must be finite and have finite derivatives at x = 0, the input of masked steps."""
     del tolerance
@@ -402,6 +413,7 @@ LAWS: tuple[Callable[[_Sample, float], str | None], ...] = (
     _shapes_hold,
     _recur_is_bilinear,
     _matrix_is_that_of_recur,
+    _units_are_apart,
     _inputs_of_zero_are_fine,
     _rows_are_apart,
     _leading_axes_are_free,

@@ -234,6 +234,25 @@ MUTANTS = {
             self, p, gates, jax.lax.stop_gradient(state))),
         "finite differences of the loss",
     ),
+    "units that read each other's states": (
+        mutant(seqjax.cells.MinGRU, update=lambda self, p, gates, state: seqjax.cells.MinGRU.update(
+            self, p, gates, jnp.roll(state, 1, axis=-1))),
+        "depends on other units of the old one[.]",
+    ),
+    "units that read each other's states outside of recur": (
+        mutant(GRU, update=lambda self, p, gates, state: GRU.update(
+            self, p, gates, state * state.mean(axis=-1, keepdims=True))),
+        "depends on other units of the old one without `recur`",
+    ),
+    "a parameter of another unit": (
+        mutant(GRU, parameter_units=lambda self, p: jax.tree.map(
+            lambda unit: unit[::-1], GRU.parameter_units(self, p))),
+        "changes another unit",
+    ),
+    "a parameter that is not said to change the state": (
+        mutant(GRU, parameter_units=lambda self, p: GRU.parameter_units(self, p)._replace(b=None)),
+        "changes another unit",
+    ),
     "an output that is no function of the step": (
         mutant(GRU, output=lambda self, p, gates, state: jax.lax.stop_gradient(state)),
         "finite differences of the loss",
