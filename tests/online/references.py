@@ -58,7 +58,7 @@ def step_derivatives(cell, params, xs, start, d_outputs):
     def one(before, step):
         x, d = step
         after = new_state(theta, before, x)
-        _, pull = jax.vjp(lambda theta, *s: output(theta, *s, x), theta, before, after)
+        _, pull = jax.vjp(lambda p, a, b: output(p, a, b, x), theta, before, after)
         return after, (*jax.jacrev(new_state, (0, 1))(theta, before, x), *pull(d))
 
     return jax.lax.scan(one, real(start), (xs, d_outputs))[1]
