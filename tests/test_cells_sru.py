@@ -25,10 +25,10 @@ def test_equals_the_authors_code(name, kernel):
         pytest.skip("gates that read the state are computed step by step")
     alpha = (1 + 2 * np.exp(cell.highway_bias)) ** 0.5 if cell.rescale else 1.0
     names = ["weight", "bias"] + ["weight_c"] * cell.use_peephole
-    constant = {"scale_x": np.float32([alpha]), "weight_c": values["weight_c"]}
+    constant = {"scale_x": np.array([alpha], np.float32), "weight_c": values["weight_c"]}
 
     def loss(arrays, xs, start):
-        layer = sru.load(
+        layer: Any = sru.load(
             {**constant, **arrays}, bidirectional=False, use_peephole=cell.use_peephole
         )
         assert (layer.cell.alpha, layer.cell.use_peephole) == (cell.alpha, cell.use_peephole)

@@ -155,7 +155,7 @@ def dump(layer: nn.Recurrent, prefix: str = "") -> dict[str, Any]:
     """
     dumped = dump_described(LAYOUTS, require_layer("layer", layer), concat=True)
     cell: Any = layer.cell
-    named = {}
+    named: dict[str, Any] = {}
     for index, directions in enumerate(dumped):
         arrays = _joined(directions, cell.alpha, f"layers[{index}].")
         named |= {f"rnn_lst.{index}.{key}": array for key, array in arrays.items()}

@@ -138,8 +138,9 @@ def _estimated(
         raise ValueError(f"count: expected at most {size}, the size of the state, got {count}")
 
     def with_axes(leaf: Any, spec: Any) -> Array:
-        leaf = jnp.broadcast_to(jnp.asarray(leaf, spec.dtype), (*batch_shape, *spec.shape))
-        return leaf.reshape(-1, *spec.shape)
+        whole: Array = jnp.broadcast_to(jnp.asarray(leaf, spec.dtype), (*batch_shape, *spec.shape))
+        flat: Array = whole.reshape(-1, *spec.shape)
+        return flat
 
     def as_rows(x: Array) -> Array:
         x = jnp.moveaxis(x, 0 if time_major else len(batch_shape), 0)

@@ -87,7 +87,7 @@ def test_equals_the_authors_code(name):
 def test_new_layers_have_the_options_that_the_source_determines():
     (values, _), buffers = golden("s5_sru/sru_stack")
     weights = {key: array for key, array in values.items() if key.startswith("rnn_lst")}
-    stack = sru.load(weights | buffers, bidirectional=False)
+    stack: Any = sru.load(weights | buffers, bidirectional=False)
     assert (stack.num_layers, stack.cell.rescale, stack.cell.highway_bias) == (2, True, -1.0)
     cell: Any = xlstm.load(xlstm_arrays()).cell
     assert cell.num_heads == 2 and cell.head_norm and cell.forget_gate == "sigmoid"
@@ -154,7 +154,7 @@ def test_there_and_back(name):
 @pytest.mark.parametrize("scale", [1.0, 3**0.5, (1 + 2 * np.exp(0.123456789)) ** 0.5])
 def test_the_scale_of_sru(scale):
     for arrays in (sru_arrays(3, 5, scale), sru_arrays(5, 5, scale)):
-        layer = sru.load(arrays)
+        layer: Any = sru.load(arrays)
         assert np.float32(layer.cell.alpha) == arrays["scale_x"]
         back = {key.removeprefix("rnn_lst.0."): a for key, a in sru.dump(layer).items()}
         for key, array in arrays.items():
@@ -179,7 +179,7 @@ def test_zeros_stand_for_what_a_side_lacks():
     arrays = sru_arrays(3, 5)
     with pytest.raises(ValueError, match=r"^weight_c: expected zeros, since the target has no v,"):
         sru.load(arrays, use_peephole=False)
-    linear = sru.load({**arrays, "weight_c": 0 * arrays["weight_c"]}, use_peephole=False)
+    linear: Any = sru.load({**arrays, "weight_c": 0 * arrays["weight_c"]}, use_peephole=False)
     assert not linear.cell.use_peephole
     assert not sru.dump(linear)["rnn_lst.0.weight_c"].any()
     xlstm.load({k: a for k, a in xlstm_arrays().items() if k != "group_norm.weight"})
@@ -219,9 +219,9 @@ def test_a_file_and_a_layer_of_half_precision(tmp_path):
     assert layer.param_dtype == jnp.bfloat16
     assert recurrentgemma.dump(layer)["a_param"].dtype == jnp.bfloat16
     state = {k: a.astype(np.float16) for k, a in sru_arrays(3, 5, 3**0.5).items()}
-    layer = sru.load(state)
-    assert layer.param_dtype == jnp.float16
-    assert {a.dtype.name for a in sru.dump(layer).values()} == {"float16"}
+    other = sru.load(state)
+    assert other.param_dtype == jnp.float16
+    assert {a.dtype.name for a in sru.dump(other).values()} == {"float16"}
 
 
 def test_prefixes_of_state_dicts():

@@ -239,6 +239,6 @@ def test_layers_that_a_library_lacks():
             dump(layer)
     for dump in (minimal_lru.dump, recurrentgemma.dump, s5.dump, sru.dump, xlstm.dump):
         with pytest.raises(TypeError, match=r"layer: expected a seqjax\.nn\.Recurrent, got 3"):
-            dump(3)
+            dump(3)  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="backend: expected one of vanilla, cuda; got 'cpu'"):
         xlstm.dump(xlstm.load(xlstm_arrays()), backend="cpu")  # type: ignore[arg-type]
