@@ -147,7 +147,8 @@ def test_eager_times_calls_and_steps_of_a_layer() -> None:
     ]  # fmt: skip
     for each in rows:
         assert each.contestant == "seqjax" and each.shape == (2, 3, 4, 5)
-        assert len(each.samples_ms) == 1 and each.agreement < 1e-5
+        assert isinstance(each.agreement, float) and each.agreement < 1e-5
+        assert len(each.samples_ms) == 1
 
 
 def test_memory_measures_what_the_library_knows() -> None:
@@ -176,7 +177,7 @@ def test_scaling_changes_one_size(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_policies_are_groups_of_one_batch() -> None:
-    eight = dataclasses.replace(settings(), shapes=(Shape(8, 3, 4, 5), Shape(9, 3, 4, 5)))
+    eight = dataclasses.replace(settings(), shapes=(Shape(16, 3, 4, 5), Shape(9, 3, 4, 5)))
     rows = SUITES["policies"].run(eight, lambda text: None)
     assert [each.contestant for each in rows] == [
         "seqjax", "seqjax, vmap, shared parameters", "seqjax, vmap, separate parameters",
