@@ -21,6 +21,8 @@ EXAMPLES := activity addition anomaly caption forecast language_model memory_tas
 
 BENCH := out/benchmarks
 
+NATIVE := seqjax/_native/src
+
 .DEFAULT_GOAL := help
 .NOTPARALLEL: # two targets may fill the same environment
 .PHONY: help demo speaker examples $(EXAMPLES:%=example-%) serve bench bench-full bench-device test slow native-test peers lint types docs gallery notebooks dist wheel doctest format clean
@@ -76,12 +78,13 @@ peers: $(VENV)/.test $(VENV)/.bench $(VENV)/.data ## run the tests that compare 
 	XLA_FLAGS="$$XLA_FLAGS" $(BIN)/python -m pytest -n $(JOBS) tests/interop tests/test_docs.py \
 	  tests/examples/test_pretrained_g2p.py
 
-# It needs a C++ compiler with sanitizers, but no Python.
-NATIVE_FLAGS := -std=c++17 -O1 -g -ffp-contract=fast -Wall -Wextra -Wno-psabi -Wno-maybe-uninitialized \
-  -fsanitize=address,undefined -fno-sanitize-recover=all -pthread
-native-test: ## test the C++ engine with the address and undefined-behaviour sanitizers
+# It needs a C++ compiler with sanitizers, but no Python. Warnings of the compiler are errors.
+SANITIZERS ?= address,undefined
+NATIVE_FLAGS = -std=c++17 -O1 -g -ffp-contract=fast -Wall -Wextra -Werror -Wno-psabi \
+  -Wno-maybe-uninitialized -fsanitize=$(SANITIZERS) -fno-sanitize-recover=all -pthread
+native-test: ## test the C++ engine under sanitizers (SANITIZERS=thread for data races)
 	mkdir -p out/native
-	cd seqjax/_native/src && $(CXX) $(NATIVE_FLAGS) -march=native -DSEQJAX_VARIANT=here \
+	cd $(NATIVE) && $(CXX) $(NATIVE_FLAGS) -march=native -DSEQJAX_VARIANT=here \
 	  selftest.cc engine.cc team.cc -o $(CURDIR)/out/native/selftest
 	out/native/selftest
 
@@ -92,6 +95,7 @@ lint: $(VENV)/.dev ## check style, formatting and wording
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/python -m pytest -q -p no:xdist tests/test_words.py
+	$(BIN)/clang-format --dry-run -Werror $(NATIVE)/*.cc $(NATIVE)/*.h
 
 types: $(VENV)/.dev ## check the types of package, tests and examples
 	$(BIN)/mypy
@@ -123,6 +127,7 @@ wheel: $(VENV)/.dev ## build a wheel with the native engine, test it where no co
 format: $(VENV)/.dev ## fix style and formatting where that is safe
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+	$(BIN)/clang-format -i $(NATIVE)/*.cc $(NATIVE)/*.h
 
 clean: ## remove the environment, caches and outputs
 	rm -rf $(VENV) .cache .hypothesis .mypy_cache .pytest_cache .ruff_cache build dist out

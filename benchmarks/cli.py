@@ -43,6 +43,7 @@ class Run:
             "parts",
             "readers",
             "scaling",
+            "policies",
             "all",
         ],
         tyro.conf.Positional,
@@ -61,7 +62,7 @@ class Run:
     seed: int | None = None
     """Seed of the random shapes; by default a new seed, which is printed."""
     variants: tuple[str, ...] = ()
-    """Variants: plain, lengths, bidirectional."""
+    """Variants: plain, lengths, bidirectional; and resets, which is measured only on request."""
     devices: int = 2
     """Number of CPU devices. The contestant "seqjax_sharded" divides the batch over the devices;
     all other contestants use one device."""

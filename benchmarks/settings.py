@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 
 from benchmarks import peers
 from benchmarks.peers import Peer
-from benchmarks.workload import CELLS, VARIANTS, Shape
+from benchmarks.workload import CELLS, FURTHER_VARIANTS, VARIANTS, Shape
 
 __all__ = ["Settings", "names", "resolve", "shapes"]
 
@@ -41,18 +41,22 @@ class Settings:
         return {name: self.peers[name] for name in wanted if name in self.peers}
 
 
-def names(argument: str, given: Sequence[str], known: Sequence[str]) -> tuple[str, ...]:
+def names(
+    argument: str, given: Sequence[str], known: Sequence[str], further: Sequence[str] = ()
+) -> tuple[str, ...]:
     """Return the names in `given`, or all known names if `given` has none.
 
-    An element of `given` is one name, or several names with commas between them.
+    An element of `given` is one name, or several names with commas between them. `given` may also
+    contain the names in `further`.
 
     Raises:
       ValueError: an unknown name.
     """
     found = [name.strip() for each in given for name in each.split(",") if name.strip()]
     for name in found:
-        if name not in known:
-            raise ValueError(f"{argument}: expected some of {', '.join(known)}; got {name!r}")
+        if name not in (*known, *further):
+            expected = ", ".join((*known, *further))
+            raise ValueError(f"{argument}: expected some of {expected}; got {name!r}")
     return tuple(dict.fromkeys(found)) or tuple(known)
 
 
@@ -98,7 +102,7 @@ def resolve(
     present, missing = peers.choose(wanted, short=short)
     return Settings(
         cells=names("cells", given_cells, CELLS),
-        variants=names("variants", given_variants, VARIANTS),
+        variants=names("variants", given_variants, VARIANTS, FURTHER_VARIANTS),
         shapes=shapes(given_shapes),
         drawn=drawn,
         peers={name: peers.load(name) for name in present},

@@ -128,10 +128,13 @@ def highlights(results: Results) -> list[str]:
                 f"In the case {label(row)} (B,T,I,H), the gradient of {row.contestant} runs at "
                 f"{number(percent)} % of the rate of a large matrix product."
             )
-    lengths = variant_ratio(rows, "lengths", "plain")
-    if BASE in lengths:
-        ratios = ", ".join(f"{ratio:.2f} for {name}" for name, ratio in lengths.items())
-        lines.append(f"The gradient's time with lengths, divided by that without, is {ratios}.")
+    for variant in ("lengths", "resets"):
+        found_ratios = variant_ratio(rows, variant, "plain")
+        if BASE in found_ratios:
+            ratios = ", ".join(f"{ratio:.2f} for {name}" for name, ratio in found_ratios.items())
+            lines.append(
+                f"The gradient's time with {variant}, divided by that without, is {ratios}."
+            )
     lines += _compile_lines(rows)
     lines += _memory_lines(rows)
     for (suite, what, name), found in geomeans(rows).items():

@@ -18,6 +18,7 @@ __all__ = [
     "VARIANTS",
     "Shape",
     "Structure",
+    "FURTHER_VARIANTS",
     "Weights",
     "Workload",
     "draw_shapes",
@@ -35,6 +36,11 @@ VARIANTS = ("plain", "lengths", "bidirectional")
 
 "plain" is one layer, "lengths" is one layer with sequences of different lengths, and
 "bidirectional" is two bidirectional layers.
+"""
+FURTHER_VARIANTS = ("resets",)
+"""The variants that are measured only on request, since few contestants can run them.
+
+"resets" is one layer whose state is set to zero before some steps, as at the ends of episodes.
 """
 
 Weights: TypeAlias = list[list[dict[str, np.ndarray]]]
@@ -105,7 +111,8 @@ class Workload:
     """A structure with weights, inputs, and the cotangent of the outputs.
 
     The loss is sum(outputs * cotangent). If there are lengths, the cotangent is zero in padding, so
-    that a contestant's outputs in padding do not matter.
+    that a contestant's outputs in padding do not matter. If there are resets, bool `[B, T]`, the
+    state is set to zero before the steps at which they are True.
     """
 
     structure: Structure
@@ -113,6 +120,7 @@ class Workload:
     xs: np.ndarray
     cotangent: np.ndarray
     lengths: np.ndarray | None = None
+    resets: np.ndarray | None = None
 
     @property
     def batch(self) -> int:
@@ -157,9 +165,10 @@ def make(cell: str, variant: str, shape: Shape, seed: int = 0) -> Workload:
 
     Args:
       cell: one of `CELLS`.
-      variant: one of `VARIANTS`. Lengths are drawn between T/2 and T; the longest is T.
+      variant: one of `VARIANTS` or `FURTHER_VARIANTS`. Lengths are drawn between T/2 and T; the
+        longest is T. One step in 20 is a reset.
       shape: B, T, I, H.
-      seed: the seed of weights, inputs, lengths and cotangent.
+      seed: the seed of weights, inputs, lengths, resets and cotangent.
     """
     rng = np.random.default_rng(seed)
     stacked = variant == "bidirectional"
@@ -167,6 +176,10 @@ def make(cell: str, variant: str, shape: Shape, seed: int = 0) -> Workload:
     weights = draw_weights(structure, rng)
     xs = rng.normal(size=(shape.batch, shape.steps, shape.inputs)).astype(np.float32)
     cotangent = rng.normal(size=(shape.batch, shape.steps, structure.outputs)).astype(np.float32)
+    if variant == "resets":
+        resets = rng.random((shape.batch, shape.steps)) < 0.05
+        resets[0, shape.steps // 2] = True  # at least one, which a contestant cannot ignore
+        return Workload(structure, weights, xs, cotangent, resets=resets)
     if variant != "lengths":
         return Workload(structure, weights, xs, cotangent)
     lengths = rng.integers(max(1, shape.steps // 2), shape.steps + 1, shape.batch)

@@ -95,7 +95,12 @@ class Tagger(nnx.Module):
         self.chain = crf.CRF(tags) if config.crf else None
 
     def __call__(self, batch: Any, rngs: nnx.Rngs | None = None) -> jax.Array:
-        """Return scores [B, T, tags]; training needs `rngs`."""
+        """Return scores [B, T, tags]; training needs `rngs`.
+
+        There are only some dozens of tags, and the conditional random field reads the scores of all
+        of them. Therefore the scores are computed as one array. For a large vocabulary,
+        `losses.linear_cross_entropy` needs less memory.
+        """
         words, chars = batch["words"], batch["chars"]  # [B, T], [B, T, L]
         if rngs is not None:
             lost = jax.random.bernoulli(rngs.dropout(), self.word_dropout, words.shape)

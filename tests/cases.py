@@ -29,11 +29,11 @@ class Case(NamedTuple):
         """`seqjax.unroll` of the cell by the kernel."""
         return seqjax.unroll(self.cell, params, xs, implementation=self.kernel, **options)
 
-    def needs(self, dtype: Any) -> None:
-        """Skip a test of a dtype that the kernel refuses, by the reason that it gives."""
+    def needs(self, dtype: Any, steps: int = T) -> None:
+        """Skip a test of what the kernel refuses, by the reason that it gives."""
         import pytest
 
-        spec = Spec((), T, np.dtype(dtype), target.this_machine())
+        spec = Spec((), steps, np.dtype(dtype), target.this_machine())
         kernel = KERNELS.get(self.kernel)
         if kernel is not None and (reason := kernel.refuses(self.cell, spec)):
             pytest.skip(reason)

@@ -110,6 +110,8 @@ class Peer(abc.ABC):
 
     name: ClassVar[str]
     distributions: ClassVar[tuple[str, ...]] = ()
+    has_resets: ClassVar[bool] = False
+    """True if the contestant can set the state to zero in the middle of a sequence."""
 
     def versions(self) -> dict[str, str]:
         """Return the versions of the contestant's libraries."""

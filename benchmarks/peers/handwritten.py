@@ -2,7 +2,8 @@
 
 The best setting has time-major arrays. One product before the loop multiplies the inputs of all
 steps by the input weights. Inside the loop, the sum of this product and the product with the state
-is split into gates, and `jnp.where` applies the mask. JAX and XLA do everything else.
+is split into gates, and `jnp.where` applies the mask and the resets. JAX and XLA do everything
+else.
 """
 
 from collections.abc import Callable
@@ -56,31 +57,47 @@ class Handwritten(JaxPeer):
     """The contestant with which every JAX library is compared."""
 
     name: ClassVar[str] = "handwritten"
+    has_resets: ClassVar[bool] = True
 
     def recurrence(self, structure: Structure, *, lengths: bool) -> Recurrence | str:
         del lengths
         update, arrays = UPDATES[structure.cell]
 
-        def run(weights: Any, xs: jax.Array, mask: jax.Array | None, reverse: bool) -> jax.Array:
+        def run(
+            weights: Any,
+            xs: jax.Array,
+            mask: jax.Array | None,
+            resets: jax.Array | None,
+            reverse: bool,
+        ) -> jax.Array:
             projected = xs @ weights["w_ih"] + weights["b"]
             zeros = jnp.zeros((xs.shape[1], structure.hidden), xs.dtype)
 
             def step(state: Any, inputs: Any) -> Any:
-                p, real = inputs
+                p, real, reset = inputs
+                if reset is not None:
+                    state = tuple(jnp.where(reset, 0, a) for a in state)
                 new = update(weights, p, state)
                 if real is None:
                     return new, new[0]
                 new = tuple(jnp.where(real, a, b) for a, b in zip(new, state, strict=True))
                 return new, jnp.where(real, new[0], 0)
 
-            return jax.lax.scan(step, (zeros,) * arrays, (projected, mask), reverse=reverse)[1]
+            steps = (projected, mask, resets)
+            return jax.lax.scan(step, (zeros,) * arrays, steps, reverse=reverse)[1]
 
-        def apply(params: Any, xs: jax.Array, lengths: jax.Array | None) -> jax.Array:
+        def apply(
+            params: Any, xs: jax.Array, lengths: jax.Array | None, resets: jax.Array | None = None
+        ) -> jax.Array:
             mask = None
+            if resets is not None:
+                resets = resets[..., None]
             if lengths is not None:
                 mask = (jnp.arange(xs.shape[0])[:, None] < lengths)[..., None]
             for layer in params:
-                outputs = [run(w, xs, mask, reverse=index == 1) for index, w in enumerate(layer)]
+                outputs = [
+                    run(w, xs, mask, resets, reverse=index == 1) for index, w in enumerate(layer)
+                ]
                 xs = jnp.concatenate(outputs, axis=-1) if len(outputs) > 1 else outputs[0]
             return xs
 

@@ -14,14 +14,16 @@ class Recurrence(NamedTuple):
     """A network as functions.
 
     Attributes:
-      apply: `(params, xs, lengths) -> outputs`; lengths are None if all sequences have T steps.
+      apply: `(params, xs, lengths) -> outputs`; lengths are None if all sequences have T steps. If
+        the contestant has resets, `apply` also has the argument `resets`, bool like the first axes
+        of xs, which is passed only if the workload has resets.
       from_common: a pure, differentiable function that converts weights from the layout of
         `benchmarks.workload` to params.
       time_major: whether xs and outputs are `[T, B, ...]`.
       different: how the equations differ from those of the reference; None if they are the same.
     """
 
-    apply: Callable[[Any, jax.Array, jax.Array | None], jax.Array]
+    apply: Callable[..., jax.Array]
     from_common: Callable[[Weights], Any]
     time_major: bool = True
     different: str | None = None

@@ -93,9 +93,10 @@ class JaxPrepared(Prepared):
             for array in (workload.xs, workload.cotangent)
         )
         lengths = None if workload.lengths is None else put(workload.lengths, 0)
+        resets = () if workload.resets is None else (put(layout(workload.resets, axis == 1), axis),)
         self._arguments: dict[str, tuple[Any, ...]] = {
-            "forward": (params, xs, lengths),
-            "gradient": (params, xs, lengths, cotangent),
+            "forward": (params, xs, lengths, *resets),
+            "gradient": (params, xs, lengths, cotangent, *resets),
         }
         # Functions are new for each workload, since JAX stores programs by the function's identity.
         self._functions: dict[str, Callable[..., Any]] = {
@@ -104,8 +105,8 @@ class JaxPrepared(Prepared):
         }
         self._programs = {what: jax.jit(function) for what, function in self._functions.items()}
 
-    def _loss(self, params: Any, xs: Any, lengths: Any, cotangent: Any) -> jax.Array:
-        return jnp.sum(self._recurrence.apply(params, xs, lengths) * cotangent)
+    def _loss(self, params: Any, xs: Any, lengths: Any, cotangent: Any, *resets: Any) -> jax.Array:
+        return jnp.sum(self._recurrence.apply(params, xs, lengths, *resets) * cotangent)
 
     def _run(self, what: str) -> Any:
         return jax.block_until_ready(self._programs[what](*self._arguments[what]))

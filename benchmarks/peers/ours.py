@@ -71,6 +71,7 @@ class Seqjax(JaxPeer):
 
     name: ClassVar[str] = "seqjax"
     distributions: ClassVar[tuple[str, ...]] = ("flax",)
+    has_resets: ClassVar[bool] = True
 
     implementation: str = "auto"
     remat: str = "auto"
@@ -85,9 +86,11 @@ class Seqjax(JaxPeer):
             return self._layers(structure)
         cell, params_class = cell_of(structure)
 
-        def apply(params: Any, xs: jax.Array, lengths: jax.Array | None) -> jax.Array:
+        def apply(
+            params: Any, xs: jax.Array, lengths: jax.Array | None, resets: jax.Array | None = None
+        ) -> jax.Array:
             return seqjax.unroll(
-                cell, params, xs, lengths=lengths, time_major=True, **self._options
+                cell, params, xs, lengths=lengths, resets=resets, time_major=True, **self._options
             ).outputs
 
         return Recurrence(apply, lambda weights: params_class(**weights[0][0]))
@@ -95,8 +98,10 @@ class Seqjax(JaxPeer):
     def _layers(self, structure: Structure) -> Recurrence:
         rebuild = rebuilder(_empty_layer(structure, time_major=True))
 
-        def apply(params: Any, xs: jax.Array, lengths: jax.Array | None) -> jax.Array:
-            return rebuild(params)(xs, lengths=lengths, **self._options).outputs
+        def apply(
+            params: Any, xs: jax.Array, lengths: jax.Array | None, resets: jax.Array | None = None
+        ) -> jax.Array:
+            return rebuild(params)(xs, lengths=lengths, resets=resets, **self._options).outputs
 
         return Recurrence(apply, _layer_params)
 

@@ -16,6 +16,7 @@ from benchmarks.suites import (
     eager,
     memory,
     parts,
+    policies,
     readers,
     scaling,
     speed,
@@ -48,5 +49,6 @@ SUITES = {
     "parts": Suite(parts.run, frozenset({"shapes"})),
     "readers": Suite(readers.run, frozenset()),
     "scaling": Suite(scaling.run, frozenset({"cells", "shapes"})),
+    "policies": Suite(policies.run, frozenset({"cells", "shapes"})),
 }
 """All suites, in the order in which `python -m benchmarks all` runs them."""

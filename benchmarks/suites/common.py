@@ -55,6 +55,8 @@ def enter(peer: Peer, workload: Workload, expected: Prepared) -> Entered:
     If the contestant fails or its results differ too much, the return value contains the reason,
     and the contestant is not timed. No error is raised, so the other contestants are still timed.
     """
+    if workload.resets is not None and not peer.has_resets:
+        return Entered(None, reason="no resets")
     try:
         found = peer.prepare(workload)
         if isinstance(found, str):

@@ -24,7 +24,8 @@ from seqjax.cells._gru import GRU, GRUParams
 from seqjax.cells._lstm import LSTM, LSTMParams, LSTMState
 from seqjax.kernels._fused import fused
 from seqjax.kernels._kernel import INSTEAD, Kernel, Spec, require
-from seqjax.kernels._native_sharding import BATCH_AXIS, divided, needs_devices, place
+from seqjax.kernels._native_sharding import divided, needs_devices, place
+from seqjax.kernels._native_vmap import mapped
 from seqjax.kernels._problem import Problem
 from seqjax.kernels._scan import varying_like
 from seqjax.types import Array, Unrolled
@@ -57,7 +58,8 @@ def native(
     The values are those of `scan` up to rounding, and bitwise equal for any number of threads. The
     engine also computes reverse-mode gradients. The kernel `fused` computes forward mode and second
     derivatives. The kernel `fused` also runs the whole problem if the state is not float32, if an
-    axis is empty or of unknown size, or if arrays have explicit shardings. If XLA divides the batch
+    axis is empty (the planner refuses such a problem, but the part after a burn-in may have no
+    steps) or of unknown size, or if arrays have explicit shardings. If XLA divides the batch
     over devices, each device runs its part of the batch.
 
     Args:
@@ -83,7 +85,7 @@ def native(
       ValueError: implementation: 'native' runs LSTM, GRU and Elman, got MGU; ...
     """
     del inline, unroll
-    require(_refuses(cell, Spec((), problem.steps, problem.xs.dtype, "cpu")))
+    require(_refuses(cell, Spec((), 1, problem.xs.dtype, "cpu")))
     if _is_left_to_fused(problem):
         return fused(cell, problem, reverse)
     batch = problem.xs.shape[1:-1]
@@ -119,6 +121,9 @@ def _unsuited(cell: Cell[Any, Any], spec: Spec) -> str | None:
         return f"'native' runs float32, got xs of {spec.dtype}; {INSTEAD}"
     if spec.platform != "cpu":
         return f"'native' runs on CPUs, got the platform {spec.platform!r}; {INSTEAD}"
+    if 0 in (spec.steps, *spec.batch_shape):
+        sizes = f"{spec.steps} steps and the batch axes {spec.batch_shape}"
+        return f"'native' runs at least one step of at least one sequence, got {sizes}; {INSTEAD}"
     return None
 
 
@@ -187,6 +192,11 @@ class _Setting(NamedTuple):
     def results(self, store: bool) -> tuple[str, ...]:
         """The names of all results of a run."""
         return self.shown + (self.kept if store else ())
+
+    @property
+    def of_gradient(self) -> tuple[str, ...]:
+        """The names of the arrays that a gradient reads; a cotangent has the name of its array."""
+        return (*self.names, "ys", *self.kept, *self.shown)
 
 
 def _operands(problem: Problem) -> Arrays:
@@ -366,8 +376,7 @@ def _gradient_by_engine(*arrays: Array, setting: _Setting, moving: tuple[str, ..
 def _gradient_by_engines(*arrays: Array, setting: _Setting, moving: tuple[str, ...]) -> list[Array]:
     """Compute the gradient by the engine on each device's part of the operands."""
     run = functools.partial(_gradient_by_engine, setting=setting, moving=moving)
-    names = (*setting.names, "ys", *setting.kept, *setting.shown)
-    return divided(run, names, moving)(*arrays)
+    return divided(run, setting.of_gradient, moving)(*arrays)
 
 
 # The primitives.
@@ -540,54 +549,16 @@ partial_eval.dce_rules[_run] = _forget
 
 
 def _run_batched(operands: Any, axes: Any, *, setting: _Setting, store: bool) -> Any:
-    """Apply `vmap` to a run: join the mapped axis to the batch, or make one call per element.
-
-    A call per element is needed if parameters are mapped.
-    """
-    named = dict(zip(setting.names, axes, strict=True))
-    sizes = {a.shape[n] for a, n in zip(operands, axes, strict=True) if n is not None}
-    (size,) = sizes
-    if not size:  # the engine takes no empty batch
-        by_fused = functools.partial(_run_by_fused, setting=setting, store=store)
-        results = jax.vmap(by_fused, axes)(*operands)
-        return results, [0] * len(results)
-    if any(named[name] is not None for name in named if name not in BATCH_AXIS):
-        return _one_by_one(_run, operands, axes, setting=setting, store=store)
-
-    def joined(name: str, a: Array, axis: int | None) -> Array:
-        if name not in BATCH_AXIS:
-            return a
-        at = BATCH_AXIS[name]
-        if axis is None:
-            a = jnp.broadcast_to(jnp.expand_dims(a, at), (*a.shape[:at], size, *a.shape[at:]))
-        else:
-            a = jnp.moveaxis(a, axis, at)
-        return a.reshape(*a.shape[:at], -1, *a.shape[at + 2 :])
-
-    results = _run.bind(*map(joined, setting.names, operands, axes), setting=setting, store=store)
-    where = [BATCH_AXIS[name] for name in setting.results(store)]
-    parted = [
-        a.reshape(*a.shape[:at], size, -1, *a.shape[at + 1 :])
-        for a, at in zip(results, where, strict=True)
-    ]
-    return parted, where
+    """Apply `vmap` to a run."""
+    call = functools.partial(_run.bind, setting=setting, store=store)
+    return mapped(call, setting.names, setting.results(store))(operands, axes)
 
 
-def _one_by_one(primitive: core.Primitive, operands: Any, axes: Any, **params: Any) -> Any:
-    """Apply `vmap` to a primitive by binding it for one mapped element after another."""
-    moved = [
-        a if axis is None else jnp.moveaxis(a, axis, 0)
-        for a, axis in zip(operands, axes, strict=True)
-    ]
-
-    def one(mapped: list[Array]) -> list[Array]:
-        rest = iter(mapped)
-        given = [a if axis is None else next(rest) for a, axis in zip(moved, axes, strict=True)]
-        return primitive.bind(*given, **params)
-
-    results = jax.lax.map(one, [a for a, axis in zip(moved, axes, strict=True) if axis is not None])
-    return results, [0] * len(results)
+def _gradient_batched(arrays: Any, axes: Any, *, setting: _Setting, moving: tuple[str, ...]) -> Any:
+    """Apply `vmap` to a gradient."""
+    call = functools.partial(_gradient.bind, setting=setting, moving=moving)
+    return mapped(call, setting.of_gradient, moving)(arrays, axes)
 
 
 batching.primitive_batchers[_run] = _run_batched
-batching.primitive_batchers[_gradient] = functools.partial(_one_by_one, _gradient)
+batching.primitive_batchers[_gradient] = _gradient_batched

@@ -5,6 +5,7 @@ this module say that the batch axis may stay divided over the devices, and that 
 gradients of parameters are summed.
 """
 
+import warnings
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -56,7 +57,9 @@ def place(axis_context: Any) -> str:
 
     Returns:
       "one" if the program runs on one device, or on each device separately as in `jax.shard_map`,
-      "several" if XLA divides arrays among several devices, and "unknown" in all other cases.
+      "several" if XLA divides arrays among several devices, and "unknown" in all other cases. If
+      this version of JAX does not tell the devices to a lowering rule, the result for several
+      devices is "unknown", and a warning is issued.
     """
     manual = getattr(axis_context, "manual_axes", None)
     if manual is not None:
@@ -64,6 +67,13 @@ def place(axis_context: Any) -> str:
     devices = getattr(axis_context, "device_assignment", None)
     if getattr(axis_context, "num_devices", None) == 1:
         return "one"
+    if _NEED_DEVICES is None:
+        warnings.warn(
+            "this JAX has no jax._src.dispatch.prim_requires_devices_during_lowering, so programs "
+            "for several devices run the kernel 'fused' in place of 'native'",
+            RuntimeWarning,
+            stacklevel=2,
+        )
     return "several" if devices and axis_context.abstract_mesh is not None else "unknown"
 
 

@@ -1,5 +1,6 @@
 """The command line, and each suite once on tiny shapes."""
 
+import dataclasses
 import functools
 import json
 from pathlib import Path
@@ -10,7 +11,7 @@ import pytest
 from benchmarks import cli, machine, peers
 from benchmarks.cli import main
 from benchmarks.results import load
-from benchmarks.settings import Settings
+from benchmarks.settings import Settings, resolve
 from benchmarks.suites import SUITES, decoding, readers, scaling, train_step
 from benchmarks.tasks import imdb
 from benchmarks.workload import Shape
@@ -173,6 +174,28 @@ def test_scaling_changes_one_size(monkeypatch: pytest.MonkeyPatch) -> None:
     assert shapes == [(2, 3, 4, 5), (3, 3, 4, 5), (2, 3, 6, 6)]
     reasons = [each.reason for each in rows if each.contestant == "seqjax_sharded"]
     assert reasons == [None, "a batch of 3 cannot be divided over 2 devices", None]
+
+
+def test_policies_are_groups_of_one_batch() -> None:
+    eight = dataclasses.replace(settings(), shapes=(Shape(16, 3, 4, 5), Shape(9, 3, 4, 5)))
+    rows = SUITES["policies"].run(eight, lambda text: None)
+    assert [each.contestant for each in rows] == [
+        "seqjax", "seqjax, vmap, shared parameters", "seqjax, vmap, separate parameters",
+    ] * 2  # fmt: skip
+    for each in rows[:4]:
+        assert each.samples_ms and isinstance(each.agreement, float) and each.agreement < 1e-5
+    assert [each.reason for each in rows[4:]] == ["a batch of 9 has no 8 equal groups"] * 2
+
+
+def test_resets_are_measured_only_on_request() -> None:
+    def variants(*given: str) -> tuple[str, ...]:
+        return resolve(
+            peer_names="seqjax", short=True, repeats=1, given_cells=(), given_variants=given,
+            given_shapes=(),
+        ).variants  # fmt: skip
+
+    assert "resets" not in variants()
+    assert variants("plain,resets") == ("plain", "resets")
 
 
 def test_train_step_runs_its_tasks(monkeypatch: pytest.MonkeyPatch) -> None:

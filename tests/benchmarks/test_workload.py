@@ -9,7 +9,7 @@ from jax.extend.core import jaxprs_in_params
 
 from benchmarks.peers.handwritten import Handwritten
 from benchmarks.peers.jax_network import Recurrence
-from benchmarks.workload import CELLS, GATES, VARIANTS, Shape, flops, make
+from benchmarks.workload import CELLS, FURTHER_VARIANTS, GATES, VARIANTS, Shape, flops, make
 
 SHAPE = Shape(batch=3, steps=5, inputs=2, hidden=4)
 
@@ -43,7 +43,7 @@ def test_flops_are_those_of_the_program(cell: str, variant: str, what: str) -> N
     assert flops(workload.structure, SHAPE.batch, SHAPE.steps, what) == counted(program.jaxpr)
 
 
-@pytest.mark.parametrize("variant", VARIANTS)
+@pytest.mark.parametrize("variant", (*VARIANTS, *FURTHER_VARIANTS))
 @pytest.mark.parametrize("cell", CELLS)
 def test_workload_has_its_layout_and_no_zeros(cell: str, variant: str) -> None:
     workload = make(cell, variant, SHAPE)
@@ -65,6 +65,14 @@ def test_lengths_are_between_half_and_all_the_steps() -> None:
     assert lengths is not None
     assert lengths.max() == 20 and 10 <= lengths.min() < 14
     assert len(set(lengths.tolist())) > 5
+
+
+def test_resets_are_few_and_never_none() -> None:
+    assert make("lstm", "plain", SHAPE).resets is None
+    for shape in (SHAPE, Shape(50, 20, 1, 1)):
+        resets = make("lstm", "resets", shape).resets
+        assert resets is not None and resets.shape == shape[:2]
+        assert resets[0, shape.steps // 2] and resets.mean() < 0.2
 
 
 def test_same_seed_gives_the_same_workload() -> None:

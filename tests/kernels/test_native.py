@@ -1,11 +1,14 @@
 """The native engine: that it runs, threads, special numbers, transformations, what it refuses."""
 
 import functools
+import importlib.util
 import re
 import shutil
 import subprocess
 import sys
 import threading
+import types
+import warnings
 from pathlib import Path
 
 import jax
@@ -136,6 +139,26 @@ def test_mapped_sequences_join_the_batch():
     assert_close(jax.grad(loss)(params), whole, 1e-5, 1e-5)
 
 
+@HERE
+def test_mapped_gradients_of_sequences_join_the_batch():
+    """Each element has its own gradient of its inputs and state, but none of the parameters."""
+    cell = LSTM(3, 4)
+    params, xs, mask = params_of(cell), inputs_of(cell, (2, 3)), mask_of((2, 3))
+    state = state_of(cell, (2, 3))
+
+    def mapped(kernel):
+        def loss(xs, state, mask):
+            ran = seqjax.unroll(cell, params, xs, state=state, mask=mask, implementation=kernel)
+            return jnp.sin(ran.outputs).sum() + jnp.square(ran.state.c).sum()
+
+        return jax.vmap(jax.grad(loss, (0, 1)))
+
+    assert "scan" not in str(jax.make_jaxpr(mapped("native"))(xs, state, mask))
+    assert targets(mapped("native"), xs, state, mask) == [1, 1]
+    got, want = (jax.jit(mapped(kernel))(xs, state, mask) for kernel in ("native", "fused"))
+    assert_close(got, want, 1e-5, 1e-5)
+
+
 @pytest.mark.quick("axes0")
 @HERE
 @pytest.mark.parametrize("axes", [(None, 0), (0, 0)])
@@ -155,6 +178,8 @@ def test_an_empty_mapped_axis_gives_empty_results_and_no_gradient(axes):
     assert jax.vmap(run, axes)(params, xs).shape == (0, 2, 7, 5)
     for gradient in jax.tree.leaves(jax.grad(loss)(params, xs)):
         assert not gradient.any()
+    of_inputs = jax.vmap(jax.grad(lambda xs, params: run(params, xs).sum()), axes[::-1])
+    assert of_inputs(xs, params).shape == xs.shape
 
 
 @pytest.mark.quick("axes2")
@@ -371,6 +396,33 @@ def test_what_it_refuses(cell, dtype, message):
         seqjax.explain(LSTM(3, 4), spec, implementation="native", platform="tpu")
 
 
+@HERE
+@pytest.mark.parametrize("shape", [(2, 0, 3), (0, 5, 3), (4, 0, 5, 3)])
+def test_the_plan_of_an_empty_problem_says_that_fused_runs(shape):
+    cell, xs = LSTM(3, 4), np.zeros(shape, np.float32)
+    assert seqjax.explain(cell, xs, platform="cpu").kernel.name == "fused"
+    with pytest.raises(ValueError, match="'native' runs at least one step of at least one sequ"):
+        seqjax.unroll(cell, params_of(cell), xs, implementation="native")
+
+
+def test_without_the_private_set_of_jax_a_program_for_several_devices_warns(monkeypatch):
+    from jax._src import dispatch
+
+    from seqjax.kernels import _native_sharding
+
+    monkeypatch.delattr(dispatch, "prim_requires_devices_during_lowering")
+    spec = importlib.util.spec_from_file_location("a_copy", _native_sharding.__file__)
+    assert spec is not None and spec.loader is not None
+    copy = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(copy)
+    copy.needs_devices(None)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert copy.place(types.SimpleNamespace(num_devices=1)) == "one"
+    with pytest.warns(RuntimeWarning, match="programs for several devices run the kernel 'fused'"):
+        assert copy.place(types.SimpleNamespace(num_devices=2)) == "unknown"
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("missing", ["SEQJAX_NATIVE=0", "compiler"])
 def test_without_the_engine_the_library_works(missing, tmp_path):
@@ -399,10 +451,13 @@ def test_without_the_engine_the_library_works(missing, tmp_path):
 
 @pytest.mark.slow
 @pytest.mark.skipif(shutil.which("c++") is None, reason="no C++ compiler")
+@pytest.mark.parametrize("sanitizers", ["address,undefined", "thread"])
 @pytest.mark.parametrize("variant", ["avx512", "avx2", "baseline"])
-def test_the_sources_alone_under_sanitizers(variant, tmp_path):
+def test_the_sources_alone_under_sanitizers(variant, sanitizers, tmp_path):
     from seqjax._native import _build
 
+    if sanitizers == "thread" and variant != _build.variants_here()[0]:
+        pytest.skip("the threads do the same in all variants")
     if variant == "avx512" and _build.variants_here() != ("avx512",):
         pytest.skip("this processor has no AVX-512")
     if variant == "avx2" and _build.variants_here() == ("baseline",):
@@ -410,7 +465,7 @@ def test_the_sources_alone_under_sanitizers(variant, tmp_path):
     program = tmp_path / "selftest"
     command = [
         "c++", "-std=c++17", "-O1", "-g", "-ffp-contract=fast", "-Wno-psabi", "-pthread",
-        "-fsanitize=address,undefined", "-fno-sanitize-recover=all", f"-DSEQJAX_VARIANT={variant}",
+        f"-fsanitize={sanitizers}", "-fno-sanitize-recover=all", f"-DSEQJAX_VARIANT={variant}",
         *_build.VARIANTS[variant], "selftest.cc", "engine.cc", "team.cc", "-o", str(program),
     ]  # fmt: skip
     subprocess.run(command, cwd=_build.SOURCES, check=True, capture_output=True)

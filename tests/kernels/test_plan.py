@@ -12,7 +12,7 @@ import pytest
 import seqjax
 from seqjax import _native
 from seqjax.cells import CELLS, GRU, LSTM, Elman, MinGRU
-from seqjax.kernels import Execution, make_plan
+from seqjax.kernels import Execution, make_plan, target
 from seqjax.kernels._choices import CHOICES, choices_for
 from tests.cases import params_of
 from tests.test_custom_cells import RunningMean
@@ -60,6 +60,8 @@ NATIVE = [
     (LSTM(128, 128), (32,), 4096, "cpu", {"remat": "log"}, ("native", False, "log", 3)),
     (Elman(128, 128, activation="sigmoid"), (32,), 100, "cpu", {}, ("fused", False, "none", 0)),
     (LSTM(128, 128), (32,), 100, "gpu", {}, ("fused", False, "none", 0)),
+    (LSTM(128, 128), (32,), 0, "cpu", {}, ("fused", False, "none", 0)),
+    (LSTM(128, 128), (32, 0), 100, "cpu", {}, ("fused", False, "none", 0)),
 ]  # fmt: skip
 if _native.why_absent() is None:
     TABLE += NATIVE
@@ -98,6 +100,15 @@ def test_steps_of_one_iteration(platform, steps, asked, want):
         GRU(8, 8), (2,), steps, jnp.float32, Execution(unroll=asked), platform=platform
     )
     assert plan.unroll == want
+
+
+@pytest.mark.parametrize(
+    ("platforms", "want"),
+    [(("cuda",), 4), (("cpu",), 1), (("cpu", "cuda"), 1), (("cuda", "tpu"), 1)],
+)
+def test_a_program_for_several_platforms_runs_one_step_in_an_iteration(platforms, want):
+    with target.made_for(platforms):
+        assert make_plan(GRU(8, 8), (2,), 100, jnp.bfloat16).unroll == want
 
 
 def test_every_choice_has_a_reason():

@@ -7,7 +7,7 @@
 namespace seqjax {
 namespace SEQJAX_VARIANT {
 
-constexpr long kGathered = 2 << 20;           // floats of features that are gathered at once
+constexpr long kGathered = 2 << 20;  // floats of features that are gathered at once
 
 template <class C>
 struct BackwardLoop {
@@ -16,15 +16,15 @@ struct BackwardLoop {
 
   const Backward& f;
   Order order;
-  long P, R, Q, Q_in, width;                  // panels, rows, blocks of units/inputs, width of dh
-  long input_tiles, tiles;                    // tiles of features
-  long stretch, gathered;                     // rows of one product; rows gathered at once
-  float *w_hh, *w_ih;                         // packed and transposed
+  long P, R, Q, Q_in, width;  // panels, rows, blocks of units/inputs, width of dh
+  long input_tiles, tiles;    // tiles of features
+  long stretch, gathered;     // rows of one product; rows gathered at once
+  float *w_hh, *w_ih;         // packed and transposed
   float *c_start, *c_reset;
-  float *dz, *dh, *dc;                        // [P][R][kPanel], [B][width], [P][B][lanes]
+  float *dz, *dh, *dc;  // [P][R][kPanel], [B][width], [P][B][lanes]
   float *dh_reset, *dc_reset;
-  float* features;                            // [gathered / stretch][tiles][stretch][kTile]
-  float* sums;                                // [P][tiles][kTile][kDepth]
+  float* features;  // [gathered / stretch][tiles][stretch][kTile]
+  float* sums;      // [P][tiles][kTile][kDepth]
   Memory memory;
 
   BackwardLoop(const Backward& f, Scratch& scratch)
@@ -163,9 +163,17 @@ struct BackwardLoop {
     for (long q = share.q0; q < share.q1; ++q) {
       float product[kMost * kBlockLanes];
       const long j = q * kBlockLanes;
-      Product x{dz + t * f.B * kPanel + C::kRecurrent * kLanes, kPanel, R * kPanel,
-                w_hh + q * P * kDepth * kBlockLanes, kBlockLanes, P, kDepth,
-                zeros, 0, product, kBlockLanes};
+      Product x{dz + t * f.B * kPanel + C::kRecurrent * kLanes,
+                kPanel,
+                R * kPanel,
+                w_hh + q * P * kDepth * kBlockLanes,
+                kBlockLanes,
+                P,
+                kDepth,
+                zeros,
+                0,
+                product,
+                kBlockLanes};
       each_tile(x, share.r0, share.r1, [&](long r, int n) {
         for (int i = 0; i < n; ++i) {
           for (int v = 0; v < kBlock; ++v) {
@@ -217,8 +225,9 @@ struct BackwardLoop {
     static const float zeros[kBlockLanes] = {};
     for (long q = 0; q < Q_in; ++q) {
       float product[kMost * kBlockLanes];
-      const Product x{dz, kPanel, R * kPanel, w_ih + q * P * kDepth * kBlockLanes, kBlockLanes,
-                      P, kDepth, zeros, 0, product, kBlockLanes};
+      const Product x{dz,          kPanel,  R * kPanel, w_ih + q * P * kDepth * kBlockLanes,
+                      kBlockLanes, P,       kDepth,     zeros,
+                      0,           product, kBlockLanes};
       each_tile(x, r0, r1, [&](long r, int n) {
         for (int i = 0; i < n; ++i) {
           float* to = f.dxs + (r + i) * f.I;
@@ -264,8 +273,9 @@ struct BackwardLoop {
         for (long i = i0; i < i1; ++i) {
           float* sum = sums + (p * tiles + i) * kTile * kDepth;
           const long slot = i < input_tiles ? 0 : C::kRecurrent;
-          const Product x{at(k, i), 0, 0, dz + (p * R + k0) * kPanel + slot * kLanes, kPanel, 1, n,
-                          k0 ? sum : zeros, k0 ? kDepth : 0, sum, kDepth};
+          const Product x{at(k, i),        0,   0,     dz + (p * R + k0) * kPanel + slot * kLanes,
+                          kPanel,          1,   n,     k0 ? sum : zeros,
+                          k0 ? kDepth : 0, sum, kDepth};
           tile<kTile, C::kVectors, true>(x, 0);
         }
       }
@@ -282,7 +292,7 @@ struct BackwardLoop {
   void gather(long first, long begin, long end) const {
     for (long k = begin; k < end; ++k) {
       const long t = (first + k) / f.B, r = (first + k) % f.B;
-      const long s = order.at(t);             // `at` is its own inverse
+      const long s = order.at(t);  // `at` is its own inverse
       const float *x = f.xs + (first + k) * f.I, *h = left_h(f, f.hs, order, s, r);
       for (long i = 0; i < input_tiles; ++i) gather_tile(x, f.I, i * kTile, nullptr, at(k, i));
       const float* noise = f.noise ? f.noise + r * f.H : nullptr;
@@ -292,7 +302,7 @@ struct BackwardLoop {
     }
   }
 
-  static inline __attribute__((always_inline)) void gather_tile(const float* from, long size, long j0, const float* noise,
+  SEQJAX_INLINE void gather_tile(const float* from, long size, long j0, const float* noise,
                                  float* to) {
     if (j0 + kTile <= size && !noise) {
       __builtin_memcpy(to, from + j0, kTile * sizeof(float));

@@ -17,13 +17,13 @@ struct Problem {
   Cell cell;
   bool reverse;
   long T, B, I, H;
-  const float* xs;                            // [T, B, I]
-  const float *h0, *c0;                       // [B, H]
-  const float *w_ih, *w_hh, *b, *b_hn;        // [I, G*H], [H, G*H], [G*H], [H]
-  const uint8_t *mask, *resets;               // [T, B]
-  const float *h_reset, *c_reset;             // [B, H]
-  const float* noise;                         // [B, H], multiplies the recurrent input
-  const float *hold_h, *hold_c;               // [T, B, H], zoneout
+  const float* xs;                      // [T, B, I]
+  const float *h0, *c0;                 // [B, H]
+  const float *w_ih, *w_hh, *b, *b_hn;  // [I, G*H], [H, G*H], [G*H], [H]
+  const uint8_t *mask, *resets;         // [T, B]
+  const float *h_reset, *c_reset;       // [B, H]
+  const float* noise;                   // [B, H], multiplies the recurrent input
+  const float *hold_h, *hold_c;         // [T, B, H], zoneout
 };
 
 // True if the threads divide the groups of units among themselves, not the rows of the batch.
@@ -32,23 +32,23 @@ static inline bool divides_units(const Problem& x, long groups, int threads) {
 }
 
 struct Forward : Problem {
-  float *ys, *h, *c;                          // [T, B, H], [B, H], [B, H]
+  float *ys, *h, *c;  // [T, B, H], [B, H], [B, H]
   // Arrays kept for the gradient, or null: activated gates [P, R, 4 * lanes], states c
   // [P, R, lanes], and, if there is a mask, states h [R, H] (without a mask they are the outputs).
   float *gates, *cs, *hs;
 };
 
 struct Backward : Problem {
-  const float *gates, *cs, *hs;               // kept arrays; hs are the outputs without a mask
-  const float *dys, *dh, *dc;                 // cotangents of the outputs and the final state
+  const float *gates, *cs, *hs;  // kept arrays; hs are the outputs without a mask
+  const float *dys, *dh, *dc;    // cotangents of the outputs and the final state
   // The gradients; null if a gradient is not wanted.
   float *dxs, *dh0, *dc0, *dw_ih, *dw_hh, *db, *db_hn, *dh_reset, *dc_reset;
 };
 
 // The engine for one instruction set.
 struct Engine {
-  long lanes;                                 // floats in a vector
-  long (*forward_scratch)(const Forward&, int workers);     // in floats
+  long lanes;                                            // floats in a vector
+  long (*forward_scratch)(const Forward&, int workers);  // in floats
   void (*forward)(const Forward&, float* scratch, Team&, int id);
   long (*backward_scratch)(const Backward&, int workers);
   void (*backward)(const Backward&, float* scratch, Team&, int id);

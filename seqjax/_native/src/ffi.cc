@@ -164,7 +164,20 @@ class Reader {
 
 // The bits that mark present operands, in the order of OPERANDS in seqjax/kernels/_native.py.
 enum Operand {
-  kXs, kH0, kC0, kWih, kWhh, kB, kBhn, kMask, kResets, kHReset, kCReset, kNoise, kHoldH, kHoldC,
+  kXs,
+  kH0,
+  kC0,
+  kWih,
+  kWhh,
+  kB,
+  kBhn,
+  kMask,
+  kResets,
+  kHReset,
+  kCReset,
+  kNoise,
+  kHoldH,
+  kHoldC,
 };
 bool has(int32_t bits, Operand operand) { return bits >> operand & 1; }
 

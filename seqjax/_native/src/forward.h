@@ -8,18 +8,18 @@
 namespace seqjax {
 namespace SEQJAX_VARIANT {
 
-constexpr long kChunk = 128 * 1024;           // floats of projections that are computed at once
+constexpr long kChunk = 128 * 1024;  // floats of projections that are computed at once
 
 template <class C>
 struct ForwardLoop {
   const Forward& f;
   Order order;
-  long P, ahead;                              // panels; steps that are projected at once
-  float *w_ih, *w_hh, *bias, *recurrent_bias; // packed
+  long P, ahead;                               // panels; steps that are projected at once
+  float *w_ih, *w_hh, *bias, *recurrent_bias;  // packed
   float *c_start, *c_reset, *cs;
-  float* zs;                                  // [P][T or ahead][B][kPanel]
-  float* states;                              // [T][B][H]: h after each step, often the outputs
-  float* entering;                            // [workers][B][H]: input of the recurrent product
+  float* zs;        // [P][T or ahead][B][kPanel]
+  float* states;    // [T][B][H]: h after each step, often the outputs
+  float* entering;  // [workers][B][H]: input of the recurrent product
   Memory memory;
 
   ForwardLoop(const Forward& f, int workers, Scratch& scratch)
@@ -100,9 +100,17 @@ struct ForwardLoop {
   void project(long t, long r0, long r1, long p0, long p1) const {
     for (long p = p0; p < p1; ++p) {
       float* out = z(p, t, t, 0);
-      const Product x{f.xs + t * f.B * f.I, f.I, 0, w_ih + p * f.I * C::kVectors * kLanes,
-                      C::kVectors * kLanes, 1, f.I, bias + p * C::kVectors * kLanes, 0,
-                      out, kPanel};
+      const Product x{f.xs + t * f.B * f.I,
+                      f.I,
+                      0,
+                      w_ih + p * f.I * C::kVectors * kLanes,
+                      C::kVectors * kLanes,
+                      1,
+                      f.I,
+                      bias + p * C::kVectors * kLanes,
+                      0,
+                      out,
+                      kPanel};
       multiply<C::kVectors>(x, r0, r1, [&](long r, int n) {
         if (!C::kRecurrent) return;
         for (int i = 0; i < n; ++i) {
@@ -128,8 +136,17 @@ struct ForwardLoop {
     }
     for (long p = share.p0; p < share.p1; ++p) {
       float* sums = z(p, begin, t, 0) + C::kRecurrent * kLanes;
-      const Product x{h, f.H, 0, w_hh + p * f.H * C::kVectors * kLanes, C::kVectors * kLanes,
-                      1, f.H, sums, kPanel, sums, kPanel};
+      const Product x{h,
+                      f.H,
+                      0,
+                      w_hh + p * f.H * C::kVectors * kLanes,
+                      C::kVectors * kLanes,
+                      1,
+                      f.H,
+                      sums,
+                      kPanel,
+                      sums,
+                      kPanel};
       multiply<C::kVectors>(x, share.r0, share.r1, [&](long r, int n) {
         for (int i = 0; i < n; ++i) advance(p, s, t, r + i, z(p, begin, t, r + i));
       });

@@ -24,7 +24,7 @@ class Scratch {
   long used_ = 0;
 };
 
-constexpr int kBlock = 2;                     // vectors in a block of a transposed matrix
+constexpr int kBlock = 2;  // vectors in a block of a transposed matrix
 constexpr int kBlockLanes = kBlock * kLanes;
 
 template <class C>
@@ -60,8 +60,7 @@ void pack(const float* w, bool recurrent, long K, long H, long p0, long p1, floa
 
 // Packs the transpose of w [N, G*H] by blocks of its rows: [Q][P][vectors * lanes][block].
 template <class C>
-void pack_transposed(const float* w, bool recurrent, long N, long H, long q0, long q1,
-                     float* out) {
+void pack_transposed(const float* w, bool recurrent, long N, long H, long q0, long q1, float* out) {
   const long P = panels_of<C>(H), depth = C::kVectors * kLanes;
   for (long q = q0; q < q1; ++q) {
     for (long p = 0; p < P; ++p) {
@@ -102,9 +101,9 @@ static void unpack_state(const float* panels, long panel, long B, long H, float*
 // panel's width, so that each member reads the cotangents that it wrote itself.
 struct Share {
   bool by_units;
-  long r0, r1;                                // rows of the batch
-  long p0, p1;                                // panels
-  long q0, q1;                                // blocks of units
+  long r0, r1;  // rows of the batch
+  long p0, p1;  // panels
+  long q0, q1;  // blocks of units
 };
 
 template <class C>
@@ -149,8 +148,8 @@ SEQJAX_INLINE const float* left_h(const Problem& x, const float* hs, const Order
 // The states c, after each step and before the first one, in panels [H / lanes][T or 1][B][lanes].
 struct Memory {
   float* cs;
-  long steps;                                 // 1: only the last state is kept
-  const float *start, *reset;                 // [H / lanes][B][lanes]
+  long steps;                  // 1: only the last state is kept
+  const float *start, *reset;  // [H / lanes][B][lanes]
   float* at(const Problem& x, long p, long t, long r) const {
     return cs + ((p * steps + (steps == 1 ? 0 : t)) * x.B + r) * kLanes;
   }

@@ -26,7 +26,7 @@ constexpr int rows_of_tile(int vectors) { return vectors == 4 ? 3 : vectors == 3
 // c[r] = init[r] + sum over segments s and k of a[r, s, k] b[s * length + k]
 struct Product {
   const float* a;
-  long a_row, a_segment;      // distances between rows, and between segments of a row
+  long a_row, a_segment;  // distances between rows, and between segments of a row
   const float* b;
   long b_row;
   long segments, length;

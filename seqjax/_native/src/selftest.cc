@@ -48,7 +48,9 @@ struct Case {
   Floats dxs, dh0, dc0, dw_ih, dw_hh, db, db_hn, dh_reset, dc_reset;
 
   Case(Cell cell, long T, long B, long I, long H, bool reverse, bool special)
-      : cell(cell), T(T), B(B), I(I), H(H), G(cell == kLstm ? 4 : cell == kGru ? 3 : 1),
+      : cell(cell), T(T), B(B), I(I), H(H), G(cell == kLstm  ? 4
+                                              : cell == kGru ? 3
+                                                             : 1),
         reverse(reverse), special(special), memory(cell == kLstm) {
     Random random;
     xs = random.floats(T * B * I);
@@ -73,7 +75,10 @@ struct Case {
   void fill(Problem& x) const {
     x.cell = cell;
     x.reverse = reverse;
-    x.T = T; x.B = B; x.I = I; x.H = H;
+    x.T = T;
+    x.B = B;
+    x.I = I;
+    x.H = H;
     x.xs = xs.data();
     x.h0 = h0.data();
     x.w_ih = w_ih.data();
@@ -102,10 +107,12 @@ struct Case {
       void (*run)(const Call&, float*, Team&, int);
       float* memory;
     } job{call, run, memory};
-    Team team([](void* data, Team& team, int id) {
-      const Job& job = *static_cast<Job*>(data);
-      job.run(job.call, job.memory, team, id);
-    }, &job);
+    Team team(
+        [](void* data, Team& team, int id) {
+          const Job& job = *static_cast<Job*>(data);
+          job.run(job.call, job.memory, team, id);
+        },
+        &job);
     std::vector<std::thread> helpers;
     for (int i = 1; i < threads; ++i) helpers.emplace_back([&team] { team.help(); });
     team.lead(threads - 1, 100000);  // long enough for all helpers to arrive
@@ -188,8 +195,8 @@ struct Case {
               p[g] += at(xs, row * I + k) * at(w_ih, k * G * H + g * H + j);
             }
             for (long k = 0; k < H; ++k) {
-              q[g] += state[k] * (special ? at(noise, r * H + k) : 1) *
-                      at(w_hh, k * G * H + g * H + j);
+              q[g] +=
+                  state[k] * (special ? at(noise, r * H + k) : 1) * at(w_hh, k * G * H + g * H + j);
             }
           }
           if (cell == kLstm) {
@@ -295,7 +302,7 @@ int main() {
       good &= check(cell, 12, 1, 3, 70, special, special);
     }
   }
-  good &= check(kLstm, 2, 14, 4, 400, false, true);           // many units: divided by units
+  good &= check(kLstm, 2, 14, 4, 400, false, true);  // many units: divided by units
   std::puts(good ? "the native engine is right" : "FAILED");
   return good ? 0 : 1;
 }

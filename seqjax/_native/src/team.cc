@@ -32,7 +32,7 @@ long now() {
 }
 
 std::atomic<long> alone_until{0};
-std::atomic<int> idle_calls{0};       // number of such calls in a row
+std::atomic<int> idle_calls{0};  // number of such calls in a row
 
 // Spins until `ready`, and yields the core from time to time, so that other threads can run if
 // there are more threads than cores. Returns the microseconds that it waited, 0 for a short wait.
@@ -126,7 +126,7 @@ Team::Team(Work work, void* data) : work_(work), data_(data) { cores_.claim(curr
 void Team::lead(int helpers, long patience) {
   const long until = now() + patience;
   while (joined_.load(std::memory_order_relaxed) <= helpers && now() < until) {
-    std::this_thread::yield();                // a helper may be waiting for this core
+    std::this_thread::yield();  // a helper may be waiting for this core
   }
   size_ = joined_.exchange(kClosed, std::memory_order_acq_rel);
   begun_.store(true, std::memory_order_release);

@@ -12,7 +12,7 @@ namespace seqjax {
 // The cores of the machine. Each core can be claimed by one thread of a team.
 class Cores {
  public:
-  bool claim(int core);                       // true if no thread has claimed the core before
+  bool claim(int core);  // true if no thread has claimed the core before
 
  private:
   static constexpr int kWords = 16;
@@ -58,7 +58,7 @@ class Team {
   std::atomic<int> joined_{1};
   std::atomic<bool> begun_{false};
   std::atomic<int> done_{0}, waiting_{0}, round_{0};
-  std::atomic<long> waited_{0};               // microseconds at barriers, summed over all members
+  std::atomic<long> waited_{0};  // microseconds at barriers, summed over all members
   std::atomic<long> claimed_[kLists] = {};
 };
 
