@@ -9,10 +9,11 @@ from collections.abc import Callable
 
 from benchmarks.results import Row
 from benchmarks.settings import Settings
-from benchmarks.suites import compile as compile_suite
 from benchmarks.suites import (
+    budget,
     decoding,
     deferred,
+    linear,
     memory,
     parts,
     readers,
@@ -22,6 +23,7 @@ from benchmarks.suites import (
     streaming_sessions,
     train_step,
 )
+from benchmarks.suites import compile as compile_suite
 
 __all__ = ["SUITES", "Suite"]
 
@@ -41,8 +43,10 @@ SUITES = {
     "streaming": Suite(streaming.run, frozenset({"cells", "shapes"})),
     "sessions": Suite(streaming_sessions.run, frozenset({"cells", "shapes"})),
     "memory": Suite(memory.run, frozenset({"cells", "shapes"})),
+    "budget": Suite(budget.run, frozenset({"shapes"})),
     "compile": Suite(compile_suite.run, frozenset({"cells", "shapes"})),
     "deferred": Suite(deferred.run, frozenset()),
+    "linear": Suite(linear.run, frozenset({"shapes"})),
     "parts": Suite(parts.run, frozenset({"shapes"})),
     "readers": Suite(readers.run, frozenset()),
     "scaling": Suite(scaling.run, frozenset({"cells", "shapes"})),

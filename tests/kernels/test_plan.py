@@ -158,6 +158,24 @@ def test_a_budget_is_kept(name):
     assert temporaries(cell, 4, 4000, memory_budget=BUDGET) < 1.5 * BUDGET + 4 * outputs
 
 
+@pytest.mark.quick("lru")
+@pytest.mark.parametrize("name", ["lru", "s5", "rg_lru", "sru", "slstm"])
+def test_65536_steps_need_little_more_memory_than_their_outputs(name):
+    cell, steps = CELLS[name](64, 64), 65536
+    outputs = 4 * steps * 64
+    allowed = 2 * outputs + 1.5 * BUDGET  # the outputs and their gradient, as above
+    assert temporaries(cell, 1, steps, remat="none") > allowed + 8 * BUDGET
+    assert temporaries(cell, 1, steps, memory_budget=BUDGET) < allowed
+
+
+@pytest.mark.quick()
+@pytest.mark.parametrize("name", ["lru", "s5", "rg_lru"])
+def test_parallel_scans_of_65536_steps_keep_a_budget(name):
+    cell, steps = CELLS[name](64, 64), 65536
+    options = {"implementation": "associative", "memory_budget": BUDGET}
+    assert temporaries(cell, 1, steps, **options) < 2 * 4 * steps * 64 + 1.5 * BUDGET
+
+
 @functools.cache
 def kept(remat, steps):
     cell = LSTM(1, 32)
