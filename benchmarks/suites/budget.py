@@ -19,7 +19,7 @@ __all__ = ["run"]
 CELLS = ("lru", "s5", "rg_lru", "sru", "slstm")
 SHAPES = (Shape(1, 65536, 64, 64),)
 SHORT = (Shape(1, 4096, 64, 64),)
-BUDGETS = (64, 16, 4)
+BUDGETS = (16, 4, 1)
 """Memory budgets in MiB."""
 
 

@@ -1,9 +1,9 @@
 """Suite `linear`: cells that are linear in their state, by loops and by parallel scans.
 
-The contestant "associative_scan" computes the terms a_t and b_t of a cell and passes them to
-`jax.lax.associative_scan`, as a user would write it. It has no masks, resets or states. "memax" is
-the LRU of the library memax. The rows of "seqjax scan", "seqjax fused" and "seqjax associative" are
-the reason for the planner's choice of a kernel.
+The contestants "handwritten" and "associative_scan" compute the terms a_t and b_t of a cell for all
+steps and pass them to `jax.lax.scan` or `jax.lax.associative_scan`, as a user would write it. They
+have no masks, resets or initial states. "memax" is the LRU of the library memax. The planner's
+choice of a kernel is based on the rows of "seqjax scan", "seqjax fused" and "seqjax associative".
 """
 
 import gc
@@ -45,7 +45,8 @@ def run(settings: Settings, say: Callable[[str], None]) -> list[Row]:
             contestants: dict[str, Apply | str] = {"seqjax": unrolled(cell)}
             for kernel in ("scan", "fused", "associative"):
                 contestants[f"seqjax {kernel}"] = unrolled(cell, implementation=kernel)
-            contestants["associative_scan"] = _plain(cell)
+            contestants["handwritten"] = _plain(cell, _states_by_loop)
+            contestants["associative_scan"] = _plain(cell, _states_in_parallel)
             if name == "lru":
                 contestants["memax"] = memax.lru(cell)
             rows += cell_rows(
@@ -55,19 +56,35 @@ def run(settings: Settings, say: Callable[[str], None]) -> list[Row]:
     return rows
 
 
-def _plain(cell: Any) -> Apply:
-    """Return the contestant that passes the terms of a cell to `jax.lax.associative_scan`."""
+def _plain(cell: Any, states: Callable[[jax.Array, jax.Array], jax.Array]) -> Apply:
+    """Return a contestant that computes all states from the terms of a cell by `states`."""
+
+    def apply(params: Any, xs: jax.Array) -> jax.Array:
+        p = cell.prepare(params)
+        gates = cell.project(p, jnp.swapaxes(xs, 0, 1))
+        a, b = cell.linear_terms(p, gates)
+        outputs = cell.output(p, gates, states(jnp.broadcast_to(a, b.shape), b))
+        return jnp.swapaxes(outputs, 0, 1)
+
+    return apply
+
+
+def _states_by_loop(a: jax.Array, b: jax.Array) -> jax.Array:
+    """Return s_t = a_t s_{t-1} + b_t for all steps, one after another."""
+
+    def step(state: jax.Array, terms: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
+        a_t, b_t = terms
+        state = a_t * state + b_t
+        return state, state
+
+    return jax.lax.scan(step, jnp.zeros_like(b[0]), (a, b))[1]
+
+
+def _states_in_parallel(a: jax.Array, b: jax.Array) -> jax.Array:
+    """Return s_t = a_t s_{t-1} + b_t for all steps by a parallel scan."""
 
     def composed(first: Any, second: Any) -> Any:
         return second[0] * first[0], second[0] * first[1] + second[1]
 
-    def apply(params: Any, xs: jax.Array) -> jax.Array:
-        p = cell.prepare(params)
-        gates = cell.project(p, xs)
-        a, b = cell.linear_terms(p, gates)
-        terms = jnp.broadcast_to(a, b.shape), b
-        _, states = jax.lax.associative_scan(composed, terms, axis=1)
-        outputs: jax.Array = cell.output(p, gates, states)
-        return outputs
-
-    return apply
+    states: jax.Array = jax.lax.associative_scan(composed, (a, b))[1]
+    return states

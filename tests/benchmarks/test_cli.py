@@ -10,6 +10,7 @@ import pytest
 import seqjax
 from benchmarks import cli, machine, peers
 from benchmarks.cli import main
+from benchmarks.peers import memax
 from benchmarks.results import load
 from benchmarks.settings import Settings
 from benchmarks.suites import (
@@ -167,20 +168,24 @@ def test_budgets_are_measured_for_each_cell(monkeypatch: pytest.MonkeyPatch) -> 
 
 
 def test_linear_cells_run_by_loops_and_parallel_scans(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(linear, "CELLS", {"rg_lru": {"num_heads": 5}})
-    monkeypatch.setattr(linear.memax, "lru", lambda cell: "not installed")
+    monkeypatch.setattr(linear, "CELLS", {"lru": {"r_min": 0.5}})
+    monkeypatch.setattr(memax, "lru", lambda cell: "not installed")
     rows = SUITES["linear"].run(settings(), lambda text: None)
     kernels = ["seqjax", "seqjax scan", "seqjax fused", "seqjax associative"]
-    names = [*kernels, "associative_scan"]
+    names = [*kernels, "handwritten", "associative_scan", "memax"]
     expected = [(what, name) for what in ("forward", "gradient") for name in names]
     assert [(each.what, each.contestant) for each in rows] == expected
-    assert all(each.samples_ms and each.agreement is not None for each in rows)
+    for each in rows:
+        if each.contestant == "memax":
+            assert each.reason == "not installed" and not each.samples_ms
+        else:
+            assert each.samples_ms and each.agreement is not None
 
 
 def test_a_program_with_other_results_is_not_timed() -> None:
     cell = seqjax.cells.MinGRU(4, 5)
     right = cell_programs.unrolled(cell)
-    contestants = {
+    contestants: dict[str, cell_programs.Apply | str] = {
         "right": right,
         "wrong": lambda params, xs: 1.01 * right(params, xs),
         "absent": "not installed",

@@ -90,12 +90,11 @@ def test_chrono_is_for_the_cells_that_know_it(tmp_path):
 
 
 def test_options_of_the_cell(tmp_path):
-    identity = config(tmp_path, cell="elman", cell_options={"activation": "identity"})
-    assert memory_tasks.make_cell(identity, 2).activation == "identity"
-    lru = config(tmp_path, cell="lru", cell_options={"r_min": 0.99, "max_phase": 3})
-    assert (memory_tasks.make_cell(lru, 2).r_min, memory_tasks.make_cell(lru, 2).max_phase) == (
-        0.99, 3,
-    )  # fmt: skip
+    make: Any = memory_tasks.make_cell
+    options: Any = {"activation": "identity"}
+    assert make(config(tmp_path, cell="elman", cell_options=options), 2).activation == "identity"
+    cell = make(config(tmp_path, cell="lru", cell_options={"r_min": 0.99, "max_phase": 3}), 2)
+    assert (cell.r_min, cell.max_phase) == (0.99, 3)
 
 
 @pytest.mark.quick("copy")
