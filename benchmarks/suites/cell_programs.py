@@ -20,8 +20,8 @@ from benchmarks.workload import Shape
 
 __all__ = ["Apply", "cell_rows", "unrolled"]
 
-Apply: TypeAlias = Callable[[Any, jax.Array], jax.Array]
-"""A function from parameters and inputs `[B, T, ...]` to outputs."""
+Apply: TypeAlias = Callable[[Any, jax.Array], Any]
+"""A function from parameters and inputs `[B, T, ...]` to the outputs, or to other arrays."""
 
 
 def unrolled(cell: seqjax.cells.Cell[Any, Any], **execution: Any) -> Apply:
@@ -39,7 +39,6 @@ def cell_rows(
     *,
     whats: tuple[str, ...] = ("gradient",),
     variant: str = "plain",
-    timed: bool = True,
 ) -> list[Row]:
     """Measure one cell and shape. All contestants are timed alternately.
 
@@ -51,21 +50,19 @@ def cell_rows(
       contestants: a dict from names to functions, or to the reason why a contestant cannot run. The
         results of all contestants are compared with those of the first.
       settings: the number of repetitions and the time budget.
-      whats: "forward", which computes the outputs, and "gradient", which computes the gradient of
-        their mean square with respect to the parameters and the inputs.
+      whats: "forward", which runs the contestants' functions, and "gradient", which computes the
+        gradient of the mean square of each result by the parameters and the inputs.
       variant: the name of the variant in the rows.
-      timed: whether to run the programs. If `timed` is False, the rows have only the temporary
-        memory.
     """
     params = cell.init(jax.random.key(0))
     xs = jax.random.normal(jax.random.key(1), (shape.batch, shape.steps, *cell.input_shape))
     rows = []
     for what in whats:
-        entered = _entered(what, contestants, params, xs, compare=timed)
+        entered = _entered(what, contestants, params, xs)
         calls = {
             contestant: functools.partial(_wait, each.program, params, xs)
             for contestant, each in entered.items()
-            if timed and each.reason is None
+            if each.reason is None
         }
         seconds = timing.interleaved(calls, repeats=settings.repeats, budget=settings.budget)
         rows += [
@@ -95,7 +92,7 @@ class _Entered(NamedTuple):
 
 
 def _entered(
-    what: str, contestants: Mapping[str, Apply | str], params: Any, xs: jax.Array, *, compare: bool
+    what: str, contestants: Mapping[str, Apply | str], params: Any, xs: jax.Array
 ) -> dict[str, _Entered]:
     """Compile all contestants and compare their results with those of the first."""
     found: dict[str, _Entered] = {}
@@ -106,13 +103,11 @@ def _entered(
             continue
         try:
             program = jax.jit(_function(apply, what)).lower(params, xs).compile()
-            largest = None
-            if compare:
-                results = [np.asarray(leaf) for leaf in jax.tree.leaves(program(params, xs))]
-                expected = expected or results
-                limit = agreement.tolerance(jax.default_backend())
-                pairs = zip(results, expected, strict=True)
-                largest = max(agreement.require("results", *pair, limit) for pair in pairs)
+            results = [np.asarray(leaf) for leaf in jax.tree.leaves(program(params, xs))]
+            expected = expected or results
+            limit = agreement.tolerance(jax.default_backend())
+            pairs = zip(results, expected, strict=True)
+            largest = max(agreement.require("results", *pair, limit) for pair in pairs)
             found[name] = _Entered(program, largest)
         except Exception as error:
             found[name] = _Entered(reason=failure(error))
@@ -121,9 +116,12 @@ def _entered(
 
 def _function(apply: Apply, what: str) -> Callable[[Any, jax.Array], Any]:
     """Return the function that is compiled for "forward" or "gradient"."""
-    if what == "forward":
-        return apply
-    return jax.grad(lambda params, xs: jnp.square(apply(params, xs)).mean(), argnums=(0, 1))
+
+    def loss(params: Any, xs: jax.Array) -> jax.Array:
+        leaves = jax.tree.leaves(apply(params, xs))
+        return sum((jnp.real(leaf * leaf.conj()).mean() for leaf in leaves), jnp.zeros(()))
+
+    return apply if what == "forward" else jax.grad(loss, argnums=(0, 1))
 
 
 def _wait(program: Any, params: Any, xs: jax.Array) -> None:
