@@ -83,7 +83,7 @@ def _cell(row: Row | None, base: Row | None) -> str:
         text += f" p99 {number(row.extra['p99_ms'])}"
     if "sentences_per_s" in row.extra:
         text += f", {number(row.extra['sentences_per_s'])} sentences/s"
-    if row.suite == "memory" and row.temp_bytes is not None:
+    if row.suite in ("memory", "budget") and row.temp_bytes is not None:
         text += f", {number(row.temp_bytes / 1e6)} MB"
     if isinstance(row.agreement, str):
         text += " †"

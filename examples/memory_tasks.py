@@ -12,7 +12,9 @@ sequences have seeds of their own.
 
     python -m examples.memory_tasks
     python -m examples.memory_tasks --cell lstm --length 600 --epochs 16
-    python -m examples.memory_tasks --task copy --cell elman --activation identity --steps 200
+    python -m examples.memory_tasks --task copy --cell elman --cell-options activation identity \
+        --steps 200
+    python -m examples.memory_tasks --task copy --cell lru --cell-options r_min 0.99 --steps 200
 """
 
 import dataclasses
@@ -20,6 +22,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import jax
+import optax
 import tyro
 from flax import nnx
 
@@ -28,6 +31,7 @@ from examples.shipped import drawn
 from examples.shipped.drawn import RECALL, SIGN, SYMBOLS, Draws
 from seqjax import cells, losses, metrics, nn, training, viz
 
+EIGENVALUES = ("nu_log", "theta_log", "lambda_re", "lambda_im", "log_step")
 COLORS = ("black", "#009E73", "#CC79A7", "#56B4E9")  # the baseline and three published losses
 
 
@@ -46,20 +50,40 @@ class Config(script.ScriptOptions):
     """Number of units of a layer."""
     num_layers: int = 1
     """Number of recurrent layers."""
+    blocks: bool = False
+    """Put each recurrent layer into a residual block with a norm and a gated linear unit."""
     chrono: bool = True
     """For LSTMs and GRUs: initialise the gates so that the network can remember for the whole
     length of a sequence (Tallec and Ollivier 2018)."""
-    activation: Literal["tanh", "relu", "identity", "sigmoid"] | None = None
-    """Activation of the cells that have this option (elman, indrnn). With identity, an elman cell
-    can remember inputs over many steps, since its initial recurrent matrix is orthogonal (Henaff,
-    Szlam, LeCun 2016)."""
+    cell_options: dict[str, bool | int | float | str] = dataclasses.field(default_factory=dict)
+    """Options of the cell, as pairs of name and value, such as r_min 0.99 for lru. With activation
+    identity, an elman cell can remember inputs over many steps, since its initial recurrent matrix
+    is orthogonal (Henaff, Szlam, LeCun 2016)."""
     steps: int = 1000
     """Number of batches in an epoch."""
     epochs: int = 10
     """Number of epochs; the validation loss is measured after each."""
     learning_rate: float = 3e-3
+    eigenvalue_rate: float = 1.0
+    """Factor of the learning rate for the parameters of the eigenvalues of lru and s5. Over many
+    steps, a small change of an eigenvalue changes the state much, so the authors use less than 1.
+    """
     out: Path = Path("out/memory_tasks")
     """Folder for checkpoints, plots and results."""
+
+
+class Block(nnx.Module):
+    """A residual block, as in deep networks of linear cells: xs + GLU(GELU(cell(norm(xs))))."""
+
+    def __init__(self, cell: cells.Cell[Any, Any], *, rngs: nnx.Rngs) -> None:
+        width = cell.input_shape[0]
+        self.norm = nnx.LayerNorm(width, rngs=rngs)
+        self.recurrent = nn.Recurrent(cell, rngs=rngs)
+        self.gated = nnx.Linear(self.recurrent.output_size, 2 * width, rngs=rngs)
+
+    def __call__(self, xs: jax.Array) -> jax.Array:
+        """Return outputs of the shape of xs, [B, T, H]."""
+        return xs + nnx.glu(self.gated(nnx.gelu(self.recurrent(self.norm(xs)).outputs)))
 
 
 class Reader(nnx.Module):
@@ -71,31 +95,44 @@ class Reader(nnx.Module):
     def __init__(self, config: Config, *, rngs: nnx.Rngs) -> None:
         inputs, outputs = (2, 1) if config.task == "adding" else (SIGN + 1, SYMBOLS + 1)
         self.every_step = config.task == "copy"
-        self.recurrent = nn.Recurrent(
-            make_cell(config, inputs), num_layers=config.num_layers, rngs=rngs
-        )
-        self.head = nnx.Linear(self.recurrent.output_size, outputs, rngs=rngs)
+        self.in_blocks = config.blocks
+        if self.in_blocks:
+            width = config.hidden_size
+            blocks = [Block(make_cell(config, width), rngs=rngs) for _ in range(config.num_layers)]
+            self.blocks = nnx.Sequential(nnx.Linear(inputs, width, rngs=rngs), *blocks)
+        else:
+            self.recurrent = nn.Recurrent(
+                make_cell(config, inputs), num_layers=config.num_layers, rngs=rngs
+            )
+            width = self.recurrent.output_size
+        self.head = nnx.Linear(width, outputs, rngs=rngs)
 
     def __call__(self, inputs: Any) -> jax.Array:
         """Return the sum [B, 1], or logits [B, T, 9], for inputs [B, T, I]."""
-        return self.head(self.recurrent(inputs, return_sequences=self.every_step).outputs)
+        if not self.in_blocks:
+            return self.head(self.recurrent(inputs, return_sequences=self.every_step).outputs)
+        outputs = self.blocks(inputs)
+        return self.head(outputs if self.every_step else outputs[:, -1])
 
 
 def make_cell(config: Config, inputs: int) -> cells.Cell[Any, Any]:
     """Return the cell that `config.cell` names; if there is none, exit with the valid names."""
     with script.blaming("cell"):
         kind: Any = type(cells.make_cell(config.cell, 1, 1))
-    choices = {field.name for field in dataclasses.fields(kind)}
+    known = {field.name for field in dataclasses.fields(kind)}
     options: dict[str, Any] = {}
-    if config.chrono and "chrono" in choices:
+    if config.chrono and "chrono" in known:
         options["chrono"] = float(config.length + (2 * RECALL if config.task == "copy" else 0))
-    if config.activation is not None:
-        if "activation" not in choices:
+    for name in config.cell_options:
+        if name not in known:
             raise SystemExit(
-                f"--activation: expected none for {config.cell}, got {config.activation}"
+                f"--cell-options: expected options of {config.cell}, {', '.join(sorted(known))}; "
+                f"got {name}"
             )
-        options["activation"] = config.activation
-    return kind(inputs, config.hidden_size, **options)
+    try:
+        return kind(inputs, config.hidden_size, **(options | config.cell_options))
+    except (TypeError, ValueError) as error:
+        raise SystemExit(f"--cell-options: {error}") from None
 
 
 def metric_fn(model: Reader, batch: Any) -> dict[str, metrics.Mean]:
@@ -113,6 +150,18 @@ def loss_fn(model: Reader, batch: Any, rngs: nnx.Rngs) -> tuple[jax.Array, dict[
     found, target = model(batch["inputs"]), batch["target"]
     loss = losses.cross_entropy if model.every_step else losses.mean_squared_error
     return loss(found, target), {}
+
+
+def optimizer(config: Config) -> optax.GradientTransformation:
+    """Return Adam as `config.fit` makes it, with a smaller learning rate for eigenvalues."""
+
+    def eigenvalues(params: Any) -> Any:
+        return jax.tree_util.tree_map_with_path(
+            lambda path, _: any(name in jax.tree_util.keystr(path) for name in EIGENVALUES), params
+        )
+
+    adam = training.optimizer(config.schedule(config.steps), clip_norm=config.clip_norm)
+    return optax.chain(adam, optax.masked(optax.scale(config.eigenvalue_rate), eigenvalues))
 
 
 def plot(config: Config, result: training.FitResult, lines: dict[str, float]) -> None:
@@ -144,6 +193,7 @@ def main(config: Config) -> dict[str, float]:
         lambda epoch: draws(config.batch_size, config.steps, 0, epoch),
         eval_batches=draws(100, 5, drawn.VALIDATION),
         metric_fn=metric_fn,
+        optimizer=None if config.eigenvalue_rate == 1 else optimizer(config),
     )
     test = draws(100, 20, drawn.TEST)
     measured = script.measure(result.model, metric_fn, test)

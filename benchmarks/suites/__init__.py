@@ -9,11 +9,12 @@ from collections.abc import Callable
 
 from benchmarks.results import Row
 from benchmarks.settings import Settings
-from benchmarks.suites import compile as compile_suite
 from benchmarks.suites import (
+    budget,
     decoding,
     deferred,
     eager,
+    linear,
     memory,
     parts,
     policies,
@@ -24,6 +25,7 @@ from benchmarks.suites import (
     streaming_sessions,
     train_step,
 )
+from benchmarks.suites import compile as compile_suite
 
 __all__ = ["SUITES", "Suite"]
 
@@ -44,8 +46,10 @@ SUITES = {
     "sessions": Suite(streaming_sessions.run, frozenset({"cells", "shapes"})),
     "eager": Suite(eager.run, frozenset({"cells", "shapes"})),
     "memory": Suite(memory.run, frozenset({"cells", "shapes"})),
+    "budget": Suite(budget.run, frozenset({"shapes"})),
     "compile": Suite(compile_suite.run, frozenset({"cells", "shapes"})),
     "deferred": Suite(deferred.run, frozenset()),
+    "linear": Suite(linear.run, frozenset({"shapes"})),
     "parts": Suite(parts.run, frozenset({"shapes"})),
     "readers": Suite(readers.run, frozenset()),
     "scaling": Suite(scaling.run, frozenset({"cells", "shapes"})),

@@ -8,11 +8,22 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+import seqjax
 from benchmarks import cli, machine, peers
 from benchmarks.cli import main
+from benchmarks.peers import memax
 from benchmarks.results import load
 from benchmarks.settings import Settings, resolve
-from benchmarks.suites import SUITES, decoding, readers, scaling, train_step
+from benchmarks.suites import (
+    SUITES,
+    budget,
+    cell_programs,
+    decoding,
+    linear,
+    readers,
+    scaling,
+    train_step,
+)
 from benchmarks.tasks import imdb
 from benchmarks.workload import Shape
 from tests.benchmarks.helpers import results, row
@@ -157,6 +168,45 @@ def test_memory_measures_what_the_library_knows() -> None:
     names = {each.contestant for each in rows}
     assert {"handwritten", "seqjax remat=auto", "seqjax remat=none"} <= names
     assert all(each.samples_ms and each.temp_bytes is not None for each in rows)
+
+
+def test_budgets_are_measured_for_each_cell(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(budget, "CELLS", ("min_gru",))
+    monkeypatch.setattr(budget, "BUDGETS", (1,))
+    rows = SUITES["budget"].run(settings(), lambda text: None)
+    names = ["seqjax", "seqjax remat=none", "seqjax budget=1 MiB"]
+    assert [each.contestant for each in rows] == names
+    assert all(each.samples_ms and each.temp_bytes is not None for each in rows)
+
+
+def test_linear_cells_run_by_loops_and_parallel_scans(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(linear, "CELLS", {"lru": {"r_min": 0.5}})
+    monkeypatch.setattr(memax, "lru", lambda cell: "not installed")
+    rows = SUITES["linear"].run(settings(), lambda text: None)
+    kernels = ["seqjax", "seqjax scan", "seqjax fused", "seqjax associative"]
+    names = [*kernels, "handwritten", "associative_scan", "memax"]
+    expected = [(what, name) for what in ("forward", "gradient") for name in names]
+    assert [(each.what, each.contestant) for each in rows] == expected
+    for each in rows:
+        if each.contestant == "memax":
+            assert each.reason == "not installed" and not each.samples_ms
+        else:
+            assert each.samples_ms and each.agreement is not None
+
+
+def test_a_program_with_other_results_is_not_timed() -> None:
+    cell = seqjax.cells.MinGRU(4, 5)
+    right = cell_programs.unrolled(cell)
+    contestants: dict[str, cell_programs.Apply | str] = {
+        "right": right,
+        "wrong": lambda params, xs: 1.01 * right(params, xs),
+        "absent": "not installed",
+    }
+    rows = cell_programs.cell_rows("s", "min_gru", cell, Shape(2, 3, 4, 5), contestants, settings())
+    assert [bool(each.samples_ms) for each in rows] == [True, False, False]
+    assert [each.reason and each.reason[:14] for each in rows] == [
+        None, "disagrees: res", "not installed",
+    ]  # fmt: skip
 
 
 def test_compile_times_both_phases() -> None:

@@ -3,12 +3,16 @@
 import math
 from typing import Any
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax import nnx
 
 pytest.importorskip("tyro")
 from examples import memory_tasks
 from examples.shipped import drawn
+from seqjax import cells
 
 
 def config(out, **options):
@@ -83,7 +87,61 @@ def test_chrono_is_for_the_cells_that_know_it(tmp_path):
     assert make(config(tmp_path, task="copy", length=50), 2).chrono == 70.0
     assert make(config(tmp_path, chrono=False), 2).chrono is None
     assert not hasattr(make(config(tmp_path, cell="elman"), 2), "chrono")
-    assert make(config(tmp_path, cell="elman", activation="identity"), 2).activation == "identity"
+
+
+def test_options_of_the_cell(tmp_path):
+    make: Any = memory_tasks.make_cell
+    options: Any = {"activation": "identity"}
+    assert make(config(tmp_path, cell="elman", cell_options=options), 2).activation == "identity"
+    cell = make(config(tmp_path, cell="lru", cell_options={"r_min": 0.99, "max_phase": 3}), 2)
+    assert (cell.r_min, cell.max_phase) == (0.99, 3)
+
+
+@pytest.mark.quick("copy")
+@pytest.mark.parametrize("task", ["adding", "copy"])
+def test_residual_blocks(tmp_path, task):
+    model = memory_tasks.Reader(
+        config(tmp_path, task=task, cell="min_gru", blocks=True, num_layers=2), rngs=nnx.Rngs(0)
+    )
+
+    @nnx.jit
+    def expected(model, inputs):
+        first, *blocks = model.blocks.layers
+        features = first(inputs)
+        for block in blocks:
+            outputs = nnx.gelu(block.recurrent(block.norm(features)).outputs)
+            a, b = jnp.split(block.gated(outputs), 2, axis=-1)
+            features = features + a * jax.nn.sigmoid(b)
+        return model.head(features if task == "copy" else features[:, -1])
+
+    inputs = drawn.Draws(task, 4, 3, 1, (0,))[0]["inputs"]
+    found = nnx.jit(memory_tasks.Reader.__call__)(model, inputs)
+    assert (
+        found.shape == ((3, 1) if task == "adding" else (3, 24, 9))
+        and len(model.blocks.layers) == 3
+    )
+    np.testing.assert_allclose(found, expected(model, inputs), rtol=1e-5, atol=1e-6)
+
+
+def test_eigenvalues_have_a_learning_rate_of_their_own(tmp_path):
+    assert set(memory_tasks.EIGENVALUES) < {*cells.LRUParams._fields, *cells.S5Params._fields}
+    params = {"forward": dict.fromkeys(["nu_log", "theta_log", "b_re"], np.float32(2)), "head": 3.0}
+
+    def moved(rate):
+        optimizer = memory_tasks.optimizer(config(tmp_path, eigenvalue_rate=rate))
+
+        def two_updates(params):  # the learning rate of the first update is 0
+            state = optimizer.init(params)
+            _, state = optimizer.update(params, state, params)
+            return optimizer.update(params, state, params)[0]
+
+        return jax.jit(two_updates)(params)
+
+    slow, plain = moved(0.25), moved(1.0)
+    assert abs(plain["head"]) > 0
+    for name, factor in (("nu_log", 0.25), ("theta_log", 0.25), ("b_re", 1)):
+        np.testing.assert_allclose(slow["forward"][name], factor * plain["forward"][name], 1e-6)
+    np.testing.assert_allclose(slow["head"], plain["head"], 1e-6)
 
 
 def test_mistakes(tmp_path):
@@ -94,5 +152,11 @@ def test_mistakes(tmp_path):
     fails("--cell: expected one of elman, .*, got 'transformer'", cell="transformer")
     fails("--cell: expected one of .*, got 'conv_lstm_1d'", cell="conv_lstm_1d")
     fails("--length: expected at least 2 steps for adding, got 1", length=1)
-    fails("--activation: expected none for gru, got relu", activation="relu")
+    fails(
+        "--cell-options: expected options of gru, .*; got r_min",
+        cell="gru", cell_options={"r_min": 0.9},
+    )  # fmt: skip
+    fails(
+        "--cell-options: r_min, r_max: expected 0 <= r_min", cell="lru", cell_options={"r_min": 2.0}
+    )
     fails("--steps: expected at least 1, got 0", steps=0)

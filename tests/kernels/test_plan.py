@@ -169,6 +169,34 @@ def test_a_budget_is_kept(name):
     assert temporaries(cell, 4, 4000, memory_budget=BUDGET) < 1.5 * BUDGET + 4 * outputs
 
 
+def final_state_temporaries(cell, steps, **options):
+    """Bytes that XLA sets aside for the gradient of the final state, which needs no outputs."""
+    params = params_of(cell)
+    xs = jax.ShapeDtypeStruct((1, steps, *cell.input_shape), jnp.float32)
+
+    def loss(params, xs):
+        state = seqjax.unroll(cell, params, xs, **options).state
+        return sum(jnp.real(leaf * leaf.conj()).sum() for leaf in jax.tree.leaves(state))
+
+    compiled = jax.jit(jax.grad(loss, argnums=(0, 1))).lower(params, xs).compile()
+    return compiled.memory_analysis().temp_size_in_bytes
+
+
+@pytest.mark.quick("rg_lru")
+@pytest.mark.parametrize("name", ["lru", "s5", "rg_lru", "sru", "slstm"])
+def test_the_gradient_of_65536_steps_keeps_a_budget(name):
+    cell = CELLS[name](64, 64)
+    assert final_state_temporaries(cell, 65536, remat="none") > 60 * BUDGET
+    assert final_state_temporaries(cell, 65536, memory_budget=BUDGET) < 1.2 * BUDGET
+
+
+@pytest.mark.quick()
+@pytest.mark.parametrize("name", ["lru", "s5", "rg_lru"])
+def test_a_parallel_scan_of_65536_steps_keeps_a_budget(name):
+    options = {"implementation": "associative", "memory_budget": 8 * BUDGET}
+    assert final_state_temporaries(CELLS[name](64, 64), 65536, **options) < 2 * 8 * BUDGET
+
+
 @functools.cache
 def kept(remat, steps):
     cell = LSTM(1, 32)
