@@ -35,7 +35,7 @@ def s5_arrays(*outputs: str) -> Arrays:
 def sru_arrays(inputs: int = 3, units: int = 4, scale: float = 1.0) -> Arrays:
     width = (3 if inputs == units else 4) * units
     arrays = random(weight=(inputs, width), weight_c=2 * units, bias=2 * units)
-    return {**arrays, "scale_x": np.float32([scale])}
+    return {**arrays, "scale_x": np.array([scale], np.float32)}
 
 
 def xlstm_arrays() -> Arrays:
