@@ -142,18 +142,22 @@ def test_segments_divide_the_steps_where_a_size_near_does(steps):
     assert steps % size == 0 or steps == 97
 
 
-def temporaries(cell, batch, steps, **options):
+def temporary_bytes(loss, *arguments, argnums=0):
     """Bytes that XLA sets aside for a gradient, inputs and outputs not counted."""
-    params = params_of(cell)
+    compiled = jax.jit(jax.grad(loss, argnums)).lower(*arguments).compile()
+    analysis = compiled.memory_analysis()
+    assert analysis is not None
+    return analysis.temp_size_in_bytes
+
+
+def temporaries(cell, batch, steps, **options):
+    """Temporary bytes of the gradient of the sum of all outputs."""
     xs = jax.ShapeDtypeStruct((batch, steps, *cell.input_shape), jnp.float32)
 
     def loss(params, xs):
         return seqjax.unroll(cell, params, xs, **options).outputs.sum()
 
-    compiled = jax.jit(jax.grad(loss)).lower(params, xs).compile()
-    analysis = compiled.memory_analysis()
-    assert analysis is not None
-    return analysis.temp_size_in_bytes
+    return temporary_bytes(loss, params_of(cell), xs)
 
 
 BUDGET = 2**20
@@ -170,16 +174,14 @@ def test_a_budget_is_kept(name):
 
 
 def final_state_temporaries(cell, steps, **options):
-    """Bytes that XLA sets aside for the gradient of the final state, which needs no outputs."""
-    params = params_of(cell)
+    """Temporary bytes of the gradient of the final state, which needs no outputs."""
     xs = jax.ShapeDtypeStruct((1, steps, *cell.input_shape), jnp.float32)
 
     def loss(params, xs):
         state = seqjax.unroll(cell, params, xs, **options).state
         return sum(jnp.real(leaf * leaf.conj()).sum() for leaf in jax.tree.leaves(state))
 
-    compiled = jax.jit(jax.grad(loss, argnums=(0, 1))).lower(params, xs).compile()
-    return compiled.memory_analysis().temp_size_in_bytes
+    return temporary_bytes(loss, params_of(cell), xs, argnums=(0, 1))
 
 
 @pytest.mark.quick("rg_lru")
