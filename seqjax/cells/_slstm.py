@@ -182,3 +182,35 @@ class SLSTM(GatedCell[SLSTMParams, SLSTMState]):
         m = jnp.maximum(kept, log_i)
         i, f = jnp.exp(log_i - m), jnp.exp(kept - m)
         return (i, f, jnp.tanh(z_z), jax.nn.sigmoid(z_o)), m
+
+
+@dataclasses.dataclass(frozen=True)
+class PairSLSTM(SLSTM):
+    """An `SLSTM` of I = H features whose gates i and f read another input than z and o.
+
+    The input is a pair (x_t, v_t). The gates i and f read v_t, which a residual block computes by a
+    convolution, and z and o read x_t. The input weights `w_ih [N, D, 4D]` have a block for each
+    head, like `w_hh`.
+
+    Example:
+      >>> cell = PairSLSTM(6, 6, num_heads=2)
+      >>> params = cell.init(jax.random.key(0))
+      >>> y_t, _ = cell.step(params, (jnp.ones([6]), jnp.zeros([6])), cell.initial_state())
+      >>> params.w_ih.shape, y_t.shape
+      ((2, 3, 12), (6,))
+    """
+
+    @property
+    def input_shape(self) -> Any:
+        return (self.input_size,), (self.input_size,)
+
+    def _input_weights(self, key: PRNGKey, dtype: Any) -> Array:
+        width = self.hidden_size // self.num_heads
+        blocks = self.num_heads, width, self.gates * width
+        return self.draw_heads("kernel_init", key, blocks, self.gates, dtype)
+
+    def project(self, p: Any, x: tuple[Array, Array]) -> Slots:
+        w_if, w_zo = ops.split(p.w_ih, 2)
+        gates = (*ops.matmul_by_heads(x[1], w_if, 2), *ops.matmul_by_heads(x[0], w_zo, 2))
+        biases = (None,) * self.gates if p.b is None else ops.split(p.b, self.gates)
+        return tuple(map(ops.biased, gates, biases))

@@ -31,7 +31,7 @@ from seqjax.nn._layer import (
 from seqjax.nn._norm import batch_normed
 from seqjax.types import Array, PRNGKey, PyTree, Shape, Unrolled
 
-__all__ = ["Recurrent"]
+__all__ = ["Recurrent", "require_one_direction"]
 
 
 class Recurrent(nnx.Module):
@@ -387,11 +387,7 @@ class Recurrent(nnx.Module):
           >>> output.shape
           (2, 5)
         """
-        if self.bidirectional:
-            raise ValueError(
-                "step: a bidirectional layer cannot run one time step; call the layer on whole "
-                "sequences instead"
-            )
+        require_one_direction(self)
 
         def lifted(x: Any, shape: Shape) -> Array:
             x = arguments.as_floating("x_t", x)
@@ -509,14 +505,10 @@ class Recurrent(nnx.Module):
         """Return a random key for each layer, or None for each layer if no keys are needed."""
         active = ["dropout"] if self.dropout and self.num_layers > 1 else []
         active += [name for name in RATES if getattr(self.layers[0].options, name)]
-        if deterministic or not active:
+        key = noise.training_key(active, deterministic, rngs)
+        if key is None:
             return [None] * self.num_layers
-        if rngs is None:
-            raise ValueError(
-                f"rngs: expected nnx.Rngs or a random key in training with {', '.join(active)}, "
-                "got None; call layer.eval() or pass deterministic=True for evaluation"
-            )
-        return list(jax.random.split(noise.dropout_key(rngs), self.num_layers))
+        return list(jax.random.split(key, self.num_layers))
 
     def _states(self, initial_state: Any) -> tuple[Any, ...]:
         """Check `initial_state` and return its entry for each layer.
@@ -540,3 +532,12 @@ class Recurrent(nnx.Module):
                     f"got {jax.tree.map(jnp.shape, state)}"
                 )
         return tuple(initial_state)
+
+
+def require_one_direction(layer: Recurrent) -> None:
+    """Raise an error if a layer whose step is called has two directions."""
+    if layer.bidirectional:
+        raise ValueError(
+            "step: a bidirectional layer cannot run one time step; call the layer on whole "
+            "sequences instead"
+        )
