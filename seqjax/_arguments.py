@@ -10,7 +10,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from seqjax import checks
+from seqjax import checks, sequences
 from seqjax.cells._base import Cell, flat_roles, is_shape
 from seqjax.types import Array, PyTree, Shape
 
@@ -28,6 +28,7 @@ __all__ = [
     "param_specs",
     "same_structure",
     "timed_states",
+    "vector_sequences",
 ]
 
 
@@ -93,6 +94,26 @@ def layout(cell: Cell[Any, Any], xs: PyTree, *, time_major: bool) -> tuple[Shape
     if found is None:
         raise ValueError("xs: expected at least one array, got an empty pytree")
     return found
+
+
+def vector_sequences(
+    xs: Any, size: int, dtype: Any, *, lengths: Any = None, mask: Any = None
+) -> tuple[Array, Array | None]:
+    """Check sequences of vectors `[..., T, I]`. Return them with zeros as padding, and the mask.
+
+    Args:
+      xs: the sequences.
+      size: the number of features, I.
+      dtype: the dtype of the result, or None for the dtype of xs.
+      lengths: the number of real steps of each sequence, as for `sequences.step_mask`.
+      mask: True at real steps, as for `sequences.step_mask`.
+    """
+    xs = as_floating("xs", xs)
+    if xs.ndim < 2 or xs.shape[-1] != size:
+        expected = in_words("..., T", (size,))
+        raise ValueError(f"xs: expected {expected} for input_size={size}, got {xs.shape}")
+    real = sequences.step_mask(xs.shape[:-2], xs.shape[-2], lengths=lengths, mask=mask)
+    return sequences.zero_masked(xs if dtype is None else xs.astype(dtype), mask=real), real
 
 
 @functools.lru_cache(maxsize=256)

@@ -22,12 +22,14 @@ __all__ = [
     "require_array",
     "require_bool",
     "require_cast",
+    "require_divisor",
     "require_fit",
     "require_floating_dtype",
     "require_hashable",
     "require_ids",
     "require_index",
     "require_integer",
+    "require_interval",
     "require_key",
     "require_name",
     "require_number",
@@ -61,6 +63,24 @@ def require_integer(name: str, value: Any, *, least: int = 1) -> int:
     if integer < least:
         raise ValueError(f"{name}: expected {expected}, got {integer}")
     return integer
+
+
+def require_divisor(name: str, value: Any, whole_name: str, whole: int) -> int:
+    """Return `value` as an int, or raise if it is not a positive divisor of `whole`.
+
+    Raises:
+      TypeError: `value` is not an integer.
+      ValueError: `value` is not positive, or it does not divide `whole`.
+
+    Example:
+      >>> require_divisor("num_heads", 4, "hidden_size", 6)
+      Traceback (most recent call last):
+      ValueError: num_heads: expected a divisor of hidden_size=6, got 4
+    """
+    parts = require_integer(name, value)
+    if whole % parts:
+        raise ValueError(f"{name}: expected a divisor of {whole_name}={whole}, got {parts}")
+    return parts
 
 
 def require_index(index: Any, size: int) -> int:
@@ -248,6 +268,29 @@ def require_number(name: str, value: Any) -> float:
     if isinstance(value, (bool, np.bool_)) or not isinstance(value, (int, float, np.number)):
         raise TypeError(f"{name}: expected a number, got {brief(value)}")
     return float(value)
+
+
+def require_interval(
+    low_name: str, high_name: str, low: Any, high: Any, *, most: float = 1, is_open: bool = False
+) -> None:
+    """Raise unless 0 ≤ low ≤ high ≤ most or, if `is_open` is True, 0 < low ≤ high < most.
+
+    Raises:
+      TypeError: `low` or `high` is not a real number.
+      ValueError: the numbers are not in this order.
+
+    Example:
+      >>> require_interval("r_min", "r_max", 0.9, 0.5)
+      Traceback (most recent call last):
+      ValueError: r_min, r_max: expected 0 <= r_min <= r_max <= 1, got 0.9 and 0.5
+    """
+    low, high = require_number(low_name, low), require_number(high_name, high)
+    if not 0 <= low <= high <= most or (is_open and (low == 0 or high == most)):
+        end = "<" if is_open else "<="
+        raise ValueError(
+            f"{low_name}, {high_name}: expected 0 {end} {low_name} <= {high_name} {end} {most}, "
+            f"got {low} and {high}"
+        )
 
 
 def require_bool(name: str, value: Any) -> bool:

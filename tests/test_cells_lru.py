@@ -102,7 +102,7 @@ def test_rg_lru_differs_from_recurrentgemma_at_first_steps_as_its_docstring_says
 
 def eigenvalues_of(cell, seed=0):
     params = cell.init(jax.random.key(seed))
-    return np.asarray(cell.prepare(params).eigenvalues), params
+    return np.asarray(cell.prepare(params).decay), params
 
 
 def test_eigenvalues_are_uniform_on_a_ring():
@@ -284,7 +284,7 @@ def test_layers(layer):
         (lambda: LRU(3, 4, output_size=0), ValueError, "output_size: expected a positive integer"),
         (lambda: LRU(3, 4).init(jax.random.key(0), jnp.int32), TypeError, "dtype: expected"),
         (lambda: LRU(3, 4).init(0), TypeError, "key: expected a random key"),
-        (lambda: RGLRU(3, 4, num_heads=3), ValueError, "divisor of hidden_size, 4, got 3"),
+        (lambda: RGLRU(3, 4, num_heads=3), ValueError, "divisor of hidden_size=4, got 3"),
         (lambda: RGLRU(3, 4, num_heads=0), ValueError, "num_heads: expected a positive integer"),
         (lambda: RGLRU(3, 4, max_decay=1.0), ValueError, r"max_decay < 1, got 0.9 and 1.0"),
         (lambda: RGLRU(3, 4, min_decay=0.0), ValueError, r"0 < min_decay .* got 0.0 and 0.999"),

@@ -199,7 +199,7 @@ def test_half_precision_keeps_slow_states():
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"num_blocks": 3}, "num_blocks: expected a divisor of hidden_size, 4, got 3"),
+        ({"num_blocks": 3}, "num_blocks: expected a divisor of hidden_size=4, got 3"),
         ({"num_blocks": 0}, "num_blocks: expected a positive integer, got 0"),
         ({"discretization": "euler"}, "discretization: expected one of zoh, bilinear; got 'euler'"),
         ({"dt_min": 0.0}, "dt_min, dt_max: expected 0 < dt_min <= dt_max"),

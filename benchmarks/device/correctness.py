@@ -10,7 +10,7 @@ import numpy as np
 
 import seqjax
 from benchmarks.device.precisions import PRECISIONS
-from benchmarks.device.programs import Program, compile_all, relative_error
+from benchmarks.device.programs import Program, compile_all, relative_error, wide_dtype
 from benchmarks.device.rows import described, measured, reason
 from benchmarks.device.worker import Reporter
 from seqjax.kernels import KERNELS, Spec, target
@@ -133,7 +133,7 @@ def values_and_gradients(
         return sum(jax.tree.leaves(products)), unrolled
 
     def product(a: Any, b: Any) -> Any:
-        kind = jnp.complex64 if jnp.iscomplexobj(a) else jnp.float32
+        kind = wide_dtype(a)
         return jnp.vdot(a.astype(kind), b.astype(kind)).real
 
     (_, unrolled), gradients = jax.value_and_grad(loss, (0, 1, 2), has_aux=True)(params, xs, state)

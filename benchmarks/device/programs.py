@@ -14,7 +14,7 @@ from benchmarks.device.rows import reason
 from benchmarks.device.worker import Reporter
 from benchmarks.results import Row
 
-__all__ = ["Program", "compile_all", "relative_error"]
+__all__ = ["Program", "compile_all", "relative_error", "wide_dtype"]
 
 
 @dataclasses.dataclass(eq=False)
@@ -92,10 +92,15 @@ def compile_all(reporter: Reporter, programs: Sequence[Program]) -> list[Program
     return [program for program in traced if not isinstance(program.compiled, str)]
 
 
+def wide_dtype(array: jax.Array) -> Any:
+    """Return the dtype in which an array is compared: complex64 for complex arrays, or float32."""
+    return jnp.complex64 if jnp.iscomplexobj(array) else jnp.float32
+
+
 @jax.jit
 def _error(found: Any, expected: Any) -> jax.Array:
     def one(a: jax.Array, b: jax.Array) -> jax.Array:
-        kind = jnp.complex64 if jnp.iscomplexobj(a) else jnp.float32
+        kind = wide_dtype(a)
         a, b = a.astype(kind), b.astype(kind)
         return jnp.linalg.norm(a - b) / jnp.maximum(jnp.linalg.norm(b), 1e-6)
 

@@ -15,7 +15,7 @@ from seqjax.cells._elman import Elman, ElmanParams, ElmanReadout, ElmanReadoutPa
 from seqjax.cells._gru import GRU, MGU, ChoGRU, ChoGRUParams, GRUParams, MGUParams
 from seqjax.cells._indrnn import IndRNN, IndRNNParams
 from seqjax.cells._layer_norm_lstm import LayerNormLSTM, LayerNormLSTMParams
-from seqjax.cells._lru import LRU, RGLRU, LRUParams, RGLRUParams
+from seqjax.cells._lru import LRU, LRUParams
 from seqjax.cells._lstm import (
     LSTM,
     CoupledLSTM,
@@ -27,6 +27,7 @@ from seqjax.cells._lstm import (
     ProjectedLSTMParams,
 )
 from seqjax.cells._minimal import LinearCell, MinGRU, MinLSTM, MinParams
+from seqjax.cells._rglru import RGLRU, RGLRUParams
 from seqjax.cells._s5 import S5, S5Params
 from seqjax.cells._slstm import SLSTM, SLSTMParams, SLSTMState
 from seqjax.cells._sru import SRU, SRUParams

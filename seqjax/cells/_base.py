@@ -113,6 +113,13 @@ class Cell(abc.ABC, Generic[Params, State]):
                 "recur alone, which would never be called"
             )
 
+    def _check_divides(self, option: str) -> None:
+        """Raise unless the value of an option is a positive integer that divides `hidden_size`."""
+        parts = checks.require_divisor(
+            option, getattr(self, option), "hidden_size", self.hidden_size
+        )
+        object.__setattr__(self, option, parts)
+
     @abc.abstractmethod
     def init(self, key: PRNGKey, dtype: Any = jnp.float32) -> Params:
         """Draw the parameters.
@@ -405,6 +412,11 @@ class DenseCell(Cell[Params, State]):
                 f"{option}: expected an initialiser for the shape {shape}, got one that raises: "
                 f"{error}"
             ) from error
+
+    def draw_heads(self, option: str, key: PRNGKey, shape: Shape, gates: int, dtype: Any) -> Array:
+        """Draw an array `[N, …]` with the weights of N heads, head by head, as `draw` does."""
+        keys = jax.random.split(key, shape[0])
+        return jnp.stack([self.draw(option, k, shape[1:], gates, dtype) for k in keys])
 
     def draw_bias(self, key: PRNGKey, size: int, gates: int, dtype: Any) -> Array | None:
         """Draw a bias vector; return None if the cell has no biases."""

@@ -3,7 +3,7 @@
 import dataclasses
 import functools
 import math
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -12,8 +12,8 @@ from jax import lax
 
 from seqjax import checks
 from seqjax.cells import ops
-from seqjax.cells._minimal import LinearCell
-from seqjax.types import Array, PRNGKey, PyTree, Shape, Slots
+from seqjax.cells._diagonal import ComplexDiagonalCell, Diagonal, as_real
+from seqjax.types import Array, PRNGKey
 
 __all__ = ["S5", "S5Params"]
 
@@ -39,17 +39,8 @@ class S5Params(NamedTuple):
     d: Array
 
 
-class _Discrete(NamedTuple):
-    """The discretised system, with B and C as real matrices of twice the width."""
-
-    decay: Array  # complex [H], the diagonal of Λ̄
-    w_in: Array  # [I, 2H], the columns of Re(B̄) and Im(B̄)
-    w_out: Array  # [2H, O], the rows of κ Re(C) and -κ Im(C)
-    d: Array
-
-
 @dataclasses.dataclass(frozen=True)
-class S5(LinearCell):
+class S5(ComplexDiagonalCell):
     r"""The state-space layer S5: a linear system with a diagonal state matrix.
 
         Λ = min(λ_re, -10⁻⁴) + i λ_im
@@ -117,10 +108,7 @@ class S5(LinearCell):
       True
     """
 
-    diagonal: ClassVar[bool] = True
-
     _: dataclasses.KW_ONLY
-    output_size: int | None = None
     discretization: str = "zoh"
     conj_pairs: bool = True
     clip_eigenvalues: bool = True
@@ -130,28 +118,14 @@ class S5(LinearCell):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        size = self.input_size if self.output_size is None else self.output_size
-        object.__setattr__(self, "output_size", checks.require_integer("output_size", size))
+        self._set_output_size(self.input_size)
         checks.require_name("discretization", self.discretization, DISCRETIZATIONS)
         for name in ("conj_pairs", "clip_eigenvalues"):
             checks.require_bool(name, getattr(self, name))
-        low, high = (
-            checks.require_number(name, getattr(self, name)) for name in ("dt_min", "dt_max")
+        checks.require_interval(
+            "dt_min", "dt_max", self.dt_min, self.dt_max, most=math.inf, is_open=True
         )
-        if not 0 < low <= high < math.inf:
-            raise ValueError(
-                f"dt_min, dt_max: expected 0 < dt_min <= dt_max < inf, got {low} and {high}"
-            )
-        blocks = checks.require_integer("num_blocks", self.num_blocks)
-        object.__setattr__(self, "num_blocks", blocks)
-        if self.hidden_size % blocks:
-            raise ValueError(
-                f"num_blocks: expected a divisor of hidden_size, {self.hidden_size}, got {blocks}"
-            )
-
-    @property
-    def output_shape(self) -> Shape:
-        return (checks.require_integer("output_size", self.output_size),)
+        self._check_divides("num_blocks")
 
     def init(self, key: PRNGKey, dtype: Any = jnp.float32) -> S5Params:
         dtype = checks.require_floating_dtype("dtype", dtype)
@@ -197,11 +171,7 @@ class S5(LinearCell):
             d=(d if same else d * inputs**-0.5).astype(dtype),
         )
 
-    def initial_state(self, batch_shape: int | Shape = (), dtype: Any = jnp.float32) -> Array:
-        kind = jnp.complex128 if jnp.dtype(dtype) == jnp.float64 else jnp.complex64
-        return jnp.zeros(ops.batched(batch_shape, self.hidden_size), kind)
-
-    def prepare(self, params: S5Params) -> _Discrete:
+    def prepare(self, params: S5Params) -> Diagonal:
         real, step = params.lambda_re, jnp.exp(params.log_step)
         if self.clip_eigenvalues:
             real = jnp.minimum(real, LARGEST_REAL_PART)
@@ -215,31 +185,7 @@ class S5(LinearCell):
             gain = step.astype(scaled.dtype) / (1 - scaled / 2)
         b = gain[None] * lax.complex(params.b_re, params.b_im)
         weight = 2 if self.conj_pairs else 1
-        return _Discrete(
-            decay=decay,
-            w_in=jnp.concatenate([b.real, b.imag], axis=1),
-            w_out=weight * jnp.concatenate([params.c_re, -params.c_im]),
-            d=params.d,
-        )
-
-    def project(self, p: _Discrete, x: Array) -> Slots:
-        driven = lax.complex(*ops.split(ops.matmul(x, p.w_in), 2))
-        if p.d.ndim == 2:
-            return driven, ops.matmul(x, p.d)
-        return driven, ops.scaled(p.d, x.astype(driven.real.dtype))
-
-    def parameter_units(self, p: _Discrete) -> PyTree:
-        units: Any = ops.column_units(p, self.hidden_size)
-        return units._replace(w_out=None, d=None)
-
-    def linear_terms(self, p: _Discrete, gates: Any) -> tuple[Array, Array]:
-        driven, _ = gates
-        return lax.broadcast_to_rank(p.decay.astype(driven.dtype), driven.ndim), driven
-
-    def output(self, p: _Discrete, gates: Any, state: Array) -> Array:
-        direct: Array = gates[1]
-        parts = jnp.concatenate([state.real, state.imag], axis=-1)
-        return ops.matmul(parts, p.w_out) + direct
+        return as_real(decay, b.real, b.imag, weight * params.c_re, weight * params.c_im, params.d)
 
 
 def _expm1(z: Array) -> Array:

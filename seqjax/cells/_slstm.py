@@ -113,12 +113,7 @@ class SLSTM(GatedCell[SLSTMParams, SLSTMState]):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        heads = checks.require_integer("num_heads", self.num_heads)
-        object.__setattr__(self, "num_heads", heads)
-        if self.hidden_size % heads:
-            raise ValueError(
-                f"num_heads: expected a divisor of hidden_size={self.hidden_size}, got {heads}"
-            )
+        self._check_divides("num_heads")
         checks.require_name("forget_gate", self.forget_gate, ("sigmoid", "exponential"))
         checks.require_bool("head_norm", self.head_norm)
         initializers.resolve("forget_init", self.forget_init, self.hidden_size)
@@ -126,13 +121,10 @@ class SLSTM(GatedCell[SLSTMParams, SLSTMState]):
     def init(self, key: PRNGKey, dtype: Any = jnp.float32) -> SLSTMParams:
         k_ih, k_hh, k_b = self.keys(key, 3)
         width = self.hidden_size // self.num_heads
-        blocks = [
-            self.draw("recurrent_init", k, (width, self.gates * width), self.gates, dtype)
-            for k in jax.random.split(k_hh, self.num_heads)
-        ]
+        blocks = self.num_heads, width, self.gates * width
         return SLSTMParams(
             w_ih=self._input_weights(k_ih, dtype),
-            w_hh=jnp.stack(blocks),
+            w_hh=self.draw_heads("recurrent_init", k_hh, blocks, self.gates, dtype),
             b=self._biases(k_b, dtype),
             gain_h=jnp.ones(self.hidden_size, dtype) if self.head_norm else None,
         )
@@ -143,12 +135,9 @@ class SLSTM(GatedCell[SLSTMParams, SLSTMState]):
         if others is None:
             return None
         width = self.hidden_size // self.num_heads
-        f = [
-            self.draw("forget_init", k, (width,), 1, dtype)
-            for k in jax.random.split(k_f, self.num_heads)
-        ]
+        f = self.draw_heads("forget_init", k_f, (self.num_heads, width), 1, dtype)
         i, z, o = ops.split(others, 3)
-        return jnp.concatenate([i, *f, z, o])
+        return jnp.concatenate([i, f.reshape(-1), z, o])
 
     def initial_state(self, batch_shape: int | Shape = (), dtype: Any = jnp.float32) -> SLSTMState:
         shape = ops.batched(batch_shape, self.hidden_size)
@@ -164,13 +153,7 @@ class SLSTM(GatedCell[SLSTMParams, SLSTMState]):
         return state.h
 
     def recur(self, p: Any, r: Array) -> Slots:
-        product = jnp.einsum(
-            "...nd,ndk->...nk",
-            self._by_head(r).astype(p.w_hh.dtype),
-            p.w_hh,
-            preferred_element_type=ops.accumulator_dtype(p.w_hh.dtype),
-        )
-        return tuple(q.reshape(r.shape) for q in ops.split(product, self.gates))
+        return ops.matmul_by_heads(r, p.w_hh, self.gates)
 
     def parameter_units(self, p: SLSTMParams) -> PyTree:
         units: Any = ops.column_units(p, self.hidden_size)
@@ -184,7 +167,8 @@ class SLSTM(GatedCell[SLSTMParams, SLSTMState]):
     def output(self, p: Any, gates: Any, state: SLSTMState) -> Array:
         if not self.head_norm:
             return state.h
-        heads = self._by_head(state.h)
+        width = self.hidden_size // self.num_heads
+        heads = state.h.reshape(*state.h.shape[:-1], self.num_heads, width)
         centred = heads - heads.mean(axis=-1, keepdims=True)
         variance = jnp.square(centred).mean(axis=-1, keepdims=True)
         normalized = centred * jax.lax.rsqrt(variance + EPSILON)
@@ -203,7 +187,34 @@ class SLSTM(GatedCell[SLSTMParams, SLSTMState]):
         i, f = jnp.exp(log_i - m), jnp.exp(kept - m)
         return (i, f, jnp.tanh(z_z), jax.nn.sigmoid(z_o)), m
 
-    def _by_head(self, h: Array) -> Array:
-        """Return `h [..., H]` as `[..., N, D]`."""
+
+@dataclasses.dataclass(frozen=True)
+class PairSLSTM(SLSTM):
+    """An `SLSTM` of I = H features whose gates i and f read another input than z and o.
+
+    The input is a pair (x_t, v_t). The gates i and f read v_t, which a residual block computes by a
+    convolution, and z and o read x_t. The input weights `w_ih [N, D, 4D]` have a block for each
+    head, like `w_hh`.
+
+    Example:
+      >>> cell = PairSLSTM(6, 6, num_heads=2)
+      >>> params = cell.init(jax.random.key(0))
+      >>> y_t, _ = cell.step(params, (jnp.ones([6]), jnp.zeros([6])), cell.initial_state())
+      >>> params.w_ih.shape, y_t.shape
+      ((2, 3, 12), (6,))
+    """
+
+    @property
+    def input_shape(self) -> Any:
+        return (self.input_size,), (self.input_size,)
+
+    def _input_weights(self, key: PRNGKey, dtype: Any) -> Array:
         width = self.hidden_size // self.num_heads
-        return h.reshape(*h.shape[:-1], self.num_heads, width)
+        blocks = self.num_heads, width, self.gates * width
+        return self.draw_heads("kernel_init", key, blocks, self.gates, dtype)
+
+    def project(self, p: Any, x: Any) -> Slots:
+        w_if, w_zo = ops.split(p.w_ih, 2)
+        gates = (*ops.matmul_by_heads(x[1], w_if, 2), *ops.matmul_by_heads(x[0], w_zo, 2))
+        biases = (None,) * self.gates if p.b is None else ops.split(p.b, self.gates)
+        return tuple(map(ops.biased, gates, biases))

@@ -93,11 +93,6 @@ class SRU(GatedCell[SRUParams, Array], LinearCell):
         if self.highway_bias and not self.use_bias:
             raise ValueError("use_bias: expected True with highway_bias, got False")
 
-    @property
-    def alpha(self) -> float:
-        """The factor α of the highway connection."""
-        return math.sqrt(1 + 2 * math.exp(self.highway_bias)) if self.rescale else 1.0
-
     def init(self, key: PRNGKey, dtype: Any = jnp.float32) -> SRUParams:
         k_ih, k_v, k_b = self.keys(key, 3)
         blocks = 3 if self.input_size == self.hidden_size else 4
@@ -109,6 +104,11 @@ class SRU(GatedCell[SRUParams, Array], LinearCell):
         if self.use_peephole:
             v = jax.random.uniform(k_v, (2 * self.hidden_size,), dtype, -(1.5**0.5), 1.5**0.5)
         return SRUParams(w_ih, v, b)
+
+    @property
+    def alpha(self) -> float:
+        """The factor α of the highway connection."""
+        return math.sqrt(1 + 2 * math.exp(self.highway_bias)) if self.rescale else 1.0
 
     def project(self, p: SRUParams, x: Array) -> Slots:
         blocks = 3 if self.input_size == self.hidden_size else 4
@@ -129,7 +129,7 @@ class SRU(GatedCell[SRUParams, Array], LinearCell):
         return ops.column_units(p, self.hidden_size)
 
     def linear_terms(self, p: SRUParams, gates: Any) -> tuple[Array, Array]:
-        n, z_f, _, _ = gates
+        n, z_f = gates[:2]
         f = jax.nn.sigmoid(z_f)
         return f, (1 - f) * n
 
@@ -140,3 +140,32 @@ class SRU(GatedCell[SRUParams, Array], LinearCell):
 
     def gate_values(self, p: SRUParams, gates: Any, state: Array) -> dict[str, Array]:
         return {"f": jax.nn.sigmoid(gates[1]), "r": jax.nn.sigmoid(gates[2])}
+
+
+@dataclasses.dataclass(frozen=True)
+class OpenSRU(SRU):
+    """An `SRU` of I = H features that leaves its highway connection to the caller.
+
+    The output is the pair y_t = (r_t ⊙ c_t, 1 - r_t). A residual block normalises the input of the
+    cell, but not the input of the highway connection.
+
+    Example:
+      >>> cell = OpenSRU(5, 5)
+      >>> output, _ = cell.step(cell.init(jax.random.key(0)), jnp.ones([5]), cell.initial_state())
+      >>> [part.shape for part in output]
+      [(5,), (5,)]
+    """
+
+    @property
+    def output_shape(self) -> Any:
+        return (self.hidden_size,), (self.hidden_size,)
+
+    def project(self, p: SRUParams, x: Array) -> Slots:
+        return super().project(p, x)[:3]
+
+    def recur(self, p: SRUParams, r: Array) -> Slots:
+        return super().recur(p, r)[:3]
+
+    def output(self, p: SRUParams, gates: Any, state: Array) -> Any:
+        r = jax.nn.sigmoid(gates[2])
+        return r * state, 1 - r

@@ -28,6 +28,7 @@ __all__ = [
     "Orthogonal",
     "PowerLaw",
     "TorchUniform",
+    "open_uniform",
     "per_gate",
     "resolve",
 ]
@@ -167,6 +168,16 @@ class PowerLaw:
         place = jnp.arange(shape[-1]) / max(shape[-1] - 1, 1)
         biases = 5 - 12 * place ** (0.3 + 1.3 * self.depth)
         return jnp.broadcast_to(biases.astype(dtype), shape)
+
+
+def open_uniform(key: PRNGKey, shape: Shape, dtype: Any = jnp.float32) -> Array:
+    """Draw from U(0, 1) without 0, for numbers whose logarithm is taken.
+
+    Example:
+      >>> bool((open_uniform(jax.random.key(0), (100,)) > 0).all())
+      True
+    """
+    return jax.random.uniform(key, shape, dtype, minval=jnp.finfo(dtype).tiny)
 
 
 def per_gate(initializer: Initializer, gates: int) -> Initializer:

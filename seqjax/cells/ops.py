@@ -31,6 +31,7 @@ __all__ = [
     "head_units",
     "is_divided",
     "matmul",
+    "matmul_by_heads",
     "scaled",
     "split",
 ]
@@ -102,6 +103,31 @@ def matmul(x: Array, w: Array) -> Array:
         flat = jnp.matmul(x.reshape(-1, x.shape[-1]), w, preferred_element_type=accumulator)
         return flat.reshape(*x.shape[:-1], w.shape[-1])
     return jnp.matmul(x, w, preferred_element_type=accumulator)
+
+
+def matmul_by_heads(x: Array, w: Array, gates: int) -> tuple[Array, ...]:
+    """Multiply the units of each head by the block of the head, and return the gates.
+
+    Args:
+      x: the left factor `[..., N*D]`, the D units of N heads.
+      w: the blocks `[N, D, G*D]`, with the G gates of a head in one block.
+      gates: the number of gates, G.
+
+    Returns:
+      G arrays `[..., N*D]` in `accumulator_dtype(w.dtype)`.
+
+    Example:
+      >>> [
+      ...     z.tolist()
+      ...     for z in matmul_by_heads(jnp.array([3, 4]), jnp.array([[[1, 2]], [[5, 6]]]), 2)
+      ... ]
+      [[3.0, 20.0], [6.0, 24.0]]
+    """
+    heads = x.reshape(*x.shape[:-1], *w.shape[:2]).astype(w.dtype)
+    product = jnp.einsum(
+        "...nd,ndk->...nk", heads, w, preferred_element_type=accumulator_dtype(w.dtype)
+    )
+    return tuple(gate.reshape(x.shape) for gate in split(product, gates))
 
 
 _DIVIDED: contextvars.ContextVar[bool] = contextvars.ContextVar("_DIVIDED", default=False)

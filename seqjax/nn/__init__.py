@@ -4,17 +4,23 @@
 modules. `LinenRecurrent` is a Linen module for any cell. `LinenScanned` is a Linen module for the
 rollouts of a policy. `Stateful` wraps a layer and carries the state from one call to the next.
 
+`LRUBlock`, `S5Block`, `SRUBlock`, `GriffinBlock` and `SLSTMBlock` are the residual blocks of
+papers, and `ResidualBlock` is their base class. `CausalConv` is a causal convolution.
+
 `from_nnx` and `from_linen` return cells that call a cell of Flax. `as_nnx_cell` returns an NNX cell
 that runs a cell of this package.
 """
 
 from seqjax.nn._as_nnx import as_nnx_cell
+from seqjax.nn._blocks import GriffinBlock, LRUBlock, S5Block, SLSTMBlock, SRUBlock
 from seqjax.nn._flax_cells import from_linen, from_nnx
 from seqjax.nn._layer import Bidirectional, Direction, Layer, Sequences
 from seqjax.nn._layers import GRU, LRU, LSTM, RGLRU, RNN, S5, SLSTM, SRU
 from seqjax.nn._linen import LinenRecurrent, LinenScanned
 from seqjax.nn._recurrent import Recurrent
+from seqjax.nn._residual import BlockState, ResidualBlock
 from seqjax.nn._stateful import Carry, Stateful
+from seqjax.nn._temporal_conv import CausalConv
 
 __all__ = [
     "GRU",
@@ -26,12 +32,20 @@ __all__ = [
     "SLSTM",
     "SRU",
     "Bidirectional",
+    "BlockState",
     "Carry",
+    "CausalConv",
     "Direction",
+    "GriffinBlock",
+    "LRUBlock",
     "Layer",
     "LinenRecurrent",
     "LinenScanned",
     "Recurrent",
+    "ResidualBlock",
+    "S5Block",
+    "SLSTMBlock",
+    "SRUBlock",
     "Sequences",
     "Stateful",
     "as_nnx_cell",

@@ -1,86 +1,15 @@
 """The named layers, such as `LSTM`. Each layer is a `Recurrent` with a fixed kind of cell."""
 
-import dataclasses
-import inspect
-import warnings
-from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import Any
 
 from seqjax import cells, checks
+from seqjax.nn._options import cell_of, shows_options
 from seqjax.nn._recurrent import Recurrent
 
 __all__ = ["GRU", "LRU", "LSTM", "RGLRU", "RNN", "S5", "SLSTM", "SRU"]
 
-L = TypeVar("L", bound=type[Recurrent])
 
-# Options of PyTorch, Keras and Flax that do not exist here. Each has a hint for the error message.
-FOREIGN = {
-    "bias": "use use_bias",
-    "nonlinearity": "use activation",
-    "batch_first": "use time_major, which is its opposite; batch-major is the default",
-    "units": "use hidden_size",
-    "return_state": "a call always returns the state",
-    "return_sequences": "pass it to the call, layer(xs, return_sequences=False)",
-    "go_backwards": "use seqjax.unroll(..., reverse=True)",
-    "stateful": "wrap the layer in seqjax.nn.Stateful",
-    "recurrent_activation": "gates are always sigmoids",
-    "recurrent_initializer": "use recurrent_init",
-    "kernel_initializer": "use kernel_init",
-    "bias_initializer": "use bias_init",
-    "kernel_regularizer": "add the penalty to the loss, or use weight decay of the optimiser",
-    "recurrent_regularizer": "add the penalty to the loss, or use weight decay of the optimiser",
-    "input_shape": "the first argument is the number of features of an input",
-}
-
-
-def _cell(
-    layer: type[Recurrent], cell_class: type[Any], sizes: tuple[int, int], options: dict[str, Any]
-) -> Any:
-    """Build the cell of a layer, and remove the options of the cell from `options`.
-
-    Raises:
-      TypeError: an option belongs neither to the cell nor to `Recurrent`.
-    """
-    if "activation" in options and layer is not RNN:
-        raise TypeError(
-            f"{layer.__name__}: got an option it does not have, 'activation'; the activation is "
-            "tanh, and only RNN has a choice"
-        )
-    for name in sorted(options.keys() & FOREIGN.keys()):
-        raise TypeError(
-            f"{layer.__name__}: got an option it does not have, {name!r}; {FOREIGN[name]}"
-        )
-    checks.require_options(layer.__name__, options, layer.__init__)
-    if options.get("dropout") and options.get("num_layers", 1) == 1:
-        warnings.warn(
-            f"{layer.__name__}: dropout acts between layers, so it does nothing with num_layers=1; "
-            "use input_dropout or recurrent_dropout",
-            stacklevel=3,
-        )
-    own = {field.name for field in dataclasses.fields(cell_class)} & options.keys()
-    return cell_class(*sizes, **{name: options.pop(name) for name in sorted(own)})
-
-
-def _shows_options(cell_class: type[Any]) -> Callable[[L], L]:
-    """Return a decorator that completes the signature of a layer's `__init__`.
-
-    The decorator adds the options of the cell and of `Recurrent`.
-    """
-
-    def decorated(layer: L) -> L:
-        shown, rest = (dict(inspect.signature(c.__init__).parameters) for c in (layer, Recurrent))
-        del shown["options"], rest["cell"]
-        for field in dataclasses.fields(cell_class)[2:]:
-            shown[field.name] = inspect.Parameter(
-                field.name, rest["rngs"].kind, default=field.default, annotation=field.type
-            )
-        layer.__init__.__signature__ = inspect.Signature([*(shown | rest).values()])  # type: ignore[attr-defined]
-        return layer
-
-    return decorated
-
-
-@_shows_options(cells.Elman)
+@shows_options(cells.Elman)
 class RNN(Recurrent):
     """A simple recurrent layer, like PyTorch's `RNN` and Keras's `SimpleRNN`.
 
@@ -102,11 +31,11 @@ class RNN(Recurrent):
     """
 
     def __init__(self, input_size: int, hidden_size: int, **options: Any) -> None:
-        cell = _cell(RNN, cells.Elman, (input_size, hidden_size), options)
+        cell = cell_of(RNN, cells.Elman, (input_size, hidden_size), options)
         super().__init__(cell, **options)
 
 
-@_shows_options(cells.LSTM)
+@shows_options(cells.LSTM)
 class LSTM(Recurrent):
     """A long short-term memory layer.
 
@@ -138,11 +67,11 @@ class LSTM(Recurrent):
         cell_class = cells.ProjectedLSTM if proj_size else cells.LSTM
         if proj_size:
             options["proj_size"] = proj_size
-        cell = _cell(LSTM, cell_class, (input_size, hidden_size), options)
+        cell = cell_of(LSTM, cell_class, (input_size, hidden_size), options)
         super().__init__(cell, **options)
 
 
-@_shows_options(cells.GRU)
+@shows_options(cells.GRU)
 class GRU(Recurrent):
     """A gated recurrent layer.
 
@@ -171,11 +100,11 @@ class GRU(Recurrent):
     ) -> None:
         after = checks.require_bool("reset_after", reset_after)
         cell_class = cells.GRU if after else cells.ChoGRU
-        cell = _cell(GRU, cell_class, (input_size, hidden_size), options)
+        cell = cell_of(GRU, cell_class, (input_size, hidden_size), options)
         super().__init__(cell, **options)
 
 
-@_shows_options(cells.LRU)
+@shows_options(cells.LRU)
 class LRU(Recurrent):
     """A layer of linear recurrent units, whose states are complex.
 
@@ -198,11 +127,11 @@ class LRU(Recurrent):
     """
 
     def __init__(self, input_size: int, hidden_size: int, **options: Any) -> None:
-        cell = _cell(LRU, cells.LRU, (input_size, hidden_size), options)
+        cell = cell_of(LRU, cells.LRU, (input_size, hidden_size), options)
         super().__init__(cell, **options)
 
 
-@_shows_options(cells.RGLRU)
+@shows_options(cells.RGLRU)
 class RGLRU(Recurrent):
     """A layer of real-gated linear recurrent units.
 
@@ -224,11 +153,11 @@ class RGLRU(Recurrent):
     """
 
     def __init__(self, input_size: int, hidden_size: int, **options: Any) -> None:
-        cell = _cell(RGLRU, cells.RGLRU, (input_size, hidden_size), options)
+        cell = cell_of(RGLRU, cells.RGLRU, (input_size, hidden_size), options)
         super().__init__(cell, **options)
 
 
-@_shows_options(cells.SLSTM)
+@shows_options(cells.SLSTM)
 class SLSTM(Recurrent):
     """A layer of scalar LSTMs with exponential gates.
 
@@ -251,11 +180,11 @@ class SLSTM(Recurrent):
     """
 
     def __init__(self, input_size: int, hidden_size: int, **options: Any) -> None:
-        cell = _cell(SLSTM, cells.SLSTM, (input_size, hidden_size), options)
+        cell = cell_of(SLSTM, cells.SLSTM, (input_size, hidden_size), options)
         super().__init__(cell, **options)
 
 
-@_shows_options(cells.S5)
+@shows_options(cells.S5)
 class S5(Recurrent):
     """A state-space layer with a diagonal state matrix.
 
@@ -278,11 +207,11 @@ class S5(Recurrent):
     """
 
     def __init__(self, input_size: int, hidden_size: int, **options: Any) -> None:
-        cell = _cell(S5, cells.S5, (input_size, hidden_size), options)
+        cell = cell_of(S5, cells.S5, (input_size, hidden_size), options)
         super().__init__(cell, **options)
 
 
-@_shows_options(cells.SRU)
+@shows_options(cells.SRU)
 class SRU(Recurrent):
     """A layer of simple recurrent units.
 
@@ -304,5 +233,5 @@ class SRU(Recurrent):
     """
 
     def __init__(self, input_size: int, hidden_size: int, **options: Any) -> None:
-        cell = _cell(SRU, cells.SRU, (input_size, hidden_size), options)
+        cell = cell_of(SRU, cells.SRU, (input_size, hidden_size), options)
         super().__init__(cell, **options)

@@ -1,5 +1,6 @@
 """Random masks for regularisation, which layers draw once per call and pass to the kernel."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -10,7 +11,14 @@ from seqjax import checks
 from seqjax.cells._base import Role, flat_roles
 from seqjax.types import Array, PRNGKey, PyTree, Shape
 
-__all__ = ["Rngs", "dropout", "dropout_key", "variational_mask", "zoneout_holds"]
+__all__ = [
+    "Rngs",
+    "dropout",
+    "dropout_key",
+    "training_key",
+    "variational_mask",
+    "zoneout_holds",
+]
 
 Rngs = nnx.Rngs | jax.Array
 """The source of randomness of a call: Flax's `nnx.Rngs`, or a random key."""
@@ -32,6 +40,31 @@ def dropout_key(rngs: Rngs | None) -> PRNGKey:
       ()
     """
     return streams(rngs, "dropout").dropout()
+
+
+def training_key(active: Sequence[str], deterministic: bool, rngs: Rngs | None) -> PRNGKey | None:
+    """Return the random key for one call, or None if the call needs no random numbers.
+
+    Args:
+      active: the names of the options that need random numbers in training.
+      deterministic: whether the call is in evaluation mode.
+      rngs: a random key, or `nnx.Rngs`.
+
+    Raises:
+      ValueError: `rngs` is None, and the call needs random numbers.
+
+    Example:
+      >>> training_key([], False, None) is None
+      True
+    """
+    if deterministic or not active:
+        return None
+    if rngs is None:
+        raise ValueError(
+            f"rngs: expected nnx.Rngs or a random key in training with {', '.join(active)}, "
+            "got None; call layer.eval() or pass deterministic=True for evaluation"
+        )
+    return dropout_key(rngs)
 
 
 def streams(rngs: Any, stream: str) -> nnx.Rngs:

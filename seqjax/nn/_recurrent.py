@@ -32,7 +32,7 @@ from seqjax.nn._layer import (
 from seqjax.nn._norm import batch_normed
 from seqjax.types import Array, PRNGKey, PyTree, Shape, Unrolled
 
-__all__ = ["Recurrent"]
+__all__ = ["Recurrent", "require_one_direction"]
 
 
 class Recurrent(nnx.Module):
@@ -388,11 +388,7 @@ class Recurrent(nnx.Module):
           >>> output.shape
           (2, 5)
         """
-        if self.bidirectional:
-            raise ValueError(
-                "step: a bidirectional layer cannot run one time step; call the layer on whole "
-                "sequences instead"
-            )
+        require_one_direction(self)
         run = _stepped if self._can_compile((x_t, state, resets)) else Recurrent._step
         ran: Unrolled = run(self, x_t, state, resets)
         return ran
@@ -530,14 +526,8 @@ class Recurrent(nnx.Module):
             return none
         active = ["dropout"] if self.dropout and self.num_layers > 1 else []
         active += [name for name in RATES if getattr(self.layers[0].options, name)]
-        if not active:
-            return none
-        if rngs is None:
-            raise ValueError(
-                f"rngs: expected nnx.Rngs or a random key in training with {', '.join(active)}, "
-                "got None; call layer.eval() or pass deterministic=True for evaluation"
-            )
-        return list(jax.random.split(noise.dropout_key(rngs), self.num_layers))
+        key = noise.training_key(active, deterministic, rngs)
+        return none if key is None else list(jax.random.split(key, self.num_layers))
 
     def _states(self, initial_state: Any) -> tuple[Any, ...]:
         """Check `initial_state` and return its entry for each layer.
@@ -565,3 +555,12 @@ class Recurrent(nnx.Module):
 
 # Outside of `jax.jit`, one program starts faster than the operations of a step.
 _stepped = jax.jit(Recurrent._step)
+
+
+def require_one_direction(layer: Recurrent) -> None:
+    """Raise an error if a layer whose step is called has two directions."""
+    if layer.bidirectional:
+        raise ValueError(
+            "step: a bidirectional layer cannot run one time step; call the layer on whole "
+            "sequences instead"
+        )

@@ -9,7 +9,7 @@ from flax import nnx
 
 from seqjax import checks
 from seqjax.cells._base import Cell, input_specs
-from seqjax.nn import Direction, Recurrent
+from seqjax.nn import CausalConv, Direction, Recurrent, ResidualBlock
 from seqjax.types import PyTree
 
 __all__ = ["Start", "Step", "Steps", "columns_of", "spec_of", "steps_of"]
@@ -64,6 +64,11 @@ def steps_of(model: Any) -> Steps:
         dtype = jax.tree.leaves(model.params)[0].dtype
         start = lambda direction: direction.start((), dtype)  # noqa: E731
         return Steps(model, _cell_step, start, input_specs(model.cell, (), dtype))
+    if isinstance(model, ResidualBlock | CausalConv):
+        dtype = model.dtype or model.param_dtype
+        start = lambda block: block.initial_state((), dtype)  # noqa: E731
+        inputs = jax.ShapeDtypeStruct((model.input_size,), dtype)
+        return Steps(model, _own_step, start, inputs)
     if callable(getattr(model, "step", None)):
         known = callable(getattr(model, "initial_state", None))
         if isinstance(model, nnx.Module):

@@ -42,14 +42,14 @@ class Session:
     parallel, pass them in one call.
 
     Args:
-      model: a `seqjax.nn.Recurrent` or `Direction` in one direction; a module with
+      model: a `seqjax.nn.Recurrent`, `Direction` or `ResidualBlock` in one direction; a module with
         `step(x_t, state) -> (output, state)` and `initial_state(batch_shape)`; or such a step
         function alone. The model must compute each row of a batch independently of the other rows.
         A module that is not from seqjax must be in evaluation mode.
       capacity: number of slots for streams. If all slots are in use, `open` doubles the capacity
         and issues a warning, and the next step is compiled again.
       example: the input of one stream at one step, or `jax.ShapeDtypeStruct`s like it; required
-        unless the model is a `Recurrent` or `Direction`.
+        unless the model is a layer, a `Direction` or a block of `seqjax.nn`.
       initial_state: the state of one stream before its first step, without batch axes. The default
         is the initial state of the model with its weights at the time of `open` or `reset`.
 

@@ -1,0 +1,104 @@
+"""Options of layers and blocks that are options of their cells, too."""
+
+import dataclasses
+import inspect
+import warnings
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+from flax import nnx
+
+from seqjax import checks
+from seqjax.nn._recurrent import Recurrent
+
+__all__ = ["cell_of", "shows_options"]
+
+L = TypeVar("L", bound=type[nnx.Module])
+
+# Options of PyTorch, Keras and Flax that do not exist here. Each has a hint for the error message.
+FOREIGN = {
+    "bias": "use use_bias",
+    "nonlinearity": "use activation",
+    "batch_first": "use time_major, which is its opposite; batch-major is the default",
+    "units": "use hidden_size",
+    "return_state": "a call always returns the state",
+    "return_sequences": "pass it to the call, layer(xs, return_sequences=False)",
+    "go_backwards": "use seqjax.unroll(..., reverse=True)",
+    "stateful": "wrap the layer in seqjax.nn.Stateful",
+    "recurrent_activation": "gates are always sigmoids",
+    "recurrent_initializer": "use recurrent_init",
+    "kernel_initializer": "use kernel_init",
+    "bias_initializer": "use bias_init",
+    "kernel_regularizer": "add the penalty to the loss, or use weight decay of the optimiser",
+    "recurrent_regularizer": "add the penalty to the loss, or use weight decay of the optimiser",
+    "input_shape": "the first argument is the number of features of an input",
+}
+
+
+def cell_of(
+    layer: type[nnx.Module],
+    cell_class: type[Any],
+    sizes: tuple[int, int],
+    options: dict[str, Any],
+    **fixed: Any,
+) -> Any:
+    """Build the cell of a layer or block, and remove the options of the cell from `options`.
+
+    Args:
+      layer: the class of the layer or block.
+      cell_class: the class of the cell.
+      sizes: the input size and the hidden size of the cell.
+      options: the options that the user passed. The options that are left belong to the base class
+        of the layer.
+      **fixed: the options of the cell that the user cannot choose.
+
+    Raises:
+      TypeError: an option belongs neither to the cell nor to the base class of the layer.
+    """
+    own = {field.name for field in dataclasses.fields(cell_class)}
+    if "activation" in options and "activation" not in own:
+        raise TypeError(
+            f"{layer.__name__}: got an option it does not have, 'activation'; the activation is "
+            "tanh, and only RNN has a choice"
+        )
+    for name in sorted(options.keys() & FOREIGN.keys()):
+        raise TypeError(
+            f"{layer.__name__}: got an option it does not have, {name!r}; {FOREIGN[name]}"
+        )
+    checks.require_options(layer.__name__, options, layer.__init__)
+    acts_between_layers = issubclass(layer, Recurrent) and options.get("num_layers", 1) == 1
+    if options.get("dropout") and acts_between_layers:
+        warnings.warn(
+            f"{layer.__name__}: dropout acts between layers, so it does nothing with num_layers=1; "
+            "use input_dropout or recurrent_dropout",
+            stacklevel=3,
+        )
+    chosen = {name: options.pop(name) for name in sorted(own & options.keys())}
+    return cell_class(*sizes, **chosen, **fixed)
+
+
+def shows_options(cell_class: type[Any], *fixed: str) -> Callable[[L], L]:
+    """Return a decorator that completes the signature of the `__init__` of a layer or block.
+
+    The decorator adds the options of the cell, except those in `fixed`, and the options of the base
+    class, such as `Recurrent`. An option of the cell that the `__init__` names keeps the default
+    that the `__init__` gives it.
+    """
+
+    def decorated(layer: L) -> L:
+        base_class: type[Any] = layer.__bases__[0]
+        own, base = (dict(inspect.signature(c.__init__).parameters) for c in (layer, base_class))
+        shown = {name: p for name, p in own.items() if p.kind is p.POSITIONAL_OR_KEYWORD}
+        named = {name: p for name, p in own.items() if p.kind is p.KEYWORD_ONLY}
+        for field in dataclasses.fields(cell_class)[2:]:
+            if field.name in named:
+                shown[field.name] = named.pop(field.name)
+            elif field.name not in fixed:
+                shown[field.name] = inspect.Parameter(
+                    field.name, base["rngs"].kind, default=field.default, annotation=field.type
+                )
+        shown |= named | {name: p for name, p in base.items() if p.kind is p.KEYWORD_ONLY}
+        layer.__init__.__signature__ = inspect.Signature([*shown.values()])  # type: ignore[attr-defined]
+        return layer
+
+    return decorated
