@@ -75,6 +75,9 @@ class Cell(abc.ABC, Generic[Params, State]):
     Attributes:
       opaque: whether `update` computes the whole step, including the product of the input and its
         weights. If `opaque` is True, "auto" chooses the kernel "scan". The default is False.
+      reads_elapsed: whether the last entry of an input is the time since the previous step, after
+        the I features. The default is False. If it is True, `unroll` and layers accept the argument
+        `elapsed`, and `ops.split_elapsed` separates the time from the features.
       input_size: the number of features of an input, I.
       hidden_size: the number of features of the hidden state, H.
 
@@ -94,6 +97,7 @@ class Cell(abc.ABC, Generic[Params, State]):
     """
 
     opaque: ClassVar[bool] = False
+    reads_elapsed: ClassVar[bool] = False
 
     input_size: int
     hidden_size: int
@@ -310,7 +314,7 @@ class Cell(abc.ABC, Generic[Params, State]):
 
         If the input is a pytree, `input_shape` is a pytree with one shape for each array.
         """
-        return (self.input_size,)
+        return (self.input_size + self.reads_elapsed,)
 
     @property
     def input_shapes(self) -> list[Shape]:

@@ -30,6 +30,7 @@ __all__ = [
     "matmul",
     "scaled",
     "split",
+    "split_elapsed",
 ]
 
 ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
@@ -176,3 +177,16 @@ def split(z: Array, gates: int) -> tuple[Array, ...]:
       [[0, 1], [2, 3]]
     """
     return tuple(jnp.split(z, gates, axis=-1))
+
+
+def split_elapsed(x: Array) -> tuple[Array, Array]:
+    """Split an input `[..., I+1]` into the features `[..., I]` and the elapsed time `[..., 1]`.
+
+    The time is float32 or wider.
+
+    Example:
+      >>> features, elapsed = split_elapsed(jnp.array([1.0, 2.0, 0.5]))
+      >>> features.tolist(), elapsed.tolist()
+      ([1.0, 2.0], [0.5])
+    """
+    return x[..., :-1], x[..., -1:].astype(accumulator_dtype(x.dtype))

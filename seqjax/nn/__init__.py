@@ -1,8 +1,9 @@
 """Layers for Flax, which add parameters and regularisation to the cells.
 
-`RNN`, `LSTM`, `GRU`, `LRU`, `RGLRU`, `S5`, `SLSTM`, `SRU` and `Recurrent` (for any cell) are NNX
-modules. `LinenRecurrent` is a Linen module for any cell. `LinenScanned` is a Linen module for the
-rollouts of a policy. `Stateful` wraps a layer and carries the state from one call to the next.
+`RNN`, `LSTM`, `GRU`, `GRUD`, `CfC`, `LRU`, `RGLRU`, `S5`, `SLSTM`, `SRU` and `Recurrent` (for any
+cell) are NNX modules. `LinenRecurrent` is a Linen module for any cell. `LinenScanned` is a Linen
+module for the rollouts of a policy. `Stateful` wraps a layer and carries the state from one call to
+the next.
 
 `from_nnx` and `from_linen` return cells that call a cell of Flax. `as_nnx_cell` returns an NNX cell
 that runs a cell of this package.
@@ -11,13 +12,14 @@ that runs a cell of this package.
 from seqjax.nn._as_nnx import as_nnx_cell
 from seqjax.nn._flax_cells import from_linen, from_nnx
 from seqjax.nn._layer import Bidirectional, Direction, Layer, Sequences
-from seqjax.nn._layers import GRU, LRU, LSTM, RGLRU, RNN, S5, SLSTM, SRU
+from seqjax.nn._layers import GRU, GRUD, LRU, LSTM, RGLRU, RNN, S5, SLSTM, SRU, CfC
 from seqjax.nn._linen import LinenRecurrent, LinenScanned
 from seqjax.nn._recurrent import Recurrent
 from seqjax.nn._stateful import Carry, Stateful
 
 __all__ = [
     "GRU",
+    "GRUD",
     "LRU",
     "LSTM",
     "RGLRU",
@@ -27,6 +29,7 @@ __all__ = [
     "SRU",
     "Bidirectional",
     "Carry",
+    "CfC",
     "Direction",
     "Layer",
     "LinenRecurrent",
