@@ -82,7 +82,7 @@ def between_steps(
       >>> between_steps(jnp.array([0.0, 2.0, 3.0])).tolist()
       [2.0, 3.0, 0.0]
       >>> between_steps(jnp.array([0.0, 9.0, 3.0]), mask=jnp.array([True, False, True])).tolist()
-      [3.0, 0.0, 0.0]
+      [3.0, 3.0, 0.0]
     """
     times = jnp.moveaxis(elapsed, axis, -1)
     real = jnp.ones(times.shape, bool) if mask is None else jnp.moveaxis(mask, axis, -1)

@@ -154,14 +154,15 @@ class CfC(GatedCell[Any, Any]):
         first = (units, 1) if self.backbone_layers else end
         w_hidden = b_hidden = w_out = b_out = None
         if more > 0:
-            keys = zip(self.keys(k_hidden, more), self.keys(k_layers, more), strict=True)
-            drawn = [
-                (self.draw("kernel_init", k_w, (units, units), 1, dtype),
-                 self.draw_bias(k_bias, units, 1, dtype))
-                for k_w, k_bias in keys
-            ]  # fmt: skip
-            w_hidden = jnp.stack([w for w, _ in drawn])
-            b_hidden = jnp.stack([b for _, b in drawn]) if self.use_bias else None
+            w_hidden = jnp.stack(
+                [self.draw("kernel_init", k, (units, units), 1, dtype)
+                 for k in self.keys(k_hidden, more)]
+            )  # fmt: skip
+            if self.use_bias:
+                b_hidden = jnp.stack(
+                    [self.draw("bias_init", k, (units,), 1, dtype)
+                     for k in self.keys(k_layers, more)]
+                )  # fmt: skip
         if self.backbone_layers:
             w_out = self.draw("kernel_init", k_out, (units, end[0]), heads, dtype)
             b_out = self.draw_bias(k_end, *end, dtype)

@@ -100,7 +100,7 @@ class Decay(Cell[DecayParams, Any]):
 
     @property
     def opaque(self) -> bool:  # type: ignore[override]  # a class attribute of other cells
-        """Whether the wrapped cell is opaque."""
+        """A bool that is True if the wrapped cell is opaque."""
         return self.cell.opaque
 
     @property

@@ -73,7 +73,8 @@ def elapsed(times: Any, *, unit: str | float = 1.0) -> np.ndarray:
             f"times: expected times in increasing order, got {values[index]} after "
             f"{values[before]} at step {index[-1]}; sort the observations"
         )
-    return gaps.astype(np.float32)
+    rounded: np.ndarray = gaps.astype(np.float32)
+    return rounded
 
 
 def _divisor(unit: str | float, *, dates: bool) -> Any:
@@ -81,7 +82,8 @@ def _divisor(unit: str | float, *, dates: bool) -> Any:
     if dates:
         if not isinstance(unit, str):
             raise TypeError(f'unit: expected a unit of time for dates, such as "h", got {unit!r}')
-        return np.timedelta64(1, checks.require_name("unit", unit, UNITS))
+        name: Any = checks.require_name("unit", unit, UNITS)
+        return np.timedelta64(1, name)
     if isinstance(unit, str):
         raise TypeError(f"unit: expected a number for times that are numbers, got {unit!r}")
     if not 0 < checks.require_number("unit", unit) < np.inf:

@@ -55,6 +55,7 @@ def test_columns_of_pandas():
             "times: expected times in increasing order, got 2 after 3 at step 2; sort",
         ),
         ([[1, 2], [4, 3]], 1.0, "got 3 after 4 at step 1"),
+        (np.array([3, 1], np.uint8), 1.0, "got 1 after 3 at step 1"),
         (DATES[::-1], "h", "times: expected times in increasing order, got 2024-02-29T12:00 after"),
         ([1.0, np.nan], 1.0, "times: expected no missing times, got nan"),
         (
@@ -78,6 +79,7 @@ def test_errors(times, unit, message):
         data.elapsed(times, unit=unit)
 
 
+@pytest.mark.quick()
 def test_batches_and_packed_rows_carry_the_elapsed_times():
     """A row of a batch, and a packed sequence, give what the sequence gives alone."""
     rng = np.random.default_rng(0)

@@ -37,7 +37,7 @@ def test_unroll_appends_the_time():
     want = seqjax.unroll(GRUD, params, whole).outputs
     integers = seqjax.unroll(GRUD, params, xs, elapsed=np.tile(np.arange(T), (B, 1))).outputs
     assert_close(integers, want, 0)
-    linen = nn.LinenRecurrent(GRUD).apply(
+    linen: Any = nn.LinenRecurrent(GRUD).apply(
         {"params": {k: v for k, v in params._asdict().items()}}, xs, elapsed=elapsed
     )
     assert_close(linen.outputs, seqjax.unroll(GRUD, params, xs, elapsed=elapsed).outputs, 0)
@@ -45,8 +45,8 @@ def test_unroll_appends_the_time():
 
 def test_the_time_between_the_steps_of_a_reverse_run():
     """The gap of the next real step; 0 at the end and across a reset, even at a masked step."""
-    elapsed = np.array([0.0, 1.0, 2.0, 3.0, 4.0, np.nan])
-    mask = np.array([True, True, False, True, True, False])
+    elapsed = jnp.array([0.0, 1.0, 2.0, 3.0, 4.0, np.nan])
+    mask: Any = np.array([True, True, False, True, True, False])
     assert between_steps(elapsed[:5]).tolist() == [1, 2, 3, 4, 0]
     found = np.asarray(between_steps(elapsed, mask=mask))
     assert found[mask].tolist() == [1, 3, 4, 0]
@@ -56,14 +56,14 @@ def test_the_time_between_the_steps_of_a_reverse_run():
         (2, [1, 0, 4, 0]),
         (3, [1, 3, 0, 0]),
     ]:
-        resets = np.arange(6) == reset
+        resets: Any = jnp.arange(6) == reset
         found = np.asarray(between_steps(elapsed, mask=mask, resets=resets))
         assert found[mask].tolist() == wanted
     assert between_steps(jnp.zeros((2, 0))).shape == (2, 0)
     # Time-major, where a row is a column.
-    both = np.stack([elapsed, elapsed[::-1]], 1)
-    found = between_steps(both, mask=np.stack([mask, mask[::-1]], 1), axis=0)
-    assert np.asarray(found)[mask, 0].tolist() == [1, 3, 4, 0]
+    both = jnp.stack([elapsed, elapsed[::-1]], 1)
+    columns = between_steps(both, mask=jnp.stack([mask, mask[::-1]], 1), axis=0)
+    assert np.asarray(columns)[mask, 0].tolist() == [1, 3, 4, 0]
 
 
 def test_a_reverse_run_is_a_run_of_the_reversed_sequence():
@@ -93,6 +93,7 @@ def test_every_layer_of_a_bidirectional_stack_reads_the_time(cell, name):
     assert_close(raw, want, 1e-5, 1e-5)
 
 
+@pytest.mark.quick()
 def test_a_missing_value_adds_nothing_to_a_residual_connection():
     cell = cells.GRUD(H, H)
     layer, plain = make(cell, residual=True), make(cell)
@@ -102,6 +103,7 @@ def test_a_missing_value_adds_nothing_to_a_residual_connection():
     assert_close(found, want, 1e-6)
 
 
+@pytest.mark.quick()
 def test_input_dropout_leaves_the_time_alone():
     layer = make(CFC, input_dropout=0.9)
     xs, elapsed = np.zeros((1, T, I), np.float32), parted(CFC)[1][:1]
@@ -133,6 +135,7 @@ def test_steps_and_streams_carry_what_was_observed():
     assert_close(fed["all"], whole.outputs[0], 1e-5)
 
 
+@pytest.mark.quick()
 def test_windows_that_overlap():
     layer = make(DECAY)
     xs, elapsed = parted(DECAY, 6)
@@ -154,6 +157,7 @@ def test_an_exported_program_reads_the_time_as_the_last_feature():
     assert_close(program(xs, lengths)["outputs"], want.outputs, 1e-5)
 
 
+@pytest.mark.quick()
 def test_half_precision_and_one_output_per_sequence():
     layer = make(CFC, dtype=jnp.bfloat16)
     xs, elapsed = parted(CFC)
@@ -163,6 +167,7 @@ def test_half_precision_and_one_output_per_sequence():
     assert_close(found.outputs, exact.outputs, 0.05, 0.05)
 
 
+@pytest.mark.quick()
 def test_named_layers():
     layer: Any = nn.CfC(3, 4, mixed_memory=True, mode="no_gate", rngs=nnx.Rngs(0))
     assert layer.cell == cells.MixedCfC(3, 4, mode="no_gate")
@@ -213,7 +218,7 @@ def test_errors(cell, xs, elapsed, message):
 
 
 def test_errors_of_a_step_and_hints():
-    layer = nn.Recurrent(GRUD, params=[params_of(GRUD)])
+    layer: Any = nn.Recurrent(GRUD, params=[params_of(GRUD)])
     with pytest.raises(ValueError, match=r"elapsed: expected .* previous step, \[...\], for GRUD"):
         layer.step(XS[:, 0])
     with pytest.raises(ValueError, match=r"x_t: expected \[..., 3\] beside elapsed, got \(2, 4\)"):
