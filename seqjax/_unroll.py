@@ -138,10 +138,9 @@ def unroll(
       TypeError: xs is not floating-point, lengths are not integers, or mask or resets are not
         boolean.
       ValueError: shapes do not match each other or the cell, the cell needs `elapsed` or does not
-        read it, lengths and mask are both given, a
-        length is not in 0 to T (outside tracing), burn_in is not in 0 to T or is combined with
-        `reverse`, the implementation is unknown or cannot run the problem, or the memory budget
-        cannot be met.
+        read it, lengths and mask are both given, a length is not in 0 to T (outside tracing),
+        burn_in is not in 0 to T or is combined with `reverse`, the implementation is unknown or
+        cannot run the problem, or the memory budget cannot be met.
 
     Example:
       >>> import jax, jax.numpy as jnp, seqjax
