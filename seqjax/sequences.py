@@ -173,11 +173,10 @@ def previous_real(mask: Any) -> Array:
     mask = checks.require_array("mask", mask, jnp.bool_, "bool, True at real steps")
     if mask.ndim == 0:
         raise ValueError("mask: expected a time axis, [..., T], got a scalar")
-    *batch_shape, steps = mask.shape
     numbers = lax.broadcasted_iota(jnp.int32, mask.shape, mask.ndim - 1)
     last = lax.cummax(jnp.where(mask, numbers, -1), axis=mask.ndim - 1)
-    first = jnp.full((*batch_shape, min(steps, 1)), -1, jnp.int32)
-    return jnp.concatenate([first, last[..., : max(steps - 1, 0)]], axis=-1)
+    before = [(0, 0)] * (mask.ndim - 1) + [(1, 0)]
+    return jnp.pad(last, before, constant_values=-1)[..., :-1]
 
 
 def step_mask(

@@ -57,6 +57,14 @@ CASES: dict[str, Case] = {
     "rg_lru-same": Case("rg_lru", cells.RGLRU(I, I, num_heads=I)),
     "s5-bilinear": Case("s5", cells.S5(I, H, output_size=2, discretization="bilinear")),
     "s5-no-pairs": Case("s5", cells.S5(I, H, conj_pairs=False, num_blocks=2)),
+    "gru_d-means": Case("gru_d", cells.GRUD(I, H, means=(0.5, -1.0, 2.0), use_bias=False)),
+    "cfc-pure": Case("cfc", cells.CfC(I, H, mode="pure", backbone_units=5, activation="silu")),
+    "cfc-no-gate": Case("cfc", cells.CfC(I, H, mode="no_gate", backbone_layers=0)),
+    "mixed_cfc-deep": Case(
+        "mixed_cfc", cells.MixedCfC(I, H, backbone_layers=3, backbone_units=5, use_bias=False)
+    ),
+    "decay-gru": Case("decay", cells.Decay(cells.GRU(I, H))),
+    "decay-lstm": Case("decay", cells.Decay(cells.LSTM(I, H))),
     "sru-linear": Case("sru", cells.SRU(I, H, use_peephole=False)),
     "sru-linear-same": Case(
         "sru", cells.SRU(I, I, use_peephole=False, use_bias=False, rescale=False)
@@ -144,7 +152,7 @@ def draw_like(tree: Any, seed: int, scale: float = 1.0, dtype: Any = np.float32)
             drawn = drawn + 1j * scale * rng.normal(size=leaf.shape)
         return drawn.astype(dtype_for(leaf, dtype))
 
-    is_slstm = lambda node: isinstance(node, cells.SLSTMState)  # noqa: E731
+    is_slstm = lambda node: isinstance(node, cells.SLSTMState) and node.n is not None  # noqa: E731
     return jax.tree.map(
         lambda node: node._replace(n=1 + abs(node.n)) if is_slstm(node) else node,
         jax.tree.map(one, tree),
@@ -179,9 +187,16 @@ def state_of(cell: Any, batch: tuple[int, ...], seed: int = 2) -> Any:
 
 
 def inputs_of(cell: Any, batch: tuple[int, ...], steps: int = T, seed: int = 3) -> np.ndarray:
-    """Random inputs, batch-major."""
+    """Random inputs, batch-major. For cells of irregular times, some of the values are missing."""
     rng = np.random.default_rng(seed)
-    return rng.normal(size=(*batch, steps, *cell.input_shape)).astype(np.float32)
+    xs = rng.normal(size=(*batch, steps, *cell.input_shape)).astype(np.float32)
+    if cell.reads_elapsed:
+        xs[..., -1] = abs(xs[..., -1])
+    if isinstance(cell, cells.GRUD):
+        xs[..., :-1][rng.random((*batch, steps, cell.input_size)) < 0.3] = np.nan
+    if isinstance(cell, cells.Decay):
+        xs[..., :-1][rng.random((*batch, steps)) < 0.3] = np.nan
+    return xs
 
 
 def mask_of(batch: tuple[int, ...], steps: int = T, seed: int = 4) -> np.ndarray:
@@ -200,10 +215,10 @@ def with_garbage(xs: np.ndarray, mask: np.ndarray) -> np.ndarray:
 
 def reference(case: Case, params: Any, xs: Any, **options: Any) -> Any:
     """What the NumPy twin says."""
-    options.setdefault("initial_state", None)
-    if options["initial_state"] is None:
-        batch = xs.shape[: xs.ndim - 1 - len(case.cell.input_shape)]
-        options["initial_state"] = case.cell.initial_state(batch)
+    batch = xs.shape[: xs.ndim - 1 - len(case.cell.input_shape)]
+    for name in ("initial_state", "reset_state"):
+        if options.get(name) is None:
+            options[name] = case.cell.initial_state(batch)
     return references.unroll(case.name, case.cell, params, np.asarray(xs), **options)
 
 

@@ -11,6 +11,7 @@ States are an array `h` or a tuple `(h, c, ...)`.
 """
 
 import math
+import types
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -311,6 +312,96 @@ def conv_lstm(cell: Any, params: Any, x: Array, state: State, recurrent_mask: An
     return (h, c), h
 
 
+def gru_d(cell: Any, params: Any, x: Array, state: State, recurrent_mask: Any = None) -> Any:
+    """Che et al. (2018), eq. 2 and 10-18, feature by feature; x ends with the elapsed time."""
+    h, last, since = state
+    *values, elapsed = x
+    w_ih, w_mh, w_hh, w_hn, b = take(params, "w_ih", "w_mh", "w_hh", "w_hn", "b")
+    w_dh, b_dh, w_dx, b_dx = take(params, "w_dh", "b_dh", "w_dx", "b_dx")
+    size, means = len(h), np.zeros(len(values)) + cell.means
+    delta = since + elapsed
+    h = np.exp(-np.maximum(0.0, delta @ w_dh + b_dh)) * h
+    gamma = np.exp(-np.maximum(0.0, w_dx * delta + b_dx))
+    seen, filled = np.zeros(len(values)), np.zeros(len(values))
+    new_last, new_since = np.zeros(len(values)), np.zeros(len(values))
+    for d, value in enumerate(values):
+        if math.isnan(value):
+            filled[d] = gamma[d] * last[d] + (1.0 - gamma[d]) * means[d]
+            new_last[d], new_since[d] = last[d], delta[d]
+        else:
+            seen[d], filled[d], new_last[d] = 1.0, value, value
+    from_x = filled @ w_ih + seen @ w_mh + b
+    from_h = masked(h, recurrent_mask) @ w_hh
+    r = sigmoid(from_x[:size] + from_h[:size])
+    z = sigmoid(from_x[size : 2 * size] + from_h[size:])
+    n = np.tanh(from_x[2 * size :] + (r * masked(h, recurrent_mask)) @ w_hn)
+    h = (1.0 - z) * h + z * n
+    return (h, new_last, new_since), h
+
+
+def cfc(cell: Any, params: Any, x: Array, h: Array, recurrent_mask: Any = None) -> Any:
+    """Hasani et al. (2022), with the modes of ncps; x ends with the elapsed time."""
+    h = evolved(cell, params, x, masked(h, recurrent_mask))
+    return h, h
+
+
+def mixed_cfc(cell: Any, params: Any, x: Array, state: State, recurrent_mask: Any = None) -> Any:
+    """Lechner & Hasani (2020): an LSTM, and a cell of continuous time that reads its output."""
+    w_ih, w_hh, b = take(params, "lstm_w_ih", "lstm_w_hh", "lstm_b")
+    of_lstm = types.SimpleNamespace(w_ih=w_ih, w_hh=w_hh, b=b)
+    (h, c), _ = lstm(None, of_lstm, x[:-1], state, recurrent_mask)
+    h = evolved(cell, params, x, h)
+    return (h, c), h
+
+
+def evolved(cell: Any, params: Any, x: Array, h: Array) -> Array:
+    """The state of a CfC after the time x[-1], whose network reads x[:-1] and h."""
+    *_, elapsed = x
+    w_ih, w_hh, b, w_tau, a = take(params, "w_ih", "w_hh", "b", "w_tau", "a")
+    w_hidden, b_hidden, w_out, b_out = take(params, "w_hidden", "b_hidden", "w_out", "b_out")
+    value = x[:-1] @ w_ih + h @ w_hh + b
+    for layer in range(cell.backbone_layers - 1):
+        bias = b_hidden if params.b_hidden is None else b_hidden[layer]
+        value = backbone(cell.activation, value) @ w_hidden[layer] + bias
+    if cell.backbone_layers:
+        value = backbone(cell.activation, value) @ w_out + b_out
+    if cell.mode == "pure":
+        return -a * np.exp(-elapsed * (abs(w_tau) + abs(value))) * value + a
+    f, g, t_a, t_b = np.split(value, 4)
+    tau = sigmoid(t_a * elapsed + t_b)
+    if cell.mode == "no_gate":
+        return np.tanh(f) + tau * np.tanh(g)
+    return np.tanh(f) * (1.0 - tau) + tau * np.tanh(g)
+
+
+def backbone(activation: str, z: Array) -> Array:
+    """The non-linearity between the layers of a CfC's network."""
+    if activation == "lecun_tanh":
+        return 1.7159 * np.tanh(0.666 * z)
+    if activation == "silu":
+        return z * sigmoid(z)
+    if activation == "gelu":
+        return z * np.array([0.5 * (1.0 + math.erf(v / math.sqrt(2.0))) for v in z])
+    return np.maximum(z, 0.0) if activation == "relu" else np.tanh(z)
+
+
+def decay(cell: Any, params: Any, x: Array, state: State, recurrent_mask: Any = None) -> Any:
+    """Exponential decay of all arrays of the state, then a step of the cell inside, if any."""
+    *values, elapsed = x
+    rates = [np.asarray(rate, np.float64) for rate in leaves(params.rates)]
+    state = like(
+        state,
+        [
+            np.exp(-np.maximum(0.0, rate) * elapsed) * leaf
+            for rate, leaf in zip(rates, leaves(state), strict=True)
+        ],
+    )
+    if np.isnan(values).all():
+        return state, leaves(state)[0]
+    step = REFERENCES[type(cell.cell).__name__.lower()]
+    return step(cell.cell, params.cell, np.array(values), state, recurrent_mask)
+
+
 REFERENCES: dict[str, Step] = {
     "elman": elman,
     "elman_readout": elman_readout,
@@ -323,6 +414,10 @@ REFERENCES: dict[str, Step] = {
     "gru": gru,
     "cho_gru": cho_gru,
     "mgu": mgu,
+    "gru_d": gru_d,
+    "cfc": cfc,
+    "mixed_cfc": mixed_cfc,
+    "decay": decay,
     "indrnn": indrnn,
     "lru": lru,
     "rg_lru": rg_lru,
@@ -397,7 +492,9 @@ def zero_state(name: str, cell: Any, params: Any, batch_shape: Sequence[int] = (
         return np.zeros((*batch, np.shape(params.w_hr)[1])), np.zeros((*batch, hidden))
     if name == "slstm":
         return tuple(np.zeros((*batch, hidden)) for _ in "hcnm")
-    if name.endswith("lstm") and name != "min_lstm":
+    if name == "gru_d":
+        return tuple(np.zeros((*batch, size)) for size in (hidden, *[cell.input_size] * 2))
+    if name == "mixed_cfc" or (name.endswith("lstm") and name != "min_lstm"):
         return np.zeros((*batch, hidden)), np.zeros((*batch, hidden))
     kind = np.complex128 if name in ("lru", "s5") else np.float64
     return np.zeros((*batch, hidden), kind)
@@ -485,6 +582,8 @@ def unroll(
     batch, steps = xs.shape[: -rank - 1], xs.shape[-rank - 1]
     real = real_steps(lengths, mask, batch, steps)
     starts = flags("resets", resets, (*batch, steps), default=False)
+    if reverse and getattr(cell, "reads_elapsed", False):
+        xs = turned_times(xs, real, starts)
 
     first = batched(initial_state, batch, rank)
     after_reset = like(first, [np.zeros_like(leaf) for leaf in leaves(first)])
@@ -523,6 +622,20 @@ def unroll(
         for leaf, value in zip(leaves(last), leaves(state), strict=True):
             leaf[n] = value
     return outputs, last
+
+
+def turned_times(xs: Array, real: Any, starts: Any) -> Array:
+    """The inputs of a reverse run: each step ends with the time to the real step run before it."""
+    turned = xs.copy()
+    for n in np.ndindex(xs.shape[:-2]):
+        before = None
+        for t in reversed(range(xs.shape[-2])):
+            if starts[n][t]:
+                before = None
+            if real[n][t]:
+                turned[n][t][-1] = 0.0 if before is None else xs[n][before][-1]
+                before = t
+    return turned
 
 
 def event_rank(cell: Any) -> int:
@@ -648,6 +761,7 @@ def layers(
 
     result: Any = inputs
     last = []
+    times = inputs[..., -1:] if getattr(cells_and_params[0][0][0], "reads_elapsed", False) else None
     for layer, pairs in enumerate(cells_and_params):
         if len(pairs) != directions:
             raise ValueError(f"cells_and_params: expected {directions} a layer, got {len(pairs)}")
@@ -668,12 +782,16 @@ def layers(
                 )
             )
         merged = merge([outputs for outputs, _ in ran], merge_mode)
+        if times is not None:
+            inputs = inputs[..., :-1]
         if residual and merged.shape == inputs.shape:
             for n in np.ndindex(*batch, steps):
                 if real[n]:
                     merged[n] += inputs[n]
         last.append(tuple(state for _, state in ran) if bidirectional else ran[0][1])
         inputs = result = merged
+        if times is not None:
+            inputs = np.concatenate([merged, times], axis=-1)
     if bidirectional and merge_mode == "none":
         result = tuple(np.split(result, 2, axis=-1))
     return result, tuple(last)

@@ -48,6 +48,10 @@ OPTIONS: list[tuple[Any, dict[str, Any]]] = [
     (cells.SLSTM, {"forget_init": "zeros"}),
     (cells.S5, {"output_size": 2}),
     (cells.S5, {"discretization": "bilinear", "output_size": 3}),
+    (cells.GRUD, {"means": 0.5}),
+    (cells.CfC, {"mode": "pure"}),
+    (cells.CfC, {"backbone_layers": 0}),
+    (cells.MixedCfC, {"activation": "relu"}),
     (cells.SRU, {"use_peephole": False}),
     (cells.SRU, {"highway_bias": -2.0}),
     (cells.ConvLSTM1D, {"kernel_size": 2}),
@@ -192,6 +196,9 @@ def test_activations_by_name():
         assert_close(seqjax.unroll(cell, params, z[:, None]).outputs[:, 0], values)
 
 
+BIASES = {"b", "b_hn", "b_y", "b_dh", "b_dx", "b_out", "lstm_b"}
+
+
 def initialisers_of(cell):
     return [field.name for field in dataclasses.fields(cell) if field.name.endswith("_init")]
 
@@ -214,14 +221,17 @@ def test_an_initialiser_of_ones_own(case, option):
     cell = dataclasses.replace(case.cell, **fill)
     params = {k: v for k, v in cell.init(key())._asdict().items() if v is not None}
     expected = {
-        "kernel_init": {"w_ih", "w_hy", "w_hr", "w_g"},
-        "recurrent_init": {"w_hh", "w_hf", "w_hn"},
-        "bias_init": {"b", "b_hn", "b_y"},
+        "kernel_init": {"w_ih", "w_hy", "w_hr", "w_g", "w_mh", "w_out", "lstm_w_ih"},
+        "recurrent_init": {"w_hh", "w_hf", "w_hn", "lstm_w_hh"},
+        "bias_init": BIASES - {"lstm_b"},  # to which the bias of a forget gate is added
     }[option] & set(params)
     assert {name for name, value in params.items() if (value == 7).all()} == expected
-    # One gate at a time: the blocks are as wide as the state, or as the output.
-    widths = {cell.hidden_size, cell.output_shape[-1]}
+    # One gate at a time: the blocks are as wide as the state, as the output, or as a layer inside.
+    widths = {cell.hidden_size, cell.output_shape[-1], getattr(cell, "backbone_units", 0)}
+    widths |= {cell.input_size} if case.name == "gru_d" else set()
     assert all(shape[-1] in widths for shape in shapes)
+    if option == "bias_init" and case.name == "mixed_cfc":
+        expected |= {"lstm_b"}
     total = sum(params[name].size for name in expected)
     assert sum(int(np.prod(shape)) for shape in shapes) == total
 
@@ -261,7 +271,19 @@ def redrawn(case):
     return dataclasses.replace(case.cell, **dict.fromkeys(initialisers_of(case.cell), normal))
 
 
-CONSTANT = ("gain_x", "gain_h", "gain_c", "bias_c", "p_i", "p_f", "p_o", "lambda_re", "lambda_im")
+CONSTANT = (
+    "gain_x",
+    "gain_h",
+    "gain_c",
+    "bias_c",
+    "p_i",
+    "p_f",
+    "p_o",
+    "lambda_re",
+    "lambda_im",
+    "w_tau",
+    "a",
+)
 
 
 def weights(params):
@@ -283,6 +305,8 @@ def test_drawing_depends_on_the_key_alone(case):
 def test_no_two_weights_share_a_draw(case):
     if not getattr(case.cell, "conj_pairs", True):
         pytest.skip("conjugate states begin with conjugate weights")
+    if isinstance(case.cell, cells.Decay):
+        pytest.skip("it draws nothing itself")
     values = np.concatenate(
         [np.ravel(leaf) for leaf in weights(redrawn(case).init(key())).values()]
     )
@@ -337,11 +361,11 @@ def test_without_biases(name):
     cls: Any = seqjax.CELLS[name]
     cell, with_zeros = cls(3, 4, use_bias=False), cls(3, 4)
     params = cell.init(key())._asdict()
-    biases = {n for n in params if n in ("b", "b_hn", "b_y")}
+    biases = BIASES & set(params)
     assert biases and all(params[n] is None for n in biases)
     given = {n: v for n, v in params.items() if v is not None}
     zeros = with_zeros.init(key())._replace(**given)
-    if name != "slstm":  # whose forget gate begins with biases that are not zero
+    if name not in ("slstm", "mixed_cfc"):  # whose forget gates begin with other biases than zero
         assert not any(getattr(zeros, n).any() for n in biases)
     zeros = zeros._replace(**{n: jnp.zeros_like(getattr(zeros, n)) for n in biases})
     inputs = inputs_of(cell, (2,))
@@ -387,7 +411,7 @@ def test_shapes_that_a_cell_declares(case):
         state = case.cell.initial_state(batch, jnp.bfloat16)
         for leaf in jax.tree.leaves(state):
             assert leaf.shape[: len(batch)] == batch
-            if case.name not in ("slstm", "lru", "rg_lru", "s5"):  # whose states are wider
+            if case.name not in ("slstm", "lru", "rg_lru", "s5", "gru_d"):  # whose states are wider
                 assert leaf.dtype == jnp.bfloat16
             else:
                 assert leaf.dtype == jnp.bfloat16 or jnp.finfo(leaf.dtype).bits == 32
@@ -439,11 +463,16 @@ def test_shapes_of_convolutional_cells(given, output):
 def test_stacked_on(case):
     above = case.cell.stacked_on(case.cell.output_shape[-1])
     assert type(above) is type(case.cell) and above.hidden_size == case.cell.hidden_size
-    assert above.input_shape == case.cell.output_shape
+    assert above.input_size == case.cell.output_shape[-1]
+    assert len(above.input_shape) == len(case.cell.output_shape)
+    if not above.reads_elapsed:
+        assert above.input_shape == case.cell.output_shape
     assert above.output_shape == case.cell.output_shape
     assert case.cell.input_size == I  # as it was
     for field in dataclasses.fields(above):
-        if field.name not in ("input_size", "spatial_shape", "stride", "padding"):
+        if field.name not in (
+            "input_size", "spatial_shape", "stride", "padding", "means", "cell"
+        ):  # fmt: skip
             assert getattr(above, field.name) == getattr(case.cell, field.name)
 
 

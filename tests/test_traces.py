@@ -126,7 +126,8 @@ def test_every_registered_cell_with_gates_is_tested_here():
             assert "expected a cell with gates" in str(error)
             continue
         gated.append(name)
-    assert set(gated) == {*GATED, "conv_lstm_1d", "conv_lstm_2d"}
+    timed = {"gru_d", "cfc", "mixed_cfc"}  # in tests/test_cells_irregular.py
+    assert set(gated) == {*GATED, *timed, "conv_lstm_1d", "conv_lstm_2d"}
 
 
 def test_gates_of_a_stack_have_paths_and_zoneout():

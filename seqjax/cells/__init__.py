@@ -10,9 +10,12 @@ from typing import Any
 from seqjax import checks
 from seqjax.cells import _base, initializers, ops, stepping
 from seqjax.cells._base import Cell, DenseCell, Role, compute_dtype
+from seqjax.cells._cfc import CfC, CfCParams, MixedCfC, MixedCfCParams
 from seqjax.cells._conv_lstm import ConvLSTM1D, ConvLSTM2D
+from seqjax.cells._decay import Decay, DecayParams
 from seqjax.cells._elman import Elman, ElmanParams, ElmanReadout, ElmanReadoutParams
 from seqjax.cells._gru import GRU, MGU, ChoGRU, ChoGRUParams, GRUParams, MGUParams
+from seqjax.cells._gru_d import GRUD, GRUDParams, GRUDState
 from seqjax.cells._indrnn import IndRNN, IndRNNParams
 from seqjax.cells._layer_norm_lstm import LayerNormLSTM, LayerNormLSTMParams
 from seqjax.cells._lru import LRU, LRUParams
@@ -81,6 +84,15 @@ __all__ = [
     "make_cell",
     "ops",
     "stepping",
+    "CfC",
+    "CfCParams",
+    "MixedCfC",
+    "MixedCfCParams",
+    "Decay",
+    "DecayParams",
+    "GRUD",
+    "GRUDParams",
+    "GRUDState",
 ]
 
 CELLS: dict[str, type[Cell[Any, Any]]] = {
@@ -95,6 +107,9 @@ CELLS: dict[str, type[Cell[Any, Any]]] = {
     "gru": GRU,
     "cho_gru": ChoGRU,
     "mgu": MGU,
+    "gru_d": GRUD,
+    "cfc": CfC,
+    "mixed_cfc": MixedCfC,
     "indrnn": IndRNN,
     "lru": LRU,
     "rg_lru": RGLRU,
@@ -127,7 +142,7 @@ def make_cell(
       TypeError: `kind` is not a name, a cell class or a cell, or the cell's class does not have
         one of the options.
       ValueError: `CELLS` does not contain the name, the cell does not read vectors (for example,
-        it reads images), or its output is not one array.
+        it reads images) or it also reads the elapsed time, or its output is not one array.
 
     Example:
       >>> make_cell("elman", 3, 5, activation="relu").activation
@@ -141,6 +156,9 @@ def make_cell(
             hint = checks.nearest(kind, known)
             raise ValueError(f"cell: expected one of {', '.join(known)}, got {kind!r}{hint}")
         kind = CELLS[kind]
+    if getattr(kind, "reads_elapsed", False):
+        name = kind.__name__ if isinstance(kind, type) else type(kind).__name__
+        raise ValueError(f"cell: expected a cell that reads no time, got {name}")
     if options and (isinstance(kind, Cell) or (isinstance(kind, type) and issubclass(kind, Cell))):
         taker = kind if isinstance(kind, type) else type(kind)
         checks.require_options(taker.__name__, options, taker)

@@ -79,6 +79,9 @@ class Cell(abc.ABC, Generic[Params, State]):
       diagonal: whether each unit of the new state depends on the same unit of the old state only,
         so that `seqjax.online` computes exact gradients. The default is False. A cell whose
         `diagonal` is True also defines `parameter_units`.
+      reads_elapsed: whether the last entry of an input is the time since the previous step, after
+        the I features. The default is False. If it is True, `unroll` and layers accept the argument
+        `elapsed`, and `ops.split_elapsed` separates the time from the features.
       input_size: the number of features of an input, I.
       hidden_size: the number of features of the hidden state, H.
 
@@ -99,6 +102,7 @@ class Cell(abc.ABC, Generic[Params, State]):
 
     opaque: ClassVar[bool] = False
     diagonal: ClassVar[bool] = False
+    reads_elapsed: ClassVar[bool] = False
 
     input_size: int
     hidden_size: int
@@ -344,7 +348,7 @@ class Cell(abc.ABC, Generic[Params, State]):
 
         If the input is a pytree, `input_shape` is a pytree with one shape for each array.
         """
-        return (self.input_size,)
+        return (self.input_size + self.reads_elapsed,)
 
     @property
     def input_shapes(self) -> list[Shape]:

@@ -34,6 +34,7 @@ __all__ = [
     "matmul_by_heads",
     "scaled",
     "split",
+    "split_elapsed",
 ]
 
 ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
@@ -235,3 +236,16 @@ def head_units(w: Array) -> np.ndarray:
     heads, width, columns = w.shape
     first = width * np.arange(heads)[:, None, None]
     return first + np.arange(columns) % width
+
+
+def split_elapsed(x: Array) -> tuple[Array, Array]:
+    """Split an input `[..., I+1]` into the features `[..., I]` and the elapsed time `[..., 1]`.
+
+    The time is float32 or wider.
+
+    Example:
+      >>> features, elapsed = split_elapsed(jnp.array([1.0, 2.0, 0.5]))
+      >>> features.tolist(), elapsed.tolist()
+      ([1.0, 2.0], [0.5])
+    """
+    return x[..., :-1], x[..., -1:].astype(accumulator_dtype(x.dtype))

@@ -6,6 +6,7 @@ from seqjax.data._buckets import bucket_boundaries
 from seqjax.data._cache import cached_tokens
 from seqjax.data._conll import read_conll
 from seqjax.data._conllu import read_conllu
+from seqjax.data._elapsed import elapsed
 from seqjax.data._folders import class_files, installed_files
 from seqjax.data._packing import pack, unpack
 from seqjax.data._padding import Truncate, pad
@@ -33,6 +34,7 @@ __all__ = [
     "cached_tokens",
     "class_files",
     "deltas",
+    "elapsed",
     "grain_batches",
     "installed_files",
     "log_mel",

@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
+from seqjax import _elapsed as times
 from seqjax import checks, sequences
 from seqjax._arguments import batched_state, checked_params, holds, param_specs
 from seqjax.cells._base import Cell, cast, compute_dtype, flat_roles
@@ -159,6 +160,8 @@ class Sequences:
       burn_in: the number of steps at the start through which no gradient passes.
       all_states: whether to return the states after all steps instead of the final states. If
         `all_states` is True, the kernel of `execution` must return the states after all steps.
+      elapsed: the time since the previous step, of shape `step_shape`; None if the cells do not
+        read it.
 
     Example:
       >>> call = Sequences((2,), 3, False, None, jnp.array([[0, 1, 0], [0, 0, 1]], bool))
@@ -174,6 +177,7 @@ class Sequences:
     execution: Execution = dataclasses.field(default_factory=Execution)
     burn_in: int = 0
     all_states: bool = False
+    elapsed: Array | None = None
 
     @property
     def axis(self) -> int:
@@ -197,6 +201,15 @@ class Sequences:
         following = jnp.moveaxis(self.resets, self.axis, 0)[1:]
         following = jnp.concatenate([following, jnp.zeros((1, *self.batch_shape), bool)])
         return jnp.moveaxis(following[: self.steps], 0, self.axis)
+
+    def with_elapsed(self, xs: PyTree, *, reverse: bool) -> PyTree:
+        """Return the inputs of a direction, with the elapsed time if the cells read it."""
+        if self.elapsed is None:
+            return xs
+        xs = times.join(xs, self.elapsed)
+        if not reverse:
+            return xs
+        return times.turned(xs, mask=self.mask, resets=self.ends(), axis=self.axis)
 
     def zero_masked(self, xs: Array) -> Array:
         """Return xs with zeros at masked steps."""
@@ -353,7 +366,8 @@ class Layer(nnx.Module):
         outputs, finals = [], []
         for direction, start, key_of_it in zip(self.directions, states, keys, strict=False):
             reverse = direction is self.backward
-            ran = self.run_direction(direction, inputs, start, call, key_of_it, reverse=reverse)
+            given = call.with_elapsed(inputs, reverse=reverse)
+            ran = self.run_direction(direction, given, start, call, key_of_it, reverse=reverse)
             end = sequences.first_real if reverse else sequences.last_real
             outputs.append(call.picked(ran.outputs, end) if ends_only else ran.outputs)
             finals.append(ran.state)
@@ -363,6 +377,8 @@ class Layer(nnx.Module):
         return Unrolled(joined, self._paired(finals))
 
     def _with_residual(self, joined: Array, xs: Array, call: Sequences, ends_only: bool) -> Array:
+        if call.elapsed is not None:
+            xs = jnp.where(jnp.isnan(xs), 0, xs)  # a missing value adds nothing
         xs = call.without_gradient(xs)  # as `run` does for the steps of the cell
         shortcut = call.picked(xs, sequences.last_real) if ends_only else call.zero_masked(xs)
         return joined + shortcut if shortcut.shape == joined.shape else joined

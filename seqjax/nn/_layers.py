@@ -6,7 +6,7 @@ from seqjax import cells, checks
 from seqjax.nn._options import cell_of, shows_options
 from seqjax.nn._recurrent import Recurrent
 
-__all__ = ["GRU", "LRU", "LSTM", "RGLRU", "RNN", "S5", "SLSTM", "SRU"]
+__all__ = ["GRU", "GRUD", "LRU", "LSTM", "RGLRU", "RNN", "S5", "SLSTM", "SRU", "CfC"]
 
 
 @shows_options(cells.Elman)
@@ -234,4 +234,68 @@ class SRU(Recurrent):
 
     def __init__(self, input_size: int, hidden_size: int, **options: Any) -> None:
         cell = cell_of(SRU, cells.SRU, (input_size, hidden_size), options)
+        super().__init__(cell, **options)
+
+
+@shows_options(cells.GRUD)
+class GRUD(Recurrent):
+    """A layer of GRU-Ds, for missing values and steps at irregular times.
+
+    A call needs `elapsed`, and NaN in xs means a missing value.
+
+    Args:
+      input_size: the number of features of an input, I.
+      hidden_size: the number of features of the hidden state, H.
+      options: the options of `seqjax.cells.GRUD`, such as `means`, and of `Recurrent`, such as
+        `num_layers`. `rngs` is required.
+
+    Raises:
+      TypeError, ValueError: `seqjax.cells.GRUD` or `Recurrent` does not accept an argument.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from flax import nnx
+      >>> layer = GRUD(3, 5, rngs=nnx.Rngs(0))
+      >>> xs = jnp.ones([2, 7, 3]).at[0, 2:5, 1].set(jnp.nan)
+      >>> outputs, state = layer(xs, elapsed=jnp.full([2, 7], 0.5))
+      >>> outputs.shape, bool(jnp.isfinite(outputs).all())
+      ((2, 7, 5), True)
+    """
+
+    def __init__(self, input_size: int, hidden_size: int, **options: Any) -> None:
+        cell = cell_of(GRUD, cells.GRUD, (input_size, hidden_size), options)
+        super().__init__(cell, **options)
+
+
+@shows_options(cells.CfC)
+class CfC(Recurrent):
+    """A layer of closed-form continuous-time networks, for steps at irregular times.
+
+    A call needs `elapsed`.
+
+    Args:
+      input_size: the number of features of an input, I.
+      hidden_size: the number of features of the hidden state, H.
+      mixed_memory: whether the layer also has the memory of an LSTM (`seqjax.cells.MixedCfC`).
+      options: the options of `seqjax.cells.CfC`, such as `mode`, and of `Recurrent`, such as
+        `num_layers`. `rngs` is required.
+
+    Raises:
+      TypeError, ValueError: `seqjax.cells.CfC` or `Recurrent` does not accept an argument.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from flax import nnx
+      >>> layer = CfC(3, 5, mixed_memory=True, rngs=nnx.Rngs(0))
+      >>> outputs, state = layer(jnp.ones([2, 7, 3]), elapsed=jnp.full([2, 7], 0.5))
+      >>> outputs.shape, state[0].c.shape
+      ((2, 7, 5), (2, 5))
+    """
+
+    def __init__(
+        self, input_size: int, hidden_size: int, *, mixed_memory: bool = False, **options: Any
+    ) -> None:
+        mixed = checks.require_bool("mixed_memory", mixed_memory)
+        cell_class = cells.MixedCfC if mixed else cells.CfC
+        cell = cell_of(CfC, cell_class, (input_size, hidden_size), options)
         super().__init__(cell, **options)

@@ -59,7 +59,7 @@ def cell_of(
     if "activation" in options and "activation" not in own:
         raise TypeError(
             f"{layer.__name__}: got an option it does not have, 'activation'; the activation is "
-            "tanh, and only RNN has a choice"
+            "tanh, and only RNN and CfC have a choice"
         )
     for name in sorted(options.keys() & FOREIGN.keys()):
         raise TypeError(

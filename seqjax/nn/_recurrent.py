@@ -15,6 +15,7 @@ from flax import nnx
 
 from seqjax import _arguments as arguments
 from seqjax import checks, sequences
+from seqjax._elapsed import with_elapsed
 from seqjax._hints import hints
 from seqjax._hooks import is_hooked
 from seqjax.cells._base import Cell, is_shape
@@ -246,6 +247,7 @@ class Recurrent(nnx.Module):
         train="use deterministic, which is its opposite",
         reverse="use seqjax.unroll(..., reverse=True)",
         time_major="pass it to the constructor",
+        timespans="use elapsed",
     )
     def __call__(
         self,
@@ -253,6 +255,7 @@ class Recurrent(nnx.Module):
         *,
         lengths: Any = None,
         mask: Any = None,
+        elapsed: Any = None,
         resets: Any = None,
         initial_state: Any = None,
         return_sequences: bool = True,
@@ -274,6 +277,10 @@ class Recurrent(nnx.Module):
           lengths: the number of real steps of each sequence, integers of the batch shape. Pass
             either `lengths` or `mask`.
           mask: bool `[..., T]` (time-major: `[T, ...]`), True at real steps.
+          elapsed: the time since the previous real step, numbers of the shape of `mask`, for cells
+            that read it: `Decay`, `GRUD` or `CfC`. All layers of the stack read it. The backward
+            direction reads the time to the next real step. Instead of passing `elapsed`, you can
+            pass xs with the time as last feature, `[..., T, I+1]`.
           resets: bool with the shape of `mask`, True at the first step of a new sequence. Both
             directions reset the state at the boundary before the new sequence.
           initial_state: the state before the first step, as `layer.initial_state(batch_shape)` or
@@ -316,6 +323,7 @@ class Recurrent(nnx.Module):
         xs = arguments.floating_inputs(self.cell, xs)
         if self.dtype is not None:
             xs = jax.tree.map(lambda x: x.astype(self.dtype), xs)
+        xs = with_elapsed(self.cell, xs, elapsed)
         batch_shape, steps = arguments.layout(self.cell, xs, time_major=self.time_major)
         mask = sequences.step_mask(
             batch_shape, steps, lengths=lengths, mask=mask, time_major=self.time_major
@@ -329,9 +337,13 @@ class Recurrent(nnx.Module):
         )
         if checks.require_bool("return_all_states", return_all_states):
             execution = by_scan(execution, "return_all_states", with_states=True)
+        elapsed = None
+        if self.cell.reads_elapsed:
+            xs, elapsed = xs[..., :-1], xs[..., -1]
         call = Sequences(
-            batch_shape, steps, self.time_major, mask, None, execution, burn_in, return_all_states
-        )
+            batch_shape, steps, self.time_major, mask, None, execution, burn_in,
+            return_all_states, elapsed,
+        )  # fmt: skip
         if resets is not None:
             resets = sequences.require_mask("resets", resets, call.step_shape)
             call = dataclasses.replace(call, resets=resets)
@@ -364,13 +376,17 @@ class Recurrent(nnx.Module):
             xs = normed.astype(xs.dtype)
         return noise.dropout(key, self.dropout, xs) if self.dropout and key is not None else xs
 
-    def step(self, x_t: PyTree, state: Any = None, *, resets: Any = None) -> Unrolled:
+    def step(
+        self, x_t: PyTree, state: Any = None, *, elapsed: Any = None, resets: Any = None
+    ) -> Unrolled:
         """Run one step in evaluation mode, as a call on a sequence of one step does.
 
         Args:
           x_t: the input of the step, `[..., I]`.
           state: the state before the step, as `layer.initial_state(batch_shape)` or the previous
             step returns it. If `state` is None, the initial state is used.
+          elapsed: the time since the previous step, numbers `[...]`, for cells that read it. You
+            can also pass it as the last feature of x_t.
           resets: bool `[...]`, True where x_t is the first input of a new sequence or episode. For
             elements of the batch with a reset, the initial state replaces `state`.
 
@@ -389,6 +405,7 @@ class Recurrent(nnx.Module):
           (2, 5)
         """
         require_one_direction(self)
+        x_t = with_elapsed(self.cell, x_t, elapsed, name="x_t", step=True)
         run = _stepped if self._can_compile((x_t, state, resets)) else Recurrent._step
         ran: Unrolled = run(self, x_t, state, resets)
         return ran

@@ -104,6 +104,7 @@ class Stateful(nnx.Module):
         stride: int | None = None,
         lengths: Any = None,
         mask: Any = None,
+        elapsed: Any = None,
         resets: Any = None,
         deterministic: bool | None = None,
         rngs: noise.Rngs | None = None,
@@ -118,6 +119,7 @@ class Stateful(nnx.Module):
             The default is T.
           lengths: the number of real steps of each sequence, as for the layer.
           mask: True at real steps, as for the layer.
+          elapsed: the time since the previous real step, as for the layer.
           resets: True at the first step of a new sequence, as for the layer.
           deterministic: True for evaluation, as for the layer.
           rngs: the source of randomness, as for the layer.
@@ -151,8 +153,8 @@ class Stateful(nnx.Module):
         )
         if stride == steps:
             whole = self.layer(
-                xs, mask=mask, resets=resets, initial_state=state, deterministic=deterministic,
-                rngs=rngs, **options,
+                xs, mask=mask, elapsed=elapsed, resets=resets, initial_state=state,
+                deterministic=deterministic, rngs=rngs, **options,
             )  # fmt: skip
             self._keep(whole.state)
             return whole
@@ -165,6 +167,7 @@ class Stateful(nnx.Module):
             outputs, state = self.layer(
                 xs[where],
                 mask=None if mask is None else mask[where],
+                elapsed=None if elapsed is None else elapsed[where],
                 resets=None if resets is None else resets[where],
                 initial_state=state,
                 deterministic=deterministic,

@@ -94,7 +94,7 @@ def cell_gates(
       >>> bool((found["f"] > 0.99).all())
       True
     """
-    probe, inputs, _ = cell_probe("cell_gates", cell, xs, options)
+    probe, inputs, _, options = cell_probe("cell_gates", cell, xs, options)
     values: dict[str, Array] = dict(
         unroll(probe, params, inputs, **options, implementation=SHOWING).outputs[1]
     )

@@ -126,7 +126,7 @@ def cell_gradient_norms(
       >>> cell_gradient_norms(lambda outputs: outputs[-1].sum(), cell, params, xs).tolist()
       [0.125, 0.25, 0.5, 1.0]
     """
-    probe, (xs, zeros), lead = cell_probe("cell_gradient_norms", cell, xs, options)
+    probe, (xs, zeros), lead, options = cell_probe("cell_gradient_norms", cell, xs, options)
 
     def of_nudges(nudges: PyTree) -> Array:
         return loss(unroll(probe, params, (xs, nudges), **options).outputs)

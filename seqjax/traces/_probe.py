@@ -11,8 +11,9 @@ import jax.numpy as jnp
 from flax import nnx
 from jax.extend.core import get_opaque_trace_state
 
-from seqjax import checks
+from seqjax import checks, sequences
 from seqjax._arguments import floating_inputs, layout
+from seqjax._elapsed import turned, with_elapsed
 from seqjax._hooks import Call, hooked
 from seqjax._unroll import unroll
 from seqjax.cells._base import Cell, Role, compute_dtype
@@ -139,19 +140,29 @@ SHOWING = Kernel("scan", scan, options=(("with_gates", True),))
 
 def cell_probe(
     caller: str, cell: Cell[Any, Any], xs: PyTree, options: Mapping[str, Any]
-) -> tuple[Probe, Any, int]:
-    """Return the probe of a cell, its inputs with zero nudges, and the number of leading axes."""
+) -> tuple[Probe, Any, int, dict[str, Any]]:
+    """Return the probe of a cell, its inputs with zero nudges, and the number of leading axes.
+
+    The fourth result has the options for `unroll` with the probe, which does not read the time.
+    """
     checks.require_options(caller, options, unroll)
     if options.get("zoneout") is not None:
         raise ValueError(
             f"zoneout: expected None for a cell, got {checks.brief(options['zoneout'])}; use a "
             "layer with zoneout"
         )
-    xs = floating_inputs(cell, xs)
-    batch_shape, steps = layout(cell, xs, time_major=options.get("time_major", False))
-    lead = (steps, *batch_shape) if options.get("time_major") else (*batch_shape, steps)
+    options = dict(options)
+    xs = with_elapsed(cell, floating_inputs(cell, xs), options.pop("elapsed", None))
+    time_major = options.get("time_major", False)
+    batch_shape, steps = layout(cell, xs, time_major=time_major)
+    lead = (steps, *batch_shape) if time_major else (*batch_shape, steps)
+    if cell.reads_elapsed and options.get("reverse"):
+        given = {name: options.get(name) for name in ("lengths", "mask")}
+        mask = sequences.step_mask(batch_shape, steps, **given, time_major=time_major)
+        axis = 0 if time_major else len(batch_shape)
+        xs = turned(xs, mask=mask, resets=options.get("resets"), axis=axis)
     probe = Probe.of(cell)
-    return probe, (xs, _zeros(probe, lead, compute_dtype(xs))), len(lead)
+    return probe, (xs, _zeros(probe, lead, compute_dtype(xs))), len(lead), options
 
 
 def probed(
