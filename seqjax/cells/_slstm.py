@@ -214,7 +214,8 @@ class PairSLSTM(SLSTM):
         return self.draw_heads("kernel_init", key, blocks, self.gates, dtype)
 
     def project(self, p: Any, x: Any) -> Slots:
+        x_t, v_t = x
         w_if, w_zo = ops.split(p.w_ih, 2)
-        gates = (*ops.matmul_by_heads(x[1], w_if, 2), *ops.matmul_by_heads(x[0], w_zo, 2))
+        gates = (*ops.matmul_by_heads(v_t, w_if, 2), *ops.matmul_by_heads(x_t, w_zo, 2))
         biases = (None,) * self.gates if p.b is None else ops.split(p.b, self.gates)
         return tuple(map(ops.biased, gates, biases))

@@ -159,16 +159,15 @@ class SRUBlock(ResidualBlock):
         cell = cell_of(SRUBlock, OpenSRU, (input_size, input_size), options)
         rngs = noise.streams(options.get("rngs"), "params")
         super().__init__(input_size, nnx.LayerNorm, **options | {"rngs": rngs})
+        self.alpha: float = cell.alpha
         self.layer = self._recurrent(cell, rngs)
 
     def mix(self, xs: Array, state: Any, drop: Drop, **steps: Any) -> Unrolled:
         return self.layer(xs, initial_state=state, **steps)
 
-    def join(self, xs: Array, mixed: Any, drop: Drop) -> Array:
-        (read, rest), cell = mixed, self.layer.cell
-        assert isinstance(cell, cells.SRU)
-        joined: Array = drop(read) + rest * (cell.alpha * xs)
-        return joined
+    def join(self, xs: Array, mixed: tuple[Array, Array], drop: Drop) -> Array:
+        read, rest = mixed
+        return drop(read) + rest * (self.alpha * xs)
 
 
 @shows_options(cells.RGLRU)

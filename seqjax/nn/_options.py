@@ -86,8 +86,8 @@ def shows_options(cell_class: type[Any], *fixed: str) -> Callable[[L], L]:
     """
 
     def decorated(layer: L) -> L:
-        base_class: type[Any] = layer.__bases__[0]
-        own, base = (dict(inspect.signature(c.__init__).parameters) for c in (layer, base_class))
+        classes: tuple[Any, ...] = layer, layer.__base__
+        own, base = (dict(inspect.signature(c.__init__).parameters) for c in classes)
         shown = {name: p for name, p in own.items() if p.kind is p.POSITIONAL_OR_KEYWORD}
         named = {name: p for name, p in own.items() if p.kind is p.KEYWORD_ONLY}
         for field in dataclasses.fields(cell_class)[2:]:

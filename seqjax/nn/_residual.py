@@ -188,7 +188,7 @@ class ResidualBlock(nnx.Module):
 
     @property
     def bidirectional(self) -> bool:
-        """Whether the recurrent layer has two directions."""
+        """A bool that is True if the recurrent layer has two directions."""
         return self.layer.bidirectional
 
     @abc.abstractmethod

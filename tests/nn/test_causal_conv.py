@@ -105,7 +105,7 @@ def test_dtypes():
     assert outputs.dtype == jnp.bfloat16 and window.dtype == jnp.float32
     assert outputs[-1].tolist() == [260.0] * I  # 256 + 1 is 256 in bfloat16
     assert run(conv, xs).state.dtype == jnp.bfloat16
-    assert make(dtype=jnp.bfloat16)(random(2, I)).outputs.dtype == jnp.bfloat16
+    assert run(make(dtype=jnp.bfloat16), random(2, I)).outputs.dtype == jnp.bfloat16
     assert make(dtype=jnp.bfloat16).initial_state(2).dtype == jnp.bfloat16
     assert nn.CausalConv(I, param_dtype=jnp.bfloat16, rngs=nnx.Rngs(0)).kernel.dtype == jnp.bfloat16
 
