@@ -180,6 +180,7 @@ def test_the_normaliser_is_exact_and_differentiable_near_one():
 LONG = [LRU(3, 4, r_min=0.9, r_max=0.99999), RGLRU(3, 4, max_decay=0.99999)]
 
 
+@pytest.mark.quick("rg_lru")
 @pytest.mark.parametrize("cell", LONG, ids=["lru", "rg_lru"])
 def test_a_hundred_thousand_steps(cell):
     """Nothing overflows, in values and gradients, and the kernels agree."""
@@ -233,7 +234,12 @@ def test_heads_are_blocks_of_a_dense_matrix():
     assert_close(seqjax.unroll(heads, params, xs), want, **CLOSE)
 
 
-@pytest.mark.parametrize("cell", [LRU(3, 4), LRU(3, 4, output_size=3), RGLRU(3, 4, num_heads=2)])
+@pytest.mark.quick("lru", "rg_lru")
+@pytest.mark.parametrize(
+    "cell",
+    [LRU(3, 4), LRU(3, 4, output_size=3), RGLRU(3, 4, num_heads=2)],
+    ids=["lru", "lru-same", "rg_lru"],
+)
 def test_every_law(cell):
     check_cell(cell)
 

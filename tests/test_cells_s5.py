@@ -28,6 +28,7 @@ def golden(name: str) -> tuple[dict[str, Any], dict[str, np.ndarray], dict[str, 
     return config, *({key: pair[i] for key, pair in arrays.items()} for i in (0, 1))
 
 
+@pytest.mark.quick("s5_zoh-*", "s5_bilinear-scan", "s5_no_pairs-associative")
 @pytest.mark.parametrize("kernel", KERNELS)
 @pytest.mark.parametrize("name", ["s5_zoh", "s5_bilinear", "s5_no_pairs"])
 def test_equals_the_authors_code(name, kernel):
@@ -147,6 +148,7 @@ def test_clipped_eigenvalues_are_stable_for_all_parameters(discretization):
     assert_close(free.prepare(params).decay[-2:], cell.prepare(params).decay[-2:], 0, 0)
 
 
+@pytest.mark.quick("zoh-bfloat16", "bilinear-float32")
 @pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
 @pytest.mark.parametrize("discretization", ["zoh", "bilinear"])
 def test_long_sequences(discretization, dtype):
@@ -169,6 +171,7 @@ def test_long_sequences(discretization, dtype):
         assert_close(other.outputs, ran[0].outputs, tolerance)
 
 
+@pytest.mark.quick("options1")
 @pytest.mark.parametrize(
     "options", [{"num_blocks": 2}, {"discretization": "bilinear", "conj_pairs": False}]
 )

@@ -46,6 +46,7 @@ def test_equals_the_authors_code(name, kernel):
     assert_close(gradients, (slopes, derivatives["input"], derivatives["c_0"]), 1e-5, 1e-5)
 
 
+@pytest.mark.quick("wide")
 @pytest.mark.parametrize("cell", [SRU(3, 4), SRU(4, 4, use_peephole=False)], ids=["wide", "linear"])
 def test_every_law(cell):
     check_cell(cell)
