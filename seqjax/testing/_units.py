@@ -44,9 +44,11 @@ def mixed_units(cell: Cell[Any, Any], p: PyTree, x: PyTree, state: PyTree) -> st
             if bool((np.where(np.eye(len(square)), 0, square) != 0).any()):
                 without = "" if cell.diagonal else " without `recur`"
                 return f"A unit of the new state depends on other units of the old one{without}."
+    if units is None:
+        return None  # `seqjax.online` refuses the cell
     of_parameters = jax.jacrev(lambda p: after_step(cell, p, x, state))
     for rows in jax.jit(of_parameters)(p):
-        for unit, jacobian in zip(units or [], jax.tree.leaves(rows), strict=True):
+        for unit, jacobian in zip(units, jax.tree.leaves(rows), strict=True):
             own = -1 if unit is None else jnp.broadcast_to(unit, jacobian.shape[1:])
             rows_of = np.arange(jacobian.shape[0]).reshape(-1, *[1] * (jacobian.ndim - 1))
             if bool((np.where(rows_of == own, 0, jacobian) != 0).any()):

@@ -38,7 +38,8 @@ COUPLED = [
     "peephole_lstm", "coupled_lstm", "slstm", "slstm-heads", "slstm-exponential",
 ]  # fmt: skip
 REFUSED = [
-    "projected_lstm", "layer_norm_lstm", "cho_gru", "mgu", "rg_lru", "conv_lstm_1d", "conv_lstm_2d"
+    "projected_lstm", "layer_norm_lstm", "cho_gru", "mgu", "rg_lru", "conv_lstm_1d", "conv_lstm_2d",
+    "gru_d", "cfc", "mixed_cfc",
 ]  # fmt: skip
 
 
