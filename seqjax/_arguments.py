@@ -46,16 +46,16 @@ def check_cell(cell: Any) -> None:
         ) from None
 
 
-def floating_inputs(cell: Cell[Any, Any], xs: PyTree) -> PyTree:
+def floating_inputs(cell: Cell[Any, Any], xs: PyTree, name: str = "xs") -> PyTree:
     """Return the inputs of a cell as JAX arrays, or raise if they are not floating-point."""
     if isinstance(xs, jax.Array) and is_shape(cell.input_shape):
-        return as_floating("xs", xs)
+        return as_floating(name, xs)
     if not same_structure(xs, cell.input_shape, is_leaf=is_shape):
         expected = jax.tree.map(lambda s: in_words("...", s), cell.input_shape, is_leaf=is_shape)
         raise ValueError(
-            f"xs: expected floating-point inputs as {expected}, got {checks.brief(xs)}"
+            f"{name}: expected floating-point inputs as {expected}, got {checks.brief(xs)}"
         )
-    return jax.tree.map(lambda x: as_floating("xs", x), xs)
+    return jax.tree.map(lambda x: as_floating(name, x), xs)
 
 
 def in_words(lead: str, event: Shape) -> str:

@@ -424,12 +424,12 @@ class Recurrent(nnx.Module):
     def _step(self, x_t: PyTree, state: Any, resets: Any) -> Unrolled:
         """Run one step as a sequence of one step."""
 
-        def lifted(x: Any, shape: Shape) -> Array:
-            x = arguments.as_floating("x_t", x)
+        def lifted(x: Array, shape: Shape) -> Array:
             if x.ndim < len(shape) or x.shape[x.ndim - len(shape) :] != shape:
                 raise ValueError(f"x_t: expected {arguments.in_words('...', shape)}, got {x.shape}")
             return jnp.expand_dims(x, 0 if self.time_major else x.ndim - len(shape))
 
+        x_t = arguments.floating_inputs(self.cell, x_t, "x_t")
         xs = jax.tree.map(lifted, x_t, self.cell.input_shape)
         axis = 0 if self.time_major else len(self._batch_shape(x_t))
         if resets is not None:

@@ -304,6 +304,8 @@ def test_a_step_of_a_whole_batch_of_sequences(time_major):
     xs = XS.swapaxes(0, 1) if time_major else XS
     with pytest.raises(ValueError, match=r"x_t: expected the batch shape of the state.*call the"):
         layer.step(xs, state)
+    with pytest.raises(ValueError, match=r"x_t: expected floating-point inputs .*\(list\)"):
+        layer.step([[1.0, 2.0, 3.0]], state)
     with pytest.raises(ValueError, match="x_t: expected the batch shape of the state"):
         layer.step(random(B + 1, I), state)
     assert layer.step(random(B, I), state).outputs.shape == (B, H)
