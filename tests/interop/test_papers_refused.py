@@ -1,4 +1,4 @@
-"""What `load` and `dump` refuse for the layers of single papers; each error names the array."""
+"""Errors of `load` and `dump` for the layers of single papers. Each error names the array."""
 
 import jax
 import numpy as np
