@@ -82,7 +82,7 @@ def weighted(outputs, carry):
     return total / outputs.size
 
 
-def both_ways(theirs, ours, params, xs):
+def assert_same_both_ways(theirs, ours, params, xs):
     """Compare values at real steps, final carries and gradients of two functions."""
 
     def with_gradients(function):
@@ -119,7 +119,7 @@ def test_an_nnx_cell_equals_the_rnn_of_nnx(name):
         outputs, (state,) = layer(xs, lengths=LENGTHS, initial_state=[start])
         return outputs, state
 
-    both_ways(theirs, ours, params, XS)
+    assert_same_both_ways(theirs, ours, params, XS)
 
 
 @pytest.mark.quick("MGUCell")
@@ -137,7 +137,7 @@ def test_a_linen_cell_equals_the_rnn_of_linen(name):
     def ours(params, xs):
         return seqjax.unroll(cell, params, xs, lengths=LENGTHS)
 
-    both_ways(theirs, ours, params, random(B, T, *spatial, I))
+    assert_same_both_ways(theirs, ours, params, random(B, T, *spatial, I))
 
 
 def by_loop(module, xs, mask, resets, reverse=False):
