@@ -138,7 +138,7 @@ def _vector_cells() -> dict[str, Any]:
 @pytest.mark.parametrize("name", _vector_cells())
 def test_outputs_come_before_the_state(name):
     cell = _vector_cells()[name]
-    params, xs = cell.init(jax.random.key(0)), jnp.ones((B, T, I))
+    params, xs = cell.init(jax.random.key(0)), jnp.ones((B, T, *cell.input_shape))
     layer = nn.Recurrent(cell, rngs=nnx.Rngs(0))
     state = cell.initial_state(B)
     lead = (B, T)

@@ -149,7 +149,9 @@ def test_a_sequence_alone_equals_itself_in_a_padded_batch(case):
     xs = inputs_of(cell, (3,))
     batch = host(case.unroll(params, xs, lengths=LENGTHS, reverse=True))
     for row, length in enumerate(LENGTHS):
-        alone = case.unroll(params, xs[row, :length], reverse=True)
+        # "native" asks for at least one step; without any, the default stands in.
+        runs = case if length else case._replace(kernel="auto")
+        alone = runs.unroll(params, xs[row, :length], reverse=True)
         inside = (batch.outputs[row, :length], jax.tree.map(lambda s, r=row: s[r], batch.state))
         assert_close(inside, tuple(alone))
 
