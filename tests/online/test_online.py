@@ -11,7 +11,6 @@ from jax.flatten_util import ravel_pytree
 
 import seqjax
 from seqjax import cells, online
-from seqjax.cells._base import prepared
 from seqjax.testing._units import mixed_units
 from tests.cases import (
     CASES,
@@ -165,9 +164,8 @@ def test_cells_are_refused_only_if_a_parameter_changes_several_units(name):
 @pytest.mark.parametrize("name", DIAGONAL + COUPLED)
 def test_the_jacobians_are_as_a_cell_says(name):
     cell = CASES[name].cell
-    p = prepared(cell, params_of(cell), jnp.float32)
     state = jax.tree.map(lambda a: a[0], state_of(cell, (1,)))
-    assert mixed_units(cell, p, jnp.asarray(inputs_of(cell, ())[0]), state) is None
+    assert mixed_units(cell, params_of(cell), jnp.asarray(inputs_of(cell, ())[0]), state) is None
 
 
 def test_the_lists_above_are_complete():
