@@ -88,7 +88,7 @@ def _recur_is_bilinear(sample: Sample, tolerance: float) -> str | None:
         return None
     others = drawn(r, sample.seed + 3), drawn(p, sample.seed + 4)
     slots, of_r, moved, of_p = sample.run(products, sample.start, *others)
-    found = difference(*of_r, tolerance)
+    found = difference(of_r[0], of_r[1], tolerance)
     if found is not None:
         return f"In r: {found}"
     # A slot that does not depend on p, such as r itself, need only be linear in r.
@@ -113,7 +113,8 @@ def _matrix_is_that_of_recur(sample: Sample, tolerance: float) -> str | None:
         slots = [q for q in cell.recur(p, r) if q is not None and next(weighs)]
         return jnp.asarray(r) @ w, jnp.concatenate(slots, axis=-1)
 
-    return difference(*sample.run(products, sample.start), tolerance)
+    got, want = sample.run(products, sample.start)
+    return difference(got, want, tolerance)
 
 
 def _units_are_apart(sample: Sample, tolerance: float) -> str | None:
