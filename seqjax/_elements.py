@@ -1,5 +1,6 @@
 """Means over the real elements of a batch, from which losses and metrics are computed."""
 
+import functools
 import math
 from typing import Any, NamedTuple, NoReturn, TypeAlias
 
@@ -23,6 +24,7 @@ __all__ = [
     "floats",
     "hidden_by",
     "hits",
+    "in_range",
     "squared_errors",
 ]
 
@@ -91,10 +93,7 @@ class Mean(NamedTuple):
             values = values.astype(np.float32)
         values = _at_least_float32(jnp.asarray(values))
         mask = _real_positions(lengths, mask, values.shape)
-        if mask is None:
-            return cls(values.sum(), jnp.array(values.size, dtype=int))
-        elements = math.prod(values.shape[mask.ndim :])
-        return cls(hidden_by(values, mask).sum(), mask.sum(dtype=int) * elements)
+        return cls(*_total(values, mask))
 
     def merge(self, other: "Mean") -> "Mean":
         """Return the mean over the elements of both means, as if they were one batch."""
@@ -118,12 +117,31 @@ class Mean(NamedTuple):
 def averaged(values: jax.Array, mask: jax.Array | None, per_sequence: bool) -> jax.Array:
     """Return the mean over the real elements of the batch, or of each sequence."""
     if not checks.require_bool("per_sequence", per_sequence):
-        return Mean.of(values, mask=mask).value()
+        return _mean(values, mask)
     if not values.ndim:
         raise ValueError("per_sequence: expected a batch of sequences, got a single position")
     if mask is not None and not mask.ndim:
         mask = jnp.broadcast_to(mask, values.shape[:1])
-    return jax.vmap(lambda values, mask: Mean.of(values, mask=mask).value())(values, mask)
+    return _each_mean(values, mask)
+
+
+@jax.jit
+def _total(values: jax.Array, mask: jax.Array | None) -> tuple[jax.Array, jax.Array]:
+    """Return the sum and the number of the real elements."""
+    if mask is None:
+        return values.sum(), jnp.array(values.size, dtype=int)
+    elements = math.prod(values.shape[mask.ndim :])
+    return hidden_by(values, mask).sum(), mask.sum(dtype=int) * elements
+
+
+@jax.jit
+def _mean(values: jax.Array, mask: jax.Array | None) -> jax.Array:
+    return Mean.of(values, mask=mask).value()
+
+
+@jax.jit
+def _each_mean(values: jax.Array, mask: jax.Array | None) -> jax.Array:
+    return jax.vmap(_mean)(values, mask)
 
 
 def mean(values: jax.Array, mask: jax.Array | None) -> Mean:
@@ -140,22 +158,35 @@ def cross_entropies(
 ) -> Elements:
     """Return `-Σ_c q_c log softmax(logits)_c` at each position, NaN at a label out of range."""
     label_smoothing = checks.require_rate("label_smoothing", label_smoothing)
-    logits, labels, mask, valid = _classes(logits, labels, lengths, mask)
+    logits, labels, mask = _classes(logits, labels, lengths, mask)
+    return _cross_entropies(logits, labels, mask, label_smoothing), mask
+
+
+@functools.partial(jax.jit, static_argnames="label_smoothing")
+def _cross_entropies(
+    logits: jax.Array, labels: jax.Array, mask: jax.Array | None, label_smoothing: float
+) -> jax.Array:
+    logits, (labels, valid) = hidden_by(logits, mask), in_range(labels, logits.shape[-1])
     values = optax.softmax_cross_entropy_with_integer_labels(logits, labels)
     if label_smoothing:
         # The mean of the cross entropies of all classes, without an array of smoothed labels.
         uniform = jax.nn.logsumexp(logits, axis=-1) - logits.mean(axis=-1)
         values = (1 - label_smoothing) * values + label_smoothing * uniform
-    return jnp.where(valid, values, jnp.nan), mask
+    return jnp.where(valid, values, jnp.nan)
 
 
 def binary_cross_entropies(
     logits: ArrayLike, labels: ArrayLike, lengths: ArrayLike | None, mask: ArrayLike | None
 ) -> Elements:
     """Return the logistic cross entropy of each element, NaN at a label out of range."""
-    logits, labels, mask, valid = _binary(logits, labels, lengths, mask)
+    logits, labels, mask = _binary(logits, labels, lengths, mask)
+    return _binary_cross_entropies(logits, labels), mask
+
+
+@jax.jit
+def _binary_cross_entropies(logits: jax.Array, labels: jax.Array) -> jax.Array:
     values = optax.sigmoid_binary_cross_entropy(logits, labels)
-    return jnp.where(valid, values, jnp.nan), mask
+    return jnp.where((labels >= 0) & (labels <= 1), values, jnp.nan)
 
 
 def squared_errors(
@@ -182,36 +213,43 @@ def hits(
     logits: ArrayLike, labels: ArrayLike, lengths: ArrayLike | None, mask: ArrayLike | None
 ) -> Elements:
     """Return 1 where the label has the largest logit, else 0; NaN for invalid logits and labels."""
-    logits, labels, mask, valid = _classes(logits, labels, lengths, mask)
+    logits, labels, mask = _classes(logits, labels, lengths, mask)
+    return _hits(logits, labels, mask), mask
+
+
+@jax.jit
+def _hits(logits: jax.Array, labels: jax.Array, mask: jax.Array | None) -> jax.Array:
+    logits, (labels, valid) = hidden_by(logits, mask), in_range(labels, logits.shape[-1])
     valid &= ~jnp.isnan(logits).any(axis=-1)  # argmax would return the index of a NaN
     hits = jnp.argmax(logits, axis=-1).astype(labels.dtype) == labels
-    return jnp.where(valid, hits.astype(jnp.float32), jnp.nan), mask
+    return jnp.where(valid, hits.astype(jnp.float32), jnp.nan)
 
 
 def binary_hits(
     logits: ArrayLike, labels: ArrayLike, lengths: ArrayLike | None, mask: ArrayLike | None
 ) -> Elements:
     """Return 1 where `logit > 0` equals `label > 0.5`, else 0; NaN for invalid logits or labels."""
-    logits, labels, mask, valid = _binary(logits, labels, lengths, mask)
-    valid &= ~jnp.isnan(logits)  # NaN > 0 is False, as if NaN were class 0
+    logits, labels, mask = _binary(logits, labels, lengths, mask)
+    return _binary_hits(logits, labels), mask
+
+
+@jax.jit
+def _binary_hits(logits: jax.Array, labels: jax.Array) -> jax.Array:
+    # NaN > 0 is False, as if NaN were class 0.
+    valid = (labels >= 0) & (labels <= 1) & ~jnp.isnan(logits)
     hits = (logits > 0) == (labels > 0.5)
-    return jnp.where(valid, hits.astype(jnp.float32), jnp.nan), mask
+    return jnp.where(valid, hits.astype(jnp.float32), jnp.nan)
 
 
 def _classes(
     logits: ArrayLike, labels: ArrayLike, lengths: ArrayLike | None, mask: ArrayLike | None
-) -> tuple[jax.Array, jax.Array, jax.Array | None, jax.Array]:
-    """Return logits, labels, the mask, and an array that is True where a label is in range.
-
-    Logits and labels are 0 at masked positions.
-    """
+) -> tuple[jax.Array, jax.Array, jax.Array | None]:
+    """Check logits and labels, and return them with their mask."""
     logits = _floating("logits", logits)
     if not logits.ndim or not logits.shape[-1]:
         raise ValueError(f"logits: expected [..., C] with at least one class, got {logits.shape}")
-    labels, mask, valid = class_labels(
-        "logits", logits.shape, labels, logits.shape[-1], lengths, mask
-    )
-    return hidden_by(logits, mask), labels, mask, valid
+    labels, mask = class_labels("logits", logits.shape, labels, logits.shape[-1], lengths, mask)
+    return logits, labels, mask
 
 
 def class_labels(
@@ -221,8 +259,8 @@ def class_labels(
     classes: int,
     lengths: ArrayLike | None,
     mask: ArrayLike | None,
-) -> tuple[jax.Array, jax.Array | None, jax.Array]:
-    """Return the labels, their mask, and an array that is True where a label is in range.
+) -> tuple[jax.Array, jax.Array | None]:
+    """Check labels, and return them with their mask. Masked and traced labels may be out of range.
 
     The labels must have the shape `shape` without its last axis.
     """
@@ -237,21 +275,22 @@ def class_labels(
     # The check comes before JAX narrows the labels. Narrowing could wrap a wide integer around so
     # that it looks valid.
     checks.require_range("labels", labels, classes - 1, mask=mask)
-    labels = checks.require_ids("labels", jnp.asarray(labels), "integer classes")
+    return checks.require_ids("labels", jnp.asarray(labels), "integer classes"), mask
+
+
+def in_range(labels: jax.Array, classes: int) -> tuple[jax.Array, jax.Array]:
+    """Return the labels, with 0 where they are out of range, and True where they are in range."""
     valid = (labels >= 0) & (labels < classes)
-    return hidden_by(labels, valid), mask, valid
+    return hidden_by(labels, valid), valid
 
 
 def _binary(
     logits: ArrayLike, labels: ArrayLike, lengths: ArrayLike | None, mask: ArrayLike | None
-) -> tuple[jax.Array, jax.Array, jax.Array | None, jax.Array]:
-    """Return logits, labels, the mask, and an array that is True where a label is in range.
-
-    Logits and labels are 0 at masked positions.
-    """
+) -> tuple[jax.Array, jax.Array, jax.Array | None]:
+    """Return logits and labels, with 0 at masked positions, and their mask."""
     logits, labels, mask = _pair("logits", logits, "labels", labels, lengths, mask)
     checks.require_range("labels", labels, 1, mask=mask)
-    return logits, labels, mask, (labels >= 0) & (labels <= 1)
+    return logits, labels, mask
 
 
 def _pair(
@@ -269,7 +308,14 @@ def _pair(
             f"{target_name}: expected the shape of {name}, {values.shape}, got {targets.shape}"
         )
     mask = _real_positions(lengths, mask, values.shape)
-    return hidden_by(values, mask), hidden_by(jnp.asarray(targets, values.dtype), mask), mask
+    return *_hidden(values, jnp.asarray(targets, values.dtype), mask), mask
+
+
+@jax.jit
+def _hidden(
+    values: jax.Array, targets: jax.Array, mask: jax.Array | None
+) -> tuple[jax.Array, jax.Array]:
+    return hidden_by(values, mask), hidden_by(targets, mask)
 
 
 def _array(name: str, x: Any) -> jax.Array | np.ndarray:

@@ -1,5 +1,6 @@
 """The cross entropy of a linear read-out, which the losses and the metrics share."""
 
+import functools
 import math
 from typing import NamedTuple
 
@@ -31,8 +32,7 @@ class LinearReadout(NamedTuple):
 
     def cross_entropies(self) -> _elements.Elements:
         """Return the cross entropy at each position and the mask of the positions."""
-        nats = _chunked.each_nats(self.setting, self.readout, self.positions)
-        return jnp.where(self.valid, nats.reshape(self.valid.shape), jnp.nan), self.mask
+        return _nats(self.setting, self.readout, self.positions, self.valid), self.mask
 
     def means(self) -> tuple[_elements.Mean, _elements.Mean]:
         """Return the mean cross entropy and the accuracy, computed in one pass over the data."""
@@ -44,6 +44,17 @@ class LinearReadout(NamedTuple):
         spoilt = jnp.where(wrong.any(), jnp.nan, jnp.zeros((), totals.nats.dtype))
         nats, hits = (_elements.Mean(total + spoilt, count) for total in totals)
         return nats, hits
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _nats(
+    setting: _chunked.Setting,
+    readout: _chunked.Readout,
+    positions: _chunked.Positions,
+    valid: jax.Array,
+) -> jax.Array:
+    nats = _chunked.each_nats(setting, readout, positions)
+    return jnp.where(valid, nats.reshape(valid.shape), jnp.nan)
 
 
 def linear_readout(
@@ -73,9 +84,7 @@ def linear_readout(
         bias = _elements.floats("bias", bias)
         if bias.shape != (classes,):
             raise ValueError(f"bias: expected ({classes},) {fitting}, got {bias.shape}")
-    labels, mask, valid = _elements.class_labels(
-        "hidden", hidden.shape, labels, classes, lengths, mask
-    )
+    labels, mask = _elements.class_labels("hidden", hidden.shape, labels, classes, lengths, mask)
     if chunk_size is None:
         chunk_size = _chunked.chunk_size_for(features, classes)
     setting = _chunked.Setting(
@@ -84,10 +93,16 @@ def linear_readout(
         features_axis,
         masked=mask is not None,
     )
-    count = math.prod(labels.shape)
-    positions = _chunked.Positions(
-        _elements.hidden_by(hidden, mask).reshape(count, features),
-        labels.reshape(count),
-        (valid if mask is None else valid & mask).reshape(count),
-    )
+    positions, valid = _positions(hidden, labels, mask, classes)
     return LinearReadout(setting, _chunked.Readout(kernel, bias), positions, mask, valid)
+
+
+@functools.partial(jax.jit, static_argnames="classes")
+def _positions(
+    hidden: jax.Array, labels: jax.Array, mask: jax.Array | None, classes: int
+) -> tuple[_chunked.Positions, jax.Array]:
+    """Return hidden states, labels and mask with one axis, and True where a label is in range."""
+    labels, valid = _elements.in_range(labels, classes)
+    count, real = math.prod(labels.shape), valid if mask is None else valid & mask
+    hidden = _elements.hidden_by(hidden, mask).reshape(count, hidden.shape[-1])
+    return _chunked.Positions(hidden, labels.reshape(count), real.reshape(count)), valid

@@ -3,8 +3,11 @@
 A step is real if it belongs to the sequence and not to its padding. A mask is a boolean array that
 is True at real steps. `lengths` describes a mask in which the first steps of each sequence, up to
 its length, are real. Arrays are batch-major, `[..., T, …]`.
+
+After the checks of its arguments, each function is one compiled program.
 """
 
+import functools
 from typing import Any
 
 import jax
@@ -173,6 +176,11 @@ def previous_real(mask: Any) -> Array:
     mask = checks.require_array("mask", mask, jnp.bool_, "bool, True at real steps")
     if mask.ndim == 0:
         raise ValueError("mask: expected a time axis, [..., T], got a scalar")
+    return _previous(mask)
+
+
+@jax.jit
+def _previous(mask: Array) -> Array:
     numbers = lax.broadcasted_iota(jnp.int32, mask.shape, mask.ndim - 1)
     last = lax.cummax(jnp.where(mask, numbers, -1), axis=mask.ndim - 1)
     before = [(0, 0)] * (mask.ndim - 1) + [(1, 0)]
@@ -281,9 +289,15 @@ def zero_masked(xs: Any, *, lengths: Any = None, mask: Any = None) -> Array:
     mask = checks.require_array("mask", mask, jnp.bool_, "bool, True at real steps")
     if mask.shape != values.shape[: mask.ndim]:
         raise ValueError(f"mask: expected {values.shape[: mask.ndim]}, got {mask.shape}")
-    return jnp.where(over_features(mask, values), values, jnp.zeros((), values.dtype))
+    return _zeroed(values, mask)
 
 
+@jax.jit
+def _zeroed(xs: Array, mask: Array) -> Array:
+    return jnp.where(over_features(mask, xs), xs, jnp.zeros((), xs.dtype))
+
+
+@functools.partial(jax.jit, static_argnames=("axis", "last"))
 def _picked(xs: Array, mask: Array, axis: int, *, last: bool) -> Array:
     steps = xs.shape[axis]
     if steps == 0:
@@ -347,7 +361,11 @@ def mean_pool(xs: Any, *, lengths: Any = None, mask: Any = None) -> Array:
     """
     xs = _numbers(xs)
     axis = _time_axis(xs, lengths, mask)
-    mask = _mask_of(xs, lengths, mask, axis)
+    return _mean(xs, _mask_of(xs, lengths, mask, axis), axis)
+
+
+@functools.partial(jax.jit, static_argnames="axis")
+def _mean(xs: Array, mask: Array, axis: int) -> Array:
     wide = accumulator_dtype(xs.dtype)
     total = zero_masked(xs, mask=mask).astype(wide).sum(axis=axis)
     count = jnp.maximum(mask.sum(axis=-1), 1).astype(wide)
@@ -378,6 +396,11 @@ def max_pool(xs: Any, *, lengths: Any = None, mask: Any = None) -> Array:
         raise TypeError(f"xs: expected real numbers, got dtype {xs.dtype}")
     if xs.shape[axis] == 0:
         return _picked(xs, mask, axis, last=True)
+    return _highest(xs, mask, axis)
+
+
+@functools.partial(jax.jit, static_argnames="axis")
+def _highest(xs: Array, mask: Array, axis: int) -> Array:
     highest = jnp.max(xs, axis=axis, where=over_features(mask, xs), initial=_lowest(xs.dtype))
     return zero_masked(highest, mask=mask.any(axis=-1))
 
@@ -397,7 +420,11 @@ def reverse(xs: Any, *, lengths: Any = None, mask: Any = None) -> Array:
     """
     xs = _numbers(xs)
     axis = _time_axis(xs, lengths, mask)
-    mask = _mask_of(xs, lengths, mask, axis)
+    return _reversed(xs, _mask_of(xs, lengths, mask, axis), axis)
+
+
+@functools.partial(jax.jit, static_argnames="axis")
+def _reversed(xs: Array, mask: Array, axis: int) -> Array:
     steps = xs.shape[axis]
     # The k-th real step moves to the place of the k-th real step from the end.
     order = jnp.argsort(~mask, axis=-1, stable=True)  # real steps first, in their order

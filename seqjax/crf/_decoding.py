@@ -1,5 +1,6 @@
 """CRF decoding: the taggings with the highest scores, by the Viterbi algorithm."""
 
+import functools
 from typing import Any, NamedTuple
 
 import jax
@@ -9,7 +10,7 @@ from jax import lax
 from seqjax import checks
 from seqjax._compensated import Total, add
 from seqjax._log_space import chosen, exact, largest
-from seqjax.crf._scores import checked
+from seqjax.crf._scores import Scores, checked
 from seqjax.types import Array
 
 __all__ = ["CRFDecoded", "decode"]
@@ -79,6 +80,13 @@ def decode(
     """
     scores = checked(emissions, transitions, lengths, mask, start, end)
     number = 1 if n_best is None else checks.require_integer("n_best", n_best)
+    found = _best(scores, number)
+    return found if n_best is not None else CRFDecoded(found.tags[..., 0, :], found.scores[..., 0])
+
+
+@functools.partial(jax.jit, static_argnames="number")
+def _best(scores: Scores, number: int) -> CRFDecoded:
+    """Return the `number` best taggings."""
     *batch_shape, _, classes = scores.emissions.shape
     batch = tuple(batch_shape)
     # A way is a tag and a rank among the n best taggings that end with this tag: `tag * n + rank`.
@@ -116,8 +124,4 @@ def decode(
     _, path = lax.scan(backward, last, origins, reverse=True)
     tags = jnp.where(scores.mask[..., None, :], jnp.moveaxis(path, 0, -1) // number, 0)
     totals = jnp.where(scores.is_empty[..., None], jnp.broadcast_to(empty, hi.shape), hi + lo)
-    return (
-        CRFDecoded(tags, totals)
-        if n_best is not None
-        else CRFDecoded(tags[..., 0, :], totals[..., 0])
-    )
+    return CRFDecoded(tags, totals)

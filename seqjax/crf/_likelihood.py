@@ -207,7 +207,11 @@ def marginals(
       >>> marginals(emissions, jnp.zeros([2, 2])).round(4).tolist()
       [[[0.75, 0.25], [0.5, 0.5]]]
     """
-    scores = checked(emissions, transitions, lengths, mask, start, end)
+    return _marginals(checked(emissions, transitions, lengths, mask, start, end))
+
+
+@jax.jit
+def _marginals(scores: Scores) -> Array:
     alphas, log_z = _forward(scores)
     betas, _ = _forward(scores.reversed())
     alpha, beta = jax.tree.map(lambda a: jnp.moveaxis(a, 0, -2), (alphas, betas))
@@ -256,6 +260,12 @@ def _of_tags(scores: Scores, tags: Array) -> Array:
         hint = "; partial labels are bool" if tags.shape == scores.emissions.shape else ""
         raise ValueError(f"tags: expected shape {(*batch_shape, steps)}, got {tags.shape}{hint}")
     checks.require_range("tags", tags, classes - 1, mask=scores.mask)
+    return _of_path(scores, tags)
+
+
+@jax.jit
+def _of_path(scores: Scores, tags: Array) -> Array:
+    classes = scores.emissions.shape[-1]
     valid = (tags >= 0) & (tags < classes) | ~scores.mask
     tags = jnp.where(scores.mask & valid, tags, 0).astype(jnp.int32)
 
@@ -283,10 +293,16 @@ def _of_sets(scores: Scores, allowed: Array) -> Array:
     allowed = allowed | ~scores.mask[..., None]
     if not checks.is_traced(allowed) and not bool(allowed.any(axis=-1).all()):
         raise ValueError("tags: expected at least one allowed tag at each real step, got none")
+    return _share(scores, allowed)
+
+
+@jax.jit
+def _share(scores: Scores, allowed: Array) -> Array:
     inside = scores._replace(emissions=jnp.where(allowed, scores.emissions, -jnp.inf))
     return difference(_log_z(inside), _log_z(scores))
 
 
+@jax.jit
 def _log_z(scores: Scores) -> Total:
     return _forward(scores)[1]
 

@@ -1,5 +1,6 @@
 """CTC decoding: the labels of the best path, or those found by a beam search over prefixes."""
 
+import functools
 from typing import Any, NamedTuple
 
 import jax
@@ -60,6 +61,11 @@ def ctc_greedy(logits: Any, *, lengths: Any = None, mask: Any = None, blank: int
       ([[[1, 1, 2, 0, 0, 0]]], [[3]])
     """
     logits, real, blank = checked_frames(logits, lengths, mask, blank)
+    return _best_path(logits, real, blank)
+
+
+@functools.partial(jax.jit, static_argnames="blank")
+def _best_path(logits: Array, real: Array, blank: int) -> CTCDecoded:
     path = jnp.where(real, jnp.argmax(logits, axis=2).astype(jnp.int32), blank)
     previous = sequences.previous_real(real)
     before = jnp.take_along_axis(path, jnp.maximum(previous, 0), axis=1)
@@ -130,6 +136,11 @@ def ctc_beam_search(
     n_best = checks.require_integer("n_best", n_best)
     if n_best > beam_width:
         raise ValueError(f"n_best: expected at most beam_width={beam_width}, got {n_best}")
+    return _searched(logits, real, beam_width, n_best, blank)
+
+
+@functools.partial(jax.jit, static_argnames=("beam_width", "n_best", "blank"))
+def _searched(logits: Array, real: Array, beam_width: int, n_best: int, blank: int) -> CTCDecoded:
     batch = logits.shape[0]
     log_probs = jnp.moveaxis(log_normalized(logits), 1, 0)
 

@@ -1,7 +1,9 @@
 """The CTC loss, computed by a forward recursion over frames."""
 
+import functools
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 from jax import lax
 
@@ -88,13 +90,30 @@ def ctc_loss(
             f"labels: expected classes from 0 to {classes - 1} except blank={blank}, got "
             f"{labels[~valid][0]}"
         )
-    labels = jnp.where(real & valid, labels, 0).astype(jnp.int32)
+    loss = _loss(
+        logits, mask, labels, valid, real, label_lengths, blank=blank, zero_infinity=zero_infinity
+    )
+    return averaged(loss, mask.any(axis=1) | (label_lengths > 0), per_sequence)
 
+
+@functools.partial(jax.jit, static_argnames=("blank", "zero_infinity"))
+def _loss(
+    logits: Array,
+    mask: Array,
+    labels: Array,
+    valid: Array,
+    real: Array,
+    label_lengths: Array,
+    *,
+    blank: int,
+    zero_infinity: bool,
+) -> Array:
+    """Return the loss of each sequence, NaN for one with an invalid label."""
+    labels = jnp.where(real & valid, labels, 0).astype(jnp.int32)
     log_p = _log_probability(log_normalized(logits), mask, labels, label_lengths, blank)
     impossible = 0.0 if zero_infinity else jnp.inf
     loss = jnp.where(jnp.isneginf(log_p), impossible, jnp.maximum(-log_p, 0.0))
-    loss = jnp.where(valid.all(axis=1), loss, jnp.nan)
-    return averaged(loss, mask.any(axis=1) | (label_lengths > 0), per_sequence)
+    return jnp.where(valid.all(axis=1), loss, jnp.nan)
 
 
 def _log_probability(
