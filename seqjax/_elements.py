@@ -1,6 +1,5 @@
 """Means over the real elements of a batch, from which losses and metrics are computed."""
 
-import functools
 import math
 from typing import Any, NamedTuple, NoReturn, TypeAlias
 
@@ -11,6 +10,7 @@ import optax
 from jax.typing import ArrayLike
 
 from seqjax import checks, sequences
+from seqjax._compiled import compiled
 from seqjax.data._containers import numbers
 
 __all__ = [
@@ -125,7 +125,7 @@ def averaged(values: jax.Array, mask: jax.Array | None, per_sequence: bool) -> j
     return _each_mean(values, mask)
 
 
-@jax.jit
+@compiled()
 def _total(values: jax.Array, mask: jax.Array | None) -> tuple[jax.Array, jax.Array]:
     """Return the sum and the number of the real elements."""
     if mask is None:
@@ -134,12 +134,12 @@ def _total(values: jax.Array, mask: jax.Array | None) -> tuple[jax.Array, jax.Ar
     return hidden_by(values, mask).sum(), mask.sum(dtype=int) * elements
 
 
-@jax.jit
+@compiled()
 def _mean(values: jax.Array, mask: jax.Array | None) -> jax.Array:
     return Mean.of(values, mask=mask).value()
 
 
-@jax.jit
+@compiled()
 def _each_mean(values: jax.Array, mask: jax.Array | None) -> jax.Array:
     return jax.vmap(_mean)(values, mask)
 
@@ -162,7 +162,7 @@ def cross_entropies(
     return _cross_entropies(logits, labels, mask, label_smoothing), mask
 
 
-@functools.partial(jax.jit, static_argnames="label_smoothing")
+@compiled("label_smoothing")
 def _cross_entropies(
     logits: jax.Array, labels: jax.Array, mask: jax.Array | None, label_smoothing: float
 ) -> jax.Array:
@@ -183,7 +183,7 @@ def binary_cross_entropies(
     return _binary_cross_entropies(logits, labels), mask
 
 
-@jax.jit
+@compiled()
 def _binary_cross_entropies(logits: jax.Array, labels: jax.Array) -> jax.Array:
     values = optax.sigmoid_binary_cross_entropy(logits, labels)
     return jnp.where((labels >= 0) & (labels <= 1), values, jnp.nan)
@@ -217,7 +217,7 @@ def hits(
     return _hits(logits, labels, mask), mask
 
 
-@jax.jit
+@compiled()
 def _hits(logits: jax.Array, labels: jax.Array, mask: jax.Array | None) -> jax.Array:
     logits, (labels, valid) = hidden_by(logits, mask), in_range(labels, logits.shape[-1])
     valid &= ~jnp.isnan(logits).any(axis=-1)  # argmax would return the index of a NaN
@@ -233,7 +233,7 @@ def binary_hits(
     return _binary_hits(logits, labels), mask
 
 
-@jax.jit
+@compiled()
 def _binary_hits(logits: jax.Array, labels: jax.Array) -> jax.Array:
     # NaN > 0 is False, as if NaN were class 0.
     valid = (labels >= 0) & (labels <= 1) & ~jnp.isnan(logits)
@@ -311,7 +311,7 @@ def _pair(
     return *_hidden(values, jnp.asarray(targets, values.dtype), mask), mask
 
 
-@jax.jit
+@compiled()
 def _hidden(
     values: jax.Array, targets: jax.Array, mask: jax.Array | None
 ) -> tuple[jax.Array, jax.Array]:

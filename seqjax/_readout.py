@@ -1,6 +1,5 @@
 """The cross entropy of a linear read-out, which the losses and the metrics share."""
 
-import functools
 import math
 from typing import NamedTuple
 
@@ -9,6 +8,7 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike
 
 from seqjax import _chunked, _elements, checks
+from seqjax._compiled import compiled
 
 __all__ = ["LinearReadout", "linear_readout"]
 
@@ -46,7 +46,7 @@ class LinearReadout(NamedTuple):
         return nats, hits
 
 
-@functools.partial(jax.jit, static_argnums=0)
+@compiled("setting")
 def _nats(
     setting: _chunked.Setting,
     readout: _chunked.Readout,
@@ -97,7 +97,7 @@ def linear_readout(
     return LinearReadout(setting, _chunked.Readout(kernel, bias), positions, mask, valid)
 
 
-@functools.partial(jax.jit, static_argnames="classes")
+@compiled("classes")
 def _positions(
     hidden: jax.Array, labels: jax.Array, mask: jax.Array | None, classes: int
 ) -> tuple[_chunked.Positions, jax.Array]:

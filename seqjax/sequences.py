@@ -7,7 +7,6 @@ its length, are real. Arrays are batch-major, `[..., T, …]`.
 After the checks of its arguments, each function is one compiled program.
 """
 
-import functools
 from typing import Any
 
 import jax
@@ -16,6 +15,7 @@ import numpy as np
 from jax import lax
 
 from seqjax import checks
+from seqjax._compiled import compiled
 from seqjax._episodes import dones_from_resets, resets_from_dones
 from seqjax._noted import note_range
 from seqjax.cells.ops import accumulator_dtype
@@ -179,7 +179,7 @@ def previous_real(mask: Any) -> Array:
     return _previous(mask)
 
 
-@jax.jit
+@compiled()
 def _previous(mask: Array) -> Array:
     numbers = lax.broadcasted_iota(jnp.int32, mask.shape, mask.ndim - 1)
     last = lax.cummax(jnp.where(mask, numbers, -1), axis=mask.ndim - 1)
@@ -292,12 +292,12 @@ def zero_masked(xs: Any, *, lengths: Any = None, mask: Any = None) -> Array:
     return _zeroed(values, mask)
 
 
-@jax.jit
+@compiled()
 def _zeroed(xs: Array, mask: Array) -> Array:
     return jnp.where(over_features(mask, xs), xs, jnp.zeros((), xs.dtype))
 
 
-@functools.partial(jax.jit, static_argnames=("axis", "last"))
+@compiled("axis", "last")
 def _picked(xs: Array, mask: Array, axis: int, *, last: bool) -> Array:
     steps = xs.shape[axis]
     if steps == 0:
@@ -364,7 +364,7 @@ def mean_pool(xs: Any, *, lengths: Any = None, mask: Any = None) -> Array:
     return _mean(xs, _mask_of(xs, lengths, mask, axis), axis)
 
 
-@functools.partial(jax.jit, static_argnames="axis")
+@compiled("axis")
 def _mean(xs: Array, mask: Array, axis: int) -> Array:
     wide = accumulator_dtype(xs.dtype)
     total = zero_masked(xs, mask=mask).astype(wide).sum(axis=axis)
@@ -399,7 +399,7 @@ def max_pool(xs: Any, *, lengths: Any = None, mask: Any = None) -> Array:
     return _highest(xs, mask, axis)
 
 
-@functools.partial(jax.jit, static_argnames="axis")
+@compiled("axis")
 def _highest(xs: Array, mask: Array, axis: int) -> Array:
     highest = jnp.max(xs, axis=axis, where=over_features(mask, xs), initial=_lowest(xs.dtype))
     return zero_masked(highest, mask=mask.any(axis=-1))
@@ -423,7 +423,7 @@ def reverse(xs: Any, *, lengths: Any = None, mask: Any = None) -> Array:
     return _reversed(xs, _mask_of(xs, lengths, mask, axis), axis)
 
 
-@functools.partial(jax.jit, static_argnames="axis")
+@compiled("axis")
 def _reversed(xs: Array, mask: Array, axis: int) -> Array:
     steps = xs.shape[axis]
     # The k-th real step moves to the place of the k-th real step from the end.

@@ -1,6 +1,5 @@
 """CRF decoding: the taggings with the highest scores, by the Viterbi algorithm."""
 
-import functools
 from typing import Any, NamedTuple
 
 import jax
@@ -9,6 +8,7 @@ from jax import lax
 
 from seqjax import checks
 from seqjax._compensated import Total, add
+from seqjax._compiled import compiled
 from seqjax._log_space import chosen, exact, largest
 from seqjax.crf._scores import Scores, checked
 from seqjax.types import Array
@@ -84,7 +84,7 @@ def decode(
     return found if n_best is not None else CRFDecoded(found.tags[..., 0, :], found.scores[..., 0])
 
 
-@functools.partial(jax.jit, static_argnames="number")
+@compiled("number")
 def _best(scores: Scores, number: int) -> CRFDecoded:
     """Return the `number` best taggings."""
     *batch_shape, _, classes = scores.emissions.shape

@@ -9,6 +9,7 @@ from jax import lax
 
 from seqjax import checks, sequences
 from seqjax._compensated import Total, add
+from seqjax._compiled import compiled
 from seqjax._elements import averaged
 from seqjax._log_space import chosen, difference, exact, log_sum
 from seqjax.crf._scores import Scores, checked
@@ -210,7 +211,7 @@ def marginals(
     return _marginals(checked(emissions, transitions, lengths, mask, start, end))
 
 
-@jax.jit
+@compiled()
 def _marginals(scores: Scores) -> Array:
     alphas, log_z = _forward(scores)
     betas, _ = _forward(scores.reversed())
@@ -263,7 +264,7 @@ def _of_tags(scores: Scores, tags: Array) -> Array:
     return _of_path(scores, tags)
 
 
-@jax.jit
+@compiled()
 def _of_path(scores: Scores, tags: Array) -> Array:
     classes = scores.emissions.shape[-1]
     valid = (tags >= 0) & (tags < classes) | ~scores.mask
@@ -296,13 +297,13 @@ def _of_sets(scores: Scores, allowed: Array) -> Array:
     return _share(scores, allowed)
 
 
-@jax.jit
+@compiled()
 def _share(scores: Scores, allowed: Array) -> Array:
     inside = scores._replace(emissions=jnp.where(allowed, scores.emissions, -jnp.inf))
     return difference(_log_z(inside), _log_z(scores))
 
 
-@jax.jit
+@compiled()
 def _log_z(scores: Scores) -> Total:
     return _forward(scores)[1]
 

@@ -1,6 +1,5 @@
 """CTC decoding: the labels of the best path, or those found by a beam search over prefixes."""
 
-import functools
 from typing import Any, NamedTuple
 
 import jax
@@ -9,6 +8,7 @@ from jax import lax
 
 from seqjax import checks, sequences
 from seqjax._compensated import Total, add, sum_along
+from seqjax._compiled import compiled
 from seqjax._log_space import exact, log_normalized
 from seqjax.ctc._checks import checked_frames
 from seqjax.ctc._prefixes import Prefixes, advance, first_prefixes
@@ -64,7 +64,7 @@ def ctc_greedy(logits: Any, *, lengths: Any = None, mask: Any = None, blank: int
     return _best_path(logits, real, blank)
 
 
-@functools.partial(jax.jit, static_argnames="blank")
+@compiled("blank")
 def _best_path(logits: Array, real: Array, blank: int) -> CTCDecoded:
     path = jnp.where(real, jnp.argmax(logits, axis=2).astype(jnp.int32), blank)
     previous = sequences.previous_real(real)
@@ -139,7 +139,7 @@ def ctc_beam_search(
     return _searched(logits, real, beam_width, n_best, blank)
 
 
-@functools.partial(jax.jit, static_argnames=("beam_width", "n_best", "blank"))
+@compiled("beam_width", "n_best", "blank")
 def _searched(logits: Array, real: Array, beam_width: int, n_best: int, blank: int) -> CTCDecoded:
     batch = logits.shape[0]
     log_probs = jnp.moveaxis(log_normalized(logits), 1, 0)

@@ -1,14 +1,13 @@
 """The CTC loss, computed by a forward recursion over frames."""
 
-import functools
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 from jax import lax
 
 from seqjax import checks, sequences
 from seqjax._compensated import Total
+from seqjax._compiled import compiled
 from seqjax._elements import averaged
 from seqjax._log_space import chosen, exact, log_normalized, log_sum
 from seqjax.ctc._checks import checked_frames
@@ -96,7 +95,7 @@ def ctc_loss(
     return averaged(loss, mask.any(axis=1) | (label_lengths > 0), per_sequence)
 
 
-@functools.partial(jax.jit, static_argnames=("blank", "zero_infinity"))
+@compiled("blank", "zero_infinity")
 def _loss(
     logits: Array,
     mask: Array,
