@@ -59,10 +59,17 @@ def test_loss_and_metrics_count_real_tokens_alone(model, smoothing, boundaries):
         examples, batch_size=7, sequence_keys=seq2seq.PAIR_KEYS, boundaries=boundaries
     )
     expected, hits = reference_loss(model, smoothing)
-    loss, metrics = seq2seq.pair_loss(model, batch, None, label_smoothing=smoothing)
+
+    @jax.jit
+    def run(model, batch):
+        return (
+            seq2seq.pair_loss(model, batch, None, label_smoothing=smoothing),
+            seq2seq.pair_metrics(model, batch),
+        )
+
+    (loss, metrics), measured = run(model, batch)
     np.testing.assert_allclose(loss, expected, rtol=1e-5)
     assert int(metrics["accuracy"].count) == 12 and int(metrics["accuracy"].total) == hits
-    measured = seq2seq.pair_metrics(model, batch)
     if not smoothing:
         np.testing.assert_allclose(measured["loss"].value(), expected, rtol=1e-5)
     assert int(measured["accuracy"].total) == hits
@@ -137,9 +144,14 @@ def test_generate_is_each_source_alone(model, width, options):
     search = {"begin": 2, "end": 3, "beam_width": width, "max_length": 7, "length_penalty": 0.6}
     found = seq2seq.generate(model, SOURCES, **search, **options)
     assert len({tuple(output.tokens) for output in found}) > 1
+
+    @jax.jit
+    def searched(model, source):
+        step, state = model.decoding(model.encoder(source))
+        return decoding.beam_search(step, state, alignment=lambda s: s.weights, **search)
+
     for source, output in zip(SOURCES, found, strict=True):
-        step, state = model.decoding(model.encoder(jnp.array([source])))
-        alone = decoding.beam_search(step, state, alignment=lambda s: s.weights, **search)
+        alone = searched(model, jnp.array([source]))
         count = int(alone.lengths[0, 0])
         assert output.tokens.tolist() == alone.tokens[0, 0, :count].tolist()
         assert output.finished == bool(alone.finished[0, 0])
