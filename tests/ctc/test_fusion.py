@@ -7,7 +7,7 @@ import pytest
 
 from seqjax import decoding
 from seqjax.ctc import ctc_beam_search
-from tests.ctc.helpers import V, draw, every_labelling
+from tests.ctc.helpers import V, draw, every_labelling, log_softmax
 
 LENGTHS = np.array([5, 4, 0])
 BLANK = 1
@@ -93,3 +93,38 @@ def test_refuses():
         ctc_beam_search(logits, fusion=second()[1], fusion_state=jnp.zeros(3, jnp.int32))
     with pytest.raises(ValueError, match="end: expected a class below V=3, got 3"):
         ctc_beam_search(logits, fusion=second()[1], fusion_state=jnp.zeros(2, jnp.int32), end=3)
+
+
+def prefix_loop(logits, scores, width):
+    """The search over a dictionary of prefixes, with the second model."""
+    beam = {(): (1.0, 0.0)}
+    rank = lambda prefix, parts: np.log(sum(parts)) + 0.7 * total(scores, prefix, None)  # noqa: E731
+    for p_t in np.exp(log_softmax(logits)):
+        new: dict[tuple[int, ...], list[float]] = {}
+        for prefix, (in_blank, in_label) in beam.items():
+            entry = new.setdefault(prefix, [0.0, 0.0])
+            entry[0] += (in_blank + in_label) * p_t[BLANK]
+            for label in set(range(V)) - {BLANK}:
+                grown = new.setdefault((*prefix, label), [0.0, 0.0])
+                again = bool(prefix) and label == prefix[-1]
+                entry[1] += in_label * p_t[label] if again else 0.0
+                grown[1] += (in_blank if again else in_blank + in_label) * p_t[label]
+        kept = sorted(new, key=lambda prefix: -rank(prefix, new[prefix]))[:width]
+        beam = {prefix: (new[prefix][0], new[prefix][1]) for prefix in kept}
+    return [(prefix, rank(prefix, parts)) for prefix, parts in beam.items()]
+
+
+@pytest.mark.filterwarnings("ignore:divide by zero")
+@pytest.mark.parametrize("seed", [6, 7])
+def test_a_narrow_beam_is_the_loop(seed):
+    logits = np.random.default_rng(seed).normal(size=(2, 12, V)).astype(np.float32)
+    scores, step = second()
+    fused = decoding.LogLinear([step], [0.7])
+    found = ctc_beam_search(
+        logits, beam_width=3, n_best=3, blank=BLANK, fusion=fused,
+        fusion_state=(jnp.zeros(2, jnp.int32),),
+    )  # fmt: skip
+    for b in range(2):
+        for k, (labels, score) in enumerate(prefix_loop(logits[b], scores, 3)):
+            assert tuple(np.asarray(found.tokens[b, k, : found.lengths[b, k]])) == labels
+            np.testing.assert_allclose(found.scores[b, k], score, rtol=1e-4, atol=1e-5)

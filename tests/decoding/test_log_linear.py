@@ -157,3 +157,25 @@ def test_hotwords_count_occurrences(seed):
 def test_hotwords_refuse(phrases: Any, error, message):
     with pytest.raises(error, match=message):
         decoding.Hotwords(phrases, vocabulary_size=V)
+
+
+def test_positive_sums_are_bounded_by_the_next_length():
+    """The second token wins, although 30 tokens divide the sum by far more than two."""
+    with np.errstate(divide="ignore"):
+        log_p = np.log(np.array([[1.0, 0, 0, 0], [0.5, 0, 0.5, 0], [1.0, 0, 0, 0], [1.0, 0, 0, 0]]))
+    decoded = decoding.beam_search(
+        decoding.LogLinear([step_of(log_p)], length_bonus=2.0), ((),), begin=jnp.array([BEGIN]),
+        end=END, max_length=30, beam_width=2, length_penalty=3.0,
+    )  # fmt: skip
+    wanted = (np.log(0.5) + 4.0) / (7 / 6) ** 3
+    np.testing.assert_allclose(decoded.scores[0, 0], wanted, rtol=1e-5)
+
+
+def test_a_completed_phrase_owes_nothing():
+    words = decoding.Hotwords([[2, 3], [2, 3, 1, 1]], vocabulary_size=V, bonus=0.5)
+    node, gained = words.initial_state(1), []
+    for before, token in [(-1, 2), (2, 3), (3, 1), (1, 2)]:
+        gains, node = words(jnp.array([before]), node)
+        gained.append(float(gains[0, token]))
+    # The second phrase has three of its tokens after the third step, and is then left.
+    np.testing.assert_allclose(gained, [0.5, 0.5, 1.5, -1.0])
