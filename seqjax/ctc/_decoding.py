@@ -10,9 +10,12 @@ from seqjax import checks, sequences
 from seqjax._compensated import Total, add, sum_along
 from seqjax._compiled import compiled
 from seqjax._log_space import exact, log_normalized
+from seqjax.checks import brief
 from seqjax.ctc._checks import checked_frames
+from seqjax.ctc._fusion import Scored, Second, make_second
 from seqjax.ctc._prefixes import Prefixes, advance, first_prefixes
-from seqjax.types import Array
+from seqjax.decoding import Step
+from seqjax.types import Array, PyTree
 
 __all__ = ["CTCDecoded", "ctc_beam_search", "ctc_greedy"]
 
@@ -23,13 +26,16 @@ class CTCDecoded(NamedTuple):
     Attributes:
       tokens: int32 `[B, n, T]`, the labels, followed by blanks.
       lengths: int32 `[B, n]`, the number of labels.
-      log_probs: float32 or wider `[B, n]`. If fewer than n label sequences
-        were found, the remaining entries are -inf.
+      log_probs: float32 or wider `[B, n]`, the log-probabilities by the logits alone. If fewer than
+        n label sequences were found, the remaining entries are -inf.
+      scores: `[B, n]`, the values by which label sequences are ranked: log_probs and, with
+        `fusion`, the score of the other model.
     """
 
     tokens: Array
     lengths: Array
     log_probs: Array
+    scores: Array
 
 
 def ctc_greedy(logits: Any, *, lengths: Any = None, mask: Any = None, blank: int = 0) -> CTCDecoded:
@@ -73,7 +79,7 @@ def _best_path(logits: Array, real: Array, blank: int) -> CTCDecoded:
     tokens, count = _packed(path, (path != blank) & (path != before), blank)
     best = jnp.where(real, log_normalized(logits).max(axis=2), 0.0)
     log_probs = sum_along(best, axis=1)
-    return CTCDecoded(tokens[:, None], count[:, None], log_probs[:, None])
+    return CTCDecoded(tokens[:, None], count[:, None], log_probs[:, None], log_probs[:, None])
 
 
 def ctc_beam_search(
@@ -84,6 +90,10 @@ def ctc_beam_search(
     beam_width: int = 16,
     n_best: int = 1,
     blank: int = 0,
+    fusion: Step | None = None,
+    fusion_state: PyTree = None,
+    begin: int | None = None,
+    end: int | None = None,
 ) -> CTCDecoded:
     """Return the most probable label sequences, by a beam search over label prefixes.
 
@@ -99,6 +109,10 @@ def ctc_beam_search(
     at least the number of all prefixes, the search is exact. Prefixes are identified by 64-bit
     hashes. The loop over frames is one `lax.scan`.
 
+    With `fusion`, a language model takes part (shallow fusion): prefixes are compared by
+    log(b + n) + Σ_i s(ℓ_i | ℓ_<i), where s are the scores that the step `fusion` returns. Weights
+    and a bonus for the length are options of `seqjax.decoding.LogLinear`.
+
     Args:
       logits: float `[B, T, V]`, unnormalised; one of the V classes is the blank. A logit of -inf
         forbids a class.
@@ -108,20 +122,28 @@ def ctc_beam_search(
       beam_width: K, the number of prefixes that are kept after each frame.
       blank: the class of the blank.
       n_best: n, the number of label sequences to return, at most K.
+      fusion: a step function over the V classes, as the decoders of `seqjax.decoding` take it: a
+        language model, `decoding.NGram`, `decoding.Hotwords`, or a `decoding.LogLinear` of them.
+        Its score of the blank is not used. If the step has parameters, call the search under
+        `jax.jit`.
+      fusion_state: the state of `fusion` before the first label, a pytree of arrays `[B, …]`.
+      begin: the token that is the input of the first call of `fusion`; by default the blank.
+      end: the token whose score is added at the end of each label sequence; if None, none is.
 
     Returns:
-      `CTCDecoded` with n = `n_best` different label sequences, most probable first. `log_probs` sum
-      only over paths within the beam, so they are lower bounds of the log-probabilities of the
-      label sequences.
+      `CTCDecoded` with n = `n_best` different label sequences, best first. `log_probs` sum only
+      over paths within the beam, so they are lower bounds of the log-probabilities of the label
+      sequences.
 
     Raises:
-      TypeError, ValueError: see `ctc_loss`; also if `n_best` is above `beam_width`.
+      TypeError, ValueError: see `ctc_loss`; also if `n_best` is above `beam_width`, if `fusion`
+        returns no scores `[N, V]`, or if one of the other arguments is given without `fusion`.
 
     References:
       Graves, Jaitly 2014, Towards End-to-End Speech Recognition with Recurrent Neural Networks,
       algorithm 1.
       Hannun et al. 2014, First-Pass Large Vocabulary Continuous Speech Recognition using
-      Bi-Directional Recurrent DNNs, algorithm 1.
+      Bi-Directional Recurrent DNNs, algorithm 1 (also with a language model).
 
     Example:
       >>> p = jnp.array([[[0.6, 0.4], [0.6, 0.4]]])  # "- -" is the best path, but "1" has three
@@ -136,18 +158,42 @@ def ctc_beam_search(
     n_best = checks.require_integer("n_best", n_best)
     if n_best > beam_width:
         raise ValueError(f"n_best: expected at most beam_width={beam_width}, got {n_best}")
-    return _searched(logits, real, beam_width, n_best, blank)
+    if fusion is None:
+        given = {"fusion_state": fusion_state, "begin": begin, "end": end}
+        for name, value in given.items():
+            if value is not None:
+                raise ValueError(f"{name}: expected None without `fusion`, got {brief(value)}")
+        return _searched(logits, real, beam_width, n_best, blank)
+    second = make_second(
+        fusion, fusion_state, logits.shape[2], len(logits), beam_width, blank=blank, begin=begin,
+        end=end,
+    )  # fmt: skip
+    return _search(logits, real, beam_width, n_best, blank, second)
 
 
-@compiled("beam_width", "n_best", "blank")
-def _searched(logits: Array, real: Array, beam_width: int, n_best: int, blank: int) -> CTCDecoded:
+def _search(
+    logits: Array,
+    real: Array,
+    beam_width: int,
+    n_best: int,
+    blank: int,
+    second: Second | None = None,
+) -> CTCDecoded:
     batch = logits.shape[0]
     log_probs = jnp.moveaxis(log_normalized(logits), 1, 0)
 
     # Log-probabilities are stored relative to that of the best prefix, which is a pair of floats.
     def frame(beam: _Beam, xs: tuple[Array, Array]) -> tuple[_Beam, tuple[Array, Array]]:
         p_t, is_real = xs
-        new, parents, labels = jax.vmap(advance, in_axes=(0, 0, None))(beam.prefixes, p_t, blank)
+        bonus, gains = zeros, zeros[..., None]
+        if beam.second is not None:
+            bonus, gains = beam.second.bonus, beam.second.gains
+        new, parents, labels = jax.vmap(advance, in_axes=(0, 0, None, 0, 0))(
+            beam.prefixes, p_t, blank, bonus, gains
+        )
+        added = None
+        if second is not None and beam.second is not None:
+            added = second.advance(beam.second, parents, labels, labels == blank)
         best = new.total[:, 0]
         best = jnp.where(jnp.isneginf(best), 0.0, best)
         new = new._replace(blank=new.blank - best[:, None], label=new.label - best[:, None])
@@ -156,12 +202,14 @@ def _searched(logits: Array, real: Array, beam_width: int, n_best: int, blank: i
             return jnp.where(is_real.reshape(-1, *[1] * (new.ndim - 1)), new, old)
 
         history = hold(parents, stay), hold(labels, jnp.full_like(labels, blank))
-        return jax.tree.map(hold, _Beam(new, add(beam.best, best)), beam), history
+        return jax.tree.map(hold, _Beam(new, add(beam.best, best), added), beam), history
 
     stay = jnp.broadcast_to(jnp.arange(beam_width, dtype=jnp.int32), (batch, beam_width))
     prefixes = first_prefixes(beam_width, blank, log_probs.dtype)
     prefixes = jax.tree.map(lambda a: jnp.broadcast_to(a, (batch, *a.shape)), prefixes)
-    start = _Beam(prefixes, exact(jnp.zeros(batch, log_probs.dtype)))
+    zeros = jnp.zeros((batch, beam_width), log_probs.dtype)
+    first = None if second is None else second.start(log_probs.dtype)
+    start = _Beam(prefixes, exact(zeros[:, 0]), first)
     beam, (parents, labels) = lax.scan(frame, start, (log_probs, real.T))
 
     def back(beam: Array, xs: tuple[Array, Array]) -> tuple[Array, Array]:
@@ -169,14 +217,22 @@ def _searched(logits: Array, real: Array, beam_width: int, n_best: int, blank: i
         return before, label
 
     last = jnp.broadcast_to(jnp.arange(n_best, dtype=jnp.int32)[None], (batch, n_best))
+    bonus = zeros
+    if second is not None and beam.second is not None:
+        bonus = second.total(beam.second)
+        _, order = lax.top_k(beam.prefixes.total + bonus, n_best)
+        last = order.astype(jnp.int32)
     _, path = lax.scan(back, last, (parents, labels), reverse=True)
     path = jnp.moveaxis(path, 0, 2)  # [B, n, T]
-    log_probs = add(jax.tree.map(lambda a: a[:, None], beam.best), beam.prefixes.total[:, :n_best])[
-        0
-    ]
+    total, bonus = (jnp.take_along_axis(a, last, axis=1) for a in (beam.prefixes.total, bonus))
+    log_probs = add(jax.tree.map(lambda a: a[:, None], beam.best), total)[0]
+    log_probs = jnp.where(jnp.isneginf(bonus), -jnp.inf, log_probs)
     exists = log_probs > -jnp.inf
     tokens, count = _packed(path, (path != blank) & exists[..., None], blank)
-    return CTCDecoded(tokens, count, log_probs)
+    return CTCDecoded(tokens, count, log_probs, jnp.where(exists, log_probs + bonus, -jnp.inf))
+
+
+_searched = compiled("beam_width", "n_best", "blank")(_search)
 
 
 class _Beam(NamedTuple):
@@ -185,10 +241,12 @@ class _Beam(NamedTuple):
     Attributes:
       prefixes: the prefixes, with log-probabilities relative to that of the best prefix.
       best: the log-probability of the best prefix, as the sum of two arrays `[B]`.
+      second: the scores and the state of the other model; None without one.
     """
 
     prefixes: Prefixes
     best: Total
+    second: Scored | None
 
 
 def _packed(path: Array, keep: Array, fill: int) -> tuple[Array, Array]:

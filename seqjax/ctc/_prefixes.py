@@ -46,8 +46,18 @@ def first_prefixes(width: int, blank: int, dtype: jnp.dtype) -> Prefixes:
     )
 
 
-def advance(prefixes: Prefixes, log_probs: Array, blank: int) -> tuple[Prefixes, Array, Array]:
-    """Return the prefixes after a frame, their parents, and the label or blank added to each."""
+def advance(
+    prefixes: Prefixes, log_probs: Array, blank: int, bonus: Array, gains: Array
+) -> tuple[Prefixes, Array, Array]:
+    """Return the prefixes after a frame, their parents, and the label or blank added to each.
+
+    Args:
+      prefixes: the K prefixes before the frame.
+      log_probs: log p `[V]` of the classes at the frame.
+      blank: the class of the blank.
+      bonus: `[K]`, added to the log-probability of each prefix when prefixes are compared.
+      gains: `[K, V]`, or `[K, 1]`, what each label adds to the bonus of a prefix.
+    """
     width, classes = len(prefixes.last), len(log_probs)
     total, last = prefixes.total, prefixes.last
     empty = last == blank
@@ -70,7 +80,8 @@ def advance(prefixes: Prefixes, log_probs: Array, blank: int) -> tuple[Prefixes,
     stayed = prefixes._replace(
         blank=total + log_probs[blank], label=jnp.logaddexp(repeated, joining)
     )
-    candidates = jnp.concatenate([stayed.total, grown.reshape(-1)])
+    ranked = grown + (bonus[:, None] + gains)
+    candidates = jnp.concatenate([stayed.total + bonus, ranked.reshape(-1)])
     _, index = lax.top_k(candidates, width)
 
     stays = index < width

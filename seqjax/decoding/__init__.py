@@ -27,6 +27,9 @@ unchanged arrays and copies them at each step.
 from seqjax.decoding._beam import beam_search
 from seqjax.decoding._ensembles import ensemble
 from seqjax.decoding._greedy import greedy
+from seqjax.decoding._hotwords import Hotwords
+from seqjax.decoding._log_linear import LogLinear
+from seqjax.decoding._ngrams import NGram
 from seqjax.decoding._results import Alignment, Decoded, Scored, Step
 from seqjax.decoding._sampling import sample
 from seqjax.decoding._scoring import score
@@ -37,6 +40,9 @@ __all__ = [
     "beam_search",
     "score",
     "ensemble",
+    "LogLinear",
+    "NGram",
+    "Hotwords",
     "Step",
     "Alignment",
     "Decoded",

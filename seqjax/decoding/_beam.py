@@ -13,7 +13,7 @@ from seqjax._compensated import Total, add, behind, is_at_most
 from seqjax.decoding._ends import is_end
 from seqjax.decoding._penalties import Penalties
 from seqjax.decoding._problem import Problem, existing, make_problem, write
-from seqjax.decoding._results import Alignment, Decoded, Step
+from seqjax.decoding._results import Alignment, Decoded, Step, gain_bound
 from seqjax.types import Array, PyTree
 
 __all__ = ["beam_search"]
@@ -52,7 +52,8 @@ def beam_search(
     finished output and is ranked by its score s. The search continues with the first K candidates
     that do not end with an end token. A sentence is done if none of its unfinished hypotheses can
     reach a score above that of its n-th best finished output. The log-probability of a hypothesis
-    only decreases, so its final score is at most log p / lp(L), where L is `max_length`. After L
+    only decreases, so its final score is at most log p / lp(L), where L is `max_length`. If the
+    step is a `LogLinear`, its scores replace log p, and the bound allows for bonuses. After L
     tokens, the unfinished hypotheses are ranked by their scores s together with the finished
     outputs. If an unfinished hypothesis is returned, its field `finished` is False.
 
@@ -236,7 +237,8 @@ def _search(problem: Problem, penalties: Penalties, n: int) -> Decoded:
         parents, tokens = _pick(parents, going), _pick(tokens, going)
         totals = _pick(_where(~ends, totals), going)
         worst = best.outputs.scores[:, -1:], best.lo[:, -1:]
-        done = is_at_most(penalties.bound(_first(totals, 1), steps), worst)
+        reach = penalties.bound(_first(totals, 1), live.t + 1, steps, gain_bound(problem.step))
+        done = is_at_most(reach, worst)
         live = _Live(
             t=live.t + 1,
             last=tokens,

@@ -7,8 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from seqjax import checks
-from seqjax.decoding._problem import log_softmax
-from seqjax.decoding._results import Step
+from seqjax.decoding._results import Step, log_softmax
 from seqjax.types import Array, PyTree
 
 __all__ = ["ensemble"]

@@ -42,13 +42,21 @@ class Penalties(NamedTuple):
         paid = self.beta * jnp.where(self.source_mask[:, None], logs, 0.0).sum(axis=-1)
         return add(scores, paid)
 
-    def bound(self, log_probs: Total, max_length: int) -> Total:
+    def bound(self, log_probs: Total, length: Array, max_length: int, gain: float) -> Total:
         """Return the highest scores that unfinished outputs with `log_probs` can still reach.
 
         Log-probabilities only decrease and the coverage penalty cp is at most 0, so the bound is
-        log p / lp(L), where lp(L) is the largest length penalty.
+        log p / lp(L), where lp(L) is the largest length penalty. If a token can add up to `gain` to
+        the sum, each of the remaining tokens may do so, and a positive sum is divided by the
+        smallest length penalty, that of the next token.
         """
-        return self._by_length(log_probs, max_length, max_length)
+        if gain <= 0:
+            return self._by_length(log_probs, max_length, max_length)
+        highest = add(log_probs, gain * (max_length - length).astype(log_probs[0].dtype))
+        late = self._by_length(highest, max_length, max_length)
+        soon = self._by_length(highest, jnp.minimum(length + 1, max_length), max_length)
+        negative = highest[0] < 0
+        return jnp.where(negative, late[0], soon[0]), jnp.where(negative, late[1], soon[1])
 
     def _by_length(self, log_probs: Total, length: Array | int, max_length: int) -> Total:
         """Return log p / lp. A table contains lp for the lengths 0 to L, with twice the precision.

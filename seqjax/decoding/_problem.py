@@ -11,10 +11,10 @@ from seqjax import checks
 from seqjax.cells.ops import accumulator_dtype
 from seqjax.decoding._constraints import Constraints, apply_constraints
 from seqjax.decoding._ends import end_tokens
-from seqjax.decoding._results import Alignment, Decoded, Step
+from seqjax.decoding._results import Alignment, Decoded, Step, gains_of
 from seqjax.types import Array, PyTree
 
-__all__ = ["Problem", "existing", "log_softmax", "make_problem", "write"]
+__all__ = ["Problem", "existing", "make_problem", "write"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -54,11 +54,11 @@ class Problem:
     ) -> tuple[Array, Array | None, PyTree]:
         """Run one step of the model.
 
-        Return log p(y_t) `[N, V]` (-inf for forbidden tokens), the attention weights and the new
-        state.
+        Return log p(y_t) or the scores of the step, `[N, V]` (-inf for forbidden tokens), the
+        attention weights and the new state.
         """
         logits, state = self.step(last, state)
-        log_probs = apply_constraints(self.constraints, t, tokens, log_softmax(logits))
+        log_probs = apply_constraints(self.constraints, t, tokens, gains_of(self.step, logits))
         weights = None if self.alignment is None else jnp.asarray(self.alignment(state))
         return log_probs, weights, state
 
@@ -84,15 +84,6 @@ class Problem:
             return None
         rows, source = self.weights.shape
         return jnp.zeros((rows, self.max_length, source), self.weights.dtype)
-
-
-def log_softmax(logits: Array) -> Array:
-    """Return log softmax over the last axis in float32 or wider; rows of -inf stay -inf."""
-    logits = logits.astype(accumulator_dtype(logits.dtype))
-    top = jax.lax.stop_gradient(logits.max(axis=-1, keepdims=True))
-    shifted = logits - jnp.where(jnp.isneginf(top), 0.0, top)
-    total = jnp.exp(shifted).sum(axis=-1, keepdims=True)
-    return shifted - jnp.log(jnp.where(total == 0, 1.0, total))
 
 
 def write(array: Array, t: Array, value: Array, *, axis: int) -> Array:

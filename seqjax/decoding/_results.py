@@ -3,12 +3,17 @@
 from collections.abc import Callable
 from typing import NamedTuple, TypeAlias
 
+import jax
+import jax.numpy as jnp
+
+from seqjax.cells.ops import accumulator_dtype
 from seqjax.types import Array, PyTree
 
-__all__ = ["Alignment", "Decoded", "Scored", "Step"]
+__all__ = ["Alignment", "Decoded", "Scored", "Step", "gain_bound", "gains_of", "log_softmax"]
 
 Step: TypeAlias = Callable[[Array, PyTree], tuple[Array, PyTree]]
-"""`step(tokens, state) -> (logits, state)`: tokens int32 `[N]`, logits float `[N, V]`."""
+"""`step(tokens, state) -> (logits, state)`: tokens int32 `[N]`, logits float `[N, V]`. A step with
+an attribute `gain_bound` returns scores, which are not normalised and at most `gain_bound`."""
 Alignment: TypeAlias = Callable[[PyTree], Array]
 """`alignment(state) -> weights`: the attention weights of the last step, float `[N, S]`."""
 
@@ -62,3 +67,24 @@ class Scored(NamedTuple):
 
     log_probs: Array
     token_log_probs: Array
+
+
+def log_softmax(logits: Array) -> Array:
+    """Return log softmax over the last axis in float32 or wider; rows of -inf stay -inf."""
+    logits = logits.astype(accumulator_dtype(logits.dtype))
+    top = jax.lax.stop_gradient(logits.max(axis=-1, keepdims=True))
+    shifted = logits - jnp.where(jnp.isneginf(top), 0.0, top)
+    total = jnp.exp(shifted).sum(axis=-1, keepdims=True)
+    return shifted - jnp.log(jnp.where(total == 0, 1.0, total))
+
+
+def gain_bound(step: Step) -> float:
+    """Return the largest score that one token can have: 0 for log-probabilities."""
+    return float(getattr(step, "gain_bound", 0.0))
+
+
+def gains_of(step: Step, logits: Array) -> Array:
+    """Return what the next tokens add to the score: log-probabilities, or the step's own scores."""
+    if hasattr(step, "gain_bound"):
+        return logits.astype(accumulator_dtype(logits.dtype))
+    return log_softmax(logits)

@@ -7,8 +7,8 @@ import jax
 import jax.numpy as jnp
 
 from seqjax import checks
-from seqjax.decoding._problem import log_softmax, make_problem
-from seqjax.decoding._results import Alignment, Decoded, Step
+from seqjax.decoding._problem import make_problem
+from seqjax.decoding._results import Alignment, Decoded, Step, log_softmax
 from seqjax.decoding._walk import walk
 from seqjax.types import Array, PRNGKey, PyTree
 

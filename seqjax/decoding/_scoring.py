@@ -10,8 +10,8 @@ import numpy as np
 from seqjax import checks
 from seqjax._compensated import add
 from seqjax.decoding._ends import is_end
-from seqjax.decoding._problem import log_softmax, make_problem
-from seqjax.decoding._results import Scored, Step
+from seqjax.decoding._problem import make_problem
+from seqjax.decoding._results import Scored, Step, gains_of
 from seqjax.sequences import require_lengths
 from seqjax.types import Array, PyTree
 
@@ -97,7 +97,7 @@ def score(
         token, counts, known = xs
         logits, state = step(last, state)
         token = jnp.where(known, token, 0)
-        gain = jnp.take_along_axis(log_softmax(logits), token[:, None], axis=1)[:, 0]
+        gain = jnp.take_along_axis(gains_of(step, logits), token[:, None], axis=1)[:, 0]
         gain = jnp.where(counts, jnp.where(known, gain, jnp.nan), 0.0)
         return (token, state, add(total, gain)), gain
 

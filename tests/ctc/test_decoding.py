@@ -30,7 +30,7 @@ seeds = st.integers(0, 2**20)
 def test_greedy_is_the_best_path(seed, blank):
     rng, logits = draw(seed)
     lengths = rng.integers(0, T + 1, B)
-    tokens, counts, log_probs = GREEDY(logits, lengths, blank)
+    tokens, counts, log_probs, _ = GREEDY(logits, lengths, blank)
     for b in range(B):
         path = logits[b, : lengths[b]].argmax(axis=1)
         name = labels_of(path.tolist(), blank)
@@ -44,7 +44,7 @@ def test_greedy_is_the_best_path(seed, blank):
 def test_wide_search_is_enumeration(seed, blank, scale):
     rng, logits = draw(seed, scale=scale)
     lengths = rng.integers(0, T + 1, B)
-    tokens, counts, log_probs = SEARCH(logits, lengths, 64, blank, n_best=6)
+    tokens, counts, log_probs, _ = SEARCH(logits, lengths, 64, blank, n_best=6)
     for b in range(B):
         found = every_labelling(logits[b], lengths[b], blank)
         best = sorted(found.items(), key=lambda item: -item[1])[:6]
@@ -84,7 +84,7 @@ def test_narrow_search_is_the_loop(seed, width):
     """Prefixes that leave the beam and come back are joined again, over many frames."""
     rng = np.random.default_rng(seed)
     logits = (rng.normal(size=(2, 12, 4)) * 0.7).astype(np.float32)
-    tokens, counts, log_probs = SEARCH(logits, np.array([12, 7]), width, 0, n_best=width)
+    tokens, counts, log_probs, _ = SEARCH(logits, np.array([12, 7]), width, 0, n_best=width)
     for b, length in enumerate((12, 7)):
         for k, (name, log_prob) in enumerate(prefix_loop(logits[b, :length], width, 0, width)):
             assert tuple(tokens[b, k, : counts[b, k]].tolist()) == name
@@ -96,7 +96,7 @@ def test_search_agrees_with_the_loss():
     rng = np.random.default_rng(5)
     logits = (rng.normal(size=(4, 8, 5)) * 3).astype(np.float32)
     lengths = np.array([8, 8, 3, 6])
-    tokens, counts, log_probs = SEARCH(logits, lengths, 200, 0)
+    tokens, counts, log_probs, _ = SEARCH(logits, lengths, 200, 0)
     loss = LOSS(logits, lengths, tokens[:, 0], counts[:, 0], 0)
     np.testing.assert_allclose(-loss, log_probs[:, 0], rtol=1e-3)
     assert (log_probs[:, 0] >= GREEDY(logits, lengths, 0).log_probs[:, 0] - 1e-5).all()

@@ -1,0 +1,66 @@
+"""A reader of the ARPA format of n-gram models."""
+
+import math
+import re
+from collections.abc import Iterable, Iterator
+
+__all__ = ["read_arpa"]
+
+
+def read_arpa(lines: Iterable[str]) -> Iterator[tuple[tuple[str, ...], float, float]]:
+    r"""Yield the words, log p and log backoff, both in nats, of each n-gram of an ARPA file.
+
+    Raises:
+      ValueError: a line is not valid, a section has another number of n-grams than the header
+        says, or the file has no end.
+
+    Example:
+      >>> lines = ["\\data\\", "ngram 1=1", "\\1-grams:", "-1\ta", "\\end\\"]
+      >>> [(words, round(log_p, 4), backoff) for words, log_p, backoff in read_arpa(lines)]
+      [(('a',), -2.3026, 0.0)]
+    """
+    promised: dict[int, int] = {}
+    found: dict[int, int] = {}
+    section: int | None = None  # None before the header, 0 in the header, n in the n-grams
+    for number, line in enumerate(lines, start=1):
+        text = line.strip()
+        if not text:
+            continue
+        if text == "\\end\\":
+            if found != promised:
+                raise ValueError(f"source: expected {promised} n-grams by length, got {found}")
+            return
+        if text == "\\data\\":
+            section = 0
+        elif section is None:
+            continue  # a comment before the header
+        elif matched := re.fullmatch(r"\\(\d+)-grams:", text):
+            section = int(matched[1])
+            if section not in promised:
+                raise ValueError(f"source: line {number} begins {text}, which the header lacks")
+            found[section] = 0
+        elif section == 0:
+            counted = re.fullmatch(r"ngram\s+(\d+)\s*=\s*(\d+)", text)
+            if counted is None:
+                raise ValueError(f"source: line {number}: expected 'ngram N=COUNT', got {text!r}")
+            promised[int(counted[1])] = int(counted[2])
+        else:
+            yield _entry(text, section, number)
+            found[section] += 1
+    raise ValueError("source: expected an ARPA file, which ends with \\end\\, got no such line")
+
+
+def _entry(text: str, order: int, number: int) -> tuple[tuple[str, ...], float, float]:
+    fields = text.split()
+    try:
+        log_p = float(fields[0])
+        backoff = float(fields[order + 1]) if len(fields) > order + 1 else 0.0
+    except ValueError:
+        log_p, backoff = math.nan, math.nan
+    fits = order + 1 <= len(fields) <= order + 2
+    if not fits or not log_p <= 0 or math.isnan(backoff) or backoff == math.inf:
+        raise ValueError(
+            f"source: line {number}: expected log10 p of at most 0, {order} words and at most one "
+            f"backoff weight, got {text!r}"
+        )
+    return tuple(fields[1 : order + 1]), log_p * math.log(10), backoff * math.log(10)

@@ -1,0 +1,294 @@
+"""N-gram language models with backoff as step functions: read from ARPA files, or counted."""
+
+import gzip
+import math
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from seqjax import checks
+from seqjax.decoding._arpa import read_arpa
+from seqjax.types import Array
+
+__all__ = ["NGram"]
+
+Entries: TypeAlias = dict[tuple[int, ...], tuple[float, float]]
+"""For each n-gram of tokens, log p of its last token and the log of its backoff weight."""
+
+
+class NGram:
+    """An n-gram language model with backoff, as a step function for any decoder.
+
+        p(w | h) = p*(w | h)       if the model lists h w
+                 = b(h) p(w | h')  otherwise,   h' = h without its oldest token
+
+    The state is the longest listed suffix of the tokens so far, as an index, int32 `[N]`; the
+    initial state is `initial_state(batch_size)`. A step finds the listed n-grams by bisection, so
+    the memory is proportional to the number of n-grams.
+
+    `NGram.from_arpa` reads a model, and `NGram.fit` counts one.
+
+    Attributes:
+      order: n, the length of the longest n-grams.
+      vocabulary_size: V.
+      gain_bound: the largest log-probability, 0.
+
+    References:
+      Katz 1987, Estimation of Probabilities from Sparse Data (backoff).
+    """
+
+    gain_bound = 0.0
+
+    def __init__(
+        self, entries: Entries, vocabulary_size: int, *, unknown: float = -math.inf
+    ) -> None:
+        """Make a model of the n-grams `entries`; `unknown` is log p of a token without unigram."""
+        self.vocabulary_size = checks.require_integer("vocabulary_size", vocabulary_size)
+        if not entries:
+            raise ValueError("entries: expected at least one n-gram, got none")
+        # A history without continuations and without a backoff weight is as good as a shorter one.
+        histories = {()} | {gram[:-1] for gram in entries if gram[:-1] in entries}
+        histories |= {gram for gram, (_, backoff) in entries.items() if backoff}
+        self.order = 1 + max(map(len, histories))
+        index = {gram: n for n, gram in enumerate(sorted(histories, key=lambda g: (len(g), g)))}
+
+        def state_after(gram: tuple[int, ...]) -> int:
+            gram = gram[-(self.order - 1) :] if self.order > 1 else ()
+            while gram not in index:
+                gram = gram[1:]
+            return index[gram]
+
+        # The n-grams h w, ordered by h and then by w, so that bisection finds w among those of h.
+        listed = sorted(
+            (state_of, gram[-1], gram)
+            for gram in entries
+            if gram and (state_of := index.get(gram[:-1])) is not None
+        )
+        first = np.searchsorted([row[0] for row in listed], np.arange(len(index) + 1))
+        self._first = jnp.asarray(first, jnp.int32)
+        self._tokens = jnp.asarray([row[1] for row in listed], jnp.int32)
+        self._log_p = jnp.asarray([entries[row[2]][0] for row in listed], jnp.float32)
+        self._next = jnp.asarray([state_after(row[2]) for row in listed], jnp.int32)
+        # Each state's chain of ever shorter suffixes, ending with the empty one, and their backoff.
+        chains = np.zeros((len(index), self.order), np.int32)
+        backoff = np.zeros(len(index))
+        for gram, state in index.items():
+            backoff[state] = entries[gram][1] if gram in entries else 0.0
+            shorter = [index[gram[k:]] for k in range(len(gram) + 1) if gram[k:] in index]
+            chains[state, : len(shorter)] = shorter
+        self._chains, self._backoff = jnp.asarray(chains), jnp.asarray(backoff, jnp.float32)
+        self._unknown = float(unknown)
+        self._rounds = int(max(np.diff(first), default=0)).bit_length()
+
+    @classmethod
+    def from_arpa(
+        cls,
+        source: str | Path | Iterable[str],
+        tokens: Sequence[str | None],
+        *,
+        begin: int,
+        end: int | None = None,
+        unknown: float | None = None,
+    ) -> "NGram":
+        r"""Read a model from a file in the ARPA format, also compressed (`.gz`).
+
+        Args:
+          source: the path of the file, or its lines.
+          tokens: the V words or symbols of the model, in the order of the token ids. N-grams with
+            other words are left out. None stands for an id without a word, such as a blank.
+          begin: the id that stands for `<s>`, as input of the first step.
+          end: the id that stands for `</s>`; None if outputs have no end token.
+          unknown: log p, in nats, of a token that the file does not list. By default it is that of
+            `<unk>`; if the file has no `<unk>`, all tokens must be listed.
+
+        Raises:
+          OSError: the file cannot be read.
+          ValueError: the file is not a valid ARPA file; a token is listed twice in `tokens`; or the
+            file has neither some token nor `<unk>`, and `unknown` is not given.
+
+        Example:
+          >>> lines = [
+          ...     "\\data\\",
+          ...     "ngram 1=3",
+          ...     "ngram 2=1",
+          ...     "\\1-grams:",
+          ...     "-99 <s> -0.3",
+          ...     "-0.5 a",
+          ...     "-0.5 </s>",
+          ...     "\\2-grams:",
+          ...     "-0.1 <s> a",
+          ...     "\\end\\",
+          ... ]
+          >>> model = NGram.from_arpa(lines, [None, "a"], begin=0, end=0)
+          >>> log_p, state = model(jnp.array([0]), model.initial_state(1))
+          >>> [f"{x:.2f}" for x in log_p[0] / jnp.log(10)]  # </s> backs off: -0.3 - 0.5
+          ['-0.80', '-0.10']
+        """
+        size = len(tokens)
+        begin = _checked_id("begin", begin, size)
+        end = None if end is None else _checked_id("end", end, size)
+        ids: dict[str, int] = {}
+        for number, token in enumerate(tokens):
+            if token is not None and ids.setdefault(token, number) != number:
+                raise ValueError(f"tokens: expected different tokens, got {token!r} twice")
+        ids["<s>"] = begin
+        reads = ids if end is None else ids | {"</s>": end}
+        entries: Entries = {}
+        other = unknown
+        for words, log_p, backoff in read_arpa(_lines(source)):
+            if words == ("<unk>",) and "<unk>" not in ids and other is None:
+                other = log_p
+            if words == ("<s>",):  # its own probability is a placeholder, never asked for
+                entries.setdefault((begin,), (-math.inf, backoff))
+                entries[begin,] = entries[begin,][0], backoff
+            elif all(word in reads for word in words) and "<s>" not in words[1:]:
+                gram = tuple(reads[word] for word in words)
+                kept = entries[gram][1] if gram == (begin,) and gram in entries else backoff
+                entries[gram] = log_p, kept
+        needed = [(n, t) for n, t in enumerate(tokens) if t is not None and n != begin]
+        missing = [token for n, token in needed if (n,) not in entries]
+        if missing and other is None:
+            raise ValueError(
+                f"tokens: expected tokens that the file lists, or `unknown`, got {missing[:5]}"
+            )
+        return cls(entries, size, unknown=-math.inf if other is None else other)
+
+    @classmethod
+    def fit(
+        cls,
+        sequences: Iterable[Sequence[int]],
+        *,
+        order: int,
+        vocabulary_size: int,
+        begin: int,
+        end: int | None = None,
+    ) -> "NGram":
+        """Count a model from sequences of tokens, with the smoothing of Witten and Bell.
+
+            p(w | h) = (c(h w) + N(h) p(w | h')) / (c(h) + N(h))
+
+        Here c counts n-grams, N(h) is the number of different tokens after h, and the lowest order
+        is interpolated with the uniform distribution over V tokens.
+
+        Args:
+          sequences: lists of token ids, without begin and end tokens.
+          order: n, at least 1.
+          vocabulary_size: V.
+          begin: the id that is the input of the first step.
+          end: the id that ends a sequence; None if outputs have no end token.
+
+        Raises:
+          ValueError: there are no tokens, or a token is out of range.
+
+        References:
+          Chen, Goodman 1999, An Empirical Study of Smoothing Techniques for Language Modeling.
+
+        Example:
+          >>> model = NGram.fit([[1, 2], [1, 1]], order=2, vocabulary_size=3, begin=0, end=0)
+          >>> log_p, _ = model(jnp.array([0]), model.initial_state(1))  # after the begin token
+          >>> jnp.exp(log_p).sum().round(4).item(), int(log_p.argmax())
+          (1.0, 1)
+        """
+        order = checks.require_integer("order", order)
+        size = checks.require_integer("vocabulary_size", vocabulary_size)
+        begin = _checked_id("begin", begin, size)
+        end = None if end is None else _checked_id("end", end, size)
+        counts: dict[tuple[int, ...], Counter[int]] = defaultdict(Counter)
+        for sequence in sequences:
+            checks.require_range("sequences", np.asarray(sequence), size - 1)
+            read = [begin, *map(int, sequence)] + ([] if end is None else [end])
+            for at in range(1, len(read)):
+                for length in range(min(order, at + 1)):
+                    counts[tuple(read[at - length : at])][read[at]] += 1
+        if not counts:
+            raise ValueError("sequences: expected at least one token, got none")
+        p: dict[tuple[int, ...], float] = {}
+        weight = {h: len(c) / (c.total() + len(c)) for h, c in counts.items()}
+
+        def smoothed(history: tuple[int, ...], token: int) -> float:
+            gram = (*history, token)
+            if gram in p:
+                return p[gram]
+            return weight[history] * lower(history, token)
+
+        def lower(history: tuple[int, ...], token: int) -> float:
+            return smoothed(history[1:], token) if history else 1 / size
+
+        for history in sorted(counts, key=len):  # shorter histories first
+            seen = counts[history]
+            tokens = range(size) if not history else seen
+            for token in tokens:
+                share = seen[token] / (seen.total() + len(seen))
+                p[*history, token] = share + weight[history] * lower(history, token)
+        entries = {
+            gram: (math.log(value), math.log(weight.get(gram, 1.0))) for gram, value in p.items()
+        }
+        for history, value in weight.items():
+            if history and history not in entries:  # begins with the begin token, never predicted
+                entries[history] = -math.inf, math.log(value)
+        return cls(entries, size)
+
+    def initial_state(self, batch_size: int) -> Array:
+        """Return the state before the begin token, int32 `[N]`."""
+        return jnp.zeros(checks.require_integer("batch_size", batch_size, least=0), jnp.int32)
+
+    def __call__(self, tokens: Any, state: Any) -> tuple[Array, Array]:
+        """Return log p `[N, V]` of the next tokens, and the new state, int32 `[N]`.
+
+        Args:
+          tokens: int `[N]`, the previous tokens, or the begin token.
+          state: int32 `[N]`.
+        """
+        tokens = jnp.asarray(tokens, jnp.int32)
+        after = jnp.zeros_like(tokens)
+        for chain in self._chains[state].T[::-1]:  # the longest history that lists the token wins
+            place, found = self._find(chain, tokens)
+            after = jnp.where(found, self._next[place], after)
+        every = jnp.arange(self.vocabulary_size, dtype=jnp.int32)[None]
+        chains = self._chains[after].T[::-1, :, None]
+        log_p = jnp.full((len(tokens), self.vocabulary_size), self._unknown, jnp.float32)
+        before = jnp.full((len(tokens), 1), -1, jnp.int32)
+        for chain in chains:
+            place, found = self._find(chain, every)
+            backed = log_p + jnp.where(chain == before, 0.0, self._backoff[chain])
+            log_p = jnp.where(found, self._log_p[place], backed)
+            before = chain
+        return log_p, after
+
+    def _find(self, state: Array, tokens: Array) -> tuple[Array, Array]:
+        """Return the places of listed n-grams: those of the state's history and each token."""
+        state, tokens = jnp.broadcast_arrays(state, tokens)
+        low, high = self._first[state], self._first[state + 1]
+        stop = high
+
+        def halve(_: int, span: tuple[Array, Array]) -> tuple[Array, Array]:
+            low, high = span
+            middle = (low + high) // 2
+            below = (self._tokens[middle] < tokens) & (low < high)
+            return jnp.where(below, middle + 1, low), jnp.where(below, high, middle)
+
+        low, _ = jax.lax.fori_loop(0, self._rounds, halve, (low, high))
+        place = jnp.minimum(low, len(self._tokens) - 1)
+        return place, (low < stop) & (self._tokens[place] == tokens)
+
+
+def _checked_id(name: str, value: Any, size: int) -> int:
+    number: int = checks.require_integer(name, value, least=0)
+    if number >= size:
+        raise ValueError(f"{name}: expected an id below V={size}, got {number}")
+    return number
+
+
+def _lines(source: Any) -> Iterable[str]:
+    if not isinstance(source, (str, Path)):
+        yield from source
+        return
+    path = Path(source)
+    opened = gzip.open if path.suffix == ".gz" else open
+    with opened(path, "rt", encoding="utf-8") as file:
+        yield from file

@@ -1,0 +1,130 @@
+"""The CTC beam search with a second model, against all label sequences enumerated in float64."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from seqjax import decoding
+from seqjax.ctc import ctc_beam_search
+from tests.ctc.helpers import V, draw, every_labelling, log_softmax
+
+LENGTHS = np.array([5, 4, 0])
+BLANK = 1
+
+
+def second(seed=4):
+    """A model that counts its tokens: scores `[count, previous, next]`."""
+    scores = np.random.default_rng(seed).normal(size=(6, V, V))
+    scores -= np.log(np.exp(scores).sum(axis=-1, keepdims=True))
+    wide = jnp.asarray(scores, jnp.float32)
+    return scores, lambda tokens, count: (wide[jnp.minimum(count, 5), tokens], count + 1)
+
+
+def total(scores, labels, end):
+    read = [BLANK, *labels]
+    following = [*labels] if end is None else [*labels, end]
+    return sum(
+        scores[min(n, 5), before, after]
+        for n, (before, after) in enumerate(zip(read, following, strict=False))
+    )
+
+
+@pytest.mark.parametrize("end", [None, BLANK])
+def test_equals_the_definition(end):
+    _, logits = draw(3)
+    scores, step = second()
+    fused = decoding.LogLinear([step], [0.7], 0.3)
+
+    @jax.jit
+    def search(logits, lengths):
+        return ctc_beam_search(
+            logits, lengths=lengths, beam_width=64, n_best=4, blank=BLANK, fusion=fused,
+            fusion_state=(jnp.zeros(3, jnp.int32),), end=end,
+        )  # fmt: skip
+
+    found = jax.device_get(search(logits, LENGTHS))
+    for b, length in enumerate(LENGTHS):
+        every = {
+            labels: (
+                np.log(p),
+                0.7 * total(scores, labels, end) + 0.3 * (len(labels) + (end is not None)),
+            )
+            for labels, p in every_labelling(logits[b, :length], length, BLANK).items()
+        }
+        best = sorted(every.items(), key=lambda item: -sum(item[1]))[:4]
+        for k, (labels, (log_p, bonus)) in enumerate(best):
+            assert tuple(found.tokens[b, k, : found.lengths[b, k]]) == labels
+            np.testing.assert_allclose(found.log_probs[b, k], log_p, rtol=1e-4, atol=1e-5)
+            np.testing.assert_allclose(found.scores[b, k], log_p + bonus, rtol=1e-4, atol=1e-5)
+    assert np.isneginf(found.scores[2, 1:]).all()  # without frames, only the empty output exists
+
+
+def test_without_a_second_model_scores_are_log_probs():
+    _, logits = draw(5)
+    found = ctc_beam_search(logits, beam_width=4, n_best=2)
+    np.testing.assert_array_equal(found.scores, found.log_probs)
+
+
+def test_hotwords_change_the_winner():
+    """A phrase that the frames find a little less probable wins with a bonus, and only then."""
+    p = jnp.log(jnp.array([[[0.02, 0.54, 0.44], [0.96, 0.02, 0.02], [0.02, 0.9, 0.08]]]))
+    words = decoding.Hotwords([[2, 1]], vocabulary_size=3, bonus=0.2)
+    plain = ctc_beam_search(p, beam_width=8)
+    found = ctc_beam_search(
+        p, beam_width=8, fusion=words, fusion_state=words.initial_state(1), end=0
+    )
+    assert plain.tokens[0, 0, :2].tolist() == [1, 1]
+    assert found.tokens[0, 0, :2].tolist() == [2, 1]
+    np.testing.assert_allclose(found.scores - found.log_probs, 0.4, rtol=1e-4)
+
+
+def test_refuses():
+    logits = jnp.zeros((2, 3, V))
+    with pytest.raises(ValueError, match="end: expected None without `fusion`, got 0"):
+        ctc_beam_search(logits, end=0)
+    with pytest.raises(TypeError, match="fusion: expected a step function, got 3"):
+        ctc_beam_search(logits, fusion=3)  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match=r"fusion: expected scores \[N, V\] with N=8 and V=3"):
+        ctc_beam_search(
+            logits, beam_width=4, fusion=lambda tokens, state: (jnp.zeros((8, 5)), state)
+        )
+    with pytest.raises(ValueError, match=r"fusion_state: expected arrays \[B, …\] with B=2"):
+        ctc_beam_search(logits, fusion=second()[1], fusion_state=jnp.zeros(3, jnp.int32))
+    with pytest.raises(ValueError, match="end: expected a class below V=3, got 3"):
+        ctc_beam_search(logits, fusion=second()[1], fusion_state=jnp.zeros(2, jnp.int32), end=3)
+
+
+def prefix_loop(logits, scores, width):
+    """The search over a dictionary of prefixes, with the second model."""
+    beam: dict[tuple[int, ...], tuple[float, float]] = {(): (1.0, 0.0)}
+    rank = lambda prefix, parts: np.log(sum(parts)) + 0.7 * total(scores, prefix, None)  # noqa: E731
+    for p_t in np.exp(log_softmax(logits)):
+        new: dict[tuple[int, ...], list[float]] = {}
+        for prefix, (in_blank, in_label) in beam.items():
+            entry = new.setdefault(prefix, [0.0, 0.0])
+            entry[0] += (in_blank + in_label) * p_t[BLANK]
+            for label in set(range(V)) - {BLANK}:
+                grown = new.setdefault((*prefix, label), [0.0, 0.0])
+                again = bool(prefix) and label == prefix[-1]
+                entry[1] += in_label * p_t[label] if again else 0.0
+                grown[1] += (in_blank if again else in_blank + in_label) * p_t[label]
+        kept = sorted(new, key=lambda prefix: -rank(prefix, new[prefix]))[:width]
+        beam = {prefix: (new[prefix][0], new[prefix][1]) for prefix in kept}
+    return [(prefix, rank(prefix, parts)) for prefix, parts in beam.items()]
+
+
+@pytest.mark.filterwarnings("ignore:divide by zero")
+@pytest.mark.parametrize("seed", [6, 7])
+def test_a_narrow_beam_is_the_loop(seed):
+    logits = np.random.default_rng(seed).normal(size=(2, 12, V)).astype(np.float32)
+    scores, step = second()
+    fused = decoding.LogLinear([step], [0.7])
+    found = ctc_beam_search(
+        logits, beam_width=3, n_best=3, blank=BLANK, fusion=fused,
+        fusion_state=(jnp.zeros(2, jnp.int32),),
+    )  # fmt: skip
+    for b in range(2):
+        for k, (labels, score) in enumerate(prefix_loop(logits[b], scores, 3)):
+            assert tuple(np.asarray(found.tokens[b, k, : found.lengths[b, k]])) == labels
+            np.testing.assert_allclose(found.scores[b, k], score, rtol=1e-4, atol=1e-5)
