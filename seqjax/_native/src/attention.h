@@ -26,6 +26,15 @@ SEQJAX_INLINE float dot(const float* a, const float* b, long n) {
   return sum_of(sum);
 }
 
+// Adds scale * from[j] to to[j] for j < n.
+SEQJAX_INLINE void add_scaled(float* to, float scale, const float* from, long n) {
+  for (long j = 0; j < n; j += kLanes) {
+    store(to + j, load(to + j, n - j) + scale * load(from + j, n - j), n - j);
+  }
+}
+
+SEQJAX_INLINE void fill(float* to, long n) { __builtin_memset(to, 0, n * sizeof(float)); }
+
 // The number of floats in a row of queries: whole panels.
 static long query_width(const Problem& x) { return panels_of<Plain>(x.U) * kPanel; }
 
@@ -60,12 +69,13 @@ struct ForwardAttention {
   }
 
   void attend_row(long t, long r) const {
+    const uint8_t* real = f.positions + r * f.S;
     const float* q = queries + r * width;
-    float* a = f.weights + (t * f.B + r) * f.S;
+    float *a = f.weights + (t * f.B + r) * f.S, *c = f.contexts + (t * f.B + r) * f.M;
     constexpr float kNone = -__builtin_inff();
     float highest = kNone;  // or NaN if a score is NaN, so that all weights are NaN
     for (long s = 0; s < f.S; ++s) {
-      a[s] = f.positions[r * f.S + s] ? score(f.keys + (r * f.S + s) * f.U, q) : kNone;
+      a[s] = real[s] ? score(f.keys + (r * f.S + s) * f.U, q) : kNone;
       if (a[s] > highest || a[s] != a[s]) highest = a[s];
     }
     if (highest == kNone) highest = 0;  // no position is real
@@ -73,12 +83,9 @@ struct ForwardAttention {
     for (long s = 0; s < f.S; ++s) total += a[s] = __builtin_expf(a[s] - highest);
     const float divisor = total > 0 ? total : 1;
     for (long s = 0; s < f.S; ++s) a[s] /= divisor;
-    for (long j = 0; j < f.M; j += kLanes) {
-      Vec c{};
-      for (long s = 0; s < f.S; ++s) {
-        c += a[s] * load(f.values + (r * f.S + s) * f.M + j, f.M - j);
-      }
-      store(f.contexts + (t * f.B + r) * f.M + j, c, f.M - j);
+    fill(c, f.M);
+    for (long s = 0; s < f.S; ++s) {
+      if (real[s]) add_scaled(c, a[s], f.values + (r * f.S + s) * f.M, f.M);
     }
     for (long j = 0; f.queries && j < f.U; j += kLanes) {
       store(f.queries + (t * f.B + r) * f.U + j, load(q + j), f.U - j);
@@ -143,12 +150,9 @@ struct BackwardAttention {
   void begin(const Share& share) const {
     const long r0 = share.r0, rows = share.r1 - r0;
     fill(dv + r0 * width, rows * width);
-    fill(dq + r0 * width, rows * width);
     fill(dy0 + r0 * f.H, rows * f.H);
     if (f.dkeys) fill(f.dkeys + r0 * f.S * f.U, rows * f.S * f.U);
   }
-
-  static void fill(float* to, long n) { __builtin_memset(to, 0, n * sizeof(float)); }
 
   // The gradient of the attention of step t. `dz` are the cotangents of the sums of step t, with
   // `panel` floats between panels. `dy`, with `row` floats in a row, is the cotangent of the output
@@ -197,37 +201,37 @@ struct BackwardAttention {
           dot(d_context, f.values + (r * f.S + s) * f.M, f.M) + f.dweights[(t * f.B + r) * f.S + s];
       if (real[s]) mean += a[s] * d_e[s];
     }
-    for (long s = 0; s < f.S; ++s) d_e[s] = a[s] * (d_e[s] - mean);
-    for (long j = 0; j < f.U; j += kLanes) {
-      const long n = f.U - j;
-      const Vec q = load(f.queries + (t * f.B + r) * f.U + j, n), v = load(f.v + j, n);
-      Vec d_q{}, d_v{};
-      for (long s = 0; s < f.S; ++s) {
-        if (!real[s]) continue;
-        const long at = (r * f.S + s) * f.U + j;
-        const Vec h = tanh(load(f.keys + at, n) + q);
-        const Vec d = d_e[s] * v * (1.0f - h * h);
-        d_q += d;
-        d_v += d_e[s] * h;
-        if (f.dkeys) store(f.dkeys + at, load(f.dkeys + at, n) + d, n);
+    const float* q = f.queries + (t * f.B + r) * f.U;
+    float *d_q = dq + r * width, *d_v = dv + r * width;
+    fill(d_q, width);
+    for (long s = 0; s < f.S; ++s) {
+      if (!real[s]) continue;
+      const long at = (r * f.S + s) * f.U;
+      const Vec d_score = broadcast(a[s] * (d_e[s] - mean));
+      for (long j = 0; j < f.U; j += kLanes) {
+        const long n = f.U - j;
+        const Vec h = tanh(load(f.keys + at + j, n) + load(q + j, n));
+        const Vec d = d_score * load(f.v + j, n) * (1.0f - h * h);
+        store(d_q + j, load(d_q + j) + d);
+        store(d_v + j, load(d_v + j) + d_score * h);
+        if (f.dkeys) store(f.dkeys + at + j, load(f.dkeys + at + j, n) + d, n);
       }
-      store(dq + r * width + j, d_q);
-      store(dv + r * width + j, load(dv + r * width + j) + d_v);
-      if (f.dqueries) store(f.dqueries + (t * f.B + r) * f.U + j, d_q, n);
+    }
+    for (long j = 0; f.dqueries && j < f.U; j += kLanes) {
+      store(f.dqueries + (t * f.B + r) * f.U + j, load(d_q + j), f.U - j);
     }
   }
 
   // After the loop: the gradient of the values of some rows, a sum over all steps.
   void values(const Share& share) const {
     for (long r = share.r0; r < share.r1; ++r) {
-      for (long s = 0; s < f.S; ++s) {
-        for (long j = 0; j < f.M; j += kLanes) {
-          Vec sum{};
-          for (long t = 0; t < f.T; ++t) {
-            const long at = t * f.B + r;
-            sum += f.weights[at * f.S + s] * load(dcontexts + at * f.M + j, f.M - j);
-          }
-          store(f.dvalues + (r * f.S + s) * f.M + j, sum, f.M - j);
+      float* d_values = f.dvalues + r * f.S * f.M;
+      fill(d_values, f.S * f.M);
+      for (long t = 0; t < f.T; ++t) {
+        const long at = t * f.B + r;
+        for (long s = 0; s < f.S; ++s) {
+          const float a = f.weights[at * f.S + s];
+          add_scaled(d_values + s * f.M, a, dcontexts + at * f.M, f.M);
         }
       }
     }
