@@ -95,7 +95,7 @@ struct ForwardAttention {
   float score(const float* key, const float* q) const {
     Vec sum{};
     for (long j = 0; j < f.U; j += kLanes) {
-      sum += load(f.v + j, f.U - j) * tanh(load(key + j, f.U - j) + load(q + j));
+      sum += load(f.v + j, f.U - j) * tanh(load(key + j, f.U - j) + load(q + j, f.U - j));
     }
     return sum_of(sum);
   }
@@ -212,7 +212,7 @@ struct BackwardAttention {
         const long n = f.U - j;
         const Vec h = tanh(load(f.keys + at + j, n) + load(q + j, n));
         const Vec d = d_score * load(f.v + j, n) * (1.0f - h * h);
-        store(d_q + j, load(d_q + j) + d);
+        store(d_q + j, load(d_q + j) + first(d, n));
         store(d_v + j, load(d_v + j) + d_score * h);
         if (f.dkeys) store(f.dkeys + at + j, load(f.dkeys + at + j, n) + d, n);
       }
