@@ -41,7 +41,6 @@ keys and queries (u).
 """
 BATCH_AXIS = {name: axes.split().index("b") for name, axes in AXES.items() if "b" in axes.split()}
 """The batch axis of each operand and result; parameters have none."""
-UNDIVIDED = ("t", "i", "h", "g", "p", "s", "l", "n", "m", "u")
 
 Run = Callable[..., list[Array]]
 
@@ -116,7 +115,8 @@ def divided(run: Run, operands: Sequence[str], results: Sequence[str]) -> Run:
 
     call = custom_partitioning(lambda *arrays: run(*arrays))
     rule = f"{_axes_of(operands)} -> {_axes_of(results)}"
-    undivided = tuple(axis for axis in UNDIVIDED if axis in rule)
+    # XLA wants these axes in the order in which the rule names them.
+    undivided = tuple(dict.fromkeys(axis for axis in rule if axis.isalpha() and axis != "b"))
     call.def_partition(partition, sharding_rule=rule, need_replication_factors=undivided)
     return call
 
