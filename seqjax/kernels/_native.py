@@ -45,7 +45,7 @@ def native(
     inline: bool = False,
     unroll: int = 1,
 ) -> Unrolled:
-    """Run an `LSTM`, `GRU` or `Elman` cell over time in compiled C++ on a CPU, in float32.
+    """Run a cell, or a decoder with attention, over time in compiled C++ on a CPU, in float32.
 
     The values are those of `scan` up to rounding, and bitwise equal for any number of threads. The
     engine also computes reverse-mode gradients. The kernel `fused` computes forward mode and second
@@ -55,7 +55,8 @@ def native(
     over devices, each device runs its part of the batch.
 
     Args:
-      cell: an `LSTM`, a `GRU`, or an `Elman` with the activation tanh or relu.
+      cell: an `LSTM`, a `GRU`, an `Elman` with the activation tanh or relu, or the step of a
+        decoder of one layer with additive attention (`seqjax.seq2seq`).
       problem: the time-major arrays of the call; see `Problem`. The inputs `xs` are `[T, ..., I]`
         in float32.
       reverse: whether to process the steps in the order t = T-1 … 0.
@@ -63,7 +64,7 @@ def native(
       unroll: not used. Only kernels with a JAX loop use `unroll`.
 
     Returns:
-      `Unrolled` with time-major outputs `[T, ..., H]`.
+      `Unrolled` with time-major outputs, `[T, ..., H]` for a cell.
 
     Raises:
       ValueError: the kernel does not support the cell or the dtype, or the engine is absent.
@@ -264,7 +265,9 @@ def _gradient_by_engine(*arrays: Array, setting: Setting, moving: tuple[str, ...
     of = dict(zip(setting.names, operands, strict=True))
     named = dict(zip(setting.read, read, strict=True))
     named.setdefault("hs", named["ys"])
-    given = [named[name] for name in ("gates", "cs", "hs", "queries", *setting.attends) if name in named]
+    given = [
+        named[name] for name in ("gates", "cs", "hs", "queries", *setting.attends) if name in named
+    ]
     # The engine returns the cotangents of the queries in place of the gradient of their matrix.
     shapes = {name: of[name].shape for name in moving}
     if "w_q" in moving:

@@ -53,16 +53,14 @@ class Case(NamedTuple):
         """The decoder as a cell, and its problem, batch-major."""
         memory = self.mechanism.precompute(arrays.mechanism, arrays.memory, mask=mask)
         params = WriterParams((arrays.cell,), arrays.mechanism, None, memory, ())
-        output = jnp.asarray(arrays.output)
-        lead, positions = output.shape[:-1], memory.mask.shape[-1]
-        state = DecoderState(
-            (arrays.state,), output, jnp.ones((*lead, M)), None, (), jnp.ones((*lead, positions))
-        )
+        output, embedded = jnp.asarray(arrays.output), jnp.asarray(arrays.embedded)
+        context, weights = jnp.ones_like(memory.values[:, 0]), jnp.ones(memory.mask.shape)
+        state = DecoderState((arrays.state,), output, context, None, (), weights)
         writer = Writer(
-            E, self.cell.hidden_size, (self.cell,), self.mechanism, "previous", Shapes.of(params),
-            Shapes.of(state, skip=1),
+            embedded.shape[-1], self.cell.hidden_size, (self.cell,), self.mechanism, "previous",
+            Shapes.of(params), Shapes.of(state, skip=1),
         )  # fmt: skip
-        return writer, Problem(params, jnp.asarray(arrays.embedded), state, state)
+        return writer, Problem(params, embedded, state, state)
 
     def results(self, kernel: Any, arrays: Arrays, mask: Any = MASK, reverse: bool = False) -> Any:
         """Outputs, contexts and weights, batch-major, and the final state of the cell."""
@@ -146,7 +144,7 @@ def test_values_and_slopes_are_those_of_the_paper_in_float64(name):
 
     def loss(arrays: Arrays) -> float:
         found = reference(case, arrays)
-        outputs, contexts, weights, state = found
+        state = found[3]
         last = [a[:, -1] for a in found[:3]]
         whole = (*found, DecoderState((state,), last[0], last[1], None, (), last[2]), last)
         leaves = jax.tree.leaves(whole)
@@ -161,7 +159,9 @@ def test_values_and_slopes_are_those_of_the_paper_in_float64(name):
         steps = [np.zeros(other.shape) for other in leaves]
         steps[n] = drawn
         direction = jax.tree.unflatten(structure, steps)
-        slope = (loss(moved(arrays, direction, 1e-6)) - loss(moved(arrays, direction, -1e-6))) / 2e-6
+        slope = (
+            loss(moved(arrays, direction, 1e-6)) - loss(moved(arrays, direction, -1e-6))
+        ) / 2e-6
         size = np.abs(found[n] * drawn).sum()
         assert size > 0, n
         assert abs(np.sum(np.asarray(found[n], np.float64) * drawn) - slope) < 2e-5 * size, n
@@ -209,9 +209,7 @@ def test_a_model_in_training_runs_in_the_engine(cell):
     def gradient(model: Any, kernel: str) -> Any:
         def loss(model: Any) -> Any:
             model.decoder.execution = Execution(implementation=kernel)
-            logits = model(
-                sources, tokens, lengths=lengths, source_ids=ids, rngs=jax.random.key(1)
-            )
+            logits = model(sources, tokens, lengths=lengths, source_ids=ids, rngs=jax.random.key(1))
             return jnp.where(jnp.isfinite(logits), jnp.sin(logits), 0).sum()
 
         return jax.grad(loss)(model)
@@ -271,25 +269,14 @@ def test_vmap(mapped):
 @HERE
 def test_the_bits_do_not_depend_on_the_number_of_threads():
     case = Case(LSTM(64 + 40, 64), Additive(64, 40, units=48))
-    rng = np.random.default_rng(0)
-    problem = [rng.normal(size=s).astype(np.float32) for s in ((70, 9, 64), (70, 11, 40))]
-    state = LSTMState(*rng.normal(size=(2, 70, 64)).astype(np.float32))
-    params = draw_like(jax.eval_shape(case.mechanism.init, jax.random.key(0)), 1, 0.3)
+    shapes = jax.eval_shape(case.mechanism.init, jax.random.key(0))
+    sizes = ((70, 9, 64), (70, 11, 40), (70, 64), (70, 64))
+    embedded, memory, h, c = draw_like([jnp.zeros(size) for size in sizes], 0)
     weights = draw_like(params_of(case.cell), 2, 0.1)
-    arrays = Arrays(weights, params, *problem, state, state.h)
-    writer = dict(E=64, M=40)
+    arrays = Arrays(weights, draw_like(shapes, 1, 0.3), embedded, memory, LSTMState(h, c), h)
 
     def loss(arrays: Arrays) -> Any:
-        memory = case.mechanism.precompute(arrays.mechanism, arrays.memory)
-        params = WriterParams((arrays.cell,), arrays.mechanism, None, memory, ())
-        zeros = jnp.zeros((70, 40)), jnp.zeros((70, 11))
-        start = DecoderState((arrays.state,), arrays.output, zeros[0], None, (), zeros[1])
-        cell = Writer(
-            writer["E"], 64, (case.cell,), case.mechanism, "previous", Shapes.of(params),
-            Shapes.of(start, skip=1),
-        )  # fmt: skip
-        by_time = jnp.moveaxis(arrays.embedded, 1, 0)
-        return total(native(cell, Problem(params, by_time, start, start)))
+        return total(case.results(native, arrays, None))
 
     compiled = jax.jit(jax.grad(loss))
     try:
@@ -298,7 +285,6 @@ def test_the_bits_do_not_depend_on_the_number_of_threads():
         _native.limit_threads(8)
         for _ in range(3):
             again = compiled(arrays)
-            # XLA computes the gradient of w_q as a product of its own.
             for a, b in zip(jax.tree.leaves(again), jax.tree.leaves(alone), strict=True):
                 np.testing.assert_array_equal(a, b)
     finally:
