@@ -134,6 +134,7 @@ def moved(arrays: Arrays, direction: Any, by: float) -> Arrays:
     )
 
 
+@pytest.mark.quick("lstm", "gru")
 @HERE
 @every
 def test_values_and_slopes_are_those_of_the_paper_in_float64(name):
@@ -167,6 +168,7 @@ def test_values_and_slopes_are_those_of_the_paper_in_float64(name):
         assert abs(np.sum(np.asarray(found[n], np.float64) * drawn) - slope) < 2e-5 * size, n
 
 
+@pytest.mark.quick("lstm-True", "elman-False")
 @HERE
 @pytest.mark.parametrize("reverse", [False, True])
 @every
@@ -198,6 +200,7 @@ def test_the_engine_really_runs():
     assert targets(lambda a: jax.jvp(loss, (a,), (a,))[1], arrays) == [1, 0]
 
 
+@pytest.mark.quick("lstm")
 @HERE
 @pytest.mark.parametrize("cell", ["lstm", "gru", "elman"])
 def test_a_model_in_training_runs_in_the_engine(cell):
@@ -222,6 +225,7 @@ def test_a_model_in_training_runs_in_the_engine(cell):
     assert_close(compiled(model, "native"), compiled(model, "scan"), 1e-5, 1e-5)
 
 
+@pytest.mark.quick("gru")
 @HERE
 @pytest.mark.parametrize("name", ["lstm", "gru"])
 def test_forward_mode_and_second_derivatives(name):
@@ -239,6 +243,7 @@ def test_forward_mode_and_second_derivatives(name):
         assert_close(a, b, 2e-5 * max(1.0, float(jnp.abs(b).max())))
 
 
+@pytest.mark.quick("sequences")
 @HERE
 @pytest.mark.parametrize("mapped", ["sequences", "parameters"])
 def test_vmap(mapped):
