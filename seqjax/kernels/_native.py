@@ -9,7 +9,7 @@ without the engine.
 
 import functools
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -19,11 +19,12 @@ from jax.interpreters import ad, batching, mlir, partial_eval, xla
 
 from seqjax import _native as engine
 from seqjax.cells._base import Cell
-from seqjax.cells._elman import Elman, ElmanParams
-from seqjax.cells._gru import GRU, GRUParams
-from seqjax.cells._lstm import LSTM, LSTMParams, LSTMState
+from seqjax.cells._elman import Elman
+from seqjax.cells._gru import GRU
+from seqjax.cells._lstm import LSTM
 from seqjax.kernels._fused import fused
 from seqjax.kernels._kernel import INSTEAD, Kernel, Spec, require
+from seqjax.kernels._native_forms import DIFFERENTIABLE, FORMS, OPERANDS, Setting, unsuited_cell
 from seqjax.kernels._native_sharding import divided, needs_devices, place
 from seqjax.kernels._native_vmap import mapped
 from seqjax.kernels._problem import Problem
@@ -32,15 +33,6 @@ from seqjax.types import Array, Unrolled
 
 __all__ = ["NATIVE", "native", "stands_for"]
 
-Arrays = dict[str, Array]
-
-OPERANDS = (
-    "xs", "h0", "c0", "w_ih", "w_hh", "b", "b_hn", "mask", "resets", "h_reset", "c_reset", "noise",
-    "hold_h", "hold_c",
-)  # fmt: skip
-"""The arrays of a problem, in the order of the engine's arguments (`Operand` in `ffi.cc`)."""
-DIFFERENTIABLE = frozenset(OPERANDS) - {"mask", "resets", "noise", "hold_h", "hold_c"}
-"""The operands whose gradients the engine computes."""
 PANEL = 4
 """The number of slots in a panel (a group of hidden units); a slot is one SIMD vector."""
 
@@ -53,7 +45,7 @@ def native(
     inline: bool = False,
     unroll: int = 1,
 ) -> Unrolled:
-    """Run an `LSTM`, `GRU` or `Elman` cell over time in compiled C++ on a CPU, in float32.
+    """Run a cell, or a decoder with attention, over time in compiled C++ on a CPU, in float32.
 
     The values are those of `scan` up to rounding, and bitwise equal for any number of threads. The
     engine also computes reverse-mode gradients. The kernel `fused` computes forward mode and second
@@ -63,7 +55,8 @@ def native(
     over devices, each device runs its part of the batch.
 
     Args:
-      cell: an `LSTM`, a `GRU`, or an `Elman` with the activation tanh or relu.
+      cell: an `LSTM`, a `GRU`, an `Elman` with the activation tanh or relu, or the step of a
+        decoder of one layer with additive attention (`seqjax.seq2seq`).
       problem: the time-major arrays of the call; see `Problem`. The inputs `xs` are `[T, ..., I]`
         in float32.
       reverse: whether to process the steps in the order t = T-1 … 0.
@@ -71,7 +64,7 @@ def native(
       unroll: not used. Only kernels with a JAX loop use `unroll`.
 
     Returns:
-      `Unrolled` with time-major outputs `[T, ..., H]`.
+      `Unrolled` with time-major outputs, `[T, ..., H]` for a cell.
 
     Raises:
       ValueError: the kernel does not support the cell or the dtype, or the engine is absent.
@@ -86,16 +79,13 @@ def native(
     """
     del inline, unroll
     require(_refuses(cell, Spec((), 1, problem.xs.dtype, "cpu")))
-    if _is_left_to_fused(problem):
+    form = FORMS[type(cell)]
+    if _is_left_to_fused(problem) or not form.fits(cell, problem):
         return fused(cell, problem, reverse)
-    batch = problem.xs.shape[1:-1]
-    arrays = _operands(varying_like(problem, problem))
-    setting = _Setting(cell, reverse, tuple(arrays))
-    ys, *state = _run.bind(*arrays.values(), setting=setting, store=False)
-    state = [s.reshape(*batch, s.shape[-1]) for s in state]
-    structure = jax.tree.structure(problem.state)
-    outputs = ys.reshape(problem.steps, *batch, ys.shape[-1])
-    return Unrolled(outputs, jax.tree.unflatten(structure, state))
+    arrays = form.operands(cell, varying_like(problem, problem))
+    setting = Setting(cell, reverse, tuple(arrays))
+    found = _run.bind(*arrays.values(), setting=setting, store=False)
+    return form.unrolled(problem, dict(zip(setting.shown, found, strict=True)), reverse)
 
 
 def _refuses(cell: Cell[Any, Any], spec: Spec) -> str | None:
@@ -112,11 +102,10 @@ def _refuses(cell: Cell[Any, Any], spec: Spec) -> str | None:
 
 def _unsuited(cell: Cell[Any, Any], spec: Spec) -> str | None:
     """Return why the engine, even if it is present, cannot run a cell, or None if it can."""
-    name = type(cell).__name__
-    if type(cell) not in (LSTM, GRU, Elman):  # subclasses have other equations
-        return f"'native' runs LSTM, GRU and Elman, got {name}; {INSTEAD}"
-    if isinstance(cell, Elman) and cell.activation not in ("tanh", "relu"):
-        return f"'native' runs Elman with tanh or relu, got {cell.activation!r}; {INSTEAD}"
+    form = FORMS.get(type(cell))
+    unsuited = unsuited_cell(cell) if form is None else form.unsuited(cell)
+    if unsuited is not None:
+        return f"'native' runs {unsuited}; {INSTEAD}"
     if spec.dtype != jnp.float32:
         return f"'native' runs float32, got xs of {spec.dtype}; {INSTEAD}"
     if spec.platform != "cpu":
@@ -160,117 +149,18 @@ def _is_divided(problem: Problem) -> bool:
     return any(mesh.explicit_axes for mesh in (*meshes, jax.sharding.get_abstract_mesh()))
 
 
-class _Setting(NamedTuple):
-    """The arguments of a call that are not arrays.
-
-    Attributes:
-      cell: the cell.
-      reverse: whether to process the steps in the order t = T-1 … 0.
-      names: the names of the arrays of this call, which are elements of `OPERANDS`.
-    """
-
-    cell: Cell[Any, Any]
-    reverse: bool
-    names: tuple[str, ...]
-
-    @property
-    def states(self) -> tuple[str, ...]:
-        """The names of the arrays of the state."""
-        return ("h", "c") if isinstance(self.cell, LSTM) else ("h",)
-
-    @property
-    def shown(self) -> tuple[str, ...]:
-        """The names of the results that the kernel returns: the outputs and the final state."""
-        return ("ys", *self.states)
-
-    @property
-    def kept(self) -> tuple[str, ...]:
-        """The names of the results that a run stores for the gradient."""
-        memory = ("cs",) if isinstance(self.cell, LSTM) else ()
-        return ("gates", *memory, *(("hs",) if "mask" in self.names else ()))
-
-    def results(self, store: bool) -> tuple[str, ...]:
-        """The names of all results of a run."""
-        return self.shown + (self.kept if store else ())
-
-    @property
-    def of_gradient(self) -> tuple[str, ...]:
-        """The names of the arrays that a gradient reads; a cotangent has the name of its array."""
-        return (*self.names, "ys", *self.kept, *self.shown)
-
-
-def _operands(problem: Problem) -> Arrays:
-    """Return the arrays of a problem by name, with one batch axis, in the order of `OPERANDS`."""
-    batch, size = problem.xs.shape[1:-1], jax.tree.leaves(problem.state)[0].shape[-1]
-
-    def state(leaf: Array | None) -> Array | None:
-        return None if leaf is None else leaf.reshape(-1, size)
-
-    def steps(leaf: Array | None) -> Array | None:
-        return None if leaf is None else leaf.reshape(problem.steps, -1)
-
-    def states(tree: Any) -> list[Any]:
-        return [state(leaf) for leaf in jax.tree.leaves(tree)] + [None]
-
-    p = problem.params
-    h0, c0, *_ = states(problem.state)
-    h_reset, c_reset, *_ = [None, None] if problem.resets is None else states(problem.reset_state)
-    noise = problem.recurrent_mask
-    if noise is not None:
-        noise = jnp.broadcast_to(noise, (*batch, size)).astype(jnp.float32)
-    hold_h, hold_c, *_ = [
-        jnp.broadcast_to(leaf, problem.xs.shape[:-1] + (size,))
-        .astype(jnp.float32)
-        .reshape(problem.steps, -1, size)
-        for leaf in jax.tree.leaves(problem.zoneout)
-    ] + [None, None]
-    found = {
-        "xs": problem.xs.reshape(problem.steps, -1, problem.xs.shape[-1]),
-        "h0": h0, "c0": c0,
-        "w_ih": p.w_ih, "w_hh": p.w_hh, "b": p.b, "b_hn": getattr(p, "b_hn", None),
-        "mask": steps(problem.mask), "resets": steps(problem.resets),
-        "h_reset": h_reset, "c_reset": c_reset,
-        "noise": state(noise), "hold_h": hold_h, "hold_c": hold_c,
-    }  # fmt: skip
-    return {name: found[name] for name in OPERANDS if found[name] is not None}
-
-
-def _problem(cell: Cell[Any, Any], arrays: Arrays) -> Problem:
-    """Return a problem with one batch axis, made of the arrays that `_operands` returned."""
-    a: Callable[[str], Any] = arrays.get
-    if isinstance(cell, LSTM):
-        params: Any = LSTMParams(a("w_ih"), a("w_hh"), a("b"))
-    elif isinstance(cell, GRU):
-        params = GRUParams(a("w_ih"), a("w_hh"), a("b"), a("b_hn"))
-    else:
-        params = ElmanParams(a("w_ih"), a("w_hh"), a("b"))
-
-    def state(h: Any, c: Any) -> Any:
-        return LSTMState(h, c) if isinstance(cell, LSTM) else h
-
-    start = state(a("h0"), a("c0"))
-    return Problem(
-        params=params,
-        xs=a("xs"),
-        state=start,
-        reset_state=start if "resets" not in arrays else state(a("h_reset"), a("c_reset")),
-        mask=a("mask"),
-        resets=a("resets"),
-        recurrent_mask=a("noise"),
-        zoneout=None if "hold_h" not in arrays else state(a("hold_h"), a("hold_c")),
-    )
-
-
 # The three functions that the primitives compute, written with `fused`.
 
 
-def _run_by_fused(*operands: Array, setting: _Setting, store: bool) -> list[Array]:
+def _run_by_fused(*operands: Array, setting: Setting, store: bool) -> list[Array]:
     """Return the outputs, the final state and, if `store` is True, zeros.
 
     The zeros replace the arrays that the engine would store for the gradient.
     """
-    problem = _problem(setting.cell, dict(zip(setting.names, operands, strict=True)))
-    shown = jax.tree.leaves(fused(setting.cell, problem, setting.reverse))
+    arrays = dict(zip(setting.names, operands, strict=True))
+    cell, problem = setting.form.problem(setting.cell, arrays)
+    results = setting.form.shown(fused(cell, problem, setting.reverse))
+    shown = [results[name] for name in setting.shown]
     if not store:
         return shown
     shapes = _shapes(operands, setting)
@@ -278,7 +168,7 @@ def _run_by_fused(*operands: Array, setting: _Setting, store: bool) -> list[Arra
 
 
 def _of_moving(
-    operands: Sequence[Array], setting: _Setting, moving: tuple[str, ...]
+    operands: Sequence[Array], setting: Setting, moving: tuple[str, ...]
 ) -> tuple[Callable[..., list[Array]], list[Array]]:
     """Return a function of the operands `moving`, and their values in `operands`.
 
@@ -293,31 +183,31 @@ def _of_moving(
     return run, [arrays[name] for name in moving]
 
 
-def _tangent_by_fused(*arrays: Array, setting: _Setting, moving: tuple[str, ...]) -> list[Array]:
+def _tangent_by_fused(*arrays: Array, setting: Setting, moving: tuple[str, ...]) -> list[Array]:
     """Return the tangents of the outputs and the final state. `arrays` is as for `_parted`."""
     operands, _, tangents = _parted(arrays, setting)
     run, primals = _of_moving(operands, setting, moving)
     return jax.jvp(run, tuple(primals), tuple(tangents))[1]
 
 
-def _gradient_by_fused(*arrays: Array, setting: _Setting, moving: tuple[str, ...]) -> list[Array]:
+def _gradient_by_fused(*arrays: Array, setting: Setting, moving: tuple[str, ...]) -> list[Array]:
     """Return the gradients of the operands `moving`. `arrays` is as for `_parted`."""
     operands, _, cotangents = _parted(arrays, setting)
     run, primals = _of_moving(operands, setting, moving)
     return list(jax.vjp(run, *primals)[1](list(cotangents)))
 
 
-def _parted(arrays: Sequence[Any], setting: _Setting) -> tuple[Any, Any, Any]:
-    """Split arrays into operands, results stored for the gradient, and tangents or cotangents."""
-    n, kept = len(setting.names), 1 + len(setting.kept)
-    return arrays[:n], arrays[n : n + kept], arrays[n + kept :]
+def _parted(arrays: Sequence[Any], setting: Setting) -> tuple[Any, Any, Any]:
+    """Split arrays into operands, results that the gradient reads, and tangents or cotangents."""
+    n, read = len(setting.names), len(setting.read)
+    return arrays[:n], arrays[n : n + read], arrays[n + read :]
 
 
 # The custom calls of the engine.
 
 
-def _attributes(setting: _Setting) -> dict[str, Any]:
-    cell = setting.cell
+def _attributes(setting: Setting) -> dict[str, Any]:
+    cell = setting.inner
     relu = isinstance(cell, Elman) and cell.activation == "relu"
     kind = 0 if isinstance(cell, LSTM) else 1 if isinstance(cell, GRU) else 3 if relu else 2
     return {
@@ -331,15 +221,15 @@ def _bits(names: Sequence[str]) -> np.int32:
     return np.int32(sum(1 << OPERANDS.index(name) for name in names))
 
 
-def _shapes(operands: Sequence[Any], setting: _Setting) -> dict[str, tuple[int, ...]]:
+def _shapes(operands: Sequence[Any], setting: Setting) -> dict[str, tuple[int, ...]]:
     """Return the shapes of the results of a run, by name."""
     arrays = dict(zip(setting.names, operands, strict=True))
     steps, batch, _ = arrays["xs"].shape
     size = arrays["w_hh"].shape[0]
     lanes = engine.engine().lanes
-    units = lanes * PANEL if isinstance(setting.cell, Elman) else lanes
+    units = lanes * PANEL if isinstance(setting.inner, Elman) else lanes
     panels = -(-size // units)
-    return {
+    found = {
         "ys": (steps, batch, size),
         "h": (batch, size),
         "c": (batch, size),
@@ -347,33 +237,58 @@ def _shapes(operands: Sequence[Any], setting: _Setting) -> dict[str, tuple[int, 
         "cs": (panels, steps, batch, lanes),
         "hs": (steps, batch, size),
     }
+    if setting.attends:
+        keys, values = arrays["keys"].shape, arrays["values"].shape
+        found |= {
+            "contexts": (steps, batch, values[-1]),
+            "weights": (steps, batch, keys[-2]),
+            "queries": (steps, batch, keys[-1]),
+        }
+    return found
 
 
-def _run_by_engine(*operands: Array, setting: _Setting, store: bool) -> list[Array]:
+def _run_by_engine(*operands: Array, setting: Setting, store: bool) -> list[Array]:
     shapes = _shapes(operands, setting)
     results = [jax.ShapeDtypeStruct(shapes[name], jnp.float32) for name in setting.results(store)]
     call = jax.ffi.ffi_call(engine.engine().forward, results)
     return list(call(*operands, **_attributes(setting), store=store))
 
 
-def _run_by_engines(*operands: Array, setting: _Setting, store: bool) -> list[Array]:
+def _run_by_engines(*operands: Array, setting: Setting, store: bool) -> list[Array]:
     """Run the engine on each device's part of the operands."""
     run = functools.partial(_run_by_engine, setting=setting, store=store)
     return divided(run, setting.names, setting.results(store))(*operands)
 
 
-def _gradient_by_engine(*arrays: Array, setting: _Setting, moving: tuple[str, ...]) -> list[Array]:
-    operands, (ys, *kept), cotangents = _parted(arrays, setting)
-    named = dict(zip(setting.kept, kept, strict=True))
-    states = named.pop("hs", ys)
+def _gradient_by_engine(*arrays: Array, setting: Setting, moving: tuple[str, ...]) -> list[Array]:
+    operands, read, cotangents = _parted(arrays, setting)
     of = dict(zip(setting.names, operands, strict=True))
-    results = [jax.ShapeDtypeStruct(of[name].shape, jnp.float32) for name in moving]
+    named = dict(zip(setting.read, read, strict=True))
+    named.setdefault("hs", named["ys"])
+    given = [
+        named[name] for name in ("gates", "cs", "hs", "queries", *setting.attends) if name in named
+    ]
+    # The engine returns the cotangents of the queries in place of the gradient of their matrix.
+    shapes = {name: of[name].shape for name in moving}
+    if "w_q" in moving:
+        shapes["w_q"] = named["queries"].shape
+    results = [jax.ShapeDtypeStruct(shape, jnp.float32) for shape in shapes.values()]
     call = jax.ffi.ffi_call(engine.engine().backward, results)
     attributes = _attributes(setting) | {"wanted": _bits(moving)}
-    return list(call(*operands, *named.values(), states, *cotangents, **attributes))
+    found = dict(zip(moving, call(*operands, *given, *cotangents, **attributes), strict=True))
+    if "w_q" in moving:
+        found["w_q"] = _of_query_matrix(of["y0"], named["ys"], found["w_q"], setting.reverse)
+    return list(found.values())
 
 
-def _gradient_by_engines(*arrays: Array, setting: _Setting, moving: tuple[str, ...]) -> list[Array]:
+def _of_query_matrix(y0: Array, ys: Array, d_queries: Array, reverse: bool) -> Array:
+    """Return the gradient of the query matrix: one product of outputs and query cotangents."""
+    before = [ys[1:], y0[None]] if reverse else [y0[None], ys[:-1]]
+    outputs = jnp.concatenate(before).reshape(-1, y0.shape[-1])
+    return outputs.T @ d_queries.reshape(-1, d_queries.shape[-1])
+
+
+def _gradient_by_engines(*arrays: Array, setting: Setting, moving: tuple[str, ...]) -> list[Array]:
     """Compute the gradient by the engine on each device's part of the operands."""
     run = functools.partial(_gradient_by_engine, setting=setting, moving=moving)
     return divided(run, setting.of_gradient, moving)(*arrays)
@@ -470,26 +385,26 @@ def _like(aval: Any, shape: tuple[int, ...]) -> Any:
 
 
 @_run.def_abstract_eval
-def _of_run(*operands: Any, setting: _Setting, store: bool) -> list[Any]:
+def _of_run(*operands: Any, setting: Setting, store: bool) -> list[Any]:
     shapes = _shapes(operands, setting)
     return [_like(operands[0], shapes[name]) for name in setting.results(store)]
 
 
 @_tangent.def_abstract_eval
-def _of_tangent(*arrays: Any, setting: _Setting, moving: tuple[str, ...]) -> list[Any]:
+def _of_tangent(*arrays: Any, setting: Setting, moving: tuple[str, ...]) -> list[Any]:
     operands, _, _ = _parted(arrays, setting)
     shapes = _shapes(operands, setting)
     return [_like(operands[0], shapes[name]) for name in setting.shown]
 
 
 @_gradient.def_abstract_eval
-def _of_gradient(*arrays: Any, setting: _Setting, moving: tuple[str, ...]) -> list[Any]:
+def _of_gradient(*arrays: Any, setting: Setting, moving: tuple[str, ...]) -> list[Any]:
     operands, _, _ = _parted(arrays, setting)
     of = dict(zip(setting.names, operands, strict=True))
     return [_like(operands[0], of[name].shape) for name in moving]
 
 
-def _run_jvp(primals: Any, tangents: Any, *, setting: _Setting, store: bool) -> Any:
+def _run_jvp(primals: Any, tangents: Any, *, setting: Setting, store: bool) -> Any:
     """Run the cell, store the arrays that the gradient needs, and bind the tangent primitive."""
     results = _run.bind(*primals, setting=setting, store=True)
     named = dict(zip(setting.results(True), results, strict=True))
@@ -498,8 +413,8 @@ def _run_jvp(primals: Any, tangents: Any, *, setting: _Setting, store: bool) -> 
         for name, tangent in zip(setting.names, tangents, strict=True)
         if not isinstance(tangent, ad.Zero)
     }
-    kept = [named["ys"], *(named[name] for name in setting.kept)]
-    d_shown = _tangent.bind(*primals, *kept, *moved.values(), setting=setting, moving=tuple(moved))
+    read = [named[name] for name in setting.read]
+    d_shown = _tangent.bind(*primals, *read, *moved.values(), setting=setting, moving=tuple(moved))
     if not store:
         return [named[name] for name in setting.shown], d_shown
     # Only the gradient reads the kept arrays, and its own derivative does not read them.
@@ -510,19 +425,19 @@ ad.primitive_jvps[_run] = _run_jvp
 
 
 def _tangent_transpose(
-    cotangents: Any, *arrays: Any, setting: _Setting, moving: tuple[str, ...]
+    cotangents: Any, *arrays: Any, setting: Setting, moving: tuple[str, ...]
 ) -> Any:
     """Return the gradient, from `fused` if the engine cannot differentiate one of the operands."""
-    operands, kept, tangents = _parted(arrays, setting)
+    operands, read, tangents = _parted(arrays, setting)
     filled = [ad.instantiate_zeros(cotangent) for cotangent in cotangents]
     if set(moving) <= DIFFERENTIABLE:
-        found = _gradient.bind(*operands, *kept, *filled, setting=setting, moving=moving)
+        found = _gradient.bind(*operands, *read, *filled, setting=setting, moving=moving)
     else:
-        found = _gradient_by_fused(*operands, *kept, *filled, setting=setting, moving=moving)
+        found = _gradient_by_fused(*operands, *read, *filled, setting=setting, moving=moving)
     linear = [
         d if ad.is_undefined_primal(t) else None for d, t in zip(found, tangents, strict=True)
     ]
-    return [None] * (len(operands) + len(kept)) + linear
+    return [None] * (len(operands) + len(read)) + linear
 
 
 ad.primitive_transposes[_tangent] = _tangent_transpose
@@ -548,13 +463,13 @@ def _forget(used: list[bool], *live_and_equation: Any) -> Any:
 partial_eval.dce_rules[_run] = _forget
 
 
-def _run_batched(operands: Any, axes: Any, *, setting: _Setting, store: bool) -> Any:
+def _run_batched(operands: Any, axes: Any, *, setting: Setting, store: bool) -> Any:
     """Apply `vmap` to a run."""
     call = functools.partial(_run.bind, setting=setting, store=store)
     return mapped(call, setting.names, setting.results(store))(operands, axes)
 
 
-def _gradient_batched(arrays: Any, axes: Any, *, setting: _Setting, moving: tuple[str, ...]) -> Any:
+def _gradient_batched(arrays: Any, axes: Any, *, setting: Setting, moving: tuple[str, ...]) -> Any:
     """Apply `vmap` to a gradient."""
     call = functools.partial(_gradient.bind, setting=setting, moving=moving)
     return mapped(call, setting.of_gradient, moving)(arrays, axes)

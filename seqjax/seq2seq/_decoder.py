@@ -15,15 +15,19 @@ from seqjax.cells import ops, stepping
 from seqjax.cells._base import Cell, input_specs, prepared, widened
 from seqjax.kernels import Execution, Problem, make_plan, run
 from seqjax.kernels import _taps as taps
+from seqjax.kernels._native_forms import FORMS
 from seqjax.nn import _noise as noise
 from seqjax.nn._layer import Direction
 from seqjax.nn._parameters import Parameters
 from seqjax.seq2seq._encoder import Encoded
 from seqjax.seq2seq._inputs import look_up
+from seqjax.seq2seq._native_writer import WRITER
 from seqjax.seq2seq._writer import DecoderState, Shapes, Writer, WriterParams, attentional
 from seqjax.types import Array, PRNGKey
 
 __all__ = ["Decoder", "DecoderState", "Features"]
+
+FORMS[Writer] = WRITER  # so that the native engine can run the time loop of a decoder
 
 
 class Features(NamedTuple):

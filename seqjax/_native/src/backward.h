@@ -1,7 +1,7 @@
 // The backward loop, and the products after it, which are the gradients of inputs and weights.
 #pragma once
 
-#include "layout.h"
+#include "attention.h"
 #include "team.h"
 
 namespace seqjax {
@@ -23,19 +23,21 @@ struct BackwardLoop {
   float *c_start, *c_reset;
   float *dz, *dh, *dc;  // [P][R][kPanel], [B][width], [P][B][lanes]
   float *dh_reset, *dc_reset;
+  float* input;     // [workers][I + M]: a row of inputs and context
   float* features;  // [gathered / stretch][tiles][stretch][kTile]
   float* sums;      // [P][tiles][kTile][kDepth]
   Memory memory;
+  BackwardAttention<C> attention;
 
-  BackwardLoop(const Backward& f, Scratch& scratch)
-      : f(f), order{f.T, f.reverse}, P(panels_of<C>(f.H)), R(f.T * f.B) {
+  BackwardLoop(const Backward& f, int workers, Scratch& scratch)
+      : f(f), order{f.T, f.reverse}, P(panels_of<C>(f.H)), R(f.T * f.B), attention(f, scratch) {
     width = blocks_of(f.H, kPanel) * kPanel;
     Q = width / kBlockLanes;
     Q_in = blocks_of(f.I, kBlockLanes);
     // A feature that is always 1 gives the gradient of the bias.
-    input_tiles = blocks_of(f.I + 1, kTile);
+    input_tiles = blocks_of(f.I + f.M + 1, kTile);
     tiles = input_tiles + blocks_of(f.H + (C::kRecurrent ? 1 : 0), kTile);
-    stretch = (f.I + f.H) * P * kPanel > (1 << 19) ? 384 : 128;
+    stretch = (f.I + f.M + f.H) * P * kPanel > (1 << 19) ? 384 : 128;
     const long most_gathered = most(1, kGathered / (tiles * stretch * kTile));
     gathered = least(most_gathered, blocks_of(R, stretch)) * stretch;
     const long c = C::kMemory ? P * f.B * kLanes : 0;
@@ -48,12 +50,13 @@ struct BackwardLoop {
     dc = scratch.take(c);
     dh_reset = scratch.take(f.resets ? f.B * width : 0);
     dc_reset = scratch.take(f.resets ? c : 0);
+    input = scratch.take(f.keys ? workers * (f.I + f.M) : 0);
     features = scratch.take(wants_weights() ? tiles * gathered * kTile : 0);
     sums = scratch.take(wants_weights() ? P * tiles * kTile * kDepth : 0);
     memory = Memory{const_cast<float*>(f.cs), f.T, c_start, c_reset};
   }
 
-  bool wants_weights() const { return f.dw_ih || f.dw_hh || f.db || f.db_hn; }
+  bool wants_weights() const { return f.dw_ih || f.dw_c || f.dw_hh || f.db || f.db_hn; }
 
   void work(Team& team, int id) const {
     const int members = team.size();
@@ -61,14 +64,18 @@ struct BackwardLoop {
     const auto next = [&](long n) { return part(n, id + 1, members); };
     pack_transposed<C>(f.w_hh, true, f.H, f.H, my(Q), next(Q), w_hh);
     if (f.dxs) pack_transposed<C>(f.w_ih, false, f.I, f.H, my(Q_in), next(Q_in), w_ih);
+    if (f.keys) attention.pack_weights(id, members);
+    const Share share = share_of<C>(f, id, members);
+    if (f.keys) attention.begin(share);
     if (id == 0) begin();
     team.barrier();
-    const Share share = share_of<C>(f, id, members);
     for (long s = f.T; s-- > 0;) {
       step(share, s);
       if (share.by_units) team.barrier();
       pass(share, s);
+      if (f.keys) attend(share, s);
     }
+    if (f.dvalues) attention.values(share);
     team.barrier();
     if (id == 0) finish();
     // Several threads take small pieces. A single thread takes pieces that fit into the caches.
@@ -105,6 +112,7 @@ struct BackwardLoop {
         if (f.dh_reset) store(f.dh_reset + r * f.H + j, load(dh_reset + r * width + j), n);
       }
     }
+    if (f.keys) attention.finish();
     if (f.dc0) unpack_state(dc, f.B * kLanes, f.B, f.H, f.dc0);
     if (f.dc_reset) unpack_state(dc_reset, f.B * kLanes, f.B, f.H, f.dc_reset);
   }
@@ -174,7 +182,7 @@ struct BackwardLoop {
                 0,
                 product,
                 kBlockLanes};
-      each_tile(x, share.r0, share.r1, [&](long r, int n) {
+      each_tile<kBlock>(x, share.r0, share.r1, [&](long r, int n) {
         for (int i = 0; i < n; ++i) {
           for (int v = 0; v < kBlock; ++v) {
             float* to = dh + (r + i) * width + j + v * kLanes;
@@ -194,6 +202,15 @@ struct BackwardLoop {
     }
   }
 
+  // The attention of step s: its gradient reaches the output of step s - 1, or the first query.
+  void attend(const Share& share, long s) const {
+    const long t = order.at(s);
+    const float* cotangents = dz + t * f.B * kPanel;
+    if (s) return attention.retreat(share, t, cotangents, R * kPanel, dh, width);
+    float* first = attention.dy0;
+    attention.retreat(share, t, cotangents, R * kPanel, first, f.H);
+  }
+
   void give_to_resets(float* d, float* d_reset, long row, long j, int vectors, long t,
                       const Share& share) const {
     for (long r = share.r0; r < share.r1; ++r) {
@@ -206,20 +223,6 @@ struct BackwardLoop {
     }
   }
 
-  // Computes the tiles of a product into a small buffer, and calls `use` after each of them.
-  template <class Use>
-  void each_tile(Product x, long r0, long r1, Use use) const {
-    const float* a = x.a;
-    const long n = r1 - r0, count = blocks_of(n, kMost);
-    for (long i = 0; i < count; ++i) {
-      const long r = r0 + part(n, i, count);
-      const int rows = static_cast<int>(r0 + part(n, i + 1, count) - r);
-      x.a = a + r * x.a_row;
-      tile_of<kBlock, kMost>(rows, x, 0);
-      use(r, rows);
-    }
-  }
-
   // dx = dz W_ih^T for rows of all steps.
   void inputs(long r0, long r1) const {
     static const float zeros[kBlockLanes] = {};
@@ -228,7 +231,7 @@ struct BackwardLoop {
       const Product x{dz,          kPanel,  R * kPanel, w_ih + q * P * kDepth * kBlockLanes,
                       kBlockLanes, P,       kDepth,     zeros,
                       0,           product, kBlockLanes};
-      each_tile(x, r0, r1, [&](long r, int n) {
+      each_tile<kBlock>(x, r0, r1, [&](long r, int n) {
         for (int i = 0; i < n; ++i) {
           float* to = f.dxs + (r + i) * f.I;
           for (int v = 0; v < kBlock; ++v) {
@@ -252,7 +255,7 @@ struct BackwardLoop {
     for (long k0 = 0, done = 0; k0 < R; k0 += gathered, done += pieces) {
       const long n = least(gathered, R - k0);
       if (k0) team.barrier();
-      gather(k0, part(n, id, members), part(n, id + 1, members));
+      gather(k0, part(n, id, members), part(n, id + 1, members), input + id * (f.I + f.M));
       team.barrier();
       for (; piece < done + pieces; piece = team.claim(Team::kWeights)) {
         const long of_panels = (piece - done) / by_tile, of_tiles = (piece - done) % by_tile;
@@ -287,14 +290,21 @@ struct BackwardLoop {
     return features + ((k / stretch * tiles + i) * stretch + k % stretch) * kTile;
   }
 
-  // Gathers the features of rows first + [begin, end): the inputs, a 1, the states, and a 1. The
-  // features of a tile are contiguous.
-  void gather(long first, long begin, long end) const {
+  // Gathers the features of rows first + [begin, end): the inputs with the contexts, a 1, the
+  // states, and a 1. The features of a tile are contiguous. `input` is memory for one row.
+  void gather(long first, long begin, long end, float* input) const {
     for (long k = begin; k < end; ++k) {
       const long t = (first + k) / f.B, r = (first + k) % f.B;
       const long s = order.at(t);  // `at` is its own inverse
       const float *x = f.xs + (first + k) * f.I, *h = left_h(f, f.hs, order, s, r);
-      for (long i = 0; i < input_tiles; ++i) gather_tile(x, f.I, i * kTile, nullptr, at(k, i));
+      if (f.keys) {
+        __builtin_memcpy(input, x, f.I * sizeof(float));
+        __builtin_memcpy(input + f.I, f.contexts + (first + k) * f.M, f.M * sizeof(float));
+        x = input;
+      }
+      for (long i = 0; i < input_tiles; ++i) {
+        gather_tile(x, f.I + f.M, i * kTile, nullptr, at(k, i));
+      }
       const float* noise = f.noise ? f.noise + r * f.H : nullptr;
       for (long i = input_tiles; i < tiles; ++i) {
         gather_tile(h, f.H, (i - input_tiles) * kTile, noise, at(k, i));
@@ -314,13 +324,20 @@ struct BackwardLoop {
     }
   }
 
+  // The gradient of row j of the input's or the recurrent matrix, or null if it is not wanted.
+  float* row_of_weights(bool input, long j) const {
+    const bool of_context = input && j >= f.I;
+    float* dw = !input ? f.dw_hh : of_context ? f.dw_c : f.dw_ih;
+    return dw ? dw + (of_context ? j - f.I : j) * C::kGates * f.H : nullptr;
+  }
+
   // Copies the sums of some panels and tiles to the gradients.
   void spread(long p0, long p1, long i0, long i1) const {
     for (long i = i0; i < i1; ++i) {
       const bool input = i < input_tiles;
-      const long j0 = (input ? i : i - input_tiles) * kTile, size = input ? f.I : f.H;
-      float* dw = input ? f.dw_ih : f.dw_hh;
+      const long j0 = (input ? i : i - input_tiles) * kTile, size = input ? f.I + f.M : f.H;
       for (long j = j0; j < least(j0 + kTile, size + 1); ++j) {
+        float* dw = row_of_weights(input, j);
         for (long p = p0; p < p1; ++p) {
           const float* sum = sums + ((p * tiles + i) * kTile + j - j0) * kDepth;
           for (int v = 0; v < C::kVectors; ++v) {
@@ -328,7 +345,7 @@ struct BackwardLoop {
             const Vec d = load(sum + v * kLanes);
             if (n == 0) continue;
             if (j < size) {
-              if (dw) store(dw + j * C::kGates * f.H + at, d, n);
+              if (dw) store(dw + at, d, n);
             } else if (input) {
               if (f.db) store(f.db + at, d, n);
             } else if (v == C::kVectors - 1 && f.db_hn) {

@@ -23,15 +23,15 @@ void run(const Forward& f, float* memory, Team& team, int id) {
   ForwardLoop<C>(f, team.size(), scratch).work(team, id);
 }
 template <class C>
-long count(const Backward& f, int) {
+long count(const Backward& f, int workers) {
   Scratch scratch(nullptr);
-  BackwardLoop<C>(f, scratch);
+  BackwardLoop<C>(f, workers, scratch);
   return scratch.used();
 }
 template <class C>
 void run(const Backward& f, float* memory, Team& team, int id) {
   Scratch scratch(memory);
-  BackwardLoop<C>(f, scratch).work(team, id);
+  BackwardLoop<C>(f, team.size(), scratch).work(team, id);
 }
 
 template <class Call>

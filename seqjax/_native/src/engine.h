@@ -24,11 +24,19 @@ struct Problem {
   const float *h_reset, *c_reset;       // [B, H]
   const float* noise;                   // [B, H], multiplies the recurrent input
   const float *hold_h, *hold_c;         // [T, B, H], zoneout
+  // Additive attention: before each step, the last output queries a memory of S positions, and the
+  // context is the second part of the input. Without attention `keys` is null, and M is 0. With
+  // attention there are no masks, resets, noise or zoneout.
+  long S, U, M;
+  const float *keys, *values;  // [B, S, U], [B, S, M]
+  const uint8_t* positions;    // [B, S], nonzero at real positions
+  const float *w_c, *w_q, *v;  // [M, G*H], [H, U], [U]
+  const float* y0;             // [B, H], the query of the first step
 };
 
 // True if the threads divide the groups of units among themselves, not the rows of the batch.
 static inline bool divides_units(const Problem& x, long groups, int threads) {
-  return 1 < threads && threads <= groups && (x.B < 4 * threads || x.H >= 384);
+  return !x.keys && 1 < threads && threads <= groups && (x.B < 4 * threads || x.H >= 384);
 }
 
 struct Forward : Problem {
@@ -36,6 +44,8 @@ struct Forward : Problem {
   // Arrays kept for the gradient, or null: activated gates [P, R, 4 * lanes], states c
   // [P, R, lanes], and, if there is a mask, states h [R, H] (without a mask they are the outputs).
   float *gates, *cs, *hs;
+  float *contexts, *weights;  // [T, B, M], [T, B, S]
+  float* queries;             // kept: [T, B, U], or null
 };
 
 struct Backward : Problem {
@@ -43,6 +53,10 @@ struct Backward : Problem {
   const float *dys, *dh, *dc;    // cotangents of the outputs and the final state
   // The gradients; null if a gradient is not wanted.
   float *dxs, *dh0, *dc0, *dw_ih, *dw_hh, *db, *db_hn, *dh_reset, *dc_reset;
+  const float *queries, *contexts, *weights;
+  const float *dcontexts, *dweights;  // cotangents
+  // The gradients of the attention; dqueries, [T, B, U], stands for that of w_q.
+  float *dkeys, *dvalues, *dw_c, *dqueries, *dv, *dy0;
 };
 
 // The engine for one instruction set.

@@ -178,6 +178,13 @@ enum Operand {
   kNoise,
   kHoldH,
   kHoldC,
+  kKeys,
+  kValues,
+  kPositions,
+  kWc,
+  kWq,
+  kV,
+  kY0,
 };
 bool has(int32_t bits, Operand operand) { return bits >> operand & 1; }
 
@@ -202,6 +209,17 @@ void read_problem(Reader& from, int32_t present, int32_t cell, bool reverse, Pro
   x.noise = from.operand(has(present, kNoise));
   x.hold_h = from.operand(has(present, kHoldH));
   x.hold_c = from.operand(has(present, kHoldC));
+  x.keys = from.operand(has(present, kKeys));
+  if (!x.keys) return;
+  x.S = from.shape()[1];
+  x.U = from.shape()[2];
+  x.values = from.operand();
+  x.M = from.shape()[2];
+  x.positions = from.operand<uint8_t>();
+  x.w_c = from.operand();
+  x.w_q = from.operand();
+  x.v = from.operand();
+  x.y0 = from.operand();
 }
 
 // A call and its scratch memory. A late helper accesses only the team, not the job.
@@ -222,10 +240,14 @@ ffi::Error perform(const Call& call, long (*scratch)(const Call&, int),
   // Waking a thread pays off if it has at least about 10 microseconds of work. Each thread needs
   // 64 rows of all steps or a group of units: products outside of the loop divide any rows.
   const int gates = call.cell == kLstm ? 4 : call.cell == kGru ? 3 : 1;
-  const double operations = 2.0 * call.T * call.B * gates * call.H * (call.I + call.H);
+  // A tanh of the attention takes as long as about 20 operations of a product.
+  const double products = 2.0 * gates * call.H * (call.I + call.M + call.H) + 2.0 * call.H * call.U;
+  const double attention = call.S * (20.0 * call.U + 2.0 * call.M);
+  const double operations = call.T * call.B * (products + attention);
   const long worth = static_cast<long>(std::min(operations / 1e6, 1024.0));
   const long width = 4 * engine()->lanes, groups = (call.H + width - 1) / width;
-  const long shares = std::max(call.T * call.B / 64, groups);
+  // The members of an attention divide the rows of the batch.
+  const long shares = call.keys ? call.B / 4 : std::max(call.T * call.B / 64, groups);
   const long most = std::min<long>(pool.num_threads(), most_threads.load());
   int threads = static_cast<int>(std::max(1L, std::min({worth, shares, most})));
   if (divides_units(call, groups, threads) && Team::idle_of_late()) threads = 1;
@@ -249,9 +271,12 @@ ffi::Error forward(ffi::ThreadPool pool, ffi::RemainingArgs args, ffi::Remaining
   f.ys = from.result();
   f.h = from.result();
   f.c = from.result(f.c0);
+  f.contexts = from.result(f.keys);
+  f.weights = from.result(f.keys);
   f.gates = from.result(store);
   f.cs = from.result(store && f.c0);
   f.hs = from.result(store && f.mask);
+  f.queries = from.result(store && f.keys);
   if (ffi::Error error = from.status(); error.failure()) return error;
   return perform(f, engine()->forward_scratch, engine()->forward, pool);
 }
@@ -264,9 +289,14 @@ ffi::Error backward(ffi::ThreadPool pool, ffi::RemainingArgs args, ffi::Remainin
   f.gates = from.operand();
   f.cs = from.operand(f.c0);
   f.hs = from.operand();
+  f.queries = from.operand(f.keys);
+  f.contexts = from.operand(f.keys);
+  f.weights = from.operand(f.keys);
   f.dys = from.operand();
   f.dh = from.operand();
   f.dc = from.operand(f.c0);
+  f.dcontexts = from.operand(f.keys);
+  f.dweights = from.operand(f.keys);
   f.dxs = from.result(has(wanted, kXs));
   f.dh0 = from.result(has(wanted, kH0));
   f.dc0 = from.result(has(wanted, kC0));
@@ -276,6 +306,12 @@ ffi::Error backward(ffi::ThreadPool pool, ffi::RemainingArgs args, ffi::Remainin
   f.db_hn = from.result(has(wanted, kBhn));
   f.dh_reset = from.result(has(wanted, kHReset));
   f.dc_reset = from.result(has(wanted, kCReset));
+  f.dkeys = from.result(has(wanted, kKeys));
+  f.dvalues = from.result(has(wanted, kValues));
+  f.dw_c = from.result(has(wanted, kWc));
+  f.dqueries = from.result(has(wanted, kWq));
+  f.dv = from.result(has(wanted, kV));
+  f.dy0 = from.result(has(wanted, kY0));
   if (ffi::Error error = from.status(); error.failure()) return error;
   return perform(f, engine()->backward_scratch, engine()->backward, pool);
 }

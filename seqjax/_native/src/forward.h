@@ -2,7 +2,7 @@
 // pointwise step on each tile.
 #pragma once
 
-#include "layout.h"
+#include "attention.h"
 #include "team.h"
 
 namespace seqjax {
@@ -21,9 +21,10 @@ struct ForwardLoop {
   float* states;    // [T][B][H]: h after each step, often the outputs
   float* entering;  // [workers][B][H]: input of the recurrent product
   Memory memory;
+  ForwardAttention<C> attention;
 
   ForwardLoop(const Forward& f, int workers, Scratch& scratch)
-      : f(f), order{f.T, f.reverse}, P(panels_of<C>(f.H)) {
+      : f(f), order{f.T, f.reverse}, P(panels_of<C>(f.H)), attention(f, scratch) {
     const long width = C::kVectors * kLanes;
     ahead = most(1, least(f.T, most(96 / f.B, kChunk / (f.B * P * kPanel))));
     w_ih = scratch.take(P * f.I * width);
@@ -53,6 +54,7 @@ struct ForwardLoop {
     pack<C>(f.w_ih, false, f.I, f.H, p0, p1, w_ih);
     pack<C>(f.w_hh, true, f.H, f.H, p0, p1, w_hh);
     pack<C>(f.b, false, 1, f.H, p0, p1, bias);
+    if (f.keys) attention.pack_weights(id, members);
     if (id == 0 && C::kMemory) {
       pack_state(f.c0, f.B, f.H, c_start);
       if (f.resets) pack_state(f.c_reset, f.B, f.H, c_reset);
@@ -134,7 +136,9 @@ struct ForwardLoop {
       }
       h = entering;
     }
+    if (f.keys) attention.attend(share, t, s == 0 ? f.y0 : h);
     for (long p = share.p0; p < share.p1; ++p) {
+      if (f.keys) attention.add_context(share, p, t, z(p, begin, t, 0));
       float* sums = z(p, begin, t, 0) + C::kRecurrent * kLanes;
       const Product x{h,
                       f.H,

@@ -90,5 +90,21 @@ SEQJAX_INLINE void multiply(const Product& x, long r0, long r1, After after) {
   }
 }
 
+// Computes rows [r0, r1) in tiles, each at the beginning of `x.c`, and calls `use(r, rows)` after
+// each tile.
+template <int N, class Use>
+SEQJAX_INLINE void each_tile(Product x, long r0, long r1, Use use) {
+  constexpr int kMost = rows_of_tile(N);
+  const float* a = x.a;
+  const long n = r1 - r0, count = blocks_of(n, kMost);
+  for (long i = 0; i < count; ++i) {
+    const long r = r0 + part(n, i, count);
+    const int rows = static_cast<int>(r0 + part(n, i + 1, count) - r);
+    x.a = a + r * x.a_row;
+    tile_of<N, kMost>(rows, x, 0);
+    use(r, rows);
+  }
+}
+
 }  // namespace SEQJAX_VARIANT
 }  // namespace seqjax
