@@ -15,9 +15,9 @@ __all__ = ["CALENDAR", "calendar_features", "require_calendar", "require_pandas"
 CALENDAR: dict[str, Callable[[Any], Any]] = {
     "minute": lambda index: index.minute / 60,
     "hour": lambda index: (index.hour + index.minute / 60) / 24,
-    "day_of_week": lambda index: index.dayofweek / 7,
+    "day_of_week": lambda index: index.day_of_week / 7,
     "day_of_month": lambda index: (index.day - 1) / index.days_in_month,
-    "day_of_year": lambda index: (index.dayofyear - 1) / (365 + index.is_leap_year),
+    "day_of_year": lambda index: (index.day_of_year - 1) / (365 + index.is_leap_year),
     "week_of_year": lambda index: (index.isocalendar().week.to_numpy(float) - 1) / 53,
     "month": lambda index: (index.month - 1) / 12,
 }

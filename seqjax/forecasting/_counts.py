@@ -65,7 +65,7 @@ class NegativeBinomial(Distribution):
         values = jnp.asarray(values, mean.dtype)
         y = jnp.maximum(values, 1.0)
         # The terms of the three log-gammas that cancel are left out; see `stirling_rest`.
-        some = (y + r) * jnp.log1p((y - mean) / (r + mean)) + y * jnp.log(mean / y)
+        some = (y + r) * _log_ratio(y + r, mean + r, y - mean) - y * _log_ratio(y, mean, y - mean)
         some += stirling_rest(y + r) - stirling_rest(r) - stirling_rest(y)
         some -= 0.5 * (jnp.log1p(y / r) + jnp.log(2 * jnp.pi * y))
         none = -r * jnp.log1p(mean / r)
@@ -88,3 +88,8 @@ class NegativeBinomial(Distribution):
 
     def supports(self, values: Array) -> Array:
         return jnp.isfinite(values) & (values >= 0) & (values == jnp.floor(values))
+
+
+def _log_ratio(a: Array, b: Array, difference: Array) -> Array:
+    """Return log(a / b), accurately if a is near b, from a, b > 0 and a - b."""
+    return jnp.sign(difference) * jnp.log1p(jnp.abs(difference) / jnp.minimum(a, b))
