@@ -22,6 +22,7 @@ from seqjax import (
     crf,
     ctc,
     export,
+    forecasting,
     interop,
     kernels,
     losses,
@@ -211,6 +212,9 @@ LOSSES = {
     ),
     "seqjax.ctc.ctc_loss": lambda **options: ctc.ctc_loss(
         LOGITS, LABELS[:, :1], lengths=LENGTHS, **options
+    ),
+    "seqjax.forecasting.loss": lambda **options: forecasting.loss(
+        forecasting.Quantiles(), LOGITS[..., :3], LABELS, lengths=LENGTHS, **options
     ),
     "seqjax.crf.loss": lambda **options: crf.loss(
         LOGITS, LABELS, MATRIX, lengths=LENGTHS, **options

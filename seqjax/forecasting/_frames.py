@@ -177,6 +177,13 @@ def read_frame(
     else:
         grouped = frame.groupby(series, sort=True, observed=True)
         parts = [(name, part, targets[0]) for name, part in grouped]
+    for name, part, _ in parts:
+        if part.index.has_duplicates:
+            raise ValueError(
+                f"frame: expected each time once in the series {name!r}, got "
+                f"{part.index[part.index.duplicated()][0]} twice; name the column of the series "
+                "with series=..."
+            )
     offset = _frequency(pandas, frame.index, freq)
     rows: list[tuple[Any, np.ndarray, np.ndarray]] = []
     for name, part, column in parts:
@@ -255,11 +262,6 @@ def _frequency(pandas: Any, index: Any, freq: str | None) -> Any:
 
 def _times(pandas: Any, name: Any, index: Any, offset: Any) -> Any:
     """Return all times between the first and the last one of a series, or raise."""
-    if index.has_duplicates:
-        raise ValueError(
-            f"frame: expected each time once in the series {name!r}, got "
-            f"{index[index.duplicated()][0]} twice; name the column of the series with series=..."
-        )
     times = pandas.date_range(index.min(), index.max(), freq=offset)
     odd = index.difference(times)
     if len(odd):

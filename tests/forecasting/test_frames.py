@@ -48,7 +48,7 @@ def test_a_wide_frame():
 
 
 def test_a_long_frame():
-    with pytest.raises(ValueError, match="known covariate 'promotion' .* 2024-01-05"):
+    with pytest.raises(ValueError, match=r"known covariate 'promotion' .* 2024-01-05"):
         read_frame(long(), "sold", series="shop", known=["promotion"], freq="D")
     table = read_frame(
         long(), "sold", series="shop", static=["area"], categories=["region"],
