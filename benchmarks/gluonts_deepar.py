@@ -78,11 +78,13 @@ def main(config: Config) -> dict[str, float]:
     samples = samples.astype(np.float32)  # [N, C, H, S]
     future = found["test"]["values"][:: config.test_stride][..., config.context :]
     low, middle, high = np.quantile(samples, forecast.LEVELS, axis=-1).astype(np.float32)
+    quantiles = np.stack([low, middle, high], axis=-1)
     figures = {
         "mse": float(np.mean((middle - future) ** 2)),
         "mae": float(np.mean(np.abs(middle - future))),
         "coverage": float(forecasting.coverage(low, high, future).value()),
         "crps": float(forecasting.crps(samples, future).value()),
+        "pinball": float(forecasting.quantile_loss(quantiles, future, forecast.LEVELS).value()),
         "train_seconds": trained - began,
         "sample_seconds": drawn - trained,
     }
