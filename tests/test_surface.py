@@ -78,7 +78,7 @@ ABOUT_MASKS = {
 # Records of what has been checked, and steps of a cell, which get the mask of one step.
 INSIDE = {
     "seqjax.nn.Sequences", "seqjax.data.Windows", "seqjax.kernels.Problem",
-    "seqjax.cells.stepping.shown", "seqjax.online.step",
+    "seqjax.cells.stepping.shown", "seqjax.online.step", "seqjax.forecasting.SeriesTable",
 }  # fmt: skip
 # Outputs of a decoder have no holes; `require_range` is told by a mask which values count.
 ONE_OF_THEM = {"seqjax.decoding.score", "seqjax.checks.require_range"}

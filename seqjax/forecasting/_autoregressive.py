@@ -140,9 +140,10 @@ class AutoregressiveForecaster(nnx.Module):
           categories: int `[..., C]`, the categories of the series.
           lengths: int `[...]`, the number of real steps of each series.
           mask: bool `[..., T]`, True at real steps. Pass `lengths` or `mask`, not both.
-          context: the number of first steps from which the scale is computed. In training, pass the
-            number of steps before the forecast, as the scale then never depends on the values that
-            are predicted. If `context` is None, the scale is computed from all steps.
+          context: the number of first steps, at most T, from which the scale is computed. In
+            training, pass the number of steps before the forecast, as the scale then never depends
+            on the values that are predicted. If `context` is None, the scale is computed from all
+            steps.
           deterministic: True for evaluation, False for training with dropout; see `Recurrent`.
           rngs: random numbers for dropout; see `Recurrent`.
 
@@ -153,8 +154,6 @@ class AutoregressiveForecaster(nnx.Module):
           TypeError, ValueError: an array has a wrong dtype or shape; covariates are missing; or
             (outside tracing) a covariate is not finite or a category is out of range.
         """
-        if context is not None:
-            checks.require_integer("context", context)
         history = read_history(values, lengths, mask, self.scaling, context)
         features = self.covariates.of_values(known, history.observed.shape, history.real)
         series = self.covariates.of_series(static, categories, history.scale.scale.shape)

@@ -20,6 +20,7 @@ SMALLEST = 1e-5
 """Least deviation in units of the scale, so that no density is infinite."""
 
 
+@dataclasses.dataclass(frozen=True)
 class Distribution(abc.ABC):
     """The contract of output distributions: equations without parameters, like a cell.
 

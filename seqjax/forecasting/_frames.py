@@ -33,6 +33,13 @@ class SeriesTable:
       categories: int32 `[N, C]`, or None.
       category_values: for each name of a category, its values, in the order of their numbers.
       calendar: the names of the calendar features.
+
+    Example:
+      >>> import pandas
+      >>> index = pandas.date_range("2024-01-01", periods=3, freq="D")
+      >>> table = read_frame(pandas.DataFrame({"a": [1, 2, 3], "b": [4, 5, 6]}, index), ["a", "b"])
+      >>> table.names, table.values.shape, str(table.times()[-1].date())
+      (('a', 'b'), (2, 3), '2024-01-03')
     """
 
     names: tuple[Any, ...]

@@ -89,6 +89,8 @@ def read_history(
 ) -> History:
     """Return scaled values; the scale is that of the first `context` steps, or of all steps."""
     found, observed, real = observed_values("values", values, lengths, mask)
+    if context is not None and checks.require_integer("context", context) > found.shape[-1]:
+        raise ValueError(f"context: expected at most {found.shape[-1]} steps, got {context}")
     known = observed if context is None else observed & (jnp.arange(found.shape[-1]) < context)
     if scaling == "none":
         size = jnp.ones(found.shape[:-1], found.dtype)

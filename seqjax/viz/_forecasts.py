@@ -23,8 +23,8 @@ def fan_chart(
     past_times: Any = None,
     truth: ArrayLike | None = None,
     intervals: Sequence[float] = (0.5, 0.8, 0.95),
-    label: str | None = None,
     title: str | None = None,
+    label: str | None = None,
 ) -> "Figure":
     """Plot samples of a forecast as a fan: the median, and central intervals around it.
 
@@ -39,8 +39,8 @@ def fan_chart(
       past_times: the T times of the past. By default, they are -T … -1, if `times` is not given.
       truth: float `[H]`, the true values of the forecast.
       intervals: the shares of the intervals, between 0 and 1.
-      label: the label of the values.
       title: the title of the figure.
+      label: the label of the values.
 
     Returns:
       A figure with one panel.

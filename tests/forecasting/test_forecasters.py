@@ -84,9 +84,9 @@ def softplus(x):
     return np.log1p(np.exp(x)) + 1e-5
 
 
-def twin(model, n, known, horizon=0):
+def twin(model, n, known, horizon=0, length=None):
     """The mean and the deviation of each step, and of the steps after it if means are read."""
-    row = VALUES[n, : LENGTHS[n]].astype(float)
+    row = VALUES[n, : LENGTHS[n] if length is None else length].astype(float)
     loc, scale = scale_of(row[~np.isnan(row)])
     z = list((row - loc) / scale)
     step, h, found = cell_of(model.layer), np.zeros(4), []
@@ -130,12 +130,14 @@ def test_without_noise_samples_are_the_recursion():
     model = nnx.clone(autoregressive())
     model.head.kernel[...] = model.head.kernel[...].at[:, 1].set(0.0)
     model.head.bias[...] = model.head.bias[...].at[1].set(-100.0)
-    samples = samples_of(model)
-    assert samples.shape == (2, H, 3)
-    for n, length in enumerate(LENGTHS):
-        mean, _ = twin(model, n, np.concatenate([KNOWN[n, :length], FUTURE[n]]), horizon=H)
-        expected = np.broadcast_to(mean[length:, None], (H, 3))
-        np.testing.assert_allclose(samples[n], expected, rtol=1e-3, atol=2e-3)
+    for lengths in (LENGTHS, np.array([T, 2])):  # the longest lag is three steps
+        samples = samples_of(model, lengths=lengths)
+        assert samples.shape == (2, H, 3)
+        for n, length in enumerate(lengths):
+            known = np.concatenate([KNOWN[n, :length], FUTURE[n]])
+            mean, _ = twin(model, n, known, horizon=H, length=length)
+            expected = np.broadcast_to(mean[length:, None], (H, 3))
+            np.testing.assert_allclose(samples[n], expected, rtol=1e-3, atol=2e-3)
 
 
 @pytest.mark.parametrize(
@@ -315,6 +317,7 @@ WRONG = {
     ),
     "key": (lambda: made()().sample(VALUES, 0, horizon=1), "key: expected a random key"),
     "context": (lambda: made()()(VALUES, context=0), "context: expected a positive integer"),
+    "long context": (lambda: made()()(VALUES, context=8), "context: expected at most 7 steps"),
     "lags": (made(lags=()), "lags: expected at least one"),
     "lag 0": (made(lags=[0]), "lags: expected"),
     "lag twice": (made(lags=[1, 1]), "lags: expected"),

@@ -103,7 +103,7 @@ WRONG = {
     "list": (lambda: read_frame([1], "a"), "frame: expected a pandas.DataFrame"),
     "index": (lambda: read_frame(wide().reset_index(), "load"), "expected a pandas.DatetimeIndex"),
     "column": (lambda: read_frame(wide(), "lod"), "frame: expected the columns 'lod'"),
-    "twice": (lambda: read_frame(long(), "sold"), "got 2024-01-02 .* twice"),
+    "twice": (lambda: read_frame(long(), "sold"), "got 2024-01-04 .* twice"),
     "gap": (lambda: read_frame(wide().iloc[[0, 1, 3, 4]], "load"), 'pass freq="h"'),
     "freq": (lambda: read_frame(wide(), "load", freq="odd"), "freq: expected an offset"),
     "off": (lambda: read_frame(wide(), "load", freq="2h"), "expected times every 2h"),
