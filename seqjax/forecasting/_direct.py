@@ -173,7 +173,7 @@ class DirectForecaster(nnx.Module):
     def _offsets(self) -> np.ndarray:
         """Return the numbers of steps from the values that a step reads to the end of the past."""
         place = np.arange(self.horizon) % self.season
-        ago = [(n + 1) * self.season - place for n in range(self.seasons)]
+        ago = [n * self.season - place for n in range(self.seasons, 0, -1)]
         return np.stack([*ago, np.ones_like(place)], axis=-1)
 
     def loss(

@@ -253,7 +253,7 @@ def test_direct_is_the_loop_of_its_docstring():
             h, _ = read([z[t], *KNOWN[n, t], *series_features(model, n)], h)
         for step in range(H):
             # Two seasons of three steps before; the fourth step reads what the first one reads.
-            places = [length - 3 + step % 3, length - 6 + step % 3, length - 1]
+            places = [length - 6 + step % 3, length - 3 + step % 3, length - 1]
             before = np.array([z[place] if place >= 0 else 0.0 for place in places])
             h, output = write([*before, *FUTURE[n, step], *series_features(model, n)], h)
             first, second = outputs_of(model.head, output)
