@@ -97,8 +97,8 @@ def make_model(config: Config, known: int) -> Any:
         "rngs": nnx.Rngs(config.seed),
     }  # fmt: skip
     if config.model == "autoregressive":
-        lags = {1, config.season, 7 * config.season}
-        lags = [lag for lag in sorted(lags) if lag <= config.context]
+        usual = sorted({1, config.season, 7 * config.season})
+        lags = [lag for lag in usual if lag <= config.context]
         return forecasting.AutoregressiveForecaster(config.hidden_size, lags=lags, **options)
     return forecasting.DirectForecaster(
         config.hidden_size, config.horizon, forecasting.Quantiles(LEVELS), season=config.season,

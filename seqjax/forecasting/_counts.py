@@ -57,6 +57,7 @@ class NegativeBinomial(Distribution):
                 f"{checks.brief(loc)}"
             )
         outputs = raw_outputs(self, outputs)
+        scale = jnp.asarray(scale, outputs.dtype)
         mean = scale * positive(outputs[..., 0])
         return {"mean": mean, "dispersion": positive(outputs[..., 1]) / jnp.sqrt(scale)}
 

@@ -174,7 +174,8 @@ def _require_numbers(argument: str, features: Array, names: tuple[str, ...]) -> 
     """Raise an error that names the features with NaN or inf; under tracing, do nothing."""
     if checks.is_traced(features):
         return
-    wrong = ~np.isfinite(np.asarray(features, np.float32)).reshape(-1, len(names)).all(axis=0)
+    finite: np.ndarray = np.isfinite(np.asarray(features, np.float32))
+    wrong: Any = ~finite.reshape(-1, len(names)).all(axis=0)
     if wrong.any():
         bad = ", ".join(repr(name) for name, is_bad in zip(names, wrong, strict=True) if is_bad)
         raise ValueError(

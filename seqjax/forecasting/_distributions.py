@@ -151,6 +151,7 @@ class Gaussian(Distribution):
         self, outputs: ArrayLike, *, loc: ArrayLike = 0.0, scale: ArrayLike = 1.0
     ) -> dict[str, Array]:
         outputs = raw_outputs(self, outputs)
+        loc, scale = (jnp.asarray(one, outputs.dtype) for one in (loc, scale))
         mean = loc + scale * outputs[..., 0]
         return {"mean": mean, "deviation": scale * positive(outputs[..., 1])}
 
@@ -172,7 +173,8 @@ class Gaussian(Distribution):
         z = (values - params["mean"]) / params["deviation"]
         density = jnp.exp(-0.5 * z**2) / jnp.sqrt(2 * jnp.pi)
         score: Array = z * (2 * ndtr(z) - 1) + 2 * density - 1 / jnp.sqrt(jnp.pi)
-        return params["deviation"] * score
+        scaled: Array = params["deviation"] * score
+        return scaled
 
 
 @dataclasses.dataclass(frozen=True)
@@ -204,6 +206,7 @@ class StudentT(Distribution):
         self, outputs: ArrayLike, *, loc: ArrayLike = 0.0, scale: ArrayLike = 1.0
     ) -> dict[str, Array]:
         outputs = raw_outputs(self, outputs)
+        loc, scale = (jnp.asarray(one, outputs.dtype) for one in (loc, scale))
         return {
             "df": 2 + positive(outputs[..., 0]),
             "loc": loc + scale * outputs[..., 1],

@@ -87,7 +87,8 @@ class Quantiles(Distribution):
         above = jnp.cumsum(steps[..., middle + 1 :], axis=-1)
         centre = outputs[..., middle : middle + 1]
         scaled = jnp.concatenate([centre - below, centre, centre + above], axis=-1)
-        return jnp.asarray(loc)[..., None] + jnp.asarray(scale)[..., None] * scaled
+        loc, scale = (jnp.asarray(one, outputs.dtype)[..., None] for one in (loc, scale))
+        return loc + scale * scaled
 
     def losses(self, params: Array, values: ArrayLike) -> Array:
         values = jnp.asarray(values, params.dtype)

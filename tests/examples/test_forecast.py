@@ -99,7 +99,7 @@ def test_a_forecast_reads_nothing_of_its_own_time(table):
     some = config(table, Path("out"))
     model = forecast.make_model(some, 3)
     rng = np.random.default_rng(0)
-    batch = {
+    batch: dict[str, Any] = {
         "values": rng.normal(size=(2, 1, 78)).astype(np.float32),
         "known": rng.normal(size=(2, 78, 3)).astype(np.float32), "row": np.arange(2),
     }  # fmt: skip

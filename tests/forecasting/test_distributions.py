@@ -1,6 +1,7 @@
 """Distributions, their losses and scores, against SciPy and brute force in float64."""
 
 import functools
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -8,8 +9,12 @@ import numpy as np
 import pytest
 from scipy import integrate, stats
 
-from seqjax import forecasting
-from seqjax.forecasting import Gaussian, NegativeBinomial, Quantiles, StudentT
+import seqjax
+
+forecasting: Any = seqjax.forecasting
+Gaussian, StudentT = forecasting.Gaussian, forecasting.StudentT
+NegativeBinomial, Quantiles = forecasting.NegativeBinomial, forecasting.Quantiles
+f32: Any = np.float32
 
 RNG = np.random.default_rng(0)
 N = 12
@@ -64,15 +69,15 @@ def test_losses_are_accurate_in_float32_for_extreme_parameters():
         "mean": np.array([0.001, 2.0, 8.0, 1100.0, 120_000.0, 30.0, 3.0, 1_999_000.0]),
         "dispersion": np.array([1e-5, 1e-6, 1e-5, 1e-3, 1e-6, 5.0, 100.0, 1e-5]),
     }
-    params = {name: np.float32(array).astype(float) for name, array in params.items()}
+    params = {name: f32(array).astype(float) for name, array in params.items()}
     found = jax.jit(NegativeBinomial().losses)(jax.tree.map(jnp.float32, params), counts)
     r = 1 / params["dispersion"]
     expected = -stats.nbinom(r, 1 / (1 + params["dispersion"] * params["mean"])).logpmf(counts)
     assert found.dtype == jnp.float32
     np.testing.assert_allclose(found, expected, rtol=1e-4, atol=3e-5)
     params = {"df": np.array([2.0, 50.0, 1e4, 1e7]), "loc": np.zeros(4), "scale": np.ones(4)}
-    found = jax.jit(StudentT().losses)(jax.tree.map(jnp.float32, params), np.float32(0.7))
-    np.testing.assert_allclose(found, -stats.t(params["df"]).logpdf(np.float32(0.7)), rtol=1e-6)
+    found = jax.jit(StudentT().losses)(jax.tree.map(jnp.float32, params), f32(0.7))
+    np.testing.assert_allclose(found, -stats.t(params["df"]).logpdf(f32(0.7)), rtol=1e-6)
 
 
 @pytest.mark.parametrize("distribution", [Gaussian(), StudentT()], ids=["gaussian", "student_t"])
@@ -88,7 +93,7 @@ def test_the_closed_crps_is_the_integral(distribution, x64):
 
 @each
 def test_samples_follow_the_distribution(distribution):
-    params = {name: np.float32(array[:4]) for name, array in PARAMS[distribution].items()}
+    params = {name: f32(array[:4]) for name, array in PARAMS[distribution].items()}
     keys = jax.random.split(jax.random.key(1), 4000)
     draw = jax.jit(jax.vmap(distribution.sample, in_axes=(None, 0)))
     samples = np.asarray(draw(params, keys))
@@ -147,7 +152,7 @@ def test_quantiles_do_not_cross_and_are_scored_by_pinball():
     levels = (0.05, 0.3, 0.5, 0.8)
     distribution = Quantiles(levels)
     outputs = RNG.normal(size=(6, 4)).astype(np.float32)
-    params = np.asarray(distribution.params(outputs, loc=np.float32(3.0), scale=np.float32(2.0)))
+    params = np.asarray(distribution.params(outputs, loc=f32(3.0), scale=f32(2.0)))
     gaps = np.log1p(np.exp(outputs.astype(float)))
     middle = outputs[:, 2]
     expected = np.stack(
@@ -202,9 +207,9 @@ def test_crps_of_samples():
     x = np.linspace(-30, 30, 300_001)
     step = (one[:, None] <= x).mean(axis=0) - (x >= y)
     np.testing.assert_allclose(brute_crps(one, y, False), np.trapezoid(step**2, x), rtol=1e-3)
-    exact = forecasting.crps(np.float32([[[5.0]]]), np.float32([[3.0]]))
+    exact = forecasting.crps(f32([[[5.0]]]), f32([[3.0]]))
     assert float(exact.value()) == 2.0
-    far = forecasting.crps(np.float32([[[1e6 + 1, 1e6]]]), np.float32([[1e6]]))
+    far = forecasting.crps(f32([[[1e6 + 1, 1e6]]]), f32([[1e6]]))
     np.testing.assert_allclose(far.value(), 0.25)  # no digits are lost
 
 
@@ -222,7 +227,7 @@ def test_quantile_loss_and_coverage():
     found = forecasting.quantile_loss(quantiles, targets, (0.2, 0.7), mask=mask)
     assert int(found.count) == 8
     np.testing.assert_allclose(found.value(), np.mean(losses), rtol=1e-5)
-    low, high = targets - 1, targets + np.float32([[2, -0.5, 3], [0, 0, -2]])
+    low, high = targets - 1, targets + f32([[2, -0.5, 3], [0, 0, -2]])
     covered = forecasting.coverage(low, high, targets, mask=mask)
     assert (float(covered.total), int(covered.count)) == (2.0, 4)
     low[0, 0] = np.nan  # the forecast is not a number
@@ -246,7 +251,7 @@ def test_missing_values_never_reach_the_loss_or_its_gradient():
         params = distribution.params(outputs)
         value, each, gradients = both(distribution, params)
         kept = jax.tree.map(lambda array: array[0, np.array([0, 2])], params)
-        expected = distribution.losses(kept, np.float32([1.0, 2.0])).mean()
+        expected = distribution.losses(kept, f32([1.0, 2.0])).mean()
         np.testing.assert_allclose(value, expected, rtol=1e-5)
         np.testing.assert_allclose(each, [expected, 0.0], rtol=1e-5)
         for gradient in map(np.asarray, jax.tree.leaves(gradients)):

@@ -22,7 +22,7 @@ def test_bands_are_quantiles():
     high = [band.get_paths()[0].get_extents().ymax for band in axes.collections]
     np.testing.assert_allclose(low, [10, 25])  # the wide band is drawn first
     np.testing.assert_allclose(high, [100, 85])
-    drawn = {line.get_label(): line.get_ydata().tolist() for line in axes.lines}
+    drawn = {line.get_label(): np.asarray(line.get_ydata()).tolist() for line in axes.lines}
     assert drawn["median"] == [50.0, 60.0] and drawn["true values"] == [1.0, 2.0]
     assert axes.get_ylabel() == r"\$ sold" and axes.get_title() == "one"
 

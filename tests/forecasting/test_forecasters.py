@@ -1,6 +1,7 @@
 """Forecasters against loops in NumPy, and what must not change their forecasts."""
 
 import functools
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -8,15 +9,14 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from seqjax import forecasting
-from seqjax.forecasting import (
-    AutoregressiveForecaster,
-    DirectForecaster,
-    Gaussian,
-    NegativeBinomial,
-    StudentT,
-)
+import seqjax
 from tests import references
+
+forecasting: Any = seqjax.forecasting
+AutoregressiveForecaster = forecasting.AutoregressiveForecaster
+DirectForecaster = forecasting.DirectForecaster
+Gaussian, StudentT = forecasting.Gaussian, forecasting.StudentT
+NegativeBinomial = forecasting.NegativeBinomial
 
 RNG = np.random.default_rng(0)
 T, H = 7, 4
@@ -33,7 +33,8 @@ NAMES = {"known": ["price", "holiday"], "static": ["area"], "categories": {"shop
 
 def randomised(model, seed=0):
     """The model with random parameters, also where they are zero at first."""
-    graph, params, rest = nnx.split(model, nnx.Param, ...)
+    parts: Any = nnx.split(model, nnx.Param, ...)
+    graph, params, rest = parts
     leaves, structure = jax.tree.flatten(params)
     rng = np.random.default_rng(seed)
     drawn = [jnp.asarray(rng.normal(0, 0.5, leaf.shape), leaf.dtype) for leaf in leaves]

@@ -1,12 +1,17 @@
 """Series of data frames, calendar features, windows, and evaluation from successive origins."""
 
+from typing import Any
+
 import jax
 import numpy as np
 import pandas
 import pytest
 
-from seqjax import forecasting
-from seqjax.forecasting import read_frame
+import seqjax
+
+forecasting: Any = seqjax.forecasting
+read_frame = forecasting.read_frame
+f32: Any = np.float32
 
 HOURS = pandas.date_range("2024-02-28 21:00", periods=6, freq="h")
 
@@ -29,9 +34,7 @@ def long():
 def test_a_wide_frame():
     table = read_frame(wide(), ["load", "heat"], known=["price"], calendar=["hour"])
     assert table.names == ("load", "heat") and table.lengths.tolist() == [6, 6]
-    np.testing.assert_array_equal(
-        table.values, np.float32([[1, 2, np.nan, 4, 5, 6], [0, 1, 2, 3, 4, 5]])
-    )
+    np.testing.assert_array_equal(table.values, f32([[1, 2, np.nan, 4, 5, 6], [0, 1, 2, 3, 4, 5]]))
     assert table.known_names == ("price", "hour_sin", "hour_cos")
     phase = 2 * np.pi * (np.arange(21, 27) % 24) / 24
     expected = np.stack([np.arange(6) / 10, np.sin(phase), np.cos(phase)], axis=-1)
@@ -56,7 +59,7 @@ def test_a_long_frame():
     )  # fmt: skip
     assert table.names == ("a", "b") and table.lengths.tolist() == [5, 4]
     np.testing.assert_array_equal(
-        table.values, np.float32([[1, 2, 3, np.nan, 5], [10, 11, 12, 13, np.nan]])
+        table.values, f32([[1, 2, 3, np.nan, 5], [10, 11, 12, 13, np.nan]])
     )
     assert table.static.tolist() == [[2.0], [5.0]] and table.static_names == ("area",)
     assert table.categories.tolist() == [[1], [0]]
@@ -211,7 +214,7 @@ def backtested(forecast=lambda past, key: past[:, :2], **options):
 
 def test_wrong_backtests():
     assert backtested().forecasts.shape == (1, 2, 2)
-    for message, options in {
+    wrong: dict[str, Any] = {
         "context: expected at most first=5": {"context": 6},
         "first, horizon: expected a sum of at most 9": {"first": 8},
         r"forecast: expected a result \[1, 2, ...\]": {"forecast": lambda past, key: past},
@@ -219,6 +222,7 @@ def test_wrong_backtests():
         r"known: expected \[N, T, K\]": {"known": np.zeros((8, 1))},
         "static: expected one row": {"static": np.zeros((2, 1))},
         "stride: expected a positive": {"stride": 0},
-    }.items():
+    }
+    for message, options in wrong.items():
         with pytest.raises((TypeError, ValueError), match=message):
             backtested(**options)
