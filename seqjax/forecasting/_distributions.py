@@ -1,0 +1,243 @@
+"""The contract of output distributions, and the distributions of real numbers."""
+
+import abc
+import dataclasses
+from typing import ClassVar
+
+import jax
+import jax.numpy as jnp
+from jax.scipy.special import betainc, betaln, ndtr
+from jax.typing import ArrayLike
+
+from seqjax import _elements, checks
+from seqjax.cells.ops import accumulator_dtype
+from seqjax.forecasting._special import stirling_rest
+from seqjax.types import Array, PRNGKey, PyTree
+
+__all__ = ["Distribution", "Gaussian", "StudentT"]
+
+SMALLEST = 1e-5
+"""Least deviation in units of the scale, so that no density is infinite."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Distribution(abc.ABC):
+    """The contract of output distributions: equations without parameters, like a cell.
+
+    A distribution is a frozen dataclass whose fields are its configuration. Its parameters are a
+    pytree of arrays `[...]`, which `params` computes from the outputs of a network. All methods are
+    pure functions that compute in float32 or wider, and may be used under `jax.jit`, `jax.grad` and
+    `jax.vmap`.
+
+    Attributes:
+      size: the number of outputs that the network has for each step.
+      shifts: whether a location can be added, which is not so for counts.
+      support: a description of the possible values, for error messages.
+
+    Example:
+      >>> distribution = Gaussian()
+      >>> params = distribution.params(jnp.array([[0.5, 0.0]]), scale=jnp.array([4.0]))
+      >>> params["mean"].tolist()
+      [2.0]
+      >>> distribution.sample(params, jax.random.key(0)).shape
+      (1,)
+    """
+
+    shifts: ClassVar[bool] = True
+    support: ClassVar[str] = "finite numbers"
+
+    @property
+    @abc.abstractmethod
+    def size(self) -> int:
+        """The number of outputs that the network has for each step."""
+
+    @abc.abstractmethod
+    def params(self, outputs: ArrayLike, *, loc: ArrayLike = 0.0, scale: ArrayLike = 1.0) -> PyTree:
+        """Return the parameters of the distribution of `loc + scale · z`.
+
+        Args:
+          outputs: float `[..., size]`, the outputs of the network, which describe the scaled value
+            z.
+          loc: float, the location of the series, which broadcasts to `[...]`.
+          scale: float, the positive scale of the series, which broadcasts to `[...]`.
+
+        Raises:
+          TypeError: outputs are not float.
+          ValueError: outputs have another number of features, or the distribution has no location
+            and `loc` is given.
+        """
+
+    @abc.abstractmethod
+    def losses(self, params: PyTree, values: ArrayLike) -> Array:
+        """Return the loss of each value `[...]`: -log p(value), or a proper score in its place."""
+
+    @abc.abstractmethod
+    def sample(self, params: PyTree, key: PRNGKey) -> Array:
+        """Draw a value for each of the parameters, `[...]`."""
+
+    @abc.abstractmethod
+    def mean(self, params: PyTree) -> Array:
+        """Return the mean of the distribution, `[...]`."""
+
+    def crps(self, params: PyTree, values: ArrayLike) -> Array:
+        """Return the continuous ranked probability score (CRPS) of each value, `[...]`.
+
+        For the cumulative distribution function F, the score of a value y is
+
+            CRPS(F, y) = ∫ (F(x) - 1[x ≥ y])² dx
+
+        Raises:
+          TypeError: the distribution has no closed form of the score.
+        """
+        raise TypeError(
+            f"{type(self).__name__}: expected a distribution with a closed form of the CRPS; use "
+            "seqjax.forecasting.crps of samples"
+        )
+
+    def supports(self, values: Array) -> Array:
+        """Return whether each value is possible, bool `[...]`."""
+        return jnp.isfinite(values)
+
+
+def require_distribution(distribution: object) -> None:
+    """Raise an error if an argument is not a distribution."""
+    if not isinstance(distribution, Distribution):
+        raise TypeError(
+            "distribution: expected a distribution such as seqjax.forecasting.Gaussian(), got "
+            f"{checks.brief(distribution)}"
+        )
+
+
+def raw_outputs(distribution: Distribution, outputs: ArrayLike) -> Array:
+    """Return the outputs of a network as floats of at least 32 bits, or raise."""
+    found = _elements.floats("outputs", outputs)
+    if not found.ndim or found.shape[-1] != distribution.size:
+        raise ValueError(
+            f"outputs: expected [..., {distribution.size}] for {type(distribution).__name__}, got "
+            f"{found.shape}"
+        )
+    return found.astype(accumulator_dtype(found.dtype))
+
+
+def positive(outputs: Array) -> Array:
+    """Return softplus of the outputs, at least `SMALLEST`."""
+    return jax.nn.softplus(outputs) + SMALLEST
+
+
+@dataclasses.dataclass(frozen=True)
+class Gaussian(Distribution):
+    """The normal distribution, with the parameters `mean` and `deviation`.
+
+        mean      = loc + scale · o_1
+        deviation = scale · (softplus(o_2) + 1e-5)
+
+    References:
+      Salinas, Flunkert, Gasthaus, Januschowski (2020), DeepAR: probabilistic forecasting with
+      autoregressive recurrent networks (section 3.1). Gneiting, Raftery (2007), Strictly proper
+      scoring rules, prediction, and estimation, eq. 21 (the CRPS).
+
+    Example:
+      >>> params = {"mean": jnp.array(1.0), "deviation": jnp.array(2.0)}
+      >>> print(f"{Gaussian().losses(params, 1.0):.4f}")  # log(2 √(2π))
+      1.6121
+    """
+
+    @property
+    def size(self) -> int:
+        """Two: the mean and the deviation."""
+        return 2
+
+    def params(
+        self, outputs: ArrayLike, *, loc: ArrayLike = 0.0, scale: ArrayLike = 1.0
+    ) -> dict[str, Array]:
+        outputs = raw_outputs(self, outputs)
+        loc, scale = (jnp.asarray(one, outputs.dtype) for one in (loc, scale))
+        mean = loc + scale * outputs[..., 0]
+        return {"mean": mean, "deviation": scale * positive(outputs[..., 1])}
+
+    def losses(self, params: PyTree, values: ArrayLike) -> Array:
+        z = (values - params["mean"]) / params["deviation"]
+        half: Array = 0.5 * z**2 + jnp.log(params["deviation"]) + 0.5 * jnp.log(2 * jnp.pi)
+        return half
+
+    def sample(self, params: PyTree, key: PRNGKey) -> Array:
+        mean, deviation = params["mean"], params["deviation"]
+        drawn: Array = mean + deviation * jax.random.normal(key, mean.shape, mean.dtype)
+        return drawn
+
+    def mean(self, params: PyTree) -> Array:
+        mean: Array = params["mean"]
+        return mean
+
+    def crps(self, params: PyTree, values: ArrayLike) -> Array:
+        z = (values - params["mean"]) / params["deviation"]
+        density = jnp.exp(-0.5 * z**2) / jnp.sqrt(2 * jnp.pi)
+        score: Array = z * (2 * ndtr(z) - 1) + 2 * density - 1 / jnp.sqrt(jnp.pi)
+        scaled: Array = params["deviation"] * score
+        return scaled
+
+
+@dataclasses.dataclass(frozen=True)
+class StudentT(Distribution):
+    """Student's t-distribution, whose tails are heavier than those of the normal distribution.
+
+    The parameters are `df` (the degrees of freedom), `loc` and `scale`:
+
+        df    = 2 + softplus(o_1) + 1e-5
+        loc   = loc + scale · o_2
+        scale = scale · (softplus(o_3) + 1e-5)
+
+    References:
+      Jordan, Krüger, Lerch (2019), Evaluating probabilistic forecasts with scoringRules (the CRPS
+      of the t-distribution).
+
+    Example:
+      >>> params = {"df": jnp.array(3.0), "loc": jnp.array(0.0), "scale": jnp.array(1.0)}
+      >>> print(f"{StudentT().losses(params, 0.0):.4f}")  # log(π √3 / 2)
+      1.0009
+    """
+
+    @property
+    def size(self) -> int:
+        """Three: the degrees of freedom, the location and the scale."""
+        return 3
+
+    def params(
+        self, outputs: ArrayLike, *, loc: ArrayLike = 0.0, scale: ArrayLike = 1.0
+    ) -> dict[str, Array]:
+        outputs = raw_outputs(self, outputs)
+        loc, scale = (jnp.asarray(one, outputs.dtype) for one in (loc, scale))
+        return {
+            "df": 2 + positive(outputs[..., 0]),
+            "loc": loc + scale * outputs[..., 1],
+            "scale": scale * positive(outputs[..., 2]),
+        }
+
+    def losses(self, params: PyTree, values: ArrayLike) -> Array:
+        df, half = params["df"], params["df"] / 2
+        z = (values - params["loc"]) / params["scale"]
+        log_ratio = half * jnp.log1p(0.5 / half) + 0.5 * jnp.log(half) - 0.5  # Γ(ν/2 + ½) / Γ(ν/2)
+        log_ratio += stirling_rest(half + 0.5) - stirling_rest(half)
+        tail = (half + 0.5) * jnp.log1p(z * (z / df))
+        loss: Array = tail + jnp.log(params["scale"]) + 0.5 * jnp.log(jnp.pi * df) - log_ratio
+        return loss
+
+    def sample(self, params: PyTree, key: PRNGKey) -> Array:
+        loc, scale = params["loc"], params["scale"]
+        drawn: Array = loc + scale * jax.random.t(key, params["df"], loc.shape, loc.dtype)
+        return drawn
+
+    def mean(self, params: PyTree) -> Array:
+        mean: Array = jnp.where(params["df"] > 1, params["loc"], jnp.nan)
+        return mean
+
+    def crps(self, params: PyTree, values: ArrayLike) -> Array:
+        df = params["df"]
+        z = (values - params["loc"]) / params["scale"]
+        standard = {"df": df, "loc": jnp.zeros_like(df), "scale": jnp.ones_like(df)}
+        density = jnp.exp(-self.losses(standard, z))
+        # 2 F(z) - 1 is the probability of (-|z|, |z|), with the sign of z.
+        inside = jnp.sign(z) * betainc(0.5, df / 2, z**2 / (df + z**2))
+        ratio = jnp.exp(betaln(0.5, df - 0.5) - 2 * betaln(0.5, df / 2))
+        score = z * inside + (2 * density * (df + z**2) - 2 * jnp.sqrt(df) * ratio) / (df - 1)
+        return jnp.where(df > 1, params["scale"] * score, jnp.inf)

@@ -1,0 +1,228 @@
+"""Series of data frames, calendar features, windows, and evaluation from successive origins."""
+
+from typing import Any
+
+import jax
+import numpy as np
+import pandas
+import pytest
+
+import seqjax
+
+forecasting: Any = seqjax.forecasting
+read_frame = forecasting.read_frame
+f32: Any = np.float32
+
+HOURS = pandas.date_range("2024-02-28 21:00", periods=6, freq="h")
+
+
+def wide():
+    load = [1.0, 2.0, None, 4.0, 5.0, 6.0]
+    return pandas.DataFrame(
+        {"load": load, "heat": np.arange(6), "price": np.arange(6) / 10}, index=HOURS
+    )
+
+
+def long():
+    rows = [("b", day, 10 + day, day % 2, 5.0, "north") for day in range(4)]
+    rows += [("a", day, day, 0, 2.0, "south") for day in (3, 1, 2, 5)]  # no row for day 4
+    names = ["shop", "day", "sold", "promotion", "area", "region"]
+    frame = pandas.DataFrame(rows, columns=names)
+    return frame.set_index(pandas.Timestamp("2024-01-01") + pandas.to_timedelta(frame["day"], "D"))
+
+
+def test_a_wide_frame():
+    table = read_frame(wide(), ["load", "heat"], known=["price"], calendar=["hour"])
+    assert table.names == ("load", "heat") and table.lengths.tolist() == [6, 6]
+    np.testing.assert_array_equal(table.values, f32([[1, 2, np.nan, 4, 5, 6], [0, 1, 2, 3, 4, 5]]))
+    assert table.known_names == ("price", "hour_sin", "hour_cos")
+    phase = 2 * np.pi * (np.arange(21, 27) % 24) / 24
+    expected = np.stack([np.arange(6) / 10, np.sin(phase), np.cos(phase)], axis=-1)
+    np.testing.assert_allclose(table.known, [expected, expected], atol=1e-6)
+    assert (table.times(1) == HOURS).all()
+    later = pandas.date_range("2024-02-29 03:00", periods=3, freq="h")
+    assert (table.times(horizon=3) == later).all()
+    future = pandas.DataFrame({"price": [7.0, 8.0, 9.0]}, index=later[::-1])
+    ahead = table.future_known(3, future)
+    assert ahead.shape == (2, 3, 3) and ahead[1, :, 0].tolist() == [9.0, 8.0, 7.0]
+    np.testing.assert_allclose(ahead[0, :, 1], np.sin(2 * np.pi * np.array([3, 4, 5]) / 24))
+    assert read_frame(wide(), "load").known is None
+    assert read_frame(wide(), "load").future_known(2) is None
+
+
+def test_a_long_frame():
+    with pytest.raises(ValueError, match=r"known covariate 'promotion' .* 2024-01-05"):
+        read_frame(long(), "sold", series="shop", known=["promotion"], freq="D")
+    table = read_frame(
+        long(), "sold", series="shop", static=["area"], categories=["region"],
+        calendar=["day_of_week"], freq="D",
+    )  # fmt: skip
+    assert table.names == ("a", "b") and table.lengths.tolist() == [5, 4]
+    np.testing.assert_array_equal(
+        table.values, f32([[1, 2, 3, np.nan, 5], [10, 11, 12, 13, np.nan]])
+    )
+    assert table.static.tolist() == [[2.0], [5.0]] and table.static_names == ("area",)
+    assert table.categories.tolist() == [[1], [0]]
+    assert table.category_values == {"region": ["north", "south"]}
+    assert table.category_sizes == {"region": 2}
+    assert [str(table.times(n)[0].date()) for n in (0, 1)] == ["2024-01-02", "2024-01-01"]
+    weekday = 2 * np.pi * np.array([[1, 2, 3, 4, 5], [0, 1, 2, 3, 0]]) / 7
+    np.testing.assert_allclose(table.known[..., 0][:, :4], np.sin(weekday)[:, :4], atol=1e-6)
+    assert not table.known[1, 4].any()
+    ahead = table.future_known(2)  # the day after each series: Sunday the 7th, Friday the 5th
+    np.testing.assert_allclose(ahead[:, 0, 0], np.sin(2 * np.pi * np.array([6, 4]) / 7), atol=1e-6)
+    whole = long().loc[lambda frame: frame["shop"] == "b"]
+    table = read_frame(whole, "sold", series="shop", known=["promotion"])
+    rows = pandas.DataFrame(
+        {"shop": ["a", "b", "b"], "promotion": [9, 1, 0]},
+        index=pandas.to_datetime(["2024-01-05", "2024-01-05", "2024-01-06"]),
+    )
+    assert table.future_known(2, rows, series="shop")[0, :, 0].tolist() == [1.0, 0.0]
+
+
+def test_calendar_features():
+    index = pandas.DatetimeIndex(["2024-01-01 00:00", "2024-12-31 12:30", "2023-02-15 06:45"])
+    phases = {
+        "minute": [0, 30 / 60, 45 / 60], "hour": [0, 12.5 / 24, 6.75 / 24],
+        "day_of_week": [0, 1 / 7, 2 / 7], "day_of_month": [0, 30 / 31, 14 / 28],
+        "day_of_year": [0, 365 / 366, 45 / 365], "week_of_year": [0, 0, 6 / 53],
+        "month": [0, 11 / 12, 1 / 12],
+    }  # fmt: skip
+    frame = forecasting.calendar_features(index, list(phases))
+    assert (frame.index == index).all() and (frame.dtypes == np.float32).all()
+    for name, phase in phases.items():
+        angle = 2 * np.pi * np.array(phase)
+        np.testing.assert_allclose(frame[f"{name}_sin"], np.sin(angle), atol=1e-6, err_msg=name)
+        np.testing.assert_allclose(frame[f"{name}_cos"], np.cos(angle), atol=1e-6, err_msg=name)
+    local = index.tz_localize("Europe/Zurich")
+    np.testing.assert_array_equal(forecasting.calendar_features(local, list(phases)), frame)
+
+
+def changed(frame, **columns):
+    return frame.assign(**columns)
+
+
+WRONG = {
+    "list": (lambda: read_frame([1], "a"), "frame: expected a pandas.DataFrame"),
+    "index": (lambda: read_frame(wide().reset_index(), "load"), "expected a pandas.DatetimeIndex"),
+    "column": (lambda: read_frame(wide(), "lod"), "frame: expected the columns 'lod'"),
+    "twice": (lambda: read_frame(long(), "sold"), "got 2024-01-04 .* twice"),
+    "gap": (lambda: read_frame(wide().iloc[[0, 1, 3, 4]], "load"), 'pass freq="h"'),
+    "freq": (lambda: read_frame(wide(), "load", freq="odd"), "freq: expected an offset"),
+    "off": (lambda: read_frame(wide(), "load", freq="2h"), "expected times every 2h"),
+    "text": (lambda: read_frame(changed(wide(), load="x"), "load"), "expected numbers in 'load'"),
+    "huge": (lambda: read_frame(changed(wide(), load=1e39), "load"), "does not fit into float32"),
+    "known": (
+        lambda: read_frame(wide(), "heat", known=["load"]),
+        "known covariate 'load' at each of 6 steps .*, got none at 2024-02-28 23:00",
+    ),
+    "calendar": (lambda: read_frame(wide(), "load", calendar=["hours"]), "did you mean 'hour'"),
+    "static": (lambda: read_frame(wide(), "load", static=["heat"]), "expected none without"),
+    "changes": (
+        lambda: read_frame(long(), "sold", series="shop", static=["day"], freq="D"),
+        "expected one value of 'day' in the series 'a'",
+    ),
+    "empty": (lambda: read_frame(wide().iloc[:0], "load"), "frame: expected rows"),
+    "future": (
+        lambda: read_frame(wide(), "load", known=["price"]).future_known(2),
+        "future: .* the known covariates 'price' of the 2 steps after 2024-02-29 02:00",
+    ),
+    "future column": (
+        lambda: read_frame(wide(), "load", known=["price"]).future_known(2, wide()[["heat"]]),
+        "future: expected the columns 'price'",
+    ),
+    "future rows": (
+        lambda: read_frame(wide(), "load", known=["price"]).future_known(2, wide()),
+        "future: .* 'price' at each of 2 steps from 2024-02-29 03:00",
+    ),
+    "features": (lambda: forecasting.calendar_features(HOURS, "hour"), "expected a list of names"),
+    "no index": (lambda: forecasting.calendar_features([1], ["hour"]), "index: expected"),
+    "NaT": (
+        lambda: forecasting.calendar_features(pandas.DatetimeIndex([None]), ["hour"]),
+        "no missing time",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", WRONG)
+def test_wrong_frames(name):
+    call, message = WRONG[name]
+    with pytest.raises((TypeError, ValueError), match=message):
+        call()
+
+
+def test_windows_of_series_of_all_lengths():
+    nan = np.nan
+    values = np.array(
+        [np.arange(9.0), [0, 1, 2, 3, 4, 5, nan, nan, nan], [7, 8, 9] + [nan] * 6, [5] + [nan] * 8]
+    )
+    known = np.stack([np.arange(9.0), np.arange(9.0) * 10], axis=-1)
+    windows = forecasting.training_windows(
+        values, context=4, horizon=2, stride=2, known=known, static=np.arange(4.0)[:, None],
+        categories=np.arange(4)[:, None] * 2,
+    )  # fmt: skip
+    assert windows["series"].tolist() == [0, 0, 1, 2]
+    assert windows["origin"].tolist() == [4, 6, 4, 1]
+    assert windows["values"].tolist() == [
+        [0, 1, 2, 3, 4, 5], [2, 3, 4, 5, 6, 7], [0, 1, 2, 3, 4, 5], [0, 0, 0, 7, 8, 9]
+    ]  # fmt: skip
+    assert windows["mask"].sum(axis=1).tolist() == [6, 6, 6, 3]
+    assert windows["known"][1].tolist() == [[t, 10 * t] for t in range(2, 8)]
+    assert windows["known"][3, :, 0].tolist() == [0, 0, 0, 0, 1, 2]
+    assert windows["static"].ravel().tolist() == [0, 0, 1, 2]
+    assert windows["categories"].ravel().tolist() == [0, 0, 2, 4]
+    with pytest.raises(ValueError, match="values: expected a series with an observed value"):
+        forecasting.training_windows(values[3:], context=4, horizon=2)
+
+
+def test_origins():
+    assert forecasting.rolling_origins(10, 2, first=8).tolist() == [8]
+    assert forecasting.rolling_origins(10, 2, first=1, stride=4).tolist() == [1, 5]
+    with pytest.raises(ValueError, match="first, horizon: expected a sum of at most 10"):
+        forecasting.rolling_origins(10, 2, first=9)
+
+
+def test_a_forecast_never_gets_a_value_that_it_predicts():
+    values = np.arange(20.0).reshape(2, 10)
+    seen = []
+
+    def forecast(past, key, *, known, future_known, static):
+        seen.append((past.copy(), known[..., 0].copy(), future_known[..., 0].copy()))
+        past += 1000.0  # a copy
+        future_known += 1000.0
+        assert static.tolist() == [[0.0], [1.0]]
+        return past[:, -1:, None] * np.ones((1, 2, 3)) + jax.random.uniform(key)
+
+    result = forecasting.backtest(
+        forecast, values, jax.random.key(0), context=3, horizon=2, first=5, stride=3,
+        known=np.arange(10.0)[:, None], static=np.array([[0.0], [1.0]]),
+    )  # fmt: skip
+    assert result.origins.tolist() == [5, 8] and result.forecasts.shape == (2, 2, 2, 3)
+    assert result.targets.tolist() == [[[5, 6], [8, 9]], [[15, 16], [18, 19]]]
+    assert seen[0][0].tolist() == [[2, 3, 4], [12, 13, 14]]
+    assert seen[1][0].tolist() == [[5, 6, 7], [15, 16, 17]]
+    assert seen[1][1].tolist() == [[5, 6, 7]] * 2 and seen[1][2].tolist() == [[8, 9]] * 2
+    assert result.forecasts[0, 0, 0, 0] % 1 != result.forecasts[0, 1, 0, 0] % 1  # the keys differ
+    assert int(forecasting.crps(result.forecasts, result.targets).count) == 8
+    assert values.max() == 19.0
+
+
+def backtested(forecast=lambda past, key: past[:, :2], **options):
+    given = {"context": 3, "horizon": 2, "first": 5} | options
+    return forecasting.backtest(forecast, np.zeros((1, 9)), jax.random.key(0), **given)
+
+
+def test_wrong_backtests():
+    assert backtested().forecasts.shape == (1, 2, 2)
+    wrong: dict[str, Any] = {
+        "context: expected at most first=5": {"context": 6},
+        "first, horizon: expected a sum of at most 9": {"first": 8},
+        r"forecast: expected a result \[1, 2, ...\]": {"forecast": lambda past, key: past},
+        "forecast: expected a function": {"forecast": 3},
+        r"known: expected \[N, T, K\]": {"known": np.zeros((8, 1))},
+        "static: expected one row": {"static": np.zeros((2, 1))},
+        "stride: expected a positive": {"stride": 0},
+    }
+    for message, options in wrong.items():
+        with pytest.raises((TypeError, ValueError), match=message):
+            backtested(**options)
