@@ -8,6 +8,7 @@ from jax import lax
 
 from seqjax import checks, sequences
 from seqjax._compensated import Total, add, sum_along
+from seqjax._label_sequences import packed
 from seqjax._log_space import exact, log_normalized
 from seqjax.ctc._checks import checked_frames
 from seqjax.ctc._prefixes import Prefixes, advance, first_prefixes
@@ -64,7 +65,7 @@ def ctc_greedy(logits: Any, *, lengths: Any = None, mask: Any = None, blank: int
     previous = sequences.previous_real(real)
     before = jnp.take_along_axis(path, jnp.maximum(previous, 0), axis=1)
     before = jnp.where(previous < 0, blank, before)
-    tokens, count = _packed(path, (path != blank) & (path != before), blank)
+    tokens, count = packed(path, (path != blank) & (path != before), blank)
     best = jnp.where(real, log_normalized(logits).max(axis=2), 0.0)
     log_probs = sum_along(best, axis=1)
     return CTCDecoded(tokens[:, None], count[:, None], log_probs[:, None])
@@ -164,7 +165,7 @@ def ctc_beam_search(
         0
     ]
     exists = log_probs > -jnp.inf
-    tokens, count = _packed(path, (path != blank) & exists[..., None], blank)
+    tokens, count = packed(path, (path != blank) & exists[..., None], blank)
     return CTCDecoded(tokens, count, log_probs)
 
 
@@ -178,10 +179,3 @@ class _Beam(NamedTuple):
 
     prefixes: Prefixes
     best: Total
-
-
-def _packed(path: Array, keep: Array, fill: int) -> tuple[Array, Array]:
-    """Move the entries of `path [..., T]` where `keep` is True to the left, and count them."""
-    order = jnp.argsort(~keep, axis=-1, stable=True)
-    packed = jnp.take_along_axis(jnp.where(keep, path, fill), order, axis=-1)
-    return packed, keep.sum(axis=-1, dtype=jnp.int32)
