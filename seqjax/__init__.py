@@ -26,6 +26,7 @@ from seqjax import (
     testing,
     traces,
     training,
+    transducer,
     types,
     viz,
 )
@@ -65,6 +66,7 @@ __all__ = [
     "testing",
     "traces",
     "training",
+    "transducer",
     "types",
     "unroll",
     "viz",

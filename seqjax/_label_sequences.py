@@ -66,7 +66,9 @@ def hashed(stem: Array, label: Array) -> Array:
       label: int32 `[...]`.
     """
     odd = jnp.array([0x9E3779B1, 0x85EBCA77], jnp.uint32).reshape(*[1] * label.ndim, 2)
-    word: Array = stem * odd + (label.astype(jnp.uint32)[..., None] + jnp.uint32(1)) * odd[..., ::-1]
+    word: Array = (
+        stem * odd + (label.astype(jnp.uint32)[..., None] + jnp.uint32(1)) * odd[..., ::-1]
+    )
     for shift, factor in ((16, 0x85EBCA6B), (13, 0xC2B2AE35)):
         word = (word ^ (word >> jnp.uint32(shift))) * jnp.uint32(factor)
     word = word ^ (word >> jnp.uint32(16))

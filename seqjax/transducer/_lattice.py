@@ -88,7 +88,7 @@ def log_probability(blanks: Array, emitted: Array, label_lengths: Array) -> Arra
       label_lengths: int32 `[B]`, the number of labels of each sequence.
 
     References:
-      Graves 2012, Sequence Transduction with Recurrent Neural Networks, eq. 16 to 18.
+      Graves 2012, Sequence Transduction with Recurrent Neural Networks, section 2.4.
 
     Example:
       >>> half = jnp.full([1, 2, 2], jnp.log(0.5))  # two frames and one label: two paths of 1/8

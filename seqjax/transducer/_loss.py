@@ -107,8 +107,8 @@ def joint_transducer_loss(
     chunk are computed a second time for the gradient, and no array of all logits is stored.
 
     Args:
-      joint: a function of two float arrays `[B, t, 1, E]` and `[B, 1, N + 1, P]` that returns
-        logits `[B, t, N + 1, V]`. The logits of a node depend on its own inputs only.
+      joint: a function of two float arrays `[..., E]` and `[..., P]`, whose leading axes may be
+        broadcast, that returns logits `[..., V]`.
       encoded: float `[B, T, E]`, the outputs of the encoder. Values in padding are ignored.
       predicted: float `[B, N + 1, P]`, the outputs of the prediction network; entry `[b, u]`
         depends on the first u labels. Values in padding are ignored.
