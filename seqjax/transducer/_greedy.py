@@ -2,7 +2,6 @@
 
 from typing import Any, NamedTuple
 
-import jax
 import jax.numpy as jnp
 from jax import lax
 
@@ -61,7 +60,7 @@ def transducer_greedy(
     Example:
       >>> predict = lambda labels, count: (1.0 * count[:, None], count + 1)
       >>> joint = lambda f, g: 9 * f * (1 - g) - 9 * g * jnp.arange(3)  # a label, then blanks
-      >>> frames = jax.nn.one_hot(jnp.array([[0, 2, 0, 1]]), 3)
+      >>> frames = jnp.eye(3)[jnp.array([[0, 2, 0, 1]])]
       >>> transducer_greedy(joint, predict, frames, jnp.array([0]), max_symbols=1).tokens.tolist()
       [[[2, 0, 0, 0]]]
     """

@@ -71,7 +71,7 @@ def transducer_beam_search(
     Example:
       >>> predict = lambda labels, count: (1.0 * count[:, None], count + 1)
       >>> joint = lambda f, g: 9 * f * (1 - g) - 9 * g * jnp.arange(3)  # a label, then blanks
-      >>> frames = jax.nn.one_hot(jnp.array([[0, 2, 0, 1]]), 3)
+      >>> frames = jnp.eye(3)[jnp.array([[0, 2, 0, 1]])]
       >>> found = transducer_beam_search(joint, predict, frames, jnp.array([0]), n_best=2)
       >>> found.tokens[0, :, :3].tolist(), found.lengths.tolist()
       ([[2, 0, 0], [1, 0, 0]], [[1, 1]])
