@@ -164,24 +164,32 @@ def joint_transducer_loss(
     if chunk_size is None:
         chunk_size = max(_chunked.chunk_size_for(1, classes) // max(batch * width, 1), 1)
     chunk_size = min(checks.require_integer("chunk_size", chunk_size), max(steps, 1))
-    count = -(-steps // chunk_size)
     encoded = sequences.zero_masked(encoded, mask=nodes.frames)
-    encoded = jnp.pad(encoded, ((0, 0), (0, count * chunk_size - steps), (0, 0)))
-    chunks = jnp.moveaxis(encoded.reshape(batch, count, chunk_size, features), 1, 0)
     predicted = sequences.zero_masked(predicted, mask=nodes.columns)
 
-    def chunk(frames: Array) -> tuple[Array, Array]:
-        logits = joint(frames[:, :, None], predicted[:, None])
+    def scores(encoded: Array) -> tuple[Array, Array]:
+        logits = joint(encoded[:, :, None], predicted[:, None])
         return _scores(logits, nodes.next_labels, nodes.blank)
 
-    if count > 1:
-        chunk = jax.checkpoint(chunk, prevent_cse=False)
+    both = scores(encoded) if chunk_size == steps else _by_chunks(scores, encoded, chunk_size)
+    return _loss(nodes, both, zero_infinity, per_sequence)
 
-    def joined(scores: Array) -> Array:
-        return jnp.moveaxis(scores, 0, 1).reshape(batch, count * chunk_size, width)[:, :steps]
 
-    blanks, emitted = lax.map(chunk, chunks)
-    return _loss(nodes, (joined(blanks), joined(emitted)), zero_infinity, per_sequence)
+def _by_chunks(
+    scores: Callable[[Array], tuple[Array, Array]], encoded: Array, chunk_size: int
+) -> tuple[Array, Array]:
+    """Return `scores(encoded)`, which computes each frame alone, by chunks of frames."""
+    batch, steps, features = encoded.shape
+    count = -(-steps // chunk_size)
+    encoded = jnp.pad(encoded, ((0, 0), (0, count * chunk_size - steps), (0, 0)))
+    chunks = jnp.moveaxis(encoded.reshape(batch, count, chunk_size, features), 1, 0)
+    both = lax.map(jax.checkpoint(scores, prevent_cse=False), chunks)
+
+    def joined(found: Array) -> Array:
+        found = jnp.moveaxis(found, 0, 1)
+        return found.reshape(batch, count * chunk_size, *found.shape[3:])[:, :steps]
+
+    return joined(both[0]), joined(both[1])
 
 
 class _Nodes(NamedTuple):
