@@ -108,7 +108,7 @@ def transducer_beam_search(
         return jnp.take_along_axis(parents, place, axis=1), _rows(labels, place)
 
     _, path = lax.scan(back, _places(batch, n_best), history, reverse=True)
-    path = jnp.moveaxis(path, 0, 2).reshape(batch, n_best, -1)
+    path = jnp.moveaxis(path, 0, 2).reshape(batch, n_best, real.shape[1] * model.max_symbols)
     log_probs = add(jax.tree.map(lambda a: a[:, None], best), prefixes.log_probs[:, :n_best])[0]
     exists = log_probs > -jnp.inf
     tokens, count = packed(path, (path != model.blank) & exists[..., None], model.blank)
@@ -157,13 +157,14 @@ def _advance(model: Model, encoded: Array, real: Array, prefixes: _Prefixes) -> 
         new = live._replace(log_probs=log_probs[..., model.blank])
         return log_probs, _merged(ended, new)
 
-    def grown(s: Array, live: _Prefixes, log_probs: Array) -> _Prefixes:
+    def grown(s: Array, live: _Prefixes, log_probs: Array, ended: _Prefixes) -> _Prefixes:
         """Return the most probable extensions; the prediction network has not read their labels."""
         classes = log_probs.shape[-1]
         is_blank = jnp.arange(classes, dtype=jnp.int32) == model.blank
-        is_over = s >= model.max_symbols
-        log_probs = jnp.where(is_over | is_blank.reshape(1, 1, -1), -jnp.inf, log_probs)
+        log_probs = jnp.where(is_blank.reshape(1, 1, -1), -jnp.inf, log_probs)
         best, index = lax.top_k(log_probs.reshape(batch, width * classes), width)
+        is_open = real & (best[:, 0] > ended.log_probs[:, -1]) & (s < model.max_symbols)
+        best = jnp.where(is_open[:, None], best, -jnp.inf)
         live = _rows(live, index // classes)
         label = (index % classes).astype(jnp.int32)
         labels = live.labels.at[:, :, jnp.minimum(s, model.max_symbols - 1)].set(label)
@@ -178,11 +179,11 @@ def _advance(model: Model, encoded: Array, real: Array, prefixes: _Prefixes) -> 
         )
         live = live._replace(predicted=predicted, state=state)
         log_probs, ended = level(live, ended)
-        return s + 1, grown(s + 1, live, log_probs), ended
+        return s + 1, grown(s + 1, live, log_probs, ended), ended
 
     def is_open(carry: Any) -> Array:
-        _, live, ended = carry
-        return ((live.log_probs.max(axis=1) > ended.log_probs.min(axis=1)) & real).any()
+        _, live, _ = carry
+        return (live.log_probs > -jnp.inf).any()
 
     live = prefixes._replace(
         parent=_places(batch, width), labels=jnp.full_like(prefixes.labels, model.blank)
@@ -190,11 +191,14 @@ def _advance(model: Model, encoded: Array, real: Array, prefixes: _Prefixes) -> 
     none = live._replace(log_probs=jnp.full_like(live.log_probs, -jnp.inf))
     log_probs, ended = level(live, none)
     s = jnp.int32(0)
-    return lax.while_loop(is_open, body, (s, grown(s, live, log_probs), ended))[2]
+    return lax.while_loop(is_open, body, (s, grown(s, live, log_probs, ended), ended))[2]
 
 
 def _merged(ended: _Prefixes, new: _Prefixes) -> _Prefixes:
-    """Return the most probable of two sets of prefixes, after adding those with equal labels."""
+    """Return the most probable of two sets of prefixes, after adding those with equal labels.
+
+    If all entries of `new` are unused, the result is `ended`.
+    """
     same = (ended.name[:, :, None] == new.name[:, None]).all(axis=-1)
     same = same & (ended.log_probs > -jnp.inf)[:, :, None] & (new.log_probs > -jnp.inf)[:, None]
     joining = jnp.where(same, new.log_probs[:, None], -jnp.inf).max(axis=2)
