@@ -128,9 +128,9 @@ def test_dropout_needs_rngs_in_training(frames):
     model = Transducer(*layers, vocabulary=V, joint_size=7, dropout=0.5, rngs=rngs)
     labels = np.ones((B, 2), int)
     run = nnx.jit(lambda model, rngs: model.loss(clean, labels, rngs=rngs))
-    with pytest.raises(ValueError, match="rngs: .* in training with dropout"):
+    with pytest.raises(ValueError, match=r"rngs: .* in training with dropout"):
         model.loss(clean, labels)
-    with pytest.raises(ValueError, match="rngs: .* in training with dropout"):
+    with pytest.raises(ValueError, match=r"rngs: .* in training with dropout"):
         model.encode(clean)
     losses = [float(run(model, key)) for key in map(jax.random.key, (0, 0, 1))]
     assert losses[0] == losses[1] != losses[2]
