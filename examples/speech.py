@@ -61,7 +61,9 @@ class Config(script.ScriptOptions):
     cell: str = "gru"
     """Name of a cell in seqjax.CELLS."""
     hidden_size: int = 96
-    """Number of units in each direction; also of the other networks of a transducer."""
+    """Number of units in each direction, and in the prediction network of a transducer."""
+    joint_size: int = 64
+    """Number of units of the joint network (transducer only)."""
     num_layers: int = 2
     """Number of layers; each reads both directions of the layer below."""
     stack: int = 3
@@ -130,7 +132,7 @@ def make_model(config: Config, features: int, classes: int) -> Recogniser | Tran
     return Transducer(
         recurrent(config, features, bidirectional=False, rngs=rngs),
         nn.GRU(32, config.hidden_size, rngs=rngs),  # reads embeddings of letters
-        vocabulary=classes, joint_size=config.hidden_size, dropout=config.dropout, rngs=rngs,
+        vocabulary=classes, joint_size=config.joint_size, dropout=config.dropout, rngs=rngs,
     )  # fmt: skip
 
 
