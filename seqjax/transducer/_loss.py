@@ -40,8 +40,8 @@ def transducer_loss(
     of -inf forbid all paths, the labels are impossible: L is inf, and its gradient is 0. A sequence
     with neither frames nor labels is ignored in the mean.
 
-    The gradient stores four numbers for each node, besides the logits. `joint_transducer_loss`
-    computes the same loss without an array of all logits.
+    The gradient is computed from the logits and a few numbers for each node.
+    `joint_transducer_loss` computes the same loss without an array of all logits.
 
     Args:
       logits: float `[B, T, N + 1, V]`, unnormalised; entry `[b, t, u]` depends on frame t and on

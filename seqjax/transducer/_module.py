@@ -133,7 +133,7 @@ class Transducer(nnx.Module):
 
     @property
     def bidirectional(self) -> bool:
-        """Whether the encoder reads in both directions, so that the model cannot run on streams."""
+        """True if the encoder reads in both directions, so that the model cannot run on streams."""
         return self.encoder.bidirectional
 
     def __call__(
