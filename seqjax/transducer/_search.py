@@ -74,7 +74,7 @@ def transducer_beam_search(
       >>> frames = jnp.eye(3)[jnp.array([[0, 2, 0, 1]])]
       >>> found = transducer_beam_search(joint, predict, frames, jnp.array([0]), n_best=2)
       >>> found.tokens[0, :, :3].tolist(), found.lengths.tolist()
-      ([[2, 0, 0], [1, 0, 0]], [[1, 1]])
+      ([[2, 0, 0], [2, 1, 0]], [[1, 2]])
     """
     beam_width = checks.require_integer("beam_width", beam_width)
     n_best = checks.require_integer("n_best", n_best)
