@@ -197,7 +197,6 @@ def train(config: Config, sets: Sets, tokens: Vocabulary) -> training.FitResult:
     )  # fmt: skip
 
 
-@functools.partial(nnx.jit, static_argnames="width")
 def search(model: Any, batch: Any, width: int) -> jax.Array:
     """Return the most probable texts, tokens [B, width, N], by a beam search."""
     frames = batch["frames"]
@@ -224,6 +223,7 @@ def main(config: Config) -> dict[str, float]:
     result = train(config, sets, tokens)
     say = nnx.jit(lambda model, batch: model(batch["frames"], batch["frame_lengths"]))
     test = batches(examples(config, sets["test"], tokens), batch_size=32, sequence_keys=KEYS)
+    find = nnx.jit(functools.partial(search, width=config.beam_width))
     found: list[list[str]] = []  # the texts for each recording, the most probable first
     for batch in test:
         real = batch["weights"]
@@ -231,7 +231,7 @@ def main(config: Config) -> dict[str, float]:
             logits = np.asarray(say(result.model, batch))
             found += [tokens.pieces([n]) for n in logits.argmax(-1)[real]]
         else:
-            rows = np.asarray(search(result.model, batch, config.beam_width))[real]
+            rows = np.asarray(find(result.model, batch))[real]
             found += [["".join(tokens.decode(x)) for x in row] for row in rows]
     best = [texts[0] for texts in found]
     lines = [f"{a}\t{b}\n" for a, b in zip(right, best, strict=True)]

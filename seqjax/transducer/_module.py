@@ -121,7 +121,9 @@ class Transducer(nnx.Module):
         self.dropout = checks.require_rate("dropout", dropout)
         self.max_symbols = checks.require_integer("max_symbols", max_symbols)
         self.deterministic = False
-        options = {"param_dtype": checks.require_floating_dtype("param_dtype", param_dtype)}
+        options: dict[str, Any] = {
+            "param_dtype": checks.require_floating_dtype("param_dtype", param_dtype)
+        }
         self.encoder, self.predictor = encoder, predictor
         embed_size = predictor.cell.input_size
         self.embedding = nnx.Embed(vocabulary, embed_size, rngs=rngs, **options)

@@ -206,7 +206,8 @@ def _merged(ended: _Prefixes, new: _Prefixes) -> _Prefixes:
     new = new._replace(log_probs=jnp.where(same.any(axis=1), -jnp.inf, new.log_probs))
     both: _Prefixes = jax.tree.map(lambda a, b: jnp.concatenate([a, b], axis=1), ended, new)
     best, index = lax.top_k(both.log_probs, ended.log_probs.shape[1])
-    return _rows(both, index)._replace(log_probs=best)
+    kept: _Prefixes = _rows(both, index)
+    return kept._replace(log_probs=best)
 
 
 def _places(batch: int, width: int) -> Array:

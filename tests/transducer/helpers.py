@@ -97,15 +97,17 @@ def functions(arrays):
 def GREEDY(arrays, frames, lengths=None, mask=None, blank=0, max_symbols=2):
     state = jnp.zeros((frames.shape[0], P))
     options = {"lengths": lengths, "mask": mask, "blank": blank, "max_symbols": max_symbols}
-    return transducer_greedy(*functions(arrays), frames, state, **options)
+    joint, predict = functions(arrays)
+    return transducer_greedy(joint, predict, frames, state, **options)
 
 
 @functools.partial(jax.jit, static_argnames=("beam_width", "n_best", "blank", "max_symbols"))
 def SEARCH(arrays, frames, lengths=None, mask=None, beam_width=4, n_best=1, blank=0, max_symbols=2):
     state = jnp.zeros((frames.shape[0], P))
     options = {"lengths": lengths, "mask": mask, "blank": blank, "max_symbols": max_symbols}
+    joint, predict = functions(arrays)
     return transducer_beam_search(
-        *functions(arrays), frames, state, beam_width=beam_width, n_best=n_best, **options
+        joint, predict, frames, state, beam_width=beam_width, n_best=n_best, **options
     )
 
 
@@ -146,10 +148,11 @@ def search_loop(networks, frames, blank, most, width):
     def top(scores):
         return dict(sorted(scores.items(), key=lambda item: -item[1])[:width])
 
-    states = {(): networks.step(blank, np.zeros(P))}
-    beam = {(): 0.0}
+    states: dict[tuple[int, ...], np.ndarray] = {(): networks.step(blank, np.zeros(P))}
+    beam: dict[tuple[int, ...], float] = {(): 0.0}
     for frame in frames:
-        live, ended = beam, {}
+        live = beam
+        ended: dict[tuple[int, ...], float] = {}
         for s in range(most + 1):
             grown = {}
             for prefix, log_p in live.items():

@@ -35,7 +35,7 @@ def test_loss_is_the_sum_over_paths(seed, blank):
         np.testing.assert_allclose(loss[b], expected, rtol=2e-5, atol=2e-5)
 
 
-@pytest.mark.quick("0")
+@pytest.mark.quick("2")
 @pytest.mark.parametrize("blank", [0, 2])
 def test_gradient(blank):
     """By central differences of the enumeration, in its logits, the last frame being padding."""
@@ -138,8 +138,8 @@ def test_garbage_in_padding_changes_nothing(padded):
 def test_impossible_labels_have_no_gradient():
     _, logits = draw(1)
     logits[1, :, :, 2] = -np.inf
-    labels, lengths, counts = np.array([[1] * N, [1, 2, 1, 1], [2] * N]), [0, 3, 2], [1, 2, 4]
-    lengths, counts = np.array(lengths), np.array(counts)
+    labels = np.array([[1] * N, [1, 2, 1, 1], [2] * N])
+    lengths, counts = np.array([0, 3, 2]), np.array([1, 2, 4])
     loss = LOSS(logits, labels, lengths, counts)
     assert np.isposinf(loss).tolist() == [True, True, False]
 
@@ -239,7 +239,7 @@ def test_transformations():
     assert np.abs(second).max() > 0.05
 
 
-@pytest.mark.quick("3.0")
+@pytest.mark.quick()
 @pytest.mark.parametrize("scale", [0.0, 3.0, 1e4])
 def test_many_frames(scale):
     rng = np.random.default_rng(0)
@@ -249,7 +249,6 @@ def test_many_frames(scale):
     np.testing.assert_allclose(loss[0], forward(logits[0], labels[0]), rtol=1e-6)
 
 
-@pytest.mark.quick()
 def test_confident_nodes():
     """The classes of one path have probability 1 - 6e-9, which float32 rounds to 1."""
     steps, labels = 2000, np.array([[1, 2, 2]])
