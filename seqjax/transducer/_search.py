@@ -182,7 +182,7 @@ def _advance(model: Model, encoded: Array, real: Array, prefixes: _Prefixes) -> 
         return s + 1, grown(s + 1, live, log_probs, ended), ended
 
     def is_open(carry: Any) -> Array:
-        _, live, _ = carry
+        live: _Prefixes = carry[1]
         return (live.log_probs > -jnp.inf).any()
 
     live = prefixes._replace(
