@@ -5,7 +5,9 @@ To recognise recordings of your own, pass --data, or copy `Recogniser`, `mean_lo
 
 With `--task transcribe`, bidirectional recurrent layers compute the probabilities of letters at
 each step, and a beam search finds the text. By connectionist temporal classification (Graves et al.
-2006), the model learns without knowing when a letter is spoken. With `--task digits`, the mean of
+2006), the model learns without knowing when a letter is spoken. With `--model transducer`, the
+layers have one direction, and a prediction network reads the letters that are already found (Graves
+2012); `seqjax.streaming.Session` runs such a model on a stream. With `--task digits`, the mean of
 the outputs over time goes to a softmax (many-to-one), whose classes are the texts of the training
 recordings.
 
@@ -24,6 +26,7 @@ the training set. --data reads real speech, with the published test set:
 """
 
 import dataclasses
+import functools
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
@@ -38,6 +41,7 @@ from examples.shipped import spoken_digits
 from seqjax import cells, metrics, nn, sequences, training, viz
 from seqjax.ctc import ctc_beam_search, ctc_loss
 from seqjax.data import Batches, Vocabulary, batches, bucket_boundaries, stacked_frames
+from seqjax.transducer import Transducer
 
 KEYS = {"frame": ["frames"], "label": ["labels"]}  # both run over time, each with its own lengths
 Sets = dict[str, list[tuple[np.ndarray, str]]]  # frames [T, F] and texts of train, valid, test
@@ -51,15 +55,20 @@ class Config(script.ScriptOptions):
     """Recordings or features, see above; by default speech is synthesised."""
     task: Literal["transcribe", "digits"] = "transcribe"
     """Find the letters of an utterance, or the word of a recording."""
+    model: Literal["ctc", "transducer"] = "ctc"
+    """The model of letters: CTC with layers in both directions, or a transducer with layers in one
+    direction (transcribe only)."""
     cell: str = "gru"
     """Name of a cell in seqjax.CELLS."""
     hidden_size: int = 96
-    """Number of units in each direction."""
+    """Number of units in each direction, and in the prediction network of a transducer."""
+    joint_size: int = 64
+    """Number of units of the joint network (transducer only)."""
     num_layers: int = 2
     """Number of layers; each reads both directions of the layer below."""
     stack: int = 3
-    """Number of frames in a step. With more frames, training is faster, but a text must not have
-    more letters than steps."""
+    """Number of frames in a step. With more frames, training is faster, but with CTC, a text must
+    not have more letters than steps."""
     dropout: float = 0.3
     """Dropout rate between layers and before the softmax."""
     noise: float = 0.4
@@ -78,7 +87,7 @@ class Config(script.ScriptOptions):
     """Number of passes through the training recordings."""
     learning_rate: float = 4e-3
     out: Path = Path("out/speech")
-    """Folder for checkpoints, results, test.txt and recognised.png."""
+    """Folder for checkpoints, results, test.txt and, except for transducers, recognised.png."""
     shares: ClassVar[tuple[str, ...]] = ("dropout", "mask", "stretch", "label_smoothing")
 
 
@@ -90,12 +99,7 @@ class Recogniser(nnx.Module):
     """
 
     def __init__(self, config: Config, features: int, classes: int, *, rngs: nnx.Rngs) -> None:
-        with script.blaming("cell"):
-            cell = cells.make_cell(config.cell, features, config.hidden_size)
-        self.recurrent = nn.Recurrent(
-            cell, num_layers=config.num_layers, bidirectional=True, dropout=config.dropout,
-            rngs=rngs,
-        )  # fmt: skip
+        self.recurrent = recurrent(config, features, bidirectional=True, rngs=rngs)
         self.pools = config.task == "digits"
         self.dropout = nnx.Dropout(config.dropout)
         self.head = nnx.Linear(self.recurrent.output_size, classes, rngs=rngs)
@@ -106,6 +110,30 @@ class Recogniser(nnx.Module):
         if self.pools:
             outputs = sequences.mean_pool(outputs, lengths=lengths)
         return self.head(self.dropout(outputs, rngs=rngs))
+
+
+def recurrent(
+    config: Config, features: int, *, bidirectional: bool, rngs: nnx.Rngs
+) -> nn.Recurrent:
+    """Return the recurrent layers that read the frames."""
+    with script.blaming("cell"):
+        cell = cells.make_cell(config.cell, features, config.hidden_size)
+    return nn.Recurrent(
+        cell, num_layers=config.num_layers, bidirectional=bidirectional, dropout=config.dropout,
+        rngs=rngs,
+    )  # fmt: skip
+
+
+def make_model(config: Config, features: int, classes: int) -> Recogniser | Transducer:
+    """Return the untrained model."""
+    rngs = nnx.Rngs(config.seed)
+    if config.model == "ctc" or config.task == "digits":
+        return Recogniser(config, features, classes, rngs=rngs)
+    return Transducer(
+        recurrent(config, features, bidirectional=False, rngs=rngs),
+        nn.GRU(32, config.hidden_size, rngs=rngs),  # reads embeddings of letters
+        vocabulary=classes, joint_size=config.joint_size, dropout=config.dropout, rngs=rngs,
+    )  # fmt: skip
 
 
 def examples(
@@ -120,19 +148,21 @@ def examples(
     }
 
 
-def mean_loss(config: Config, model: Recogniser, batch: Any, rngs: Any = None) -> metrics.Mean:
+def mean_loss(config: Config, model: Any, batch: Any, rngs: Any = None) -> metrics.Mean:
     """Return the loss in nats per letter (transcribe) or per recording (digits).
 
-    Texts that have more letters than steps are left out.
+    With CTC, texts that have more letters than steps are left out.
     """
-    logits = model(batch["frames"], batch["frame_lengths"], rngs)
-    labels, lengths = batch["labels"], batch["label_lengths"]
+    frames, labels, lengths = batch["frames"], batch["labels"], batch["label_lengths"]
+    options: Any = {"lengths": batch["frame_lengths"], "label_lengths": lengths}
+    if isinstance(model, Transducer):
+        nats = model.loss(frames, labels, per_sequence=True, rngs=rngs, **options)
+        return metrics.Mean(nats.sum(), lengths.sum())
+    logits = model(frames, batch["frame_lengths"], rngs)
     if config.task == "digits":
-        options: Any = {"mask": batch["weights"], "label_smoothing": config.label_smoothing}
+        options = {"mask": batch["weights"], "label_smoothing": config.label_smoothing}
         return metrics.cross_entropy(logits, labels[:, 0], **options)
-    nats = ctc_loss(
-        logits, labels, lengths=batch["frame_lengths"], label_lengths=lengths, per_sequence=True
-    )
+    nats = ctc_loss(logits, labels, per_sequence=True, **options)
     fits = ~jnp.isposinf(nats)
     return metrics.Mean(jnp.where(fits, nats, 0).sum(), jnp.where(fits, lengths, 0).sum())
 
@@ -150,7 +180,7 @@ def train(config: Config, sets: Sets, tokens: Vocabulary) -> training.FitResult:
         train_set = examples(config, sets["train"], tokens, speeds)
         return config.batches(train_set, sequence_keys=KEYS, boundaries=boundaries)(epoch)
 
-    def loss_fn(model: Recogniser, batch: Any, rngs: nnx.Rngs) -> tuple[jax.Array, dict[str, Any]]:
+    def loss_fn(model: Any, batch: Any, rngs: nnx.Rngs) -> tuple[jax.Array, dict[str, Any]]:
         frames = batch["frames"]
         size, steps, _ = frames.shape
         hidden = jax.random.bernoulli(rngs.mask(), config.mask, (size, -(-steps // 4)))
@@ -161,10 +191,19 @@ def train(config: Config, sets: Sets, tokens: Vocabulary) -> training.FitResult:
 
     valid_set, features = examples(config, sets["valid"], tokens), slowest["frames"][0].shape[1]
     return config.fit(
-        Recogniser(config, features, len(tokens), rngs=nnx.Rngs(config.seed)), loss_fn,
-        epoch_batches, eval_batches=batches(valid_set, batch_size=32, sequence_keys=KEYS),
+        make_model(config, features, len(tokens)), loss_fn, epoch_batches,
+        eval_batches=batches(valid_set, batch_size=32, sequence_keys=KEYS),
         metric_fn=lambda model, batch: {"loss": mean_loss(config, model, batch)},
     )  # fmt: skip
+
+
+def search(model: Any, batch: Any, width: int) -> jax.Array:
+    """Return the most probable texts, tokens [B, width, N], by a beam search."""
+    frames = batch["frames"]
+    options: Any = {"lengths": batch["frame_lengths"], "beam_width": width, "n_best": width}
+    if isinstance(model, Transducer):
+        return model.beam_search(frames, **options).tokens
+    return ctc_beam_search(model(frames, batch["frame_lengths"]), **options).tokens
 
 
 def main(config: Config) -> dict[str, float]:
@@ -178,23 +217,21 @@ def main(config: Config) -> dict[str, float]:
     kind = "synthesised utterances" if config.data is None else "recordings"
     sizes = ", ".join(f"{len(recordings):,} {split}" for split, recordings in sets.items())
     print(f"{kind}: {sizes}; {len(tokens) - len(tokens.special)} classes")
-    if not whole:
+    if not whole and config.model == "ctc":
         long = sum(len(text) > len(frames) // config.stack for frames, text in sets["train"])
         print(f"{long} texts have more letters than steps and are not used in training")
     result = train(config, sets, tokens)
     say = nnx.jit(lambda model, batch: model(batch["frames"], batch["frame_lengths"]))
-    width = config.beam_width
-    search = jax.jit(
-        lambda xs, ts: ctc_beam_search(xs, lengths=ts, beam_width=width, n_best=width).tokens
-    )
     test = batches(examples(config, sets["test"], tokens), batch_size=32, sequence_keys=KEYS)
+    find = nnx.jit(functools.partial(search, width=config.beam_width))
     found: list[list[str]] = []  # the texts for each recording, the most probable first
     for batch in test:
-        logits, lengths, real = say(result.model, batch), batch["frame_lengths"], batch["weights"]
+        real = batch["weights"]
         if whole:
-            found += [tokens.pieces([n]) for n in np.asarray(logits).argmax(-1)[real]]
+            logits = np.asarray(say(result.model, batch))
+            found += [tokens.pieces([n]) for n in logits.argmax(-1)[real]]
         else:
-            rows = np.asarray(search(logits, lengths))[real]
+            rows = np.asarray(find(result.model, batch))[real]
             found += [["".join(tokens.decode(x)) for x in row] for row in rows]
     best = [texts[0] for texts in found]
     lines = [f"{a}\t{b}\n" for a, b in zip(right, best, strict=True)]
@@ -202,11 +239,14 @@ def main(config: Config) -> dict[str, float]:
     if whole:
         viz.confusion(right, best).savefig(config.out / "recognised.png", dpi=150)
         return config.report(result, **spoken_digits.accuracies(said, right, best))
+    rates = spoken_digits.error_rates(said, right, found)
+    if config.model == "transducer":
+        return config.report(result, **rates)
     heard = jax.nn.softmax(say(result.model, test[0])[0, : test[0]["frame_lengths"][0]])
     title = f"“{right[0]}”, found: “{best[0]}”"
     figure = spoken_digits.plot(np.asarray(heard), tokens, title, 10 * config.stack)
     figure.savefig(config.out / "recognised.png", dpi=150)
-    return config.report(result, **spoken_digits.error_rates(said, right, found))
+    return config.report(result, **rates)
 
 
 if __name__ == "__main__":

@@ -27,6 +27,7 @@ from seqjax import (
     testing,
     traces,
     training,
+    transducer,
     types,
     viz,
 )
@@ -67,6 +68,7 @@ __all__ = [
     "testing",
     "traces",
     "training",
+    "transducer",
     "types",
     "unroll",
     "viz",

@@ -2,7 +2,7 @@
 
 A position is real if `lengths` or `mask` does not mark it as padding. For each loss,
 `seqjax.metrics` has a function of the same name that returns a `Mean`, whose value is the loss. All
-losses, and also `seqjax.ctc.ctc_loss` and `seqjax.crf.loss`, have these properties:
+losses, and also those of `seqjax.ctc`, `seqjax.transducer` and `seqjax.crf`, have these properties:
 
 - With `per_sequence`, losses return the mean of each sequence, an array `[B]`, where B is the size
   of the first axis. If a sequence has only padding, its mean is 0.

@@ -29,6 +29,7 @@ from seqjax import (
     metrics,
     nn,
     seq2seq,
+    transducer,
 )
 from tests.test_public_api import MODULES, NAMES, methods_of
 
@@ -216,6 +217,19 @@ LOSSES = {
     "seqjax.forecasting.loss": lambda **options: forecasting.loss(
         forecasting.Quantiles(), LOGITS[..., :3], LABELS, lengths=LENGTHS, **options
     ),
+    "seqjax.transducer.transducer_loss": lambda **options: transducer.transducer_loss(
+        LOGITS[:, :, None], LABELS[:, :0], lengths=LENGTHS, **options
+    ),
+    "seqjax.transducer.joint_transducer_loss": lambda **options: transducer.joint_transducer_loss(
+        jnp.add, LOGITS, LOGITS[:, :1], LABELS[:, :0], lengths=LENGTHS, **options
+    ),
+    "seqjax.transducer.Transducer.loss": lambda **options: transducer.Transducer(
+        nn.GRU(C, H, rngs=nnx.Rngs(0)),
+        nn.GRU(I, H, rngs=nnx.Rngs(1)),
+        vocabulary=C,
+        joint_size=H,
+        rngs=nnx.Rngs(2),
+    ).loss(LOGITS, LABELS[:, :1], lengths=LENGTHS, **options),
     "seqjax.crf.loss": lambda **options: crf.loss(
         LOGITS, LABELS, MATRIX, lengths=LENGTHS, **options
     ),

@@ -9,6 +9,7 @@ from jax import lax
 from seqjax import checks, sequences
 from seqjax._compensated import Total, add, sum_along
 from seqjax._compiled import compiled
+from seqjax._label_sequences import packed
 from seqjax._log_space import exact, log_normalized
 from seqjax.checks import brief
 from seqjax.ctc._checks import checked_frames
@@ -76,7 +77,7 @@ def _best_path(logits: Array, real: Array, blank: int) -> CTCDecoded:
     previous = sequences.previous_real(real)
     before = jnp.take_along_axis(path, jnp.maximum(previous, 0), axis=1)
     before = jnp.where(previous < 0, blank, before)
-    tokens, count = _packed(path, (path != blank) & (path != before), blank)
+    tokens, count = packed(path, (path != blank) & (path != before), blank)
     best = jnp.where(real, log_normalized(logits).max(axis=2), 0.0)
     log_probs = sum_along(best, axis=1)
     return CTCDecoded(tokens[:, None], count[:, None], log_probs[:, None], log_probs[:, None])
@@ -228,7 +229,7 @@ def _search(
     log_probs = add(jax.tree.map(lambda a: a[:, None], beam.best), total)[0]
     log_probs = jnp.where(jnp.isneginf(bonus), -jnp.inf, log_probs)
     exists = log_probs > -jnp.inf
-    tokens, count = _packed(path, (path != blank) & exists[..., None], blank)
+    tokens, count = packed(path, (path != blank) & exists[..., None], blank)
     return CTCDecoded(tokens, count, log_probs, jnp.where(exists, log_probs + bonus, -jnp.inf))
 
 
@@ -247,10 +248,3 @@ class _Beam(NamedTuple):
     prefixes: Prefixes
     best: Total
     second: Scored | None
-
-
-def _packed(path: Array, keep: Array, fill: int) -> tuple[Array, Array]:
-    """Move the entries of `path [..., T]` where `keep` is True to the left, and count them."""
-    order = jnp.argsort(~keep, axis=-1, stable=True)
-    packed = jnp.take_along_axis(jnp.where(keep, path, fill), order, axis=-1)
-    return packed, keep.sum(axis=-1, dtype=jnp.int32)

@@ -5,10 +5,11 @@ from typing import Any
 import jax.numpy as jnp
 from jax import lax
 
-from seqjax import checks, sequences
+from seqjax import checks
 from seqjax._compensated import Total
 from seqjax._compiled import compiled
 from seqjax._elements import averaged
+from seqjax._label_sequences import checked_labels
 from seqjax._log_space import chosen, exact, log_normalized, log_sum
 from seqjax.ctc._checks import checked_frames
 from seqjax.types import Array
@@ -72,25 +73,9 @@ def ctc_loss(
     zero_infinity = checks.require_bool("zero_infinity", zero_infinity)
     logits, mask, blank = checked_frames(logits, lengths, mask, blank)
     batch, _, classes = logits.shape
-    labels = checks.require_ids("labels", labels, "integers [B, N]")
-    if labels.ndim != 2 or labels.shape[0] != batch:
-        raise ValueError(f"labels: expected [B, N] with B={batch}, got {labels.shape}")
-    if label_lengths is None:
-        label_lengths = jnp.full(batch, labels.shape[1], jnp.int32)
-    try:
-        label_lengths = sequences.require_lengths(label_lengths, (batch,), labels.shape[1])
-    except (TypeError, ValueError) as error:
-        message = str(error).replace("the number of steps", "the number of labels")
-        raise type(error)(f"label_{message}") from None
-    real = sequences.lengths_to_mask(label_lengths, labels.shape[1])
-    valid = (labels >= 0) & (labels < classes) & (labels != blank) | ~real
-    if not checks.is_traced(labels, label_lengths) and not bool(valid.all()):
-        raise ValueError(
-            f"labels: expected classes from 0 to {classes - 1} except blank={blank}, got "
-            f"{labels[~valid][0]}"
-        )
+    labels, label_lengths, valid = checked_labels(labels, label_lengths, batch, classes, blank)
     loss = _loss(
-        logits, mask, labels, valid, real, label_lengths, blank=blank, zero_infinity=zero_infinity
+        logits, mask, labels, valid, label_lengths, blank=blank, zero_infinity=zero_infinity
     )
     return averaged(loss, mask.any(axis=1) | (label_lengths > 0), per_sequence)
 
@@ -101,18 +86,16 @@ def _loss(
     mask: Array,
     labels: Array,
     valid: Array,
-    real: Array,
     label_lengths: Array,
     *,
     blank: int,
     zero_infinity: bool,
 ) -> Array:
     """Return the loss of each sequence, NaN for one with an invalid label."""
-    labels = jnp.where(real & valid, labels, 0).astype(jnp.int32)
     log_p = _log_probability(log_normalized(logits), mask, labels, label_lengths, blank)
     impossible = 0.0 if zero_infinity else jnp.inf
     loss = jnp.where(jnp.isneginf(log_p), impossible, jnp.maximum(-log_p, 0.0))
-    return jnp.where(valid.all(axis=1), loss, jnp.nan)
+    return jnp.where(valid, loss, jnp.nan)
 
 
 def _log_probability(

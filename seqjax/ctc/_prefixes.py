@@ -5,6 +5,7 @@ from typing import NamedTuple
 import jax.numpy as jnp
 from jax import lax
 
+from seqjax._label_sequences import hashed
 from seqjax.types import Array
 
 __all__ = ["Prefixes", "advance", "first_prefixes"]
@@ -94,22 +95,9 @@ def advance(
             blank=jnp.where(stays, old.blank, -jnp.inf),
             label=jnp.where(stays, old.label, grown[parent, added]),
             last=jnp.where(stays, old.last, added),
-            name=jnp.where(stays[:, None], old.name, _named(old.name, added)),
+            name=jnp.where(stays[:, None], old.name, hashed(old.name, added)),
             stem=jnp.where(stays[:, None], old.stem, old.name),
         ),
         parent,
         added,
     )
-
-
-def _named(stem: Array, label: Array) -> Array:
-    """Return the hashes `[K, 2]` of K prefixes with one more label each.
-
-    The bits are mixed as in the hash function MurmurHash3.
-    """
-    odd = jnp.array([[0x9E3779B1, 0x85EBCA77]], jnp.uint32)
-    word: Array = stem * odd + (label.astype(jnp.uint32)[:, None] + jnp.uint32(1)) * odd[:, ::-1]
-    for shift, factor in ((16, 0x85EBCA6B), (13, 0xC2B2AE35)):
-        word = (word ^ (word >> jnp.uint32(shift))) * jnp.uint32(factor)
-    word = word ^ (word >> jnp.uint32(16))
-    return word

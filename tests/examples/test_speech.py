@@ -68,6 +68,15 @@ def test_letters_are_found_and_a_run_goes_on(features, tmp_path, capsys):
 
 
 @pytest.mark.slow
+def test_a_transducer_finds_letters(features, tmp_path, capsys):
+    rates = speech.main(config(features, tmp_path, model="transducer", joint_size=16))
+    assert rates["word_error_rate"] < 0.3 and rates["letter_error_rate"] < 0.2
+    assert "more letters than steps" not in capsys.readouterr().out
+    names = {path.name for path in tmp_path.iterdir()}
+    assert {"checkpoints", "result.json", "test.txt"} <= names and "recognised.png" not in names
+
+
+@pytest.mark.slow
 def test_words_are_told_apart(recordings, tmp_path):
     archive = tmp_path / "recordings.tar.gz"
     with tarfile.open(archive, "w:gz") as file:

@@ -1,0 +1,75 @@
+"""Label sequences, as CTC and transducers read and write them: checks, packing and hashes."""
+
+from typing import Any, NamedTuple
+
+import jax.numpy as jnp
+
+from seqjax import checks, sequences
+from seqjax.types import Array
+
+__all__ = ["Labels", "checked_labels", "hashed", "packed"]
+
+
+class Labels(NamedTuple):
+    """The checked label sequences of a batch.
+
+    Attributes:
+      ids: int32 `[B, N]`, the labels; 0 in padding and in place of invalid labels.
+      lengths: int32 `[B]`, the number of labels of each sequence.
+      valid: bool `[B]`, False if a label of the sequence is invalid.
+    """
+
+    ids: Array
+    lengths: Array
+    valid: Array
+
+
+def checked_labels(labels: Any, lengths: Any, batch: int, classes: int, blank: int) -> Labels:
+    """Check labels `[B, N]` and the argument `label_lengths`; the default of the latter is N.
+
+    Outside tracing, an invalid label raises a `ValueError`.
+    """
+    labels = checks.require_ids("labels", labels, "integers [B, N]")
+    if labels.ndim != 2 or labels.shape[0] != batch:
+        raise ValueError(f"labels: expected [B, N] with B={batch}, got {labels.shape}")
+    if lengths is None:
+        lengths = jnp.full(batch, labels.shape[1], jnp.int32)
+    try:
+        lengths = sequences.require_lengths(lengths, (batch,), labels.shape[1])
+    except (TypeError, ValueError) as error:
+        message = str(error).replace("the number of steps", "the number of labels")
+        raise type(error)(f"label_{message}") from None
+    real = sequences.lengths_to_mask(lengths, labels.shape[1])
+    valid = (labels >= 0) & (labels < classes) & (labels != blank) | ~real
+    if not checks.is_traced(labels, lengths) and not bool(valid.all()):
+        raise ValueError(
+            f"labels: expected classes from 0 to {classes - 1} except blank={blank}, got "
+            f"{labels[~valid][0]}"
+        )
+    return Labels(jnp.where(real & valid, labels, 0).astype(jnp.int32), lengths, valid.all(axis=1))
+
+
+def packed(path: Array, keep: Array, fill: int) -> tuple[Array, Array]:
+    """Move the entries of `path [..., T]` where `keep` is True to the left, and count them."""
+    order = jnp.argsort(~keep, axis=-1, stable=True)
+    moved = jnp.take_along_axis(jnp.where(keep, path, fill), order, axis=-1)
+    return moved, keep.sum(axis=-1, dtype=jnp.int32)
+
+
+def hashed(stem: Array, label: Array) -> Array:
+    """Return the hashes, uint32 `[..., 2]`, of label sequences with one more label each.
+
+    The bits are mixed as in the hash function MurmurHash3.
+
+    Args:
+      stem: uint32 `[..., 2]`, the hashes without the label; 0 for the empty sequence.
+      label: int32 `[...]`.
+    """
+    odd = jnp.array([0x9E3779B1, 0x85EBCA77], jnp.uint32).reshape(*[1] * label.ndim, 2)
+    word: Array = (
+        stem * odd + (label.astype(jnp.uint32)[..., None] + jnp.uint32(1)) * odd[..., ::-1]
+    )
+    for shift, factor in ((16, 0x85EBCA6B), (13, 0xC2B2AE35)):
+        word = (word ^ (word >> jnp.uint32(shift))) * jnp.uint32(factor)
+    word = word ^ (word >> jnp.uint32(16))
+    return word

@@ -1,0 +1,219 @@
+"""Beam search for transducers, one frame after the other, with sums over paths."""
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+from seqjax import checks
+from seqjax._compensated import Total, add
+from seqjax._label_sequences import hashed, packed
+from seqjax._log_space import exact
+from seqjax.cells.stepping import select
+from seqjax.transducer._model import Joint, Model, Predict, TransducerDecoded, checked_model
+from seqjax.types import Array, PyTree
+
+__all__ = ["transducer_beam_search"]
+
+
+def transducer_beam_search(
+    joint: Joint,
+    predict: Predict,
+    encoded: Any,
+    state: PyTree,
+    *,
+    lengths: Any = None,
+    mask: Any = None,
+    beam_width: int = 8,
+    n_best: int = 1,
+    blank: int = 0,
+    max_symbols: int = 4,
+) -> TransducerDecoded:
+    """Return the most probable label sequences, by a beam search over label prefixes.
+
+    At each frame, the search first ends all prefixes with a blank, then extends the prefixes by one
+    label and ends the results with a blank, and so on, up to `max_symbols` labels. If two paths
+    lead to the same labels, their probabilities are added. The `beam_width` most probable prefixes
+    that ended with a blank are kept. No further labels are tried at a frame when all extended
+    prefixes of all sequences are less probable than the prefixes that are kept.
+
+    If `beam_width` is at least the number of all prefixes, the search is exact, except that it
+    leaves out paths with more than `max_symbols` labels at a frame. Prefixes are identified by
+    64-bit hashes. The loop over frames is one `lax.scan`.
+
+    Args:
+      joint: see `transducer_greedy`.
+      predict: see `transducer_greedy`; here N = B K.
+      encoded: float `[B, T, E]`, the outputs of the encoder. Values in padding are ignored.
+      state: the state of the prediction network before its first step, arrays `[B, …]`.
+      lengths: int `[B]`, 0 to T, the number of frames of each sequence.
+      mask: bool `[B, T]`, True at real frames; frames on both sides of a gap are treated as
+        adjacent. Pass `lengths` or `mask`, not both.
+      beam_width: K, the number of prefixes that are kept after each frame.
+      n_best: n, the number of label sequences to return, at most K.
+      blank: the class of the blank.
+      max_symbols: S, the maximum number of labels at a frame.
+
+    Returns:
+      `TransducerDecoded` with n = `n_best` different label sequences, most probable first.
+      `log_probs` sum only over paths within the beam, so they are lower bounds of the
+      log-probabilities of the label sequences.
+
+    Raises:
+      TypeError, ValueError: see `transducer_greedy`; also if `n_best` is above `beam_width`.
+
+    References:
+      Graves 2012, Sequence Transduction with Recurrent Neural Networks, section 2.6.
+      Saon, Tüske, Audhkhasi 2020, Alignment-Length Synchronous Decoding for RNN Transducer
+      (time-synchronous decoding).
+
+    Example:
+      >>> predict = lambda labels, count: (1.0 * count[:, None], count + 1)
+      >>> joint = lambda f, g: 9 * f * (1 - g) - 9 * g * jnp.arange(3)  # a label, then blanks
+      >>> frames = jnp.eye(3)[jnp.array([[0, 2, 0, 1]])]
+      >>> found = transducer_beam_search(joint, predict, frames, jnp.array([0]), n_best=2)
+      >>> found.tokens[0, :, :3].tolist(), found.lengths.tolist()
+      ([[2, 0, 0], [2, 1, 0]], [[1, 2]])
+    """
+    beam_width = checks.require_integer("beam_width", beam_width)
+    n_best = checks.require_integer("n_best", n_best)
+    if n_best > beam_width:
+        raise ValueError(f"n_best: expected at most beam_width={beam_width}, got {n_best}")
+    model, encoded, real, start = checked_model(
+        joint, predict, encoded, state, lengths, mask, blank, max_symbols
+    )
+    batch = encoded.shape[0]
+
+    def frame(carry: tuple[_Prefixes, Total], xs: tuple[Array, Array]) -> Any:
+        prefixes, total = carry
+        encoded, real = xs
+        new = _advance(model, encoded, real, prefixes)
+        best = new.log_probs[:, 0]
+        best = jnp.where(real & ~jnp.isneginf(best), best, 0.0)
+        new = select(real, new, prefixes)._replace(
+            parent=jnp.where(real[:, None], new.parent, _places(batch, beam_width)),
+            labels=jnp.where(real[:, None, None], new.labels, model.blank),
+        )
+        new = new._replace(log_probs=new.log_probs - best[:, None])
+        return (new, add(total, best)), (new.parent, new.labels)
+
+    prefixes = _first(model, start, beam_width)
+    # Log-probabilities are stored relative to that of the best prefix, which is a pair of floats.
+    carry = prefixes, exact(jnp.zeros(batch, prefixes.log_probs.dtype))
+    (prefixes, best), history = lax.scan(frame, carry, (jnp.moveaxis(encoded, 1, 0), real.T))
+
+    def back(place: Array, xs: tuple[Array, Array]) -> tuple[Array, Array]:
+        parents, labels = xs
+        return jnp.take_along_axis(parents, place, axis=1), _rows(labels, place)
+
+    _, path = lax.scan(back, _places(batch, n_best), history, reverse=True)
+    path = jnp.moveaxis(path, 0, 2).reshape(batch, n_best, real.shape[1] * model.max_symbols)
+    log_probs = add(jax.tree.map(lambda a: a[:, None], best), prefixes.log_probs[:, :n_best])[0]
+    exists = log_probs > -jnp.inf
+    tokens, count = packed(path, (path != model.blank) & exists[..., None], model.blank)
+    return TransducerDecoded(tokens, count, log_probs)
+
+
+class _Prefixes(NamedTuple):
+    """K different label prefixes. An entry of probability zero is unused.
+
+    Attributes:
+      log_probs: `[B, K]`, of all paths of the prefix.
+      name: uint32 `[B, K, 2]`, a hash of the prefix.
+      parent: int32 `[B, K]`, the place of the prefix from which the frame led to this one.
+      labels: int32 `[B, K, S]`, the labels that this frame added, followed by blanks.
+      predicted: `[B, K, P]`, the output of the prediction network after the prefix.
+      state: the state of the prediction network after the prefix, `[B, K, …]`.
+    """
+
+    log_probs: Array
+    name: Array
+    parent: Array
+    labels: Array
+    predicted: Array
+    state: PyTree
+
+
+def _first(model: Model, start: tuple[Array, PyTree], width: int) -> _Prefixes:
+    """Return the empty prefix and K - 1 unused entries."""
+    predicted, state = jax.tree.map(
+        lambda a: jnp.broadcast_to(a[:, None], (a.shape[0], width, *a.shape[1:])), start
+    )
+    batch = predicted.shape[0]
+    first = jnp.where(_places(batch, width) == 0, 0.0, -jnp.inf).astype(model.dtype)
+    labels = jnp.full((batch, width, model.max_symbols), model.blank, jnp.int32)
+    names = jnp.zeros((batch, width, 2), jnp.uint32)
+    return _Prefixes(first, names, _places(batch, width), labels, predicted, state)
+
+
+def _advance(model: Model, encoded: Array, real: Array, prefixes: _Prefixes) -> _Prefixes:
+    """Return the prefixes after a frame, most probable first."""
+    batch, width = prefixes.parent.shape
+
+    def level(live: _Prefixes, ended: _Prefixes) -> tuple[Array, _Prefixes]:
+        """Return the log-probabilities of all classes, and the prefixes that ended with a blank."""
+        log_probs = live.log_probs[..., None] + model.log_probs(encoded[:, None], live.predicted)
+        new = live._replace(log_probs=log_probs[..., model.blank])
+        return log_probs, _merged(ended, new)
+
+    def grown(s: Array, live: _Prefixes, log_probs: Array, ended: _Prefixes) -> _Prefixes:
+        """Return the most probable extensions; the prediction network has not read their labels."""
+        classes = log_probs.shape[-1]
+        is_blank = jnp.arange(classes, dtype=jnp.int32) == model.blank
+        log_probs = jnp.where(is_blank.reshape(1, 1, -1), -jnp.inf, log_probs)
+        best, index = lax.top_k(log_probs.reshape(batch, width * classes), width)
+        is_open = real & (best[:, 0] > ended.log_probs[:, -1]) & (s < model.max_symbols)
+        best = jnp.where(is_open[:, None], best, -jnp.inf)
+        live = _rows(live, index // classes)
+        label = (index % classes).astype(jnp.int32)
+        labels = live.labels.at[:, :, jnp.minimum(s, model.max_symbols - 1)].set(label)
+        return live._replace(log_probs=best, name=hashed(live.name, label), labels=labels)
+
+    def body(carry: Any) -> Any:
+        s, live, ended = carry
+        label = live.labels[:, :, s].reshape(-1)
+        flat = jax.tree.map(lambda a: a.reshape(batch * width, *a.shape[2:]), live.state)
+        predicted, state = jax.tree.map(
+            lambda a: a.reshape(batch, width, *a.shape[1:]), model.predict(label, flat)
+        )
+        live = live._replace(predicted=predicted, state=state)
+        log_probs, ended = level(live, ended)
+        return s + 1, grown(s + 1, live, log_probs, ended), ended
+
+    def is_open(carry: Any) -> Array:
+        live: _Prefixes = carry[1]
+        return (live.log_probs > -jnp.inf).any()
+
+    live = prefixes._replace(
+        parent=_places(batch, width), labels=jnp.full_like(prefixes.labels, model.blank)
+    )
+    none = live._replace(log_probs=jnp.full_like(live.log_probs, -jnp.inf))
+    log_probs, ended = level(live, none)
+    s = jnp.int32(0)
+    return lax.while_loop(is_open, body, (s, grown(s, live, log_probs, ended), ended))[2]
+
+
+def _merged(ended: _Prefixes, new: _Prefixes) -> _Prefixes:
+    """Return the most probable of two sets of prefixes, after adding those with equal labels.
+
+    If all entries of `new` are unused, the result is `ended`.
+    """
+    same = (ended.name[:, :, None] == new.name[:, None]).all(axis=-1)
+    same = same & (ended.log_probs > -jnp.inf)[:, :, None] & (new.log_probs > -jnp.inf)[:, None]
+    joining = jnp.where(same, new.log_probs[:, None], -jnp.inf).max(axis=2)
+    ended = ended._replace(log_probs=jnp.logaddexp(ended.log_probs, joining))
+    new = new._replace(log_probs=jnp.where(same.any(axis=1), -jnp.inf, new.log_probs))
+    both: _Prefixes = jax.tree.map(lambda a, b: jnp.concatenate([a, b], axis=1), ended, new)
+    best, index = lax.top_k(both.log_probs, ended.log_probs.shape[1])
+    kept: _Prefixes = _rows(both, index)
+    return kept._replace(log_probs=best)
+
+
+def _places(batch: int, width: int) -> Array:
+    return jnp.broadcast_to(jnp.arange(width, dtype=jnp.int32)[None], (batch, width))
+
+
+def _rows(tree: Any, index: Array) -> Any:
+    """Return the rows `index [B, n]` of arrays `[B, K, …]`."""
+    return jax.tree.map(lambda a: jax.vmap(lambda rows, places: rows[places])(a, index), tree)
