@@ -1,10 +1,10 @@
 """The kernel of the native engine: on a CPU the whole time loop is one call of compiled C++.
 
-The kernel has three JAX primitives: the run of a cell over time, the tangent of the run, and the
-gradient, which is the transpose of the tangent. On a CPU, JAX compiles the run and the gradient to
-custom calls of the engine. The `fused` kernel computes everything else: the tangent, derivatives of
-the gradient, programs for other platforms, and exported programs, which must run on machines
-without the engine.
+The module also has the frame of all engines: three JAX primitives, which are the run of a cell over
+time, the tangent of the run, and the gradient, which is the transpose of the tangent. On the
+platform of an engine, JAX compiles the run and the gradient to the code of the engine. The `fused`
+kernel computes everything else: the tangent, derivatives of the gradient, programs for other
+platforms, and exported programs, which must run on machines without the engine.
 """
 
 import functools
@@ -17,7 +17,7 @@ import numpy as np
 from jax.extend import core
 from jax.interpreters import ad, batching, mlir, partial_eval, xla
 
-from seqjax import _native as engine
+from seqjax import _native as cpp
 from seqjax.cells._base import Cell
 from seqjax.cells._elman import Elman, ElmanParams
 from seqjax.cells._gru import GRU, GRUParams
@@ -30,7 +30,10 @@ from seqjax.kernels._problem import Problem
 from seqjax.kernels._scan import varying_like
 from seqjax.types import Array, Unrolled
 
-__all__ = ["NATIVE", "native", "stands_for"]
+__all__ = [
+    "NATIVE", "Engine", "Setting", "is_divided", "native", "parted", "problem_of", "run_on",
+    "stands_for",
+]  # fmt: skip
 
 Arrays = dict[str, Array]
 
@@ -88,9 +91,24 @@ def native(
     require(_refuses(cell, Spec((), 1, problem.xs.dtype, "cpu")))
     if _is_left_to_fused(problem):
         return fused(cell, problem, reverse)
+    return run_on(CPU, cell, problem, reverse)
+
+
+def run_on(engine: "Engine", cell: Cell[Any, Any], problem: Problem, reverse: bool) -> Unrolled:
+    """Run an `LSTM`, `GRU` or `Elman` cell on an engine.
+
+    Args:
+      engine: the engine.
+      cell: the cell.
+      problem: the time-major arrays of the call; see `Problem`.
+      reverse: whether to process the steps in the order t = T-1 … 0.
+
+    Returns:
+      `Unrolled` with time-major outputs `[T, ..., H]`.
+    """
     batch = problem.xs.shape[1:-1]
     arrays = _operands(varying_like(problem, problem))
-    setting = _Setting(cell, reverse, tuple(arrays))
+    setting = Setting(cell, reverse, tuple(arrays), engine)
     ys, *state = _run.bind(*arrays.values(), setting=setting, store=False)
     state = [s.reshape(*batch, s.shape[-1]) for s in state]
     structure = jax.tree.structure(problem.state)
@@ -106,7 +124,7 @@ def _refuses(cell: Cell[Any, Any], spec: Spec) -> str | None:
     unsuited = _unsuited(cell, spec)
     if unsuited is not None:
         return unsuited
-    absent = engine.why_absent()
+    absent = cpp.why_absent()
     return None if absent is None else f"'native' is absent: {absent}; {INSTEAD}"
 
 
@@ -129,7 +147,7 @@ def _unsuited(cell: Cell[Any, Any], spec: Spec) -> str | None:
 
 def _absent(cell: Cell[Any, Any], spec: Spec) -> str | None:
     """Return why the engine is absent, or None if it is present or cannot run the cell."""
-    return None if _unsuited(cell, spec) else engine.why_absent()
+    return None if _unsuited(cell, spec) else cpp.why_absent()
 
 
 def _takes(cell: Cell[Any, Any], spec: Spec) -> str | None:
@@ -150,28 +168,51 @@ def _is_left_to_fused(problem: Problem) -> bool:
     return (
         any(leaf.dtype != jnp.float32 for leaf in states)
         or not all(isinstance(n, int) and n > 0 for n in shape)
-        or _is_divided(problem)
+        or is_divided(problem)
     )
 
 
-def _is_divided(problem: Problem) -> bool:
+def is_divided(problem: Problem) -> bool:
     """Return whether arrays have explicit shardings, which the engine's results cannot have."""
     meshes = [jax.typeof(leaf).sharding.mesh for leaf in jax.tree.leaves(problem)]
     return any(mesh.explicit_axes for mesh in (*meshes, jax.sharding.get_abstract_mesh()))
 
 
-class _Setting(NamedTuple):
+class Engine(NamedTuple):
+    """Compiled code that runs a cell on one platform, in place of `fused`.
+
+    Attributes:
+      platform: "cpu" or "cuda".
+      kept: `kept(setting)` returns the names of the results that a run stores for the gradient.
+      shapes: `shapes(operands, setting)` returns the shapes of the results of a run, by name.
+      run: `run(*operands, setting=…, store=…)` returns the results of a run.
+      gradient: `gradient(*arrays, setting=…, moving=…)` returns the gradients of the operands
+        `moving`. `arrays` is as for `parted`.
+      divides: whether each device can run its part of the batch if XLA divides the batch.
+    """
+
+    platform: str
+    kept: Callable[["Setting"], tuple[str, ...]]
+    shapes: Callable[[Sequence[Any], "Setting"], dict[str, tuple[int, ...]]]
+    run: Callable[..., list[Array]]
+    gradient: Callable[..., list[Array]]
+    divides: bool
+
+
+class Setting(NamedTuple):
     """The arguments of a call that are not arrays.
 
     Attributes:
       cell: the cell.
       reverse: whether to process the steps in the order t = T-1 … 0.
       names: the names of the arrays of this call, which are elements of `OPERANDS`.
+      engine: the engine that runs the cell on its platform.
     """
 
     cell: Cell[Any, Any]
     reverse: bool
     names: tuple[str, ...]
+    engine: Engine
 
     @property
     def states(self) -> tuple[str, ...]:
@@ -186,8 +227,7 @@ class _Setting(NamedTuple):
     @property
     def kept(self) -> tuple[str, ...]:
         """The names of the results that a run stores for the gradient."""
-        memory = ("cs",) if isinstance(self.cell, LSTM) else ()
-        return ("gates", *memory, *(("hs",) if "mask" in self.names else ()))
+        return self.engine.kept(self)
 
     def results(self, store: bool) -> tuple[str, ...]:
         """The names of all results of a run."""
@@ -235,7 +275,7 @@ def _operands(problem: Problem) -> Arrays:
     return {name: found[name] for name in OPERANDS if found[name] is not None}
 
 
-def _problem(cell: Cell[Any, Any], arrays: Arrays) -> Problem:
+def problem_of(cell: Cell[Any, Any], arrays: Arrays) -> Problem:
     """Return a problem with one batch axis, made of the arrays that `_operands` returned."""
     a: Callable[[str], Any] = arrays.get
     if isinstance(cell, LSTM):
@@ -264,21 +304,21 @@ def _problem(cell: Cell[Any, Any], arrays: Arrays) -> Problem:
 # The three functions that the primitives compute, written with `fused`.
 
 
-def _run_by_fused(*operands: Array, setting: _Setting, store: bool) -> list[Array]:
+def _run_by_fused(*operands: Array, setting: Setting, store: bool) -> list[Array]:
     """Return the outputs, the final state and, if `store` is True, zeros.
 
     The zeros replace the arrays that the engine would store for the gradient.
     """
-    problem = _problem(setting.cell, dict(zip(setting.names, operands, strict=True)))
+    problem = problem_of(setting.cell, dict(zip(setting.names, operands, strict=True)))
     shown = jax.tree.leaves(fused(setting.cell, problem, setting.reverse))
     if not store:
         return shown
-    shapes = _shapes(operands, setting)
+    shapes = setting.engine.shapes(operands, setting)
     return shown + [jnp.zeros(shapes[name], jnp.float32) for name in setting.kept]
 
 
 def _of_moving(
-    operands: Sequence[Array], setting: _Setting, moving: tuple[str, ...]
+    operands: Sequence[Array], setting: Setting, moving: tuple[str, ...]
 ) -> tuple[Callable[..., list[Array]], list[Array]]:
     """Return a function of the operands `moving`, and their values in `operands`.
 
@@ -293,30 +333,36 @@ def _of_moving(
     return run, [arrays[name] for name in moving]
 
 
-def _tangent_by_fused(*arrays: Array, setting: _Setting, moving: tuple[str, ...]) -> list[Array]:
-    """Return the tangents of the outputs and the final state. `arrays` is as for `_parted`."""
-    operands, _, tangents = _parted(arrays, setting)
+def _tangent_by_fused(*arrays: Array, setting: Setting, moving: tuple[str, ...]) -> list[Array]:
+    """Return the tangents of the outputs and the final state. `arrays` is as for `parted`."""
+    operands, _, tangents = parted(arrays, setting)
     run, primals = _of_moving(operands, setting, moving)
     return jax.jvp(run, tuple(primals), tuple(tangents))[1]
 
 
-def _gradient_by_fused(*arrays: Array, setting: _Setting, moving: tuple[str, ...]) -> list[Array]:
-    """Return the gradients of the operands `moving`. `arrays` is as for `_parted`."""
-    operands, _, cotangents = _parted(arrays, setting)
+def _gradient_by_fused(*arrays: Array, setting: Setting, moving: tuple[str, ...]) -> list[Array]:
+    """Return the gradients of the operands `moving`. `arrays` is as for `parted`."""
+    operands, _, cotangents = parted(arrays, setting)
     run, primals = _of_moving(operands, setting, moving)
     return list(jax.vjp(run, *primals)[1](list(cotangents)))
 
 
-def _parted(arrays: Sequence[Any], setting: _Setting) -> tuple[Any, Any, Any]:
+def parted(arrays: Sequence[Any], setting: Setting) -> tuple[Any, Any, Any]:
     """Split arrays into operands, results stored for the gradient, and tangents or cotangents."""
     n, kept = len(setting.names), 1 + len(setting.kept)
     return arrays[:n], arrays[n : n + kept], arrays[n + kept :]
 
 
-# The custom calls of the engine.
+# The custom calls of the engine for CPUs.
 
 
-def _attributes(setting: _Setting) -> dict[str, Any]:
+def _kept(setting: Setting) -> tuple[str, ...]:
+    """Return the names of the results that a run stores for the gradient."""
+    memory = ("cs",) if isinstance(setting.cell, LSTM) else ()
+    return ("gates", *memory, *(("hs",) if "mask" in setting.names else ()))
+
+
+def _attributes(setting: Setting) -> dict[str, Any]:
     cell = setting.cell
     relu = isinstance(cell, Elman) and cell.activation == "relu"
     kind = 0 if isinstance(cell, LSTM) else 1 if isinstance(cell, GRU) else 3 if relu else 2
@@ -331,12 +377,12 @@ def _bits(names: Sequence[str]) -> np.int32:
     return np.int32(sum(1 << OPERANDS.index(name) for name in names))
 
 
-def _shapes(operands: Sequence[Any], setting: _Setting) -> dict[str, tuple[int, ...]]:
+def _shapes(operands: Sequence[Any], setting: Setting) -> dict[str, tuple[int, ...]]:
     """Return the shapes of the results of a run, by name."""
     arrays = dict(zip(setting.names, operands, strict=True))
     steps, batch, _ = arrays["xs"].shape
     size = arrays["w_hh"].shape[0]
-    lanes = engine.engine().lanes
+    lanes = cpp.engine().lanes
     units = lanes * PANEL if isinstance(setting.cell, Elman) else lanes
     panels = -(-size // units)
     return {
@@ -349,34 +395,38 @@ def _shapes(operands: Sequence[Any], setting: _Setting) -> dict[str, tuple[int, 
     }
 
 
-def _run_by_engine(*operands: Array, setting: _Setting, store: bool) -> list[Array]:
+def _run_by_engine(*operands: Array, setting: Setting, store: bool) -> list[Array]:
     shapes = _shapes(operands, setting)
     results = [jax.ShapeDtypeStruct(shapes[name], jnp.float32) for name in setting.results(store)]
-    call = jax.ffi.ffi_call(engine.engine().forward, results)
+    call = jax.ffi.ffi_call(cpp.engine().forward, results)
     return list(call(*operands, **_attributes(setting), store=store))
 
 
-def _run_by_engines(*operands: Array, setting: _Setting, store: bool) -> list[Array]:
+def _run_by_engines(*operands: Array, setting: Setting, store: bool) -> list[Array]:
     """Run the engine on each device's part of the operands."""
-    run = functools.partial(_run_by_engine, setting=setting, store=store)
+    run = functools.partial(setting.engine.run, setting=setting, store=store)
     return divided(run, setting.names, setting.results(store))(*operands)
 
 
-def _gradient_by_engine(*arrays: Array, setting: _Setting, moving: tuple[str, ...]) -> list[Array]:
-    operands, (ys, *kept), cotangents = _parted(arrays, setting)
+def _gradient_by_engine(*arrays: Array, setting: Setting, moving: tuple[str, ...]) -> list[Array]:
+    operands, (ys, *kept), cotangents = parted(arrays, setting)
     named = dict(zip(setting.kept, kept, strict=True))
     states = named.pop("hs", ys)
     of = dict(zip(setting.names, operands, strict=True))
     results = [jax.ShapeDtypeStruct(of[name].shape, jnp.float32) for name in moving]
-    call = jax.ffi.ffi_call(engine.engine().backward, results)
+    call = jax.ffi.ffi_call(cpp.engine().backward, results)
     attributes = _attributes(setting) | {"wanted": _bits(moving)}
     return list(call(*operands, *named.values(), states, *cotangents, **attributes))
 
 
-def _gradient_by_engines(*arrays: Array, setting: _Setting, moving: tuple[str, ...]) -> list[Array]:
+def _gradient_by_engines(*arrays: Array, setting: Setting, moving: tuple[str, ...]) -> list[Array]:
     """Compute the gradient by the engine on each device's part of the operands."""
-    run = functools.partial(_gradient_by_engine, setting=setting, moving=moving)
+    run = functools.partial(setting.engine.gradient, setting=setting, moving=moving)
     return divided(run, setting.of_gradient, moving)(*arrays)
+
+
+CPU = Engine("cpu", _kept, _shapes, _run_by_engine, _gradient_by_engine, divides=True)
+"""The engine in C++."""
 
 
 # The primitives.
@@ -410,7 +460,7 @@ def _primitive(
     by_engine: Callable[..., list[Array]] | None = None,
     by_engines: Callable[..., list[Array]] | None = None,
 ) -> core.Primitive:
-    """Return a primitive that computes `by_fused`, or on a CPU `by_engine` if it is given."""
+    """Return a primitive that computes `by_fused`, or `by_engine` on the engine's platform."""
     primitive = core.Primitive(f"seqjax_native_{name}")
     _PROGRAMS[primitive] = by_fused
     primitive.multiple_results = True
@@ -425,13 +475,17 @@ def _primitive(
             "unknown": elsewhere,
         }
 
-        def lower(context: Any, *operands: Any, **params: Any) -> Any:
-            module = context.module_context
-            exported = module.lowering_parameters.for_export
-            rule = elsewhere if exported else rules[place(module.axis_context)]
+        def lower(platform: str, context: Any, *operands: Any, **params: Any) -> Any:
+            module, engine = context.module_context, params["setting"].engine
+            rule = elsewhere
+            if engine.platform == platform and not module.lowering_parameters.for_export:
+                where = place(module.axis_context)
+                rule = rules["unknown" if where == "several" and not engine.divides else where]
             return rule(context, *operands, **params)
 
-        mlir.register_lowering(primitive, lower, platform="cpu")
+        for platform in ("cpu", "cuda"):
+            rule = functools.partial(lower, platform)
+            mlir.register_lowering(primitive, rule, platform=platform)
 
     def jvp(primals: Any, tangents: Any, **params: Any) -> Any:
         filled = [_filled(p, t) for p, t in zip(primals, tangents, strict=True)]
@@ -456,40 +510,53 @@ def _filled(primal: Array, tangent: Any) -> Any:
     return np.zeros(primal.shape, jax.dtypes.float0)
 
 
-_run = _primitive("run", _run_by_fused, _run_by_engine, _run_by_engines)
+def _engine_run(*operands: Array, setting: Setting, store: bool) -> list[Array]:
+    return setting.engine.run(*operands, setting=setting, store=store)
+
+
+def _engine_gradient(*arrays: Array, setting: Setting, moving: tuple[str, ...]) -> list[Array]:
+    return setting.engine.gradient(*arrays, setting=setting, moving=moving)
+
+
+_run = _primitive("run", _run_by_fused, _engine_run, _run_by_engines)
 _tangent = _primitive("tangent", _tangent_by_fused)
-_gradient = _primitive("gradient", _gradient_by_fused, _gradient_by_engine, _gradient_by_engines)
+_gradient = _primitive("gradient", _gradient_by_fused, _engine_gradient, _gradient_by_engines)
 
 
-def _like(aval: Any, shape: tuple[int, ...]) -> Any:
-    """Return the type of a float32 array that varies over the same mesh axes as `aval`."""
+def _like(aval: Any, shape: tuple[int, ...], dtype: Any) -> Any:
+    """Return the type of an array that varies over the same mesh axes as `aval`."""
     sharding = aval.sharding.update(spec=jax.sharding.PartitionSpec(*[None] * len(shape)))
-    return aval.update(
-        shape=shape, dtype=jnp.dtype(jnp.float32), weak_type=False, sharding=sharding
-    )
+    return aval.update(shape=shape, dtype=jnp.dtype(dtype), weak_type=False, sharding=sharding)
+
+
+def _results(operands: Sequence[Any], setting: Setting, names: Sequence[str]) -> list[Any]:
+    """Return the types of the results of a run with the given names."""
+    shapes = setting.engine.shapes(operands, setting)
+    of = dict(zip(setting.names, operands, strict=True))
+    same = {"ys": of["xs"], "h": of["h0"], "c": of.get("c0")}
+    dtypes = {name: aval.dtype for name, aval in same.items() if aval is not None}
+    return [_like(operands[0], shapes[name], dtypes.get(name, jnp.float32)) for name in names]
 
 
 @_run.def_abstract_eval
-def _of_run(*operands: Any, setting: _Setting, store: bool) -> list[Any]:
-    shapes = _shapes(operands, setting)
-    return [_like(operands[0], shapes[name]) for name in setting.results(store)]
+def _of_run(*operands: Any, setting: Setting, store: bool) -> list[Any]:
+    return _results(operands, setting, setting.results(store))
 
 
 @_tangent.def_abstract_eval
-def _of_tangent(*arrays: Any, setting: _Setting, moving: tuple[str, ...]) -> list[Any]:
-    operands, _, _ = _parted(arrays, setting)
-    shapes = _shapes(operands, setting)
-    return [_like(operands[0], shapes[name]) for name in setting.shown]
+def _of_tangent(*arrays: Any, setting: Setting, moving: tuple[str, ...]) -> list[Any]:
+    operands, _, _ = parted(arrays, setting)
+    return _results(operands, setting, setting.shown)
 
 
 @_gradient.def_abstract_eval
-def _of_gradient(*arrays: Any, setting: _Setting, moving: tuple[str, ...]) -> list[Any]:
-    operands, _, _ = _parted(arrays, setting)
+def _of_gradient(*arrays: Any, setting: Setting, moving: tuple[str, ...]) -> list[Any]:
+    operands, _, _ = parted(arrays, setting)
     of = dict(zip(setting.names, operands, strict=True))
-    return [_like(operands[0], of[name].shape) for name in moving]
+    return [_like(operands[0], of[name].shape, of[name].dtype) for name in moving]
 
 
-def _run_jvp(primals: Any, tangents: Any, *, setting: _Setting, store: bool) -> Any:
+def _run_jvp(primals: Any, tangents: Any, *, setting: Setting, store: bool) -> Any:
     """Run the cell, store the arrays that the gradient needs, and bind the tangent primitive."""
     results = _run.bind(*primals, setting=setting, store=True)
     named = dict(zip(setting.results(True), results, strict=True))
@@ -510,10 +577,10 @@ ad.primitive_jvps[_run] = _run_jvp
 
 
 def _tangent_transpose(
-    cotangents: Any, *arrays: Any, setting: _Setting, moving: tuple[str, ...]
+    cotangents: Any, *arrays: Any, setting: Setting, moving: tuple[str, ...]
 ) -> Any:
     """Return the gradient, from `fused` if the engine cannot differentiate one of the operands."""
-    operands, kept, tangents = _parted(arrays, setting)
+    operands, kept, tangents = parted(arrays, setting)
     filled = [ad.instantiate_zeros(cotangent) for cotangent in cotangents]
     if set(moving) <= DIFFERENTIABLE:
         found = _gradient.bind(*operands, *kept, *filled, setting=setting, moving=moving)
@@ -548,13 +615,13 @@ def _forget(used: list[bool], *live_and_equation: Any) -> Any:
 partial_eval.dce_rules[_run] = _forget
 
 
-def _run_batched(operands: Any, axes: Any, *, setting: _Setting, store: bool) -> Any:
+def _run_batched(operands: Any, axes: Any, *, setting: Setting, store: bool) -> Any:
     """Apply `vmap` to a run."""
     call = functools.partial(_run.bind, setting=setting, store=store)
     return mapped(call, setting.names, setting.results(store))(operands, axes)
 
 
-def _gradient_batched(arrays: Any, axes: Any, *, setting: _Setting, moving: tuple[str, ...]) -> Any:
+def _gradient_batched(arrays: Any, axes: Any, *, setting: Setting, moving: tuple[str, ...]) -> Any:
     """Apply `vmap` to a gradient."""
     call = functools.partial(_gradient.bind, setting=setting, moving=moving)
     return mapped(call, setting.of_gradient, moving)(arrays, axes)

@@ -28,13 +28,13 @@ AXES = {
     "xs": "t b i", "h0": "b h", "c0": "b h", "w_ih": "i g", "w_hh": "h g", "b": "g", "b_hn": "h",
     "mask": "t b", "resets": "t b", "h_reset": "b h", "c_reset": "b h", "noise": "b h",
     "hold_h": "t b h", "hold_c": "t b h", "ys": "t b h", "h": "b h", "c": "b h",
-    "gates": "p t b s l", "cs": "p t b l", "hs": "t b h",
+    "gates": "p t b s l", "cs": "p t b l", "hs": "t b h", "zs": "t s h b", "lefts": "t s h b",
 }  # fmt: skip
 """The axes of each array.
 
 The letters stand for time (t), batch (b), inputs (i), hidden units (h) and gates (g). The native
 engine groups hidden units in panels (p). A panel has slots (s), and a slot is one SIMD vector of
-several lanes (l).
+several lanes (l). The engine `persistent` has one slot for each gate or each array of the state.
 """
 BATCH_AXIS = {name: axes.split().index("b") for name, axes in AXES.items() if "b" in axes.split()}
 """The batch axis of each operand and result; parameters have none."""
