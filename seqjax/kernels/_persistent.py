@@ -1,7 +1,7 @@
 """The kernel `persistent`: on an NVIDIA Hopper GPU the whole time loop is one Pallas kernel.
 
 This module decides which problems the kernel runs, and arranges the arrays for the loops of
-`_persistent_mosaic.py`. `_native.py` has the frame: the primitives and the rules of all engines. The
+`_persistent_loops.py`. `_native.py` has the frame: the primitives and the rules of all engines. The
 products that do not depend on the state, which are the projection of the inputs and the gradients of
 the weights, are products of XLA before and after the loop.
 """
@@ -182,7 +182,7 @@ def _shapes(operands: Any, setting: Setting) -> dict[str, tuple[int, ...]]:
 
 def _run(interpret: Any, *operands: Array, setting: Setting, store: bool) -> list[Array]:
     """Run a cell, and return the results in the order of `setting.results`."""
-    from seqjax.kernels import _persistent_mosaic as mosaic  # slow to import
+    from seqjax.kernels import _persistent_loops as loops  # slow to import
 
     arrays = dict(zip(setting.names, operands, strict=True))
     problem = problem_of(setting.cell, arrays)
@@ -195,10 +195,10 @@ def _run(interpret: Any, *operands: Array, setting: Setting, store: bool) -> lis
     }
     if problem.resets is not None:
         given["again"] = _columns(_stacked(problem.reset_state))
-    found = mosaic.run_forward(_loop(mosaic, cell, setting, problem, interpret), given, store=store)
+    found = loops.run_forward(_loop(loops, cell, setting, problem, interpret), given, store=store)
     batch = problem.xs.shape[1]
     final = _rows(found["state"], batch)
-    results = {"ys": _rows(found["ys"], batch)} | {
+    results = {"ys": _rows(found["ys"][:, 0], batch)} | {
         name: final[s].astype(arrays[f"{name}0"].dtype) for s, name in enumerate(setting.states)
     }
     if store:
@@ -210,7 +210,7 @@ def _gradient(
     interpret: Any, *arrays: Array, setting: Setting, moving: tuple[str, ...]
 ) -> list[Array]:
     """Return the gradients of the operands `moving`."""
-    from seqjax.kernels import _persistent_mosaic as mosaic
+    from seqjax.kernels import _persistent_loops as loops
 
     operands, (_, zs, lefts), (d_ys, *d_state) = parted(arrays, setting)
     of = dict(zip(setting.names, operands, strict=True))
@@ -223,7 +223,7 @@ def _gradient(
         "dys": _columns(d_ys.astype(jnp.float32)),
         "d_state": _columns(_stacked(d_state)),
     }
-    found = mosaic.run_backward(_loop(mosaic, cell, setting, problem, interpret), given)
+    found = loops.run_backward(_loop(loops, cell, setting, problem, interpret), given)
     batch = problem.xs.shape[1]
     d_gates = jnp.moveaxis(_rows(found["d_gates"], batch), 1, 0)
     rs = _rows(lefts, batch)[:, cell.hidden]
@@ -270,11 +270,11 @@ def _vectors(setting: Setting) -> list[str]:
     return ["b_hn"] if "b_hn" in setting.names else []
 
 
-def _loop(mosaic: Any, cell: Pointwise, setting: Setting, problem: Problem, interpret: Any) -> Any:
+def _loop(loops: Any, cell: Pointwise, setting: Setting, problem: Problem, interpret: Any) -> Any:
     size = _size(setting.cell)
     assert size is not None
     dtypes = tuple(leaf.dtype for leaf in jax.tree.leaves(problem.state))
-    return mosaic.Loop(cell, size, setting.reverse, dtypes, len(_vectors(setting)), interpret)
+    return loops.Loop(cell, size, setting.reverse, dtypes, len(_vectors(setting)), interpret)
 
 
 def _common(setting: Setting, problem: Problem) -> Arrays:
