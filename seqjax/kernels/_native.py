@@ -31,8 +31,8 @@ from seqjax.kernels._scan import varying_like
 from seqjax.types import Array, Unrolled
 
 __all__ = [
-    "NATIVE", "Engine", "Setting", "is_divided", "native", "parted", "problem_of", "run_on",
-    "stands_for",
+    "NATIVE", "Engine", "Setting", "is_divided", "native", "operands_of", "parted", "problem_of",
+    "run_on", "stands_for",
 ]  # fmt: skip
 
 Arrays = dict[str, Array]
@@ -107,7 +107,7 @@ def run_on(engine: "Engine", cell: Cell[Any, Any], problem: Problem, reverse: bo
       `Unrolled` with time-major outputs `[T, ..., H]`.
     """
     batch = problem.xs.shape[1:-1]
-    arrays = _operands(varying_like(problem, problem))
+    arrays = operands_of(varying_like(problem, problem))
     setting = Setting(cell, reverse, tuple(arrays), engine)
     ys, *state = _run.bind(*arrays.values(), setting=setting, store=False)
     state = [s.reshape(*batch, s.shape[-1]) for s in state]
@@ -239,7 +239,7 @@ class Setting(NamedTuple):
         return (*self.names, "ys", *self.kept, *self.shown)
 
 
-def _operands(problem: Problem) -> Arrays:
+def operands_of(problem: Problem) -> Arrays:
     """Return the arrays of a problem by name, with one batch axis, in the order of `OPERANDS`."""
     batch, size = problem.xs.shape[1:-1], jax.tree.leaves(problem.state)[0].shape[-1]
 
@@ -276,7 +276,7 @@ def _operands(problem: Problem) -> Arrays:
 
 
 def problem_of(cell: Cell[Any, Any], arrays: Arrays) -> Problem:
-    """Return a problem with one batch axis, made of the arrays that `_operands` returned."""
+    """Return a problem with one batch axis, made of the arrays that `operands_of` returned."""
     a: Callable[[str], Any] = arrays.get
     if isinstance(cell, LSTM):
         params: Any = LSTMParams(a("w_ih"), a("w_hh"), a("b"))
