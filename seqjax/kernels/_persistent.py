@@ -22,6 +22,7 @@ from seqjax.kernels._native import Engine, Setting, is_divided, parted, problem_
 from seqjax.kernels._persistent_cell import Pointwise, pointwise
 from seqjax.kernels._persistent_size import ROWS, TILE, Size, size_of
 from seqjax.kernels._problem import Problem
+from seqjax.kernels._scan import varying_axes
 from seqjax.types import Array, Unrolled
 
 __all__ = ["PERSISTENT", "engine", "persistent"]
@@ -51,8 +52,8 @@ def persistent(
     state is rounded to its own dtype once per step: pass a float32 state to keep it in float32.
     The kernel `fused` computes forward mode and second derivatives. It also runs the whole problem
     with recurrent dropout or zoneout, with a state of other dtypes, with empty axes or axes of
-    unknown size, with explicit shardings, if XLA divides arrays over several devices, on other
-    platforms, and in exported programs.
+    unknown size, with explicit shardings, inside of `jax.shard_map`, if XLA divides arrays over
+    several devices, on other platforms, and in exported programs.
 
     Args:
       cell: an `LSTM` or a `GRU` with 64, 128, 192 or 256 hidden units.
@@ -140,6 +141,7 @@ def _is_left_to_fused(problem: Problem) -> bool:
         or any(leaf.dtype not in (jnp.bfloat16, jnp.float32) for leaf in states)
         or not all(isinstance(n, int) and n > 0 for n in problem.xs.shape)
         or is_divided(problem)
+        or bool(varying_axes(problem))  # Pallas's loops have no types that vary over a mesh
     )
 
 
