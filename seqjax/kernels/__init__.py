@@ -7,8 +7,8 @@ The kernel `scan` defines the correct results. All other kernels must return the
 - `associative` runs all steps of a linear cell in parallel.
 - `cudnn` calls the LSTM of NVIDIA's library cuDNN, and runs only if it is requested by name.
 - `native` is compiled C++ for CPUs, and needs the compiled library or a compiler to build it.
-- `persistent` is one Pallas kernel for NVIDIA Hopper GPUs. It has not been run on hardware, and runs
-  only if it is requested by name.
+- `persistent` is one Pallas kernel for NVIDIA Hopper GPUs. It has not been run on hardware, and
+  runs only if it is requested by name.
 
 The function `Kernel.run`, `(cell, problem, *, reverse, inline, unroll) -> Unrolled`, runs a problem
 whose arrays are time-major. Other functions of a `Kernel` say which problems the kernel cannot run,

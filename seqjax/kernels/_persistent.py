@@ -2,12 +2,11 @@
 
 This module decides which problems the kernel runs, and arranges the arrays for the loops of
 `_persistent_loops.py`. `_native.py` has the frame: the primitives and the rules of all engines. The
-products that do not depend on the state, which are the projection of the inputs and the gradients of
-the weights, are products of XLA before and after the loop.
+products that do not depend on the state, which are the projection of the inputs and the gradients
+of the weights, are products of XLA before and after the loop.
 """
 
 import functools
-from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -258,9 +257,7 @@ def _gradient(
 
 def _slots(d_gates: Array, terms: tuple[int | None, ...]) -> tuple[Array | None, ...]:
     """Return the cotangents of the slots of `project` or `recur`, which are those of the gates."""
-    return tuple(
-        None if term is None else d for d, term in zip(d_gates, terms, strict=True)
-    )
+    return tuple(None if term is None else d for d, term in zip(d_gates, terms, strict=True))
 
 
 def _pointwise(setting: Setting) -> Pointwise:

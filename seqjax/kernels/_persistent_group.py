@@ -155,7 +155,7 @@ class Group:
         return pl.ds(self._chunk(block) * ROWS, ROWS)
 
     def load(self, name: str, *at: Any) -> list[Array]:
-        """Load the tiles `name[*at, n]` from global memory, for n = 0, 1, …"""
+        """Load the tiles `name[*at, n]` from global memory, for every n."""
         number = self.refs[name].shape[len(at)]
         return [self._tile(name, (*at, n), self._rows) for n in range(number)]
 
@@ -214,7 +214,7 @@ class Group:
         plgpu.barrier_wait(self.refs["cluster"])
 
     def write(self, kind: str, name: str, tiles: list[Array], *at: Any) -> None:
-        """Start to copy tiles to `name[*at, n]` in global memory, for n = 0, 1, …
+        """Start to copy the tiles to `name[*at, n]` in global memory, for every n.
 
         `wait_for_writes` must be called before the next call for the same kind.
         """

@@ -1,4 +1,4 @@
-"""The two time loops of the engine `persistent`, each in one GPU kernel: the run and its gradient."""
+"""The time loops of the engine `persistent`, each in one GPU kernel: the run and the gradient."""
 
 from typing import Any
 

@@ -113,7 +113,6 @@ def varying_like(state: Any, problem: Any) -> Any:
     Inside `jax.shard_map`, the type of a loop's carry says over which mesh axes the carry varies,
     and this type must not change in the loop. An initial state of zeros varies over no mesh axis.
     """
-
     wanted = varying_axes(problem)
 
     def one(leaf: Array) -> Array:

@@ -94,7 +94,8 @@ def interpreted(cell, problem, *, reverse=False, gradient=True):
             structure = jax.tree.structure(problem.state)
             start, again = (
                 jax.tree.unflatten(structure, [moved[n] for n in names if n in moved])
-                if names[0] in moved else problem.state
+                if names[0] in moved
+                else problem.state
                 for names in (("h0", "c0"), ("h_reset", "c_reset"))
             )
             given = Problem(p, moved["xs"], start, again, problem.mask, problem.resets)
@@ -115,7 +116,8 @@ def assert_near(got, want):
     for n, (a, b) in enumerate(zip(got, want, strict=True)):
         assert a.shape == b.shape and a.dtype == b.dtype
         a, b = np.asarray(a, np.float64), np.asarray(b, np.float64)
-        np.testing.assert_allclose(a, b, rtol=0, atol=0.016 * max(abs(b).max(), 1e-3), err_msg=str(n))
+        atol = 0.016 * max(abs(b).max(), 1e-3)
+        np.testing.assert_allclose(a, b, rtol=0, atol=atol, err_msg=str(n))
 
 
 @HERE
@@ -231,7 +233,8 @@ def program_for_cuda(function, *arguments):
 
 def loss_of(cell, batch=BATCH, **options):
     rng = np.random.default_rng(0)
-    given = {"lengths": rng.integers(0, STEPS + 1, batch), "resets": rng.random((batch, STEPS)) < 0.4}
+    lengths, resets = rng.integers(0, STEPS + 1, batch), rng.random((batch, STEPS)) < 0.4
+    given = {"lengths": lengths, "resets": resets}
     options = {"implementation": "persistent", **given, **options}
 
     def loss(params, xs):
