@@ -302,7 +302,7 @@ def _start(setting: Setting, state: Any, reset_state: Any, resets: Array | None)
     if resets is None:
         return start
     first = resets[-1 if setting.reverse else 0]
-    return jnp.where(first[:, None], _stacked(reset_state), start)
+    return jnp.where(first[None, :, None], _stacked(reset_state), start)
 
 
 def _stacked(state: Any) -> Array:

@@ -290,9 +290,28 @@ def test_which_programs_contain_the_kernels():
         noise = jax.tree.map(lambda a: a.astype(jnp.float32), cell.initial_state((BATCH,)))
         given = {"zoneout": 0.1} if name == "zoneout" else {name: noise.h}
         assert program_for_cuda(loss_of(cell, **given), *arguments) == 0
+    mesh = jax.make_mesh((1,), ("b",), axis_types=(jax.sharding.AxisType.Auto,))
+    specs = (jax.sharding.PartitionSpec(), jax.sharding.PartitionSpec("b"))
+    plain = loss_of(cell, lengths=None, resets=None)
+    part = lambda p, x: jax.lax.psum(plain(p, x), "b")  # noqa: E731
+    whole = jax.shard_map(part, mesh=mesh, in_specs=specs, out_specs=specs[0])
+    assert program_for_cuda(jax.grad(whole), *arguments) == 0
     with target.made_for(["cuda"]):
         exported = jax.export.export(jax.jit(loss), platforms=["cuda"])(*arguments)
     assert "mosaic_gpu" not in exported.mlir_module()
+
+
+@HERE
+@pytest.mark.two_devices
+def test_a_batch_that_is_divided_over_devices_runs_fused():
+    mesh = jax.make_mesh((2,), ("b",), axis_types=(jax.sharding.AxisType.Auto,))
+    rows = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec("b"))
+    cell = GRU(I, H)
+    plain = loss_of(cell, lengths=None, resets=None)
+    divided = lambda p, x: plain(p, jax.lax.with_sharding_constraint(x, rows))  # noqa: E731
+    arguments = arguments_of(cell, 4)
+    assert program_for_cuda(jax.grad(plain), *arguments) == 2
+    assert program_for_cuda(jax.grad(divided), *arguments) == 0
 
 
 @HERE
