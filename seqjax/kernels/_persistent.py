@@ -18,7 +18,7 @@ from seqjax.cells._lstm import LSTM
 from seqjax.kernels._fused import fused
 from seqjax.kernels._kernel import INSTEAD, Kernel, Spec, require
 from seqjax.kernels._native import Engine, Setting, is_divided, parted, problem_of, run_on
-from seqjax.kernels._persistent_cell import Pointwise, pointwise
+from seqjax.kernels._persistent_cell import pointwise
 from seqjax.kernels._persistent_size import ROWS, TILE, Size, size_of
 from seqjax.kernels._problem import Problem
 from seqjax.kernels._scan import varying_axes
@@ -187,16 +187,16 @@ def _run(interpret: Any, *operands: Array, setting: Setting, store: bool) -> lis
 
     arrays = dict(zip(setting.names, operands, strict=True))
     problem = problem_of(setting.cell, arrays)
-    cell = _pointwise(setting)
+    loop = _loop(loops.Loop, setting, problem, interpret)
     projected = [a for a in setting.cell.project(problem.params, problem.xs) if a is not None]
     given = _common(setting, problem) | {
         "x": _columns(jnp.stack(projected, 1)),
-        "w": _tiles(problem.params.w_hh.T, cell.products, setting),
+        "w": _tiles(problem.params.w_hh, loop.size, transposed=True),
         "state": _columns(_start(setting, problem.state, problem.reset_state, problem.resets)),
     }
     if problem.resets is not None:
         given["again"] = _columns(_stacked(problem.reset_state))
-    found = loops.run_forward(_loop(loops, cell, setting, problem, interpret), given, store=store)
+    found = loops.run_forward(loop, given, store=store)
     batch = problem.xs.shape[1]
     final = _rows(found["state"], batch)
     results = {"ys": _rows(found["ys"][:, 0], batch)} | {
@@ -216,18 +216,18 @@ def _gradient(
     operands, (_, zs, lefts), (d_ys, *d_state) = parted(arrays, setting)
     of = dict(zip(setting.names, operands, strict=True))
     problem = problem_of(setting.cell, of)
-    cell = _pointwise(setting)
+    loop = _loop(loops.Loop, setting, problem, interpret)
     given = _common(setting, problem) | {
         "gates": _padded(zs),
         "lefts": _padded(lefts),
-        "w": _tiles(problem.params.w_hh, cell.products, setting),
+        "w": _tiles(problem.params.w_hh, loop.size, transposed=False),
         "dys": _columns(d_ys.astype(jnp.float32)),
         "d_state": _columns(_stacked(d_state)),
     }
-    found = loops.run_backward(_loop(loops, cell, setting, problem, interpret), given)
+    found = loops.run_backward(loop, given)
     batch = problem.xs.shape[1]
     d_gates = jnp.moveaxis(_rows(found["d_gates"], batch), 1, 0)
-    rs = _rows(lefts, batch)[:, cell.hidden]
+    rs = _rows(lefts, batch)[:, loop.cell.hidden]
 
     def outside(given: Arrays) -> Any:
         """Return everything that the loop reads, as a function of the operands."""
@@ -245,8 +245,8 @@ def _gradient(
         for name, a in zip(_vectors(setting), found.get("d_vectors", ()), strict=False)
     ]
     d_outside = (
-        _slots(d_gates, cell.projected),
-        _slots(d_gates, cell.recurred),
+        _slots(d_gates, loop.cell.projected),
+        _slots(d_gates, loop.cell.recurred),
         _rows(found["d_left"], batch),
         vectors,
         _rows(found["d_again"], batch) if "d_again" in found else [],
@@ -260,20 +260,18 @@ def _slots(d_gates: Array, terms: tuple[int | None, ...]) -> tuple[Array | None,
     return tuple(None if term is None else d for d, term in zip(d_gates, terms, strict=True))
 
 
-def _pointwise(setting: Setting) -> Pointwise:
-    return pointwise(setting.cell, setting.cell.param_specs(), _vectors(setting))
-
-
 def _vectors(setting: Setting) -> list[str]:
     """Return the names of the parameters that `update` reads."""
     return ["b_hn"] if "b_hn" in setting.names else []
 
 
-def _loop(loops: Any, cell: Pointwise, setting: Setting, problem: Problem, interpret: Any) -> Any:
+def _loop(kind: Any, setting: Setting, problem: Problem, interpret: Any) -> Any:
+    """Return the arguments of a kernel that are not arrays, as an object of class `kind`."""
+    cell = pointwise(setting.cell, setting.cell.param_specs(), _vectors(setting))
     size = _size(setting.cell)
-    assert size is not None
+    assert size is not None  # `_refuses` has checked this
     dtypes = tuple(leaf.dtype for leaf in jax.tree.leaves(problem.state))
-    return loops.Loop(cell, size, setting.reverse, dtypes, len(_vectors(setting)), interpret)
+    return kind(cell, size, setting.reverse, dtypes, len(_vectors(setting)), interpret)
 
 
 def _common(setting: Setting, problem: Problem) -> Arrays:
@@ -310,22 +308,20 @@ def _stacked(state: Any) -> Array:
     return jnp.stack([leaf.astype(jnp.float32) for leaf in jax.tree.leaves(state)])
 
 
-def _tiles(w: Array, products: int, setting: Setting) -> Array:
-    """Return matrices in tiles `[C, W, G, K, 64, 64]`, for C blocks of W warpgroups.
+def _tiles(w_hh: Array, size: Size, *, transposed: bool) -> Array:
+    """Return the recurrent matrices in tiles `[C, W, G, K, 64, 64]`.
+
+    The rows of each matrix are divided among the W warpgroups of each of C blocks.
 
     Args:
-      w: either the transposed recurrent matrices `[G*H, H]` or the matrices `[H, G*H]`. The rows
-        of each matrix are divided among the warpgroups.
-      products: the number of matrices, G.
-      setting: the arguments of the call that are not arrays.
+      w_hh: G matrices `[H, G*H]`.
+      size: the division of the rows.
+      transposed: whether to transpose each matrix.
     """
-    size = _size(setting.cell)
-    assert size is not None
     n = size.hidden
-    matrices = w.reshape(products, n, n) if w.shape[0] != n else w.reshape(n, products, n)
-    if w.shape[0] == n:
-        matrices = matrices.swapaxes(0, 1)
-    tiled = matrices.reshape(products, size.blocks, size.groups, ROWS, n // ROWS, ROWS)
+    matrices = w_hh.reshape(n, -1, n).swapaxes(0, 1)
+    matrices = matrices.swapaxes(1, 2) if transposed else matrices
+    tiled = matrices.reshape(-1, size.blocks, size.groups, ROWS, n // ROWS, ROWS)
     return tiled.transpose(1, 2, 0, 4, 3, 5)
 
 
