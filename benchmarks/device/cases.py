@@ -61,19 +61,23 @@ FULL: dict[str, Any] = {
     "middle": (32, 512, 256, 256),
     "others": [(256, 512, 256, 256), (256, 512, 128, 128), (32, 512, 512, 512),
                (256, 512, 512, 512), (32, 512, 128, 128)],
+    "persistent": [(64, 512, 64, 64), (64, 512, 128, 128), (64, 512, 256, 256)],
     "linear": [(32, 512, 256, 256), (8, 8192, 256, 256)],
     "correctness": (8, 12, 24, 32),
+    "correctness bf16": (8, 12, 24, 64),
     "matrix": 8192,
     "copy": 2**28,
 }  # fmt: skip
-"""Sizes on an accelerator; shapes are B, T, I, H."""
+"""Sizes on an accelerator; shapes are B, T, I, H. The kernel "persistent" needs 64 hidden units."""
 
 TINY: dict[str, Any] = {
     "headline": (2, 16, 8, 8),
     "middle": (4, 8, 8, 8),
     "others": [(2, 8, 16, 16)],
+    "persistent": [(2, 8, 8, 64)],
     "linear": [(2, 16, 8, 8)],
     "correctness": (2, 5, 3, 4),
+    "correctness bf16": (2, 5, 3, 4),
     "matrix": 128,
     "copy": 2**16,
 }
@@ -148,6 +152,7 @@ def all_cases(platform: str, *, tiny: bool | None, faults: bool = False) -> list
         _speed("lengths", "gru", middle, bf16),
         Case("training translation", "training", {"task": "translation", "tiny": tiny}),
         Case("training language model", "training", {"task": "language_model", "tiny": tiny}),
+        *(_persistent(sizes) if platform == "cuda" else ()),
         *(
             _speed(
                 "plain", "min_gru", shape, [on("associative", 1, "bf16"), on("fused", 4, "bf16")]
@@ -168,5 +173,19 @@ def all_cases(platform: str, *, tiny: bool | None, faults: bool = False) -> list
 
 
 def _correctness(precision: str, sizes: dict[str, Any], **options: Any) -> Case:
-    options |= {"precision": precision, "shape": sizes["correctness"]}
+    shape = sizes.get(f"correctness {precision}", sizes["correctness"])
+    options |= {"precision": precision, "shape": shape}
     return Case(f"correctness {precision}", "correctness", options, flags=UNTUNED, total=240.0)
+
+
+def _persistent(sizes: dict[str, Any]) -> list[Case]:
+    """Return the cases that compare the kernel "persistent" with "fused", the smallest first."""
+    setups = [
+        Setup(kernel, unroll, ("bf16",))
+        for kernel, unroll in (("persistent", 1), ("fused", 4), ("fused", 16))
+    ]
+    return [
+        _speed("plain", cell, shape, setups)
+        for shape in sizes["persistent"]
+        for cell in ("lstm", "gru")
+    ]

@@ -7,6 +7,8 @@ The kernel `scan` defines the correct results. All other kernels must return the
 - `associative` runs all steps of a linear cell in parallel.
 - `cudnn` calls the LSTM of NVIDIA's library cuDNN, and runs only if it is requested by name.
 - `native` is compiled C++ for CPUs, and needs the compiled library or a compiler to build it.
+- `persistent` is one Pallas kernel for NVIDIA Hopper GPUs. It has not been run on hardware, and
+  runs only if it is requested by name.
 
 The function `Kernel.run`, `(cell, problem, *, reverse, inline, unroll) -> Unrolled`, runs a problem
 whose arrays are time-major. Other functions of a `Kernel` say which problems the kernel cannot run,
@@ -21,6 +23,7 @@ from seqjax.kernels._execution import REMAT, Execution, by_scan
 from seqjax.kernels._fused import fused
 from seqjax.kernels._kernel import Kernel, Spec
 from seqjax.kernels._native import native, stands_for
+from seqjax.kernels._persistent import persistent
 from seqjax.kernels._plan import WANTED, Plan, Reasons, make_plan
 from seqjax.kernels._problem import Problem
 from seqjax.kernels._registry import KERNELS
@@ -45,6 +48,7 @@ __all__ = [
     "in_segments",
     "make_plan",
     "native",
+    "persistent",
     "run",
     "scan",
     "stands_for",

@@ -41,6 +41,7 @@ class Choices(NamedTuple):
         steps one after another.
       native: whether "auto" may choose the native engine.
       cudnn: whether "auto" may choose NVIDIA's LSTM.
+      persistent: whether "auto" may choose the loop inside one kernel of an NVIDIA GPU.
     """
 
     unroll: Choice[int]
@@ -49,6 +50,7 @@ class Choices(NamedTuple):
     parallel_from: Choice[int | None]
     native: Choice[bool]
     cudnn: Choice[bool]
+    persistent: Choice[bool]
 
 
 NOT_MEASURED = "not measured"
@@ -59,6 +61,7 @@ OTHERS = Choices(
     parallel_from=Choice(64, NOT_MEASURED),
     native=Choice(False, "the engine is for CPUs"),
     cudnn=Choice(False, "there is no cuDNN"),
+    persistent=Choice(False, "the kernel is for NVIDIA's GPUs"),
 )
 
 CHOICES: dict[str, Choices] = {
@@ -79,6 +82,7 @@ CHOICES: dict[str, Choices] = {
             True, "AMD EPYC, one core, lstm 16,100,128,128 gradient: 14.7 ms; fused takes 17.6 ms"
         ),
         cudnn=Choice(False, "there is no cuDNN"),
+        persistent=Choice(False, "the kernel is for NVIDIA's GPUs"),
     ),
     "cuda": OTHERS._replace(
         unroll=Choice(
@@ -87,6 +91,7 @@ CHOICES: dict[str, Choices] = {
         cudnn=Choice(
             False, "H200, lstm 32,512,256,256 gradient in tf32: 20.1 ms; fused takes 8.1 ms"
         ),
+        persistent=Choice(False, "not run on hardware"),
     ),
     "tpu": OTHERS,
 }

@@ -23,6 +23,11 @@ from seqjax.types import Array, Unrolled
 
 __all__ = ["CUDNN", "cudnn", "flat_weights"]
 
+EXACT = frozenset(
+    ["highest", "float32", "F32_F32_F32", "F64_F64_F64", "BF16_BF16_F32_X6", "BF16_BF16_F32_X9"]
+)
+"""The precisions of JAX's products that are at least as accurate as float32."""
+
 
 def cudnn(
     cell: Cell[Any, Any],
@@ -39,7 +44,8 @@ def cudnn(
         h_t = σ(z_o) ⊙ tanh(c_t)
 
     `jax.default_matmul_precision` sets the precision, as for all other kernels. If the precision is
-    "highest" or "float32", cuDNN uses float32. Otherwise cuDNN uses TF32.
+    "highest" or "float32", or an algorithm of at least this accuracy, cuDNN uses float32. Otherwise
+    cuDNN uses TF32.
 
     On an NVIDIA H200, the values and gradients of this kernel agree with `scan`. Because `fused` is
     faster on that GPU, "auto" never chooses this kernel. The kernel can be differentiated only
@@ -194,8 +200,7 @@ def _row_major(a: Array) -> Array:
 def _ambient_precision() -> jax.lax.Precision:
     """Return cuDNN's precision, float32 or TF32, for JAX's default precision of products."""
     ambient = jax.config.jax_default_matmul_precision  # type: ignore[attr-defined]
-    exact = ambient in ("highest", "float32")
-    return jax.lax.Precision.HIGHEST if exact else jax.lax.Precision.HIGH
+    return jax.lax.Precision.HIGHEST if ambient in EXACT else jax.lax.Precision.HIGH
 
 
 def _reordered(a: Array, order: Array) -> Array:

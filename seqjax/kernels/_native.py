@@ -1,10 +1,10 @@
 """The kernel of the native engine: on a CPU the whole time loop is one call of compiled C++.
 
-The kernel has three JAX primitives: the run of a cell over time, the tangent of the run, and the
-gradient, which is the transpose of the tangent. On a CPU, JAX compiles the run and the gradient to
-custom calls of the engine. The `fused` kernel computes everything else: the tangent, derivatives of
-the gradient, programs for other platforms, and exported programs, which must run on machines
-without the engine.
+The module also has the frame of all engines: three JAX primitives, which are the run of a cell over
+time, the tangent of the run, and the gradient, which is the transpose of the tangent. On the
+platform of an engine, JAX compiles the run and the gradient to the code of the engine. The `fused`
+kernel computes everything else: the tangent, derivatives of the gradient, programs for other
+platforms, and exported programs, which must run on machines without the engine.
 """
 
 import functools
@@ -17,21 +17,28 @@ import numpy as np
 from jax.extend import core
 from jax.interpreters import ad, batching, mlir, partial_eval, xla
 
-from seqjax import _native as engine
+from seqjax import _native as cpp
 from seqjax.cells._base import Cell
 from seqjax.cells._elman import Elman
 from seqjax.cells._gru import GRU
 from seqjax.cells._lstm import LSTM
 from seqjax.kernels._fused import fused
 from seqjax.kernels._kernel import INSTEAD, Kernel, Spec, require
-from seqjax.kernels._native_forms import DIFFERENTIABLE, FORMS, OPERANDS, Setting, unsuited_cell
+from seqjax.kernels._native_forms import (
+    DIFFERENTIABLE,
+    FORMS,
+    OPERANDS,
+    Engine,
+    Setting,
+    unsuited_cell,
+)
 from seqjax.kernels._native_sharding import divided, needs_devices, place
 from seqjax.kernels._native_vmap import mapped
 from seqjax.kernels._problem import Problem
 from seqjax.kernels._scan import varying_like
 from seqjax.types import Array, Unrolled
 
-__all__ = ["NATIVE", "native", "stands_for"]
+__all__ = ["NATIVE", "is_divided", "native", "parted", "run_on", "stands_for"]
 
 PANEL = 4
 """The number of slots in a panel (a group of hidden units); a slot is one SIMD vector."""
@@ -79,11 +86,26 @@ def native(
     """
     del inline, unroll
     require(_refuses(cell, Spec((), 1, problem.xs.dtype, "cpu")))
-    form = FORMS[type(cell)]
-    if _is_left_to_fused(problem) or not form.fits(cell, problem):
+    if _is_left_to_fused(problem) or not FORMS[type(cell)].fits(cell, problem):
         return fused(cell, problem, reverse)
+    return run_on(CPU, cell, problem, reverse)
+
+
+def run_on(engine: Engine, cell: Cell[Any, Any], problem: Problem, reverse: bool) -> Unrolled:
+    """Run a cell whose class is a key of `FORMS` on an engine.
+
+    Args:
+      engine: the engine.
+      cell: the cell.
+      problem: the time-major arrays of the call; see `Problem`.
+      reverse: whether to process the steps in the order t = T-1 … 0.
+
+    Returns:
+      `Unrolled` with time-major outputs, `[T, ..., H]` for a cell.
+    """
+    form = FORMS[type(cell)]
     arrays = form.operands(cell, varying_like(problem, problem))
-    setting = Setting(cell, reverse, tuple(arrays))
+    setting = Setting(cell, reverse, tuple(arrays), engine)
     found = _run.bind(*arrays.values(), setting=setting, store=False)
     return form.unrolled(problem, dict(zip(setting.shown, found, strict=True)), reverse)
 
@@ -96,7 +118,7 @@ def _refuses(cell: Cell[Any, Any], spec: Spec) -> str | None:
     unsuited = _unsuited(cell, spec)
     if unsuited is not None:
         return unsuited
-    absent = engine.why_absent()
+    absent = cpp.why_absent()
     return None if absent is None else f"'native' is absent: {absent}; {INSTEAD}"
 
 
@@ -118,7 +140,7 @@ def _unsuited(cell: Cell[Any, Any], spec: Spec) -> str | None:
 
 def _absent(cell: Cell[Any, Any], spec: Spec) -> str | None:
     """Return why the engine is absent, or None if it is present or cannot run the cell."""
-    return None if _unsuited(cell, spec) else engine.why_absent()
+    return None if _unsuited(cell, spec) else cpp.why_absent()
 
 
 def _takes(cell: Cell[Any, Any], spec: Spec) -> str | None:
@@ -139,11 +161,11 @@ def _is_left_to_fused(problem: Problem) -> bool:
     return (
         any(leaf.dtype != jnp.float32 for leaf in states)
         or not all(isinstance(n, int) and n > 0 for n in shape)
-        or _is_divided(problem)
+        or is_divided(problem)
     )
 
 
-def _is_divided(problem: Problem) -> bool:
+def is_divided(problem: Problem) -> bool:
     """Return whether arrays have explicit shardings, which the engine's results cannot have."""
     meshes = [jax.typeof(leaf).sharding.mesh for leaf in jax.tree.leaves(problem)]
     return any(mesh.explicit_axes for mesh in (*meshes, jax.sharding.get_abstract_mesh()))
@@ -163,7 +185,7 @@ def _run_by_fused(*operands: Array, setting: Setting, store: bool) -> list[Array
     shown = [results[name] for name in setting.shown]
     if not store:
         return shown
-    shapes = _shapes(operands, setting)
+    shapes = setting.engine.shapes(operands, setting)
     return shown + [jnp.zeros(shapes[name], jnp.float32) for name in setting.kept]
 
 
@@ -184,26 +206,33 @@ def _of_moving(
 
 
 def _tangent_by_fused(*arrays: Array, setting: Setting, moving: tuple[str, ...]) -> list[Array]:
-    """Return the tangents of the outputs and the final state. `arrays` is as for `_parted`."""
-    operands, _, tangents = _parted(arrays, setting)
+    """Return the tangents of the outputs and the final state. `arrays` is as for `parted`."""
+    operands, _, tangents = parted(arrays, setting)
     run, primals = _of_moving(operands, setting, moving)
     return jax.jvp(run, tuple(primals), tuple(tangents))[1]
 
 
 def _gradient_by_fused(*arrays: Array, setting: Setting, moving: tuple[str, ...]) -> list[Array]:
-    """Return the gradients of the operands `moving`. `arrays` is as for `_parted`."""
-    operands, _, cotangents = _parted(arrays, setting)
+    """Return the gradients of the operands `moving`. `arrays` is as for `parted`."""
+    operands, _, cotangents = parted(arrays, setting)
     run, primals = _of_moving(operands, setting, moving)
     return list(jax.vjp(run, *primals)[1](list(cotangents)))
 
 
-def _parted(arrays: Sequence[Any], setting: Setting) -> tuple[Any, Any, Any]:
+def parted(arrays: Sequence[Any], setting: Setting) -> tuple[Any, Any, Any]:
     """Split arrays into operands, results that the gradient reads, and tangents or cotangents."""
     n, read = len(setting.names), len(setting.read)
     return arrays[:n], arrays[n : n + read], arrays[n + read :]
 
 
-# The custom calls of the engine.
+# The custom calls of the engine for CPUs.
+
+
+def _kept(setting: Setting) -> tuple[str, ...]:
+    """Return the names of the results that a run stores for the gradient."""
+    memory = ("cs",) if "c0" in setting.names else ()
+    states = ("hs",) if "mask" in setting.names else ()
+    return ("gates", *memory, *states, *(("queries",) if setting.attends else ()))
 
 
 def _attributes(setting: Setting) -> dict[str, Any]:
@@ -226,7 +255,7 @@ def _shapes(operands: Sequence[Any], setting: Setting) -> dict[str, tuple[int, .
     arrays = dict(zip(setting.names, operands, strict=True))
     steps, batch, _ = arrays["xs"].shape
     size = arrays["w_hh"].shape[0]
-    lanes = engine.engine().lanes
+    lanes = cpp.engine().lanes
     units = lanes * PANEL if isinstance(setting.inner, Elman) else lanes
     panels = -(-size // units)
     found = {
@@ -250,18 +279,18 @@ def _shapes(operands: Sequence[Any], setting: Setting) -> dict[str, tuple[int, .
 def _run_by_engine(*operands: Array, setting: Setting, store: bool) -> list[Array]:
     shapes = _shapes(operands, setting)
     results = [jax.ShapeDtypeStruct(shapes[name], jnp.float32) for name in setting.results(store)]
-    call = jax.ffi.ffi_call(engine.engine().forward, results)
+    call = jax.ffi.ffi_call(cpp.engine().forward, results)
     return list(call(*operands, **_attributes(setting), store=store))
 
 
 def _run_by_engines(*operands: Array, setting: Setting, store: bool) -> list[Array]:
     """Run the engine on each device's part of the operands."""
-    run = functools.partial(_run_by_engine, setting=setting, store=store)
+    run = functools.partial(setting.engine.run, setting=setting, store=store)
     return divided(run, setting.names, setting.results(store))(*operands)
 
 
 def _gradient_by_engine(*arrays: Array, setting: Setting, moving: tuple[str, ...]) -> list[Array]:
-    operands, read, cotangents = _parted(arrays, setting)
+    operands, read, cotangents = parted(arrays, setting)
     of = dict(zip(setting.names, operands, strict=True))
     named = dict(zip(setting.read, read, strict=True))
     named.setdefault("hs", named["ys"])
@@ -273,7 +302,7 @@ def _gradient_by_engine(*arrays: Array, setting: Setting, moving: tuple[str, ...
     if "w_q" in moving:
         shapes["w_q"] = named["queries"].shape
     results = [jax.ShapeDtypeStruct(shape, jnp.float32) for shape in shapes.values()]
-    call = jax.ffi.ffi_call(engine.engine().backward, results)
+    call = jax.ffi.ffi_call(cpp.engine().backward, results)
     attributes = _attributes(setting) | {"wanted": _bits(moving)}
     found = dict(zip(moving, call(*operands, *given, *cotangents, **attributes), strict=True))
     if "w_q" in moving:
@@ -290,8 +319,12 @@ def _of_query_matrix(y0: Array, ys: Array, d_queries: Array, reverse: bool) -> A
 
 def _gradient_by_engines(*arrays: Array, setting: Setting, moving: tuple[str, ...]) -> list[Array]:
     """Compute the gradient by the engine on each device's part of the operands."""
-    run = functools.partial(_gradient_by_engine, setting=setting, moving=moving)
+    run = functools.partial(setting.engine.gradient, setting=setting, moving=moving)
     return divided(run, setting.of_gradient, moving)(*arrays)
+
+
+CPU = Engine("cpu", _kept, _shapes, _run_by_engine, _gradient_by_engine, divides=True)
+"""The engine in C++."""
 
 
 # The primitives.
@@ -325,7 +358,7 @@ def _primitive(
     by_engine: Callable[..., list[Array]] | None = None,
     by_engines: Callable[..., list[Array]] | None = None,
 ) -> core.Primitive:
-    """Return a primitive that computes `by_fused`, or on a CPU `by_engine` if it is given."""
+    """Return a primitive that computes `by_fused`, or `by_engine` on the engine's platform."""
     primitive = core.Primitive(f"seqjax_native_{name}")
     _PROGRAMS[primitive] = by_fused
     primitive.multiple_results = True
@@ -340,13 +373,17 @@ def _primitive(
             "unknown": elsewhere,
         }
 
-        def lower(context: Any, *operands: Any, **params: Any) -> Any:
-            module = context.module_context
-            exported = module.lowering_parameters.for_export
-            rule = elsewhere if exported else rules[place(module.axis_context)]
+        def lower(platform: str, context: Any, *operands: Any, **params: Any) -> Any:
+            module, engine = context.module_context, params["setting"].engine
+            rule = elsewhere
+            if engine.platform == platform and not module.lowering_parameters.for_export:
+                where = place(module.axis_context)
+                rule = rules["unknown" if where == "several" and not engine.divides else where]
             return rule(context, *operands, **params)
 
-        mlir.register_lowering(primitive, lower, platform="cpu")
+        for platform in ("cpu", "cuda"):
+            rule = functools.partial(lower, platform)
+            mlir.register_lowering(primitive, rule, platform=platform)
 
     def jvp(primals: Any, tangents: Any, **params: Any) -> Any:
         filled = [_filled(p, t) for p, t in zip(primals, tangents, strict=True)]
@@ -371,37 +408,50 @@ def _filled(primal: Array, tangent: Any) -> Any:
     return np.zeros(primal.shape, jax.dtypes.float0)
 
 
-_run = _primitive("run", _run_by_fused, _run_by_engine, _run_by_engines)
+def _engine_run(*operands: Array, setting: Setting, store: bool) -> list[Array]:
+    return setting.engine.run(*operands, setting=setting, store=store)
+
+
+def _engine_gradient(*arrays: Array, setting: Setting, moving: tuple[str, ...]) -> list[Array]:
+    return setting.engine.gradient(*arrays, setting=setting, moving=moving)
+
+
+_run = _primitive("run", _run_by_fused, _engine_run, _run_by_engines)
 _tangent = _primitive("tangent", _tangent_by_fused)
-_gradient = _primitive("gradient", _gradient_by_fused, _gradient_by_engine, _gradient_by_engines)
+_gradient = _primitive("gradient", _gradient_by_fused, _engine_gradient, _gradient_by_engines)
 
 
-def _like(aval: Any, shape: tuple[int, ...]) -> Any:
-    """Return the type of a float32 array that varies over the same mesh axes as `aval`."""
+def _like(aval: Any, shape: tuple[int, ...], dtype: Any) -> Any:
+    """Return the type of an array that varies over the same mesh axes as `aval`."""
     sharding = aval.sharding.update(spec=jax.sharding.PartitionSpec(*[None] * len(shape)))
-    return aval.update(
-        shape=shape, dtype=jnp.dtype(jnp.float32), weak_type=False, sharding=sharding
-    )
+    return aval.update(shape=shape, dtype=jnp.dtype(dtype), weak_type=False, sharding=sharding)
+
+
+def _results(operands: Sequence[Any], setting: Setting, names: Sequence[str]) -> list[Any]:
+    """Return the types of the results of a run with the given names."""
+    shapes = setting.engine.shapes(operands, setting)
+    of = dict(zip(setting.names, operands, strict=True))
+    same = {"ys": of["xs"], "h": of["h0"], "c": of.get("c0")}
+    dtypes = {name: aval.dtype for name, aval in same.items() if aval is not None}
+    return [_like(operands[0], shapes[name], dtypes.get(name, jnp.float32)) for name in names]
 
 
 @_run.def_abstract_eval
 def _of_run(*operands: Any, setting: Setting, store: bool) -> list[Any]:
-    shapes = _shapes(operands, setting)
-    return [_like(operands[0], shapes[name]) for name in setting.results(store)]
+    return _results(operands, setting, setting.results(store))
 
 
 @_tangent.def_abstract_eval
 def _of_tangent(*arrays: Any, setting: Setting, moving: tuple[str, ...]) -> list[Any]:
-    operands, _, _ = _parted(arrays, setting)
-    shapes = _shapes(operands, setting)
-    return [_like(operands[0], shapes[name]) for name in setting.shown]
+    operands, _, _ = parted(arrays, setting)
+    return _results(operands, setting, setting.shown)
 
 
 @_gradient.def_abstract_eval
 def _of_gradient(*arrays: Any, setting: Setting, moving: tuple[str, ...]) -> list[Any]:
-    operands, _, _ = _parted(arrays, setting)
+    operands, _, _ = parted(arrays, setting)
     of = dict(zip(setting.names, operands, strict=True))
-    return [_like(operands[0], of[name].shape) for name in moving]
+    return [_like(operands[0], of[name].shape, of[name].dtype) for name in moving]
 
 
 def _run_jvp(primals: Any, tangents: Any, *, setting: Setting, store: bool) -> Any:
@@ -428,7 +478,7 @@ def _tangent_transpose(
     cotangents: Any, *arrays: Any, setting: Setting, moving: tuple[str, ...]
 ) -> Any:
     """Return the gradient, from `fused` if the engine cannot differentiate one of the operands."""
-    operands, read, tangents = _parted(arrays, setting)
+    operands, read, tangents = parted(arrays, setting)
     filled = [ad.instantiate_zeros(cotangent) for cotangent in cotangents]
     if set(moving) <= DIFFERENTIABLE:
         found = _gradient.bind(*operands, *read, *filled, setting=setting, moving=moving)

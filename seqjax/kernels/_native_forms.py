@@ -1,11 +1,11 @@
-"""The problems of the native engine: the arrays of its calls, and the forms of the cells it runs.
+"""The problems of engines: the arrays of their calls, and the forms of the cells that they run.
 
 A form says how the engine runs one class of cells. The classes `LSTM`, `GRU` and `Elman` share one
 form. `seqjax.seq2seq` adds the form of a decoder with attention, whose step contains one of these
 cells.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -23,6 +23,7 @@ __all__ = [
     "FORMS",
     "OPERANDS",
     "Arrays",
+    "Engine",
     "Form",
     "Setting",
     "operands_of_cell",
@@ -72,6 +73,27 @@ class Form(NamedTuple):
     unrolled: Callable[[Problem, Arrays, bool], Unrolled]
 
 
+class Engine(NamedTuple):
+    """Compiled code that runs cells on one platform, in place of `fused`.
+
+    Attributes:
+      platform: "cpu" or "cuda".
+      kept: `kept(setting)` returns the names of the results that a run stores for the gradient.
+      shapes: `shapes(operands, setting)` returns the shapes of the results of a run, by name.
+      run: `run(*operands, setting=…, store=…)` returns the results of a run.
+      gradient: `gradient(*arrays, setting=…, moving=…)` returns the gradients of the operands
+        `moving`. `arrays` is as for `parted`.
+      divides: whether each device can run its part of the batch if XLA divides the batch.
+    """
+
+    platform: str
+    kept: Callable[["Setting"], tuple[str, ...]]
+    shapes: Callable[[Sequence[Any], "Setting"], dict[str, tuple[int, ...]]]
+    run: Callable[..., list[Array]]
+    gradient: Callable[..., list[Array]]
+    divides: bool
+
+
 class Setting(NamedTuple):
     """The arguments of a call that are not arrays.
 
@@ -79,11 +101,13 @@ class Setting(NamedTuple):
       cell: the cell, whose class is a key of `FORMS`.
       reverse: whether to process the steps in the order t = T-1 … 0.
       names: the names of the arrays of this call, which are elements of `OPERANDS`.
+      engine: the engine that runs the cell on its platform.
     """
 
     cell: Cell[Any, Any]
     reverse: bool
     names: tuple[str, ...]
+    engine: Engine
 
     @property
     def form(self) -> Form:
@@ -113,9 +137,7 @@ class Setting(NamedTuple):
     @property
     def kept(self) -> tuple[str, ...]:
         """The names of the results that a run stores for the gradient."""
-        memory = ("cs",) if "c0" in self.names else ()
-        states = ("hs",) if "mask" in self.names else ()
-        return ("gates", *memory, *states, *(("queries",) if self.attends else ()))
+        return self.engine.kept(self)
 
     @property
     def read(self) -> tuple[str, ...]:

@@ -28,16 +28,16 @@ AXES = {
     "xs": "t b i", "h0": "b h", "c0": "b h", "w_ih": "i g", "w_hh": "h g", "b": "g", "b_hn": "h",
     "mask": "t b", "resets": "t b", "h_reset": "b h", "c_reset": "b h", "noise": "b h",
     "hold_h": "t b h", "hold_c": "t b h", "ys": "t b h", "h": "b h", "c": "b h",
-    "gates": "p t b s l", "cs": "p t b l", "hs": "t b h", "keys": "b n u", "values": "b n m",
-    "positions": "b n", "w_c": "m g", "w_q": "h u", "v": "u", "y0": "b h", "contexts": "t b m",
-    "weights": "t b n", "queries": "t b u",
+    "gates": "p t b s l", "cs": "p t b l", "hs": "t b h", "zs": "t s h b", "lefts": "t s h b",
+    "keys": "b n u", "values": "b n m", "positions": "b n", "w_c": "m g", "w_q": "h u", "v": "u",
+    "y0": "b h", "contexts": "t b m", "weights": "t b n", "queries": "t b u",
 }  # fmt: skip
 """The axes of each array.
 
 The letters stand for time (t), batch (b), inputs (i), hidden units (h) and gates (g). The native
 engine groups hidden units in panels (p). A panel has slots (s), and a slot is one SIMD vector of
-several lanes (l). A decoder attends to a memory of positions (n) with features (m), by means of
-keys and queries (u).
+several lanes (l). The engine `persistent` has one slot for each gate or each array of the state. A
+decoder attends to a memory of positions (n) with features (m), by means of keys and queries (u).
 """
 BATCH_AXIS = {name: axes.split().index("b") for name, axes in AXES.items() if "b" in axes.split()}
 """The batch axis of each operand and result; parameters have none."""

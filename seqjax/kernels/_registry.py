@@ -6,12 +6,13 @@ from seqjax.kernels._cudnn import CUDNN
 from seqjax.kernels._fused import FUSED
 from seqjax.kernels._kernel import Kernel
 from seqjax.kernels._native import NATIVE
+from seqjax.kernels._persistent import PERSISTENT
 from seqjax.kernels._scan import SCAN
 
 __all__ = ["KERNELS", "find"]
 
 KERNELS: dict[str, Kernel] = {
-    kernel.name: kernel for kernel in (SCAN, FUSED, ASSOCIATIVE, CUDNN, NATIVE)
+    kernel.name: kernel for kernel in (SCAN, FUSED, ASSOCIATIVE, CUDNN, NATIVE, PERSISTENT)
 }
 """The kernels by name.
 

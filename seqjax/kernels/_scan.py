@@ -113,14 +113,19 @@ def varying_like(state: Any, problem: Any) -> Any:
     Inside `jax.shard_map`, the type of a loop's carry says over which mesh axes the carry varies,
     and this type must not change in the loop. An initial state of zeros varies over no mesh axis.
     """
+    wanted = varying_axes(problem)
+
+    def one(leaf: Array) -> Array:
+        missing = tuple(sorted(wanted - varying_axes(leaf)))
+        return jax.lax.pcast(leaf, missing, to="varying") if missing else leaf
+
+    return jax.tree.map(one, state)
+
+
+def varying_axes(tree: Any) -> frozenset[str]:
+    """Return the mesh axes over which the arrays of a pytree vary, inside of `jax.shard_map`."""
 
     def axes(leaf: Array) -> frozenset[str]:
         return getattr(getattr(jax.typeof(leaf), "manual_axis_type", None), "varying", frozenset())
 
-    wanted = frozenset().union(*map(axes, jax.tree.leaves(problem)))
-
-    def one(leaf: Array) -> Array:
-        missing = tuple(sorted(wanted - axes(leaf)))
-        return jax.lax.pcast(leaf, missing, to="varying") if missing else leaf
-
-    return jax.tree.map(one, state)
+    return frozenset().union(*map(axes, jax.tree.leaves(tree)))

@@ -14,7 +14,7 @@ from jax.experimental import rnn
 import seqjax
 from seqjax import cells
 from seqjax.kernels import Problem, scan
-from seqjax.kernels._cudnn import _run, cudnn, flat_weights
+from seqjax.kernels._cudnn import _ambient_precision, _run, cudnn, flat_weights
 from seqjax.kernels.target import this_machine
 from tests.cases import T, assert_close, draw_like, inputs_of, mask_of, params_of, state_of
 
@@ -292,3 +292,16 @@ def test_memory_is_cudnns_own(options):
         seqjax.unroll(
             CELL, params_of(CELL), inputs_of(CELL, BATCH), implementation="cudnn", **options
         )
+
+
+@pytest.mark.parametrize(
+    ("ambient", "exact"),
+    [
+        (None, False), ("high", False), ("tensorfloat32", False), ("TF32_TF32_F32", False),
+        ("highest", True), ("float32", True), ("F32_F32_F32", True), ("BF16_BF16_F32_X6", True),
+    ],
+)  # fmt: skip
+def test_the_precision_is_that_of_other_products(ambient, exact):
+    with jax.default_matmul_precision(ambient):
+        wanted = jax.lax.Precision.HIGHEST if exact else jax.lax.Precision.HIGH
+        assert _ambient_precision() is wanted
