@@ -18,8 +18,8 @@ from seqjax.types import Array
 __all__ = ["log_probability", "node_scores"]
 
 
-@functools.partial(jax.custom_jvp, nondiff_argnums=(2,))
-def node_scores(logits: Array, labels: Array, blank: int) -> tuple[Array, Array]:
+@functools.partial(jax.custom_jvp, nondiff_argnums=(3,))
+def node_scores(logits: Array, labels: Array, real: Array, blank: int) -> tuple[Array, Array]:
     """Return log softmax of the logits at the blank and at one label of each node.
 
     Both are accurate where a probability is close to 1. The derivative contains no scatter, and all
@@ -28,10 +28,13 @@ def node_scores(logits: Array, labels: Array, blank: int) -> tuple[Array, Array]
     Args:
       logits: float `[..., V]`; -inf stays -inf, even if all logits of a node are -inf.
       labels: int32 `[...]`, the label of each node.
+      real: bool, broadcast to `[...]`. Where it is False, the derivative is 0, even for logits of
+        NaN, if nothing depends on the scores.
       blank: the class of the blank.
 
     Example:
-      >>> blanks, emitted = node_scores(jnp.log(jnp.array([[1.0, 3.0]])), jnp.array([1]), 0)
+      >>> logits, real = jnp.log(jnp.array([[1.0, 3.0]])), jnp.array([True])
+      >>> blanks, emitted = node_scores(logits, jnp.array([1]), real, 0)
       >>> jnp.exp(blanks).round(2).tolist(), jnp.exp(emitted).round(2).tolist()
       ([0.25], [0.75])
     """
@@ -40,8 +43,9 @@ def node_scores(logits: Array, labels: Array, blank: int) -> tuple[Array, Array]
 
 @node_scores.defjvp
 def _node_scores_jvp(blank: int, primals: Any, tangents: Any) -> Any:
-    (logits, labels), (d_logits, _) = primals, tangents
+    (logits, labels, real), (d_logits, _, _) = primals, tangents
     scores, probs = _node_scores(logits, labels, blank)
+    probs = jnp.where(real[..., None], probs, 0.0)
     is_label = _numbers(logits) == labels[..., None]
     mean = (probs * d_logits).sum(-1)
     d_label = jnp.where(is_label, d_logits, 0.0).sum(-1)

@@ -80,8 +80,8 @@ def transducer_loss(
     sizes = batch, steps, width
     nodes = _checked_nodes(sizes, classes, labels, lengths, mask, label_lengths, blank, "logits")
     real = nodes.frames[:, :, None] & nodes.columns[:, None]
-    logits = sequences.zero_masked(logits, mask=real)
-    scores = jax.checkpoint(_scores, static_argnums=2)(logits, nodes.next_labels, nodes.blank)
+    remat = jax.checkpoint(_scores, static_argnums=3)
+    scores = remat(logits, nodes.next_labels, real, nodes.blank)
     return _loss(nodes, scores, zero_infinity, per_sequence)
 
 
@@ -169,7 +169,7 @@ def joint_transducer_loss(
 
     def scores(encoded: Array) -> tuple[Array, Array]:
         logits = joint(encoded[:, :, None], predicted[:, None])
-        return _scores(logits, nodes.next_labels, nodes.blank)
+        return _scores(logits, nodes.next_labels, nodes.columns[:, None], nodes.blank)
 
     both = scores(encoded) if chunk_size == steps else _by_chunks(scores, encoded, chunk_size)
     return _loss(nodes, both, zero_infinity, per_sequence)
@@ -238,20 +238,21 @@ def _checked_nodes(
     return _Nodes(checked, blank, frames, sequences.lengths_to_mask(checked.lengths + 1, width))
 
 
-def _scores(logits: Array, next_labels: Array, blank: int) -> tuple[Array, Array]:
+def _scores(logits: Array, next_labels: Array, real: Array, blank: int) -> tuple[Array, Array]:
     """Return the scores of both moves, `[B, t, W]`, from logits `[B, t, W, V]`."""
     logits = logits.astype(accumulator_dtype(logits.dtype))
     labels = jnp.broadcast_to(next_labels[:, None], logits.shape[:-1])
-    return node_scores(logits, labels, blank)
+    return node_scores(logits, labels, real, blank)
 
 
 def _loss(
     nodes: _Nodes, scores: tuple[Array, Array], zero_infinity: bool, per_sequence: bool
 ) -> Array:
     """Return the loss for the scores of both moves at each node."""
-    frames, has_next = nodes.frames[:, :, None], nodes.columns[:, None, 1:]
-    has_next = jnp.pad(has_next, ((0, 0), (0, 0), (0, 1)))
-    blanks = jnp.where(frames, scores[0], 0.0)
+    frames, columns = nodes.frames[:, :, None], nodes.columns[:, None]
+    has_next = jnp.pad(columns[:, :, 1:], ((0, 0), (0, 0), (0, 1)))
+    # No path reaches the columns of padding, so their blanks can have any score but NaN.
+    blanks = jnp.where(frames & columns, scores[0], 0.0)
     emitted = jnp.where(frames & has_next, scores[1], -jnp.inf)
     log_p = log_probability(blanks, emitted, nodes.labels.lengths)
     impossible = 0.0 if checks.require_bool("zero_infinity", zero_infinity) else jnp.inf
