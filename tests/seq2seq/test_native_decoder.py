@@ -305,9 +305,9 @@ def test_the_bits_do_not_depend_on_the_number_of_threads():
 @pytest.mark.parametrize("place", ["embedded", "memory", "output"])
 def test_what_is_not_finite_goes_where_it_goes_in_scan(place, value):
     arrays = CASES["lstm"].arrays()
-    broken = np.array(getattr(arrays, place))
-    broken[0, 0] = value
-    broken = arrays._replace(**{place: broken})
+    changed = np.array(getattr(arrays, place))
+    changed[0, 0] = value
+    broken = arrays._replace(**{place: changed})
     got, want = (gradients("lstm", kernel, broken)[0][1][:4] for kernel in (native, scan))
     for a, b in zip(jax.tree.leaves(got), jax.tree.leaves(want), strict=True):
         np.testing.assert_array_equal(np.isnan(a), np.isnan(b))
@@ -357,7 +357,7 @@ def test_a_divided_batch_stays_native():
 
 
 def plan_of(execution: Execution, **options: Any) -> Any:
-    decoder = translator(**options).decoder
+    decoder: Any = translator(**options).decoder
     size = decoder.cells[-1].output_shape[-1]
     mechanism = decoder.mechanism
     memory = None
@@ -434,7 +434,7 @@ def test_what_is_left_to_fused():
 def test_segments_stay_native():
     case = CASES["lstm"]
 
-    def loss(arrays: Arrays, remat: str) -> Any:
+    def loss(arrays: Arrays, remat: Any) -> Any:
         writer, problem = case.problem(arrays)
         plan = make_plan(writer, (B,), T, jnp.float32, Execution(remat=remat))
         return total(run(writer, problem, plan, batch_ndim=1))
