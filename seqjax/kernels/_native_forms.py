@@ -48,7 +48,7 @@ DIFFERENTIABLE = frozenset(OPERANDS) - {
 
 
 class Form(NamedTuple):
-    """How the engine runs the cells of one class.
+    """The functions with which the engine runs the cells of one class.
 
     Attributes:
       unsuited: `unsuited(cell)` returns why the engine cannot run a cell, without its name and
