@@ -235,7 +235,7 @@ def _gradient(
         recurred = setting.cell.recur(again.params, rs)
         start = _start(setting, again.state, again.reset_state, again.resets)
         vectors = [getattr(again.params, name) for name in _vectors(setting)]
-        reset_state = [] if again.resets is None else _stacked(again.reset_state)
+        reset_state: Any = [] if again.resets is None else _stacked(again.reset_state)
         return projected, recurred, start, vectors, reset_state
 
     pull = jax.vjp(outside, {name: of[name] for name in moving})[1]
@@ -243,7 +243,7 @@ def _gradient(
         a.sum(-1).astype(of[name].dtype)
         for name, a in zip(_vectors(setting), found.get("d_vectors", ()), strict=False)
     ]
-    d_outside = (
+    d_outside: Any = (
         _slots(d_gates, loop.cell.projected),
         _slots(d_gates, loop.cell.recurred),
         _rows(found["d_left"], batch),

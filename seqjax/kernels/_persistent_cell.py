@@ -103,7 +103,7 @@ def pointwise(cell: Cell[Any, Any], p: PyTree, vectors: Sequence[str]) -> Pointw
 
 def _numbered(state: PyTree) -> PyTree:
     """Return a state whose arrays are replaced by their indices."""
-    structure = jax.tree.structure(state)
+    structure: Any = jax.tree.structure(state)
     return jax.tree.unflatten(structure, range(structure.num_leaves))
 
 
@@ -137,7 +137,8 @@ def _check(jaxpr: core.Jaxpr, size: int) -> None:
     """Raise if an equation has arrays other than scalars and `[H]`, as a product or a sum has."""
     for equation in jaxpr.eqns:
         for variable in (*equation.invars, *equation.outvars):
-            if variable.aval.shape not in ((), (size,)):
+            aval: Any = variable.aval
+            if aval.shape not in ((), (size,)):
                 raise NotImplementedError(f"expected a pointwise update, got {equation}")
         if equation.primitive.name in NESTED:
             _check(equation.params[NESTED[equation.primitive.name]].jaxpr, size)

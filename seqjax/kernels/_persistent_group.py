@@ -13,11 +13,13 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 from jax.experimental import pallas as pl
-from jax.experimental.pallas import mosaic_gpu as plgpu
+from jax.experimental.pallas import mosaic_gpu
 
 from seqjax.kernels._persistent_cell import Pointwise
 from seqjax.kernels._persistent_size import ROWS, TILE, Size
 from seqjax.types import Array
+
+plgpu: Any = mosaic_gpu  # its types differ between versions of JAX
 
 __all__ = ["OPERAND", "Group", "Loop", "call", "like", "zeros"]
 
