@@ -96,7 +96,7 @@ def _last(name: str) -> str:
 
 
 def _is_matrix(name: str, leaf: Any) -> bool:
-    if not jnp.issubdtype(getattr(leaf, "dtype", None), jnp.floating) or leaf.ndim < 2:
+    if not hasattr(leaf, "dtype") or not jnp.issubdtype(leaf.dtype, jnp.floating) or leaf.ndim < 2:
         return False
     if _last(name) == "bias" or _last(name).startswith("initial_state"):
         return False
