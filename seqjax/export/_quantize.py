@@ -118,6 +118,6 @@ def _split(name: str, values: np.ndarray) -> tuple[jax.Array, np.ndarray]:
             f"model: expected finite float32 weights with quantize='int8', got {largest[wrong][0]} "
             f"in {name}"
         )
-    found = np.clip(np.rint(values / scale), -LEVELS, LEVELS).astype(np.int8)
+    found = np.rint(values / scale).astype(np.int8)
     # Under tracing, JAX converts arrays of NumPy at once, and the program would contain float32.
     return jnp.asarray(found), scale
