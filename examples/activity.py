@@ -57,6 +57,8 @@ class Config(script.ScriptOptions):
     """Number of units in each direction."""
     num_layers: int = 1
     """Number of recurrent layers."""
+    dtype: script.Dtype = "float32"
+    """Dtype in which the recurrent layers compute. Parameters and all other layers are float32."""
     features: int = 32
     """Number of features of a step after the convolutions."""
     kernel_size: int = 5
@@ -99,7 +101,8 @@ class Classifier(nnx.Module):
             cell = cells.make_cell(config.cell, size, config.hidden_size)
         self.recurrent = nn.Recurrent(
             cell,
-            num_layers=config.num_layers, bidirectional=True, dropout=config.dropout, rngs=rngs,
+            num_layers=config.num_layers, bidirectional=True, dropout=config.dropout,
+            dtype=config.dtype, rngs=rngs,
         )  # fmt: skip
         self.dropout = nnx.Dropout(config.dropout)
         self.head = nnx.Linear(2 * self.recurrent.output_size, classes, rngs=rngs)
@@ -112,7 +115,7 @@ class Classifier(nnx.Module):
             # Set padding to 0 before each convolution over time.
             xs = jax.nn.relu(convolution(sequences.zero_masked(xs, mask=real)))
         xs = self.dropout(xs.reshape(*xs.shape[:2], -1), rngs=rngs)
-        outputs = self.recurrent(xs, lengths=lengths, rngs=rngs).outputs
+        outputs = self.recurrent(xs, lengths=lengths, rngs=rngs).outputs.astype(xs.dtype)
         pools = sequences.mean_pool, sequences.max_pool
         pooled = jnp.concatenate([pool(outputs, lengths=lengths) for pool in pools], -1)
         return self.head(self.dropout(pooled, rngs=rngs))

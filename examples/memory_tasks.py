@@ -59,6 +59,8 @@ class Config(script.ScriptOptions):
     """Options of the cell, as pairs of name and value, such as r_min 0.99 for lru. With activation
     identity, an elman cell can remember inputs over many steps, since its initial recurrent matrix
     is orthogonal (Henaff, Szlam, LeCun 2016)."""
+    dtype: script.Dtype = "float32"
+    """Dtype in which the recurrent layers compute. Parameters and the linear layers are float32."""
     steps: int = 1000
     """Number of batches in an epoch."""
     epochs: int = 10
@@ -75,10 +77,10 @@ class Config(script.ScriptOptions):
 class Block(nnx.Module):
     """A residual block, as in deep networks of linear cells: xs + GLU(GELU(cell(norm(xs))))."""
 
-    def __init__(self, cell: cells.Cell[Any, Any], *, rngs: nnx.Rngs) -> None:
+    def __init__(self, cell: cells.Cell[Any, Any], dtype: str, *, rngs: nnx.Rngs) -> None:
         width = cell.input_shape[0]
         self.norm = nnx.LayerNorm(width, rngs=rngs)
-        self.recurrent = nn.Recurrent(cell, rngs=rngs)
+        self.recurrent = nn.Recurrent(cell, dtype=dtype, rngs=rngs)
         self.gated = nnx.Linear(self.recurrent.output_size, 2 * width, rngs=rngs)
 
     def __call__(self, xs: jax.Array) -> jax.Array:
@@ -98,12 +100,16 @@ class Reader(nnx.Module):
         self.in_blocks = config.blocks
         if self.in_blocks:
             width = config.hidden_size
-            blocks = [Block(make_cell(config, width), rngs=rngs) for _ in range(config.num_layers)]
+            blocks = [
+                Block(make_cell(config, width), config.dtype, rngs=rngs)
+                for _ in range(config.num_layers)
+            ]
             self.blocks = nnx.Sequential(nnx.Linear(inputs, width, rngs=rngs), *blocks)
         else:
             self.recurrent = nn.Recurrent(
-                make_cell(config, inputs), num_layers=config.num_layers, rngs=rngs
-            )
+                make_cell(config, inputs),
+                num_layers=config.num_layers, dtype=config.dtype, rngs=rngs,
+            )  # fmt: skip
             width = self.recurrent.output_size
         self.head = nnx.Linear(width, outputs, rngs=rngs)
 

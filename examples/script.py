@@ -23,7 +23,10 @@ from seqjax import sharding, training, viz
 from seqjax._files import local_path
 from seqjax.data import Batches, batches
 
-__all__ = ["ScriptOptions", "blaming", "count_parameters", "measure"]
+__all__ = ["Dtype", "ScriptOptions", "blaming", "count_parameters", "measure"]
+
+Dtype = Literal["float32", "bfloat16"]
+"""Names of the dtypes in which recurrent layers can compute; parameters stay float32."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

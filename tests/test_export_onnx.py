@@ -100,6 +100,35 @@ def test_normalised_time_major_graphs_without_lengths_and_states(norm, tmp_path)
         np.testing.assert_allclose(found[key], leaf, atol=2e-6)
 
 
+@pytest.mark.parametrize("bidirectional", [False, True])
+def test_quantized_graphs_are_small_and_near(bidirectional, tmp_path):
+    """The recipe of docs/deploying.md; 7 bits, since 8 bits overflow on processors without VNNI."""
+    quantization = pytest.importorskip("onnxruntime.quantization")
+    import onnx
+
+    layer = make(cells.LSTM(24, 64), num_layers=2, bidirectional=bidirectional)
+    before, after = tmp_path / "float.onnx", tmp_path / "int8.onnx"
+    exact = export_onnx(layer, before)
+    quantization.quantize_dynamic(
+        before,
+        after,
+        weight_type=quantization.QuantType.QInt8,
+        per_channel=True,
+        reduce_range=True,
+    )
+    graph = onnx.load(after)
+    operators = [node.op_type for node in graph.graph.node]
+    assert operators.count("DynamicQuantizeLSTM") == 2
+    assert "LSTM" not in operators
+    assert after.stat().st_size < 0.35 * before.stat().st_size
+    xs, lengths = random(3, 6, 24), np.array([6, 0, 2], np.int32)
+    feed = {"xs": xs, "lengths": lengths, **states("state", layer, states_of(layer, (3,)))}
+    expected = run(exact, feed)
+    for name, found in run(graph, feed).items():
+        error = np.abs(found - expected[name]).max()
+        assert 0 < error < 0.15, name  # the random weights are larger than those of a new layer
+
+
 def test_what_onnx_does_not_compute_says_so():
     for match, layer in {
         "got MGU": make(cells.MGU(3, 4)),

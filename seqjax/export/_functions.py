@@ -11,6 +11,7 @@ import numpy as np
 from seqjax import checks
 from seqjax.export._artifact import Artifact
 from seqjax.export._plain import named, plain, restored
+from seqjax.export._quantize import QUANTIZATIONS, dequantized, quantized
 from seqjax.kernels import target
 from seqjax.types import PyTree
 
@@ -27,6 +28,7 @@ def export_function(
     *specs: PyTree,
     model: Any = None,
     weights: str = "constants",
+    quantize: str | None = None,
     platforms: Sequence[str] = PLATFORMS,
     kind: str = "function",
 ) -> Artifact:
@@ -46,6 +48,14 @@ def export_function(
         arrays.
       weights: "constants" stores the weights in the program. "argument" makes the weights the first
         argument, so that they can be replaced; the artifact contains their present values.
+      quantize: "int8" stores each matrix w as int8 values with one float32 scale for each channel:
+        w_ic ≈ q_ic s_c with s_c = max_i |w_ic| / 127, so the error of a weight is at most s_c / 2.
+        The program computes this product first and then runs in the dtypes of the model. The
+        channels are the rows of an array named `embedding` and the last axis of all others, such as
+        the outputs of a dense layer or a convolution. Biases, initial states, arrays with less than
+        1,024 values and arrays with less than 16 values in each channel remain as they are. With
+        `weights="argument"`, the matrix "w" becomes the two weights "w" and "w.scale". None stores
+        the weights as they are.
       platforms: some of "cpu", "cuda", "rocm", "tpu". Kernels are selected for these platforms, not
         for the current machine.
       kind: a name for the kind of program, which is stored in the manifest.
@@ -55,8 +65,10 @@ def export_function(
 
     Raises:
       TypeError: if `function` is not callable.
-      ValueError: if a platform is unknown, if `weights` is "argument" without a model, or if the
-        names of two results are equal as text, such as 1 and "1".
+      ValueError: if a platform is unknown; if `weights` is "argument" or `quantize` is "int8"
+        without a model; if no array of the model can be quantized, or one of them contains values
+        that are not finite in float32; or if the names of two results are equal as text, such as 1
+        and "1".
 
     Example:
       >>> from flax import nnx
@@ -73,16 +85,26 @@ def export_function(
     as_argument = checks.require_name("weights", weights, WEIGHTS) == "argument"
     if as_argument and model is None:
         raise ValueError("weights: expected 'constants' without a model, got 'argument'")
+    if quantize is not None:
+        checks.require_name("quantize", quantize, QUANTIZATIONS)
+        if model is None:
+            raise ValueError(f"quantize: expected None without a model, got {quantize!r}")
     platforms = _checked_platforms(platforms)
     specs = jax.tree.map(_spec, specs)
-    kept = jax.tree.map(np.asarray, plain(model)) if as_argument else None
-    if as_argument and not isinstance(kept, dict):
+    leaves = plain(model) if as_argument or quantize else None
+    if leaves is not None and not isinstance(leaves, dict):
         raise ValueError("model: expected a module or a pytree of named weights, got one array")
+    stored = quantized(leaves) if quantize else leaves
+    kept = jax.tree.map(np.asarray, stored) if as_argument else None
 
     def program(*arguments: Any) -> dict[str, Any]:
-        found, inputs = model, arguments
+        found, inputs, given_weights = model, arguments, stored
         if as_argument:
-            found, inputs = restored(model, arguments[0]), arguments[1:]
+            given_weights, inputs = arguments[0], arguments[1:]
+        if quantize:
+            given_weights = dequantized(given_weights, leaves)
+        if given_weights is not None:
+            found = restored(model, given_weights)
         given = [restored(like, flat) for like, flat in zip(specs, inputs, strict=True)]
         return named(function(*given) if model is None else function(found, *given))
 
@@ -103,6 +125,7 @@ def export_function(
         "inputs": [_entry(name, spec) for name, spec in zip(names, inputs, strict=True)],
         "outputs": [_entry(name, aval) for name, aval in outputs.items()],
         "weights": weights if model is not None else None,
+        "quantize": quantize,
         "dtypes": {"weights": dtypes_of(kept), "initial_state": {}},
     }
     return Artifact(exported, manifest, weights=kept)

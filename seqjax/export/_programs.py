@@ -35,6 +35,7 @@ def export_layer(
     state: bool = True,
     return_sequences: bool = True,
     weights: str = "constants",
+    quantize: str | None = None,
     platforms: Sequence[str] = PLATFORMS,
 ) -> Artifact:
     """Export a recurrent layer, in evaluation mode, as a program over whole sequences.
@@ -60,6 +61,7 @@ def export_layer(
         state of the layer.
       return_sequences: the argument `return_sequences` of the layer's call.
       weights: "constants" or "argument", see `export_function`.
+      quantize: "int8" or None, see `export_function`.
       platforms: see `export_function`.
 
     Returns:
@@ -105,7 +107,7 @@ def export_layer(
 
     artifact = export_function(
         _with_names(run, ["layer", *given]), *given.values(), model=layer, weights=weights,
-        platforms=platforms, kind="layer",
+        quantize=quantize, platforms=platforms, kind="layer",
     )  # fmt: skip
     if padding == "lengths":
         entry = next(each for each in artifact.manifest["inputs"] if each["name"] == "lengths")
@@ -118,6 +120,7 @@ def export_step(
     *,
     batch: str | int = "b",
     weights: str = "constants",
+    quantize: str | None = None,
     platforms: Sequence[str] = PLATFORMS,
 ) -> Artifact:
     """Export one time step of a recurrent layer, for streams.
@@ -128,6 +131,7 @@ def export_step(
       layer: a `seqjax.nn.Recurrent` in one direction.
       batch: the batch size as a number, or as a name that stands for any size of at least 1.
       weights: "constants" or "argument", see `export_function`.
+      quantize: "int8" or None, see `export_function`.
       platforms: see `export_function`.
 
     Returns:
@@ -160,7 +164,7 @@ def export_step(
 
     artifact = export_function(
         step, input_specs(layer.cell, (b,), dtype), _batched(start, b), model=layer,
-        weights=weights, platforms=platforms, kind="step",
+        weights=weights, quantize=quantize, platforms=platforms, kind="step",
     )  # fmt: skip
     return _with_state(artifact, start)
 
@@ -177,6 +181,7 @@ def export_decoding(
     batch: str | int = "b",
     steps: str | int = "s",
     weights: str = "constants",
+    quantize: str | None = None,
     platforms: Sequence[str] = PLATFORMS,
 ) -> Artifact:
     """Export an encoder-decoder model with its decoding loop.
@@ -201,6 +206,7 @@ def export_decoding(
       steps: the number of source positions as a number, or as a name that stands for any number of
         at least 1.
       weights: "constants" or "argument", see `export_function`.
+      quantize: "int8" or None, see `export_function`.
       platforms: see `export_function`.
 
     Returns:
@@ -264,7 +270,7 @@ def export_decoding(
 
     artifact = export_function(
         decode, spec, jax.ShapeDtypeStruct(shape[:1], jnp.int32), model=model, weights=weights,
-        platforms=platforms, kind="decoding",
+        quantize=quantize, platforms=platforms, kind="decoding",
     )  # fmt: skip
     if encoder.embedding is not None:
         tokens = {"range": [0, encoder.vocabulary - 1], "real_before": "lengths"}
