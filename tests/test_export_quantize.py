@@ -117,7 +117,7 @@ def test_random_keys_stay():
     artifact = export.export_function(
         lambda model, x: model.linear(x), spec, model=model, quantize="int8", platforms=CPU
     )
-    xs = random(2, 32)
+    xs = jnp.asarray(random(2, 32))
     np.testing.assert_allclose(artifact(xs)["output"], model.linear(xs), atol=0.05)
 
 

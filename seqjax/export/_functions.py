@@ -91,10 +91,10 @@ def export_function(
             raise ValueError(f"quantize: expected None without a model, got {quantize!r}")
     platforms = _checked_platforms(platforms)
     specs = jax.tree.map(_spec, specs)
-    leaves = plain(model) if as_argument or quantize else None
-    if leaves is not None and not isinstance(leaves, dict):
+    leaves: Any = plain(model) if as_argument or quantize else None
+    if (as_argument or quantize) and not isinstance(leaves, dict):
         raise ValueError("model: expected a module or a pytree of named weights, got one array")
-    stored = quantized(leaves) if quantize else leaves
+    stored: Any = quantized(leaves) if quantize else leaves
     kept = jax.tree.map(np.asarray, stored) if as_argument else None
 
     def program(*arguments: Any) -> dict[str, Any]:

@@ -83,7 +83,8 @@ def dequantized(weights: dict[str, Any], like: dict[str, Any]) -> dict[str, Any]
 
 
 def _product(values: Any, scale: Any, dtype: Any) -> jax.Array:
-    return (jax.lax.convert_element_type(values, jnp.float32) * scale).astype(dtype)
+    product: jax.Array = jax.lax.convert_element_type(values, jnp.float32) * scale
+    return product.astype(dtype)
 
 
 def _channels(name: str, axes: int) -> int:

@@ -34,11 +34,14 @@ def test_programs_and_graphs_of_one_model_agree(monkeypatch, capsys):
         (pronunciations, "load", lambda *_: (WORDS, ([], [], list(WORDS)))),
     ):
         monkeypatch.setattr(module, name, value)
-    said = []
+    said: list[list[tuple[str, ...]]] = []
     real = pronunciations.error_rates
-    monkeypatch.setattr(
-        pronunciations, "error_rates", lambda found, right: said.append(found) or real(found, right)
-    )
+
+    def spy(found, right):
+        said.append(found)
+        return real(found, right)
+
+    monkeypatch.setattr(pronunciations, "error_rates", spy)
     rows = quantization.main(["--run", "nowhere"])
     assert list(rows) == [
         "program, float32",
