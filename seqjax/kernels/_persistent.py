@@ -268,7 +268,8 @@ def _loop(kind: Any, setting: Setting, problem: Problem, interpret: Any) -> Any:
     """Return the arguments of a kernel that are not arrays, as an object of class `kind`."""
     cell = pointwise(setting.cell, setting.cell.param_specs(), _vectors(setting))
     size = _size(setting.cell)
-    assert size is not None  # `_refuses` has checked this
+    if size is None:  # only a caller that did not ask `_refuses` comes here
+        raise ValueError(f"cell: expected another number of hidden units, got {setting.cell}")
     dtypes = tuple(leaf.dtype for leaf in jax.tree.leaves(problem.state))
     return kind(cell, size, setting.reverse, dtypes, len(_vectors(setting)), interpret)
 

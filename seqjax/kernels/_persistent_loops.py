@@ -1,5 +1,7 @@
 """The time loops of the engine `persistent`, each in one GPU kernel: the run and the gradient."""
 
+import functools
+import operator
 from typing import Any
 
 import jax
@@ -170,10 +172,9 @@ def _step(i: Any, steps: int, backward: bool) -> Any:
 
 def _added(terms: list[Array], products: list[Array], p: int | None, q: int | None) -> Array:
     """Return a gate, which is the sum of a term and a product, or one of them."""
-    if p is None:
-        assert q is not None
-        return products[q]
-    return terms[p] if q is None else terms[p] + products[q]
+    parts = [a[n] for a, n in ((terms, p), (products, q)) if n is not None]
+    total: Array = functools.reduce(operator.add, parts)
+    return total
 
 
 def _condition(row: Array) -> Array:

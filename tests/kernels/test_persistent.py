@@ -74,7 +74,7 @@ def interpreter():
 
 
 def races():
-    """Whether the interpreter found a race in the kernel that it ran last."""
+    """Return True if the interpreter found a race in the kernel that it ran last."""
     from jax._src.pallas.mosaic_gpu.interpret import interpret_pallas_call
 
     return interpret_pallas_call.get_races().races_found

@@ -182,7 +182,7 @@ def test_values_and_gradients_are_those_of_scan(name, reverse):
 
 
 def calls(program: Any) -> list[int]:
-    """How often a compiled program calls the engine, forward and backward."""
+    """Return the numbers of forward and backward calls of the engine in a compiled program."""
     text = program.as_text() or ""
     return [text.count(f'custom_call_target="{name}"') for name in _native.engine()[1:3]]
 
