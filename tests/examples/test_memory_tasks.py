@@ -101,7 +101,7 @@ def test_options_of_the_cell(tmp_path):
 def test_recurrent_layers_in_bfloat16(tmp_path, blocks):
     """The computation is in bfloat16; parameters and the answer are float32."""
     options = config(tmp_path, task="copy", cell="min_gru", blocks=blocks, dtype="bfloat16")
-    model = nnx.eval_shape(lambda: memory_tasks.Reader(options, rngs=nnx.Rngs(0)))
+    model: Any = nnx.eval_shape(lambda: memory_tasks.Reader(options, rngs=nnx.Rngs(0)))
     recurrent = model.blocks.layers[1].recurrent if blocks else model.recurrent
     assert jnp.dtype(recurrent.dtype) == jnp.bfloat16
     assert {leaf.dtype for leaf in jax.tree.leaves(model)} == {jnp.dtype("float32")}
