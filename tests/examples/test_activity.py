@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import jax
 import numpy as np
 import pytest
 from flax import nnx
@@ -99,6 +100,16 @@ def test_signals_of_har(tmp_path):
         values = np.concatenate(found["train"]["steps"])
         np.testing.assert_allclose(values.mean(0), 0, atol=1e-5)
         np.testing.assert_allclose(values.std(0), 1, atol=1e-5)
+
+
+def test_the_recurrent_layer_in_bfloat16(series, tmp_path):
+    some = config(series, tmp_path, dtype="bfloat16")
+    model = nnx.eval_shape(lambda: activity.Classifier(some, (3,), 2, rngs=nnx.Rngs(0)))
+    model.eval()
+    assert np.dtype(model.recurrent.dtype) == "bfloat16"
+    steps = RNG.normal(size=(2, 9, 3)).astype(np.float32)
+    logits = jax.eval_shape(lambda model: model(steps, np.array([9, 4])), model)
+    assert (logits.shape, logits.dtype) == ((2, 2), np.float32)
 
 
 @pytest.mark.quick()

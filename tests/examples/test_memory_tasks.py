@@ -97,6 +97,19 @@ def test_options_of_the_cell(tmp_path):
     assert (cell.r_min, cell.max_phase) == (0.99, 3)
 
 
+@pytest.mark.parametrize("blocks", [False, True])
+def test_recurrent_layers_in_bfloat16(tmp_path, blocks):
+    """The computation is in bfloat16; parameters and the answer are float32."""
+    options = config(tmp_path, task="copy", cell="min_gru", blocks=blocks, dtype="bfloat16")
+    model: Any = nnx.eval_shape(lambda: memory_tasks.Reader(options, rngs=nnx.Rngs(0)))
+    recurrent = model.blocks.layers[1].recurrent if blocks else model.recurrent
+    assert jnp.dtype(recurrent.dtype) == jnp.bfloat16
+    assert {leaf.dtype for leaf in jax.tree.leaves(model)} == {jnp.dtype("float32")}
+    inputs = drawn.Draws("copy", 4, 3, 1, (0,))[0]["inputs"]
+    found = jax.eval_shape(lambda model: model(inputs), model)
+    assert (found.shape, found.dtype) == ((3, 24, 9), jnp.float32)
+
+
 @pytest.mark.quick("copy")
 @pytest.mark.parametrize("task", ["adding", "copy"])
 def test_residual_blocks(tmp_path, task):
