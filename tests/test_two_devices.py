@@ -42,4 +42,6 @@ def test_in_a_process_with_two_devices(path: Path) -> None:
         check=False,
     )
     assert done.returncode == 0, done.stdout + done.stderr
+    if old := re.search(r"needs jax .*", done.stdout):
+        pytest.skip(old[0])
     assert re.search(r"[1-9]\d* passed", done.stdout), done.stdout
