@@ -10,7 +10,7 @@ from seqjax import checks
 from seqjax.decoding._results import Step, log_softmax
 from seqjax.types import Array, PyTree
 
-__all__ = ["ensemble"]
+__all__ = ["checked_steps", "ensemble", "run_all"]
 
 
 def ensemble(steps: Sequence[Step]) -> Step:
@@ -43,6 +43,21 @@ def ensemble(steps: Sequence[Step]) -> Step:
       >>> [f"{p:.2f}" for p in jnp.exp(logits[0])]
       ['0.75', '0.25']
     """
+    models = checked_steps(steps)
+
+    def averaged(tokens: Array, state: PyTree) -> tuple[Array, PyTree]:
+        every, new = run_all(models, tokens, state)
+        each = [log_softmax(logits) for logits in every]
+        dtype = max((leaf.dtype for leaf in each), key=lambda dtype: dtype.itemsize)
+        stacked = jnp.stack([leaf.astype(dtype) for leaf in each])
+        mean = jax.nn.logsumexp(stacked, axis=0) - math.log(len(models))
+        return mean, new
+
+    return averaged
+
+
+def checked_steps(steps: Iterable[Step]) -> tuple[Step, ...]:
+    """Return the step functions of several models, or raise if there are none."""
     if not isinstance(steps, Iterable):
         raise TypeError(f"steps: expected a list of functions, got {checks.brief(steps)}")
     steps = tuple(steps)
@@ -51,22 +66,21 @@ def ensemble(steps: Sequence[Step]) -> Step:
     for step in steps:
         if not callable(step):
             raise TypeError(f"steps: expected functions, got {checks.brief(step)}")
+    return steps
 
-    def averaged(tokens: Array, state: PyTree) -> tuple[Array, PyTree]:
-        if not isinstance(state, tuple):
-            raise TypeError(f"state: expected a tuple of states, got {checks.brief(state)}")
-        if len(state) != len(steps):
-            raise ValueError(
-                f"state: expected one state for each of {len(steps)} models, got {len(state)}"
-            )
-        results = [step(tokens, own) for step, own in zip(steps, state, strict=True)]
-        shapes = [logits.shape for logits, _ in results]
-        if len(set(shapes)) > 1:
-            raise ValueError(f"steps: expected logits of one shape [N, V], got {shapes}")
-        each = [log_softmax(logits) for logits, _ in results]
-        dtype = max((leaf.dtype for leaf in each), key=lambda dtype: dtype.itemsize)
-        stacked = jnp.stack([leaf.astype(dtype) for leaf in each])
-        mean = jax.nn.logsumexp(stacked, axis=0) - math.log(len(steps))
-        return mean, tuple(new for _, new in results)
 
-    return averaged
+def run_all(
+    steps: tuple[Step, ...], tokens: Array, state: PyTree
+) -> tuple[list[Array], tuple[PyTree, ...]]:
+    """Run a step of each model, and return their logits and their new states."""
+    if not isinstance(state, tuple):
+        raise TypeError(f"state: expected a tuple of states, got {checks.brief(state)}")
+    if len(state) != len(steps):
+        raise ValueError(
+            f"state: expected one state for each of {len(steps)} models, got {len(state)}"
+        )
+    results = [step(tokens, own) for step, own in zip(steps, state, strict=True)]
+    shapes = [logits.shape for logits, _ in results]
+    if len(set(shapes)) > 1:
+        raise ValueError(f"steps: expected logits of one shape [N, V], got {shapes}")
+    return [logits for logits, _ in results], tuple(new for _, new in results)

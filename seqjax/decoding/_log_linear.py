@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import jax.numpy as jnp
 
 from seqjax import checks
+from seqjax.decoding._ensembles import checked_steps, run_all
 from seqjax.decoding._results import Step, gain_bound, gains_of
 from seqjax.types import Array, PyTree
 
@@ -59,17 +60,11 @@ class LogLinear:
     length_bonus: float = 0.0
 
     def __post_init__(self) -> None:
-        if not isinstance(self.steps, Sequence):
-            raise TypeError(f"steps: expected a list of functions, got {checks.brief(self.steps)}")
-        if not self.steps:
-            raise ValueError("steps: expected at least one step function, got none")
-        for step in self.steps:
-            if not callable(step):
-                raise TypeError(f"steps: expected functions, got {checks.brief(step)}")
-        weights = [1.0] * len(self.steps) if self.weights is None else self.weights
-        if not isinstance(weights, Sequence) or len(weights) != len(self.steps):
+        steps = checked_steps(self.steps)
+        weights = [1.0] * len(steps) if self.weights is None else self.weights
+        if not isinstance(weights, Sequence) or len(weights) != len(steps):
             raise ValueError(
-                f"weights: expected {len(self.steps)} numbers, one for each step, got "
+                f"weights: expected {len(steps)} numbers, one for each step, got "
                 f"{checks.brief(weights)}"
             )
         for weight in weights:
@@ -77,7 +72,7 @@ class LogLinear:
                 raise ValueError(f"weights: expected finite numbers of at least 0, got {weight}")
         if not math.isfinite(checks.require_number("length_bonus", self.length_bonus)):
             raise ValueError(f"length_bonus: expected a finite number, got {self.length_bonus}")
-        object.__setattr__(self, "steps", tuple(self.steps))
+        object.__setattr__(self, "steps", steps)
         object.__setattr__(self, "weights", tuple(map(float, weights)))
 
     @property
@@ -89,22 +84,12 @@ class LogLinear:
 
     def __call__(self, tokens: Array, state: PyTree) -> tuple[Array, PyTree]:
         """Return the scores `[N, V]` of the next tokens, and the tuple of the new states."""
-        if not isinstance(state, tuple):
-            raise TypeError(f"state: expected a tuple of states, got {checks.brief(state)}")
-        if len(state) != len(self.steps):
-            raise ValueError(
-                f"state: expected one state for each of {len(self.steps)} models, got {len(state)}"
-            )
-        results = [step(tokens, own) for step, own in zip(self.steps, state, strict=True)]
-        shapes = [logits.shape for logits, _ in results]
-        if len(set(shapes)) > 1:
-            raise ValueError(f"steps: expected logits of one shape [N, V], got {shapes}")
+        steps = tuple(self.steps)
+        every, new = run_all(steps, tokens, state)
         weighed = [
             weight * gains_of(step, logits)
-            for step, weight, (logits, _) in zip(
-                self.steps, self.weights or (), results, strict=True
-            )
+            for step, weight, logits in zip(steps, self.weights or (), every, strict=True)
             if weight
         ]
-        zero = jnp.zeros(shapes[0], jnp.float32)
-        return sum(weighed, zero) + self.length_bonus, tuple(new for _, new in results)
+        zero = jnp.zeros(every[0].shape, jnp.float32)
+        return sum(weighed, zero) + self.length_bonus, new
