@@ -17,7 +17,6 @@ from seqjax import _arguments as arguments
 from seqjax import checks, sequences
 from seqjax._elapsed import with_elapsed
 from seqjax._hints import hints
-from seqjax._hooks import is_hooked
 from seqjax.cells._base import Cell, is_shape
 from seqjax.kernels import Execution, Kernel, by_scan
 from seqjax.nn import _noise as noise
@@ -31,6 +30,7 @@ from seqjax.nn._layer import (
     Sequences,
 )
 from seqjax.nn._norm import batch_normed
+from seqjax.nn._outside_jit import in_one_program
 from seqjax.types import Array, PRNGKey, PyTree, Shape, Unrolled
 
 __all__ = ["Recurrent", "require_one_direction"]
@@ -324,10 +324,48 @@ class Recurrent(nnx.Module):
         if self.dtype is not None:
             xs = jax.tree.map(lambda x: x.astype(self.dtype), xs)
         xs = with_elapsed(self.cell, xs, elapsed)
+        if lengths is not None:  # the values of lengths are checked here, outside of any program
+            batch_shape, steps = arguments.layout(self.cell, xs, time_major=self.time_major)
+            mask = sequences.step_mask(
+                batch_shape, steps, lengths=lengths, mask=mask, time_major=self.time_major
+            )
+        if deterministic is None:
+            deterministic = self.deterministic
+        arrays = (xs, mask, resets, initial_state)
+        options: dict[str, Any] = {
+            "return_sequences": return_sequences, "burn_in": burn_in,
+            "return_all_states": return_all_states, "deterministic": deterministic,
+            "execution": execution, "implementation": implementation, "remat": remat,
+            "memory_budget": memory_budget, "unroll": unroll,
+        }  # fmt: skip
+        ran: Unrolled
+        if rngs is None and (deterministic or self.norm != "batch"):
+            ran = in_one_program(Recurrent._run, self, arrays, **options)
+        else:  # random streams and the averages of batch normalisation change in the call
+            ran = Recurrent._run(self, *arrays, **options, rngs=rngs)
+        return ran
+
+    def _run(
+        self,
+        xs: PyTree,
+        mask: Any,
+        resets: Any,
+        initial_state: Any,
+        *,
+        return_sequences: bool,
+        burn_in: int,
+        return_all_states: bool,
+        deterministic: bool,
+        execution: Execution | None,
+        implementation: str | Kernel | None,
+        remat: str | None,
+        memory_budget: int | None,
+        unroll: int | None,
+        rngs: noise.Rngs | None = None,
+    ) -> Unrolled:
+        """Run the layers over checked inputs; `__call__` explains the arguments."""
         batch_shape, steps = arguments.layout(self.cell, xs, time_major=self.time_major)
-        mask = sequences.step_mask(
-            batch_shape, steps, lengths=lengths, mask=mask, time_major=self.time_major
-        )
+        mask = sequences.step_mask(batch_shape, steps, mask=mask, time_major=self.time_major)
         execution = Execution.of(
             execution or self.execution, implementation=implementation, remat=remat,
             memory_budget=memory_budget, unroll=unroll,
@@ -347,8 +385,6 @@ class Recurrent(nnx.Module):
         if resets is not None:
             resets = sequences.require_mask("resets", resets, call.step_shape)
             call = dataclasses.replace(call, resets=resets)
-        if deterministic is None:
-            deterministic = self.deterministic
         checks.require_bool("deterministic", deterministic)
         checks.require_bool("return_sequences", return_sequences)
         keys = self._keys(deterministic, rngs)
@@ -406,20 +442,8 @@ class Recurrent(nnx.Module):
         """
         require_one_direction(self)
         x_t = with_elapsed(self.cell, x_t, elapsed, name="x_t", step=True)
-        run = _stepped if self._can_compile((x_t, state, resets)) else Recurrent._step
-        ran: Unrolled = run(self, x_t, state, resets)
+        ran: Unrolled = in_one_program(Recurrent._step, self, (x_t, state, resets))
         return ran
-
-    def _can_compile(self, arguments: PyTree) -> bool:
-        """Return whether a step with these arguments may run as one compiled program.
-
-        Arguments that are not JAX arrays are checked outside of the program, so that errors show
-        them. If the call is already part of a program, another one would only cost time.
-        """
-        return not is_hooked(self) and all(
-            isinstance(leaf, jax.Array) and not isinstance(leaf, jax.core.Tracer)
-            for leaf in jax.tree.leaves(arguments)
-        )
 
     def _step(self, x_t: PyTree, state: Any, resets: Any) -> Unrolled:
         """Run one step as a sequence of one step."""
@@ -568,10 +592,6 @@ class Recurrent(nnx.Module):
                     f"got {jax.tree.map(jnp.shape, state)}"
                 )
         return tuple(initial_state)
-
-
-# Outside of `jax.jit`, one program starts faster than the operations of a step.
-_stepped = jax.jit(Recurrent._step)
 
 
 def require_one_direction(layer: Recurrent) -> None:

@@ -13,6 +13,7 @@ from seqjax import checks, sequences
 from seqjax.cells import ops
 from seqjax.cells._base import widened
 from seqjax.nn import _noise as noise
+from seqjax.nn._outside_jit import in_one_program
 from seqjax.types import Array, Shape, Unrolled
 
 __all__ = ["CausalConv", "one_step"]
@@ -213,6 +214,12 @@ def one_step(module: Any, x_t: Any, state: Any, resets: Any, **options: Any) -> 
         expected = arguments.in_words("...", (module.input_size,))
         raise ValueError(f"x_t: expected {expected}, got {x_t.shape}")
     if resets is not None:
-        resets = sequences.require_mask("resets", resets, x_t.shape[:-1])[..., None]
+        resets = sequences.require_mask("resets", resets, x_t.shape[:-1])
+    ran: Unrolled = in_one_program(_one_step, module, (x_t, state, resets), **options)
+    return ran
+
+
+def _one_step(module: Any, x_t: Any, state: Any, resets: Any, **options: Any) -> Unrolled:
+    resets = None if resets is None else resets[..., None]
     outputs, state = module(x_t[..., None, :], initial_state=state, resets=resets, **options)
     return Unrolled(outputs[..., 0, :], state)
