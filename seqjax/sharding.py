@@ -246,9 +246,18 @@ def replicate(tree: PyTree, devices: int | None = None) -> PyTree:
 
 def to_host(x: Any) -> np.ndarray:
     """Return the values of an array, after gathering them if they are divided among processes."""
-    if isinstance(x, jax.Array) and not (x.is_fully_addressable or x.is_fully_replicated):
+    if _is_divided(x):
         x = multihost_utils.process_allgather(x, tiled=True)
     return np.asarray(x)
+
+
+def whole(own: Any, placed: Any) -> Any:
+    """Return the values of `placed` if it is divided among processes, and otherwise `own`."""
+    return to_host(placed) if _is_divided(placed) else own
+
+
+def _is_divided(x: Any) -> bool:
+    return isinstance(x, jax.Array) and not (x.is_fully_addressable or x.is_fully_replicated)
 
 
 def to_one_device(tree: PyTree) -> PyTree:

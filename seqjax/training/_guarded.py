@@ -161,7 +161,7 @@ class GuardedStep:
         hint = "pass mask=batch['weights'] to losses and metrics"
         try:
             if jax.process_count() > 1:
-                batch = jax.tree.map(sharding.to_host, there)
+                batch = jax.tree.map(sharding.whole, batch, there)
             real = filler.without_filler(batch)
             reason = None if real is batch else self._why_not(state, real, *rest)
         except ValueError as error:
