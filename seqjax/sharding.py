@@ -77,7 +77,7 @@ def use_cpu_devices(count: int | None = None) -> int:
 def use_processes(where: str = "auto", *, cpu_devices: int = 1, timeout: int = 30) -> int:
     """Connect this process to others with `jax.distributed`, before the first computation.
 
-    If one of the processes ends, JAX ends the others after at most `timeout` seconds.
+    If one of the processes is killed, JAX ends the others after about `timeout` seconds.
 
     Args:
       where: "INDEX/COUNT@HOST:PORT", such as "0/2@localhost:5123". INDEX is the index of this
