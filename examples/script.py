@@ -218,7 +218,7 @@ class ScriptOptions:
                 settings={name: getattr(self, name) for name in _SETTINGS},
                 logs=[training.JsonLines(self.out / "history.jsonl")], **options,
             )  # fmt: skip
-        return result._replace(model=jax.device_put(result.model, jax.local_devices()[0]))
+        return result._replace(model=sharding.to_one_device(result.model))
 
     def report(self, result: training.FitResult, **figures: float) -> dict[str, float]:
         """Print the results, and write `result.json` and `learning_curve.png` to `out`.

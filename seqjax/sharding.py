@@ -12,7 +12,8 @@ product and wait for each other at every step.
 
 The devices may belong to several processes, on one machine or on many. Each process first calls
 `use_processes`. Then all processes run the same program with the same batches, and each process
-keeps only the parts of the batches for its own devices.
+keeps only the rows of the batches for its own devices. `process_rows` returns these rows, so that a
+process need not read the others.
 """
 
 import functools
@@ -29,7 +30,14 @@ from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 from seqjax import checks
 from seqjax.types import PyTree
 
-__all__ = ["batch_mesh", "replicate", "shard_batch", "use_cpu_devices", "use_processes"]
+__all__ = [
+    "batch_mesh",
+    "process_rows",
+    "replicate",
+    "shard_batch",
+    "use_cpu_devices",
+    "use_processes",
+]
 
 
 def use_cpu_devices(count: int | None = None) -> int:
@@ -66,21 +74,24 @@ def use_cpu_devices(count: int | None = None) -> int:
     return count
 
 
-def use_processes(where: str = "auto", *, cpu_devices: int = 1) -> int:
+def use_processes(where: str = "auto", *, cpu_devices: int = 1, timeout: int = 30) -> int:
     """Connect this process to others with `jax.distributed`, before the first computation.
+
+    If one of the processes is killed, JAX ends the others after about `timeout` seconds.
 
     Args:
       where: "INDEX/COUNT@HOST:PORT", such as "0/2@localhost:5123". INDEX is the index of this
         process, COUNT is the number of processes, and HOST:PORT is the address of process 0. On a
         cluster that JAX can detect (Slurm, Open MPI, Kubernetes, Cloud TPU), use "auto".
       cpu_devices: the number of devices into which this process divides its CPU.
+      timeout: the number of seconds without a sign of life after which a process counts as dead.
 
     Returns:
       The number of processes.
 
     Raises:
-      TypeError, ValueError: `cpu_devices` is not a positive integer, or `where` is neither "auto"
-        nor of the form "INDEX/COUNT@HOST:PORT".
+      TypeError, ValueError: `cpu_devices` or `timeout` is not a positive integer, or `where` is
+        neither "auto" nor of the form "INDEX/COUNT@HOST:PORT".
       RuntimeError: JAX has already started, or the other processes cannot be reached.
 
     Example:
@@ -88,16 +99,21 @@ def use_processes(where: str = "auto", *, cpu_devices: int = 1) -> int:
       Traceback (most recent call last):
       ValueError: where: expected INDEX/COUNT@HOST:PORT with INDEX < COUNT, got '2/2@localhost:5123'
     """
-    place: tuple[Any, ...] = ()
+    place: dict[str, Any] = {}
     if where != "auto":
         found = re.fullmatch(r"(\d+)/(\d+)@(.+:\d+)", where) if isinstance(where, str) else None
         if found is None or int(found[1]) >= int(found[2]):
             raise ValueError(
                 f"where: expected INDEX/COUNT@HOST:PORT with INDEX < COUNT, got {where!r}"
             )
-        place = found[3], int(found[2]), int(found[1])
+        place = {
+            "coordinator_address": found[3],
+            "num_processes": int(found[2]),
+            "process_id": int(found[1]),
+        }
+    timeout = checks.require_integer("timeout", timeout)
     use_cpu_devices(cpu_devices)
-    jax.distributed.initialize(*place)
+    jax.distributed.initialize(**place, heartbeat_timeout_seconds=timeout)
     return int(jax.process_count())
 
 
@@ -174,6 +190,35 @@ def shard_batch(tree: PyTree, devices: int | None = None, *, axis: int = 0) -> P
     return jax.tree.map(place, tree)
 
 
+def process_rows(batch_size: int, devices: int | None = None) -> tuple[int, ...]:
+    """Return the rows of a batch that `shard_batch` puts onto the devices of this process.
+
+    If `batch_size` is not a multiple of the number of devices, `shard_batch` copies the batch to
+    each device, so all rows are returned.
+
+    Args:
+      batch_size: the number of rows of a batch.
+      devices: the number of devices. The default is all devices of all processes.
+
+    Returns:
+      The rows in increasing order, counted from 0.
+
+    Raises:
+      TypeError, ValueError: `batch_size` is not a positive integer, or `devices` is not valid for
+        `batch_mesh`.
+
+    Example:
+      >>> process_rows(4, 1)  # the only process has all rows
+      (0, 1, 2, 3)
+    """
+    batch_size, mesh = checks.require_integer("batch_size", batch_size), batch_mesh(devices)
+    if batch_size % mesh.size:
+        return tuple(range(batch_size))
+    sharding = NamedSharding(mesh, PartitionSpec("batch"))
+    parts = sharding.addressable_devices_indices_map((batch_size,)).values()
+    return tuple(sorted(row for part in parts if part for row in range(batch_size)[part[0]]))
+
+
 def replicate(tree: PyTree, devices: int | None = None) -> PyTree:
     """Copy arrays to every device.
 
@@ -201,9 +246,31 @@ def replicate(tree: PyTree, devices: int | None = None) -> PyTree:
 
 def to_host(x: Any) -> np.ndarray:
     """Return the values of an array, after gathering them if they are divided among processes."""
-    if isinstance(x, jax.Array) and not (x.is_fully_addressable or x.is_fully_replicated):
+    if _is_divided(x):
         x = multihost_utils.process_allgather(x, tiled=True)
     return np.asarray(x)
+
+
+def whole(own: Any, placed: Any) -> Any:
+    """Return the values of `placed` if it is divided among processes, and otherwise `own`."""
+    return to_host(placed) if _is_divided(placed) else own
+
+
+def _is_divided(x: Any) -> bool:
+    return isinstance(x, jax.Array) and not (x.is_fully_addressable or x.is_fully_replicated)
+
+
+def to_one_device(tree: PyTree) -> PyTree:
+    """Move replicated arrays of JAX to the first device of this process."""
+    device = jax.local_devices()[0]
+
+    def one(leaf: Any) -> Any:
+        if not isinstance(leaf, jax.Array):
+            return leaf
+        own = leaf if leaf.is_fully_addressable else leaf.addressable_data(0)
+        return jax.device_put(own, device)
+
+    return jax.tree.map(one, tree)
 
 
 def _put(leaf: Any, sharding: NamedSharding) -> jax.Array:

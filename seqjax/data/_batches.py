@@ -156,6 +156,7 @@ class Batches:
       epoch: the number of the epoch, counted from 0.
       drop_remainder: whether batches with fewer than B examples are left out.
       pad_batch: whether a batch with fewer than B examples is filled up to B rows.
+      rows: the rows of each batch that are read, see `only_rows`; None means all rows.
 
     Example:
       >>> three = batches({"x": [[1.0], [2.0, 3.0], [4.0]]}, batch_size=2)
@@ -173,6 +174,7 @@ class Batches:
     epoch: int
     drop_remainder: bool
     pad_batch: bool
+    rows: tuple[int, ...] | None = None
 
     def __len__(self) -> int:
         return len(self.plan)
@@ -190,12 +192,19 @@ class Batches:
     def __getitem__(self, index: int) -> dict[str, np.ndarray]:
         steps, rows = self.plan[checks.require_index(index, len(self))]
         size = self.batch_size if self.pad_batch else len(rows)
+        places = None if self.rows is None else [row for row in self.rows if row < len(rows)]
+        read = rows if places is None else [rows[row] for row in places]
         groups = {f: (g, t) for g, t in zip(self.groups, steps, strict=True) for f in g.fields}
         batch = {}
         for name, spec in self.specs.items():
             group, time = groups.get(name, (None, None))
-            entries = self.fields[name].take(rows, spec, None if group is None else group.lengths)
-            batch[name] = stack(entries, (size,) if time is None else (size, time), spec)
+            entries = self.fields[name].take(read, spec, None if group is None else group.lengths)
+            lead = () if time is None else (time,)
+            if places is None:
+                batch[name] = stack(entries, (size, *lead), spec)
+                continue
+            batch[name] = np.zeros((size, *lead, *spec.shape), spec.dtype)
+            batch[name][places] = stack(entries, (len(places), *lead), spec)
         for group in self.groups:
             batch[group.name] = np.zeros(size, np.int32)
             batch[group.name][: len(rows)] = group.lengths[rows]
@@ -243,14 +252,36 @@ class Batches:
         """
         return dataclasses.replace(self, epoch=checks.require_integer("epoch", epoch, least=0))
 
+    def only_rows(self, rows: Sequence[int]) -> "Batches":
+        """Return the same batches, of which only some rows are read.
+
+        The other rows of the examples' fields are zeros. "lengths" and "weights" are complete. With
+        the rows of `seqjax.sharding.process_rows`, each of several processes reads only the rows
+        for its own devices. `seqjax.training.fit` does this itself.
+
+        Args:
+          rows: the rows to read, counted from 0.
+
+        Raises:
+          TypeError, IndexError: a row is not an integer from 0 to B - 1.
+
+        Example:
+          >>> made = batches({"x": [[1], [2, 3], [4]]}, batch_size=3)
+          >>> [batch] = made.only_rows([1])
+          >>> batch["x"].tolist(), batch["lengths"], batch["weights"]
+          ([[0, 0], [2, 3], [0, 0]], array([1, 2, 1], dtype=int32), array([ True,  True,  True]))
+        """
+        found = {checks.require_index(row, self.batch_size) for row in rows}
+        return dataclasses.replace(self, rows=tuple(sorted(found)))
+
     def to_grain(self) -> "grain.MapDataset[dict[str, np.ndarray]]":
         """Return the batches as a `grain.MapDataset`, whose length is the number of batches.
 
         The dataset has the methods of `grain.MapDataset`. In each repetition, `dataset.repeat`
-        returns the batches of the next epoch. `dataset[index::count]` selects the batches of
-        process `index` of `count` processes. `to_iter_dataset` reads batches in threads, and
+        returns the batches of the next epoch. `to_iter_dataset` reads batches in threads, and
         `mp_prefetch` reads them in processes. The state of an iterator over the dataset can be
-        saved.
+        saved. If several processes train together, call `only_rows` before `to_grain`, so that each
+        process reads only its own rows.
 
         Raises:
           ImportError: grain is not installed.

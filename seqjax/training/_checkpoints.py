@@ -214,7 +214,11 @@ class Checkpoints:
         while aside.exists():
             again += 1
             aside = place.with_name(f"damaged-{step}-{again}")
-        place.rename(aside)
+        try:
+            place.rename(aside)
+        except FileNotFoundError:  # another process of the run has renamed it
+            if jax.process_count() == 1:
+                raise
         self._manager.reload()
         warnings.warn(
             f"checkpoints: expected an undamaged checkpoint, got {place}, which is damaged "

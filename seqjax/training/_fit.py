@@ -30,6 +30,13 @@ from seqjax.training._evaluation import MetricFn, evaluate_placed, make_eval_ste
 from seqjax.training._logs import Log
 from seqjax.training._monitor import Monitor
 from seqjax.training._position import Position, Record
+from seqjax.training._processes import (
+    noting_lost_processes,
+    own_rows,
+    require_same_batch,
+    require_same_run,
+    require_same_state,
+)
 from seqjax.training._progress import Progress
 from seqjax.training._records import epoch_record
 from seqjax.training._resume import batches_from, check_limits, restored
@@ -129,7 +136,9 @@ def fit(
       on_step_end: a function that is called after each step with the number of steps so far and the
         state, whose arrays the next step overwrites. Training waits until the function returns.
       devices: the number of devices over which each batch is divided, along the first axis of its
-        arrays; see `seqjax.sharding`. The result is the same as on one device, up to rounding.
+        arrays; see `seqjax.sharding`. The result is the same as on one device, up to rounding. If
+        the devices belong to several processes, each process must get the same batches. Of the
+        batches of `seqjax.data.batches`, each process reads only the rows for its own devices.
       monitor: the metric by which the best epoch is chosen. The model of this epoch is returned. If
         the monitor has a patience, training stops early.
       checkpoints: the `Checkpoints` to which the run writes a checkpoint after each epoch, and also
@@ -165,7 +174,9 @@ def fit(
         `eval_batches` and `metric_fn` is given; there are fewer than `devices` devices; or a label,
         token or length is out of range. Without `resume`, it is an error if the folder already has
         checkpoints. With `resume`, it is an error if the checkpoint comes from a longer run or from
-        a run with another seed, model or setting. For errors of `loss_fn`, see `make_train_step`.
+        a run with another seed, model or setting. With several processes, it is an error if they
+        start with different arrays or settings, or if the first batch of an epoch differs between
+        them. For errors of `loss_fn`, see `make_train_step`.
 
     Example:
       >>> import jax.numpy as jnp
@@ -208,10 +219,13 @@ def fit(
     position = Position()
     run: dict[str, Any] = {"seed": seed, "monitor": monitor and [monitor.metric, monitor.mode]}
     run |= {name: str(value) for name, value in (settings or {}).items()}
+    if devices > 1:
+        require_same_run(run, None if checkpoints is None else checkpoints.folder)
     if checkpoints is not None:
         state, best, position = restored(checkpoints, state, best, run, resume)
         check_limits(checkpoints, position, epochs, steps)
     if devices > 1:
+        require_same_state(state)
         state = sharding.replicate(state, devices)
     train_step = make_train_step(model, loss_fn, optimizer, donate=True)
     eval_step = None
@@ -250,12 +264,13 @@ def fit(
         done = position.epoch >= epochs if epochs is not None else position.step >= (steps or 0)
         return done or (monitor is not None and monitor.stops(position.history))
 
-    with Progress(epochs, steps=steps, enabled=progress and main_process) as display:
+    display = Progress(epochs, steps=steps, enabled=progress and main_process)
+    with noting_lost_processes(), display:
         display.resume(position.epoch, position.step)
         while not ended():
             epoch, totals = position.epoch, position.totals
             start = time.perf_counter() - position.seconds
-            batches = _read("train_batches", train_batches, epoch)
+            batches = _read("train_batches", train_batches, epoch, devices)
             display.begin_epoch(
                 len(batches) if isinstance(batches, Sized) else None, totals.batches
             )
@@ -272,6 +287,8 @@ def fit(
                 ):
                     position.seconds = time.perf_counter() - start
                     save()
+                if totals.batches == first and devices > 1:
+                    require_same_batch("train_batches", batches, host)
                 state, metrics = train_step.run(state, batch, key, host=host, place=place)
                 totals.add(metrics, host)
                 if position.step == 1:  # fetch now, to report a mistake in every batch early
@@ -296,7 +313,7 @@ def fit(
             good = averaged(state)
             if eval_step is not None and eval_batches is not None:
                 measured = evaluate_placed(
-                    eval_step, good, _read("eval_batches", eval_batches, epoch), place
+                    eval_step, good, _read("eval_batches", eval_batches, epoch, devices), place
                 )
                 record |= {f"eval_{name}": value for name, value in measured.items()}
             position.end_epoch(record)
@@ -343,8 +360,10 @@ def _as_it_is(batch: Any) -> Any:
     return batch
 
 
-def _read(name: str, batches: BatchSource, epoch: int) -> Iterable[Any]:
+def _read(name: str, batches: BatchSource, epoch: int, devices: int) -> Iterable[Any]:
     """Return the batches of an epoch; those of `seqjax.data` have an order for each epoch."""
     if isinstance(batches, Batches):
-        return batches.at_epoch(batches.epoch + epoch)
-    return require_batches(name, batches(epoch)) if callable(batches) else batches
+        return own_rows(batches.at_epoch(batches.epoch + epoch), devices)
+    return own_rows(
+        require_batches(name, batches(epoch)) if callable(batches) else batches, devices
+    )

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from seqjax import checks
+from seqjax import checks, sharding
 from seqjax._noted import Noted, noting_ranges
 from seqjax.training import _diagnosis as diagnosis
 from seqjax.training import _filler as filler
@@ -104,7 +104,7 @@ class GuardedStep:
         shape = _shape(host)
         first = shape not in self._ranges
         self._check_ranges(shape, host)
-        real = self._real_rows(shape, state, host, *rest)
+        real = self._real_rows(shape, state, host, batch, *rest)
         if real is not host:
             batch = real if place is None else place(real)
         result: tuple[TrainState, Any] = self._compiled(state, batch, *rest)
@@ -117,6 +117,8 @@ class GuardedStep:
 
         Return a description of the batch if no check raises.
         """
+        if jax.process_count() > 1:  # each process examines its own rows at its own time
+            state, batch, rest = sharding.to_one_device((state, batch, rest))
 
         def measured() -> PyTree:
             watch = diagnosis.watch_embeddings
@@ -139,8 +141,14 @@ class GuardedStep:
                 name = f"batch{jax.tree_util.keystr(path)}: {noted.name}"
                 checks.require_range(name, leaf, noted.high)
 
-    def _real_rows(self, shape: _Shape, state: TrainState, batch: Any, *rest: Any) -> Any:
-        """Return the batch, without its filler rows if these rows would change results."""
+    def _real_rows(
+        self, shape: _Shape, state: TrainState, batch: Any, there: Any, *rest: Any
+    ) -> Any:
+        """Return the batch, without its filler rows if these rows would change results.
+
+        `there` is the batch on the devices. If the devices belong to several processes, the rows
+        are gathered from them, since a process may have read only its own rows.
+        """
         marks = [found.values for found in filler.find_marks(batch)]
         on_host = all(isinstance(values, np.ndarray) for values in marks)
         if checks.is_traced(marks) or (on_host and all(values.all() for values in marks)):
@@ -152,6 +160,8 @@ class GuardedStep:
             return batch
         hint = "pass mask=batch['weights'] to losses and metrics"
         try:
+            if jax.process_count() > 1:
+                batch = jax.tree.map(sharding.whole, batch, there)
             real = filler.without_filler(batch)
             reason = None if real is batch else self._why_not(state, real, *rest)
         except ValueError as error:

@@ -1,5 +1,6 @@
 """Padding, buckets and batches: nothing lost, nothing twice, zeros where there is nothing."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import jax.numpy as jnp
@@ -236,6 +237,58 @@ def test_every_example_once_and_padded_right(lengths, batch_size, num_buckets, s
             assert not batch["tokens"][row, t:].any() and not batch["frames"][row, t:].any()
     assert sorted(seen) == list(range(len(lengths)))
     assert len(made) == len(list(made))
+
+
+class Recorded(Sequence[Any]):
+    """A sequence that records which entries are read."""
+
+    def __init__(self, entries: Sequence[Any]) -> None:
+        self.entries, self.read = entries, list[int]()
+
+    def __len__(self) -> int:
+        return len(self.entries)
+
+    def __getitem__(self, n: Any) -> Any:
+        self.read.append(n)
+        return self.entries[n]
+
+
+@given(
+    LENGTHS, st.integers(1, 4), st.integers(1, 3), st.integers(1, 3), st.booleans(), st.booleans()
+)
+def test_processes_read_their_rows_only(lengths, share, processes, buckets, shuffled, pad_batch):
+    batch_size, seed = share * processes, 3 if shuffled else None
+    examples = _examples(lengths)
+    frames = Recorded(examples["frames"])
+    whole = batches(
+        examples | {"frames": frames}, batch_size=batch_size, boundaries=buckets, seed=seed,
+        sequence_keys=["frames", "tokens"], pad_batch=pad_batch,
+    ).at_epoch(2)  # fmt: skip
+    expected = list(whole)
+    rows = [range(first, first + share) for first in range(0, batch_size, share)]
+    frames.read.clear()
+    parts = [list(whole.only_rows(own)) for own in rows]
+    assert sorted(frames.read) == list(range(len(lengths)))  # all together read each once
+    for own, part in zip(rows, parts, strict=True):
+        assert len(part) == len(expected)
+        for batch, wanted in zip(part, expected, strict=True):
+            assert batch.keys() == wanted.keys()
+            read = np.isin(np.arange(len(wanted["weights"])), own)
+            for name, values in wanted.items():
+                complete = name in ("lengths", "weights")
+                assert batch[name].dtype == values.dtype
+                np.testing.assert_array_equal(batch[name][read], values[read])
+                other = values[~read] if complete else np.zeros_like(values[~read])
+                np.testing.assert_array_equal(batch[name][~read], other)
+
+
+def test_rows_that_no_batch_has():
+    made = batches(_examples([1, 2]), batch_size=2)
+    assert made.only_rows([-1]).rows == (1,)
+    with pytest.raises(IndexError, match="expected -2 to 1, got 2"):
+        made.only_rows([0, 2])
+    with pytest.raises(TypeError, match="expected an integer"):
+        made.only_rows([0.5])  # type: ignore[list-item]
 
 
 def test_without_a_seed_the_order_is_kept():

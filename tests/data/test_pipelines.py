@@ -86,6 +86,18 @@ def test_shards_are_disjoint_and_complete(count):
         assert sorted(seen) == list(range(len(LENGTHS)))
 
 
+def test_processes_read_their_rows_of_the_same_batches():
+    rows = [{0}, {1}]
+    parts = [made().only_rows(sorted(own)).to_grain().repeat(2) for own in rows]
+    whole = made().to_grain().repeat(2)
+    for index in range(len(whole)):
+        both = [part[index] for part in parts]
+        assert_same([{name: both[0][name] + both[1][name] for name in ("x", "n")}],
+                    [{name: whole[index][name] for name in ("x", "n")}])  # fmt: skip
+        for batch in both:
+            np.testing.assert_array_equal(batch["weights"], whole[index]["weights"])
+
+
 def test_a_loader_of_grain_and_its_checkpoint():
     def loader() -> Any:
         sampler = grain.samplers.IndexSampler(

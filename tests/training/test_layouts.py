@@ -8,9 +8,13 @@ import sys
 import textwrap
 from pathlib import Path
 
+import grain
+import jax
+import numpy as np
 import pytest
 
-from seqjax import sharding, training
+from seqjax import data, sharding, training
+from tests.data.test_batches import Recorded
 from tests.training.test_fit import make_batches, metric_fn, run, without_time
 
 # Eight examples a batch, but seven in the last, which no number of devices divides.
@@ -23,20 +27,57 @@ SCRIPT = """
         sharding.use_cpu_devices(cpu_devices)
     else:
         assert sharding.use_processes(where, cpu_devices=cpu_devices) == 2
-    from tests.training.test_layouts import go
+    from tests.training import test_layouts
     for one in runs:
-        devices, epochs, folder = one.split(":", 2)
-        print(go(int(devices), int(epochs), folder))
+        name, *arguments = one.split(":")
+        print(getattr(test_layouts, name)(*arguments))
 """
 
 
 def go(devices, epochs, folder):
+    devices, epochs = int(devices), int(epochs)
     with training.Checkpoints(folder, every=3) as checkpoints:
         result = run(
             RAGGED, eval_batches=RAGGED, metric_fn=metric_fn, devices=devices, epochs=epochs,
             checkpoints=checkpoints, resume=True, monitor=training.Monitor("eval_error"),
         )  # fmt: skip
     return without_time(result.history)
+
+
+def examples(seed=0):
+    xs = np.random.default_rng(seed).normal(size=(21, 2)).astype(np.float32)
+    return {"x": xs, "y": xs[:, 0] - xs[:, 1]}
+
+
+def read(devices):
+    """A history, and the numbers of the examples that this process has read in two epochs.
+
+    The loss does not depend on "weights", so the three filler rows of the last batch are left out.
+    """
+    found = examples()
+    rows = Recorded(list(found["x"]))
+    source = data.batches(found | {"x": rows}, batch_size=8, seed=0, sequence_keys=())
+    rows.read.clear()
+    history = run(source, devices=int(devices), prefetch=1).history
+    return [*without_time(history), {"read": rows.read}]
+
+
+def differ(devices):
+    """Errors of processes that differ in one row, in the number of examples, or in the seed."""
+    index, errors = jax.process_index(), []
+    changed = examples()
+    changed["y"][-1] += index
+    fewer = {name: field[: 21 - 8 * index] for name, field in examples().items()}
+    parts = grain.MapDataset.source([{"x": x, "y": x[0]} for x in examples()["x"]])[index::2]
+    streamed = data.grain_batches(parts, batch_size=8, sequence_keys=())
+    for found, seed in ((changed, 0), (fewer, 0), (examples(), index), (streamed, 0)):
+        source = found
+        if isinstance(found, dict):
+            source = data.batches(found, batch_size=21 if found is changed else 8, sequence_keys=())
+        with pytest.raises(ValueError, match="same in all 2 processes") as error:
+            run(source, devices=int(devices), seed=seed)
+        errors.append(str(error.value).split(" to be")[0])
+    return [{"errors": errors}]
 
 
 def start(where, cpu_devices, *runs):
@@ -72,8 +113,8 @@ def expected(tmp_path_factory):
 @pytest.mark.slow
 def test_two_four_and_eight_devices(tmp_path, expected):
     # The last run goes on with eight devices from what two have written.
-    runs = [f"{n}:3:{tmp_path}/{n}" for n in (2, 4, 8)]
-    process = start("alone", 8, *runs, f"2:1:{tmp_path}/x", f"8:3:{tmp_path}/x")
+    runs = [f"go:{n}:3:{tmp_path}/{n}" for n in (2, 4, 8)]
+    process = start("alone", 8, *runs, f"go:2:1:{tmp_path}/x", f"go:8:3:{tmp_path}/x")
     found = histories(process)
     assert len(found) == 5
     for history in (*found[:3], found[4]):
@@ -87,11 +128,26 @@ def test_two_processes(tmp_path, expected):
     with socket.socket() as free:
         free.bind(("localhost", 0))
         port = free.getsockname()[1]
-    pair = [start(f"{index}/2@localhost:{port}", 2, f"4:2:{tmp_path}") for index in (0, 1)]
+    runs = [f"go:4:2:{tmp_path}", "read:4", "differ:4"]
+    pair = [start(f"{index}/2@localhost:{port}", 2, *runs) for index in (0, 1)]
     first, second = map(histories, pair)
-    assert first == second
+    assert first[0] == second[0]
     assert_close(first[0], expected[:2])
     assert_close(go(1, 3, tmp_path), expected)
+
+    *history, alone = read(1)
+    numbers = []
+    for *found, own in (first[1], second[1]):
+        assert_close(found, history)
+        assert len(own["read"]) in (2 * 12, 2 * 9)  # the last of three batches has 4 and 1 rows
+        numbers += own["read"]
+    assert sorted(numbers) == sorted(alone["read"]) == sorted([*range(21)] * 2)
+    assert first[2] == second[2] == [{"errors": [
+        "train_batches: expected the rows of a batch",
+        "train_batches: expected the number and the shapes of the batches",
+        "settings: expected the seed, monitor and settings",
+        "train_batches: expected the rows of a batch",
+    ]}]  # fmt: skip
 
 
 @pytest.mark.parametrize("where", ["2/2@localhost:1", "0/2", "localhost:1", "0/2@localhost", 3])
