@@ -1,15 +1,15 @@
 """Anomaly detection: find the steps of a series that a forecaster does not expect.
 
-To detect anomalies in series of your own, copy `Forecaster`, `stretches` and `deviations`, and
-`loss_fn` and `detect` in `main`.
+To detect anomalies in series of your own, copy `Forecaster`, `stretches`, `tail_probabilities` and
+`surprises`, and `loss_fn` and `detect` in `main`.
 
 A recurrent network is trained on the beginning of each series, which is assumed to be normal. The
 network predicts a distribution of the next value from the past and, if there are time stamps, from
-the time of day and the day of the week. The error, in units of the predicted scale, is averaged
-over a few steps. A Gaussian is fitted to all earlier averages. A step is detected as an anomaly if
-its average is so high that this Gaussian gives such a value a probability below --tail. The
-baseline "persistence", which predicts the last value again, is scored in the same way. Labels are
-not used to choose a threshold.
+the time of day and the day of the week. The error of a step is the distance of its value from the
+predicted median. Two errors are judged at each step: that of the step, and the mean over a few
+recent steps. A step is detected as an anomaly if, judging by the largest earlier errors, an error
+of this size has a probability below --tail. The baseline "persistence", which predicts the last
+value again, is scored in the same way. Labels are not used to choose a threshold.
 
     python -m examples.anomaly              # a blood pressure with one anomaly, in the package aeon
     python -m examples.anomaly --data NAB   # its folder, with data/ and labels/
@@ -20,13 +20,15 @@ belong to the same alarm. An alarm that begins outside all windows is a false al
 score, precision and recall do not reward early detection.
 
 References: Malhotra et al. (2015), Long short term memory networks for anomaly detection in time
-series; Lavin, Ahmad (2015), Evaluating real-time anomaly detection algorithms: the Numenta anomaly
+series; Siffer, Fouque, Termier, Largouët (2017), Anomaly detection in streams with extreme value
+theory; Lavin, Ahmad (2015), Evaluating real-time anomaly detection algorithms: the Numenta anomaly
 benchmark; Wu, Keogh (2021), Current time series anomaly detection benchmarks are flawed. The series
 in aeon is from the archive of Wu and Keogh, which accepts a detection at most 100 steps from the
 anomaly.
 """
 
 import dataclasses
+import math
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -35,7 +37,6 @@ import jax.numpy as jnp
 import numpy as np
 import tyro
 from flax import nnx
-from scipy.stats import norm
 
 from examples import script
 from examples.shipped import anomalies
@@ -64,6 +65,8 @@ class Config(script.ScriptOptions):
     """Number of steps over which errors are averaged."""
     tail: float = 1e-5
     """Tail probability below which a step is detected, as in Lavin and Ahmad."""
+    scaled: bool = False
+    """Divide each error by the scale that the network predicts for its step."""
     epochs: int = 30
     batch_size: int = 32
     learning_rate: float = 5e-3
@@ -108,30 +111,55 @@ def stretches(some: list[anomalies.Series], window: int, rng: Any = None) -> dic
     return {"inputs": np.array(inputs), "series": np.array(series), "judged": np.array(judged)}
 
 
-def deviations(one: anomalies.Series, errors: np.ndarray, recent: int) -> np.ndarray:
-    """Return a score [T] for each step: how unusual the mean of the recent errors is.
+def tail_probabilities(errors: np.ndarray, learned: int, gap: int) -> np.ndarray:
+    """Return the estimated probability [T] of an error at least as large as that of each step.
 
-    The score is the difference between the mean of the last `recent` errors and the average of all
-    earlier such means, divided by their standard deviation. Errors [T] are first divided by the
-    mean error in training. The logarithm of these ratios is used, so that one spike does not
-    dominate the mean.
+        P(error > x) = N / n · (1 + ξ (x - u) / σ)^(-1/ξ)  for x above u
+
+    The threshold u is the 98 % quantile of the `learned` first errors [T], whose own probabilities
+    are 1. Of the n errors that are `gap` or more steps earlier, N are above u. A generalised Pareto
+    distribution with the mean and the variance of error - u describes them. Its shape ξ is at least
+    0, so that larger errors are always possible, and below 1/2, where the variance is finite.
     """
-    usual = np.maximum(errors[1 : one.valid].mean(), 0.01)
-    sums = np.cumsum(np.append(0.0, np.log1p(errors[one.valid :] / usual)))
-    means = (sums[recent:] - sums[:-recent]) / recent
-    count = np.arange(1, len(means) + 1)
-    average = np.cumsum(means) / count
-    spread = np.sqrt(np.maximum(np.cumsum(means**2) / count - average**2, 0.05**2))
-    scores = np.zeros(len(errors))
-    above = (means[recent:] - average[:-recent]) / spread[:-recent]
-    scores[one.valid + 2 * recent - 1 :] = above
-    scores[: one.learned] = 0.0
-    return scores
+    u = np.quantile(errors[1:learned], 0.98)
+    above = np.maximum(errors - u, 0.0)
+
+    def earlier(values: np.ndarray) -> np.ndarray:
+        return np.cumsum(np.append(np.zeros(gap), values))[: len(errors)]
+
+    n, count = earlier(np.ones(len(errors))), np.maximum(earlier(above > 0), 1)
+    mean = np.maximum(earlier(above) / count, 0.05)  # of the usual error, see `surprises`
+    variance = np.maximum(earlier(above**2) / count - mean**2, mean**2)
+    shape = np.minimum((1 - mean**2 / variance) / 2, 0.49)
+    log_p = -above / mean  # the limit for a shape of 0
+    heavy = shape > 1e-6
+    xi, sigma = shape[heavy], (mean * (1 - shape))[heavy]
+    log_p[heavy] = -np.log1p(xi * above[heavy] / sigma) / xi
+    found = np.where(above > 0, count / np.maximum(n, 1) * np.exp(log_p), 1.0)
+    found[:learned] = 1.0
+    return found
+
+
+def surprises(one: anomalies.Series, errors: np.ndarray, recent: int) -> np.ndarray:
+    """Return a score [T] for each step: -log10 of the probability of so large an error.
+
+    The smaller of two probabilities counts, that of the step's error and that of the mean of the
+    `recent` last errors. It is doubled, because there are two. Errors [T] are in units of the mean
+    error in training.
+    """
+    errors = errors / max(errors[1 : one.valid].mean(), 0.01)
+    means = np.convolve(errors, np.full(recent, 1 / recent))[: len(errors)]
+    step, mean = (
+        tail_probabilities(each, one.learned, gap) for each, gap in ((errors, 1), (means, recent))
+    )
+    return -np.log10(np.clip(2 * np.minimum(step, mean), 1e-300, 1.0))
 
 
 def main(config: Config) -> dict[str, float]:
     """Train, detect and plot; return the scores of the network, of persistence, and of chance."""
     config.prepare()
+    if config.tail == 0:
+        raise SystemExit("--tail: expected more than 0, got 0")
     least = max(config.window + 1, 9 * config.recent)
     with script.blaming("data"):
         some = anomalies.load(config.data, config.probation, least)
@@ -157,13 +185,14 @@ def main(config: Config) -> dict[str, float]:
     longest = max(len(one.values) for one in some)
     inputs = np.stack([np.pad(s.inputs, ((0, longest - len(s.inputs)), (0, 0))) for s in some])
     medians, scales = result.model({"inputs": inputs, "series": np.arange(len(some))})
-    errors = np.pad(np.abs(inputs[:, 1:, 0] - medians) / scales, ((0, 0), (1, 0)))
+    errors = np.abs(inputs[:, 1:, 0] - medians) / (scales if config.scaled else 1.0)
+    errors = np.pad(errors, ((0, 0), (1, 0)))
     changes = np.abs(np.diff(inputs[..., 0], axis=1, prepend=inputs[:, :1, 0]))
-    limit = float(norm.isf(config.tail))
+    limit = -math.log10(config.tail)
 
     def detect(errors: Any) -> tuple[list[np.ndarray], list[np.ndarray]]:
         pairs = zip(some, errors, strict=True)
-        scores = [deviations(s, x[: len(s.values)], config.recent) for s, x in pairs]
+        scores = [surprises(s, x[: len(s.values)], config.recent) for s, x in pairs]
         return scores, [np.flatnonzero(score > limit) for score in scores]
 
     scores, detections = detect(errors)

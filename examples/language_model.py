@@ -33,16 +33,19 @@ from examples.shipped import texts
 from seqjax import decoding, losses, metrics, nn, training
 from seqjax.data import Vocabulary, stream_windows
 
+# Zaremba et al. sum the loss over the steps of a window, with a learning rate of 1 and a gradient
+# norm of at most 5. The loss here is the mean over the steps. Therefore the learning rate is
+# multiplied by the number of steps, and the norm is divided by it.
 PRESETS: dict[str, dict[str, Any]] = {
     "zaremba-small": {
         "unit": "words", "hidden_size": 200, "num_layers": 2, "steps": 20, "batch_size": 20,
-        "optimizer": "sgd", "learning_rate": 1.0, "constant_epochs": 4, "decay": 0.5, "epochs": 13,
-        "dropout": 0.0, "clip_norm": 5.0, "tied": False, "vocabulary_size": 10_004,
+        "optimizer": "sgd", "learning_rate": 20.0, "constant_epochs": 4, "decay": 0.5, "epochs": 13,
+        "dropout": 0.0, "clip_norm": 5 / 20, "tied": False, "vocabulary_size": 10_004,
     },
     "zaremba-medium": {
         "unit": "words", "hidden_size": 650, "num_layers": 2, "steps": 35, "batch_size": 20,
-        "optimizer": "sgd", "learning_rate": 1.0, "constant_epochs": 6, "decay": 0.8, "epochs": 39,
-        "dropout": 0.5, "clip_norm": 5.0, "tied": False, "vocabulary_size": 10_004,
+        "optimizer": "sgd", "learning_rate": 35.0, "constant_epochs": 6, "decay": 0.8, "epochs": 39,
+        "dropout": 0.5, "clip_norm": 5 / 35, "tied": False, "vocabulary_size": 10_004,
     },
     "awd": {
         "unit": "words", "hidden_size": 400, "num_layers": 3, "steps": 70, "batch_size": 40,

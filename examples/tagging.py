@@ -6,7 +6,8 @@ To tag sequences of your own, pass --data FOLDER, or copy `Tagger`, `predict`, a
 A bidirectional LSTM reads the characters of each word. A second bidirectional LSTM reads, for each
 word, an embedding and the output of the first LSTM. All rare words have the embedding of unknown
 words. A softmax, or with --crf a conditional random field over neighbouring tags, gives the tags.
-The script also tags named entities.
+If the tags mark named entities (B-PER, I-PER, O), the epoch with the best F1 of whole entities is
+used, otherwise that with the best accuracy.
 
 The default data are the Hong Kong Cantonese Corpus (Luke, Wong 2015), conversations tagged by hand,
 which the package pycantonese contains. Every tenth conversation is for the test, and another tenth
@@ -16,6 +17,7 @@ Universal Dependencies:
     python -m examples.tagging --say "我 想 飲 凍 檸茶 呀 !"
     python -m examples.tagging --data UD_English-EWT --say "A word nobody ever saw : blorptastic ."
     python -m examples.tagging --data conll2003 --tag-column 3 --crf --out out/entities
+    python -m examples.tagging --data WNUT --comment "" --epochs 15 --crf --out out/entities
 """
 
 import dataclasses
@@ -47,6 +49,9 @@ class Config(script.ScriptOptions):
     """Column of the words, counted from 0; by default 1 in .conllu files, otherwise 0."""
     tag_column: int | None = None
     """Column of the tags; by default 3 in .conllu files, otherwise 1."""
+    comment: str | None = None
+    """Characters with which a comment line begins; "" if there are no comments, which is necessary
+    if a line of the file begins with "#" and is a word. Not for .conllu files."""
     say: tuple[str, ...] = ()
     """Sentences to tag at the end, with spaces between words."""
     crf: bool = False
@@ -148,10 +153,12 @@ def main(config: Config) -> dict[str, float]:
     """Train, evaluate, plot and tag; return the metrics of the test sentences."""
     config.prepare()
     with script.blaming("data"):
-        data = tagged_words.load(config.data, config.word_column, config.tag_column)
+        columns = config.word_column, config.tag_column
+        data = tagged_words.load(config.data, *columns, config.comment)
     train, dev, test = data["train"], data["dev"], data["test"]
     tags = sorted({tag for side in data.values() for _, tags in side for tag in tags})
     encoder = tagged_words.Encoder(train, tags, config.max_chars)
+    entities = any(tagged_words.entities(tags) for _, tags in dev)
     for name, side in data.items():
         print(f"{name}: {len(side):,} sentences, {sum(len(words) for words, _ in side):,} words")
     model = Tagger(config, len(encoder.words), len(encoder.chars), len(tags), nnx.Rngs(config.seed))
@@ -161,10 +168,10 @@ def main(config: Config) -> dict[str, float]:
 
     def metric_fn(model: Tagger, batch: Any) -> dict[str, metrics.Mean]:
         scores = model(batch)
-        right = metrics.Mean.of(
-            model.best(scores, batch) == batch["tags"], lengths=batch["lengths"]
-        )
-        return {"loss": model.loss(scores, batch), "accuracy": right}
+        guesses, rows = model.best(scores, batch), batch["lengths"]
+        right = metrics.Mean.of(guesses == batch["tags"], lengths=rows)
+        whole = tagged_words.entity_f1(batch["tags"], guesses, lengths=rows, names=tags)
+        return {"loss": model.loss(scores, batch), "accuracy": right, "entity_f1": whole}
 
     lengths = [len(words) for words, _ in train + dev]
     options: dict[str, Any] = {
@@ -176,7 +183,7 @@ def main(config: Config) -> dict[str, float]:
     result = config.fit(
         model, loss_fn, config.batches(encoder(train), **options), metric_fn=metric_fn,
         eval_batches=list(batches(encoder(dev), batch_size=config.batch_size, **options)),
-        monitor="eval_accuracy", mode="max",
+        monitor="eval_entity_f1" if entities else "eval_accuracy", mode="max",
     )  # fmt: skip
 
     found = predict(result.model, encoder, [words for words, _ in test])

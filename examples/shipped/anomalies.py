@@ -125,6 +125,7 @@ def plot(some: list[Series], scores: list[np.ndarray], limit: float) -> Figure:
         above.set_title(f"{one.name} (grey: training, orange: windows, dots: detections)")
         below.plot(scores[index], color="black", linewidth=0.6)
         below.axhline(limit, color="#D55E00", linewidth=0.8, linestyle="--")
+        below.set_ylim(0, 4 * limit)  # a few scores are far larger than all others
         below.set_ylabel("score")
         for axes in (above, below):
             axes.axvspan(0, one.learned, color="#DDDDDD")

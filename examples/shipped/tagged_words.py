@@ -13,21 +13,44 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import jax
+import jax.numpy as jnp
 import numpy as np
+from jax.typing import ArrayLike
 
+from seqjax import metrics, sequences
 from seqjax.data import Vocabulary, installed_files, read_conll, read_conllu, read_text
 from seqjax.data._conllu import FIELDS
 
-__all__ = ["Encoder", "Sentence", "conversations", "entities", "figures", "load", "most_frequent"]
+__all__ = [
+    "Encoder",
+    "Sentence",
+    "conversations",
+    "entities",
+    "entity_f1",
+    "figures",
+    "known_entities",
+    "load",
+    "most_frequent",
+]
 
 Sentence = tuple[list[str], list[str]]  # words, tags
 
 
 def load(
-    folder: Path | None, word_column: int | None = None, tag_column: int | None = None
+    folder: Path | None,
+    word_column: int | None = None,
+    tag_column: int | None = None,
+    comment: str | None = None,
 ) -> dict[str, list[Sentence]]:
-    """Return the sentences of "train", "dev" and "test"; columns are counted from 0."""
-    found = conversations() if folder is None else _columns(folder, word_column, tag_column)
+    """Return the sentences of "train", "dev" and "test".
+
+    Columns are counted from 0. `comment` is that of `read_conll`.
+    """
+    if folder is None:
+        found = conversations()
+    else:
+        found = _columns(folder, word_column, tag_column, comment)
     for name, side in found.items():
         if not side:
             raise ValueError(f"expected sentences for {name}, got none")
@@ -35,7 +58,7 @@ def load(
 
 
 def _columns(
-    folder: Path, word_column: int | None, tag_column: int | None
+    folder: Path, word_column: int | None, tag_column: int | None, comment: str | None
 ) -> dict[str, list[Sentence]]:
     """Read a corpus in columns: files whose names contain train, dev and test."""
     if not folder.is_dir():
@@ -57,7 +80,7 @@ def _columns(
             rows = read_conllu(files[0], sorted({FIELDS[word], FIELDS[tag]}))
             found[split] = [(row[FIELDS[word]], row[FIELDS[tag]]) for row in rows]
         else:
-            rows = read_conll(files[0], {"words": word, "tags": tag})
+            rows = read_conll(files[0], {"words": word, "tags": tag}, comment=comment)
             found[split] = [(row["words"], row["tags"]) for row in rows]
     return found
 
@@ -126,6 +149,41 @@ def most_frequent(train: Sequence[Sentence], texts: Sequence[Sequence[str]]) -> 
     return [[best.get(word, rest) for word in words] for words in texts]
 
 
+def known_entities(train: Sequence[Sentence], texts: Sequence[Sequence[str]]) -> list[list[str]]:
+    """Return tags that mark the entities of the training sentences wherever their words occur.
+
+    If entities overlap, the one that begins first is marked, and of several that begin at the same
+    word, the longest. An entity of several kinds has its most frequent kind.
+    """
+    counts: dict[tuple[str, ...], Counter[str]] = defaultdict(Counter)
+    for words, wanted in train:
+        for first, after, kind in entities(wanted):
+            counts[tuple(words[first:after])][kind] += 1
+    longest = max(map(len, counts), default=0)
+    found = []
+    for text in texts:
+        tags, t = ["O"] * len(text), 0
+        while t < len(text):
+            sizes = range(min(longest, len(text) - t), 0, -1)
+            size = next((n for n in sizes if tuple(text[t : t + n]) in counts), 0)
+            if size:
+                [(kind, _)] = counts[tuple(text[t : t + size])].most_common(1)
+                tags[t : t + size] = [f"B-{kind}"] + [f"I-{kind}"] * (size - 1)
+            t += max(size, 1)
+        found.append(tags)
+    return found
+
+
+def _marks(tag: str) -> bool:
+    """Return whether a tag marks a word of an entity."""
+    return tag[1:2] == "-"
+
+
+def _continues(before: str, tag: str) -> bool:
+    """Return whether `tag` continues the entity that the tag `before` marks."""
+    return tag[:2] in ("I-", "E-") and before[:2] in ("B-", "I-") and tag[2:] == before[2:]
+
+
 def entities(tags: Sequence[str]) -> set[tuple[int, int, str]]:
     """Return the entities that tags such as "B-PER" and "I-PER" mark.
 
@@ -133,28 +191,70 @@ def entities(tags: Sequence[str]) -> set[tuple[int, int, str]]:
     """
     found, first = set(), 0
     for t, (before, tag) in enumerate(zip(["O", *tags], [*tags, "O"], strict=True)):
-        inside = tag[:2] in ("I-", "E-") and before[:2] in ("B-", "I-") and tag[2:] == before[2:]
-        if not inside:
-            if before[1:2] == "-":
+        if not _continues(before, tag):
+            if _marks(before):
                 found.add((first, t, before[2:]))
             first = t
     return found
 
 
+def entity_f1(
+    tags: ArrayLike, guesses: ArrayLike, *, lengths: ArrayLike, names: Sequence[str]
+) -> metrics.Mean:
+    """Return the F1 of whole entities, as a metric: an entity is right with its words and kind.
+
+    F1 is 2 · right / (entities + predicted entities), so the means of batches merge exactly.
+
+    Args:
+      tags: int [B, T], the tags of the words.
+      guesses: int [B, T], the predicted tags.
+      lengths: int [B], the number of words of each sentence.
+      names: the name of each tag, such as "B-PER".
+    """
+    mask = sequences.lengths_to_mask(lengths, np.shape(tags)[1])
+    marks = jnp.array([_marks(name) for name in names])
+    continues = jnp.array([[_continues(before, tag) for tag in names] for before in names])
+    kinds = [name[2:] for name in names]
+    kind = jnp.array([kinds.index(name) for name in kinds])
+
+    def spans(tags: jax.Array) -> tuple[jax.Array, jax.Array]:
+        """Return where entities begin [B, T], and the last step from each step on [B, T]."""
+        inside = continues[tags[:, :-1], tags[:, 1:]] & mask[:, 1:]
+        edge = jnp.ones_like(mask[:, :1])
+        begins = marks[tags] & mask & jnp.concatenate([edge, ~inside], axis=1)
+        last = jnp.concatenate([~inside, edge], axis=1)
+        steps = jnp.where(last, jnp.arange(tags.shape[1]), tags.shape[1])
+        return begins, jax.lax.cummin(steps, axis=1, reverse=True)
+
+    tags, guesses = jnp.asarray(tags), jnp.asarray(guesses)
+    (begins, ends), (guessed, guessed_ends) = spans(tags), spans(guesses)
+    right = begins & guessed & (ends == guessed_ends) & (kind[tags] == kind[guesses])
+    return metrics.Mean(2.0 * right.sum(), begins.sum() + guessed.sum())
+
+
 def figures(
     train: Sequence[Sentence], test: Sequence[Sentence], found: Sequence[Sequence[str]]
 ) -> dict[str, float]:
-    """Return the metrics of the predicted tags and those of each word's most frequent tag."""
+    """Return the metrics of the predicted tags and of two baselines.
+
+    The baselines are the most frequent tag of each word and, if tags mark entities, the entities
+    of the training sentences.
+    """
     known = {word for words, _ in train for word in words}
-    often = most_frequent(train, [words for words, _ in test])
-    baseline = {f"most_frequent_tag_{k}": v for k, v in _figures(test, often, known).items()}
-    return _figures(test, found, known) | baseline
+    texts = [words for words, _ in test]
+    figures = _figures(test, found, known)
+    baselines = {"most_frequent_tag": most_frequent(train, texts)}
+    if "entity_f1" in figures:
+        baselines["known_entities"] = known_entities(train, texts)
+    for name, guesses in baselines.items():
+        figures |= {f"{name}_{k}": v for k, v in _figures(test, guesses, known).items()}
+    return figures
 
 
 def _figures(
     test: Sequence[Sentence], found: Sequence[Sequence[str]], known: set[str]
 ) -> dict[str, float]:
-    """Return accuracy over all words, over unseen words and, if tags mark entities, F1."""
+    """Return accuracy over all words, over unseen words and, if tags mark entities, their F1."""
     rows = [
         (tag == guess, word in known)
         for (words, tags), guesses in zip(test, found, strict=True)
@@ -167,7 +267,10 @@ def _figures(
     spans = [
         (entities(tags), entities(guesses)) for (_, tags), guesses in zip(test, found, strict=True)
     ]
-    both, total = sum(len(a & b) for a, b in spans), sum(len(a) + len(b) for a, b in spans)
-    if any(wanted for wanted, _ in spans):
-        figures["entity_f1"] = 2 * both / total
+    right = sum(len(a & b) for a, b in spans)
+    wanted, guessed = (sum(map(len, side)) for side in zip(*spans, strict=True))
+    if wanted:
+        figures["entity_f1"] = 2 * right / (wanted + guessed)
+        figures["entity_precision"] = right / max(guessed, 1)
+        figures["entity_recall"] = right / wanted
     return figures

@@ -70,21 +70,54 @@ def test_alarms_are_judged_by_window():
     assert (hit, missed) == (0.5, 0)
 
 
-def test_a_score_is_that_of_the_past():
-    """It compares the mean of the recent errors with the means that ended before those began."""
+def probability(errors, learned, gap, step):
+    """Return the tail probability of one step, as Python numbers."""
+    u = float(np.quantile(errors[1:learned], 0.98))
+    past = [float(e) for e in errors[: step + 1 - gap]]
+    above = [e - u for e in past if e > u]
+    share = max(len(above), 1) / len(past)
+    if errors[step] <= u:
+        return 1.0
+    mean = max(sum(above) / max(len(above), 1), 0.05)
+    variance = max(sum(a * a for a in above) / max(len(above), 1) - mean * mean, mean * mean)
+    xi = min(0.5 * (1 - mean * mean / variance), 0.49)
+    x = errors[step] - u
+    if xi < 1e-6:
+        return share * np.exp(-x / mean)
+    return share * (1 + xi * x / (mean * (1 - xi))) ** (-1 / xi)
+
+
+@pytest.mark.parametrize("heavy", [True, False])
+def test_a_score_is_that_of_the_past(heavy):
     rng = np.random.default_rng(0)
-    errors = rng.exponential(size=600)
-    one, recent, step = made_up(np.zeros(600), []), 10, 450
-    scores = anomaly.deviations(one, errors, recent)
-    errors /= errors[1:100].mean()
-    past = np.log1p(errors[100 : step + 1 - recent])
-    means = np.convolve(past, np.full(recent, 1 / recent), "valid")
-    now = np.log1p(errors[step + 1 - recent : step + 1]).mean()
-    np.testing.assert_allclose(scores[step], (now - means.mean()) / max(means.std(), 0.05))
-    assert (scores[:200] == 0).all() and (scores[200:] != 0).all()
-    errors[step + 1 :] = 100
-    again = anomaly.deviations(one, errors, recent)[: step + 1]
-    np.testing.assert_allclose(again, scores[: step + 1], atol=1e-9)
+    errors = rng.pareto(3.0, 400) if heavy else rng.uniform(size=400)
+    errors[300:320] += 2 * np.quantile(errors, 0.98)  # a stretch whose means are unusual, too
+    one, recent = made_up(np.zeros(400), []), 10  # 100 steps to train, 200 to learn
+    units = errors / errors[1:100].mean()
+    means = np.array([units[max(0, t - 9) : t + 1].sum() / 10 for t in range(400)])
+    expected = np.ones((2, 400))
+    for row, (values, gap) in enumerate(((units, 1), (means, recent))):
+        expected[row, 200:] = [probability(values, 200, gap, t) for t in range(200, 400)]
+        found = anomaly.tail_probabilities(values, 200, gap)
+        np.testing.assert_allclose(found, expected[row], rtol=1e-9)
+    assert (expected[0] < expected[1]).any() and (expected[1] < expected[0]).any()
+    scores = anomaly.surprises(one, errors, recent)
+    np.testing.assert_allclose(scores, -np.log10(np.minimum(1, 2 * expected.min(0))), atol=1e-9)
+    again = anomaly.surprises(one, np.append(errors[:351], np.full(49, 100.0)), recent)
+    np.testing.assert_allclose(again[:351], scores[:351], atol=1e-9)
+
+
+def test_a_tail_of_large_errors_is_that_of_their_distribution():
+    """The estimated probabilities of Pareto's and of exponential errors are near the true ones."""
+    rng = np.random.default_rng(0)
+    for errors, tail in (
+        (rng.exponential(size=50_000), lambda x: np.exp(-x)),
+        (rng.pareto(5.0, 50_000), lambda x: (1 + x) ** -5.0),
+    ):
+        x = np.quantile(errors, 0.9995)
+        found = anomaly.tail_probabilities(np.append(errors, x), len(errors), 1)[-1]
+        np.testing.assert_allclose(found, tail(x), rtol=0.2)
+    assert np.isfinite(anomaly.surprises(made_up(np.zeros(600), []), np.zeros(600), 10)).all()
 
 
 def test_mistakes(folder, tmp_path):
@@ -93,6 +126,7 @@ def test_mistakes(folder, tmp_path):
             anomaly.main(config(options.pop("data", folder), tmp_path / "out", **options))
 
     fails("--tail: expected at least 0, less than 1, got 2", tail=2.0)
+    fails("--tail: expected more than 0, got 0", tail=0.0)
     fails("--cell: ", cell="none")
     fails(r"--data: expected --probation of made_up/first.csv to hold", probation=0.05)
     path = folder / "data" / NAMES[1]

@@ -62,7 +62,12 @@ def test_the_learning_rate_of_zaremba(text, tmp_path):
     found = config(text, tmp_path, **options).with_defaults(
         **language_model.PRESETS["zaremba-small"]
     )
-    assert (found.optimizer, found.hidden_size, found.clip_norm) == ("sgd", 8, 5.0)
+    assert (found.optimizer, found.hidden_size, found.clip_norm) == ("sgd", 8, 5 / 20)
+    for name in ("zaremba-small", "zaremba-medium"):
+        preset = language_model.PRESETS[name]
+        # Zaremba et al.: 1 and 5, for the sum of the loss over the steps of a window.
+        assert preset["learning_rate"] / preset["steps"] == 1.0
+        assert preset["clip_norm"] * preset["steps"] == 5.0
 
 
 def test_bad_data_is_named(tmp_path):

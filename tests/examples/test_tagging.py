@@ -13,6 +13,7 @@ pytest.importorskip("tyro")
 pytest.importorskip("matplotlib")
 from examples import tagging
 from examples.shipped import tagged_words
+from seqjax import metrics
 
 
 def word(rng, ending):
@@ -103,6 +104,40 @@ def test_entities():
     assert tagged_words.entities([]) == set()
 
 
+def test_entity_f1_of_batches():
+    """The metric counts the same entities as the sets, of which the figures are made."""
+    rng = np.random.default_rng(0)
+    names = ["O", "B-a", "I-a", "E-a", "S-a", "B-b", "I-b", "NOUN"]
+    total, right, counts = metrics.Mean(), 0, 0
+    for _ in range(5):
+        tags, other = rng.integers(0, len(names), (2, 40, 6))
+        guesses = np.where(rng.random(tags.shape) < 0.7, tags, other)
+        lengths = rng.integers(0, 7, 40)
+        total = total.merge(tagged_words.entity_f1(tags, guesses, lengths=lengths, names=names))
+        for row, guess, length in zip(tags, guesses, lengths, strict=True):
+            wanted, found = (
+                tagged_words.entities([names[n] for n in side[:length]]) for side in (row, guess)
+            )
+            right, counts = right + len(wanted & found), counts + len(wanted) + len(found)
+    assert counts > right > 100
+    np.testing.assert_allclose(float(total.value()), 2 * right / counts, rtol=1e-6)
+
+
+def test_figures_of_entities():
+    train = [(["New", "York", "or", "York"], ["B-l", "I-l", "O", "B-p"])]
+    train += [(["York"], ["B-l"]), (["York"], ["B-l"]), (["New"], ["B-p"])]
+    test = [(["to", "New", "York", ",", "York", "New"], ["O", "B-l", "I-l", "O", "B-p", "O"])]
+    texts = [test[0][0]]
+    # The longest entity counts, and the most frequent kind.
+    assert tagged_words.known_entities(train, texts) == [["O", "B-l", "I-l", "O", "B-l", "B-p"]]
+    figures = tagged_words.figures(train, test, [["B-l", "B-l", "I-l", "B-l", "O", "O"]])
+    expected = {"entity_f1": 0.4, "entity_precision": 1 / 3, "entity_recall": 0.5, "accuracy": 0.5}
+    assert {name: figures[name] for name in expected} == pytest.approx(expected)
+    assert figures["known_entities_entity_recall"] == 0.5
+    nothing = tagged_words.figures(train, test, [["O"] * 6])
+    assert (nothing["entity_f1"], nothing["entity_precision"]) == (0, 0)
+
+
 def test_spelling():
     encoder = tagged_words.Encoder([(["abcdefg", "gfedcba"], ["x", "x"])], ["x"], 3)
     assert encoder.chars.decode(encoder.spell("abcdefg")) == ["a", "f", "g"]
@@ -153,5 +188,8 @@ def test_mistakes(folder, tmp_path):
     (tmp_path / "dev.tsv").write_text("\n\n")
     (tmp_path / "test.tsv").write_text("a\tb\n")
     fails("--data: expected sentences for dev, got none", data=tmp_path)
+    (tmp_path / "dev.tsv").write_text("a\tb\n\n#\tb\n")
+    fails('--data: comment: .*dev.tsv is ambiguous: line 3 .*; pass comment="#"', data=tmp_path)
+    assert tagged_words.load(tmp_path, comment="")["dev"][1] == (["#"], ["b"])
     (tmp_path / "dev.tsv").write_bytes(b"\xff\tx\n")
     fails(r"--data: .*UTF-8.*dev\.tsv", data=tmp_path)
