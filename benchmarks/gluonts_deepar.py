@@ -17,7 +17,6 @@ import numpy as np
 import tyro
 
 from examples import forecast
-from examples.shipped import tables
 from seqjax import forecasting
 
 
@@ -43,13 +42,7 @@ def main(config: Config) -> dict[str, float]:
     warnings.simplefilter("ignore")
     torch.manual_seed(config.seed)
     np.random.seed(config.seed)
-    series = tables.load(
-        config.data, config.time, config.target, config.known, calendar=config.calendar,
-        gaps=config.gaps,
-    )  # fmt: skip
-    found, mean, deviation = tables.parts(
-        series, config.split, config.context, config.horizon, config.stride
-    )
+    series, found, mean, deviation = forecast.read_windows(config)
     rows = found["test"]["row"][:: config.test_stride]
     start = pandas.Period(series.times[0], freq="h")
     columns = series.values.T.astype(np.float32)
