@@ -235,6 +235,8 @@ def _series(values: Any) -> np.ndarray:
         raise ValueError(f"values: expected a non-empty [N, T], got shape {found.shape}")
     if found.dtype.kind not in "fiu":
         raise TypeError(f"values: expected real numbers, got {found.dtype}")
+    if np.isinf(found).any():
+        raise ValueError("values: expected finite numbers, or NaN for missing values, got inf")
     checks.require_fit("values", found, np.float32, "numbers")
     return found.astype(np.float32)
 
