@@ -6,7 +6,7 @@ example, the epoch with the lowest loss on validation windows is used; here, an 
 and a validation window begins at every `horizon` rows.
 
 The lags, the calendar features, the scaling and the optimiser are those that GluonTS chooses:
-lags up to 721 hours, which lie before the context; hour, day of the week, of the month and of the
+40 lags up to 721 hours, also before the context; hour, day of the week, of the month and of the
 year; the mean absolute value; Adam whose learning rate is halved if the loss stops falling.
 
     python -m benchmarks.gluonts_deepar --data ETTh1.csv --split 8640 2880 2880 --test-stride 24

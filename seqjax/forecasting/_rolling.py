@@ -129,7 +129,8 @@ def training_windows(
     if not pairs:
         raise ValueError(
             f"values: expected a series with an observed value after its first step, of more than "
-            f"horizon={horizon} steps, got none in {found.shape}"
+            f"horizon={horizon} steps, got none in {len(found)} series of {found.shape[1]} steps, "
+            "[N, T]"
         )
     series, origin = np.array(pairs).T
     steps = origin[:, None] + np.arange(-context, horizon)
