@@ -81,7 +81,9 @@ def read_frame(
             "frame: expected a pandas.DatetimeIndex as index, got "
             f"{type(frame.index).__name__}; use frame.set_index(pandas.to_datetime(frame[...]))"
         )
-    targets = list(target) if isinstance(target, (list, tuple, pandas.Index)) else [target]
+    targets: list[Any] = (
+        list(target) if isinstance(target, (list, tuple, pandas.Index)) else [target]
+    )
     known, static = require_names("known", known), require_names("static", static)
     if not isinstance(categories, Mapping):
         categories = require_names("categories", categories)
