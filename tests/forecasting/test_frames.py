@@ -6,6 +6,7 @@ import jax
 import numpy as np
 import pandas
 import pytest
+from flax import nnx
 
 import seqjax
 
@@ -100,6 +101,19 @@ def test_the_past_of_series_of_all_lengths():
     assert list(read_frame(wide(), "load").past(2)) == ["values", "mask"]
     with pytest.raises(ValueError, match="steps: expected a positive"):
         table.past(0)
+
+
+def test_a_series_shorter_than_the_context():
+    table = read_frame(wide().iloc[3:], "load", known=["price"])
+    model = forecasting.AutoregressiveForecaster(4, lags=[1, 5], known=["price"], rngs=nnx.Rngs(0))
+    draws = [
+        model.sample(
+            **table.past(steps), key=jax.random.key(0), horizon=2, num_samples=3,
+            future_known=np.ones((2, 1)),
+        )
+        for steps in (3, 8)
+    ]  # fmt: skip
+    np.testing.assert_allclose(*draws, rtol=1e-5)
 
 
 def test_a_later_frame_has_the_codes_of_the_first():
