@@ -89,6 +89,17 @@ class Config(script.ScriptOptions):
     out: Path = Path("out/forecast")
 
 
+def read_windows(config: Config) -> tuple[tables.Series, dict[str, Any], np.ndarray, np.ndarray]:
+    """Return the series, the windows of each part, and the means and deviations of training."""
+    series = tables.load(
+        config.data, config.time, config.target, config.known, calendar=config.calendar,
+        gaps=config.gaps,
+    )  # fmt: skip
+    return series, *tables.parts(
+        series, config.split, config.context, config.horizon, config.stride
+    )  # fmt: skip
+
+
 def make_model(config: Config, known: int) -> Any:
     """Return the forecaster that the options describe, for a number of known columns."""
     options: Any = {
@@ -163,13 +174,7 @@ def main(config: Config) -> dict[str, float]:
     config.prepare()
     if config.context < config.season:
         raise SystemExit(f"--context: expected at least --season {config.season} steps")
-    series = tables.load(
-        config.data, config.time, config.target, config.known, calendar=config.calendar,
-        gaps=config.gaps,
-    )  # fmt: skip
-    found, mean, deviation = tables.parts(
-        series, config.split, config.context, config.horizon, config.stride
-    )
+    series, found, mean, deviation = read_windows(config)
     counts = ", ".join(f"{len(found[name]['values']):,} {name}" for name in found)
     print(f"{', '.join(series.names)}: {len(series.times):,} rows; windows: {counts}")
     model, losses = make_model(config, series.known.shape[1]), make_loss(config)

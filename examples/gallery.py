@@ -1,11 +1,12 @@
-"""The pictures of docs/gallery.md: three small networks, trained for a minute in total.
+"""The pictures of docs/gallery.md: four small networks, trained for a minute in total.
 
 To draw the inside of a model of your own, copy the calls of `traces` and `viz` in `draw_recall`,
 `draw_attention` and `draw_dynamics`.
 
 The first network is an LSTM that reads letters. A "!" marks the letter after it, and the LSTM names
 this letter at the end. The second is an encoder-decoder with attention that writes words backwards.
-Letters are drawn from a seed. The third is the network of `examples.flip_flop`.
+Letters are drawn from a seed. The third is the network of `examples.flip_flop`, and the fourth
+forecasts the sales of a shop by the hour, which are made up.
 
     python -m examples.gallery
 """
@@ -21,7 +22,7 @@ import tyro
 from flax import nnx
 
 from examples import flip_flop
-from seqjax import losses, metrics, nn, seq2seq, sequences, traces, training, viz
+from seqjax import forecasting, losses, metrics, nn, seq2seq, sequences, traces, training, viz
 
 LETTERS = "abcdefgh"
 MARK = len(LETTERS)
@@ -217,10 +218,58 @@ def draw_dynamics(config: Config) -> dict[str, Any]:
     }
 
 
+def sales(rng: np.random.Generator, days: int) -> Any:
+    """Return a data frame of the sales of each hour, and of the price of each day."""
+    import pandas
+
+    hours = pandas.date_range("2024-01-01", periods=24 * days, freq="h")
+    wave = 1 + np.sin(2 * np.pi * hours.hour / 24) + 0.5 * (hours.day_of_week >= 5)
+    price = np.repeat(rng.choice([1.0, 2.0], days), 24)
+    price[-48:] = np.repeat([1.0, 2.0], 24)
+    sold = rng.poisson(20 * np.asarray(wave) / price).astype(float)
+    return pandas.DataFrame({"sold": sold, "price": price}, index=hours)
+
+
+def draw_forecast(config: Config) -> dict[str, Any]:
+    """Train a forecaster of hourly sales, and draw its forecast of the last two days."""
+    context, horizon = 72, 48
+    table = forecasting.read_frame(
+        sales(np.random.default_rng([config.seed, 4, 4]), 58), "sold", known=["price"],
+        calendar=["hour", "day_of_week"],
+    )  # fmt: skip
+    values, known, times = table.values, np.asarray(table.known), table.times()
+    windows = forecasting.training_windows(
+        values[:, :-horizon], context=context, horizon=24, known=known[:, :-horizon]
+    )
+
+    def draw(rng: np.random.Generator, size: int) -> dict[str, np.ndarray]:
+        rows = rng.integers(len(windows["values"]), size=size)
+        return {name: windows[name][rows] for name in ("values", "known")}
+
+    def loss(model: Any, batch: Any, rngs: Any) -> tuple[jax.Array, dict[str, Any]]:
+        return model.loss(batch["values"], known=batch["known"], context=context, rngs=rngs), {}
+
+    model = forecasting.AutoregressiveForecaster(
+        24, forecasting.NegativeBinomial(), cell="gru", lags=[1, 24], known=table.known_names,
+        rngs=nnx.Rngs(config.seed),
+    )  # fmt: skip
+    model = trained(model, loss, draw, config).model
+    past = slice(-horizon - context, -horizon)
+    samples = model.sample(
+        values[:, past], jax.random.key(config.seed), horizon=horizon, num_samples=200,
+        known=known[:, past], future_known=known[:, -horizon:],
+    )  # fmt: skip
+    figure = viz.fan_chart(
+        samples[0], times=times[-horizon:], past=values[0, past], past_times=times[past],
+        truth=values[0, -horizon:], label="sold per hour",
+    )  # fmt: skip
+    return {"fan_chart": figure}
+
+
 def main(config: Config) -> None:
     """Train the networks, and save their pictures."""
     config.out.mkdir(parents=True, exist_ok=True)
-    for draw in (draw_recall, draw_attention, draw_dynamics):
+    for draw in (draw_recall, draw_attention, draw_dynamics, draw_forecast):
         for name, figure in draw(config).items():
             figure.savefig(config.out / f"gallery_{name}.png", dpi=90)
             print(config.out / f"gallery_{name}.png")

@@ -25,6 +25,7 @@ __all__ = [
     "hidden_by",
     "hits",
     "in_range",
+    "reals",
     "squared_errors",
 ]
 
@@ -87,7 +88,7 @@ class Mean(NamedTuple):
           >>> float(Mean.of(jnp.array([1.0, 3.0, jnp.nan]), mask=jnp.arange(3) < 2).value())
           2.0
         """
-        values = _real("values", values)
+        values = reals("values", values)
         # NumPy converts them, because JAX would wrap 64-bit integers around before the conversion.
         if isinstance(values, np.ndarray) and values.dtype.kind in "iu":
             values = values.astype(np.float32)
@@ -302,7 +303,7 @@ def _pair(
     mask: ArrayLike | None,
 ) -> tuple[jax.Array, jax.Array, jax.Array | None]:
     """Return two arrays of the same shape and dtype, with 0 at masked positions, and their mask."""
-    values, targets = _floating(name, values), _real(target_name, targets)
+    values, targets = _floating(name, values), reals(target_name, targets)
     if targets.shape != values.shape:
         raise ValueError(
             f"{target_name}: expected the shape of {name}, {values.shape}, got {targets.shape}"
@@ -331,7 +332,8 @@ def _array(name: str, x: Any) -> jax.Array | np.ndarray:
     return numbers(name, x)
 
 
-def _real(name: str, x: Any) -> jax.Array | np.ndarray:
+def reals(name: str, x: Any) -> jax.Array | np.ndarray:
+    """Return an array of numbers that are not complex, or raise; NumPy arrays stay as they are."""
     array = _array(name, x)
     if jnp.issubdtype(array.dtype, jnp.complexfloating):
         raise TypeError(f"{name}: expected real numbers, got {array.dtype}")
@@ -345,7 +347,8 @@ def _floating(name: str, x: ArrayLike) -> jax.Array:
 
 
 def floats(name: str, x: ArrayLike) -> jax.Array:
-    x = jnp.asarray(_real(name, x))
+    """Return a JAX array of floats, or raise."""
+    x = jnp.asarray(reals(name, x))
     if not jnp.issubdtype(x.dtype, jnp.floating):
         raise TypeError(f"{name}: expected a float array, got {x.dtype}")
     return x

@@ -11,7 +11,7 @@ from seqjax.forecasting._calendar import calendar_features
 from seqjax.forecasting._counts import NegativeBinomial
 from seqjax.forecasting._direct import DirectForecaster
 from seqjax.forecasting._distributions import Distribution, Gaussian, StudentT
-from seqjax.forecasting._frames import SeriesTable, read_frame
+from seqjax.forecasting._frames import read_frame
 from seqjax.forecasting._likelihood import loss, score
 from seqjax.forecasting._quantiles import Quantiles
 from seqjax.forecasting._rolling import (
@@ -22,6 +22,7 @@ from seqjax.forecasting._rolling import (
 )
 from seqjax.forecasting._scaling import Scale, absolute_scale, standard_scale
 from seqjax.forecasting._scores import coverage, crps, quantile_loss
+from seqjax.forecasting._series_table import SeriesTable
 
 __all__ = [
     "AutoregressiveForecaster",

@@ -10,9 +10,9 @@ from jax.typing import ArrayLike
 
 from seqjax import cells, checks
 from seqjax.forecasting._ancestral import params_of, read, sampled
-from seqjax.forecasting._covariates import Covariates
-from seqjax.forecasting._distributions import Distribution, StudentT, require_distribution
-from seqjax.forecasting._history import Scaling, read_history, require_scaling
+from seqjax.forecasting._distributions import Distribution, StudentT
+from seqjax.forecasting._forecaster import Forecaster
+from seqjax.forecasting._history import Scaling
 from seqjax.forecasting._likelihood import loss
 from seqjax.nn import Recurrent
 from seqjax.nn._noise import streams
@@ -21,7 +21,7 @@ from seqjax.types import Array, PRNGKey, PyTree
 __all__ = ["AutoregressiveForecaster"]
 
 
-class AutoregressiveForecaster(nnx.Module):
+class AutoregressiveForecaster(Forecaster):
     """A recurrent network that predicts the distribution of the next value (DeepAR).
 
         x_t = [z_(t-l) and whether it is observed, for lags l;  known covariates of step t;
@@ -100,16 +100,14 @@ class AutoregressiveForecaster(nnx.Module):
         param_dtype: Any = jnp.float32,
         rngs: nnx.Rngs | jax.Array,
     ) -> None:
-        self.distribution = StudentT() if distribution is None else distribution
-        require_distribution(self.distribution)
-        self.scaling = require_scaling(scaling, self.distribution)
+        rngs = streams(rngs, "params")
+        super().__init__(
+            StudentT() if distribution is None else distribution, scaling, known, static,
+            categories, param_dtype=param_dtype, rngs=rngs,
+        )  # fmt: skip
         self.lags = checks.require_shape("lags", lags, least=1)
         if not self.lags or len(set(self.lags)) < len(self.lags):
             raise ValueError(f"lags: expected at least one lag and none twice, got {self.lags}")
-        rngs = streams(rngs, "params")
-        self.covariates = Covariates(
-            known, static, categories or {}, param_dtype=param_dtype, rngs=rngs
-        )
         made = cells.make_cell(cell, 2 * len(self.lags) + self.covariates.size + 1, hidden_size)
         self.layer = Recurrent(
             made, num_layers=num_layers, dropout=dropout, param_dtype=param_dtype, rngs=rngs
@@ -154,10 +152,10 @@ class AutoregressiveForecaster(nnx.Module):
           TypeError, ValueError: an array has a wrong dtype or shape; covariates are missing; or
             (outside tracing) a covariate is not finite or a category is out of range.
         """
-        history = read_history(values, lengths, mask, self.scaling, context)
-        features = self.covariates.of_values(known, history.observed.shape, history.real)
-        series = self.covariates.of_series(static, categories, history.scale.scale.shape)
-        outputs = read(self, history, features, series, deterministic, rngs).outputs
+        history, past, _, series = self._inputs(
+            values, known, static, categories, lengths, mask, context=context
+        )
+        outputs = read(self, history, past, series, deterministic, rngs).outputs
         return params_of(self, outputs, history.scale)
 
     def loss(
@@ -226,10 +224,9 @@ class AutoregressiveForecaster(nnx.Module):
         key = checks.require_key("key", key)
         horizon = checks.require_integer("horizon", horizon)
         num_samples = checks.require_integer("num_samples", num_samples)
-        history = read_history(values, lengths, mask, self.scaling)
-        batch_shape = history.observed.shape[:-1]
-        past = self.covariates.of_values(known, history.observed.shape, history.real)
-        future = self.covariates.of_future(future_known, (*batch_shape, horizon))
-        series = self.covariates.of_series(static, categories, batch_shape)
-        drawn: Array = sampled(self, history, past, future, series, key, num_samples=num_samples)
+        inputs = self._inputs(
+            values, known, static, categories, lengths, mask, future_known=future_known,
+            horizon=horizon,
+        )  # fmt: skip
+        drawn: Array = sampled(self, *inputs, key, num_samples=num_samples)
         return drawn

@@ -152,7 +152,7 @@ def _given(argument: str, features: ArrayLike | None, names: tuple[str, ...]) ->
 
 
 def _floats(argument: str, features: Any) -> Array:
-    found = _elements._real(argument, features)
+    found = _elements.reals(argument, features)
     if isinstance(found, np.ndarray) and found.dtype.kind in "fiu":
         checks.require_fit(argument, found.astype(np.float64), np.float32, "numbers")
     if found.dtype == bool:

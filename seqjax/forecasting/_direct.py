@@ -10,9 +10,9 @@ from flax import nnx
 from jax.typing import ArrayLike
 
 from seqjax import cells, checks
-from seqjax.forecasting._covariates import Covariates
-from seqjax.forecasting._distributions import Distribution, require_distribution
-from seqjax.forecasting._history import Scaling, read_history, require_scaling
+from seqjax.forecasting._distributions import Distribution
+from seqjax.forecasting._forecaster import Forecaster
+from seqjax.forecasting._history import Scaling
 from seqjax.forecasting._likelihood import loss
 from seqjax.forecasting._quantiles import Quantiles
 from seqjax.nn import Recurrent
@@ -22,7 +22,7 @@ from seqjax.types import Array, PRNGKey, PyTree
 __all__ = ["DirectForecaster"]
 
 
-class DirectForecaster(nnx.Module):
+class DirectForecaster(Forecaster):
     """Two recurrent networks, over the past and the future, that predict all steps at once.
 
         e_t = RNN([z_t; known covariates of step t; features of the series], e_(t-1))    t = 1 … T
@@ -47,13 +47,10 @@ class DirectForecaster(nnx.Module):
       cell: the cell of the recurrent layers: a name in `seqjax.CELLS`, a class, or a cell.
       num_layers: the number of layers of each of the two networks.
       dropout: the dropout rate between the layers and before the distribution.
-      known: names of the covariates of each step that are known in advance.
-      static: names of the features of each series.
-      categories: for each name of a category of a series, its number of values.
-      scaling: the scaling of each series: "standard" (by `standard_scale`), "absolute" (by
-        `absolute_scale`) or "none". By default, it is "standard", and "absolute" for counts.
-      param_dtype: the dtype of the parameters.
-      rngs: the source of randomness for the parameters: `nnx.Rngs(0)`, or a random key.
+      known, static, categories: as for `AutoregressiveForecaster`.
+      scaling: as for `AutoregressiveForecaster`. By default, it is "standard", and "absolute" for
+        counts.
+      param_dtype, rngs: as for `AutoregressiveForecaster`.
 
     Raises:
       TypeError, ValueError: an argument is of a wrong type or out of range, or the distribution
@@ -89,17 +86,16 @@ class DirectForecaster(nnx.Module):
         param_dtype: Any = jnp.float32,
         rngs: nnx.Rngs | jax.Array,
     ) -> None:
-        self.distribution = Quantiles() if distribution is None else distribution
-        require_distribution(self.distribution)
-        usual = "standard" if self.distribution.shifts else "absolute"
-        self.scaling = require_scaling(scaling or usual, self.distribution)
+        distribution = Quantiles() if distribution is None else distribution
+        if scaling is None:
+            scaling = "standard" if getattr(distribution, "shifts", True) else "absolute"
+        rngs = streams(rngs, "params")
+        super().__init__(
+            distribution, scaling, known, static, categories, param_dtype=param_dtype, rngs=rngs
+        )
         self.horizon = checks.require_integer("horizon", horizon)
         self.season = checks.require_integer("season", season)
         self.seasons = checks.require_integer("seasons", seasons, least=0)
-        rngs = streams(rngs, "params")
-        self.covariates = Covariates(
-            known, static, categories or {}, param_dtype=param_dtype, rngs=rngs
-        )
         options: Any = {
             "num_layers": num_layers, "dropout": dropout, "param_dtype": param_dtype, "rngs": rngs
         }  # fmt: skip
@@ -128,17 +124,9 @@ class DirectForecaster(nnx.Module):
     ) -> PyTree:
         """Return the parameters of the distributions of the steps after the values.
 
-        Args:
-          values: float or int `[..., T]`, the values so far. NaN marks a missing value.
-          known: float `[..., T, K]`, or `[T, K]` for all series, the covariates of the values.
-          future_known: float `[..., H, K]`, or `[H, K]` for all series, the covariates of the
-            forecast, which begins right after the last real step of each series.
-          static: float `[..., S]`, the static features of the series.
-          categories: int `[..., C]`, the categories of the series.
-          lengths: int `[...]`, the number of real steps of each series.
-          mask: bool `[..., T]`, True at real steps. Pass `lengths` or `mask`, not both.
-          deterministic: True for evaluation, False for training with dropout; see `Recurrent`.
-          rngs: random numbers for dropout; see `Recurrent`.
+        The arguments up to `mask` are those of `AutoregressiveForecaster.sample`, where H is the
+        `horizon` of this forecaster. `deterministic` and `rngs` are those of `Recurrent`: True
+        for evaluation or False for training with dropout, and random numbers for dropout.
 
         Returns:
           The parameters, arrays `[..., H]`, or quantiles `[..., H, Q]`; see `Distribution.params`.
@@ -147,11 +135,12 @@ class DirectForecaster(nnx.Module):
           TypeError, ValueError: an array has a wrong dtype or shape; covariates are missing; or
             (outside tracing) a covariate is not finite or a category is out of range.
         """
-        history = read_history(values, lengths, mask, self.scaling).filled()
+        history, past, future, series = self._inputs(
+            values, known, static, categories, lengths, mask, future_known=future_known,
+            horizon=self.horizon,
+        )  # fmt: skip
+        history, series = history.filled(), series[..., None, :]
         batch_shape, steps = history.observed.shape[:-1], history.observed.shape[-1]
-        past = self.covariates.of_values(known, history.observed.shape, history.real)
-        future = self.covariates.of_future(future_known, (*batch_shape, self.horizon))
-        series = self.covariates.of_series(static, categories, batch_shape)[..., None, :]
 
         def joined(values: Array, features: Array, steps: int) -> Array:
             repeated = jnp.broadcast_to(series, (*batch_shape, steps, series.shape[-1]))

@@ -6,6 +6,7 @@ from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.scipy.special import betainc, betaln, ndtr
 from jax.typing import ArrayLike
 
@@ -106,6 +107,17 @@ def require_distribution(distribution: object) -> None:
             "distribution: expected a distribution such as seqjax.forecasting.Gaussian(), got "
             f"{checks.brief(distribution)}"
         )
+
+
+def require_possible(name: str, distribution: Distribution, values: Array) -> Array:
+    """Return whether each value is possible; outside tracing, raise if one is not."""
+    possible = distribution.supports(values)
+    if not checks.is_traced(values) and not bool(possible.all()):
+        raise ValueError(
+            f"{name}: expected {distribution.support}, or NaN for missing values, got "
+            f"{np.asarray(values)[~np.asarray(possible)][0]}"
+        )
+    return possible
 
 
 def raw_outputs(distribution: Distribution, outputs: ArrayLike) -> Array:

@@ -8,7 +8,7 @@ import numpy as np
 from jax.typing import ArrayLike
 
 from seqjax import checks
-from seqjax.forecasting._distributions import Distribution
+from seqjax.forecasting._distributions import Distribution, require_possible
 from seqjax.forecasting._scaling import Scale, absolute_scale, standard_scale
 from seqjax.forecasting._targets import observed_values
 from seqjax.types import Array
@@ -85,10 +85,20 @@ def require_scaling(scaling: Any, distribution: Distribution) -> Scaling:
 
 
 def read_history(
-    values: ArrayLike, lengths: Any, mask: Any, scaling: Scaling, context: int | None = None
+    values: ArrayLike,
+    lengths: Any,
+    mask: Any,
+    scaling: Scaling,
+    context: int | None = None,
+    *,
+    distribution: Distribution,
 ) -> History:
-    """Return scaled values; the scale is that of the first `context` steps, or of all steps."""
+    """Return scaled values; the scale is that of the first `context` steps, or of all steps.
+
+    Outside tracing, an error is raised if a value is not possible for the distribution.
+    """
     found, observed, real = observed_values("values", values, lengths, mask)
+    require_possible("values", distribution, found)
     if context is not None and checks.require_integer("context", context) > found.shape[-1]:
         raise ValueError(f"context: expected at most {found.shape[-1]} steps, got {context}")
     known = observed if context is None else observed & (jnp.arange(found.shape[-1]) < context)

@@ -4,13 +4,12 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax.typing import ArrayLike
 
-from seqjax import _elements, checks, sequences
+from seqjax import _elements, sequences
 from seqjax._elements import Mean
 from seqjax._hints import LOSSES, hints
-from seqjax.forecasting._distributions import Distribution, require_distribution
+from seqjax.forecasting._distributions import Distribution, require_distribution, require_possible
 from seqjax.forecasting._targets import observed_values
 from seqjax.types import Array, PyTree
 
@@ -94,12 +93,7 @@ def _losses(
     """Return the loss of each target, and whether the target is observed."""
     require_distribution(distribution)
     values, observed, _ = observed_values("targets", targets, lengths, mask)
-    possible = distribution.supports(values)
-    if not checks.is_traced(values, observed) and not bool(possible.all()):
-        wrong = np.asarray(values)[~np.asarray(possible)][0]
-        raise ValueError(
-            f"targets: expected {distribution.support}, or NaN for missing values, got {wrong}"
-        )
+    possible = require_possible("targets", distribution, values)
 
     def hidden(param: Any) -> Array:
         param = jnp.asarray(param)

@@ -129,7 +129,8 @@ def training_windows(
     if not pairs:
         raise ValueError(
             f"values: expected a series with an observed value after its first step, of more than "
-            f"horizon={horizon} steps, got none in {found.shape}"
+            f"horizon={horizon} steps, got none in {len(found)} series of {found.shape[1]} steps, "
+            "[N, T]"
         )
     series, origin = np.array(pairs).T
     steps = origin[:, None] + np.arange(-context, horizon)
@@ -235,6 +236,8 @@ def _series(values: Any) -> np.ndarray:
         raise ValueError(f"values: expected a non-empty [N, T], got shape {found.shape}")
     if found.dtype.kind not in "fiu":
         raise TypeError(f"values: expected real numbers, got {found.dtype}")
+    if np.isinf(found).any():
+        raise ValueError("values: expected finite numbers, or NaN for missing values, got inf")
     checks.require_fit("values", found, np.float32, "numbers")
     return found.astype(np.float32)
 

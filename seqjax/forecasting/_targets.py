@@ -25,7 +25,7 @@ def observed_values(
       ValueError: the values have no time axis, a number does not fit, or lengths or mask are wrong.
     """
     checks.require_unmasked(name, values)
-    found = _elements._real(name, values)
+    found = _elements.reals(name, values)
     if not found.ndim:
         raise ValueError(f"{name}: expected a time axis, [..., T], got a scalar")
     if found.dtype == bool:

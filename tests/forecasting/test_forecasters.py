@@ -332,6 +332,13 @@ WRONG = {
     ),
     "distribution": (made(distribution="gaussian"), "distribution: expected"),
     "cell": (made(cell="lsmt"), "did you mean 'lstm'"),
+    "no count": (
+        lambda: made(distribution=NegativeBinomial())().sample(
+            np.array([[1.0, -1.0]]), jax.random.key(0), horizon=1
+        ),
+        "values: expected counts .*, or NaN for missing values, got -1.0",
+    ),
+    "infinite": (lambda: made()()(np.array([[1.0, np.inf]])), "values: expected .* got inf"),
     "direct": (
         lambda: direct()(VALUES, **COVARIATES, future_known=FUTURE[:, :2]),
         r"future_known: expected shape \(2, 4, 2\)",

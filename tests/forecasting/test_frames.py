@@ -6,6 +6,7 @@ import jax
 import numpy as np
 import pandas
 import pytest
+from flax import nnx
 
 import seqjax
 
@@ -80,6 +81,64 @@ def test_a_long_frame():
     assert table.future_known(2, rows, series="shop")[0, :, 0].tolist() == [1.0, 0.0]
 
 
+def test_the_past_of_series_of_all_lengths():
+    table = read_frame(
+        long(), "sold", series="shop", static=["area"], categories=["region"],
+        calendar=["day_of_week"], freq="D",
+    )  # fmt: skip
+    past = table.past(3)
+    np.testing.assert_array_equal(past["values"], f32([[3, np.nan, 5], [11, 12, 13]]))
+    assert past["mask"].all() and past["values"].dtype == np.float32
+    np.testing.assert_array_equal(past["known"], [table.known[0, 2:5], table.known[1, 1:4]])
+    assert past["static"] is table.static and past["categories"] is table.categories
+    past = table.past(6)
+    assert past["mask"].tolist() == [[False] + [True] * 5, [False] * 2 + [True] * 4]
+    np.testing.assert_array_equal(
+        past["values"], f32([[np.nan, 1, 2, 3, np.nan, 5], [np.nan, np.nan, 10, 11, 12, 13]])
+    )
+    assert not past["known"][~past["mask"]].any()
+    np.testing.assert_array_equal(past["known"][1, 2:], table.known[1, :4])
+    assert list(read_frame(wide(), "load").past(2)) == ["values", "mask"]
+    with pytest.raises(ValueError, match="steps: expected a positive"):
+        table.past(0)
+
+
+def test_a_series_shorter_than_the_context():
+    table = read_frame(wide().iloc[3:], "load", known=["price"])
+    model = forecasting.AutoregressiveForecaster(4, lags=[1, 5], known=["price"], rngs=nnx.Rngs(0))
+    draws = [
+        model.sample(
+            **table.past(steps), key=jax.random.key(0), horizon=2, num_samples=3,
+            future_known=np.ones((2, 1)),
+        )
+        for steps in (3, 8)
+    ]  # fmt: skip
+    np.testing.assert_allclose(*draws, rtol=1e-5)
+
+
+def test_a_later_frame_has_the_codes_of_the_first():
+    values = read_frame(
+        long(), "sold", series="shop", categories=["region"], freq="D"
+    ).category_values
+    later = long().loc[lambda frame: frame["region"] == "south"]
+    table = read_frame(later, "sold", series="shop", categories=values, freq="D")
+    assert table.categories.tolist() == [[1]] and table.category_sizes == {"region": 2}
+    with pytest.raises(ValueError, match="one of 1 known values in 'region', such as 'n', got 's"):
+        read_frame(later, "sold", series="shop", categories={"region": ["n"]}, freq="D")
+
+
+@pytest.mark.parametrize("unit", ["h", "D"])
+def test_time_zones(unit):
+    """The clock of Berlin jumps on 2024-03-31 at 2:00, so this day has no 2:30."""
+    index = pandas.date_range("2024-03-30 01:30", periods=60, freq=unit, tz="Europe/Berlin")
+    table = read_frame(pandas.DataFrame({"a": range(60)}, index), "a", calendar=["hour"])
+    assert table.values.tolist() == [list(range(60))] and (table.times() == index).all()
+    ahead = pandas.date_range(index[-1], periods=3, freq=unit)[1:]
+    assert (table.times(horizon=2) == ahead).all()
+    phase = 2 * np.pi * (ahead.hour + 0.5) / 24
+    np.testing.assert_allclose(table.future_known(2)[0, :, 0], np.sin(phase), atol=1e-6)
+
+
 def test_calendar_features():
     index = pandas.DatetimeIndex(["2024-01-01 00:00", "2024-12-31 12:30", "2023-02-15 06:45"])
     phases = {
@@ -102,6 +161,12 @@ def changed(frame, **columns):
     return frame.assign(**columns)
 
 
+def two_grids():
+    """Two series by the hour, one at 0 minutes and one at 30 minutes past the hour."""
+    index = pandas.date_range("2024-01-01", periods=8, freq="30min")
+    return pandas.DataFrame({"shop": ["a", "b"] * 4, "sold": range(8)}, index)
+
+
 WRONG = {
     "list": (lambda: read_frame([1], "a"), "frame: expected a pandas.DataFrame"),
     "index": (lambda: read_frame(wide().reset_index(), "load"), "expected a pandas.DatetimeIndex"),
@@ -112,6 +177,51 @@ WRONG = {
     "off": (lambda: read_frame(wide(), "load", freq="2h"), "expected times every 2h"),
     "text": (lambda: read_frame(changed(wide(), load="x"), "load"), "expected numbers in 'load'"),
     "huge": (lambda: read_frame(changed(wide(), load=1e39), "load"), "does not fit into float32"),
+    "infinite": (
+        lambda: read_frame(changed(wide(), heat=[0, 1, np.inf, 3, 4, 5]), "heat"),
+        "frame: expected finite numbers, or NaN .* in 'heat', got inf at 2024-02-28 23:00",
+    ),
+    "letters": (lambda: read_frame(wide(), "load", known="p"), "known: expected a list of columns"),
+    "leak": (
+        lambda: read_frame(wide(), ["load", "heat"], known=["price", "heat"]),
+        "known: expected columns that are known in advance, got the target 'heat'",
+    ),
+    "static text": (
+        lambda: read_frame(long(), "sold", series="shop", static=["region"], freq="D"),
+        r"static: expected numbers in 'region', got 'south'; .* categories=\['region'\]",
+    ),
+    "mixed labels": (
+        lambda: read_frame(
+            changed(long(), region=[1] * 4 + ["x"] * 4),
+            "sold",
+            series="shop",
+            categories=["region"],
+            freq="D",
+        ),
+        "categories: expected labels of one type in 'region'",
+    ),
+    "future array": (
+        lambda: read_frame(wide(), "load", known=["price"]).future_known(1, np.zeros((1, 1))),
+        "future: expected a pandas.DataFrame",
+    ),
+    "future numbers": (
+        lambda: read_frame(wide(), "load", known=["price"]).future_known(1, wide().reset_index()),
+        "future: expected times as index, such as 2024-02-29 03:00:00, got",
+    ),
+    "future zone": (
+        lambda: read_frame(wide(), "load", known=["price"]).future_known(
+            1, wide().tz_localize("UTC")
+        ),
+        "future: expected times as index, such as 2024-02-29 03:00:00, got",
+    ),
+    "no name": (
+        lambda: read_frame(changed(long(), shop=["b"] * 7 + [None]), "sold", series="shop"),
+        "frame: expected a name of 'shop' in each row, got none at 2024-01-06",
+    ),
+    "two grids": (
+        lambda: read_frame(two_grids(), "sold", series="shop"),
+        "frame: expected times every 30min, as in all series together, got no two .* in 'a'",
+    ),
     "known": (
         lambda: read_frame(wide(), "heat", known=["load"]),
         "known covariate 'load' at each of 6 steps .*, got none at 2024-02-28 23:00",
@@ -173,6 +283,8 @@ def test_windows_of_series_of_all_lengths():
     assert windows["categories"].ravel().tolist() == [0, 0, 2, 4]
     with pytest.raises(ValueError, match="values: expected a series with an observed value"):
         forecasting.training_windows(values[3:], context=4, horizon=2)
+    with pytest.raises(ValueError, match="values: expected finite numbers"):
+        forecasting.training_windows(np.full((1, 9), np.inf), context=4, horizon=2)
 
 
 def test_origins():
