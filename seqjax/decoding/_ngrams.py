@@ -15,7 +15,7 @@ from seqjax import checks
 from seqjax.decoding._arpa import read_arpa
 from seqjax.types import Array
 
-__all__ = ["NGram"]
+__all__ = ["NGram", "arpa_lines", "checked_id"]
 
 Entries: TypeAlias = dict[tuple[int, ...], tuple[float, float]]
 """For each n-gram of tokens, log p of its last token and the log of its backoff weight."""
@@ -104,12 +104,14 @@ class NGram:
           begin: the id that stands for `<s>`, as input of the first step.
           end: the id that stands for `</s>`; None if outputs have no end token.
           unknown: log p, in nats, of a token that the file does not list. By default it is that of
-            `<unk>`; if the file has no `<unk>`, all tokens must be listed.
+            `<unk>`, and the file must list at least half of the tokens; if the file has no `<unk>`,
+            it must list all tokens.
 
         Raises:
           OSError: the file cannot be read.
-          ValueError: the file is not a valid ARPA file; a token is listed twice in `tokens`; or the
-            file has neither some token nor `<unk>`, and `unknown` is not given.
+          ValueError: the file is not a valid ARPA file; a token is listed twice in `tokens`; or too
+            few tokens are listed, for example because the file is a model of words and the tokens
+            are letters (see `WordNGram`).
 
         Example:
           >>> lines = [
@@ -130,8 +132,8 @@ class NGram:
           ['-0.80', '-0.10']
         """
         size = len(tokens)
-        begin = _checked_id("begin", begin, size)
-        end = None if end is None else _checked_id("end", end, size)
+        begin = checked_id("begin", begin, size)
+        end = None if end is None else checked_id("end", end, size)
         ids: dict[str, int] = {}
         for number, token in enumerate(tokens):
             if token is not None and ids.setdefault(token, number) != number:
@@ -139,8 +141,8 @@ class NGram:
         ids["<s>"] = begin
         reads = ids if end is None else ids | {"</s>": end}
         entries: Entries = {}
-        other = unknown
-        for words, log_p, backoff in read_arpa(_lines(source)):
+        other, strange = unknown, []
+        for words, log_p, backoff in read_arpa(arpa_lines(source)):
             if words == ("<unk>",) and "<unk>" not in ids and other is None:
                 other = log_p
             if words == ("<s>",):  # its own probability is a placeholder, never asked for
@@ -150,11 +152,16 @@ class NGram:
                 gram = tuple(reads[word] for word in words)
                 kept = entries[gram][1] if gram == (begin,) and gram in entries else backoff
                 entries[gram] = log_p, kept
+            elif len(words) == 1 and len(strange) < 5:
+                strange.append(words[0])
         needed = [(n, t) for n, t in enumerate(tokens) if t is not None and n != begin]
         missing = [token for n, token in needed if (n,) not in entries]
-        if missing and other is None:
+        most = len(needed) - 1 if unknown is not None else 0 if other is None else len(needed) // 2
+        if len(missing) > max(most, 0):
             raise ValueError(
-                f"tokens: expected tokens that the file lists, or `unknown`, got {missing[:5]}"
+                f"tokens: expected tokens that the file lists, or `unknown`, got {missing[:5]} and "
+                f"others, in all {len(missing)} of {len(needed)}, that it does not list; the file "
+                f"has {strange}. If the file has words and the tokens are letters, use WordNGram"
             )
         return cls(entries, size, unknown=-math.inf if other is None else other)
 
@@ -196,8 +203,8 @@ class NGram:
         """
         order = checks.require_integer("order", order)
         size = checks.require_integer("vocabulary_size", vocabulary_size)
-        begin = _checked_id("begin", begin, size)
-        end = None if end is None else _checked_id("end", end, size)
+        begin = checked_id("begin", begin, size)
+        end = None if end is None else checked_id("end", end, size)
         counts: dict[tuple[int, ...], Counter[int]] = defaultdict(Counter)
         for sequence in sequences:
             checks.require_range("sequences", np.asarray(sequence), size - 1)
@@ -244,21 +251,40 @@ class NGram:
           tokens: int `[N]`, the previous tokens, or the begin token.
           state: int32 `[N]`.
         """
+        after = self.advance(tokens, state)
+        return self.log_prob(jnp.arange(self.vocabulary_size, dtype=jnp.int32)[None], after), after
+
+    def advance(self, tokens: Any, state: Any) -> Array:
+        """Return the state after the tokens, int32 `[N]`.
+
+        Args:
+          tokens: int `[N]`. A token that the model does not list ends the history.
+          state: int32 `[N]`.
+        """
         tokens = jnp.asarray(tokens, jnp.int32)
         after = jnp.zeros_like(tokens)
         for chain in self._chains[state].T[::-1]:  # the longest history that lists the token wins
             place, found = self._find(chain, tokens)
             after = jnp.where(found, self._next[place], after)
-        every = jnp.arange(self.vocabulary_size, dtype=jnp.int32)[None]
-        chains = self._chains[after].T[::-1, :, None]
-        log_p = jnp.full((len(tokens), self.vocabulary_size), self._unknown, jnp.float32)
-        before = jnp.full((len(tokens), 1), -1, jnp.int32)
+        return after
+
+    def log_prob(self, tokens: Any, state: Any) -> Array:
+        """Return log p `[N, M]` of some tokens as the next token.
+
+        Args:
+          tokens: int `[N, M]` or `[1, M]`.
+          state: int32 `[N]`, the state after the tokens before them.
+        """
+        tokens = jnp.asarray(tokens, jnp.int32)
+        chains = self._chains[state].T[::-1, :, None]
+        log_p = jnp.full((len(state), tokens.shape[1]), self._unknown, jnp.float32)
+        before = jnp.full((len(state), 1), -1, jnp.int32)
         for chain in chains:
-            place, found = self._find(chain, every)
+            place, found = self._find(chain, tokens)
             backed = log_p + jnp.where(chain == before, 0.0, self._backoff[chain])
             log_p = jnp.where(found, self._log_p[place], backed)
             before = chain
-        return log_p, after
+        return log_p
 
     def _find(self, state: Array, tokens: Array) -> tuple[Array, Array]:
         """Return the places of listed n-grams: those of the state's history and each token."""
@@ -277,14 +303,16 @@ class NGram:
         return place, (low < stop) & (self._tokens[place] == tokens)
 
 
-def _checked_id(name: str, value: Any, size: int) -> int:
+def checked_id(name: str, value: Any, size: int) -> int:
+    """Return an id, or raise if it is not below V."""
     number: int = checks.require_integer(name, value, least=0)
     if number >= size:
         raise ValueError(f"{name}: expected an id below V={size}, got {number}")
     return number
 
 
-def _lines(source: Any) -> Iterable[str]:
+def arpa_lines(source: Any) -> Iterable[str]:
+    """Yield the lines of a file, which may be compressed, or those that are given."""
     if not isinstance(source, (str, Path)):
         yield from source
         return
