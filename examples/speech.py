@@ -13,8 +13,9 @@ recordings.
 
 With `--lm-order N`, an n-gram model of letters takes part in the beam search. It is counted from
 the training transcripts. `--lm FILE` reads one from an ARPA file instead, in which letters are
-separated by spaces and "|" stands for the space between words. The weight of the model and a bonus
-for each letter are chosen on the validation utterances.
+separated by spaces and "|" stands for the space between words. With `--lm-unit words`, the model is
+one of words. The weight of the model and a bonus for each letter are chosen on the validation
+utterances.
 
 By default, the data are digits that eSpeak NG synthesises. The voices of the test set are not in
 the training set. --data reads real speech, with the published test set:
@@ -49,10 +50,11 @@ from examples.shipped import letter_models, spoken_digits
 from seqjax import cells, metrics, nn, sequences, streaming, training, viz
 from seqjax.ctc import ctc_beam_search, ctc_loss
 from seqjax.data import Batches, Vocabulary, batches, bucket_boundaries, stacked_frames
-from seqjax.decoding import LogLinear, NGram
+from seqjax.decoding import LogLinear, NGram, WordNGram
 from seqjax.transducer import Transducer
 
 KEYS = {"frame": ["frames"], "label": ["labels"]}  # both run over time, each with its own lengths
+Language = NGram | WordNGram
 Sets = dict[str, list[tuple[np.ndarray, str]]]  # frames [T, F] and texts of train, valid, test
 
 
@@ -93,10 +95,12 @@ class Config(script.ScriptOptions):
     beam_width: int = 16
     """Number of prefixes in the beam search (transcribe only)."""
     lm_order: int = 0
-    """Length n of the n-grams of a model of letters, counted from the training transcripts; 0 for
-    no such model (transcribe only)."""
+    """Length n of the n-grams of a language model that is counted from the training transcripts; 0
+    for no such model (transcribe only)."""
     lm: Path | None = None
-    """ARPA file of a model of letters, for the beam search (transcribe only)."""
+    """ARPA file of a language model for the beam search (transcribe only)."""
+    lm_unit: Literal["letters", "words"] = "letters"
+    """The tokens of the language model. With words, only words that it lists are found."""
     lm_weights: tuple[float, ...] = (0.25, 0.5, 0.75, 1.0)
     """Weights of the language model to try on the validation recordings."""
     lm_bonuses: tuple[float, ...] = (0.0, 0.5, 1.0, 2.0)
@@ -216,7 +220,7 @@ def train(config: Config, sets: Sets, tokens: Vocabulary) -> training.FitResult:
 
 
 def search(
-    model: Any, batch: Any, weight: Any, bonus: Any, *, width: int, language: NGram | None
+    model: Any, batch: Any, weight: Any, bonus: Any, *, width: int, language: Language | None
 ) -> jax.Array:
     """Return the best texts, tokens [B, width, N], by a beam search, also with a language model."""
     frames, lengths = batch["frames"], batch["frame_lengths"]
@@ -235,7 +239,7 @@ def recogniser(
     model: Any,
     recordings: list[tuple[np.ndarray, str]],
     tokens: Vocabulary,
-    language: NGram | None = None,
+    language: Language | None = None,
 ) -> Callable[[float, float], list[list[str]]]:
     """Return a function of weight and bonus that returns the texts of each recording, best first.
 
@@ -253,7 +257,7 @@ def recogniser(
 
 
 def with_language_model(
-    config: Config, model: Any, sets: Sets, tokens: Vocabulary, language: NGram
+    config: Config, model: Any, sets: Sets, tokens: Vocabulary, language: Language
 ) -> tuple[list[list[str]], dict[str, float]]:
     """Return the texts of the test set, best first, and the weight and bonus that were chosen."""
     find = recogniser(config, model, sets["valid"], tokens, language)
@@ -308,7 +312,7 @@ def main(config: Config) -> dict[str, float]:
         with script.blaming("lm" if config.lm is not None else "lm_order"):
             if whole or (config.lm is not None and config.lm_order):
                 raise ValueError("expected --task transcribe, and either --lm or --lm-order")
-            language = letter_models.load(config.lm, config.lm_order, said, tokens)
+            language = letter_models.load(config.lm, config.lm_order, config.lm_unit, said, tokens)
     if not whole and config.model == "ctc":
         long = sum(len(text) > len(frames) // config.stack for frames, text in sets["train"])
         print(f"{long} texts have more letters than steps and are not used in training")

@@ -1,27 +1,55 @@
-"""N-gram models of letters for beam searches, and the choice of their weight and bonus."""
+"""N-gram models for beam searches over letters, and the choice of their weight and bonus."""
 
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 from examples.shipped.spoken_digits import error_rate
 from seqjax.data import Vocabulary
-from seqjax.decoding import NGram
+from seqjax.decoding import NGram, WordNGram
 
 __all__ = ["choose", "load"]
 
 SPACE = "|"  # stands for the space between words in ARPA files, whose fields are split at spaces
 
 
-def load(path: Path | None, order: int, said: Iterable[str], tokens: Vocabulary) -> NGram:
-    """Read the model of an ARPA file of letters, or count a model of the given order."""
+def load(
+    path: Path | None, order: int, unit: str, said: Iterable[str], tokens: Vocabulary
+) -> NGram | WordNGram:
+    """Read the model of an ARPA file, or count a model of the given order from texts.
+
+    A model of words finds only the words that it lists.
+    """
+    if unit == "words":
+        return _of_words(path, order, said, tokens)
     if path is None:
-        sequences = [tokens.encode(text).tolist() for text in said]
         return NGram.fit(
-            sequences, order=order, vocabulary_size=len(tokens), begin=tokens.begin, end=tokens.end
-        )
-    letters = [SPACE if token == " " else token for token in tokens.tokens[len(tokens.special) :]]
+            (tokens.encode(text).tolist() for text in said), order=order,
+            vocabulary_size=len(tokens), begin=tokens.begin, end=tokens.end,
+        )  # fmt: skip
+    letters = [SPACE if token == " " else token for token in _letters(tokens)]
     named = [None] * len(tokens.special) + letters
     return NGram.from_arpa(path, named, begin=tokens.begin, end=tokens.end)
+
+
+def _of_words(path: Path | None, order: int, said: Iterable[str], tokens: Vocabulary) -> WordNGram:
+    space, end = int(tokens.encode(" ")[0]), tokens.end
+    if path is not None:
+        named = [None] * len(tokens.special) + _letters(tokens)
+        return WordNGram.from_arpa(path, named, space=space, end=end)
+    words = Vocabulary.build(text.split() for text in said)
+    model = NGram.fit(
+        (words.encode(text.split()).tolist() for text in said), order=order,
+        vocabulary_size=len(words), begin=words.begin, end=words.end,
+    )  # fmt: skip
+    spellings = [tokens.encode(word).tolist() for word in _letters(words)]
+    return WordNGram(
+        model, [None] * len(words.special) + spellings, vocabulary_size=len(tokens), space=space,
+        begin=words.begin, end=words.end, letter_end=end,
+    )  # fmt: skip
+
+
+def _letters(tokens: Vocabulary) -> list[str]:
+    return list(tokens.tokens[len(tokens.special) :])
 
 
 def choose(

@@ -152,16 +152,16 @@ class NGram:
                 gram = tuple(reads[word] for word in words)
                 kept = entries[gram][1] if gram == (begin,) and gram in entries else backoff
                 entries[gram] = log_p, kept
-            elif len(words) == 1 and len(strange) < 5:
+            elif len(words) == 1 and words[0] not in ("</s>", "<unk>") and len(strange) < 5:
                 strange.append(words[0])
         needed = [(n, t) for n, t in enumerate(tokens) if t is not None and n != begin]
         missing = [token for n, token in needed if (n,) not in entries]
         most = len(needed) - 1 if unknown is not None else 0 if other is None else len(needed) // 2
         if len(missing) > max(most, 0):
             raise ValueError(
-                f"tokens: expected tokens that the file lists, or `unknown`, got {missing[:5]} and "
-                f"others, in all {len(missing)} of {len(needed)}, that it does not list; the file "
-                f"has {strange}. If the file has words and the tokens are letters, use WordNGram"
+                f"tokens: expected tokens that the file lists, or `unknown`, got {len(missing)} of "
+                f"{len(needed)} that it does not list, such as {missing[:5]}; the file has words "
+                f"such as {strange}. If they are words and the tokens are letters, use WordNGram"
             )
         return cls(entries, size, unknown=-math.inf if other is None else other)
 

@@ -132,7 +132,10 @@ def test_outputs_without_an_end_and_unknown_words():
         (("ngram 3=2", "ngrams: 3"), "source: line 5: expected 'ngram N=COUNT'"),
         (("ngram 3=2\n", ""), "begins .*3-grams:, which the header lacks"),
         (("-1.5 <unk>\n", "-1.5 c\n"), None),
-        (("-1.5 <unk>\n", "-1.5 d\n"), r"tokens: expected tokens that the file lists.*\['c'\]"),
+        (
+            ("-1.5 <unk>\n", "-1.5 d\n"),
+            r"tokens: expected tokens that the file lists.*1 of 3 .*\['c'\]",
+        ),
     ],
 )
 def test_files_that_are_not_valid(change, message):
@@ -142,6 +145,17 @@ def test_files_that_are_not_valid(change, message):
         return
     with pytest.raises(ValueError, match=message):
         NGram.from_arpa(lines, WORDS, begin=0, end=0)
+
+
+def test_a_model_of_words_cannot_score_letters():
+    """`<unk>` may stand for a few tokens, not for most of them."""
+    letters = [None, "a", "b", "c", "d", "e"]
+    with pytest.raises(ValueError, match=r"3 of 5 that it does not list.*\['odd'\].*WordNGram"):
+        NGram.from_arpa(ARPA.splitlines(), letters, begin=0)
+    NGram.from_arpa(ARPA.splitlines(), letters[:5], begin=0)
+    NGram.from_arpa(ARPA.splitlines(), letters, begin=0, unknown=-9.0)
+    with pytest.raises(ValueError, match="2 of 2 that it does not list"):
+        NGram.from_arpa(ARPA.splitlines(), [None, "A", "B"], begin=0, unknown=-9.0)
 
 
 def test_refuses():

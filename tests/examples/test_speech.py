@@ -144,13 +144,31 @@ def test_a_language_model_from_a_file(tmp_path):
     grams = ["-1 <s>", "-1 </s>", "-0.3 a", "-0.5 b", "-0.7 |"]
     lines = ["\\data\\", "ngram 1=5", "\\1-grams:", *grams, "\\end\\"]
     (tmp_path / "letters.arpa").write_text("\n".join(lines))
-    model = letter_models.load(tmp_path / "letters.arpa", 0, [], tokens)
+    model = letter_models.load(tmp_path / "letters.arpa", 0, "letters", [], tokens)
     log_p, _ = model(np.array([tokens.begin]), model.initial_state(1))
     np.testing.assert_allclose(log_p[0, tokens.encode(" ab")] / np.log(10), [-0.7, -0.3, -0.5])
     assert np.isneginf(log_p[0, tokens.padding])
     (tmp_path / "words.arpa").write_text("\n".join(lines).replace("-0.3 a", "-0.3 abba"))
     with pytest.raises(ValueError, match="tokens: expected tokens that the file lists"):
-        letter_models.load(tmp_path / "words.arpa", 0, [], tokens)
+        letter_models.load(tmp_path / "words.arpa", 0, "letters", [], tokens)
+    words = letter_models.load(tmp_path / "words.arpa", 0, "words", [], tokens)
+    state = words.initial_state(1)
+    for letter in [tokens.begin, *tokens.encode("abba")]:
+        scores, state = words(np.array([letter]), state)
+    np.testing.assert_allclose(scores[0, tokens.encode(" ")] / np.log(10), [-0.3], rtol=1e-5)
+
+
+def test_a_language_model_of_words_is_counted():
+    tokens = Vocabulary.build(["ab ba", "ab"])
+    words = letter_models.load(None, 2, "words", ["ab ba", "ab", "ab"], tokens)
+    state = words.initial_state(1)
+    for letter in [tokens.begin, *tokens.encode("ab")]:
+        scores, state = words(np.array([letter]), state)
+    # After <s>: ab was seen 3 times; the unigrams are interpolated with 1/6 for each of 6 tokens.
+    unigram = (3 + 3 / 6) / (7 + 3)
+    wanted = np.log((3 + unigram) / (3 + 1))
+    np.testing.assert_allclose(scores[0, tokens.encode(" ")], [wanted], rtol=1e-5)
+    assert np.isneginf(scores[0, tokens.encode("a")])
 
 
 def test_mistakes(features, recordings, tmp_path):

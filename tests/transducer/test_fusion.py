@@ -1,5 +1,7 @@
 """The transducer beam search with a second model, against all label sequences in float64."""
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
