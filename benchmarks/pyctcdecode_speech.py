@@ -46,7 +46,7 @@ class Config(speech.Config):
     beta: float = 1.5
     """Bonus for each word."""
     offset: float = -10.0
-    """What a word that the model does not list loses, in units of log10."""
+    """Added to log10 p of a word that the model does not list."""
     resume: bool = True
 
 
@@ -129,7 +129,8 @@ def write_bigrams(path: Path, said: list[str]) -> float:
     """Write a bigram model of words, smoothed as `NGram.fit`; return log10 p of other words."""
     read = [["<s>", *text.split(), "</s>"] for text in said]
     pairs = Counter(pair for row in read for pair in itertools.pairwise(row))
-    count, after = Counter(), Counter()
+    count: Counter[str] = Counter()
+    after: Counter[str] = Counter()
     for (first, second), number in pairs.items():
         count[second] += number
         after[first] += 1

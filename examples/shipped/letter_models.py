@@ -76,7 +76,7 @@ def choose(
     print(f"word error rate of the validation recordings: {100 * none:.1f} % without a language")
     print("model; with one, in %, by its weight (rows) and the bonus for each letter (columns):")
     print(" " * 6 + "".join(f"{bonus:7.2f}" for bonus in bonuses))
-    found = {}
+    found: dict[tuple[float, float], tuple[float, float]] = {}
     for weight in weights:
         row = {(weight, bonus): rates(weight, bonus) for bonus in bonuses}
         print(f"{weight:6.2f}" + "".join(f"{100 * words:7.1f}" for words, _ in row.values()))

@@ -141,7 +141,7 @@ class NGram:
         ids["<s>"] = begin
         reads = ids if end is None else ids | {"</s>": end}
         entries: Entries = {}
-        other, strange = unknown, []
+        other, strange = unknown, list[str]()
         for words, log_p, backoff in read_arpa(arpa_lines(source)):
             if words == ("<unk>",) and "<unk>" not in ids and other is None:
                 other = log_p

@@ -208,7 +208,7 @@ class WordNGram:
         complete = jnp.where(node == outside, 0.0, complete) + self._bonus
         complete = jnp.where(node == 0, 0.0, complete)
         scores = scores.at[:, self._space].set(complete)
-        if self._letter_end is not None:
+        if self._letter_end is not None and self._end is not None:
             after = self._read(node, history)
             last = self._model.log_prob(jnp.full_like(word, self._end)[:, None], after)[:, 0]
             scores = scores.at[:, self._letter_end].set(complete + last)

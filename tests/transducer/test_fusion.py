@@ -79,10 +79,11 @@ def search_loop(networks, frames, scores, width):
     def rank(beam):
         return [beam[prefix] + total(scores, prefix, None) for prefix in beam]
 
-    states = {(): networks.step(BLANK, np.zeros(P))}
+    states: dict[tuple[int, ...], np.ndarray] = {(): networks.step(BLANK, np.zeros(P))}
     beam: dict[tuple[int, ...], float] = {(): 0.0}
     for frame in frames:
-        live, ended = beam, {}
+        live = beam
+        ended: dict[tuple[int, ...], float] = {}
         for s in range(MOST + 1):
             grown = {}
             for prefix, log_p in live.items():
