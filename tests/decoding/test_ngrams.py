@@ -33,6 +33,14 @@ def run(model, tokens):
     return np.moveaxis(np.asarray(log_p), 0, 1)
 
 
+def look_up(model, state, tokens):
+    def step(state, tokens):
+        state = model.advance(tokens, state)
+        return model.log_prob(jnp.arange(V)[None], state), state
+
+    return jax.jit(step)(state, tokens)
+
+
 def witten_bell(data, history, token, order):
     """Return p by the definition: the counts are taken anew for each history."""
     if len(history) > order - 1:
@@ -60,6 +68,11 @@ def test_counts_are_smoothed_as_the_definition_says(order):
         wanted = witten_bell(data, history, token, order)
         np.testing.assert_allclose(found[row, t, token], wanted, rtol=1e-5)
     np.testing.assert_allclose(found.sum(axis=-1), 1, rtol=1e-5)
+    # Large models have no table of all log p, and look up each token.
+    state = model.initial_state(3)
+    for t in range(4):
+        log_p, state = look_up(model, state, histories[:, t])
+        np.testing.assert_allclose(log_p, np.log(found[:, t]), rtol=1e-5)
 
 
 ARPA = """made by a test
