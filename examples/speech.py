@@ -101,7 +101,7 @@ class Config(script.ScriptOptions):
     """ARPA file of a language model for the beam search (transcribe only)."""
     lm_unit: Literal["letters", "words"] = "letters"
     """The tokens of the language model. With words, only words that it lists are found."""
-    lm_weights: tuple[float, ...] = (0.25, 0.5, 0.75, 1.0)
+    lm_weights: tuple[float, ...] = (0.25, 0.5, 1.0, 1.5, 2.0)
     """Weights of the language model to try on the validation recordings."""
     lm_bonuses: tuple[float, ...] = (0.0, 0.5, 1.0, 2.0)
     """Bonuses for each letter to try on the validation recordings."""
