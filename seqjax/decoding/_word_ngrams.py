@@ -18,10 +18,12 @@ __all__ = ["WordNGram"]
 
 
 class WordNGram:
-    """A step function over letters that scores each word, when it is complete, by an n-gram model.
+    """A step function over letters that scores the words of a text by an n-gram model.
 
         s(text) = Σ_i (log p(w_i | w_<i) + bonus) + log p(</s> | w)
 
+    The beginning of a word scores the largest unigram log p of all words with this beginning, so
+    that a beam can compare it with complete words. The complete word scores the difference.
     A space ends a word, as does the end of the text. Spaces in succession, or at either end of the
     text, score 0. A word that the model does not list scores `unknown` instead of log p, at the
     first letter that no listed word has there; after such a word, the history is empty. If
@@ -105,9 +107,14 @@ class WordNGram:
                 f"spellings: expected {words}, one for each token of the model, got "
                 f"{len(spellings)}"
             )
-        self._model, self.gain_bound = model, max(self._bonus, 0.0)
+        self._model = model
         children, word_at = _trie(spellings, size, self._space)
+        every = jnp.arange(words, dtype=jnp.int32)[None]
+        alone = np.asarray(model.log_prob(every, model.initial_state(1)))[0]
+        ahead = _best_ahead(children, word_at, alone)
+        self.gain_bound = max(self._bonus, 0.0) - float(ahead.min())
         self._children, self._word_at = jnp.asarray(children), jnp.asarray(word_at)
+        self._ahead = jnp.asarray(ahead, jnp.float32)
 
     @classmethod
     def from_arpa(
@@ -149,9 +156,10 @@ class WordNGram:
           ...     "\\end\\",
           ... ]
           >>> words = WordNGram.from_arpa(lines, [None, " ", "a", "b"], space=1, end=0)
-          >>> _, state = words(jnp.array([0]), words.initial_state(1))
-          >>> scores, state = words(jnp.array([3]), state)  # "b" is a word
-          >>> [f"{x:.2f}" for x in scores[0, :2] / jnp.log(10)]  # b </s>, or b and another word
+          >>> first, state = words(jnp.array([0]), words.initial_state(1))
+          >>> then, state = words(jnp.array([3]), state)  # "b" is a word
+          >>> scores = first[0, 3] + then[0, :2]
+          >>> [f"{x:.2f}" for x in scores / jnp.log(10)]  # b </s>, or b and another word
           ['-1.10', '-0.70']
         """
         lines = list(arpa_lines(source))
@@ -201,10 +209,11 @@ class WordNGram:
         children = self._children[node]
         outside = self._children.shape[0] - 1
         leaves = (children == outside) & (node != outside)[:, None]
-        scores = jnp.where(leaves, self._unknown, 0.0).astype(jnp.float32)
+        held = self._ahead[node]
+        scores = jnp.where(leaves, self._unknown, self._ahead[children]) - held[:, None]
         word = self._word_at[node]
         log_p = self._model.log_prob(jnp.maximum(word, 0)[:, None], history)[:, 0]
-        complete = jnp.where(word < 0, self._unknown, log_p)
+        complete = jnp.where(word < 0, self._unknown, log_p) - held
         complete = jnp.where(node == outside, 0.0, complete) + self._bonus
         complete = jnp.where(node == 0, 0.0, complete)
         scores = scores.at[:, self._space].set(complete)
@@ -248,3 +257,14 @@ def _trie(spellings: Sequence[Any], size: int, space: int) -> tuple[np.ndarray, 
     for node, known in enumerate(children):
         table[node, list(known)] = list(known.values())
     return table, np.array([*word_at, -1], np.int32)
+
+
+def _best_ahead(children: np.ndarray, word_at: np.ndarray, log_p: np.ndarray) -> np.ndarray:
+    """Return the largest log p of the words that begin as each node; 0 at the root and outside."""
+    best = np.where(word_at < 0, -np.inf, log_p[word_at])
+    outside = len(children) - 1
+    for node in range(outside - 1, 0, -1):  # children come after their parents
+        following = children[node][children[node] != outside]
+        best[node] = max(best[node], best[following].max(initial=-np.inf))
+    best[[0, outside]] = 0.0
+    return np.where(np.isneginf(best), 0.0, best)

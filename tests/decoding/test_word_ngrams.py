@@ -74,10 +74,14 @@ def test_scores_are_those_of_the_words(unknown, bonus):
         )
         return gains.sum(axis=0), scores
 
+    start = model.initial_state(1)
+    first, _ = model(np.array([0]), start)
+    # "bba" is the only word that begins with b, and "a" the most likely one with a.
+    np.testing.assert_allclose(first[0, [1, 3]] / np.log(10), [-0.7, -1.3], rtol=1e-5)
     sums, scores = run(rows)
     assert not np.isnan(scores).any() and scores.max() <= model.gain_bound + 1e-6
     wanted = [defined("".join(str(LETTERS[x]) for x in row), unknown, bonus, True) for row in rows]
-    np.testing.assert_allclose(sums, wanted, rtol=1e-5)
+    np.testing.assert_allclose(sums, wanted, rtol=1e-5, atol=1e-5)
     assert 0 < np.isfinite(wanted).sum() <= len(wanted)
 
 

@@ -139,6 +139,15 @@ def test_the_weight_with_the_fewest_wrong_words_is_chosen(capsys):
     assert rows[-2:] == [["0.50", "100.0", "0.0"], ["1.00", "50.0", "100.0"]]
 
 
+def score_of(model, tokens, text):
+    """The score that a step function gives to the letters of a text."""
+    total, state, before = 0.0, model.initial_state(1), tokens.begin
+    for letter in tokens.encode(text):
+        scores, state = model(np.array([before]), state)
+        total, before = total + scores[0, letter], letter
+    return total
+
+
 def test_a_language_model_from_a_file(tmp_path):
     tokens = Vocabulary.build(["ab ba"])
     grams = ["-1 <s>", "-1 </s>", "-0.3 a", "-0.5 b", "-0.7 |"]
@@ -152,23 +161,17 @@ def test_a_language_model_from_a_file(tmp_path):
     with pytest.raises(ValueError, match="tokens: expected tokens that the file lists"):
         letter_models.load(tmp_path / "words.arpa", 0, "letters", [], tokens)
     words = letter_models.load(tmp_path / "words.arpa", 0, "words", [], tokens)
-    state = words.initial_state(1)
-    for letter in [tokens.begin, *tokens.encode("abba")]:
-        scores, state = words(np.array([letter]), state)
-    np.testing.assert_allclose(scores[0, tokens.encode(" ")] / np.log(10), [-0.3], rtol=1e-5)
+    np.testing.assert_allclose(score_of(words, tokens, "abba ") / np.log(10), -0.3, rtol=1e-5)
 
 
 def test_a_language_model_of_words_is_counted():
     tokens = Vocabulary.build(["ab ba", "ab"])
     words = letter_models.load(None, 2, "words", ["ab ba", "ab", "ab"], tokens)
-    state = words.initial_state(1)
-    for letter in [tokens.begin, *tokens.encode("ab")]:
-        scores, state = words(np.array([letter]), state)
     # After <s>: ab was seen 3 times; the unigrams are interpolated with 1/6 for each of 6 tokens.
     unigram = (3 + 3 / 6) / (7 + 3)
     wanted = np.log((3 + unigram) / (3 + 1))
-    np.testing.assert_allclose(scores[0, tokens.encode(" ")], [wanted], rtol=1e-5)
-    assert np.isneginf(scores[0, tokens.encode("a")])
+    np.testing.assert_allclose(score_of(words, tokens, "ab "), wanted, rtol=1e-5)
+    assert np.isneginf(score_of(words, tokens, "aba"))
 
 
 def test_mistakes(features, recordings, tmp_path):
