@@ -11,6 +11,12 @@ layers have one direction, and a prediction network reads the letters that are a
 the outputs over time goes to a softmax (many-to-one), whose classes are the texts of the training
 recordings.
 
+With `--lm-order N`, an n-gram model of letters takes part in the beam search. It is counted from
+the training transcripts. `--lm FILE` reads one from an ARPA file instead, in which letters are
+separated by spaces and "|" stands for the space between words. With `--lm-unit words`, the model is
+one of words. The weight of the model and a bonus for each letter are chosen on the validation
+utterances.
+
 By default, the data are digits that eSpeak NG synthesises. The voices of the test set are not in
 the training set. --data reads real speech, with the published test set:
 
@@ -23,10 +29,13 @@ the training set. --data reads real speech, with the published test set:
     python -m examples.speech
     python -m examples.speech --task digits --data recordings --epochs 20 --out out/digits
     python -m examples.speech --data an4.npz --out out/an4  # and the options in docs/results.md
+    python -m examples.speech --data an4.npz --out out/an4 --resume --lm-order 5  # evaluate again
 """
 
 import dataclasses
 import functools
+import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
@@ -37,13 +46,15 @@ import tyro
 from flax import nnx
 
 from examples import script
-from examples.shipped import spoken_digits
-from seqjax import cells, metrics, nn, sequences, training, viz
+from examples.shipped import letter_models, spoken_digits
+from seqjax import cells, metrics, nn, sequences, streaming, training, viz
 from seqjax.ctc import ctc_beam_search, ctc_loss
 from seqjax.data import Batches, Vocabulary, batches, bucket_boundaries, stacked_frames
+from seqjax.decoding import LogLinear, NGram, WordNGram
 from seqjax.transducer import Transducer
 
 KEYS = {"frame": ["frames"], "label": ["labels"]}  # both run over time, each with its own lengths
+Language = NGram | WordNGram
 Sets = dict[str, list[tuple[np.ndarray, str]]]  # frames [T, F] and texts of train, valid, test
 
 
@@ -83,6 +94,17 @@ class Config(script.ScriptOptions):
     """Share of the target probability that is spread over all words (digits only)."""
     beam_width: int = 16
     """Number of prefixes in the beam search (transcribe only)."""
+    lm_order: int = 0
+    """Length n of the n-grams of a language model that is counted from the training transcripts; 0
+    for no such model (transcribe only)."""
+    lm: Path | None = None
+    """ARPA file of a language model for the beam search (transcribe only)."""
+    lm_unit: Literal["letters", "words"] = "letters"
+    """The tokens of the language model. With words, only words that it lists are found."""
+    lm_weights: tuple[float, ...] = (0.25, 0.5, 1.0, 1.5, 2.0)
+    """Weights of the language model to try on the validation recordings."""
+    lm_bonuses: tuple[float, ...] = (0.0, 0.5, 1.0, 2.0)
+    """Bonuses for each letter to try on the validation recordings."""
     epochs: int = 12
     """Number of passes through the training recordings."""
     learning_rate: float = 4e-3
@@ -197,13 +219,81 @@ def train(config: Config, sets: Sets, tokens: Vocabulary) -> training.FitResult:
     )  # fmt: skip
 
 
-def search(model: Any, batch: Any, width: int) -> jax.Array:
-    """Return the most probable texts, tokens [B, width, N], by a beam search."""
-    frames = batch["frames"]
-    options: Any = {"lengths": batch["frame_lengths"], "beam_width": width, "n_best": width}
+def search(
+    model: Any, batch: Any, weight: Any, bonus: Any, *, width: int, language: Language | None
+) -> jax.Array:
+    """Return the best texts, tokens [B, width, N], by a beam search, also with a language model."""
+    frames, lengths = batch["frames"], batch["frame_lengths"]
+    options: Any = {"lengths": lengths, "beam_width": width, "n_best": width}
+    if language is not None:
+        options["fusion"] = LogLinear([language], [weight], bonus)
+        options["fusion_state"] = (language.initial_state(len(frames)),)
+        options |= {"begin": Vocabulary.begin, "end": Vocabulary.end}
     if isinstance(model, Transducer):
         return model.beam_search(frames, **options).tokens
-    return ctc_beam_search(model(frames, batch["frame_lengths"]), **options).tokens
+    return ctc_beam_search(model(frames, lengths), **options).tokens
+
+
+def recogniser(
+    config: Config,
+    model: Any,
+    recordings: list[tuple[np.ndarray, str]],
+    tokens: Vocabulary,
+    language: Language | None = None,
+) -> Callable[[float, float], list[list[str]]]:
+    """Return a function of weight and bonus that returns the texts of each recording, best first.
+
+    One program serves for all weights and bonuses.
+    """
+    fields = examples(config, recordings, tokens)
+    parts = list(batches(fields, batch_size=32, sequence_keys=KEYS))
+    find = nnx.jit(functools.partial(search, width=config.beam_width, language=language))
+
+    def texts(weight: float, bonus: float) -> list[list[str]]:
+        found = [np.asarray(find(model, batch, weight, bonus))[batch["weights"]] for batch in parts]
+        return [["".join(tokens.decode(x)) for x in row] for rows in found for row in rows]
+
+    return texts
+
+
+def with_language_model(
+    config: Config, model: Any, sets: Sets, tokens: Vocabulary, language: Language
+) -> tuple[list[list[str]], dict[str, float]]:
+    """Return the texts of the test set, best first, and the weight and bonus that were chosen."""
+    find = recogniser(config, model, sets["valid"], tokens, language)
+    right = [text for _, text in sets["valid"]]
+    weight, bonus = letter_models.choose(find, right, config.lm_weights, config.lm_bonuses)
+    found = recogniser(config, model, sets["test"], tokens, language)(weight, bonus)
+    return found, {"language_model_weight": weight, "language_model_bonus": bonus}
+
+
+def streamed(config: Config, model: Transducer, sets: Sets, tokens: Vocabulary) -> dict[str, float]:
+    """Run the test recordings as streams, step by step, and compare with whole recordings."""
+    fields = examples(config, sets["test"], tokens)
+    greedy = nnx.jit(lambda model, x, lengths: model.greedy(x, lengths=lengths).tokens[:, 0])
+    whole: list[str] = []
+    for batch in batches(fields, batch_size=32, sequence_keys=KEYS):
+        rows = np.asarray(greedy(model, batch["frames"], batch["frame_lengths"]))
+        whole += ["".join(tokens.decode(row)) for row in rows[batch["weights"]]]
+    first = fields["frames"][0]
+    session = streaming.Session(model, capacity=1, example=first[0])
+    session.open("warm-up")
+    session.step({"warm-up": first[0]})  # compiles
+    session.close("warm-up")
+    texts: list[str] = []
+    began = time.process_time()
+    for frames in fields["frames"]:
+        session.open("test")
+        labels = [session.step({"test": frame})["test"] for frame in frames]
+        session.close("test")
+        texts.append("".join(tokens.decode(np.concatenate(labels))))
+    spent = time.process_time() - began
+    right = [text.split() for _, text in sets["test"]]
+    return {
+        "greedy_word_error_rate": spoken_digits.error_rate(right, [x.split() for x in whole]),
+        "share_of_streamed_texts_equal": float(np.mean(np.array(texts) == np.array(whole))),
+        "processor_seconds_per_streamed_second": 100 * spent / sum(len(x) for x, _ in sets["test"]),
+    }
 
 
 def main(config: Config) -> dict[str, float]:
@@ -217,36 +307,51 @@ def main(config: Config) -> dict[str, float]:
     kind = "synthesised utterances" if config.data is None else "recordings"
     sizes = ", ".join(f"{len(recordings):,} {split}" for split, recordings in sets.items())
     print(f"{kind}: {sizes}; {len(tokens) - len(tokens.special)} classes")
+    language = None
+    if config.lm is not None or config.lm_order:
+        with script.blaming("lm" if config.lm is not None else "lm_order"):
+            if whole or (config.lm is not None and config.lm_order):
+                raise ValueError("expected --task transcribe, and either --lm or --lm-order")
+            language = letter_models.load(config.lm, config.lm_order, config.lm_unit, said, tokens)
     if not whole and config.model == "ctc":
         long = sum(len(text) > len(frames) // config.stack for frames, text in sets["train"])
         print(f"{long} texts have more letters than steps and are not used in training")
     result = train(config, sets, tokens)
+    model: Any = result.model
     say = nnx.jit(lambda model, batch: model(batch["frames"], batch["frame_lengths"]))
     test = batches(examples(config, sets["test"], tokens), batch_size=32, sequence_keys=KEYS)
-    find = nnx.jit(functools.partial(search, width=config.beam_width))
-    found: list[list[str]] = []  # the texts for each recording, the most probable first
-    for batch in test:
-        real = batch["weights"]
-        if whole:
-            logits = np.asarray(say(result.model, batch))
-            found += [tokens.pieces([n]) for n in logits.argmax(-1)[real]]
-        else:
-            rows = np.asarray(find(result.model, batch))[real]
-            found += [["".join(tokens.decode(x)) for x in row] for row in rows]
-    best = [texts[0] for texts in found]
-    lines = [f"{a}\t{b}\n" for a, b in zip(right, best, strict=True)]
-    (config.out / "test.txt").write_text("".join(lines), encoding="utf-8")
     if whole:
+        best = []
+        for batch in test:
+            logits = np.asarray(say(model, batch))
+            best += tokens.pieces(logits.argmax(-1)[batch["weights"]])
+        write(config, right, best)
         viz.confusion(right, best).savefig(config.out / "recognised.png", dpi=150)
         return config.report(result, **spoken_digits.accuracies(said, right, best))
+    found = recogniser(config, model, sets["test"], tokens)(0.0, 0.0)
+    best = [texts[0] for texts in found]
     rates = spoken_digits.error_rates(said, right, found)
+    if language is None:
+        write(config, right, best)
+    else:
+        found, chosen = with_language_model(config, model, sets, tokens, language)
+        write(config, right, best, [texts[0] for texts in found])
+        others = spoken_digits.error_rates(said, right, found)
+        others.pop("empty_transcript_word_error_rate")
+        rates |= chosen | {f"{name}_with_language_model": x for name, x in others.items()}
     if config.model == "transducer":
-        return config.report(result, **rates)
-    heard = jax.nn.softmax(say(result.model, test[0])[0, : test[0]["frame_lengths"][0]])
+        return config.report(result, **rates, **streamed(config, model, sets, tokens))
+    heard = jax.nn.softmax(say(model, test[0])[0, : test[0]["frame_lengths"][0]])
     title = f"“{right[0]}”, found: “{best[0]}”"
     figure = spoken_digits.plot(np.asarray(heard), tokens, title, 10 * config.stack)
     figure.savefig(config.out / "recognised.png", dpi=150)
     return config.report(result, **rates)
+
+
+def write(config: Config, *columns: list[str]) -> None:
+    """Write test.txt: the right texts and those found, also with a language model."""
+    lines = ["\t".join(row) + "\n" for row in zip(*columns, strict=True)]
+    (config.out / "test.txt").write_text("".join(lines), encoding="utf-8")
 
 
 if __name__ == "__main__":

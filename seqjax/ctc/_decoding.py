@@ -11,11 +11,10 @@ from seqjax._compensated import Total, add, sum_along
 from seqjax._compiled import compiled
 from seqjax._label_sequences import packed
 from seqjax._log_space import exact, log_normalized
-from seqjax.checks import brief
 from seqjax.ctc._checks import checked_frames
-from seqjax.ctc._fusion import Scored, Second, make_second
 from seqjax.ctc._prefixes import Prefixes, advance, first_prefixes
 from seqjax.decoding import Step
+from seqjax.decoding._fusion import Scored, Second, make_second
 from seqjax.types import Array, PyTree
 
 __all__ = ["CTCDecoded", "ctc_beam_search", "ctc_greedy"]
@@ -159,16 +158,12 @@ def ctc_beam_search(
     n_best = checks.require_integer("n_best", n_best)
     if n_best > beam_width:
         raise ValueError(f"n_best: expected at most beam_width={beam_width}, got {n_best}")
-    if fusion is None:
-        given = {"fusion_state": fusion_state, "begin": begin, "end": end}
-        for name, value in given.items():
-            if value is not None:
-                raise ValueError(f"{name}: expected None without `fusion`, got {brief(value)}")
-        return _searched(logits, real, beam_width, n_best, blank)
     second = make_second(
         fusion, fusion_state, logits.shape[2], len(logits), beam_width, blank=blank, begin=begin,
         end=end,
     )  # fmt: skip
+    if second is None:
+        return _searched(logits, real, beam_width, n_best, blank)
     return _search(logits, real, beam_width, n_best, blank, second)
 
 

@@ -33,6 +33,7 @@ from seqjax.decoding._ngrams import NGram
 from seqjax.decoding._results import Alignment, Decoded, Scored, Step
 from seqjax.decoding._sampling import sample
 from seqjax.decoding._scoring import score
+from seqjax.decoding._word_ngrams import WordNGram
 
 __all__ = [
     "greedy",
@@ -42,6 +43,7 @@ __all__ = [
     "ensemble",
     "LogLinear",
     "NGram",
+    "WordNGram",
     "Hotwords",
     "Step",
     "Alignment",

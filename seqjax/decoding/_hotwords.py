@@ -10,7 +10,7 @@ import numpy as np
 from seqjax import checks
 from seqjax.types import Array
 
-__all__ = ["Hotwords"]
+__all__ = ["Hotwords", "checked_phrase"]
 
 
 class Hotwords:
@@ -55,7 +55,7 @@ class Hotwords:
         bonus = checks.require_number("bonus", bonus)
         if not 0 < bonus < float("inf"):
             raise ValueError(f"bonus: expected a positive finite number, got {bonus}")
-        known = [_checked_phrase(phrase, size) for phrase in phrases]
+        known = [checked_phrase("phrases", phrase, size) for phrase in phrases]
         if not known:
             raise ValueError("phrases: expected at least one phrase, got none")
         following, reward, depth, ends = _automaton(known, size)
@@ -84,16 +84,17 @@ class Hotwords:
         return self._gains[node], node
 
 
-def _checked_phrase(phrase: Any, size: int) -> list[int]:
+def checked_phrase(name: str, phrase: Any, size: int) -> list[int]:
+    """Return a non-empty list of tokens below V, or raise."""
     try:
         tokens = np.asarray(phrase)
     except ValueError:
         tokens = np.asarray(None)
     if tokens.ndim != 1 or (tokens.size and tokens.dtype.kind not in "iu"):
-        raise TypeError(f"phrases: expected lists of integers, got {checks.brief(phrase)}")
+        raise TypeError(f"{name}: expected lists of integers, got {checks.brief(phrase)}")
     if not tokens.size:
-        raise ValueError("phrases: expected non-empty phrases, got an empty one")
-    checks.require_range("phrases", tokens, size - 1)
+        raise ValueError(f"{name}: expected non-empty {name}, got an empty one")
+    checks.require_range(name, tokens, size - 1)
     return [int(token) for token in tokens]
 
 

@@ -3,6 +3,7 @@
 import dataclasses
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import jax.numpy as jnp
 
@@ -31,6 +32,9 @@ class LogLinear:
       length_bonus: b, a finite number that each token adds to the score, also an end token. It
         makes up for the preference of weighted sums for short outputs.
 
+    Weights and bonus may also be scalars traced by `jax.jit`. Then one compiled search serves for
+    all the values that are tried on validation data. Values of traced scalars are not checked.
+
     Attributes:
       gain_bound: the largest score that one token can have.
 
@@ -56,8 +60,8 @@ class LogLinear:
     """
 
     steps: Sequence[Step]
-    weights: Sequence[float] | None = None
-    length_bonus: float = 0.0
+    weights: Sequence[float | Array] | None = None
+    length_bonus: float | Array = 0.0
 
     def __post_init__(self) -> None:
         steps = checked_steps(self.steps)
@@ -67,16 +71,18 @@ class LogLinear:
                 f"weights: expected {len(steps)} numbers, one for each step, got "
                 f"{checks.brief(weights)}"
             )
-        for weight in weights:
-            if not 0 <= checks.require_number("weights", weight) < math.inf:
+        known = tuple(_number("weights", weight) for weight in weights)
+        for weight in known:
+            if not checks.is_traced(weight) and not 0 <= weight < math.inf:
                 raise ValueError(f"weights: expected finite numbers of at least 0, got {weight}")
-        if not math.isfinite(checks.require_number("length_bonus", self.length_bonus)):
-            raise ValueError(f"length_bonus: expected a finite number, got {self.length_bonus}")
+        bonus = _number("length_bonus", self.length_bonus)
+        if not checks.is_traced(bonus) and not math.isfinite(bonus):
+            raise ValueError(f"length_bonus: expected a finite number, got {bonus}")
         object.__setattr__(self, "steps", steps)
-        object.__setattr__(self, "weights", tuple(map(float, weights)))
+        object.__setattr__(self, "weights", known)
 
     @property
-    def gain_bound(self) -> float:
+    def gain_bound(self) -> Any:
         """The largest score that one token can have."""
         weights = self.weights or ()
         parts = (w * gain_bound(step) for step, w in zip(self.steps, weights, strict=True))
@@ -86,10 +92,20 @@ class LogLinear:
         """Return the scores `[N, V]` of the next tokens, and the tuple of the new states."""
         steps = tuple(self.steps)
         every, new = run_all(steps, tokens, state)
-        weighed = [
-            weight * gains_of(step, logits)
-            for step, weight, logits in zip(steps, self.weights or (), every, strict=True)
-            if weight
-        ]
-        zero = jnp.zeros(every[0].shape, jnp.float32)
-        return sum(weighed, zero) + self.length_bonus, new
+        total = jnp.zeros(every[0].shape, jnp.float32)
+        for step, weight, logits in zip(steps, self.weights or (), every, strict=True):
+            if checks.is_traced(weight):
+                # The product of 0 and -inf would be NaN.
+                total += jnp.where(weight == 0, 0.0, weight * gains_of(step, logits))
+            elif weight:
+                total += weight * gains_of(step, logits)
+        return total + self.length_bonus, new
+
+
+def _number(name: str, value: Any) -> Any:
+    """Return a float, or the scalar itself if it is traced."""
+    if not checks.is_traced(value):
+        return checks.require_number(name, value)
+    if jnp.shape(value) != ():
+        raise ValueError(f"{name}: expected scalars, got {checks.brief(value)}")
+    return value

@@ -15,10 +15,14 @@ from seqjax import checks
 from seqjax.decoding._arpa import read_arpa
 from seqjax.types import Array
 
-__all__ = ["NGram"]
+__all__ = ["NGram", "arpa_lines", "checked_id"]
 
 Entries: TypeAlias = dict[tuple[int, ...], tuple[float, float]]
 """For each n-gram of tokens, log p of its last token and the log of its backoff weight."""
+
+
+DENSE = 2**20
+"""The largest table of log p, in numbers, that a model stores in addition to its n-grams."""
 
 
 class NGram:
@@ -29,7 +33,8 @@ class NGram:
 
     The state is the longest listed suffix of the tokens so far, as an index, int32 `[N]`; the
     initial state is `initial_state(batch_size)`. A step finds the listed n-grams by bisection, so
-    the memory is proportional to the number of n-grams.
+    the memory is proportional to the number of n-grams. A small model also stores log p of all
+    tokens after each history, which makes a step faster.
 
     `NGram.from_arpa` reads a model, and `NGram.fit` counts one.
 
@@ -84,6 +89,15 @@ class NGram:
         self._chains, self._backoff = jnp.asarray(chains), jnp.asarray(backoff, jnp.float32)
         self._unknown = float(unknown)
         self._rounds = int(max(np.diff(first), default=0)).bit_length()
+        self._rows: Array | None = None
+        if len(index) * self.vocabulary_size <= DENSE:
+            rows = np.full((len(index), self.vocabulary_size), self._unknown)
+            for state in range(len(index)):  # shorter histories first
+                if state:
+                    rows[state] = rows[chains[state, 1]] + backoff[state]
+                for _, token, gram in listed[first[state] : first[state + 1]]:
+                    rows[state, token] = entries[gram][0]
+            self._rows = jnp.asarray(rows, jnp.float32)
 
     @classmethod
     def from_arpa(
@@ -104,12 +118,14 @@ class NGram:
           begin: the id that stands for `<s>`, as input of the first step.
           end: the id that stands for `</s>`; None if outputs have no end token.
           unknown: log p, in nats, of a token that the file does not list. By default it is that of
-            `<unk>`; if the file has no `<unk>`, all tokens must be listed.
+            `<unk>`, and the file must list at least half of the tokens; if the file has no `<unk>`,
+            it must list all tokens.
 
         Raises:
           OSError: the file cannot be read.
-          ValueError: the file is not a valid ARPA file; a token is listed twice in `tokens`; or the
-            file has neither some token nor `<unk>`, and `unknown` is not given.
+          ValueError: the file is not a valid ARPA file; a token is listed twice in `tokens`; or too
+            few tokens are listed, for example because the file is a model of words and the tokens
+            are letters (see `WordNGram`).
 
         Example:
           >>> lines = [
@@ -130,8 +146,8 @@ class NGram:
           ['-0.80', '-0.10']
         """
         size = len(tokens)
-        begin = _checked_id("begin", begin, size)
-        end = None if end is None else _checked_id("end", end, size)
+        begin = checked_id("begin", begin, size)
+        end = None if end is None else checked_id("end", end, size)
         ids: dict[str, int] = {}
         for number, token in enumerate(tokens):
             if token is not None and ids.setdefault(token, number) != number:
@@ -139,8 +155,8 @@ class NGram:
         ids["<s>"] = begin
         reads = ids if end is None else ids | {"</s>": end}
         entries: Entries = {}
-        other = unknown
-        for words, log_p, backoff in read_arpa(_lines(source)):
+        other, strange = unknown, list[str]()
+        for words, log_p, backoff in read_arpa(arpa_lines(source)):
             if words == ("<unk>",) and "<unk>" not in ids and other is None:
                 other = log_p
             if words == ("<s>",):  # its own probability is a placeholder, never asked for
@@ -150,11 +166,16 @@ class NGram:
                 gram = tuple(reads[word] for word in words)
                 kept = entries[gram][1] if gram == (begin,) and gram in entries else backoff
                 entries[gram] = log_p, kept
+            elif len(words) == 1 and words[0] not in ("</s>", "<unk>") and len(strange) < 5:
+                strange.append(words[0])
         needed = [(n, t) for n, t in enumerate(tokens) if t is not None and n != begin]
         missing = [token for n, token in needed if (n,) not in entries]
-        if missing and other is None:
+        most = len(needed) - 1 if unknown is not None else 0 if other is None else len(needed) // 2
+        if len(missing) > max(most, 0):
             raise ValueError(
-                f"tokens: expected tokens that the file lists, or `unknown`, got {missing[:5]}"
+                f"tokens: expected tokens that the file lists, or `unknown`, got {len(missing)} of "
+                f"{len(needed)} that it does not list, such as {missing[:5]}; the file has words "
+                f"such as {strange}. If they are words and the tokens are letters, use WordNGram"
             )
         return cls(entries, size, unknown=-math.inf if other is None else other)
 
@@ -196,8 +217,8 @@ class NGram:
         """
         order = checks.require_integer("order", order)
         size = checks.require_integer("vocabulary_size", vocabulary_size)
-        begin = _checked_id("begin", begin, size)
-        end = None if end is None else _checked_id("end", end, size)
+        begin = checked_id("begin", begin, size)
+        end = None if end is None else checked_id("end", end, size)
         counts: dict[tuple[int, ...], Counter[int]] = defaultdict(Counter)
         for sequence in sequences:
             checks.require_range("sequences", np.asarray(sequence), size - 1)
@@ -244,21 +265,42 @@ class NGram:
           tokens: int `[N]`, the previous tokens, or the begin token.
           state: int32 `[N]`.
         """
+        after = self.advance(tokens, state)
+        if self._rows is not None:
+            return self._rows[after], after
+        return self.log_prob(jnp.arange(self.vocabulary_size, dtype=jnp.int32)[None], after), after
+
+    def advance(self, tokens: Any, state: Any) -> Array:
+        """Return the state after the tokens, int32 `[N]`.
+
+        Args:
+          tokens: int `[N]`. A token that the model does not list ends the history.
+          state: int32 `[N]`.
+        """
         tokens = jnp.asarray(tokens, jnp.int32)
         after = jnp.zeros_like(tokens)
         for chain in self._chains[state].T[::-1]:  # the longest history that lists the token wins
             place, found = self._find(chain, tokens)
             after = jnp.where(found, self._next[place], after)
-        every = jnp.arange(self.vocabulary_size, dtype=jnp.int32)[None]
-        chains = self._chains[after].T[::-1, :, None]
-        log_p = jnp.full((len(tokens), self.vocabulary_size), self._unknown, jnp.float32)
-        before = jnp.full((len(tokens), 1), -1, jnp.int32)
+        return after
+
+    def log_prob(self, tokens: Any, state: Any) -> Array:
+        """Return log p `[N, M]` of some tokens as the next token.
+
+        Args:
+          tokens: int `[N, M]` or `[1, M]`.
+          state: int32 `[N]`, the state after the tokens before them.
+        """
+        tokens = jnp.asarray(tokens, jnp.int32)
+        chains = self._chains[state].T[::-1, :, None]
+        log_p = jnp.full((len(state), tokens.shape[1]), self._unknown, jnp.float32)
+        before = jnp.full((len(state), 1), -1, jnp.int32)
         for chain in chains:
-            place, found = self._find(chain, every)
+            place, found = self._find(chain, tokens)
             backed = log_p + jnp.where(chain == before, 0.0, self._backoff[chain])
             log_p = jnp.where(found, self._log_p[place], backed)
             before = chain
-        return log_p, after
+        return log_p
 
     def _find(self, state: Array, tokens: Array) -> tuple[Array, Array]:
         """Return the places of listed n-grams: those of the state's history and each token."""
@@ -277,14 +319,16 @@ class NGram:
         return place, (low < stop) & (self._tokens[place] == tokens)
 
 
-def _checked_id(name: str, value: Any, size: int) -> int:
+def checked_id(name: str, value: Any, size: int) -> int:
+    """Return an id, or raise if it is not below V."""
     number: int = checks.require_integer(name, value, least=0)
     if number >= size:
         raise ValueError(f"{name}: expected an id below V={size}, got {number}")
     return number
 
 
-def _lines(source: Any) -> Iterable[str]:
+def arpa_lines(source: Any) -> Iterable[str]:
+    """Yield the lines of a file, which may be compressed, or those that are given."""
     if not isinstance(source, (str, Path)):
         yield from source
         return

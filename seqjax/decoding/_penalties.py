@@ -1,10 +1,11 @@
 """The scores by which beam search ranks outputs."""
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
 
+from seqjax import checks
 from seqjax._compensated import Total, add, divide
 from seqjax.types import Array
 
@@ -42,7 +43,7 @@ class Penalties(NamedTuple):
         paid = self.beta * jnp.where(self.source_mask[:, None], logs, 0.0).sum(axis=-1)
         return add(scores, paid)
 
-    def bound(self, log_probs: Total, length: Array, max_length: int, gain: float) -> Total:
+    def bound(self, log_probs: Total, length: Array, max_length: int, gain: Any) -> Total:
         """Return the highest scores that unfinished outputs with `log_probs` can still reach.
 
         Log-probabilities only decrease and the coverage penalty cp is at most 0, so the bound is
@@ -50,8 +51,9 @@ class Penalties(NamedTuple):
         the sum, each of the remaining tokens may do so, and a positive sum is divided by the
         smallest length penalty, that of the next token.
         """
-        if gain <= 0:
+        if not checks.is_traced(gain) and gain <= 0:
             return self._by_length(log_probs, max_length, max_length)
+        gain = jnp.maximum(gain, 0.0).astype(log_probs[0].dtype)
         highest = add(log_probs, gain * (max_length - length).astype(log_probs[0].dtype))
         late = self._by_length(highest, max_length, max_length)
         soon = self._by_length(highest, jnp.minimum(length + 1, max_length), max_length)

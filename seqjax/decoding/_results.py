@@ -1,7 +1,7 @@
 """Types of decoding: the step and alignment functions, and the results `Decoded` and `Scored`."""
 
 from collections.abc import Callable
-from typing import NamedTuple, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
 import jax
 import jax.numpy as jnp
@@ -78,9 +78,12 @@ def log_softmax(logits: Array) -> Array:
     return shifted - jnp.log(jnp.where(total == 0, 1.0, total))
 
 
-def gain_bound(step: Step) -> float:
-    """Return the largest score that one token can have: 0 for log-probabilities."""
-    return float(getattr(step, "gain_bound", 0.0))
+def gain_bound(step: Step) -> Any:
+    """Return the largest score that one token can have: 0 for log-probabilities.
+
+    It is a float, or a traced scalar if the step's weights are traced.
+    """
+    return getattr(step, "gain_bound", 0.0)
 
 
 def gains_of(step: Step, logits: Array) -> Array:

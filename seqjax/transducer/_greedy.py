@@ -75,8 +75,8 @@ def transducer_greedy(
     _, (labels, log_probs) = lax.scan(frame, start, (jnp.moveaxis(encoded, 1, 0), real.T))
     path = jnp.moveaxis(labels, 0, 1).reshape(encoded.shape[0], labels.shape[0] * model.max_symbols)
     tokens, count = packed(path, path != model.blank, model.blank)
-    log_probs = sum_along(log_probs, axis=0)
-    return TransducerDecoded(tokens[:, None], count[:, None], log_probs[:, None])
+    log_probs = sum_along(log_probs, axis=0)[:, None]
+    return TransducerDecoded(tokens[:, None], count[:, None], log_probs, log_probs)
 
 
 class Written(NamedTuple):

@@ -23,13 +23,16 @@ class TransducerDecoded(NamedTuple):
     Attributes:
       tokens: int32 `[B, n, T * max_symbols]`, the labels, followed by blanks.
       lengths: int32 `[B, n]`, the number of labels.
-      log_probs: float32 or wider `[B, n]`. If fewer than n label sequences
-        were found, the remaining entries are -inf.
+      log_probs: float32 or wider `[B, n]`, the log-probabilities by the transducer alone. If fewer
+        than n label sequences were found, the remaining entries are -inf.
+      scores: `[B, n]`, the values by which label sequences are ranked: log_probs and, with
+        `fusion`, the score of the other model.
     """
 
     tokens: Array
     lengths: Array
     log_probs: Array
+    scores: Array
 
 
 class Model(NamedTuple):

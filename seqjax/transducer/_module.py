@@ -9,13 +9,14 @@ from flax import nnx
 from seqjax import checks
 from seqjax._label_sequences import checked_labels
 from seqjax.cells.ops import accumulator_dtype
+from seqjax.decoding._results import Step
 from seqjax.nn import Recurrent
 from seqjax.nn import _noise as noise
 from seqjax.transducer._greedy import greedy_frame, transducer_greedy
 from seqjax.transducer._loss import joint_transducer_loss
 from seqjax.transducer._model import Model, TransducerDecoded
 from seqjax.transducer._search import transducer_beam_search
-from seqjax.types import Array
+from seqjax.types import Array, PyTree
 
 __all__ = ["Transducer", "TransducerState"]
 
@@ -276,6 +277,10 @@ class Transducer(nnx.Module):
         beam_width: int = 8,
         n_best: int = 1,
         max_symbols: int | None = None,
+        fusion: Step | None = None,
+        fusion_state: PyTree = None,
+        begin: int | None = None,
+        end: int | None = None,
     ) -> TransducerDecoded:
         """Return the result of `transducer_beam_search` for this model in evaluation mode.
 
@@ -286,11 +291,16 @@ class Transducer(nnx.Module):
           beam_width: K, the number of prefixes that are kept after each frame.
           n_best: n, the number of label sequences to return, at most K.
           max_symbols: S, the maximum number of labels at a frame; the default is that of the model.
+          fusion: see `transducer_beam_search`.
+          fusion_state: see `transducer_beam_search`.
+          begin: see `transducer_beam_search`.
+          end: see `transducer_beam_search`.
         """
         options = self._decoding(frames, lengths, mask, max_symbols)
         return transducer_beam_search(
-            self.joint, self.predict, beam_width=beam_width, n_best=n_best, **options
-        )
+            self.joint, self.predict, beam_width=beam_width, n_best=n_best, fusion=fusion,
+            fusion_state=fusion_state, begin=begin, end=end, **options,
+        )  # fmt: skip
 
     def initial_state(self, batch_shape: int | Sequence[int] = ()) -> TransducerState:
         """Return the state of streams before their first frame.

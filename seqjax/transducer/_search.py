@@ -11,6 +11,8 @@ from seqjax._compensated import Total, add
 from seqjax._label_sequences import hashed, packed
 from seqjax._log_space import exact
 from seqjax.cells.stepping import select
+from seqjax.decoding._fusion import Scored, Second, make_second
+from seqjax.decoding._results import Step
 from seqjax.transducer._model import Joint, Model, Predict, TransducerDecoded, checked_model
 from seqjax.types import Array, PyTree
 
@@ -29,6 +31,10 @@ def transducer_beam_search(
     n_best: int = 1,
     blank: int = 0,
     max_symbols: int = 4,
+    fusion: Step | None = None,
+    fusion_state: PyTree = None,
+    begin: int | None = None,
+    end: int | None = None,
 ) -> TransducerDecoded:
     """Return the most probable label sequences, by a beam search over label prefixes.
 
@@ -42,6 +48,10 @@ def transducer_beam_search(
     leaves out paths with more than `max_symbols` labels at a frame. Prefixes are identified by
     64-bit hashes. The loop over frames is one `lax.scan`.
 
+    With `fusion`, a language model takes part (shallow fusion): prefixes ℓ are compared by
+    log p(ℓ) + Σ_i s(ℓ_i | ℓ_<i), where s are the scores that the step `fusion` returns. Weights and
+    a bonus for the length are options of `seqjax.decoding.LogLinear`.
+
     Args:
       joint: see `transducer_greedy`.
       predict: see `transducer_greedy`; here N = B K.
@@ -54,14 +64,19 @@ def transducer_beam_search(
       n_best: n, the number of label sequences to return, at most K.
       blank: the class of the blank.
       max_symbols: S, the maximum number of labels at a frame.
+      fusion: a step function over the V classes, see `seqjax.ctc.ctc_beam_search`.
+      fusion_state: the state of `fusion` before the first label, a pytree of arrays `[B, …]`.
+      begin: the token that is the input of the first call of `fusion`; by default the blank.
+      end: the token whose score is added at the end of each label sequence; if None, none is.
 
     Returns:
-      `TransducerDecoded` with n = `n_best` different label sequences, most probable first.
+      `TransducerDecoded` with n = `n_best` different label sequences, best first.
       `log_probs` sum only over paths within the beam, so they are lower bounds of the
       log-probabilities of the label sequences.
 
     Raises:
-      TypeError, ValueError: see `transducer_greedy`; also if `n_best` is above `beam_width`.
+      TypeError, ValueError: see `transducer_greedy`; also if `n_best` is above `beam_width`, or the
+        arguments of the fusion are invalid.
 
     References:
       Graves 2012, Sequence Transduction with Recurrent Neural Networks, section 2.6.
@@ -84,11 +99,16 @@ def transducer_beam_search(
         joint, predict, encoded, state, lengths, mask, blank, max_symbols
     )
     batch = encoded.shape[0]
+    frame_like = jax.ShapeDtypeStruct((batch, encoded.shape[2]), encoded.dtype)
+    classes = jax.eval_shape(model.joint, frame_like, start[0]).shape[-1]
+    second = make_second(
+        fusion, fusion_state, classes, batch, beam_width, blank=model.blank, begin=begin, end=end
+    )
 
     def frame(carry: tuple[_Prefixes, Total], xs: tuple[Array, Array]) -> Any:
         prefixes, total = carry
         encoded, real = xs
-        new = _advance(model, encoded, real, prefixes)
+        new = _advance(model, second, encoded, real, prefixes)
         best = new.log_probs[:, 0]
         best = jnp.where(real & ~jnp.isneginf(best), best, 0.0)
         new = select(real, new, prefixes)._replace(
@@ -98,7 +118,7 @@ def transducer_beam_search(
         new = new._replace(log_probs=new.log_probs - best[:, None])
         return (new, add(total, best)), (new.parent, new.labels)
 
-    prefixes = _first(model, start, beam_width)
+    prefixes = _first(model, second, start, beam_width)
     # Log-probabilities are stored relative to that of the best prefix, which is a pair of floats.
     carry = prefixes, exact(jnp.zeros(batch, prefixes.log_probs.dtype))
     (prefixes, best), history = lax.scan(frame, carry, (jnp.moveaxis(encoded, 1, 0), real.T))
@@ -107,12 +127,19 @@ def transducer_beam_search(
         parents, labels = xs
         return jnp.take_along_axis(parents, place, axis=1), _rows(labels, place)
 
-    _, path = lax.scan(back, _places(batch, n_best), history, reverse=True)
+    places, bonus = _places(batch, n_best), jnp.zeros_like(prefixes.log_probs)
+    if second is not None and prefixes.second is not None:
+        bonus = second.total(prefixes.second)
+        places = lax.top_k(prefixes.log_probs + bonus, n_best)[1].astype(jnp.int32)
+    found, bonus = (jnp.take_along_axis(a, places, axis=1) for a in (prefixes.log_probs, bonus))
+    _, path = lax.scan(back, places, history, reverse=True)
     path = jnp.moveaxis(path, 0, 2).reshape(batch, n_best, real.shape[1] * model.max_symbols)
-    log_probs = add(jax.tree.map(lambda a: a[:, None], best), prefixes.log_probs[:, :n_best])[0]
+    log_probs = add(jax.tree.map(lambda a: a[:, None], best), found)[0]
+    log_probs = jnp.where(jnp.isneginf(bonus), -jnp.inf, log_probs)
     exists = log_probs > -jnp.inf
     tokens, count = packed(path, (path != model.blank) & exists[..., None], model.blank)
-    return TransducerDecoded(tokens, count, log_probs)
+    scores = jnp.where(exists, log_probs + bonus, -jnp.inf)
+    return TransducerDecoded(tokens, count, log_probs, scores)
 
 
 class _Prefixes(NamedTuple):
@@ -125,6 +152,7 @@ class _Prefixes(NamedTuple):
       labels: int32 `[B, K, S]`, the labels that this frame added, followed by blanks.
       predicted: `[B, K, P]`, the output of the prediction network after the prefix.
       state: the state of the prediction network after the prefix, `[B, K, …]`.
+      second: the scores and the state of the other model; None without one.
     """
 
     log_probs: Array
@@ -133,9 +161,17 @@ class _Prefixes(NamedTuple):
     labels: Array
     predicted: Array
     state: PyTree
+    second: Scored | None
+
+    @property
+    def rank(self) -> Array:
+        """The values `[B, K]` by which prefixes are compared."""
+        return self.log_probs if self.second is None else self.log_probs + self.second.bonus
 
 
-def _first(model: Model, start: tuple[Array, PyTree], width: int) -> _Prefixes:
+def _first(
+    model: Model, second: Second | None, start: tuple[Array, PyTree], width: int
+) -> _Prefixes:
     """Return the empty prefix and K - 1 unused entries."""
     predicted, state = jax.tree.map(
         lambda a: jnp.broadcast_to(a[:, None], (a.shape[0], width, *a.shape[1:])), start
@@ -144,11 +180,14 @@ def _first(model: Model, start: tuple[Array, PyTree], width: int) -> _Prefixes:
     first = jnp.where(_places(batch, width) == 0, 0.0, -jnp.inf).astype(model.dtype)
     labels = jnp.full((batch, width, model.max_symbols), model.blank, jnp.int32)
     names = jnp.zeros((batch, width, 2), jnp.uint32)
-    return _Prefixes(first, names, _places(batch, width), labels, predicted, state)
+    scored = None if second is None else second.start(model.dtype)
+    return _Prefixes(first, names, _places(batch, width), labels, predicted, state, scored)
 
 
-def _advance(model: Model, encoded: Array, real: Array, prefixes: _Prefixes) -> _Prefixes:
-    """Return the prefixes after a frame, most probable first."""
+def _advance(
+    model: Model, second: Second | None, encoded: Array, real: Array, prefixes: _Prefixes
+) -> _Prefixes:
+    """Return the prefixes after a frame, best first."""
     batch, width = prefixes.parent.shape
 
     def level(live: _Prefixes, ended: _Prefixes) -> tuple[Array, _Prefixes]:
@@ -158,26 +197,35 @@ def _advance(model: Model, encoded: Array, real: Array, prefixes: _Prefixes) -> 
         return log_probs, _merged(ended, new)
 
     def grown(s: Array, live: _Prefixes, log_probs: Array, ended: _Prefixes) -> _Prefixes:
-        """Return the most probable extensions; the prediction network has not read their labels."""
+        """Return the best extensions; no network has read their labels."""
         classes = log_probs.shape[-1]
         is_blank = jnp.arange(classes, dtype=jnp.int32) == model.blank
         log_probs = jnp.where(is_blank.reshape(1, 1, -1), -jnp.inf, log_probs)
-        best, index = lax.top_k(log_probs.reshape(batch, width * classes), width)
-        is_open = real & (best[:, 0] > ended.log_probs[:, -1]) & (s < model.max_symbols)
-        best = jnp.where(is_open[:, None], best, -jnp.inf)
+        ranked = log_probs
+        if live.second is not None:
+            ranked = log_probs + (live.second.bonus[..., None] + live.second.gains)
+        best, index = lax.top_k(ranked.reshape(batch, width * classes), width)
+        is_open = real & (best[:, 0] > ended.rank[:, -1]) & (s < model.max_symbols)
+        is_open = is_open[:, None] & (best > -jnp.inf)
+        best = jnp.take_along_axis(log_probs.reshape(batch, width * classes), index, axis=1)
+        best = jnp.where(is_open, best, -jnp.inf)
         live = _rows(live, index // classes)
         label = (index % classes).astype(jnp.int32)
+        if second is not None and live.second is not None:
+            live = live._replace(second=second.added(live.second, label))
         labels = live.labels.at[:, :, jnp.minimum(s, model.max_symbols - 1)].set(label)
         return live._replace(log_probs=best, name=hashed(live.name, label), labels=labels)
 
     def body(carry: Any) -> Any:
         s, live, ended = carry
-        label = live.labels[:, :, s].reshape(-1)
+        label = live.labels[:, :, s]
         flat = jax.tree.map(lambda a: a.reshape(batch * width, *a.shape[2:]), live.state)
         predicted, state = jax.tree.map(
-            lambda a: a.reshape(batch, width, *a.shape[1:]), model.predict(label, flat)
+            lambda a: a.reshape(batch, width, *a.shape[1:]), model.predict(label.reshape(-1), flat)
         )
         live = live._replace(predicted=predicted, state=state)
+        if second is not None and live.second is not None:
+            live = live._replace(second=second.read(live.second, label))
         log_probs, ended = level(live, ended)
         return s + 1, grown(s + 1, live, log_probs, ended), ended
 
@@ -195,7 +243,7 @@ def _advance(model: Model, encoded: Array, real: Array, prefixes: _Prefixes) -> 
 
 
 def _merged(ended: _Prefixes, new: _Prefixes) -> _Prefixes:
-    """Return the most probable of two sets of prefixes, after adding those with equal labels.
+    """Return the best of two sets of prefixes, after adding those with equal labels.
 
     If all entries of `new` are unused, the result is `ended`.
     """
@@ -205,9 +253,9 @@ def _merged(ended: _Prefixes, new: _Prefixes) -> _Prefixes:
     ended = ended._replace(log_probs=jnp.logaddexp(ended.log_probs, joining))
     new = new._replace(log_probs=jnp.where(same.any(axis=1), -jnp.inf, new.log_probs))
     both: _Prefixes = jax.tree.map(lambda a, b: jnp.concatenate([a, b], axis=1), ended, new)
-    best, index = lax.top_k(both.log_probs, ended.log_probs.shape[1])
+    _, index = lax.top_k(both.rank, ended.log_probs.shape[1])
     kept: _Prefixes = _rows(both, index)
-    return kept._replace(log_probs=best)
+    return kept
 
 
 def _places(batch: int, width: int) -> Array:

@@ -116,6 +116,34 @@ def test_refuses(arguments: Any, error, message):
         decoding.LogLinear(*(arguments or ([],)))
 
 
+def test_weights_may_be_traced():
+    """One program serves for all weights, also for 0, and searches end no sooner than they may."""
+    tables = [table(4), table(5)]
+
+    @jax.jit
+    def search(weight, bonus):
+        fused = decoding.LogLinear([*map(step_of, tables)], [1.0, weight], bonus)
+        return decoding.beam_search(
+            fused, ((), ()), begin=jnp.array([BEGIN]), end=END, max_length=L, beam_width=3
+        )
+
+    for weight, bonus in [(0.0, 0.0), (0.6, -0.5), (0.3, 4.0)]:
+        fixed = decoding.LogLinear([*map(step_of, tables)], [1.0, weight], bonus)
+        wanted = decoding.beam_search(
+            fixed, ((), ()), begin=jnp.array([BEGIN]), end=END, max_length=L, beam_width=3
+        )
+        found = search(weight, bonus)
+        np.testing.assert_array_equal(found.tokens, wanted.tokens)
+        np.testing.assert_allclose(found.scores, wanted.scores, rtol=1e-5)
+    forbids = step_of(np.full((V, V), -np.inf))
+    scores = jax.jit(
+        lambda weight: decoding.LogLinear([forbids], [weight])(jnp.array([1]), ((),))[0]
+    )
+    assert (scores(0.0) == 0.0).all() and np.isneginf(scores(0.5)).all()
+    with pytest.raises(ValueError, match="weights: expected scalars"):
+        jax.jit(lambda weight: decoding.LogLinear([forbids], [weight]).weights)(np.ones(2))
+
+
 @pytest.mark.parametrize("seed", range(3))
 def test_hotwords_count_occurrences(seed):
     rng = np.random.default_rng(seed)

@@ -33,6 +33,14 @@ def run(model, tokens):
     return np.moveaxis(np.asarray(log_p), 0, 1)
 
 
+def look_up(model, state, tokens):
+    def step(state, tokens):
+        state = model.advance(tokens, state)
+        return model.log_prob(jnp.arange(V)[None], state), state
+
+    return jax.jit(step)(state, tokens)
+
+
 def witten_bell(data, history, token, order):
     """Return p by the definition: the counts are taken anew for each history."""
     if len(history) > order - 1:
@@ -60,6 +68,11 @@ def test_counts_are_smoothed_as_the_definition_says(order):
         wanted = witten_bell(data, history, token, order)
         np.testing.assert_allclose(found[row, t, token], wanted, rtol=1e-5)
     np.testing.assert_allclose(found.sum(axis=-1), 1, rtol=1e-5)
+    # Large models have no table of all log p, and look up each token.
+    state = model.initial_state(3)
+    for t in range(4):
+        log_p, state = look_up(model, state, histories[:, t])
+        np.testing.assert_allclose(log_p, np.log(found[:, t]), rtol=1e-5)
 
 
 ARPA = """made by a test
@@ -132,7 +145,10 @@ def test_outputs_without_an_end_and_unknown_words():
         (("ngram 3=2", "ngrams: 3"), "source: line 5: expected 'ngram N=COUNT'"),
         (("ngram 3=2\n", ""), "begins .*3-grams:, which the header lacks"),
         (("-1.5 <unk>\n", "-1.5 c\n"), None),
-        (("-1.5 <unk>\n", "-1.5 d\n"), r"tokens: expected tokens that the file lists.*\['c'\]"),
+        (
+            ("-1.5 <unk>\n", "-1.5 d\n"),
+            r"tokens: expected tokens that the file lists.*1 of 3 .*\['c'\]",
+        ),
     ],
 )
 def test_files_that_are_not_valid(change, message):
@@ -142,6 +158,17 @@ def test_files_that_are_not_valid(change, message):
         return
     with pytest.raises(ValueError, match=message):
         NGram.from_arpa(lines, WORDS, begin=0, end=0)
+
+
+def test_a_model_of_words_cannot_score_letters():
+    """`<unk>` may stand for a few tokens, not for most of them."""
+    letters = [None, "a", "b", "c", "d", "e"]
+    with pytest.raises(ValueError, match=r"3 of 5 that it does not list.*\['odd'\].*WordNGram"):
+        NGram.from_arpa(ARPA.splitlines(), letters, begin=0)
+    NGram.from_arpa(ARPA.splitlines(), letters[:5], begin=0)
+    NGram.from_arpa(ARPA.splitlines(), letters, begin=0, unknown=-9.0)
+    with pytest.raises(ValueError, match="2 of 2 that it does not list"):
+        NGram.from_arpa(ARPA.splitlines(), [None, "A", "B"], begin=0, unknown=-9.0)
 
 
 def test_refuses():

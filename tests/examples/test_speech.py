@@ -10,7 +10,8 @@ from scipy.io import wavfile
 
 pytest.importorskip("tyro")
 from examples import speech
-from examples.shipped import spoken_digits
+from examples.shipped import letter_models, spoken_digits
+from seqjax.data import Vocabulary
 
 
 @pytest.fixture(scope="module")
@@ -65,12 +66,24 @@ def test_letters_are_found_and_a_run_goes_on(features, tmp_path, capsys):
     lines = (tmp_path / "test.txt").read_text().splitlines()
     assert len(lines) == 20 and all(line.count("\t") == 1 for line in lines)
     assert speech.main(config(features, tmp_path, resume=True)) == rates
+    # A finished run is evaluated again with other options of the search.
+    options: Any = {"lm_order": 3, "lm_weights": (0.0, 0.5), "lm_bonuses": (0.0, 1.0)}
+    both = speech.main(config(features, tmp_path, resume=True, beam_width=8, **options))
+    printed = capsys.readouterr().out
+    assert "in %, by its weight (rows)" in printed and "epoch 1/8" not in printed
+    assert both["language_model_weight"] in (0.0, 0.5)
+    assert both["word_error_rate_with_language_model"] <= both["word_error_rate"]
+    lines = (tmp_path / "test.txt").read_text().splitlines()
+    assert len(lines) == 20 and all(line.count("\t") == 2 for line in lines)
 
 
 @pytest.mark.slow
 def test_a_transducer_finds_letters(features, tmp_path, capsys):
-    rates = speech.main(config(features, tmp_path, model="transducer", joint_size=16))
+    options: Any = {"lm_order": 2, "lm_weights": (0.3,), "lm_bonuses": (0.0,)}
+    rates = speech.main(config(features, tmp_path, model="transducer", joint_size=16, **options))
     assert rates["word_error_rate"] < 0.3 and rates["letter_error_rate"] < 0.2
+    assert rates["word_error_rate_with_language_model"] < 0.3
+    assert rates["share_of_streamed_texts_equal"] == 1.0
     assert "more letters than steps" not in capsys.readouterr().out
     names = {path.name for path in tmp_path.iterdir()}
     assert {"checkpoints", "result.json", "test.txt"} <= names and "recognised.png" not in names
@@ -115,6 +128,52 @@ def testknown_words_are_preferred():
     )
 
 
+def test_the_weight_with_the_fewest_wrong_words_is_chosen(capsys):
+    texts = {(0.5, 1.0): ["ab ba"], (1.0, 0.0): ["ab bb"]}
+    chosen = letter_models.choose(
+        lambda *pair: [texts.get(pair, [""])], ["ab ba"], (0.5, 1.0), (0.0, 1.0)
+    )
+    assert chosen == (0.5, 1.0)
+    rows = [line.split() for line in capsys.readouterr().out.splitlines()]
+    assert "100.0" in rows[0]
+    assert rows[-2:] == [["0.50", "100.0", "0.0"], ["1.00", "50.0", "100.0"]]
+
+
+def score_of(model, tokens, text):
+    """The score that a step function gives to the letters of a text."""
+    total, state, before = 0.0, model.initial_state(1), tokens.begin
+    for letter in tokens.encode(text):
+        scores, state = model(np.array([before]), state)
+        total, before = total + scores[0, letter], letter
+    return total
+
+
+def test_a_language_model_from_a_file(tmp_path):
+    tokens = Vocabulary.build(["ab ba"])
+    grams = ["-1 <s>", "-1 </s>", "-0.3 a", "-0.5 b", "-0.7 |"]
+    lines = ["\\data\\", "ngram 1=5", "\\1-grams:", *grams, "\\end\\"]
+    (tmp_path / "letters.arpa").write_text("\n".join(lines))
+    model = letter_models.load(tmp_path / "letters.arpa", 0, "letters", [], tokens)
+    log_p, _ = model(np.array([tokens.begin]), model.initial_state(1))
+    np.testing.assert_allclose(log_p[0, tokens.encode(" ab")] / np.log(10), [-0.7, -0.3, -0.5])
+    assert np.isneginf(log_p[0, tokens.padding])
+    (tmp_path / "words.arpa").write_text("\n".join(lines).replace("-0.3 a", "-0.3 abba"))
+    with pytest.raises(ValueError, match="tokens: expected tokens that the file lists"):
+        letter_models.load(tmp_path / "words.arpa", 0, "letters", [], tokens)
+    words = letter_models.load(tmp_path / "words.arpa", 0, "words", [], tokens)
+    np.testing.assert_allclose(score_of(words, tokens, "abba ") / np.log(10), -0.3, rtol=1e-5)
+
+
+def test_a_language_model_of_words_is_counted():
+    tokens = Vocabulary.build(["ab ba", "ab"])
+    words = letter_models.load(None, 2, "words", ["ab ba", "ab", "ab"], tokens)
+    # After <s>: ab was seen 3 times; the unigrams are interpolated with 1/6 for each of 6 tokens.
+    unigram = (3 + 3 / 6) / (7 + 3)
+    wanted = np.log((3 + unigram) / (3 + 1))
+    np.testing.assert_allclose(score_of(words, tokens, "ab "), wanted, rtol=1e-5)
+    assert np.isneginf(score_of(words, tokens, "aba"))
+
+
 def test_mistakes(features, recordings, tmp_path):
     def fails(message, data=features, **options):
         with pytest.raises(SystemExit, match=message):
@@ -123,6 +182,9 @@ def test_mistakes(features, recordings, tmp_path):
     fails("--cell: expected one of .*, got 'no_such_cell'", cell="no_such_cell")
     fails("--mask: expected at least 0, less than 1", mask=1.0)
     fails("--stack: expected at least 1, got 0", stack=0)
+    fails("--lm: expected --task transcribe", lm=tmp_path / "no_such_file.arpa", task="digits")
+    fails("--lm: expected .* either --lm or --lm-order", lm=tmp_path / "a.arpa", lm_order=3)
+    fails("--lm: .*no_such_file", lm=tmp_path / "no_such_file.arpa")
     fails("--data: expected recordings for train in", data=tmp_path)
     fails("--data: .*no_such_file", data=tmp_path / "no_such_file.npz")
     (tmp_path / "noise.npz").write_bytes(b"nothing of the kind")

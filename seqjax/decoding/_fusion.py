@@ -1,4 +1,4 @@
-"""A second model in the CTC beam search, which scores label prefixes (shallow fusion)."""
+"""A second model in the beam searches of CTC and of transducers, which scores label prefixes."""
 
 import dataclasses
 from typing import Any, NamedTuple
@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from seqjax import checks
+from seqjax.cells.stepping import select
 from seqjax.decoding._results import Step, gains_of
 from seqjax.types import Array, PyTree
 
@@ -51,18 +52,21 @@ class Second:
 
         Where `stays` is True, a prefix did not grow.
         """
-        bonus, gains, state = jax.tree.map(
-            lambda leaf: jax.vmap(lambda row, index: row[index])(leaf, parents), tuple(old)
+        held: Scored = jax.tree.map(
+            lambda leaf: jax.vmap(lambda row, index: row[index])(leaf, parents), old
         )
-        gain = jnp.take_along_axis(gains, labels[..., None], axis=2)[..., 0]
-        new_gains, new_state = self._run(labels, state)
-        new = Scored(bonus + gain, new_gains.astype(gains.dtype), new_state)
-
-        def chosen(new: Array, held: Array) -> Array:
-            return jnp.where(stays.reshape(*stays.shape, *[1] * (new.ndim - 2)), held, new)
-
-        scored: Scored = jax.tree.map(chosen, new, Scored(bonus, gains, state))
+        scored: Scored = select(stays, held, self.read(self.added(held, labels), labels))
         return scored
+
+    def added(self, old: Scored, labels: Array) -> Scored:
+        """Return the prefixes with the scores of one more label each; the model has not read it."""
+        gain = jnp.take_along_axis(old.gains, labels[..., None], axis=2)[..., 0]
+        return old._replace(bonus=old.bonus + gain)
+
+    def read(self, old: Scored, labels: Array) -> Scored:
+        """Return the prefixes after the model has read the labels."""
+        gains, state = self._run(labels, old.state)
+        return Scored(old.bonus, gains.astype(old.gains.dtype), state)
 
     def total(self, scored: Scored) -> Array:
         """Return the scores of the prefixes as whole label sequences, `[B, K]`."""
@@ -84,7 +88,7 @@ class Second:
 
 
 def make_second(
-    step: Any,
+    fusion: Any,
     state: PyTree,
     classes: int,
     batch: int,
@@ -93,10 +97,17 @@ def make_second(
     blank: int,
     begin: int | None,
     end: int | None,
-) -> Second:
-    """Check the arguments of the fusion."""
-    if not callable(step):
-        raise TypeError(f"fusion: expected a step function, got {checks.brief(step)}")
+) -> Second | None:
+    """Check the arguments of the fusion; return None if there is none."""
+    if fusion is None:
+        for name, value in (("fusion_state", state), ("begin", begin), ("end", end)):
+            if value is not None:
+                raise ValueError(
+                    f"{name}: expected None without `fusion`, got {checks.brief(value)}"
+                )
+        return None
+    if not callable(fusion):
+        raise TypeError(f"fusion: expected a step function, got {checks.brief(fusion)}")
     state = jax.tree.map(jnp.asarray, state)
     for leaf in jax.tree.leaves(state):
         if leaf.shape[:1] != (batch,):
@@ -106,4 +117,4 @@ def make_second(
     begin = blank if begin is None else checks.require_integer("begin", begin, least=0)
     if end is not None and checks.require_integer("end", end, least=0) >= classes:
         raise ValueError(f"end: expected a class below V={classes}, got {end}")
-    return Second(step, state, classes, batch, width, begin, end)
+    return Second(fusion, state, classes, batch, width, begin, end)
