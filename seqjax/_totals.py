@@ -6,6 +6,7 @@ positions are in the cache, their softmax. Everything else is computed by chunks
 """
 
 import functools
+import math
 from typing import Any, NamedTuple
 
 import jax
@@ -25,10 +26,12 @@ from seqjax.types import Array
 
 __all__ = ["suits_native", "totals"]
 
-LEAST_OPERATIONS = 10**7
+LEAST_POSITIONS = 128
+"""The least number of positions for which the native engine is taken on a CPU.
+
+For fewer positions, preparing the matrix takes more time than is saved."""
+LEAST_OPERATIONS = 4 * 10**6
 """The least product N·H·C of the sizes for which the native engine is taken."""
-LEAST_CLASSES = 256
-"""The least number of classes for which the native engine is taken."""
 SLOPES = ("kernel", "bias", "hidden")
 """The arrays that have gradients, in the order of the engine's results."""
 
@@ -39,22 +42,18 @@ def suits_native(readout: _chunked.Readout, positions: _chunked.Positions) -> bo
     The function looks for the engine last, because the search may compile the engine.
     """
     floats = [a for a in (*readout, positions.hidden) if a is not None]
-    sizes = (*readout.kernel.shape, positions.labels.shape[0])
+    count = positions.labels.shape[0]
+    sizes = (*readout.kernel.shape, count)
     return (
         target.platforms() == ("cpu",)
         and all(a.dtype == jnp.float32 for a in floats)
         and all(isinstance(size, int) for size in sizes)
-        and int(np.prod(sizes, dtype=float)) >= LEAST_OPERATIONS
-        and max(sizes[:2]) < 2**31
-        and _classes(readout, positions) >= LEAST_CLASSES
+        and count >= LEAST_POSITIONS
+        and math.prod(sizes) >= LEAST_OPERATIONS
+        and max(sizes) < 2**31
         and not kernel.is_divided((readout, positions))
         and cpp.why_absent() is None
     )
-
-
-def _classes(readout: _chunked.Readout, positions: _chunked.Positions) -> int:
-    sizes = readout.kernel.shape
-    return sizes[0] * sizes[1] // max(positions.hidden.shape[1], 1)
 
 
 @functools.partial(jax.custom_jvp, nondiff_argnums=(0, 1))

@@ -1,9 +1,9 @@
 """The training step of all JAX contestants.
 
-All contestants share the code of the embedding, readout, loss and optimiser (`seqjax.training.optimizer`, a chain of optax
-transformations with our clipping, which needs less memory than that of optax). The whole step
-is one compiled program that reuses the memory of parameters and optimiser state. The contestants
-therefore differ only in their recurrent network. One exception is the cross-entropy of a softmax:
+All contestants share the code of the embedding, readout, loss and optimiser. The optimiser is that
+of `seqjax.training`, an optax chain whose clipping needs less memory than that of optax. The whole
+step is one compiled program that reuses the memory of parameters and optimiser state. Therefore the
+contestants differ only in their recurrent network. One exception is the cross-entropy of a softmax:
 seqjax computes it by its own `linear_cross_entropy`.
 """
 

@@ -36,8 +36,8 @@ struct Product {
   long c_row;
 };
 
-// Computes M rows from row r on. If kStep is not 0, `a` is [length][kStep], and row i of the tile is
-// column i of `a`.
+// Computes M rows from row r on. If kStep is not 0, `a` is [length][kStep], and row i of the tile
+// is column i of `a`.
 template <int M, int N, int kStep>
 static void tile(const Product& x, long r) {
   Vec sum[M][N];
