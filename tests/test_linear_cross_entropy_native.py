@@ -218,8 +218,9 @@ def test_two_devices():
 
 @pytest.mark.two_devices
 def test_inside_shard_map():
-    hidden, kernel, bias, labels, mask = drawn()
-    wanted, slopes = expected(hidden, kernel, bias, labels, np.ones_like(mask))
+    hidden, kernel, bias, labels, _ = drawn()
+    hidden, labels = (np.concatenate([x, x]) for x in (hidden, labels))
+    wanted, slopes = expected(hidden, kernel, bias, labels, np.ones(labels.shape, bool))
     mesh = sharding.batch_mesh(2)
     (axis,) = mesh.axis_names
     whole, split = PartitionSpec(), PartitionSpec(axis)
