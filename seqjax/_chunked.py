@@ -9,20 +9,27 @@ The logits of a chunk determine the chunk's part of the sum and of the gradients
 computes sum and gradients, and the logits are computed only once.
 """
 
-import functools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jax import lax
-from jax.custom_derivatives import SymbolicZero
 
 from seqjax.cells import ops
 from seqjax.kernels import _scan as scanning
 from seqjax.kernels import target
 
-__all__ = ["Positions", "Readout", "Scores", "Setting", "chunk_size_for", "each_nats", "totals"]
+__all__ = [
+    "Positions",
+    "Readout",
+    "Scores",
+    "Setting",
+    "chunk_size_for",
+    "each_nats",
+    "sums",
+    "sums_and_slopes",
+]
 
 CHUNK = {"cpu": 2**21, "other": 2**24}
 """The number of logits in a chunk, by platform. In float32, a chunk has 8 MB on a CPU, else 64 MB.
@@ -82,27 +89,28 @@ def chunk_size_for(features: int, classes: int) -> int:
     return max(CHUNK[platform] // classes, features, 1)
 
 
-@functools.partial(jax.custom_jvp, nondiff_argnums=(0,))
-def totals(setting: Setting, readout: Readout, positions: Positions) -> Scores:
-    """Return the sums of the scores over the real positions.
-
-    The derivative computes the value and all gradients in one pass. It consists of ordinary JAX
-    operations, so forward mode and higher derivatives work.
-    """
+def sums(setting: Setting, readout: Readout, positions: Positions) -> Scores:
+    """Return the sums of the scores over the real positions."""
 
     def chunk(part: Positions) -> tuple[Scores, None]:
         return _sums(_scores(setting, _shifted(setting, readout, part), part), part), None
 
-    sums: Scores = _by_chunks(setting, chunk, readout, positions)[0]
-    return sums
+    found: Scores = _by_chunks(setting, chunk, readout, positions)[0]
+    return found
 
 
-@functools.partial(totals.defjvp, symbolic_zeros=True)
-def _totals_jvp(setting: Setting, primals: Any, tangents: Any) -> tuple[Scores, Scores]:
-    readout, positions = primals
-    moved, (moved_hidden, *_) = tangents
-    wanted = [not isinstance(t, SymbolicZero) for t in (moved.kernel, moved.bias, moved_hidden)]
-    wanted[1] = wanted[1] and readout.bias is not None
+def sums_and_slopes(
+    setting: Setting, wanted: Sequence[str], readout: Readout, positions: Positions
+) -> tuple[Scores, list[jax.Array]]:
+    """Return the sums of the scores, and gradients of the first sum, in one pass.
+
+    Args:
+      setting: the static options.
+      wanted: the arrays whose gradients are returned, a subset of "kernel", "bias" and "hidden" in
+        this order.
+      readout: matrix and bias.
+      positions: hidden states, labels and mask.
+    """
     kernel, dtype = readout.kernel, ops.accumulator_dtype(readout.kernel.dtype)
 
     def slope_of_kernel(part: Positions, d: jax.Array) -> jax.Array:
@@ -120,17 +128,15 @@ def _totals_jvp(setting: Setting, primals: Any, tangents: Any) -> tuple[Scores, 
         narrow = d.astype(kernel.dtype)
         summed = (
             _sums(_scores(setting, z, part), part),
-            slope_of_kernel(part, narrow) if wanted[0] else None,
-            d.sum(axis=0) if wanted[1] else None,
+            slope_of_kernel(part, narrow) if "kernel" in wanted else None,
+            d.sum(axis=0) if "bias" in wanted else None,
         )
-        back = _product(narrow, kernel, 1, 1 - setting.features_axis) if wanted[2] else None
+        wants_hidden = "hidden" in wanted
+        back = _product(narrow, kernel, 1, 1 - setting.features_axis) if wants_hidden else None
         return summed, back
 
-    (value, *slopes), slope = _by_chunks(setting, chunk, readout, positions)
-    pairs = zip((*slopes, slope), (moved.kernel, moved.bias, moved_hidden), wanted, strict=True)
-    moves = [(slope * t.astype(dtype)).sum() for slope, t, want in pairs if want]
-    still = scanning.varying_like(jnp.zeros((), dtype), (readout, positions))
-    return value, Scores(sum(moves, still), still)
+    (scores, *slopes), slope = _by_chunks(setting, chunk, readout, positions)
+    return scores, [each for each in (*slopes, slope) if each is not None]
 
 
 def each_nats(setting: Setting, readout: Readout, positions: Positions) -> jax.Array:

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
 
-from seqjax import _chunked, _elements, checks
+from seqjax import _chunked, _elements, _totals, checks
 from seqjax._compiled import compiled
 
 __all__ = ["LinearReadout", "linear_readout"]
@@ -22,6 +22,7 @@ class LinearReadout(NamedTuple):
       positions: hidden states, labels and mask, with one axis of positions.
       mask: bool, True at real positions, in the shape of the labels; None if all are real.
       valid: bool, True where a label is in range, in the shape of the labels.
+      native: whether the native engine computes the means on a CPU.
     """
 
     setting: _chunked.Setting
@@ -29,6 +30,7 @@ class LinearReadout(NamedTuple):
     positions: _chunked.Positions
     mask: jax.Array | None
     valid: jax.Array
+    native: bool
 
     def cross_entropies(self) -> _elements.Elements:
         """Return the cross entropy at each position and the mask of the positions."""
@@ -36,14 +38,29 @@ class LinearReadout(NamedTuple):
 
     def means(self) -> tuple[_elements.Mean, _elements.Mean]:
         """Return the mean cross entropy and the accuracy, computed in one pass over the data."""
-        totals = _chunked.totals(self.setting, self.readout, self.positions)
-        if self.mask is None:
-            count, wrong = jnp.array(self.valid.size, dtype=int), ~self.valid
-        else:
-            count, wrong = self.mask.sum(dtype=int), ~self.valid & self.mask
-        spoilt = jnp.where(wrong.any(), jnp.nan, jnp.zeros((), totals.nats.dtype))
-        nats, hits = (_elements.Mean(total + spoilt, count) for total in totals)
+        totals = self._totals(jnp.ones((), jnp.float32))
+        nats, hits = (_elements.Mean(total, self._count()) for total in totals)
         return nats, hits
+
+    def mean(self) -> jax.Array:
+        """Return the mean cross entropy, 0 if there is no real position.
+
+        Its gradient is computed with the division by the count. The gradient of the value of
+        `means` is divided afterwards, which takes one more array of the size of the matrix.
+        """
+        return self._totals(jnp.maximum(self._count(), 1)).nats
+
+    def _count(self) -> jax.Array:
+        if self.mask is None:
+            return jnp.array(self.valid.size, dtype=int)
+        return self.mask.sum(dtype=int)
+
+    def _totals(self, divisor: jax.Array) -> _chunked.Scores:
+        """Return the sums divided by a number. They are NaN if a real label is out of range."""
+        totals = _totals.totals(self.setting, self.native, self.readout, self.positions, divisor)
+        wrong = ~self.valid if self.mask is None else ~self.valid & self.mask
+        spoilt = jnp.where(wrong.any(), jnp.nan, jnp.zeros((), totals.nats.dtype))
+        return _chunked.Scores(*(total + spoilt for total in totals))
 
 
 @compiled("setting")
@@ -85,6 +102,7 @@ def linear_readout(
         if bias.shape != (classes,):
             raise ValueError(f"bias: expected ({classes},) {fitting}, got {bias.shape}")
     labels, mask = _elements.class_labels("hidden", hidden.shape, labels, classes, lengths, mask)
+    wants_chunks = chunk_size is not None
     if chunk_size is None:
         chunk_size = _chunked.chunk_size_for(features, classes)
     setting = _chunked.Setting(
@@ -94,7 +112,9 @@ def linear_readout(
         masked=mask is not None,
     )
     positions, valid = _positions(hidden, labels, mask, classes)
-    return LinearReadout(setting, _chunked.Readout(kernel, bias), positions, mask, valid)
+    readout = _chunked.Readout(kernel, bias)
+    native = not wants_chunks and _totals.suits_native(readout, positions)
+    return LinearReadout(setting, readout, positions, mask, valid, native)
 
 
 @compiled("classes")

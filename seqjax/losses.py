@@ -153,7 +153,7 @@ def linear_cross_entropy(
     )  # fmt: skip
     if checks.require_bool("per_sequence", per_sequence):
         return _elements.averaged(*read.cross_entropies(), per_sequence)
-    return read.means()[0].value()
+    return read.mean()
 
 
 @hints(**LOSSES)

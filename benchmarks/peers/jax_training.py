@@ -1,8 +1,9 @@
 """The training step of all JAX contestants.
 
-All contestants share the code of the embedding, readout, loss and optimiser (optax). The whole step
-is one compiled program that reuses the memory of parameters and optimiser state. The contestants
-therefore differ only in their recurrent network. One exception is the cross-entropy of a softmax:
+All contestants share the code of the embedding, readout, loss and optimiser. The optimiser is that
+of `seqjax.training`, an optax chain whose clipping needs less memory than that of optax. The whole
+step is one compiled program that reuses the memory of parameters and optimiser state. Therefore the
+contestants differ only in their recurrent network. One exception is the cross-entropy of a softmax:
 seqjax computes it by its own `linear_cross_entropy`.
 """
 
@@ -15,7 +16,8 @@ import optax
 
 from benchmarks.peers.base import Trainer
 from benchmarks.peers.jax_network import Recurrence
-from benchmarks.tasks import ADAM_EPS, ADAM_RATE, CLIP_NORM, Task
+from benchmarks.tasks import ADAM_RATE, CLIP_NORM, Task
+from seqjax import training
 
 __all__ = ["JaxTrainer"]
 
@@ -31,9 +33,7 @@ class JaxTrainer(Trainer):
         softmax_loss: Callable[..., jax.Array],
     ) -> None:
         self.different = recurrence.different
-        optimiser = optax.chain(
-            optax.clip_by_global_norm(CLIP_NORM), optax.adam(ADAM_RATE, eps=ADAM_EPS)
-        )
+        optimiser = training.optimizer(ADAM_RATE, clip_norm=CLIP_NORM)
         params = {
             "embedding": jnp.array(task.embedding),
             "recurrent": jax.jit(recurrence.from_common)(jax.tree.map(jnp.array, task.weights)),

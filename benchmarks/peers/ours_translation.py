@@ -12,9 +12,9 @@ from flax import nnx
 
 from benchmarks.peers.base import Trainer, Writer
 from benchmarks.peers.nnx_tools import rebuilder
-from benchmarks.tasks import ADAM_EPS, ADAM_RATE, CLIP_NORM
+from benchmarks.tasks import ADAM_RATE, CLIP_NORM
 from benchmarks.translation import BEGIN, END, Translation
-from seqjax import decoding, seq2seq
+from seqjax import decoding, seq2seq, training
 
 Put: TypeAlias = Callable[[Any, int | None], Any]
 
@@ -64,9 +64,7 @@ class SeqjaxTranslator(Trainer):
 
     def __init__(self, task: Translation, put: Put) -> None:
         rebuild = _model(task)
-        optimiser = optax.chain(
-            optax.clip_by_global_norm(CLIP_NORM), optax.adam(ADAM_RATE, eps=ADAM_EPS)
-        )
+        optimiser = training.optimizer(ADAM_RATE, clip_norm=CLIP_NORM)
         params = _params(task)
         self._params, self._state = put(params, None), put(optimiser.init(params), None)
         names = ("source", "source_lengths", "tokens", "labels", "target_lengths")

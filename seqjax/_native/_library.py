@@ -24,12 +24,14 @@ class Engine(NamedTuple):
         the arrays that are stored for gradients.
       forward: the name of the custom call that runs a cell over time.
       backward: the name of the custom call that computes the gradient of `forward`.
+      readout: the name of the custom call that computes the cross entropy of a linear read-out.
       library: the compiled library.
     """
 
     lanes: int
     forward: str
     backward: str
+    readout: str
     library: ctypes.CDLL
 
 
@@ -86,13 +88,13 @@ def _loaded() -> Engine | str:
         return str(error)
     if not lanes:
         return "the compiled library has no build for this processor"
-    forward, backward = (_registered(library, name) for name in ("forward", "backward"))
-    return Engine(lanes, forward, backward, library)
+    calls = [_registered(library, name) for name in ("forward", "backward", "readout")]
+    return Engine(lanes, *calls, library)
 
 
-def _registered(library: ctypes.CDLL, direction: str) -> str:
+def _registered(library: ctypes.CDLL, call: str) -> str:
     """Register a custom call and return its name, which identifies the version of the engine."""
-    name = f"seqjax_{direction}_{_build.sources_hash()}"
-    capsule = jax.ffi.pycapsule(getattr(library, f"seqjax_{direction}"))
+    name = f"seqjax_{call}_{_build.sources_hash()}"
+    capsule = jax.ffi.pycapsule(getattr(library, f"seqjax_{call}"))
     jax.ffi.register_ffi_target(name, capsule, platform="cpu")
     return name

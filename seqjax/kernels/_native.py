@@ -38,7 +38,17 @@ from seqjax.kernels._problem import Problem
 from seqjax.kernels._scan import varying_like
 from seqjax.types import Array, Unrolled
 
-__all__ = ["NATIVE", "is_divided", "native", "parted", "run_on", "stands_for"]
+__all__ = [
+    "CPU",
+    "NATIVE",
+    "engine_primitive",
+    "is_divided",
+    "native",
+    "parted",
+    "result_like",
+    "run_on",
+    "stands_for",
+]
 
 PANEL = 4
 """The number of slots in a panel (a group of hidden units); a slot is one SIMD vector."""
@@ -165,7 +175,7 @@ def _is_left_to_fused(problem: Problem) -> bool:
     )
 
 
-def is_divided(problem: Problem) -> bool:
+def is_divided(problem: Any) -> bool:
     """Return whether arrays have explicit shardings, which the engine's results cannot have."""
     meshes = [jax.typeof(leaf).sharding.mesh for leaf in jax.tree.leaves(problem)]
     return any(mesh.explicit_axes for mesh in (*meshes, jax.sharding.get_abstract_mesh()))
@@ -352,13 +362,21 @@ def stands_for(equation: core.JaxprEqn) -> core.Jaxpr | None:
     return jax.make_jaxpr(program)(*(variable.aval for variable in equation.invars)).jaxpr
 
 
-def _primitive(
+def engine_primitive(
     name: str,
     by_fused: Callable[..., list[Array]],
     by_engine: Callable[..., list[Array]] | None = None,
     by_engines: Callable[..., list[Array]] | None = None,
 ) -> core.Primitive:
-    """Return a primitive that computes `by_fused`, or `by_engine` on the engine's platform."""
+    """Return a primitive that computes `by_fused`, or `by_engine` on the engine's platform.
+
+    Args:
+      name: the name of the primitive, without its prefix.
+      by_fused: the function of arrays and parameters that the primitive computes. One of the
+        parameters is `setting`, which has an attribute `engine`.
+      by_engine: the same function, computed by the engine on one device.
+      by_engines: the same function, if XLA divides the arrays among several devices.
+    """
     primitive = core.Primitive(f"seqjax_native_{name}")
     _PROGRAMS[primitive] = by_fused
     primitive.multiple_results = True
@@ -416,12 +434,12 @@ def _engine_gradient(*arrays: Array, setting: Setting, moving: tuple[str, ...]) 
     return setting.engine.gradient(*arrays, setting=setting, moving=moving)
 
 
-_run = _primitive("run", _run_by_fused, _engine_run, _run_by_engines)
-_tangent = _primitive("tangent", _tangent_by_fused)
-_gradient = _primitive("gradient", _gradient_by_fused, _engine_gradient, _gradient_by_engines)
+_run = engine_primitive("run", _run_by_fused, _engine_run, _run_by_engines)
+_tangent = engine_primitive("tangent", _tangent_by_fused)
+_gradient = engine_primitive("gradient", _gradient_by_fused, _engine_gradient, _gradient_by_engines)
 
 
-def _like(aval: Any, shape: tuple[int, ...], dtype: Any) -> Any:
+def result_like(aval: Any, shape: tuple[int, ...], dtype: Any) -> Any:
     """Return the type of an array that varies over the same mesh axes as `aval`."""
     sharding = aval.sharding.update(spec=jax.sharding.PartitionSpec(*[None] * len(shape)))
     return aval.update(shape=shape, dtype=jnp.dtype(dtype), weak_type=False, sharding=sharding)
@@ -433,7 +451,7 @@ def _results(operands: Sequence[Any], setting: Setting, names: Sequence[str]) ->
     of = dict(zip(setting.names, operands, strict=True))
     same = {"ys": of["xs"], "h": of["h0"], "c": of.get("c0")}
     dtypes = {name: aval.dtype for name, aval in same.items() if aval is not None}
-    return [_like(operands[0], shapes[name], dtypes.get(name, jnp.float32)) for name in names]
+    return [result_like(operands[0], shapes[name], dtypes.get(name, jnp.float32)) for name in names]
 
 
 @_run.def_abstract_eval
@@ -451,7 +469,7 @@ def _of_tangent(*arrays: Any, setting: Setting, moving: tuple[str, ...]) -> list
 def _of_gradient(*arrays: Any, setting: Setting, moving: tuple[str, ...]) -> list[Any]:
     operands, _, _ = parted(arrays, setting)
     of = dict(zip(setting.names, operands, strict=True))
-    return [_like(operands[0], of[name].shape, of[name].dtype) for name in moving]
+    return [result_like(operands[0], of[name].shape, of[name].dtype) for name in moving]
 
 
 def _run_jvp(primals: Any, tangents: Any, *, setting: Setting, store: bool) -> Any:

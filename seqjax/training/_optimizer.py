@@ -2,7 +2,10 @@
 
 import math
 from collections.abc import Callable
+from typing import Any
 
+import jax
+import jax.numpy as jnp
 import optax
 
 from seqjax import checks
@@ -117,7 +120,7 @@ def optimizer(
     if clip_value is not None:
         transformations.append(optax.clip(_require_bound("clip_value", clip_value)))
     if clip_norm is not None:
-        transformations.append(optax.clip_by_global_norm(_require_bound("clip_norm", clip_norm)))
+        transformations.append(_clip_by_norm(_require_bound("clip_norm", clip_norm)))
     transformations.append(_OPTIMIZERS[name](learning_rate, **options))
     if average is not None:
         transformations.append(averaging(average))
@@ -125,6 +128,23 @@ def optimizer(
     if checks.require_integer("accumulate", accumulate) == 1:
         return chain
     return optax.MultiSteps(chain, accumulate).gradient_transformation()
+
+
+def _clip_by_norm(largest: float) -> optax.GradientTransformation:
+    """Return `optax.clip_by_global_norm`, computed by one factor that multiplies all gradients.
+
+    Optax selects between the gradient and the gradient divided by its norm. XLA stores this
+    quotient, because it does not compute a division more than once. For each parameter, the
+    quotient needs an array of the size of the parameter; the product needs none.
+    """
+
+    def update(gradients: Any, state: Any, params: Any = None) -> tuple[Any, Any]:
+        del params
+        norm = optax.tree.norm(gradients)
+        factor = jnp.where(norm < largest, 1, largest / norm)
+        return jax.tree.map(lambda g: g * factor.astype(g.dtype), gradients), state
+
+    return optax.GradientTransformation(lambda params: optax.EmptyState(), update)
 
 
 def _require_bound(name: str, value: float) -> float:

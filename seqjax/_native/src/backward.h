@@ -279,7 +279,7 @@ struct BackwardLoop {
           const Product x{at(k, i),        0,   0,     dz + (p * R + k0) * kPanel + slot * kLanes,
                           kPanel,          1,   n,     k0 ? sum : zeros,
                           k0 ? kDepth : 0, sum, kDepth};
-          tile<kTile, C::kVectors, true>(x, 0);
+          tile<kTile, C::kVectors, kTile>(x, 0);
         }
       }
     }

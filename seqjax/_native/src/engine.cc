@@ -6,6 +6,7 @@
 
 #include "backward.h"
 #include "forward.h"
+#include "readout.h"
 
 namespace seqjax {
 namespace SEQJAX_VARIANT {
@@ -53,11 +54,26 @@ void run_any(const Call& f, float* memory, Team& team, int id) {
   }
 }
 
+long readout_scratch(const Readout& x, int workers) {
+  Scratch scratch(nullptr);
+  ReadoutLoop(x, workers, scratch);
+  return scratch.used();
+}
+void readout(const Readout& x, float* memory, Team& team, int id) {
+  Scratch scratch(memory);
+  ReadoutLoop(x, team.size(), scratch).work(team, id);
+}
+
 }  // namespace
 
 extern const Engine engine;
-const Engine engine = {kLanes, scratch_of<Forward>, run_any<Forward>, scratch_of<Backward>,
-                       run_any<Backward>};
+const Engine engine = {kLanes,
+                       scratch_of<Forward>,
+                       run_any<Forward>,
+                       scratch_of<Backward>,
+                       run_any<Backward>,
+                       readout_scratch,
+                       readout};
 
 }  // namespace SEQJAX_VARIANT
 }  // namespace seqjax

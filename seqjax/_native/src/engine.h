@@ -59,6 +59,20 @@ struct Backward : Problem {
   float *dkeys, *dvalues, *dw_c, *dqueries, *dv, *dy0;
 };
 
+// The cross entropy of a linear read-out of N positions with H features and C classes.
+struct Readout {
+  long N, H, C;
+  bool transposed;  // the kernel and its gradient are [C, H], not [H, C]
+  float smoothing;
+  const float *hidden, *kernel, *bias;  // [N, H], [H, C], [C] or null
+  const int32_t* labels;                // [N], in [0, C)
+  const uint8_t* real;                  // [N]; the other positions have no scores and no gradients
+  float *nats, *hits;                   // [N]
+  // The gradients of `scale` times the sum of `nats`; null if a gradient is not wanted.
+  const float* scale;  // one number
+  float *dhidden, *dkernel, *dbias;
+};
+
 // The engine for one instruction set.
 struct Engine {
   long lanes;                                            // floats in a vector
@@ -66,6 +80,8 @@ struct Engine {
   void (*forward)(const Forward&, float* scratch, Team&, int id);
   long (*backward_scratch)(const Backward&, int workers);
   void (*backward)(const Backward&, float* scratch, Team&, int id);
+  long (*readout_scratch)(const Readout&, int workers);
+  void (*readout)(const Readout&, float* scratch, Team&, int id);
 };
 
 }  // namespace seqjax

@@ -234,23 +234,15 @@ struct Job {
   }
 };
 
-template <class Call>
+// Runs a call. `threads_of(most)` is the number of threads, at most `most`.
+template <class Call, class ThreadsOf>
 ffi::Error perform(const Call& call, long (*scratch)(const Call&, int),
-                   void (*run)(const Call&, float*, Team&, int), ffi::ThreadPool& pool) {
-  // Waking a thread pays off if it has at least about 10 microseconds of work. Each thread needs
-  // 64 rows of all steps or a group of units: products outside of the loop divide any rows.
-  const int gates = call.cell == kLstm ? 4 : call.cell == kGru ? 3 : 1;
-  // A tanh of the attention takes as long as about 20 operations of a product.
-  const double products = 2.0 * gates * call.H * (call.I + call.M + call.H) + 2.0 * call.H * call.U;
-  const double attention = call.S * (20.0 * call.U + 2.0 * call.M);
-  const double operations = call.T * call.B * (products + attention);
+                   void (*run)(const Call&, float*, Team&, int), ffi::ThreadPool& pool,
+                   double operations, ThreadsOf threads_of) {
+  // Waking a thread pays off if it has at least about 10 microseconds of work.
   const long worth = static_cast<long>(std::min(operations / 1e6, 1024.0));
-  const long width = 4 * engine()->lanes, groups = (call.H + width - 1) / width;
-  // The members of an attention divide the rows of the batch.
-  const long shares = call.keys ? call.B / 4 : std::max(call.T * call.B / 64, groups);
   const long most = std::min<long>(pool.num_threads(), most_threads.load());
-  int threads = static_cast<int>(std::max(1L, std::min({worth, shares, most})));
-  if (divides_units(call, groups, threads) && Team::idle_of_late()) threads = 1;
+  const int threads = static_cast<int>(std::max(1L, threads_of(std::min(worth, most))));
   const Memory memory(scratch(call, threads));
   if (!memory.data()) return ffi::Error(ffi::ErrorCode::kResourceExhausted, "seqjax: no memory");
   Job<Call> job{call, run, memory.data()};
@@ -261,6 +253,26 @@ ffi::Error perform(const Call& call, long (*scratch)(const Call&, int),
   const double patience = operations / 5e4 / 16;
   team->lead(threads - 1, static_cast<long>(std::max(60.0, std::min(patience, 1000.0))));
   return ffi::Error::Success();
+}
+
+template <class Call>
+ffi::Error perform_loop(const Call& call, long (*scratch)(const Call&, int),
+                        void (*run)(const Call&, float*, Team&, int), ffi::ThreadPool& pool) {
+  // Each thread needs 64 rows of all steps or a group of units: products outside of the loop divide
+  // any rows.
+  const int gates = call.cell == kLstm ? 4 : call.cell == kGru ? 3 : 1;
+  // A tanh of the attention takes as long as about 20 operations of a product.
+  const double products = 2.0 * gates * call.H * (call.I + call.M + call.H) + 2.0 * call.H * call.U;
+  const double attention = call.S * (20.0 * call.U + 2.0 * call.M);
+  const double operations = call.T * call.B * (products + attention);
+  const long width = 4 * engine()->lanes, groups = (call.H + width - 1) / width;
+  // The members of an attention divide the rows of the batch.
+  const long shares = call.keys ? call.B / 4 : std::max(call.T * call.B / 64, groups);
+  return perform(call, scratch, run, pool, operations, [&](long most) {
+    const long threads = std::min(shares, most);
+    const bool alone = divides_units(call, groups, threads) && Team::idle_of_late();
+    return alone ? 1L : threads;
+  });
 }
 
 ffi::Error forward(ffi::ThreadPool pool, ffi::RemainingArgs args, ffi::RemainingRets results,
@@ -278,7 +290,7 @@ ffi::Error forward(ffi::ThreadPool pool, ffi::RemainingArgs args, ffi::Remaining
   f.hs = from.result(store && f.mask);
   f.queries = from.result(store && f.keys);
   if (ffi::Error error = from.status(); error.failure()) return error;
-  return perform(f, engine()->forward_scratch, engine()->forward, pool);
+  return perform_loop(f, engine()->forward_scratch, engine()->forward, pool);
 }
 
 ffi::Error backward(ffi::ThreadPool pool, ffi::RemainingArgs args, ffi::RemainingRets results,
@@ -313,7 +325,33 @@ ffi::Error backward(ffi::ThreadPool pool, ffi::RemainingArgs args, ffi::Remainin
   f.dv = from.result(has(wanted, kV));
   f.dy0 = from.result(has(wanted, kY0));
   if (ffi::Error error = from.status(); error.failure()) return error;
-  return perform(f, engine()->backward_scratch, engine()->backward, pool);
+  return perform_loop(f, engine()->backward_scratch, engine()->backward, pool);
+}
+
+ffi::Error readout(ffi::ThreadPool pool, ffi::RemainingArgs args, ffi::RemainingRets results,
+                   float smoothing, bool transposed, bool biased, int32_t wanted) {
+  Reader from(args, results);
+  Readout x{};
+  x.smoothing = smoothing;
+  x.transposed = transposed;
+  x.kernel = from.operand();
+  x.C = from.shape()[transposed ? 0 : 1];
+  x.bias = from.operand(biased);
+  x.hidden = from.operand();
+  x.N = from.shape()[0];
+  x.H = from.shape()[1];
+  x.labels = from.operand<int32_t>();
+  x.real = from.operand<uint8_t>();
+  x.scale = from.operand(wanted);
+  x.nats = from.result();
+  x.hits = from.result();
+  x.dkernel = from.result(wanted & 1);
+  x.dbias = from.result(wanted & 2);
+  x.dhidden = from.result(wanted & 4);
+  if (ffi::Error error = from.status(); error.failure()) return error;
+  const double operations = (wanted ? 6.0 : 2.0) * x.N * x.H * x.C;
+  return perform(x, engine()->readout_scratch, engine()->readout, pool, operations,
+                 [&](long most) { return std::min(most, x.C / 256); });
 }
 
 }  // namespace
@@ -343,11 +381,24 @@ XLA_FFI_DEFINE_HANDLER(backward_handler, backward,
                            .Attr<bool>("reverse")
                            .Attr<int32_t>("wanted"));
 
+XLA_FFI_DEFINE_HANDLER(readout_handler, readout,
+                       ffi::Ffi::Bind()
+                           .Ctx<ffi::ThreadPool>()
+                           .RemainingArgs()
+                           .RemainingRets()
+                           .Attr<float>("smoothing")
+                           .Attr<bool>("transposed")
+                           .Attr<bool>("biased")
+                           .Attr<int32_t>("wanted"));
+
 SEQJAX_EXPORT XLA_FFI_Error* seqjax_forward(XLA_FFI_CallFrame* frame) {
   return forward_handler(frame);
 }
 SEQJAX_EXPORT XLA_FFI_Error* seqjax_backward(XLA_FFI_CallFrame* frame) {
   return backward_handler(frame);
+}
+SEQJAX_EXPORT XLA_FFI_Error* seqjax_readout(XLA_FFI_CallFrame* frame) {
+  return readout_handler(frame);
 }
 
 }  // namespace seqjax

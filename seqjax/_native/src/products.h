@@ -36,8 +36,9 @@ struct Product {
   long c_row;
 };
 
-// Computes M rows from row r on. With kPacked, `a` is [length][M], with the rows interleaved.
-template <int M, int N, bool kPacked>
+// Computes M rows from row r on. If kStep is not 0, `a` is [length][kStep], and row i of the tile
+// is column i of `a`.
+template <int M, int N, int kStep>
 static void tile(const Product& x, long r) {
   Vec sum[M][N];
   const float* init = x.init + r * x.init_row;
@@ -49,14 +50,14 @@ static void tile(const Product& x, long r) {
   const float* b = x.b;
   const long row = x.a_row, b_row = x.b_row;
   for (long s = 0; s < x.segments; ++s) {
-    const float* a = x.a + s * x.a_segment + (kPacked ? 0 : r * row);
+    const float* a = x.a + s * x.a_segment + (kStep ? 0 : r * row);
     for (long k = 0; k < x.length; ++k, b += b_row) {
       Vec of_b[N];
 #pragma GCC unroll 4
       for (int v = 0; v < N; ++v) of_b[v] = load(b + v * kLanes);
 #pragma GCC unroll 16
       for (int i = 0; i < M; ++i) {
-        const Vec of_a = broadcast(kPacked ? a[k * M + i] : a[i * row + k]);
+        const Vec of_a = broadcast(kStep ? a[k * kStep + i] : a[i * row + k]);
 #pragma GCC unroll 4
         for (int v = 0; v < N; ++v) sum[i][v] += of_a * of_b[v];
       }
@@ -70,10 +71,10 @@ static void tile(const Product& x, long r) {
   }
 }
 
-template <int N, int M>
+template <int N, int M, int kStep = 0>
 static void tile_of(int rows, const Product& x, long r) {
-  if (rows == M) return tile<M, N, false>(x, r);
-  if constexpr (M > 1) return tile_of<N, M - 1>(rows, x, r);
+  if (rows == M) return tile<M, N, kStep>(x, r);
+  if constexpr (M > 1) return tile_of<N, M - 1, kStep>(rows, x, r);
 }
 
 // Computes rows [r0, r1) in tiles of about equal size. `after(r, rows)` is called after each tile,

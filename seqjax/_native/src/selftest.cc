@@ -408,6 +408,8 @@ bool check(Cell cell, long T, long B, long I, long H, bool reverse, bool special
   return false;
 }
 
+#include "selftest_readout.h"
+
 }  // namespace
 }  // namespace seqjax
 
@@ -428,6 +430,14 @@ int main() {
     good &= check(cell, 3, 2, 3, 16, true, false, 6, 70, 35);
   }
   good &= check(kLstm, 1, 1, 1, 400, false, false, 1, 1, 1);
+  for (bool transposed : {false, true}) {
+    for (bool masked : {false, true}) {
+      good &= check_readout(7, 5, 3, transposed, masked, 0);
+      good &= check_readout(300, 21, 161, transposed, masked, 0.1f);
+      good &= check_readout(131, 40, 530, transposed, masked, 0);
+    }
+  }
+  good &= check_readout(1, 1, 1, false, false, 0);
   std::puts(good ? "the native engine is right" : "FAILED");
   return good ? 0 : 1;
 }

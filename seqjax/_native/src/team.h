@@ -39,7 +39,7 @@ class Team {
 
   // Returns the index of the next piece of a list of work, 0, 1, ... Each member takes the next
   // remaining piece, so that a slow member takes fewer pieces.
-  enum List { kInputs, kWeights, kLists };
+  enum List { kInputs, kWeights, kRows, kLists };
   long claim(List list);
 
   int size() const { return size_; }

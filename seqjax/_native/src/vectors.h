@@ -90,6 +90,24 @@ SEQJAX_INLINE Vec tanh(Vec x) {
   return x * p * reciprocal(q);
 }
 
+// e^x for x <= 88, NaN for NaN; 0 below -87, where e^x is denormal. The relative error is 1e-7.
+SEQJAX_INLINE Vec exp(Vec x) {
+  const Vec low = broadcast(-87.0f);
+  const Vec c = x < low ? low : x;
+  // c = n ln 2 + r. Adding 1.5 * 2^23 rounds to an integer n, which is in the lowest bits then.
+  const Vec rounded = c * 1.442695041f + 12582912.0f;
+  const Vec n = rounded - 12582912.0f;
+  const Vec r = (c - n * 6.931457520e-01f) - n * 1.428606820e-06f;
+  Vec p = broadcast(1.381453815e-03f);
+  p = p * r + 8.368745316e-03f;
+  p = p * r + 4.166839083e-02f;
+  p = p * r + 1.666652040e-01f;
+  p = p * r + 4.999999343e-01f;
+  p = p * r * r + r + 1.0f;
+  const Vec power = Vec((Bits(rounded) << 23) + 0x3f800000);
+  return x < low ? Vec{} : p * power;
+}
+
 SEQJAX_INLINE Vec sigmoid(Vec x) { return 0.5f + 0.5f * tanh(0.5f * x); }
 
 }  // namespace SEQJAX_VARIANT
