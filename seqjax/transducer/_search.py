@@ -8,6 +8,7 @@ from jax import lax
 
 from seqjax import checks
 from seqjax._compensated import Total, add
+from seqjax._compiled import compiled
 from seqjax._label_sequences import hashed, packed
 from seqjax._log_space import exact
 from seqjax.cells.stepping import select
@@ -98,20 +99,30 @@ def transducer_beam_search(
         new = new._replace(log_probs=new.log_probs - best[:, None])
         return (new, add(total, best)), (new.parent, new.labels)
 
-    prefixes = _first(model, start, beam_width)
     # Log-probabilities are stored relative to that of the best prefix, which is a pair of floats.
-    carry = prefixes, exact(jnp.zeros(batch, prefixes.log_probs.dtype))
+    carry = _first(
+        start, width=beam_width, blank=model.blank, most=model.max_symbols, dtype=model.dtype
+    )
     (prefixes, best), history = lax.scan(frame, carry, (jnp.moveaxis(encoded, 1, 0), real.T))
+    return _decoded(prefixes.log_probs, best, history, n_best=n_best, blank=model.blank)
+
+
+@compiled("n_best", "blank")
+def _decoded(
+    log_probs: Array, best: Total, history: tuple[Array, Array], *, n_best: int, blank: int
+) -> TransducerDecoded:
+    """Return the `n_best` first prefixes, from the parents and the labels of each frame."""
+    steps, batch, _, most = history[1].shape
 
     def back(place: Array, xs: tuple[Array, Array]) -> tuple[Array, Array]:
         parents, labels = xs
         return jnp.take_along_axis(parents, place, axis=1), _rows(labels, place)
 
     _, path = lax.scan(back, _places(batch, n_best), history, reverse=True)
-    path = jnp.moveaxis(path, 0, 2).reshape(batch, n_best, real.shape[1] * model.max_symbols)
-    log_probs = add(jax.tree.map(lambda a: a[:, None], best), prefixes.log_probs[:, :n_best])[0]
+    path = jnp.moveaxis(path, 0, 2).reshape(batch, n_best, steps * most)
+    log_probs = add(jax.tree.map(lambda a: a[:, None], best), log_probs[:, :n_best])[0]
     exists = log_probs > -jnp.inf
-    tokens, count = packed(path, (path != model.blank) & exists[..., None], model.blank)
+    tokens, count = packed(path, (path != blank) & exists[..., None], blank)
     return TransducerDecoded(tokens, count, log_probs)
 
 
@@ -135,16 +146,20 @@ class _Prefixes(NamedTuple):
     state: PyTree
 
 
-def _first(model: Model, start: tuple[Array, PyTree], width: int) -> _Prefixes:
-    """Return the empty prefix and K - 1 unused entries."""
+@compiled("width", "blank", "most", "dtype")
+def _first(
+    start: tuple[Array, PyTree], *, width: int, blank: int, most: int, dtype: Any
+) -> tuple[_Prefixes, Total]:
+    """Return the empty prefix and K - 1 unused entries, and the log-probability 0."""
     predicted, state = jax.tree.map(
         lambda a: jnp.broadcast_to(a[:, None], (a.shape[0], width, *a.shape[1:])), start
     )
     batch = predicted.shape[0]
-    first = jnp.where(_places(batch, width) == 0, 0.0, -jnp.inf).astype(model.dtype)
-    labels = jnp.full((batch, width, model.max_symbols), model.blank, jnp.int32)
+    first = jnp.where(_places(batch, width) == 0, 0.0, -jnp.inf).astype(dtype)
+    labels = jnp.full((batch, width, most), blank, jnp.int32)
     names = jnp.zeros((batch, width, 2), jnp.uint32)
-    return _Prefixes(first, names, _places(batch, width), labels, predicted, state)
+    prefixes = _Prefixes(first, names, _places(batch, width), labels, predicted, state)
+    return prefixes, exact(jnp.zeros(batch, dtype))
 
 
 def _advance(model: Model, encoded: Array, real: Array, prefixes: _Prefixes) -> _Prefixes:
