@@ -144,7 +144,8 @@ def lengths_to_mask(lengths: Any, steps: int) -> Array:
 
 def _before(lengths: Array, steps: int) -> Array:
     position = lax.broadcast_to_rank(jnp.arange(steps, dtype=jnp.int32), lengths.ndim + 1)
-    return position < lengths[..., None]
+    mask: Array = position < lengths[..., None]
+    return mask
 
 
 _compiled_before = compiled("steps")(_before)
