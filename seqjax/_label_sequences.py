@@ -3,8 +3,10 @@
 from typing import Any, NamedTuple
 
 import jax.numpy as jnp
+import numpy as np
 
 from seqjax import checks, sequences
+from seqjax._compiled import compiled
 from seqjax.types import Array
 
 __all__ = ["Labels", "checked_labels", "hashed", "packed"]
@@ -33,22 +35,33 @@ def checked_labels(labels: Any, lengths: Any, batch: int, classes: int, blank: i
     if labels.ndim != 2 or labels.shape[0] != batch:
         raise ValueError(f"labels: expected [B, N] with B={batch}, got {labels.shape}")
     if lengths is None:
-        lengths = jnp.full(batch, labels.shape[1], jnp.int32)
+        lengths = np.full(batch, labels.shape[1], np.int32)
     try:
         lengths = sequences.require_lengths(lengths, (batch,), labels.shape[1])
     except (TypeError, ValueError) as error:
         message = str(error).replace("the number of steps", "the number of labels")
         raise type(error)(f"label_{message}") from None
+    found, valid = _found(labels, lengths, classes=classes, blank=blank)
+    if not checks.is_traced(labels, lengths):
+        invalid = ~np.asarray(valid)
+        if invalid.any():
+            raise ValueError(
+                f"labels: expected classes from 0 to {classes - 1} except blank={blank}, got "
+                f"{np.asarray(labels)[invalid][0]}"
+            )
+    return found
+
+
+@compiled("classes", "blank")
+def _found(labels: Array, lengths: Array, *, classes: int, blank: int) -> tuple[Labels, Array]:
+    """Return the label sequences, and whether each label is valid or padding."""
     real = sequences.lengths_to_mask(lengths, labels.shape[1])
     valid = (labels >= 0) & (labels < classes) & (labels != blank) | ~real
-    if not checks.is_traced(labels, lengths) and not bool(valid.all()):
-        raise ValueError(
-            f"labels: expected classes from 0 to {classes - 1} except blank={blank}, got "
-            f"{labels[~valid][0]}"
-        )
-    return Labels(jnp.where(real & valid, labels, 0).astype(jnp.int32), lengths, valid.all(axis=1))
+    ids = jnp.where(real & valid, labels, 0).astype(jnp.int32)
+    return Labels(ids, lengths, valid.all(axis=1)), valid
 
 
+@compiled("fill")
 def packed(path: Array, keep: Array, fill: int) -> tuple[Array, Array]:
     """Move the entries of `path [..., T]` where `keep` is True to the left, and count them."""
     order = jnp.argsort(~keep, axis=-1, stable=True)

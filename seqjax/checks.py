@@ -327,6 +327,26 @@ def require_floating_dtype(name: str, dtype: Any) -> jnp.dtype:
     return found
 
 
+def as_array(value: Any) -> jax.Array:
+    """Return `jnp.asarray(value)`, without compiling a program for a NumPy array.
+
+    Outside of tracing, `jnp.asarray` compiles a program that copies the array, one for each shape,
+    unless the dtype is given.
+
+    Example:
+      >>> as_array(np.ones(2, np.float32)).dtype
+      dtype('float32')
+    """
+    plain = type(value) is np.ndarray and value.dtype.kind in "biufc"
+    dtype = value.dtype if plain else None
+    return jnp.asarray(value, dtype if _stays(dtype) else None)
+
+
+def _stays(dtype: Any) -> bool:
+    """Return True if JAX does not narrow the dtype."""
+    return dtype is not None and jax.dtypes.canonicalize_dtype(dtype) == dtype
+
+
 def require_array(name: str, value: Any, kind: Any, expected: str) -> jax.Array:
     """Return `value` as a JAX array, or raise if it is not an array or has a wrong dtype.
 
@@ -345,7 +365,7 @@ def require_array(name: str, value: Any, kind: Any, expected: str) -> jax.Array:
       (2,)
     """
     try:
-        array = value if isinstance(value, jax.Array) else jnp.asarray(value)
+        array = value if isinstance(value, jax.Array) else as_array(value)
     except OverflowError:
         raise ValueError(
             f"{name}: expected {expected} that fit into 32 bits, got {brief(value)}"

@@ -93,7 +93,7 @@ def require_lengths(lengths: Any, batch_shape: Shape, steps: int) -> Array:
             f"lengths: expected 0 to {steps}, the number of steps, "
             f"got {values.min()} to {values.max()}"
         )
-    return jnp.asarray(values.astype(np.int32))
+    return jnp.asarray(values.astype(np.int32), np.int32)
 
 
 def require_mask(name: str, mask: Any, shape: Shape) -> Array:
@@ -139,9 +139,16 @@ def lengths_to_mask(lengths: Any, steps: int) -> Array:
     is_open: bool = jax.export.is_symbolic_dim(steps)  # a program exported for any T
     steps = steps if is_open else checks.require_integer("steps", steps, least=0)
     lengths = require_lengths(lengths, shape_of("lengths", "integers", lengths), steps)
+    return _before(lengths, steps) if is_open else _compiled_before(lengths, steps=steps)
+
+
+def _before(lengths: Array, steps: int) -> Array:
     position = lax.broadcast_to_rank(jnp.arange(steps, dtype=jnp.int32), lengths.ndim + 1)
     mask: Array = position < lengths[..., None]
     return mask
+
+
+_compiled_before = compiled("steps")(_before)
 
 
 def mask_to_lengths(mask: Any) -> Array:

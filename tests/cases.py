@@ -9,9 +9,11 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from flax import nnx
 
 import seqjax
 from seqjax import cells
+from seqjax.checks import as_array
 from seqjax.kernels import KERNELS, Spec, target
 from tests import references
 
@@ -178,12 +180,24 @@ def hold_of(cell: Any, value: float) -> Any:
 def params_of(cell: Any) -> Any:
     """Random parameters with non-zero biases, small enough for a stable recurrence."""
     shapes = jax.eval_shape(cell.init, jax.random.key(0))
-    return jax.tree.map(jnp.asarray, draw_like(shapes, 1, 0.4))
+    return jax.tree.map(as_array, draw_like(shapes, 1, 0.4))
+
+
+def randomised(make: Any, seed: int = 0, scale: float = 0.5) -> Any:
+    """The module that `make` builds, with normal random parameters, the biases among them.
+
+    The module is traced, so that no program draws parameters that are replaced.
+    """
+    parts: Any = nnx.split(nnx.eval_shape(make), nnx.Param, ...)
+    graph, params, rest = parts
+    drawn = jax.tree.map(as_array, draw_like(params, seed, scale))
+    return nnx.merge(graph, drawn, rest)
 
 
 def state_of(cell: Any, batch: tuple[int, ...], seed: int = 2) -> Any:
     """A random state with batch axes."""
-    return jax.tree.map(jnp.asarray, draw_like(cell.initial_state(batch), seed, 0.5))
+    shapes = jax.eval_shape(lambda: cell.initial_state(batch))
+    return jax.tree.map(as_array, draw_like(shapes, seed, 0.5))
 
 
 def inputs_of(cell: Any, batch: tuple[int, ...], steps: int = T, seed: int = 3) -> np.ndarray:

@@ -16,6 +16,7 @@ from tests.cases import assert_close, inputs_of, params_of
 from tests.test_cells_s5 import golden
 
 
+@pytest.mark.quick("sru_wide-scan", "sru_same-fused", "sru_linear-*")
 @pytest.mark.parametrize("kernel", ["scan", "fused", "associative"])
 @pytest.mark.parametrize("name", ["sru_wide", "sru_same", "sru_linear"])
 def test_equals_the_authors_code(name, kernel):

@@ -29,6 +29,7 @@ from typing import Any, ClassVar, Generic, NamedTuple, Self, TypeVar
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from seqjax import checks
 from seqjax.cells import initializers, ops
@@ -409,6 +410,8 @@ class DenseCell(Cell[Params, State]):
         """Draw one weight array, gate by gate, with the initialiser that an option selects."""
         dtype = checks.require_floating_dtype("dtype", dtype)
         initializer = initializers.resolve(option, getattr(self, option), self.hidden_size)
+        if initializer is jax.nn.initializers.zeros and not checks.is_traced(key):
+            return jnp.asarray(np.zeros(shape, dtype), dtype)  # compiles no program
         try:
             return initializers.per_gate(initializer, gates)(key, shape, dtype)
         except ValueError as error:  # for example, biases drawn with an initialiser of matrices

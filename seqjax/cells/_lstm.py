@@ -161,6 +161,8 @@ class GatedLSTM(MemoryCell):
 
     def _gate_biases(self, b: Array, key: PRNGKey) -> Array:
         """Return the biases `b`, changed as the option `forget_bias` or `chrono` requires."""
+        if self.chrono is None and not self.forget_bias:
+            return b
         blocks = list(ops.split(b, self.gates))
         if self.chrono is None:
             blocks[self.forget_gate] += self.forget_bias

@@ -6,6 +6,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from seqjax._compensated import sum_along
+from seqjax._compiled import compiled
 from seqjax._label_sequences import packed
 from seqjax.cells.stepping import select
 from seqjax.transducer._model import Joint, Model, Predict, TransducerDecoded, checked_model
@@ -73,8 +74,15 @@ def transducer_greedy(
         return (written.predicted, written.state), (written.labels, written.log_probs)
 
     _, (labels, log_probs) = lax.scan(frame, start, (jnp.moveaxis(encoded, 1, 0), real.T))
-    path = jnp.moveaxis(labels, 0, 1).reshape(encoded.shape[0], labels.shape[0] * model.max_symbols)
-    tokens, count = packed(path, path != model.blank, model.blank)
+    return _decoded(labels, log_probs, blank=model.blank)
+
+
+@compiled("blank")
+def _decoded(labels: Array, log_probs: Array, *, blank: int) -> TransducerDecoded:
+    """Return the path of each sequence, from labels `[T, B, S]` and log-probabilities `[T, B]`."""
+    steps, batch, most = labels.shape
+    path = jnp.moveaxis(labels, 0, 1).reshape(batch, steps * most)
+    tokens, count = packed(path, path != blank, blank)
     log_probs = sum_along(log_probs, axis=0)[:, None]
     return TransducerDecoded(tokens[:, None], count[:, None], log_probs, log_probs)
 

@@ -1,13 +1,16 @@
 """The transducer loss, from logits or from the two inputs of a joint network."""
 
+import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 
 from seqjax import _chunked, checks, sequences
+from seqjax._compiled import compiled
 from seqjax._elements import averaged
 from seqjax._label_sequences import Labels, checked_labels
 from seqjax.cells.ops import accumulator_dtype
@@ -76,13 +79,14 @@ def transducer_loss(
     logits = checks.require_array("logits", logits, jnp.floating, "a float array [B, T, N+1, V]")
     if logits.ndim != 4 or 0 in logits.shape[2:]:
         raise ValueError(f"logits: expected [B, T, N+1, V], got {logits.shape}")
+    zero_infinity = checks.require_bool("zero_infinity", zero_infinity)
     batch, steps, width, classes = logits.shape
     sizes = batch, steps, width
-    nodes = _checked_nodes(sizes, classes, labels, lengths, mask, label_lengths, blank, "logits")
-    real = nodes.frames[:, :, None] & nodes.columns[:, None]
-    remat = jax.checkpoint(_scores, static_argnums=3)
-    scores = remat(logits, nodes.next_labels, real, nodes.blank)
-    return _loss(nodes, scores, zero_infinity, per_sequence)
+    nodes, blank = _checked_nodes(
+        sizes, classes, labels, lengths, mask, label_lengths, blank, "logits"
+    )
+    loss = _loss_of_logits(nodes, logits, blank=blank, zero_infinity=zero_infinity)
+    return averaged(loss, _counted(nodes), per_sequence)
 
 
 def joint_transducer_loss(
@@ -149,6 +153,7 @@ def joint_transducer_loss(
     batch, steps, features = encoded.shape
     if predicted.ndim != 3 or predicted.shape[0] != batch or predicted.shape[1] == 0:
         raise ValueError(f"predicted: expected [B, N+1, P] with B={batch}, got {predicted.shape}")
+    zero_infinity = checks.require_bool("zero_infinity", zero_infinity)
     width = predicted.shape[1]
     frame = jax.ShapeDtypeStruct((batch, 1, 1, features), encoded.dtype)
     logits = jax.eval_shape(joint, frame, predicted[:, None])
@@ -160,7 +165,9 @@ def joint_transducer_loss(
     if not jnp.issubdtype(logits.dtype, jnp.floating):
         raise TypeError(f"joint: expected it to return floats, got {logits.dtype}")
     sizes, classes = (batch, steps, width), logits.shape[3]
-    nodes = _checked_nodes(sizes, classes, labels, lengths, mask, label_lengths, blank, "predicted")
+    nodes, blank = _checked_nodes(
+        sizes, classes, labels, lengths, mask, label_lengths, blank, "predicted"
+    )
     if chunk_size is None:
         chunk_size = max(_chunked.chunk_size_for(1, classes) // max(batch * width, 1), 1)
     chunk_size = min(checks.require_integer("chunk_size", chunk_size), max(steps, 1))
@@ -169,10 +176,11 @@ def joint_transducer_loss(
 
     def scores(encoded: Array) -> tuple[Array, Array]:
         logits = joint(encoded[:, :, None], predicted[:, None])
-        return _scores(logits, nodes.next_labels, nodes.columns[:, None], nodes.blank)
+        return _scores(logits, nodes.labels.ids, nodes.columns[:, None], blank=blank)
 
     both = scores(encoded) if chunk_size == steps else _by_chunks(scores, encoded, chunk_size)
-    return _loss(nodes, both, zero_infinity, per_sequence)
+    loss = _loss(nodes, both, zero_infinity=zero_infinity)
+    return averaged(loss, _counted(nodes), per_sequence)
 
 
 def _by_chunks(
@@ -197,20 +205,13 @@ class _Nodes(NamedTuple):
 
     Attributes:
       labels: the labels.
-      blank: the class of the blank.
       frames: bool `[B, T]`, True at real frames.
       columns: bool `[B, W]`, True for the numbers of labels from 0 to that of the sequence.
     """
 
     labels: Labels
-    blank: int
     frames: Array
     columns: Array
-
-    @property
-    def next_labels(self) -> Array:
-        """The label that leads from each column to the next one: int32 `[B, W]`."""
-        return jnp.pad(self.labels.ids, ((0, 0), (0, 1)))
 
 
 def _checked_nodes(
@@ -222,41 +223,59 @@ def _checked_nodes(
     label_lengths: Any,
     blank: Any,
     source: str,
-) -> _Nodes:
+) -> tuple[_Nodes, int]:
     batch, steps, width = sizes
     blank = checks.require_integer("blank", blank, least=0)
     if blank >= classes:
         raise ValueError(f"blank: expected a class below V={classes}, got {blank}")
     frames = sequences.step_mask((batch,), steps, lengths=lengths, mask=mask)
-    frames = jnp.ones((batch, steps), bool) if frames is None else frames
+    frames = jnp.asarray(np.ones((batch, steps), bool), bool) if frames is None else frames
     checked = checked_labels(labels, label_lengths, batch, classes, blank)
     if checked.ids.shape[1] != width - 1:
         raise ValueError(
             f"labels: expected [B, N] with N={width - 1}, one less than axis N+1 of {source}, got "
             f"{checked.ids.shape}"
         )
-    return _Nodes(checked, blank, frames, sequences.lengths_to_mask(checked.lengths + 1, width))
+    return _Nodes(checked, frames, _columns(checked.lengths, width)), blank
 
 
-def _scores(logits: Array, next_labels: Array, real: Array, blank: int) -> tuple[Array, Array]:
+@compiled("width")
+def _columns(label_lengths: Array, width: int) -> Array:
+    return sequences.lengths_to_mask(label_lengths + 1, width)
+
+
+@compiled()
+def _counted(nodes: _Nodes) -> Array:
+    """Return the sequences that count in the mean, `[B]`."""
+    return nodes.frames.any(axis=1) | (nodes.labels.lengths > 0)
+
+
+@compiled("blank", "zero_infinity")
+def _loss_of_logits(nodes: _Nodes, logits: Array, *, blank: int, zero_infinity: bool) -> Array:
+    """Return the loss of each sequence, whose gradient is computed from the logits again."""
+    real = nodes.frames[:, :, None] & nodes.columns[:, None]
+    remat = jax.checkpoint(functools.partial(_scores, blank=blank))
+    return _loss(nodes, remat(logits, nodes.labels.ids, real), zero_infinity=zero_infinity)
+
+
+@compiled("blank")
+def _scores(logits: Array, labels: Array, real: Array, *, blank: int) -> tuple[Array, Array]:
     """Return the scores of both moves, `[B, t, W]`, from logits `[B, t, W, V]`."""
     logits = logits.astype(accumulator_dtype(logits.dtype))
+    next_labels = jnp.pad(labels, ((0, 0), (0, 1)))
     labels = jnp.broadcast_to(next_labels[:, None], logits.shape[:-1])
     return node_scores(logits, labels, real, blank)
 
 
-def _loss(
-    nodes: _Nodes, scores: tuple[Array, Array], zero_infinity: bool, per_sequence: bool
-) -> Array:
-    """Return the loss for the scores of both moves at each node."""
+@compiled("zero_infinity")
+def _loss(nodes: _Nodes, scores: tuple[Array, Array], *, zero_infinity: bool) -> Array:
+    """Return the loss of each sequence for the scores of both moves at each node."""
     frames, columns = nodes.frames[:, :, None], nodes.columns[:, None]
     has_next = jnp.pad(columns[:, :, 1:], ((0, 0), (0, 0), (0, 1)))
     # No path reaches the columns of padding, so their blanks can have any score but NaN.
     blanks = jnp.where(frames & columns, scores[0], 0.0)
     emitted = jnp.where(frames & has_next, scores[1], -jnp.inf)
     log_p = log_probability(blanks, emitted, nodes.labels.lengths)
-    impossible = 0.0 if checks.require_bool("zero_infinity", zero_infinity) else jnp.inf
+    impossible = 0.0 if zero_infinity else jnp.inf
     loss = jnp.where(jnp.isneginf(log_p), impossible, jnp.maximum(-log_p, 0.0))
-    loss = jnp.where(nodes.labels.valid, loss, jnp.nan)
-    counted = nodes.frames.any(axis=1) | (nodes.labels.lengths > 0)
-    return averaged(loss, counted, per_sequence)
+    return jnp.where(nodes.labels.valid, loss, jnp.nan)

@@ -8,6 +8,7 @@ from jax import lax
 
 from seqjax import checks
 from seqjax._compensated import Total, add
+from seqjax._compiled import compiled
 from seqjax._label_sequences import hashed, packed
 from seqjax._log_space import exact
 from seqjax.cells.stepping import select
@@ -118,26 +119,49 @@ def transducer_beam_search(
         new = new._replace(log_probs=new.log_probs - best[:, None])
         return (new, add(total, best)), (new.parent, new.labels)
 
-    prefixes = _first(model, second, start, beam_width)
     # Log-probabilities are stored relative to that of the best prefix, which is a pair of floats.
-    carry = prefixes, exact(jnp.zeros(batch, prefixes.log_probs.dtype))
-    (prefixes, best), history = lax.scan(frame, carry, (jnp.moveaxis(encoded, 1, 0), real.T))
+    first, none = _first(
+        start, width=beam_width, blank=model.blank, most=model.max_symbols, dtype=model.dtype
+    )
+    if second is not None:
+        first = first._replace(second=second.start(model.dtype))
+    frames = (jnp.moveaxis(encoded, 1, 0), real.T)
+    (prefixes, best), history = lax.scan(frame, (first, none), frames)
+    bonus = None
+    if second is not None and prefixes.second is not None:
+        bonus = second.total(prefixes.second)
+    return _decoded(prefixes.log_probs, bonus, best, history, n_best=n_best, blank=model.blank)
+
+
+@compiled("n_best", "blank")
+def _decoded(
+    log_probs: Array,
+    bonus: Array | None,
+    best: Total,
+    history: tuple[Array, Array],
+    *,
+    n_best: int,
+    blank: int,
+) -> TransducerDecoded:
+    """Return the `n_best` best prefixes, from the parents and the labels of each frame."""
+    steps, batch, _, most = history[1].shape
 
     def back(place: Array, xs: tuple[Array, Array]) -> tuple[Array, Array]:
         parents, labels = xs
         return jnp.take_along_axis(parents, place, axis=1), _rows(labels, place)
 
-    places, bonus = _places(batch, n_best), jnp.zeros_like(prefixes.log_probs)
-    if second is not None and prefixes.second is not None:
-        bonus = second.total(prefixes.second)
-        places = lax.top_k(prefixes.log_probs + bonus, n_best)[1].astype(jnp.int32)
-    found, bonus = (jnp.take_along_axis(a, places, axis=1) for a in (prefixes.log_probs, bonus))
+    places = _places(batch, n_best)
+    if bonus is None:
+        bonus = jnp.zeros_like(log_probs)
+    else:
+        places = lax.top_k(log_probs + bonus, n_best)[1].astype(jnp.int32)
+    found, bonus = (jnp.take_along_axis(a, places, axis=1) for a in (log_probs, bonus))
     _, path = lax.scan(back, places, history, reverse=True)
-    path = jnp.moveaxis(path, 0, 2).reshape(batch, n_best, real.shape[1] * model.max_symbols)
+    path = jnp.moveaxis(path, 0, 2).reshape(batch, n_best, steps * most)
     log_probs = add(jax.tree.map(lambda a: a[:, None], best), found)[0]
     log_probs = jnp.where(jnp.isneginf(bonus), -jnp.inf, log_probs)
     exists = log_probs > -jnp.inf
-    tokens, count = packed(path, (path != model.blank) & exists[..., None], model.blank)
+    tokens, count = packed(path, (path != blank) & exists[..., None], blank)
     scores = jnp.where(exists, log_probs + bonus, -jnp.inf)
     return TransducerDecoded(tokens, count, log_probs, scores)
 
@@ -169,19 +193,20 @@ class _Prefixes(NamedTuple):
         return self.log_probs if self.second is None else self.log_probs + self.second.bonus
 
 
+@compiled("width", "blank", "most", "dtype")
 def _first(
-    model: Model, second: Second | None, start: tuple[Array, PyTree], width: int
-) -> _Prefixes:
-    """Return the empty prefix and K - 1 unused entries."""
+    start: tuple[Array, PyTree], *, width: int, blank: int, most: int, dtype: Any
+) -> tuple[_Prefixes, Total]:
+    """Return the empty prefix and K - 1 unused entries, and the log-probability 0."""
     predicted, state = jax.tree.map(
         lambda a: jnp.broadcast_to(a[:, None], (a.shape[0], width, *a.shape[1:])), start
     )
     batch = predicted.shape[0]
-    first = jnp.where(_places(batch, width) == 0, 0.0, -jnp.inf).astype(model.dtype)
-    labels = jnp.full((batch, width, model.max_symbols), model.blank, jnp.int32)
+    first = jnp.where(_places(batch, width) == 0, 0.0, -jnp.inf).astype(dtype)
+    labels = jnp.full((batch, width, most), blank, jnp.int32)
     names = jnp.zeros((batch, width, 2), jnp.uint32)
-    scored = None if second is None else second.start(model.dtype)
-    return _Prefixes(first, names, _places(batch, width), labels, predicted, state, scored)
+    prefixes = _Prefixes(first, names, _places(batch, width), labels, predicted, state, None)
+    return prefixes, exact(jnp.zeros(batch, dtype))
 
 
 def _advance(

@@ -12,7 +12,7 @@ from flax import nnx
 import seqjax
 from seqjax import attention, decoding, seq2seq
 from seqjax.cells import GRU, LSTM
-from tests.cases import assert_close
+from tests.cases import assert_close, randomised
 from tests.seq2seq.helpers import translator
 
 SOURCES = np.array([[3, 6, 1, 5], [2, 4, 0, 0], [5, 5, 5, 0]])
@@ -37,11 +37,7 @@ MODELS: dict[str, dict[str, Any]] = {
 
 def make(name, **more):
     options = {"embed_size": 4, "hidden_size": 5, **MODELS[name], **more}
-    model = translator(**options)
-    rng = np.random.default_rng(1)
-    # Nothing is zero, the biases least of all.
-    noisy = lambda a: a + 0.2 * rng.normal(size=a.shape).astype(np.float32)  # noqa: E731
-    nnx.update(model, jax.tree.map(noisy, nnx.state(model, nnx.Param)))
+    model = randomised(lambda: translator(**options), 1)
     model.eval()
     return model
 
@@ -155,34 +151,43 @@ def test_every_parameter_gets_a_gradient(name):
 
 @pytest.mark.parametrize("name", ["copying", "copying-later"])
 def test_copied_probabilities_sum_to_one(name):
-    found = teacher_forced(name)
+    found = np.asarray(teacher_forced(name))
     assert found.shape == (3, 3, 9 + 4)
-    assert_close(jnp.exp(found).sum(-1), np.ones((3, 3)), 1e-4, 1e-4)
+    assert_close(np.exp(found).sum(-1), np.ones((3, 3)), 1e-4, 1e-4)
     # Token 10 is not in the vocabulary; only the first source has it.
     assert (found[0, :, 10] > -10).all() and (found[1:, :, 10] < -20).all()
 
 
 def test_scheduled_sampling():
     model = built("bahdanau")
-    encoded = model.encoder(SOURCES, lengths=LENGTHS)
-    run = jax.jit(lambda rate, seed: model.scheduled(encoded, TOKENS, rate, jax.random.key(seed)))
-    assert_close(run(0.0, 0), teacher_forced("bahdanau"), 1e-5, 1e-5)
+    forced = np.asarray(teacher_forced("bahdanau"))
+
+    @jax.jit
+    def scheduled(rate, seed):
+        encoded = model.encoder(SOURCES, lengths=LENGTHS)
+        return model.scheduled(encoded, TOKENS, rate, jax.random.key(seed))
+
+    run = lambda *given: np.asarray(scheduled(*given))  # noqa: E731
+    assert_close(run(0.0, 0), forced, 1e-5, 1e-5)
     own = run(1.0, 0)
-    assert_close(own[:, 0], teacher_forced("bahdanau")[:, 0], 1e-5, 1e-5)
-    assert not np.allclose(own[:, 1:], teacher_forced("bahdanau")[:, 1:], atol=1e-3)
+    assert_close(own[:, 0], forced[:, 0], 1e-5, 1e-5)
+    assert not np.allclose(own[:, 1:], forced[:, 1:], atol=1e-3)
     assert not np.allclose(own, run(1.0, 1), atol=1e-3)
 
 
 def test_frames_and_attention_of_ones_own():
     mechanism = attention.MultiHead(query_size=8, memory_size=8, heads=2)
-    model = seq2seq.Seq2Seq(
-        target_vocabulary=9, embed_size=4, hidden_size=4, attention=mechanism, rngs=nnx.Rngs(0)
+    model = randomised(
+        lambda: seq2seq.Seq2Seq(
+            target_vocabulary=9, embed_size=4, hidden_size=4, attention=mechanism, rngs=nnx.Rngs(0)
+        )
     )
     frames = np.random.default_rng(0).normal(size=(3, 4, 4)).astype(np.float32)
     dirty = np.where((np.arange(4) < LENGTHS[:, None])[..., None], frames, np.nan)
-    got = model(dirty, TOKENS, lengths=LENGTHS, deterministic=True)
-    assert_close(got, model(frames, TOKENS, lengths=LENGTHS, deterministic=True), 1e-6)
-    assert bool(jnp.isfinite(got).all())
+    run = jax.jit(lambda model, xs: model(xs, TOKENS, lengths=LENGTHS, deterministic=True))
+    got = run(model, dirty)
+    assert_close(got, run(model, frames), 1e-6)
+    assert np.isfinite(got).all()
 
 
 class Rows(nnx.Module):
@@ -219,19 +224,24 @@ def of_images(bridge, *, keeps=True, **options):
 @pytest.mark.quick("mean-False")
 @pytest.mark.parametrize(("bridge", "keeps"), [("projected", True), ("mean", False)])
 def test_an_encoder_of_ones_own(bridge, keeps):
-    model = of_images(bridge, keeps=keeps, cell="gru", attention="general", attend="current")
+    options = {"cell": "gru", "attention": "general", "attend": "current"}
+    model = randomised(lambda: of_images(bridge, keeps=keeps, **options))
     model.eval()
-    [layer] = model.bridge.layers
-    given = IMAGES.reshape(3, -1) if keeps else model.encoder.linear(IMAGES).mean(1)
-    assert layer.bias is not None
-    layer.bias[...] = jnp.arange(5) / 9
-    memory = model.encoder.linear(IMAGES)
-    cells = (jnp.tanh(given @ layer.kernel[...] + layer.bias[...]),)
-    encoded = seq2seq.Encoded(memory, jnp.ones((3, 4), bool), ())
-    precomputed = model.decoder.precompute(encoded)
-    state = model.decoder.initial_state(encoded, cells, precomputed)
-    expected, _ = model.decoder.teacher_forced(jnp.asarray(TOKENS), state, precomputed)
-    assert_close(model(IMAGES, TOKENS), expected, 1e-5, 1e-5)
+
+    @jax.jit
+    def both(model):
+        [layer] = model.bridge.layers
+        memory = model.encoder.linear(IMAGES)
+        given = IMAGES.reshape(3, -1) if keeps else memory.mean(1)
+        cells = (jnp.tanh(given @ layer.kernel[...] + layer.bias[...]),)
+        encoded = seq2seq.Encoded(memory, jnp.ones((3, 4), bool), ())
+        precomputed = model.decoder.precompute(encoded)
+        state = model.decoder.initial_state(encoded, cells, precomputed)
+        expected, _ = model.decoder.teacher_forced(jnp.asarray(TOKENS), state, precomputed)
+        return model(IMAGES, TOKENS), expected
+
+    found, expected = both(model)
+    assert_close(found, expected, 1e-5, 1e-5)
     assert model.decoder.cells[0].hidden_size == 5  # it does not read in two directions
 
 
@@ -250,7 +260,7 @@ def test_an_encoder_of_ones_own_draws_by_itself():
 
 def test_an_encoder_of_ones_own_has_to_fit():
     with pytest.raises(ValueError, match="'zero' or 'mean' for an encoder without a final state"):
-        of_images("projected", keeps=False)
+        nnx.eval_shape(lambda: of_images("projected", keeps=False))
     with pytest.raises(ValueError, match="source_vocabulary: expected None with a custom"):
         of_images("mean", source_vocabulary=7)
     with pytest.raises(TypeError, match="encoder: expected a module with output_size and initial"):
@@ -279,28 +289,33 @@ def test_images_to_outputs():
 
 def test_dropout_is_for_training():
     model = make("feeding", dropout=0.5)
-    calm = model(SOURCES, TOKENS, lengths=LENGTHS)
+
+    @functools.partial(jax.jit, static_argnames="options")
+    def run(model, key=None, options=()):
+        return model(SOURCES, TOKENS, lengths=LENGTHS, rngs=key, **dict(options))
+
+    calm = run(model)
     model.train()
     with pytest.raises((TypeError, ValueError), match="rngs"):
         model(SOURCES, TOKENS, lengths=LENGTHS)
-    one = model(SOURCES, TOKENS, lengths=LENGTHS, rngs=jax.random.key(0))
-    other = model(SOURCES, TOKENS, lengths=LENGTHS, rngs=jax.random.key(1))
+    one, other = (run(model, jax.random.key(seed)) for seed in (0, 1))
     assert not np.allclose(one, other) and not np.allclose(one, calm)
-    assert_close(model(SOURCES, TOKENS, lengths=LENGTHS, deterministic=True), calm)
+    assert_close(run(model, options=(("deterministic", True),)), calm)
 
 
 def test_nothing_passes_between_layers_where_the_factors_are_zero():
     decoder = make("bahdanau", num_layers=2).decoder
-    encoded = seq2seq.Encoded(jnp.ones([3, 4, 10]), jnp.ones([3, 4], bool), None)
-    memory = decoder.precompute(encoded)
-    cells = tuple(cell.initial_state((3,)) for cell in decoder.cells)
-    state = decoder.initial_state(encoded, cells, memory)
 
+    @jax.jit
     def hidden(tokens, factor):
+        encoded = seq2seq.Encoded(jnp.ones([3, 4, 10]), jnp.ones([3, 4], bool), None)
+        memory = decoder.precompute(encoded)
+        cells = tuple(cell.initial_state((3,)) for cell in decoder.cells)
+        state = decoder.initial_state(encoded, cells, memory)
         between = (jnp.full_like(state.output, factor),)
         return decoder.advance(decoder.embed(tokens), state, memory, between)[0].hidden
 
-    one, other = jnp.array([1, 2, 3]), jnp.array([4, 5, 6])
+    one, other = np.array([1, 2, 3]), np.array([4, 5, 6])
     assert_close(hidden(one, 0.0), hidden(other, 0.0), 0, 0)
     assert not np.allclose(hidden(one, 1.0), hidden(other, 1.0))
     assert not np.allclose(hidden(one, 1.0), hidden(one, 2.0))
@@ -330,17 +345,21 @@ def test_the_gradient_is_the_same_however_it_is_run(name):
 
 
 def test_bridges():
-    encoder = seq2seq.Encoder(LSTM(4, 3), vocabulary=7, bidirectional=True, rngs=nnx.Rngs(0))
-    encoded = encoder(SOURCES, lengths=LENGTHS, deterministic=True)
+    encoder = randomised(
+        lambda: seq2seq.Encoder(LSTM(4, 3), vocabulary=7, bidirectional=True, rngs=nnx.Rngs(0))
+    )
+    run = jax.jit(lambda encoder: encoder(SOURCES, lengths=LENGTHS, deterministic=True))
+    encoded = jax.device_get(run(encoder))
     empty = encoder.recurrent.initial_state(())
 
     def bridge(kind, cell):
-        return seq2seq.Bridge(kind, [cell], empty, 6, rngs=nnx.Rngs(1))(encoded)[0]
+        made = randomised(lambda: seq2seq.Bridge(kind, [cell], empty, 6, rngs=nnx.Rngs(1)))
+        return jax.device_get(jax.jit(lambda bridge: bridge(encoded))(made)[0])
 
     last = bridge("last", LSTM(4, 6))
     forward, backward = encoded.state[0].forward, encoded.state[0].backward
-    assert_close(last.h, jnp.concatenate([forward.h, backward.h], -1), 0, 0)
-    assert_close(last.c, jnp.concatenate([forward.c, backward.c], -1), 0, 0)
+    assert_close(last.h, np.concatenate([forward.h, backward.h], -1), 0, 0)
+    assert_close(last.c, np.concatenate([forward.c, backward.c], -1), 0, 0)
     assert not bridge("zero", GRU(4, 5)).any()
     assert bridge("projected", GRU(4, 5)).shape == bridge("mean", GRU(4, 5)).shape == (3, 5)
     with pytest.raises(ValueError, match=r"bridge: expected an encoder.*use 'projected'"):

@@ -8,10 +8,27 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from seqjax import checks
 from seqjax.transducer import transducer_beam_search, transducer_greedy, transducer_loss
 
 
-@functools.partial(jax.jit, static_argnames=("blank", "zero_infinity"))
+def one_program(*static):
+    """Decorate a function with `jax.jit`; it returns NumPy arrays, whose slices compile nothing."""
+
+    def decorate(function):
+        run = jax.jit(function, static_argnames=static)
+
+        @functools.wraps(function)
+        def call(*args, **options):
+            found = run(*args, **options)
+            return found if checks.is_traced(found) else jax.device_get(found)
+
+        return call
+
+    return decorate
+
+
+@one_program("blank", "zero_infinity")
 def LOSS(logits, labels, lengths, label_lengths, blank=0, zero_infinity=False):
     return transducer_loss(
         logits, labels, lengths=lengths, label_lengths=label_lengths, blank=blank,
@@ -71,7 +88,7 @@ class Networks:
         self.shift = rng.normal(size=V)
 
     def arrays(self):
-        return jax.tree.map(lambda a: jnp.asarray(a, jnp.float32), vars(self))
+        return jax.tree.map(lambda a: jnp.asarray(np.float32(a)), vars(self))
 
     def step(self, label, state):
         """One step for one sequence, in float64."""
@@ -93,7 +110,7 @@ def functions(arrays):
     return joint, predict
 
 
-@functools.partial(jax.jit, static_argnames=("blank", "max_symbols"))
+@one_program("blank", "max_symbols")
 def GREEDY(arrays, frames, lengths=None, mask=None, blank=0, max_symbols=2):
     state = jnp.zeros((frames.shape[0], P))
     options = {"lengths": lengths, "mask": mask, "blank": blank, "max_symbols": max_symbols}
@@ -101,7 +118,7 @@ def GREEDY(arrays, frames, lengths=None, mask=None, blank=0, max_symbols=2):
     return transducer_greedy(joint, predict, frames, state, **options)
 
 
-@functools.partial(jax.jit, static_argnames=("beam_width", "n_best", "blank", "max_symbols"))
+@one_program("beam_width", "n_best", "blank", "max_symbols")
 def SEARCH(arrays, frames, lengths=None, mask=None, beam_width=4, n_best=1, blank=0, max_symbols=2):
     state = jnp.zeros((frames.shape[0], P))
     options = {"lengths": lengths, "mask": mask, "blank": blank, "max_symbols": max_symbols}

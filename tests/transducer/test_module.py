@@ -4,13 +4,13 @@ import functools
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
 
 from seqjax import nn, streaming
 from seqjax.transducer import Transducer, transducer_beam_search, transducer_loss
+from tests.cases import randomised
 
 B, T, N, I, V, BLANK = 3, 6, 4, 5, 4, 1
 LABELS = np.array([[0, 3, 2, 99], [2, 2, 3, 0], [-1, 1, 1, 1]])
@@ -20,17 +20,16 @@ COUNTS, LENGTHS = np.array([3, 4, 0]), np.array([4, 6, 3])
 @functools.cache
 def models(seed=0, scale=1.0, **options):
     """A transducer with random biases, whose logits differ widely."""
-    rngs = nnx.Rngs(seed)
-    layers: Any = (
-        nn.GRU(I, 6, num_layers=2, rngs=rngs),
-        nn.LSTM(3, 5, learned_initial_state=True, rngs=rngs),
-    )
-    model = Transducer(*layers, vocabulary=V, joint_size=7, blank=BLANK, rngs=rngs, **options)
-    rng = np.random.default_rng(seed)
-    drawn = jax.tree.map(
-        lambda a: jnp.asarray(scale * rng.normal(size=a.shape), a.dtype), nnx.state(model)
-    )
-    nnx.update(model, drawn)
+
+    def make():
+        rngs = nnx.Rngs(0)
+        layers: Any = (
+            nn.GRU(I, 6, num_layers=2, rngs=rngs),
+            nn.LSTM(3, 5, learned_initial_state=True, rngs=rngs),
+        )
+        return Transducer(*layers, vocabulary=V, joint_size=7, blank=BLANK, rngs=rngs, **options)
+
+    model = randomised(make, seed, scale)
     model.eval()
     return model
 
@@ -42,16 +41,26 @@ def frames():
 
 
 def test_logits_are_the_equations(frames):
-    model, (clean, dirty) = models(), frames
-    logits = jax.jit(lambda m, x: m(x, LABELS, lengths=LENGTHS, label_lengths=COUNTS))(model, dirty)
+    model, (_, dirty) = models(), frames
+
+    @jax.jit
+    def run(model, frames):
+        logits = model(frames, LABELS, lengths=LENGTHS, label_lengths=COUNTS)
+        return logits, model.encoder(frames, lengths=LENGTHS)[0]
+
+    @jax.jit
+    def predict(model, read):
+        return model.predictor(read)[0]
+
+    logits, encoded = jax.device_get(run(model, dirty))
     p = jax.tree.map(lambda a: np.asarray(a, np.float64), nnx.to_pure_dict(nnx.state(model)))
     table = p["embedding"]["embedding"]
     for b in (0, 1):
-        outputs, _ = model.encoder(clean[b : b + 1, : LENGTHS[b]])
-        read = np.concatenate([np.zeros((1, 3)), table[LABELS[b, : COUNTS[b]]]])
-        predicted, _ = model.predictor(jnp.asarray(read[None], jnp.float32))
-        f = np.asarray(outputs[0]) @ p["of_encoded"]["kernel"] + p["of_encoded"]["bias"]
-        g = np.asarray(predicted[0]) @ p["of_predicted"]["kernel"]
+        read = np.zeros((1, N + 1, 3), np.float32)
+        read[0, 1 : COUNTS[b] + 1] = table[LABELS[b, : COUNTS[b]]]
+        predicted = np.asarray(predict(model, read)[0, : COUNTS[b] + 1])
+        f = encoded[b, : LENGTHS[b]] @ p["of_encoded"]["kernel"] + p["of_encoded"]["bias"]
+        g = predicted @ p["of_predicted"]["kernel"]
         hidden = np.tanh(f[:, None] + g[None])
         expected = hidden @ p["readout"]["kernel"] + p["readout"]["bias"]
         found = logits[b, : LENGTHS[b], : COUNTS[b] + 1]
@@ -134,7 +143,7 @@ def test_dropout_needs_rngs_in_training(frames):
         model.encode(clean)
     losses = [float(run(model, key)) for key in map(jax.random.key, (0, 0, 1))]
     assert losses[0] == losses[1] != losses[2]
-    given = model.loss(clean, labels, deterministic=True)
+    given = float(jax.jit(lambda m: m.loss(clean, labels, deterministic=True))(model))
     model.eval()
     np.testing.assert_allclose(run(model, None), given, rtol=1e-6)
     assert all(abs(loss - given) > 1e-4 for loss in losses)
@@ -149,8 +158,13 @@ def test_dropout_applies_to_both_networks(frames):
         model = Transducer(*layers, vocabulary=V, joint_size=7, dropout=0.5, rngs=rngs)
         kernel = getattr(model, part).kernel
         kernel[...] = 0 * kernel[...]
-        run = functools.partial(model, clean, np.ones((B, 2), int))
-        dropped, kept = run(rngs=jax.random.key(0)), run(deterministic=True)
+
+        @jax.jit
+        def both(model, key):
+            run = functools.partial(model, clean, np.ones((B, 2), int))
+            return run(rngs=key), run(deterministic=True)
+
+        dropped, kept = jax.device_get(both(model, jax.random.key(0)))
         assert np.abs(dropped - kept).max() > 0.01
 
 
