@@ -27,7 +27,8 @@ ROOT = Path(__file__).parents[2]
 EPOCHS = 10
 SMALL = ("-c", "from tests.examples import test_processes; test_processes.main()")
 ADDITION = (
-    "-m", "examples.addition", "--questions=200", "--digits=1", "--hidden-size=8", "--ask=5+7",
+    "-m", "examples.addition", "--questions=25", "--digits=1", "--batch-size=8", "--hidden-size=8",
+    "--ask=5+7",
 )  # fmt: skip
 
 
