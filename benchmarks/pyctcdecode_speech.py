@@ -48,7 +48,7 @@ class Config(speech.Config):
     offset: float = -10.0
     """Added to log10 p of a word that the model does not list."""
     prune: bool = True
-    """Whether pyctcdecode leaves out improbable letters and prefixes, which is its default."""
+    """Let pyctcdecode leave out improbable letters and prefixes, as it does by default."""
     resume: bool = True
 
 

@@ -100,7 +100,7 @@ class Config(script.ScriptOptions):
     lm: Path | None = None
     """ARPA file of a language model for the beam search (transcribe only)."""
     lm_unit: Literal["letters", "words"] = "letters"
-    """The tokens of the language model. With words, only words that it lists are found."""
+    """The tokens of the language model. With words, those that it lists are preferred."""
     lm_weights: tuple[float, ...] = (0.25, 0.5, 1.0, 1.5, 2.0)
     """Weights of the language model to try on the validation recordings."""
     lm_bonuses: tuple[float, ...] = (0.0, 0.5, 1.0, 2.0)

@@ -9,6 +9,9 @@ from seqjax.decoding import NGram, WordNGram
 
 __all__ = ["choose", "load"]
 
+UNKNOWN = -15.0
+"""The score of a word that a model of words does not list, in nats. If such words were forbidden, a
+text with one misspelt word could lose all words after it, or have no result at all."""
 SPACE = "|"  # stands for the space between words in ARPA files, whose fields are split at spaces
 
 
@@ -17,7 +20,7 @@ def load(
 ) -> NGram | WordNGram:
     """Read the model of an ARPA file, or count a model of the given order from texts.
 
-    A model of words finds only the words that it lists.
+    With a model of words, words that it does not list are possible at the log-probability UNKNOWN.
     """
     if unit == "words":
         return _of_words(path, order, said, tokens)
@@ -35,7 +38,7 @@ def _of_words(path: Path | None, order: int, said: Iterable[str], tokens: Vocabu
     space, end = int(tokens.encode(" ")[0]), tokens.end
     if path is not None:
         named = [None] * len(tokens.special) + _letters(tokens)
-        return WordNGram.from_arpa(path, named, space=space, end=end)
+        return WordNGram.from_arpa(path, named, space=space, end=end, unknown=UNKNOWN)
     words = Vocabulary.build(text.split() for text in said)
     model = NGram.fit(
         (words.encode(text.split()).tolist() for text in said), order=order,
@@ -44,7 +47,7 @@ def _of_words(path: Path | None, order: int, said: Iterable[str], tokens: Vocabu
     spellings = [tokens.encode(word).tolist() for word in _letters(words)]
     return WordNGram(
         model, [None] * len(words.special) + spellings, vocabulary_size=len(tokens), space=space,
-        begin=words.begin, end=words.end, letter_end=end,
+        begin=words.begin, end=words.end, letter_end=end, unknown=UNKNOWN,
     )  # fmt: skip
 
 
