@@ -66,14 +66,14 @@ def check_golden(cell, file, load, names, kernel, start=None, final=None):
         assert_close((ran.state, found[2]), (values[final], slopes[start]), **CLOSE)
 
 
-@pytest.mark.quick("scan")
+@pytest.mark.quick("associative")
 @pytest.mark.parametrize("kernel", KERNELS)
 def test_lru_equals_the_code_of_its_authors(kernel):
     cell = LRU(3, 5, output_size=3)
     check_golden(cell, golden("lru"), minimal_lru.load, LRU_NAMES, kernel)
 
 
-@pytest.mark.quick("associative")
+@pytest.mark.quick("fused")
 @pytest.mark.parametrize("kernel", KERNELS)
 def test_rg_lru_equals_recurrentgemma_inside_of_a_sequence(kernel):
     cell, file = RGLRU(6, 6, num_heads=2), golden("rg_lru_inside")

@@ -53,7 +53,8 @@ def value_and_grad(hidden, kernel, bias, labels, mask, **options):
     def of(hidden, kernel, bias):
         return loss(hidden, kernel, bias, labels, mask=mask, **options)
 
-    return jax.value_and_grad(of, (0, 1, 2))(*map(jnp.asarray, (hidden, kernel, bias)))
+    arrays = (x if isinstance(x, jax.Array) else jax.device_put(x) for x in (hidden, kernel, bias))
+    return jax.jit(jax.value_and_grad(of, (0, 1, 2)))(*arrays)
 
 
 def assert_equal(found, wanted, rtol=2e-5, atol=2e-7):
@@ -92,7 +93,7 @@ def test_no_mask_and_no_bias(chunk_size):
     assert_equal(found, expected(hidden, kernel, bias, labels, np.ones_like(mask)))
     wanted, slopes = expected(hidden, kernel, 0 * bias, labels, mask)
     run = jax.value_and_grad(functools.partial(loss, mask=mask, chunk_size=chunk_size), (0, 1))
-    assert_equal(run(hidden, kernel, None, labels), (wanted, slopes[:2]))
+    assert_equal(jax.jit(run)(hidden, kernel, None, labels), (wanted, slopes[:2]))
 
 
 @pytest.mark.quick("True-jit")
@@ -152,9 +153,8 @@ def test_one_value_a_sequence(chunk_size):
         options: Any = {"label_smoothing": 0.1, "chunk_size": chunk_size, "per_sequence": True}
         return loss(hidden, kernel, bias, wrong, mask=mask, **options)
 
-    inputs = [jnp.asarray(x) for x in (dirty, kernel, bias)]
-    values = each(*inputs)
-    by_hidden, by_kernel, by_bias = jax.jacrev(each, (0, 1, 2))(*inputs)
+    run = jax.jit(lambda *inputs: (each(*inputs), jax.jacrev(each, (0, 1, 2))(*inputs)))
+    values, (by_hidden, by_kernel, by_bias) = jax.device_get(run(dirty, kernel, bias))
     assert values.shape == (B,) and values[1] == 0
     for b in range(B):
         alone = (hidden[b : b + 1], kernel, bias, labels[b : b + 1], mask[b : b + 1])
@@ -284,8 +284,8 @@ def shapes_of(program):
 @pytest.mark.parametrize("per_sequence", [False, True])
 def test_there_is_no_array_of_all_logits(per_sequence):
     positions, classes, chunk = 96, 500, 8
-    inputs = jnp.ones((4, 24, 3)), jnp.ones((3, classes)), jnp.ones(classes)
-    labels = jnp.zeros((4, 24), int)
+    inputs = [np.ones(shape, np.float32) for shape in ((4, 24, 3), (3, classes), (classes,))]
+    labels = np.zeros((4, 24), int)
 
     def ours(*inputs):
         options: Any = {"chunk_size": chunk, "per_sequence": per_sequence}

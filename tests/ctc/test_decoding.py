@@ -26,7 +26,9 @@ from tests.ctc.helpers import (
 seeds = st.integers(0, 2**20)
 
 
-@given(seed=seeds, blank=st.integers(0, V - 1))
+@pytest.mark.quick("[02]")
+@pytest.mark.parametrize("blank", range(V))
+@given(seed=seeds)
 def test_greedy_is_the_best_path(seed, blank):
     rng, logits = draw(seed)
     lengths = rng.integers(0, T + 1, B)
@@ -40,7 +42,9 @@ def test_greedy_is_the_best_path(seed, blank):
         np.testing.assert_allclose(log_probs[b, 0], expected, rtol=1e-5, atol=1e-6)
 
 
-@given(seed=seeds, blank=st.integers(0, V - 1), scale=st.sampled_from([0.3, 2.0]))
+@pytest.mark.quick("1")
+@pytest.mark.parametrize("blank", range(V))
+@given(seed=seeds, scale=st.sampled_from([0.3, 2.0]))
 def test_wide_search_is_enumeration(seed, blank, scale):
     rng, logits = draw(seed, scale=scale)
     lengths = rng.integers(0, T + 1, B)
@@ -79,7 +83,9 @@ def prefix_loop(logits, width, blank, n):
     return [(prefix, math.log(sum(beam[prefix]))) for prefix in list(beam)[:n]]
 
 
-@given(seed=seeds, width=st.sampled_from([1, 3]))
+@pytest.mark.quick("3")
+@pytest.mark.parametrize("width", [1, 3])
+@given(seed=seeds)
 def test_narrow_search_is_the_loop(seed, width):
     """Prefixes that leave the beam and come back are joined again, over many frames."""
     rng = np.random.default_rng(seed)

@@ -38,6 +38,7 @@ def every_score(tables, weights, bonus, alpha):
     return found
 
 
+@pytest.mark.quick("0.0-2.5", "0.8--0.5")
 @pytest.mark.parametrize("bonus", [-0.5, 0.0, 2.5])
 @pytest.mark.parametrize("alpha", [0.0, 0.8])
 def test_beam_search_ranks_by_the_weighted_sum(bonus, alpha):

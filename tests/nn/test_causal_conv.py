@@ -41,6 +41,7 @@ def gradient(conv, xs, window, slopes, options):
     return ran, found
 
 
+@pytest.mark.quick("all-True", "mask-True", "lengths-False")
 @pytest.mark.parametrize("with_resets", [False, True])
 @pytest.mark.parametrize("kind", ["all", "mask", "lengths"])
 def test_values_and_gradients_are_those_of_a_loop(kind, with_resets):

@@ -93,6 +93,7 @@ def count(layer):
     return sum(value.size for value in flat_params(layer).values())
 
 
+@pytest.mark.quick("1-1", "3-2")
 @pytest.mark.parametrize("directions", [1, 2])
 @pytest.mark.parametrize("num_layers", [1, 3])
 def test_number_of_parameters(num_layers, directions):

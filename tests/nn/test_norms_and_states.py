@@ -56,6 +56,7 @@ def two_layers(layer, xs, between, **options):
     return outputs, (*bottom, *top)
 
 
+@pytest.mark.quick("True")
 @pytest.mark.parametrize("bidirectional", [False, True])
 def test_layer_norm(bidirectional):
     layer = make(
@@ -81,6 +82,7 @@ def statistics(layer):
     return np.asarray([layer.norms[0].mean[...], layer.norms[0].var[...]], np.float64)
 
 
+@pytest.mark.quick("True")
 @pytest.mark.parametrize("bidirectional", [False, True])
 def test_batch_norm_in_training_is_over_real_steps(bidirectional):
     layer = make(
@@ -253,6 +255,7 @@ def test_learned_states_receive_the_gradient():
     assert not any(g.any() for g in jax.tree.leaves(float64(elsewhere.initial_state())))
 
 
+@pytest.mark.quick("True")
 @pytest.mark.parametrize("bidirectional", [False, True])
 def test_resets_return_to_the_learned_state(bidirectional):
     layer = make(
@@ -269,6 +272,7 @@ def test_resets_return_to_the_learned_state(bidirectional):
         assert_close(found.outputs[:, 3:], run(layer, xs[:, 3:]).outputs)
 
 
+@pytest.mark.quick("True")
 @pytest.mark.parametrize("bidirectional", [False, True])
 def test_none_stands_for_the_initial_state_of_a_layer(bidirectional):
     layer = make(

@@ -43,7 +43,9 @@ REFUSED = [
 
 
 def wide(tree):
-    return jax.tree.map(lambda a: jnp.asarray(a, jnp.promote_types(a.dtype, jnp.float64)), tree)
+    """The arrays in float64 or complex128."""
+    wider = lambda a: np.asarray(a).astype(jnp.promote_types(a.dtype, jnp.float64))  # noqa: E731
+    return jax.tree.map(lambda a: jax.device_put(wider(a)), tree)
 
 
 def squares(head, output, target):
@@ -60,13 +62,15 @@ class Sample:
     def __post_init__(self):
         (size,) = self.cell.output_shape
         rng = np.random.default_rng(5)
-        self.params = wide(params_of(self.cell)), jnp.asarray(rng.normal(size=(size, 2)))
-        self.xs = wide(jnp.asarray(inputs_of(self.cell, (B,))))
-        self.targets = jnp.asarray(rng.normal(size=(B, T, 2)))
-        self.mask = jnp.asarray(mask_of((B,), seed=1)).at[:, jnp.array([0, 1, -1])].set(True)
-        self.resets = jnp.zeros((B, T), bool).at[0, 3].set(True)
+        self.params = wide(params_of(self.cell)), rng.normal(size=(size, 2))
+        self.xs = wide(inputs_of(self.cell, (B,)))
+        self.targets = jax.device_put(rng.normal(size=(B, T, 2)))
+        mask = mask_of((B,), seed=1)
+        mask[:, [0, 1, -1]] = True
+        self.mask = jax.device_put(mask)
+        self.resets = jax.device_put((np.arange(T) == 3) & (np.arange(B) == 0)[:, None])
         self.start = wide(state_of(self.cell, (B,)))
-        assert not self.mask.all(axis=1).any()
+        assert not mask.all(axis=1).any()
 
     def state(self, method="exact"):
         made = online.initial_state(self.cell, (B,), jnp.float64, method=method)
