@@ -109,13 +109,13 @@ def _pass(
     divisor: Array,
 ) -> tuple[_chunked.Scores, list[Array]]:
     """Return the sums, and the gradients of the first sum, both divided by the divisor."""
-    scale = 1 / divisor.astype(ops.accumulator_dtype(readout.kernel.dtype))
+    divisor = divisor.astype(ops.accumulator_dtype(readout.kernel.dtype))
     if native:
         pass_ = Pass(setting, wanted, readout.bias is not None)
-        arrays = [a for a in (*readout, *positions, scale) if a is not None]
+        arrays = [a for a in (*readout, *positions, divisor) if a is not None]
         found = _run.bind(*scanning.varying_like(arrays, arrays), setting=pass_)
     else:
-        found = _by_chunks(setting, wanted, readout, positions, scale)
+        found = _by_chunks(setting, wanted, readout, positions, divisor)
     nats, hits, *slopes = found
     return _chunked.Scores(nats, hits), slopes
 
@@ -125,13 +125,13 @@ def _by_chunks(
     wanted: tuple[str, ...],
     readout: _chunked.Readout,
     positions: _chunked.Positions,
-    scale: Array,
+    divisor: Array,
 ) -> list[Array]:
     if wanted:
         scores, slopes = _chunked.sums_and_slopes(setting, wanted, readout, positions)
     else:
         scores, slopes = _chunked.sums(setting, readout, positions), []
-    return [scores.nats * scale, scores.hits, *(slope * scale for slope in slopes)]
+    return [scores.nats / divisor, scores.hits, *(slope / divisor for slope in slopes)]
 
 
 # The custom call of the native engine.
@@ -153,7 +153,7 @@ class Pass(NamedTuple):
     engine: Engine = kernel.CPU
 
     def parts(self, arrays: Any) -> tuple[_chunked.Readout, _chunked.Positions, Any]:
-        """Return read-out, positions and scale, given the arrays of the primitive."""
+        """Return read-out, positions and divisor, given the arrays of the primitive."""
         matrix, *rest = arrays
         bias, rest = (rest[0], rest[1:]) if self.biased else (None, rest)
         return _chunked.Readout(matrix, bias), _chunked.Positions(*rest[:-1]), rest[-1]
@@ -170,7 +170,7 @@ def _run_by_chunks(*arrays: Array, setting: Pass) -> list[Array]:
 
 
 def _run_by_engine(*arrays: Array, setting: Pass) -> list[Array]:
-    readout, positions, scale = setting.parts(arrays)
+    readout, positions, divisor = setting.parts(arrays)
     shapes = [positions.labels.shape] * 2 + [a.shape for a in setting.types_of_slopes(arrays)]
     call = jax.ffi.ffi_call(
         cpp.engine().readout, [jax.ShapeDtypeStruct(shape, jnp.float32) for shape in shapes]
@@ -179,13 +179,13 @@ def _run_by_engine(*arrays: Array, setting: Pass) -> list[Array]:
     given = [*readout, positions.hidden, labels, positions.real]
     nats, hits, *slopes = call(
         *(a for a in given if a is not None),
-        *([scale] if setting.wanted else []),
+        *([1 / divisor] if setting.wanted else []),
         smoothing=np.float32(setting.chunks.label_smoothing),
         transposed=bool(setting.chunks.features_axis),
         biased=setting.biased,
         wanted=np.int32(sum(1 << SLOPES.index(name) for name in setting.wanted)),
     )
-    return [nats.sum() * scale, hits.sum(), *slopes]
+    return [nats.sum() / divisor, hits.sum(), *slopes]
 
 
 _run = kernel.engine_primitive("readout", _run_by_chunks, _run_by_engine, _run_by_chunks)

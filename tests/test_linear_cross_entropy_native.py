@@ -15,7 +15,7 @@ from seqjax._readout import linear_readout
 
 pytestmark = pytest.mark.skipif(_native.why_absent() is not None, reason=str(_native.why_absent()))
 # Two blocks of positions; no size is a multiple of a vector or of a group of classes.
-B, T, H, C = 10, 30, 37, 515
+B, T, H, C = 32, 30, 37, 515
 loss: Any = losses.linear_cross_entropy
 
 

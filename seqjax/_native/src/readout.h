@@ -19,6 +19,8 @@ namespace SEQJAX_VARIANT {
 
 constexpr long kGroup = 128 / kBlockLanes;  // panels of classes in a group
 constexpr long kReach = 256 / kBlockLanes;  // panels of classes in one product for dh
+// The most logits of a block. They are 16 MB; smaller blocks add to dW more often.
+constexpr long kLogits = 1 << 22;
 
 // Copies columns [j, j + n) of some rows to a panel, n <= kBlockLanes. Other columns become zero.
 SEQJAX_INLINE void copy_panel(const float* from, long row, long rows, long j, long n, float* to) {
@@ -94,7 +96,7 @@ struct ReadoutLoop {
     P = blocks_of(x.C, kColumns);
     Q = blocks_of(P, kGroup);
     F = blocks_of(x.H, kColumns);
-    size = least(x.N, most(96, least(256, kLogits / x.C)));
+    size = least(x.N, most(128, least(512, kLogits / x.C)));
     width = blocks_of(Q, kLanes) * kLanes;
     order = reinterpret_cast<int*>(scratch.take(x.N));
     labels = reinterpret_cast<int*>(scratch.take(size));
@@ -114,8 +116,6 @@ struct ReadoutLoop {
     tied = scratch.take(size);
     dh = scratch.take(x.dhidden ? F * size * kColumns : 0);
   }
-
-  static constexpr long kLogits = 1 << 21;
 
   void work(Team& team, int id) const {
     const int members = team.size();

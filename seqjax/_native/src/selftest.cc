@@ -433,7 +433,7 @@ int main() {
   for (bool transposed : {false, true}) {
     for (bool masked : {false, true}) {
       good &= check_readout(7, 5, 3, transposed, masked, 0);
-      good &= check_readout(300, 21, 161, transposed, masked, 0.1f);
+      good &= check_readout(1000, 21, 161, transposed, masked, 0.1f);
       good &= check_readout(131, 40, 530, transposed, masked, 0);
     }
   }
