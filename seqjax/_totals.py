@@ -191,12 +191,14 @@ def _run_by_engine(*arrays: Array, setting: Pass) -> list[Array]:
 _run = kernel.engine_primitive("readout", _run_by_chunks, _run_by_engine, _run_by_chunks)
 
 
-@_run.def_abstract_eval
 def _of_run(*arrays: Any, setting: Pass) -> list[Any]:
     like = functools.partial(kernel.result_like, arrays[0], dtype=jnp.float32)
     return [like(shape=()), like(shape=())] + [
         like(shape=a.shape) for a in setting.types_of_slopes(arrays)
     ]
+
+
+_run.def_abstract_eval(_of_run)
 
 
 def _forget(used: list[bool], *live_and_equation: Any) -> Any:

@@ -88,8 +88,10 @@ def _loaded() -> Engine | str:
         return str(error)
     if not lanes:
         return "the compiled library has no build for this processor"
-    calls = [_registered(library, name) for name in ("forward", "backward", "readout")]
-    return Engine(lanes, *calls, library)
+    forward, backward, readout = (
+        _registered(library, name) for name in ("forward", "backward", "readout")
+    )
+    return Engine(lanes, forward, backward, readout, library)
 
 
 def _registered(library: ctypes.CDLL, call: str) -> str:
