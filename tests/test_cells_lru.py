@@ -182,9 +182,9 @@ def test_decays_of_the_rg_lru_begin_in_their_range():
 def test_the_normaliser_is_exact_and_differentiable_near_one():
     """1 - a² in float32 would be 0 or a multiple of 6e-8; a saturated gate gives a = 1."""
     cell = RGLRU(1, 1, use_bias=False)
-    ones = np.ones((1, 1, 2), np.float32)
+    ones: Any = np.ones((1, 1, 2), np.float32)
+    xs: Any = np.array([[1.0], [2.0]], np.float32)
     params = RGLRUParams(None, ones, None, np.array([-20.0], np.float32))  # type: ignore[arg-type]
-    xs = np.array([[1.0], [2.0]], np.float32)
 
     @jax.jit
     def terms(params):
@@ -203,7 +203,8 @@ def test_the_normaliser_is_exact_and_differentiable_near_one():
 
         run = jax.jit(jax.value_and_grad(loss, (0, 1)))
         for steep, decay in [(1.0, -200.0), (-1000.0, 0.0), (1000.0, 200.0)]:
-            given = params._replace(w_g=steep * ones, decay=np.array([decay], np.float32))
+            chosen: Any = {"w_g": steep * ones, "decay": np.array([decay], np.float32)}
+            given = params._replace(**chosen)
             assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(run(given, xs)))
 
 

@@ -170,9 +170,11 @@ def test_long_sequences(discretization, dtype):
     The phase of a state that hardly decays is rounded at each step, or in each power of its factor.
     """
     cell = S5(1, 2, discretization=discretization)
-    params = cell.init(jax.random.key(0))._replace(
-        lambda_re=np.array([1.0, -0.5], np.float32), log_step=np.log(np.full(2, 0.1, np.float32))
-    )
+    chosen: Any = {
+        "lambda_re": np.array([1.0, -0.5], np.float32),
+        "log_step": np.log(np.full(2, 0.1, np.float32)),
+    }
+    params = cell.init(jax.random.key(0))._replace(**chosen)
     xs = np.random.default_rng(0).normal(size=(100_000, 1)).astype(dtype)
     ran = [seqjax.unroll(cell, params, xs, implementation=kernel) for kernel in KERNELS]
     for outputs, state in ran:

@@ -25,8 +25,9 @@ FORGET: Any = pytest.mark.parametrize("forget_gate", ["sigmoid", "exponential"])
 
 def gates_only(i, f, z, o=0.0):
     """Parameters of a cell of one unit without weights, whose gates are given by its biases."""
-    zeros = np.zeros([1, 1, 4], np.float32)
-    return jax.device_put(SLSTMParams(zeros[0], zeros, np.array([i, f, z, o], np.float32), None))
+    zeros: Any = np.zeros([1, 1, 4], np.float32)
+    biases: Any = np.array([i, f, z, o], np.float32)
+    return jax.device_put(SLSTMParams(zeros[0], zeros, biases, None))
 
 
 # The authors' code.
