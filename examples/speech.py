@@ -75,6 +75,9 @@ class Config(script.ScriptOptions):
     """Number of units in each direction, and in the prediction network of a transducer."""
     joint_size: int = 64
     """Number of units of the joint network (transducer only)."""
+    ctc_weight: float = 0.5
+    """Weight of a CTC loss of the encoder in training. Without it, a transducer can learn to ignore
+    the sound (transducer only)."""
     num_layers: int = 2
     """Number of layers; each reads both directions of the layer below."""
     stack: int = 3
@@ -110,7 +113,9 @@ class Config(script.ScriptOptions):
     learning_rate: float = 4e-3
     out: Path = Path("out/speech")
     """Folder for checkpoints, results, test.txt and, except for transducers, recognised.png."""
-    shares: ClassVar[tuple[str, ...]] = ("dropout", "mask", "stretch", "label_smoothing")
+    shares: ClassVar[tuple[str, ...]] = (
+        "dropout", "mask", "stretch", "label_smoothing", "ctc_weight",
+    )  # fmt: skip
 
 
 class Recogniser(nnx.Module):
@@ -178,6 +183,7 @@ def mean_loss(config: Config, model: Any, batch: Any, rngs: Any = None) -> metri
     frames, labels, lengths = batch["frames"], batch["labels"], batch["label_lengths"]
     options: Any = {"lengths": batch["frame_lengths"], "label_lengths": lengths}
     if isinstance(model, Transducer):
+        options["ctc_weight"] = config.ctc_weight if rngs is not None else 0.0
         nats = model.loss(frames, labels, per_sequence=True, rngs=rngs, **options)
         return metrics.Mean(nats.sum(), lengths.sum())
     logits = model(frames, batch["frame_lengths"], rngs)

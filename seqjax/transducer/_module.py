@@ -9,6 +9,7 @@ from flax import nnx
 from seqjax import checks
 from seqjax._label_sequences import checked_labels
 from seqjax.cells.ops import accumulator_dtype
+from seqjax.ctc import ctc_loss
 from seqjax.decoding._results import Step
 from seqjax.nn import Recurrent
 from seqjax.nn import _noise as noise
@@ -179,6 +180,7 @@ class Transducer(nnx.Module):
         lengths: Any = None,
         mask: Any = None,
         label_lengths: Any = None,
+        ctc_weight: float = 0.0,
         zero_infinity: bool = False,
         chunk_size: int | None = None,
         per_sequence: bool = False,
@@ -187,12 +189,22 @@ class Transducer(nnx.Module):
     ) -> Array:
         """Return the `transducer_loss`, computed by `joint_transducer_loss`.
 
+        With little data, a transducer can learn to predict labels from the labels before and to
+        ignore the frames. With `ctc_weight` w, the loss is
+
+            (1 - w) transducer_loss + w ctc_loss(joint(f, 0))
+
+        The second term is the CTC loss of the joint network without a prediction network. It
+        teaches the encoder to find the labels by itself, and adds no parameters.
+
         Args:
           frames: see `__call__`.
           labels: see `__call__`.
           lengths: see `__call__`.
           mask: see `__call__`.
           label_lengths: see `__call__`.
+          ctc_weight: w, in [0, 1). The CTC loss of a sequence that has no path of CTC, because it
+            has too few frames, counts as 0.
           zero_infinity: see `transducer_loss`.
           chunk_size: see `joint_transducer_loss`.
           per_sequence: whether to return the loss of each sequence, `[B]`, instead of the mean.
@@ -200,16 +212,30 @@ class Transducer(nnx.Module):
           rngs: see `__call__`.
 
         Raises:
-          TypeError, ValueError: see `__call__` and `transducer_loss`.
+          TypeError, ValueError: see `__call__` and `transducer_loss`; also if `ctc_weight` is
+            invalid.
+
+        References:
+          Kim, Hori, Watanabe 2017, Joint CTC-attention based end-to-end speech recognition using
+          multi-task learning (the weighted sum, there with an attention decoder).
         """
+        ctc_weight = checks.require_rate("ctc_weight", ctc_weight)
         encoded, predicted = self._networks(
             frames, labels, lengths, mask, label_lengths, deterministic, rngs
         )
-        return joint_transducer_loss(
-            self.joint, encoded, predicted, labels, lengths=lengths, mask=mask,
-            label_lengths=label_lengths, blank=self.blank, zero_infinity=zero_infinity,
-            chunk_size=chunk_size, per_sequence=per_sequence,
+        options: dict[str, Any] = {
+            "lengths": lengths, "mask": mask, "label_lengths": label_lengths, "blank": self.blank,
+            "per_sequence": per_sequence,
+        }  # fmt: skip
+        loss = joint_transducer_loss(
+            self.joint, encoded, predicted, labels, zero_infinity=zero_infinity,
+            chunk_size=chunk_size, **options,
         )  # fmt: skip
+        if not ctc_weight:
+            return loss
+        alone = self.joint(encoded, jnp.zeros((), encoded.dtype))
+        ctc = ctc_loss(alone, labels, zero_infinity=True, **options)
+        return (1 - ctc_weight) * loss + ctc_weight * ctc
 
     def encode(
         self,

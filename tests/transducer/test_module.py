@@ -9,6 +9,7 @@ import pytest
 from flax import nnx
 
 from seqjax import nn, streaming
+from seqjax.ctc import ctc_loss
 from seqjax.transducer import Transducer, transducer_beam_search, transducer_loss
 from tests.cases import randomised
 
@@ -86,6 +87,32 @@ def test_loss_is_that_of_the_logits(frames):
     for slope, other in zip(jax.tree.leaves(slopes), jax.tree.leaves(found), strict=True):
         np.testing.assert_allclose(other, slope, rtol=1e-3, atol=1e-5)
         assert np.abs(slope).max() > 0
+
+
+def test_loss_with_the_ctc_loss_of_the_encoder(frames):
+    """The second term reads only the frames. Without a path of CTC, it is 0."""
+    model, (clean, dirty) = models(), frames
+    lengths = np.array([3, 6, 3])
+    options: Any = {"lengths": lengths, "label_lengths": COUNTS}
+    labels = np.where(np.arange(N) < COUNTS[:, None], LABELS, 0)
+    labels[0, :3] = 2  # needs five frames
+
+    @functools.partial(jax.jit, static_argnums=2)
+    def run(model, frames, weight):
+        return model.loss(frames, labels, ctc_weight=weight, per_sequence=True, **options)
+
+    @jax.jit
+    def parts(model):
+        logits = model.joint(model.encode(clean), 0.0)
+        ctc = ctc_loss(logits, labels, blank=BLANK, per_sequence=True, **options)
+        return model.loss(clean, labels, per_sequence=True, **options), ctc
+
+    whole, ctc = jax.device_get(parts(model))
+    assert np.isinf(ctc[0]) and np.isfinite(ctc[1:]).all()
+    expected = 0.7 * whole + 0.3 * np.where(np.isinf(ctc), 0, ctc)
+    np.testing.assert_allclose(run(model, dirty, 0.3), expected, rtol=1e-5)
+    with pytest.raises(ValueError, match="ctc_weight"):
+        model.loss(clean, labels, ctc_weight=1.0, **options)
 
 
 def test_a_stream_decodes_like_a_sequence(frames):
