@@ -24,12 +24,12 @@ def second(seed=4):
     return scores, lambda tokens, count: (wide[jnp.minimum(count, 7), tokens], count + 1)
 
 
-def total(scores, labels, end):
-    """The score 0.7 Σ log p + 0.3 |Y| of the second model."""
+def total(scores, labels, end, bonus=0.3):
+    """The score 0.7 Σ log p + bonus |Y| of the second model."""
     read = [BLANK, *labels]
     following = [*labels] if end is None else [*labels, end]
     return sum(
-        0.7 * scores[min(n, 7), before, after] + 0.3
+        0.7 * scores[min(n, 7), before, after] + bonus
         for n, (before, after) in enumerate(zip(read, following, strict=False))
     )
 
@@ -69,15 +69,17 @@ def test_equals_the_definition(seed):
     assert np.isneginf(found.scores[2, 1:]).all()  # without frames, only the empty output exists
 
 
-def search_loop(networks, frames, scores, width):
+def search_loop(networks, frames, scores, width, bonus):
     """The search over a dictionary of prefixes, which are compared with the second model."""
 
     def top(beam):
-        ranked = sorted(beam, key=lambda prefix: -(beam[prefix] + total(scores, prefix, None)))
+        ranked = sorted(
+            beam, key=lambda prefix: -(beam[prefix] + total(scores, prefix, None, bonus))
+        )
         return {prefix: beam[prefix] for prefix in ranked[:width]}
 
     def rank(beam):
-        return [beam[prefix] + total(scores, prefix, None) for prefix in beam]
+        return [beam[prefix] + total(scores, prefix, None, bonus) for prefix in beam]
 
     states: dict[tuple[int, ...], np.ndarray] = {(): networks.step(BLANK, np.zeros(P))}
     beam: dict[tuple[int, ...], float] = {(): 0.0}
@@ -99,20 +101,21 @@ def search_loop(networks, frames, scores, width):
     return list(zip(beam, rank(beam), strict=True))
 
 
-@pytest.mark.parametrize("width", [1, 3])
-def test_a_narrow_beam_is_the_loop(width):
+@pytest.mark.parametrize(("width", "bonus"), [(1, 0.3), (3, -2.0), (3, 2.0)])
+def test_a_narrow_beam_is_the_loop(width, bonus):
+    """Also if each label costs or gains much, which decides how many labels a frame may have."""
     networks = Networks(6, 1.0)
     frames = np.random.default_rng(6).normal(size=(1, 9, E)).astype(np.float32)
     scores, step = second()
     joint, predict = functions(networks.arrays())
-    fused = decoding.LogLinear([step], [0.7], 0.3)
+    fused = decoding.LogLinear([step], [0.7], bonus)
     found = jax.jit(
         lambda frames: transducer_beam_search(
             joint, predict, frames, jnp.zeros((1, P)), blank=BLANK, beam_width=width, n_best=width,
             max_symbols=MOST, fusion=fused, fusion_state=(jnp.zeros(1, jnp.int32),),
         )
     )(frames)  # fmt: skip
-    for k, (labels, score) in enumerate(search_loop(networks, frames[0], scores, width)):
+    for k, (labels, score) in enumerate(search_loop(networks, frames[0], scores, width, bonus)):
         assert tuple(np.asarray(found.tokens[0, k, : found.lengths[0, k]])) == labels
         np.testing.assert_allclose(found.scores[0, k], score, rtol=1e-4, atol=1e-5)
 
