@@ -52,8 +52,9 @@ def floating_inputs(cell: Cell[Any, Any], xs: PyTree, name: str = "xs") -> PyTre
         return as_floating(name, xs)
     if not same_structure(xs, cell.input_shape, is_leaf=is_shape):
         expected = jax.tree.map(lambda s: in_words("...", s), cell.input_shape, is_leaf=is_shape)
+        hint = "; numpy.asarray makes an array of lists" if isinstance(xs, list) else ""
         raise ValueError(
-            f"{name}: expected floating-point inputs as {expected}, got {checks.brief(xs)}"
+            f"{name}: expected floating-point inputs as {expected}, got {checks.brief(xs)}{hint}"
         )
     return jax.tree.map(lambda x: as_floating(name, x), xs)
 

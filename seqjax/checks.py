@@ -338,6 +338,8 @@ def as_array(value: Any) -> jax.Array:
       dtype('float32')
     """
     plain = type(value) is np.ndarray and value.dtype.kind in "biufc"
+    if plain and not value.dtype.isnative:
+        value = value.astype(value.dtype.newbyteorder("="))
     dtype = value.dtype if plain else None
     return jnp.asarray(value, dtype if _stays(dtype) else None)
 
@@ -371,7 +373,8 @@ def require_array(name: str, value: Any, kind: Any, expected: str) -> jax.Array:
             f"{name}: expected {expected} that fit into 32 bits, got {brief(value)}"
         ) from None
     except (TypeError, ValueError):
-        raise TypeError(f"{name}: expected {expected}, got {brief(value)}") from None
+        got = f"dtype {value.dtype}" if isinstance(value, np.ndarray) else brief(value)
+        raise TypeError(f"{name}: expected {expected}, got {got}") from None
     given = getattr(value, "dtype", array.dtype)  # before JAX narrowed it
     if not jnp.issubdtype(array.dtype, kind):
         raise TypeError(f"{name}: expected {expected}, got dtype {given}")

@@ -126,7 +126,8 @@ def ctc_beam_search(
         language model, `decoding.NGram`, `decoding.Hotwords`, or a `decoding.LogLinear` of them.
         Its score of the blank is not used. If the step has parameters, call the search under
         `jax.jit`.
-      fusion_state: the state of `fusion` before the first label, a pytree of arrays `[B, …]`.
+      fusion_state: the state of `fusion` before the first label, a pytree of arrays `[B, …]`. By
+        default, it is `fusion.initial_state(B)` if `fusion` has this method.
       begin: the token that is the input of the first call of `fusion`; by default the blank.
       end: the token whose score is added at the end of each label sequence; if None, none is.
 

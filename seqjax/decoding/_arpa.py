@@ -27,6 +27,8 @@ def read_arpa(lines: Iterable[str]) -> Iterator[tuple[tuple[str, ...], float, fl
         if not text:
             continue
         if text == "\\end\\":
+            if section is None:
+                raise ValueError("source: expected a line \\data\\ before the n-grams, got none")
             if found != promised:
                 raise ValueError(f"source: expected {promised} n-grams by length, got {found}")
             return

@@ -108,6 +108,8 @@ def make_second(
         return None
     if not callable(fusion):
         raise TypeError(f"fusion: expected a step function, got {checks.brief(fusion)}")
+    if state is None and callable(getattr(fusion, "initial_state", None)):
+        state = fusion.initial_state(batch)
     state = jax.tree.map(jnp.asarray, state)
     for leaf in jax.tree.leaves(state):
         if leaf.shape[:1] != (batch,):

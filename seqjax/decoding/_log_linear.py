@@ -3,7 +3,7 @@
 import dataclasses
 import math
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, cast
 
 import jax.numpy as jnp
 
@@ -87,6 +87,20 @@ class LogLinear:
         weights = self.weights or ()
         parts = (w * gain_bound(step) for step, w in zip(self.steps, weights, strict=True))
         return self.length_bonus + sum(parts)
+
+    def initial_state(self, batch_size: int) -> PyTree:
+        """Return the tuple of the states of the steps before the first token.
+
+        Raises:
+          TypeError: a step is a function without a method `initial_state`.
+        """
+        for step in self.steps:
+            if not callable(getattr(step, "initial_state", None)):
+                raise TypeError(
+                    f"steps: expected models with a method initial_state, got "
+                    f"{checks.brief(step)}; pass a tuple with the state of each step instead"
+                )
+        return tuple(cast(Any, step).initial_state(batch_size) for step in self.steps)
 
     def __call__(self, tokens: Array, state: PyTree) -> tuple[Array, PyTree]:
         """Return the scores `[N, V]` of the next tokens, and the tuple of the new states."""

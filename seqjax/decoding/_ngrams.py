@@ -221,8 +221,13 @@ class NGram:
         end = None if end is None else checked_id("end", end, size)
         counts: dict[tuple[int, ...], Counter[int]] = defaultdict(Counter)
         for sequence in sequences:
-            checks.require_range("sequences", np.asarray(sequence), size - 1)
-            read = [begin, *map(int, sequence)] + ([] if end is None else [end])
+            tokens = np.asarray(sequence)
+            if tokens.ndim != 1 or (tokens.size and tokens.dtype.kind not in "iu"):
+                raise TypeError(
+                    f"sequences: expected lists of token ids, got {checks.brief(sequence)}"
+                )
+            checks.require_range("sequences", tokens, size - 1)
+            read = [begin, *tokens.tolist()] + ([] if end is None else [end])
             for at in range(1, len(read)):
                 for length in range(min(order, at + 1)):
                     counts[tuple(read[at - length : at])][read[at]] += 1

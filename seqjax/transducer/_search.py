@@ -66,7 +66,8 @@ def transducer_beam_search(
       blank: the class of the blank.
       max_symbols: S, the maximum number of labels at a frame.
       fusion: a step function over the V classes, see `seqjax.ctc.ctc_beam_search`.
-      fusion_state: the state of `fusion` before the first label, a pytree of arrays `[B, …]`.
+      fusion_state: the state of `fusion` before the first label, a pytree of arrays `[B, …]`. By
+        default, it is `fusion.initial_state(B)` if `fusion` has this method.
       begin: the token that is the input of the first call of `fusion`; by default the blank.
       end: the token whose score is added at the end of each label sequence; if None, none is.
 

@@ -77,6 +77,9 @@ def test_hotwords_change_the_winner():
     assert plain.tokens[0, 0, :2].tolist() == [1, 1]
     assert found.tokens[0, 0, :2].tolist() == [2, 1]
     np.testing.assert_allclose(found.scores - found.log_probs, 0.4, rtol=1e-4)
+    for fusion in (words, decoding.LogLinear([words])):  # both know their first state
+        same = ctc_beam_search(p, beam_width=8, fusion=fusion, end=0)
+        np.testing.assert_array_equal(same.tokens, found.tokens)
 
 
 def test_refuses():
@@ -93,6 +96,8 @@ def test_refuses():
         ctc_beam_search(logits, fusion=second()[1], fusion_state=jnp.zeros(3, jnp.int32))
     with pytest.raises(ValueError, match="end: expected a class below V=3, got 3"):
         ctc_beam_search(logits, fusion=second()[1], fusion_state=jnp.zeros(2, jnp.int32), end=3)
+    with pytest.raises(TypeError, match="steps: expected models with a method initial_state"):
+        ctc_beam_search(logits, fusion=decoding.LogLinear([second()[1]]))
 
 
 def prefix_loop(logits, scores, width):

@@ -140,6 +140,7 @@ def test_outputs_without_an_end_and_unknown_words():
     [
         (("ngram 2=5", "ngram 2=4"), r"source: expected .*2: 4.* got .*2: 5"),
         (("\\end\\", ""), "source: expected an ARPA file"),
+        (("\\data\\", ""), r"source: expected a line .data. before the n-grams"),
         (("-0.7 a -0.2", "0.7 a -0.2"), r"source: line 10: expected log10 p of at most 0, 1 words"),
         (("-0.6 a b -0.15", "-0.6 a"), "source: line 17"),
         (("ngram 3=2", "ngrams: 3"), "source: line 5: expected 'ngram N=COUNT'"),
@@ -158,6 +159,12 @@ def test_files_that_are_not_valid(change, message):
         return
     with pytest.raises(ValueError, match=message):
         NGram.from_arpa(lines, WORDS, begin=0, end=0)
+
+
+@pytest.mark.parametrize("sequences", [["call"], [1, 2], [[0.5]], [[[1]]]])
+def test_sequences_that_are_no_lists_of_ids(sequences):
+    with pytest.raises(TypeError, match="sequences: expected lists of token ids, got"):
+        NGram.fit(sequences, order=2, vocabulary_size=3, begin=0)
 
 
 def test_a_model_of_words_cannot_score_letters():

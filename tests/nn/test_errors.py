@@ -192,10 +192,17 @@ def test_inputs(time_major):
             layer(np.ones(shape, np.float32))
     with raises(TypeError, "xs"):
         layer(np.ones([B, T, I], int))
-    with raises(MISTAKE, "xs"):
+    with pytest.raises(ValueError, match=r"^xs: expected .*; numpy.asarray makes an array"):
         layer(XS.tolist())
     with raises(MISTAKE, "xs"):
         layer(None)
+    with pytest.raises(TypeError, match="xs: expected floating-point inputs, got dtype <U1"):
+        layer(np.full([B, T, I], "a"))
+
+
+def test_inputs_of_the_other_byte_order():
+    layer = make(cells.GRU(I, H))
+    np.testing.assert_array_equal(layer(XS.astype(">f4")).outputs, layer(XS).outputs)
 
 
 BAD_STATES: dict[str, tuple[str, Any]] = {
