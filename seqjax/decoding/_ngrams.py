@@ -221,13 +221,13 @@ class NGram:
         end = None if end is None else checked_id("end", end, size)
         counts: dict[tuple[int, ...], Counter[int]] = defaultdict(Counter)
         for sequence in sequences:
-            tokens = np.asarray(sequence)
-            if tokens.ndim != 1 or (tokens.size and tokens.dtype.kind not in "iu"):
+            ids = np.asarray(sequence)
+            if ids.ndim != 1 or (ids.size and ids.dtype.kind not in "iu"):
                 raise TypeError(
                     f"sequences: expected lists of token ids, got {checks.brief(sequence)}"
                 )
-            checks.require_range("sequences", tokens, size - 1)
-            read = [begin, *tokens.tolist()] + ([] if end is None else [end])
+            checks.require_range("sequences", ids, size - 1)
+            read = [begin, *ids.tolist()] + ([] if end is None else [end])
             for at in range(1, len(read)):
                 for length in range(min(order, at + 1)):
                     counts[tuple(read[at - length : at])][read[at]] += 1
