@@ -72,6 +72,8 @@ def streams(rngs: Any, stream: str) -> nnx.Rngs:
 
     If `rngs` is a random key, the key is wrapped in `nnx.Rngs`.
     """
+    if rngs is None:
+        raise TypeError("rngs: expected nnx.Rngs(0) or a random key, got None")
     if not isinstance(rngs, nnx.Rngs):
         return nnx.Rngs(checks.require_key("rngs", rngs))
     if not hasattr(rngs, stream):

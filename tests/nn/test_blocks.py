@@ -233,7 +233,7 @@ def test_sizes_and_defaults():
 @pytest.mark.parametrize(
     ("call", "error", "message"),
     [
-        (lambda: nn.LRUBlock(4, 6), TypeError, "rngs: expected a random key"),
+        (lambda: nn.LRUBlock(4, 6), TypeError, r"rngs: expected nnx.Rngs\(0\) or a random key"),
         (lambda: nn.LRUBlock(0, 6, rngs=RNGS), ValueError, "input_size: expected a positive"),
         (
             lambda: nn.LRUBlock(4, 6, output_size=3, rngs=RNGS),

@@ -120,7 +120,7 @@ def test_initial_weights():
     ("call", "error", "message"),
     [
         (lambda: nn.CausalConv(3, 0, rngs=nnx.Rngs(0)), ValueError, "width: expected a positive"),
-        (lambda: nn.CausalConv(3), TypeError, "rngs: expected a random key"),
+        (lambda: nn.CausalConv(3), TypeError, r"rngs: expected nnx.Rngs\(0\) or a random key"),
         (lambda: make()(random(2, 4)), ValueError, r"xs: expected \[..., T, 3\]"),
         (lambda: make()(np.ones([2, 3], int)), TypeError, "xs: expected floating-point inputs"),
         (

@@ -126,7 +126,7 @@ def test_rngs_without_the_stream_or_of_several_keys():
 
 
 def test_rngs_must_be_given():
-    with raises(TypeError, "rngs"):
+    with pytest.raises(TypeError, match=r"^rngs: expected nnx.Rngs\(0\) or a random key, got None"):
         nn.GRU(I, H)
 
 
