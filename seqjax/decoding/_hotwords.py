@@ -10,7 +10,7 @@ import numpy as np
 from seqjax import checks
 from seqjax.types import Array
 
-__all__ = ["Hotwords", "checked_phrase"]
+__all__ = ["Hotwords", "checked_phrase", "checked_tokens"]
 
 
 class Hotwords:
@@ -86,14 +86,20 @@ class Hotwords:
 
 def checked_phrase(name: str, phrase: Any, size: int) -> list[int]:
     """Return a non-empty list of tokens below V, or raise."""
+    tokens = checked_tokens(name, phrase, size, "lists of integers")
+    if not tokens:
+        raise ValueError(f"{name}: expected non-empty {name}, got an empty one")
+    return tokens
+
+
+def checked_tokens(name: str, sequence: Any, size: int, expected: str) -> list[int]:
+    """Return a list of tokens below V, which may be empty, or raise."""
     try:
-        tokens = np.asarray(phrase)
+        tokens = np.asarray(sequence)
     except ValueError:
         tokens = np.asarray(None)
     if tokens.ndim != 1 or (tokens.size and tokens.dtype.kind not in "iu"):
-        raise TypeError(f"{name}: expected lists of integers, got {checks.brief(phrase)}")
-    if not tokens.size:
-        raise ValueError(f"{name}: expected non-empty {name}, got an empty one")
+        raise TypeError(f"{name}: expected {expected}, got {checks.brief(sequence)}")
     checks.require_range(name, tokens, size - 1)
     return [int(token) for token in tokens]
 

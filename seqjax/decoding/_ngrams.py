@@ -13,6 +13,7 @@ import numpy as np
 
 from seqjax import checks
 from seqjax.decoding._arpa import read_arpa
+from seqjax.decoding._hotwords import checked_tokens
 from seqjax.types import Array
 
 __all__ = ["NGram", "arpa_lines", "checked_id"]
@@ -221,13 +222,8 @@ class NGram:
         end = None if end is None else checked_id("end", end, size)
         counts: dict[tuple[int, ...], Counter[int]] = defaultdict(Counter)
         for sequence in sequences:
-            ids = np.asarray(sequence)
-            if ids.ndim != 1 or (ids.size and ids.dtype.kind not in "iu"):
-                raise TypeError(
-                    f"sequences: expected lists of token ids, got {checks.brief(sequence)}"
-                )
-            checks.require_range("sequences", ids, size - 1)
-            read = [begin, *ids.tolist()] + ([] if end is None else [end])
+            ids = checked_tokens("sequences", sequence, size, "lists of token ids")
+            read = [begin, *ids] + ([] if end is None else [end])
             for at in range(1, len(read)):
                 for length in range(min(order, at + 1)):
                     counts[tuple(read[at - length : at])][read[at]] += 1

@@ -161,7 +161,7 @@ def test_files_that_are_not_valid(change, message):
         NGram.from_arpa(lines, WORDS, begin=0, end=0)
 
 
-@pytest.mark.parametrize("sequences", [["call"], [1, 2], [[0.5]], [[[1]]]])
+@pytest.mark.parametrize("sequences", [["call"], [1, 2], [[0.5]], [[[1]]], [[[1], [1, 2]]]])
 def test_sequences_that_are_no_lists_of_ids(sequences):
     with pytest.raises(TypeError, match="sequences: expected lists of token ids, got"):
         NGram.fit(sequences, order=2, vocabulary_size=3, begin=0)
