@@ -373,7 +373,7 @@ def require_array(name: str, value: Any, kind: Any, expected: str) -> jax.Array:
             f"{name}: expected {expected} that fit into 32 bits, got {brief(value)}"
         ) from None
     except (TypeError, ValueError):
-        got = f"dtype {value.dtype}" if isinstance(value, np.ndarray) else brief(value)
+        got = f"dtype {value.dtype}" if _is_unmasked(value) else brief(value)
         raise TypeError(f"{name}: expected {expected}, got {got}") from None
     given = getattr(value, "dtype", array.dtype)  # before JAX narrowed it
     if not jnp.issubdtype(array.dtype, kind):
@@ -545,8 +545,11 @@ def require_range(name: str, values: Any, high: int, *, mask: Any = None) -> Non
 
 
 def _is_numeric(leaf: Any) -> bool:
-    plain = isinstance(leaf, np.ndarray) and not isinstance(leaf, np.ma.MaskedArray)
-    return isinstance(leaf, jax.Array) or (plain and leaf.dtype != object)
+    return isinstance(leaf, jax.Array) or (_is_unmasked(leaf) and leaf.dtype != object)
+
+
+def _is_unmasked(value: Any) -> bool:
+    return isinstance(value, np.ndarray) and not isinstance(value, np.ma.MaskedArray)
 
 
 def brief(value: Any) -> str:
