@@ -324,19 +324,21 @@ class Recurrent(nnx.Module):
         if self.dtype is not None:
             xs = jax.tree.map(lambda x: x.astype(self.dtype), xs)
         xs = with_elapsed(self.cell, xs, elapsed)
-        if lengths is not None:  # the values of lengths are checked here, outside of any program
-            batch_shape, steps = arguments.layout(self.cell, xs, time_major=self.time_major)
-            mask = sequences.step_mask(
-                batch_shape, steps, lengths=lengths, mask=mask, time_major=self.time_major
-            )
+        if lengths is not None and not checks.is_traced(lengths):
+            # Values are checked here: in the program, which makes the mask, they are not known.
+            layout = arguments.layout(self.cell, xs, time_major=self.time_major)
+            lengths = sequences.require_lengths(lengths, *layout)
+        execution = Execution.of(
+            execution or self.execution, implementation=implementation, remat=remat,
+            memory_budget=memory_budget, unroll=unroll,
+        )  # fmt: skip
         if deterministic is None:
             deterministic = self.deterministic
-        arrays = (xs, mask, resets, initial_state)
+        arrays = (xs, lengths, mask, resets, initial_state)
         options: dict[str, Any] = {
             "return_sequences": return_sequences, "burn_in": burn_in,
             "return_all_states": return_all_states, "deterministic": deterministic,
-            "execution": execution, "implementation": implementation, "remat": remat,
-            "memory_budget": memory_budget, "unroll": unroll,
+            "execution": execution,
         }  # fmt: skip
         ran: Unrolled
         if rngs is None and (deterministic or self.norm != "batch"):
@@ -348,6 +350,7 @@ class Recurrent(nnx.Module):
     def _run(
         self,
         xs: PyTree,
+        lengths: Any,
         mask: Any,
         resets: Any,
         initial_state: Any,
@@ -356,20 +359,14 @@ class Recurrent(nnx.Module):
         burn_in: int,
         return_all_states: bool,
         deterministic: bool,
-        execution: Execution | None,
-        implementation: str | Kernel | None,
-        remat: str | None,
-        memory_budget: int | None,
-        unroll: int | None,
+        execution: Execution,
         rngs: noise.Rngs | None = None,
     ) -> Unrolled:
-        """Run the layers over checked inputs; `__call__` explains the arguments."""
+        """Run the layers; `__call__` explains the arguments."""
         batch_shape, steps = arguments.layout(self.cell, xs, time_major=self.time_major)
-        mask = sequences.step_mask(batch_shape, steps, mask=mask, time_major=self.time_major)
-        execution = Execution.of(
-            execution or self.execution, implementation=implementation, remat=remat,
-            memory_budget=memory_budget, unroll=unroll,
-        )  # fmt: skip
+        mask = sequences.step_mask(
+            batch_shape, steps, lengths=lengths, mask=mask, time_major=self.time_major
+        )
         burn_in = arguments.checked_burn_in(
             burn_in, steps, one_way=not self.bidirectional, limit="a bidirectional layer"
         )
