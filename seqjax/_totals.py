@@ -18,9 +18,10 @@ from jax.interpreters import partial_eval
 from seqjax import _chunked
 from seqjax import _native as cpp
 from seqjax.cells import ops
-from seqjax.kernels import _native as kernel
+from seqjax.kernels import _engines as engines
 from seqjax.kernels import _scan as scanning
 from seqjax.kernels import target
+from seqjax.kernels._native import CPU
 from seqjax.kernels._native_forms import Engine
 from seqjax.types import Array
 
@@ -51,7 +52,7 @@ def suits_native(readout: _chunked.Readout, positions: _chunked.Positions) -> bo
         and count >= LEAST_POSITIONS
         and math.prod(sizes) >= LEAST_OPERATIONS
         and max(sizes) < 2**31
-        and not kernel.is_divided((readout, positions))
+        and not engines.is_divided((readout, positions))
         and cpp.why_absent() is None
     )
 
@@ -150,7 +151,7 @@ class Pass(NamedTuple):
     chunks: _chunked.Setting
     wanted: tuple[str, ...]
     biased: bool
-    engine: Engine = kernel.CPU
+    engine: Engine = CPU
 
     def parts(self, arrays: Any) -> tuple[_chunked.Readout, _chunked.Positions, Any]:
         """Return read-out, positions and divisor, given the arrays of the primitive."""
@@ -188,11 +189,11 @@ def _run_by_engine(*arrays: Array, setting: Pass) -> list[Array]:
     return [nats.sum() / divisor, hits.sum(), *slopes]
 
 
-_run = kernel.engine_primitive("readout", _run_by_chunks, _run_by_engine, _run_by_chunks)
+_run = engines.engine_primitive("readout", _run_by_chunks, _run_by_engine, _run_by_chunks)
 
 
 def _of_run(*arrays: Any, setting: Pass) -> list[Any]:
-    like = functools.partial(kernel.result_like, arrays[0], dtype=jnp.float32)
+    like = functools.partial(engines.result_like, arrays[0], dtype=jnp.float32)
     return [like(shape=()), like(shape=())] + [
         like(shape=a.shape) for a in setting.types_of_slopes(arrays)
     ]

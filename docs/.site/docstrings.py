@@ -26,14 +26,16 @@ class Docstrings(griffe.Extension):
             obj.docstring.value = JOINED.sub(_apart, text)
 
     def on_package(self, *, pkg: griffe.Module, **_: Any) -> None:
-        """Show the options of each layer that is decorated with `_shows_options(cells.CELL)`."""
+        """Show the options of each layer, which is decorated with `shows_options(cells.CELL)`."""
         if pkg.path != "seqjax":
             return
         base = pkg["nn._recurrent.Recurrent"]
         for layer in pkg["nn._layers"].classes.values():
             for decorator in layer.decorators:
-                if found := re.fullmatch(r"_shows_options\(cells\.(\w+)\)", str(decorator.value)):
-                    _show_options(layer, pkg["cells"][found[1]].final_target, base)
+                found = re.fullmatch(r"shows_options\(cells\.(\w+)\)", str(decorator.value))
+                if found is None:
+                    raise ValueError(f"{layer.path}: unknown decorator {decorator.value}")
+                _show_options(layer, pkg["cells"][found[1]].final_target, base)
 
 
 def _apart(match: re.Match[str]) -> str:

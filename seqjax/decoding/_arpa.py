@@ -1,16 +1,26 @@
 """A reader of the ARPA format of n-gram models."""
 
+import gzip
 import math
 import re
 from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import TypeAlias
 
-__all__ = ["read_arpa"]
+__all__ = ["Row", "read_arpa"]
+
+Row: TypeAlias = tuple[tuple[str, ...], float, float]
+"""The words of an n-gram, and its log p and log backoff in nats."""
 
 
-def read_arpa(lines: Iterable[str]) -> Iterator[tuple[tuple[str, ...], float, float]]:
-    r"""Yield the words, log p and log backoff, both in nats, of each n-gram of an ARPA file.
+def read_arpa(source: str | Path | Iterable[str]) -> Iterator[Row]:
+    r"""Yield a row for each n-gram of an ARPA file.
+
+    Args:
+      source: the path of the file, which may be compressed (`.gz`), or its lines.
 
     Raises:
+      OSError: the file cannot be read.
       ValueError: a line is not valid, a section has another number of n-grams than the header
         says, or the file has no end.
 
@@ -22,7 +32,7 @@ def read_arpa(lines: Iterable[str]) -> Iterator[tuple[tuple[str, ...], float, fl
     promised: dict[int, int] = {}
     found: dict[int, int] = {}
     section: int | None = None  # None before the header, 0 in the header, n in the n-grams
-    for number, line in enumerate(lines, start=1):
+    for number, line in enumerate(_lines(source), start=1):
         text = line.strip()
         if not text:
             continue
@@ -52,7 +62,17 @@ def read_arpa(lines: Iterable[str]) -> Iterator[tuple[tuple[str, ...], float, fl
     raise ValueError("source: expected an ARPA file, which ends with \\end\\, got no such line")
 
 
-def _entry(text: str, order: int, number: int) -> tuple[tuple[str, ...], float, float]:
+def _lines(source: str | Path | Iterable[str]) -> Iterator[str]:
+    if not isinstance(source, (str, Path)):
+        yield from source
+        return
+    path = Path(source)
+    opened = gzip.open if path.suffix == ".gz" else open
+    with opened(path, "rt", encoding="utf-8") as file:
+        yield from file
+
+
+def _entry(text: str, order: int, number: int) -> Row:
     fields = text.split()
     try:
         log_p = float(fields[0])

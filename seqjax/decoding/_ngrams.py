@@ -1,6 +1,5 @@
 """N-gram language models with backoff as step functions: read from ARPA files, or counted."""
 
-import gzip
 import math
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
@@ -12,11 +11,11 @@ import jax.numpy as jnp
 import numpy as np
 
 from seqjax import checks
-from seqjax.decoding._arpa import read_arpa
+from seqjax.decoding._arpa import Row, read_arpa
 from seqjax.decoding._hotwords import checked_tokens
 from seqjax.types import Array
 
-__all__ = ["NGram", "arpa_lines", "checked_id"]
+__all__ = ["NGram", "checked_id", "entries_of"]
 
 Entries: TypeAlias = dict[tuple[int, ...], tuple[float, float]]
 """For each n-gram of tokens, log p of its last token and the log of its backoff weight."""
@@ -149,36 +148,8 @@ class NGram:
         size = len(tokens)
         begin = checked_id("begin", begin, size)
         end = None if end is None else checked_id("end", end, size)
-        ids: dict[str, int] = {}
-        for number, token in enumerate(tokens):
-            if token is not None and ids.setdefault(token, number) != number:
-                raise ValueError(f"tokens: expected different tokens, got {token!r} twice")
-        ids["<s>"] = begin
-        reads = ids if end is None else ids | {"</s>": end}
-        entries: Entries = {}
-        other, strange = unknown, list[str]()
-        for words, log_p, backoff in read_arpa(arpa_lines(source)):
-            if words == ("<unk>",) and "<unk>" not in ids and other is None:
-                other = log_p
-            if words == ("<s>",):  # its own probability is a placeholder, never asked for
-                entries.setdefault((begin,), (-math.inf, backoff))
-                entries[begin,] = entries[begin,][0], backoff
-            elif all(word in reads for word in words) and "<s>" not in words[1:]:
-                gram = tuple(reads[word] for word in words)
-                kept = entries[gram][1] if gram == (begin,) and gram in entries else backoff
-                entries[gram] = log_p, kept
-            elif len(words) == 1 and words[0] not in ("</s>", "<unk>") and len(strange) < 5:
-                strange.append(words[0])
-        needed = [(n, t) for n, t in enumerate(tokens) if t is not None and n != begin]
-        missing = [token for n, token in needed if (n,) not in entries]
-        most = len(needed) - 1 if unknown is not None else 0 if other is None else len(needed) // 2
-        if len(missing) > max(most, 0):
-            raise ValueError(
-                f"tokens: expected tokens that the file lists, or `unknown`, got {len(missing)} of "
-                f"{len(needed)} that it does not list, such as {missing[:5]}; the file has words "
-                f"such as {strange}. If they are words and the tokens are letters, use WordNGram"
-            )
-        return cls(entries, size, unknown=-math.inf if other is None else other)
+        entries, other = entries_of(read_arpa(source), tokens, begin, end, unknown)
+        return cls(entries, size, unknown=other)
 
     @classmethod
     def fit(
@@ -328,12 +299,49 @@ def checked_id(name: str, value: Any, size: int) -> int:
     return number
 
 
-def arpa_lines(source: Any) -> Iterable[str]:
-    """Yield the lines of a file, which may be compressed, or those that are given."""
-    if not isinstance(source, (str, Path)):
-        yield from source
-        return
-    path = Path(source)
-    opened = gzip.open if path.suffix == ".gz" else open
-    with opened(path, "rt", encoding="utf-8") as file:
-        yield from file
+def entries_of(
+    rows: Iterable[Row],
+    tokens: Sequence[str | None],
+    begin: int,
+    end: int | None,
+    unknown: float | None,
+) -> tuple[Entries, float]:
+    """Return the n-grams of tokens in an ARPA file, and log p of a token that it does not list.
+
+    Args:
+      rows: the n-grams of the file, as `read_arpa` returns them.
+      tokens: as for `NGram.from_arpa`, which also explains the errors.
+      begin: the checked id that stands for `<s>`.
+      end: the checked id that stands for `</s>`, or None.
+      unknown: as for `NGram.from_arpa`.
+    """
+    ids: dict[str, int] = {}
+    for number, token in enumerate(tokens):
+        if token is not None and ids.setdefault(token, number) != number:
+            raise ValueError(f"tokens: expected different tokens, got {token!r} twice")
+    ids["<s>"] = begin
+    reads = ids if end is None else ids | {"</s>": end}
+    entries: Entries = {}
+    other, strange = unknown, list[str]()
+    for words, log_p, backoff in rows:
+        if words == ("<unk>",) and "<unk>" not in ids and other is None:
+            other = log_p
+        if words == ("<s>",):  # its own probability is a placeholder, never asked for
+            entries.setdefault((begin,), (-math.inf, backoff))
+            entries[begin,] = entries[begin,][0], backoff
+        elif all(word in reads for word in words) and "<s>" not in words[1:]:
+            gram = tuple(reads[word] for word in words)
+            kept = entries[gram][1] if gram == (begin,) and gram in entries else backoff
+            entries[gram] = log_p, kept
+        elif len(words) == 1 and words[0] not in ("</s>", "<unk>") and len(strange) < 5:
+            strange.append(words[0])
+    needed = [(n, t) for n, t in enumerate(tokens) if t is not None and n != begin]
+    missing = [token for n, token in needed if (n,) not in entries]
+    most = len(needed) - 1 if unknown is not None else 0 if other is None else len(needed) // 2
+    if len(missing) > max(most, 0):
+        raise ValueError(
+            f"tokens: expected tokens that the file lists, or `unknown`, got {len(missing)} of "
+            f"{len(needed)} that it does not list, such as {missing[:5]}; the file has words "
+            f"such as {strange}. If they are words and the tokens are letters, use WordNGram"
+        )
+    return entries, -math.inf if other is None else other

@@ -11,7 +11,7 @@ import numpy as np
 from seqjax import checks
 from seqjax.decoding._arpa import read_arpa
 from seqjax.decoding._hotwords import checked_phrase
-from seqjax.decoding._ngrams import NGram, arpa_lines, checked_id
+from seqjax.decoding._ngrams import NGram, checked_id, entries_of
 from seqjax.types import Array, PyTree
 
 __all__ = ["WordNGram"]
@@ -162,9 +162,9 @@ class WordNGram:
           >>> [f"{x:.2f}" for x in scores / jnp.log(10)]  # b </s>, or b and another word
           ['-1.10', '-0.70']
         """
-        lines = list(arpa_lines(source))
+        rows = list(read_arpa(source))
         known = {letter: n for n, letter in enumerate(letters) if letter is not None and n != space}
-        listed = [gram[0] for gram, _, _ in read_arpa(lines) if len(gram) == 1]
+        listed = [gram[0] for gram, _, _ in rows if len(gram) == 1]
         listed = [word for word in listed if word not in ("<s>", "</s>", "<unk>")]
         words = [word for word in listed if known.keys() >= set(word)]
         if not words or 2 * len(words) < len(listed):
@@ -175,13 +175,13 @@ class WordNGram:
                 f"{len(listed)} words"
             )
         tokens = ["<s>", "</s>", *words]
-        model = NGram.from_arpa(
-            lines, tokens, begin=0, end=None if end is None else 1, unknown=-math.inf
-        )
+        ended = None if end is None else 1
+        entries, _ = entries_of(rows, tokens, begin=0, end=ended, unknown=-math.inf)
+        model = NGram(entries, len(tokens))
         spellings = [None, None, *([known[letter] for letter in word] for word in words)]
         return cls(
             model, spellings, vocabulary_size=len(letters), space=space, begin=0,
-            end=None if end is None else 1, letter_end=end, unknown=unknown, bonus=bonus,
+            end=ended, letter_end=end, unknown=unknown, bonus=bonus,
         )  # fmt: skip
 
     def initial_state(self, batch_size: int) -> PyTree:

@@ -7,31 +7,21 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from flax import nnx
 
-from seqjax import cells, checks, nn
+from seqjax import nn
 from seqjax.interop import _dtypes
+from seqjax.interop._directions import dumped, filled, new_layer, params_of, require_cell
 from seqjax.interop._layouts import Layout, Named, form, layout_of, sizes_of, split
 from seqjax.interop._requirements import (
-    directions_of,
     require_layer,
     require_matching_counts,
     require_open,
     require_plain,
     require_same,
-    require_weights_only,
 )
 from seqjax.interop._schemes import Group
 
 __all__ = ["dump_described", "load_described", "require_single"]
-
-_LAYERS: dict[type[Any], Any] = {
-    cells.LRU: nn.LRU,
-    cells.RGLRU: nn.RGLRU,
-    cells.S5: nn.S5,
-    cells.SLSTM: nn.SLSTM,
-    cells.SRU: nn.SRU,
-}
 
 
 def load_described(
@@ -63,18 +53,15 @@ def load_described(
         layout = layout_of(layouts, layers[0][0])
         found |= layout.measured(layers[0][0])
         require_open(options, found)
-        into = _built(layout, layers, {**layout.options, **found, **options})
+        into = new_layer(layout.cell, layers, {**layout.options, **found, **options})
     else:
         require_same(into, layers, options, found)
-    values = []
-    for layer, groups in zip(into.layers, layers, strict=True):
-        for direction, group in zip(directions_of(layer), groups, strict=True):
-            layout = layout_of(layouts, group, direction.cell)
-            arrays = _parameters(layout, direction, group)
-            values += [(direction, name, array) for name, array in arrays.items()]
-    for direction, name, array in values:  # done last, so that an error leaves `into` unchanged
-        setattr(direction, name, nnx.Param(array))
-    return into
+
+    def parameters(direction: nn.Direction, group: Group) -> dict[str, jax.Array]:
+        layout = layout_of(layouts, group, direction.cell)
+        return _parameters(layout, direction, group)
+
+    return filled(into, layers, parameters)
 
 
 def dump_described(
@@ -100,13 +87,7 @@ def dump_described(
             f"{type(cell).__name__}"
         )
     require_plain(layout.library, layer, concat)
-    return [
-        [
-            _arrays(layouts, direction, f"layers[{index}].{side}.")
-            for side, direction in zip(("forward", "backward"), directions_of(each), strict=False)
-        ]
-        for index, each in enumerate(layer.layers)
-    ]
+    return dumped(layer, functools.partial(_arrays, layouts))
 
 
 def require_single(layer: Any, layout: Layout) -> Any:
@@ -120,33 +101,10 @@ def require_single(layer: Any, layout: Layout) -> Any:
     return layer
 
 
-def _built(
-    layout: Layout, layers: Sequence[Sequence[Group]], options: dict[str, Any]
-) -> nn.Recurrent:
-    """Return a new layer with the sizes of the source. Its parameters do not have values yet."""
-    require_weights_only(options)
-    dtype = _dtypes.widest(a for groups in layers for g in groups for a in g.arrays.values())
-    if dtype is not None:  # else `split` raises
-        options.setdefault("param_dtype", dtype)
-    build = functools.partial(
-        _LAYERS[layout.cell],
-        num_layers=len(layers),
-        bidirectional=len(layers[0]) == 2,
-        **options,
-    )
-    # Only shapes are computed, since random values would be overwritten.
-    layer: nn.Recurrent = nnx.eval_shape(lambda: build(rngs=nnx.Rngs(0)))
-    return layer
-
-
-def _parameters(layout: Layout, direction: nn.Direction, group: Group) -> dict[str, Any]:
+def _parameters(layout: Layout, direction: nn.Direction, group: Group) -> dict[str, jax.Array]:
     """Return the parameters of one of our directions, computed from a library's arrays."""
     cell: Any = direction.cell
-    if type(cell) is not layout.cell:
-        raise ValueError(
-            f"into: expected a layer of {layout.cell.__name__}, the cell of "
-            f"{group.name(layout.keys()[0])}, got one of {type(cell).__name__}"
-        )
+    require_cell(layout.cell, cell, group.name(layout.keys()[0]))
     layout.require("into", cell)
     sizes = sizes_of(cell)
     present = [ours.key for ours in layout.ours if hasattr(direction, ours.key)]
@@ -174,12 +132,10 @@ def _arrays(layouts: Sequence[Layout], direction: nn.Direction, name: str) -> di
     layout = next(each for each in layouts if each.suits(cell))
     layout.require("layer", cell)
     sizes = sizes_of(cell)
-    params = {key: a for key, a in direction.params._asdict().items() if a is not None}
-    traced = checks.is_traced(params)
-    group = Group(params if traced else jax.tree.map(np.asarray, params), name)
+    group, traced = params_of(direction, name)
     blocks = layout.dump(split(layout.ours, group, sizes), sizes, name)
     keys = [each.key for each in layout.theirs]
     arrays = form(layout.theirs, blocks, sizes, keys, lambda each: name + each.key)
     xp: Any = jnp if traced else np  # NumPy arrays are copied, because some views are read-only
-    dtype = _dtypes.widest(params.values())
+    dtype = _dtypes.widest(group.arrays.values())
     return {key: xp.array(array, dtype, order="C") for key, array in arrays.items()}

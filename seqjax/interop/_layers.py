@@ -7,30 +7,20 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from flax import nnx
 
-from seqjax import cells, checks, nn
+from seqjax import cells, nn
 from seqjax.interop import _dtypes
+from seqjax.interop._directions import dumped, filled, new_layer, params_of, require_cell
 from seqjax.interop._requirements import (
-    directions_of,
     require_layer,
     require_matching_counts,
     require_open,
     require_plain,
     require_same,
-    require_weights_only,
 )
 from seqjax.interop._schemes import OURS, Group, Scheme, Sizes, pack, select, unpack
 
 __all__ = ["agreed", "dump_layers", "load_layers"]
-
-_LAYERS: dict[type[Any], Any] = {
-    cells.Elman: nn.RNN,
-    cells.LSTM: nn.LSTM,
-    cells.ProjectedLSTM: nn.LSTM,
-    cells.GRU: nn.GRU,
-    cells.ChoGRU: nn.GRU,
-}
 
 
 def load_layers(
@@ -69,29 +59,7 @@ def load_layers(
             raise ValueError(
                 "into: expected use_bias=False as in source, which has no biases, got True"
             )
-    values = []
-    for layer, groups in zip(into.layers, layers, strict=True):
-        for direction, group in zip(directions_of(layer), groups, strict=True):
-            cell: Any = direction.cell
-            sizes = _sizes(cell)
-            scheme = select(schemes, group, prefer=type(cell))
-            if scheme.cell is not type(cell):
-                raise ValueError(
-                    f"into: expected a layer of {scheme.cell.__name__}, the cell of "
-                    f"{group.name(scheme.keys()[0])}, got one of {type(cell).__name__}"
-                )
-            _require_activation(asked, scheme, cell)
-            wide = group._replace(arrays=_dtypes.widened(group.arrays))
-            blocks = unpack(scheme, wide, sizes)
-            names = [group.name(field.key) for field in scheme.fields if field.is_bias]
-            arrays = pack(OURS[type(cell)], blocks, sizes, ", ".join(names), bias=cell.use_bias)
-            for name, array in arrays.items():
-                dtype = getattr(direction, name).dtype
-                _dtypes.require_fitting(_sources(scheme, group, name, dtype), array, dtype)
-                values.append((direction, name, jnp.asarray(array, dtype)))
-    for direction, name, array in values:  # done last, so that an error leaves `into` unchanged
-        setattr(direction, name, nnx.Param(array))
-    return into
+    return filled(into, layers, functools.partial(_parameters, schemes, asked))
 
 
 def dump_layers(
@@ -122,22 +90,7 @@ def dump_layers(
         )
     _require_activation("layer", scheme, cell)
     require_plain(library, layer, concat)
-    bias = cell.use_bias or not scheme.optional_bias
-    dumped: list[list[dict[str, Any]]] = []
-    for index, each in enumerate(layer.layers):
-        dumped.append([])
-        for side, direction in zip(("forward", "backward"), directions_of(each), strict=False):
-            sizes, group = _sizes(direction.cell), Group({}, f"layers[{index}].{side}.")
-            params = {name: a for name, a in direction.params._asdict().items() if a is not None}
-            traced = checks.is_traced(params)
-            params = params if traced else jax.tree.map(np.asarray, params)
-            blocks = unpack(OURS[kind], group._replace(arrays=params), sizes)
-            # Every library has a bias like our b, but some have none like b_hn.
-            arrays = pack(scheme, blocks, sizes, group.name("b_hn"), bias=bias)
-            if not traced:  # copy the arrays, because some views are read-only or cannot be saved
-                arrays = {key: np.array(array, order="C") for key, array in arrays.items()}
-            dumped[-1].append(arrays)
-    return dumped
+    return dumped(layer, functools.partial(_arrays, scheme))
 
 
 def agreed(told: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
@@ -164,12 +117,10 @@ def _built(
     schemes: Sequence[Scheme], layers: Sequence[Sequence[Group]], options: dict[str, Any]
 ) -> nn.Recurrent:
     """Return a new layer with the sizes of the source. Its parameters do not have values yet."""
-    require_weights_only(options)
     scheme = select(schemes, layers[0][0])
     sizes = scheme.require_sizes(layers[0][0])
     _require_one_kind(schemes, layers)
     _require_one_size(schemes, layers)
-    dtype = _dtypes.widest(a for groups in layers for g in groups for a in g.arrays.values())
     if len(scheme.activations) == 1:
         options.setdefault("activation", scheme.activations[0])
     if scheme.cell is cells.Elman and "activation" not in options:
@@ -181,20 +132,54 @@ def _built(
         options["proj_size"] = sizes.recurrent
     if scheme.cell is cells.ChoGRU:
         options["reset_after"] = False
-    if dtype is not None:  # else `unpack` raises
-        options.setdefault("param_dtype", dtype)
-    build = functools.partial(
-        _LAYERS[scheme.cell],
-        sizes.input,
-        sizes.hidden,
-        num_layers=len(layers),
-        bidirectional=len(layers[0]) == 2,
-        use_bias=_has_bias(schemes, layers),
-        **options,
+    options |= {
+        "input_size": sizes.input,
+        "hidden_size": sizes.hidden,
+        "use_bias": _has_bias(schemes, layers),
+    }
+    return new_layer(scheme.cell, layers, options)
+
+
+def _parameters(
+    schemes: Sequence[Scheme], asked: str, direction: nn.Direction, group: Group
+) -> dict[str, jax.Array]:
+    """Return the parameters of one of our directions, computed from a library's arrays.
+
+    Args:
+      schemes: the schemes of the library.
+      asked: the argument that a wrong activation belongs to, for messages.
+      direction: our direction.
+      group: the arrays of the library.
+    """
+    cell: Any = direction.cell
+    sizes = _sizes(cell)
+    scheme = select(schemes, group, prefer=type(cell))
+    require_cell(scheme.cell, cell, group.name(scheme.keys()[0]))
+    _require_activation(asked, scheme, cell)
+    blocks = unpack(scheme, group._replace(arrays=_dtypes.widened(group.arrays)), sizes)
+    names = [group.name(field.key) for field in scheme.fields if field.is_bias]
+    arrays: dict[str, Any] = pack(
+        OURS[type(cell)], blocks, sizes, ", ".join(names), bias=cell.use_bias
     )
-    # Only shapes are computed, since random values would be overwritten.
-    layer: nn.Recurrent = nnx.eval_shape(lambda: build(rngs=nnx.Rngs(0)))
-    return layer
+    for name, array in arrays.items():
+        dtype = getattr(direction, name).dtype
+        _dtypes.require_fitting(_sources(scheme, group, name, dtype), array, dtype)
+        arrays[name] = jnp.asarray(array, dtype)
+    return arrays
+
+
+def _arrays(scheme: Scheme, direction: nn.Direction, name: str) -> dict[str, Any]:
+    """Return the arrays of a library, computed from the parameters of one of our directions."""
+    cell: Any = direction.cell
+    sizes = _sizes(cell)
+    group, traced = params_of(direction, name)
+    blocks = unpack(OURS[type(cell)], group, sizes)
+    bias = cell.use_bias or not scheme.optional_bias
+    # Every library has a bias like our b, but some have none like b_hn.
+    arrays: dict[str, Any] = pack(scheme, blocks, sizes, group.name("b_hn"), bias=bias)
+    if not traced:  # copy the arrays, because some views are read-only or cannot be saved
+        arrays = {key: np.array(array, order="C") for key, array in arrays.items()}
+    return arrays
 
 
 def _has_bias(schemes: Sequence[Scheme], layers: Sequence[Sequence[Group]]) -> bool:

@@ -19,10 +19,11 @@ chooses a kernel and its options, and `run` executes the plan.
 from seqjax.kernels import target
 from seqjax.kernels._associative import associative
 from seqjax.kernels._cudnn import cudnn
+from seqjax.kernels._engines import stands_for
 from seqjax.kernels._execution import REMAT, Execution, by_scan
 from seqjax.kernels._fused import fused
 from seqjax.kernels._kernel import Kernel, Spec
-from seqjax.kernels._native import native, stands_for
+from seqjax.kernels._native import native
 from seqjax.kernels._persistent import persistent
 from seqjax.kernels._plan import WANTED, Plan, Reasons, make_plan
 from seqjax.kernels._problem import Problem

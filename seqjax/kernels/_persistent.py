@@ -1,9 +1,9 @@
 """The kernel `persistent`: on an NVIDIA Hopper GPU the whole time loop is one Pallas kernel.
 
 This module decides which problems the kernel runs, and arranges the arrays for the loops of
-`_persistent_loops.py`. `_native.py` has the frame: the primitives and the rules of all engines. The
-products that do not depend on the state, which are the projection of the inputs and the gradients
-of the weights, are products of XLA before and after the loop.
+`_persistent_loops.py`. `_engines.py` has the frame: the primitives and the rules of all engines.
+The products that do not depend on the state, which are the projection of the inputs and the
+gradients of the weights, are products of XLA before and after the loop.
 """
 
 import functools
@@ -15,9 +15,9 @@ import jax.numpy as jnp
 from seqjax.cells._base import Cell
 from seqjax.cells._gru import GRU
 from seqjax.cells._lstm import LSTM
+from seqjax.kernels._engines import is_divided, parted, run_on
 from seqjax.kernels._fused import fused
 from seqjax.kernels._kernel import INSTEAD, Kernel, Spec, require
-from seqjax.kernels._native import is_divided, parted, run_on
 from seqjax.kernels._native_forms import Arrays, Engine, Setting, problem_of_cell
 from seqjax.kernels._persistent_cell import pointwise
 from seqjax.kernels._persistent_size import ROWS, TILE, Size, size_of

@@ -89,6 +89,10 @@ def variational_mask(key: PRNGKey, rate: float, shape: Shape, dtype: Any = jnp.f
     Each element of the mask is 0 with probability `rate`, and 1 / (1 - rate) otherwise, so that the
     expected value is 1. The caller uses the same mask at every step.
 
+    Raises:
+      TypeError, ValueError: `rate` is not a number in [0, 1). The constructors of layers check
+        their rates, but an attribute such as `layer.dropout` may be set later.
+
     References:
       Gal, Ghahramani (2016), A theoretically grounded application of dropout in recurrent neural
       networks.
@@ -97,6 +101,7 @@ def variational_mask(key: PRNGKey, rate: float, shape: Shape, dtype: Any = jnp.f
       >>> sorted(set(variational_mask(jax.random.key(0), 0.5, (100,)).tolist()))
       [0.0, 2.0]
     """
+    rate = checks.require_rate("dropout", rate)
     kept = jax.random.bernoulli(key, 1.0 - rate, shape)
     return jnp.where(kept, 1.0 / (1.0 - rate), 0.0).astype(dtype)
 

@@ -22,7 +22,6 @@ from seqjax.kernels import Execution, Kernel, by_scan
 from seqjax.nn import _noise as noise
 from seqjax.nn._layer import (
     RATES,
-    Bidirectional,
     Direction,
     Layer,
     LayerOptions,
@@ -30,10 +29,12 @@ from seqjax.nn._layer import (
     Sequences,
 )
 from seqjax.nn._norm import batch_normed
+from seqjax.nn._one_step import fed_back, one_step, require_one_direction
 from seqjax.nn._outside_jit import in_one_program
-from seqjax.types import Array, PRNGKey, PyTree, Shape, Unrolled
+from seqjax.nn._per_layer import given_params, given_states
+from seqjax.types import Array, PRNGKey, PyTree, Unrolled
 
-__all__ = ["Recurrent", "require_one_direction"]
+__all__ = ["Recurrent"]
 
 
 class Recurrent(nnx.Module):
@@ -151,7 +152,7 @@ class Recurrent(nnx.Module):
         )
         draws = params is None or norm is not None
         streams: Any = noise.streams(rngs, "params") if draws else None
-        given = self._given_params(params)
+        given = given_params(params, self.num_layers, self.bidirectional)
         param_dtype = self.param_dtype = checks.require_floating_dtype("param_dtype", param_dtype)
         learned = checks.require_bool("learned_initial_state", learned_initial_state)
         direction = functools.partial(
@@ -178,25 +179,6 @@ class Recurrent(nnx.Module):
                     self.norms.append(
                         kind(width, dtype=self.dtype, param_dtype=param_dtype, rngs=streams)
                     )
-
-    def _given_params(self, params: Any) -> list[tuple[Any, Any]]:
-        """Check `params` and return the pair of a forward and a backward entry for each layer."""
-        if params is None:
-            return [(None, None)] * self.num_layers
-        if type(params) not in (list, tuple) or len(params) != self.num_layers:
-            raise ValueError(
-                f"params: expected a list of {self.num_layers} entries, one per layer, got "
-                f"{checks.brief(params)}"
-            )
-        if not self.bidirectional:
-            return [(entry, None) for entry in params]
-        for entry in params:
-            if type(entry) not in (Bidirectional, tuple, list) or len(entry) != 2:
-                raise ValueError(
-                    "params: expected Bidirectional(forward, backward) for each layer, got "
-                    f"{checks.brief(entry)}"
-                )
-        return [(forward, backward) for forward, backward in params]
 
     def _width(self, *, between: bool) -> int:
         """Return the number of features of a layer's merged outputs."""
@@ -324,19 +306,21 @@ class Recurrent(nnx.Module):
         if self.dtype is not None:
             xs = jax.tree.map(lambda x: x.astype(self.dtype), xs)
         xs = with_elapsed(self.cell, xs, elapsed)
-        if lengths is not None:  # the values of lengths are checked here, outside of any program
-            batch_shape, steps = arguments.layout(self.cell, xs, time_major=self.time_major)
-            mask = sequences.step_mask(
-                batch_shape, steps, lengths=lengths, mask=mask, time_major=self.time_major
-            )
+        if lengths is not None and not checks.is_traced(lengths):
+            # Values are checked here: in the program, which makes the mask, they are not known.
+            layout = arguments.layout(self.cell, xs, time_major=self.time_major)
+            lengths = sequences.require_lengths(lengths, *layout)
+        execution = Execution.of(
+            execution or self.execution, implementation=implementation, remat=remat,
+            memory_budget=memory_budget, unroll=unroll,
+        )  # fmt: skip
         if deterministic is None:
             deterministic = self.deterministic
-        arrays = (xs, mask, resets, initial_state)
+        arrays = (xs, lengths, mask, resets, initial_state)
         options: dict[str, Any] = {
             "return_sequences": return_sequences, "burn_in": burn_in,
             "return_all_states": return_all_states, "deterministic": deterministic,
-            "execution": execution, "implementation": implementation, "remat": remat,
-            "memory_budget": memory_budget, "unroll": unroll,
+            "execution": execution,
         }  # fmt: skip
         ran: Unrolled
         if rngs is None and (deterministic or self.norm != "batch"):
@@ -348,6 +332,7 @@ class Recurrent(nnx.Module):
     def _run(
         self,
         xs: PyTree,
+        lengths: Any,
         mask: Any,
         resets: Any,
         initial_state: Any,
@@ -356,20 +341,14 @@ class Recurrent(nnx.Module):
         burn_in: int,
         return_all_states: bool,
         deterministic: bool,
-        execution: Execution | None,
-        implementation: str | Kernel | None,
-        remat: str | None,
-        memory_budget: int | None,
-        unroll: int | None,
+        execution: Execution,
         rngs: noise.Rngs | None = None,
     ) -> Unrolled:
-        """Run the layers over checked inputs; `__call__` explains the arguments."""
+        """Run the layers; `__call__` explains the arguments."""
         batch_shape, steps = arguments.layout(self.cell, xs, time_major=self.time_major)
-        mask = sequences.step_mask(batch_shape, steps, mask=mask, time_major=self.time_major)
-        execution = Execution.of(
-            execution or self.execution, implementation=implementation, remat=remat,
-            memory_budget=memory_budget, unroll=unroll,
-        )  # fmt: skip
+        mask = sequences.step_mask(
+            batch_shape, steps, lengths=lengths, mask=mask, time_major=self.time_major
+        )
         burn_in = arguments.checked_burn_in(
             burn_in, steps, one_way=not self.bidirectional, limit="a bidirectional layer"
         )
@@ -388,7 +367,7 @@ class Recurrent(nnx.Module):
         checks.require_bool("deterministic", deterministic)
         checks.require_bool("return_sequences", return_sequences)
         keys = self._keys(deterministic, rngs)
-        states = self._states(initial_state)
+        states = given_states(initial_state, self.num_layers, self.bidirectional)
 
         finals = []
         for index, (layer, state, key) in enumerate(zip(self.layers, states, keys, strict=True)):
@@ -442,52 +421,8 @@ class Recurrent(nnx.Module):
         """
         require_one_direction(self)
         x_t = with_elapsed(self.cell, x_t, elapsed, name="x_t", step=True)
-        ran: Unrolled = in_one_program(Recurrent._step, self, (x_t, state, resets))
+        ran: Unrolled = in_one_program(one_step, self, (x_t, state, resets))
         return ran
-
-    def _step(self, x_t: PyTree, state: Any, resets: Any) -> Unrolled:
-        """Run one step as a sequence of one step."""
-
-        def lifted(x: Array, shape: Shape) -> Array:
-            if x.ndim < len(shape) or x.shape[x.ndim - len(shape) :] != shape:
-                raise ValueError(f"x_t: expected {arguments.in_words('...', shape)}, got {x.shape}")
-            return jnp.expand_dims(x, 0 if self.time_major else x.ndim - len(shape))
-
-        x_t = arguments.floating_inputs(self.cell, x_t, "x_t")
-        xs = jax.tree.map(lifted, x_t, self.cell.input_shape)
-        axis = 0 if self.time_major else len(self._batch_shape(x_t))
-        if resets is not None:
-            resets = sequences.require_mask("resets", resets, self._batch_shape(x_t))
-            resets = jnp.expand_dims(resets, axis)
-        try:
-            outputs, state = self(xs, initial_state=state, resets=resets, deterministic=True)
-        except ValueError:
-            self._check_batch_axes(x_t, state)
-            raise
-        return Unrolled(jax.tree.map(lambda y: y.squeeze(axis), outputs), state)
-
-    def _check_batch_axes(self, x_t: PyTree, state: Any) -> None:
-        """Raise an error if a step's input and the state have different batch axes."""
-        own = self.initial_state(())
-        if state is None or not arguments.same_structure(state, own):
-            return
-        found = {
-            np.shape(leaf)[: np.ndim(leaf) - like.ndim]
-            for leaf, like in zip(jax.tree.leaves(state), jax.tree.leaves(own), strict=True)
-        }
-        expected, batch_shape = found.pop(), self._batch_shape(x_t)
-        if found or expected in ((), batch_shape):
-            return
-        hint = "; call the layer to run whole sequences" if len(batch_shape) > len(expected) else ""
-        raise ValueError(
-            f"x_t: expected the batch shape of the state, {expected}, got {batch_shape} in "
-            f"{checks.brief(x_t)}{hint}"
-        )
-
-    def _batch_shape(self, x_t: PyTree) -> Shape:
-        """Return the batch axes of one step's input."""
-        ranks = jax.tree.map(lambda x, shape: np.ndim(x) - len(shape), x_t, self.cell.input_shape)
-        return np.shape(jax.tree.leaves(x_t)[0])[: jax.tree.leaves(ranks)[0]]
 
     def one_to_many(
         self,
@@ -538,27 +473,7 @@ class Recurrent(nnx.Module):
             raise ValueError(
                 f"feedback: expected no further options with it, got {sorted(options)}"
             )
-        if not callable(feedback):
-            raise TypeError(f"feedback: expected a function, got {checks.brief(feedback)}")
-        batch_shape = self._batch_shape(x)
-        if initial_state is None:
-            initial_state = self.initial_state(batch_shape, self.dtype or x.dtype)
-
-        def one(carry: Any, _: None) -> Any:
-            x_t, state = carry
-            output, state = self.step(x_t, state)
-            following = feedback(output)
-            if np.shape(following) != x_t.shape:
-                raise ValueError(
-                    f"feedback: expected a function that returns an input of shape {x_t.shape}, "
-                    f"got {checks.brief(following)}"
-                )
-            return (following.astype(x_t.dtype), state), output
-
-        (_, state), outputs = jax.lax.scan(one, (x, initial_state), length=steps)
-        if not self.time_major:
-            outputs = sequences.to_batch_major(outputs, len(batch_shape))
-        return Unrolled(outputs, state)
+        return fed_back(self, x, steps, feedback, initial_state)
 
     def _keys(self, deterministic: bool, rngs: noise.Rngs | None) -> list[PRNGKey | None]:
         """Return a random key for each layer, or None for each layer if no keys are needed."""
@@ -569,35 +484,3 @@ class Recurrent(nnx.Module):
         active += [name for name in RATES if getattr(self.layers[0].options, name)]
         key = noise.training_key(active, deterministic, rngs)
         return none if key is None else list(jax.random.split(key, self.num_layers))
-
-    def _states(self, initial_state: Any) -> tuple[Any, ...]:
-        """Check `initial_state` and return its entry for each layer.
-
-        If an entry is None, the layer starts from its own initial state.
-        """
-        if initial_state is None:
-            return (None,) * self.num_layers
-        if not isinstance(initial_state, (tuple, list)) or len(initial_state) != self.num_layers:
-            raise ValueError(
-                f"initial_state: expected a tuple of {self.num_layers} states, one per layer, "
-                f"got {jax.tree.map(jnp.shape, initial_state)}; "
-                "seqjax.interop.pytorch.load_state converts PyTorch's (h, c)"
-            )
-        for state in initial_state:
-            if state is None or not self.bidirectional:
-                continue
-            if not isinstance(state, tuple) or len(state) != 2:
-                raise ValueError(
-                    "initial_state: expected Bidirectional(forward, backward) for each layer, "
-                    f"got {jax.tree.map(jnp.shape, state)}"
-                )
-        return tuple(initial_state)
-
-
-def require_one_direction(layer: Recurrent) -> None:
-    """Raise an error if a layer whose step is called has two directions."""
-    if layer.bidirectional:
-        raise ValueError(
-            "step: a bidirectional layer cannot run one time step; call the layer on whole "
-            "sequences instead"
-        )

@@ -10,7 +10,7 @@ from flax import nnx
 
 from seqjax import checks
 from seqjax._unroll import unroll
-from seqjax.attention import ATTENTIONS, Attention, Memory
+from seqjax.attention import Attention, Memory
 from seqjax.cells import ops, stepping
 from seqjax.cells._base import Cell, input_specs, prepared, widened
 from seqjax.kernels import Execution, Problem, make_plan, run
@@ -18,10 +18,11 @@ from seqjax.kernels import _taps as taps
 from seqjax.kernels._native_forms import FORMS
 from seqjax.nn import _noise as noise
 from seqjax.nn._layer import Direction
-from seqjax.nn._parameters import Parameters
 from seqjax.seq2seq._encoder import Encoded
 from seqjax.seq2seq._inputs import look_up
+from seqjax.seq2seq._mechanism import Mechanism, mechanism_of
 from seqjax.seq2seq._native_writer import WRITER
+from seqjax.seq2seq._pointer import with_copies
 from seqjax.seq2seq._writer import DecoderState, Shapes, Writer, WriterParams, attentional
 from seqjax.types import Array, PRNGKey
 
@@ -43,20 +44,6 @@ class Features(NamedTuple):
     hidden: Array
     weights: Array | None
     copy: Array | None
-
-
-class _Mechanism(Parameters):
-    """An attention mechanism with its parameters."""
-
-    def __init__(self, mechanism: Attention, *, param_dtype: Any, rngs: nnx.Rngs) -> None:
-        self.mechanism = mechanism
-        self._names, self._structure = self._store(
-            "", mechanism.init(rngs.params(), dtype=param_dtype)
-        )
-
-    @property
-    def params(self) -> Any:
-        return self._restored(self._names, self._structure)
 
 
 class Decoder(nnx.Module):
@@ -128,7 +115,7 @@ class Decoder(nnx.Module):
         self.deterministic = False
         checks.require_integer("num_layers", num_layers)
         embed_size, features = cell.input_size, cell.output_shape[-1]
-        mechanism = _mechanism(attention, features, memory_size)
+        mechanism = mechanism_of(attention, features, memory_size)
         for name, option in (("input_feeding", input_feeding), ("copy", copy)):
             if checks.require_bool(name, option) and mechanism is None:
                 raise ValueError(f"{name}: expected False without attention, got True")
@@ -136,7 +123,7 @@ class Decoder(nnx.Module):
         linear = {"param_dtype": param_dtype, "rngs": rngs}
 
         self.embedding = nnx.Embed(vocabulary, embed_size, **linear)
-        self.mechanism = None if mechanism is None else _Mechanism(mechanism, **linear)
+        self.mechanism = None if mechanism is None else Mechanism(mechanism, **linear)
         context = 0 if mechanism is None else mechanism.memory_size
         hidden = embed_size if tied else features
         combines = bool(context) or tied
@@ -284,25 +271,7 @@ class Decoder(nnx.Module):
             logits = ops.biased(product, None if self.bias is None else self.bias[...])
         if self.gate is None:
             return logits
-        if features.copy is None or features.weights is None:
-            raise ValueError("features: expected copy and weights with copy=True, got None")
-        if source_ids is None:
-            raise ValueError("source_ids: expected the source's tokens to copy from, got None")
-        source_ids = checks.require_ids("source_ids", source_ids, "integers [..., S]")
-        positions = source_ids.shape[-1]
-        # If a source has no real positions, no token can be copied, so the probability of
-        # generating is 1.
-        writes = jax.nn.log_sigmoid(features.copy)
-        writes = jnp.where(features.weights.sum(-1) > 0, writes, 0.0)
-        generate = jax.nn.log_softmax(logits) + writes[..., None]
-        one_hot = jax.nn.one_hot(source_ids, self.vocabulary + positions, dtype=jnp.float32)
-        known = (source_ids >= 0) & (source_ids < self.vocabulary + positions)
-        unknown = (features.weights > 0) & ~known
-        weights = jnp.where(unknown, jnp.nan, features.weights)
-        share = jnp.einsum("...s,...sv->...v", weights, one_hot)
-        copied = _log(share) + jax.nn.log_sigmoid(-features.copy)[..., None]
-        both = _log_add(generate, copied[..., : self.vocabulary])
-        return jnp.concatenate([both, copied[..., self.vocabulary :]], axis=-1)
+        return with_copies(logits, features.copy, features.weights, source_ids)
 
     def linear_readout(self) -> tuple[Array, Array | None, bool] | None:
         """Return the readout as arguments for `seqjax.losses.linear_cross_entropy`.
@@ -477,18 +446,6 @@ def _output_before(cell: Cell[Any, Any], params: Any, state: Any, dtype: Any) ->
     return output
 
 
-def _log(x: Array) -> Array:
-    """Return log x for x ≥ 0. At x = 0 the result is -inf and the gradient is 0."""
-    none = x == 0
-    return jnp.where(none, -jnp.inf, jnp.log(jnp.where(none, 1.0, x)))
-
-
-def _log_add(a: Array, b: Array) -> Array:
-    """Return log(exp a + exp b). If a and b are -inf, the result is -inf, with gradient 0."""
-    none = jnp.isneginf(a) & jnp.isneginf(b)
-    return jnp.where(none, -jnp.inf, jnp.logaddexp(jnp.where(none, 0.0, a), b))
-
-
 def _affine(linear: nnx.Linear, x: Array) -> Array:
     """Apply a linear Flax layer as a product of two matrices, whose gradient is faster on CPUs.
 
@@ -502,30 +459,3 @@ def _affine(linear: nnx.Linear, x: Array) -> Array:
 def _weights(linear: Any) -> tuple[Array, Array] | None:
     """Return the matrix and the bias of a linear Flax layer."""
     return None if linear is None else (linear.kernel[...], linear.bias[...])
-
-
-def _mechanism(
-    attention: str | Attention | None, query_size: int, memory_size: int | None
-) -> Attention | None:
-    """Return the mechanism that `attention` specifies, and check its sizes."""
-    if attention is None:
-        return None
-    if memory_size is None:
-        raise ValueError(
-            "memory_size: expected the number of features of the memory with attention, got None"
-        )
-    checks.require_integer("memory_size", memory_size)
-    if isinstance(attention, str):
-        kind = ATTENTIONS[checks.require_name("attention", attention, ATTENTIONS)]
-        return kind(query_size=query_size, memory_size=memory_size)
-    if not isinstance(attention, Attention):
-        raise TypeError(
-            f"attention: expected a name of ATTENTIONS, a mechanism or None, "
-            f"got {checks.brief(attention)}"
-        )
-    if (attention.query_size, attention.memory_size) != (query_size, memory_size):
-        raise ValueError(
-            f"attention: expected query_size={query_size} and memory_size={memory_size}, "
-            f"got {attention.query_size} and {attention.memory_size}"
-        )
-    return attention

@@ -8,26 +8,9 @@ import pytest
 from seqjax import decoding
 from seqjax.ctc import ctc_beam_search
 from tests.ctc.helpers import V, draw, every_labelling, log_softmax
+from tests.decoding.fusion import BLANK, assert_best, second, total
 
 LENGTHS = np.array([5, 4, 0])
-BLANK = 1
-
-
-def second(seed=4):
-    """A model that counts its tokens: scores `[count, previous, next]`."""
-    scores = np.random.default_rng(seed).normal(size=(6, V, V))
-    scores -= np.log(np.exp(scores).sum(axis=-1, keepdims=True))
-    wide = jnp.asarray(scores, jnp.float32)
-    return scores, lambda tokens, count: (wide[jnp.minimum(count, 5), tokens], count + 1)
-
-
-def total(scores, labels, end):
-    read = [BLANK, *labels]
-    following = [*labels] if end is None else [*labels, end]
-    return sum(
-        scores[min(n, 5), before, after]
-        for n, (before, after) in enumerate(zip(read, following, strict=False))
-    )
 
 
 @pytest.mark.parametrize("end", [None, BLANK])
@@ -46,17 +29,10 @@ def test_equals_the_definition(end):
     found = jax.device_get(search(logits, LENGTHS))
     for b, length in enumerate(LENGTHS):
         every = {
-            labels: (
-                np.log(p),
-                0.7 * total(scores, labels, end) + 0.3 * (len(labels) + (end is not None)),
-            )
+            labels: (np.log(p), total(scores, labels, end, 0.3))
             for labels, p in every_labelling(logits[b, :length], length, BLANK).items()
         }
-        best = sorted(every.items(), key=lambda item: -sum(item[1]))[:4]
-        for k, (labels, (log_p, bonus)) in enumerate(best):
-            assert tuple(found.tokens[b, k, : found.lengths[b, k]]) == labels
-            np.testing.assert_allclose(found.log_probs[b, k], log_p, rtol=1e-4, atol=1e-5)
-            np.testing.assert_allclose(found.scores[b, k], log_p + bonus, rtol=1e-4, atol=1e-5)
+        assert_best(found, b, every, 4)
     assert np.isneginf(found.scores[2, 1:]).all()  # without frames, only the empty output exists
 
 
@@ -103,7 +79,7 @@ def test_refuses():
 def prefix_loop(logits, scores, width):
     """The search over a dictionary of prefixes, with the second model."""
     beam: dict[tuple[int, ...], tuple[float, float]] = {(): (1.0, 0.0)}
-    rank = lambda prefix, parts: np.log(sum(parts)) + 0.7 * total(scores, prefix, None)  # noqa: E731
+    rank = lambda prefix, parts: np.log(sum(parts)) + total(scores, prefix, None, 0.0)  # noqa: E731
     for p_t in np.exp(log_softmax(logits)):
         new: dict[tuple[int, ...], list[float]] = {}
         for prefix, (in_blank, in_label) in beam.items():

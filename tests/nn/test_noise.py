@@ -184,6 +184,16 @@ def test_dropout_of_a_single_layer_does_nothing():
     assert_close(layer(xs, rngs=KEY), plain(xs), 0, 0)
 
 
+@pytest.mark.parametrize(
+    "build", [lambda: linear(2), lambda: nn.LRUBlock(H, H, rngs=KEY)], ids=["stack", "block"]
+)
+def test_a_rate_that_is_set_later_is_checked(build):
+    layer = build()
+    layer.dropout = 1.5
+    with pytest.raises(ValueError, match=r"dropout: expected a number in \[0, 1\), got 1.5"):
+        layer(jnp.ones([B, T, H]), rngs=KEY)
+
+
 def test_dropout_leaves_states_of_the_layers_alone():
     layer = linear(2, dropout=0.5)
     xs = random(B, T, H)

@@ -10,28 +10,11 @@ from flax import nnx
 
 from seqjax import decoding, nn
 from seqjax.transducer import Transducer, transducer_beam_search
+from tests.decoding.fusion import BLANK, assert_best, second, total
 from tests.transducer.helpers import E, Networks, P, V, every_labelling, functions
 
 LENGTHS = np.array([3, 2, 0])
-BLANK, MOST = 1, 2
-
-
-def second(seed=4):
-    """A model that counts its tokens: scores `[count, previous, next]`."""
-    scores = np.random.default_rng(seed).normal(size=(8, V, V))
-    scores -= np.log(np.exp(scores).sum(axis=-1, keepdims=True))
-    wide = jnp.asarray(scores, jnp.float32)
-    return scores, lambda tokens, count: (wide[jnp.minimum(count, 7), tokens], count + 1)
-
-
-def total(scores, labels, end, bonus=0.3):
-    """The score 0.7 Σ log p + bonus |Y| of the second model."""
-    read = [BLANK, *labels]
-    following = [*labels] if end is None else [*labels, end]
-    return sum(
-        0.7 * scores[min(n, 7), before, after] + bonus
-        for n, (before, after) in enumerate(zip(read, following, strict=False))
-    )
+MOST = 2
 
 
 @jax.jit
@@ -58,14 +41,10 @@ def test_equals_the_definition(seed):
     found = jax.device_get(SEARCH(networks.arrays(), frames, LENGTHS, table, 0.7, 0.3))
     for b, length in enumerate(LENGTHS):
         every = {
-            labels: (np.log(p), total(scores, labels, BLANK))
+            labels: (np.log(p), total(scores, labels, BLANK, 0.3))
             for labels, p in every_labelling(networks, frames[b, :length], BLANK, MOST).items()
         }
-        best = sorted(every.items(), key=lambda item: -sum(item[1]))[:5]
-        for k, (labels, (log_p, bonus)) in enumerate(best):
-            assert tuple(found.tokens[b, k, : found.lengths[b, k]]) == labels
-            np.testing.assert_allclose(found.log_probs[b, k], log_p, rtol=1e-4, atol=1e-5)
-            np.testing.assert_allclose(found.scores[b, k], log_p + bonus, rtol=1e-4, atol=1e-5)
+        assert_best(found, b, every, 5)
     assert np.isneginf(found.scores[2, 1:]).all()  # without frames, only the empty output exists
 
 

@@ -1,0 +1,118 @@
+"""The parts that all conversions share: a new layer, and a walk over the directions of a layer."""
+
+import functools
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import numpy as np
+from flax import nnx
+
+from seqjax import cells, checks, nn
+from seqjax.interop import _dtypes
+from seqjax.interop._requirements import directions_of, require_weights_only
+from seqjax.interop._schemes import Group
+
+__all__ = ["dumped", "filled", "new_layer", "params_of", "require_cell"]
+
+_LAYERS: dict[type[Any], Any] = {
+    cells.Elman: nn.RNN,
+    cells.LSTM: nn.LSTM,
+    cells.ProjectedLSTM: nn.LSTM,
+    cells.GRU: nn.GRU,
+    cells.ChoGRU: nn.GRU,
+    cells.LRU: nn.LRU,
+    cells.RGLRU: nn.RGLRU,
+    cells.S5: nn.S5,
+    cells.SLSTM: nn.SLSTM,
+    cells.SRU: nn.SRU,
+}
+
+
+def new_layer(
+    cell: type[Any], layers: Sequence[Sequence[Group]], options: dict[str, Any]
+) -> nn.Recurrent:
+    """Return a new layer for the weights of a source. Its parameters do not have values yet.
+
+    Args:
+      cell: our cell.
+      layers: for each layer, a list with the arrays of each of its one or two directions.
+      options: the arguments of the layer. The default of `param_dtype` is the source's dtype.
+
+    Raises:
+      ValueError: an option gives the layer parameters that the source does not have.
+    """
+    require_weights_only(options)
+    dtype = _dtypes.widest(a for groups in layers for g in groups for a in g.arrays.values())
+    if dtype is not None:  # else an error is raised when the arrays are split
+        options = {"param_dtype": dtype, **options}
+    build = functools.partial(
+        _LAYERS[cell], num_layers=len(layers), bidirectional=len(layers[0]) == 2, **options
+    )
+    # Only shapes are computed, since random values would be overwritten.
+    layer: nn.Recurrent = nnx.eval_shape(lambda: build(rngs=nnx.Rngs(0)))
+    return layer
+
+
+def filled(
+    into: nn.Recurrent,
+    layers: Sequence[Sequence[Group]],
+    parameters: Callable[[nn.Direction, Group], dict[str, jax.Array]],
+) -> nn.Recurrent:
+    """Fill a layer with the weights of a source, and return the layer.
+
+    Args:
+      into: the layer.
+      layers: for each layer, a list with the arrays of each of its one or two directions.
+      parameters: a function that returns the parameters of a direction, given the direction and
+        the arrays of the source.
+    """
+    values = [
+        (direction, name, array)
+        for layer, groups in zip(into.layers, layers, strict=True)
+        for direction, group in zip(directions_of(layer), groups, strict=True)
+        for name, array in parameters(direction, group).items()
+    ]
+    for direction, name, array in values:  # done last, so that an error leaves `into` unchanged
+        setattr(direction, name, nnx.Param(array))
+    return into
+
+
+def require_cell(expected: type[Any], cell: Any, source: str) -> None:
+    """Raise if the layer to fill has another cell than the arrays, one of which is `source`."""
+    if type(cell) is not expected:
+        raise ValueError(
+            f"into: expected a layer of {expected.__name__}, the cell of {source}, got one of "
+            f"{type(cell).__name__}"
+        )
+
+
+def dumped(
+    layer: nn.Recurrent, arrays: Callable[[nn.Direction, str], dict[str, Any]]
+) -> list[list[dict[str, Any]]]:
+    """Return the arrays of all directions in a list of layers, each a list of directions.
+
+    Args:
+      layer: our layer.
+      arrays: a function that returns the arrays of a direction, given the direction and the name
+        of its parameters in messages.
+    """
+    return [
+        [
+            arrays(direction, f"layers[{index}].{side}.")
+            for side, direction in zip(("forward", "backward"), directions_of(each), strict=False)
+        ]
+        for index, each in enumerate(layer.layers)
+    ]
+
+
+def params_of(direction: nn.Direction, name: str) -> tuple[Group, bool]:
+    """Return the parameters of a direction, and whether they are traced.
+
+    Args:
+      direction: the direction.
+      name: the name of its parameters in messages.
+    """
+    params = {key: a for key, a in direction.params._asdict().items() if a is not None}
+    traced = checks.is_traced(params)
+    return Group(params if traced else jax.tree.map(np.asarray, params), name), traced

@@ -1,0 +1,55 @@
+"""Checks of arguments of a stack that have one entry per layer, and one part per direction."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from seqjax import checks
+from seqjax.nn._layer import Bidirectional
+
+__all__ = ["given_params", "given_states"]
+
+
+def given_params(params: Any, num_layers: int, bidirectional: bool) -> list[tuple[Any, Any]]:
+    """Return the pair of a forward and a backward entry of `params` for each layer."""
+    if params is None:
+        return [(None, None)] * num_layers
+    if type(params) not in (list, tuple) or len(params) != num_layers:
+        raise ValueError(
+            f"params: expected a list of {num_layers} entries, one per layer, got "
+            f"{checks.brief(params)}"
+        )
+    if not bidirectional:
+        return [(entry, None) for entry in params]
+    for entry in params:
+        if type(entry) not in (Bidirectional, tuple, list) or len(entry) != 2:
+            raise ValueError(
+                "params: expected Bidirectional(forward, backward) for each layer, got "
+                f"{checks.brief(entry)}"
+            )
+    return [(forward, backward) for forward, backward in params]
+
+
+def given_states(initial_state: Any, num_layers: int, bidirectional: bool) -> tuple[Any, ...]:
+    """Return the entry of `initial_state` for each layer.
+
+    If an entry is None, the layer starts from its own initial state.
+    """
+    if initial_state is None:
+        return (None,) * num_layers
+    if not isinstance(initial_state, (tuple, list)) or len(initial_state) != num_layers:
+        raise ValueError(
+            f"initial_state: expected a tuple of {num_layers} states, one per layer, "
+            f"got {jax.tree.map(jnp.shape, initial_state)}; "
+            "seqjax.interop.pytorch.load_state converts PyTorch's (h, c)"
+        )
+    for state in initial_state:
+        if state is None or not bidirectional:
+            continue
+        if not isinstance(state, tuple) or len(state) != 2:
+            raise ValueError(
+                "initial_state: expected Bidirectional(forward, backward) for each layer, "
+                f"got {jax.tree.map(jnp.shape, state)}"
+            )
+    return tuple(initial_state)
