@@ -117,6 +117,7 @@ def eigenvalues_of(cell, seed=0):
     return np.asarray(cell.prepare(params).decay), params
 
 
+@pytest.mark.quick()
 def test_eigenvalues_are_uniform_on_a_ring():
     eigenvalues, params = eigenvalues_of(
         LRU(3, 20_000, output_size=1, r_min=0.5, r_max=0.9, max_phase=1.0)
@@ -131,6 +132,7 @@ def test_eigenvalues_are_uniform_on_a_ring():
     assert_close(np.exp(params.gamma_log), np.sqrt(1 - size.astype(np.float64) ** 2), **CLOSE)
 
 
+@pytest.mark.quick()
 def test_gamma_keeps_the_variance_of_the_state():
     """With white noise as input, |s|² has the mean of |x B|², also for eigenvalues near 1."""
     cell = LRU(4, 64, r_min=0.95, r_max=0.99)
@@ -142,6 +144,7 @@ def test_gamma_keeps_the_variance_of_the_state():
     assert abs(ratio - 1) < 0.1
 
 
+@pytest.mark.quick("float32")
 @pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float16, jnp.float32])
 def test_extreme_rings_are_finite(dtype):
     cell = LRU(2, 5000, output_size=1)
@@ -165,6 +168,7 @@ def test_extreme_rings_are_finite(dtype):
         assert finite(gradient(others._replace(**drawn)))
 
 
+@pytest.mark.quick()
 def test_decays_of_the_rg_lru_begin_in_their_range():
     cell = RGLRU(1, 1, min_decay=0.6, max_decay=0.8)
     decay = jax.vmap(cell.init)(jax.random.split(jax.random.key(0), 20_000)).decay
@@ -179,6 +183,7 @@ def test_decays_of_the_rg_lru_begin_in_their_range():
 # Numbers at the limits.
 
 
+@pytest.mark.quick()
 def test_the_normaliser_is_exact_and_differentiable_near_one():
     """1 - a² in float32 would be 0 or a multiple of 6e-8; a saturated gate gives a = 1."""
     cell = RGLRU(1, 1, use_bias=False)
@@ -236,6 +241,7 @@ def test_a_hundred_thousand_steps(cell):
     assert all(bool(jnp.isfinite(leaf).all()) for leaf in jax.tree.leaves(gradient(params)))
 
 
+@pytest.mark.quick()
 def test_a_slow_decay_is_not_rounded_away_in_bfloat16():
     """The state stays in float32: a bfloat16 state would not change by a factor of 0.999."""
     cell = RGLRU(1, 1)
@@ -294,6 +300,7 @@ def test_gradient_norms_over_time_are_those_of_the_decays():
     assert_close(found, np.array(want), **CLOSE)
 
 
+@pytest.mark.quick()
 @pytest.mark.parametrize("layer", [nn.LRU, nn.RGLRU])
 def test_layers(layer):
     own: dict[str, Any] = {"r_min": 0.5} if layer is nn.LRU else {"num_heads": 2}

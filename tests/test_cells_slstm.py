@@ -83,6 +83,7 @@ def test_the_first_step_stores_its_input_whatever_its_gates(forget_gate):
         assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(gradient))
 
 
+@pytest.mark.quick()
 @FORGET
 def test_a_step_after_a_reset_is_a_first_step(forget_gate):
     cell = SLSTM(3, 4, num_heads=2, forget_gate=forget_gate)
@@ -126,6 +127,7 @@ def test_the_scale_of_the_state_does_not_matter():
     assert_close((got.state.c * back, got.state.n * back), (want.state.c, want.state.n), 1e-5)
 
 
+@pytest.mark.quick("float32-exponential")
 @FORGET
 @pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
 def test_the_state_of_100_000_steps_is_finite(dtype, forget_gate):
@@ -189,6 +191,7 @@ def test_the_norm_is_that_of_each_head_and_of_the_output_alone():
 # The layer.
 
 
+@pytest.mark.quick()
 def test_zoneout_holds_the_hidden_state_alone():
     cell = SLSTM(3, 4)
     layer = nn.Recurrent(cell, zoneout=0.5, learned_initial_state=True, rngs=nnx.Rngs(0))
@@ -204,6 +207,7 @@ def test_zoneout_holds_the_hidden_state_alone():
         seqjax.unroll(cell, params_of(cell), xs, zoneout=hold)
 
 
+@pytest.mark.quick()
 def test_gradients_reach_every_parameter_from_the_initial_values():
     """The initial recurrent weights are zero, but their gradients are not."""
     layer = nn.SLSTM(1, 8, num_heads=2, head_norm=True, rngs=nnx.Rngs(0))

@@ -92,6 +92,7 @@ def test_everything_is_what_enumeration_says(seed, holes):
     assert (np.asarray(shares)[~mask] == 0).all()
 
 
+@pytest.mark.quick()
 def test_loss_is_the_mean_over_the_sequences_that_are_not_filler():
     _, emissions, tags, scores = draw(3)
     lengths, options = np.array([T, 0, 2, 1]), dict(scores)
@@ -108,6 +109,7 @@ def test_loss_is_the_mean_over_the_sequences_that_are_not_filler():
     np.testing.assert_allclose(one, each[0], rtol=1e-5)
 
 
+@pytest.mark.quick()
 def test_without_start_end_and_lengths():
     _, emissions, tags, scores = draw(1)
     zeros = np.zeros(C, np.float32)
@@ -141,6 +143,7 @@ def test_gradient():
             np.testing.assert_allclose(slope[index], (sides[0] - sides[1]) / 2e-4, atol=2e-5)
 
 
+@pytest.mark.quick()
 def test_garbage_in_padding_changes_nothing():
     _, emissions, tags, scores = draw(0)
     lengths = np.array([3, 5, 0, 1])
@@ -198,7 +201,7 @@ def test_ties_take_the_lower_tags():
     assert found.tags.tolist() == [[0, 0, 0, 0]] and found.scores.tolist() == [0.0]
 
 
-@pytest.mark.quick("shape0", "shape4")
+@pytest.mark.quick("shape0")
 @pytest.mark.parametrize("shape", [(0, T), (B, 0), (0, 0), (2, 0, T), ()])
 def test_empty_axes_and_other_batch_axes(shape):
     *batch, steps = shape or (T,)
@@ -230,6 +233,7 @@ def test_vmap_and_batch_axes_agree():
     jax.tree.map(lambda a, b: close(a, b.reshape(a.shape)), every(*squares), whole)
 
 
+@pytest.mark.quick()
 def test_half_precision_and_strict_promotion():
     _, emissions, tags, scores = draw(5)
     scores = {name: jnp.asarray(value, jnp.bfloat16) for name, value in scores.items()}

@@ -149,6 +149,7 @@ def test_no_probability_above_one(seed, scale, forbidden):
     np.testing.assert_allclose(shares.sum(-1), possible[:, None] * np.ones(6), atol=1e-5)
 
 
+@pytest.mark.quick()
 @settings(max_examples=25, deadline=None)
 @given(seed=st.integers(0, 2**20), number=st.sampled_from([1, 2, 5, 40]))
 def test_several_best(seed, number):
@@ -183,6 +184,7 @@ def test_several_best_of_equals_and_mistakes():
     assert module.decode(jnp.zeros((5, 3, 2)), n_best=4).tags.shape == (5, 4, 3)
 
 
+@pytest.mark.quick()
 @settings(max_examples=25, deadline=None)
 @given(seed=st.integers(0, 2**20))
 def test_partial_labels(seed):
@@ -245,6 +247,7 @@ def test_small_differences_of_large_scores(seed, size):
             np.testing.assert_array_equal(found, expected)
 
 
+@pytest.mark.quick()
 def test_large_scores_of_known_value():
     emissions = np.array([[0, 0], [1e8, 1e8]], np.float32)
     transitions = np.array([[0, 1], [2, 0]], np.float32)

@@ -326,7 +326,7 @@ def loss_of(ran, weights):
 
 @pytest.mark.parametrize("remat", ["none", "sqrt"])
 @custom
-@pytest.mark.quick("running_mean-none")
+@pytest.mark.quick()
 def test_gradients_equal_those_through_the_loop(cell, remat):
     params, xs = params_of(cell), inputs(cell)
     mask, resets = mask_of((B,), T), mask_of((B,), T, seed=9)
@@ -512,6 +512,7 @@ def test_nnx_stack(name):
     assert_close(layer(xs).outputs, looped(second.cell, second.params, np.asarray(middle))[0])
 
 
+@pytest.mark.quick("leaky")
 @custom
 def test_linen_layer(cell):
     xs, mask = inputs(cell), mask_of((B,), T)

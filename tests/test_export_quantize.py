@@ -154,6 +154,7 @@ def saved(path: Any, artifact: Any) -> tuple[Any, int]:
     return export.load(path), path.stat().st_size
 
 
+@pytest.mark.quick()
 @pytest.mark.parametrize("weights", ["constants", "argument"])
 def test_a_layer_equals_that_of_the_rounded_weights_and_its_file_is_small(weights, tmp_path):
     layer = layer_of(bidirectional=True)
@@ -193,6 +194,7 @@ def test_steps_from_a_file_equal_the_whole(tmp_path):
     np.testing.assert_allclose(np.stack(outputs, axis=1), expected, atol=1e-6)
 
 
+@pytest.mark.quick()
 @pytest.mark.parametrize("tied", [True, False])
 def test_generation_equals_that_of_the_rounded_weights(tied, tmp_path):
     model: Any = drawn(

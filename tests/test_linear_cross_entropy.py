@@ -347,6 +347,7 @@ def test_only_what_is_asked_for_is_computed():
     assert [products(argnums) for argnums in (0, 1, 2, (0, 1, 2))] == [2, 2, 1, 3]
 
 
+@pytest.mark.quick()
 def test_metrics_are_the_same_means():
     hidden, kernel, bias, labels, mask = drawn(dtype=np.float32)
     mean = metrics.linear_cross_entropy(hidden, kernel, bias, labels, mask=mask, chunk_size=4)
@@ -366,6 +367,7 @@ def test_metrics_are_the_same_means():
     assert by_lengths == by_mask and int(by_mask.count) == 7
 
 
+@pytest.mark.quick()
 def test_extreme_and_excluded_logits():
     """Logits of 10,000 are exact, and a bias of -inf rules a class out."""
     kernel = jnp.array([[1e4, -1e4, 0.0]])

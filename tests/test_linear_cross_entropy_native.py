@@ -108,6 +108,7 @@ def test_only_some_gradients(argnums):
     jax.tree.map(np.testing.assert_array_equal, part, wanted)
 
 
+@pytest.mark.quick()
 def test_derivatives_and_transformations():
     """Forward mode, second derivatives, vmap and checkpoint are those of the chunks."""
     *inputs, labels, mask = map(jnp.asarray, drawn())
@@ -192,6 +193,7 @@ def test_accuracy():
         assert float(hits.value()) == wanted, (ties, label)
 
 
+@pytest.mark.quick()
 def test_chunks_compute_everything_else(x64):
     hidden, kernel, bias, labels, _ = drawn()
     run = jax.value_and_grad(lambda *x, **options: loss(*x, labels, **options), (0, 1, 2))

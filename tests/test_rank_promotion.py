@@ -110,7 +110,7 @@ MODELS: dict[str, dict[str, Any]] = {
 
 
 @pytest.mark.parametrize("options", MODELS.values(), ids=MODELS)
-@pytest.mark.quick("luong")
+@pytest.mark.quick()
 def test_encoder_decoders(options):
     model = translator(source_vocabulary=9, **options)
     graph, state = nnx.split(model)
@@ -193,6 +193,7 @@ class Tagger(nnx.Module):
         return self.readout(outputs)
 
 
+@pytest.mark.quick()
 def test_training_and_evaluation():
     def loss(model, batch, rngs):
         return losses.cross_entropy(model(batch["x"], rngs), batch["y"], mask=batch["mask"]), {}

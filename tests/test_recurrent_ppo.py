@@ -170,6 +170,7 @@ def test_the_ratio_is_one_in_the_first_epoch(learner):
     check()
 
 
+@pytest.mark.quick()
 def test_one_outcome_at_every_boundary(x64):
     """Episodes of one step, no episode that ends, and an end at each step of a rollout."""
     policy = policy_of(0)

@@ -121,7 +121,7 @@ def test_the_states_of_a_stack_in_two_directions():
     assert_close(one_way(xs[:, 3:], initial_state=start).outputs, outputs[:, 3:], 1e-6, 1e-6)
 
 
-@pytest.mark.quick("fused")
+@pytest.mark.quick()
 @pytest.mark.parametrize("implementation", ["scan", "fused"])
 def test_no_gradient_passes_the_burn_in(implementation):
     xs, mask, resets = inputs(5)

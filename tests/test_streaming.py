@@ -325,6 +325,7 @@ def test_mistakes_say_so_and_move_nothing():
     assert (np.asarray(session.state("a")[0]) == before).all()
 
 
+@pytest.mark.quick()
 def test_the_benchmark_measures_sessions():
     given = Settings(peers={}, repeats=1, shapes=(Shape(3, 1, 4, 5),), cells=("gru",))
     rows = SUITES["sessions"].run(given, lambda text: None)

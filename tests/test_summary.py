@@ -101,6 +101,7 @@ def test_a_long_model_path_is_cut_to_a_terminal():
     assert "…" in str(found)
 
 
+@pytest.mark.quick()
 def test_an_encoder_decoder_counts_its_loops():
     model = translator(cell="gru")
     sources, targets = jnp.ones([2, 6], int), jnp.ones([2, 8], int)

@@ -115,6 +115,7 @@ def test_gates_are_those_of_the_equations(name, reverse):
             assert not np.any(value[row, length:])
 
 
+@pytest.mark.quick()
 def test_every_registered_cell_with_gates_is_tested_here():
     gated = []
     for name, cls in seqjax.CELLS.items():
@@ -130,6 +131,7 @@ def test_every_registered_cell_with_gates_is_tested_here():
     assert set(gated) == {*GATED, *timed, "conv_lstm_1d", "conv_lstm_2d"}
 
 
+@pytest.mark.quick()
 def test_gates_of_a_stack_have_paths_and_zoneout():
     layer = nn.GRU(I, H, num_layers=2, bidirectional=True, zoneout=0.3, rngs=nnx.Rngs(0))
     layer.layers[0].forward.b[...] = jnp.linspace(-1, 1, 3 * H)
@@ -224,6 +226,7 @@ def test_gradient_norms_in_a_stack_are_those_of_the_composed_cells():
     np.testing.assert_allclose(found["layers.0.forward"], of_first, rtol=1e-4)
 
 
+@pytest.mark.quick()
 def test_gradient_norms_of_both_directions_time_major():
     layer = nn.LSTM(I, H, bidirectional=True, time_major=True, rngs=nnx.Rngs(0))
     xs = jnp.asarray(XS).transpose(1, 0, 2)

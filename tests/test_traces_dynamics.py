@@ -171,6 +171,7 @@ def test_fixed_points_of_a_cell_are_those_of_numpy(name):
     assert (np.diff(np.abs(found.eigenvalues[:, 0])) >= 0).all()
 
 
+@pytest.mark.quick()
 def test_fixed_points_of_a_complex_state():
     """The LRU is linear: one fixed point b / (1 - a), and the eigenvalues are those of a."""
     cell = cells.LRU(I, H)
@@ -187,6 +188,7 @@ def test_fixed_points_of_a_complex_state():
     np.testing.assert_allclose(exponents, np.log(expected), atol=0.05)
 
 
+@pytest.mark.quick()
 def test_fixed_points_of_a_stack_are_those_of_its_cells():
     layer = nn.GRU(I, H, num_layers=2, time_major=True, dropout=0.5, rngs=nnx.Rngs(0))
     for part in layer.layers:
@@ -247,6 +249,7 @@ def numpy_exponents(step: Callable[[Any, Any], Any], state: Any, xs: Any, discar
     return np.mean(rates[discard:], axis=0)
 
 
+@pytest.mark.quick()
 def test_exponents_of_a_cell_with_inputs_are_those_of_numpy():
     cell, params = made("lstm")
     rng = np.random.default_rng(3)
@@ -264,6 +267,7 @@ def test_exponents_of_a_cell_with_inputs_are_those_of_numpy():
         np.testing.assert_allclose(found[row], expected[:4], atol=2e-3)
 
 
+@pytest.mark.quick()
 def test_exponents_of_a_layer_are_those_of_its_cell():
     layer = nn.GRU(I, H, time_major=True, zoneout=0.2, rngs=nnx.Rngs(0))
     layer.layers[0].forward.b[...] = jnp.linspace(-1, 1, 3 * H)

@@ -6,6 +6,8 @@
 Bahdanau, Cho, Bengio (2015), Neural machine translation by jointly learning to align and translate.
 """
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -17,7 +19,8 @@ from tests.seq2seq.helpers import translator
 BATCH, POSITIONS, EMBED, UNITS = 2, 3, 3, 4
 
 
-def _made(feeding):
+@functools.cache
+def writer(feeding):
     """A writer and parameters with random biases, for a memory with padding."""
     model = translator(
         target_vocabulary=7,
@@ -36,10 +39,6 @@ def _made(feeding):
     decoder = model.decoder
     prepared = decoder.precompute(encoded)
     return decoder._writer(decoder.initial_state(encoded, cells, prepared), prepared)
-
-
-WRITER, PARAMS = _made(feeding=False)
-FEEDING, FEEDING_PARAMS = _made(feeding=True)
 
 
 def twin(cell, params, x, state, row=0):

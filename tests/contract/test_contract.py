@@ -25,7 +25,7 @@ entries = pytest.mark.parametrize("name", TABLE)
 
 
 def params_of(name):
-    entry = TABLE[name]
+    entry = TABLE[name]()
     if entry.params is not None:
         return entry.params
     shapes = jax.eval_shape(entry.cell.init, jax.random.key(0))
@@ -53,7 +53,7 @@ def wide(leaf):
 
 def by_twin(name, params, xs, mask, resets, reverse):
     """The twin, one row and one step at a time in float64."""
-    cell, twin, _ = TABLE[name]
+    cell, twin, _ = TABLE[name]()
     params = jax.tree.map(wide, params)
     has_rows = "row" in inspect.signature(twin).parameters
     finals, outputs = [], []
@@ -76,14 +76,14 @@ def by_twin(name, params, xs, mask, resets, reverse):
 @entries
 @pytest.mark.quick()
 def test_every_law(name):
-    check_cell(TABLE[name].cell, params=TABLE[name].params, batch_shape=(B,))
+    check_cell(TABLE[name]().cell, params=TABLE[name]().params, batch_shape=(B,))
 
 
 @pytest.mark.quick("lru-True")
 @pytest.mark.parametrize("reverse", [False, True])
 @entries
 def test_equals_its_twin_with_masks_and_resets(name, reverse):
-    cell, params = TABLE[name].cell, params_of(name)
+    cell, params = TABLE[name]().cell, params_of(name)
     xs, mask, resets = inputs_of(cell), mask_of((B,)), mask_of((B,), seed=9)
     want = by_twin(name, params, xs, mask, resets, reverse)
     kernels = ["scan", "fused", *(["associative"] if isinstance(cell, LRU) else [])]
@@ -116,7 +116,7 @@ def test_a_cell_in_no_registry_writes_translations():
 
 
 def test_what_is_not_held_or_not_learned():
-    cell = TABLE["slstm"].cell
+    cell = TABLE["slstm"]().cell
     params, xs = params_of("slstm"), inputs_of(cell)
     state = cell.initial_state()
     with pytest.raises(ValueError, match=r"zoneout: expected None .* SLSTM.*not held, got 0.1"):
@@ -131,7 +131,7 @@ def test_what_is_not_held_or_not_learned():
 @pytest.mark.parametrize("name", ["gru_d", "lru"])
 def test_zoneout_holds_the_state_as_the_last_step_left_it(name, kernel):
     """Not as the step found it: a unit that is held does not decay. A complex one is held, too."""
-    cell, params = TABLE[name].cell, params_of(name)
+    cell, params = TABLE[name]().cell, params_of(name)
     start = jax.tree.map(lambda a: jnp.full_like(a, 0.5), cell.initial_state((B,)))
     hold = start._replace(h=1.0, last=None) if name == "gru_d" else 1.0
     held = seqjax.unroll(
@@ -294,6 +294,7 @@ class Permuted(seqjax.cells.Cell):
         return jnp.tanh(gates[0] + state[..., p["order"]])
 
 
+@pytest.mark.quick()
 def test_integers_among_the_parameters():
     cell = Permuted(3, 4)
     check_cell(cell)
@@ -362,7 +363,7 @@ class Spiral(LRU):
 
 @pytest.mark.parametrize("bridge", ["last", "projected", "mean", "zero"])
 @pytest.mark.parametrize("cell", [SLSTM, Spiral])
-@pytest.mark.quick("SLSTM-projected")
+@pytest.mark.quick()
 def test_bridges_to_states_that_are_not_all_hidden_units(cell, bridge):
     options: Any = {"decoder_size": 6, "bidirectional": False} if bridge == "last" else {}
     model = translator(embed_size=6, hidden_size=6, cell=cell, bridge=bridge, **options)

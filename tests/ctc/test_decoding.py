@@ -83,7 +83,7 @@ def prefix_loop(logits, width, blank, n):
     return [(prefix, math.log(sum(beam[prefix]))) for prefix in list(beam)[:n]]
 
 
-@pytest.mark.quick("3")
+@pytest.mark.quick()
 @pytest.mark.parametrize("width", [1, 3])
 @given(seed=seeds)
 def test_narrow_search_is_the_loop(seed, width):
@@ -120,6 +120,7 @@ def test_search_alone_is_search_in_a_batch():
         np.testing.assert_allclose(alone.log_probs[0], together.log_probs[b], rtol=1e-5)
 
 
+@pytest.mark.quick()
 def test_ruled_out_labels_do_not_occur():
     _, logits = draw(9)
     logits[:, :, 2] = -np.inf

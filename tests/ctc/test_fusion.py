@@ -36,12 +36,14 @@ def test_equals_the_definition(end):
     assert np.isneginf(found.scores[2, 1:]).all()  # without frames, only the empty output exists
 
 
+@pytest.mark.quick()
 def test_without_a_second_model_scores_are_log_probs():
     _, logits = draw(5)
     found = ctc_beam_search(logits, beam_width=4, n_best=2)
     np.testing.assert_array_equal(found.scores, found.log_probs)
 
 
+@pytest.mark.quick()
 def test_hotwords_change_the_winner():
     """A phrase that the frames find a little less probable wins with a bonus, and only then."""
     p = jnp.log(jnp.array([[[0.02, 0.54, 0.44], [0.96, 0.02, 0.02], [0.02, 0.9, 0.08]]]))
@@ -95,6 +97,7 @@ def prefix_loop(logits, scores, width):
     return [(prefix, rank(prefix, parts)) for prefix, parts in beam.items()]
 
 
+@pytest.mark.quick()
 @pytest.mark.filterwarnings("ignore:divide by zero")
 @pytest.mark.parametrize("seed", [6, 7])
 def test_a_narrow_beam_is_the_loop(seed):

@@ -31,6 +31,7 @@ def test_loss_is_the_sum_over_paths(seed, blank):
         np.testing.assert_allclose(loss[b], expected, rtol=2e-5, atol=2e-5)
 
 
+@pytest.mark.quick()
 def test_garbage_in_padding_changes_nothing():
     _, logits = draw(0)
     lengths, labels, counts = np.array([3, 5, 0]), np.array([[1, 2], [2, 2], [1, 1]]), [2, 1, 0]
@@ -78,6 +79,7 @@ def test_impossible_labels_have_no_gradient():
     assert (slope[0] == 0).all() and (slope[2] == 0).all() and (slope[1, :4] != 0).all()
 
 
+@pytest.mark.quick()
 def test_mean_over_the_sequences_that_are_not_filler():
     _, logits = draw(4)
     lengths, labels, counts = np.array([4, 0, 2]), np.array([[1], [1], [2]]), np.array([1, 0, 0])
@@ -114,6 +116,7 @@ def test_empty_axes(steps, most):
     assert ctc_loss(logits[:0], labels[:0], per_sequence=True, **nobody).shape == (0,)
 
 
+@pytest.mark.quick()
 def test_ruled_out_classes():
     _, logits = draw(2)
     logits[:, :, 2] = -np.inf
@@ -128,6 +131,7 @@ def test_ruled_out_classes():
     assert np.isfinite(slope).all()
 
 
+@pytest.mark.quick()
 def test_long_and_unlikely():
     """Above 1e5, optax's own infinity, going around the labels must not come cheaper."""
     rng = np.random.default_rng(0)

@@ -105,6 +105,7 @@ def test_fewer_are_the_best_of_more(seed, alpha):
     np.testing.assert_array_equal(one.scores[:, 0], several.scores[:, 0])
 
 
+@pytest.mark.quick()
 @given(seed=seeds, min_length=st.sampled_from([0, 2]))
 def test_width_one_is_greedy(seed, min_length):
     toy = make_toy(seed)
@@ -123,6 +124,7 @@ def test_results_are_sorted_and_distinct(seed):
         assert len({(*tokens, length) for tokens, length in outputs}) == 5
 
 
+@pytest.mark.quick()
 @given(seed=seeds)
 def test_a_sentence_alone_is_the_sentence_in_a_batch(seed):
     toy = make_toy(seed)

@@ -129,7 +129,7 @@ def test_no_sentences(decoder, options):
     assert decoded.tokens.shape == (0, n, L) and decoded.alignments.shape == (0, n, L, 3)
 
 
-@pytest.mark.quick("beam_search")
+@pytest.mark.quick()
 @each_decoder
 def test_one_begin_each(decoder, options):
     toy = make_toy()

@@ -31,6 +31,7 @@ def test_ensemble_of_a_model_with_itself_is_the_model():
     np.testing.assert_allclose(twice.log_probs, alone.log_probs, rtol=1e-5)
 
 
+@pytest.mark.quick()
 def test_ensemble_averages_probabilities():
     toys = [make_toy(1), make_toy(2, ruled_out=[2])]
     step = ensemble([step_of(toy) for toy in toys])

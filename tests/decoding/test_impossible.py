@@ -28,7 +28,7 @@ def test_ruled_out_tokens_do_not_occur():
         assert_outputs(decoded, b, every_output(oracle, Rules())[:8], oracle)
 
 
-@pytest.mark.quick("beam_search")
+@pytest.mark.quick()
 @pytest.mark.parametrize("decoder", [greedy, beam_search])
 def test_no_output_is_reported(decoder):
     everything = make_toy(ruled_out=range(4))
@@ -62,6 +62,7 @@ def test_nan_is_not_hidden(decoder, sign):
     assert np.isfinite(decoded.log_probs[1, 0])
 
 
+@pytest.mark.quick()
 def test_fewer_outputs_than_asked_for():
     toy = make_toy(vocabulary=2)
     decoded = decode(toy, beam_width=6, n_best=6, max_length=2, alignment=weights_of)
@@ -79,6 +80,7 @@ def test_a_vocabulary_of_the_end_alone():
     np.testing.assert_allclose(decoded.log_probs[:, 0], 0.0, atol=1e-6)
 
 
+@pytest.mark.quick()
 def test_a_prefix_that_ends():
     arrays = {"prefix": np.array([[1, END, 2]] * B)}
     for decoder in (greedy, beam_search):

@@ -57,6 +57,7 @@ def witten_bell(data, history, token, order):
     return (seen[token] + len(seen) * lower) / (seen.total() + len(seen))
 
 
+@pytest.mark.quick("2")
 @pytest.mark.parametrize("order", [1, 2, 3])
 def test_counts_are_smoothed_as_the_definition_says(order):
     data = sequences()

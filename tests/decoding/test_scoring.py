@@ -52,6 +52,7 @@ def test_without_lengths_all_slots_are_tokens():
     np.testing.assert_array_equal(found.token_log_probs, want.token_log_probs)
 
 
+@pytest.mark.quick()
 def test_score_has_a_gradient():
     toy, lengths = make_toy(4), jnp.array([2, 3, 4])
     tokens = jnp.array([[1, 2, 0, 0], [3, 2, 1, 0], [1, 1, 2, 3]])

@@ -111,6 +111,7 @@ def test_a_narrow_beam_pursues_as_many_as_it_is_wide(width, ends):
         np.testing.assert_allclose(decoded.scores[0, k], value, rtol=1e-5)
 
 
+@pytest.mark.quick()
 def test_greedy_and_scores():
     tokens: tuple[int, ...] = ()
     while len(tokens) < L and not set(tokens) & set(ENDS):

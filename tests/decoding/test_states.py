@@ -5,6 +5,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
 from seqjax.decoding import beam_search
 from seqjax.decoding._problem import make_problem
@@ -19,6 +20,7 @@ from tests.decoding.helpers import (
 )
 
 
+@pytest.mark.quick()
 def test_what_a_step_does_not_change_is_not_reordered():
     toy = make_toy()
     problem = make_problem(step_of(toy), initial(toy), begin=BEGIN, end=END, max_length=L, copies=2)
@@ -43,6 +45,7 @@ def test_what_a_step_does_not_change_is_not_reordered():
     np.testing.assert_array_equal(seen.scores, unseen.scores)
 
 
+@pytest.mark.quick()
 def test_a_state_of_any_arrays():
     """Integers, keys and the tokens so far follow their hypotheses; None is no leaf."""
 

@@ -56,6 +56,7 @@ def texts_of(length):
     return [list(row) for row in itertools.product([1, 2, 3], repeat=length)]
 
 
+@pytest.mark.quick()
 @pytest.mark.parametrize(("unknown", "bonus"), [(-math.inf, 0.0), (-4.5, 0.3)])
 def test_scores_are_those_of_the_words(unknown, bonus):
     model = WordNGram.from_arpa(ARPA, LETTERS, space=2, end=0, unknown=unknown, bonus=bonus)
@@ -85,6 +86,7 @@ def test_scores_are_those_of_the_words(unknown, bonus):
     assert 0 < np.isfinite(wanted).sum() <= len(wanted)
 
 
+@pytest.mark.quick()
 def test_a_search_finds_only_listed_words_and_prefers_likely_ones():
     model = WordNGram.from_arpa(ARPA, LETTERS, space=2, end=0)
     logits = np.random.default_rng(0).normal(size=(2, 4, 4)).astype(np.float32)

@@ -94,6 +94,7 @@ def test_a_window_belongs_to_the_part_of_its_forecast(table):
             assert found[name]["known"][window].shape == (78, 11)
 
 
+@pytest.mark.quick()
 def test_a_forecast_reads_nothing_of_its_own_time(table):
     """Values of the horizon change nothing; known columns of the horizon do."""
     some = config(table, Path("out"))

@@ -110,7 +110,7 @@ def test_recurrent_layers_in_bfloat16(tmp_path, blocks):
     assert (found.shape, found.dtype) == ((3, 24, 9), jnp.float32)
 
 
-@pytest.mark.quick("copy")
+@pytest.mark.quick()
 @pytest.mark.parametrize("task", ["adding", "copy"])
 def test_residual_blocks(tmp_path, task):
     model = memory_tasks.Reader(

@@ -69,6 +69,7 @@ def test_the_baseline_is_the_best_of_two_brightnesses():
     assert dark == pytest.approx(1 / 5) and bright == pytest.approx(1 / 3)
 
 
+@pytest.mark.quick()
 def test_going_on_is_feeding_frames_back(digits, tmp_path):
     some = config(digits, tmp_path)
     model = next_frame.FrameModel(some, rngs=nnx.Rngs(0))

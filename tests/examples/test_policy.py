@@ -169,6 +169,7 @@ def test_a_missing_package_is_named(monkeypatch, tmp_path):
         policy.main(config(tmp_path, task="cart_pole"))
 
 
+@pytest.mark.quick()
 def test_the_update_sees_what_the_policy_saw_when_it_acted():
     """Unrolled with resets from the carried state, the policy gives what it gave step by step."""
     options = config()

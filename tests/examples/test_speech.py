@@ -148,6 +148,7 @@ def score_of(model, tokens, text):
     return total
 
 
+@pytest.mark.quick()
 def test_a_language_model_from_a_file(tmp_path):
     tokens = Vocabulary.build(["ab ba"])
     grams = ["-1 <s>", "-1 </s>", "-0.3 a", "-0.5 b", "-0.7 |"]
@@ -164,6 +165,7 @@ def test_a_language_model_from_a_file(tmp_path):
     np.testing.assert_allclose(score_of(words, tokens, "abba ") / np.log(10), -0.3, rtol=1e-5)
 
 
+@pytest.mark.quick()
 def test_a_language_model_of_words_is_counted():
     tokens = Vocabulary.build(["ab ba", "ab"])
     words = letter_models.load(None, 2, "words", ["ab ba", "ab", "ab"], tokens)

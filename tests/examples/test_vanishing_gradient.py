@@ -26,6 +26,7 @@ def test_norms_show_what_the_textbooks_describe(tmp_path, capsys):
     assert "clipped" in capsys.readouterr().out
 
 
+@pytest.mark.quick()
 def test_measured_norms_equal_the_jacobians_of_a_linear_cell():
     cell = cells.Elman(4, 8, activation="identity")
     config = vanishing_gradient.Config(steps=5, hidden_size=8, input_size=4, batch_size=3)

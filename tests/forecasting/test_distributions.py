@@ -62,6 +62,7 @@ def test_losses_are_the_negative_log_densities_of_scipy(distribution, x64):
     np.testing.assert_allclose(found, expected, rtol=1e-9, atol=1e-9)
 
 
+@pytest.mark.quick()
 def test_losses_are_accurate_in_float32_for_extreme_parameters():
     """Counts of many digits, dispersions near 0 (Poisson), and degrees of freedom near infinity."""
     counts = np.array([0, 1, 7, 1000, 123_456, 0, 3, 2_000_000], float)
@@ -91,6 +92,7 @@ def test_the_closed_crps_is_the_integral(distribution, x64):
         np.testing.assert_allclose(found[n], below + above, rtol=1e-5)
 
 
+@pytest.mark.quick("Gaussian")
 @each
 def test_samples_follow_the_distribution(distribution):
     params = {name: f32(array[:4]) for name, array in PARAMS[distribution].items()}
@@ -106,6 +108,7 @@ def test_samples_follow_the_distribution(distribution):
         np.testing.assert_allclose(share, known.cdf(ends), atol=5 * np.sqrt(0.25 / 4000))
 
 
+@pytest.mark.quick()
 def test_rare_and_huge_counts_are_drawn():
     params = {"mean": jnp.array([0.01, 3e9, 5.0]), "dispersion": jnp.array([50.0, 1e-6, 1e-5])}
     draw = jax.jit(jax.vmap(NegativeBinomial().sample, in_axes=(None, 0)))
@@ -135,6 +138,7 @@ def test_parameters_scale_with_the_series(distribution):
     assert scaled.keys() == plain.keys()
 
 
+@pytest.mark.quick()
 def test_extreme_outputs_give_finite_losses_and_gradients():
     for distribution in DENSE:
         outputs = jnp.array([[-200.0], [0.0], [50.0]]) * jnp.ones(distribution.size)
@@ -269,6 +273,7 @@ def test_a_score_is_the_loss_with_a_count():
     assert (float(empty.value()), int(empty.count)) == (0.0, 0)
 
 
+@pytest.mark.quick()
 def test_impossible_targets():
     params = {"mean": jnp.ones((1, 2)), "dispersion": jnp.ones((1, 2))}
     for wrong in (1.5, -1.0, np.inf):

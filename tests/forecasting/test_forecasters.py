@@ -117,6 +117,7 @@ def samples_of(model, values=VALUES, **options):
     return np.asarray(model.sample(values, jax.random.key(0), **given))
 
 
+@pytest.mark.quick()
 def test_without_noise_samples_are_the_recursion():
     """Lags, covariates, scale and state go on where a series ends, beyond any trained horizon."""
     model = nnx.clone(autoregressive())
@@ -133,6 +134,7 @@ def test_without_noise_samples_are_the_recursion():
             np.testing.assert_allclose(samples[n], expected, rtol=1e-3, atol=2e-3)
 
 
+@pytest.mark.quick()
 @pytest.mark.parametrize(
     ("distribution", "values"),
     [(StudentT(), VALUES), (NegativeBinomial(), np.round(np.abs(VALUES)))],
@@ -158,6 +160,7 @@ def test_the_first_step_has_the_moments_of_the_distribution(distribution, values
         np.testing.assert_allclose(shares, 0, atol=5 * np.sqrt(0.5 / 4000))
 
 
+@pytest.mark.quick()
 def test_samples_depend_neither_on_the_horizon_nor_on_the_batch():
     model = autoregressive()
     both = samples_of(model)
@@ -182,6 +185,7 @@ def test_samples_depend_neither_on_the_horizon_nor_on_the_batch():
     assert np.isfinite(alone).all()
 
 
+@pytest.mark.quick()
 def test_a_forecast_of_a_series_without_values():
     samples = samples_of(autoregressive(), lengths=[0, 5])
     whole = samples_of(autoregressive())
@@ -198,6 +202,7 @@ def test_a_forecast_of_a_series_without_values():
     assert empty.shape == (0, H, 3)
 
 
+@pytest.mark.quick()
 def test_missing_values_and_padding_do_not_reach_gradients():
     @jax.jit
     def gradients(model, values, known):
@@ -261,6 +266,7 @@ def test_direct_is_the_loop_of_its_docstring():
             np.testing.assert_allclose(params["deviation"][n, step], deviation, rtol=1e-3)
 
 
+@pytest.mark.quick()
 def test_samples_and_losses_of_direct_forecasts():
     model = direct()
     given = COVARIATES | {"future_known": FUTURE}

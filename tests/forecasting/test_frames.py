@@ -103,6 +103,7 @@ def test_the_past_of_series_of_all_lengths():
         table.past(0)
 
 
+@pytest.mark.quick()
 def test_a_series_shorter_than_the_context():
     table = read_frame(wide().iloc[3:], "load", known=["price"])
     model = forecasting.AutoregressiveForecaster(4, lags=[1, 5], known=["price"], rngs=nnx.Rngs(0))

@@ -145,6 +145,7 @@ def test_other_numbers(tmp_path, dtype, message):
 CELLS = {"SimpleRNNCell": "rnn", "LSTMCell": "lstm", "GRUCell": "gru"}
 
 
+@pytest.mark.quick("LSTMCell")
 @pytest.mark.parametrize("name", CELLS)
 def test_layers_of_cells(tmp_path, name):
     kind = CELLS[name]

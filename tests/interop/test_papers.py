@@ -62,6 +62,7 @@ CASES: dict[str, Any] = {
 }
 
 
+@pytest.mark.quick("xlstm/layer")
 @pytest.mark.parametrize("name", CASES)
 def test_equals_the_authors_code(name):
     """Outputs, and the gradients by the authors' arrays."""

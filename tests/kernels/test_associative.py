@@ -58,7 +58,7 @@ def test_equals_the_loop_with_everything_on(cell, hold, reverse):
     assert_close(ran("associative"), ran("scan"), 1e-5, 1e-5)
 
 
-@pytest.mark.quick("True")
+@pytest.mark.quick()
 @pytest.mark.parametrize("reverse", [False, True])
 def test_nothing_passes_a_reset(reverse):
     """Neither NaN of a step nor of the start, in values, and none of the start in gradients."""

@@ -97,7 +97,7 @@ AROUND_REFERENCE = around(core)
 @pytest.mark.parametrize("reverse", [False, True])
 @pytest.mark.parametrize("mask", MASKS)
 @pytest.mark.parametrize("batch", [BATCH, (), (2, 3)], ids=str)
-@pytest.mark.quick("(2, 3)-lengths-True")
+@pytest.mark.quick()
 def test_values_and_gradients_equal_scan(batch, mask, reverse):
     problem = problem_of(batch=batch, mask=MASKS[mask](batch))
     got, gradients = ran(AROUND_REFERENCE, CELL, reverse, problem)
@@ -232,6 +232,7 @@ def on(monkeypatch, backend, cuda=False):
     monkeypatch.setattr(jax, "devices", devices)
 
 
+@pytest.mark.quick()
 def test_calls_jax_on_a_gpu(monkeypatch):
     on(monkeypatch, "gpu", cuda=True)
     monkeypatch.setattr(rnn, "lstm", core)

@@ -162,6 +162,7 @@ def test_only_some_parameters_move(moving):
     assert_same(*(gradient(case._replace(kernel=kernel)) for kernel in ("fused", "scan")))
 
 
+@pytest.mark.quick()
 def test_gradients_of_the_noise():
     case = CASES["lstm"]
     params, xs = params_of(case.cell), inputs_of(case.cell, BATCH)

@@ -295,6 +295,7 @@ def arguments_of(cell, batch=BATCH):
     return draw(cell.param_specs(), 1, 0.2), draw(np.zeros((batch, STEPS, I)), 2)
 
 
+@pytest.mark.quick()
 @HERE
 @pytest.mark.parametrize(
     ("name", "size", "batch"),
@@ -358,6 +359,7 @@ def test_a_batch_that_is_divided_over_devices_runs_fused():
     assert program_for_cuda(jax.grad(divided), *arguments) == 0
 
 
+@pytest.mark.quick()
 @HERE
 def test_on_other_platforms_fused_runs_in_all_transformations():
     cell = GRU(I, H)

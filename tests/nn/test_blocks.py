@@ -47,6 +47,7 @@ def params_of(block: Any) -> Any:
     return nnx.to_pure_dict(nnx.state(block, nnx.Param))
 
 
+@pytest.mark.quick("lru")
 @each_block
 def test_values_states_and_derivatives_are_those_of_numpy(name):
     """With holes in the mask, resets and a state. The derivative is one along a random line."""
@@ -81,7 +82,7 @@ def test_values_states_and_derivatives_are_those_of_numpy(name):
     assert found[0][0].shape == xs.shape
 
 
-@pytest.mark.quick("griffin", "sru")
+@pytest.mark.quick("griffin")
 @each_block
 def test_chunks_and_steps_are_the_whole(name):
     block = made(name, ONE_WAY)
@@ -177,6 +178,7 @@ def test_dropout_of_the_sru_leaves_the_highway_connection():
     assert (dropped | kept).all() and 0.35 < kept.mean() < 0.65
 
 
+@pytest.mark.quick()
 @pytest.mark.parametrize("name", ["lru", "s5"])
 def test_dropout_acts_before_and_behind_the_gate(name):
     """If the gates are constant, the two masks of a feature are 0 or 2 each."""

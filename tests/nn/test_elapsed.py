@@ -66,6 +66,7 @@ def test_the_time_between_the_steps_of_a_reverse_run():
     assert np.asarray(columns)[mask, 0].tolist() == [1, 3, 4, 0]
 
 
+@pytest.mark.quick()
 def test_a_reverse_run_is_a_run_of_the_reversed_sequence():
     xs, elapsed = parted(DECAY)
     params, lengths = params_of(DECAY), np.array([T, 3, 0])
@@ -78,7 +79,7 @@ def test_a_reverse_run_is_a_run_of_the_reversed_sequence():
 
 
 @pytest.mark.parametrize(("cell", "name"), [(GRUD, "gru_d"), (DECAY, "decay")])
-@pytest.mark.quick("cell0-gru_d")
+@pytest.mark.quick()
 def test_every_layer_of_a_bidirectional_stack_reads_the_time(cell, name):
     """With masks in the middle, resets and residual connections, against the twin."""
     layer = make(cell, num_layers=3, bidirectional=True, residual=True)
@@ -111,6 +112,7 @@ def test_input_dropout_leaves_the_time_alone():
     assert_close(now, layer(xs, elapsed=elapsed, deterministic=True).outputs, 1e-6)
 
 
+@pytest.mark.quick()
 def test_steps_and_streams_carry_what_was_observed():
     layer = make(GRUD, num_layers=2)
     xs, elapsed = parted(GRUD)

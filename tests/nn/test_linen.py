@@ -108,6 +108,7 @@ def test_gradient_and_jit():
     assert_close(found, (variables_of(want[0]), want[1]), 1e-5, 1e-5)
 
 
+@pytest.mark.quick()
 def test_a_model_of_several():
     class Encoder(linen.Module):
         @linen.compact

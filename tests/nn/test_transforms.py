@@ -75,6 +75,7 @@ def test_second_calls_and_second_layers_trace_nothing():
     assert len(traces) == 2  # another program: no noise
 
 
+@pytest.mark.quick()
 def test_vmap_over_the_batch():
     layer = layer_of()
     one = jax.vmap(lambda layer, x, m: layer(x, mask=m), (None, 0, 0))
@@ -84,6 +85,7 @@ def test_vmap_over_the_batch():
     assert_close(jax.tree.map(lambda g: g.sum(0), float64(each)), total, 1e-5, 1e-5)
 
 
+@pytest.mark.quick()
 def test_vmap_over_lengths_and_keys():
     layer = make(cells.GRU(I, H), recurrent_dropout=0.5)
     keys, lengths = jax.random.split(jax.random.key(0), B), np.array([T, 2, 0])
@@ -93,6 +95,7 @@ def test_vmap_over_lengths_and_keys():
         assert_close(found[row], alone(XS[row], lengths[row], keys[row]))
 
 
+@pytest.mark.quick()
 def test_an_ensemble_by_mapping_the_construction():
     def build(key):
         return nn.RNN(I, H, num_layers=2, norm="batch", recurrent_init="torch_uniform", rngs=key)
@@ -116,6 +119,7 @@ def test_flax_transformations():
     assert_close(nnx.jit(nnx.remat(loss))(layer, XS, MASK), value, 1e-5)
 
 
+@pytest.mark.quick()
 def test_an_nnx_optimizer_trains():
     layer = nn.GRU(I, H, num_layers=2, dropout=0.1, norm="batch", rngs=nnx.Rngs(0))
     optimizer = nnx.Optimizer(layer, optax.adam(0.05), wrt=nnx.Param)

@@ -115,7 +115,7 @@ def test_exact_gradients_equal_backpropagation_through_time(name, x64):
     assert all(np.abs(leaf).max() > 1e-4 for leaf in jax.tree.leaves(bptt))
 
 
-@pytest.mark.quick("gru", "lstm")
+@pytest.mark.quick("gru")
 @pytest.mark.parametrize("name", COUPLED)
 def test_snap1_is_the_masked_influence_matrix(name, x64):
     sample = Sample(CASES[name].cell)
@@ -181,7 +181,7 @@ def test_the_lists_above_are_complete():
             online.initial_state(CASES[name].cell)
 
 
-@pytest.mark.quick("snap1")
+@pytest.mark.quick()
 @pytest.mark.parametrize("method", ["exact", "snap1"])
 def test_steps_make_the_window(method, x64):
     """Also with a mask and resets of one step, and without a batch axis in a state to reset to."""
@@ -219,6 +219,7 @@ def test_steps_make_the_window(method, x64):
     assert_close(outputs, plain, 1e-10, 1e-10)
 
 
+@pytest.mark.quick()
 def test_a_stack_is_exact_at_the_top_and_without_later_steps_below(x64):
     lower, upper = cells.MinGRU(I, H), cells.MinGRU(H, H)
     params = [wide(jax.tree.map(jnp.asarray, draw_like(c.param_specs(), n, 0.4)))
@@ -254,6 +255,7 @@ def test_a_stack_is_exact_at_the_top_and_without_later_steps_below(x64):
     assert abs(found[0].w_ih - whole[0].w_ih).max() > 1e-3
 
 
+@pytest.mark.quick()
 def test_layouts_and_lengths():
     """Two batch axes, time-major, and `lengths` in place of a mask."""
     cell = cells.IndRNN(I, H, activation="tanh")
@@ -282,7 +284,7 @@ def test_layouts_and_lengths():
     assert a[2].influence[0][0].shape == (2, 3, *params[0].w_ih.shape)
 
 
-@pytest.mark.quick("lstm")
+@pytest.mark.quick()
 @pytest.mark.parametrize("name", ["lru", "lstm"])
 def test_half_precision_keeps_a_wide_influence(name):
     cell = CASES[name].cell

@@ -1,5 +1,6 @@
 """What users give to `generate`, models and exported programs: checked on the host."""
 
+import functools
 from typing import Any
 
 import jax
@@ -13,10 +14,23 @@ from seqjax import export, seq2seq
 from seqjax.seq2seq._decoder import Features
 from tests.seq2seq.helpers import translator
 
-SIZES: dict[str, Any] = {"embed_size": 4, "hidden_size": 5, "rngs": nnx.Rngs(0)}
-MODEL = translator(**SIZES)
-FRAMES = seq2seq.Seq2Seq(target_vocabulary=9, **SIZES)
-COPYING = translator(copy=True, **SIZES)
+
+@functools.cache
+def model():
+    return translator(embed_size=4, hidden_size=5)
+
+
+@functools.cache
+def frames():
+    """A model of sequences of four numbers."""
+    return seq2seq.Seq2Seq(target_vocabulary=9, embed_size=4, hidden_size=5, rngs=nnx.Rngs(0))
+
+
+@functools.cache
+def copying():
+    return translator(copy=True, embed_size=4, hidden_size=5)
+
+
 OPTIONS: Any = {"begin": 2, "end": 3, "max_length": 3, "beam_width": 2}
 
 BAD = {
@@ -46,60 +60,61 @@ BAD = {
     "begin negative": (ValueError, "begin: expected .* got -1", {"begin": -1}),
     "begin several": (TypeError, "begin: expected an integer", {"begin": [2]}),
     "end": (ValueError, "end: expected a token from 0 to 8 .* got 9", {"end": (3, 9)}),
-    "model": (TypeError, "model: expected", {"model": nnx.Linear(1, 1, rngs=nnx.Rngs(0))}),
+    "model": (TypeError, "model: expected", {"model": lambda: nnx.Linear(1, 1, rngs=nnx.Rngs(0))}),
     "ids": (
         ValueError, r"source_ids\[0\]: .*\[0, 9\], got 10",
-        {"model": COPYING, "source_ids": [[10]]},
+        {"model": copying, "source_ids": [[10]]},
     ),
     "ids short": (
-        ValueError, r"source_ids\[0\]: expected 1 ids", {"model": COPYING, "source_ids": [[1, 1]]},
+        ValueError, r"source_ids\[0\]: expected 1 ids", {"model": copying, "source_ids": [[1, 1]]},
     ),
     "ids missing": (
         ValueError, "source_ids: expected one for each of 1 sources, got 0",
-        {"model": COPYING, "source_ids": []},
+        {"model": copying, "source_ids": []},
     ),
     "frames": (ValueError, r"sources\[0\]: expected finite numbers, got nan",
-               {"model": FRAMES, "sources": [np.full((2, 4), np.nan)]}),
+               {"model": frames, "sources": [np.full((2, 4), np.nan)]}),
     "frames shape": (ValueError, r"sources\[0\]: expected floats \[s, 4\], got shape \(2, 3\)",
-                     {"model": FRAMES, "sources": [np.zeros((2, 3))]}),
-    "frames of tokens": (TypeError, "expected floats", {"model": FRAMES, "sources": [[1, 2]]}),
+                     {"model": frames, "sources": [np.zeros((2, 3))]}),
+    "frames of tokens": (TypeError, "expected floats", {"model": frames, "sources": [[1, 2]]}),
 }  # fmt: skip
 
 
 @pytest.mark.parametrize(("error", "message", "given"), BAD.values(), ids=BAD)
 def test_generate_refuses(error, message, given):
-    given = {"model": MODEL, "sources": [[1]]} | OPTIONS | given
+    given = {"model": model, "sources": [[1]]} | OPTIONS | given
     with pytest.raises(error, match=message):
-        seq2seq.generate(given.pop("model"), given.pop("sources"), **given)
+        seq2seq.generate(given.pop("model")(), given.pop("sources"), **given)
 
 
 def test_generate_takes_lists_of_any_kind():
-    wanted = seq2seq.generate(MODEL, [[1, 6], [4]], **OPTIONS)
+    wanted = seq2seq.generate(model(), [[1, 6], [4]], **OPTIONS)
     column = pd.Series([[4], [1, 6]], index=[5, 3]).sort_index()
     for sources in (
         column,
         iter([[1, 6], [4]]),
         [np.array([1, 6], object), np.array([4], np.uint8)],
     ):
-        found = seq2seq.generate(MODEL, sources, **OPTIONS)
+        found = seq2seq.generate(model(), sources, **OPTIONS)
         assert [f.tokens.tolist() for f in found] == [w.tokens.tolist() for w in wanted]
 
 
+@pytest.mark.quick()
 def test_generate_says_which_token_ended_an_output():
-    found = seq2seq.generate(MODEL, [[1, 6], [4]], **OPTIONS | {"end": range(9)})
+    found = seq2seq.generate(model(), [[1, 6], [4]], **OPTIONS | {"end": range(9)})
     assert all(output.finished and output.end in range(9) for output in found)
     assert all(
         len(output.tokens) == 0 and np.asarray(output.attention).shape[0] == 1 for output in found
     )
-    [cut] = seq2seq.generate(MODEL, [[1]], **OPTIONS, min_length=3)
+    [cut] = seq2seq.generate(model(), [[1]], **OPTIONS, min_length=3)
     assert cut.end is None and not cut.finished and len(cut.tokens) == 3
 
 
-@pytest.mark.quick("argument")
+@pytest.mark.quick()
 @pytest.mark.parametrize("weights", ["constants", "argument"])
 def test_exported_programs_refuse(weights):
     artifact = export.export_decoding(
-        MODEL, begin=2, end=[3, 5], max_length=3, weights=weights, platforms=["cpu"]
+        model(), begin=2, end=[3, 5], max_length=3, weights=weights, platforms=["cpu"]
     )
     found = artifact(np.array([[1, 6], [4, 99]], np.int32), np.array([2, 1], np.int32))
     for row, length in enumerate(np.asarray(found["lengths"])):
@@ -127,12 +142,12 @@ def test_export_refuses():
     ):
         options: Any = {"begin": 2, "end": 3, "max_length": 3} | given
         with pytest.raises(ValueError, match=message):
-            export.export_decoding(MODEL, **options)
+            export.export_decoding(model(), **options)
 
 
 @pytest.mark.quick()
 def test_unknown_tokens_are_nan_under_tracing():
-    run = jax.jit(lambda source, tokens: MODEL(source, tokens))
+    run = jax.jit(lambda source, tokens: model()(source, tokens))
     source = jnp.array([[1, 2], [1, 2], [1, 2]])
     nan = np.isnan(run(source.at[0, 1].set(-1).at[1, 1].set(7), jnp.full((3, 1), 2))).any((1, 2))
     assert nan.tolist() == [True, True, False]
@@ -140,13 +155,13 @@ def test_unknown_tokens_are_nan_under_tracing():
     nan = np.isnan(run(source, tokens)).any(-1)
     assert nan.tolist() == [[False, True, True], [False, True, True], [False] * 3]
     with pytest.raises(ValueError, match="tokens: expected negative numbers only as padding"):
-        MODEL(source, tokens)
+        model()(source, tokens)
 
 
 @pytest.mark.quick()
 def test_what_cannot_be_copied_is_impossible():
     """Token 10 is not in the source: its log-probability is -inf, with finite gradients."""
-    graph, state = nnx.split(COPYING)
+    graph, state = nnx.split(copying())
     source, ids = jnp.array([[1, 2]]), jnp.array([[4, 9]])
 
     def logits(state, ids=ids):
@@ -167,7 +182,7 @@ def test_what_cannot_be_copied_is_impossible():
 
 def test_copying_has_no_floor():
     """A saturated gate leaves log-probabilities far below log 1e-20."""
-    decoder = COPYING.decoder
+    decoder = copying().decoder
     features = Features(jnp.full((1, 10), 1e4), jnp.array([[1.0, 0.0]]), jnp.array([-1e4]))
     found = jax.jit(lambda f: decoder.logits(f, jnp.array([[4, 4]])))(features)
     others = np.delete(np.asarray(found[0, :9], np.float64), 4)
@@ -179,19 +194,19 @@ def test_options_of_equal_value_and_another_type_are_refused_after_a_call():
     """A compiled search is found again by ==, by which 2.0 is 2 and True is 1."""
     good = {"beam_width": 2, "min_length": 1, "no_repeat_ngram": 1, "length_penalty": 1.0}
     options = {**OPTIONS, **good}
-    seq2seq.generate(MODEL, [[1, 2]], **options)
+    seq2seq.generate(model(), [[1, 2]], **options)
     for name, wrong in {
         "beam_width": 2.0, "min_length": True, "no_repeat_ngram": 1.0, "length_penalty": True,
     }.items():  # fmt: skip
         with pytest.raises(TypeError, match=f"{name}: expected"):
-            seq2seq.generate(MODEL, [[1, 2]], **{**options, name: wrong})
+            seq2seq.generate(model(), [[1, 2]], **{**options, name: wrong})
 
 
 @pytest.mark.quick()
 def test_options_in_arrays():
-    (expected,) = seq2seq.generate(MODEL, [[1, 2]], **{**OPTIONS, "min_length": 1})
+    (expected,) = seq2seq.generate(model(), [[1, 2]], **{**OPTIONS, "min_length": 1})
     (found,) = seq2seq.generate(
-        MODEL, [[1, 2]], **{**OPTIONS, "beam_width": jnp.array(2), "min_length": np.array(1)}
+        model(), [[1, 2]], **{**OPTIONS, "beam_width": jnp.array(2), "min_length": np.array(1)}
     )
     assert found.tokens.tolist() == expected.tokens.tolist() and found.score == expected.score
     for name, wrong in {
@@ -199,20 +214,20 @@ def test_options_in_arrays():
         "no_repeat_ngram": [1],
     }.items():  # fmt: skip
         with pytest.raises(TypeError, match=f"{name}: expected"):
-            seq2seq.generate(MODEL, [[1, 2]], **{**OPTIONS, name: wrong})
+            seq2seq.generate(model(), [[1, 2]], **{**OPTIONS, name: wrong})
 
 
 def test_frames_beyond_float32():
     huge = np.full((2, 4), 1e39)
     with pytest.raises(ValueError, match=r"sources\[0\]: .*1e\+39, which does not fit"):
-        seq2seq.generate(FRAMES, [huge], **OPTIONS)
+        seq2seq.generate(frames(), [huge], **OPTIONS)
     with pytest.raises(ValueError, match=r"source: .*1e\+39, which does not fit"):
-        FRAMES.encoder(huge[None])
+        frames().encoder(huge[None])
 
 
 def test_nothing_to_attend_to():
     with pytest.raises(ValueError, match="sources: expected at least one position"):
-        seq2seq.generate(MODEL, [[], []], padded=False, **OPTIONS)
+        seq2seq.generate(model(), [[], []], padded=False, **OPTIONS)
 
 
 def test_a_class_is_no_model():

@@ -210,7 +210,7 @@ def test_the_engine_really_runs():
     assert targets(lambda a: jax.jvp(loss, (a,), (a,))[1], arrays) == [1, 0]
 
 
-@pytest.mark.quick("lstm")
+@pytest.mark.quick()
 @HERE
 @pytest.mark.parametrize("cell", ["lstm", "gru", "elman"])
 def test_a_model_in_training_runs_in_the_engine(cell):
@@ -234,7 +234,7 @@ def test_a_model_in_training_runs_in_the_engine(cell):
     assert_close(program(model), run(model, "scan"), 1e-5, 1e-5)
 
 
-@pytest.mark.quick("gru")
+@pytest.mark.quick()
 @HERE
 @pytest.mark.parametrize("name", ["lstm", "gru"])
 def test_forward_mode_and_second_derivatives(name):
@@ -252,7 +252,7 @@ def test_forward_mode_and_second_derivatives(name):
         assert_close(a, b, 2e-5 * max(1.0, float(np.abs(b).max())))
 
 
-@pytest.mark.quick("sequences")
+@pytest.mark.quick()
 @HERE
 @pytest.mark.parametrize("mapped", ["sequences", "parameters"])
 def test_vmap(mapped):
@@ -319,6 +319,7 @@ def test_what_is_not_finite_goes_where_it_goes_in_scan(place, value):
         np.testing.assert_array_equal(np.isnan(a), np.isnan(b))
 
 
+@pytest.mark.quick()
 @HERE
 def test_exported_programs_do_not_need_the_engine():
     arrays, gradient = CASES["gru"].arrays(), jax.jit(jax.grad(loss_of("gru", native)))
@@ -414,6 +415,7 @@ def test_auto_takes_it():
     assert plan_of(Execution(), attention="normed_additive", cell="gru").kernel.name == "native"
 
 
+@pytest.mark.quick()
 @HERE
 def test_what_is_left_to_fused():
     """Masks and resets of steps, beams that share a memory, an empty memory, other dtypes."""
@@ -445,6 +447,7 @@ def test_what_is_left_to_fused():
         assert_close(got, want, 1e-2 if what == "dtype" else 2e-6)
 
 
+@pytest.mark.quick()
 @HERE
 def test_segments_stay_native():
     case = CASES["lstm"]

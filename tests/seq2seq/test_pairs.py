@@ -50,7 +50,7 @@ def reference_loss(model, smoothing):
 
 @pytest.mark.parametrize("smoothing", [0.0, 0.1])
 @pytest.mark.parametrize("boundaries", [None, [(4, 4), (5, 6)]])
-@pytest.mark.quick("None-0.0")
+@pytest.mark.quick()
 def test_loss_and_metrics_count_real_tokens_alone(model, smoothing, boundaries):
     examples = seq2seq.pair_examples(SOURCES, TARGETS, begin=2, end=3)
     [batch] = data.batches(

@@ -104,7 +104,7 @@ def test_padding_and_neighbours_change_nothing(name):
 
 
 @models
-@pytest.mark.quick("copying")
+@pytest.mark.quick()
 def test_beams_are_sequences_of_their_own(name):
     model = built(name)
 
@@ -158,6 +158,7 @@ def test_copied_probabilities_sum_to_one(name):
     assert (found[0, :, 10] > -10).all() and (found[1:, :, 10] < -20).all()
 
 
+@pytest.mark.quick()
 def test_scheduled_sampling():
     model = built("bahdanau")
     forced = np.asarray(teacher_forced("bahdanau"))
@@ -287,6 +288,7 @@ def test_images_to_outputs():
         np.testing.assert_allclose(output.attention.sum(-1), 1.0, atol=1e-5)
 
 
+@pytest.mark.quick()
 def test_dropout_is_for_training():
     model = make("feeding", dropout=0.5)
 

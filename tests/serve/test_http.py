@@ -35,6 +35,7 @@ def port(service):
         yield port
 
 
+@pytest.mark.quick()
 def test_pronunciations(port, service):
     status, content, headers = ask(port, SAY, {"words": [" Bad", "cab"]})
     assert status == 200 and headers["Cache-Control"] == "no-store"

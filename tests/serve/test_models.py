@@ -41,6 +41,7 @@ def test_after_the_warm_up_nothing_is_compiled(service):
     assert not compiled
 
 
+@pytest.mark.quick()
 def test_a_word_is_pronounced_as_by_a_search_of_its_own(service):
     words = ["bad", LONG, "a", "decade"]
     together = service.pronounce(words)
@@ -131,6 +132,7 @@ def left_by_pronounce(folder):
     return model
 
 
+@pytest.mark.quick()
 def test_a_run_of_pronounce_is_read(tmp_path):
     model = left_by_pronounce(tmp_path)
     found = serving.load_pronouncer(tmp_path)

@@ -273,6 +273,7 @@ def test_a_stopped_run_goes_on_to_the_same_bits(tmp_path, uninterrupted, stop_af
     assert final(fit_with(tmp_path, resume=True)) == uninterrupted  # nothing is left to do
 
 
+@pytest.mark.quick()
 def test_batches_without_an_index_are_passed_over(tmp_path):
     whole = run(make_batches(), epochs=3)
     seen = []

@@ -105,6 +105,7 @@ def test_a_loss_that_ignores_weights_gives_what_short_batches_give(options):
     assert_same(fit(careful_loss, batches(**made), careful_metrics, **run), short)
 
 
+@pytest.mark.quick()
 def test_the_figures_are_those_of_the_examples_by_hand():
     """With a learning rate of 0, an epoch's means are those over all 19 examples in one batch."""
     model = Classifier(nnx.Rngs(0))
@@ -184,6 +185,7 @@ def test_weights_inside_the_users_own_jit_and_scan_are_seen():
     assert result.history[-1]["eval_loss"] == pytest.approx(short.history[-1]["eval_loss"])
 
 
+@pytest.mark.quick()
 def test_weights_that_are_read_and_thrown_away_do_not_count_as_read():
     def loss_fn(model, batch, rngs):
         careful_loss(model, batch, rngs)
@@ -237,6 +239,7 @@ def stateful_loss(careful):
     return loss_fn
 
 
+@pytest.mark.quick()
 def test_a_model_that_needs_whole_batches_must_read_weights():
     model = nn.Stateful(nn.GRU(2, 4, rngs=nnx.Rngs(0)), batch_shape=8)
     state = training.init_state(model, optax.sgd(0.1))
@@ -274,6 +277,7 @@ def test_a_step_of_ones_own_loop_leaves_filler_out_of_arrays_on_the_device_too()
         assert float(found["loss"]) == pytest.approx(float(expected["loss"]), rel=1e-6)
 
 
+@pytest.mark.quick()
 def test_full_batches_and_careful_losses_are_traced_once():
     traces = []
 

@@ -342,6 +342,7 @@ def poisoned(*indices):
     return batches
 
 
+@pytest.mark.quick()
 def test_steps_that_are_not_finite_are_skipped_and_counted(tmp_path):
     log = tmp_path / "history.jsonl"
     with pytest.warns(UserWarning, match="1 of 4 steps of epoch 1 were skipped: their loss"):
@@ -372,6 +373,7 @@ def test_an_update_that_is_not_finite_is_skipped_too():
     assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(result.state.params))
 
 
+@pytest.mark.quick()
 def test_accumulated_gradients_are_those_of_one_batch():
     batches = make_batches()
     joined = [
@@ -389,6 +391,7 @@ def test_accumulated_gradients_are_those_of_one_batch():
         np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.quick()
 def test_the_average_of_the_weights_is_measured_and_returned():
     kernels = []
 
@@ -461,6 +464,7 @@ def test_batches_made_ready_ahead_change_nothing_on_two_devices():
     assert bits(run(prefetch=1, devices=2)) == bits(run(devices=2))
 
 
+@pytest.mark.quick()
 def test_mixed_precision_computes_in_bfloat16_and_keeps_parameters_in_float32():
     class Mixed(nnx.Module):
         def __init__(self):

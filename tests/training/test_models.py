@@ -78,6 +78,7 @@ def bits(model):
     }
 
 
+@pytest.mark.quick()
 def test_every_variable_is_back_and_the_streams_are_new(tmp_path):
     model = used_tagger()
     save(model, tmp_path / "new" / "tagger", config=CONFIG)
@@ -148,6 +149,7 @@ def test_numpy_and_json_can_read_the_file(tmp_path):
         assert json.loads(file["model.json"])["config"] == {"size": 3}
 
 
+@pytest.mark.quick()
 def test_the_model_of_fit(tmp_path):
     options: dict[str, Any] = {
         "optimizer": training.optimizer(0.05, average=0.9),
@@ -175,6 +177,7 @@ LAYERS: dict[str, tuple[Any, dict[str, Any]]] = {
 }
 
 
+@pytest.mark.quick()
 @pytest.mark.parametrize("name", LAYERS)
 def test_layers_of_the_package(tmp_path, name):
     made, config = LAYERS[name]

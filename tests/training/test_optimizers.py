@@ -50,6 +50,7 @@ def test_lbfgs_minimises_a_quadratic_in_a_few_steps():
     np.testing.assert_allclose(fit(optax.lbfgs(), 3).model.w[...], w, rtol=1e-4)
 
 
+@pytest.mark.quick()
 def test_the_line_search_sees_the_same_randomness_as_the_gradient():
     """With other noise at the trial points, the step would shrink to nearly nothing."""
 

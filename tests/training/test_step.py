@@ -196,7 +196,7 @@ def test_stored_streams_differ_from_each_other():
         assert 0.4 < same[pair] < 0.6, pair
 
 
-@pytest.mark.quick("True")
+@pytest.mark.quick()
 @pytest.mark.parametrize("graph", [True, False])
 def test_it_is_all_plain_jax(graph):
     """No trace on the second call, grad and vmap around it; in both of NNX's modes."""
@@ -224,6 +224,7 @@ def test_it_is_all_plain_jax(graph):
         )
 
 
+@pytest.mark.quick()
 def test_the_step_is_pure_unless_it_may_donate():
     model = Regressor(rngs=nnx.Rngs(0))
     state = training.init_state(model, optax.adam(0.1))
@@ -237,6 +238,7 @@ def test_the_step_is_pure_unless_it_may_donate():
     assert_trees_equal(before[1], nnx.as_pure(nnx.state(model, nnx.Param)))
 
 
+@pytest.mark.quick()
 def test_state_to_model_gives_back_the_whole_model():
     model = Regressor(dropout=0.5, stored_stream=True, rngs=nnx.Rngs(0))
     model.eval()

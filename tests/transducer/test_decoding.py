@@ -39,7 +39,7 @@ def labels_of(decoded, b, k):
     return tuple(decoded.tokens[b, k, : decoded.lengths[b, k]].tolist())
 
 
-@pytest.mark.quick("0-2", "1-1", "2-3")
+@pytest.mark.quick("1-1")
 @pytest.mark.parametrize(("blank", "most"), list(itertools.product(range(V), (1, 2, 3))))
 @given(seed=seeds)
 def test_greedy_is_the_loop(seed, blank, most):
@@ -74,7 +74,7 @@ def test_wide_search_is_enumeration(seed, blank, scale):
         assert (decoded.lengths[b, len(found) :] == 0).all()
 
 
-@pytest.mark.quick("3")
+@pytest.mark.quick()
 @pytest.mark.parametrize("width", [1, 3])
 @given(seed=seeds)
 def test_narrow_search_is_the_loop(seed, width):
@@ -90,6 +90,7 @@ def test_narrow_search_is_the_loop(seed, width):
             np.testing.assert_allclose(decoded.log_probs[b, k], log_p, rtol=1e-4)
 
 
+@pytest.mark.quick()
 def test_search_agrees_with_the_loss():
     """No path of these labels has more than `max_symbols` labels at a frame."""
     _, networks, frames = draw(5)
@@ -115,6 +116,7 @@ def test_search_agrees_with_the_loss():
     assert short > 20
 
 
+@pytest.mark.quick()
 def test_frames_on_both_sides_of_a_hole_are_neighbours():
     """Padding may be NaN."""
     rng, networks, frames = draw(8)

@@ -32,6 +32,7 @@ def SEARCH(arrays, frames, lengths, table, weight, bonus):
     )  # fmt: skip
 
 
+@pytest.mark.quick()
 @pytest.mark.parametrize("seed", [0, 1])
 def test_equals_the_definition(seed):
     networks = Networks(seed)
@@ -80,6 +81,7 @@ def search_loop(networks, frames, scores, width, bonus):
     return list(zip(beam, rank(beam), strict=True))
 
 
+@pytest.mark.quick()
 @pytest.mark.parametrize(("width", "bonus"), [(1, 0.3), (3, -2.0), (3, 2.0)])
 def test_a_narrow_beam_is_the_loop(width, bonus):
     """Also if each label costs or gains much, which decides how many labels a frame may have."""
@@ -99,6 +101,7 @@ def test_a_narrow_beam_is_the_loop(width, bonus):
         np.testing.assert_allclose(found.scores[0, k], score, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.quick()
 def test_a_label_that_the_second_model_forbids_does_not_occur():
     networks = Networks(9)
     frames = np.random.default_rng(9).normal(size=(1, 2, E)).astype(np.float32)
@@ -113,6 +116,7 @@ def test_a_label_that_the_second_model_forbids_does_not_occur():
     np.testing.assert_array_equal(np.isfinite(found.scores), [[True] * 5 + [False] * 3])
 
 
+@pytest.mark.quick()
 def test_the_model_passes_its_arguments_on():
     rngs = nnx.Rngs(0)
     model = Transducer(

@@ -137,6 +137,7 @@ def test_garbage_in_padding_changes_nothing(padded):
     np.testing.assert_allclose(value, -sum(map(math.log, real)) / 2, rtol=1e-5)
 
 
+@pytest.mark.quick()
 def test_impossible_labels_have_no_gradient():
     _, logits = draw(1)
     logits[1, :, :, 2] = -np.inf
@@ -217,6 +218,7 @@ def test_loss_of_a_joint_network(padded, chunk_size):
         np.testing.assert_allclose(other, slope, rtol=1e-4, atol=1e-6)
 
 
+@pytest.mark.quick()
 def test_transformations():
     """vmap, forward mode, and the derivative of the gradient."""
     rng, logits = draw(2)

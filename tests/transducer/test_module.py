@@ -89,6 +89,7 @@ def test_loss_is_that_of_the_logits(frames):
         assert np.abs(slope).max() > 0
 
 
+@pytest.mark.quick()
 def test_loss_with_the_ctc_loss_of_the_encoder(frames):
     """The second term reads only the frames. Without a path of CTC, it is 0."""
     model, (clean, dirty) = models(), frames
@@ -115,6 +116,7 @@ def test_loss_with_the_ctc_loss_of_the_encoder(frames):
         model.loss(clean, labels, ctc_weight=1.0, **options)
 
 
+@pytest.mark.quick()
 def test_a_stream_decodes_like_a_sequence(frames):
     """Frame by frame, with streams that come and go, and in chunks."""
     clean, dirty = frames
@@ -138,6 +140,7 @@ def test_a_stream_decodes_like_a_sequence(frames):
         assert labels == decoded.tokens[b, 0, : decoded.lengths[b, 0]].tolist()
 
 
+@pytest.mark.quick()
 def test_search_is_the_function(frames):
     clean, dirty = frames
     model = models(3)
@@ -157,6 +160,7 @@ def test_search_is_the_function(frames):
     assert method.tokens.shape == (B, 2, 2 * T) and (method.lengths > 0).any()
 
 
+@pytest.mark.quick()
 def test_dropout_needs_rngs_in_training(frames):
     clean, _ = frames
     rngs = nnx.Rngs(0)
@@ -207,6 +211,7 @@ def test_wrong_labels(frames):
     assert np.isnan(logits).all(axis=(1, 2, 3)).tolist() == [False, True, True]
 
 
+@pytest.mark.quick()
 def test_a_bidirectional_model_has_no_stream(frames):
     clean, _ = frames
     rngs = nnx.Rngs(0)
