@@ -64,8 +64,8 @@ bench-device: ## test and measure on this machine's GPU or TPU, at most ten minu
 	$(PYTHON) -m benchmarks device --output $(BENCH)/device.json
 
 # Each process runs whole test files, so that no program is compiled twice.
-test: $(VENV)/.test ## run the tests and the doctests
-	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile -m "not slow"
+test: $(VENV)/.test ## run the tests
+	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile -m "not slow" tests
 
 # The tests marked slow use XLA's default flags, as users do. The other parameters of quick tests use
 # the flags of `make test`: see tests/conftest.py. If no test is selected, pytest exits with 5, which
@@ -88,8 +88,8 @@ native-test: ## test the C++ engine under sanitizers (SANITIZERS=thread for data
 	  selftest.cc engine.cc team.cc -o $(CURDIR)/out/native/selftest
 	out/native/selftest
 
-doctest: $(VENV)/.test ## run only the examples in docstrings
-	$(BIN)/python -m pytest -n $(JOBS) seqjax examples/script.py
+doctest: $(VENV)/.test ## run the examples in docstrings
+	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile seqjax examples/script.py
 
 lint: $(VENV)/.dev ## check style, formatting and wording
 	$(BIN)/ruff check .

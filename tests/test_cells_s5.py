@@ -162,7 +162,7 @@ def test_clipped_eigenvalues_are_stable_for_all_parameters(discretization):
     assert_close(unclipped[-2:], clipped[-2:], 0, 0)
 
 
-@pytest.mark.quick("zoh-bfloat16")
+@pytest.mark.quick()
 @pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
 @pytest.mark.parametrize("discretization", ["zoh", "bilinear"])
 def test_long_sequences(discretization, dtype):

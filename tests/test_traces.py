@@ -379,7 +379,7 @@ class Compiled(nnx.Module):
         return self.inner(xs).outputs
 
 
-@pytest.mark.quick("<lambda>")
+@pytest.mark.quick()
 @pytest.mark.parametrize("made", [lambda: Transformed("jit"), Compiled])
 def test_traces_of_layers_inside_jit_are_those_without(made):
     xs, plain = jnp.asarray(XS), Transformed("")

@@ -324,6 +324,7 @@ UNFIT = "$5 and $^_ x"
 """Two dollars, between which there is no formula."""
 
 
+@pytest.mark.quick()
 def test_texts_with_dollars_are_drawn_literally():
     values = np.array([[0.5, 0.25], [0.75, -0.5]])
     tokens, long = ["$^", "$_$"], f"{UNFIT} {'words to wrap ' * 4}"

@@ -94,7 +94,7 @@ def test_equals_its_twin_with_masks_and_resets(name, reverse):
         assert_close(tuple(got), want, 1e-5, 1e-5)
 
 
-@pytest.mark.quick("lru")
+@pytest.mark.quick()
 @pytest.mark.parametrize(
     "cell", [LRU(3, 4), GRUD(3, 4), SLSTM(3, 6)], ids=["lru", "gru_d", "slstm"]
 )

@@ -105,7 +105,7 @@ def test_outputs_of_different_lengths_race_closely():
     assert winners == {2, 5}
 
 
-@pytest.mark.quick("1e+35")
+@pytest.mark.quick()
 @pytest.mark.parametrize("scale", [1e6, 1e35])
 def test_logits_of_any_magnitude(scale):
     table = jnp.array([[-jnp.inf, 0.0, 1.0], [0.5, -1.0, -jnp.inf], [0.0, -2.0, -3.0]]) * scale

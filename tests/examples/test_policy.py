@@ -112,6 +112,7 @@ class Counter:
         return jnp.where(done, 0, time + 1), outcome
 
 
+@pytest.mark.quick()
 def test_a_truncated_episode_ends_with_the_value_of_its_last_observation(monkeypatch):
     options = config(discount=0.9)
     model = policy.Policy(options, memory=True, rngs=nnx.Rngs(0))

@@ -124,7 +124,7 @@ def test_one_product_in_each_loop(name, forward, backward):
     assert count(jax.grad(loss), "scan")[1] == forward + backward + 1  # dW inside the loop
 
 
-@pytest.mark.quick("cho_gru-True")
+@pytest.mark.quick()
 @pytest.mark.parametrize("inline", [True, False])
 @pytest.mark.parametrize("name", ["lstm", "gru", "cho_gru", "min_gru", "conv_lstm_1d"])
 def test_projecting_in_the_loop_changes_nothing(name, inline):

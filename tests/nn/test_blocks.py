@@ -106,7 +106,7 @@ def test_chunks_and_steps_are_the_whole(name):
     assert_close(chunks, tuple(whole), 1e-5, 1e-5)
 
 
-@pytest.mark.quick("griffin")
+@pytest.mark.quick()
 @each_block
 def test_streams(name):
     block = made(name, ONE_WAY)
@@ -121,7 +121,7 @@ def test_streams(name):
     assert_close(np.concatenate([found[0], rest[0]]), want[0], 1e-5, 1e-5)
 
 
-@pytest.mark.quick("griffin")
+@pytest.mark.quick()
 @each_block
 def test_half_precision(name):
     """The dtype of the inputs is that of the outputs, and `dtype` casts the inputs."""

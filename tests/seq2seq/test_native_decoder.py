@@ -135,7 +135,7 @@ def moved(arrays: Arrays, direction: Any, by: float) -> Arrays:
     )
 
 
-@pytest.mark.quick("lstm", "gru")
+@pytest.mark.quick("lstm")
 @HERE
 @every
 def test_values_and_slopes_are_those_of_the_paper_in_float64(name):

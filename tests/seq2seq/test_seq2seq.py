@@ -126,7 +126,7 @@ def test_beams_are_sequences_of_their_own(name):
 
 
 @models
-@pytest.mark.quick("copying")
+@pytest.mark.quick()
 def test_every_parameter_gets_a_gradient(name):
     model = built(name)
     parts: Any = nnx.split(model, nnx.Param, ...)
