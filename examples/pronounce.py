@@ -30,7 +30,7 @@ from seqjax.data import Vocabulary, batches
 # Shares of the words that are no longer than the length of a bucket.
 BUCKETS = (0.3, 0.6, 0.85, 0.98, 1.0)
 SHOWN = 5  # held-out words that are printed after each epoch
-EARLY = (100, 250)  # steps of the first epoch after which words are printed, too
+EARLY = (200, 500)  # steps of the first epoch after which words are printed, too
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -41,17 +41,17 @@ class Config(script.ScriptOptions):
     """Words to pronounce at the end."""
     hidden_size: int = 64
     """Number of units in each direction of the encoder; the decoder has twice as many."""
-    embed_size: int = 64
+    embed_size: int = 48
     """Size of an embedding."""
     num_layers: int = 1
     """Number of layers of the encoder and of the decoder."""
-    dropout: float = 0.1
+    dropout: float = 0.0
     """Dropout rate on embeddings, between layers and before the softmax."""
-    epochs: int = 8
+    epochs: int = 5
     """Number of passes through the training words."""
-    batch_size: int = 256
+    batch_size: int = 128
     """Number of words in a batch."""
-    learning_rate: float = 6e-3
+    learning_rate: float = 5e-3
     """Maximum learning rate of Adam. The rate rises for half an epoch and falls to zero along a
     cosine."""
     label_smoothing: float = 0.1
