@@ -143,7 +143,7 @@ def main(config: Config) -> dict[str, float]:
     panels: dict[str, Any] = {
         "A test piece": piece,
         "Predicted one step ahead": nnx.sigmoid(result.model(piece[:-1])),
-        f"Played on by the model after {len(given)} steps": played,
+        f"Continued by the model after {len(given)} steps": played,
     }
     piano_rolls.plot(panels, len(piece)).savefig(config.out / "piano_rolls.png", dpi=150)
     return config.report(result, nll=nll, **piano_rolls.baselines(rolls["train"], rolls["test"]))

@@ -129,7 +129,9 @@ def confusion(right: Sequence[Any], found: Sequence[Any], *, most: int = 24) -> 
     shares = np.array([[counts[a, b] / max(totals[a], 1) for b in shown] for a in shown])
     side = 0.36 * len(shown)
     figure = new_figure(width=2.2 + side, height=1.6 + side)
-    axes = figure.add_subplot(xlabel="found", ylabel="right", title="Shares of each row, %")
+    axes = figure.add_subplot(
+        xlabel="predicted class", ylabel="true class", title="Percentages of each row"
+    )
     axes.imshow(
         np.sqrt(shares), cmap="Blues", vmin=0.0, vmax=1.0
     )  # the root makes small shares visible
