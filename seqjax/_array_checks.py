@@ -1,7 +1,4 @@
-"""Checks of arrays: their dtypes, and whether another dtype can hold their numbers.
-
-`checks.py` exports these functions, and has the checks of other arguments.
-"""
+"""Checks of arrays: dtype, range, masked entries, and whether another dtype can hold the values."""
 
 from typing import Any
 

@@ -1,4 +1,4 @@
-"""Short texts that describe values in messages."""
+"""Short descriptions of values for error messages, and a check for unmasked NumPy arrays."""
 
 from collections.abc import Iterator
 from typing import Any

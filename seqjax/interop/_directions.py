@@ -1,4 +1,4 @@
-"""The parts that all conversions share: a new layer, and a walk over the directions of a layer."""
+"""What all conversions share: build a layer, and read or set the parameters of each direction."""
 
 import functools
 from collections.abc import Callable, Sequence

@@ -129,7 +129,7 @@ _PROGRAMS: dict[core.Primitive, Callable[..., list[Array]]] = {}
 
 
 def stands_for(equation: core.JaxprEqn) -> core.Jaxpr | None:
-    """Return the program that an equation of the native engine replaces, to count its FLOPs.
+    """Return the program that an equation of an engine replaces, to count its FLOPs.
 
     Args:
       equation: an equation of any jaxpr.

@@ -1,6 +1,6 @@
 """The kernel of the native engine: on a CPU the whole time loop is one call of compiled C++.
 
-`_engines.py` has the frame that it shares with other engines.
+`_engines.py` has the primitives that all engines share.
 """
 
 from collections.abc import Sequence

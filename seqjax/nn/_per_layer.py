@@ -1,4 +1,4 @@
-"""Checks of arguments of a stack that have one entry per layer, and one part per direction."""
+"""Check `params` and `initial_state` of a stack, which have one entry per layer, and split them."""
 
 from typing import Any
 

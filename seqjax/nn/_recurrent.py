@@ -29,9 +29,9 @@ from seqjax.nn._layer import (
     Sequences,
 )
 from seqjax.nn._norm import batch_normed
-from seqjax.nn._one_step import fed_back, one_step, require_one_direction
 from seqjax.nn._outside_jit import in_one_program
 from seqjax.nn._per_layer import given_params, given_states
+from seqjax.nn._steps import fed_back, require_one_direction, step_of_stack
 from seqjax.types import Array, PRNGKey, PyTree, Unrolled
 
 __all__ = ["Recurrent"]
@@ -307,7 +307,7 @@ class Recurrent(nnx.Module):
             xs = jax.tree.map(lambda x: x.astype(self.dtype), xs)
         xs = with_elapsed(self.cell, xs, elapsed)
         if lengths is not None and not checks.is_traced(lengths):
-            # Values are checked here: in the program, which makes the mask, they are not known.
+            # Check the values here: inside the program, which makes the mask, they are traced.
             layout = arguments.layout(self.cell, xs, time_major=self.time_major)
             lengths = sequences.require_lengths(lengths, *layout)
         execution = Execution.of(
@@ -421,7 +421,7 @@ class Recurrent(nnx.Module):
         """
         require_one_direction(self)
         x_t = with_elapsed(self.cell, x_t, elapsed, name="x_t", step=True)
-        ran: Unrolled = in_one_program(one_step, self, (x_t, state, resets))
+        ran: Unrolled = in_one_program(step_of_stack, self, (x_t, state, resets))
         return ran
 
     def one_to_many(

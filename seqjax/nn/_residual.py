@@ -14,8 +14,8 @@ from seqjax import checks, sequences
 from seqjax.cells import ops
 from seqjax.kernels import Execution
 from seqjax.nn import _noise as noise
-from seqjax.nn._one_step import require_one_direction
 from seqjax.nn._recurrent import Recurrent
+from seqjax.nn._steps import require_one_direction
 from seqjax.nn._temporal_conv import CausalConv, one_step
 from seqjax.types import Array, Unrolled
 

@@ -1,4 +1,4 @@
-"""The distribution of the next token of a decoder that copies tokens of the source."""
+"""The pointer-generator distribution: generate the next token, or copy it from the source."""
 
 import jax
 import jax.numpy as jnp

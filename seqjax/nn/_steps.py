@@ -1,4 +1,4 @@
-"""Steps of a stack of layers, one at a time: a single step, and steps that read own outputs."""
+"""Run a stack of layers step by step: one step, or steps whose inputs come from earlier outputs."""
 
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
@@ -14,7 +14,7 @@ from seqjax.types import Array, PyTree, Shape, Unrolled
 if TYPE_CHECKING:
     from seqjax.nn._recurrent import Recurrent
 
-__all__ = ["fed_back", "one_step", "require_one_direction"]
+__all__ = ["fed_back", "require_one_direction", "step_of_stack"]
 
 
 def require_one_direction(layer: "Recurrent") -> None:
@@ -26,7 +26,7 @@ def require_one_direction(layer: "Recurrent") -> None:
         )
 
 
-def one_step(layer: "Recurrent", x_t: PyTree, state: Any, resets: Any) -> Unrolled:
+def step_of_stack(layer: "Recurrent", x_t: PyTree, state: Any, resets: Any) -> Unrolled:
     """Run one step as a sequence of one step; `Recurrent.step` explains the arguments."""
 
     def lifted(x: Array, shape: Shape) -> Array:
