@@ -1,4 +1,4 @@
-"""What all conversions share: build a layer, and read or set the parameters of each direction."""
+"""Code that all conversions share: build a layer, read and set the parameters of each direction."""
 
 import functools
 from collections.abc import Callable, Sequence
