@@ -162,7 +162,7 @@ def draw_recall(config: Config) -> dict[str, Any]:
     longer = recalls(np.random.default_rng([config.seed, 3, 3]), 1000, 15 * STEPS)
     found = np.asarray(jax.jit(model.__call__)(longer["tokens"], longer["lengths"]).argmax(-1))
     names = [[LETTERS[index] for index in indices] for indices in (longer["labels"], found)]
-    title = "An LSTM, to say which letter was marked"
+    title = "An LSTM that recalls the marked letter"
     return {
         "learning_curve": viz.learning_curve(result.history),
         "hidden_states": viz.hidden_states(states[:, order], step_labels=text, title=title),
@@ -170,7 +170,7 @@ def draw_recall(config: Config) -> dict[str, Any]:
             {name: gate[0][:, order] for name, gate in gates.items()}, step_labels=text, title=title
         ),
         "saliency": viz.saliency(
-            saliency[0], step_labels=text, title="What the answer “h” depends on"
+            saliency[0], step_labels=text, title="Saliency of each letter for the answer “h”"
         ),
         "gradient_flow": viz.gradient_flow(
             {f"LSTM {name}": norm / norm[-1] for name, norm in norms.items()}
@@ -193,7 +193,7 @@ def draw_attention(config: Config) -> dict[str, Any]:
     [output] = seq2seq.generate(model, source, begin=BEGIN, end=END, max_length=12)
     rows = [*(LETTERS[token] if token < BEGIN else "?" for token in output.tokens), "end"]
     weights: Any = output.attention
-    title = "Where it looks, writing a word backwards"
+    title = "Attention while a word is written backwards"
     return {"attention": viz.attention(weights, word, rows[: len(weights)], title=title)}
 
 
