@@ -67,7 +67,7 @@ bench-device: ## test and measure on this machine's GPU or TPU, at most ten minu
 test: $(VENV)/.test ## run the tests
 	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile -m "not slow" tests
 
-# The tests marked slow use XLA's default flags, as users do. The other parameters of quick tests use
+# The tests marked slow use XLA's default flags, as users do. What `quick` leaves out of `make test` uses
 # the flags of `make test`: see tests/conftest.py. If no test is selected, pytest exits with 5, which
 # is not a failure here.
 slow: $(VENV)/.test ## run the tests that `make test` leaves out
