@@ -30,7 +30,7 @@ from seqjax.data import Vocabulary, batches
 # Shares of the words that are no longer than the length of a bucket.
 BUCKETS = (0.3, 0.6, 0.85, 0.98, 1.0)
 SHOWN = 5  # held-out words that are printed after each epoch
-EARLY = (200, 500)  # steps of the first epoch after which words are printed, too
+EARLY = (25_600, 64_000)  # training words after which held-out words are printed, too
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -130,6 +130,7 @@ def main(config: Config) -> dict[str, float]:
 
     train_set, valid_set = pairs(train_words), pairs(valid_words)
     options: dict[str, Any] = {"sequence_keys": seq2seq.PAIR_KEYS}
+    early = [words // config.batch_size for words in EARLY]
     result = config.fit(
         model,
         functools.partial(seq2seq.pair_loss, label_smoothing=config.label_smoothing),
@@ -139,7 +140,7 @@ def main(config: Config) -> dict[str, float]:
         on_epoch_end=lambda record, state: look(
             f"epoch {record['epoch']:.0f} of {config.epochs}", state
         ),
-        on_step_end=lambda step, state: look(f"step {step}", state) if step in EARLY else None,
+        on_step_end=lambda step, state: look(f"step {step}", state) if step in early else None,
     )
     letters.save(config.out / "letters.json")
     phonemes.save(config.out / "phonemes.json")
