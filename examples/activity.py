@@ -164,7 +164,7 @@ def main(config: Config) -> dict[str, float]:
     say = nnx.jit(lambda model, batch: model(batch["steps"], batch["lengths"]).argmax(-1))
     said = [np.asarray(say(result.model, batch))[batch["weights"]] for batch in in_order("test")]
     right, taken = ([names[n] for n in ids] for ids in (labels, np.concatenate(said)))
-    viz.confusion(right, taken).savefig(config.out / "confusion.png", dpi=150)
+    config.save_figure(viz.confusion(right, taken), "confusion.png")
     return config.report(result, **figures)
 
 

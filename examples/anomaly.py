@@ -196,7 +196,7 @@ def main(config: Config) -> dict[str, float]:
         return scores, [np.flatnonzero(score > limit) for score in scores]
 
     scores, detections = detect(errors)
-    anomalies.plot(some, scores, limit).savefig(config.out / "detections.png", dpi=110)
+    config.save_figure(anomalies.plot(some, scores, limit), "detections.png", dpi=110)
     figures, naive = anomalies.judge(some, detections), anomalies.judge(some, detect(changes)[1])
     figures |= {f"persistence_{name}": value for name, value in naive.items()}
     draws = np.random.default_rng(config.seed).random((100, len(some)))

@@ -169,7 +169,7 @@ def main(config: Config) -> dict[str, float]:
         print(f"  {' '.join(written[n])}   (= {first[n]})")
     maps = [(test[n], written[n], w) for n in shown if (w := found[n].attention) is not None]
     if maps:
-        captions.plot(maps).savefig(config.out / "attention.png", dpi=150)
+        config.save_figure(captions.plot(maps), "attention.png")
     # Vocabularies begin with four special tokens; the most frequent word follows.
     figures = captions.baselines(sides["train"], test, often=vocabulary.tokens[4])
     figures |= {"reachable": len(known) / len(test)} | captions.scores(written, test)

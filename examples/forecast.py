@@ -211,7 +211,7 @@ def main(config: Config) -> dict[str, float]:
     drawn = [x[:, 0].reshape(-1, x.shape[-1]) * deviation[0] + mean[0] for x in pair]
     rows = (some["row"][:, None] + np.arange(config.horizon)).ravel()
     drawing = series.times[rows], drawn[1][:, 0], drawn[0], config.horizon, series.names[0]
-    tables.plot(*drawing).savefig(config.out / "forecasts.png", dpi=150)
+    config.save_figure(tables.plot(*drawing), "forecasts.png")
     return config.report(result, **{name: float(value) for name, value in figures.items()})
 
 

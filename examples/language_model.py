@@ -232,7 +232,7 @@ def main(config: Config) -> dict[str, float]:
     print(f"\n{text}")
     window = streams["test"][0]
     pieces = vocabulary.pieces(window["targets"][0][window["mask"][0]])
-    texts.plot(surprise(model, window), pieces).savefig(config.out / "surprise.png", dpi=150)
+    config.save_figure(texts.plot(surprise(model, window), pieces), "surprise.png")
     return config.report(
         result, perplexity=math.exp(nats), bits=nats / math.log(2),
         unigram_perplexity=math.exp(chance), unigram_bits=chance / math.log(2),

@@ -180,7 +180,7 @@ def plot(config: Config, result: training.FitResult, lines: dict[str, float]) ->
     axes.set_title(f"{config.task}, T = {config.length}: {config.cell}")
     axes.legend(frameon=False, loc="upper left", bbox_to_anchor=(1, 1))
     figure.set_size_inches(7.5, 4)
-    figure.savefig(config.out / "loss.png", dpi=150)
+    config.save_figure(figure, "loss.png")
 
 
 def main(config: Config) -> dict[str, float]:

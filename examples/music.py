@@ -145,7 +145,7 @@ def main(config: Config) -> dict[str, float]:
         "Predicted one step ahead": nnx.sigmoid(result.model(piece[:-1])),
         f"Continued by the model after {len(given)} steps": played,
     }
-    piano_rolls.plot(panels, len(piece)).savefig(config.out / "piano_rolls.png", dpi=150)
+    config.save_figure(piano_rolls.plot(panels, len(piece)), "piano_rolls.png")
     return config.report(result, nll=nll, **piano_rolls.baselines(rolls["train"], rolls["test"]))
 
 

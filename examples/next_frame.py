@@ -142,7 +142,7 @@ def main(config: Config) -> dict[str, float]:
         "next frame": np.asarray(jax.nn.sigmoid(result.model(film[:, :-1])))[0],
         "continued": np.asarray(result.model.going_on(film[:, :half], config.steps - half))[0],
     }
-    moving_digits.plot(shown).savefig(config.out / "films.png", dpi=150)
+    config.save_figure(moving_digits.plot(shown), "films.png")
     return config.report(result, **{name: float(value) for name, value in figures.items()})
 
 

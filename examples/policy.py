@@ -376,7 +376,7 @@ def main(config: Config) -> dict[str, float]:
         top=task.top, levels=task.levels,
     )  # fmt: skip
     figure = curves.plot(**curves.load([config.out / "curves.json"]))
-    figure.savefig(config.out / "curves.png", dpi=150)
+    config.save_figure(figure, "curves.png")
     scores = {name.replace("-", "_"): measure(config, r.model) for name, r in results.items()}
     parameters = script.count_parameters(results["feed-forward"].model)
     print(f"\n{parameters:,} parameters in the feed-forward policy")

@@ -167,7 +167,7 @@ def main(config: Config) -> dict[str, float]:
         if output.attention is not None and rows:
             title = f"Attention of each phoneme of {say[longest]!r} to its letters"
             figure = viz.attention(output.attention, say[longest], rows, title=title)
-            figure.savefig(config.out / "attention.png", dpi=150)
+            config.save_figure(figure, "attention.png")
     return config.report(result, **rates)
 
 

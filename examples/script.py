@@ -220,6 +220,17 @@ class ScriptOptions:
             )  # fmt: skip
         return result._replace(model=sharding.to_one_device(result.model))
 
+    def save_figure(self, figure: Any, name: str, dpi: int = 150) -> None:
+        """Write a figure to a file in `out`. Only the first of several processes writes it.
+
+        Args:
+          figure: a figure of matplotlib.
+          name: the name of the file, such as "confusion.png".
+          dpi: the resolution, in pixels per inch.
+        """
+        if jax.process_index() == 0:
+            figure.savefig(self.out / name, dpi=dpi)
+
     def report(self, result: training.FitResult, **figures: float) -> dict[str, float]:
         """Print the results, and write `result.json` and `learning_curve.png` to `out`.
 
@@ -250,8 +261,8 @@ class ScriptOptions:
         }
         if jax.process_index():
             return figures
+        self.save_figure(viz.learning_curve(result.history), "learning_curve.png")
         (self.out / "result.json").write_text(json.dumps(record, indent=1) + "\n")
-        viz.learning_curve(result.history).savefig(self.out / "learning_curve.png", dpi=150)
         print(f"files in {self.out}: {', '.join(sorted(path.name for path in self.out.iterdir()))}")
         return figures
 

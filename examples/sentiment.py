@@ -150,7 +150,7 @@ def plot(config: Config, model: Any, vocabulary: Vocabulary) -> None:
     rows = np.split(np.asarray(read(model, prefixes, lengths)), ends[:-1])
     for words, probabilities in zip(said, rows, strict=True):
         print(f"  {probabilities[-1]:.0%} positive: {' '.join(words)}")
-    reviews.plot(said, rows).savefig(config.out / "prefixes.png", dpi=150)
+    config.save_figure(reviews.plot(said, rows), "prefixes.png")
 
 
 def main(config: Config) -> dict[str, float]:

@@ -100,7 +100,7 @@ def plot(config: Config, model: SpeakerModel, frames: np.ndarray, speaker: str) 
     figure.set_size_inches(8, 5)
     figure.axes[0].axhline(outputs.shape[1] / 2 - 0.5, color="black")
     figure.axes[0].set_xlabel("frame (one every 6.4 ms)")
-    figure.savefig(config.out / "hidden_states.png", dpi=150)
+    config.save_figure(figure, "hidden_states.png")
 
 
 def main(config: Config) -> dict[str, float]:
@@ -124,7 +124,7 @@ def main(config: Config) -> dict[str, float]:
     [batch] = test_batches
     guesses = np.asarray(result.model(batch["frames"], batch["lengths"]).argmax(axis=-1))
     right, found = ([speakers[index] for index in ids] for ids in (batch["speaker"], guesses))
-    viz.confusion(right, found).savefig(config.out / "confusion.png", dpi=150)
+    config.save_figure(viz.confusion(right, found), "confusion.png")
     plot(config, result.model, test_set["frames"][0], right[0])
     often = np.bincount(train_set["speaker"]).argmax()
     always = float((test_set["speaker"] == often).mean())

@@ -332,7 +332,7 @@ def main(config: Config) -> dict[str, float]:
             logits = np.asarray(say(model, batch))
             best += tokens.pieces(logits.argmax(-1)[batch["weights"]])
         write(config, right, best)
-        viz.confusion(right, best).savefig(config.out / "recognised.png", dpi=150)
+        config.save_figure(viz.confusion(right, best), "recognised.png")
         return config.report(result, **spoken_digits.accuracies(said, right, best))
     found = recogniser(config, model, sets["test"], tokens)(0.0, 0.0)
     best = [texts[0] for texts in found]
@@ -350,7 +350,7 @@ def main(config: Config) -> dict[str, float]:
     heard = jax.nn.softmax(say(model, test[0])[0, : test[0]["frame_lengths"][0]])
     title = f"“{right[0]}”, found: “{best[0]}”"
     figure = spoken_digits.plot(np.asarray(heard), tokens, title, 10 * config.stack)
-    figure.savefig(config.out / "recognised.png", dpi=150)
+    config.save_figure(figure, "recognised.png")
     return config.report(result, **rates)
 
 

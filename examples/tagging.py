@@ -188,7 +188,7 @@ def main(config: Config) -> dict[str, float]:
 
     found = predict(result.model, encoder, [words for words, _ in test])
     tags_of = ([tag for tags in side for tag in tags] for side in ((t for _, t in test), found))
-    viz.confusion(*tags_of).savefig(config.out / "confusion.png", dpi=150)
+    config.save_figure(viz.confusion(*tags_of), "confusion.png")
     said = [words for words in map(str.split, config.say) if words]
     for words, guesses in zip(said, predict(result.model, encoder, said), strict=True):
         print("  " + " ".join(f"{word}/{tag}" for word, tag in zip(words, guesses, strict=True)))

@@ -166,7 +166,7 @@ def main(config: Config) -> dict[str, float]:
             rows = [*writer.pieces(output.tokens), *(["end"] if output.finished else [])]
             figure = viz.attention(output.attention, reader.pieces(sources[index]), rows)
             with warnings.catch_warnings(record=True) as found_missing:
-                figure.savefig(config.out / f"attention_{number + 1}.png", dpi=150)
+                config.save_figure(figure, f"attention_{number + 1}.png")
             missing += found_missing
     if missing:
         print("\nThe plots need a font with these characters, such as Noto Sans CJK.")

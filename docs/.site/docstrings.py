@@ -26,16 +26,25 @@ class Docstrings(griffe.Extension):
             obj.docstring.value = JOINED.sub(_apart, text)
 
     def on_package(self, *, pkg: griffe.Module, **_: Any) -> None:
-        """Show the options of each layer, which is decorated with `shows_options(cells.CELL)`."""
+        """Show the options of layers and blocks, which are decorated with `shows_options`."""
         if pkg.path != "seqjax":
             return
-        base = pkg["nn._recurrent.Recurrent"]
-        for layer in pkg["nn._layers"].classes.values():
-            for decorator in layer.decorators:
-                found = re.fullmatch(r"shows_options\(cells\.(\w+)\)", str(decorator.value))
-                if found is None:
-                    raise ValueError(f"{layer.path}: unknown decorator {decorator.value}")
-                _show_options(layer, pkg["cells"][found[1]].final_target, base)
+        for module, base in (
+            ("nn._layers", "nn._recurrent.Recurrent"),
+            ("nn._blocks", "nn._residual.ResidualBlock"),
+        ):
+            for layer in pkg[module].classes.values():
+                cell, fixed = _decorated(layer)
+                _show_options(layer, pkg["cells"][cell].final_target, pkg[base], fixed)
+
+
+def _decorated(layer: griffe.Class) -> tuple[str, tuple[str, ...]]:
+    """Return the name of the cell in `@shows_options(cells.CELL, ...)`, and the fixed options."""
+    for decorator in layer.decorators:
+        found = re.fullmatch(r"shows_options\(cells\.(\w+)(.*)\)", str(decorator.value))
+        if found is not None:
+            return found[1], tuple(re.findall(r"\w+", found[2]))
+    raise ValueError(f"{layer.path}: expected the decorator shows_options")
 
 
 def _apart(match: re.Match[str]) -> str:
@@ -43,10 +52,15 @@ def _apart(match: re.Match[str]) -> str:
     return "\n".join(f"{indent}{name}: {text}" for name in names.split(", "))
 
 
-def _show_options(layer: griffe.Class, cell: griffe.Class, base: griffe.Class) -> None:
+def _show_options(
+    layer: griffe.Class, cell: griffe.Class, base: griffe.Class, fixed: tuple[str, ...]
+) -> None:
     """Put the options of a cell and of a base into a layer's signature and its docstring."""
     init = layer["__init__"]
     own = {p.name: p for p in init.parameters if p.name != "options"}
+    sizes = 2  # the first two parameters of each cell are its sizes
+    of_cell = [p for p in cell.parameters if p.name != "self"][sizes:]
+    of_base = [p for p in base.parameters if p.kind is griffe.ParameterKind.keyword_only]
     options = {
         p.name: griffe.Parameter(
             p.name,
@@ -54,9 +68,8 @@ def _show_options(layer: griffe.Class, cell: griffe.Class, base: griffe.Class) -
             kind=griffe.ParameterKind.keyword_only,
             default=p.default,
         )
-        for source in (cell, base)
-        for p in source.parameters
-        if p.name not in own and p.name not in ("self", "cell")
+        for p in (*of_cell, *of_base)
+        if p.name not in own and p.name not in fixed
     }
     init.parameters = griffe.Parameters(*own.values(), *options.values())
     texts = _texts(base)

@@ -4,6 +4,8 @@ import dataclasses
 from pathlib import Path
 from typing import Any, ClassVar
 
+import jax
+import matplotlib.figure
 import numpy as np
 import pytest
 from flax import nnx
@@ -90,3 +92,12 @@ def test_the_folder_of_a_run_may_be_text_and_is_no_url(tmp_path):
     wrong: Any = 3
     with pytest.raises(TypeError, match=r"^out: expected a path, got 3"):
         script.ScriptOptions(out=wrong)
+
+
+@pytest.mark.parametrize("process", [0, 1])
+def test_only_the_first_process_writes_figures(tmp_path, monkeypatch, process):
+    config = Config(out=tmp_path)
+    figure = matplotlib.figure.Figure()
+    monkeypatch.setattr(jax, "process_index", lambda: process)
+    config.save_figure(figure, "empty.png")
+    assert [path.name for path in tmp_path.iterdir()] == ["empty.png"] * (1 - process)
