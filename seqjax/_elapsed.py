@@ -3,14 +3,14 @@
 from typing import Any
 
 import jax.numpy as jnp
+import numpy as np
 
-from seqjax import checks
-from seqjax._arguments import as_floating
+from seqjax import checks, sequences
+from seqjax._arguments import as_floating, layout
 from seqjax.cells._base import Cell
-from seqjax.sequences import previous_real
 from seqjax.types import Array, PyTree
 
-__all__ = ["between_steps", "join", "turned", "with_elapsed"]
+__all__ = ["between_steps", "join", "require_times", "turned", "with_elapsed"]
 
 
 def with_elapsed(
@@ -48,9 +48,46 @@ def with_elapsed(
         return xs
     xs = as_floating(name, xs)
     elapsed = checks.require_array("elapsed", elapsed, jnp.number, "numbers")
+    if jnp.iscomplexobj(elapsed):
+        raise TypeError(f"elapsed: expected real numbers, got dtype {elapsed.dtype}")
     if elapsed.shape != xs.shape[:-1]:
         raise ValueError(f"elapsed: expected the shape {xs.shape[:-1]}, got {elapsed.shape}")
     return join(xs, elapsed)
+
+
+def require_times(
+    cell: Cell[Any, Any],
+    xs: PyTree,
+    *,
+    lengths: Any = None,
+    mask: Any = None,
+    time_major: bool = False,
+    step: bool = False,
+) -> None:
+    """Raise if the elapsed time of a real step is negative. Nothing is checked under tracing.
+
+    Args:
+      cell: the cell.
+      xs: the inputs. If the cell reads the time, it is their last feature.
+      lengths: as for `unroll`.
+      mask: as for `unroll`.
+      time_major: as for `unroll`.
+      step: whether `xs` is the input of one step.
+    """
+    if not cell.reads_elapsed or checks.is_traced(xs, lengths, mask):
+        return
+    negative = np.asarray(xs)[..., -1] < 0
+    if not negative.any():
+        return
+    if not step:
+        shape = layout(cell, xs, time_major=time_major)
+        real = sequences.step_mask(*shape, lengths=lengths, mask=mask, time_major=time_major)
+        negative &= True if real is None else np.asarray(real)
+    for index in np.argwhere(negative)[:1]:
+        raise ValueError(
+            f"elapsed: expected times of at least 0, got {np.asarray(xs)[*index, -1]} at "
+            f"{tuple(index.tolist())}"
+        )
 
 
 def join(xs: Array, elapsed: Array) -> Array:
@@ -87,7 +124,7 @@ def between_steps(
     times = jnp.moveaxis(elapsed, axis, -1)
     real = jnp.ones(times.shape, bool) if mask is None else jnp.moveaxis(mask, axis, -1)
     # The index of the next real step, which is T if there is none.
-    following = times.shape[-1] - 1 - jnp.flip(previous_real(jnp.flip(real, -1)), -1)
+    following = times.shape[-1] - 1 - jnp.flip(sequences.previous_real(jnp.flip(real, -1)), -1)
     lead = [(0, 0)] * (times.ndim - 1)
     gaps = jnp.take_along_axis(jnp.pad(times, [*lead, (0, 1)]), following, -1)
     if resets is not None:

@@ -17,7 +17,7 @@ from seqjax._arguments import (
     layout,
     timed_states,
 )
-from seqjax._elapsed import turned, with_elapsed
+from seqjax._elapsed import require_times, turned, with_elapsed
 from seqjax._hints import hints
 from seqjax.cells._base import Cell, compute_dtype
 from seqjax.kernels import WANTED, Execution, Kernel, Plan, Problem, by_scan, make_plan, run
@@ -83,10 +83,10 @@ def unroll(
         means T, and a length below 0 means 0.
       mask: bool `[..., T]` (time-major: `[T, ...]`), True at real steps. Any pattern is allowed.
         Pass either `lengths` or `mask`.
-      elapsed: the time since the previous real step, numbers of the shape of `mask`, for a cell
-        that reads it: `Decay`, `GRUD` or `CfC`. It becomes the last feature of xs, in the dtype of
-        xs. Instead of passing `elapsed`, you can pass xs with this feature, `[..., T, I+1]`. With
-        `reverse`, the time of a step is that of the next real step, which was processed before. It
+      elapsed: the time since the previous real step, numbers of at least 0 with the shape of
+        `mask`, for a cell that reads it: `Decay`, `GRUD` or `CfC`. It becomes the last feature of
+        xs, in the dtype of xs. Instead of passing `elapsed`, you can pass xs with this feature,
+        `[..., T, I+1]`. With `reverse`, the time of a step is that of the next real step, which was processed before. It
         is 0 if there is no such step, or if there is a reset between the two steps.
       resets: bool with the shape of `mask`. Where it is True, the state is set to `reset_state`
         before the step is processed, even if the step is masked. Use resets at the boundaries of
@@ -178,6 +178,7 @@ def unroll(
     )
     if resets is not None:
         resets = sequences.require_mask("resets", resets, step_shape)
+    require_times(cell, xs, mask=mask, time_major=time_major)
     if cell.reads_elapsed and reverse:
         xs = turned(xs, mask=mask, resets=resets, axis=0 if time_major else len(batch_shape))
     params = checked_params(cell, params)

@@ -146,6 +146,8 @@ class DirectForecaster(Forecaster):
             repeated = jnp.broadcast_to(series, (*batch_shape, steps, series.shape[-1]))
             return jnp.concatenate([values, features, repeated], axis=-1)
 
+        # One source for all draws: from a random key, each part would draw the same numbers.
+        rngs = None if rngs is None else streams(rngs, "dropout")
         options: Any = {"deterministic": deterministic, "rngs": rngs}
         xs = joined(history.scaled[..., None], past, steps)
         state = self.reader(xs, mask=history.real, return_sequences=False, **options).state

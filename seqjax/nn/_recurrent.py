@@ -15,7 +15,7 @@ from flax import nnx
 
 from seqjax import _arguments as arguments
 from seqjax import checks, sequences
-from seqjax._elapsed import with_elapsed
+from seqjax._elapsed import require_times, with_elapsed
 from seqjax._hints import hints
 from seqjax.cells._base import Cell, is_shape
 from seqjax.kernels import Execution, Kernel, by_scan
@@ -259,10 +259,10 @@ class Recurrent(nnx.Module):
           lengths: the number of real steps of each sequence, integers of the batch shape. Pass
             either `lengths` or `mask`.
           mask: bool `[..., T]` (time-major: `[T, ...]`), True at real steps.
-          elapsed: the time since the previous real step, numbers of the shape of `mask`, for cells
-            that read it: `Decay`, `GRUD` or `CfC`. All layers of the stack read it. The backward
-            direction reads the time to the next real step. Instead of passing `elapsed`, you can
-            pass xs with the time as last feature, `[..., T, I+1]`.
+          elapsed: the time since the previous real step, numbers of at least 0 with the shape of
+            `mask`, for cells that read it: `Decay`, `GRUD` or `CfC`. All layers of the stack read
+            it. The backward direction reads the time to the next real step. Instead of passing
+            `elapsed`, you can pass xs with the time as last feature, `[..., T, I+1]`.
           resets: bool with the shape of `mask`, True at the first step of a new sequence. Both
             directions reset the state at the boundary before the new sequence.
           initial_state: the state before the first step, as `layer.initial_state(batch_shape)` or
@@ -306,6 +306,7 @@ class Recurrent(nnx.Module):
         if self.dtype is not None:
             xs = jax.tree.map(lambda x: x.astype(self.dtype), xs)
         xs = with_elapsed(self.cell, xs, elapsed)
+        require_times(self.cell, xs, lengths=lengths, mask=mask, time_major=self.time_major)
         if lengths is not None and not checks.is_traced(lengths):
             # Check the values here: inside the program, which makes the mask, they are traced.
             layout = arguments.layout(self.cell, xs, time_major=self.time_major)
@@ -421,6 +422,7 @@ class Recurrent(nnx.Module):
         """
         require_one_direction(self)
         x_t = with_elapsed(self.cell, x_t, elapsed, name="x_t", step=True)
+        require_times(self.cell, x_t, step=True)
         ran: Unrolled = in_one_program(step_of_stack, self, (x_t, state, resets))
         return ran
 

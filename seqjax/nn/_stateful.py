@@ -7,8 +7,10 @@ import jax
 import numpy as np
 from flax import nnx
 
+from seqjax import _arguments as arguments
 from seqjax import checks, sequences
 from seqjax.nn import _noise as noise
+from seqjax.nn._layer import Sequences
 from seqjax.nn._recurrent import Recurrent
 from seqjax.types import Array, PyTree, Shape, Unrolled
 
@@ -106,6 +108,8 @@ class Stateful(nnx.Module):
         mask: Any = None,
         elapsed: Any = None,
         resets: Any = None,
+        return_sequences: bool = True,
+        burn_in: int = 0,
         deterministic: bool | None = None,
         rngs: noise.Rngs | None = None,
         **options: Any,
@@ -121,6 +125,10 @@ class Stateful(nnx.Module):
           mask: True at real steps, as for the layer.
           elapsed: the time since the previous real step, as for the layer.
           resets: True at the first step of a new sequence, as for the layer.
+          return_sequences: False for the output at the last real step of the window, as for the
+            layer.
+          burn_in: the number of steps at the start of the window through which no gradient passes,
+            as for the layer.
           deterministic: True for evaluation, as for the layer.
           rngs: the source of randomness, as for the layer.
           **options: other arguments of the layer's call, except `initial_state` and
@@ -154,15 +162,21 @@ class Stateful(nnx.Module):
         if stride == steps:
             whole = self.layer(
                 xs, mask=mask, elapsed=elapsed, resets=resets, initial_state=state,
-                deterministic=deterministic, rngs=rngs, **options,
+                return_sequences=return_sequences, burn_in=burn_in, deterministic=deterministic,
+                rngs=rngs, **options,
             )  # fmt: skip
             self._keep(whole.state)
             return whole
+        return_sequences = checks.require_bool("return_sequences", return_sequences)
+        burn_in = arguments.checked_burn_in(burn_in, steps, one_way=True, limit="two directions")
         # Both parts use the same key, so that a dropout mask that is the same at all steps is also
         # the same in both parts.
         key = None if rngs is None else noise.dropout_key(rngs)
         parts: list[Any] = []
-        for part in (slice(None, stride), slice(stride, None)):
+        for part, constant in (
+            (slice(None, stride), min(burn_in, stride)),
+            (slice(stride, None), max(burn_in - stride, 0)),
+        ):
             where = (slice(None),) * axis + (part,)
             outputs, state = self.layer(
                 xs[where],
@@ -170,6 +184,7 @@ class Stateful(nnx.Module):
                 elapsed=None if elapsed is None else elapsed[where],
                 resets=None if resets is None else resets[where],
                 initial_state=state,
+                burn_in=constant,
                 deterministic=deterministic,
                 rngs=key,
                 **options,
@@ -177,4 +192,8 @@ class Stateful(nnx.Module):
             if not parts:
                 self._keep(state)
             parts.append(outputs)
-        return Unrolled(jax.numpy.concatenate(parts, axis=axis), state)
+        outputs = jax.numpy.concatenate(parts, axis=axis)
+        if not return_sequences:
+            window = Sequences(self.batch_shape, steps, self.layer.time_major, mask, None)
+            outputs = window.picked(outputs, sequences.last_real)
+        return Unrolled(outputs, state)

@@ -266,6 +266,14 @@ def test_direct_is_the_loop_of_its_docstring():
             np.testing.assert_allclose(params["deviation"][n, step], deviation, rtol=1e-3)
 
 
+def test_a_random_key_is_used_once():
+    """The dropout of the reader, of the writer and of the head differ, as with nnx.Rngs."""
+    model = DirectForecaster(4, H, Gaussian(), num_layers=2, dropout=0.5, rngs=nnx.Rngs(0))
+    key = jax.random.key(1)
+    means = [model(VALUES, deterministic=False, rngs=r)["mean"] for r in (key, nnx.Rngs(key))]
+    np.testing.assert_array_equal(*means)
+
+
 @pytest.mark.quick()
 def test_samples_and_losses_of_direct_forecasts():
     model = direct()

@@ -242,3 +242,26 @@ def test_the_twin_of_a_reverse_run_reads_turned_times():
     )
     assert turned[0, [0, 2, 3], 1].tolist() == [2.0, 0.0, 0.0]
     assert "gru_d" in CASES
+
+
+def test_a_negative_time_is_an_error_at_real_steps_only():
+    gaps = GAPS.copy()
+    gaps[1, 3] = -2.0
+    layer = make(GRUD)
+    params = params_of(GRUD)
+    message = r"elapsed: expected times of at least 0, got -2.0 at \(1, 3\)"
+    for options in ({}, {"lengths": [5, 4]}, {"mask": np.ones((2, 5), bool)}):
+        with pytest.raises(ValueError, match=message):
+            seqjax.unroll(GRUD, params, XS, elapsed=gaps, **options)
+        with pytest.raises(ValueError, match=message):
+            layer(XS, elapsed=gaps, **options)
+    with pytest.raises(ValueError, match=r"got -2.0 at \(3, 1\)"):
+        seqjax.unroll(GRUD, params, XS.swapaxes(0, 1), elapsed=gaps.T, time_major=True)
+    with pytest.raises(ValueError, match=r"elapsed: .* got -2.0 at \(1,\)"):
+        layer.step(XS[:, 3], elapsed=gaps[:, 3])
+    padded = np.where(gaps < 0, 0, gaps)
+    for options in ({"lengths": [5, 3]}, {"mask": gaps >= 0}):
+        found, expected = (layer(XS, elapsed=e, **options).outputs for e in (gaps, padded))
+        np.testing.assert_array_equal(found, expected)
+    with pytest.raises(TypeError, match=r"elapsed: expected real numbers, got dtype complex64"):
+        layer(XS, elapsed=GAPS.astype(np.complex64))

@@ -82,6 +82,32 @@ def test_lengths_are_a_mask_in_overlapping_windows_too():
             np.testing.assert_array_equal(a[...], b[...])
 
 
+@pytest.mark.parametrize("stride", [3, 8, STEPS])
+def test_the_last_output_of_a_window_is_that_of_the_layer(stride):
+    """Also if the last real step is before the stride, or if there is none."""
+    layer = make_layer()
+    xs, resets, _ = make_stream()
+    for lengths in ([STEPS, 2], [5, 0], [4, 3]):
+        stateful = nn.Stateful(layer, BATCH)
+        options = {"resets": resets, "lengths": lengths, "return_sequences": False}
+        found, expected = stateful(xs, stride=stride, **options), layer(xs, **options)
+        np.testing.assert_allclose(found.outputs, expected.outputs, atol=1e-6)
+
+
+@pytest.mark.parametrize("burn_in", [0, 2, 5, 9, STEPS])
+def test_the_burn_in_is_that_of_the_whole_window(burn_in):
+    layer = make_layer("gru")
+    xs, _, _ = make_stream()
+
+    def loss(xs, run, **options):
+        return jnp.sum(run(xs, burn_in=burn_in, **options).outputs ** 2)
+
+    found = jax.grad(lambda xs: loss(xs, nn.Stateful(layer, BATCH), stride=5))(xs)
+    expected = jax.grad(lambda xs: loss(xs, layer))(xs)
+    np.testing.assert_allclose(found, expected, atol=1e-6)
+    assert not found[:, :burn_in].any() and found[:, burn_in:].all()
+
+
 @pytest.mark.quick()
 def test_the_gradient_reaches_back_k2_steps_and_no_further():
     """Against the gradient of the same steps from a constant state."""
