@@ -86,8 +86,9 @@ def unroll(
       elapsed: the time since the previous real step, numbers of at least 0 with the shape of
         `mask`, for a cell that reads it: `Decay`, `GRUD` or `CfC`. It becomes the last feature of
         xs, in the dtype of xs. Instead of passing `elapsed`, you can pass xs with this feature,
-        `[..., T, I+1]`. With `reverse`, the time of a step is that of the next real step, which was processed before. It
-        is 0 if there is no such step, or if there is a reset between the two steps.
+        `[..., T, I+1]`. With `reverse`, the time of a step is that of the next real step, which was
+        processed before. It is 0 if there is no such step, or if there is a reset between the two
+        steps.
       resets: bool with the shape of `mask`. Where it is True, the state is set to `reset_state`
         before the step is processed, even if the step is masked. Use resets at the boundaries of
         episodes or of packed sequences.

@@ -41,7 +41,7 @@ class AutoregressiveForecaster(Forecaster):
     Args:
       hidden_size: the number of units of each recurrent layer, H.
       distribution: the distribution of a value. `Quantiles` have samples, too, but their loss
-        trains no tails. By default, it is `StudentT()`.
+        does not train the tails. By default, it is `StudentT()`.
       cell: the cell of the recurrent layers: a name in `seqjax.CELLS`, a class, or a cell.
       num_layers: the number of recurrent layers.
       dropout: the dropout rate between the layers.

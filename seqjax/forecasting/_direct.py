@@ -30,10 +30,11 @@ class DirectForecaster(Forecaster):
         d_h = RNN'([b_h; known covariates of step T+h; features of the series], d_(h-1)),  d_0 = e_T
         p(y_(T+h) | y_1 … y_T) = distribution(W d_h + b, loc + scale · w_h · b_h, scale)
 
-    The learned weights w_h are those of a mean at first, so that training begins with the forecast
-    of repeating the seasons. For counts, which have no location, this term is left out. The steps
-    are predicted independently of each other given the past: samples of one step are valid, but
-    sums over steps need an `AutoregressiveForecaster`. A forecast has at most `horizon` steps.
+    The learned weights w_h begin as those of a mean, so that an untrained model repeats the mean of
+    the seasons and of the last value. For counts, which have no location, this term is left out.
+    The steps are predicted independently of each other given the past: samples of one step are
+    valid, but sums over steps need an `AutoregressiveForecaster`. A forecast has at most `horizon`
+    steps.
 
     A missing value (NaN) is replaced by the last observed value of its series. Features of the
     series are the static features and the embedded categories.

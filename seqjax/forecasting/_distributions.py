@@ -32,7 +32,7 @@ class Distribution(abc.ABC):
 
     Attributes:
       size: the number of outputs that the network has for each step.
-      shifts: whether a location can be added, which is not so for counts.
+      shifts: whether the distribution has a location. Counts have none.
       support: a description of the possible values, for error messages.
 
     Example:

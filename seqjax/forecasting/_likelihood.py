@@ -49,7 +49,7 @@ def loss(
       The loss in float32 or wider, a scalar or, with `per_sequence`, `[B]`.
 
     Raises:
-      TypeError: the distribution is none, or an array has a wrong dtype.
+      TypeError: `distribution` is not a `Distribution`, or an array has a wrong dtype.
       ValueError: shapes do not match or (outside tracing) a target is not a possible value, such as
         1.5 for counts. Under tracing, the loss is then NaN.
 

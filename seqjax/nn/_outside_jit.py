@@ -68,9 +68,12 @@ def in_one_program(
 ) -> Any:
     """Return `method(module, *arrays, **options)`, if possible computed by one compiled program.
 
-    The method is called directly if an argument is not a JAX array, so that errors show the
-    argument; in a program that is being traced, where another one would only cost time; if a hook
-    reads the calls of the module; and if an option is not hashable.
+    The method is called directly
+
+    - if an argument is not a JAX array, so that errors show the argument,
+    - under tracing, where another program would only cost time,
+    - if a hook reads the calls of the module, or
+    - if an option is not hashable.
 
     Args:
       method: a function whose results depend only on its arguments, and which does not change the

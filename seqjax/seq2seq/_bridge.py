@@ -8,6 +8,7 @@ from flax import nnx
 
 from seqjax import checks, sequences
 from seqjax.cells._base import Cell, flat_roles
+from seqjax.nn import _noise as noise
 from seqjax.nn._layer import Bidirectional
 from seqjax.seq2seq._encoder import Encoded
 from seqjax.types import Array
@@ -41,7 +42,7 @@ class Bridge(nnx.Module):
         has no state, `state` is () and `kind` must be "zero" or "mean".
       memory_size: number of features of the memory.
       param_dtype: dtype of the parameters.
-      rngs: the random streams for drawing the parameters.
+      rngs: the source of randomness for the parameters: `nnx.Rngs(0)`, or a random key.
 
     Raises:
       ValueError: if `kind` is unknown, if `kind` is "last" and the shapes of the encoder's and the
@@ -63,8 +64,9 @@ class Bridge(nnx.Module):
         memory_size: int,
         *,
         param_dtype: Any = jnp.float32,
-        rngs: nnx.Rngs,
+        rngs: noise.Rngs,
     ) -> None:
+        rngs = noise.streams(rngs, "params")
         self.kind = checks.require_name("bridge", kind, BRIDGES)
         self.cells = tuple(cells)
         self.layers: nnx.List[Any] = nnx.List([])

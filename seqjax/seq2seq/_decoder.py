@@ -77,7 +77,7 @@ class Decoder(nnx.Module):
         Between layers, the same units are dropped at all steps.
       param_dtype: dtype of the parameters.
       execution: the options for running teacher forcing, a `seqjax.Execution`.
-      rngs: the random streams for drawing the parameters.
+      rngs: the source of randomness for the parameters: `nnx.Rngs(0)`, or a random key.
 
     Raises:
       TypeError, ValueError: if an option is invalid or contradicts another; the message names the
@@ -105,8 +105,9 @@ class Decoder(nnx.Module):
         dropout: float = 0.0,
         param_dtype: Any = jnp.float32,
         execution: Execution | None = None,
-        rngs: nnx.Rngs,
+        rngs: noise.Rngs,
     ) -> None:
+        rngs = noise.streams(rngs, "params")
         self.vocabulary = checks.require_integer("vocabulary", vocabulary)
         self.attend = checks.require_name("attend", attend, ("previous", "current"))
         self.input_feeding = checks.require_bool("input_feeding", input_feeding)
@@ -310,7 +311,7 @@ class Decoder(nnx.Module):
         memory: Memory | None,
         source_ids: Array | None = None,
         *,
-        rngs: PRNGKey | None = None,
+        key: PRNGKey | None = None,
         execution: Execution | None = None,
     ) -> tuple[Array, Array | None]:
         """Return the logits of all steps, with the true previous token as input (teacher forcing).
@@ -320,13 +321,13 @@ class Decoder(nnx.Module):
           state: the state before the first step, as returned by `initial_state`.
           memory: the prepared memory, as returned by `precompute`.
           source_ids: the ids of the source tokens `[B, S]`, required with `copy`.
-          rngs: as for `features`.
+          key: as for `features`.
           execution: as for `features`.
 
         Returns:
           The logits `[B, T, V]`, and the attention weights `[B, T, S]`, or None without attention.
         """
-        features = self.features(tokens, state, memory, rngs=rngs, execution=execution)
+        features = self.features(tokens, state, memory, key=key, execution=execution)
         ids = None if source_ids is None else source_ids[:, None]
         return self.logits(features, ids), features.weights
 
@@ -336,7 +337,7 @@ class Decoder(nnx.Module):
         state: DecoderState,
         memory: Memory | None,
         *,
-        rngs: PRNGKey | None = None,
+        key: PRNGKey | None = None,
         execution: Execution | None = None,
     ) -> Features:
         """Return the inputs of the readout at all steps, with the true previous token as input.
@@ -348,15 +349,15 @@ class Decoder(nnx.Module):
           tokens: int32 `[B, T]`: the begin token, then the target without its end token.
           state: the state before the first step, as returned by `initial_state`.
           memory: the prepared memory, as returned by `precompute`.
-          rngs: a random key for dropout in training; None for evaluation.
+          key: a random key for dropout in training; None for evaluation.
           execution: the options for running the steps, a `seqjax.Execution`. The default is the
             `execution` of the decoder.
 
         Returns:
-          `Features` `[B, T, ...]`, after dropout if `rngs` is given.
+          `Features` `[B, T, ...]`, after dropout if `key` is given.
         """
         execution = Execution.of(execution or self.execution)
-        keys: Any = None if rngs is None or not self.dropout else jax.random.split(rngs, 3)
+        keys: Any = None if key is None or not self.dropout else jax.random.split(key, 3)
         embedded = self.embed(tokens)
         between: tuple[Array, ...] = ()
         if keys is not None:
@@ -364,8 +365,8 @@ class Decoder(nnx.Module):
             drawn = jax.random.split(keys[1], max(len(self.layers) - 1, 1))
             shape = state.output.shape
             between = tuple(
-                noise.variational_mask(key, self.dropout, shape, embedded.dtype)
-                for key, _ in zip(drawn, self.layers[1:], strict=False)
+                noise.variational_mask(k, self.dropout, shape, embedded.dtype)
+                for k, _ in zip(drawn, self.layers[1:], strict=False)
             )
         if self.mechanism is not None and (self.attend == "previous" or self.input_feeding):
             features = self._step_by_step(embedded, state, memory, between, execution)

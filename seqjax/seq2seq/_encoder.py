@@ -60,7 +60,7 @@ class Encoder(nnx.Module):
       dropout: dropout rate of the embeddings or frames, and between layers.
       param_dtype: dtype of the parameters.
       execution: the options for running the layers over sequences, a `seqjax.Execution`.
-      rngs: the random streams for drawing the parameters.
+      rngs: the source of randomness for the parameters: `nnx.Rngs(0)`, or a random key.
 
     Example:
       >>> from seqjax.cells import GRU
@@ -80,8 +80,9 @@ class Encoder(nnx.Module):
         dropout: float = 0.0,
         param_dtype: Any = jnp.float32,
         execution: Execution | None = None,
-        rngs: nnx.Rngs,
+        rngs: noise.Rngs,
     ) -> None:
+        rngs = noise.streams(rngs, "params")
         embedding = None
         if vocabulary is not None:
             size = checks.require_integer("vocabulary", vocabulary)

@@ -55,7 +55,7 @@ class Seq2Seq(nnx.Module):
       dropout: see `Encoder` and `Decoder`.
       param_dtype: dtype of the parameters.
       execution: the options for running the encoder and the decoder, a `seqjax.Execution`.
-      rngs: the random streams for drawing the parameters.
+      rngs: the source of randomness for the parameters: `nnx.Rngs(0)`, or a random key.
 
     Raises:
       TypeError, ValueError: if an option is invalid or contradicts another; the message names the
@@ -119,8 +119,9 @@ class Seq2Seq(nnx.Module):
         dropout: float = 0.0,
         param_dtype: Any = jnp.float32,
         execution: Execution | None = None,
-        rngs: nnx.Rngs,
+        rngs: noise.Rngs,
     ) -> None:
+        rngs = noise.streams(rngs, "params")
         size = checks.require_integer("hidden_size", hidden_size)
         if decoder_size is None:
             decoder_size = size * (2 if bidirectional and encoder is None else 1)
@@ -205,7 +206,7 @@ class Seq2Seq(nnx.Module):
         start, ids, key = self._forced(
             source, tokens, lengths, mask, source_ids, deterministic, rngs
         )
-        logits, _ = self.decoder.teacher_forced(*start, ids, rngs=key)
+        logits, _ = self.decoder.teacher_forced(*start, ids, key=key)
         return logits
 
     def hidden(
@@ -241,7 +242,7 @@ class Seq2Seq(nnx.Module):
           (1, 3, 10)
         """
         start, _, key = self._forced(source, tokens, lengths, mask, None, deterministic, rngs)
-        return self.decoder.features(*start, rngs=key).hidden
+        return self.decoder.features(*start, key=key).hidden
 
     def _forced(
         self,

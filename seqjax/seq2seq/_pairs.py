@@ -89,7 +89,7 @@ def pair_loss(
       batch: a batch of `pair_examples` that `seqjax.data.batches` made with
         `sequence_keys=PAIR_KEYS` or, if the sources are not sequences, with
         `sequence_keys={"target": PAIR_KEYS["target"]}`.
-      rngs: the random streams for dropout; None in evaluation.
+      rngs: `nnx.Rngs` or a random key for dropout; None in evaluation.
       label_smoothing: see `seqjax.losses.cross_entropy`.
 
     Returns:

@@ -57,7 +57,7 @@ class Transducer(nnx.Module):
       blank: the class of the blank.
       max_symbols: S, the maximum number of labels that decoding emits at a frame.
       param_dtype: the dtype of the parameters of the embedding and of the joint network.
-      rngs: the random streams for drawing the parameters.
+      rngs: the source of randomness for the parameters: `nnx.Rngs(0)`, or a random key.
 
     Attributes:
       deterministic: whether calls run in evaluation mode, see `seqjax.nn.Recurrent`.
@@ -98,8 +98,9 @@ class Transducer(nnx.Module):
         blank: int = 0,
         max_symbols: int = 4,
         param_dtype: Any = jnp.float32,
-        rngs: nnx.Rngs,
+        rngs: noise.Rngs,
     ) -> None:
+        rngs = noise.streams(rngs, "params")
         for name, layer in (("encoder", encoder), ("predictor", predictor)):
             if not isinstance(layer, Recurrent):
                 raise TypeError(

@@ -233,3 +233,18 @@ def test_nothing_to_attend_to():
 def test_a_class_is_no_model():
     with pytest.raises(TypeError, match=r"model: .*, got the class Seq2Seq"):
         seq2seq.generate(seq2seq.Seq2Seq, [[1]], **OPTIONS)
+
+
+def test_parameters_are_drawn_from_rngs_or_from_a_key():
+    sizes: Any = {"source_vocabulary": 5, "target_vocabulary": 6, "embed_size": 3, "hidden_size": 4}
+    key = jax.random.key(1)
+    from_key, from_rngs = (
+        nnx.state(seq2seq.Seq2Seq(**sizes, rngs=rngs), nnx.Param) for rngs in (key, nnx.Rngs(key))
+    )
+    for a, b in zip(jax.tree.leaves(from_key), jax.tree.leaves(from_rngs), strict=True):
+        np.testing.assert_array_equal(a, b)
+    kernels = [leaf for leaf in jax.tree.leaves(from_key) if leaf.ndim == 2]
+    assert len({leaf.tobytes() for leaf in map(np.asarray, kernels)}) == len(kernels)
+    wrong: Any = None
+    with pytest.raises(TypeError, match=r"rngs: expected nnx.Rngs\(0\) or a random key, got None"):
+        seq2seq.Seq2Seq(**sizes, rngs=wrong)
