@@ -6,10 +6,11 @@ import jax.numpy as jnp
 import numpy as np
 
 from seqjax import checks, sequences
+from seqjax._compensated import Total, add
 from seqjax._compiled import compiled
 from seqjax.types import Array
 
-__all__ = ["Labels", "checked_labels", "hashed", "packed"]
+__all__ = ["Labels", "checked_labels", "hashed", "packed", "ranked", "require_blank"]
 
 
 class Labels(NamedTuple):
@@ -24,6 +25,14 @@ class Labels(NamedTuple):
     ids: Array
     lengths: Array
     valid: Array
+
+
+def require_blank(blank: Any, classes: int) -> int:
+    """Return the class of the blank, or raise if it is not an integer from 0 to V - 1."""
+    blank = checks.require_integer("blank", blank, least=0)
+    if blank >= classes:
+        raise ValueError(f"blank: expected a class below V={classes}, got {blank}")
+    return blank
 
 
 def checked_labels(labels: Any, lengths: Any, batch: int, classes: int, blank: int) -> Labels:
@@ -67,6 +76,25 @@ def packed(path: Array, keep: Array, fill: int) -> tuple[Array, Array]:
     order = jnp.argsort(~keep, axis=-1, stable=True)
     moved = jnp.take_along_axis(jnp.where(keep, path, fill), order, axis=-1)
     return moved, keep.sum(axis=-1, dtype=jnp.int32)
+
+
+def ranked(
+    path: Array, log_probs: Array, best: Total, bonus: Array, blank: int
+) -> tuple[Array, Array, Array, Array]:
+    """Return the result of a beam search: labels, their number, log-probabilities and scores.
+
+    Args:
+      path: int `[B, n, L]`, the labels of each sequence of the beam, with blanks in between.
+      log_probs: `[B, n]`, the log-probabilities relative to `best`.
+      best: the log-probability of the best prefix, the sum of two arrays `[B]`.
+      bonus: `[B, n]`, the scores of the other model. Where it is -inf, there is no sequence.
+      blank: the class of the blank.
+    """
+    log_probs = add((best[0][:, None], best[1][:, None]), log_probs)[0]
+    log_probs = jnp.where(jnp.isneginf(bonus), -jnp.inf, log_probs)
+    exists = log_probs > -jnp.inf
+    labels, count = packed(path, (path != blank) & exists[..., None], blank)
+    return labels, count, log_probs, jnp.where(exists, log_probs + bonus, -jnp.inf)
 
 
 def hashed(stem: Array, label: Array) -> Array:

@@ -7,6 +7,7 @@ the argument, the expected value and the given one: `hidden_size: expected a pos
 
 import difflib
 import inspect
+import math
 import operator
 from collections.abc import Callable, Iterable
 from typing import Any
@@ -46,6 +47,7 @@ __all__ = [
     "require_key",
     "require_name",
     "require_number",
+    "require_positive",
     "require_options",
     "require_range",
     "require_rate",
@@ -170,7 +172,7 @@ def require_rate(name: str, value: Any) -> float:
       >>> require_rate("dropout", 0.5)
       0.5
     """
-    if isinstance(value, bool) or not isinstance(value, (int, float, np.number)):
+    if isinstance(value, bool) or not isinstance(value, (int, float, np.integer, np.floating)):
         raise TypeError(f"{name}: expected a number in [0, 1), got {brief(value)}")
     if not 0.0 <= value < 1.0:
         raise ValueError(f"{name}: expected a number in [0, 1), got {value}")
@@ -268,19 +270,48 @@ def require_key(name: str, key: Any) -> jax.Array:
     return found
 
 
-def require_number(name: str, value: Any) -> float:
-    """Return `value` as a float, or raise if it is not a real number.
+def require_number(name: str, value: Any, *, finite: bool = True) -> float:
+    """Return `value` as a float, or raise if it is not a finite real number.
+
+    Args:
+      name: the name of the argument.
+      value: the argument.
+      finite: if False, infinite numbers are accepted, but not NaN.
 
     Raises:
       TypeError: `value` is not a real number.
+      ValueError: `value` is NaN or infinite.
 
     Example:
       >>> require_number("forget_bias", 1)
       1.0
     """
-    if isinstance(value, (bool, np.bool_)) or not isinstance(value, (int, float, np.number)):
+    if isinstance(value, bool) or not isinstance(value, (int, float, np.integer, np.floating)):
         raise TypeError(f"{name}: expected a number, got {brief(value)}")
-    return float(value)
+    try:
+        number = float(value)
+    except OverflowError:  # an integer of Python beyond the range of float64
+        number = math.inf
+    if math.isnan(number) or (finite and math.isinf(number)):
+        raise ValueError(f"{name}: expected a {'finite ' * finite}number, got {brief(value)}")
+    return number
+
+
+def require_positive(name: str, value: Any) -> float:
+    """Return `value` as a float, or raise if it is not a positive, finite real number.
+
+    Raises:
+      TypeError: `value` is not a real number.
+      ValueError: `value` is NaN, infinite, zero or negative.
+
+    Example:
+      >>> require_positive("temperature", 1)
+      1.0
+    """
+    number = require_number(name, value)
+    if number <= 0:
+        raise ValueError(f"{name}: expected a positive number, got {value}")
+    return number
 
 
 def require_interval(

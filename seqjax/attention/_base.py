@@ -105,9 +105,7 @@ class Attention(abc.ABC):
     def __post_init__(self) -> None:
         for name in ("query_size", "memory_size"):
             object.__setattr__(self, name, checks.require_integer(name, getattr(self, name)))
-        temperature = checks.require_number("temperature", self.temperature)
-        if not 0 < temperature < float("inf"):
-            raise ValueError(f"temperature: expected a positive finite number, got {temperature}")
+        temperature = checks.require_positive("temperature", self.temperature)
         object.__setattr__(self, "temperature", temperature)
 
     @abc.abstractmethod

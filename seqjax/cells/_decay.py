@@ -1,7 +1,6 @@
 """A wrapper for any cell, whose state decays with the time between two steps."""
 
 import dataclasses
-import math
 from typing import Any, ClassVar, NamedTuple, Self
 
 import jax
@@ -95,8 +94,7 @@ class Decay(Cell[DecayParams, Any]):
         object.__setattr__(self, "input_size", cell.input_size)
         object.__setattr__(self, "hidden_size", cell.hidden_size)
         super().__post_init__()
-        if not 0 < checks.require_number("rate", self.rate) < math.inf:
-            raise ValueError(f"rate: expected a positive number, got {self.rate}")
+        checks.require_positive("rate", self.rate)
 
     @property
     def opaque(self) -> bool:  # type: ignore[override]  # a class attribute of other cells

@@ -115,9 +115,9 @@ class GRUD(GatedCell[GRUDParams, GRUDState]):
             means = tuple(checks.require_number("means", mean) for mean in means)
         else:
             means = checks.require_number("means", means)
-        if np.shape(means) not in ((), (self.input_size,)) or not np.isfinite(means).all():
+        if np.shape(means) not in ((), (self.input_size,)):
             raise ValueError(
-                f"means: expected one finite number or {self.input_size} of them, got {means}"
+                f"means: expected one number or {self.input_size} of them, got {means}"
             )
         object.__setattr__(self, "means", means)
 

@@ -3,7 +3,6 @@
 import dataclasses
 from typing import Any, NamedTuple
 
-import jax
 import jax.numpy as jnp
 
 from seqjax import checks
@@ -63,8 +62,7 @@ class LayerNormLSTM(GatedLSTM):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if not checks.require_number("epsilon", self.epsilon) > 0:
-            raise ValueError(f"epsilon: expected a positive number, got {self.epsilon}")
+        checks.require_positive("epsilon", self.epsilon)
 
     def init(self, key: PRNGKey, dtype: Any = jnp.float32) -> LayerNormLSTMParams:
         columns = self.gates * self.hidden_size
@@ -96,6 +94,4 @@ class LayerNormLSTM(GatedLSTM):
         return super().gate_values(p, z, state)
 
     def _normalized(self, v: Array) -> Array:
-        centred = v - v.mean(axis=-1, keepdims=True)
-        variance = jnp.square(centred).mean(axis=-1, keepdims=True)
-        return centred * jax.lax.rsqrt(variance + self.epsilon)
+        return ops.standardized(v, self.epsilon)

@@ -123,8 +123,7 @@ class RGLRU(DenseCell[RGLRUParams, Array], LinearCell):
 
     def project(self, p: RGLRUParams, x: Array) -> Slots:
         u = widened(x) if p.w_ih is None else ops.matmul(x, p.w_ih)
-        biases: Any = (None, None) if p.b is None else ops.split(p.b, 2)
-        z_r, z_i = map(ops.biased, ops.matmul_by_heads(u, p.w_g, 2), biases)
+        z_r, z_i = ops.biased_gates(ops.matmul_by_heads(u, p.w_g, 2), p.b)
         return z_r, z_i, u
 
     def parameter_units(self, p: RGLRUParams) -> PyTree | None:

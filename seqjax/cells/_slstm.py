@@ -169,9 +169,7 @@ class SLSTM(GatedCell[SLSTMParams, SLSTMState]):
             return state.h
         width = self.hidden_size // self.num_heads
         heads = state.h.reshape(*state.h.shape[:-1], self.num_heads, width)
-        centred = heads - heads.mean(axis=-1, keepdims=True)
-        variance = jnp.square(centred).mean(axis=-1, keepdims=True)
-        normalized = centred * jax.lax.rsqrt(variance + EPSILON)
+        normalized = ops.standardized(heads, EPSILON)
         return ops.scaled(p.gain_h, normalized.reshape(state.h.shape))
 
     def gate_values(self, p: Any, gates: Any, state: SLSTMState) -> dict[str, Array]:
@@ -217,5 +215,4 @@ class PairSLSTM(SLSTM):
         x_t, v_t = x
         w_if, w_zo = ops.split(p.w_ih, 2)
         gates = (*ops.matmul_by_heads(v_t, w_if, 2), *ops.matmul_by_heads(x_t, w_zo, 2))
-        biases = (None,) * self.gates if p.b is None else ops.split(p.b, self.gates)
-        return tuple(map(ops.biased, gates, biases))
+        return ops.biased_gates(gates, p.b)

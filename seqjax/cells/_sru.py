@@ -88,8 +88,7 @@ class SRU(GatedCell[SRUParams, Array], LinearCell):
         super().__post_init__()
         checks.require_bool("use_peephole", self.use_peephole)
         checks.require_bool("rescale", self.rescale)
-        if not math.isfinite(checks.require_number("highway_bias", self.highway_bias)):
-            raise ValueError(f"highway_bias: expected a finite number, got {self.highway_bias}")
+        checks.require_number("highway_bias", self.highway_bias)
         if self.highway_bias and not self.use_bias:
             raise ValueError("use_bias: expected True with highway_bias, got False")
 
@@ -113,9 +112,9 @@ class SRU(GatedCell[SRUParams, Array], LinearCell):
     def project(self, p: SRUParams, x: Array) -> Slots:
         blocks = 3 if self.input_size == self.hidden_size else 4
         n, z_f, z_r, *skipped = ops.split(ops.matmul(x, p.w_ih), blocks)
-        b_f, b_r = (None, None) if p.b is None else ops.split(p.b, 2)
+        z_f, z_r = ops.biased_gates((z_f, z_r), p.b)
         skip = skipped[0] if skipped else x.astype(n.dtype)
-        return n, ops.biased(z_f, b_f), ops.biased(z_r, b_r), self.alpha * skip
+        return n, z_f, z_r, self.alpha * skip
 
     def recurrent_input(self, state: Array) -> Array | None:
         return state if self.use_peephole else None

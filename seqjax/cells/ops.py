@@ -8,7 +8,7 @@ compute dtype.
 
 import contextlib
 import contextvars
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import jax
@@ -26,6 +26,7 @@ __all__ = [
     "affine",
     "batched",
     "biased",
+    "biased_gates",
     "column_units",
     "divided_like",
     "head_units",
@@ -35,6 +36,7 @@ __all__ = [
     "scaled",
     "split",
     "split_elapsed",
+    "standardized",
 ]
 
 ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
@@ -186,6 +188,30 @@ def biased(z: Array, b: Array | None) -> Array:
       [[4.0, 4.0]]
     """
     return z if b is None else z + lax.broadcast_to_rank(b.astype(z.dtype), z.ndim)
+
+
+def biased_gates(gates: Sequence[Array], b: Array | None) -> tuple[Array, ...]:
+    """Add a bias `b [G*H]`, which may be None, to G gates `[..., H]`, as `biased` does for each.
+
+    Example:
+      >>> [gate.tolist() for gate in biased_gates([jnp.ones(2), jnp.ones(2)], jnp.arange(4.0))]
+      [[1.0, 2.0], [3.0, 4.0]]
+    """
+    if b is None:
+        return tuple(gates)
+    return tuple(map(biased, gates, split(b, len(gates))))
+
+
+def standardized(x: Array, epsilon: float) -> Array:
+    """Return `(x - mean) / sqrt(variance + epsilon)`, with the moments of the last axis.
+
+    Example:
+      >>> standardized(jnp.array([1.0, 3.0]), 0.0).tolist()
+      [-1.0, 1.0]
+    """
+    centred = x - x.mean(axis=-1, keepdims=True)
+    variance = jnp.square(centred).mean(axis=-1, keepdims=True)
+    return centred * lax.rsqrt(variance + epsilon)
 
 
 def scaled(p: Array, x: Array) -> Array:

@@ -9,7 +9,7 @@ from jax import lax
 from seqjax import checks, sequences
 from seqjax._compensated import Total, add, sum_along
 from seqjax._compiled import compiled
-from seqjax._label_sequences import packed
+from seqjax._label_sequences import packed, ranked
 from seqjax._log_space import exact, log_normalized
 from seqjax.ctc._checks import checked_frames
 from seqjax.ctc._prefixes import Prefixes, advance, first_prefixes
@@ -222,11 +222,7 @@ def _search(
     _, path = lax.scan(back, last, (parents, labels), reverse=True)
     path = jnp.moveaxis(path, 0, 2)  # [B, n, T]
     total, bonus = (jnp.take_along_axis(a, last, axis=1) for a in (beam.prefixes.total, bonus))
-    log_probs = add(jax.tree.map(lambda a: a[:, None], beam.best), total)[0]
-    log_probs = jnp.where(jnp.isneginf(bonus), -jnp.inf, log_probs)
-    exists = log_probs > -jnp.inf
-    tokens, count = packed(path, (path != blank) & exists[..., None], blank)
-    return CTCDecoded(tokens, count, log_probs, jnp.where(exists, log_probs + bonus, -jnp.inf))
+    return CTCDecoded(*ranked(path, total, beam.best, bonus, blank))
 
 
 _searched = compiled("beam_width", "n_best", "blank")(_search)

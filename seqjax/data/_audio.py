@@ -75,7 +75,7 @@ def log_mel(
       ((98, 20), {9})
     """
     samples = _samples(samples)
-    rate, floor = _positive("rate", rate), _positive("floor", floor)
+    rate, floor = checks.require_positive("rate", rate), checks.require_positive("floor", floor)
     size = _number_of_samples("window", window, rate)
     hop = _number_of_samples("step", step, rate)
     pre_emphasis = checks.require_rate("pre_emphasis", pre_emphasis)
@@ -209,7 +209,7 @@ def stacked_frames(frames: ArrayLike, stack: int, *, speed: float = 1.0) -> np.n
     frames = np.asarray(frames)
     if frames.ndim != 2 or not len(frames):
         raise ValueError(f"frames: expected [T, F] with T > 0, got shape {frames.shape}")
-    stack, speed = checks.require_integer("stack", stack), _positive("speed", speed)
+    stack, speed = checks.require_integer("stack", stack), checks.require_positive("speed", speed)
     times = np.arange(0, len(frames), speed)
     played = np.stack([np.interp(times, np.arange(len(frames)), x) for x in frames.T], axis=1)
     change = deltas(played)
@@ -263,15 +263,8 @@ def _samples(samples: ArrayLike) -> np.ndarray:
     return array.astype(np.float64)
 
 
-def _positive(name: str, value: Any) -> float:
-    number = checks.require_number(name, value)
-    if not 0 < number < math.inf:
-        raise ValueError(f"{name}: expected a positive, finite number, got {number}")
-    return number
-
-
 def _number_of_samples(name: str, seconds: Any, rate: float) -> int:
-    found = round(_positive(name, seconds) * rate)
+    found = round(checks.require_positive(name, seconds) * rate)
     if found < 1:
         raise ValueError(f"{name}: expected at least one sample at rate {rate:g}, got {seconds} s")
     return found

@@ -86,6 +86,4 @@ def _divisor(unit: str | float, *, dates: bool) -> Any:
         return np.timedelta64(1, name)
     if isinstance(unit, str):
         raise TypeError(f"unit: expected a number for times that are numbers, got {unit!r}")
-    if not 0 < checks.require_number("unit", unit) < np.inf:
-        raise ValueError(f"unit: expected a positive number, got {unit}")
-    return float(unit)
+    return checks.require_positive("unit", unit)

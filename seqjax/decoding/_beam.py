@@ -126,8 +126,8 @@ def _checked_penalties(alpha: Any, beta: Any, source_mask: Any, problem: Problem
     alpha = checks.require_number("length_penalty", alpha)
     beta = checks.require_number("coverage_penalty", beta)
     for name, value in (("length_penalty", alpha), ("coverage_penalty", beta)):
-        if not 0 <= value < float("inf"):
-            raise ValueError(f"{name}: expected a finite number of at least 0, got {value}")
+        if value < 0:
+            raise ValueError(f"{name}: expected a number of at least 0, got {value}")
     if alpha * math.log((5 + problem.max_length) / 6) > math.log(np.finfo(np.float32).max):
         raise ValueError(
             f"length_penalty: expected an α for which ((5 + {problem.max_length}) / 6)^α is "

@@ -52,9 +52,7 @@ class Hotwords:
         self, phrases: Iterable[Sequence[int]], *, vocabulary_size: int, bonus: float = 1.0
     ) -> None:
         size = checks.require_integer("vocabulary_size", vocabulary_size)
-        bonus = checks.require_number("bonus", bonus)
-        if not 0 < bonus < float("inf"):
-            raise ValueError(f"bonus: expected a positive finite number, got {bonus}")
+        bonus = checks.require_positive("bonus", bonus)
         known = [checked_phrase("phrases", phrase, size) for phrase in phrases]
         if not known:
             raise ValueError("phrases: expected at least one phrase, got none")

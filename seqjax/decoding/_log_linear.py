@@ -1,7 +1,6 @@
 """Log-linear combinations of step functions, such as a model and a language model."""
 
 import dataclasses
-import math
 from collections.abc import Sequence
 from typing import Any, cast
 
@@ -73,11 +72,9 @@ class LogLinear:
             )
         known = tuple(_number("weights", weight) for weight in weights)
         for weight in known:
-            if not checks.is_traced(weight) and not 0 <= weight < math.inf:
-                raise ValueError(f"weights: expected finite numbers of at least 0, got {weight}")
-        bonus = _number("length_bonus", self.length_bonus)
-        if not checks.is_traced(bonus) and not math.isfinite(bonus):
-            raise ValueError(f"length_bonus: expected a finite number, got {bonus}")
+            if not checks.is_traced(weight) and weight < 0:
+                raise ValueError(f"weights: expected numbers of at least 0, got {weight}")
+        _number("length_bonus", self.length_bonus)
         object.__setattr__(self, "steps", steps)
         object.__setattr__(self, "weights", known)
 

@@ -96,12 +96,10 @@ class WordNGram:
         )
         if (end is None) != (letter_end is None):
             raise ValueError("letter_end: expected both or none of `end` and `letter_end`")
-        self._unknown = checks.require_number("unknown", unknown)
+        self._unknown = checks.require_number("unknown", unknown, finite=False)
         if not self._unknown <= 0:
             raise ValueError(f"unknown: expected at most 0, got {unknown}")
         self._bonus = checks.require_number("bonus", bonus)
-        if not math.isfinite(self._bonus):
-            raise ValueError(f"bonus: expected a finite number, got {bonus}")
         if len(spellings) != words:
             raise ValueError(
                 f"spellings: expected {words}, one for each token of the model, got "

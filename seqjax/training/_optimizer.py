@@ -113,7 +113,7 @@ def optimizer(
                 f"weight_decay: expected None for name={name!r}, got {weight_decay}; use "
                 "name='adamw', or chain optax.add_decayed_weights"
             )
-        if not 0.0 <= checks.require_number("weight_decay", weight_decay) < math.inf:
+        if checks.require_number("weight_decay", weight_decay) < 0:
             raise ValueError(f"weight_decay: expected a number >= 0, got {weight_decay}")
         options["weight_decay"] = weight_decay
     transformations = []

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from seqjax import checks
-from seqjax._label_sequences import checked_labels
+from seqjax._label_sequences import checked_labels, require_blank
 from seqjax.cells.ops import accumulator_dtype
 from seqjax.ctc import ctc_loss
 from seqjax.decoding._results import Step
@@ -117,9 +117,7 @@ class Transducer(nnx.Module):
                 "the labels that it predicts"
             )
         self.vocabulary = checks.require_integer("vocabulary", vocabulary)
-        self.blank = checks.require_integer("blank", blank, least=0)
-        if self.blank >= self.vocabulary:
-            raise ValueError(f"blank: expected a class below V={vocabulary}, got {blank}")
+        self.blank = require_blank(blank, self.vocabulary)
         joint_size = checks.require_integer("joint_size", joint_size)
         self.dropout = checks.require_rate("dropout", dropout)
         self.max_symbols = checks.require_integer("max_symbols", max_symbols)

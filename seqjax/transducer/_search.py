@@ -9,7 +9,7 @@ from jax import lax
 from seqjax import checks
 from seqjax._compensated import Total, add
 from seqjax._compiled import compiled
-from seqjax._label_sequences import hashed, packed
+from seqjax._label_sequences import hashed, ranked
 from seqjax._log_space import exact
 from seqjax.cells.stepping import select
 from seqjax.decoding._fusion import Scored, Second, make_second
@@ -159,12 +159,7 @@ def _decoded(
     found, bonus = (jnp.take_along_axis(a, places, axis=1) for a in (log_probs, bonus))
     _, path = lax.scan(back, places, history, reverse=True)
     path = jnp.moveaxis(path, 0, 2).reshape(batch, n_best, steps * most)
-    log_probs = add(jax.tree.map(lambda a: a[:, None], best), found)[0]
-    log_probs = jnp.where(jnp.isneginf(bonus), -jnp.inf, log_probs)
-    exists = log_probs > -jnp.inf
-    tokens, count = packed(path, (path != blank) & exists[..., None], blank)
-    scores = jnp.where(exists, log_probs + bonus, -jnp.inf)
-    return TransducerDecoded(tokens, count, log_probs, scores)
+    return TransducerDecoded(*ranked(path, found, best, bonus, blank))
 
 
 class _Prefixes(NamedTuple):
