@@ -358,8 +358,8 @@ def measure(config: Config, policy: Policy) -> float:
 
 def main(config: Config) -> dict[str, float]:
     """Train and evaluate both policies; return their scores and those of trivial policies."""
-    if config.devices != 1:
-        raise SystemExit(f"--devices: expected 1, got {config.devices}")
+    if config.devices != 1 or config.distributed is not None:
+        raise SystemExit("--devices, --distributed: expected one device and one process")
     if not 0 < config.discount < 1:
         raise SystemExit(f"--discount: expected a number between 0 and 1, got {config.discount}")
     if config.task == "cart_pole":

@@ -293,7 +293,7 @@ def require_number(name: str, value: Any, *, finite: bool = True) -> float:
     except OverflowError:  # an integer of Python beyond the range of float64
         number = math.inf
     if math.isnan(number) or (finite and math.isinf(number)):
-        raise ValueError(f"{name}: expected a {'finite ' * finite}number, got {brief(value)}")
+        raise ValueError(f"{name}: expected a {'finite ' * finite}number, got {number}")
     return number
 
 

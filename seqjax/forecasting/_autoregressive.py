@@ -5,6 +5,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import nnx
 from jax.typing import ArrayLike
 
@@ -173,8 +174,16 @@ class AutoregressiveForecaster(Forecaster):
     ) -> Array:
         """Return the loss of predicting each observed value from the values before it.
 
-        The arguments and errors are those of a call and of `seqjax.forecasting.loss`.
+        The arguments and errors are those of a call and of `seqjax.forecasting.loss`. The number of
+        steps must be larger than each lag, since the network cannot learn to read a value that is
+        never there.
         """
+        steps, largest = np.shape(values)[-1:], max(self.lags)
+        if steps and steps[0] <= largest:
+            raise ValueError(
+                f"values: expected more than {largest} steps, the largest of the lags, got "
+                f"{steps[0]}"
+            )
         params = self(
             values, known=known, static=static, categories=categories, lengths=lengths, mask=mask,
             context=context, deterministic=deterministic, rngs=rngs,
@@ -199,7 +208,9 @@ class AutoregressiveForecaster(Forecaster):
 
         One compiled program reads the values once and draws all samples. A program is compiled for
         each pair of shapes and horizon. The first steps of a longer forecast with the same key are
-        those of a shorter one, and the samples of a series do not depend on the other series.
+        those of a shorter one. The samples of a series do not depend on the values of the other
+        series, but on its place among them. Where a lag goes back before the first step, the
+        network reads a missing value.
 
         Args:
           values: float or int `[..., T]`, the values so far. NaN marks a missing value.

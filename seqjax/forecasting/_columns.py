@@ -44,7 +44,13 @@ def number_column(argument: str, column: Any, name: str) -> Any:
 
 
 def covariate_array(
-    argument: str, frame: Any, times: Any, given: tuple[str, ...], calendar: tuple[str, ...]
+    argument: str,
+    frame: Any,
+    times: Any,
+    given: tuple[str, ...],
+    calendar: tuple[str, ...],
+    *,
+    series: Any,
 ) -> np.ndarray:
     """Return the covariates of a series at its times, float32 [T, K], or raise."""
     columns = []
@@ -60,8 +66,9 @@ def covariate_array(
         wrong = ~np.isfinite(column)
         if wrong.any():
             raise ValueError(
-                f"{argument}: expected the known covariate {name!r} at each of {len(times)} steps "
-                f"from {times[0]} to {times[-1]}, got none at {times[wrong][0]}"
+                f"{argument}: expected the known covariate {name!r} of the series {series!r} at "
+                f"each of {len(times)} steps from {times[0]} to {times[-1]}, got "
+                f"{'inf' if np.isinf(column[wrong][0]) else 'none'} at {times[wrong][0]}"
             )
         columns.append(column.astype(np.float32)[:, None])
     if calendar:

@@ -65,8 +65,10 @@ class NegativeBinomial(Distribution):
         mean, r = params["mean"], 1 / params["dispersion"]
         values = jnp.asarray(values, mean.dtype)
         y = jnp.maximum(values, 1.0)
-        # The terms of the three log-gammas that cancel are left out; see `stirling_rest`.
-        some = (y + r) * _log_ratio(y + r, mean + r, y - mean) - y * _log_ratio(y, mean, y - mean)
+        # The terms of the three log-gammas that cancel are left out; see `stirling_rest`. What is
+        # left is (y + r) log((y + r) / (μ + r)) - y log(y / μ), in which y log(y + r) cancels, too.
+        some = r * _log_ratio(y + r, mean + r, y - mean)
+        some += y * _log_ratio(mean * (y + r), y * (mean + r), r * (mean - y))
         some += stirling_rest(y + r) - stirling_rest(r) - stirling_rest(y)
         some -= 0.5 * (jnp.log1p(y / r) + jnp.log(2 * jnp.pi * y))
         none = -r * jnp.log1p(mean / r)

@@ -179,18 +179,22 @@ class DirectForecaster(Forecaster):
         categories: ArrayLike | None = None,
         lengths: ArrayLike | None = None,
         mask: ArrayLike | None = None,
+        target_mask: ArrayLike | None = None,
         deterministic: bool | None = None,
         rngs: nnx.Rngs | jax.Array | None = None,
     ) -> Array:
         """Return the loss of the forecast of targets `[..., H]`, in which NaN is missing.
 
-        The other arguments and the errors are those of a call and of `seqjax.forecasting.loss`.
+        `target_mask` is bool `[..., H]`, True at real steps of the targets. In a batch of
+        `training_windows`, it is `batch["mask"][:, context:]`; without it, the filler rows of the
+        last batch count as targets of 0. The other arguments and the errors are those of a call and
+        of `seqjax.forecasting.loss`.
         """
         params = self(
             values, known=known, future_known=future_known, static=static, categories=categories,
             lengths=lengths, mask=mask, deterministic=deterministic, rngs=rngs,
         )  # fmt: skip
-        return loss(self.distribution, params, targets)
+        return loss(self.distribution, params, targets, mask=target_mask)
 
     def sample(
         self,

@@ -32,7 +32,7 @@ def read_frame(
     series: str | None = None,
     static: Sequence[str] = (),
     categories: Sequence[str] | Mapping[str, Sequence[Any]] = (),
-    freq: str | None = None,
+    freq: Any = None,
 ) -> SeriesTable:
     """Return the series of a data frame whose index is a `pandas.DatetimeIndex`.
 
@@ -51,7 +51,8 @@ def read_frame(
       categories: columns of a long frame with labels that are constant in each series. The values
         of a category are numbered in their order. For a frame that a trained model is to forecast,
         pass the `category_values` of the table of its training, so that the numbers are the same.
-      freq: the time between steps, such as "h". It is needed if times are missing.
+      freq: the time between steps, such as "h" or `pandas.DateOffset(months=1)`. It is needed if
+        times are missing.
 
     Returns:
       A `SeriesTable`.
@@ -101,6 +102,11 @@ def read_frame(
     if series is not None and len(targets) != 1:
         raise ValueError(f"target: expected one column with `series`, got {listed(targets)}")
     features = require_calendar("calendar", calendar)
+    names = (*known, *(f"{name}_{wave}" for name in features for wave in ("sin", "cos")))
+    for argument, columns in (("target", targets), ("known, calendar", names)):
+        twice = [name for name in columns if list(columns).count(name) > 1]
+        if twice:
+            raise ValueError(f"{argument}: expected each name once, got {twice[0]!r} twice")
     if series is None:
         parts = [(name, frame, name) for name in targets]
     else:
@@ -113,7 +119,12 @@ def read_frame(
         parts = [(name, part, targets[0]) for name, part in grouped]
     for name, part, _ in parts:
         if part.index.has_duplicates:
-            hint = "; name the column of the series with series=..." if series is None else ""
+            hint = (
+                "; name the column of the series with series=..., or convert local times that "
+                "occur twice when clocks are set back with tz_localize"
+                if series is None
+                else ""
+            )
             raise ValueError(
                 f"frame: expected each time once in the series {name!r}, got "
                 f"{part.index[part.index.duplicated()][0]} twice{hint}"
@@ -129,11 +140,10 @@ def read_frame(
                 f"{values[np.isinf(values)][0]} at {times[np.isinf(values)][0]}"
             )
         checks.require_fit("frame", values, np.float32, f"numbers in {column!r}")
-        covariates = covariate_array("frame", part, times, tuple(known), features)
+        covariates = covariate_array("frame", part, times, tuple(known), features, series=name)
         rows.append((times[0], values.astype(np.float32), covariates))
     lengths = np.array([len(values) for _, values, _ in rows], np.int32)
     steps = int(lengths.max())
-    names = (*known, *(f"{name}_{wave}" for name in features for wave in ("sin", "cos")))
 
     def padded(array: np.ndarray, filler: float) -> np.ndarray:
         extra = [(0, steps - len(array))] + [(0, 0)] * (array.ndim - 1)
@@ -166,7 +176,7 @@ def read_frame(
     )
 
 
-def _frequency(pandas: Any, index: Any, freq: str | None) -> Any:
+def _frequency(pandas: Any, index: Any, freq: Any) -> Any:
     """Return the time between steps as an offset, from `freq` or from the times."""
     if freq is None:
         unique = index.unique().sort_values()
@@ -176,8 +186,9 @@ def _frequency(pandas: Any, index: Any, freq: str | None) -> Any:
             freq = pandas.infer_freq(unique) if len(unique) > 2 else None
         if freq is None:
             raise ValueError(
-                'frame: expected equally spaced times; if times are missing, pass freq="h" for '
-                "hours, for example"
+                f"frame: expected at least three equally spaced times, got {len(unique)} different "
+                f'times from {unique[0]} to {unique[-1]}; if times are missing, pass freq="h" for '
+                "hours or freq=pandas.DateOffset(months=1) for months, for example"
             )
     try:
         return pandas.tseries.frequencies.to_offset(freq)

@@ -95,10 +95,11 @@ def read_history(
 ) -> History:
     """Return scaled values; the scale is that of the first `context` steps, or of all steps.
 
-    Outside tracing, an error is raised if a value is not possible for the distribution.
+    If a value is not possible for the distribution, an error is raised outside tracing. Under
+    tracing, the scale of the series is NaN, and so is all that is computed from it.
     """
     found, observed, real = observed_values("values", values, lengths, mask)
-    require_possible("values", distribution, found)
+    possible = require_possible("values", distribution, found)
     if context is not None and checks.require_integer("context", context) > found.shape[-1]:
         raise ValueError(f"context: expected at most {found.shape[-1]} steps, got {context}")
     known = observed if context is None else observed & (jnp.arange(found.shape[-1]) < context)
@@ -107,5 +108,8 @@ def read_history(
         scale = Scale(jnp.zeros_like(size), size)
     else:
         scale = (absolute_scale if scaling == "absolute" else standard_scale)(found, mask=known)
+    if checks.is_traced(possible):
+        valid = possible.all(axis=-1)
+        scale = Scale(*(jnp.where(valid, one, jnp.nan) for one in scale))
     scaled = (found - scale.loc[..., None]) / scale.scale[..., None]
     return History(jnp.where(observed, scaled, 0.0), observed, real, scale)

@@ -80,7 +80,8 @@ def training_windows(
 
     The origin of the last window of a series is `horizon` steps before its last observed value. If
     a series is shorter than a window, its only window has padding at the start, which `mask` marks.
-    Windows without an observed value in the last `horizon` steps are left out.
+    A series of at most `horizon` steps has no window, and windows without an observed value in the
+    last `horizon` steps are left out.
 
     Pass only the steps of the training part: `values[:, :first]`. The result is a dict of arrays
     for `seqjax.data.batches(windows, sequence_keys=(), ...)`.
@@ -259,4 +260,7 @@ def _of_series(name: str, given: Any, count: int) -> np.ndarray:
     found: np.ndarray = numbers(name, given)
     if found.ndim != 2 or len(found) != count:
         raise ValueError(f"{name}: expected one row for each of {count} series, got {found.shape}")
+    kinds, expected = ("iu", "integers") if name == "categories" else ("fiub", "real numbers")
+    if found.dtype.kind not in kinds:
+        raise TypeError(f"{name}: expected {expected}, got {found.dtype}")
     return found

@@ -148,5 +148,5 @@ class SeriesTable:
             if future is not None and series is not None:
                 require_columns("future", future, [series])
                 part = future[future[series] == name]
-            found.append(covariate_array("future", part, times, given, self.calendar))
+            found.append(covariate_array("future", part, times, given, self.calendar, series=name))
         return np.stack(found)

@@ -210,6 +210,11 @@ def fit(
     check_batches(train_batches, eval_batches, metric_fn, epochs or 1)
     check_run(monitor, checkpoints, resume)
     sharding.batch_mesh(devices)
+    if jax.process_count() > 1 and devices == 1:
+        raise ValueError(
+            f"devices: expected {jax.device_count()}, all devices of {jax.process_count()} "
+            "processes, got 1, with which each process would train a model of its own"
+        )
     place = jax.device_put if prefetch else _as_it_is
     if devices > 1:
         place = functools.partial(sharding.shard_batch, devices=devices)

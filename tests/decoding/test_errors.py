@@ -70,7 +70,7 @@ BEAM = {
     "beam_width": (ValueError, "positive", {"beam_width": 0}),
     "n_best": (ValueError, "at most beam_width=5, got 6", {"n_best": 6}),
     "length_penalty": (ValueError, "at least 0, got -1", {"length_penalty": -1.0}),
-    "length_penalty nan": (ValueError, "at least 0", {"length_penalty": float("nan")}),
+    "length_penalty nan": (ValueError, "finite number, got nan", {"length_penalty": float("nan")}),
     "length_penalty text": (TypeError, "number", {"length_penalty": "1"}),
     "coverage_penalty": (ValueError, "at least 0", {"coverage_penalty": -0.1}),
     "alignment missing": (

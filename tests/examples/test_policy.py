@@ -249,6 +249,7 @@ def test_mistakes(tmp_path):
         with pytest.raises(SystemExit, match=message):
             policy.main(config(tmp_path, **options))
 
-    fails("--devices: expected 1, got 2", devices=2)
+    fails("--devices, --distributed: expected one device", devices=2)
+    fails("--devices, --distributed: expected one device", distributed="auto")
     fails("--discount: expected a number between 0 and 1, got 1.5", discount=1.5)
     fails("--corridor: expected at least 1, got 0", corridor=0)

@@ -76,6 +76,12 @@ def test_losses_are_accurate_in_float32_for_extreme_parameters():
     expected = -stats.nbinom(r, 1 / (1 + params["dispersion"] * params["mean"])).logpmf(counts)
     assert found.dtype == jnp.float32
     np.testing.assert_allclose(found, expected, rtol=1e-4, atol=3e-5)
+    # Counts far from the mean: the terms of the density are 10⁸ times as large as their sum.
+    params = {"mean": f32([3e7, 3e7, 1e7, 2e6, 9.0]), "dispersion": f32([0.1, 0.1, 1, 1e-3, 1e-5])}
+    counts = f32([6e7, 5e7, 5e7, 2.5e6, 4000.0])
+    found = jax.jit(NegativeBinomial().losses)(params, counts)
+    exact = [20.754359, 19.061920, 21.118096, 39.041099, 20_322.791]  # with 50 digits
+    np.testing.assert_allclose(found, exact, rtol=1e-5)
     params = {"df": np.array([2.0, 50.0, 1e4, 1e7]), "loc": np.zeros(4), "scale": np.ones(4)}
     found = jax.jit(StudentT().losses)(jax.tree.map(jnp.float32, params), f32(0.7))
     np.testing.assert_allclose(found, -stats.t(params["df"]).logpdf(f32(0.7)), rtol=1e-6)

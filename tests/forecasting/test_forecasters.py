@@ -266,6 +266,35 @@ def test_direct_is_the_loop_of_its_docstring():
             np.testing.assert_allclose(params["deviation"][n, step], deviation, rtol=1e-3)
 
 
+def test_filler_rows_are_no_targets():
+    model, padded = direct(), {name: np.concatenate([a, 0 * a]) for name, a in COVARIATES.items()}
+    targets = RNG.normal(size=(2, H)).astype(np.float32)
+    alone = model.loss(VALUES, targets, **COVARIATES, future_known=FUTURE)
+    both = model.loss(
+        np.concatenate([VALUES, 0 * VALUES]), np.concatenate([targets, 0 * targets]), **padded,
+        future_known=np.concatenate([FUTURE, 0 * FUTURE]),
+        mask=np.arange(4)[:, None] + np.zeros((4, T)) < 2,
+        target_mask=np.arange(4)[:, None] + np.zeros((4, H)) < 2,
+    )  # fmt: skip
+    np.testing.assert_allclose(both, alone, rtol=1e-5)
+
+
+def test_impossible_values_are_nan_under_tracing():
+    """Only in the series that has them."""
+    values = np.array([[1.0, -7.0, 2.0], [3.0, 0.0, 2.0]], np.float32)
+    counts = NegativeBinomial()
+    for model in (
+        AutoregressiveForecaster(3, counts, rngs=nnx.Rngs(0)),
+        DirectForecaster(3, 2, counts, rngs=nnx.Rngs(0)),
+    ):
+        means = jax.jit(lambda model, v: model(v)["mean"])(model, values)
+        assert jnp.isnan(means[0]).all() and jnp.isfinite(means[1]).all()
+    samples = jax.jit(lambda v: model.sample(v, jax.random.key(0), num_samples=3))(values)
+    assert jnp.isnan(samples[0]).all() and jnp.isfinite(samples[1]).all()
+    targets = np.ones((2, 2))
+    assert jnp.isnan(jax.jit(lambda v: model.loss(v, targets))(values))
+
+
 def test_a_random_key_is_used_once():
     """The dropout of the reader, of the writer and of the head differ, as with nnx.Rngs."""
     model = DirectForecaster(4, H, Gaussian(), num_layers=2, dropout=0.5, rngs=nnx.Rngs(0))
@@ -338,6 +367,10 @@ WRONG = {
     "context": (lambda: made()()(VALUES, context=0), "context: expected a positive integer"),
     "long context": (lambda: made()()(VALUES, context=8), "context: expected at most 7 steps"),
     "lags": (made(lags=()), "lags: expected at least one"),
+    "long lag": (
+        lambda: made(lags=[1, 7])().loss(VALUES),
+        "values: expected more than 7 steps, the largest of the lags, got 7",
+    ),
     "lag 0": (made(lags=[0]), "lags: expected"),
     "lag twice": (made(lags=[1, 1]), "lags: expected"),
     "names": (made(known="price"), "known: expected a list of names"),

@@ -225,7 +225,21 @@ WRONG = {
     ),
     "known": (
         lambda: read_frame(wide(), "heat", known=["load"]),
-        "known covariate 'load' at each of 6 steps .*, got none at 2024-02-28 23:00",
+        "known covariate 'load' of the series 'heat' at each of 6 steps .*, got none at "
+        "2024-02-28 23:00",
+    ),
+    "target twice": (
+        lambda: read_frame(wide(), ["heat", "heat"]),
+        "target: expected each name once, got 'heat' twice",
+    ),
+    "calendar twice": (
+        lambda: read_frame(
+            wide().rename(columns={"load": "hour_sin"}),
+            "heat",
+            known=["hour_sin"],
+            calendar=["hour"],
+        ),
+        "known, calendar: expected each name once, got 'hour_sin' twice",
     ),
     "calendar": (lambda: read_frame(wide(), "load", calendar=["hours"]), "did you mean 'hour'"),
     "static": (lambda: read_frame(wide(), "load", static=["heat"]), "expected none without"),
@@ -244,7 +258,7 @@ WRONG = {
     ),
     "future rows": (
         lambda: read_frame(wide(), "load", known=["price"]).future_known(2, wide()),
-        "future: .* 'price' at each of 2 steps from 2024-02-29 03:00",
+        "future: .* 'price' of the series 'load' at each of 2 steps from 2024-02-29 03:00",
     ),
     "features": (lambda: forecasting.calendar_features(HOURS, "hour"), "expected a list of names"),
     "no index": (lambda: forecasting.calendar_features([1], ["hour"]), "index: expected"),
