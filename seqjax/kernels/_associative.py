@@ -28,8 +28,6 @@ def associative(
     problem: Problem,
     *,
     reverse: bool = False,
-    inline: bool = False,
-    unroll: int = 1,
 ) -> Unrolled:
     """Run a linear cell over time with `jax.lax.associative_scan`.
 
@@ -42,8 +40,6 @@ def associative(
       cell: a `LinearCell`, which has `linear_terms`.
       problem: the time-major arrays of the call; see `Problem`.
       reverse: whether to process the steps in the order t = T-1 … 0.
-      inline: not used. Only kernels with a loop use `inline`.
-      unroll: not used. Only kernels with a loop use `unroll`.
 
     Returns:
       `Unrolled` with time-major outputs.
@@ -65,7 +61,6 @@ def associative(
       >>> bool(jnp.allclose(*same, atol=1e-6))
       True
     """
-    del inline, unroll
     require(_refuses(cell))
     cell = cast(LinearCell, cell)
     p, start = problem.params, widened(problem.state)

@@ -17,7 +17,7 @@ from seqjax.cells._base import Cell, compute_dtype
 from seqjax.cells._lstm import LSTM, LSTMParams, LSTMState
 from seqjax.cells.stepping import select
 from seqjax.kernels import target
-from seqjax.kernels._kernel import INSTEAD, Kernel, Spec, require
+from seqjax.kernels._kernel import INSTEAD, Kernel, Spec, by_choice, require
 from seqjax.kernels._problem import Problem
 from seqjax.types import Array, Unrolled
 
@@ -34,8 +34,6 @@ def cudnn(
     problem: Problem,
     *,
     reverse: bool = False,
-    inline: bool = False,
-    unroll: int = 1,
 ) -> Unrolled:
     """Run an `LSTM` over time in cuDNN, in float32 or TF32.
 
@@ -57,8 +55,6 @@ def cudnn(
         The arrays in `xs`, `params` and `state` must be float32. Any mask is allowed, but no
         resets, recurrent_mask or zoneout.
       reverse: whether to process the steps in the order t = T-1 … 0.
-      inline: not used. Only kernels with a loop use `inline`.
-      unroll: not used. Only kernels with a loop use `unroll`.
 
     Returns:
       `Unrolled` with time-major outputs `[T, ..., H]` and the final `LSTMState`, float32.
@@ -81,7 +77,6 @@ def cudnn(
       Traceback (most recent call last):
       ValueError: implementation: 'cudnn' runs seqjax.cells.LSTM, got GRU; ...
     """
-    del inline, unroll
     spec = Spec((), problem.steps, compute_dtype(problem.xs), target.this_machine())
     require(_refuses(cell, spec, problem))
     from jax.experimental import rnn  # imported here: later versions of JAX may not have it
@@ -129,15 +124,14 @@ def _refuses(cell: Cell[Any, Any], spec: Spec, problem: Problem | None = None) -
     return None
 
 
-def _takes(cell: Cell[Any, Any], spec: Spec) -> str | None:
-    """Return the measurement that favours cuDNN, or None if no measurement does."""
-    del cell
-    chosen, because = spec.choices.cudnn
-    return because if chosen else None
-
-
 CUDNN = Kernel(
-    "cudnn", cudnn, refuses=_refuses, takes=_takes, loops=False, remat=False, transforms=False
+    "cudnn",
+    cudnn,
+    refuses=_refuses,
+    takes=by_choice("cudnn"),
+    loops=False,
+    remat=False,
+    transforms=False,
 )
 """The kernel that calls NVIDIA's LSTM."""
 

@@ -5,10 +5,10 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from seqjax.cells._base import Cell
-from seqjax.kernels._choices import Choices, choices_for
+from seqjax.kernels._choices import Choice, Choices, choices_for
 from seqjax.types import Shape, Unrolled
 
-__all__ = ["INSTEAD", "Kernel", "Spec", "require"]
+__all__ = ["INSTEAD", "Kernel", "Spec", "by_choice", "require"]
 
 INSTEAD = "use 'scan', 'fused' or 'auto'"
 """The hint at the end of the message with which a special kernel refuses a problem."""
@@ -48,8 +48,8 @@ class Kernel:
 
     Attributes:
       name: the name in `unroll(implementation=…)`, in plans and in errors.
-      run: `run(cell, problem, *, reverse, inline, unroll, **options) -> Unrolled` on a time-major
-        `Problem`.
+      run: `run(cell, problem, *, reverse, **options) -> Unrolled` on a time-major `Problem`. A
+        kernel with a loop also gets `inline` and `unroll`.
       refuses: `refuses(cell, spec)` returns why the kernel cannot run the problem, or None if it
         can. The reason becomes part of an error message, such as "'cudnn' runs float32, got xs of
         bfloat16".
@@ -58,7 +58,8 @@ class Kernel:
       absent: `absent(cell, spec)` returns why the kernel is missing on this machine, or None if the
         kernel is present or "auto" would not choose it anyway. If "auto" chooses another kernel,
         the plan's reasons say why this kernel is missing.
-      loops: whether the kernel has a loop that can project each step's input and be unrolled.
+      loops: whether the kernel has a loop that can project each step's input (`inline`) and be
+        unrolled (`unroll`).
       remat: whether the kernel can run in checkpointed segments of time. If `remat` is False, the
         kernel itself decides which values it stores for the gradient.
       transforms: whether the kernel supports all transformations of JAX. If `transforms` is False,
@@ -96,6 +97,21 @@ class Kernel:
           ValueError: the kernel refuses the cell. The error message gives the reason.
         """
         require(self.refuses(cell, spec))
+
+
+def by_choice(name: str) -> Callable[[Cell[Any, Any], Spec], str | None]:
+    """Return the function `takes` of a kernel that "auto" chooses by a setting of `Choices`.
+
+    Args:
+      name: the name of the setting, such as "native".
+    """
+
+    def takes(cell: Cell[Any, Any], spec: Spec) -> str | None:
+        del cell
+        choice: Choice[bool] = getattr(spec.choices, name)
+        return choice.because if choice.value else None
+
+    return takes
 
 
 def require(refusal: str | None) -> None:

@@ -17,7 +17,7 @@ from seqjax.cells._gru import GRU
 from seqjax.cells._lstm import LSTM
 from seqjax.kernels._engines import is_divided, parted, run_on
 from seqjax.kernels._fused import fused
-from seqjax.kernels._kernel import INSTEAD, Kernel, Spec, require
+from seqjax.kernels._kernel import INSTEAD, Kernel, Spec, by_choice, require
 from seqjax.kernels._native_forms import FORMS, OPERANDS, Engine, Setting, unsuited_cell
 from seqjax.kernels._problem import Problem
 from seqjax.types import Array, Unrolled
@@ -33,8 +33,6 @@ def native(
     problem: Problem,
     *,
     reverse: bool = False,
-    inline: bool = False,
-    unroll: int = 1,
 ) -> Unrolled:
     """Run a cell, or a decoder with attention, over time in compiled C++ on a CPU, in float32.
 
@@ -51,8 +49,6 @@ def native(
       problem: the time-major arrays of the call; see `Problem`. The inputs `xs` are `[T, ..., I]`
         in float32.
       reverse: whether to process the steps in the order t = T-1 … 0.
-      inline: not used. Only kernels with a JAX loop use `inline`.
-      unroll: not used. Only kernels with a JAX loop use `unroll`.
 
     Returns:
       `Unrolled` with time-major outputs, `[T, ..., H]` for a cell.
@@ -68,7 +64,6 @@ def native(
       Traceback (most recent call last):
       ValueError: implementation: 'native' runs LSTM, GRU and Elman, got MGU; ...
     """
-    del inline, unroll
     require(_refuses(cell, Spec((), 1, problem.xs.dtype, "cpu")))
     if _is_left_to_fused(problem) or not FORMS[type(cell)].fits(cell, problem):
         return fused(cell, problem, reverse)
@@ -108,14 +103,9 @@ def _absent(cell: Cell[Any, Any], spec: Spec) -> str | None:
     return None if _unsuited(cell, spec) else cpp.why_absent()
 
 
-def _takes(cell: Cell[Any, Any], spec: Spec) -> str | None:
-    """Return the measurement that favours the engine on a CPU, or None on other platforms."""
-    del cell
-    chosen, because = spec.choices.native
-    return because if chosen else None
-
-
-NATIVE = Kernel("native", native, refuses=_refuses, takes=_takes, absent=_absent, loops=False)
+NATIVE = Kernel(
+    "native", native, refuses=_refuses, takes=by_choice("native"), absent=_absent, loops=False
+)
 """The kernel of the native engine for CPUs; "auto" takes it where the engine is present."""
 
 

@@ -17,7 +17,7 @@ from seqjax.cells._gru import GRU
 from seqjax.cells._lstm import LSTM
 from seqjax.kernels._engines import is_divided, parted, run_on
 from seqjax.kernels._fused import fused
-from seqjax.kernels._kernel import INSTEAD, Kernel, Spec, require
+from seqjax.kernels._kernel import INSTEAD, Kernel, Spec, by_choice, require
 from seqjax.kernels._native_forms import Arrays, Engine, Setting, problem_of_cell
 from seqjax.kernels._persistent_cell import pointwise
 from seqjax.kernels._persistent_size import ROWS, TILE, Size, size_of
@@ -36,8 +36,6 @@ def persistent(
     problem: Problem,
     *,
     reverse: bool = False,
-    inline: bool = False,
-    unroll: int = 1,
 ) -> Unrolled:
     """Run an `LSTM` or `GRU` cell over time in one kernel of an NVIDIA Hopper GPU, in bfloat16.
 
@@ -58,8 +56,6 @@ def persistent(
       problem: the time-major arrays of the call; see `Problem`. The inputs `xs` are `[T, ..., I]`
         in bfloat16.
       reverse: whether to process the steps in the order t = T-1 … 0.
-      inline: not used. Only kernels with a JAX loop use `inline`.
-      unroll: not used. Only kernels with a JAX loop use `unroll`.
 
     Returns:
       `Unrolled` with time-major outputs `[T, ..., H]`.
@@ -75,7 +71,6 @@ def persistent(
       Traceback (most recent call last):
       ValueError: implementation: 'persistent' ...
     """
-    del inline, unroll
     require(_unsuited(cell, Spec((), 1, problem.xs.dtype, "cuda")))
     if _is_left_to_fused(problem):
         return fused(cell, problem, reverse)
@@ -119,14 +114,9 @@ def _unsuited_device() -> str | None:
     return f"'persistent' needs a Hopper GPU (9.0), got compute capability {capability}; {INSTEAD}"
 
 
-def _takes(cell: Cell[Any, Any], spec: Spec) -> str | None:
-    """Return the measurement that favours the kernel, or None if no measurement does."""
-    del cell
-    chosen, because = spec.choices.persistent
-    return because if chosen else None
-
-
-PERSISTENT = Kernel("persistent", persistent, refuses=_refuses, takes=_takes, loops=False)
+PERSISTENT = Kernel(
+    "persistent", persistent, refuses=_refuses, takes=by_choice("persistent"), loops=False
+)
 """The kernel of this module, which runs only on request until it has been measured."""
 
 

@@ -77,7 +77,8 @@ def run(
 
 def _options(plan: Plan) -> dict[str, Any]:
     """Return the arguments of a kernel that the plan determines."""
-    return {"inline": plan.inline, "unroll": plan.unroll, **dict(plan.kernel.options)}
+    loop = {"inline": plan.inline, "unroll": plan.unroll} if plan.kernel.loops else {}
+    return loop | dict(plan.kernel.options)
 
 
 def _run_part(

@@ -237,7 +237,7 @@ def test_calls_jax_on_a_gpu(monkeypatch):
     on(monkeypatch, "gpu", cuda=True)
     monkeypatch.setattr(rnn, "lstm", core)
     problem = problem_of(mask=mask_of(BATCH))
-    got = cudnn(CELL, problem, reverse=True, unroll=4)
+    got = cudnn(CELL, problem, reverse=True)
     assert_close(got, scan(CELL, problem, reverse=True))
 
 
