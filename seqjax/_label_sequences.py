@@ -29,10 +29,10 @@ class Labels(NamedTuple):
 
 def require_blank(blank: Any, classes: int) -> int:
     """Return the class of the blank, or raise if it is not an integer from 0 to V - 1."""
-    blank = checks.require_integer("blank", blank, least=0)
-    if blank >= classes:
+    found = checks.require_integer("blank", blank, least=0)
+    if found >= classes:
         raise ValueError(f"blank: expected a class below V={classes}, got {blank}")
-    return blank
+    return found
 
 
 def checked_labels(labels: Any, lengths: Any, batch: int, classes: int, blank: int) -> Labels:

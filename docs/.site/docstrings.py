@@ -34,6 +34,8 @@ class Docstrings(griffe.Extension):
             ("nn._blocks", "nn._residual.ResidualBlock"),
         ):
             for layer in pkg[module].classes.values():
+                if layer.is_alias:  # a class that the module imports
+                    continue
                 cell, fixed = _decorated(layer)
                 _show_options(layer, pkg["cells"][cell].final_target, pkg[base], fixed)
 

@@ -434,8 +434,8 @@ class DenseCell(Cell[Params, State]):
 class GatedCell(DenseCell[Params, State]):
     """Base class of this package's dense cells.
 
-    The weights have a block of H columns for each gate. If a subclass does not override
-    `initial_state`, the state is one array `h [..., H]`.
+    Unless a subclass defines its own weights, they have a block of H columns for each gate. If a
+    subclass does not override `initial_state`, the state is one array `h [..., H]`.
     """
 
     gates: ClassVar[int] = 1
