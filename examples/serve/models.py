@@ -1,14 +1,11 @@
 """The two models that the server runs on batches of rows, and functions that load both models."""
 
-import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
 import numpy as np
-import optax
-from flax import nnx
 
 from examples import sentiment
 from examples.shipped import reviews
@@ -133,19 +130,10 @@ def load_pronouncer(folder: Path) -> Pronouncer:
     Raises:
       ValueError: the folder has no finished run, or a run of another model.
     """
-    sizes = ("embed_size", "hidden_size", "num_layers")
-    options = _options(folder, "pronounce", (*sizes, "beam_width"))
-    letters, phonemes = (_vocabulary(folder, name) for name in ("letters.json", "phonemes.json"))
-    how: dict[str, Any] = {name: int(options[name]) for name in sizes}
-    model = seq2seq.Seq2Seq(
-        source_vocabulary=len(letters), target_vocabulary=len(phonemes), **how, rngs=nnx.Rngs(0)
+    letters, phonemes = (
+        _vocabulary(folder, name, "pronounce") for name in ("letters.json", "phonemes.json")
     )
-    return Pronouncer(
-        _restored(model, folder, options["average"]),
-        letters,
-        phonemes,
-        beam_width=int(options["beam_width"]),
-    )
+    return Pronouncer(_model(folder, seq2seq.Seq2Seq, "pronounce"), letters, phonemes)
 
 
 def load_reviewer(folder: Path) -> Reviewer:
@@ -157,65 +145,25 @@ def load_reviewer(folder: Path) -> Reviewer:
     Raises:
       ValueError: the folder has no finished run, or a run of another model.
     """
-    names = ("cell", "bidirectional", "pooling", "hidden_size", "embed_size")
-    options = _options(folder, "sentiment", names)
-    vocabulary = _vocabulary(folder, "vocabulary.json")
-    config = sentiment.Config(
-        cell=options["cell"],
-        bidirectional=options["bidirectional"] == "True",
-        pooling="last" if options["pooling"] == "last" else "mean_max",
-        hidden_size=int(options["hidden_size"]),
-        embed_size=int(options["embed_size"]),
-    )
-    model = sentiment.Reader(config, len(vocabulary), rngs=nnx.Rngs(0))
-    return Reviewer(_restored(model, folder, options["average"]), vocabulary, reviews.words_of)
+    vocabulary = _vocabulary(folder, "vocabulary.json", "sentiment")
+    model = _model(folder, sentiment.Reader, "sentiment")
+    return Reviewer(model, vocabulary, reviews.words_of)
 
 
-def _options(folder: Path, script: str, names: Sequence[str]) -> dict[str, str]:
-    """Return the options of a run as texts; raise if "average" or one of `names` is missing."""
-    path, run = folder / "result.json", f"expected the folder of a finished run of {script}.py"
-    if not path.is_file():
-        raise ValueError(f"{run}, got {folder} without {path.name}")
-    try:
-        options: dict[str, str] = json.loads(path.read_text(encoding="utf-8"))["options"]
-        missing = sorted({*names, "average"} - {*options})
-    except (ValueError, LookupError, TypeError):
-        raise ValueError(f"{run}, got {path}, which cannot be read") from None
-    if missing:
-        raise ValueError(f"{run}, got {folder} of a run without --{missing[0].replace('_', '-')}")
-    return options
-
-
-def _vocabulary(folder: Path, name: str) -> data.Vocabulary:
+def _vocabulary(folder: Path, name: str, script: str) -> data.Vocabulary:
     if not (folder / name).is_file():
-        raise ValueError(
-            f"expected {name} in {folder}, got none: run the script again with --resume, which "
-            "writes it"
-        )
+        raise ValueError(f"expected {name} of a run of {script}.py in {folder}, got none")
     return data.Vocabulary.load(folder / name)
 
 
-def _restored(model: Any, folder: Path, average: str) -> Any:
-    """Return the trained model in evaluation mode: that of the best epoch if one was chosen."""
-    place = folder / "checkpoints"
-    if not place.is_dir():
-        raise ValueError(f"expected checkpoints in {place}, got none")
-    state = training.init_state(model, optax.identity())
-    params, model_state = state.params, state.model_state
-    with training.Checkpoints(place, read_only=True) as checkpoints:
-        written = checkpoints.restore({}, partial=True)
-        if written is None:
-            raise ValueError(f"expected checkpoints in {place}, got none")
-        if written.record["monitor"] is not None:
-            found: Any = checkpoints.restore({"best": (params, model_state)}, partial=True)
-            params, model_state = found.arrays["best"]
-        elif float(average):
-            raise ValueError(f"expected a run without --average or with a best epoch in {folder}")
-        else:
-            last = {"params": params, "model_state": model_state}
-            found = checkpoints.restore({"state": last}, partial=True)
-            params, model_state = (found.arrays["state"][name] for name in last)
-    params, model_state = jax.device_put((params, model_state))
-    trained = training.state_to_model(model, state._replace(params=params, model_state=model_state))
-    trained.eval()
-    return trained
+def _model(folder: Path, model_class: type[Any], script: str) -> Any:
+    """Return the trained model in evaluation mode."""
+    try:
+        return training.load_model(folder, model_class)
+    except FileNotFoundError:
+        raise ValueError(
+            f"expected the model of a finished run of {script}.py in {folder}, got none: run the "
+            "script again with --resume, which writes it"
+        ) from None
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"expected the model of {script}.py in {folder}: {error}") from None

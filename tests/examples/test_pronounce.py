@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 
 pytest.importorskip("tyro")
-from examples import pronounce
+pytest.importorskip("flask")
+from examples import pronounce, serve
 from examples.shipped import pronunciations
 
 LETTERS = {"a": "AH0", "b": "B", "d": "D", "i": "IH1", "k": "K", "o": "OW2"}
@@ -68,6 +69,7 @@ def test_a_short_run_learns_says_and_draws(dictionary, tmp_path, capsys):
     assert rates["beam_3_word_error"] < 0.3 and rates["greedy_phoneme_error"] < 0.15
     names = {path.name for path in config.out.iterdir()}
     assert {"attention.png", "learning_curve.png", "checkpoints", "result.json"} <= names
+    assert serve.load_pronouncer(config.out).run(8, ["dab"])[0].phonemes == ["D", "AH", "B"]
     assert pronounce.main(dataclasses.replace(config, resume=True)) == rates
     shown = capsys.readouterr().out
     assert "D AH B" in shown

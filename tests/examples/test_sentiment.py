@@ -11,7 +11,8 @@ import pytest
 from flax import nnx
 
 pytest.importorskip("tyro")
-from examples import sentiment
+pytest.importorskip("flask")
+from examples import sentiment, serve
 from examples.shipped import reviews as shipped_reviews
 
 NOUNS = ("film", "plot", "cast", "story", "score", "end", "start", "idea")
@@ -65,9 +66,11 @@ def test_a_short_run_learns_order_draws_and_goes_on(archive, tmp_path, capsys):
     assert figures["accuracy"] > 0.9 > figures["bag_of_words_accuracy"]
     assert figures["accuracy"] > figures["majority_accuracy"] + 0.2
     assert "positive: the film is not quite dull" in capsys.readouterr().out
-    assert {"checkpoints", "bag_of_words", "prefixes.png", "result.json", "vocabulary.json"} <= {
-        path.name for path in tmp_path.iterdir()
-    }
+    written = {path.name for path in tmp_path.iterdir()}
+    assert {"checkpoints", "bag_of_words", "prefixes.png", "result.json"} <= written
+    served = serve.load_reviewer(tmp_path)
+    row = served.vocabulary.encode(["the", "film", "is", "not", "quite", "dull"])
+    assert served.run(8, [row])[0] > 0.5
     with pytest.raises(SystemExit, match=r"--out: .* without a run, got .* with --resume"):
         sentiment.main(config(archive, tmp_path))
     assert sentiment.main(config(archive, tmp_path, resume=True, say=())) == figures
@@ -99,7 +102,7 @@ def test_words():
 @pytest.mark.quick()
 def test_padding_changes_nothing():
     for chosen in (sentiment.Config(), sentiment.Config().with_defaults(**sentiment.TUTORIAL)):
-        model = sentiment.Reader(chosen, 20, rngs=nnx.Rngs(0))
+        model = sentiment.Reader(**sentiment.sizes(chosen, 20), rngs=nnx.Rngs(0))
         model.eval()
         words, lengths = np.array([[4, 5, 6, 9, 0], [4, 5, 6, 0, 9], [4, 5, 0, 0, 0]]), [3, 3, 2]
         first, second, other = jax.jit(lambda m, *xs: m(*xs))(model, words, np.array(lengths))
@@ -144,8 +147,9 @@ def test_mistakes(tmp_path):
         with pytest.raises(SystemExit, match=message):
             sentiment.main(config(data, tmp_path / "out", **options))
 
+    sizes = sentiment.sizes(sentiment.Config(cell="conv_lstm_2d"), 9)
     with pytest.raises(SystemExit, match=r"--cell: expected one of elman, .*, got 'conv_lstm_2d'"):
-        sentiment.Reader(sentiment.Config(cell="conv_lstm_2d"), 9, rngs=nnx.Rngs(0))
+        sentiment.Reader(**sizes, rngs=nnx.Rngs(0))
     fails("--word-dropout: expected", tmp_path, word_dropout=1.0)
     fails("--max-words: expected at least 1, got 0", tmp_path, max_words=0)
     for place in (tmp_path / "missing.tar.gz", tmp_path):

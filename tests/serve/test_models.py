@@ -1,11 +1,10 @@
 """The models as functions of rows, alone and in company, and read from the folder of a run."""
 
 import dataclasses
-import json
+from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
-import optax
 import pytest
 from flax import nnx
 
@@ -14,7 +13,7 @@ pytest.importorskip("waitress")
 pytest.importorskip("tyro")
 pytest.importorskip("orbax.checkpoint")
 import examples.serve as serving
-from examples import pronounce, sentiment
+from examples import sentiment
 from examples.serve.validation import ApiError
 from seqjax import data, seq2seq, training
 from tests.serve import tiny
@@ -95,18 +94,6 @@ def test_who_waits_too_long_is_told_so():
     service.close()
 
 
-def left_by(folder, model, options, monitor=("eval_loss", "min")):
-    """What a training run leaves: the last state, the best one if it chose one, the figures."""
-    right = training.init_state(model, optax.adam(1e-3))
-    other = training.init_state(tiny.shaken(model, 5), optax.adam(1e-3))
-    best = {"state": other, "best": (right.params, right.model_state)}
-    with training.Checkpoints(folder / "checkpoints") as checkpoints:
-        arrays = {"state": right, "best": None} if monitor is None else best
-        checkpoints.save(7, arrays, {"monitor": monitor})
-    texts = {name: str(value) for name, value in dataclasses.asdict(options).items()}
-    (folder / "result.json").write_text(json.dumps({"figures": {}, "options": texts}))
-
-
 def same(found, expected):
     for one, other in zip(
         *(nnx.to_flat_state(nnx.state(m, nnx.Param)).leaves for m in (found, expected)), strict=True
@@ -115,18 +102,14 @@ def same(found, expected):
 
 
 def left_by_pronounce(folder):
-    """A run of examples/pronounce.py; its model."""
-    config = pronounce.Config(embed_size=3, hidden_size=2, beam_width=3)
+    """What a run of examples/pronounce.py leaves; its model."""
     letters, phonemes = data.Vocabulary("abcd"), data.Vocabulary("ABCE")
-    model = seq2seq.Seq2Seq(
-        source_vocabulary=len(letters),
-        target_vocabulary=len(phonemes),
-        embed_size=3,
-        hidden_size=2,
-        rngs=nnx.Rngs(0),
-    )
-    model = tiny.shaken(model, 3)
-    left_by(folder, model, config)
+    sizes: dict[str, Any] = {
+        "source_vocabulary": len(letters), "target_vocabulary": len(phonemes), "embed_size": 3,
+        "hidden_size": 2,
+    }  # fmt: skip
+    model = tiny.shaken(seq2seq.Seq2Seq(**sizes, rngs=nnx.Rngs(0)), 3)
+    training.save_model(model, folder, config=sizes)
     letters.save(folder / "letters.json")
     phonemes.save(folder / "phonemes.json")
     return model
@@ -137,66 +120,51 @@ def test_a_run_of_pronounce_is_read(tmp_path):
     model = left_by_pronounce(tmp_path)
     found = serving.load_pronouncer(tmp_path)
     same(found.model, model)
-    assert found.alphabet == set("abcd") and found.beam_width == 3
+    assert found.alphabet == set("abcd") and found.beam_width == 5
     assert found.phonemes.tokens[4:] == ("A", "B", "C", "E")
     (tmp_path / "phonemes.json").unlink()
-    with pytest.raises(ValueError, match=r"expected phonemes.json in .*again with --resume"):
+    with pytest.raises(ValueError, match=r"expected phonemes.json of a run of pronounce.py in"):
         serving.load_pronouncer(tmp_path)
 
 
-def test_a_damaged_run_is_refused_and_left_as_it_is(tmp_path):
+def test_a_damaged_model_is_refused_and_left_as_it_is(tmp_path):
     left_by_pronounce(tmp_path)
-    with training.Checkpoints(tmp_path / "checkpoints") as checkpoints:
-        checkpoints.save(9, {"w": np.zeros(1)}, {"monitor": None})
-    for path in (tmp_path / "checkpoints" / "9").rglob("*"):
-        if path.is_file() and path.stat().st_size:
-            path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
-    before = sorted(tmp_path.rglob("*"))
+    path = tmp_path / "model.npz"
+    half = path.read_bytes()[: path.stat().st_size // 2]
+    path.write_bytes(half)
     for _ in range(2):
-        with pytest.raises(ValueError, match=r"checkpoints/9, which is damaged") as caught:
+        with pytest.raises(ValueError, match=r"expected the model of pronounce.py in .*") as caught:
             serving.load_pronouncer(tmp_path)
-        assert "\n" not in str(caught.value)
-        assert sorted(tmp_path.rglob("*")) == before
+        assert "\n" not in str(caught.value) and path.read_bytes() == half
 
 
 def test_the_folder_of_another_script_is_said_to_be_one(tmp_path):
     left_by_pronounce(tmp_path)
-    with pytest.raises(ValueError, match=r"run of sentiment.py, got .* without --bidirectional"):
+    with pytest.raises(ValueError, match=r"expected vocabulary.json of a run of sentiment.py in"):
         serving.load_reviewer(tmp_path)
-    for text in ("{", "[]", '{"options": 3}'):
-        (tmp_path / "result.json").write_text(text)
-        with pytest.raises(ValueError, match=r"run of pronounce.py, got .*cannot be read"):
-            serving.load_pronouncer(tmp_path)
+    tiny.WORDS.save(tmp_path / "vocabulary.json")
+    with pytest.raises(ValueError, match=r"expected the model of sentiment.py .*takes source_voc"):
+        serving.load_reviewer(tmp_path)
 
 
-@pytest.mark.parametrize("monitor", [("eval_accuracy", "max"), None])
-def test_a_run_of_sentiment_is_read(tmp_path, monitor):
+def test_a_run_of_sentiment_is_read(tmp_path):
     config = sentiment.Config(embed_size=3, hidden_size=2, cell="lstm", pooling="last")
-    model = tiny.shaken(sentiment.Reader(config, len(tiny.WORDS), rngs=nnx.Rngs(0)), 4)
-    left_by(tmp_path, model, config, monitor)
+    sizes = sentiment.sizes(config, len(tiny.WORDS))
+    model = tiny.shaken(sentiment.Reader(**sizes, rngs=nnx.Rngs(0)), 4)
+    training.save_model(model, tmp_path, config=sizes)
     tiny.WORDS.save(tmp_path / "vocabulary.json")
     found = serving.load_reviewer(tmp_path)
     same(found.model, model)
     assert found.vocabulary == tiny.WORDS and found.words_of("Not BAD!") == ["not", "bad", "!"]
     assert found.model.dropout.deterministic
-    if monitor is None:  # what was averaged is not among the weights
-        record = json.loads((tmp_path / "result.json").read_text())
-        record["options"]["average"] = "0.99"
-        (tmp_path / "result.json").write_text(json.dumps(record))
-        with pytest.raises(ValueError, match="expected a run without --average"):
-            serving.load_reviewer(tmp_path)
 
 
 def test_folders_without_a_run(tmp_path):
-    with pytest.raises(ValueError, match=r"expected the folder of a finished run .*result"):
+    with pytest.raises(ValueError, match=r"expected letters.json of a run of pronounce.py"):
         serving.load_pronouncer(tmp_path)
-    options = dataclasses.asdict(sentiment.Config())
-    texts = {name: str(value) for name, value in options.items()}
-    (tmp_path / "result.json").write_text(json.dumps({"options": texts}))
     tiny.WORDS.save(tmp_path / "vocabulary.json")
-    with pytest.raises(ValueError, match=r"expected checkpoints in .*checkpoints, got none"):
+    with pytest.raises(ValueError, match=r"model of a finished run of sentiment.py .*--resume"):
         serving.load_reviewer(tmp_path)
-    assert not (tmp_path / "checkpoints").exists()
 
 
 def test_the_limits_of_a_request_fit_in_the_queue():

@@ -57,8 +57,8 @@ def pronouncer(seed: int = 0) -> serving.Pronouncer:
 
 
 def reviewer(seed: int = 0) -> serving.Reviewer:
-    config = sentiment.Config(embed_size=4, hidden_size=4)
-    model = sentiment.Reader(config, len(WORDS), rngs=nnx.Rngs(0))
+    sizes = sentiment.sizes(sentiment.Config(embed_size=4, hidden_size=4), len(WORDS))
+    model = sentiment.Reader(**sizes, rngs=nnx.Rngs(0))
     return serving.Reviewer(shaken(model, seed), WORDS, words_of)
 
 
