@@ -21,8 +21,8 @@ from seqjax.cells import ops
 from seqjax.kernels import _engines as engines
 from seqjax.kernels import _scan as scanning
 from seqjax.kernels import target
+from seqjax.kernels._engine_forms import Engine
 from seqjax.kernels._native import CPU
-from seqjax.kernels._native_forms import Engine
 from seqjax.types import Array
 
 __all__ = ["suits_native", "totals"]

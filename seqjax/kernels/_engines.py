@@ -18,10 +18,10 @@ from jax.extend import core
 from jax.interpreters import ad, batching, mlir, partial_eval, xla
 
 from seqjax.cells._base import Cell
+from seqjax.kernels._engine_forms import DIFFERENTIABLE, FORMS, Engine, Setting
+from seqjax.kernels._engine_sharding import divided, needs_devices, place
+from seqjax.kernels._engine_vmap import mapped
 from seqjax.kernels._fused import fused
-from seqjax.kernels._native_forms import DIFFERENTIABLE, FORMS, Engine, Setting
-from seqjax.kernels._native_sharding import divided, needs_devices, place
-from seqjax.kernels._native_vmap import mapped
 from seqjax.kernels._problem import Problem
 from seqjax.kernels._scan import varying_like
 from seqjax.types import Array, Unrolled
@@ -163,7 +163,7 @@ def engine_primitive(
       by_engine: the same function, computed by the engine on one device.
       by_engines: the same function, if XLA divides the arrays among several devices.
     """
-    primitive = core.Primitive(f"seqjax_native_{name}")
+    primitive = core.Primitive(f"seqjax_engine_{name}")
     _PROGRAMS[primitive] = by_fused
     primitive.multiple_results = True
     primitive.def_impl(functools.partial(xla.apply_primitive, primitive))

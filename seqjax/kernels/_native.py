@@ -15,10 +15,10 @@ from seqjax.cells._base import Cell
 from seqjax.cells._elman import Elman
 from seqjax.cells._gru import GRU
 from seqjax.cells._lstm import LSTM
+from seqjax.kernels._engine_forms import FORMS, OPERANDS, Engine, Setting, unsuited_cell
 from seqjax.kernels._engines import is_divided, parted, run_on
 from seqjax.kernels._fused import fused
 from seqjax.kernels._kernel import INSTEAD, Kernel, Spec, by_choice, require
-from seqjax.kernels._native_forms import FORMS, OPERANDS, Engine, Setting, unsuited_cell
 from seqjax.kernels._problem import Problem
 from seqjax.types import Array, Unrolled
 

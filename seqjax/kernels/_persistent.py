@@ -15,10 +15,10 @@ import jax.numpy as jnp
 from seqjax.cells._base import Cell
 from seqjax.cells._gru import GRU
 from seqjax.cells._lstm import LSTM
+from seqjax.kernels._engine_forms import Arrays, Engine, Setting, problem_of_cell
 from seqjax.kernels._engines import is_divided, parted, run_on
 from seqjax.kernels._fused import fused
 from seqjax.kernels._kernel import INSTEAD, Kernel, Spec, by_choice, require
-from seqjax.kernels._native_forms import Arrays, Engine, Setting, problem_of_cell
 from seqjax.kernels._persistent_cell import pointwise
 from seqjax.kernels._persistent_size import ROWS, TILE, Size, size_of
 from seqjax.kernels._problem import Problem

@@ -15,7 +15,7 @@ from seqjax.cells import ops, stepping
 from seqjax.cells._base import Cell, input_specs, prepared, widened
 from seqjax.kernels import Execution, Problem, make_plan, run
 from seqjax.kernels import _taps as taps
-from seqjax.kernels._native_forms import FORMS
+from seqjax.kernels._engine_forms import FORMS
 from seqjax.nn import _noise as noise
 from seqjax.nn._layer import Direction
 from seqjax.seq2seq._encoder import Encoded

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 from seqjax.attention import Additive, Memory, NormedAdditive
 from seqjax.attention import _ops as attention_ops
 from seqjax.attention._additive import AdditiveParams
-from seqjax.kernels._native_forms import (
+from seqjax.kernels._engine_forms import (
     Arrays,
     Form,
     operands_of_cell,

@@ -408,10 +408,10 @@ def test_the_plan_of_an_empty_problem_says_that_fused_runs(shape):
 def test_without_the_private_set_of_jax_a_program_for_several_devices_warns(monkeypatch):
     from jax._src import dispatch
 
-    from seqjax.kernels import _native_sharding
+    from seqjax.kernels import _engine_sharding
 
     monkeypatch.delattr(dispatch, "prim_requires_devices_during_lowering")
-    spec = importlib.util.spec_from_file_location("a_copy", _native_sharding.__file__)
+    spec = importlib.util.spec_from_file_location("a_copy", _engine_sharding.__file__)
     assert spec is not None and spec.loader is not None
     copy = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(copy)

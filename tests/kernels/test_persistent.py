@@ -22,7 +22,7 @@ import seqjax
 from seqjax.cells import GRU, LSTM, Elman, PeepholeLSTM
 from seqjax.kernels import KERNELS, Problem, Spec, fused, make_plan, target
 from seqjax.kernels import _persistent as persistent_module
-from seqjax.kernels._native_forms import Setting, operands_of_cell
+from seqjax.kernels._engine_forms import Setting, operands_of_cell
 from seqjax.kernels._persistent import engine
 from seqjax.kernels._persistent_cell import pointwise
 from seqjax.kernels._persistent_size import SHARED, Size, size_of

@@ -133,7 +133,7 @@ def test_training_on_pairs_holds_no_array_of_all_logits():
     program = str(jax.make_jaxpr(jax.grad(loss))(state))
     # Five chunks of 512 tokens, or the native engine.
     assert "[104,20000]" not in program
-    assert "[103,20000]" in program or "seqjax_native_readout" in program
+    assert "[103,20000]" in program or "seqjax_engine_readout" in program
     assert "[512,20000]" not in program and "[32,16,20000]" not in program
 
 

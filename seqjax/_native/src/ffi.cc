@@ -162,7 +162,7 @@ class Reader {
   std::vector<long> shape_;
 };
 
-// The bits that mark present operands, in the order of OPERANDS in seqjax/kernels/_native_forms.py.
+// The bits that mark present operands, in the order of OPERANDS in seqjax/kernels/_engine_forms.py.
 enum Operand {
   kXs,
   kH0,

@@ -1,4 +1,4 @@
-"""Partitioning of the native engine's calls over the devices of a mesh, along the batch axis.
+"""Partitioning of an engine's calls over the devices of a mesh, along the batch axis.
 
 XLA cannot look into a custom call, so it would gather the whole batch on every device. The rules of
 this module say that the batch axis may stay divided over the devices, and that the devices'

@@ -1,4 +1,4 @@
-"""The rule by which `vmap` maps the native engine's calls: the mapped axis joins the batch."""
+"""The rule by which `vmap` maps an engine's calls: the mapped axis joins the batch."""
 
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -6,7 +6,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from seqjax.kernels._native_sharding import BATCH_AXIS
+from seqjax.kernels._engine_sharding import BATCH_AXIS
 from seqjax.types import Array
 
 __all__ = ["mapped"]
