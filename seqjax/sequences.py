@@ -245,12 +245,18 @@ def _time_axis(xs: Array, lengths: Any, mask: Any) -> int:
     """Return the position of the time axis of xs.
 
     The time axis comes right after the batch axes of lengths or mask. If neither lengths nor mask
-    is given, the time axis is the second to last axis.
+    is given, the time axis is the second to last axis. An array of integers with two axes may be a
+    batch of tokens, whose time axis is the last one, so it needs lengths or mask.
     """
     if lengths is not None:
         return len(shape_of("lengths", "integers", lengths))
     if mask is not None:
         return len(shape_of("mask", "bool, True at real steps", mask)) - 1
+    if xs.ndim == 2 and not jnp.issubdtype(xs.dtype, jnp.inexact):
+        raise ValueError(
+            f"lengths: expected lengths or mask for {xs.dtype} of shape {xs.shape}, which may be "
+            "tokens [B, T] or features [T, I]; got none"
+        )
     return xs.ndim - 2
 
 

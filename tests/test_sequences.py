@@ -431,3 +431,18 @@ def test_masked_lengths_are_refused(lengths):
 def test_lengths_without_masked_entries_are_taken():
     mask = sequences.lengths_to_mask(np.ma.array([0, 2]), 2)
     assert mask.tolist() == [[False, False], [True, True]]
+
+
+@pytest.mark.parametrize(
+    "function", ["reverse", "last_real", "first_real", "mean_pool", "max_pool"]
+)
+def test_tokens_need_lengths(function):
+    """Without lengths, the axis of the batch could be taken for time."""
+    tokens = np.array([[4, 5, 6], [7, 8, 0]])
+    with pytest.raises(ValueError, match=r"lengths: expected lengths or mask for int.*\(2, 3\)"):
+        getattr(sequences, function)(tokens)
+
+
+def test_tokens_are_reversed_in_time():
+    tokens = np.array([[4, 5, 6], [7, 8, 0]])
+    assert sequences.reverse(tokens, lengths=[3, 2]).tolist() == [[6, 5, 4], [8, 7, 0]]
