@@ -96,6 +96,8 @@ class WordNGram:
         )
         if (end is None) != (letter_end is None):
             raise ValueError("letter_end: expected both or none of `end` and `letter_end`")
+        if letter_end is not None and self._letter_end == self._space:
+            raise ValueError(f"letter_end: expected another letter than the space {space}, got it")
         self._unknown = checks.require_number("unknown", unknown, finite=False)
         if not self._unknown <= 0:
             raise ValueError(f"unknown: expected at most 0, got {unknown}")
@@ -161,6 +163,8 @@ class WordNGram:
           ['-1.10', '-0.70']
         """
         rows = list(read_arpa(source))
+        if end is not None and end == space:
+            raise ValueError(f"end: expected another letter than the space {space}, got it")
         known = {letter: n for n, letter in enumerate(letters) if letter is not None and n != space}
         listed = [gram[0] for gram, _, _ in rows if len(gram) == 1]
         listed = [word for word in listed if word not in ("<s>", "</s>", "<unk>")]

@@ -128,6 +128,11 @@ GOOD: dict[str, Any] = {
         ({"model": 3}, TypeError, "model: expected an NGram, got 3"),
         ({"space": 4}, ValueError, "space: expected an id below V=4, got 4"),
         ({"end": 0}, ValueError, "letter_end: expected both or none"),
+        (
+            {"end": 0, "letter_end": 2},
+            ValueError,
+            "letter_end: expected another letter than the spa",
+        ),
         ({"unknown": 1.0}, ValueError, "unknown: expected at most 0, got 1.0"),
         ({"bonus": math.inf}, ValueError, "bonus: expected a finite number"),
         ({"spellings": [[1]]}, ValueError, "spellings: expected 3, one for each token"),
@@ -141,3 +146,8 @@ def test_refuses(changes, error, message):
     WordNGram(**GOOD)
     with pytest.raises(error, match=message):
         WordNGram(**(GOOD | changes))
+
+
+def test_the_end_of_a_file_is_no_space():
+    with pytest.raises(ValueError, match="end: expected another letter than the space 2"):
+        WordNGram.from_arpa(ARPA, [None, "a", " ", "b"], space=2, end=2)
