@@ -92,7 +92,7 @@ def ranked(
     """
     log_probs = add((best[0][:, None], best[1][:, None]), log_probs)[0]
     log_probs = jnp.where(jnp.isneginf(bonus), -jnp.inf, log_probs)
-    exists = log_probs > -jnp.inf
+    exists = ~jnp.isneginf(log_probs)
     labels, count = packed(path, (path != blank) & exists[..., None], blank)
     return labels, count, log_probs, jnp.where(exists, log_probs + bonus, -jnp.inf)
 

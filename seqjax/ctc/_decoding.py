@@ -27,7 +27,8 @@ class CTCDecoded(NamedTuple):
       tokens: int32 `[B, n, T]`, the labels, followed by blanks.
       lengths: int32 `[B, n]`, the number of labels.
       log_probs: float32 or wider `[B, n]`, the log-probabilities by the logits alone. If fewer than
-        n label sequences were found, the remaining entries are -inf.
+        n label sequences were found, the remaining entries are -inf, and have no labels. If a logit
+        of a real frame is NaN or +inf, they are NaN.
       scores: `[B, n]`, the values by which label sequences are ranked: log_probs and, with
         `fusion`, the score of the other model.
     """
@@ -129,7 +130,8 @@ def ctc_beam_search(
       fusion_state: the state of `fusion` before the first label, a pytree of arrays `[B, …]`. By
         default, it is `fusion.initial_state(B)` if `fusion` has this method.
       begin: the token that is the input of the first call of `fusion`; by default the blank.
-      end: the token whose score is added at the end of each label sequence; if None, none is.
+      end: the token whose score is added at the end of each label sequence, such as the blank; if
+        None, none is. `Hotwords` need it, to take back the bonus of an incomplete phrase.
 
     Returns:
       `CTCDecoded` with n = `n_best` different label sequences, best first. `log_probs` sum only
@@ -138,7 +140,8 @@ def ctc_beam_search(
 
     Raises:
       TypeError, ValueError: see `ctc_loss`; also if `n_best` is above `beam_width`, if `fusion`
-        returns no scores `[N, V]`, or if one of the other arguments is given without `fusion`.
+        returns no scores `[N, V]` or does not have the `end`, or if one of the other arguments is
+        given without `fusion`.
 
     References:
       Graves, Jaitly 2014, Towards End-to-End Speech Recognition with Recurrent Neural Networks,
@@ -222,7 +225,12 @@ def _search(
     _, path = lax.scan(back, last, (parents, labels), reverse=True)
     path = jnp.moveaxis(path, 0, 2)  # [B, n, T]
     total, bonus = (jnp.take_along_axis(a, last, axis=1) for a in (beam.prefixes.total, bonus))
-    return CTCDecoded(*ranked(path, total, beam.best, bonus, blank))
+    found = CTCDecoded(*ranked(path, total, beam.best, bonus, blank))
+    invalid = jnp.isnan(log_probs).any(axis=(0, 2))[:, None]  # logits with NaN or +inf
+    return found._replace(
+        log_probs=jnp.where(invalid, jnp.nan, found.log_probs),
+        scores=jnp.where(invalid, jnp.nan, found.scores),
+    )
 
 
 _searched = compiled("beam_width", "n_best", "blank")(_search)

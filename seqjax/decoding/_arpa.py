@@ -3,11 +3,15 @@
 import gzip
 import math
 import re
+import zlib
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import TypeAlias
 
 __all__ = ["Row", "read_arpa"]
+
+BLANKS = " \t\r\n"
+"""The characters that separate words. Other spaces of Unicode may be part of a word."""
 
 Row: TypeAlias = tuple[tuple[str, ...], float, float]
 """The words of an n-gram, and its log p and log backoff in nats."""
@@ -22,7 +26,8 @@ def read_arpa(source: str | Path | Iterable[str]) -> Iterator[Row]:
     Raises:
       OSError: the file cannot be read.
       ValueError: a line is not valid, a section has another number of n-grams than the header
-        says, or the file has no end.
+        says, an n-gram has a word that is not among the 1-grams, an n-gram is listed twice, or the
+        file has no end, is damaged or is not in UTF-8.
 
     Example:
       >>> lines = ["\\data\\", "ngram 1=1", "\\1-grams:", "-1\ta", "\\end\\"]
@@ -32,8 +37,9 @@ def read_arpa(source: str | Path | Iterable[str]) -> Iterator[Row]:
     promised: dict[int, int] = {}
     found: dict[int, int] = {}
     section: int | None = None  # None before the header, 0 in the header, n in the n-grams
+    known: set[tuple[str, ...]] = set()
     for number, line in enumerate(_lines(source), start=1):
-        text = line.strip()
+        text = line.strip(BLANKS)
         if not text:
             continue
         if text == "\\end\\":
@@ -57,7 +63,17 @@ def read_arpa(source: str | Path | Iterable[str]) -> Iterator[Row]:
                 raise ValueError(f"source: line {number}: expected 'ngram N=COUNT', got {text!r}")
             promised[int(counted[1])] = int(counted[2])
         else:
-            yield _entry(text, section, number)
+            row = _entry(text, section, number)
+            if row[0] in known:
+                raise ValueError(f"source: line {number}: expected each n-gram once, got {text!r}")
+            for word in row[0] if section > 1 and 1 in found else ():
+                if (word,) not in known:
+                    raise ValueError(
+                        f"source: line {number}: expected words of the 1-grams, got {word!r} in "
+                        f"{text!r}"
+                    )
+            known.add(row[0])
+            yield row
             found[section] += 1
     raise ValueError("source: expected an ARPA file, which ends with \\end\\, got no such line")
 
@@ -68,12 +84,18 @@ def _lines(source: str | Path | Iterable[str]) -> Iterator[str]:
         return
     path = Path(source)
     opened = gzip.open if path.suffix == ".gz" else open
-    with opened(path, "rt", encoding="utf-8") as file:
-        yield from file
+    try:
+        with opened(path, "rt", encoding="utf-8-sig") as file:  # with or without a byte order mark
+            yield from file
+    except (UnicodeDecodeError, EOFError, zlib.error, gzip.BadGzipFile) as error:
+        raise ValueError(
+            "source: expected text in UTF-8, or such text compressed by gzip in a file whose name "
+            f"ends in .gz, got {path}: {error}"
+        ) from error
 
 
 def _entry(text: str, order: int, number: int) -> Row:
-    fields = text.split()
+    fields = re.split(f"[{BLANKS}]+", text)
     try:
         log_p = float(fields[0])
         backoff = float(fields[order + 1]) if len(fields) > order + 1 else 0.0

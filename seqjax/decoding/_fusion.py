@@ -8,7 +8,7 @@ import jax.numpy as jnp
 
 from seqjax import checks
 from seqjax.cells.stepping import select
-from seqjax.decoding._results import Step, gains_of
+from seqjax.decoding._results import Step, check_end, gains_of
 from seqjax.types import Array, PyTree
 
 __all__ = ["Scored", "Second", "make_second"]
@@ -119,4 +119,5 @@ def make_second(
     begin = blank if begin is None else checks.require_integer("begin", begin, least=0)
     if end is not None and checks.require_integer("end", end, least=0) >= classes:
         raise ValueError(f"end: expected a class below V={classes}, got {end}")
+    check_end(fusion, end)
     return Second(fusion, state, classes, batch, width, begin, end)

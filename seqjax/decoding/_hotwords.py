@@ -53,7 +53,10 @@ class Hotwords:
     ) -> None:
         size = checks.require_integer("vocabulary_size", vocabulary_size)
         bonus = checks.require_positive("bonus", bonus)
+        if isinstance(phrases, (str, bytes)) or not isinstance(phrases, Iterable):
+            raise TypeError(f"phrases: expected lists of integers, got {checks.brief(phrases)}")
         known = [checked_phrase("phrases", phrase, size) for phrase in phrases]
+        self._tokens = frozenset(token for phrase in known for token in phrase)
         if not known:
             raise ValueError("phrases: expected at least one phrase, got none")
         following, reward, depth, ends = _automaton(known, size)
@@ -63,6 +66,17 @@ class Hotwords:
         self._following = jnp.asarray(following)
         self._gains = jnp.asarray(bonus * gains, jnp.float32)
         self.gain_bound = float(bonus * gains.max())
+
+    def check_end(self, end: int | None) -> None:
+        """Raise if a search has no end, or one that is in a phrase.
+
+        At the end, the bonus of a phrase that is not complete is taken back.
+        """
+        if end is None or end in self._tokens:
+            raise ValueError(
+                "end: expected a token that is in no phrase of the Hotwords, such as the blank, "
+                f"got {end}"
+            )
 
     def initial_state(self, batch_size: int) -> Array:
         """Return the state before the first token, int32 `[N]`."""

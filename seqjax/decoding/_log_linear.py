@@ -8,7 +8,7 @@ import jax.numpy as jnp
 
 from seqjax import checks
 from seqjax.decoding._ensembles import checked_steps, run_all
-from seqjax.decoding._results import Step, gain_bound, gains_of
+from seqjax.decoding._results import Step, check_end, gain_bound, gains_of
 from seqjax.types import Array, PyTree
 
 __all__ = ["LogLinear"]
@@ -84,6 +84,11 @@ class LogLinear:
         weights = self.weights or ()
         parts = (w * gain_bound(step) for step, w in zip(self.steps, weights, strict=True))
         return self.length_bonus + sum(parts)
+
+    def check_end(self, end: int | None) -> None:
+        """Raise if a step does not have the end for which a search asks."""
+        for step in self.steps:
+            check_end(step, end)
 
     def initial_state(self, batch_size: int) -> PyTree:
         """Return the tuple of the states of the steps before the first token.

@@ -21,6 +21,8 @@ Entries: TypeAlias = dict[tuple[int, ...], tuple[float, float]]
 """For each n-gram of tokens, log p of its last token and the log of its backoff weight."""
 
 
+SPECIAL = ("<s>", "</s>", "<unk>")
+
 DENSE = 2**20
 """The largest table of log p, in numbers, that a model stores in addition to its n-grams."""
 
@@ -41,6 +43,7 @@ class NGram:
     Attributes:
       order: n, the length of the longest n-grams.
       vocabulary_size: V.
+      end: the id that ends a sequence; None if there is none.
       gain_bound: the largest log-probability, 0.
 
     References:
@@ -50,12 +53,19 @@ class NGram:
     gain_bound = 0.0
 
     def __init__(
-        self, entries: Entries, vocabulary_size: int, *, unknown: float = -math.inf
+        self,
+        entries: Entries,
+        vocabulary_size: int,
+        *,
+        end: int | None = None,
+        unknown: float = -math.inf,
     ) -> None:
         """Make a model of the n-grams `entries`; `unknown` is log p of a token without unigram."""
         self.vocabulary_size = checks.require_integer("vocabulary_size", vocabulary_size)
+        self.end = end
         if not entries:
             raise ValueError("entries: expected at least one n-gram, got none")
+        entries = _with_histories(entries, float(unknown))
         # A history without continuations and without a backoff weight is as good as a shorter one.
         histories = {()} | {gram[:-1] for gram in entries if gram[:-1] in entries}
         histories |= {gram for gram, (_, backoff) in entries.items() if backoff}
@@ -123,9 +133,10 @@ class NGram:
 
         Raises:
           OSError: the file cannot be read.
-          ValueError: the file is not a valid ARPA file; a token is listed twice in `tokens`; or too
-            few tokens are listed, for example because the file is a model of words and the tokens
-            are letters (see `WordNGram`).
+          ValueError: the file is not a valid ARPA file; a token is listed twice in `tokens`;
+            `begin` or `end` is the id of a word of the file; `end` is given, and the file has no
+            `</s>`; or too few tokens are listed, for example because the file is a model of words
+            and the tokens are letters (see `WordNGram`).
 
         Example:
           >>> lines = [
@@ -148,8 +159,10 @@ class NGram:
         size = len(tokens)
         begin = checked_id("begin", begin, size)
         end = None if end is None else checked_id("end", end, size)
+        if unknown is not None and checks.require_number("unknown", unknown, finite=False) > 0:
+            raise ValueError(f"unknown: expected at most 0, got {unknown}")
         entries, other = entries_of(read_arpa(source), tokens, begin, end, unknown)
-        return cls(entries, size, unknown=other)
+        return cls(entries, size, end=end, unknown=other)
 
     @classmethod
     def fit(
@@ -224,7 +237,7 @@ class NGram:
         for history, value in weight.items():
             if history and history not in entries:  # begins with the begin token, never predicted
                 entries[history] = -math.inf, math.log(value)
-        return cls(entries, size)
+        return cls(entries, size, end=end)
 
     def initial_state(self, batch_size: int) -> Array:
         """Return the state before the begin token, int32 `[N]`."""
@@ -234,13 +247,26 @@ class NGram:
         """Return log p `[N, V]` of the next tokens, and the new state, int32 `[N]`.
 
         Args:
-          tokens: int `[N]`, the previous tokens, or the begin token.
+          tokens: int `[N]`, the previous tokens, or the begin token. After a token outside of the
+            vocabulary, log p is NaN.
           state: int32 `[N]`.
         """
+        tokens = jnp.asarray(tokens)
         after = self.advance(tokens, state)
         if self._rows is not None:
-            return self._rows[after], after
-        return self.log_prob(jnp.arange(self.vocabulary_size, dtype=jnp.int32)[None], after), after
+            log_p = self._rows[after]
+        else:
+            log_p = self.log_prob(jnp.arange(self.vocabulary_size, dtype=jnp.int32)[None], after)
+        known = (tokens >= 0) & (tokens < self.vocabulary_size)
+        return jnp.where(known[:, None], log_p, jnp.nan), after
+
+    def check_end(self, end: int | None) -> None:
+        """Raise if a search asks for the score of an end that the model does not have."""
+        if end is not None and end != self.end:
+            raise ValueError(
+                f"end: expected {self.end}, the end of the NGram, got {end}; pass the same `end` "
+                "when you make the model"
+            )
 
     def advance(self, tokens: Any, state: Any) -> Array:
         """Return the state after the tokens, int32 `[N]`.
@@ -291,6 +317,29 @@ class NGram:
         return place, (low < stop) & (self._tokens[place] == tokens)
 
 
+def _with_histories(entries: Entries, unknown: float) -> Entries:
+    """Return the n-grams with all their histories, which files of pruned models may lack.
+
+    A history that is not listed has the probability that follows from shorter n-grams, and no
+    backoff weight.
+    """
+    every = dict(entries)
+
+    def log_p(gram: tuple[int, ...]) -> float:
+        if gram in every:
+            return every[gram][0]
+        if len(gram) == 1:
+            return unknown
+        backoff = every[gram[:-1]][1] if gram[:-1] in every else 0.0
+        return backoff + log_p(gram[1:])
+
+    for gram in sorted(entries, key=len):
+        for length in range(1, len(gram)):
+            if gram[:length] not in every:
+                every[gram[:length]] = log_p(gram[:length]), 0.0
+    return every
+
+
 def checked_id(name: str, value: Any, size: int) -> int:
     """Return an id, or raise if it is not below V."""
     number: int = checks.require_integer(name, value, least=0)
@@ -323,7 +372,15 @@ def entries_of(
     reads = ids if end is None else ids | {"</s>": end}
     entries: Entries = {}
     other, strange = unknown, list[str]()
+    ended = end is None
     for words, log_p, backoff in rows:
+        ended |= words == ("</s>",)
+        for name, special in (("begin", begin), ("end", end)):
+            if len(words) == 1 and words[0] not in SPECIAL and ids.get(words[0], -1) == special:
+                raise ValueError(
+                    f"{name}: expected an id of no word of the file, got {special}, the id of "
+                    f"{words[0]!r}"
+                )
         if words == ("<unk>",) and "<unk>" not in ids and other is None:
             other = log_p
         if words == ("<s>",):  # its own probability is a placeholder, never asked for
@@ -335,6 +392,8 @@ def entries_of(
             entries[gram] = log_p, kept
         elif len(words) == 1 and words[0] not in ("</s>", "<unk>") and len(strange) < 5:
             strange.append(words[0])
+    if not ended:
+        raise ValueError("end: expected a file with </s>, got one without it; pass end=None")
     needed = [(n, t) for n, t in enumerate(tokens) if t is not None and n != begin]
     missing = [token for n, token in needed if (n,) not in entries]
     most = len(needed) - 1 if unknown is not None else 0 if other is None else len(needed) // 2

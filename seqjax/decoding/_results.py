@@ -9,7 +9,16 @@ import jax.numpy as jnp
 from seqjax.cells.ops import accumulator_dtype
 from seqjax.types import Array, PyTree
 
-__all__ = ["Alignment", "Decoded", "Scored", "Step", "gain_bound", "gains_of", "log_softmax"]
+__all__ = [
+    "Alignment",
+    "Decoded",
+    "Scored",
+    "Step",
+    "check_end",
+    "gain_bound",
+    "gains_of",
+    "log_softmax",
+]
 
 Step: TypeAlias = Callable[[Array, PyTree], tuple[Array, PyTree]]
 """`step(tokens, state) -> (logits, state)`: tokens int32 `[N]`, logits float `[N, V]`. A step with
@@ -91,3 +100,12 @@ def gains_of(step: Step, logits: Array) -> Array:
     if hasattr(step, "gain_bound"):
         return logits.astype(accumulator_dtype(logits.dtype))
     return log_softmax(logits)
+
+
+def check_end(step: Step, end: int | None) -> None:
+    """Raise if the step does not have the end for which a search asks, which may be None.
+
+    The step says so by its method `check_end`. A step without this method has any end.
+    """
+    if hasattr(step, "check_end"):
+        step.check_end(end)

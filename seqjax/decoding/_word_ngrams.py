@@ -163,8 +163,11 @@ class WordNGram:
           ['-1.10', '-0.70']
         """
         rows = list(read_arpa(source))
-        if end is not None and end == space:
-            raise ValueError(f"end: expected another letter than the space {space}, got it")
+        space = checked_id("space", space, len(letters))
+        if end is not None and letters[checked_id("end", end, len(letters))] is not None:
+            raise ValueError(
+                f"end: expected an id of no letter, got {end}, that of {letters[end]!r}"
+            )
         known = {letter: n for n, letter in enumerate(letters) if letter is not None and n != space}
         listed = [gram[0] for gram, _, _ in rows if len(gram) == 1]
         listed = [word for word in listed if word not in ("<s>", "</s>", "<unk>")]
@@ -179,12 +182,20 @@ class WordNGram:
         tokens = ["<s>", "</s>", *words]
         ended = None if end is None else 1
         entries, _ = entries_of(rows, tokens, begin=0, end=ended, unknown=-math.inf)
-        model = NGram(entries, len(tokens))
+        model = NGram(entries, len(tokens), end=ended)
         spellings = [None, None, *([known[letter] for letter in word] for word in words)]
         return cls(
             model, spellings, vocabulary_size=len(letters), space=space, begin=0,
             end=ended, letter_end=end, unknown=unknown, bonus=bonus,
         )  # fmt: skip
+
+    def check_end(self, end: int | None) -> None:
+        """Raise if a search asks for the score of an end that the model does not have."""
+        if end is not None and end != self._letter_end:
+            raise ValueError(
+                f"end: expected {self._letter_end}, the end of the WordNGram, got {end}; pass the "
+                "same `end` when you make the model"
+            )
 
     def initial_state(self, batch_size: int) -> PyTree:
         """Return the state before the first letter: two arrays, int32 `[N]`."""

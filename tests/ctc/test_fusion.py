@@ -112,3 +112,32 @@ def test_a_narrow_beam_is_the_loop(seed):
         for k, (labels, score) in enumerate(prefix_loop(logits[b], scores, 3)):
             assert tuple(np.asarray(found.tokens[b, k, : found.lengths[b, k]])) == labels
             np.testing.assert_allclose(found.scores[b, k], score, rtol=1e-4, atol=1e-5)
+
+
+def test_the_end_must_be_that_of_the_language_models():
+    logits = np.zeros((1, 2, 3), np.float32)
+    names = decoding.Hotwords([[1, 2]], vocabulary_size=3)
+    ended, endless = (
+        decoding.NGram.fit([[1, 2]], order=2, vocabulary_size=3, begin=0, end=end)
+        for end in (0, None)
+    )
+    for fusion, end, message in (
+        (names, None, "end: expected a token that is in no phrase .* got None"),
+        (names, 2, "end: expected a token that is in no phrase .* got 2"),
+        (decoding.LogLinear([ended, names]), None, "end: expected a token that is in no phrase"),
+        (endless, 0, "end: expected None, the end of the NGram, got 0"),
+        (ended, 1, "end: expected 0, the end of the NGram, got 1"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            ctc_beam_search(logits, fusion=fusion, end=end)
+    ctc_beam_search(logits, fusion=ended)  # the text may go on
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_logits_that_are_no_numbers_have_no_score(value):
+    """Only in the sequence that has them, and only at real frames."""
+    logits = np.random.default_rng(0).normal(size=(3, 4, 3)).astype(np.float32)
+    logits[0, 1, 2] = logits[1, 3, 0] = value
+    found = ctc_beam_search(logits, lengths=[4, 3, 4], n_best=2)
+    for scores in (found.log_probs, found.scores):
+        assert jnp.isnan(scores).tolist() == [[True] * 2, [False] * 2, [False] * 2]

@@ -188,3 +188,67 @@ def test_refuses():
         NGram.fit([[]], order=2, vocabulary_size=V, begin=0)
     with pytest.raises(ValueError, match=r"sequences: expected values in \[0, 3\].*got 9"):
         NGram.fit([[1, 9]], order=2, vocabulary_size=V, begin=0)
+
+
+def lines(*grams, order=1):
+    """An ARPA file with these rows, in sections by the number of words."""
+    sections: dict[int, list[str]] = {n: [] for n in range(1, order + 1)}
+    for number, *rest in (gram.split("\t") for gram in grams):
+        sections[len(rest[0].split(" "))].append("\t".join([number, *rest]))
+    counts = [f"ngram {n}={len(rows)}" for n, rows in sections.items()]
+    body = [line for n, rows in sections.items() for line in ["", f"\\{n}-grams:", *rows]]
+    return ["\\data\\", *counts, *body, "", "\\end\\"]
+
+
+ONE = ("-99\t<s>\t-0.3", "-0.5\ta\t-0.2", "-0.7\tb", "-0.9\tc", "-0.4\t</s>")
+
+
+def test_a_history_that_is_not_listed_backs_off():
+    """The trigram `<s> a c` counts although the bigram `<s> a` is missing."""
+    file = lines(*ONE, "-0.5\ta b", "-0.01\t<s> a c", order=3)
+    model = NGram.from_arpa(file, WORDS, begin=0, end=0)
+    log_p = run(model, [[0, 1], [1, 1]]) / math.log(10)
+    after_begin, after_a = log_p[0]
+    np.testing.assert_allclose(after_begin, [-0.7, -0.8, -1.0, -1.2], rtol=1e-5)
+    np.testing.assert_allclose(after_a, [-0.6, -0.7, -0.5, -0.01], rtol=1e-5)
+    np.testing.assert_allclose(log_p[1, 1], [-0.6, -0.7, -0.5, -1.1], rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("file", "options", "message"),
+    [
+        (lines(*ONE[:4]), {"end": 0}, "end: expected a file with </s>"),
+        (lines(*ONE), {"begin": 1, "end": 1}, "begin: expected an id of no word .* of 'a'"),
+        (lines(*ONE), {"unknown": math.nan}, "unknown: expected a number, got nan"),
+        (lines(*ONE), {"unknown": 5.0}, "unknown: expected at most 0, got 5.0"),
+        (lines(*ONE, "-0.1\ta"), {}, r"line 10: expected each n-gram once, got '-0.1\\ta'"),
+        (lines(*ONE, "-0.1\ta d", order=2), {}, "expected words of the 1-grams, got 'd'"),
+    ],
+)
+def test_files_and_options_that_do_not_fit(file, options, message):
+    with pytest.raises(ValueError, match=message):
+        NGram.from_arpa(file, WORDS, **({"begin": 0} | options))
+
+
+def test_bytes_of_files(tmp_path):
+    text = "\n".join(lines(*ONE, "-0.8\tx\u00a0y"))
+    tokens = [*WORDS, "x\u00a0y"]
+    path = tmp_path / "model.arpa"
+    path.write_text(text, "utf-8-sig")  # with a byte order mark
+    assert NGram.from_arpa(path, tokens, begin=0, end=0).vocabulary_size == 5
+    path.write_text(text, "latin-1")
+    with pytest.raises(ValueError, match=r"source: expected text in UTF-8, .* got .*model.arpa"):
+        NGram.from_arpa(path, tokens, begin=0)
+    packed = gzip.compress(text.encode())
+    path.write_bytes(packed)
+    with pytest.raises(ValueError, match=r"whose name ends in .gz"):
+        NGram.from_arpa(path, tokens, begin=0)
+    (tmp_path / "half.arpa.gz").write_bytes(packed[: len(packed) // 2])
+    with pytest.raises(ValueError, match=r"source: expected text in UTF-8"):
+        NGram.from_arpa(tmp_path / "half.arpa.gz", tokens, begin=0)
+
+
+def test_after_a_token_that_does_not_exist_scores_are_nan():
+    model = NGram.fit(sequences(), order=2, vocabulary_size=V, begin=0, end=0)
+    log_p, _ = model(jnp.array([V, -1, 1]), model.initial_state(3))
+    assert jnp.isnan(log_p).all(axis=1).tolist() == [True, True, False]

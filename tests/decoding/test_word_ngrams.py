@@ -131,7 +131,7 @@ GOOD: dict[str, Any] = {
         (
             {"end": 0, "letter_end": 2},
             ValueError,
-            "letter_end: expected another letter than the spa",
+            "letter_end: expected another letter",
         ),
         ({"unknown": 1.0}, ValueError, "unknown: expected at most 0, got 1.0"),
         ({"bonus": math.inf}, ValueError, "bonus: expected a finite number"),
@@ -149,5 +149,5 @@ def test_refuses(changes, error, message):
 
 
 def test_the_end_of_a_file_is_no_space():
-    with pytest.raises(ValueError, match="end: expected another letter than the space 2"):
+    with pytest.raises(ValueError, match="end: expected an id of no letter, got 2, that of ' '"):
         WordNGram.from_arpa(ARPA, [None, "a", " ", "b"], space=2, end=2)
