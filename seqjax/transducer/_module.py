@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import jax.numpy as jnp
+import numpy as np
 from flax import nnx
 
 from seqjax import checks
@@ -371,6 +372,7 @@ class Transducer(nnx.Module):
         rngs: noise.Rngs | None,
     ) -> tuple[Array, Array]:
         """Return the two parts of the joint network's sum, `[B, T, J]` and `[B, N + 1, J]`."""
+        self._require_frames(frames)
         deterministic, rngs = self._mode(deterministic, rngs)
         encoded = self.encode(
             frames, lengths=lengths, mask=mask, deterministic=deterministic, rngs=rngs
@@ -384,6 +386,12 @@ class Transducer(nnx.Module):
         )
         predicted = self.of_predicted(self._dropped(outputs, deterministic, rngs))
         return encoded, jnp.where(checked.valid[:, None, None], predicted, jnp.nan)
+
+    def _require_frames(self, frames: Any) -> None:
+        """Raise if frames are not `[B, T, I]`."""
+        shape, size = np.shape(frames), self.encoder.cell.input_size
+        if len(shape) != 3 or shape[2] != size + self.encoder.cell.reads_elapsed:
+            raise ValueError(f"frames: expected [B, T, I] with I={size}, got shape {shape}")
 
     def _embedded(self, labels: Array) -> Array:
         """Return the embeddings of labels `[...]`; that of the blank is 0."""
@@ -404,6 +412,7 @@ class Transducer(nnx.Module):
 
     def _decoding(self, frames: Any, lengths: Any, mask: Any, max_symbols: Any) -> dict[str, Any]:
         """Return the arguments that both decoders share, besides the functions."""
+        self._require_frames(frames)
         encoded = self.encode(frames, lengths=lengths, mask=mask, deterministic=True)
         return {
             "encoded": encoded,

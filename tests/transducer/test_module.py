@@ -244,3 +244,13 @@ def test_mistakes(name, value, error, message):
     given: Any = {"encoder": layer, "predictor": layer, "vocabulary": 4, "joint_size": 5}
     with pytest.raises(error, match=message):
         Transducer(**given | {name: value}, rngs=rngs)
+
+
+def test_frames_of_another_shape_are_named(frames):
+    model, (clean, _) = models(), frames
+    for wrong in (clean[0], clean[..., :-1]):
+        for call in (lambda: model.greedy(wrong), lambda: model.loss(wrong, LABELS)):  # noqa: B023
+            with pytest.raises(
+                ValueError, match=r"frames: expected \[B, T, I\] with I="
+            ):
+                call()
