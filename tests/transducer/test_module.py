@@ -250,7 +250,5 @@ def test_frames_of_another_shape_are_named(frames):
     model, (clean, _) = models(), frames
     for wrong in (clean[0], clean[..., :-1]):
         for call in (lambda: model.greedy(wrong), lambda: model.loss(wrong, LABELS)):  # noqa: B023
-            with pytest.raises(
-                ValueError, match=r"frames: expected \[B, T, I\] with I="
-            ):
+            with pytest.raises(ValueError, match=r"frames: expected \[B, T, I\] with I="):
                 call()
