@@ -11,7 +11,7 @@ from seqjax import checks
 from seqjax.cells.ops import accumulator_dtype
 from seqjax.decoding._constraints import Constraints, apply_constraints
 from seqjax.decoding._ends import end_tokens
-from seqjax.decoding._results import Alignment, Decoded, Step, gains_of
+from seqjax.decoding._results import Alignment, Decoded, Step, check_end, gains_of
 from seqjax.types import Array, PyTree
 
 __all__ = ["Problem", "existing", "make_problem", "write"]
@@ -145,6 +145,8 @@ def make_problem(
     constant, logits, weights = _traced(step, alignment, begin, state)
     vocabulary = logits.shape[1]
     ends = end_tokens(end, vocabulary)
+    if len(ends) == 1:
+        check_end(step, ends[0])
     prefix, prefix_lengths = _checked_prefix(prefix, prefix_lengths, batch, max_length, vocabulary)
     if prefix is not None and prefix_lengths is not None:
         prefix, prefix_lengths = prefix[rows], prefix_lengths[rows]
