@@ -1,6 +1,6 @@
 """Covariates of forecasting models: known features of steps, and static features of series."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import jax.numpy as jnp
@@ -128,7 +128,11 @@ class Covariates(nnx.Module):
 
 
 def _names(argument: str, names: Any) -> tuple[str, ...]:
-    if isinstance(names, (str, bytes)) or not all(isinstance(name, str) for name in names):
+    if (
+        isinstance(names, (str, bytes))
+        or not isinstance(names, Iterable)
+        or not all(isinstance(name, str) for name in names)
+    ):
         raise TypeError(f"{argument}: expected a list of names, got {checks.brief(names)}")
     found = tuple(names)
     if len(set(found)) < len(found):

@@ -374,6 +374,7 @@ WRONG = {
     "lag 0": (made(lags=[0]), "lags: expected"),
     "lag twice": (made(lags=[1, 1]), "lags: expected"),
     "names": (made(known="price"), "known: expected a list of names"),
+    "no names": (made(known=2), "known: expected a list of names, got 2"),
     "name twice": (made(known=["a", "a"]), "known: expected no name twice"),
     "sizes": (made(categories=["shop"]), "categories: expected a dict"),
     "scaling": (made(scaling="mean"), "scaling: expected one of"),
