@@ -314,9 +314,9 @@ ANY_DECAY: Any = Decay
     [
         (
             lambda: ANY_GRUD(3, 4, means=(1.0, 2.0)),
-            "means: expected one finite number or 3 of them",
+            "means: expected one number or 3 of them",
         ),
-        (lambda: ANY_GRUD(3, 4, means=np.inf), "means: expected one finite number or 3 of them"),
+        (lambda: ANY_GRUD(3, 4, means=np.inf), "means: expected a finite number, got inf"),
         (lambda: ANY_GRUD(3, 4, means=("a", 1.0, 2.0)), "means: expected a number"),
         (lambda: ANY_CFC(3, 4, mode="fast"), "mode: expected"),
         (lambda: ANY_CFC(3, 4, activation="sin"), "activation: expected"),

@@ -223,7 +223,7 @@ def test_half_precision_keeps_slow_states():
         ({"discretization": "euler"}, "discretization: expected one of zoh, bilinear; got 'euler'"),
         ({"dt_min": 0.0}, "dt_min, dt_max: expected 0 < dt_min <= dt_max"),
         ({"dt_min": 0.2}, "dt_min, dt_max: expected .*, got 0.2 and 0.1"),
-        ({"dt_max": float("nan")}, "dt_min, dt_max: expected"),
+        ({"dt_max": float("nan")}, "dt_max: expected a finite number, got nan"),
         ({"conj_pairs": 1}, "conj_pairs: expected a bool, got 1"),
         ({"clip_eigenvalues": None}, "clip_eigenvalues: expected a bool"),
         ({"output_size": 0}, "output_size: expected a positive integer, got 0"),

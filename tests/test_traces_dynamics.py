@@ -315,7 +315,7 @@ def test_errors_of_fixed_points():
         (states[:0], X, {}, r"states: expected at least one state, got leading axes \(0,\)"),
         (states.at[2].set(jnp.nan), X, {}, "states: expected finite states, got NaN or inf"),
         (states, X, {"tolerance": -1}, "tolerance: expected a number of at least 0, got -1"),
-        (states, X, {"merge_distance": np.nan}, "merge_distance: expected a number of at least 0"),
+        (states, X, {"merge_distance": np.nan}, "merge_distance: expected a number, got nan"),
         (states, X, {"max_distance": -0.5}, "max_distance: expected a number of at least 0"),
         (states, X, {"max_steps": 0}, "max_steps: expected a positive integer, got 0"),
     ):

@@ -23,7 +23,7 @@ OPTIONS: list[tuple[str, dict[str, Any], Any, str]] = [
     ("additive", {"units": "many"}, TypeError, "units: expected a positive integer"),
     ("additive", {"temperature": 0}, ValueError, "temperature: expected a positive"),
     ("additive", {"temperature": -1.0}, ValueError, "temperature: expected a positive"),
-    ("additive", {"temperature": float("nan")}, ValueError, "temperature: expected a positive"),
+    ("additive", {"temperature": float("nan")}, ValueError, "temperature: expected a finite"),
     ("additive", {"temperature": "warm"}, TypeError, "temperature: expected a number"),
     ("additive", {"kernel_init": "glorot"}, ValueError, "kernel_init: expected one of"),
     ("dot", {}, ValueError, "memory_size: expected query_size=3"),
