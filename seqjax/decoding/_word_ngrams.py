@@ -10,8 +10,9 @@ import numpy as np
 
 from seqjax import checks
 from seqjax.decoding._arpa import read_arpa
+from seqjax.decoding._entries import checked_id, entries_of
 from seqjax.decoding._hotwords import checked_phrase
-from seqjax.decoding._ngrams import NGram, checked_id, entries_of
+from seqjax.decoding._ngrams import NGram
 from seqjax.types import Array, PyTree
 
 __all__ = ["WordNGram"]

@@ -102,7 +102,7 @@ def same(found, expected):
 
 
 def left_by_pronounce(folder):
-    """What a run of examples/pronounce.py leaves; its model."""
+    """Write the files of a run of examples/pronounce.py, and return its model."""
     letters, phonemes = data.Vocabulary("abcd"), data.Vocabulary("ABCE")
     sizes: dict[str, Any] = {
         "source_vocabulary": len(letters), "target_vocabulary": len(phonemes), "embed_size": 3,

@@ -1,4 +1,4 @@
-"""What one process of several compares with the others, without starting any."""
+"""Comparisons between several processes, of which only one runs."""
 
 import jax
 import numpy as np
@@ -16,7 +16,7 @@ def made(examples, rows):
 
 @pytest.fixture
 def told(monkeypatch):
-    """What this process tells the others: a list of arrays."""
+    """Return a list of the arrays that this process sends to the others."""
     arrays: list[np.ndarray] = []
     monkeypatch.setattr(jax, "process_count", lambda: 2)
 
