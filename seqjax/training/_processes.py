@@ -77,14 +77,14 @@ def require_same_batch(name: str, batches: Iterable[Any], batch: Any) -> None:
     Args:
       name: the argument that the error names.
       batches: the batches of the epoch.
-      batch: the first batch on the host. If the process reads only its own rows, it reads the whole
-        first batch for the comparison. In other batches, rows of zeros are not compared, since a
-        process may have zeros in place of the rows of other processes.
+      batch: the first batch on the host. Rows of zeros are not compared, since a process may have
+        zeros in place of the rows of other processes. If each process reads only its own rows, all
+        of them read the first row as well, and compare it.
     """
     if jax.process_count() == 1:
         return
     if isinstance(batches, Batches) and batches.rows is not None:
-        batch = dataclasses.replace(batches, rows=None)[0]
+        batch = dataclasses.replace(batches, rows=(0,))[0]
     leaves = [leaf for leaf in jax.tree.leaves(batch) if isinstance(leaf, np.ndarray)]
     count = len(batches) if isinstance(batches, Sized) else None
     shapes = [(leaf.shape, str(leaf.dtype)) for leaf in leaves]

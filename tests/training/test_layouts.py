@@ -1,6 +1,7 @@
 """The same run on 1, 2, 4 and 8 devices and in two processes, and checkpoints across them."""
 
 import ast
+import collections
 import os
 import socket
 import subprocess
@@ -139,9 +140,14 @@ def test_two_processes(tmp_path, expected):
     numbers = []
     for *found, own in (first[1], second[1]):
         assert_close(found, history)
-        assert len(own["read"]) in (2 * 12, 2 * 9)  # the last of three batches has 4 and 1 rows
+        # The last of three batches has 4 and 1 rows. In both epochs, each process also reads the
+        # first row of the first batch, which the processes compare.
+        assert len(own["read"]) in (2 * 12 + 2, 2 * 9 + 2)
         numbers += own["read"]
-    assert sorted(numbers) == sorted(alone["read"]) == sorted([*range(21)] * 2)
+    assert sorted(alone["read"]) == sorted([*range(21)] * 2)
+    twice = collections.Counter(numbers)
+    twice.subtract(alone["read"])
+    assert twice.total() == 4 and set(twice.values()) <= {0, 2, 4}
     assert first[2] == second[2] == [{"errors": [
         "train_batches: expected the rows of a batch",
         "train_batches: expected the number and the shapes of the batches",
