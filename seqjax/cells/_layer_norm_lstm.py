@@ -3,7 +3,6 @@
 import dataclasses
 from typing import Any, NamedTuple
 
-import jax
 import jax.numpy as jnp
 
 from seqjax import checks
@@ -54,6 +53,7 @@ class LayerNormLSTM(GatedLSTM):
       Ba, Kiros, Hinton (2016), Layer normalization, eq. 20-22.
 
     Example:
+      >>> import jax
       >>> LayerNormLSTM(3, 5).init(jax.random.key(0)).gain_h.shape
       (20,)
     """

@@ -83,16 +83,21 @@ def require_same_batch(name: str, batches: Iterable[Any], batch: Any) -> None:
     """
     if jax.process_count() == 1:
         return
-    if isinstance(batches, Batches) and batches.rows is not None:
-        batch = dataclasses.replace(batches, rows=(0,))[0]
-    leaves = [leaf for leaf in jax.tree.leaves(batch) if isinstance(leaf, np.ndarray)]
+    leaves = _arrays(batch)
     count = len(batches) if isinstance(batches, Sized) else None
     shapes = [(leaf.shape, str(leaf.dtype)) for leaf in leaves]
     what = "the number and the shapes of the batches"
     _require_same(name, str([count, shapes]), what)
     sums = [_checksum(row) for leaf in leaves if leaf.ndim for row in leaf]
+    if isinstance(batches, Batches) and len(batches.rows or ()) in range(1, batches.batch_size):
+        first = dataclasses.replace(batches, rows=(0,))[0]
+        sums += [_checksum(leaf[0]) for leaf in _arrays(first) if leaf.ndim]
     if sums:
         _require_same(name, np.array(sums, np.uint32), "the rows of a batch")
+
+
+def _arrays(batch: Any) -> list[np.ndarray]:
+    return [leaf for leaf in jax.tree.leaves(batch) if isinstance(leaf, np.ndarray)]
 
 
 def _require_same(name: str, value: str | np.ndarray, what: str) -> None:
