@@ -76,18 +76,15 @@ def require_times(
     """
     if not cell.reads_elapsed or checks.is_traced(xs, lengths, mask):
         return
-    negative = np.asarray(xs)[..., -1] < 0
-    if not negative.any():
-        return
-    if not step:
+    times = np.asarray(xs)[..., -1]
+    negative = times < 0
+    if negative.any() and not step:
         shape = layout(cell, xs, time_major=time_major)
         real = sequences.step_mask(*shape, lengths=lengths, mask=mask, time_major=time_major)
         negative &= True if real is None else np.asarray(real)
-    for index in np.argwhere(negative)[:1]:
-        raise ValueError(
-            f"elapsed: expected times of at least 0, got {np.asarray(xs)[*index, -1]} at "
-            f"{tuple(index.tolist())}"
-        )
+    if negative.any():
+        index = tuple(np.argwhere(negative)[0].tolist())
+        raise ValueError(f"elapsed: expected times of at least 0, got {times[index]} at {index}")
 
 
 def join(xs: Array, elapsed: Array) -> Array:

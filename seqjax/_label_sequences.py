@@ -10,7 +10,7 @@ from seqjax._compensated import Total, add
 from seqjax._compiled import compiled
 from seqjax.types import Array
 
-__all__ = ["Labels", "checked_labels", "hashed", "packed", "ranked", "require_blank"]
+__all__ = ["Labels", "checked_labels", "hashed", "packed", "ranked", "require_class"]
 
 
 class Labels(NamedTuple):
@@ -27,11 +27,11 @@ class Labels(NamedTuple):
     valid: Array
 
 
-def require_blank(blank: Any, classes: int) -> int:
-    """Return the class of the blank, or raise if it is not an integer from 0 to V - 1."""
-    found = checks.require_integer("blank", blank, least=0)
+def require_class(name: str, value: Any, classes: int) -> int:
+    """Return a class, such as that of the blank, or raise if it is not from 0 to V - 1."""
+    found = checks.require_integer(name, value, least=0)
     if found >= classes:
-        raise ValueError(f"blank: expected a class below V={classes}, got {blank}")
+        raise ValueError(f"{name}: expected a class below V={classes}, got {value}")
     return found
 
 

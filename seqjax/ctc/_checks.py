@@ -5,7 +5,7 @@ from typing import Any
 import jax.numpy as jnp
 
 from seqjax import checks, sequences
-from seqjax._label_sequences import require_blank
+from seqjax._label_sequences import require_class
 from seqjax.cells.ops import accumulator_dtype
 from seqjax.types import Array
 
@@ -18,7 +18,7 @@ def checked_frames(logits: Any, lengths: Any, mask: Any, blank: Any) -> tuple[Ar
     if logits.ndim != 3 or logits.shape[2] == 0:
         raise ValueError(f"logits: expected [B, T, V], got {logits.shape}")
     batch, steps, classes = logits.shape
-    blank = require_blank(blank, classes)
+    blank = require_class("blank", blank, classes)
     found = sequences.step_mask((batch,), steps, lengths=lengths, mask=mask)
     found = jnp.ones((batch, steps), bool) if found is None else found
     logits = logits.astype(accumulator_dtype(logits.dtype))

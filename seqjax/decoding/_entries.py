@@ -7,7 +7,14 @@ from typing import Any, TypeAlias
 from seqjax import checks
 from seqjax.decoding._arpa import Row
 
-__all__ = ["Entries", "checked_id", "entries_of", "with_histories"]
+__all__ = [
+    "Entries",
+    "checked_id",
+    "checked_unknown",
+    "entries_of",
+    "require_end",
+    "with_histories",
+]
 
 Entries: TypeAlias = dict[tuple[int, ...], tuple[float, float]]
 """For each n-gram of tokens, log p of its last token and the log of its backoff weight."""
@@ -47,6 +54,23 @@ def checked_id(name: str, value: Any, size: int) -> int:
     return number
 
 
+def checked_unknown(unknown: Any) -> float:
+    """Return the score of what a model does not list, or raise if it is not at most 0."""
+    number = checks.require_number("unknown", unknown, finite=False)
+    if number > 0:
+        raise ValueError(f"unknown: expected at most 0, got {unknown}")
+    return number
+
+
+def require_end(end: int | None, own: int | None, model: str) -> None:
+    """Raise if a search asks for the score of an end that the model does not have."""
+    if end is not None and end != own:
+        raise ValueError(
+            f"end: expected {own}, the end of the {model}, got {end}; pass the same `end` when you "
+            "make the model"
+        )
+
+
 def entries_of(
     rows: Iterable[Row],
     tokens: Sequence[str | None],
@@ -74,12 +98,12 @@ def entries_of(
     ended = end is None
     for words, log_p, backoff in rows:
         ended |= words == ("</s>",)
-        for name, special in (("begin", begin), ("end", end)):
-            if len(words) == 1 and words[0] not in SPECIAL and ids.get(words[0], -1) == special:
-                raise ValueError(
-                    f"{name}: expected an id of no word of the file, got {special}, the id of "
-                    f"{words[0]!r}"
-                )
+        word = ids.get(words[0], -1) if len(words) == 1 and words[0] not in SPECIAL else -1
+        if word in (begin, end):
+            name = "begin" if word == begin else "end"
+            raise ValueError(
+                f"{name}: expected an id of no word of the file, got {word}, the id of {words[0]!r}"
+            )
         if words == ("<unk>",) and "<unk>" not in ids and other is None:
             other = log_p
         if words == ("<s>",):  # its own probability is a placeholder, never asked for

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from seqjax import checks
+from seqjax._label_sequences import require_class
 from seqjax.cells.stepping import select
 from seqjax.decoding._results import Step, check_end, gains_of
 from seqjax.types import Array, PyTree
@@ -117,7 +118,7 @@ def make_second(
                 f"fusion_state: expected arrays [B, …] with B={batch}, got {checks.brief(state)}"
             )
     begin = blank if begin is None else checks.require_integer("begin", begin, least=0)
-    if end is not None and checks.require_integer("end", end, least=0) >= classes:
-        raise ValueError(f"end: expected a class below V={classes}, got {end}")
+    if end is not None:
+        require_class("end", end, classes)
     check_end(fusion, end)
     return Second(fusion, state, classes, batch, width, begin, end)

@@ -12,7 +12,14 @@ import numpy as np
 
 from seqjax import checks
 from seqjax.decoding._arpa import read_arpa
-from seqjax.decoding._entries import Entries, checked_id, entries_of, with_histories
+from seqjax.decoding._entries import (
+    Entries,
+    checked_id,
+    checked_unknown,
+    entries_of,
+    require_end,
+    with_histories,
+)
 from seqjax.decoding._hotwords import checked_tokens
 from seqjax.types import Array
 
@@ -62,7 +69,7 @@ class NGram:
             raise ValueError("entries: expected at least one n-gram, got none")
         entries = with_histories(entries, float(unknown))
         # A history without continuations and without a backoff weight is as good as a shorter one.
-        histories = {()} | {gram[:-1] for gram in entries if gram[:-1] in entries}
+        histories = {()} | {gram[:-1] for gram in entries}
         histories |= {gram for gram, (_, backoff) in entries.items() if backoff}
         self.order = 1 + max(map(len, histories))
         index = {gram: n for n, gram in enumerate(sorted(histories, key=lambda g: (len(g), g)))}
@@ -74,11 +81,7 @@ class NGram:
             return index[gram]
 
         # The n-grams h w, ordered by h and then by w, so that bisection finds w among those of h.
-        listed = sorted(
-            (state_of, gram[-1], gram)
-            for gram in entries
-            if gram and (state_of := index.get(gram[:-1])) is not None
-        )
+        listed = sorted((index[gram[:-1]], gram[-1], gram) for gram in entries if gram)
         first = np.searchsorted([row[0] for row in listed], np.arange(len(index) + 1))
         self._first = jnp.asarray(first, jnp.int32)
         self._tokens = jnp.asarray([row[1] for row in listed], jnp.int32)
@@ -154,8 +157,7 @@ class NGram:
         size = len(tokens)
         begin = checked_id("begin", begin, size)
         end = None if end is None else checked_id("end", end, size)
-        if unknown is not None and checks.require_number("unknown", unknown, finite=False) > 0:
-            raise ValueError(f"unknown: expected at most 0, got {unknown}")
+        unknown = None if unknown is None else checked_unknown(unknown)
         entries, other = entries_of(read_arpa(source), tokens, begin, end, unknown)
         return cls(entries, size, end=end, unknown=other)
 
@@ -257,11 +259,7 @@ class NGram:
 
     def check_end(self, end: int | None) -> None:
         """Raise if a search asks for the score of an end that the model does not have."""
-        if end is not None and end != self.end:
-            raise ValueError(
-                f"end: expected {self.end}, the end of the NGram, got {end}; pass the same `end` "
-                "when you make the model"
-            )
+        require_end(end, self.end, "NGram")
 
     def advance(self, tokens: Any, state: Any) -> Array:
         """Return the state after the tokens, int32 `[N]`.

@@ -10,7 +10,7 @@ import numpy as np
 
 from seqjax import checks
 from seqjax.decoding._arpa import read_arpa
-from seqjax.decoding._entries import checked_id, entries_of
+from seqjax.decoding._entries import checked_id, checked_unknown, entries_of, require_end
 from seqjax.decoding._hotwords import checked_phrase
 from seqjax.decoding._ngrams import NGram
 from seqjax.types import Array, PyTree
@@ -99,9 +99,7 @@ class WordNGram:
             raise ValueError("letter_end: expected both or none of `end` and `letter_end`")
         if letter_end is not None and self._letter_end == self._space:
             raise ValueError(f"letter_end: expected another letter than the space {space}, got it")
-        self._unknown = checks.require_number("unknown", unknown, finite=False)
-        if not self._unknown <= 0:
-            raise ValueError(f"unknown: expected at most 0, got {unknown}")
+        self._unknown = checked_unknown(unknown)
         self._bonus = checks.require_number("bonus", bonus)
         if len(spellings) != words:
             raise ValueError(
@@ -192,11 +190,7 @@ class WordNGram:
 
     def check_end(self, end: int | None) -> None:
         """Raise if a search asks for the score of an end that the model does not have."""
-        if end is not None and end != self._letter_end:
-            raise ValueError(
-                f"end: expected {self._letter_end}, the end of the WordNGram, got {end}; pass the "
-                "same `end` when you make the model"
-            )
+        require_end(end, self._letter_end, "WordNGram")
 
     def initial_state(self, batch_size: int) -> PyTree:
         """Return the state before the first letter: two arrays, int32 `[N]`."""

@@ -89,7 +89,11 @@ def require_same_batch(name: str, batches: Iterable[Any], batch: Any) -> None:
     what = "the number and the shapes of the batches"
     _require_same(name, str([count, shapes]), what)
     sums = [_checksum(row) for leaf in leaves if leaf.ndim for row in leaf]
-    if isinstance(batches, Batches) and len(batches.rows or ()) in range(1, batches.batch_size):
+    if (
+        isinstance(batches, Batches)
+        and batches.rows is not None
+        and len(batches.rows) < batches.batch_size
+    ):
         first = dataclasses.replace(batches, rows=(0,))[0]
         sums += [_checksum(leaf[0]) for leaf in _arrays(first) if leaf.ndim]
     if sums:

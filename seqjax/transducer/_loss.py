@@ -12,7 +12,7 @@ from jax import lax
 from seqjax import _chunked, checks, sequences
 from seqjax._compiled import compiled
 from seqjax._elements import averaged
-from seqjax._label_sequences import Labels, checked_labels, require_blank
+from seqjax._label_sequences import Labels, checked_labels, require_class
 from seqjax.cells.ops import accumulator_dtype
 from seqjax.transducer._lattice import log_probability, node_scores
 from seqjax.types import Array
@@ -225,7 +225,7 @@ def _checked_nodes(
     source: str,
 ) -> tuple[_Nodes, int]:
     batch, steps, width = sizes
-    blank = require_blank(blank, classes)
+    blank = require_class("blank", blank, classes)
     frames = sequences.step_mask((batch,), steps, lengths=lengths, mask=mask)
     frames = jnp.asarray(np.ones((batch, steps), bool), bool) if frames is None else frames
     checked = checked_labels(labels, label_lengths, batch, classes, blank)

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from seqjax import checks, sequences
-from seqjax._label_sequences import require_blank
+from seqjax._label_sequences import require_class
 from seqjax._log_space import log_normalized
 from seqjax.cells.ops import accumulator_dtype
 from seqjax.types import Array, PyTree
@@ -107,6 +107,6 @@ def checked_model(
         raise ValueError(
             f"joint: expected it to return logits [N, V] with N={batch}, got {logits.shape}"
         )
-    require_blank(blank, logits.shape[1])
+    require_class("blank", blank, logits.shape[1])
     model = Model(joint, predict, blank, max_symbols, accumulator_dtype(logits.dtype))
     return model, sequences.zero_masked(encoded, mask=real), real, start

@@ -8,7 +8,7 @@ import numpy as np
 from flax import nnx
 
 from seqjax import checks
-from seqjax._label_sequences import checked_labels, require_blank
+from seqjax._label_sequences import checked_labels, require_class
 from seqjax.cells.ops import accumulator_dtype
 from seqjax.ctc import ctc_loss
 from seqjax.decoding._results import Step
@@ -118,7 +118,7 @@ class Transducer(nnx.Module):
                 "the labels that it predicts"
             )
         self.vocabulary = checks.require_integer("vocabulary", vocabulary)
-        self.blank = require_blank(blank, self.vocabulary)
+        self.blank = require_class("blank", blank, self.vocabulary)
         joint_size = checks.require_integer("joint_size", joint_size)
         self.dropout = checks.require_rate("dropout", dropout)
         self.max_symbols = checks.require_integer("max_symbols", max_symbols)
