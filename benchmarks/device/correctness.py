@@ -108,6 +108,8 @@ def draw(cell: Any, batch: int, steps: int, dtype: str) -> tuple[Any, ...]:
 
     params = normal(jax.eval_shape(cell.init, jax.random.key(0)), 0.2)
     xs = normal(jax.ShapeDtypeStruct((steps, batch, *cell.input_shape), np.float32), 1.0)
+    if cell.reads_elapsed:  # the last feature is a time of at least 0
+        xs = xs.at[..., -1].set(abs(xs[..., -1]))
     state = normal(jax.eval_shape(lambda: cell.initial_state((batch,))), 0.5)
     if isinstance(state, seqjax.cells.SLSTMState):  # after a step, its normaliser is at least 1
         state = state._replace(n=1 + abs(state.n))

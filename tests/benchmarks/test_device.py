@@ -10,10 +10,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import jax
 import pytest
 
+import seqjax
 from benchmarks import cli as full_cli
-from benchmarks.device import cases, cli, report, runner
+from benchmarks.device import cases, cli, correctness, report, runner
 from benchmarks.device.rows import described, measured
 from benchmarks.results import Results, Row, load
 
@@ -283,6 +285,18 @@ def until(holds: Callable[[], object], seconds: float = 60.0) -> None:
         time.sleep(0.05)
 
 
+@pytest.mark.parametrize("name", seqjax.CELLS)
+def test_every_cell_accepts_the_numbers_it_is_compared_with(name: str) -> None:
+    """`unroll` checks the values, such as those of times, since they are not traced."""
+    cell = seqjax.CELLS[name](input_size=3, hidden_size=4)
+    params, xs, state, _, mask, resets = correctness.draw(cell, 2, 5, "float32")
+    jax.eval_shape(
+        lambda: seqjax.unroll(
+            cell, params, xs, state=state, mask=mask, resets=resets, time_major=True
+        )
+    )
+
+
 @pytest.mark.slow
 def test_a_whole_rehearsal(tmp_path: Path) -> None:
     """Everything that a CPU can do, on small sizes."""
@@ -290,7 +304,7 @@ def test_a_whole_rehearsal(tmp_path: Path) -> None:
     assert cli.main(["--budget", "1200", "--output", str(path)]) == 0
     rows = load(path).rows
     right = [row for row in rows if row.what == "correctness"]
-    assert {row.cell for row in right} == set(__import__("seqjax").CELLS)
+    assert {row.cell for row in right} == set(seqjax.CELLS)
     assert all(isinstance(row.agreement, float) and row.agreement < 5e-2 for row in right)
     timed = [row for row in rows if row.what in ("forward", "gradient") and row.median_ms]
     assert {row.variant for row in timed} == {"plain", "lengths", "resets"}
