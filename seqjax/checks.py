@@ -270,17 +270,20 @@ def require_key(name: str, key: Any) -> jax.Array:
     return found
 
 
-def require_number(name: str, value: Any, *, finite: bool = True) -> float:
+def require_number(
+    name: str, value: Any, *, least: float | None = None, finite: bool = True
+) -> float:
     """Return `value` as a float, or raise if it is not a finite real number.
 
     Args:
       name: the name of the argument.
       value: the argument.
+      least: the smallest number that is accepted; or None, if there is no such number.
       finite: if False, infinite numbers are accepted, but not NaN.
 
     Raises:
       TypeError: `value` is not a real number.
-      ValueError: `value` is NaN or infinite.
+      ValueError: `value` is NaN, infinite or less than `least`.
 
     Example:
       >>> require_number("forget_bias", 1)
@@ -294,6 +297,8 @@ def require_number(name: str, value: Any, *, finite: bool = True) -> float:
         number = math.inf
     if math.isnan(number) or (finite and math.isinf(number)):
         raise ValueError(f"{name}: expected a {'finite ' * finite}number, got {number}")
+    if least is not None and number < least:
+        raise ValueError(f"{name}: expected a number of at least {least}, got {value}")
     return number
 
 

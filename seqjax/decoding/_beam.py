@@ -123,11 +123,8 @@ def beam_search(
 
 
 def _checked_penalties(alpha: Any, beta: Any, source_mask: Any, problem: Problem) -> Penalties:
-    alpha = checks.require_number("length_penalty", alpha)
-    beta = checks.require_number("coverage_penalty", beta)
-    for name, value in (("length_penalty", alpha), ("coverage_penalty", beta)):
-        if value < 0:
-            raise ValueError(f"{name}: expected a number of at least 0, got {value}")
+    alpha = checks.require_number("length_penalty", alpha, least=0)
+    beta = checks.require_number("coverage_penalty", beta, least=0)
     if alpha * math.log((5 + problem.max_length) / 6) > math.log(np.finfo(np.float32).max):
         raise ValueError(
             f"length_penalty: expected an α for which ((5 + {problem.max_length}) / 6)^α is "

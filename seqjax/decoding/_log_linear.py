@@ -70,10 +70,7 @@ class LogLinear:
                 f"weights: expected {len(steps)} numbers, one for each step, got "
                 f"{checks.brief(weights)}"
             )
-        known = tuple(_number("weights", weight) for weight in weights)
-        for weight in known:
-            if not checks.is_traced(weight) and weight < 0:
-                raise ValueError(f"weights: expected numbers of at least 0, got {weight}")
+        known = tuple(_number("weights", weight, least=0) for weight in weights)
         _number("length_bonus", self.length_bonus)
         object.__setattr__(self, "steps", steps)
         object.__setattr__(self, "weights", known)
@@ -118,10 +115,10 @@ class LogLinear:
         return total + self.length_bonus, new
 
 
-def _number(name: str, value: Any) -> Any:
+def _number(name: str, value: Any, least: float | None = None) -> Any:
     """Return a float, or the scalar itself if it is traced."""
     if not checks.is_traced(value):
-        return checks.require_number(name, value)
+        return checks.require_number(name, value, least=least)
     if jnp.shape(value) != ():
         raise ValueError(f"{name}: expected scalars, got {checks.brief(value)}")
     return value

@@ -199,7 +199,7 @@ class _Graph:
                 self.some = self.add("Greater", [column, self.constant(np.int32(0))])
         if not layer.time_major:
             xs = self.add("Transpose", [xs], perm=[1, 0, 2])
-        if self.lengths and any(each.options.residual for each in layer.layers):
+        if self.lengths and any(each.adds_inputs for each in layer.layers):
             mask = self._mask(xs, lengths)
         for index in range(layer.num_layers):
             xs = self._layer(index, xs, lengths, mask)
@@ -230,7 +230,7 @@ class _Graph:
 
     def _layer(self, index: int, xs: str, lengths: str, mask: str) -> str:
         """Add the nodes of one layer and return the name of its output."""
-        layer, part = self.layer, self.layer.layers[index]
+        part = self.layer.layers[index]
         directions: list[Direction] = [part.forward]
         if part.backward is not None:
             directions.append(part.backward)
@@ -256,10 +256,7 @@ class _Graph:
         y = self.add(operator, given, [f"y_{index}", *finals], **options)
         self._final_states(index, finals, cell.hidden_size)
         joined = self._joined(y, cell.hidden_size, len(directions))
-        width = cell.hidden_size * (
-            2 if len(directions) > 1 and layer.merge_mode == "concat" else 1
-        )
-        if part.options.residual and width == cell.input_size:
+        if part.adds_inputs:
             if mask:
                 xs = self.add("Where", [mask, xs, self.constant(np.float32(0))])
             joined = self.add("Add", [joined, xs])

@@ -11,7 +11,7 @@ from flax import nnx
 from seqjax import _elapsed as times
 from seqjax import checks, sequences
 from seqjax._arguments import batched_state, checked_params, holds, param_specs
-from seqjax.cells._base import Cell, cast, compute_dtype, flat_roles
+from seqjax.cells._base import Cell, cast, compute_dtype, flat_roles, is_shape
 from seqjax.kernels import Execution, Plan, Problem, make_plan, run
 from seqjax.nn import _noise as noise
 from seqjax.nn._parameters import Parameters, path_name
@@ -339,6 +339,22 @@ class Layer(nnx.Module):
         """The forward direction and, if there is one, the backward direction."""
         return [self.forward] if self.backward is None else [self.forward, self.backward]
 
+    @property
+    def adds_inputs(self) -> bool:
+        """Whether the inputs are added to the outputs.
+
+        They are added if this was asked for, inputs and outputs are one array each, and both arrays
+        have the same shape.
+        """
+        cell, two, merge_mode = self.forward.cell, len(self.directions), self.options.merge_mode
+        one_array = is_shape(cell.input_shape) and is_shape(cell.output_shape)
+        if not self.options.residual or not one_array or (two == 2 and merge_mode == "none"):
+            return False
+        *points, features = cell.input_shape
+        *points_out, features_out = cell.output_shape
+        width = features_out * (two if merge_mode == "concat" else 1)
+        return (*points, features - cell.reads_elapsed) == (*points_out, width)
+
     def initial_state(self, batch_shape: int | Sequence[int], dtype: Any) -> Any:
         """Return the initial state, which is a `Bidirectional` of two states for two directions."""
         batch_shape = checks.require_shape("batch_shape", batch_shape)
@@ -372,16 +388,15 @@ class Layer(nnx.Module):
             outputs.append(call.picked(ran.outputs, end) if ends_only else ran.outputs)
             finals.append(ran.state)
         joined = outputs[0] if len(outputs) == 1 else _merged(self.options.merge_mode, *outputs)
-        if self.options.residual and not isinstance(joined, Bidirectional):
-            joined = self._with_residual(joined, xs, call, ends_only)
+        if self.adds_inputs:
+            joined = joined + self._shortcut(xs, call, ends_only)
         return Unrolled(joined, self._paired(finals))
 
-    def _with_residual(self, joined: Array, xs: Array, call: Sequences, ends_only: bool) -> Array:
+    def _shortcut(self, xs: Array, call: Sequences, ends_only: bool) -> Array:
         if call.elapsed is not None:
             xs = jnp.where(jnp.isnan(xs), 0, xs)  # a missing value adds nothing
         xs = call.without_gradient(xs)  # as `run` does for the steps of the cell
-        shortcut = call.picked(xs, sequences.last_real) if ends_only else call.zero_masked(xs)
-        return joined + shortcut if shortcut.shape == joined.shape else joined
+        return call.picked(xs, sequences.last_real) if ends_only else call.zero_masked(xs)
 
     def _inputs_dropped(self, xs: PyTree, call: Sequences, key: PRNGKey | None) -> PyTree:
         """Drop features of the inputs. All steps drop the same features."""

@@ -2,14 +2,12 @@
 
 import dataclasses
 import inspect
-import warnings
 from collections.abc import Callable
 from typing import Any, TypeVar
 
 from flax import nnx
 
 from seqjax import checks
-from seqjax.nn._recurrent import Recurrent
 
 __all__ = ["cell_of", "shows_options"]
 
@@ -66,13 +64,6 @@ def cell_of(
             f"{layer.__name__}: got an option it does not have, {name!r}; {FOREIGN[name]}"
         )
     checks.require_options(layer.__name__, options, layer.__init__)
-    acts_between_layers = issubclass(layer, Recurrent) and options.get("num_layers", 1) == 1
-    if options.get("dropout") and acts_between_layers:
-        warnings.warn(
-            f"{layer.__name__}: dropout acts between layers, so it does nothing with num_layers=1; "
-            "use input_dropout or recurrent_dropout",
-            stacklevel=3,
-        )
     chosen = {name: options.pop(name) for name in sorted(own & options.keys())}
     return cell_class(*sizes, **chosen, **fixed)
 

@@ -5,6 +5,7 @@ The equations are in `seqjax.cells`. The layers hold the parameters and pass the
 
 import dataclasses
 import functools
+import warnings
 from collections.abc import Callable, Sequence
 from typing import Any, Literal
 
@@ -179,6 +180,19 @@ class Recurrent(nnx.Module):
                     self.norms.append(
                         kind(width, dtype=self.dtype, param_dtype=param_dtype, rngs=streams)
                     )
+        unused = []
+        if self.dropout and self.num_layers == 1:
+            unused.append(
+                "dropout acts between layers, so it does nothing with num_layers=1; use "
+                "input_dropout or recurrent_dropout"
+            )
+        if residual and not any(layer.adds_inputs for layer in self.layers):
+            unused.append(
+                "residual adds inputs to outputs of the same shape, so it does nothing here, where "
+                "the shapes differ in every layer"
+            )
+        for text in unused:
+            warnings.warn(f"{type(self).__name__}: {text}", stacklevel=2)
 
     def _width(self, *, between: bool) -> int:
         """Return the number of features of a layer's merged outputs."""

@@ -192,8 +192,7 @@ def _found(
         "tolerance": tolerance, "merge_distance": merge_distance, "max_distance": max_distance
     }  # fmt: skip
     for name, value in limits.items():
-        if checks.require_number(name, value, finite=False) < 0:
-            raise ValueError(f"{name}: expected a number of at least 0, got {value}")
+        checks.require_number(name, value, least=0, finite=False)
     max_steps = checks.require_integer("max_steps", max_steps)
     states, x = _checked(step_map, states, x)
     starts = np.asarray(jax.vmap(lambda state: as_vector(state)[0])(states))

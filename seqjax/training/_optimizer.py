@@ -113,9 +113,7 @@ def optimizer(
                 f"weight_decay: expected None for name={name!r}, got {weight_decay}; use "
                 "name='adamw', or chain optax.add_decayed_weights"
             )
-        if checks.require_number("weight_decay", weight_decay) < 0:
-            raise ValueError(f"weight_decay: expected a number >= 0, got {weight_decay}")
-        options["weight_decay"] = weight_decay
+        options["weight_decay"] = checks.require_number("weight_decay", weight_decay, least=0)
     transformations = []
     if clip_value is not None:
         transformations.append(optax.clip(_require_bound("clip_value", clip_value)))

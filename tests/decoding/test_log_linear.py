@@ -113,7 +113,7 @@ def test_a_weight_of_zero_forbids_nothing():
         (
             ([step_of(table(0))], [-1.0]),
             ValueError,
-            "weights: expected numbers of at least 0",
+            "weights: expected a number of at least 0",
         ),
         (([step_of(table(0))], [1.0], np.inf), ValueError, "length_bonus: expected a finite"),
     ],

@@ -1,13 +1,15 @@
 """Stacks and directions of every cell: against NumPy float64, with random parameters and states."""
 
 import functools
+import warnings
 
 import jax
 import numpy as np
 import pytest
+from flax import nnx
 
 import seqjax
-from seqjax import cells
+from seqjax import cells, nn
 from seqjax.nn import Bidirectional
 from tests.cases import (
     CASES,
@@ -301,3 +303,31 @@ def test_implementation_and_remat_are_passed_on():
     for name in ("implementation", "remat"):
         with pytest.raises(ValueError, match=name):
             layer(xs, **{name: "unknown"})
+
+
+def test_options_without_effect_give_a_warning():
+    with pytest.warns(UserWarning, match="^Recurrent: dropout acts between layers"):
+        make(cells.GRU(I, H), dropout=0.5)
+    with pytest.warns(UserWarning, match="^LSTM: dropout acts between layers"):
+        nn.LSTM(I, H, dropout=0.5, rngs=nnx.Rngs(0))
+    for cell, options in (
+        (cells.GRU(I, H), {}),
+        (cells.GRU(H, H), {"bidirectional": True}),
+        (cells.GRU(H, H), {"bidirectional": True, "merge_mode": "none"}),
+    ):
+        with pytest.warns(UserWarning, match="^Recurrent: residual adds inputs to outputs"):
+            layer = make(cell, residual=True, **options)
+        assert not any(part.adds_inputs for part in layer.layers)
+
+
+def test_no_warning_where_some_layer_adds_its_inputs():
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        for cell, options, adds in (
+            (cells.GRU(I, H), {"num_layers": 2, "dropout": 0.5}, [False, True]),
+            (cells.GRU(2 * H, H), {"bidirectional": True}, [True]),
+            (cells.GRU(H, H), {"bidirectional": True, "merge_mode": "sum"}, [True]),
+            (cells.GRUD(H, H), {}, [True]),
+        ):
+            layer = make(cell, residual=True, **options)
+            assert [part.adds_inputs for part in layer.layers] == adds
