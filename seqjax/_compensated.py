@@ -7,6 +7,7 @@ XLA might simplify (a + b) - a to b. To prevent this, a + b first passes through
 `lax.reduce_precision` with the precision of its dtype, which does not change the value.
 """
 
+import jax
 import jax.numpy as jnp
 from jax import lax
 
@@ -68,6 +69,9 @@ def sum_along(x: Array, axis: int) -> Array:
     """
     hi = jnp.moveaxis(x, axis, 0)
     lo = jnp.zeros_like(hi)
+    if jax.export.is_symbolic_dim(hi.shape[0]):  # the number of halvings is unknown
+        zeros = jnp.zeros_like(hi, shape=hi.shape[1:])
+        return lax.scan(lambda total, x: (add(total, x), None), (zeros, zeros), hi)[0][0]
     while hi.shape[0] > 1:
         odd = [(0, hi.shape[0] % 2)] + [(0, 0)] * (hi.ndim - 1)
         hi, lo = jnp.pad(hi, odd), jnp.pad(lo, odd)

@@ -52,6 +52,7 @@ __all__ = [
     "require_range",
     "require_rate",
     "require_shape",
+    "require_size",
     "require_unmasked",
     "unfit",
 ]
@@ -119,6 +120,20 @@ def require_index(index: Any, size: int) -> int:
         raise IndexError(f"index: expected -{size} to {size - 1}, got {index}") from None
 
 
+def require_size(name: str, value: Any, *, least: int = 0) -> int:
+    """Return the size of an axis as `require_integer` does.
+
+    A symbolic size of `jax.export` is not changed.
+
+    Example:
+      >>> require_size("batch_size", 3)
+      3
+    """
+    size: int = value  # an array can have a symbolic size in place of an int
+    symbolic = jax.export.is_symbolic_dim(value)
+    return size if symbolic else require_integer(name, value, least=least)
+
+
 def require_shape(name: str, value: Any, *, least: int = 0) -> tuple[int, ...]:
     """Return the sizes of axes as a tuple. If `value` is an integer, there is a single axis.
 
@@ -135,11 +150,7 @@ def require_shape(name: str, value: Any, *, least: int = 0) -> tuple[int, ...]:
     # An array without axes is an instance of `Iterable`, too.
     single = isinstance(value, (str, bytes)) or getattr(value, "ndim", 1) == 0
     axes: list[Any] = [value] if single or not isinstance(value, Iterable) else list(value)
-    sizes: list[Any] = [
-        size if jax.export.is_symbolic_dim(size) else require_integer(name, size, least=least)
-        for size in axes
-    ]
-    return tuple(sizes)
+    return tuple(require_size(name, size, least=least) for size in axes)
 
 
 def require_hashable(name: str, value: Any) -> Any:

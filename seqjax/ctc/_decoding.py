@@ -162,9 +162,9 @@ def ctc_beam_search(
     n_best = checks.require_integer("n_best", n_best)
     if n_best > beam_width:
         raise ValueError(f"n_best: expected at most beam_width={beam_width}, got {n_best}")
+    batch, _, classes = logits.shape
     second = make_second(
-        fusion, fusion_state, logits.shape[2], len(logits), beam_width, blank=blank, begin=begin,
-        end=end,
+        fusion, fusion_state, classes, batch, beam_width, blank=blank, begin=begin, end=end
     )  # fmt: skip
     if second is None:
         return _searched(logits, real, beam_width, n_best, blank)

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from seqjax import checks
+from seqjax.decoding._tables import table
 from seqjax.types import Array
 
 __all__ = ["Hotwords", "checked_phrase", "checked_tokens"]
@@ -63,8 +64,8 @@ class Hotwords:
         # A node that ends a phrase holds no bonus that could be taken back.
         held = np.where(ends, 0.0, depth)
         gains = held[following] - held[:, None] + reward[following]
-        self._following = jnp.asarray(following)
-        self._gains = jnp.asarray(bonus * gains, jnp.float32)
+        self._following = table(following)
+        self._gains = table(bonus * gains, jnp.float32)
         self.gain_bound = float(bonus * gains.max())
 
     def check_end(self, end: int | None) -> None:
@@ -80,7 +81,7 @@ class Hotwords:
 
     def initial_state(self, batch_size: int) -> Array:
         """Return the state before the first token, int32 `[N]`."""
-        return jnp.zeros(checks.require_integer("batch_size", batch_size, least=0), jnp.int32)
+        return jnp.zeros((checks.require_size("batch_size", batch_size),), jnp.int32)
 
     def __call__(self, tokens: Any, state: Any) -> tuple[Array, Array]:
         """Return the scores `[N, V]` of the next tokens, and the new state.

@@ -21,6 +21,7 @@ from seqjax.decoding._entries import (
     with_histories,
 )
 from seqjax.decoding._hotwords import checked_tokens
+from seqjax.decoding._tables import table
 from seqjax.types import Array
 
 __all__ = ["NGram"]
@@ -83,10 +84,10 @@ class NGram:
         # The n-grams h w, ordered by h and then by w, so that bisection finds w among those of h.
         listed = sorted((index[gram[:-1]], gram[-1], gram) for gram in entries if gram)
         first = np.searchsorted([row[0] for row in listed], np.arange(len(index) + 1))
-        self._first = jnp.asarray(first, jnp.int32)
-        self._tokens = jnp.asarray([row[1] for row in listed], jnp.int32)
-        self._log_p = jnp.asarray([entries[row[2]][0] for row in listed], jnp.float32)
-        self._next = jnp.asarray([state_after(row[2]) for row in listed], jnp.int32)
+        self._first = table(first, jnp.int32)
+        self._tokens = table([row[1] for row in listed], jnp.int32)
+        self._log_p = table([entries[row[2]][0] for row in listed], jnp.float32)
+        self._next = table([state_after(row[2]) for row in listed], jnp.int32)
         # Each state's chain of ever shorter suffixes, ending with the empty one, and their backoff.
         chains = np.zeros((len(index), self.order), np.int32)
         backoff = np.zeros(len(index))
@@ -94,7 +95,7 @@ class NGram:
             backoff[state] = entries[gram][1] if gram in entries else 0.0
             shorter = [index[gram[k:]] for k in range(len(gram) + 1) if gram[k:] in index]
             chains[state, : len(shorter)] = shorter
-        self._chains, self._backoff = jnp.asarray(chains), jnp.asarray(backoff, jnp.float32)
+        self._chains, self._backoff = table(chains), table(backoff, jnp.float32)
         self._unknown = float(unknown)
         self._rounds = int(max(np.diff(first), default=0)).bit_length()
         self._rows: Array | None = None
@@ -105,7 +106,7 @@ class NGram:
                     rows[state] = rows[chains[state, 1]] + backoff[state]
                 for _, token, gram in listed[first[state] : first[state + 1]]:
                     rows[state, token] = entries[gram][0]
-            self._rows = jnp.asarray(rows, jnp.float32)
+            self._rows = table(rows, jnp.float32)
 
     @classmethod
     def from_arpa(
@@ -238,7 +239,7 @@ class NGram:
 
     def initial_state(self, batch_size: int) -> Array:
         """Return the state before the begin token, int32 `[N]`."""
-        return jnp.zeros(checks.require_integer("batch_size", batch_size, least=0), jnp.int32)
+        return jnp.zeros((checks.require_size("batch_size", batch_size),), jnp.int32)
 
     def __call__(self, tokens: Any, state: Any) -> tuple[Array, Array]:
         """Return log p `[N, V]` of the next tokens, and the new state, int32 `[N]`.
@@ -284,8 +285,9 @@ class NGram:
         """
         tokens = jnp.asarray(tokens, jnp.int32)
         chains = self._chains[state].T[::-1, :, None]
-        log_p = jnp.full((len(state), tokens.shape[1]), self._unknown, jnp.float32)
-        before = jnp.full((len(state), 1), -1, jnp.int32)
+        rows, columns = chains.shape[1], tokens.shape[1]
+        log_p = jnp.full((rows, columns), self._unknown, jnp.float32)
+        before = jnp.full((rows, 1), -1, jnp.int32)
         for chain in chains:
             place, found = self._find(chain, tokens)
             backed = log_p + jnp.where(chain == before, 0.0, self._backoff[chain])

@@ -175,7 +175,7 @@ def _nucleus(log_probs: Array, top_p: float) -> Array:
         enough = mass(share >= as_float(middle)) >= top_p
         return jnp.where(enough, middle, low), jnp.where(enough, high, middle - 1)
 
-    low = jnp.zeros((len(share), 1), jnp.int32)
+    low = jnp.zeros((share.shape[0], 1), jnp.int32)
     high = jnp.full_like(low, jax.lax.bitcast_convert_type(jnp.float32(1.0), jnp.int32))
     low, _ = jax.lax.fori_loop(0, 31, halve, (low, high))
     cut = as_float(low)

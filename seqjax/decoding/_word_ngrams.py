@@ -5,6 +5,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 
@@ -13,6 +14,7 @@ from seqjax.decoding._arpa import read_arpa
 from seqjax.decoding._entries import checked_id, checked_unknown, entries_of, require_end
 from seqjax.decoding._hotwords import checked_phrase
 from seqjax.decoding._ngrams import NGram
+from seqjax.decoding._tables import table
 from seqjax.types import Array, PyTree
 
 __all__ = ["WordNGram"]
@@ -108,12 +110,13 @@ class WordNGram:
             )
         self._model = model
         children, word_at = _trie(spellings, size, self._space)
-        every = jnp.arange(words, dtype=jnp.int32)[None]
-        alone = np.asarray(model.log_prob(every, model.initial_state(1)))[0]
+        with jax.ensure_compile_time_eval():
+            every = jnp.arange(words, dtype=jnp.int32)[None]
+            alone = np.asarray(model.log_prob(every, model.initial_state(1)))[0]
         ahead = _best_ahead(children, word_at, alone)
         self.gain_bound = max(self._bonus, 0.0) - float(ahead.min())
-        self._children, self._word_at = jnp.asarray(children), jnp.asarray(word_at)
-        self._ahead = jnp.asarray(ahead, jnp.float32)
+        self._children, self._word_at = table(children), table(word_at)
+        self._ahead = table(ahead, jnp.float32)
 
     @classmethod
     def from_arpa(

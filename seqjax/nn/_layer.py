@@ -341,7 +341,7 @@ class Layer(nnx.Module):
 
     @property
     def adds_inputs(self) -> bool:
-        """Whether the inputs are added to the outputs.
+        """True if the inputs are added to the outputs.
 
         They are added if this was asked for, inputs and outputs are one array each, and both arrays
         have the same shape.

@@ -6,7 +6,6 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax import lax
 
 from seqjax import _chunked, checks, sequences
@@ -227,7 +226,7 @@ def _checked_nodes(
     batch, steps, width = sizes
     blank = require_class("blank", blank, classes)
     frames = sequences.step_mask((batch,), steps, lengths=lengths, mask=mask)
-    frames = jnp.asarray(np.ones((batch, steps), bool), bool) if frames is None else frames
+    frames = jnp.ones((batch, steps), bool) if frames is None else frames
     checked = checked_labels(labels, label_lengths, batch, classes, blank)
     if checked.ids.shape[1] != width - 1:
         raise ValueError(

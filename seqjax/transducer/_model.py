@@ -5,7 +5,6 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from seqjax import checks, sequences
 from seqjax._label_sequences import require_class
@@ -89,8 +88,8 @@ def checked_model(
             f"state: expected arrays with leading axis B={batch}, got {checks.brief(state)}"
         )
     real = sequences.step_mask((batch,), steps, lengths=lengths, mask=mask)
-    real = jnp.asarray(np.ones((batch, steps), bool), bool) if real is None else real
-    start = predict(jnp.asarray(np.full(batch, blank, np.int32), np.int32), state)
+    real = jnp.ones((batch, steps), bool) if real is None else real
+    start = predict(jnp.full((batch,), blank, jnp.int32), state)
     if not isinstance(start, tuple) or len(start) != 2:
         raise TypeError(
             f"predict: expected it to return (predicted, state), got {checks.brief(start)}"
