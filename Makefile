@@ -25,7 +25,7 @@ NATIVE := seqjax/_native/src
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL: # two targets may fill the same environment
-.PHONY: help demo speaker examples $(EXAMPLES:%=example-%) serve bench bench-full bench-device test slow native-test peers lint types docs gallery notebooks dist wheel doctest format clean
+.PHONY: help demo speaker examples $(EXAMPLES:%=example-%) serve bench bench-full bench-device test slow slow-marked slow-rest native-test peers lint types docs gallery notebooks dist wheel doctest format clean
 
 help: ## print this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -70,8 +70,12 @@ test: $(VENV)/.test ## run the tests
 # The tests marked slow use XLA's default flags, as users do. What `quick` leaves out of `make test` uses
 # the flags of `make test`: see tests/conftest.py. If no test is selected, pytest exits with 5, which
 # is not a failure here.
-slow: $(VENV)/.test ## run the tests that `make test` leaves out
+slow: slow-marked slow-rest ## run the tests that `make test` leaves out; with -k, all of them also after a failure
+
+slow-marked: $(VENV)/.test
 	XLA_FLAGS="$$XLA_FLAGS" $(BIN)/python -m pytest -n $(JOBS) -m "slow and not rest" tests || test $$? -eq 5
+
+slow-rest: $(VENV)/.test
 	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile -m rest tests || test $$? -eq 5
 
 peers: $(VENV)/.test $(VENV)/.bench $(VENV)/.data ## run the tests that compare with PyTorch, Keras and others

@@ -51,6 +51,7 @@ __all__ = [
     "require_options",
     "require_range",
     "require_rate",
+    "require_scalar",
     "require_shape",
     "require_size",
     "require_unmasked",
@@ -328,6 +329,35 @@ def require_positive(name: str, value: Any) -> float:
     if number <= 0:
         raise ValueError(f"{name}: expected a positive number, got {value}")
     return number
+
+
+def require_scalar(
+    name: str, value: Any, check: Callable[[str, Any], float] = require_number
+) -> Any:
+    """Return a number or, if `value` is traced by JAX, `value` itself.
+
+    Args:
+      name: the name of the argument.
+      value: a number, or an array without axes.
+      check: the check of a number whose value is known.
+
+    Raises:
+      TypeError: `value` is not a real number; or what `check` raises.
+      ValueError: what `check` raises.
+
+    Example:
+      >>> require_scalar("rate", jnp.float32(0.5))
+      0.5
+      >>> jax.jit(lambda rate: 2 * require_scalar("rate", rate))(0.5).item()
+      1.0
+    """
+    if getattr(value, "shape", None) != ():
+        if is_traced(value):
+            raise TypeError(f"{name}: expected a number, got {brief(value)}")
+        return check(name, value)
+    if not any(jnp.issubdtype(value.dtype, kind) for kind in (jnp.floating, jnp.integer)):
+        raise TypeError(f"{name}: expected a number, got {brief(value)}")
+    return value if is_traced(value) else check(name, value.item())
 
 
 def require_interval(

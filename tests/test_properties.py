@@ -50,11 +50,19 @@ class Problem(NamedTuple):
         return self.made_by  # a falsifying example is to be read, not its arrays
 
 
+def inputs_of(cell, rng, lead):
+    """Random inputs with the axes `lead` before those of a step. Times are at least 0."""
+    xs = rng.normal(size=(*lead, *cell.input_shape))
+    if cell.reads_elapsed:
+        xs[..., -1] = abs(xs[..., -1])
+    return xs
+
+
 def problem(name, sizes, batch, steps, seed, *, resets=False, state=True, reverse=False):
     """A problem with random numbers, a mask of any pattern and garbage in the padding."""
     rng = np.random.default_rng(seed)
     cell = cell_of(name, *sizes)
-    xs = rng.normal(size=(*batch, steps, *cell.input_shape))
+    xs = inputs_of(cell, rng, (*batch, steps))
     start = draw_like(cell.initial_state(batch), seed, 0.5, np.float64)
     options = {
         "mask": rng.random((*batch, steps)) < 0.6,
@@ -267,7 +275,7 @@ def test_a_reset_starts_anew(p, split):
     resets = np.zeros(p.mask.shape, bool)
     part = np.s_[:, :split] if p.options["reverse"] else np.s_[:, split:]
     resets[:, split - 1 if p.options["reverse"] else split] = True
-    other = np.random.default_rng(1).normal(size=p.xs.shape)
+    other = inputs_of(p.case.cell, np.random.default_rng(1), p.mask.shape)
     other[part] = p.xs[part]
     a = run(p, resets=resets)
     b = run(p, resets=resets, xs=other, state=jax.tree.map(np.zeros_like, p.state))

@@ -70,8 +70,8 @@ class LogLinear:
                 f"weights: expected {len(steps)} numbers, one for each step, got "
                 f"{checks.brief(weights)}"
             )
-        known = tuple(_number("weights", weight, least=0) for weight in weights)
-        _number("length_bonus", self.length_bonus)
+        known = tuple(checks.require_scalar("weights", weight, _weight) for weight in weights)
+        checks.require_scalar("length_bonus", self.length_bonus)
         object.__setattr__(self, "steps", steps)
         object.__setattr__(self, "weights", known)
 
@@ -115,10 +115,5 @@ class LogLinear:
         return total + self.length_bonus, new
 
 
-def _number(name: str, value: Any, least: float | None = None) -> Any:
-    """Return a float, or the scalar itself if it is traced."""
-    if not checks.is_traced(value):
-        return checks.require_number(name, value, least=least)
-    if jnp.shape(value) != ():
-        raise ValueError(f"{name}: expected scalars, got {checks.brief(value)}")
-    return value
+def _weight(name: str, value: Any) -> float:
+    return checks.require_number(name, value, least=0)

@@ -181,7 +181,8 @@ class Recurrent(nnx.Module):
                         kind(width, dtype=self.dtype, param_dtype=param_dtype, rngs=streams)
                     )
         unused = []
-        if self.dropout and self.num_layers == 1:
+        # Models that also have dropout of their own pass its rate to `Recurrent` in any case.
+        if self.dropout and self.num_layers == 1 and type(self) is not Recurrent:
             unused.append(
                 "dropout acts between layers, so it does nothing with num_layers=1; use "
                 "input_dropout or recurrent_dropout"

@@ -304,7 +304,8 @@ class Seq2Seq(nnx.Module):
           recurrent neural networks.
         """
         tokens = self._checked_tokens(tokens, encoded)
-        if not checks.is_traced(rate) and not 0 <= checks.require_number("rate", rate) <= 1:
+        rate = checks.require_scalar("rate", rate)
+        if not checks.is_traced(rate) and not 0 <= rate <= 1:
             raise ValueError(f"rate: expected a number from 0 to 1, got {rate}")
         key = checks.require_key("key", key)
         step, state = self.decoding(encoded)

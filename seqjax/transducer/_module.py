@@ -180,7 +180,7 @@ class Transducer(nnx.Module):
         lengths: Any = None,
         mask: Any = None,
         label_lengths: Any = None,
-        ctc_weight: float = 0.0,
+        ctc_weight: float | Array = 0.0,
         zero_infinity: bool = False,
         chunk_size: int | None = None,
         per_sequence: bool = False,
@@ -203,8 +203,8 @@ class Transducer(nnx.Module):
           lengths: see `__call__`.
           mask: see `__call__`.
           label_lengths: see `__call__`.
-          ctc_weight: w, in [0, 1). The CTC loss of a sequence that has no path of CTC, because it
-            has too few frames, counts as 0.
+          ctc_weight: w, in [0, 1), which may be traced by `jax.jit`. The CTC loss of a sequence
+            that has no path of CTC, because it has too few frames, counts as 0.
           zero_infinity: see `transducer_loss`.
           chunk_size: see `joint_transducer_loss`.
           per_sequence: whether to return the loss of each sequence, `[B]`, instead of the mean.
@@ -219,7 +219,7 @@ class Transducer(nnx.Module):
           Kim, Hori, Watanabe 2017, Joint CTC-attention based end-to-end speech recognition using
           multi-task learning (the weighted sum, there with an attention decoder).
         """
-        ctc_weight = checks.require_rate("ctc_weight", ctc_weight)
+        ctc_weight = checks.require_scalar("ctc_weight", ctc_weight, checks.require_rate)
         encoded, predicted = self._networks(
             frames, labels, lengths, mask, label_lengths, deterministic, rngs
         )
@@ -231,7 +231,7 @@ class Transducer(nnx.Module):
             self.joint, encoded, predicted, labels, zero_infinity=zero_infinity,
             chunk_size=chunk_size, **options,
         )  # fmt: skip
-        if not ctc_weight:
+        if not checks.is_traced(ctc_weight) and ctc_weight == 0:
             return loss
         alone = self.joint(encoded, jnp.zeros((), encoded.dtype))
         ctc = ctc_loss(alone, labels, zero_infinity=True, **options)

@@ -306,8 +306,6 @@ def test_implementation_and_remat_are_passed_on():
 
 
 def test_options_without_effect_give_a_warning():
-    with pytest.warns(UserWarning, match="^Recurrent: dropout acts between layers"):
-        make(cells.GRU(I, H), dropout=0.5)
     with pytest.warns(UserWarning, match="^LSTM: dropout acts between layers"):
         nn.LSTM(I, H, dropout=0.5, rngs=nnx.Rngs(0))
     for cell, options in (
@@ -325,6 +323,7 @@ def test_no_warning_where_some_layer_adds_its_inputs():
         warnings.simplefilter("error")
         for cell, options, adds in (
             (cells.GRU(I, H), {"num_layers": 2, "dropout": 0.5}, [False, True]),
+            (cells.GRU(H, H), {"num_layers": 1, "dropout": 0.5}, [True]),
             (cells.GRU(2 * H, H), {"bidirectional": True}, [True]),
             (cells.GRU(H, H), {"bidirectional": True, "merge_mode": "sum"}, [True]),
             (cells.GRUD(H, H), {}, [True]),

@@ -264,7 +264,12 @@ def test_scheduled_and_the_constructor_refuse(model):
     encoded = model.encoder(np.array([[4, 5]]))
     tokens, key = np.array([[2, 5]]), jax.random.key(0)
     with pytest.raises(ValueError, match="rate: expected a number from 0 to 1, got 7"):
-        model.scheduled(encoded, tokens, 7, key)
+        model.scheduled(encoded, tokens, jnp.float32(7), key)
+    for rates in (jnp.ones(2), jnp.bool_(True), "half"):
+        with pytest.raises(TypeError, match="rate: expected a number"):
+            model.scheduled(encoded, tokens, rates, key)
+    with pytest.raises(TypeError, match="rate: expected a number"):
+        jax.jit(lambda rate: model.scheduled(encoded, tokens, rate, key))(jnp.ones(2))
     with pytest.raises(TypeError, match="key: expected"):
         model.scheduled(encoded, tokens, 0.5, 0)
     with pytest.raises(ValueError, match=r"tokens: expected \[1, T\] like the sources"):
