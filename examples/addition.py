@@ -13,7 +13,7 @@ questions are drawn from a seed, so no data are needed.
 import dataclasses
 import functools
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import jax
 import numpy as np
@@ -54,6 +54,7 @@ class Config(script.ScriptOptions):
     cosine."""
     out: Path = Path("out/addition")
     """Folder for checkpoints, results and the learning curve."""
+    after_training: ClassVar[tuple[str, ...]] = ("ask",)
 
 
 def question(text: str, digits: int) -> np.ndarray:

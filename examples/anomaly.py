@@ -71,6 +71,7 @@ class Config(script.ScriptOptions):
     batch_size: int = 32
     learning_rate: float = 5e-3
     out: Path = Path("out/anomaly")
+    after_training: ClassVar[tuple[str, ...]] = ("recent", "tail", "scaled")
     shares: ClassVar[tuple[str, ...]] = ("probation", "dropout", "tail")
 
 

@@ -19,7 +19,7 @@ the same, only the first is used. The test therefore asks for new combinations o
 import dataclasses
 import itertools
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -69,6 +69,7 @@ class Config(script.ScriptOptions):
     learning_rate: float = 3e-3
     out: Path = Path("out/caption")
     """Folder for checkpoints, results, captions.txt and attention.png."""
+    after_training: ClassVar[tuple[str, ...]] = ("beam_width", "length_penalty")
 
     may_be_zero = ("seed", "shift")
     shares = ("dropout", "label_smoothing")
@@ -126,7 +127,7 @@ def main(config: Config) -> dict[str, float]:
     with script.blaming("data"):
         sides = captions.load(config.data, config.family, config.size)
     vocabulary = Vocabulary.build(c for example in sides["train"] for c in example.captions)
-    vocabulary.save(config.out / "vocabulary.json")
+    config.keep("vocabulary.json", vocabulary.save)
     sizes = ", ".join(f"{len(side):,} {name}" for name, side in sides.items())
     print(f"images: {sizes}; {len(vocabulary):,} words")
     sets = {name: fields(sides[name], vocabulary) for name in ("train", "dev")}

@@ -21,7 +21,7 @@ does not help.
 
 import dataclasses
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import jax
 import numpy as np
@@ -64,6 +64,7 @@ class Config(script.ScriptOptions):
     batch_size: int = 16
     learning_rate: float = 4e-3
     out: Path = Path("out/music")
+    after_training: ClassVar[tuple[str, ...]] = ("play",)
 
     may_be_zero = ("seed", "transpose")
 

@@ -68,6 +68,7 @@ class Config(script.ScriptOptions):
     out: Path = Path("out/pronounce")
     """Folder for checkpoints, the model, results, vocabularies, attention.png and
     learning_curve.png."""
+    after_training: ClassVar[tuple[str, ...]] = ("say", "beam_width")
     shares: ClassVar[tuple[str, ...]] = ("dropout", "label_smoothing", "test_share")
 
 

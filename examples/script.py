@@ -36,8 +36,10 @@ class ScriptOptions:
     `tyro.cli` makes a command line of the options. A script calls `prepare` first, then `fit` to
     train, and `report` to write the results. An integer option must be at least 1, or at least 0 if
     its default is 0 or `may_be_zero` names it. The options that `shares` names must be at least 0
-    and less than 1. A run writes `checkpoints/`, `history.jsonl`, `learning_curve.png` and
-    `result.json` to the folder `out`.
+    and less than 1. A run writes `checkpoints/`, `history.jsonl`, `learning_curve.png`,
+    `options.json` and `result.json` to the folder `out`. A run is resumed only with the options
+    with which it began, except those that `after_training` names, and those that say where the
+    run takes place.
 
     Example:
       >>> import tempfile
@@ -89,6 +91,9 @@ class ScriptOptions:
     """Names of the integer options that may be 0."""
     shares: ClassVar[tuple[str, ...]] = ()
     """Names of the options that must be at least 0 and less than 1, such as dropout rates."""
+    after_training: ClassVar[tuple[str, ...]] = ()
+    """Names of the options that have no effect before the model is trained, such as a beam width. A
+    resumed run may change them."""
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "out", local_path("out", self.out))
@@ -97,7 +102,8 @@ class ScriptOptions:
         """Check the options and set up devices; call it before anything is computed.
 
         Raises:
-          SystemExit: an option is out of range, or `out` has a run and `resume` is not set.
+          SystemExit: an option is out of range; or `out` has a run, and `resume` is not set or the
+            run has other options.
         """
         for field in dataclasses.fields(self):
             value, default = getattr(self, field.name), field.default
@@ -111,7 +117,7 @@ class ScriptOptions:
                 raise SystemExit(f"{_flag(name)}: expected more than 0, got {getattr(self, name)}")
         if self.out.exists() and not self.out.is_dir():
             raise SystemExit(f"--out: expected a folder, got the file {self.out}")
-        if not self.resume and any((self.out / "checkpoints").glob("*")):
+        if not self.resume and self._has_run():
             raise SystemExit(
                 f"--out: expected a folder without a run, got {self.out}; continue its run with "
                 "--resume, or name another folder"
@@ -132,6 +138,53 @@ class ScriptOptions:
             name = "devices" if self.distributed is None else "distributed"
             raise SystemExit(f"{_flag(name)}: {error}") from None
         self.out.mkdir(parents=True, exist_ok=True)
+        self._keep_options()
+
+    def _has_run(self) -> bool:
+        return any((self.out / "checkpoints").glob("*"))
+
+    def _keep_options(self) -> None:
+        """Write the options of a new run; raise if the run in `out` has others."""
+        free = (*_OF_THE_PLACE, *self.after_training)
+        own = {
+            field.name: _text(getattr(self, field.name))
+            for field in dataclasses.fields(self)
+            if field.name not in free
+        }
+        path = self.out / "options.json"
+        if not self._has_run():
+            if jax.process_index() == 0:
+                path.write_text(json.dumps(own, indent=1) + "\n", encoding="utf-8")
+            return
+        if not path.exists():  # the run of an earlier version
+            return
+        kept = json.loads(path.read_text(encoding="utf-8"))
+        for name, value in own.items():
+            if kept.get(name, value) != value:
+                raise SystemExit(
+                    f"{_flag(name)}: expected {kept[name]} as in the run in {self.out}, got "
+                    f"{value}; for a run with other options, name another folder with --out"
+                )
+
+    def keep(self, name: str, save: Callable[[Path], None]) -> None:
+        """Save a file that was made from the data, such as a vocabulary, to the folder `out`.
+
+        Args:
+          name: the name of the file.
+          save: a function that writes the file to a path.
+
+        Raises:
+          SystemExit: the run in `out` has another file of this name, so the data have changed.
+        """
+        path, new = self.out / name, self.out / f"new-{jax.process_index()}-{name}"
+        save(new)
+        if self._has_run() and path.exists() and path.read_bytes() != new.read_bytes():
+            new.unlink()
+            raise SystemExit(
+                f"--data: expected the data of the run in {self.out}, got others, from which "
+                f"another {name} follows; name another folder with --out"
+            )
+        new.replace(path)
 
     def with_defaults(self, **values: Any) -> Self:
         """Return the options, with `values` in place of those that still have their defaults.
@@ -180,9 +233,6 @@ class ScriptOptions:
     ) -> training.FitResult:
         """Run `seqjax.training.fit` with these options; write checkpoints and history to `out`.
 
-        A run can be resumed only with the same seed, epochs, batch size, learning rate, clipping,
-        accumulation and averaging; a script's own options are not compared.
-
         Args:
           model: as for `fit`.
           loss_fn: as for `fit`.
@@ -215,7 +265,6 @@ class ScriptOptions:
                 eval_batches=eval_batches, metric_fn=metric_fn,
                 devices=self.devices * jax.process_count(), monitor=chosen,
                 checkpoints=checkpoints, resume=self.resume,
-                settings={name: getattr(self, name) for name in _SETTINGS},
                 logs=[training.JsonLines(self.out / "history.jsonl")], **options,
             )  # fmt: skip
         return result._replace(model=sharding.to_one_device(result.model))
@@ -330,8 +379,13 @@ def measure(
     return training.evaluate(step, training.init_state(model, optax.identity()), batches)
 
 
-# A resumed run is the same run only if these options are the same.
-_SETTINGS = ("epochs", "batch_size", "learning_rate", "clip_norm", "accumulate", "average")
+_OF_THE_PLACE = ("devices", "distributed", "keep_memory", "resume", "out")
+"""The options that say where a run takes place; they do not change what it computes."""
+
+
+def _text(value: Any) -> str:
+    """Return the value of an option as text. A path does not depend on the current folder."""
+    return str(value.resolve() if isinstance(value, Path) else value)
 
 
 def _flag(name: str) -> str:

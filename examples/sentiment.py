@@ -43,7 +43,7 @@ class Config(script.ScriptOptions):
     of --data."""
     preset: Literal["strong", "tutorial"] = "strong"
     """The preset "tutorial" is the SimpleRNN of a Keras tutorial. It changes the default values of
-    other options."""
+    other options. An option that you set to its usual default counts as not set."""
     say: tuple[str, ...] = (
         "Not a bad film, but nothing I would watch again.",
         "What begins as a dull and predictable story becomes a moving and wonderful film.",
@@ -74,6 +74,7 @@ class Config(script.ScriptOptions):
     """Number of epochs without improvement after which training stops."""
     out: Path = Path("out/sentiment")
     """Folder for checkpoints, the model, results, the vocabulary and prefixes.png."""
+    after_training: ClassVar[tuple[str, ...]] = ("say",)
     shares: ClassVar[tuple[str, ...]] = ("dropout", "word_dropout")
 
 
@@ -181,7 +182,7 @@ def main(config: Config) -> dict[str, float]:
     vocabulary = Vocabulary.build(
         (reviews.words_of(text) for text, _ in texts["train"]), size=config.vocabulary_size
     )
-    vocabulary.save(config.out / "vocabulary.json")
+    config.keep("vocabulary.json", vocabulary.save)
     sets = {
         split: reviews.fields(some, vocabulary, config.max_words, sure=split != "train")
         for split, some in texts.items()

@@ -113,6 +113,9 @@ class Config(script.ScriptOptions):
     learning_rate: float = 4e-3
     out: Path = Path("out/speech")
     """Folder for checkpoints, results, test.txt and, except for transducers, recognised.png."""
+    after_training: ClassVar[tuple[str, ...]] = (
+        "beam_width", "lm_order", "lm", "lm_unit", "lm_weights", "lm_bonuses",
+    )  # fmt: skip
     shares: ClassVar[tuple[str, ...]] = (
         "dropout", "mask", "stretch", "label_smoothing", "ctc_weight",
     )  # fmt: skip

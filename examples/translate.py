@@ -82,6 +82,7 @@ class Config(script.ScriptOptions):
     """Length penalty of the beam search (Wu et al. 2016); higher values favour longer sentences."""
     out: Path = Path("out/translate")
     """Folder for vocabularies, checkpoints, translations.txt and plots."""
+    after_training: ClassVar[tuple[str, ...]] = ("say", "beam_width", "length_penalty")
     shares: ClassVar[tuple[str, ...]] = ("dropout", "label_smoothing")
 
 
@@ -129,8 +130,8 @@ def main(config: Config) -> dict[str, float]:
         attention=None if config.attention == "none" else config.attention,
         rngs=nnx.Rngs(config.seed),
     )  # fmt: skip
-    reader.save(config.out / f"vocabulary.{config.source}.json")
-    writer.save(config.out / f"vocabulary.{config.target}.json")
+    config.keep(f"vocabulary.{config.source}.json", reader.save)
+    config.keep(f"vocabulary.{config.target}.json", writer.save)
     options: dict[str, Any] = {"sequence_keys": seq2seq.PAIR_KEYS}
     result = config.fit(
         model, functools.partial(seq2seq.pair_loss, label_smoothing=config.label_smoothing),

@@ -20,7 +20,10 @@ class Config(script.ScriptOptions):
     shift: int = -1
     layers: int = 2
     dropout: float = 0.1
+    width: int = 3
+    data: Path = Path("here")
     shares: ClassVar[tuple[str, ...]] = ("dropout",)
+    after_training: ClassVar[tuple[str, ...]] = ("width",)
 
 
 def loss_fn(model, batch, rngs):
@@ -59,7 +62,8 @@ def test_a_run_leaves_its_traces_and_goes_on_only_as_it_was(tmp_path):
     config.prepare()
     figures = config.report(go(config), error=0.5)
     names = {path.name for path in tmp_path.iterdir()}
-    assert names == {"checkpoints", "history.jsonl", "learning_curve.png", "result.json"}
+    files = {"history.jsonl", "learning_curve.png", "options.json", "result.json"}
+    assert names == files | {"checkpoints"}
     with pytest.raises(SystemExit, match=r"--out: .* without a run, got .* with --resume"):
         config.prepare()
     resumed = dataclasses.replace(config, resume=True)
@@ -67,12 +71,43 @@ def test_a_run_leaves_its_traces_and_goes_on_only_as_it_was(tmp_path):
     assert resumed.report(go(resumed), error=0.5) == figures
     changes: list[dict[str, Any]] = [
         {"learning_rate": 0.5}, {"clip_norm": 0.1}, {"batch_size": 2}, {"average": 0.9},
-        {"epochs": 5}, {"seed": 1},
+        {"epochs": 5}, {"seed": 1}, {"shift": 3}, {"data": tmp_path / "other"},
     ]  # fmt: skip
     for change in changes:
         [(name, value)] = change.items()
-        with pytest.raises(ValueError, match=rf"{name}: expected .* as in .*, got {value}"):
-            go(dataclasses.replace(resumed, **change))
+        flag = "--" + name.replace("_", "-")
+        with pytest.raises(SystemExit, match=rf"^{flag}: expected .* as in .*, got {value}.*--out"):
+            dataclasses.replace(resumed, **change).prepare()
+    assert {path.name for path in tmp_path.iterdir()} == names
+    for change in ({"width": 9}, {"devices": 1}, {"data": Path("here")}):
+        dataclasses.replace(resumed, **change).prepare()
+
+
+def test_files_made_from_the_data_are_those_of_the_run(tmp_path: Path) -> None:
+    config = Config(out=tmp_path / "run")
+    config.prepare()
+
+    def keep(config: Config, text: str) -> None:
+        config.keep("words.txt", lambda path: path.write_text(text))
+
+    keep(config, "a b")
+    keep(config, "a c")  # nothing has been trained
+    go(config)
+    resumed = dataclasses.replace(config, resume=True)
+    resumed.prepare()
+    keep(resumed, "a c")
+    with pytest.raises(SystemExit, match=r"^--data: expected the data of the run in .*words\.txt"):
+        keep(resumed, "a b")
+    kept = sorted(path.name for path in config.out.iterdir() if "words" in path.name)
+    assert kept == ["words.txt"] and (config.out / "words.txt").read_text() == "a c"
+
+
+def test_the_options_of_a_run_of_an_earlier_version_are_not_known(tmp_path: Path) -> None:
+    config = Config(out=tmp_path)
+    config.prepare()
+    go(config)
+    (tmp_path / "options.json").unlink()
+    dataclasses.replace(config, resume=True, shift=4).prepare()
 
 
 @pytest.mark.parametrize("out", ["~/run", Path("~/run")])
