@@ -146,7 +146,8 @@ def deltas(features: ArrayLike, width: int = 2) -> np.ndarray:
 
     Raises:
       TypeError: `features` are not float, or `width` is not an integer.
-      ValueError: `features` does not have shape [frames, F], or `width` is below 1.
+      ValueError: `features` does not have shape [frames, F] or contains NaN or infinity, or `width`
+        is below 1.
 
     References:
       Furui (1986), Speaker-independent isolated word recognition using dynamic features of speech
@@ -162,6 +163,7 @@ def deltas(features: ArrayLike, width: int = 2) -> np.ndarray:
         raise TypeError(f"features: expected float [frames, F], got {array.dtype}")
     if array.ndim != 2:
         raise ValueError(f"features: expected float [frames, F], got shape {array.shape}")
+    _require_finite("features", array)
     width = checks.require_integer("width", width)
     if not len(array):
         return array.astype(np.float32)
@@ -191,9 +193,9 @@ def stacked_frames(frames: ArrayLike, stack: int, *, speed: float = 1.0) -> np.n
       float32 [⌈⌈T / speed⌉ / stack⌉, 3 F stack].
 
     Raises:
-      TypeError: `stack` is not an integer, or `speed` is not a number.
-      ValueError: `frames` does not have shape [T, F] with T > 0, or `stack` or `speed` is not
-        positive.
+      TypeError: `frames` are not numbers, `stack` is not an integer, or `speed` is not a number.
+      ValueError: `frames` does not have shape [T, F] with T > 0 and F > 0 or contains NaN or
+        infinity, or `stack` or `speed` is not positive.
 
     References:
       Sak, Senior, Rao, Beaufays (2015), Fast and accurate recurrent neural network acoustic models
@@ -207,8 +209,11 @@ def stacked_frames(frames: ArrayLike, stack: int, *, speed: float = 1.0) -> np.n
     """
     checks.require_unmasked("frames", frames)
     frames = np.asarray(frames)
-    if frames.ndim != 2 or not len(frames):
-        raise ValueError(f"frames: expected [T, F] with T > 0, got shape {frames.shape}")
+    if frames.dtype.kind not in "iuf":
+        raise TypeError(f"frames: expected float [T, F], got {frames.dtype}")
+    if frames.ndim != 2 or not frames.size:
+        raise ValueError(f"frames: expected [T, F] with T > 0 and F > 0, got shape {frames.shape}")
+    _require_finite("frames", frames)
     stack, speed = checks.require_integer("stack", stack), checks.require_positive("speed", speed)
     times = np.arange(0, len(frames), speed)
     played = np.stack([np.interp(times, np.arange(len(frames)), x) for x in frames.T], axis=1)
@@ -258,9 +263,13 @@ def _samples(samples: ArrayLike) -> np.ndarray:
         raise ValueError(
             f"samples: expected float [samples], at least one, got shape {array.shape}"
         )
-    if not np.isfinite(array).all():
-        raise ValueError("samples: expected finite numbers, got NaN or infinity")
+    _require_finite("samples", array)
     return array.astype(np.float64)
+
+
+def _require_finite(name: str, array: np.ndarray) -> None:
+    if not np.isfinite(array).all():
+        raise ValueError(f"{name}: expected finite numbers, got NaN or infinity")
 
 
 def _number_of_samples(name: str, seconds: Any, rate: float) -> int:

@@ -29,6 +29,12 @@ SEPARATED = re.compile(
     r"|[0-9]{1,3}(?:\.[0-9]{3})+,[0-9]+|[0-9]+,[0-9]+)\s*"
 )
 """Pattern of numbers with a thousands separator or a decimal comma."""
+ISO = re.compile(r"\s*[0-9](?![0-9]*\.[0-9]*\s*$)")
+"""Pattern of the beginning of dates in ISO 8601. pandas would also convert "now" and 2024.5."""
+PRESENT = re.compile(r"\s*(?:now|today)\s*", re.IGNORECASE)
+"""Pattern of the words that pandas would convert to the present time in any format."""
+ZONE = re.compile(r".*[0-9][T ][0-9:.]+ ?(?:Z|[-+][0-9]{1,2}(?::?[0-9]{2})?)\s*")
+"""Pattern of dates in ISO 8601 that have a time zone."""
 
 
 Reread: TypeAlias = Callable[[], np.ndarray]  # returns a column's fields as written, [N] of `str`
@@ -235,11 +241,16 @@ def _separators(field: str) -> str:
 
 
 def _dates(pandas: Any, series: Any, gap: np.ndarray, reread: Reread, form: Any) -> np.ndarray:
-    form = form.get(series.name) if isinstance(form, dict) else form
-    texts = series.astype(object)
-    if not form:
-        # A date begins with a digit. pandas would also convert words such as "now".
-        form, texts = "ISO8601", texts.where(series.str.match("[0-9]", na=False))
+    form = (form.get(series.name) if isinstance(form, dict) else form) or "ISO8601"
+    if form == "mixed":
+        hint = "'mixed' guesses the order of day and month; pass a format, such as '%d/%m/%Y %H:%M'"
+        raise ValueError(f"date_format: expected one format for all dates, got 'mixed'; {hint}")
+    fields, iso = series.to_numpy(object), form == "ISO8601"
+    known = [
+        not missing and bool(ISO.match(field) if iso else not PRESENT.fullmatch(field))
+        for field, missing in zip(fields, gap, strict=True)
+    ]
+    texts = series.astype(object).where(known)
     try:
         dates = pandas.to_datetime(texts, format=form, errors="coerce", utc=True)
     except (ValueError, TypeError) as error:
@@ -247,6 +258,11 @@ def _dates(pandas: Any, series: Any, gap: np.ndarray, reread: Reread, form: Any)
     for row in np.flatnonzero(dates.isna() & ~gap):
         got = f"got {reread()[row]!r}; pass another date_format, such as '%d/%m/%Y %H:%M'"
         raise Doubt(row, f"expected a date in format {form}, {got}")
+    rows = np.flatnonzero(~gap)
+    zoned = np.array([iso and bool(ZONE.fullmatch(field)) for field in fields[rows]], bool)
+    for row in rows[zoned != zoned[:1]]:
+        got = f"got {reread()[row]!r} after {reread()[rows[0]]!r}"
+        raise Doubt(row, f"expected dates that all have a time zone, or none of them, {got}")
     found: np.ndarray = dates.dt.tz_localize(None).to_numpy()
     return found
 

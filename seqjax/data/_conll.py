@@ -1,8 +1,9 @@
 r"""Reader of CoNLL files: a word and its annotations per line, a blank line between sentences.
 
 A file whose name ends in ".gz" is unpacked. Text is UTF-8. Lines end in "\n" or "\r\n". In a file
-without "\n", they end in "\r". Spaces and tabs at the end of a line are ignored. A line that has
-only spaces and tabs counts as blank.
+without "\n", they end in "\r". Spaces at the end of a line are ignored. Tabs at the end are
+ignored only if the separator is a space; if it is a tab, an empty column follows each of them. A
+line that has only spaces and tabs counts as blank.
 """
 
 import re
@@ -52,8 +53,8 @@ def read_conll(
         string.
       OSError: as in `read_text`.
       ValueError: as in `read_lines`; `columns` is empty or has a number below 0; the separator is
-        unknown; a line has too few columns, or more or fewer columns than the first word; or
-        `separator` or `comment` is None and the file is ambiguous.
+        unknown; a line has too few columns, or more or fewer columns than the first word; a column
+        in `columns` is empty; or `separator` or `comment` is None and the file is ambiguous.
 
     Example:
       >>> import tempfile
@@ -164,9 +165,10 @@ def _check_columns(
     first: tuple[int, int],
     path: FilePath,
 ) -> None:
-    """Raise if a row has too few columns, or more or fewer columns than the first word.
+    """Raise if a row has too few columns, another number than the first word, or an empty column.
 
-    `first` contains the number of columns and the line number of the first word.
+    Columns that are not read may be empty. `first` contains the number of columns and the line
+    number of the first word.
     """
     name, least = max(columns.items(), key=lambda column: column[1])
     for row, line in zip(rows, lines, strict=True):
@@ -180,6 +182,12 @@ def _check_columns(
                 f"path: expected {first[0]} columns in {path}, line {line}, as in line "
                 f"{first[1]}, got {len(row)}; does separator fit the file?"
             )
+        for key, column in columns.items():
+            if not row[column].strip(" "):
+                raise ValueError(
+                    f"path: expected no empty column in {path}, line {line}, got column {column} "
+                    f"({key!r}) empty; write a placeholder such as _ there"
+                )
 
 
 def _check_numbers(numbered: Sequence[tuple[str, int]], path: FilePath) -> None:

@@ -38,8 +38,8 @@ def read_conllu(path: FilePath, fields: Sequence[str]) -> list[dict[str, list[st
       ImportError: the library conllu is not installed.
       OSError: as in `read_text`.
       ValueError: as in `read_lines`; `fields` is empty or has an unknown name or a name twice; a
-        word does not have ten columns separated by tabs; or the words of a sentence are not
-        numbered 1, 2, 3, ….
+        word does not have ten columns separated by tabs, or one of `fields` is empty; or the words
+        of a sentence are not numbered 1, 2, 3, ….
 
     Example:
       >>> import tempfile
@@ -70,6 +70,7 @@ def read_conllu(path: FilePath, fields: Sequence[str]) -> list[dict[str, list[st
         raise ValueError(
             f"path: expected CoNLL-U in {path}, got CoNLL-U Plus; read the file with read_conll"
         )
+    places = [FIELDS.index(field) for field in fields]
     read = 0  # the number of rows read, for the line in error messages
 
     def parse(row: list[str], _: int) -> Any:
@@ -80,6 +81,9 @@ def read_conllu(path: FilePath, fields: Sequence[str]) -> list[dict[str, list[st
         number = parse_id_value(row[0])
         if number is None:
             raise ParseException("a word without a number")
+        empty = [field for field, place in zip(fields, places, strict=True) if not row[place]]
+        if isinstance(number, int) and empty:
+            raise ParseException(f"an empty {empty[0]}")
         read += 1
         return number, [column.replace(GUARD, " ") for column in row]
 
@@ -87,7 +91,7 @@ def read_conllu(path: FilePath, fields: Sequence[str]) -> list[dict[str, list[st
     if GUARD in text:
         raise ValueError(f"path: expected text without the character U+001F in {path}, got one")
     guarded = io.StringIO(text.replace("  ", f" {GUARD}"))
-    found, places = [], [FIELDS.index(field) for field in fields]
+    found = []
     try:
         for sentence in conllu.parse_incr(guarded, fields=["id"], field_parsers={"id": parse}):
             pairs = [token["id"] for token in sentence]

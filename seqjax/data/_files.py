@@ -7,7 +7,7 @@ from pathlib import Path
 
 from seqjax._files import FilePath, local_file
 
-__all__ = ["decode", "is_packed", "is_system_file", "read_bytes"]
+__all__ = ["decode", "is_packed", "is_system_file", "packing", "read_bytes"]
 
 
 def is_packed(path: Path) -> bool:
@@ -38,6 +38,9 @@ def decode(data: bytes, path: FilePath) -> str:
     for mark, name in _OTHERS:
         if data.startswith(mark):
             raise ValueError(f"path: expected UTF-8 in {path}, got {name}")
+    if packed := packing(data):
+        hint = '; a file whose name ends in ".gz" is unpacked' if "gzip" in packed else ""
+        raise ValueError(f"path: expected UTF-8 in {path}, got {packed}{hint}")
     body = data.removeprefix(codecs.BOM_UTF8)
     try:
         text = body.decode("utf-8")
@@ -55,6 +58,11 @@ def decode(data: bytes, path: FilePath) -> str:
     if "\r" not in text:
         return text
     return text.replace("\r\n", "\n") if "\n" in text else text.replace("\r", "\n")
+
+
+def packing(data: bytes) -> str | None:
+    """Return a description of the packed format in which a file begins, or None if it is text."""
+    return next((name for mark, name in _PACKINGS.items() if data.startswith(mark)), None)
 
 
 def is_system_file(name: str) -> bool:
@@ -80,8 +88,11 @@ _OTHERS = (
     (codecs.BOM_UTF32_BE, "UTF-32" + _ICONV.format("UTF-32")),
     (codecs.BOM_UTF16_LE, "UTF-16" + _ICONV.format("UTF-16")),
     (codecs.BOM_UTF16_BE, "UTF-16" + _ICONV.format("UTF-16")),
-    (b"\x1f\x8b", 'gzip data; a file whose name ends in ".gz" is unpacked'),
 )
+_PACKINGS = {
+    b"\x1f\x8b": "gzip data",
+    b"PK\x03\x04": "a zip archive or an Excel file (.xlsx)",
+}
 
 _SYSTEM_NAMES = frozenset({
     # Windows

@@ -28,7 +28,7 @@ def read_piano_rolls(path: FilePath) -> dict[str, list[np.ndarray]]:
       TypeError: path is not a string or `os.PathLike`.
       OSError: the file does not exist or cannot be read.
       ValueError: the file has another format, or a piece does not have shape [T, 88] or contains
-        numbers that are not finite.
+        numbers other than 0 and 1.
 
     References:
       Boulanger-Lewandowski, Bengio, Vincent (2012), Modeling temporal dependencies in
@@ -73,6 +73,13 @@ def read_piano_rolls(path: FilePath) -> dict[str, list[np.ndarray]]:
             if not np.isfinite(piece).all():
                 raise ValueError(
                     f"path: expected finite numbers in {path}, got NaN or infinity in {name}[{n}]"
+                )
+            silent, sounding = piece == 0, piece == 1
+            other = ~(silent | sounding)
+            if other.any():
+                raise ValueError(
+                    f"path: expected 0 or 1 in {path}, got {piece[other][0]} in {name}[{n}]; if "
+                    "the numbers are MIDI velocities, replace those above 0 by 1"
                 )
             rolls[split].append(piece.astype(np.float32))
     return rolls

@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from seqjax import checks
+from seqjax.data._files import packing
 
 __all__ = ["DIALECT", "SPACES", "Text", "count_rows", "header", "read_text", "record"]
 
@@ -21,6 +22,12 @@ DIALECT: dict[str, Any] = {"sep": ",", "quotechar": '"', "quoting": 0, "skipinit
 """The options of pandas for the syntax of fields, with their defaults."""
 SPACES = r"\s+"
 """The `sep` by which pandas splits fields at any white space."""
+NUMBER = re.compile(r"[-+]?[0-9.]+(e[-+]?[0-9]+)?", re.IGNORECASE)
+DATE = re.compile(
+    r"[0-9]{4}-[0-9]{1,2}-[0-9]{1,2}(?:[T ][0-9:.]+ ?(?:Z|[-+][0-9:]+)?)?"
+    r"|[0-9]{1,2}:[0-9]{2}(?::[0-9.]+)?"
+)
+"""Pattern of dates and times in ISO 8601, as they occur in data but hardly as names of columns."""
 UNIT = "\x1f"
 """The unit separator. It replaces delimiters that the fast parser of pandas does not support."""
 
@@ -92,6 +99,12 @@ def read_text(pandas: Any, path: Path, options: dict[str, Any]) -> Text:
     with path.open("rb") as file:
         try:
             kind = pandas.io.common.infer_compression(path, options.get("compression", "infer"))
+            if kind is None and (packed := packing(file.read(4))):
+                hint = "pass compression='gzip'"
+                if "Excel" in packed:
+                    hint = "pass compression='zip', or read Excel files with pandas.read_excel"
+                raise ValueError(f"{packed}; {hint}")
+            file.seek(0)
             if kind is None and not skip and (mapped := _plain(path, file, options)):
                 return Text(path, mapped, 1, options, sep)
             unpacked = pandas.io.common.get_handle(file, "rb", compression=kind, is_text=False)
@@ -207,10 +220,11 @@ def header(text: Text) -> tuple[list[str], int]:
         names = [text.restored(field).strip() for field in fields]
         names[0] = names[0] or "index"
         counted = names == [str(number) for number in range(len(names))]  # a frame without names
-        number = re.compile(r"[-+]?[0-9.]+(e[-+]?[0-9]+)?", re.IGNORECASE)
-        if place == "infer" and not counted and all(map(number.fullmatch, names)):
-            hint = "pass header=None and names=[...], or header=0 if the numbers are names"
-            raise ValueError(f"{expected}, got numbers; {hint}")
+        data = all(NUMBER.fullmatch(name) or DATE.fullmatch(name) for name in names)
+        if place == "infer" and not counted and data:
+            got = "numbers" if all(map(NUMBER.fullmatch, names)) else "dates"
+            hint = f"pass header=None and names=[...], or header=0 if the {got} are names"
+            raise ValueError(f"{expected}, got {got}; {hint}")
     for name in names:
         if name == "" or names.count(name) > 1:
             raise ValueError(f"{expected}, got {f'{name!r} twice' if name else 'an empty one'}")

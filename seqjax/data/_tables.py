@@ -61,7 +61,8 @@ def read_csv(
         thousands, sep, delimiter, quotechar, quoting, skipinitialspace, comment, header, names,
         skiprows, parse_dates, date_format, encoding, compression. Three of them differ from
         pandas: a `sep` of several characters is a literal string, except for r"\s+"; `parse_dates`
-        is a list of names; and without `date_format`, dates must be in ISO 8601.
+        is a list of names; and without `date_format`, dates must be in ISO 8601, and all dates of a
+        column have a time zone, or none of them.
 
     Returns:
       A dict of arrays [N], one for each column, in the requested order. The dtypes are int64 (or
@@ -101,6 +102,10 @@ def read_csv(
     dtypes, missing = _dtypes(options.get("dtype"), names), options.get("na_values")
     _require_names("columns", wanted, names)
     _require_names("parse_dates", dates, names)
+    if (form := options.get("date_format")) and not dates:
+        raise ValueError(f"date_format: expected parse_dates with it, got only {form!r}")
+    if isinstance(form, Mapping):
+        _require_names("date_format", list(form), list(dates))
     _require_names("dtype", list(dtypes), names)
     _require_names("na_values", list(missing) if isinstance(missing, Mapping) else [], names)
     read = functools.partial(_read, pandas, text, names, above)
@@ -174,7 +179,15 @@ def _frame(read: Any, text: Text, names: list[str], above: int, dtypes: dict[str
                 read(usecols=[name], dtype={name: dtype}, **values)
             except (ValueError, TypeError, OverflowError) as wrong:
                 where = f"column {name!r} of {text.path}"
-                raise ValueError(f"path: {where}: expected {dtype}, got {wrong}") from None
+                gap, got = read(usecols=[name], **values)[name].isna().to_numpy(), str(wrong)
+                if isinstance(dtype, np.dtype) and dtype.kind in "biu" and gap.any():
+                    line, _ = record(text, above + int(gap.argmax()))
+                    hint = f"pass dtype={{{name!r}: float}} and `gaps`"
+                    if dtype.kind == "b":
+                        hint = f"leave {name!r} out of dtype and pass gaps='previous'"
+                    field = _fields(read, text, name)[gap.argmax()]
+                    where, got = f"{where}, line {line}", f"{field!r}, a missing value; {hint}"
+                raise ValueError(f"path: {where}: expected {dtype}, got {got}") from None
         raise ValueError(f"path: expected a table in {text.path}, got {error}") from None
     # pandas fills short rows with gaps and uses the first fields of a long row as an index, so the
     # rows are counted if this may have happened.

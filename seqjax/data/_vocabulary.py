@@ -70,7 +70,12 @@ class Vocabulary:
         least = checks.require_integer("least", least)
         counts: collections.Counter[str] = collections.Counter()
         for n, sequence in enumerate(entries("sequences", sequences)):
-            counts.update(tokens_of(f"sequences[{n}]", sequence))
+            tokens = list(tokens_of(f"sequences[{n}]", sequence))
+            try:
+                counts.update(tokens)
+            except TypeError:  # a list as a token is not hashable
+                require_tokens(f"sequences[{n}]", tokens)
+                raise
         require_tokens("sequences", counts)
         for token in cls.special:
             counts.pop(token, None)
@@ -170,7 +175,10 @@ class Vocabulary:
             raise ValueError(
                 f"path: expected a list of tokens in {path}, got {checks.brief(tokens)}"
             )
-        return cls(tokens)
+        try:
+            return cls(tokens)
+        except ValueError as error:
+            raise ValueError(f"path: expected a vocabulary in {path}, got {error}") from None
 
 
 def checked_ids(ids: Any, size: int) -> list[int]:

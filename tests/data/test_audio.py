@@ -153,6 +153,8 @@ def test_more_mistakes():
         deltas(np.zeros(3))
     with pytest.raises(ValueError, match="width: expected a positive integer, got 0"):
         deltas(np.zeros((3, 2)), width=0)
+    with pytest.raises(ValueError, match="features: expected finite numbers, got NaN or infinity"):
+        deltas(np.array([[0.0], [np.nan]]))
 
 
 def test_stacked_frames_have_the_changes_and_the_speed():
@@ -177,6 +179,9 @@ def test_stacked_frames_have_the_changes_and_the_speed():
     [
         (np.zeros(3), 1, 1.0, ValueError, r"frames: expected \[T, F\] .* got shape \(3,\)"),
         (np.zeros((0, 3)), 1, 1.0, ValueError, "frames: expected"),
+        (np.zeros((4, 0)), 1, 1.0, ValueError, r"frames: .* F > 0, got shape \(4, 0\)"),
+        (np.full((4, 3), np.nan), 1, 1.0, ValueError, "frames: expected finite numbers"),
+        (np.full((4, 3), "a"), 1, 1.0, TypeError, r"frames: expected float \[T, F\], got <U1"),
         (np.zeros((4, 3)), 0, 1.0, ValueError, "stack: expected"),
         (np.zeros((4, 3)), 1.5, 1.0, TypeError, "stack: expected"),
         (np.zeros((4, 3)), 1, 0.0, ValueError, "speed: expected"),

@@ -101,11 +101,26 @@ def test_files_that_mix_tabs_and_spaces_are_ambiguous(tmp_path):
 
 
 def test_tabs_keep_spaces_and_empty_columns(tmp_path):
-    path = write(tmp_path / "words", "New York\tLOC\t\n\tX\tY  \n a\t\tZ\n")
-    [found] = read_conll(path, {"form": 0, "tag": 1, "last": 2}, separator="\t")
-    assert found["form"] == ["New York", "", " a"]
-    assert found["tag"] == ["LOC", "X", ""]
-    assert found["last"] == ["", "Y", "Z"]
+    path = write(tmp_path / "words", "New York\tLOC\t\nx\tX\tY  \n a\tZ\t\n")
+    [found] = read_conll(path, {"form": 0, "tag": 1}, separator="\t")
+    assert found == {"form": ["New York", "x", " a"], "tag": ["LOC", "X", "Z"]}
+    with pytest.raises(ValueError, match=r"expected no empty column in .*, line 1, got column 2"):
+        read_conll(path, {"form": 0, "last": 2}, separator="\t")
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("EU\tORG\nx\t\n\tO\n", r"line 2, got column 1 \('tag'\) empty; write a placeholder"),
+        ("EU\tORG\n\tO\n", r"line 2, got column 0 \('form'\) empty"),
+        ("EU\tORG\n \tO\n", r"line 2, got column 0 \('form'\) empty"),
+        ("EU\tORG\nx\tO\t\n", "line 2, as in line 1, got 3; does separator fit"),
+    ],
+)
+def test_empty_columns_are_errors(tmp_path, text, message):
+    path = write(tmp_path / "words", text)
+    with pytest.raises(ValueError, match=f"path: expected .*words, {message}"):
+        read_conll(path, {"form": 0, "tag": 1}, separator="\t")
 
 
 def test_a_word_of_two_parts_does_not_shift_the_columns(tmp_path):
@@ -216,6 +231,7 @@ def test_conllu_fields_stay_texts(tmp_path):
         (rows("1 a X", "_ b X"), "line 2, got a word without a number"),
         (rows("1 a X", "2 b X", "1 c X", "2 d X"), "line 4, got a sentence whose words are not"),
         (rows("2 a X"), "line 1, got a sentence whose words are not numbered"),
+        (rows("1 a X") + rows("2 b X").replace("b", ""), "line 2, got an empty form"),
         (rows("9" * 5000 + " a X"), "line 1, got"),
         ("# global.columns = ID FORM\n1\ta\n", "got CoNLL-U Plus"),
     ],

@@ -63,6 +63,14 @@ def test_piano_rolls_that_are_none(tmp_path):
         savemat(path, {"traindata": loud, "validdata": good, "testdata": good})
         with pytest.raises(ValueError, match=r"expected finite numbers in .* in traindata\[0\]"):
             read_piano_rolls(path)
+    for value in (127, -1, 0.5):
+        played = np.zeros((3, 88))
+        played[1, 40] = value
+        savemat(path, {"traindata": good, "validdata": cells(played), "testdata": good})
+        with pytest.raises(
+            ValueError, match=rf"expected 0 or 1 in .*mat, got {value}.* in validdata\[0\]; .*MIDI"
+        ):
+            read_piano_rolls(path)
 
 
 @given(st.binary(max_size=60), st.integers(0, 200))

@@ -96,6 +96,9 @@ def test_what_is_not_utf8_is_named(tmp_path, read):
     path.write_bytes(gzip.compress(b"words"))
     with pytest.raises(ValueError, match=r'got gzip data; a file whose name ends in "\.gz"'):
         read(path)
+    path.write_bytes(b"PK\x03\x04\x14\0")
+    with pytest.raises(ValueError, match=r"got a zip archive or an Excel file \(\.xlsx\)"):
+        read(path)
     with pytest.raises(ValueError, match="path: expected a file, got the folder"):
         read(tmp_path)
 

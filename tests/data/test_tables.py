@@ -258,6 +258,11 @@ def test_files_of_other_programs(write):
         ):
             read_csv(write(data[: len(data) // 2], f"table.csv{suffix}"))
     assert lists(read_csv(write(packed[".gz"]), compression="gzip")) == expected
+    assert lists(read_csv(write(packed[".zip"]), compression="zip")) == expected
+    with pytest.raises(ValueError, match=r"got gzip data; pass compression='gzip'"):
+        read_csv(write(packed[".gz"]))
+    with pytest.raises(ValueError, match=r"got a zip archive or an Excel file .*read_excel"):
+        read_csv(write(packed[".zip"], "table.xlsx"))
     for encoding in ("cp1252", "utf-16"):
         path = write(text.encode(encoding))
         with pytest.raises(
@@ -323,6 +328,62 @@ def test_dates(write):
             read_csv(write(f"t\n{text}\n"), parse_dates=["t"])
 
 
+@pytest.mark.parametrize("form", [None, "ISO8601"])
+def test_words_and_decimals_are_no_dates(write, form):
+    for text in ("now", "today", "2024.5", "2024.10", "2024."):
+        with pytest.raises(ValueError, match=f"column 't' .*, line 3: .*, got '{text}'"):
+            read_csv(write(f"t\n2024-01-01\n{text}\n"), parse_dates=["t"], date_format=form)
+    path = write("t,x\n 2024-01-01 05:00,1\n2024.05.01,2\n")
+    dates = np.array(["2024-01-01T05", "2024-05-01"], "datetime64[s]")
+    found = read_csv(path, parse_dates=["t"], date_format=form)["t"]
+    np.testing.assert_array_equal(found, dates)
+
+
+def test_formats_do_not_guess(write):
+    for text in ("now", "today"):
+        with pytest.raises(ValueError, match=f"line 3: .* in format %d.*, got '{text}'"):
+            read_csv(write(f"t\n01.02.2024\n{text}\n"), parse_dates=["t"], date_format="%d.%m.%Y")
+    path = write("t\n01/02/2024\n13/02/2024\n")
+    for form in ("mixed", {"t": "mixed"}):
+        with pytest.raises(ValueError, match=r"date_format: expected one .*, got 'mixed'; "):
+            read_csv(path, parse_dates=["t"], date_format=form)
+
+
+@pytest.mark.parametrize(
+    ("first", "second"),
+    [
+        ("2024-01-01T12:00", "2024-01-01T12:00+02:00"),
+        ("2024-01-01 12:00Z", "2024-01-01 12:00"),
+        ("2024-01-01 12:00:00.5 -0200", "2024-01-02"),
+        ("2024-01-01", "20240101T12+02"),
+    ],
+)
+def test_dates_with_and_without_a_time_zone(write, first, second):
+    path = write(f"x,t\n1,\n2,{first}\n3,{first}\n4,{second}\n")
+    for form in (None, "ISO8601"):
+        with pytest.raises(ValueError) as error:
+            read_csv(path, parse_dates=["t"], date_format=form, gaps="nan")
+        assert f"column 't' of {path}, line 5: expected dates that all have" in str(error.value)
+        assert f"got {second!r} after {first!r}" in str(error.value)
+    for text in (first, second):
+        found = read_csv(write(f"t\n{text}\n{text}\n"), parse_dates=["t"])["t"]
+        assert found[0] == found[1]
+
+
+@pytest.mark.parametrize(
+    ("dtype", "values", "hint"),
+    [
+        (int, "1", r"pass dtype=\{'a': float\} and `gaps`"),
+        (np.uint8, "1", r"pass dtype=\{'a': float\} and `gaps`"),
+        (bool, "True", "leave 'a' out of dtype and pass gaps='previous'"),
+    ],
+)
+def test_gaps_in_columns_without_gaps(write, dtype, values, hint):
+    path = write(f"a,b\n{values},x\n,y\n{values},z\n")
+    with pytest.raises(ValueError, match=f"column 'a' of .*, line 3: .*, a missing value; {hint}"):
+        read_csv(path, dtype={"a": dtype}, gaps="previous")
+
+
 def test_gaps_are_filled(write):
     path = write("x\n\n1\nnull\nNULL\n4\nNA\n2\nnan\n")
     np.testing.assert_array_equal(read_csv(path, gaps="interpolate")["x"], [1, 1, 2, 3, 4, 3, 2, 2])
@@ -369,6 +430,10 @@ def test_gaps_that_are_errors(write):
         ("a,,b\n1,2,3", "expected a row of different names in .*, line 1, got an empty one"),
         ("1.5,2\n3,4\n", r"line 1, got numbers; pass header=None and names=\[...\]"),
         ("1e5,-2\n3,4\n", "line 1, got numbers"),
+        ("2024-01-01 00:00,10.5\n2024-01-01 01:00,11\n", "line 1, got dates; pass header=None"),
+        ("2024-01-01T00:00:00.5+02:00,1\n", "line 1, got dates; .* header=0 if the dates are"),
+        ("2024-1-5\n2024-1-6\n", "line 1, got dates"),
+        ("00:15,1\n", "line 1, got dates"),
         ("a,b\n1,2\n1,2,3\n", "expected 2 fields in .*, line 3, got 3"),
         ("a,b\n0,1,2\n1,2,3\n", "expected 2 fields in .*, line 2, got 3"),
         ("a,b\n1,2,\n3,4,\n", "expected 2 fields in .*, line 2, got 3"),
@@ -398,7 +463,10 @@ def test_tables_that_are_none(write, text, message):
         ({"dtype": {"a": "int8"}}, "column 'a' .*, line 3: expected int8, got '300'"),
         ({"dtype": {"a": np.uint8}}, "column 'a' .*, line 3: expected uint8, got '300'"),
         ({"dtype": {"a": bool}}, "column 'a' .*: expected bool, got cannot"),
-        ({"dtype": {"a": int}, "na_values": ["300"]}, "column 'a' .*: expected int64, got .* NA"),
+        (
+            {"dtype": {"a": int}, "na_values": ["300"]},
+            "'a' .*, line 3: expected int64, got '300', ",
+        ),
         ({"na_values": {"c": ["?"]}}, "na_values: expected some of a, b, each once"),
         ({"parse_dates": ["c"]}, "parse_dates: expected some of a, b, each once"),
         ({"sep": ""}, "sep: expected a delimiter such as ',' .*, got ''"),
@@ -432,6 +500,11 @@ def test_tables_that_are_none(write, text, message):
         ({"names": ["x", "x"]}, "names: expected different names of all columns, got 'x' twice"),
         ({"encoding": "none"}, "encoding: expected one that fits"),
         ({"compression": "rar"}, "compression: expected one that unpacks .*, got .*rar"),
+        ({"date_format": "%Y"}, "date_format: expected parse_dates with it, got only '%Y'"),
+        (
+            {"parse_dates": ["a"], "date_format": {"c": "%Y"}},
+            "date_format: expected some of a, each once, got 'c'",
+        ),
         ({"columns": ["a", "c"]}, "columns: expected some of a, b, each once, got 'c'"),
         ({"columns": ["a", "a"]}, "columns: expected some of a, b, each once, got 'a'"),
     ],

@@ -47,6 +47,12 @@ def test_mistakes(tmp_path):
         (tmp_path / "file").write_text(text)
         with pytest.raises(ValueError, match="path: expected a "):
             Vocabulary.load(tmp_path / "file")
+    (tmp_path / "file").write_text('["a", "a"]')
+    with pytest.raises(ValueError, match=r"path: .* in .*file, got tokens: .* got 'a' twice"):
+        Vocabulary.load(tmp_path / "file")
+    nested: Any = [["a"], [["a", "b"]]]
+    with pytest.raises(TypeError, match=r"sequences\[1\]: expected strings as tokens, got \['a'"):
+        Vocabulary.build(nested)
 
 
 WRONG_SEQUENCES: list[tuple[Any, str]] = [
