@@ -9,6 +9,10 @@ The lags, the calendar features, the scaling and the optimiser are those that Gl
 40 lags up to 721 hours, also before the context; hour, day of the week, of the month and of the
 year; the mean absolute value; Adam whose learning rate is halved if the loss stops falling.
 
+--calendar is accepted and changes nothing, since GluonTS computes the calendar features itself; so
+is --out, since no file is written. Other options that GluonTS does not read, such as --known,
+--cell and --epochs, are refused.
+
     python -m benchmarks.gluonts_deepar --data ETTh1.csv --split 8640 2880 2880 --test-stride 24
 """
 
@@ -25,21 +29,40 @@ import tyro
 from examples import forecast
 from seqjax import forecasting
 
+EPOCH = 50  # number of steps of an epoch
+UNREAD = (
+    "known", "season", "stride", "model", "cell", "epochs", "clip_norm", "devices", "distributed",
+    "keep_memory", "accumulate", "average", "resume",
+)  # fmt: skip
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Config(forecast.Config):
     """Options of the comparison; those of the calendar and of the optimiser are GluonTS's own."""
 
     steps: int = 500
-    """Number of gradient steps."""
+    """Number of gradient steps; a multiple of 50."""
     num_layers: int = 2
     dropout: float = 0.1
     hidden_size: int = 40
     out: Path = Path("out/gluonts")
 
+    def check(self) -> None:
+        """Raise SystemExit if an option is out of range, or GluonTS does not read it."""
+        if self.steps < EPOCH or self.steps % EPOCH:
+            raise SystemExit(f"--steps: expected a multiple of {EPOCH}, got {self.steps}")
+        for field in dataclasses.fields(self):
+            value = getattr(self, field.name)
+            if field.name in UNREAD and value != field.default:
+                raise SystemExit(
+                    f"--{field.name.replace('_', '-')}: expected the default {field.default!s}, "
+                    f"as GluonTS does not read this option, got {value!s}"
+                )
+
 
 def main(config: Config) -> dict[str, float]:
     """Train and evaluate DeepAR; print and return the scores."""
+    config.check()
     import pandas
     import torch
     from gluonts.dataset.common import ListDataset
@@ -61,9 +84,9 @@ def main(config: Config) -> dict[str, float]:
         estimator = DeepAREstimator(
             freq="h", prediction_length=config.horizon, context_length=config.context,
             num_layers=config.num_layers, hidden_size=config.hidden_size, lr=config.learning_rate,
-            dropout_rate=config.dropout, batch_size=config.batch_size, num_batches_per_epoch=50,
+            dropout_rate=config.dropout, batch_size=config.batch_size, num_batches_per_epoch=EPOCH,
             trainer_kwargs={
-                "max_epochs": config.steps // 50, "accelerator": "cpu", "logger": False,
+                "max_epochs": config.steps // EPOCH, "accelerator": "cpu", "logger": False,
                 "enable_progress_bar": False, "default_root_dir": folder,
             },
         )  # fmt: skip

@@ -28,7 +28,7 @@ UCI ElectricityLoadDiagrams20112014, the mean of 321 clients in kW.
 
 import dataclasses
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import jax
 import jax.numpy as jnp
@@ -87,6 +87,8 @@ class Config(script.ScriptOptions):
     batch_size: int = 64
     learning_rate: float = 1e-3
     out: Path = Path("out/forecast")
+    after_training: ClassVar[tuple[str, ...]] = ("test_stride",)
+    shares: ClassVar[tuple[str, ...]] = ("dropout",)
 
 
 def read_windows(config: Config) -> tuple[tables.Series, dict[str, Any], np.ndarray, np.ndarray]:

@@ -20,7 +20,7 @@ weights, locked dropout, averaging; Merity, Keskar, Socher 2018) and char-rnn (K
 import dataclasses
 import math
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import jax
 import jax.numpy as jnp
@@ -66,7 +66,8 @@ class Config(script.ScriptOptions):
     data: Path | None = None
     """A text file in UTF-8, or a folder of three files; by default the help texts of Python."""
     preset: Literal["none", "zaremba-small", "zaremba-medium", "awd", "char-rnn"] = "none"
-    """A set of values for the options that you do not set."""
+    """A set of values for the options that you do not set. An option that you set to its usual
+    default counts as not set."""
     unit: Literal["characters", "words"] = "characters"
     """The kind of token. Words are separated by spaces; the end of a line is a token, too."""
     vocabulary_size: int = 20_000
@@ -112,6 +113,25 @@ class Config(script.ScriptOptions):
     """Sample from the smallest set of tokens with this total probability."""
     out: Path = Path("out/language_model")
     """Folder for checkpoints, results and written.txt."""
+    after_training: ClassVar[tuple[str, ...]] = ("begin", "length", "temperature", "top_p")
+    shares: ClassVar[tuple[str, ...]] = ("dropout", "locked_dropout", "weight_dropout")
+
+    def check(self) -> None:
+        """Raise SystemExit if an option of the windows, the vocabulary or the sampling is wrong."""
+        least = len(Vocabulary.special) + 1
+        if self.vocabulary_size < least:
+            raise SystemExit(
+                f"--vocabulary-size: expected at least {least}, as {least - 1} tokens are special, "
+                f"got {self.vocabulary_size}"
+            )
+        if self.stride is not None and self.stride > self.steps:
+            raise SystemExit(f"--stride: expected at most --steps {self.steps}, got {self.stride}")
+        if not texts.tokens_of(self.begin, self.unit):
+            raise SystemExit(f"--begin: expected at least one token, got {self.begin!r}")
+        if not 0 < self.temperature < math.inf:
+            raise SystemExit(f"--temperature: expected more than 0, got {self.temperature}")
+        if not 0 < self.top_p <= 1:
+            raise SystemExit(f"--top-p: expected more than 0, at most 1, got {self.top_p}")
 
 
 class LanguageModel(nnx.Module):
@@ -196,6 +216,7 @@ def main(config: Config) -> dict[str, float]:
     """Train, evaluate and write; return the perplexity and the bits per token of the test text."""
     config = config.with_defaults(**PRESETS.get(config.preset, {}))
     config.prepare()
+    config.check()
     with script.blaming("data"):
         tokens = {
             split: [texts.tokens_of(text, config.unit) for text in documents]

@@ -79,6 +79,7 @@ class Config(script.ScriptOptions):
     averaging off."""
     out: Path = Path("out/tagging")
     """Folder for checkpoints, results and confusion.png."""
+    after_training: ClassVar[tuple[str, ...]] = ("say",)
     may_be_zero: ClassVar[tuple[str, ...]] = ("seed", "word_column", "tag_column")
     shares: ClassVar[tuple[str, ...]] = ("dropout", "word_dropout")
 

@@ -4,7 +4,8 @@
 
 This command runs `python -m examples.speech` with these options for the seeds 0, 1, 2, one after
 the other. The runs are in the folders out/speech/seed0 and so on; --out replaces out/speech.
-Existing runs are resumed; a finished run is not repeated. docs/results.md has such results.
+Existing runs are resumed; a finished run is not repeated. If a run fails, the command ends with the
+exit status of the script. docs/results.md has such results.
 
 If the script writes learning curves (`curves.json`), the command also draws their median and range
 over the seeds in out/speech/curves.png, and prints them as a table.
@@ -29,7 +30,10 @@ def run(script: str, seed: int, folder: Path, options: list[str]) -> dict[str, f
     ):
         raise SystemExit(f"script: expected the name of an example, got {script!r}")
     command = [sys.executable, "-m", f"examples.{script}", *options, "--seed", str(seed)]
-    subprocess.run([*command, "--out", str(place), "--resume"], check=True)
+    try:
+        subprocess.run([*command, "--out", str(place), "--resume"], check=True)
+    except subprocess.CalledProcessError as error:  # the script has said what is wrong
+        raise SystemExit(error.returncode) from None
     record = json.loads((place / "result.json").read_text(encoding="utf-8"))
     return record["figures"] | {name: record[name] for name in ("parameters", "epochs", "minutes")}
 

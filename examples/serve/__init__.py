@@ -8,13 +8,14 @@ concurrent requests into batches of a few shapes, so that few programs must be c
 connects models and batchers. `app` has the HTTP endpoints and JSON, `protocol` checks requests
 strictly, and `server` handles connections, slow clients and the shutdown. docs/serving.md describes
 how to use and deploy the application.
+
+Only `app`, `protocol` and `server` need Flask and waitress, so they are imported by their own
+names; the models can be used without a web server.
 """
 
-from examples.serve.app import create_app
 from examples.serve.batching import Batcher
 from examples.serve.limits import Limits, RateLimiter
 from examples.serve.models import Pronouncer, Reviewer, load_pronouncer, load_reviewer
-from examples.serve.server import Server
 from examples.serve.service import Service
 
 __all__ = [
@@ -23,9 +24,7 @@ __all__ = [
     "Pronouncer",
     "RateLimiter",
     "Reviewer",
-    "Server",
     "Service",
-    "create_app",
     "load_pronouncer",
     "load_reviewer",
 ]

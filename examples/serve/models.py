@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 
 import jax
 import numpy as np
+from flax import nnx
 
 from examples import sentiment
 from examples.shipped import reviews
@@ -128,12 +129,18 @@ def load_pronouncer(folder: Path) -> Pronouncer:
       folder: the folder `--out` of the run.
 
     Raises:
-      ValueError: the folder has no finished run, or a run of another model.
+      ValueError: the folder has no finished run or a run of another model, or a file is damaged.
     """
     letters, phonemes = (
         _vocabulary(folder, name, "pronounce") for name in ("letters.json", "phonemes.json")
     )
-    return Pronouncer(_model(folder, seq2seq.Seq2Seq, "pronounce"), letters, phonemes)
+    unfit = [token for token in letters.tokens[len(letters.special) :] if len(token) > 1]
+    if unfit:
+        raise ValueError(f"expected single letters in {folder / 'letters.json'}, got {unfit[0]!r}")
+    model = _model(folder, seq2seq.Seq2Seq, "pronounce")
+    _require_fit(folder, "letters.json", letters, model.encoder.embedding)
+    _require_fit(folder, "phonemes.json", phonemes, model.decoder.embedding)
+    return Pronouncer(model, letters, phonemes)
 
 
 def load_reviewer(folder: Path) -> Reviewer:
@@ -143,10 +150,11 @@ def load_reviewer(folder: Path) -> Reviewer:
       folder: the folder `--out` of the run.
 
     Raises:
-      ValueError: the folder has no finished run, or a run of another model.
+      ValueError: the folder has no finished run or a run of another model, or a file is damaged.
     """
     vocabulary = _vocabulary(folder, "vocabulary.json", "sentiment")
     model = _model(folder, sentiment.Reader, "sentiment")
+    _require_fit(folder, "vocabulary.json", vocabulary, model.embedding)
     return Reviewer(model, vocabulary, reviews.words_of)
 
 
@@ -154,6 +162,17 @@ def _vocabulary(folder: Path, name: str, script: str) -> data.Vocabulary:
     if not (folder / name).is_file():
         raise ValueError(f"expected {name} of a run of {script}.py in {folder}, got none")
     return data.Vocabulary.load(folder / name)
+
+
+def _require_fit(
+    folder: Path, name: str, vocabulary: data.Vocabulary, embedding: nnx.Embed
+) -> None:
+    """Raise if a vocabulary has another size than the embedding of the model beside it."""
+    if len(vocabulary) != embedding.num_embeddings:
+        raise ValueError(
+            f"expected {embedding.num_embeddings} tokens in {folder / name}, as in the model, got "
+            f"{len(vocabulary)}"
+        )
 
 
 def _model(folder: Path, model_class: type[Any], script: str) -> Any:

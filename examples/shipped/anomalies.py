@@ -3,7 +3,7 @@
 - A blood pressure with one anomaly, of the UCR archive (Wu, Keogh 2021), in the package aeon. A
   detection within 100 steps of the anomaly counts, as in the archive.
 - The Numenta anomaly benchmark (Lavin, Ahmad 2015; AGPL, github.com/numenta/NAB): its folder, with
-  data/ and labels/combined_windows.json.
+  data/ and labels/combined_windows.json. All .csv files in all folders of data/ are read.
 
 The beginning of each series, at most 750 steps as in NAB, is used for training and left out of the
 evaluation. The last quarter of these steps chooses the epoch.
@@ -21,6 +21,7 @@ from seqjax.data import installed_files, read_csv
 __all__ = ["Series", "judge", "load", "plot"]
 
 DEFAULT = "datasets/data/KDD-TSAD_135/135_UCR_Anomaly_InternalBleeding16_TEST.csv"
+SET_BACK = np.timedelta64(1, "h")  # the clock of a series may be set back, as of one in NAB
 SLACK = 100  # number of steps around the anomaly in which a detection counts
 
 
@@ -51,6 +52,13 @@ def load(folder: Path | None, probation: float, least: int) -> list[Series]:
             raise ValueError(f"expected {name} in combined_windows.json, got no such key")
         table = read_csv(path, ["timestamp", "value"], parse_dates=["timestamp"])
         times = table["timestamp"].astype("datetime64[us]")
+        latest = np.maximum.accumulate(times)
+        late = np.flatnonzero(times < latest - SET_BACK)
+        if len(late):
+            raise ValueError(
+                f"expected rows of {name} in order of time, got {times[late[0]]} after "
+                f"{latest[late[0]]}"
+            )
         ends = np.array(labels[name], "datetime64[us]").reshape(-1, 2)
         steps = [np.flatnonzero((a <= times) & (times <= b)) for a, b in ends]
         if not all(map(len, steps)):
@@ -68,6 +76,8 @@ def _prepared(
     """Return a series with its inputs; windows that end within the training steps are left out."""
     if values.dtype.kind not in "iuf":
         raise ValueError(f"expected numbers as values of {name}, got text")
+    if not np.isfinite(values).all():
+        raise ValueError(f"expected finite values in {name}, got {values[~np.isfinite(values)][0]}")
     values = values.astype(float)
     learned = int(min(len(values) * probation, 750))
     valid = learned * 3 // 4

@@ -13,6 +13,7 @@ words are in the same part.
 
 import collections
 import csv
+import io
 import itertools
 import json
 import re
@@ -27,7 +28,7 @@ from PIL import Image, ImageDraw, ImageFont
 from sacrebleu.metrics.bleu import BLEU
 
 from examples.shipped.baselines import nearest
-from seqjax.data import installed_files, read_lines, read_text
+from seqjax.data import installed_files, read_text
 
 __all__ = [
     "Example",
@@ -86,18 +87,41 @@ def read_icons(family: str, size: int) -> list[Example]:
 def read_folder(folder: Path, size: int) -> list[Example]:
     """Return the images that captions.txt names, from the folder or from its folder Images."""
     captions: dict[str, list[list[str]]] = {}
-    for number, row in enumerate(csv.reader(read_lines(folder / "captions.txt")), start=1):
-        if len(row) < 2:
-            raise ValueError(f"expected image,caption in line {number} of captions.txt, got {row}")
-        if number > 1:
-            captions.setdefault(row[0], []).append(_words_of(" ".join(row[1:])))
+    rows = _rows(folder / "captions.txt")
+    if rows and _place(folder, rows[0][0]).is_file():
+        raise ValueError(
+            f"expected a header such as image,caption in line 1 of captions.txt, got {rows[0]}"
+        )
+    for name, *texts in rows[1:]:
+        captions.setdefault(name, []).append(_words_of(" ".join(texts)))
     examples = []
     for name, some in captions.items():
-        place = folder / name if (folder / name).is_file() else folder / "Images" / name
-        with Image.open(place) as image:
+        with Image.open(_place(folder, name)) as image:
             pixels = np.asarray(image.convert("RGB").resize((size, size)))
         examples.append(Example(pixels, some, name))
     return examples
+
+
+def _rows(path: Path) -> list[list[str]]:
+    """Return the rows of a file, which have two fields or more; a quoted field may have lines."""
+    rows, reader = [], csv.reader(io.StringIO(read_text(path)), strict=True)
+    try:
+        for row in reader:
+            if len(row) < 2:
+                raise ValueError(
+                    f"expected image,caption in line {reader.line_num} of {path.name}, got {row}"
+                )
+            rows.append(row)
+    except csv.Error as error:  # such as a quotation mark that is never closed
+        raise ValueError(
+            f"expected image,caption in line {reader.line_num} of {path.name}: {error}"
+        ) from None
+    return rows
+
+
+def _place(folder: Path, name: str) -> Path:
+    """Return the path of an image, in the folder or in its folder Images."""
+    return folder / name if (folder / name).is_file() else folder / "Images" / name
 
 
 def _words_of(text: str) -> list[str]:

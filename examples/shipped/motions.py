@@ -68,17 +68,24 @@ def load(
 def read(folder: Path, split: str, names: list[str] | None) -> tuple[Recordings, list[str]]:
     """Return the recordings of a split, and the class names.
 
-    If `names` is given, these are the class names, except for UCI HAR, which has its own names.
+    If `names` is given, these are the class names, except for UCI HAR, which has its own names. The
+    names must be sorted.
     """
     inside, people = folder / split, None
     if (inside / "Inertial Signals").is_dir():  # UCI HAR: a file for each signal
         files = sorted((inside / "Inertial Signals").glob(f"*_{split}.txt"))
-        steps = list(np.stack([np.loadtxt(file, np.float32) for file in files], -1))
+        signals = [np.loadtxt(file, np.float32) for file in files]
+        for file, signal in zip(files, signals, strict=True):
+            _require_finite(file, signal)
+        steps = list(np.stack(signals, -1))
         labels = np.loadtxt(inside / f"y_{split}.txt", np.int32) - 1
         people = np.loadtxt(inside / f"subject_{split}.txt", np.int32)
         names = [line.split()[1] for line in read_lines(folder / "activity_labels.txt")]
     elif inside.is_dir():
-        paths, labels, names = class_files(inside, "*.npy", names=names)
+        paths, labels, found = class_files(inside, "*.npy")
+        if names is not None and found != names:
+            raise ValueError(f"expected the classes {names} in {inside}, got {found}")
+        names = found
         steps = [np.load(path) for path in paths]
         for path, array in zip(paths, steps, strict=True):
             if array.ndim not in (2, 3, 4) or array.dtype.kind not in "fiub" or not array.size:
@@ -86,6 +93,7 @@ def read(folder: Path, split: str, names: list[str] | None) -> tuple[Recordings,
                     f"{path}: expected numbers (T, features), (T, H, W) or (T, H, W, C), got "
                     f"{array.dtype} {array.shape}"
                 )
+            _require_finite(path, array)
         steps = [(x[..., None] if x.ndim == 3 else x).astype(np.float32) for x in steps]
     else:
         files = sorted(folder.glob(f"*_{split.upper()}.ts"))
@@ -99,6 +107,13 @@ def read(folder: Path, split: str, names: list[str] | None) -> tuple[Recordings,
             raise ValueError(f"{files[0]}: expected labels among {names}, got {sorted(set(said))}")
         labels = np.array([names.index(label) for label in said], np.int32)
     return Recordings(steps, labels, np.arange(len(steps)) if people is None else people), names
+
+
+def _require_finite(path: Path, array: np.ndarray) -> None:
+    """Raise if float32 cannot hold a value; NaN is a missing value."""
+    large = np.abs(array) > np.finfo(np.float32).max
+    if large.any():
+        raise ValueError(f"{path}: expected finite numbers or NaN, got {array[large][0]}")
 
 
 def nearest(train: dict[str, Any], test: dict[str, Any]) -> float:

@@ -72,7 +72,10 @@ def read_scores(paths: list[Path]) -> dict[str, list[np.ndarray]]:
 
 
 def read_musicxml(path: Path) -> tuple[np.ndarray, int]:
-    """Return the keys that sound at each quarter note, float32 [T, 88], and the number of parts."""
+    """Return the keys that sound at each quarter note, float32 [T, 88], and the number of parts.
+
+    A pitch that a piano does not have, below A0 or above C8, is an error.
+    """
     with zipfile.ZipFile(path) as archive:
         score = next(n for n in archive.namelist() if n.endswith("xml") and "META-INF" not in n)
         parts = ElementTree.fromstring(archive.read(score)).findall("part")
@@ -92,16 +95,23 @@ def read_musicxml(path: Path) -> tuple[np.ndarray, int]:
                     start, now = now, now + length
                 pitch = element.find("pitch")
                 if pitch is not None:
-                    key = SEMITONES[pitch.findtext("step", "")]
-                    key += round(float(pitch.findtext("alter", "0")))
-                    key += 12 * (int(pitch.findtext("octave", "")) + 1) - LOWEST
-                    notes.append((start, start + length, key))
+                    notes.append((start, start + length, _key(pitch)))
                 latest = max(latest, now)
             now = latest
     roll = np.zeros((max((math.ceil(end) for _, end, _ in notes), default=0), KEYS), np.float32)
     for start, end, key in notes:
         roll[math.ceil(start) : math.ceil(end), key] = 1
     return roll, len(parts)
+
+
+def _key(pitch: ElementTree.Element) -> int:
+    """Return the index of the key of a pitch, or raise if a piano has no such key."""
+    step, alter, octave = (pitch.findtext(name, "") for name in ("step", "alter", "octave"))
+    key = SEMITONES[step] + round(float(alter or "0")) + 12 * (int(octave) + 1) - LOWEST
+    if not 0 <= key < KEYS:
+        altered = f" altered by {alter}" if alter else ""
+        raise ValueError(f"expected pitches from A0 to C8, got {step}{octave}{altered}")
+    return key
 
 
 def heard(

@@ -14,6 +14,7 @@ import numpy as np
 
 from seqjax import metrics
 from seqjax.data import installed_files, read_lines
+from seqjax.data._files import is_system_file
 
 __all__ = ["Dictionary", "error_rates", "load", "read_dictionary", "split"]
 
@@ -42,7 +43,7 @@ def _published(folder: Path) -> tuple[Dictionary, Sequence[list[str]]]:
     dictionary: Dictionary = {}
     sides: list[list[str]] = []
     for name in ("test", "dev", "train"):
-        files = sorted(folder.glob(f"*{name}.tsv"))
+        files = sorted(f for f in folder.glob(f"*{name}.tsv") if not is_system_file(f.name))
         if len(files) != 1:
             found = ", ".join(file.name for file in files) or "none"
             raise ValueError(f"expected one *{name}.tsv in {folder}, got {found}")
@@ -53,12 +54,22 @@ def _published(folder: Path) -> tuple[Dictionary, Sequence[list[str]]]:
 
 
 def read_dictionary(path: Path) -> Dictionary:
-    """Return the pronunciations of each word, without stress marks."""
+    """Return the pronunciations of each word, without stress marks.
+
+    The text after "#" is a comment, and so is a line that begins with ";;;", as in CMU's files.
+    """
     words: Dictionary = {}
-    for line in read_lines(path):
+    for number, line in enumerate(read_lines(path), start=1):
+        if line.startswith(";;;"):
+            continue
         word, *phonemes = line.split("#")[0].split() or [""]
         word = word.split("(")[0].lower()  # read(2) is another pronunciation of read
         spoken = tuple(phoneme.rstrip("012") for phoneme in phonemes)
+        where = f"in line {number} of {path}, got {line!r}"
+        if "," in word[1:]:  # a word may begin with a comma, as in older versions
+            raise ValueError(f"expected spaces or tabs between word and phonemes {where}")
+        if "" in spoken:
+            raise ValueError(f"expected phonemes with at most a stress mark after them {where}")
         if spoken and spoken not in words.setdefault(word, []):
             words[word].append(spoken)
     return {word: spoken for word, spoken in words.items() if spoken}

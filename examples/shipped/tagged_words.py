@@ -21,6 +21,7 @@ from jax.typing import ArrayLike
 from seqjax import metrics, sequences
 from seqjax.data import Vocabulary, installed_files, read_conll, read_conllu, read_text
 from seqjax.data._conllu import FIELDS
+from seqjax.data._files import is_system_file
 
 __all__ = [
     "Encoder",
@@ -65,7 +66,8 @@ def _columns(
         raise ValueError(f"expected a folder, got {folder}")
     found = {}
     for split, names in (("train", ["train"]), ("dev", ["dev", "valid"]), ("test", ["test"])):
-        paths = {path for name in names for path in folder.glob(f"*{name}*")}
+        matching = {path for name in names for path in folder.glob(f"*{name}*")}
+        paths = [path for path in matching if not is_system_file(path.name)]
         files = sorted(path for path in paths if ".conllu" in path.name) or sorted(paths)
         if len(files) != 1:
             got = ", ".join(file.name for file in files) or "none"

@@ -17,6 +17,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from seqjax.data import Windows, read_text
+from seqjax.data._files import is_system_file
 
 __all__ = ["joined", "load", "plot", "tokens_of", "unigram"]
 
@@ -33,10 +34,14 @@ def load(path: Path | None) -> dict[str, list[str]]:
         cuts = [int(len(text) * share) for share in (0.0, 0.9, 0.95, 1.0)]
         parts = [[text[a:b]] for a, b in itertools.pairwise(cuts)]
         return dict(zip(splits, parts, strict=True))
-    found = {split: sorted(path.glob(f"*{split}.txt")) for split in splits}
-    if not all(found.values()):
-        raise ValueError(f"expected *{', *'.join(splits)}.txt in {path}")
-    return {split: [read_text(files[0])] for split, files in found.items()}
+    found = {}
+    for split in splits:
+        files = sorted(f for f in path.glob(f"*{split}.txt") if not is_system_file(f.name))
+        if len(files) != 1:
+            got = ", ".join(file.name for file in files) or "none"
+            raise ValueError(f"expected one *{split}.txt in {path}, got {got}")
+        found[split] = [read_text(files[0])]
+    return found
 
 
 def tokens_of(text: str, unit: str) -> list[str]:

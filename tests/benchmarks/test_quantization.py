@@ -1,5 +1,8 @@
 """The comparison of file sizes and error rates, on a few words and a model of random weights."""
 
+import subprocess
+import sys
+
 import pytest
 from flax import nnx
 
@@ -56,3 +59,11 @@ def test_programs_and_graphs_of_one_model_agree(monkeypatch, capsys):
     assert [len(found) for found in said] == [3] * 5
     assert len(set(said[0])) == 3
     assert "| program, int8 |" in capsys.readouterr().out
+
+
+def test_no_web_server_is_needed():
+    """The models of the server are imported without Flask and waitress."""
+    hidden = "sys.modules['flask'] = sys.modules['waitress'] = None"
+    code = f"import sys; {hidden}; import benchmarks.quantization"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr

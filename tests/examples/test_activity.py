@@ -142,6 +142,16 @@ def test_mistakes(series, films, tmp_path):
     other.mkdir(parents=True)
     np.save(other / "wide.npy", np.zeros((3, 4)))
     fails(r"--data: expected steps of one shape, got \[\(2,\), \(4,\)\]", data=tmp_path / "one")
+    np.save(other / "wide.npy", np.zeros((3, 2)))
+    np.save(one / "flat.npy", np.array([[0, np.nan], [np.inf, 1]]))
+    fails(
+        r"--data: .*train/a/flat\.npy: expected finite numbers or NaN, got inf",
+        data=tmp_path / "one",
+    )
+    np.save(one / "flat.npy", np.zeros((3, 2)))
+    (tmp_path / "one" / "test" / "b").mkdir()
+    np.save(tmp_path / "one" / "test" / "b" / "0.npy", np.zeros((3, 2)))
+    fails(r"expected the classes \['a'\] in .*test, got \['a', 'b'\]", data=tmp_path / "one")
     (tmp_path / "A_TRAIN.ts").write_text("@data\n1:a\n2:b\n")
     (tmp_path / "A_TEST.ts").write_text("@data\n1:c\n")
     fails(r"A_TEST\.ts: expected labels among \['a', 'b'\], got \['c'\]", data=tmp_path)

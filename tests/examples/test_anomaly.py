@@ -137,6 +137,10 @@ def test_mistakes(folder, tmp_path):
     fails(r"--data: .*column 'value' .*, line 6: ambiguous, 'many' .*na_values=\['many'\]")
     path.write_text("\n".join([rows[0], *(row.split(",")[0] + ",many" for row in rows[1:])]))
     fails("--data: expected numbers as values of made_up/second.csv, got text")
+    path.write_text("\n".join([*rows[:5], rows[5].split(",")[0] + ",inf", *rows[6:]]))
+    fails("--data: expected finite values in made_up/second.csv, got inf")
+    path.write_text("\n".join([rows[0], *rows[:0:-1]]))
+    fails("--data: expected rows of made_up/second.csv in order of time, got 2024-03-04T10:10:00")
     path.write_text("\n".join(rows[:650]))
     fails("--data: expected windows in the time of made_up/second.csv")
     labels = folder / "labels/combined_windows.json"
@@ -146,6 +150,14 @@ def test_mistakes(folder, tmp_path):
     fails("--data: Expecting value")
     labels.unlink()
     fails("--data: .*combined_windows.json")
+
+
+def test_a_clock_may_be_set_back_by_an_hour(folder):
+    """As in a series of NAB."""
+    path = folder / "data" / NAMES[0]
+    rows = path.read_text().splitlines()
+    path.write_text("\n".join(rows[:100] + rows[88:]))  # 55 minutes back
+    assert [len(one.values) for one in anomalies.load(folder, 0.3, 50)] == [1012, 1000]
 
 
 def test_missing_data_says_how_to_get_it(monkeypatch, tmp_path):

@@ -107,6 +107,21 @@ def test_one_key_is_on_one_side():
     assert sum(map(len, keys)) == 300 and all(len(some) > 20 for some in keys[1:])
 
 
+def test_captions_are_read_as_csv(tmp_path):
+    for n in range(3):
+        Image.new("RGB", (4, 4)).save(tmp_path / f"{n}.png")
+    file = tmp_path / "captions.txt"
+    file.write_text('image,caption\n0.png,"a dog\nruns"\n1.png,"a ""big"", red cat"\n')
+    found = [(example.key, example.captions) for example in captions.read_folder(tmp_path, 4)]
+    assert found == [("0.png", [["a", "dog", "runs"]]), ("1.png", [["a", "big", "red", "cat"]])]
+    file.write_text("0.png,a dog\n1.png,a cat\n")
+    with pytest.raises(ValueError, match=r"expected a header .* in line 1 .*got \['0.png'"):
+        captions.read_folder(tmp_path, 4)
+    file.write_text('image,caption\n0.png,"a dog\n1.png,a cat\n2.png,a cow\n')
+    with pytest.raises(ValueError, match=r"image,caption in line 4 of captions.txt: unexpected"):
+        captions.read_folder(tmp_path, 4)
+
+
 def test_mistakes(folder, tmp_path, monkeypatch):
     def fails(message, data=folder, **options):
         with pytest.raises(SystemExit, match=message):

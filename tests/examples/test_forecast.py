@@ -124,6 +124,18 @@ def test_a_short_run_of_the_autoregressive_model(table, tmp_path):
     assert 0.2 < figures["coverage"] < 0.98 and figures["pinball"] < figures["mae"] / 2
 
 
+def test_rows_may_be_less_than_a_second_apart(tmp_path):
+    times = np.datetime64("2024-03-01T00:00:00") + 100 * np.arange(40).astype("timedelta64[ms]")
+    lines = [f"{time},{n}" for n, time in enumerate(times)]
+    path = tmp_path / "fast.csv"
+    path.write_text("\n".join(["when,load", *lines]) + "\n")
+    series = tables.load(path, "", (), (), calendar=("day",), gaps="error")
+    np.testing.assert_array_equal(series.times, times)
+    # The first known column is the sine of the time of day.
+    expected = np.sin(2 * np.pi * 0.1 * np.arange(40) / 86_400)
+    np.testing.assert_allclose(series.known[:, 0], expected, atol=1e-9)
+
+
 def test_baselines():
     past = np.arange(6.0)
     assert tables.repeated(past, 1, 3).tolist() == [5, 5, 5]
@@ -142,6 +154,14 @@ def test_mistakes(table, tmp_path):
     fails(r"--split: expected shares, or up to 1440 rows", split=(1400, 50, 50))
     fails("--split: expected at least 78 rows for train", split=(0.01, 0.1, 0.1))
     fails("--data: .*column 'heat' .*: expected a date", time="heat")
+    fails("--split: expected shares, or up to 1440 rows, got .*nan", split=(float("nan"), 0.1, 0.2))
+    fails("--split: expected shares, or up to 1440 rows, got .*inf", split=(float("inf"), 0.1, 0.2))
+    fails("--dropout: expected at least 0, less than 1, got 1.0", dropout=1.0)
+    fails(
+        r"--known: expected columns other than those of --target, got \['load'\]",
+        target=("load",),
+        known=("price", "load"),
+    )
     header, *rows = table.read_text().splitlines(keepends=True)
     (tmp_path / "gap.csv").write_text(
         header + rows[0].rpartition(",")[0] + ",NA\n" + "".join(rows[1:])
@@ -151,6 +171,8 @@ def test_mistakes(table, tmp_path):
     assert np.isfinite(loaded(filled).known).all()
     (tmp_path / "uneven.csv").write_text(header + "".join(rows[:5] + rows[6:]))
     fails("--time: expected equally spaced .* got 2024-03-01T06:00", data=tmp_path / "uneven.csv")
+    (tmp_path / "one.csv").write_text(header + rows[0])
+    fails("--data: expected two rows or more in .*one.csv, got 1", data=tmp_path / "one.csv")
     (tmp_path / "text.csv").write_text("when,what\n2024-01-01,rain\n2024-01-02,sun\n")
     fails(
         "--target, --known: expected columns of numbers, got none",

@@ -97,6 +97,25 @@ def test_a_short_run_on_bits(tmp_path, monkeypatch):
     assert 0.5 <= figures["baseline_accuracy"] < 0.6
 
 
+def test_values_that_have_no_meaning_are_errors(table):
+    header, first, *rows = table.read_text().splitlines()
+    fields = first.split(",")
+
+    def fails(message, **changed):
+        line = [
+            changed.get(name, text) for name, text in zip(header.split(","), fields, strict=True)
+        ]
+        table.write_text("\n".join([header, ",".join(line), *rows]) + "\n")
+        with pytest.raises(ValueError, match=message):
+            irregular_series.visits(table)
+
+    fails(r"expected one of No, .* in column spiders of .*pbc2.csv, got 'yes'", spiders="yes")
+    for value in ("0", "-1", "inf"):
+        expected = r"expected positive finite numbers in column serBilir of .*pbc2.csv, got "
+        fails(expected + value, serBilir=value)
+    fails(r"expected finite numbers in column albumin of .*, got -inf", albumin="-inf")
+
+
 def test_a_missing_table_is_an_error(tmp_path):
     with pytest.raises(SystemExit, match=r"--data: .*none\.csv"):
         irregular.main(

@@ -8,6 +8,7 @@ import pytest
 
 pytest.importorskip("tyro")
 from examples import language_model
+from examples.shipped import texts
 
 
 @pytest.fixture(scope="module")
@@ -79,3 +80,31 @@ def test_bad_data_is_named(tmp_path):
     for missing in (tmp_path / "no.txt", tmp_path):
         with pytest.raises(SystemExit, match=r"--data: "):
             language_model.main(config(missing, tmp_path / "out"))
+
+
+def test_two_files_of_a_split_are_an_error(text, tmp_path):
+    for split in ("train", "valid", "test"):
+        (tmp_path / f"ptb.{split}.txt").write_text("a b")
+    (tmp_path / ".ptb.train.txt").write_text("a b")  # a hidden file is ignored
+    assert texts.load(tmp_path) == {split: ["a b"] for split in ("train", "valid", "test")}
+    (tmp_path / "a.train.txt").write_text("a b")
+    with pytest.raises(SystemExit, match=r"--data: .*one \*train.txt in .*, got a.train.txt, ptb."):
+        language_model.main(config(tmp_path, tmp_path / "out"))
+
+
+@pytest.mark.parametrize(
+    "options, message",
+    [
+        ({"begin": ""}, "--begin: expected at least one token, got ''"),
+        ({"begin": " ", "unit": "words"}, "--begin: expected at least one token, got ' '"),
+        ({"temperature": 0.0}, "--temperature: expected more than 0, got 0.0"),
+        ({"top_p": 2.0}, "--top-p: expected more than 0, at most 1, got 2.0"),
+        ({"stride": 20}, "--stride: expected at most --steps 16, got 20"),
+        ({"vocabulary_size": 3}, "--vocabulary-size: expected at least 5, .*, got 3"),
+        ({"dropout": 1.0}, "--dropout: expected at least 0, less than 1, got 1.0"),
+    ],
+)
+def test_mistakes_are_found_before_the_training(text, tmp_path, options, message):
+    with pytest.raises(SystemExit, match=message):
+        language_model.main(config(text, tmp_path / "out", **options))
+    assert not (tmp_path / "out" / "checkpoints").exists()

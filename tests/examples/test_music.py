@@ -170,6 +170,14 @@ def test_scores(tmp_path):
             score(tmp_path / f"{n}{copy}.mxl", [tune, bass, bass, bass])
     sides = piano_rolls.load(tmp_path)
     assert sum(map(len, sides.values())) == 20 and len(sides["test"]) >= 2
+    for step, octave, alter in (("C", 0, 0), ("C", 9, 0), ("A", 0, -1)):
+        score(path, [note(step, octave, 2, alter=alter)])
+        with pytest.raises(ValueError, match=f"expected pitches from A0 to C8, got {step}{octave}"):
+            piano_rolls.read_musicxml(path)
+    with pytest.raises(SystemExit, match=r"--data: .*a\.mxl, got ValueError.*got A0 altered by -1"):
+        music.main(music.Config(data=tmp_path, out=tmp_path / "out"))
+    score(path, [note("A", 0, 2) + note("C", 8, 2)])  # the lowest and the highest key
+    assert np.argwhere(piano_rolls.read_musicxml(path)[0]).tolist() == [[0, 0], [1, 87]]
     path.write_bytes(b"no archive")
     with pytest.raises(SystemExit, match=r"--data: expected MusicXML in .*a\.mxl, got BadZipFile"):
         music.main(music.Config(data=tmp_path, out=tmp_path / "out"))

@@ -37,6 +37,19 @@ def test_reading_strips_stress_and_joins_ways(tmp_path):
     assert pronunciations.read_dictionary(path) == {"read": [("R", "EH", "D"), ("R", "IY", "D")]}
 
 
+def test_lines_that_are_comments_or_no_words(tmp_path):
+    path = tmp_path / "some.dict"
+    path.write_text(";;; comment line\n,comma K AA1 M AH0\ncat K AE1 T\n")
+    words = {",comma": [("K", "AA", "M", "AH")], "cat": [("K", "AE", "T")]}
+    assert pronunciations.read_dictionary(path) == words
+    path.write_text("dog D AO1 G\ncat,K AE T\n")
+    with pytest.raises(ValueError, match=r"between word and phonemes in line 2 of .*, got 'cat,K"):
+        pronunciations.read_dictionary(path)
+    path.write_text("ma M A 1\n")
+    with pytest.raises(ValueError, match=r"expected phonemes .* in line 1 of .*, got 'ma M A 1'"):
+        pronunciations.read_dictionary(path)
+
+
 def test_no_word_is_on_two_sides_and_the_split_is_fixed():
     words = [f"w{n}" for n in range(1000)]
     sides = pronunciations.split(words, 0.1)

@@ -201,4 +201,12 @@ def test_mistakes(features, recordings, tmp_path):
     fails("--data: .*expected 20 entries in test_text and _id", data=tmp_path / "short.npz")
     (tmp_path / "words").mkdir()
     (tmp_path / "words" / "hello.wav").write_bytes((recordings / "0_somebody_0.wav").read_bytes())
+    (tmp_path / "rates").mkdir()
+    for index, rate in enumerate((8000, 16000)):
+        tone = np.ones(1200, np.int16)
+        wavfile.write(tmp_path / "rates" / f"0_somebody_{index}.wav", rate, tone)
+    fails(
+        "--data: expected one sampling rate in all files, got 8000 Hz in 0_somebody_0.wav and",
+        data=tmp_path / "rates",
+    )
     fails("--data: .*expected names DIGIT_SPEAKER_INDEX.wav, got hello", data=tmp_path / "words")

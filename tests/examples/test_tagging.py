@@ -185,6 +185,8 @@ def test_mistakes(folder, tmp_path):
         (tmp_path / name).write_text("a\tb\n")
     fails(r"--data: expected one file \*train\* in .*, got my-train.tsv, train.tsv", data=tmp_path)
     (tmp_path / "my-train.tsv").unlink()
+    for name in ("train.tsv~", ".train.tsv.swp"):  # of editors, so they are ignored
+        (tmp_path / name).write_text("no corpus")
     (tmp_path / "dev.tsv").write_text("\n\n")
     (tmp_path / "test.tsv").write_text("a\tb\n")
     fails("--data: expected sentences for dev, got none", data=tmp_path)

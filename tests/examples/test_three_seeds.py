@@ -62,6 +62,16 @@ def test_curves_have_their_median_and_range(tmp_path, capsys, monkeypatch):
     assert {tuple(row) for row in area} >= {(3000.0, 0.5), (3000.0, 1.0), (20.0, 0.75)}
 
 
+def test_a_script_that_fails_ends_the_command_with_its_status(tmp_path, monkeypatch):
+    command = [sys.executable, "-c", "raise SystemExit(3)"]
+    real = subprocess.run
+    monkeypatch.setattr(subprocess, "run", lambda _, *, check: real(command, check=check))
+    with pytest.raises(SystemExit) as caught:
+        three_seeds.main(["addition", "--out", str(tmp_path)])
+    assert caught.value.code == 3
+    assert caught.value.__suppress_context__  # no traceback of the process follows
+
+
 @pytest.mark.parametrize("name", ["none", "script", "__init__"])
 def test_a_name_that_is_none(name, tmp_path):
     with pytest.raises(SystemExit, match=f"script: expected the name of an example, got '{name}'"):

@@ -20,9 +20,10 @@ pytest.importorskip("waitress")
 pytest.importorskip("tyro")
 from waitress import wasyncore
 
-from examples.serve import RateLimiter, Server, Service, create_app, validation
-from examples.serve.app import HEADERS
+from examples.serve import RateLimiter, Service, validation
+from examples.serve.app import HEADERS, create_app
 from examples.serve.load import send
+from examples.serve.server import Server
 from tests.serve import tiny
 from tests.serve.tiny import ask
 

@@ -138,6 +138,40 @@ def test_a_damaged_model_is_refused_and_left_as_it_is(tmp_path):
         assert "\n" not in str(caught.value) and path.read_bytes() == half
 
 
+def left_by_sentiment(folder):
+    """Write the files of a run of examples/sentiment.py, and return its model."""
+    config = sentiment.Config(embed_size=3, hidden_size=2, cell="lstm", pooling="last")
+    sizes = sentiment.sizes(config, len(tiny.WORDS))
+    model = tiny.shaken(sentiment.Reader(**sizes, rngs=nnx.Rngs(0)), 4)
+    training.save_model(model, folder, config=sizes)
+    tiny.WORDS.save(folder / "vocabulary.json")
+    return model
+
+
+def test_a_damaged_vocabulary_is_refused(tmp_path):
+    left_by_sentiment(tmp_path)
+    (tmp_path / "vocabulary.json").write_text('["a"]')
+    with pytest.raises(ValueError, match=r"expected 14 tokens in .*vocabulary\.json, .*, got 5"):
+        serving.load_reviewer(tmp_path)
+    folder = tmp_path / "pronounce"
+    letters, phonemes = data.Vocabulary("abcd"), data.Vocabulary("ABCDE")
+    sizes: dict[str, Any] = {
+        "source_vocabulary": len(letters), "target_vocabulary": len(phonemes), "embed_size": 3,
+        "hidden_size": 2,
+    }  # fmt: skip
+    training.save_model(seq2seq.Seq2Seq(**sizes, rngs=nnx.Rngs(0)), folder, config=sizes)
+    letters.save(folder / "letters.json")
+    letters.save(folder / "phonemes.json")
+    with pytest.raises(ValueError, match=r"expected 9 tokens in .*phonemes\.json, .*, got 8"):
+        serving.load_pronouncer(folder)
+    phonemes.save(folder / "letters.json")
+    with pytest.raises(ValueError, match=r"expected 8 tokens in .*letters\.json, .*, got 9"):
+        serving.load_pronouncer(folder)
+    data.Vocabulary(["AH", "B", "K", "T"]).save(folder / "letters.json")
+    with pytest.raises(ValueError, match=r"expected single letters in .*letters\.json, got 'AH'"):
+        serving.load_pronouncer(folder)
+
+
 def test_the_folder_of_another_script_is_said_to_be_one(tmp_path):
     left_by_pronounce(tmp_path)
     with pytest.raises(ValueError, match=r"expected vocabulary.json of a run of sentiment.py in"):
@@ -148,11 +182,7 @@ def test_the_folder_of_another_script_is_said_to_be_one(tmp_path):
 
 
 def test_a_run_of_sentiment_is_read(tmp_path):
-    config = sentiment.Config(embed_size=3, hidden_size=2, cell="lstm", pooling="last")
-    sizes = sentiment.sizes(config, len(tiny.WORDS))
-    model = tiny.shaken(sentiment.Reader(**sizes, rngs=nnx.Rngs(0)), 4)
-    training.save_model(model, tmp_path, config=sizes)
-    tiny.WORDS.save(tmp_path / "vocabulary.json")
+    model = left_by_sentiment(tmp_path)
     found = serving.load_reviewer(tmp_path)
     same(found.model, model)
     assert found.vocabulary == tiny.WORDS and found.words_of("Not BAD!") == ["not", "bad", "!"]

@@ -22,6 +22,8 @@ from flax import nnx
 import examples.serve as serving
 from examples import sentiment
 from examples.serve.__main__ import Config, leave, serve
+from examples.serve.app import create_app
+from examples.serve.server import Server
 from seqjax import data, seq2seq
 
 LIMITS = serving.Limits(body_bytes=4096, words=4, word_letters=16, text_letters=400, text_words=32)
@@ -83,12 +85,12 @@ def running(
 ) -> Any:
     """A server in a thread of its own; gives its port."""
     limiter = limiter or serving.RateLimiter(0, 1)
-    app = serving.create_app(service, limits, limiter, trusted_proxy)
+    app = create_app(service, limits, limiter, trusted_proxy)
     defaults: dict[str, Any] = {
         "host": "127.0.0.1", "port": 0, "threads": 16, "grace": 5.0,
         "max_request_body_size": limits.body_bytes + 1,
     }  # fmt: skip
-    server = serving.Server(app, **defaults | options)
+    server = Server(app, **defaults | options)
     thread = threading.Thread(target=server.run)
     thread.start()
     try:
