@@ -49,8 +49,8 @@ class Config(script.ScriptOptions):
     """Options of the anomaly detection example."""
 
     data: Path | None = None
-    """A folder with data/ and labels/combined_windows.json, as in NAB. All .csv files in the folders
-    of data/ are read; to read only some of them, make a folder with these."""
+    """A folder with data/ and labels/combined_windows.json, as in NAB. All .csv files in folders of
+    data/ are read; to read only some of them, make a folder with these."""
     probation: float = 0.15
     """Share of each series that is used for training and left out of the evaluation; at most 750
     steps, as in NAB. The last quarter of these steps is held out to choose the epoch."""

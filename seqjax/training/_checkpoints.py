@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import os
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
@@ -38,10 +39,11 @@ class Checkpoints:
 
     A checkpoint is written to a temporary folder, which is renamed at the end. If the process is
     killed while it writes a checkpoint, the earlier checkpoints remain. A checkpoint stores a
-    SHA-256 digest of its contents. If the digest does not match or the checkpoint cannot be read,
-    the checkpoint is renamed, a warning is issued, and the previous checkpoint is read. Arrays are
-    gathered on the host before they are stored, so a run with another number of devices can read
-    the checkpoint.
+    SHA-256 digest of its contents. A checkpoint is damaged if the digest does not match or if a
+    file is missing or cannot be decoded. A damaged checkpoint is renamed, a warning is issued, and
+    the previous checkpoint is read. If the system refuses to read a file, or if another program
+    wrote the checkpoint, an error is raised and nothing is renamed. Arrays are gathered on the host
+    before they are stored, so a run with another number of devices can read the checkpoint.
 
     Args:
       folder: the folder of the checkpoints. The folder is created if it does not exist.
@@ -166,9 +168,11 @@ class Checkpoints:
           The checkpoint, with its arrays on the host; None if the folder has no checkpoints.
 
         Raises:
-          ValueError: all checkpoints are damaged; `read_only` is True and the latest checkpoint is
-            damaged; or the checkpoint does not fit `like` (then the message names an array that
-            differs).
+          OSError: the system refuses to read a file of the checkpoint.
+          ValueError: all checkpoints are damaged; only checkpoints that an earlier call has renamed
+            are left; `read_only` is True and the latest checkpoint is damaged; another program
+            wrote the checkpoint; or the checkpoint does not fit `like` (then the message names an
+            array that differs).
         """
         self._manager.reload()
         steps = sorted(self._manager.all_steps(), reverse=True)
@@ -176,6 +180,7 @@ class Checkpoints:
             try:
                 flat, text = self._read(step)
             except Exception as error:  # damaged files raise errors of many classes
+                self._require_damage(step, error)
                 if self.read_only:
                     raise ValueError(
                         "checkpoints: expected the latest checkpoint to be undamaged, got "
@@ -190,10 +195,11 @@ class Checkpoints:
                     f"checkpoints: expected no {more[0]}, got one in {self.folder}; {_ANOTHER}"
                 )
             return Checkpoint(_unflat(flat, like, self.folder), json.loads(text))
-        if steps:
+        aside = sorted(path.name for path in self.folder.glob("damaged-[0-9]*"))
+        if aside:
             raise ValueError(
-                f"checkpoints: expected an undamaged checkpoint in {self.folder}, got "
-                f"{len(steps)}, all of them damaged"
+                f"checkpoints: expected an undamaged checkpoint in {self.folder}, got only damaged "
+                f"ones: {', '.join(aside)}; remove these folders to start anew"
             )
         return None
 
@@ -207,6 +213,22 @@ class Checkpoints:
         if _digest(flat, text) != digest:
             raise ValueError("its contents do not match their digest")
         return flat, text
+
+    def _require_damage(self, step: int, error: Exception) -> None:
+        """Raise if a checkpoint that could not be read is not damaged."""
+        place = self.folder / str(step)
+        if isinstance(error, OSError) and not isinstance(error, FileNotFoundError):
+            refused: OSError | None = error
+        else:  # orbax reports a file that it cannot open by errors of other classes as well
+            refused = _refused(place)
+        if refused is not None:
+            refused.add_note(f"checkpoints: {place} could not be read; nothing was renamed.")
+            raise refused
+        if _is_foreign(place):
+            raise ValueError(
+                f"checkpoints: expected a checkpoint of seqjax.training.Checkpoints, got {place}, "
+                "which another program wrote; use another folder"
+            )
 
     def _set_aside(self, step: int, error: Exception) -> None:
         place = self.folder / str(step)
@@ -225,6 +247,30 @@ class Checkpoints:
             f"({_why(error)}); it was renamed to {aside.name}, and the previous one is read",
             stacklevel=4,
         )
+
+
+def _refused(place: Path) -> OSError | None:
+    """Return the error of the first file of a folder that the system refuses to read."""
+    refused: list[OSError] = []
+    for folder, _, names in os.walk(place, onerror=refused.append):
+        for name in names:
+            try:
+                Path(folder, name).open("rb").close()
+            except OSError as error:
+                refused.append(error)
+    # Another process of the run may have renamed the folder meanwhile.
+    there = [error for error in refused if not isinstance(error, FileNotFoundError)]
+    return there[0] if there else None
+
+
+def _is_foreign(place: Path) -> bool:
+    """Return whether another program wrote a checkpoint: it has none of the items of `save`."""
+    try:
+        items = json.loads((place / "_CHECKPOINT_METADATA").read_text())["item_handlers"]
+        return not (isinstance(items, dict) and {"arrays", "record"} <= set(items))
+    except (OSError, ValueError, KeyError, TypeError):  # missing or damaged
+        folders = {path.name for path in place.glob("*") if path.is_dir()}
+        return bool(folders) and not {"arrays", "record"} & folders
 
 
 def _why(error: Exception) -> str:

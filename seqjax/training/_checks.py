@@ -1,6 +1,6 @@
 """Checks of the arguments of `fit`, which run before anything is computed."""
 
-from collections.abc import Callable, Iterable, Iterator, Sized
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sized
 from typing import Any, TypeAlias
 
 from seqjax import checks
@@ -9,8 +9,16 @@ from seqjax.training._checkpoints import Checkpoints
 from seqjax.training._evaluation import MetricFn
 from seqjax.training._extra_args import with_extra_args
 from seqjax.training._monitor import Monitor
+from seqjax.training._results import require_call
 
-__all__ = ["BatchSource", "check_batches", "check_end", "check_functions", "check_run"]
+__all__ = [
+    "BatchSource",
+    "check_batches",
+    "check_end",
+    "check_functions",
+    "check_run",
+    "settings_as_text",
+]
 
 BatchSource: TypeAlias = Iterable[Any] | Callable[[int], Iterable[Any]]
 """An iterable of batches, or a function that takes an epoch's index and returns an iterable."""
@@ -24,11 +32,25 @@ def check_end(epochs: Any, steps: Any) -> None:
             checks.require_integer(name, value)
 
 
-def check_functions(optimizer: Any, **functions: Any) -> None:
+def check_functions(
+    optimizer: Any,
+    loss_fn: Any,
+    metric_fn: Any,
+    on_epoch_end: Any,
+    on_step_end: Any,
+    logs: Iterable[Any],
+) -> None:
     with_extra_args(optimizer)
-    for name, function in functions.items():
-        if function is not None and not callable(function):
-            raise TypeError(f"{name}: expected a function, got {checks.brief(function)}")
+    require_call("loss_fn", loss_fn, "model", "batch", "rngs")
+    for name, function, *arguments in (
+        ("metric_fn", metric_fn, "model", "batch"),
+        ("on_epoch_end", on_epoch_end, "record", "state"),
+        ("on_step_end", on_step_end, "step", "state"),
+    ):
+        if function is not None:
+            require_call(name, function, *arguments)
+    for index, log in enumerate(logs):
+        require_call(f"logs[{index}]", log, "history")
 
 
 def check_batches(
@@ -60,9 +82,20 @@ def check_run(monitor: Any, checkpoints: Any, resume: bool) -> None:
         raise ValueError("resume: expected checkpoints to resume from, got checkpoints=None")
 
 
+def settings_as_text(settings: Any) -> dict[str, str]:
+    """Return the values of `settings` as text, which checkpoints store."""
+    if not isinstance(settings, Mapping | None):
+        raise TypeError(f"settings: expected a dict, got {checks.brief(settings)}")
+    for name in settings or ():
+        if not isinstance(name, str):
+            raise TypeError(f"settings: expected names as keys, got {checks.brief(name)}")
+    return {name: str(value) for name, value in (settings or {}).items()}
+
+
 def _require_readable(name: str, batches: BatchSource, epochs: int) -> None:
     """Raise an error if there are several epochs, but the batches can be read only once."""
     if callable(batches):
+        require_call(name, batches, "epoch")
         return
     require_batches(name, batches)
     if isinstance(batches, Iterator) and epochs > 1:

@@ -143,26 +143,30 @@ def evaluate_placed(
     state: TrainState,
     batches: Iterable[Any],
     place: Callable[[Any], Any] | None = None,
+    name: str = "batches",
 ) -> dict[str, float]:
-    """Return the result of `evaluate`. If given, `place` first puts each batch onto devices."""
+    """Return the result of `evaluate`. If given, `place` first puts each batch onto devices.
+
+    Errors name the argument `name`.
+    """
     totals = Totals()
     warned = False
 
     def look_at_unusual() -> None:
         nonlocal warned
-        for name, batch in totals.take_unusual():
+        for metric, batch in totals.take_unusual():
             if not isinstance(eval_step, GuardedStep):
                 continue
             held = eval_step.explain(state, batch, deeply=not warned)
             if not warned:
                 warnings.warn(
-                    f"metric_fn: expected finite numbers, got {name} that is not finite; the batch "
-                    f"has {held}",
+                    f"metric_fn: expected finite numbers, got {metric} that is not finite; the "
+                    f"batch has {held}",
                     stacklevel=4,
                 )
             warned = True
 
-    for batch in map(as_arrays, require_batches("batches", batches)):
+    for batch in map(as_arrays, require_batches(name, batches)):
         if isinstance(eval_step, GuardedStep):
             there = batch if place is None else place(batch)
             state, measured = eval_step.run(state, there, host=batch, place=place)
@@ -171,7 +175,7 @@ def evaluate_placed(
         totals.add(measured, batch)
         look_at_unusual()
     if not totals.batches:
-        raise ValueError("batches: expected at least one batch, got none")
+        raise ValueError(f"{name}: expected at least one batch, got none")
     values = totals.values()
     look_at_unusual()
     return values

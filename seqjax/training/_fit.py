@@ -25,6 +25,7 @@ from seqjax.training._checks import (
     check_end,
     check_functions,
     check_run,
+    settings_as_text,
 )
 from seqjax.training._evaluation import MetricFn, evaluate_placed, make_eval_step
 from seqjax.training._logs import Log
@@ -38,7 +39,7 @@ from seqjax.training._processes import (
     require_same_state,
 )
 from seqjax.training._progress import Progress
-from seqjax.training._records import epoch_record
+from seqjax.training._records import call_on_epoch_end, epoch_record
 from seqjax.training._resume import batches_from, check_limits, restored
 from seqjax.training._state import TrainState, init_state, state_to_model
 from seqjax.training._step import LossFn, make_train_step
@@ -101,10 +102,10 @@ def fit(
     One seed determines all randomness of the steps: the same call gives bitwise the same result.
     The host does not wait for the device at each step, but only when it reads metrics.
 
-    If a step's loss, gradient or update is not finite, the step is skipped, and the history counts
-    it as `skipped`. The loss function then runs on the step's batch once more without compilation.
-    If the second run finds the cause, such as a label out of range, an error is raised. Otherwise a
-    warning describes the batch.
+    If a step's loss, gradient, update or optimiser state is not finite, the step is skipped, and
+    the history counts it as `skipped`. The loss function then runs on the step's batch once more
+    without compilation. If the second run finds the cause, such as a label out of range, an error
+    is raised. Otherwise a warning describes the batch.
 
     If a loss or metric does not depend on `batch["weights"]`, training and evaluation leave out
     filler rows, the rows of zeros that fill up a batch (see `make_train_step`).
@@ -131,8 +132,9 @@ def fit(
       seed: the seed of `rngs` and of the random streams stored in the model.
       progress: whether to show progress on standard error, as a live bar on a terminal and as plain
         lines in a pipe or file.
-      on_epoch_end: a function that is called with the epoch's record and the state. The next step
-        overwrites the state's arrays, so copy the arrays that you need later.
+      on_epoch_end: a function that is called with the epoch's record and the state. The function
+        may add values that JSON can represent to the record. The next step overwrites the state's
+        arrays, so copy the arrays that you need later.
       on_step_end: a function that is called after each step with the number of steps so far and the
         state, whose arrays the next step overwrites. Training waits until the function returns.
       devices: the number of devices over which each batch is divided, along the first axis of its
@@ -152,7 +154,8 @@ def fit(
       prefetch: the number of batches that are prepared and sent to the device in advance, while the
         device computes.
       settings: a dict of other values that must be the same when a run resumes, such as the
-        learning rate. Checkpoints store them as text.
+        learning rate. Checkpoints store them as text. A setting that was added or left out since
+        the checkpoint was written is an error, too.
 
     Returns:
       A `FitResult` with the trained module, the final state, the history and the record of the best
@@ -173,8 +176,9 @@ def fit(
         batches of several epochs are an iterator, which can be read only once; only one of
         `eval_batches` and `metric_fn` is given; there are fewer than `devices` devices; or a label,
         token or length is out of range. Without `resume`, it is an error if the folder already has
-        checkpoints. With `resume`, it is an error if the checkpoint comes from a longer run or from
-        a run with another seed, model or setting. With several processes, it is an error if they
+        checkpoints. With `resume`, it is an error if all checkpoints are damaged, or if the
+        checkpoint comes from another program, from a longer run or from a run with another seed,
+        model or setting. With several processes, it is an error if they
         start with different arrays or settings, or if the first batch of an epoch differs between
         them. For errors of `loss_fn`, see `make_train_step`.
 
@@ -201,12 +205,7 @@ def fit(
     seed = checks.require_integer("seed", seed, least=0)
     check_end(epochs, steps)
     checks.require_integer("prefetch", prefetch, least=0)
-    check_functions(
-        optimizer, loss_fn=loss_fn, metric_fn=metric_fn, on_epoch_end=on_epoch_end,
-        on_step_end=on_step_end,
-    )  # fmt: skip
-    for index, log in enumerate(logs):
-        check_functions(optimizer, **{f"logs[{index}]": log})
+    check_functions(optimizer, loss_fn, metric_fn, on_epoch_end, on_step_end, logs)
     check_batches(train_batches, eval_batches, metric_fn, epochs or 1)
     check_run(monitor, checkpoints, resume)
     sharding.batch_mesh(devices)
@@ -222,8 +221,11 @@ def fit(
     state = init_state(model, optimizer)
     best = _values(state) if monitor is not None else None
     position = Position()
-    run: dict[str, Any] = {"seed": seed, "monitor": monitor and [monitor.metric, monitor.mode]}
-    run |= {name: str(value) for name, value in (settings or {}).items()}
+    run: dict[str, Any] = {
+        "seed": seed,
+        "monitor": monitor and [monitor.metric, monitor.mode],
+        "settings": settings_as_text(settings),
+    }
     if devices > 1:
         require_same_run(run, None if checkpoints is None else checkpoints.folder)
     if checkpoints is not None:
@@ -237,10 +239,9 @@ def fit(
     if metric_fn is not None:
         eval_step = make_eval_step(model, metric_fn)
 
-    def save() -> None:
+    def save(ended_at: int | None = None) -> None:
         if checkpoints is not None:
             arrays = {"state": state, "best": best}
-            ended_at = steps if steps == position.step else None
             record = run | {"ended_at": ended_at} | position.record()
             checkpoints.save(position.step, arrays, record)
 
@@ -318,19 +319,38 @@ def fit(
             good = averaged(state)
             if eval_step is not None and eval_batches is not None:
                 measured = evaluate_placed(
-                    eval_step, good, _read("eval_batches", eval_batches, epoch, devices), place
-                )
+                    eval_step, good, _read("eval_batches", eval_batches, epoch, devices), place,
+                    name="eval_batches",
+                )  # fmt: skip
                 record |= {f"eval_{name}": value for name, value in measured.items()}
             position.end_epoch(record)
             if monitor is not None and monitor.best(position.history) == epoch:
                 best = _values(good)
             display.end_epoch(record)
             if on_epoch_end is not None:
-                on_epoch_end(record, state)
+                call_on_epoch_end(on_epoch_end, record, state)
             for log in logs if main_process else ():
                 log(position.history)
-            save()
+            # With more steps, a run that ended within an epoch would have used other batches.
+            whole = isinstance(batches, Sized) and totals.batches >= len(batches)
+            save(None if whole or steps != position.step else steps)
+    _warn_without_update(state)
     return _result(model, state, best, monitor, position.history)
+
+
+def _warn_without_update(state: TrainState) -> None:
+    """Warn if the optimiser accumulates gradients, and the run was too short for one update."""
+    nodes = jax.tree.leaves(
+        state.opt_state, is_leaf=lambda node: isinstance(node, optax.MultiStepsState)
+    )
+    updates = [int(node.gradient_step) for node in nodes if isinstance(node, optax.MultiStepsState)]
+    if updates and not any(updates):
+        warnings.warn(
+            "optimizer: expected a run with at least one update, got none in "
+            f"{int(state.step)} steps, since gradients are accumulated over more steps; the model "
+            "is untrained",
+            stacklevel=4,
+        )
 
 
 def _values(state: TrainState) -> PyTree:

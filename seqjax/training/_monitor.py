@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+import re
 from collections.abc import Mapping, Sequence
 from typing import Literal, get_args
 
@@ -10,8 +11,14 @@ from seqjax import checks
 __all__ = ["Monitor"]
 
 Mode = Literal["min", "max"]
-SCORES = ("accuracy", "f1", "bleu")
-"""If the name of a metric contains one of these texts, larger values are better by default."""
+_SCORES = {
+    "acc", "accuracy", "auc", "auprc", "auroc", "bleu", "chrf", "dice", "f1", "iou", "mcc", "miou",
+    "precision", "r2", "recall", "return", "reward", "rouge",
+}  # fmt: skip
+_ERRORS = {
+    "bpc", "bpd", "cer", "cost", "crps", "distance", "error", "loss", "mae", "mape", "mase", "mse",
+    "nats", "nll", "perplexity", "ppl", "rmse", "smape", "wer",
+}  # fmt: skip
 
 
 @dataclasses.dataclass(frozen=True)
@@ -21,10 +28,16 @@ class Monitor:
     Attributes:
       metric: the name of the metric in the history: "loss", or "eval_NAME" for each NAME that your
         `metric_fn` returns. For example, use "eval_loss" if `metric_fn` returns {"loss": ...}.
-      mode: "min" if smaller values are better, "max" if larger values are better. The default is
-        "max" if the name of the metric contains "accuracy", "f1" or "bleu", and "min" otherwise.
+      mode: "min" if smaller values are better, "max" if larger values are better. If the name of
+        the metric contains the name of a common score, such as `eval_accuracy`, `eval_macro_f1` or
+        `eval_auc`, the default is "max". If it contains the name of a common error, such as `loss`,
+        `eval_nll` or `eval_wer`, the default is "min". For other names, `mode` is required.
       patience: the number of epochs without improvement after which training stops. If patience is
         None, training does not stop early.
+
+    Raises:
+      TypeError, ValueError: an attribute is of the wrong type or out of its range, or mode is
+        missing and the name of the metric does not determine it.
 
     Example:
       >>> monitor = Monitor("eval_loss", patience=2)
@@ -41,8 +54,7 @@ class Monitor:
         if not isinstance(self.metric, str):
             raise TypeError(f"metric: expected a name, got {checks.brief(self.metric)}")
         if self.mode is None:
-            mode: Mode = "max" if any(name in self.metric.lower() for name in SCORES) else "min"
-            object.__setattr__(self, "mode", mode)
+            object.__setattr__(self, "mode", _mode(self.metric))
         if self.mode not in get_args(Mode):
             raise ValueError(f"mode: expected one of {get_args(Mode)}, got {self.mode!r}")
         if self.patience is not None:
@@ -85,3 +97,15 @@ class Monitor:
             return False
         best = self.best(history)
         return len(history) - 1 - (-1 if best is None else best) >= self.patience
+
+
+def _mode(metric: str) -> Mode:
+    """Return the mode of a metric whose name contains the name of a common score or error."""
+    words = set(re.split(r"[^a-z0-9]+", metric.lower()))
+    score, error = bool(words & _SCORES), bool(words & _ERRORS)
+    if score == error:
+        raise ValueError(
+            f"mode: expected 'min' or 'max' for the metric {metric!r}, got None; use 'min' if "
+            "smaller values are better and 'max' if larger values are better"
+        )
+    return "max" if score else "min"

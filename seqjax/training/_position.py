@@ -21,7 +21,8 @@ class Position:
       totals: the metrics of the current epoch's batches, and the number of these batches.
       seconds: the training time of the current epoch so far.
       ended_at: the number of steps after which an earlier process ended because of `steps=`,
-        possibly in the middle of an epoch; None if it did not end for this reason.
+        possibly in the middle of an epoch; None if it did not end for this reason, or if it ended
+        with the last batch of an epoch.
 
     Example:
       >>> position = Position([{"epoch": 1, "step": 9}])

@@ -1,12 +1,19 @@
-"""A function that makes the training record of an epoch, and reports skipped steps."""
+"""Functions that make the record of an epoch, report skipped steps, and call `on_epoch_end`."""
 
+import json
 import warnings
+from collections.abc import Callable
 
+import jax
+import numpy as np
+
+from seqjax import checks
 from seqjax.training._position import Position, Record
+from seqjax.training._state import TrainState
 
-__all__ = ["epoch_record"]
+__all__ = ["call_on_epoch_end", "epoch_record"]
 
-_NOT_FINITE = "their loss, gradient or update was not finite"
+_NOT_FINITE = "their loss, gradient, update or optimiser state was not finite"
 
 
 def epoch_record(epoch: int, position: Position, held: str) -> Record:
@@ -30,3 +37,31 @@ def epoch_record(epoch: int, position: Position, held: str) -> Record:
     values = totals.values()
     step, skipped = position.step, totals.skipped
     return {"epoch": epoch + 1, "step": step, "loss": values["loss"], **values, "skipped": skipped}
+
+
+def call_on_epoch_end(
+    function: Callable[[Record, TrainState], object], record: Record, state: TrainState
+) -> None:
+    """Call `on_epoch_end`, which may add values to the record.
+
+    Scalars of NumPy and JAX become numbers of Python, so that checkpoints can store the record.
+
+    Raises:
+      TypeError: JSON cannot represent a value of the record.
+      ValueError: the function has removed a value.
+    """
+    names = list(record)
+    function(record, state)
+    for name in names:
+        if name not in record:
+            raise ValueError(f"on_epoch_end: expected a record that still has {name!r}, got none")
+    for name, value in record.items():
+        if isinstance(value, np.generic | np.ndarray | jax.Array) and np.ndim(value) == 0:
+            record[name] = value = value.item()
+        try:
+            json.dumps({name: value})
+        except (TypeError, ValueError):
+            raise TypeError(
+                f"on_epoch_end: expected values in the record that JSON can represent, got "
+                f"{checks.brief(value)} for {name!r}"
+            ) from None

@@ -1,7 +1,7 @@
 """Functions that resume a run: they read its values from a checkpoint, and skip used batches."""
 
 import itertools
-from collections.abc import Iterable, Sized
+from collections.abc import Iterable, Mapping, Sized
 from typing import Any
 
 import jax
@@ -29,14 +29,25 @@ def restored(
     found = checkpoints.restore({"state": state, "best": best})
     if found is None:
         return state, best, Position()
-    for name, value in run.items():
-        if found.record.get(name) != value:
-            raise ValueError(
-                f"{name}: expected {found.record.get(name)} as in the checkpoint in "
-                f"{checkpoints.folder}, got {value}"
-            )
+    _require_same(run, found.record, checkpoints)
     arrays = jax.tree.map(jnp.asarray, found.arrays)
     return arrays["state"], arrays["best"], Position.from_record(found.record)
+
+
+def _require_same(
+    run: Mapping[str, Any], record: Mapping[str, Any], checkpoints: Checkpoints
+) -> None:
+    """Raise if the seed, the monitor or a setting differs from that of the checkpoint."""
+    there = f"in the checkpoint in {checkpoints.folder}"
+    for name in ("seed", "monitor"):
+        if record.get(name) != run[name]:
+            raise ValueError(f"{name}: expected {record.get(name)} as {there}, got {run[name]}")
+    before, now = record.get("settings", {}), run["settings"]
+    for name in sorted(before | now):
+        if before.get(name) != now.get(name):
+            expected = f"{before[name]} as" if name in before else "no such setting, as"
+            got = now.get(name, "no such setting")
+            raise ValueError(f"settings[{name!r}]: expected {expected} {there}, got {got}")
 
 
 def check_limits(
@@ -44,8 +55,8 @@ def check_limits(
 ) -> None:
     """Raise if the run cannot be continued with these numbers of epochs and steps.
 
-    A run cannot be continued if it already has more epochs or steps, or if it ended within an epoch
-    because of another value of `steps`.
+    A run cannot be continued if it already has more epochs or steps, or if it ended because of
+    another value of `steps` and not at the known end of an epoch.
     """
     for name, limit, done in (("epochs", epochs, position.epoch), ("steps", steps, position.step)):
         if limit is not None and limit < done:
@@ -56,7 +67,8 @@ def check_limits(
     if position.ended_at is not None and steps != position.ended_at:
         raise ValueError(
             f"steps: expected {position.ended_at}, since the run in {checkpoints.folder} ended "
-            f"within an epoch after this number of steps, got {steps}"
+            "after this number of steps, within an epoch or in one whose batches have no length, "
+            f"got {steps}"
         )
 
 

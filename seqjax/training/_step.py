@@ -50,8 +50,9 @@ def make_train_step(
     running statistics of `nnx.BatchNorm` or the recurrent state of `seqjax.nn.Stateful`. The
     `model_state` of the returned state contains their new values.
 
-    If the loss, the gradient or the update is not finite, the step is skipped: it changes only
-    `state.step`, and its metric `skipped` is True.
+    If the loss, the gradient, its norm, the update or the new state of the optimiser is not finite,
+    the step is skipped: it changes only `state.step`, and its metric `skipped` is True. Elements of
+    the optimiser's state that were not finite before the step are ignored.
 
     Optimisers that need more arguments than the gradient, such as `optax.lbfgs`, line searches and
     `optax.contrib.reduce_on_plateau`, get three arguments: `value` is the loss, `grad` is the
@@ -83,10 +84,11 @@ def make_train_step(
         a pair of an array and a dict, or the optimiser cannot update the model's parameters.
       ValueError: The first step raises this error if the loss is not a float scalar, if a metric is
         not a scalar or has a reserved name (`loss`, `grad_norm`, `skipped`, `epoch`, `step`,
-        `seconds`), or if the model has changed the structure of its state. Any step raises this
-        error if a field has integers beyond 32 bits, if a length on the host is negative or larger
-        than the number of time steps, or if filler rows would change the result and cannot be left
-        out. If a length on a device is wrong, the loss becomes NaN instead.
+        `seconds`, or one that begins with `eval_`), or if the model has changed the structure of
+        its state. Any step raises this error if a field has integers beyond 32 bits, if a length on
+        the host is negative or larger than the number of time steps, or if filler rows would change
+        the result and cannot be left out. If a length on a device is wrong, the loss becomes NaN
+        instead.
 
     Example:
       >>> import jax, jax.numpy as jnp, optax
@@ -142,10 +144,12 @@ def make_train_step(
             ),
         )  # fmt: skip
         params = optax.apply_updates(state.params, updates)
-        finite = _all_finite((loss, grads, updates))
+        norm = _global_norm(grads)
+        # If an element of the gradient is not finite, its norm is not finite either.
+        finite = _all_finite((loss, norm, updates), opt_state, state.opt_state)
         changed = TrainState(params, model_state, opt_state, state.step + 1)
         unchanged = state._replace(step=state.step + 1)
-        metrics |= {"loss": loss, "grad_norm": _global_norm(grads), "skipped": ~finite}
+        metrics |= {"loss": loss, "grad_norm": norm, "skipped": ~finite}
         return jax.tree.map(functools.partial(jnp.where, finite), changed, unchanged), metrics
 
     return GuardedStep(train_step, outline, "loss_fn", donate=donate)
@@ -175,13 +179,37 @@ def _checked_loss(result: Any) -> tuple[Array, dict[str, Any]]:
             raise ValueError(
                 f"loss_fn: expected names of metrics other than {', '.join(_TAKEN)}, got {name!r}"
             )
+        if str(name).startswith("eval_"):
+            raise ValueError(
+                "loss_fn: expected names of metrics that do not begin with 'eval_', since the "
+                f"history uses these names for the metrics of metric_fn, got {name!r}"
+            )
     require_scalars("loss_fn", metrics)
     return loss, metrics
 
 
-def _all_finite(tree: PyTree) -> Array:
-    """Return whether all elements of all leaves are finite."""
-    return jnp.stack([jnp.all(jnp.isfinite(leaf)) for leaf in jax.tree.leaves(tree)]).all()
+def _all_finite(values: PyTree, new: PyTree, old: PyTree) -> Array:
+    """Return whether all values are finite, and all floats of `new` where those of `old` are.
+
+    Arrays of one shape are examined together. XLA then computes the update and the new optimiser
+    state of a parameter in one loop, and stores no further array. With one test for each array, a
+    step of Adam took up to 20 % longer.
+
+    Args:
+      values: a pytree of arrays.
+      new: the new state of the optimiser. A large finite gradient can overflow here. For example,
+        if a second moment of Adam becomes infinite, all later updates of its parameter are 0.
+      old: the state of the optimiser before the step. Some optimisers begin with infinite values.
+    """
+    tests: dict[tuple[int, ...], list[Array]] = {}
+    for value in jax.tree.leaves(values):
+        tests.setdefault(jnp.shape(value), []).append(jnp.isfinite(value))
+    for now, before in zip(jax.tree.leaves(new), jax.tree.leaves(old), strict=True):
+        if jnp.issubdtype(jnp.result_type(now), jnp.inexact):
+            test = jnp.isfinite(now) | ~jnp.isfinite(before)
+            tests.setdefault(jnp.shape(now), []).append(test)
+    together = [functools.reduce(jnp.logical_and, group) for group in tests.values()]
+    return jnp.stack([jnp.all(test) for test in together]).all()
 
 
 def _global_norm(grads: PyTree) -> Array:

@@ -138,7 +138,9 @@ class Totals:
         names = [name for name, mean in self._last.items() if not math.isfinite(mean.total)]
         if (names or skipped) and batch is not None and self._seen_unusual < _UNUSUAL:
             self._seen_unusual += 1
-            self._unusual.append((repr(names[0]) if names else "a gradient or update", batch))
+            self._unusual.append(
+                (repr(names[0]) if names else "a gradient, update or optimiser state", batch)
+            )
 
 
 def _on_host(value: Any, count: int) -> Mean:

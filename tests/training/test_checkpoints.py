@@ -3,6 +3,7 @@
 import itertools
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -14,6 +15,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+import orbax.checkpoint as ocp
 import pytest
 
 from seqjax import training
@@ -174,16 +176,58 @@ def test_what_is_read_only_stays_as_it_is(tmp_path):
     assert not (tmp_path / "none").exists()
 
 
-def test_all_damaged_is_an_error(tmp_path):
+def test_all_damaged_is_an_error_until_their_folders_are_removed(tmp_path):
     write_two(tmp_path)
     for number in "12":
         delete_arrays(tmp_path / number)
+    like = {"w": jnp.zeros(SIZE)}
+    message = r"got only damaged ones: damaged-1, damaged-2; remove these folders to start anew"
+    with training.Checkpoints(tmp_path) as checkpoints:
+        with (
+            pytest.warns(UserWarning, match="damaged"),
+            pytest.raises(ValueError, match=message),
+        ):
+            checkpoints.restore(like)
+        with pytest.raises(ValueError, match=message):  # as when a scheduler restarts the job
+            checkpoints.restore(like)
+        for number in "12":
+            shutil.rmtree(tmp_path / f"damaged-{number}")
+        assert checkpoints.restore(like) is None
+
+
+@pytest.mark.parametrize("item", ["arrays", "record"])
+@pytest.mark.parametrize("read_only", [False, True])
+def test_a_file_that_the_system_refuses_to_read_is_not_damaged(tmp_path, item, read_only):
+    write_two(tmp_path)
+    for path in list((tmp_path / "2" / item).rglob("*")):
+        if path.is_file():  # a link to itself can be opened by nobody, not even by root
+            path.unlink()
+            path.symlink_to(path)
+    before = sorted(tmp_path.rglob("*"))
     with (
-        training.Checkpoints(tmp_path) as checkpoints,
-        pytest.warns(UserWarning, match="damaged"),
-        pytest.raises(ValueError, match=r"checkpoints: .* got 2, all of them damaged"),
+        training.Checkpoints(tmp_path, read_only=read_only) as checkpoints,
+        pytest.raises(OSError, match="symbolic links") as caught,
     ):
         checkpoints.restore({"w": jnp.zeros(SIZE)})
+    assert caught.value.__notes__ == [
+        f"checkpoints: {tmp_path}/2 could not be read; nothing was renamed."
+    ]
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+@pytest.mark.parametrize("metadata", [True, False])
+def test_checkpoints_of_another_program_are_left_alone(tmp_path, metadata):
+    with ocp.CheckpointManager(tmp_path) as manager:
+        manager.save(1, args=ocp.args.StandardSave({"w": np.ones(3)}))
+    if not metadata:
+        (tmp_path / "1" / "_CHECKPOINT_METADATA").unlink()
+    before = sorted(tmp_path.rglob("*"))
+    with (
+        training.Checkpoints(tmp_path) as checkpoints,
+        pytest.raises(ValueError, match=r"got .*/1, which another program wrote; use another"),
+    ):
+        run(checkpoints=checkpoints, resume=True)
+    assert sorted(tmp_path.rglob("*")) == before
 
 
 @pytest.mark.parametrize(
@@ -370,14 +414,14 @@ def test_the_best_epoch_is_returned_and_patience_ends_the_run():
     assert result.best == result.history[0]
     np.testing.assert_array_equal(result.model.outer.bias[...], told[0][1])
     np.testing.assert_array_equal(result.state.params["outer"]["bias"], told[1][1])
-    monitor = training.Monitor("a", patience=3)
+    monitor = training.Monitor("a", "min", patience=3)
     history = [{"a": value} for value in values]
     assert [monitor.stops(history[: n + 1]) for n in range(5)] == [False] * 5
-    assert training.Monitor("a", patience=2).stops(history[:4])
+    assert training.Monitor("a", "min", patience=2).stops(history[:4])
     assert training.Monitor("a", "max").best(history) == 0
-    assert training.Monitor("a").best([{"a": float("nan")}]) is None
+    assert training.Monitor("a", "min").best([{"a": float("nan")}]) is None
     with pytest.raises(ValueError, match="monitor: expected one of a, got 'b'"):
-        training.Monitor("b").best(history)
+        training.Monitor("b", "min").best(history)
     with pytest.raises(ValueError, match="mode: expected one of"):
         training.Monitor("a", "least")  # type: ignore[arg-type]
 
@@ -480,8 +524,14 @@ def test_what_does_not_fit_the_run_before_is_refused(tmp_path):
         settings = {"rate": 0.1}
         run(epochs=None, steps=7, checkpoints=checkpoints, settings=settings)
         going_on = {"checkpoints": checkpoints, "resume": True}
-        with pytest.raises(ValueError, match=r"rate: expected 0\.1 as in .*, got 0\.2"):
-            run(epochs=None, steps=7, settings={"rate": 0.2}, **going_on)
+        for changed, message in (
+            ({"rate": 0.2}, r"settings\['rate'\]: expected 0\.1 as in .*, got 0\.2"),
+            ({}, r"settings\['rate'\]: expected 0\.1 as in .*, got no such setting"),
+            (None, r"settings\['rate'\]: expected 0\.1 as in .*, got no such setting"),
+            (settings | {"b": 1}, r"settings\['b'\]: expected no such setting, as in .*, got 1"),
+        ):
+            with pytest.raises(ValueError, match=message):
+                run(epochs=None, steps=7, settings=changed, **going_on)
         with pytest.raises(ValueError, match=r"steps: expected 7, since the run in .* got 12"):
             run(epochs=None, steps=12, settings=settings, **going_on)
         with pytest.raises(ValueError, match=r"steps: expected 7, .* got None"):
@@ -491,18 +541,74 @@ def test_what_does_not_fit_the_run_before_is_refused(tmp_path):
         assert run(epochs=None, steps=7, settings=settings, **going_on).history[-1]["step"] == 7
 
 
+def test_settings_may_have_any_name(tmp_path):
+    settings = {"history": 1, "seconds": 2, "totals": 3, "ended_at": 4, "seed": 5, "monitor": 6}
+    with training.Checkpoints(tmp_path) as checkpoints:
+        run(epochs=1, checkpoints=checkpoints, settings=settings)
+        again = run(epochs=2, checkpoints=checkpoints, settings=settings, resume=True)
+        assert len(again.history) == 2
+        with pytest.raises(ValueError, match=r"seed: expected 0 as in .*, got 1"):
+            run(epochs=2, seed=1, checkpoints=checkpoints, settings=settings, resume=True)
+    with pytest.raises(TypeError, match="settings: expected names as keys, got 1"):
+        run(settings={1: 2})
+    with pytest.raises(TypeError, match="settings: expected a dict, got 5"):
+        run(settings=5)
+
+
+@pytest.mark.parametrize("end", [{"steps": 12}, {"epochs": 3}])
+def test_a_run_whose_steps_ended_with_an_epoch_goes_on(tmp_path, end):
+    whole = run(epochs=3)
+    end = {"epochs": None} | end
+    with training.Checkpoints(tmp_path) as checkpoints:
+        run(epochs=None, steps=8, checkpoints=checkpoints)
+        again = run(**end, checkpoints=checkpoints, resume=True)
+    assert final_params(again) == final_params(whole)
+    assert without_time(again.history) == without_time(whole.history)
+
+
+def test_without_a_length_the_end_of_an_epoch_is_not_known(tmp_path):
+    source = lambda epoch: iter(make_batches())  # noqa: E731
+    with training.Checkpoints(tmp_path) as checkpoints:
+        run(source, epochs=None, steps=8, checkpoints=checkpoints)
+        with pytest.raises(ValueError, match=r"steps: expected 8, .* no length, got 12"):
+            run(source, epochs=None, steps=12, checkpoints=checkpoints, resume=True)
+
+
+def test_scalars_that_on_epoch_end_adds_are_stored(tmp_path):
+    def add(record, state):
+        record |= {
+            "numpy": np.float32(0.5),
+            "jax": jnp.int32(record["epoch"]),
+            "zero": np.zeros([]),
+        }
+
+    with training.Checkpoints(tmp_path) as checkpoints:
+        run(epochs=1, checkpoints=checkpoints, on_epoch_end=add)
+        again = run(epochs=2, checkpoints=checkpoints, on_epoch_end=add, resume=True)
+    added = [[record[name] for name in ("numpy", "jax", "zero")] for record in again.history]
+    assert added == [[0.5, 1, 0.0], [0.5, 2, 0.0]]
+    assert {type(value) for values in added for value in values} == {float, int}
+
+
 def test_a_metric_that_is_never_finite_is_told_of():
     def metric(model, batch):
         return {"score": Mean(jnp.nan * jnp.sum(batch["x"]), jnp.int32(1))}
 
     options = {"eval_batches": make_batches(1), "metric_fn": metric, "epochs": 1}
     with pytest.warns(UserWarning, match="monitor: expected an epoch with a finite eval_score"):
-        run(monitor=training.Monitor("eval_score"), **options)
+        run(monitor=training.Monitor("eval_score", "max"), **options)
 
 
 def test_the_direction_of_a_metric_follows_from_its_name():
-    assert training.Monitor("eval_accuracy").mode == "max" == training.Monitor("eval_F1").mode
-    assert training.Monitor("eval_loss").mode == "min" == training.Monitor("eval_error").mode
+    for name in ("accuracy", "acc", "F1", "entity_f1", "recall@5", "auc", "r2", "precision"):
+        assert training.Monitor(f"eval_{name}").mode == "max"
+    for name in ("loss", "error", "nll", "perplexity", "mse", "word_error_rate", "wer", "crps"):
+        assert training.Monitor(f"eval_{name}").mode == "min"
+    for name in ("score", "a", "precision_loss", "accurate"):
+        with pytest.raises(
+            ValueError, match=rf"mode: expected 'min' or 'max' .*'eval_{name}', got"
+        ):
+            training.Monitor(f"eval_{name}")
     history = [{"eval_accuracy": value} for value in (0.3, 0.5, 0.4)]
     assert training.Monitor("eval_accuracy").best(history) == 1
     assert training.Monitor("eval_accuracy", "min").best(history) == 0

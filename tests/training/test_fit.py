@@ -1,5 +1,6 @@
 """The loop: what it returns, that one seed fixes it, its mistakes, and what it shows."""
 
+import functools
 import io
 import itertools
 import json
@@ -187,13 +188,44 @@ def test_the_host_does_not_wait_at_each_step(monkeypatch):
         ),
         ({"steps": 3}, ValueError, "epochs, steps: expected exactly one of them, got 2 and 3"),
         ({"prefetch": -1}, ValueError, "prefetch: expected an integer of at least 0, got -1"),
-        ({"logs": ["a.jsonl"]}, TypeError, r"logs\[0\]: expected a function, got 'a.jsonl'"),
+        ({"logs": ["a.jsonl"]}, TypeError, r"logs\[0\]: expected a function .*got 'a.jsonl'"),
         ({"eval_batches": []}, ValueError, "eval_batches, metric_fn: .*eval_batches alone"),
         ({"metric_fn": metric_fn}, ValueError, "eval_batches, metric_fn: .*metric_fn alone"),
         (
             {"metric_fn": metric_fn, "eval_batches": []},
             ValueError,
-            "batches: expected at least one batch",
+            "eval_batches: expected at least one batch",
+        ),
+        (
+            {"metric_fn": metric_fn, "eval_batches": lambda epoch: []},
+            ValueError,
+            "^eval_batches: expected at least one batch, got none",
+        ),
+        ({"batches": lambda: []}, TypeError, r"train_batches: expected a function of \(epoch\)"),
+        (
+            {"metric_fn": metric_fn, "eval_batches": lambda: []},
+            TypeError,
+            r"eval_batches: expected a function of \(epoch\)",
+        ),
+        (
+            {"on_epoch_end": lambda record: None},
+            TypeError,
+            r"on_epoch_end: expected a function of \(record, state\)",
+        ),
+        (
+            {"on_step_end": lambda step: None},
+            TypeError,
+            r"on_step_end: expected a function of \(step, state\)",
+        ),
+        (
+            {"on_epoch_end": lambda record, state: record.clear()},
+            ValueError,
+            "on_epoch_end: expected a record that still has 'epoch', got none",
+        ),
+        (
+            {"on_epoch_end": lambda record, state: record.update(a=np.ones(3))},
+            TypeError,
+            r"on_epoch_end: expected values .* JSON can represent, got .* for 'a'",
         ),
         ({"loss_fn": lambda model, batch, rngs: (batch["y"], {})}, ValueError, r"got float32\[8\]"),
     ],
@@ -371,6 +403,48 @@ def test_an_update_that_is_not_finite_is_skipped_too():
         schedule = lambda step: jnp.where(step == 3, jnp.inf, 0.01)  # noqa: E731
         result = run(epochs=1, optimizer=optax.sgd(schedule))
     assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(result.state.params))
+
+
+@pytest.mark.parametrize(("scale", "clip_norm"), [(1e20, None), (1e20, 1.0), (1e25, 1.0)], ids=str)
+def test_a_gradient_that_overflows_in_the_optimiser_is_skipped(scale, clip_norm):
+    """The second moment of Adam would be infinite, or the norm by which gradients are clipped."""
+
+    def scaled(model, batch, rngs):
+        loss, metrics = loss_fn(model, batch, None)
+        return loss * batch["scale"], metrics
+
+    def without_dropout(rngs):
+        model = Model(rngs)
+        model.dropout.rate = 0.0
+        return model
+
+    batches = [batch | {"scale": np.float32(1)} for batch in make_batches()]
+    large = batches[0] | {"scale": np.float32(scale)}
+    optimizer = training.optimizer(0.01, clip_norm=clip_norm)
+    fit = functools.partial(
+        training.fit, without_dropout(nnx.Rngs(0)), scaled, optimizer, epochs=1, progress=False
+    )
+    with pytest.warns(UserWarning, match="1 of 5 steps of epoch 1 were skipped: .*optimiser state"):
+        result = fit([large, *batches])
+    assert result.history[0]["skipped"] == 1 and math.isfinite(result.history[0]["grad_norm"])
+    assert bits(result) == bits(fit(batches))
+
+
+def test_an_optimiser_state_that_begins_with_infinity_is_not_refused():
+    plateau = optax.contrib.reduce_on_plateau(patience=3)
+    result = run(epochs=1, optimizer=optax.chain(optax.adam(0.01), plateau))
+    assert result.history[0]["skipped"] == 0
+    assert math.isinf(plateau.init({"w": jnp.zeros(1)}).best_value)  # type: ignore[attr-defined]
+
+
+def test_a_run_without_an_update_is_told_of(recwarn):
+    model = Model(nnx.Rngs(0))
+    with pytest.warns(UserWarning, match=r"optimizer: .* at least one update, got none in 8 steps"):
+        result = run(optimizer=training.optimizer(0.1, accumulate=9))
+    np.testing.assert_array_equal(result.model.inner.kernel[...], model.inner.kernel[...])
+    recwarn.clear()
+    run(optimizer=training.optimizer(0.1, accumulate=8))
+    assert not recwarn
 
 
 @pytest.mark.quick()

@@ -312,6 +312,11 @@ def test_evaluation_counts_far():
             ValueError,
             r"names of metrics other than .*got 'loss'",
         ),
+        (
+            lambda loss: (loss, {"eval_loss": loss}),
+            ValueError,
+            r"names of metrics that do not begin with 'eval_', .*got 'eval_loss'",
+        ),
     ],
 )
 def test_a_wrong_loss_function_is_named(result, error, message):
