@@ -166,7 +166,7 @@ class ScriptOptions:
                     f"{value}; for a run with other options, name another folder with --out"
                 )
 
-    def keep(self, name: str, save: Callable[[Path], None]) -> None:
+    def keep(self, name: str, save: Callable[[Path], Any]) -> None:
         """Save a file that was made from the data, such as a vocabulary, to the folder `out`.
 
         Args:
