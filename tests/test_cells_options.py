@@ -506,3 +506,14 @@ def test_our_initialisers_with_arguments_are_values_too(index):
     one, other = scaled_cells()[index], scaled_cells()[index]
     assert one == other and hash(one) == hash(other)  # or each instance is traced anew
     assert pickle.loads(pickle.dumps(one)) == one
+
+
+def test_drawn_arrays_have_the_dtype_and_the_shape_that_was_asked_for():
+    ones = lambda key, shape, dtype: jnp.full(shape, 1)  # noqa: E731
+    params = cells.GRU(3, 4, bias_init=ones, kernel_init=ones).init(jax.random.key(0), jnp.bfloat16)
+    assert {leaf.dtype for leaf in jax.tree.leaves(params)} == {jnp.dtype("bfloat16")}
+    for option in ("kernel_init", "bias_init"):
+        for one in (jnp.ones(1), jnp.ones((3, 4), complex)):
+            cell = cells.LSTM(3, 4, **{option: lambda key, shape, dtype, one=one: one})
+            with pytest.raises(ValueError, match=f"{option}: expected an initialiser"):
+                cell.init(jax.random.key(0))

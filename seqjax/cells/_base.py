@@ -413,12 +413,18 @@ class DenseCell(Cell[Params, State]):
         if initializer is jax.nn.initializers.zeros and not checks.is_traced(key):
             return jnp.asarray(np.zeros(shape, dtype), dtype)  # compiles no program
         try:
-            return initializers.per_gate(initializer, gates)(key, shape, dtype)
+            drawn = initializers.per_gate(initializer, gates)(key, shape, dtype)
         except ValueError as error:  # for example, biases drawn with an initialiser of matrices
             raise ValueError(
                 f"{option}: expected an initialiser for the shape {shape}, got one that raises: "
                 f"{error}"
             ) from error
+        if drawn.shape != shape or jnp.iscomplexobj(drawn):
+            raise ValueError(
+                f"{option}: expected an initialiser that returns real arrays of the shape it is "
+                f"given, in all {shape}, got {checks.brief(drawn)}"
+            )
+        return drawn.astype(dtype)
 
     def draw_heads(self, option: str, key: PRNGKey, shape: Shape, gates: int, dtype: Any) -> Array:
         """Draw an array `[N, …]` with the weights of N heads, head by head, as `draw` does."""

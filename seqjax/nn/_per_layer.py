@@ -31,25 +31,27 @@ def given_params(params: Any, num_layers: int, bidirectional: bool) -> list[tupl
     return [(forward, backward) for forward, backward in params]
 
 
-def given_states(initial_state: Any, num_layers: int, bidirectional: bool) -> tuple[Any, ...]:
-    """Return the entry of `initial_state` for each layer.
+def given_states(
+    initial_state: Any, num_layers: int, bidirectional: bool, name: str = "initial_state"
+) -> tuple[Any, ...]:
+    """Return the entry of `initial_state`, an argument with a name, for each layer.
 
     If an entry is None, the layer starts from its own initial state.
     """
     if initial_state is None:
         return (None,) * num_layers
-    if not isinstance(initial_state, (tuple, list)) or len(initial_state) != num_layers:
+    if type(initial_state) not in (tuple, list) or len(initial_state) != num_layers:
         raise ValueError(
-            f"initial_state: expected a tuple of {num_layers} states, one per layer, "
+            f"{name}: expected a tuple of {num_layers} states, one per layer, "
             f"got {jax.tree.map(jnp.shape, initial_state)}; "
             "seqjax.interop.pytorch.load_state converts PyTorch's (h, c)"
         )
     for state in initial_state:
         if state is None or not bidirectional:
             continue
-        if not isinstance(state, tuple) or len(state) != 2:
+        if type(state) not in (Bidirectional, tuple, list) or len(state) != 2:
             raise ValueError(
-                "initial_state: expected Bidirectional(forward, backward) for each layer, "
+                f"{name}: expected Bidirectional(forward, backward) for each layer, "
                 f"got {jax.tree.map(jnp.shape, state)}"
             )
     return tuple(initial_state)

@@ -181,12 +181,15 @@ class Recurrent(nnx.Module):
                         kind(width, dtype=self.dtype, param_dtype=param_dtype, rngs=streams)
                     )
         unused = []
-        # Models that also have dropout of their own pass its rate to `Recurrent` in any case.
-        if self.dropout and self.num_layers == 1 and type(self) is not Recurrent:
-            unused.append(
-                "dropout acts between layers, so it does nothing with num_layers=1; use "
-                "input_dropout or recurrent_dropout"
-            )
+        # Models pass such options to a bare `Recurrent` for any number of layers and directions.
+        if self.num_layers == 1 and type(self) is not Recurrent:
+            if self.dropout:
+                unused.append(
+                    "dropout acts between layers, so it does nothing with num_layers=1; use "
+                    "input_dropout or recurrent_dropout"
+                )
+            if self.norm is not None:
+                unused.append("norm acts between layers, so it does nothing with num_layers=1")
         if residual and not any(layer.adds_inputs for layer in self.layers):
             unused.append(
                 "residual adds inputs to outputs of the same shape, so it does nothing here, where "
@@ -332,6 +335,7 @@ class Recurrent(nnx.Module):
         )  # fmt: skip
         if deterministic is None:
             deterministic = self.deterministic
+        checks.require_bool("deterministic", deterministic)
         arrays = (xs, lengths, mask, resets, initial_state)
         options: dict[str, Any] = {
             "return_sequences": return_sequences, "burn_in": burn_in,
@@ -380,7 +384,6 @@ class Recurrent(nnx.Module):
         if resets is not None:
             resets = sequences.require_mask("resets", resets, call.step_shape)
             call = dataclasses.replace(call, resets=resets)
-        checks.require_bool("deterministic", deterministic)
         checks.require_bool("return_sequences", return_sequences)
         keys = self._keys(deterministic, rngs)
         states = given_states(initial_state, self.num_layers, self.bidirectional)

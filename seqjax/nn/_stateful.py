@@ -9,6 +9,7 @@ from flax import nnx
 
 from seqjax import _arguments as arguments
 from seqjax import checks, sequences
+from seqjax._elapsed import with_elapsed
 from seqjax.nn import _noise as noise
 from seqjax.nn._layer import Sequences
 from seqjax.nn._recurrent import Recurrent
@@ -43,7 +44,9 @@ class Stateful(nnx.Module):
     state that remains from an earlier stream has no effect.
 
     `seqjax.training` carries the state from one training step to the next, and from one batch of an
-    evaluation to the next. Checkpoints of `seqjax.training` contain the state.
+    evaluation to the next. Checkpoints of `seqjax.training` contain the state. As all variables of
+    Flax, the state is only kept by transformations of Flax, such as `nnx.jit`: under plain
+    `jax.jit`, return the module from the function.
 
     Args:
       layer: a `Recurrent` layer with one direction.
@@ -99,6 +102,18 @@ class Stateful(nnx.Module):
         for kept, leaf in zip(self.carry, jax.tree.leaves(state), strict=True):
             kept[...] = jax.lax.stop_gradient(leaf).astype(kept[...].dtype)
 
+    def _needs_whole_windows(self, deterministic: bool | None) -> bool:
+        """Return whether two parts of a window would not be computed as the whole window is.
+
+        In training, this holds for noise that differs between steps, and for the statistics of a
+        batch norm.
+        """
+        layer = self.layer
+        drawn = layer.layers[0].options.zoneout or (layer.dropout and layer.num_layers > 1)
+        normed = layer.norm == "batch" and layer.num_layers > 1
+        training = not (layer.deterministic if deterministic is None else deterministic)
+        return training and bool(drawn or normed)
+
     def __call__(
         self,
         xs: Array | np.ndarray,
@@ -145,28 +160,39 @@ class Stateful(nnx.Module):
         for name in ("initial_state", "return_all_states"):
             if name in options:
                 raise ValueError(f"{name}: expected none, since a Stateful keeps its own state")
-        axis = 0 if self.layer.time_major else len(self.batch_shape)
-        shape, last = np.shape(xs), len(self.batch_shape) + 2
-        if len(shape) != last or shape[:axis] + shape[axis + 1 : -1] != self.batch_shape:
-            raise ValueError(f"xs: expected the batch shape {self.batch_shape}, got {shape}")
-        steps = shape[axis]
+        cell = self.layer.cell
+        xs = with_elapsed(cell, arguments.floating_inputs(cell, xs), elapsed)
+        batch_shape, steps = arguments.layout(cell, xs, time_major=self.layer.time_major)
+        if batch_shape != self.batch_shape:
+            raise ValueError(f"xs: expected the batch shape {self.batch_shape}, got {batch_shape}")
         stride = steps if stride is None else checks.require_integer("stride", stride)
         if stride > steps:
             raise ValueError(f"stride: expected at most {steps}, the steps of xs, got {stride}")
         mask = sequences.step_mask(
             self.batch_shape, steps, lengths=lengths, mask=mask, time_major=self.layer.time_major
         )
+        window = Sequences(self.batch_shape, steps, self.layer.time_major, mask, None)
+        if resets is not None:
+            resets = sequences.require_mask("resets", resets, window.step_shape)
         state = jax.tree.unflatten(
             jax.tree.structure(self._initial()), [kept[...] for kept in self.carry]
         )
-        if stride == steps:
+        axis = window.axis
+        if stride == steps or self._needs_whole_windows(deterministic):
             whole = self.layer(
-                xs, mask=mask, elapsed=elapsed, resets=resets, initial_state=state,
+                xs, mask=mask, resets=resets, initial_state=state,
                 return_sequences=return_sequences, burn_in=burn_in, deterministic=deterministic,
-                rngs=rngs, **options,
+                rngs=rngs, return_all_states=stride < steps, **options,
             )  # fmt: skip
-            self._keep(whole.state)
-            return whole
+            if stride == steps:
+                self._keep(whole.state)
+                return whole
+            after, last = (
+                jax.tree.map(lambda a, at=at: jax.numpy.take(a, at, axis=axis), whole.state)
+                for at in (stride - 1, steps - 1)
+            )
+            self._keep(after)
+            return Unrolled(whole.outputs, last)
         return_sequences = checks.require_bool("return_sequences", return_sequences)
         burn_in = arguments.checked_burn_in(burn_in, steps, one_way=True, limit="two directions")
         # Both parts use the same key, so that a dropout mask that is the same at all steps is also
@@ -179,9 +205,8 @@ class Stateful(nnx.Module):
         ):
             where = (slice(None),) * axis + (part,)
             outputs, state = self.layer(
-                xs[where],
+                jax.tree.map(lambda x, where=where: x[where], xs),
                 mask=None if mask is None else mask[where],
-                elapsed=None if elapsed is None else elapsed[where],
                 resets=None if resets is None else resets[where],
                 initial_state=state,
                 burn_in=constant,
@@ -194,6 +219,5 @@ class Stateful(nnx.Module):
             parts.append(outputs)
         outputs = jax.numpy.concatenate(parts, axis=axis)
         if not return_sequences:
-            window = Sequences(self.batch_shape, steps, self.layer.time_major, mask, None)
             outputs = window.picked(outputs, sequences.last_real)
         return Unrolled(outputs, state)

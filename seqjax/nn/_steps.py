@@ -9,6 +9,7 @@ import numpy as np
 
 from seqjax import _arguments as arguments
 from seqjax import checks, sequences
+from seqjax.nn._per_layer import given_states
 from seqjax.types import Array, PyTree, Shape, Unrolled
 
 if TYPE_CHECKING:
@@ -37,6 +38,7 @@ def step_of_stack(layer: "Recurrent", x_t: PyTree, state: Any, resets: Any) -> U
     x_t = arguments.floating_inputs(layer.cell, x_t, "x_t")
     xs = jax.tree.map(lifted, x_t, layer.cell.input_shape)
     axis = 0 if layer.time_major else len(_batch_shape(layer, x_t))
+    given_states(state, layer.num_layers, False, "state")
     if resets is not None:
         resets = sequences.require_mask("resets", resets, _batch_shape(layer, x_t))
         resets = jnp.expand_dims(resets, axis)
@@ -55,8 +57,17 @@ def fed_back(
     if not callable(feedback):
         raise TypeError(f"feedback: expected a function, got {checks.brief(feedback)}")
     batch_shape = _batch_shape(layer, x)
-    if state is None:
-        state = layer.initial_state(batch_shape, layer.dtype or x.dtype)
+    given = given_states(state, layer.num_layers, False)
+    if any(entry is None for entry in given):
+        own = layer.initial_state(batch_shape, layer.dtype or x.dtype)
+        given = tuple(o if entry is None else entry for entry, o in zip(given, own, strict=True))
+    # The carry of the loop has the structure, the batch axes and the dtypes of the next state.
+    like = jax.eval_shape(lambda: layer.step(x, given).state)
+    leaves = [
+        jnp.broadcast_to(jnp.asarray(leaf), to.shape).astype(to.dtype)
+        for leaf, to in zip(jax.tree.leaves(given), jax.tree.leaves(like), strict=True)
+    ]
+    state = jax.tree.unflatten(jax.tree.structure(like), leaves)
 
     def one(carry: Any, _: None) -> Any:
         x_t, state = carry

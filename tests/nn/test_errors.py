@@ -252,7 +252,7 @@ def test_step():
     for shape in ((B, I + 1), ()):
         with raises(ValueError, "x_t"):
             layer_like("stack").step(np.ones(shape, np.float32))
-    with raises(ValueError, "initial_state"):
+    with raises(ValueError, "state"):
         layer_like("stack").step(XS[:, 0], (h,))
     with raises(ValueError, "step"):
         layer_like("both").step(XS[:, 0])
@@ -343,3 +343,24 @@ def test_the_signature_of_a_layer_shows_its_options(layer):
     assert {"use_bias", "kernel_init", "num_layers", "dropout", "execution"} <= defaults.keys()
     made = layer(3, 5, **defaults | {"rngs": nnx.Rngs(0)})  # each is taken, and changes nothing
     assert made.cell == layer(3, 5, rngs=nnx.Rngs(0)).cell
+
+
+def test_states_of_another_layer_are_no_states_of_this_one():
+    xs = jnp.ones((2, 3, 3))
+    (state,) = nn.LSTM(3, 4, rngs=nnx.Rngs(0))(xs).state
+    for options in ({"num_layers": 2}, {"bidirectional": True}):
+        layer = nn.GRU(3, 4, rngs=nnx.Rngs(0), **options)
+        for given in (state, (state,)):
+            with raises(ValueError, "initial_state: expected"):
+                layer(xs, initial_state=given)
+    with raises(ValueError, "state: expected a tuple of 1 states"):
+        nn.GRU(3, 4, rngs=nnx.Rngs(0)).step(xs[:, 0], jnp.zeros((2, 4)))
+
+
+def test_feedback_starts_from_any_state_that_a_call_accepts():
+    layer, x = nn.GRU(3, 3, num_layers=2, rngs=nnx.Rngs(0)), jnp.ones((2, 3))
+    whole = layer.initial_state(2)
+    expected = layer.one_to_many(x, 3, feedback=lambda y: y)
+    for state in (layer.initial_state(), (None, whole[1]), list(whole)):
+        found = layer.one_to_many(x, 3, initial_state=state, feedback=lambda y: y)
+        np.testing.assert_array_equal(found.outputs, expected.outputs)

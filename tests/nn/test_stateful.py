@@ -216,9 +216,53 @@ def test_two_devices_carry_it_as_one_does():
     assert two.history[-1]["eval_loss"] == pytest.approx(one.history[-1]["eval_loss"], rel=1e-4)
 
 
+def test_noise_of_overlapping_windows_differs_at_each_step():
+    """Half of the units keep their value at a step: other units in the second part of a window."""
+    stateful = nn.Stateful(make_layer("gru", zoneout=0.5), BATCH)
+    xs = jnp.ones((BATCH, 8, INPUT))
+    found = stateful(xs, stride=4, rngs=jax.random.key(1))
+    ys = np.asarray(found.outputs)
+    held = ys == np.concatenate([np.zeros_like(ys[:, :1]), ys[:, :-1]], 1)
+    assert 0.2 < held.mean() < 0.8 and (held[:, :4] != held[:, 4:]).mean() > 0.2
+    np.testing.assert_allclose(stateful.carry[0][...], ys[:, 3], atol=1e-6)
+    np.testing.assert_allclose(found.state[0], ys[:, 7], atol=1e-6)
+
+
+def test_batch_norm_of_overlapping_windows_reads_whole_windows():
+    xs, resets, mask = make_stream()
+    whole, part = (make_layer("gru", num_layers=2, norm="batch") for _ in range(2))
+    expected = whole(xs, resets=resets, mask=mask)
+    stateful = nn.Stateful(part, BATCH)
+    found = stateful(xs, resets=resets, mask=mask, stride=5)
+    np.testing.assert_allclose(found.outputs, expected.outputs, atol=1e-6)
+    for ours, theirs in zip(*map(jax.tree.leaves, (found.state, expected.state)), strict=True):
+        np.testing.assert_allclose(ours, theirs, atol=1e-6)
+    for ours, theirs in zip(*(jax.tree.leaves(nnx.state(m)) for m in (part, whole)), strict=True):
+        np.testing.assert_allclose(ours, theirs, atol=1e-6)
+    again = make_layer("gru", num_layers=2, norm="batch")
+    after = again(xs, resets=resets, mask=mask, return_all_states=True)
+    for kept, states in zip(stateful.carry, jax.tree.leaves(after.state), strict=True):
+        np.testing.assert_allclose(kept[...], states[:, 4], atol=1e-6)
+
+
+@pytest.mark.parametrize("stride", [2, None])
+def test_spatial_cells_and_lists_of_resets(stride):
+    layer = nn.Recurrent(cells.ConvLSTM1D(1, 2, spatial_shape=3), rngs=nnx.Rngs(0))
+    xs = np.random.default_rng(0).normal(size=(BATCH, 4, 3, 1)).astype(np.float32)
+    resets = [[False, True, False, True]] * BATCH
+    found = nn.Stateful(layer, BATCH)(xs, stride=stride, resets=resets)
+    expected = layer(xs, resets=resets)
+    np.testing.assert_allclose(found.outputs, expected.outputs, atol=1e-6)
+
+
 @pytest.mark.parametrize(
     ("change", "error", "message"),
     [
+        (
+            {"resets": np.zeros((BATCH, 5), bool), "stride": 2},
+            ValueError,
+            r"resets: expected shape \(2, 4\), got \(2, 5\)",
+        ),
         ({"layer": nnx.Linear(2, 2, rngs=nnx.Rngs(0))}, TypeError, "layer: expected a seqjax.nn.R"),
         ({"layer": "both"}, ValueError, "layer: expected one direction"),
         ({"batch_shape": 0}, ValueError, "batch_shape: expected a positive integer, got 0"),
@@ -234,7 +278,8 @@ def test_mistakes_are_named(change, error, message):
     layer = change.get("layer", None)
     if layer is None or layer == "both":
         layer = make_layer("gru", bidirectional=layer == "both")
-    options = {name: change[name] for name in ("initial_state", "lengths") if name in change}
+    given = {"initial_state", "lengths", "resets"} & set(change)
+    options = {name: change[name] for name in given}
     with pytest.raises(error, match=message):
         stateful = nn.Stateful(layer, change.get("batch_shape", BATCH))
         xs = change.get("xs", np.ones((BATCH, 4, INPUT), np.float32))
