@@ -514,6 +514,7 @@ def test_drawn_arrays_have_the_dtype_and_the_shape_that_was_asked_for():
     assert {leaf.dtype for leaf in jax.tree.leaves(params)} == {jnp.dtype("bfloat16")}
     for option in ("kernel_init", "bias_init"):
         for one in (jnp.ones(1), jnp.ones((3, 4), complex)):
-            cell = cells.LSTM(3, 4, **{option: lambda key, shape, dtype, one=one: one})
+            options: dict[str, Any] = {option: lambda key, shape, dtype, one=one: one}
+            cell = cells.LSTM(3, 4, **options)
             with pytest.raises(ValueError, match=f"{option}: expected an initialiser"):
                 cell.init(jax.random.key(0))

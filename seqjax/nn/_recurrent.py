@@ -42,8 +42,9 @@ class Recurrent(nnx.Module):
     r"""A stack of recurrent layers of any cell, in one or both directions, with regularisation.
 
     The module is a pytree, which works under `nnx.jit` and `nnx.grad`, and also under plain
-    `jax.jit`, `jax.grad` and `jax.vmap`. The module holds no random stream. If a call needs random
-    numbers, pass `rngs` to the call.
+    `jax.jit`, `jax.grad` and `jax.vmap`. Only the running averages of a batch norm need `nnx.jit`
+    and `nnx.grad` in training: plain JAX loses their changes. The module holds no random stream. If
+    a call needs random numbers, pass `rngs` to the call.
 
     Parameters have readable paths: `layer.layers[0].forward.w_ih`, `layer.layers[1].backward.b`.
 
