@@ -246,7 +246,7 @@ def by_hand(model: Any, source: Any, lengths: Any, begin: int, end: int, steps: 
     return np.where(ended, end, tokens), (~ended).sum(axis=1)
 
 
-@pytest.mark.parametrize("attention", ["additive", None])
+@pytest.mark.parametrize("attention", ["additive", "monotonic", "mocha", None])
 @pytest.mark.quick()
 def test_greedy_decoding(attention):
     model = drawn(
@@ -532,7 +532,9 @@ def test_what_cannot_be_exported_says_so(tmp_path):
     for match, call in {
         r"layer: expected a seqjax.nn.Recurrent, got": lambda: export.export_layer(model),
         "layer: expected one direction": lambda: export.export_step(layer),
-        "platforms: expected one of cpu": lambda: export.export_layer(layer, platforms=["gpu"]),
+        "platforms: expected one of cpu, .*; pass 'cuda'": lambda: export.export_layer(
+            layer, platforms=["gpu"]
+        ),
         "platforms: expected at least one": lambda: export.export_layer(layer, platforms=[]),
         "padding: expected one of": lambda: export.export_layer(layer, padding="masks"),
         "weights: expected one of": lambda: export.export_layer(layer, weights="baked"),

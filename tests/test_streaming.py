@@ -372,6 +372,9 @@ def test_numbers_that_fit_arrive_as_they_are():
     assert identity(np.int32(0)).step({"a": np.int64(-(2**31))})["a"] == -(2**31)
     assert identity(np.float32(0)).step({"a": np.float64(np.inf)})["a"] == np.inf
     assert identity(np.float32(0)).feed({"a": [3, 4]})["a"].tolist() == [3, 4]
+    for example in (np.int32(0), np.zeros(3, np.float32)):
+        nothing = identity(example).feed({"a": []})["a"]
+        assert nothing.shape == (0, *example.shape) and nothing.dtype == example.dtype
     with pytest.raises(TypeError, match="x_t: expected bool for stream 'a', got int"):
         identity(np.bool_(False)).step({"a": 2})
 

@@ -22,6 +22,7 @@ import numpy as np
 from jax.typing import ArrayLike
 
 from seqjax import checks, sequences
+from seqjax._arguments import same_structure
 from seqjax.attention import _ops as attention_ops
 from seqjax.cells import initializers, ops
 from seqjax.cells._base import cast
@@ -187,7 +188,13 @@ class Attention(abc.ABC):
           The weights `[..., S]`, which are 0 at masked positions, and the state for the next step.
           By default, the weights are the softmax of the scores over the real positions.
         """
-        scores = self.scores(params, query, memory, state) / self.temperature
+        scores = self.scores(params, query, memory, state)
+        if scores.shape != memory.mask.shape:
+            raise ValueError(
+                f"scores: expected shape {memory.mask.shape}, one score for each position of the "
+                f"memory, got {scores.shape}"
+            )
+        scores = scores / self.temperature
         weights = attention_ops.masked_softmax(scores, memory.mask)
         return weights, self.next_state(state, weights)
 
@@ -238,7 +245,7 @@ class Attention(abc.ABC):
         real = sequences.step_mask(tuple(batch_shape), positions, lengths=lengths, mask=mask)
         real = jnp.ones(given.shape[:-1], bool) if real is None else real
         clean = sequences.zero_masked(given, mask=real)
-        params = cast(params, clean.dtype)
+        params = cast(self._checked_params(params), clean.dtype)
         return Memory(
             keys=cast(self.project_keys(params, clean), clean.dtype),
             values=self.project_values(params, clean).astype(clean.dtype),
@@ -260,7 +267,8 @@ class Attention(abc.ABC):
           sentence has no real positions, its weights and context are 0.
 
         Raises:
-          TypeError, ValueError: if the dtype or shape of an argument is wrong.
+          TypeError, ValueError: if the dtype or shape of an argument is wrong, or if `scores` or
+            `align` returns an array of a wrong shape.
         """
         return self._attend(params, query, memory, state)
 
@@ -272,9 +280,28 @@ class Attention(abc.ABC):
         params = cast(params, dtype)
         wide = cast(state, ops.accumulator_dtype(dtype))
         weights, new_state = self.align(params, checked, memory, wide, **options)
+        batch_axes = memory.mask.ndim - 1  # `MultiHead` has an axis of heads between these and S
+        if (*weights.shape[:batch_axes], *weights.shape[-1:]) != memory.mask.shape:
+            raise ValueError(
+                f"align: expected weights of shape {memory.mask.shape}, one weight for each "
+                f"position of the memory, got {weights.shape}"
+            )
         context, shown = self.read(params, weights, memory)
         new_state = jax.tree.map(lambda new, old: new.astype(old.dtype), new_state, state)
         return Attended(context.astype(dtype), shown, new_state)
+
+    def _checked_params(self, params: Any) -> Any:
+        like = jax.eval_shape(lambda: self.init(jax.random.key(0)))
+        if not jax.tree.leaves(like):
+            return params
+        if not same_structure(params, like):
+            raise TypeError(
+                f"params: expected {type(like).__name__} as from init, got {checks.brief(params)}"
+            )
+        shapes, expected = (jax.tree.map(np.shape, tree) for tree in (params, like))
+        if shapes != expected:
+            raise ValueError(f"params: expected shapes {expected} as from init, got {shapes}")
+        return params
 
     def _checked(self, query: Any, memory: Any, state: Any) -> tuple[Array, Any]:
         if not isinstance(memory, Memory):

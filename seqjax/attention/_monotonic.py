@@ -130,8 +130,7 @@ class Monotonic(AdditiveScores):
         if noise is not None:
             scores = scores + noise.astype(scores.dtype)
         if self.mode == "hard":
-            reached = jnp.cumsum(state, axis=-1) > 0.5
-            weights = first(memory.mask & reached & (scores > 0)).astype(scores.dtype)
+            weights = hard_alignment(scores, memory.mask, state)
         else:
             weights = expected_alignment(scores, memory.mask, state)
         return weights, weights
@@ -256,19 +255,55 @@ def first(mask: Array) -> Array:
     return mask & (jnp.cumsum(mask, axis=-1, dtype=jnp.int32) == 1)
 
 
+def hard_alignment(scores: Array, mask: Array, previous: Array) -> Array:
+    """Return 1 at the first positive score from the previous position on, and 0 elsewhere.
+
+    If the previous position is unknown, or a NaN score precedes the first positive one, the result
+    is NaN at the first position where this is so.
+    """
+    reached = jnp.cumsum(previous, axis=-1)
+    scores = jnp.where(jnp.isnan(reached), jnp.nan, scores)
+    stops = first(mask & ~(reached <= 0.5) & ~(scores <= 0))  # comparisons with NaN are False
+    return jnp.where(stops, jnp.where(jnp.isnan(scores), jnp.nan, 1.0), 0.0).astype(scores.dtype)
+
+
 def expected_alignment(scores: Array, mask: Array, previous: Array) -> Array:
     """Return the probability of stopping at each position, from scores `[..., S]`."""
     stop = jnp.where(mask, jax.nn.sigmoid(scores), 0.0)
     walk_on = jnp.where(mask, jax.nn.sigmoid(-scores), 1.0)
-    # q_s = (1 - p_{s-1}) q_{s-1} + previous_s is the probability of reaching position s.
+    stopped: Array = stop * reach(walk_on, previous)
+    return stopped
+
+
+def reach(walk_on: Array, previous: Array) -> Array:
+    """Return the probability of reaching each position, q_s = (1 - p_{s-1}) q_{s-1} + previous_s.
+
+    Args:
+      walk_on: the probability of not stopping, 1 - p, `[..., S]`.
+      previous: the weights of the previous step, `[..., S]`.
+    """
+    if jax.export.is_symbolic_dim(walk_on.shape[-1]):  # a parallel scan needs a fixed size
+        return _reach_in_order(walk_on, previous)
     from_left = jnp.roll(walk_on, 1, axis=-1)  # the value at the front is multiplied by 0
 
     def combine(left: tuple[Array, Array], right: tuple[Array, Array]) -> tuple[Array, Array]:
         return left[0] * right[0], right[0] * left[1] + right[1]
 
-    _, reached = lax.associative_scan(combine, (from_left, previous), axis=scores.ndim - 1)
-    stopped: Array = stop * reached
-    return stopped
+    scanned: tuple[Array, Array] = lax.associative_scan(
+        combine, (from_left, previous), axis=walk_on.ndim - 1
+    )
+    return scanned[1]
+
+
+def _reach_in_order(walk_on: Array, previous: Array) -> Array:
+    def one(arriving: Array, position: tuple[Array, Array]) -> tuple[Array, Array]:
+        walk_on, previous = position
+        reached = arriving + previous
+        return walk_on * reached, reached
+
+    positions = (jnp.moveaxis(walk_on, -1, 0), jnp.moveaxis(previous, -1, 0))
+    _, reached = lax.scan(one, jnp.zeros(walk_on.shape[:-1], walk_on.dtype), positions)
+    return jnp.moveaxis(reached, 0, -1)
 
 
 def chunkwise(stops: Array, scores: Array, mask: Array, width: int) -> Array:

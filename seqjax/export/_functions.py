@@ -136,7 +136,13 @@ def _checked_platforms(platforms: Sequence[str]) -> tuple[str, ...]:
     if not names:
         raise ValueError("platforms: expected at least one, got none")
     for name in names:
-        checks.require_name("platforms", name, (*PLATFORMS, "rocm"))
+        known = (*PLATFORMS, "rocm")
+        if name == "gpu":
+            raise ValueError(
+                f"platforms: expected one of {', '.join(known)}; got 'gpu'; pass 'cuda' for NVIDIA "
+                "GPUs or 'rocm' for AMD GPUs"
+            )
+        checks.require_name("platforms", name, known)
     return names
 
 

@@ -3,10 +3,12 @@
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 from numpy.typing import ArrayLike
 
-from seqjax import metrics, sequences
+from seqjax import checks, metrics, sequences
 from seqjax._readout import linear_readout
 from seqjax.nn import _noise as noise
 from seqjax.seq2seq._inputs import listed, require_token, token_ids
@@ -17,7 +19,7 @@ __all__ = ["PAIR_KEYS", "pair_examples", "pair_loss", "pair_metrics"]
 
 PAIR_KEYS = {"source": ("source",), "target": ("tokens", "labels")}
 """The `sequence_keys` for `seqjax.data.batches`: the fields of `pair_examples` that share a length.
-For a decoder that copies, use `PAIR_KEYS | {"source": ("source", "source_ids")}`."""
+With the field "source_ids", use `PAIR_KEYS | {"source": ("source", "source_ids")}`."""
 
 
 def pair_examples(
@@ -38,7 +40,8 @@ def pair_examples(
       begin: the first input token of the decoder.
       end: the token that ends a target.
       source_ids: N arrays `[s]`, the ids of the source tokens in the vocabulary of the targets, for
-        a decoder that copies.
+        a decoder that copies. The ids are padded like the sources if `seqjax.data.batches` gets
+        `sequence_keys=PAIR_KEYS | {"source": ("source", "source_ids")}`.
 
     Returns:
       The fields "source", "tokens" (the decoder's inputs), "labels" (the tokens to predict) and, if
@@ -87,10 +90,13 @@ def pair_loss(
     Args:
       model: a `Seq2Seq`, or a model that takes the same arguments.
       batch: a batch of `pair_examples` that `seqjax.data.batches` made with
-        `sequence_keys=PAIR_KEYS` or, if the sources are not sequences, with
-        `sequence_keys={"target": PAIR_KEYS["target"]}`.
+        `sequence_keys=PAIR_KEYS`. With the field "source_ids", pass
+        `sequence_keys=PAIR_KEYS | {"source": ("source", "source_ids")}`. If the sources are not
+        sequences, pass `sequence_keys={"target": PAIR_KEYS["target"]}`.
       rngs: `nnx.Rngs` or a random key for dropout; None in evaluation.
-      label_smoothing: see `seqjax.losses.cross_entropy`.
+      label_smoothing: see `seqjax.losses.cross_entropy`. If the model copies, the probability is
+        spread over the ids that are possible, which are the vocabulary and the tokens of the
+        source.
 
     Returns:
       The loss in nats per token, and the metric "accuracy", the accuracy of predicting the next
@@ -165,8 +171,24 @@ def _means(
     if "source_ids" in batch:
         options["source_ids"] = batch["source_ids"]
     logits = model(*given, **options)
+    accuracy = metrics.accuracy(logits, labels, mask=mask)
+    if "source_ids" in batch:
+        return _copying_loss(logits, labels, mask, label_smoothing), accuracy
     loss = metrics.cross_entropy(logits, labels, mask=mask, label_smoothing=label_smoothing)
-    return loss, metrics.accuracy(logits, labels, mask=mask)
+    return loss, accuracy
+
+
+def _copying_loss(logits: Array, labels: Any, mask: Any, label_smoothing: float) -> metrics.Mean:
+    """Return the cross-entropy, smoothed over the ids whose probability is not 0."""
+    share = checks.require_rate("label_smoothing", label_smoothing)
+    loss = metrics.cross_entropy(logits, labels, mask=mask)
+    if not share:
+        return loss
+    log_probs = jax.nn.log_softmax(jnp.where(mask[..., None], logits, 0.0))
+    possible = ~jnp.isneginf(log_probs)
+    spread = -jnp.where(possible, log_probs, 0.0).sum(-1) / possible.sum(-1)
+    uniform = metrics.Mean.of(spread, mask=mask)
+    return metrics.Mean((1 - share) * loss.total + share * uniform.total, loss.count)
 
 
 def _linear_readout(model: Any) -> Any:

@@ -122,7 +122,7 @@ def columns_of(
         if any(isinstance(leaf, np.ma.MaskedArray) for leaf in leaves):
             checks.require_unmasked(name, leaves)
         try:
-            arrays = [np.asarray(leaf) for leaf in leaves]
+            arrays = [_array_of(leaf, spec, steps) for leaf in leaves]
         except ValueError as error:  # lists of several lengths
             raise TypeError(
                 f"{name}: expected arrays of {spec.dtype}, got an input that NumPy cannot convert "
@@ -139,6 +139,12 @@ def columns_of(
             if len({len(array) for array in arrays}) > 1:
                 raise _unexpected(name, stream, xs, specs, steps)
     return columns
+
+
+def _array_of(leaf: Any, spec: Any, steps: bool) -> np.ndarray:
+    if steps and isinstance(leaf, list) and not leaf:  # NumPy converts an empty list to float64
+        return np.zeros((0, *spec.shape), spec.dtype)
+    return np.asarray(leaf)
 
 
 def _check_values(name: str, streams: list[Any], arrays: list[np.ndarray], dtype: Any) -> None:

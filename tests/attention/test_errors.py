@@ -125,6 +125,39 @@ def test_bad_noise(name):
 
 
 @registered
+def test_bad_params(case):
+    attention, params = case.attention, params_of(case.attention)
+    if not jax.tree.leaves(params):
+        return
+    kind = type(params).__name__
+    larger = jax.tree.map(lambda leaf: jnp.ones((*leaf.shape, 2)), params)
+    bad = [((), TypeError, f"{kind} as from init"), (larger, ValueError, "shapes .* as from init")]
+    for given, error, expected in bad:
+        with pytest.raises(error, match=f"^params: expected {expected}, got"):
+            attention.precompute(given, MEMORY)
+
+
+def test_scores_and_weights_of_an_own_mechanism_have_a_shape():
+    class Scores(attentions.Additive):
+        def scores(self, params, query, memory, state):
+            return super().scores(params, query, memory, state)[..., None]
+
+    class Weights(attentions.Additive):
+        def align(self, params, query, memory, state):
+            return jnp.ones((B, S + 1)), state
+
+    for kind, message in [
+        (Scores, rf"scores: expected shape \({B}, {S}\), .*, got \({B}, {S}, 1\)"),
+        (Weights, rf"align: expected weights of shape \({B}, {S}\), .*, got \({B}, {S + 1}\)"),
+    ]:
+        attention = kind(Q, M)
+        params = params_of(attention)
+        memory = attention.precompute(params, MEMORY)
+        with pytest.raises(ValueError, match=message):
+            attention.attend(params, QUERY, memory, ())
+
+
+@registered
 def test_bad_init(case):
     if not jax.tree.leaves(params_of(case.attention)):
         return

@@ -160,3 +160,36 @@ def test_starts_at_the_first_real_position(cls):
         if first is not None:
             want[row, first] = 1
     assert_close(attention.initial_state(prepared), want)
+
+
+@pytest.mark.parametrize("mode", ["soft", "hard"])
+@each
+def test_nan_in_a_query_is_not_lost(cls, mode):
+    """The context is NaN at this step and at the following ones, but only in this row."""
+    attention, params, queries, memory = problem_of(cls, 3.0, -0.5, mode=mode)
+    clean = run(attention, params, queries, memory, MASK)
+    queries[2, 0] = np.nan
+    contexts, _, stops = run(attention, params, queries, memory, MASK)
+    assert np.isnan(contexts[2:, 0]).all() and np.isnan(stops[2:, 0]).any(-1).all()
+    np.testing.assert_array_equal(contexts[:2], clean[0][:2])
+    np.testing.assert_array_equal(contexts[:, 1:], clean[0][:, 1:])
+
+
+def test_a_nan_score_counts_only_where_hard_attention_passes():
+    from seqjax.attention._monotonic import hard_alignment
+
+    nan = np.nan
+    mask = jnp.array([True, True, True, True, False])
+    previous = jnp.array([0.0, 1.0, 0.0, 0.0, 0.0])
+    for scores, want in [
+        ([nan, 1.0, nan, 1.0, nan], [0, 1, 0, 0, 0]),
+        ([1.0, -1.0, nan, 1.0, nan], [0, 0, nan, 0, 0]),
+        ([1.0, -1.0, -1.0, -1.0, nan], [0, 0, 0, 0, 0]),
+        ([1.0, -1.0, 0.0, np.inf, nan], [0, 0, 0, 1, 0]),
+    ]:
+        np.testing.assert_array_equal(hard_alignment(jnp.array(scores), mask, previous), want)
+    unknown = jnp.array([0.0, nan, 0.0, 0.0, 0.0])
+    np.testing.assert_array_equal(hard_alignment(-jnp.ones(5), mask, unknown), unknown)
+    missing = jnp.ones(5, bool).at[1].set(False)  # the position is skipped
+    found = hard_alignment(jnp.array([0, nan, 1.0, 1.0, 0]), missing, jnp.eye(5)[0])
+    np.testing.assert_array_equal(found, [0, 0, 1, 0, 0])
