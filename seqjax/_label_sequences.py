@@ -79,7 +79,7 @@ def packed(path: Array, keep: Array, fill: int) -> tuple[Array, Array]:
 
 
 def ranked(
-    path: Array, log_probs: Array, best: Total, bonus: Array, blank: int
+    path: Array, log_probs: Array, best: Total, bonus: Array, invalid: Array, blank: int
 ) -> tuple[Array, Array, Array, Array]:
     """Return the result of a beam search: labels, their number, log-probabilities and scores.
 
@@ -88,13 +88,16 @@ def ranked(
       log_probs: `[B, n]`, the log-probabilities relative to `best`.
       best: the log-probability of the best prefix, the sum of two arrays `[B]`.
       bonus: `[B, n]`, the scores of the other model. Where it is -inf, there is no sequence.
+      invalid: bool `[B]`, True where a score is not a number. The results are then NaN.
       blank: the class of the blank.
     """
     log_probs = add((best[0][:, None], best[1][:, None]), log_probs)[0]
     log_probs = jnp.where(jnp.isneginf(bonus), -jnp.inf, log_probs)
     exists = ~jnp.isneginf(log_probs)
     labels, count = packed(path, (path != blank) & exists[..., None], blank)
-    return labels, count, log_probs, jnp.where(exists, log_probs + bonus, -jnp.inf)
+    scores = jnp.where(exists, log_probs + bonus, -jnp.inf)
+    log_probs, scores = (jnp.where(invalid[:, None], jnp.nan, a) for a in (log_probs, scores))
+    return labels, count, log_probs, scores
 
 
 def hashed(stem: Array, label: Array) -> Array:

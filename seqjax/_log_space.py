@@ -66,7 +66,7 @@ def _log_sum(scores: Total, moves: Array, axis: int) -> tuple[Total, Array]:
     """Return the sum, and the share of each term in it."""
     hi, lo = add(jax.tree.map(lambda a: jnp.broadcast_to(a, moves.shape), scores), moves)
     (top, top_lo), index = largest((hi, lo), axis)
-    possible = top > -jnp.inf
+    possible = ~jnp.isneginf(top)  # also True for NaN, which reaches all shares
     shares = jnp.exp((hi - jnp.where(possible, top, 0.0)) + (lo - top_lo))
     is_top = lax.broadcasted_iota(jnp.int32, hi.shape, axis % hi.ndim) == index
     rest = jnp.where(is_top, 0.0, shares).sum(axis, keepdims=True)
@@ -130,7 +130,8 @@ def log_normalized(logits: Array) -> Array:
     errors of `jax.nn.log_softmax` add up.
 
     Args:
-      logits: float `[..., V]`; -inf stays -inf, even if all logits of a row are -inf.
+      logits: float `[..., V]`; -inf stays -inf, even if all logits of a row are -inf. NaN or +inf
+        makes all results of its row NaN.
 
     Example:
       >>> float(log_normalized(jnp.array([20.0, 0.0]))[0]) < 0
@@ -138,7 +139,7 @@ def log_normalized(logits: Array) -> Array:
     """
     hi, lo = log_sum(exact(logits), jnp.zeros_like(logits), -1)
     top = lax.stop_gradient(logits.max(-1, keepdims=True))
-    possible = top > -jnp.inf
+    possible = ~jnp.isneginf(top)
     top = jnp.where(possible, top, 0.0)
     less = jnp.where(possible, (hi[..., None] - top) + lo[..., None], 0.0)
     return (logits - top) - less

@@ -400,3 +400,15 @@ def test_tags_in_bytes():
     for function in (crf.log_likelihood, jax.jit(crf.log_likelihood)):
         log_p = function(jnp.zeros((1, 2, 256)), tags, jnp.zeros((256, 256)))
         np.testing.assert_allclose(log_p, -2 * np.log(256), rtol=1e-6)
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_marginals_of_scores_that_are_no_numbers_are_nan(value):
+    emissions = np.zeros((3, 3, 2), np.float32)
+    emissions[0, 1, 0] = emissions[1, 2, 0] = value
+    transitions = np.zeros((2, 2), np.float32)
+    found = crf.marginals(emissions, transitions, lengths=np.array([2, 2, 3]))
+    assert jnp.isnan(found[0, :2]).all()
+    np.testing.assert_array_equal(found[:2, 2], 0.0)  # padding
+    np.testing.assert_allclose(found[1, :2], 0.5)
+    np.testing.assert_allclose(found[2], 0.5)

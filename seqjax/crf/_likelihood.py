@@ -198,7 +198,7 @@ def marginals(
 
     Returns:
       The probabilities `[..., T, C]` in float32 or wider, 0 in padding and if all taggings are
-      forbidden.
+      forbidden. If log Z is NaN or +inf, the probabilities of real steps are NaN.
 
     Raises:
       TypeError, ValueError: see `log_likelihood`.
@@ -231,7 +231,9 @@ def _marginals(scores: Scores) -> Array:
         lambda a: jnp.broadcast_to(a[..., None], possible.shape),
         log_sum(both, jnp.zeros_like(both[0]), -1),
     )
-    return jnp.where(possible, jnp.exp(difference(both, total)), 0.0)
+    probabilities = jnp.where(possible, jnp.exp(difference(both, total)), 0.0)
+    invalid = ~(log_z[0] < jnp.inf)  # NaN or +inf
+    return jnp.where(invalid[..., None, None] & scores.mask[..., None], jnp.nan, probabilities)
 
 
 class _Path(NamedTuple):

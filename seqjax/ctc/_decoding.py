@@ -28,7 +28,7 @@ class CTCDecoded(NamedTuple):
       lengths: int32 `[B, n]`, the number of labels.
       log_probs: float32 or wider `[B, n]`, the log-probabilities by the logits alone. If fewer than
         n label sequences were found, the remaining entries are -inf, and have no labels. If a logit
-        of a real frame is NaN or +inf, they are NaN.
+        of a real frame, or a score of `fusion` that the search reads, is NaN or +inf, they are NaN.
       scores: `[B, n]`, the values by which label sequences are ranked: log_probs and, with
         `fusion`, the score of the other model.
     """
@@ -111,8 +111,8 @@ def ctc_beam_search(
     hashes. The loop over frames is one `lax.scan`.
 
     With `fusion`, a language model takes part (shallow fusion): prefixes are compared by
-    log(b + n) + Σ_i s(ℓ_i | ℓ_<i), where s are the scores that the step `fusion` returns. Weights
-    and a bonus for the length are options of `seqjax.decoding.LogLinear`.
+    log(b + n) + Σ_i s(ℓ_i | ℓ_<i), where s are the scores of the step `fusion`. Weights and a bonus
+    for the length are options of `seqjax.decoding.LogLinear`.
 
     Args:
       logits: float `[B, T, V]`, unnormalised; one of the V classes is the blank. A logit of -inf
@@ -125,8 +125,9 @@ def ctc_beam_search(
       n_best: n, the number of label sequences to return, at most K.
       fusion: a step function over the V classes, as the decoders of `seqjax.decoding` take it: a
         language model, `decoding.NGram`, `decoding.Hotwords`, or a `decoding.LogLinear` of them.
-        Its score of the blank is not used. If the step has parameters, call the search under
-        `jax.jit`.
+        Outputs of a plain function are normalised by log softmax. Scores that must not be
+        normalised need an attribute `gain_bound`, see `seqjax.decoding.Step`. The score of the
+        blank is not used. If the step has parameters, call the search under `jax.jit`.
       fusion_state: the state of `fusion` before the first label, a pytree of arrays `[B, …]`. By
         default, it is `fusion.initial_state(B)` if `fusion` has this method.
       begin: the token that is the input of the first call of `fusion`; by default the blank.
@@ -186,6 +187,7 @@ def _search(
     def frame(beam: _Beam, xs: tuple[Array, Array]) -> tuple[_Beam, tuple[Array, Array]]:
         p_t, is_real = xs
         bonus, gains = zeros, zeros[..., None]
+        invalid = beam.invalid | jnp.isnan(p_t).any(axis=1)
         if beam.second is not None:
             bonus, gains = beam.second.bonus, beam.second.gains
         new, parents, labels = jax.vmap(advance, in_axes=(0, 0, None, 0, 0))(
@@ -194,6 +196,7 @@ def _search(
         added = None
         if second is not None and beam.second is not None:
             added = second.advance(beam.second, parents, labels, labels == blank)
+            invalid = invalid | second.is_invalid(added, new.total > -jnp.inf)
         best = new.total[:, 0]
         best = jnp.where(jnp.isneginf(best), 0.0, best)
         new = new._replace(blank=new.blank - best[:, None], label=new.label - best[:, None])
@@ -202,14 +205,17 @@ def _search(
             return jnp.where(is_real.reshape(-1, *[1] * (new.ndim - 1)), new, old)
 
         history = hold(parents, stay), hold(labels, jnp.full_like(labels, blank))
-        return jax.tree.map(hold, _Beam(new, add(beam.best, best), added), beam), history
+        return jax.tree.map(hold, _Beam(new, add(beam.best, best), invalid, added), beam), history
 
     stay = jnp.broadcast_to(jnp.arange(beam_width, dtype=jnp.int32), (batch, beam_width))
     prefixes = first_prefixes(beam_width, blank, log_probs.dtype)
     prefixes = jax.tree.map(lambda a: jnp.broadcast_to(a, (batch, *a.shape)), prefixes)
     zeros = jnp.zeros((batch, beam_width), log_probs.dtype)
     first = None if second is None else second.start(log_probs.dtype)
-    start = _Beam(prefixes, exact(zeros[:, 0]), first)
+    invalid = jnp.zeros(batch, bool)
+    if second is not None and first is not None:
+        invalid = second.is_invalid(first, prefixes.total > -jnp.inf)
+    start = _Beam(prefixes, exact(zeros[:, 0]), invalid, first)
     beam, (parents, labels) = lax.scan(frame, start, (log_probs, real.T))
 
     def back(beam: Array, xs: tuple[Array, Array]) -> tuple[Array, Array]:
@@ -225,12 +231,7 @@ def _search(
     _, path = lax.scan(back, last, (parents, labels), reverse=True)
     path = jnp.moveaxis(path, 0, 2)  # [B, n, T]
     total, bonus = (jnp.take_along_axis(a, last, axis=1) for a in (beam.prefixes.total, bonus))
-    found = CTCDecoded(*ranked(path, total, beam.best, bonus, blank))
-    invalid = jnp.isnan(log_probs).any(axis=(0, 2))[:, None]  # logits with NaN or +inf
-    return found._replace(
-        log_probs=jnp.where(invalid, jnp.nan, found.log_probs),
-        scores=jnp.where(invalid, jnp.nan, found.scores),
-    )
+    return CTCDecoded(*ranked(path, total, beam.best, bonus, beam.invalid, blank))
 
 
 _searched = compiled("beam_width", "n_best", "blank")(_search)
@@ -242,9 +243,11 @@ class _Beam(NamedTuple):
     Attributes:
       prefixes: the prefixes, with log-probabilities relative to that of the best prefix.
       best: the log-probability of the best prefix, as the sum of two arrays `[B]`.
+      invalid: bool `[B]`, True if a score of a frame so far is not a number.
       second: the scores and the state of the other model; None without one.
     """
 
     prefixes: Prefixes
     best: Total
+    invalid: Array
     second: Scored | None

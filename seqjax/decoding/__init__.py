@@ -10,6 +10,12 @@ of -inf forbids a token. On the axis N, each sentence has one row, or K adjacent
 belongs to hypothesis k of sentence b. The step must compute each row independently of the others,
 so that an output does not depend on the rest of the batch.
 
+The decoders normalise the logits of a plain function by log softmax. A step that returns scores,
+which must not be normalised, has an attribute `gain_bound`, an upper bound of the score of one
+token, and optionally a method `check_end`: see `Step`. `LogLinear`, `NGram`, `WordNGram` and
+`Hotwords` have both. `jax.jit(step)` has the attributes of `step`, but a lambda that calls `step`
+has not.
+
 Each call of a decoder is one `lax.while_loop`, which stops when all sentences are done. To compile
 the loop only once, wrap the call in `jax.jit`, with the parameters as arguments:
 

@@ -53,9 +53,10 @@ def beam_search(
     that do not end with an end token. A sentence is done if none of its unfinished hypotheses can
     reach a score above that of its n-th best finished output. The log-probability of a hypothesis
     only decreases, so its final score is at most log p / lp(L), where L is `max_length`. If the
-    step is a `LogLinear`, its scores replace log p, and the bound allows for bonuses. After L
-    tokens, the unfinished hypotheses are ranked by their scores s together with the finished
-    outputs. If an unfinished hypothesis is returned, its field `finished` is False.
+    step has scores of its own (an attribute `gain_bound`, see `Step`), as a `LogLinear` has, its
+    scores replace log p, and the bound allows for bonuses. After L tokens, the unfinished
+    hypotheses are ranked by their scores s together with the finished outputs. If an unfinished
+    hypothesis is returned, its field `finished` is False.
 
     With `beam_width=1` and no penalties, the result is that of `greedy`. If `beam_width` is the
     number of all possible hypotheses, the search is exhaustive.

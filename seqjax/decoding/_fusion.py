@@ -9,7 +9,8 @@ import jax.numpy as jnp
 from seqjax import checks
 from seqjax._label_sequences import require_class
 from seqjax.cells.stepping import select
-from seqjax.decoding._results import Step, check_end, gains_of
+from seqjax.decoding._calls import require_pair, require_same_state
+from seqjax.decoding._results import Step, attribute_of, check_end, gains_of
 from seqjax.types import Array, PyTree
 
 __all__ = ["Scored", "Second", "make_second"]
@@ -38,6 +39,7 @@ class Second:
     classes: int
     batch: int
     width: int
+    blank: int
     begin: int
     end: int | None
 
@@ -73,19 +75,29 @@ class Second:
         """Return the scores of the prefixes as whole label sequences, `[B, K]`."""
         return scored.bonus if self.end is None else scored.bonus + scored.gains[..., self.end]
 
+    def is_invalid(self, scored: Scored, used: Array) -> Array:
+        """Return where a score of a prefix is NaN or +inf, bool `[B]`; `used` selects prefixes."""
+        wrong = ~(scored.gains < jnp.inf).all(axis=2)
+        found: Array = (wrong & used).any(axis=1)
+        return found
+
     def _run(self, tokens: Array, state: PyTree) -> tuple[Array, PyTree]:
         """Run a step on arrays `[B, K, …]`."""
         rows = self.batch * self.width
         flat = jax.tree.map(lambda a: a.reshape(rows, *a.shape[2:]), state)
-        logits, flat = self.step(tokens.reshape(rows), flat)
-        logits = jnp.asarray(logits)
+        result = self.step(tokens.reshape(rows), flat)
+        require_pair("fusion", "scores", result)
+        logits, new = jnp.asarray(result[0]), jax.tree.map(jnp.asarray, result[1])
         if logits.shape != (rows, self.classes):
             raise ValueError(
                 f"fusion: expected scores [N, V] with N={rows} and V={self.classes}, the classes "
                 f"of the logits, got {logits.shape}"
             )
+        require_same_state("fusion", flat, new)
         gains = gains_of(self.step, logits).reshape(self.batch, self.width, self.classes)
-        return gains, jax.tree.map(lambda a: a.reshape(self.batch, self.width, *a.shape[1:]), flat)
+        if self.blank != self.end:  # the score of the blank is not used
+            gains = gains.at[..., self.blank].set(0.0)
+        return gains, jax.tree.map(lambda a: a.reshape(self.batch, self.width, *a.shape[1:]), new)
 
 
 def make_second(
@@ -109,8 +121,9 @@ def make_second(
         return None
     if not callable(fusion):
         raise TypeError(f"fusion: expected a step function, got {checks.brief(fusion)}")
-    if state is None and callable(getattr(fusion, "initial_state", None)):
-        state = fusion.initial_state(batch)
+    initial_state = attribute_of(fusion, "initial_state")
+    if state is None and callable(initial_state):
+        state = initial_state(batch)
     state = jax.tree.map(jnp.asarray, state)
     for leaf in jax.tree.leaves(state):
         if leaf.shape[:1] != (batch,):
@@ -121,4 +134,4 @@ def make_second(
     if end is not None:
         require_class("end", end, classes)
     check_end(fusion, end)
-    return Second(fusion, state, classes, batch, width, begin, end)
+    return Second(fusion, state, classes, batch, width, blank, begin, end)

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from seqjax import checks
+from seqjax.decoding._calls import checked_call
 from seqjax.decoding._tables import table
 from seqjax.types import Array
 
@@ -91,7 +92,7 @@ class Hotwords:
             token, leads to the start of the trie.
           state: int32 `[N]`.
         """
-        tokens = jnp.asarray(tokens)
+        tokens, state = checked_call(tokens, state)
         known = (tokens >= 0) & (tokens < self._following.shape[1])
         node = jnp.where(known, self._following[state, jnp.where(known, tokens, 0)], 0)
         return self._gains[node], node

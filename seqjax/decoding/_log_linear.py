@@ -8,7 +8,7 @@ import jax.numpy as jnp
 
 from seqjax import checks
 from seqjax.decoding._ensembles import checked_steps, run_all
-from seqjax.decoding._results import Step, check_end, gain_bound, gains_of
+from seqjax.decoding._results import Step, attribute_of, check_end, gain_bound, gains_of
 from seqjax.types import Array, PyTree
 
 __all__ = ["LogLinear"]
@@ -93,13 +93,14 @@ class LogLinear:
         Raises:
           TypeError: a step is a function without a method `initial_state`.
         """
-        for step in self.steps:
-            if not callable(getattr(step, "initial_state", None)):
+        makers = [attribute_of(step, "initial_state") for step in self.steps]
+        for step, maker in zip(self.steps, makers, strict=True):
+            if not callable(maker):
                 raise TypeError(
                     f"steps: expected models with a method initial_state, got "
                     f"{checks.brief(step)}; pass a tuple with the state of each step instead"
                 )
-        return tuple(cast(Any, step).initial_state(batch_size) for step in self.steps)
+        return tuple(cast(Any, maker)(batch_size) for maker in makers)
 
     def __call__(self, tokens: Array, state: PyTree) -> tuple[Array, PyTree]:
         """Return the scores `[N, V]` of the next tokens, and the tuple of the new states."""
@@ -108,8 +109,11 @@ class LogLinear:
         total = jnp.zeros(every[0].shape, jnp.float32)
         for step, weight, logits in zip(steps, self.weights or (), every, strict=True):
             if checks.is_traced(weight):
-                # The product of 0 and -inf would be NaN.
-                total += jnp.where(weight == 0, 0.0, weight * gains_of(step, logits))
+                # The product of 0 and -inf would be NaN, as would the gradient of any weight.
+                gains = gains_of(step, logits)
+                finite = jnp.isfinite(gains)
+                other = jnp.where(weight == 0, 0.0, gains)
+                total += jnp.where(finite, weight * jnp.where(finite, gains, 0.0), other)
             elif weight:
                 total += weight * gains_of(step, logits)
         return total + self.length_bonus, new

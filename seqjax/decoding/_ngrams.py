@@ -12,6 +12,7 @@ import numpy as np
 
 from seqjax import checks
 from seqjax.decoding._arpa import read_arpa
+from seqjax.decoding._calls import checked_call
 from seqjax.decoding._entries import (
     Entries,
     checked_id,
@@ -249,7 +250,7 @@ class NGram:
             vocabulary, log p is NaN.
           state: int32 `[N]`.
         """
-        tokens = jnp.asarray(tokens)
+        tokens, state = checked_call(tokens, state)
         after = self.advance(tokens, state)
         if self._rows is not None:
             log_p = self._rows[after]

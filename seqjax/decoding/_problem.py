@@ -9,6 +9,7 @@ import numpy as np
 
 from seqjax import checks
 from seqjax.cells.ops import accumulator_dtype
+from seqjax.decoding._calls import require_pair, require_same_state
 from seqjax.decoding._constraints import Constraints, apply_constraints
 from seqjax.decoding._ends import end_tokens
 from seqjax.decoding._results import Alignment, Decoded, Step, check_end, gains_of
@@ -170,8 +171,10 @@ def make_problem(
 def _sentences(begin: Any, state: PyTree) -> tuple[Array, PyTree, int]:
     """Return the first tokens `[B]`, the state as arrays, and the batch size B."""
     begin = checks.require_ids("begin", begin, "a token or tokens [B]")
-    if not checks.is_traced(begin) and begin.size and int(begin.min()) < 0:
-        raise ValueError(f"begin: expected non-negative tokens, got {int(begin.min())}")
+    if not checks.is_traced(begin) and begin.size:
+        least = np.asarray(begin).min()  # `begin.min()` would be traced inside of `jax.jit`
+        if least < 0:
+            raise ValueError(f"begin: expected non-negative tokens, got {least}")
     try:
         state = jax.tree.map(jnp.asarray, state)
     except (TypeError, ValueError):
@@ -196,10 +199,7 @@ def _traced(
 
     def run(tokens: Array, *leaves: Array) -> tuple[Array, PyTree, Array | None]:
         result = step(tokens, jax.tree.unflatten(structure, leaves))
-        if not isinstance(result, tuple) or len(result) != 2:
-            raise TypeError(
-                f"step: expected it to return (logits, state), got {checks.brief(result)}"
-            )
+        require_pair("step", "logits", result)
         logits, new = jnp.asarray(result[0]), jax.tree.map(jnp.asarray, result[1])
         return logits, new, None if alignment is None else jnp.asarray(alignment(new))
 
@@ -208,13 +208,7 @@ def _traced(
     _check_rows("step", "logits [N, V]", logits, rows)
     if weights is not None:
         _check_rows("alignment", "weights [N, S]", weights, rows)
-    is_like = lambda old, new: (old.shape, old.dtype) == (new.shape, new.dtype)  # noqa: E731
-    same_structure = jax.tree.structure(new) == structure
-    if not same_structure or not all(map(is_like, leaves, jax.tree.leaves(new))):
-        kinds = [jax.tree.map(lambda leaf: f"{leaf.dtype}{leaf.shape}", s) for s in (state, new)]
-        raise ValueError(
-            f"step: expected it to return a state like the given one, {kinds[0]}, got {kinds[1]}"
-        )
+    require_same_state("step", state, new)
     outputs = closed.jaxpr.outvars[1 : 1 + len(leaves)]
     constant = tuple(new is old for new, old in zip(outputs, closed.jaxpr.invars[1:], strict=True))
     return constant, logits, weights
@@ -253,11 +247,12 @@ def _checked_prefix(
     if lengths.shape != (batch,):
         raise ValueError(f"prefix_lengths: expected ({batch},), got {lengths.shape}")
     if not checks.is_traced(lengths) and batch:
-        least, most = int(lengths.min()), int(lengths.max())
+        known = np.asarray(lengths)
+        least, most = known.min(), known.max()
         if least < 0 or most > steps:
             raise ValueError(f"prefix_lengths: expected 0 to {steps}, got {least} to {most}")
         if not checks.is_traced(given):
-            forced = np.asarray(prefix)[np.arange(steps) < np.asarray(lengths)[:, None]]
+            forced = np.asarray(given)[np.arange(steps) < known[:, None]]
             if forced.size and (forced.min() < 0 or forced.max() >= vocabulary):
                 raise ValueError(
                     f"prefix: expected tokens from 0 to {vocabulary - 1}, "

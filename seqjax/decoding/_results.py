@@ -1,5 +1,6 @@
 """Types of decoding: the step and alignment functions, and the results `Decoded` and `Scored`."""
 
+import inspect
 from collections.abc import Callable
 from typing import Any, NamedTuple, TypeAlias
 
@@ -14,6 +15,7 @@ __all__ = [
     "Decoded",
     "Scored",
     "Step",
+    "attribute_of",
     "check_end",
     "gain_bound",
     "gains_of",
@@ -21,8 +23,18 @@ __all__ = [
 ]
 
 Step: TypeAlias = Callable[[Array, PyTree], tuple[Array, PyTree]]
-"""`step(tokens, state) -> (logits, state)`: tokens int32 `[N]`, logits float `[N, V]`. A step with
-an attribute `gain_bound` returns scores, which are not normalised and at most `gain_bound`."""
+"""`step(tokens, state) -> (logits, state)`: tokens int32 `[N]`, logits float `[N, V]`.
+
+The decoders normalise the logits by log softmax, with one exception: if the step has an attribute
+`gain_bound`, it returns scores, which are used as they are. Two attributes of a step are optional:
+
+- `gain_bound`: a number, an upper bound of the score of one token, such as 0 for log-probabilities.
+- `check_end`: `check_end(end)` raises an error if the step does not have the end token `end`, which
+  is None for a search without an end.
+
+`LogLinear`, `NGram`, `WordNGram` and `Hotwords` have both attributes. `jax.jit(step)`, and a
+function with `functools.wraps(step)`, have those of `step`. A lambda that calls `step` has none:
+pass `step` itself, put `step` inside a `LogLinear`, or set the attributes."""
 Alignment: TypeAlias = Callable[[PyTree], Array]
 """`alignment(state) -> weights`: the attention weights of the last step, float `[N, S]`."""
 
@@ -92,12 +104,12 @@ def gain_bound(step: Step) -> Any:
 
     It is a float, or a traced scalar if the step's weights are traced.
     """
-    return getattr(step, "gain_bound", 0.0)
+    return attribute_of(step, "gain_bound", 0.0)
 
 
 def gains_of(step: Step, logits: Array) -> Array:
     """Return what the next tokens add to the score: log-probabilities, or the step's own scores."""
-    if hasattr(step, "gain_bound"):
+    if attribute_of(step, "gain_bound") is not None:
         return logits.astype(accumulator_dtype(logits.dtype))
     return log_softmax(logits)
 
@@ -107,5 +119,20 @@ def check_end(step: Step, end: int | None) -> None:
 
     The step says so by its method `check_end`. A step without this method has any end.
     """
-    if hasattr(step, "check_end"):
-        step.check_end(end)
+    check = attribute_of(step, "check_end")
+    if check is not None:
+        check(end)
+
+
+def attribute_of(step: Any, name: str, default: Any = None) -> Any:
+    """Return an attribute of a step, or of the step that `jax.jit` or `functools.wraps` wrapped.
+
+    Example:
+      >>> def step(tokens, state):
+      ...     return jnp.ones((len(tokens), 2)), state
+      >>> step.gain_bound = 1.0
+      >>> attribute_of(jax.jit(step), "gain_bound")
+      1.0
+    """
+    owner = inspect.unwrap(step, stop=lambda inner: hasattr(inner, name))
+    return getattr(owner, name, default)

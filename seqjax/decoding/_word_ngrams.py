@@ -11,6 +11,7 @@ import numpy as np
 
 from seqjax import checks
 from seqjax.decoding._arpa import read_arpa
+from seqjax.decoding._calls import checked_call
 from seqjax.decoding._entries import checked_id, checked_unknown, entries_of, require_end
 from seqjax.decoding._hotwords import checked_phrase
 from seqjax.decoding._ngrams import NGram
@@ -209,8 +210,9 @@ class WordNGram:
             ignored.
           state: two arrays, int32 `[N]`.
         """
-        tokens = jnp.asarray(tokens, jnp.int32)
-        node, history = state
+        if not isinstance(state, (tuple, list)) or len(state) != 2:
+            raise TypeError(f"state: expected two arrays, got {checks.brief(state)}")
+        tokens, (node, history) = checked_call(tokens, state)
         is_first, is_space = node < 0, tokens == self._space
         node, tokens = jnp.maximum(node, 0), jnp.where(is_first, 0, tokens)
         ended = self._read(node, history)

@@ -10,6 +10,7 @@ from seqjax import checks, sequences
 from seqjax._label_sequences import require_class
 from seqjax._log_space import log_normalized
 from seqjax.cells.ops import accumulator_dtype
+from seqjax.decoding._calls import require_pair, require_same_state
 from seqjax.types import Array, PyTree
 
 __all__ = ["Model", "TransducerDecoded", "checked_model"]
@@ -25,7 +26,8 @@ class TransducerDecoded(NamedTuple):
       tokens: int32 `[B, n, T * max_symbols]`, the labels, followed by blanks.
       lengths: int32 `[B, n]`, the number of labels.
       log_probs: float32 or wider `[B, n]`, the log-probabilities by the transducer alone. If fewer
-        than n label sequences were found, the remaining entries are -inf.
+        than n label sequences were found, the remaining entries are -inf. If a logit at a real
+        frame, or a score of `fusion` that the search reads, is NaN or +inf, they are NaN.
       scores: `[B, n]`, the values by which label sequences are ranked: log_probs and, with
         `fusion`, the score of the other model.
     """
@@ -90,16 +92,8 @@ def checked_model(
     real = sequences.step_mask((batch,), steps, lengths=lengths, mask=mask)
     real = jnp.ones((batch, steps), bool) if real is None else real
     start = predict(jnp.full((batch,), blank, jnp.int32), state)
-    if not isinstance(start, tuple) or len(start) != 2:
-        raise TypeError(
-            f"predict: expected it to return (predicted, state), got {checks.brief(start)}"
-        )
-    like = [jax.tree.map(lambda a: (a.shape, a.dtype), s) for s in (state, start[1])]
-    if like[0] != like[1]:
-        raise ValueError(
-            f"predict: expected it to return a state like the given one, {checks.brief(state)}, "
-            f"got {checks.brief(start[1])}"
-        )
+    require_pair("predict", "predicted", start)
+    require_same_state("predict", state, jax.tree.map(jnp.asarray, start[1]))
     frame = jax.ShapeDtypeStruct((batch, encoded.shape[2]), encoded.dtype)
     logits = jax.eval_shape(joint, frame, start[0])
     if logits.ndim != 2 or logits.shape[0] != batch or not logits.shape[1]:

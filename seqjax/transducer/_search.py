@@ -50,8 +50,8 @@ def transducer_beam_search(
     64-bit hashes. The loop over frames is one `lax.scan`.
 
     With `fusion`, a language model takes part (shallow fusion): prefixes ℓ are compared by
-    log p(ℓ) + Σ_i s(ℓ_i | ℓ_<i), where s are the scores that the step `fusion` returns. Weights and
-    a bonus for the length are options of `seqjax.decoding.LogLinear`.
+    log p(ℓ) + Σ_i s(ℓ_i | ℓ_<i), where s are the scores of the step `fusion`. Weights and a bonus
+    for the length are options of `seqjax.decoding.LogLinear`.
 
     Args:
       joint: see `transducer_greedy`.
@@ -65,7 +65,8 @@ def transducer_beam_search(
       n_best: n, the number of label sequences to return, at most K.
       blank: the class of the blank.
       max_symbols: S, the maximum number of labels at a frame.
-      fusion: a step function over the V classes, see `seqjax.ctc.ctc_beam_search`.
+      fusion: a step function over the V classes, see `seqjax.ctc.ctc_beam_search`. Outputs of a
+        plain function are normalised by log softmax.
       fusion_state: the state of `fusion` before the first label, a pytree of arrays `[B, …]`. By
         default, it is `fusion.initial_state(B)` if `fusion` has this method.
       begin: the token that is the input of the first call of `fusion`; by default the blank.
@@ -107,10 +108,11 @@ def transducer_beam_search(
         fusion, fusion_state, classes, batch, beam_width, blank=model.blank, begin=begin, end=end
     )
 
-    def frame(carry: tuple[_Prefixes, Total], xs: tuple[Array, Array]) -> Any:
-        prefixes, total = carry
+    def frame(carry: tuple[_Prefixes, Total, Array], xs: tuple[Array, Array]) -> Any:
+        prefixes, total, invalid = carry
         encoded, real = xs
-        new = _advance(model, second, encoded, real, prefixes)
+        new, is_wrong = _advance(model, second, encoded, real, prefixes)
+        invalid = invalid | (is_wrong & real)
         best = new.log_probs[:, 0]
         best = jnp.where(real & ~jnp.isneginf(best), best, 0.0)
         new = select(real, new, prefixes)._replace(
@@ -118,20 +120,25 @@ def transducer_beam_search(
             labels=jnp.where(real[:, None, None], new.labels, model.blank),
         )
         new = new._replace(log_probs=new.log_probs - best[:, None])
-        return (new, add(total, best)), (new.parent, new.labels)
+        return (new, add(total, best), invalid), (new.parent, new.labels)
 
     # Log-probabilities are stored relative to that of the best prefix, which is a pair of floats.
     first, none = _first(
         start, width=beam_width, blank=model.blank, most=model.max_symbols, dtype=model.dtype
     )
+    invalid = jnp.zeros(batch, bool)
     if second is not None:
-        first = first._replace(second=second.start(model.dtype))
+        scored = second.start(model.dtype)
+        first = first._replace(second=scored)
+        invalid = second.is_invalid(scored, first.log_probs > -jnp.inf)
     frames = (jnp.moveaxis(encoded, 1, 0), real.T)
-    (prefixes, best), history = lax.scan(frame, (first, none), frames)
+    (prefixes, best, invalid), history = lax.scan(frame, (first, none, invalid), frames)
     bonus = None
     if second is not None and prefixes.second is not None:
         bonus = second.total(prefixes.second)
-    return _decoded(prefixes.log_probs, bonus, best, history, n_best=n_best, blank=model.blank)
+    return _decoded(
+        prefixes.log_probs, bonus, best, invalid, history, n_best=n_best, blank=model.blank
+    )
 
 
 @compiled("n_best", "blank")
@@ -139,6 +146,7 @@ def _decoded(
     log_probs: Array,
     bonus: Array | None,
     best: Total,
+    invalid: Array,
     history: tuple[Array, Array],
     *,
     n_best: int,
@@ -159,7 +167,7 @@ def _decoded(
     found, bonus = (jnp.take_along_axis(a, places, axis=1) for a in (log_probs, bonus))
     _, path = lax.scan(back, places, history, reverse=True)
     path = jnp.moveaxis(path, 0, 2).reshape(batch, n_best, steps * most)
-    return TransducerDecoded(*ranked(path, found, best, bonus, blank))
+    return TransducerDecoded(*ranked(path, found, best, bonus, invalid, blank))
 
 
 class _Prefixes(NamedTuple):
@@ -207,15 +215,23 @@ def _first(
 
 def _advance(
     model: Model, second: Second | None, encoded: Array, real: Array, prefixes: _Prefixes
-) -> _Prefixes:
-    """Return the prefixes after a frame, best first."""
+) -> tuple[_Prefixes, Array]:
+    """Return the prefixes after a frame, best first, and where a score is not a number, `[B]`."""
     batch, width = prefixes.parent.shape
 
-    def level(live: _Prefixes, ended: _Prefixes) -> tuple[Array, _Prefixes]:
-        """Return the log-probabilities of all classes, and the prefixes that ended with a blank."""
-        log_probs = live.log_probs[..., None] + model.log_probs(encoded[:, None], live.predicted)
+    def level(live: _Prefixes, ended: _Prefixes) -> tuple[Array, _Prefixes, Array]:
+        """Return the log-probabilities of all classes, and the prefixes that ended with a blank.
+
+        The third result is True where a score of the level is not a number, `[B]`.
+        """
+        used = live.log_probs > -jnp.inf
+        logits = jnp.where(used[..., None], model.log_probs(encoded[:, None], live.predicted), 0.0)
+        invalid = jnp.isnan(logits).any(axis=(1, 2))
+        if second is not None and live.second is not None:
+            invalid = invalid | second.is_invalid(live.second, used)
+        log_probs = live.log_probs[..., None] + logits
         new = live._replace(log_probs=log_probs[..., model.blank])
-        return log_probs, _merged(ended, new)
+        return log_probs, _merged(ended, new), invalid
 
     def grown(s: Array, live: _Prefixes, log_probs: Array, ended: _Prefixes) -> _Prefixes:
         """Return the best extensions; no network has read their labels."""
@@ -238,7 +254,7 @@ def _advance(
         return live._replace(log_probs=best, name=hashed(live.name, label), labels=labels)
 
     def body(carry: Any) -> Any:
-        s, live, ended = carry
+        s, live, ended, invalid = carry
         label = live.labels[:, :, s]
         flat = jax.tree.map(lambda a: a.reshape(batch * width, *a.shape[2:]), live.state)
         predicted, state = jax.tree.map(
@@ -247,8 +263,8 @@ def _advance(
         live = live._replace(predicted=predicted, state=state)
         if second is not None and live.second is not None:
             live = live._replace(second=second.read(live.second, label))
-        log_probs, ended = level(live, ended)
-        return s + 1, grown(s + 1, live, log_probs, ended), ended
+        log_probs, ended, is_wrong = level(live, ended)
+        return s + 1, grown(s + 1, live, log_probs, ended), ended, invalid | is_wrong
 
     def is_open(carry: Any) -> Array:
         live: _Prefixes = carry[1]
@@ -258,9 +274,11 @@ def _advance(
         parent=_places(batch, width), labels=jnp.full_like(prefixes.labels, model.blank)
     )
     none = live._replace(log_probs=jnp.full_like(live.log_probs, -jnp.inf))
-    log_probs, ended = level(live, none)
+    log_probs, ended, invalid = level(live, none)
     s = jnp.int32(0)
-    return lax.while_loop(is_open, body, (s, grown(s, live, log_probs, ended), ended))[2]
+    carry = s, grown(s, live, log_probs, ended), ended, invalid
+    _, _, ended, invalid = lax.while_loop(is_open, body, carry)
+    return ended, invalid
 
 
 def _merged(ended: _Prefixes, new: _Prefixes) -> _Prefixes:

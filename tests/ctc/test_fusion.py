@@ -1,5 +1,7 @@
 """The CTC beam search with a second model, against all label sequences enumerated in float64."""
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -141,3 +143,63 @@ def test_logits_that_are_no_numbers_have_no_score(value):
     found = ctc_beam_search(logits, lengths=[4, 3, 4], n_best=2)
     for scores in (found.log_probs, found.scores):
         assert jnp.isnan(scores).tolist() == [[True] * 2, [False] * 2, [False] * 2]
+
+
+def nan_after(label, rows):
+    """A model with scores NaN after a label, and the state of `rows` sequences."""
+    step = lambda tokens, state: (  # noqa: E731
+        jnp.where((tokens == label)[:, None] & state[:, None], jnp.nan, jnp.zeros(V)),
+        state,
+    )
+    return step, jnp.arange(rows) == 0
+
+
+@pytest.mark.parametrize("label", [BLANK, 2])
+def test_scores_that_are_no_numbers_give_nan_in_their_sequence(label):
+    """At the start, or after a label that is not in the best output."""
+    logits = np.array([[[5.0, 0, 1], [0, 5.0, 1], [0, 5.0, 0]]] * 2, np.float32)
+    step, state = nan_after(label, 2)
+    found = ctc_beam_search(logits, blank=BLANK, fusion=step, fusion_state=state, n_best=2)
+    for scores in (found.log_probs, found.scores):
+        assert jnp.isnan(scores).tolist() == [[True] * 2, [False] * 2]
+    alone = ctc_beam_search(logits[1:], blank=BLANK, fusion=step, fusion_state=state[1:])
+    np.testing.assert_allclose(found.scores[1, 0], alone.scores[0, 0], rtol=1e-6)
+
+
+def test_the_score_of_the_blank_is_not_used():
+    logits = np.zeros((1, 2, V), np.float32)
+    scores = jnp.zeros(V).at[BLANK].set(jnp.nan)
+    always: Any = lambda tokens, state: (jnp.tile(scores, (len(tokens), 1)), state)  # noqa: E731
+    always.gain_bound = 0.0
+    assert jnp.isfinite(ctc_beam_search(logits, blank=BLANK, fusion=always).scores).all()
+    assert jnp.isnan(ctc_beam_search(logits, blank=BLANK, fusion=always, end=BLANK).scores).all()
+
+
+@pytest.mark.parametrize(
+    ("new", "error", "message"),
+    [
+        (lambda s: (s, s), ValueError, r"float32\(8,\), got \('float32\(8,\)', 'float32\(8,\)'\)"),
+        (lambda s: s[:, None], ValueError, r"float32\(8,\), got float32\(8, 1\)"),
+        (lambda s: s.astype(jnp.float16), ValueError, r"float32\(8,\), got float16\(8,\)"),
+        (None, TypeError, r"fusion: expected it to return \(scores, state\), got"),
+    ],
+)
+def test_refuses_steps_that_return_another_state(new, error, message):
+    def step(tokens, state):
+        scores = jnp.zeros((len(tokens), V))
+        return scores if new is None else (scores, new(state))
+
+    with pytest.raises(error, match=message):
+        ctc_beam_search(jnp.zeros((2, 3, V)), beam_width=4, fusion=step, fusion_state=jnp.zeros(2))
+
+
+def test_a_compiled_step_has_the_attributes_of_the_step():
+    names = decoding.Hotwords([[2, 0]], vocabulary_size=V, bonus=1.0)
+    logits = np.random.default_rng(3).normal(size=(1, 4, V)).astype(np.float32)
+    options: dict[str, Any] = {"blank": BLANK, "end": BLANK}
+    wanted = ctc_beam_search(logits, fusion=names, **options)
+    found = ctc_beam_search(logits, fusion=jax.jit(names), **options)
+    np.testing.assert_array_equal(found.tokens, wanted.tokens)
+    np.testing.assert_allclose(found.scores, wanted.scores, rtol=1e-6)
+    with pytest.raises(ValueError, match="end: expected a token that is in no phrase"):
+        ctc_beam_search(logits, blank=BLANK, fusion=jax.jit(names))

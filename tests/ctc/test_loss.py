@@ -1,5 +1,6 @@
 """The CTC loss against the sum over all paths; what is padding, impossible or wrong."""
 
+import functools
 import math
 from typing import Any
 
@@ -240,3 +241,15 @@ def test_labels_in_bytes(function):
     for blank in (0, 299):  # three paths of two frames, each of probability 1 / 300²
         loss = function(jnp.zeros((1, 2, 300)), labels, blank=blank)
         np.testing.assert_allclose(loss, 2 * math.log(300) - math.log(3), rtol=1e-6)
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_a_logit_of_another_class_that_is_no_number_makes_the_loss_nan(value):
+    logits = np.zeros((3, 3, 4), np.float32)
+    logits[0, :, 3] = logits[1, 1, 3] = logits[2, 2, 3] = value  # class 3 is not a label
+    loss = functools.partial(ctc_loss, labels=np.array([[1, 2]] * 3), lengths=np.array([3, 3, 2]))
+    found = loss(logits, per_sequence=True)
+    assert jnp.isnan(found).tolist() == [True, True, False]
+    np.testing.assert_allclose(found[2], 2 * np.log(4), rtol=1e-6)  # only the path 1 2
+    gradient = jax.grad(lambda logits: loss(logits, per_sequence=True)[1])(logits)
+    assert jnp.isnan(gradient[1]).any()

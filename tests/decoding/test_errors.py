@@ -166,3 +166,23 @@ def test_random_streams_are_no_key():
         sample(step, jnp.zeros((1, 1)), nnx.Rngs(0), begin=0, end=1, max_length=2)
     with pytest.raises(TypeError, match=r"key: expected a random key.*got RngStream; pass stream"):
         GRU(2, 3).init(nnx.Rngs(0).params)
+
+
+@pytest.mark.parametrize("decoder", [greedy, sample, beam_search])
+def test_known_arguments_may_be_constants_of_a_compiled_function(decoder):
+    arguments: Any = {
+        "begin": jnp.full(3, BEGIN), "prefix": jnp.ones((3, 1), jnp.int32),
+        "prefix_lengths": jnp.array([1, 0, 1]),
+    }  # fmt: skip
+    found = jax.jit(lambda state: call(decoder, arguments | {"state": state}))(STATE)
+    np.testing.assert_array_equal(found.tokens, call(decoder, arguments).tokens)
+    for name, value in (("begin", -1), ("prefix_lengths", 2)):
+        wrong = arguments | {name: jnp.full(3, value)}
+        with pytest.raises(ValueError, match=f"{name}: expected .* got"):
+            jax.jit(lambda state, wrong=wrong: call(decoder, wrong | {"state": state}))(STATE)
+
+
+def test_score_takes_a_constant_begin_in_a_compiled_function():
+    begin, tokens = jnp.full(3, BEGIN), np.ones((3, 2), int)
+    run = lambda state: score(STEP, state, tokens, begin=begin, end=END).log_probs  # noqa: E731
+    np.testing.assert_allclose(jax.jit(run)(STATE), run(STATE), rtol=1e-6)

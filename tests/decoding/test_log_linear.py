@@ -1,5 +1,6 @@
 """Weighted sums of models in the decoders, against all outputs enumerated in float64."""
 
+import functools
 import itertools
 from typing import Any
 
@@ -216,3 +217,66 @@ def test_a_completed_phrase_owes_nothing():
         gained.append(float(gains[0, token]))
     # The second phrase has three of its tokens after the third step, and is then left.
     np.testing.assert_allclose(gained, [0.5, 0.5, 1.5, -1.0])
+
+
+def test_a_compiled_combination_has_the_same_scores():
+    log_p = jnp.log(jnp.array([[0.1, 0.6, 0.3], [0.5, 0.2, 0.3], [0.8, 0.1, 0.1]]))
+    names = decoding.Hotwords([[2, 1]], vocabulary_size=3, bonus=1.0)
+    fused = decoding.LogLinear([step_of(log_p), names], [1.0, 1.0], 0.5)
+    state = (jnp.zeros(1), names.initial_state(1))
+
+    @functools.wraps(fused)
+    def wrapped(tokens, state):
+        return fused(tokens, state)
+
+    def search(step, state):
+        return decoding.beam_search(
+            step, state, begin=0, end=0, max_length=4, beam_width=30, n_best=3
+        )
+
+    wanted = search(fused, state)
+    nested = decoding.LogLinear([jax.jit(fused)])
+    for step, start in ((jax.jit(fused), state), (wrapped, state), (nested, (state,))):
+        found = search(step, start)
+        np.testing.assert_array_equal(found.tokens, wanted.tokens)
+        np.testing.assert_allclose(found.scores, wanted.scores, rtol=1e-6)
+    inside = decoding.LogLinear([jax.jit(names)]).initial_state(2)
+    np.testing.assert_array_equal(inside[0], names.initial_state(2))
+
+
+@pytest.mark.parametrize("weight", [0.0, 0.5])
+def test_the_gradient_of_a_weight_is_finite_if_a_token_is_forbidden(weight):
+    steps = [step_of([[0.0, 0.0]]), step_of([[1.0, 0.0]]), step_of([[0.0, -np.inf]])]
+
+    def score(weights):
+        fused = decoding.LogLinear(steps, [1.0, weights[0], weights[1]])
+        return fused(jnp.zeros(1, jnp.int32), ((), (), ()))[0][0, 0]
+
+    gradient = jax.grad(score)(jnp.array([weight, weight]))
+    np.testing.assert_allclose(gradient, [1.0 - np.log(1.0 + np.e), 0.0], atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("tokens", "state", "error", "message"),
+    [
+        (np.array([1.0]), [0], TypeError, "tokens: expected integers .N., got dtype float"),
+        (np.array(1), [0], ValueError, r"tokens: expected integers \[N\], got \(\)"),
+        (
+            np.array([1, 1]),
+            [0],
+            ValueError,
+            r"state: expected .* N=2 as in tokens, got \(1,\)",
+        ),
+        (np.array([1]), [0.0], TypeError, r"state: expected integers \[N\], got dtype float"),
+    ],
+)
+def test_language_models_refuse_other_arguments(tokens, state: Any, error, message):
+    model = decoding.NGram.fit([[2, 1]], order=2, vocabulary_size=V, begin=0, end=0)
+    letters = decoding.WordNGram(model, [None, [1], [2], [3]], vocabulary_size=V, space=0, begin=0)
+    state = np.array(state)
+    for step, given in (
+        (decoding.Hotwords([[1]], vocabulary_size=V), state), (model, state),
+        (letters, (state, state)),
+    ):  # fmt: skip
+        with pytest.raises(error, match=message):
+            step(tokens, given)

@@ -208,3 +208,35 @@ def test_search_refuses():
         transducer_beam_search(**GOOD, beam_width=0)
     with pytest.raises(ValueError, match="n_best: expected at most beam_width=2, got 3"):
         transducer_beam_search(**GOOD, beam_width=2, n_best=3)
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_logits_that_are_no_numbers_have_no_score(value):
+    """Only in the sequence that has them, and only at real frames."""
+    frames = np.tile(np.array([1.5, 0.0, 0.5], np.float32), (3, 2, 1))
+    frames[0, 0, 2] = frames[1, 1, 2] = value
+    joint, predict = lambda f, g: f + g, lambda y, s: (jnp.zeros((len(y), 3)), s)
+    for decode in (transducer_greedy, transducer_beam_search):
+        found = decode(joint, predict, frames, jnp.zeros((3, 1)), lengths=np.array([2, 1, 2]))
+        for scores in (found.log_probs, found.scores):
+            assert jnp.isnan(scores).tolist() == [[True], [False], [False]]
+
+
+def test_a_joint_network_that_gives_nan_after_a_label_has_no_score():
+    """Even if this label is not in the best output."""
+    frames = np.array([[[4.0, 2.0, 0.0]]] * 2, np.float32)
+    predict = lambda y, s: (  # noqa: E731
+        jnp.where((y == 1)[:, None] & s, jnp.nan, jnp.zeros((len(y), 3))),
+        s,
+    )
+    state = jnp.array([[True], [False]])
+    found = transducer_beam_search(lambda f, g: f + g, predict, frames, state, n_best=2)
+    assert jnp.isnan(found.scores).tolist() == [[True] * 2, [False] * 2]
+
+
+def test_the_state_of_the_prediction_network_keeps_its_dtype():
+    predict = lambda y, s: (jnp.zeros((len(y), 3)), s + 0.5)  # noqa: E731
+    with pytest.raises(ValueError, match=r"predict: .* int32\(1, 1\), got float32\(1, 1\)"):
+        transducer_greedy(
+            lambda f, g: f + g, predict, jnp.zeros((1, 2, 3)), jnp.zeros((1, 1), jnp.int32)
+        )

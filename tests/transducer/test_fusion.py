@@ -134,3 +134,33 @@ def test_the_model_passes_its_arguments_on():
     for name in ("fusion_state", "begin", "end"):
         with pytest.raises(ValueError, match=f"{name}: expected None without `fusion`, got 0"):
             model.beam_search(jnp.ones((1, 1, 3)), **{name: 0})  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("label", [0, 2])
+def test_scores_that_are_no_numbers_give_nan_in_their_sequence(label):
+    """At the start, or after a label that is not in the best output."""
+    frames = np.array([[[0.0, 6.0, 1.0], [6.0, 0.0, 0.0]]] * 2, np.float32)
+    predict = lambda y, s: (  # noqa: E731
+        jnp.where((y > 0)[:, None], jnp.array([9.0, 0.0, 0.0]), 0.0),
+        s,
+    )
+    step = lambda tokens, state: (  # noqa: E731
+        jnp.where(((tokens == label) & state)[:, None], jnp.nan, jnp.zeros(3)),
+        state,
+    )
+    found = transducer_beam_search(
+        lambda f, g: f + g, predict, frames, jnp.zeros((2, 1)), fusion=step,
+        fusion_state=jnp.array([True, False]), n_best=2,
+    )  # fmt: skip
+    for scores in (found.log_probs, found.scores):
+        assert jnp.isnan(scores).tolist() == [[True] * 2, [False] * 2]
+    assert found.tokens[1, 0, 0] == 1
+
+
+def test_refuses_steps_that_return_another_state():
+    with pytest.raises(ValueError, match=r"fusion: .* float32\(8,\), got float32\(8, 1\)"):
+        transducer_beam_search(
+            lambda f, g: f + g, lambda y, s: (jnp.zeros((len(y), 3)), s), jnp.zeros((1, 2, 3)),
+            jnp.zeros((1, 1)), fusion_state=jnp.zeros(1),
+            fusion=lambda tokens, state: (jnp.zeros((len(tokens), 3)), state[:, None]),
+        )  # fmt: skip
