@@ -12,9 +12,9 @@ from pathlib import Path
 
 import numpy as np
 
+from examples.shipped.folders import matching, only
 from seqjax import metrics
 from seqjax.data import installed_files, read_lines
-from seqjax.data._files import is_system_file
 
 __all__ = ["Dictionary", "error_rates", "load", "read_dictionary", "split"]
 
@@ -43,11 +43,8 @@ def _published(folder: Path) -> tuple[Dictionary, Sequence[list[str]]]:
     dictionary: Dictionary = {}
     sides: list[list[str]] = []
     for name in ("test", "dev", "train"):
-        files = sorted(f for f in folder.glob(f"*{name}.tsv") if not is_system_file(f.name))
-        if len(files) != 1:
-            found = ", ".join(file.name for file in files) or "none"
-            raise ValueError(f"expected one *{name}.tsv in {folder}, got {found}")
-        read = read_dictionary(files[0])
+        pattern = f"*{name}.tsv"
+        read = read_dictionary(only(matching(folder, pattern), pattern, folder))
         sides.append([word for word in read if word not in dictionary])
         dictionary = read | dictionary
     return dictionary, sides[::-1]

@@ -18,10 +18,10 @@ import jax.numpy as jnp
 import numpy as np
 from jax.typing import ArrayLike
 
+from examples.shipped.folders import matching, only
 from seqjax import metrics, sequences
 from seqjax.data import Vocabulary, installed_files, read_conll, read_conllu, read_text
 from seqjax.data._conllu import FIELDS
-from seqjax.data._files import is_system_file
 
 __all__ = [
     "Encoder",
@@ -66,23 +66,20 @@ def _columns(
         raise ValueError(f"expected a folder, got {folder}")
     found = {}
     for split, names in (("train", ["train"]), ("dev", ["dev", "valid"]), ("test", ["test"])):
-        matching = {path for name in names for path in folder.glob(f"*{name}*")}
-        paths = [path for path in matching if not is_system_file(path.name)]
-        files = sorted(path for path in paths if ".conllu" in path.name) or sorted(paths)
-        if len(files) != 1:
-            got = ", ".join(file.name for file in files) or "none"
-            raise ValueError(f"expected one file *{split}* in {folder}, got {got}")
-        universal = ".conllu" in files[0].name
+        files = matching(folder, *(f"*{name}*" for name in names))
+        files = [path for path in files if ".conllu" in path.name] or files
+        file = only(files, f"file *{split}*", folder)
+        universal = ".conllu" in file.name
         word, tag = (1, 3) if universal else (0, 1)
         word = word if word_column is None else word_column
         tag = tag if tag_column is None else tag_column
         if universal:
             if max(word, tag) >= len(FIELDS):
                 raise ValueError(f"expected columns below {len(FIELDS)}, got {max(word, tag)}")
-            rows = read_conllu(files[0], sorted({FIELDS[word], FIELDS[tag]}))
+            rows = read_conllu(file, sorted({FIELDS[word], FIELDS[tag]}))
             found[split] = [(row[FIELDS[word]], row[FIELDS[tag]]) for row in rows]
         else:
-            rows = read_conll(files[0], {"words": word, "tags": tag}, comment=comment)
+            rows = read_conll(file, {"words": word, "tags": tag}, comment=comment)
             found[split] = [(row["words"], row["tags"]) for row in rows]
     return found
 

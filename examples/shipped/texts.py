@@ -16,8 +16,8 @@ from pathlib import Path
 import numpy as np
 from matplotlib.figure import Figure
 
+from examples.shipped.folders import matching, only
 from seqjax.data import Windows, read_text
-from seqjax.data._files import is_system_file
 
 __all__ = ["joined", "load", "plot", "tokens_of", "unigram"]
 
@@ -36,11 +36,8 @@ def load(path: Path | None) -> dict[str, list[str]]:
         return dict(zip(splits, parts, strict=True))
     found = {}
     for split in splits:
-        files = sorted(f for f in path.glob(f"*{split}.txt") if not is_system_file(f.name))
-        if len(files) != 1:
-            got = ", ".join(file.name for file in files) or "none"
-            raise ValueError(f"expected one *{split}.txt in {path}, got {got}")
-        found[split] = [read_text(files[0])]
+        pattern = f"*{split}.txt"
+        found[split] = [read_text(only(matching(path, pattern), pattern, path))]
     return found
 
 

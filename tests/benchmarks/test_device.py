@@ -290,11 +290,13 @@ def test_every_cell_accepts_the_numbers_it_is_compared_with(name: str) -> None:
     """`unroll` checks the values, such as those of times, since they are not traced."""
     cell = seqjax.CELLS[name](input_size=3, hidden_size=4)
     params, xs, state, _, mask, resets = correctness.draw(cell, 2, 5, "float32")
-    jax.eval_shape(
+    outputs, _ = jax.eval_shape(
         lambda: seqjax.unroll(
             cell, params, xs, state=state, mask=mask, resets=resets, time_major=True
         )
     )
+    assert outputs.shape == (5, 2, *cell.output_shape)
+    assert not cell.reads_elapsed or (xs[..., -1] >= 0).all()
 
 
 @pytest.mark.slow

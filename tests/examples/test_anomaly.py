@@ -153,7 +153,7 @@ def test_mistakes(folder, tmp_path):
 
 
 def test_a_clock_may_be_set_back_by_an_hour(folder):
-    """As in a series of NAB."""
+    """A series of NAB has a clock that is set back by 55 minutes."""
     path = folder / "data" / NAMES[0]
     rows = path.read_text().splitlines()
     path.write_text("\n".join(rows[:100] + rows[88:]))  # 55 minutes back

@@ -108,6 +108,7 @@ def test_the_options_of_a_run_of_an_earlier_version_are_not_known(tmp_path: Path
     go(config)
     (tmp_path / "options.json").unlink()
     dataclasses.replace(config, resume=True, shift=4).prepare()
+    assert not (tmp_path / "options.json").exists()  # they are not guessed
 
 
 @pytest.mark.parametrize("out", ["~/run", Path("~/run")])
