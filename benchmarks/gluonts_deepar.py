@@ -26,7 +26,7 @@ from typing import Any
 import numpy as np
 import tyro
 
-from examples import forecast
+from examples import forecast, script
 from seqjax import forecasting
 
 EPOCH = 50  # number of steps of an epoch
@@ -55,7 +55,7 @@ class Config(forecast.Config):
             value = getattr(self, field.name)
             if field.name in UNREAD and value != field.default:
                 raise SystemExit(
-                    f"--{field.name.replace('_', '-')}: expected the default {field.default!s}, "
+                    f"{script.flag(field.name)}: expected the default {field.default!s}, "
                     f"as GluonTS does not read this option, got {value!s}"
                 )
 

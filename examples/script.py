@@ -23,7 +23,7 @@ from seqjax import sharding, training, viz
 from seqjax._files import local_path
 from seqjax.data import Batches, batches
 
-__all__ = ["Dtype", "ScriptOptions", "blaming", "count_parameters", "measure"]
+__all__ = ["Dtype", "ScriptOptions", "blaming", "count_parameters", "flag", "measure"]
 
 Dtype = Literal["float32", "bfloat16"]
 """Names of the dtypes in which recurrent layers can compute; parameters stay float32."""
@@ -111,10 +111,10 @@ class ScriptOptions:
                 continue
             least = 0 if field.name in self.may_be_zero or default == 0 else 1
             if value < least and not (isinstance(default, int) and default < 0):
-                raise SystemExit(f"{_flag(field.name)}: expected at least {least}, got {value}")
+                raise SystemExit(f"{flag(field.name)}: expected at least {least}, got {value}")
         for name in ("learning_rate", "clip_norm"):
             if not 0 < getattr(self, name) < math.inf:
-                raise SystemExit(f"{_flag(name)}: expected more than 0, got {getattr(self, name)}")
+                raise SystemExit(f"{flag(name)}: expected more than 0, got {getattr(self, name)}")
         if self.out.exists() and not self.out.is_dir():
             raise SystemExit(f"--out: expected a folder, got the file {self.out}")
         if not self.resume and self._has_run():
@@ -125,7 +125,7 @@ class ScriptOptions:
         for name in ("average", *self.shares):
             if not 0 <= getattr(self, name) < 1:
                 raise SystemExit(
-                    f"{_flag(name)}: expected at least 0, less than 1, got {getattr(self, name)}"
+                    f"{flag(name)}: expected at least 0, less than 1, got {getattr(self, name)}"
                 )
         if self.keep_memory:
             training.keep_freed_memory()
@@ -136,7 +136,7 @@ class ScriptOptions:
                 sharding.use_cpu_devices(self.devices)
         except (RuntimeError, ValueError) as error:
             name = "devices" if self.distributed is None else "distributed"
-            raise SystemExit(f"{_flag(name)}: {error}") from None
+            raise SystemExit(f"{flag(name)}: {error}") from None
         self.out.mkdir(parents=True, exist_ok=True)
         self._keep_options()
 
@@ -162,7 +162,7 @@ class ScriptOptions:
         for name, value in own.items():
             if kept.get(name, value) != value:
                 raise SystemExit(
-                    f"{_flag(name)}: expected {kept[name]} as in the run in {self.out}, got "
+                    f"{flag(name)}: expected {kept[name]} as in the run in {self.out}, got "
                     f"{value}; for a run with other options, name another folder with --out"
                 )
 
@@ -337,7 +337,7 @@ def blaming(option: str) -> Iterator[None]:
     except (OSError, ValueError, ImportError, EOFError, tarfile.TarError) as error:
         # The user of a script does not know the name of the argument.
         what = re.sub(r"^\w+: (?=expected)", "", str(error))
-        raise SystemExit(f"{_flag(option)}: {what}") from None
+        raise SystemExit(f"{flag(option)}: {what}") from None
 
 
 def count_parameters(model: nnx.Module) -> int:
@@ -388,5 +388,11 @@ def _text(value: Any) -> str:
     return str(value.resolve() if isinstance(value, Path) else value)
 
 
-def _flag(name: str) -> str:
+def flag(name: str) -> str:
+    """Return an option as it is written on the command line.
+
+    Example:
+      >>> flag("batch_size")
+      '--batch-size'
+    """
     return "--" + name.replace("_", "-")
