@@ -6,6 +6,7 @@ import warnings
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
+import jax.numpy as jnp
 import numpy as np
 
 from seqjax.data._containers import column, numbers, table_columns
@@ -110,14 +111,22 @@ class Field:
 
     def _common(self, dtypes: set[np.dtype]) -> np.dtype:
         """Return the dtype that can hold all entries, or raise an error if there is none."""
+        if len(dtypes) > 1:
+            # NumPy would make float8 of int8 and float8. float32 holds all values of such floats.
+            dtypes = {np.dtype(np.float32) if _is_narrow(dtype) else dtype for dtype in dtypes}
         common = None
-        with contextlib.suppress(TypeError):  # NumPy has no common dtype of bfloat16 and integers
+        with contextlib.suppress(TypeError):
             common = np.result_type(*dtypes)
         whole = all(dtype.kind in "biu" for dtype in dtypes)
         if common is None or (whole and common.kind == "f"):  # int64 and uint64 give float64
             found = ", ".join(sorted(map(str, dtypes)))
             raise TypeError(f"{self.name}: expected entries of one dtype, got {found}")
         return common
+
+
+def _is_narrow(dtype: np.dtype) -> bool:
+    """Return True for the floats that JAX adds to those of NumPy, such as bfloat16 and float8."""
+    return jnp.issubdtype(dtype, jnp.floating) and not np.issubdtype(dtype, np.floating)
 
 
 def stack(

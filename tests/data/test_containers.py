@@ -212,8 +212,13 @@ def test_bfloat16_stays():
     for field in (values, np.asarray(values), list(values), [np.asarray(v) for v in values]):
         [batch] = batches({"x": field}, batch_size=2, sequence_keys=())
         assert batch["x"].dtype == ml_dtypes.bfloat16 and batch["x"].tolist() == [[1.5], [2.5]]
-    with pytest.raises(TypeError, match="expected entries of one dtype, got bfloat16, int64"):
-        batches({"x": [np.asarray(values[0]), [1]]}, batch_size=2, sequence_keys=())
+    for other, dtype in {2**24 - 1: np.int64, -32767: np.int16, 65504: np.float16}.items():
+        mixed = [np.asarray(values[0]), np.array([other], dtype)]
+        [batch] = batches({"x": mixed}, batch_size=2, sequence_keys=())
+        assert batch["x"].tolist() == [[1.5], [other]]
+    mixed = [np.array([0.25], ml_dtypes.float8_e5m2), np.array([127], np.int8)]
+    [batch] = batches({"x": mixed}, batch_size=2, sequence_keys=())
+    assert batch["x"].tolist() == [[0.25], [127]]  # float8 has no 127
     raw = np.asarray(values).view("V2")  # what np.save makes of it
     with pytest.raises(TypeError, match=r"expected numbers, got \|V2; .*view\(jax.numpy.bfloat16"):
         batches({"x": raw}, batch_size=2, sequence_keys=())
