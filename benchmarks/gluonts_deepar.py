@@ -28,6 +28,7 @@ import tyro
 
 from examples import forecast, script
 from seqjax import forecasting
+from seqjax._machine import description
 
 EPOCH = 50  # number of steps of an epoch
 UNREAD = (
@@ -115,6 +116,7 @@ def main(config: Config) -> dict[str, float]:
         "train_seconds": trained - began,
         "sample_seconds": drawn - trained,
     }
+    print(description(("gluonts", "torch", "lightning", "pandas")))
     print(figures)
     return figures
 

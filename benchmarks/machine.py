@@ -1,7 +1,6 @@
 """The machine of a run: processor, load, versions, threads, and the rate of a large product."""
 
 import datetime
-import importlib.metadata
 import os
 import platform
 import statistics
@@ -14,30 +13,11 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-__all__ = ["GemmRate", "cores", "describe", "load_average", "version", "versions"]
+from seqjax._machine import cores, processor, versions
+
+__all__ = ["GemmRate", "describe", "load_average"]
 
 GEMM_SIZE = 2048
-
-
-def cores() -> int:
-    """Return the number of cores that this process may use."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
-
-
-def cpu_model() -> str:
-    """Return the processor's name, with the numbers of family and model if the system has them."""
-    info = Path("/proc/cpuinfo")
-    if info.exists():
-        pairs = (
-            line.partition(":")[::2] for line in info.read_text().split("\n\n")[0].splitlines()
-        )
-        facts = {name.strip(): value.strip() for name, value in pairs}
-        if name := facts.get("model name"):
-            numbers = [f"{key} {facts[key]}" for key in ("cpu family", "model") if key in facts]
-            return f"{name} ({', '.join(numbers)})" if numbers else name
-    return platform.processor() or platform.machine()
 
 
 INSTRUCTIONS = ("avx2", "fma", "avx512f", "avx512_vnni", "amx_tile", "asimd", "sve")
@@ -60,23 +40,6 @@ def instructions() -> list[str]:
 def load_average() -> float | None:
     """Return the mean number of running processes in the last minute, if it is known."""
     return os.getloadavg()[0] if hasattr(os, "getloadavg") else None
-
-
-def version(distribution: str) -> str | None:
-    """Return the version of an installed distribution, or None."""
-    try:
-        return importlib.metadata.version(distribution)
-    except importlib.metadata.PackageNotFoundError:
-        return None
-
-
-def versions() -> dict[str, str]:
-    """Return the versions of the libraries that every run uses."""
-    import seqjax
-
-    names = ("jax", "jaxlib", "numpy", "optax")
-    found = {name: known for name in names if (known := version(name)) is not None}
-    return {"python": platform.python_version(), "seqjax": seqjax.__version__} | found
 
 
 def commit() -> str | None:
@@ -157,7 +120,7 @@ def describe(command: str, found: dict[str, str]) -> dict[str, Any]:
         "device_kind": device.device_kind,
         "jax_devices": jax.device_count(),
         "system": f"{platform.system()} {platform.machine()}",
-        "cpu": cpu_model(),
+        "cpu": processor(),
         "instructions": instructions(),
         "cores": cores(),
         "threads": {"xla": cores()},

@@ -30,6 +30,7 @@ from flax import nnx
 
 from examples import speech
 from examples.shipped import spoken_digits
+from seqjax._machine import description
 from seqjax.ctc import ctc_beam_search
 from seqjax.data import Vocabulary, batches
 from seqjax.decoding import LogLinear, WordNGram
@@ -85,6 +86,7 @@ def main(config: Config) -> list[dict[str, Any]]:
     )  # fmt: skip
     options: Any = {} if config.prune else {"beam_prune_logp": -1e4, "token_min_logp": -1e4}
     rows: list[dict[str, Any]] = []
+    print(description(("pyctcdecode", "kenlm")))
 
     def add(name: str, language: bool, width: int, texts: list[str], seconds: float) -> None:
         split = [text.split() for text in right]

@@ -17,10 +17,10 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from benchmarks.machine import cpu_model
 from examples.serve.models import Pronouncer, load_pronouncer
 from examples.shipped import pronunciations
 from seqjax import decoding, export
+from seqjax._machine import description
 from seqjax.seq2seq import Encoded
 
 BATCH, LETTERS, PHONEMES = 512, 40, 40  # one shape, so that each program is compiled once
@@ -145,7 +145,7 @@ def main(arguments: Sequence[str] | None = None) -> dict[str, Row]:
     dictionary, (_, _, words) = pronunciations.load(None, 0.1)
     words = words[: options.words]
     right = [dictionary[word] for word in words]
-    print(f"{len(words):,} test words; {cpu_model()}")
+    print(f"{len(words):,} test words; {description(('onnx', 'onnxruntime'))}")
     print("| file | bytes | wrong words | wrong phonemes |\n|---|---|---|---|")
     rows: dict[str, Row] = {}
     with tempfile.TemporaryDirectory() as folder:

@@ -17,7 +17,6 @@ updates. The training time does not include the compilation, which is reported s
 
 import argparse
 import functools
-import platform
 import statistics
 import time
 from collections.abc import Callable
@@ -31,6 +30,7 @@ from flax import linen
 from flax.training.train_state import TrainState
 
 from seqjax import cells, nn
+from seqjax._machine import description
 
 ENVIRONMENTS, STEPS, EPOCHS, MINIBATCHES = 32, 128, 4, 4
 WIDTH = 64  # of the embedding, the recurrent state and the hidden layers
@@ -239,7 +239,7 @@ def main(arguments: list[str] | None = None) -> dict[str, dict[str, list[float]]
             figures[name]["return"].append(score)
             figures[name]["seconds"].append(seconds)
             print(f"{name}  seed {seed}  return {score:.1f}  {seconds:.1f} s", flush=True)
-    print(f"\n{options.updates * STEPS * ENVIRONMENTS:,} steps, {platform.machine()}")
+    print(f"\n{options.updates * STEPS * ENVIRONMENTS:,} steps; {description(['gymnax'])}")
     for name, found in figures.items():
         spread = [
             f"{key} {statistics.fmean(values):.4g} ± {statistics.stdev(values):.2g}"

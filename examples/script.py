@@ -8,7 +8,6 @@ import contextlib
 import dataclasses
 import json
 import math
-import platform
 import re
 import tarfile
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -21,6 +20,7 @@ from flax import nnx
 
 from seqjax import sharding, training, viz
 from seqjax._files import local_path
+from seqjax._machine import cores, processor, versions
 from seqjax.data import Batches, batches
 
 __all__ = ["Dtype", "ScriptOptions", "blaming", "count_parameters", "flag", "measure"]
@@ -139,6 +139,20 @@ class ScriptOptions:
             raise SystemExit(f"{flag(name)}: {error}") from None
         self.out.mkdir(parents=True, exist_ok=True)
         self._keep_options()
+
+    def _machine(self, epochs: int) -> dict[str, Any]:
+        """Return the processor, cores, device and versions of the run, or of its last part.
+
+        If no epoch was trained since the last report, they are those of the last report.
+        """
+        path = self.out / "result.json"
+        if self.resume and path.exists():
+            kept = json.loads(path.read_text(encoding="utf-8"))
+            if kept["epochs"] == epochs and "versions" in kept:
+                return {name: kept[name] for name in ("machine", "versions")}
+        device = jax.devices()[0].device_kind
+        machine = {"processor": processor(), "cores": cores(), "device": device}
+        return {"machine": machine, "versions": versions()}
 
     def _has_run(self) -> bool:
         return any((self.out / "checkpoints").glob("*"))
@@ -292,10 +306,12 @@ class ScriptOptions:
         """
         parameters = count_parameters(result.model)
         minutes = sum(record["seconds"] for record in result.history) / 60
+        place = self._machine(len(result.history))
         print(
             f"\n{parameters:,} parameters, {len(result.history)} epochs, {minutes:.1f} minutes of "
             f"training; the model of epoch {result.best['epoch']:.0f} is used"
         )
+        print("{processor}, cores: {cores}".format_map(place["machine"]))
         width = max(map(len, figures), default=0)
         for name, value in figures.items():
             print(f"  {name.replace('_', ' '):<{width}}  {value:.4g}")
@@ -304,8 +320,7 @@ class ScriptOptions:
             "parameters": parameters,
             "epochs": len(result.history),
             "minutes": minutes,
-            "machine": platform.machine(),
-            "jax": jax.__version__,
+            **place,
             "options": {name: str(value) for name, value in dataclasses.asdict(self).items()},
         }
         if jax.process_index():

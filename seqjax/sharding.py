@@ -17,7 +17,6 @@ process need not read the others.
 """
 
 import functools
-import os
 import re
 from typing import Any
 
@@ -28,6 +27,7 @@ from jax.experimental import multihost_utils
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from seqjax import checks
+from seqjax._machine import cores
 from seqjax.types import PyTree
 
 __all__ = [
@@ -59,8 +59,7 @@ def use_cpu_devices(count: int | None = None) -> int:
       True
     """
     if count is None:
-        affinity = getattr(os, "sched_getaffinity", None)  # not on every system
-        count = len(affinity(0)) if affinity else os.cpu_count() or 1
+        count = cores()
     count = checks.require_integer("count", count)
     try:
         jax.config.update("jax_num_cpu_devices", count)

@@ -16,6 +16,7 @@ from benchmarks.device.precisions import PRECISIONS, of_platform
 from benchmarks.device.rows import described, measured
 from benchmarks.device.worker import Reporter
 from benchmarks.results import Row
+from seqjax._machine import installed
 from seqjax.kernels import target
 
 __all__ = ["run"]
@@ -36,8 +37,7 @@ def run(reporter: Reporter, tiny: bool | None) -> None:
       tiny: whether to use the small sizes of a rehearsal. If `tiny` is None, the small sizes are
         used only on a CPU.
     """
-    versions = {name: known for name in LIBRARIES if (known := machine.version(name))}
-    facts = machine.describe("", versions)
+    facts = machine.describe("", installed(LIBRARIES))
     device = jax.devices()[0]
     facts |= {
         "platform": target.this_machine(),

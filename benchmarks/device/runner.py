@@ -23,8 +23,8 @@ from typing import Any, NamedTuple
 
 from benchmarks.device.cases import Case, all_cases, first_case
 from benchmarks.device.rows import described, identity, measured
-from benchmarks.machine import cores
 from benchmarks.results import Results, Row
+from seqjax._machine import cores
 
 __all__ = ["Options", "Runner", "Worker"]
 

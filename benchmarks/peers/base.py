@@ -5,10 +5,10 @@ from typing import ClassVar, NamedTuple
 
 import numpy as np
 
-from benchmarks.machine import version
 from benchmarks.tasks import Task
 from benchmarks.translation import Translation
 from benchmarks.workload import Weights, Workload
+from seqjax._machine import installed
 
 __all__ = ["Gradients", "Peer", "Prepared", "Stepper", "Trainer", "Writer"]
 
@@ -115,7 +115,7 @@ class Peer(abc.ABC):
 
     def versions(self) -> dict[str, str]:
         """Return the versions of the contestant's libraries."""
-        return {name: known for name in self.distributions if (known := version(name))}
+        return installed(self.distributions)
 
     def threads(self) -> dict[str, int]:
         """Return the numbers of threads that the contestant's libraries use, except XLA."""

@@ -17,12 +17,12 @@ import numpy as np
 import torch
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
-from benchmarks.machine import cores
 from benchmarks.peers.base import Gradients, Peer, Prepared, Stepper, Trainer, Writer
 from benchmarks.peers.pytorch_modules import CELLS, Way, best, build, synchronize, tensor
 from benchmarks.tasks import Task
 from benchmarks.translation import Translation
 from benchmarks.workload import Structure, Workload
+from seqjax._machine import cores
 
 __all__ = ["PyTorch", "PyTorchPadded", "to_common"]
 

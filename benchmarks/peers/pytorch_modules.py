@@ -8,9 +8,9 @@ import numpy as np
 import torch
 from torch import nn
 
-from benchmarks.machine import cores
 from benchmarks.timing import fastest
 from benchmarks.workload import Structure, Weights
+from seqjax._machine import cores
 
 __all__ = ["CELLS", "DEVICE", "Way", "best", "build", "synchronize", "tensor"]
 

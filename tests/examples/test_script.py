@@ -1,6 +1,7 @@
 """What scripts share: options that make no sense, runs that cannot go on as asked."""
 
 import dataclasses
+import json
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -12,6 +13,7 @@ from flax import nnx
 
 from examples import script
 from seqjax import metrics
+from seqjax._machine import processor
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -57,7 +59,7 @@ def test_options_that_make_no_sense(tmp_path, options, message):
     Config(out=tmp_path, shift=-5).prepare()
 
 
-def test_a_run_leaves_its_traces_and_goes_on_only_as_it_was(tmp_path):
+def test_a_run_leaves_its_traces_and_goes_on_only_as_it_was(tmp_path, monkeypatch):
     config = Config(out=tmp_path, epochs=2, batch_size=4, average=0.5)
     config.prepare()
     figures = config.report(go(config), error=0.5)
@@ -68,7 +70,15 @@ def test_a_run_leaves_its_traces_and_goes_on_only_as_it_was(tmp_path):
         config.prepare()
     resumed = dataclasses.replace(config, resume=True)
     resumed.prepare()
+    record = json.loads((tmp_path / "result.json").read_text())
+    assert record["machine"]["processor"] == processor() and record["machine"]["cores"] >= 1
+    assert record["versions"]["jax"] == jax.__version__ and "optax" in record["versions"]
+    # Another machine that reports the run without training says where it was trained.
+    monkeypatch.setattr(script, "processor", lambda: "another")
     assert resumed.report(go(resumed), error=0.5) == figures
+    assert json.loads((tmp_path / "result.json").read_text()) == record | {
+        "options": record["options"] | {"resume": "True"}
+    }
     changes: list[dict[str, Any]] = [
         {"learning_rate": 0.5}, {"clip_norm": 0.1}, {"batch_size": 2}, {"average": 0.9},
         {"epochs": 5}, {"seed": 1}, {"shift": 3}, {"data": tmp_path / "other"},
