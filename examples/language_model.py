@@ -256,6 +256,7 @@ def main(config: Config) -> dict[str, float]:
     config.save_figure(texts.plot(surprise(model, window), pieces), "surprise.png")
     return config.report(
         result, perplexity=math.exp(nats), bits=nats / math.log(2),
+        validation_perplexity=math.exp(result.best["eval_loss"]),
         unigram_perplexity=math.exp(chance), unigram_bits=chance / math.log(2),
     )  # fmt: skip
 
