@@ -11,6 +11,7 @@ import jax.numpy as jnp
 from seqjax import sequences
 from seqjax._arguments import layout
 from seqjax.cells._base import Cell, compute_dtype, prepared
+from seqjax.cells.stepping import select
 from seqjax.kernels._plan import Plan
 from seqjax.kernels._problem import Problem
 from seqjax.kernels._segments import in_segments
@@ -64,7 +65,15 @@ def run(
       (2, 7, 5)
     """
     params = prepared(cell, problem.params, compute_dtype(problem.xs))
+    given = jax.lax.stop_gradient(problem.state) if burn_in else problem.state
     problem = _with_states(cell, dataclasses.replace(problem, params=params), batch_ndim)
+    idle = None
+    if given is not None and problem.mask is not None:
+        # The state of a row without real steps is not used, but if it is NaN, so are gradients.
+        idle = ~problem.mask.any(axis=batch_ndim)
+        own = cell.initial_state(idle.shape, compute_dtype(problem.xs))
+        own = jax.tree.map(lambda a, b: a.astype(b.dtype), own, given)
+        problem = dataclasses.replace(problem, state=select(idle, own, given))
     if burn_in or plan.segments:
         part = functools.partial(_run_part, cell, plan, batch_ndim, reverse)
         ran = _after_burn_in(part, problem, burn_in, batch_ndim) if burn_in else part(problem)
@@ -72,7 +81,12 @@ def run(
         by_time = _time_major(problem, batch_ndim)
         ran = plan.kernel.run(cell, by_time, reverse=reverse, **_options(plan))
         ran = Unrolled(sequences.to_batch_major(ran.outputs, batch_ndim), ran.state)
-    return Unrolled(*ran.outputs) if all_states else ran
+    outputs, state = ran.outputs if all_states else ran
+    if idle is not None:
+        over_time = functools.partial(jnp.expand_dims, axis=batch_ndim)
+        rows, given = jax.tree.map(over_time, (idle, given)) if all_states else (idle, given)
+        state = select(rows, given, state)
+    return Unrolled(outputs, state)
 
 
 def _options(plan: Plan) -> dict[str, Any]:

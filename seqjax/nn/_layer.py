@@ -14,7 +14,7 @@ from seqjax._arguments import batched_state, checked_params, holds, param_specs
 from seqjax.cells._base import Cell, cast, compute_dtype, flat_roles, is_shape
 from seqjax.kernels import Execution, Plan, Problem, make_plan, run
 from seqjax.nn import _noise as noise
-from seqjax.nn._parameters import Parameters, path_name
+from seqjax.nn._parameters import Names, Parameters, path_name
 from seqjax.types import Array, PRNGKey, PyTree, Shape, Unrolled
 
 __all__ = [
@@ -116,7 +116,7 @@ class Direction(Parameters):
         else:
             params = cast(checked_params(cell, params), param_dtype)
         self._names, self._structure = self._store("", params)
-        self._state_names: tuple[str | None, ...] = ()
+        self._state_names: tuple[Names, ...] = ()
         if learned_initial_state:
             zeros = cell.initial_state((), param_dtype)
             learned = [role.learned for role in flat_roles(cell.state_roles())]
@@ -138,9 +138,9 @@ class Direction(Parameters):
         if not self._state_names:
             return state
         leaves, structure = jax.tree.flatten(state)
-        for index, name in enumerate(self._state_names):
-            if name is not None:
-                leaf = getattr(self, name)[...].astype(leaves[index].dtype)
+        for index, names in enumerate(self._state_names):
+            if names:
+                leaf = self._leaf(names).astype(leaves[index].dtype)
                 leaves[index] = jnp.broadcast_to(leaf, leaves[index].shape)
         return jax.tree.unflatten(structure, leaves)
 

@@ -44,12 +44,13 @@ def step(
     resets: Any = None,
     reset_state: PyTree | None = None,
 ) -> Unrolled:
-    """Run one step, so that the gradient of a loss on its output includes the earlier steps.
+    """Run one step, so that the gradient of a loss on its results includes the earlier steps.
 
-    The function returns the same output as `cell.step`. Its derivative is different: `jax.grad` of
-    a loss on the output with respect to `params` is the derivative through all steps since
-    `initial_state` or the last reset, and not only through this step. Sum the gradients of the
-    steps for the gradient of a loss on several steps, or update the parameters after each step.
+    The function returns the same outputs as `cell.step`. Its derivative is different: `jax.grad` of
+    a loss on the outputs or on the new state with respect to `params` is the derivative through all
+    steps since `initial_state` or the last reset, and not only through this step. Sum the gradients
+    of the steps for the gradient of a loss on several steps, or update the parameters after each
+    step.
 
     The gradient is exact if the cell is diagonal and the parameters have not changed. In other
     cases, it is an approximation:
@@ -60,7 +61,7 @@ def step(
     - The gradient with respect to x only has the path through this step. So in a stack of
       layers, the gradient of the last layer is exact, and those of the layers below are not: a
       lower layer does not learn what an upper layer will need at later steps.
-    - The gradient with respect to `state` and `reset_state` is zero.
+    - The gradient with respect to the arguments `state` and `reset_state` is zero.
 
     Args:
       cell: the cell.
@@ -74,7 +75,8 @@ def step(
       reset_state: the state after a reset. The default is the cell's initial state.
 
     Returns:
-      `Unrolled(output, state)`: the output `[..., O]`, and the new `OnlineState`.
+      `Unrolled(outputs, state)`: the output `[..., O]`, and the new `OnlineState`, whose field
+      `state` is the state of the cell.
 
     Raises:
       TypeError, ValueError: an argument has a wrong type, dtype or shape.
@@ -201,12 +203,28 @@ def _backward(cell: Cell[Any, Any], kept: Any, cotangents: Unrolled) -> tuple[An
     _, pull = jax.vjp(shown, p, x, left, reached)
     d_p, d_x, d_left, d_reached = pull(cotangents.outputs)
     state = from_parts(jax.tree.unflatten(left_structure, left))
-    _, pull = jax.vjp(lambda x: after_step(cell, p, x, state), x)
-    d_x = jax.tree.map(jnp.add, d_x, pull(d_reached)[0])
 
-    # An array of the state that the output does not read has no gradient.
-    reads = taps.reads(lambda both: shown(p, x, *both), (left, reached))
-    rows = zip(d_left + d_reached, before + after, reads, strict=True)
+    def kept_state(reached: list[Array]) -> PyTree:
+        new = from_parts(jax.tree.unflatten(structure, reached))
+        return jax.tree.map(lambda a, b: a.astype(b.dtype), new, state)
+
+    _, pull = jax.vjp(kept_state, reached)
+    d_after, d_new = [], []
+    for d, e, array in zip(d_reached, pull(cotangents.state.state)[0], reached, strict=True):
+        if not jnp.issubdtype(array.dtype, jnp.inexact):  # a counter has no gradient
+            e, here = d, d
+        else:
+            here = d + (e if mask is None else select(mask, e, jnp.zeros_like(e)))
+            e = d + e
+        d_after.append(e)
+        d_new.append(here)
+    _, pull = jax.vjp(lambda x: after_step(cell, p, x, state), x)
+    d_x = jax.tree.map(jnp.add, d_x, pull(d_new)[0])
+
+    # An array that is not used has no gradient. At padding, the new influence is the old one.
+    used = taps.reads(lambda left: shown(p, x, left, reached), left)
+    used += [jnp.issubdtype(array.dtype, jnp.inexact) for array in reached]
+    rows = zip(d_left + d_after, before + after, used, strict=True)
     read = [(d, row) for d, row, needed in rows if needed]
     units = parameter_units(cell, from_parts(p)) or []
     past = through([d for d, _ in read], tuple(row for _, row in read), units)

@@ -136,6 +136,8 @@ def make_train_step(
         (loss, (metrics, model_state)), grads = jax.value_and_grad(objective, has_aux=True)(
             state.params
         )
+        # Of a complex parameter, JAX computes the conjugate of the direction of steepest ascent.
+        grads = jax.tree.map(jnp.conj, grads)
         updates, opt_state = update(
             transformation, grads, state.opt_state, state.params,
             value=loss, value_fn=lambda params: objective(params)[0],
@@ -217,6 +219,6 @@ def _global_norm(grads: PyTree) -> Array:
 
     def square(grad: Array) -> Array:
         wide = grad if grad.dtype.itemsize >= 4 else grad.astype(jnp.float32)
-        return jnp.sum(wide * wide)
+        return jnp.sum(jnp.real(wide * jnp.conj(wide)))
 
     return jnp.sqrt(jnp.asarray(sum(map(square, jax.tree.leaves(grads)))))

@@ -115,6 +115,39 @@ def test_exact_gradients_equal_backpropagation_through_time(name, x64):
     assert all(np.abs(leaf).max() > 1e-4 for leaf in jax.tree.leaves(bptt))
 
 
+@pytest.mark.quick("lru", "min_lstm")
+@pytest.mark.parametrize("name", DIAGONAL)
+def test_losses_on_states_learn_from_all_steps(name, x64):
+    sample = Sample(CASES[name].cell)
+    cell, timing = sample.cell, {"mask": sample.mask, "resets": sample.resets}
+    xs = jnp.where(sample.mask[..., None], sample.xs, jnp.nan)
+
+    def size(state):
+        parts = [leaf for leaf in jax.tree.leaves(state) if jnp.issubdtype(leaf.dtype, jnp.inexact)]
+        return sum(jnp.real(leaf * jnp.conj(leaf)).sum() for leaf in parts)
+
+    def by_unroll(params, xs):
+        unrolled = seqjax.unroll(
+            cell, params, xs, state=sample.start, return_all_states=True, **timing
+        )
+        return size(unrolled.state) + unrolled.outputs.sum()
+
+    def online_loss(params, xs):
+        state, total = sample.state(), 0.0
+        for t in range(T):
+            outputs, state = online.step(
+                cell, params, xs[:, t], state, mask=sample.mask[:, t], resets=sample.resets[:, t]
+            )
+            total += size(state.state) + outputs.sum()
+        return total
+
+    want = jax.jit(jax.grad(by_unroll))(sample.params[0], xs)
+    found, d_xs = jax.jit(jax.grad(online_loss, (0, 1)))(sample.params[0], xs)
+    assert_close(found, want, 1e-9, 1e-9)
+    # At the last step, the gradient of the input is exact, too.
+    assert_close(d_xs[:, -1], jax.jit(jax.grad(by_unroll, 1))(sample.params[0], xs)[:, -1], 1e-9)
+
+
 @pytest.mark.quick("gru")
 @pytest.mark.parametrize("name", COUPLED)
 def test_snap1_is_the_masked_influence_matrix(name, x64):

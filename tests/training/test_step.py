@@ -111,6 +111,26 @@ def test_any_optax_transformation_will_do():
         np.testing.assert_allclose(after.params[name], expected[name], atol=1e-6)
 
 
+def test_complex_parameters_descend():
+    class Complex(nnx.Module):
+        def __init__(self):
+            self.z = nnx.Param(jnp.array([1 + 2j, -3j], jnp.complex64))
+
+    def distance(model, batch, rngs):
+        return jnp.square(jnp.abs(model.z[...] - batch["y"])).sum(), {}
+
+    goal = np.array([0.5 - 1j, 2j], np.complex64)
+    model = Complex()
+    state = training.init_state(model, optax.sgd(0.25))
+    state, found = training.make_train_step(model, distance, optax.sgd(0.25))(
+        state, {"y": goal}, jax.random.key(0)
+    )
+    away = np.array([1 + 2j, -3j]) - goal
+    # The gradient along the real and the imaginary axis together is 2 (z - y).
+    np.testing.assert_allclose(jax.tree.leaves(state.params)[0], goal + away / 2, rtol=1e-6)
+    np.testing.assert_allclose(found["grad_norm"], 2 * np.linalg.norm(away), rtol=1e-6)
+
+
 def test_batch_statistics_are_carried():
     model = Regressor(rngs=nnx.Rngs(0))
     optimizer = optax.sgd(0.0)  # parameters stand still, so each step's statistics are known
