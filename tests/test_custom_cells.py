@@ -620,3 +620,14 @@ def test_zoneout_in_evaluation_leaves_counters_alone():
     assert whole
     for a, b in whole:
         np.testing.assert_array_equal(a, b)
+
+
+@pytest.mark.parametrize("implementation", ["scan", "fused", "associative"])
+def test_a_projection_without_the_time_axis_is_named(implementation):
+    class Flat(seqjax.cells.MinGRU):
+        def project(self, p, x):
+            return super().project(p, x.reshape(-1, I))
+
+    cell = Flat(I, H)
+    with pytest.raises(ValueError, match=r"slot 0 of Flat.project .* 5 time steps first, got .*10"):
+        seqjax.unroll(cell, params_of(cell), jnp.ones([2, T, I]), implementation=implementation)

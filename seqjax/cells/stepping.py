@@ -10,7 +10,7 @@ from jax import lax
 from seqjax.cells._base import Cell, cast, widened
 from seqjax.types import Array, PyTree, Slots
 
-__all__ = ["Now", "Step", "advance", "enter", "held", "joined", "select", "shown"]
+__all__ = ["Now", "Step", "advance", "enter", "held", "joined", "project_steps", "select", "shown"]
 
 
 class Now(NamedTuple):
@@ -134,6 +134,29 @@ def enter(cell: Cell[Any, Any], p: Any, now: Now, state: Any, reset_state: Any) 
     if here is not wide:
         _check_state(cell, "arrive", here, wide)
     return left, here
+
+
+def project_steps(cell: Cell[Any, Any], p: Any, xs: PyTree) -> Slots:
+    """Return the result of `cell.project` for all steps at once.
+
+    Raises:
+      ValueError: an array of the result does not begin with the time axis of xs.
+
+    Example:
+      >>> from seqjax.cells import MinGRU
+      >>> cell = MinGRU(3, 5)
+      >>> project_steps(cell, cell.init(jax.random.key(0)), jnp.ones([7, 2, 3]))[0].shape
+      (7, 2, 5)
+    """
+    slots = cell.project(p, xs)
+    steps = jax.tree.leaves(xs)[0].shape[:1]
+    for n, slot in enumerate(slots):
+        if slot is not None and slot.shape[:1] != steps:
+            raise ValueError(
+                f"cell: expected slot {n} of {type(cell).__name__}.project to begin with the axes "
+                f"of its input, with {steps[0]} time steps first, got the shape {slot.shape}"
+            )
+    return slots
 
 
 def shown(

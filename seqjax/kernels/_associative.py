@@ -15,7 +15,7 @@ import jax.numpy as jnp
 
 from seqjax.cells._base import Cell, compute_dtype, widened
 from seqjax.cells._minimal import LinearCell
-from seqjax.cells.stepping import held, select, shown
+from seqjax.cells.stepping import held, project_steps, select, shown
 from seqjax.kernels._kernel import INSTEAD, Kernel, Spec, require
 from seqjax.kernels._problem import Problem
 from seqjax.types import Array, Unrolled
@@ -64,7 +64,7 @@ def associative(
     require(_refuses(cell))
     cell = cast(LinearCell, cell)
     p, start = problem.params, widened(problem.state)
-    gates, dtype = cell.project(p, problem.xs), compute_dtype(problem.xs)
+    gates, dtype = project_steps(cell, p, problem.xs), compute_dtype(problem.xs)
     if problem.steps == 0:
         nothing = jnp.zeros((0, *start.shape), start.dtype)
         return Unrolled(shown(cell, p, gates, nothing, None, dtype), problem.state)

@@ -30,7 +30,7 @@ import numpy as np
 
 from seqjax.cells import ops
 from seqjax.cells._base import Cell, cast, compute_dtype, widened
-from seqjax.cells.stepping import Now, Step, added, advance, enter, masked, shown
+from seqjax.cells.stepping import Now, Step, added, advance, enter, masked, project_steps, shown
 from seqjax.kernels import _taps as taps
 from seqjax.kernels._associative import ASSOCIATIVE
 from seqjax.kernels._kernel import Kernel, Spec, require
@@ -213,7 +213,7 @@ def _run(setting: _Setting, problem: Problem, *, store: bool) -> tuple[Unrolled,
     The loop stores these values for each step only if `store` is True.
     """
     cell, p = setting.cell, problem.params
-    inputs = problem.xs if setting.inline else cell.project(p, problem.xs)
+    inputs = problem.xs if setting.inline else project_steps(cell, p, problem.xs)
     form = _form(setting, problem, inputs)
 
     def step(state: Any, per_step: Any) -> tuple[Any, Any]:

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from seqjax.cells._base import Cell, cast, compute_dtype
-from seqjax.cells.stepping import Now, advance, enter, finished
+from seqjax.cells.stepping import Now, advance, enter, finished, project_steps
 from seqjax.kernels import target
 from seqjax.kernels._kernel import Kernel, Spec
 from seqjax.kernels._problem import Problem
@@ -55,7 +55,7 @@ def scan(
     """
     p, dtype = problem.params, compute_dtype(problem.xs)
     inside = dtype_inside(dtype)
-    inputs = problem.xs if inline else cell.project(p, problem.xs)
+    inputs = problem.xs if inline else project_steps(cell, p, problem.xs)
 
     def step(state: Any, per_step: Any) -> tuple[Any, PyTree]:
         given, mask, reset, hold, again = per_step

@@ -113,6 +113,24 @@ def test_padding_never_reaches_a_gradient(case):
     assert (np.asarray(dirty[1])[~fixed["mask"]] == 0).all()
 
 
+@pytest.mark.quick("lstm-fused", "lstm-native", "min_gru-associative")
+@conformant
+def test_the_state_of_a_row_without_steps_reaches_no_gradient(case):
+    """Not even NaN, as in an unused row of a replay buffer. The row keeps its state."""
+    params, xs, state = params_of(case.cell), inputs_of(case.cell, (2,)), state_of(case.cell, (2,))
+    inexact = lambda a: jnp.issubdtype(a.dtype, jnp.inexact)  # noqa: E731
+    broken = jax.tree.map(lambda a: a.at[1].set(jnp.nan) if inexact(a) else a, state)
+
+    def loss(params, state):
+        ran = case.unroll(params, xs, state=state, lengths=jnp.array([T, 0]))
+        return ran.outputs.sum(), ran.state
+
+    run = jax.jit(jax.grad(loss, has_aux=True))
+    (gradient, final), (want, _) = run(params, broken), run(params, state)
+    assert_close(gradient, want)
+    assert_same(jax.tree.map(lambda a: a[1], final), jax.tree.map(lambda a: a[1], broken))
+
+
 @pytest.mark.quick()
 @picked
 def test_remat_changes_nothing(case):

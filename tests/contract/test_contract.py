@@ -105,7 +105,8 @@ def test_a_cell_in_no_registry_is_a_layer(cell):
     assert bool(jnp.isfinite(outputs).all()) and bool((outputs[1, 3:] == 0).all())
     names = {path[-1] for path, _ in nnx.to_flat_state(nnx.state(layer, nnx.Param))}
     learned = {name for name in names if str(name).startswith("initial_state")}
-    assert learned == ({"initial_state_re", "initial_state_im"} if isinstance(cell, LRU) else {"initial_state_h"})
+    parts = {"initial_state_re", "initial_state_im"}
+    assert learned == (parts if isinstance(cell, LRU) else {"initial_state_h"})
 
 
 @pytest.mark.quick()

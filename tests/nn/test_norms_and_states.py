@@ -241,6 +241,23 @@ def test_learned_states_start_at_zero_and_change_no_other_draw():
         assert (ours == theirs).all()
 
 
+@pytest.mark.parametrize("name", ["lru", "s5"])
+def test_complex_states_descend(name):
+    """The gradient of a complex array would be the conjugate of the direction of ascent."""
+    layer = make(seqjax.CELLS[name](I, H), learned_initial_state=True)
+    xs = jnp.zeros([B, T, I])
+    goal = random(B, T, *layer.layers[0].forward.cell.output_shape)
+    forward = layer.layers[0].forward
+    step = jit(nnx.value_and_grad(lambda layer: jnp.square(layer(xs).outputs - goal).mean()))
+    losses = []
+    for _ in range(8):
+        loss, gradient = step(layer)
+        losses.append(float(loss))
+        for part in ("initial_state_re", "initial_state_im"):
+            getattr(forward, part)[...] -= gradient.layers[0].forward[part][...]
+    assert losses == sorted(losses, reverse=True) and losses[-1] < losses[0], losses
+
+
 def test_learned_states_receive_the_gradient():
     layer = make(cells.GRU(I, H), num_layers=2, bidirectional=True, learned_initial_state=True)
     xs = random(B, T, I)
