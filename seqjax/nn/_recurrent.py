@@ -71,7 +71,8 @@ class Recurrent(nnx.Module):
       residual: whether each layer adds its inputs to its outputs. The inputs are added only if
         inputs and outputs have the same width and the output is one array.
       learned_initial_state: whether the initial state is a parameter. Before training, the value of
-        this parameter is the cell's initial state, which is zero for most cells.
+        this parameter is the cell's initial state, which is zero for most cells. A complex state is
+        stored as two real parameters, `initial_state_re` and `initial_state_im`.
       time_major: whether the time axis comes first, so that sequences are `[T, ..., I]`.
       params: the parameters, if they are given and not drawn: a list with an entry for each layer.
         An entry is a pytree like the one that the cell's `init` returns. For two directions, the
