@@ -15,7 +15,7 @@ from seqjax.cells.stepping import select
 from seqjax.kernels._plan import Plan
 from seqjax.kernels._problem import Problem
 from seqjax.kernels._segments import in_segments
-from seqjax.types import PyTree, Unrolled
+from seqjax.types import Array, PyTree, Unrolled
 
 __all__ = ["run"]
 
@@ -83,10 +83,21 @@ def run(
         ran = Unrolled(sequences.to_batch_major(ran.outputs, batch_ndim), ran.state)
     outputs, state = ran.outputs if all_states else ran
     if idle is not None:
-        over_time = functools.partial(jnp.expand_dims, axis=batch_ndim)
-        rows, given = jax.tree.map(over_time, (idle, given)) if all_states else (idle, given)
-        state = select(rows, given, state)
+        kept = jnp.expand_dims(idle, batch_ndim)
+        if problem.resets is not None:
+            kept &= ~_so_far(problem.resets, batch_ndim, reverse)
+        if all_states:
+            given = jax.tree.map(lambda a: jnp.expand_dims(a, batch_ndim), given)
+        else:
+            kept = kept.all(axis=batch_ndim)
+        state = select(kept, given, state)
     return Unrolled(outputs, state)
+
+
+def _so_far(happens: Array, axis: int, reverse: bool) -> Array:
+    """Return, for each step, whether something happens there or at an earlier step."""
+    counts = happens.astype(jnp.int32)
+    return jax.lax.cumsum(counts, axis=axis, reverse=reverse) > 0
 
 
 def _options(plan: Plan) -> dict[str, Any]:

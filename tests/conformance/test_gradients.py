@@ -121,14 +121,21 @@ def test_the_state_of_a_row_without_steps_reaches_no_gradient(case):
     inexact = lambda a: jnp.issubdtype(a.dtype, jnp.inexact)  # noqa: E731
     broken = jax.tree.map(lambda a: a.at[1].set(jnp.nan) if inexact(a) else a, state)
 
-    def loss(params, state):
-        ran = case.unroll(params, xs, state=state, lengths=jnp.array([T, 0]))
+    resets = jnp.arange(T) == 2
+
+    def loss(params, state, resets=None):
+        ran = case.unroll(params, xs, state=state, lengths=jnp.array([T, 0]), resets=resets)
         return ran.outputs.sum(), ran.state
 
     run = jax.jit(jax.grad(loss, has_aux=True))
     (gradient, final), (want, _) = run(params, broken), run(params, state)
     assert_close(gradient, want)
     assert_same(jax.tree.map(lambda a: a[1], final), jax.tree.map(lambda a: a[1], broken))
+    # A reset acts at a masked step, too.
+    (gradient, final), (want, right) = (
+        run(params, s, jnp.stack([resets] * 2)) for s in (broken, state)
+    )
+    assert_close((gradient, final), (want, right))
 
 
 @pytest.mark.quick()
