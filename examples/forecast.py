@@ -60,7 +60,9 @@ class Config(script.ScriptOptions):
     calendar: tuple[Literal["day", "week", "year"], ...] = ("day", "week")
     """Cycles whose phase is an input of the network, as sines and cosines."""
     gaps: Literal["error", "interpolate", "previous"] = "error"
-    """Treatment of missing numbers."""
+    """Treatment of missing numbers. "interpolate" reads the numbers after a gap, so a forecast from
+    within a gap knows some of its future; "previous" does not. Errors count filled values as true
+    ones."""
     split: tuple[float, float, float] = (0.7, 0.1, 0.2)
     """Parts for training, validation and test: shares, or numbers of rows."""
     context: int = 168

@@ -64,7 +64,9 @@ def require_times(
     time_major: bool = False,
     step: bool = False,
 ) -> None:
-    """Raise if the elapsed time of a real step is negative. Nothing is checked under tracing.
+    """Raise if the elapsed time of a real step is negative, NaN or inf.
+
+    Nothing is checked under tracing.
 
     Args:
       cell: the cell.
@@ -77,14 +79,17 @@ def require_times(
     if not cell.reads_elapsed or checks.is_traced(xs, lengths, mask):
         return
     times = np.asarray(xs)[..., -1]
-    negative = times < 0
-    if negative.any() and not step:
+    wrong = ~(np.isfinite(times) & (times >= 0))
+    if wrong.any() and not step:
         shape = layout(cell, xs, time_major=time_major)
         real = sequences.step_mask(*shape, lengths=lengths, mask=mask, time_major=time_major)
-        negative &= True if real is None else np.asarray(real)
-    if negative.any():
-        index = tuple(np.argwhere(negative)[0].tolist())
-        raise ValueError(f"elapsed: expected times of at least 0, got {times[index]} at {index}")
+        wrong &= True if real is None else np.asarray(real)
+    if wrong.any():
+        index = tuple(np.argwhere(wrong)[0].tolist())
+        hint = "; in the first row of pandas' diff(), put 0" if np.isnan(times[index]) else ""
+        raise ValueError(
+            f"elapsed: expected finite times of at least 0, got {times[index]} at {index}{hint}"
+        )
 
 
 def join(xs: Array, elapsed: Array) -> Array:

@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from matplotlib.figure import Figure
 
+from examples.shipped.scaling import deviations
 from seqjax.data import installed_files, read_csv
 
 __all__ = ["Series", "judge", "load", "plot"]
@@ -87,8 +88,8 @@ def _prepared(
             f"--recent, got {learned} of {len(values)}"
         )
     inputs = np.zeros((len(values), 5), np.float32)
-    mean, deviation = values[:learned].mean(), values[:learned].std()
-    inputs[:, 0] = np.clip((values - mean) / (deviation or 1.0), -20, 20)
+    mean, deviation = values[:learned].mean(), deviations(values[:learned])
+    inputs[:, 0] = np.clip((values - mean) / deviation, -20, 20)
     if times is not None:
         seconds = (times - np.datetime64("1970-01-05")) / np.timedelta64(1, "s")  # from a Monday
         for column, period in ((1, 86_400), (3, 7 * 86_400)):

@@ -14,6 +14,7 @@ from typing import Any, Literal
 
 import numpy as np
 
+from examples.shipped.scaling import deviations
 from seqjax.data import elapsed, installed_files, read_csv
 
 __all__ = ["draw_xor", "pbc", "visits", "xor"]
@@ -81,8 +82,7 @@ def pbc(path: Path | None, missing: Literal["nan", "fill"]) -> dict[str, dict[st
     ends = np.round(np.cumsum(PARTS) * len(order)).astype(int)
     parts = dict(zip(("train", "dev", "test"), np.split(order, ends[:-1]), strict=True))
     learned = np.concatenate([patients[n][1] for n in parts["train"]])
-    mean, deviation = np.nanmean(learned, 0), np.nanstd(learned, 0)
-    deviation = np.where(deviation > 0, deviation, 1)
+    mean, deviation = np.nanmean(learned, 0), deviations(learned)
     found = {}
     for name, chosen in parts.items():
         fields: dict[str, list[np.ndarray]] = {

@@ -13,6 +13,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from examples import script
+from examples.shipped.scaling import deviations
 from seqjax.data import installed_files, read_csv
 from seqjax.data._tables import Gaps
 
@@ -94,7 +95,7 @@ def parts(
     ends = np.rint(np.cumsum(split) * unit).astype(int)
     columns = np.hstack([series.values, series.known])
     learned = columns[: ends[0]]
-    mean, deviation = learned.mean(0), np.where(learned.std(0) > 0, learned.std(0), 1.0)
+    mean, deviation = learned.mean(0), deviations(learned)
     columns = ((columns - mean) / deviation).astype(np.float32)
     found = {}
     for name, begin, end in zip(("train", "dev", "test"), (0, *ends), ends, strict=False):

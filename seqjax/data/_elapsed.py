@@ -55,10 +55,16 @@ def elapsed(times: Any, *, unit: str | float = 1.0) -> np.ndarray:
       >>> elapsed(dates, unit="D").tolist()
       [0.0, 1.0, 1.25]
     """
-    checks.require_unmasked("times", times)
     if hasattr(times, "columns"):
         kind = type(times).__name__
         raise TypeError(f"times: expected numbers or dates, got a {kind}; pass one of its columns")
+    absent = np.asarray(times.isna()) if hasattr(times, "isna") else np.zeros(0, bool)
+    if absent.any():  # a column of pandas
+        found = np.asarray(times, object)[absent][0]
+        raise ValueError(
+            f"times: expected no missing times, got {found}; leave out observations without a time"
+        )
+    checks.require_unmasked("times", times)
     dtype: Any = getattr(times, "dtype", None)  # a column of pandas with a time zone has dtype.tz
     try:
         given = np.asarray(times, f"M8[{dtype.unit}]" if getattr(dtype, "tz", None) else None)

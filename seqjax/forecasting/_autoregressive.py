@@ -12,9 +12,8 @@ from jax.typing import ArrayLike
 from seqjax import cells, checks
 from seqjax.forecasting._ancestral import params_of, read, sampled
 from seqjax.forecasting._distributions import Distribution, StudentT
-from seqjax.forecasting._forecaster import Forecaster
+from seqjax.forecasting._forecaster import Forecaster, Inputs
 from seqjax.forecasting._history import Scaling
-from seqjax.forecasting._likelihood import loss
 from seqjax.nn import Recurrent
 from seqjax.nn._noise import streams
 from seqjax.types import Array, PRNGKey, PyTree
@@ -153,9 +152,12 @@ class AutoregressiveForecaster(Forecaster):
           TypeError, ValueError: an array has a wrong dtype or shape; covariates are missing; or
             (outside tracing) a covariate is not finite or a category is out of range.
         """
-        history, past, _, series = self._inputs(
-            values, known, static, categories, lengths, mask, context=context
-        )
+        inputs = self._inputs(values, known, static, categories, lengths, mask, context=context)
+        return self._predicted(inputs, deterministic, rngs)
+
+    def _predicted(self, inputs: Inputs, deterministic: bool | None, rngs: Any) -> PyTree:
+        """Return the parameters of the distribution of each step of checked values."""
+        history, past, _, series = inputs
         outputs = read(self, history, past, series, deterministic, rngs).outputs
         return params_of(self, outputs, history.scale)
 
@@ -174,6 +176,10 @@ class AutoregressiveForecaster(Forecaster):
     ) -> Array:
         """Return the loss of predicting each observed value from the values before it.
 
+        It is the mean of -log p(y) over the observed values y. For `Quantiles`, it is the mean of
+        pinball(y) / scale, where the scale is that of each series (1 for the scaling "none"), so
+        that small and large series count alike.
+
         The arguments and errors are those of a call and of `seqjax.forecasting.loss`. The number of
         steps must be larger than each lag, since the network cannot learn to read a value that is
         never there.
@@ -184,11 +190,9 @@ class AutoregressiveForecaster(Forecaster):
                 f"values: expected more than {largest} steps, the largest of the lags, got "
                 f"{steps[0]}"
             )
-        params = self(
-            values, known=known, static=static, categories=categories, lengths=lengths, mask=mask,
-            context=context, deterministic=deterministic, rngs=rngs,
-        )  # fmt: skip
-        return loss(self.distribution, params, values, lengths=lengths, mask=mask)
+        inputs = self._inputs(values, known, static, categories, lengths, mask, context=context)
+        params = self._predicted(inputs, deterministic, rngs)
+        return self._mean_loss(inputs.history, params, values, lengths, mask)
 
     def sample(
         self,

@@ -1,6 +1,6 @@
 """Checked columns of data frames."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Sequence, Set
 from typing import Any
 
 import numpy as np
@@ -8,7 +8,14 @@ import numpy as np
 from seqjax import checks
 from seqjax.forecasting._calendar import calendar_features
 
-__all__ = ["covariate_array", "listed", "number_column", "require_columns", "require_names"]
+__all__ = [
+    "covariate_array",
+    "listed",
+    "number_column",
+    "require_columns",
+    "require_float32",
+    "require_names",
+]
 
 
 def listed(names: Sequence[str]) -> str:
@@ -18,7 +25,7 @@ def listed(names: Sequence[str]) -> str:
 
 def require_names(argument: str, names: Any) -> tuple[Any, ...]:
     """Return names of columns as a tuple, or raise; a text would be a list of letters."""
-    if isinstance(names, (str, bytes)) or not isinstance(names, Iterable):
+    if isinstance(names, (str, bytes, Set)) or not isinstance(names, Iterable):
         raise TypeError(f"{argument}: expected a list of columns, got {checks.brief(names)}")
     return tuple(names)
 
@@ -41,6 +48,11 @@ def number_column(argument: str, column: Any, name: str) -> Any:
     if column.dtype == object or column.dtype.kind not in "fiub":
         raise TypeError(f"{argument}: expected numbers in {name!r}, got dtype {column.dtype}")
     return column.astype(np.float64)
+
+
+def require_float32(argument: str, name: str, values: Any) -> None:
+    """Raise an error if float32 cannot hold a number of a column."""
+    checks.require_fit(argument, np.asarray(values, np.float64), np.float32, f"numbers in {name!r}")
 
 
 def covariate_array(
@@ -70,6 +82,7 @@ def covariate_array(
                 f"each of {len(times)} steps from {times[0]} to {times[-1]}, got "
                 f"{'inf' if np.isinf(column[wrong][0]) else 'none'} at {times[wrong][0]}"
             )
+        require_float32(argument, name, column)
         columns.append(column.astype(np.float32)[:, None])
     if calendar:
         columns.append(calendar_features(times, calendar).to_numpy())

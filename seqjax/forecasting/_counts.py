@@ -8,8 +8,13 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike
 
 from seqjax import checks
-from seqjax.forecasting._distributions import Distribution, positive, raw_outputs
-from seqjax.forecasting._special import stirling_rest
+from seqjax.forecasting._distributions import (
+    Distribution,
+    positive,
+    positive_scale,
+    raw_outputs,
+)
+from seqjax.forecasting._special import ratio, stirling_rest
 from seqjax.types import Array, PRNGKey, PyTree
 
 __all__ = ["NegativeBinomial"]
@@ -57,25 +62,26 @@ class NegativeBinomial(Distribution):
                 f"{checks.brief(loc)}"
             )
         outputs = raw_outputs(self, outputs)
-        scale = jnp.asarray(scale, outputs.dtype)
+        scale = positive_scale(scale, outputs.dtype)
         mean = scale * positive(outputs[..., 0])
         return {"mean": mean, "dispersion": positive(outputs[..., 1]) / jnp.sqrt(scale)}
 
     def losses(self, params: PyTree, values: ArrayLike) -> Array:
-        mean, r = params["mean"], 1 / params["dispersion"]
+        mean, r = params["mean"], _number(params)
         values = jnp.asarray(values, mean.dtype)
-        y = jnp.maximum(values, 1.0)
+        none = -r * jnp.log1p(ratio(mean, r))
+        # At y = 0, numbers without effect take the place of the others: their gradient is finite.
+        y, mean = jnp.maximum(values, 1.0), jnp.where(values < 1, 1.0, mean)
         # The terms of the three log-gammas that cancel are left out; see `stirling_rest`. What is
         # left is (y + r) log((y + r) / (μ + r)) - y log(y / μ), in which y log(y + r) cancels, too.
         some = r * _log_ratio(y + r, mean + r, y - mean)
         some += y * _log_ratio(mean * (y + r), y * (mean + r), r * (mean - y))
         some += stirling_rest(y + r) - stirling_rest(r) - stirling_rest(y)
-        some -= 0.5 * (jnp.log1p(y / r) + jnp.log(2 * jnp.pi * y))
-        none = -r * jnp.log1p(mean / r)
+        some -= 0.5 * (jnp.log1p(ratio(y, r)) + jnp.log(2 * jnp.pi * y))
         return -jnp.where(values < 1, none, some)
 
     def sample(self, params: PyTree, key: PRNGKey) -> Array:
-        mean, r = params["mean"], 1 / params["dispersion"]
+        mean, r = params["mean"], _number(params)
         key_rate, key_count = jax.random.split(key)
         # A mixture of Poisson distributions whose rates have a gamma distribution. The logarithm
         # of the gamma variable does not underflow if r is small.
@@ -95,4 +101,10 @@ class NegativeBinomial(Distribution):
 
 def _log_ratio(a: Array, b: Array, difference: Array) -> Array:
     """Return log(a / b), accurately if a is near b, from a, b > 0 and a - b."""
-    return jnp.sign(difference) * jnp.log1p(jnp.abs(difference) / jnp.minimum(a, b))
+    return jnp.sign(difference) * jnp.log1p(ratio(jnp.abs(difference), jnp.minimum(a, b)))
+
+
+def _number(params: PyTree) -> Array:
+    """Return r = 1 / α."""
+    dispersion = params["dispersion"]
+    return ratio(jnp.ones_like(dispersion), dispersion)

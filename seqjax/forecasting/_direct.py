@@ -11,9 +11,8 @@ from jax.typing import ArrayLike
 
 from seqjax import cells, checks
 from seqjax.forecasting._distributions import Distribution
-from seqjax.forecasting._forecaster import Forecaster
+from seqjax.forecasting._forecaster import Forecaster, Inputs
 from seqjax.forecasting._history import Scaling
-from seqjax.forecasting._likelihood import loss
 from seqjax.forecasting._quantiles import Quantiles
 from seqjax.nn import Recurrent
 from seqjax.nn._noise import streams
@@ -36,8 +35,10 @@ class DirectForecaster(Forecaster):
     valid, but sums over steps need an `AutoregressiveForecaster`. A forecast has at most `horizon`
     steps.
 
-    A missing value (NaN) is replaced by the last observed value of its series. Features of the
-    series are the static features and the embedded categories.
+    A missing value (NaN) is replaced by the last observed value of its series. If a season begins
+    before the first observed value, the values after it in b_h take its place: those of the next
+    season or, if there is none, the last value. Features of the series are the static features and
+    the embedded categories.
 
     Args:
       hidden_size: the number of units of each recurrent layer.
@@ -136,10 +137,15 @@ class DirectForecaster(Forecaster):
           TypeError, ValueError: an array has a wrong dtype or shape; covariates are missing; or
             (outside tracing) a covariate is not finite or a category is out of range.
         """
-        history, past, future, series = self._inputs(
+        inputs = self._inputs(
             values, known, static, categories, lengths, mask, future_known=future_known,
             horizon=self.horizon,
         )  # fmt: skip
+        return self._predicted(inputs, deterministic, rngs)
+
+    def _predicted(self, inputs: Inputs, deterministic: bool | None, rngs: Any) -> PyTree:
+        """Return the parameters of the distributions of the steps after checked values."""
+        history, past, future, series = inputs
         history, series = history.filled(), series[..., None, :]
         batch_shape, steps = history.observed.shape[:-1], history.observed.shape[-1]
 
@@ -152,7 +158,7 @@ class DirectForecaster(Forecaster):
         options: Any = {"deterministic": deterministic, "rngs": rngs}
         xs = joined(history.scaled[..., None], past, steps)
         state = self.reader(xs, mask=history.real, return_sequences=False, **options).state
-        before, _ = history.before(self._offsets())  # [..., H, seasons + 1]
+        before = _present(*history.before(self._offsets()))  # [..., H, seasons + 1]
         xs = joined(before, future, self.horizon)
         outputs = self.writer(xs, initial_state=state, **options).outputs
         outputs = self.head(self.dropout(outputs, **options))
@@ -185,16 +191,21 @@ class DirectForecaster(Forecaster):
     ) -> Array:
         """Return the loss of the forecast of targets `[..., H]`, in which NaN is missing.
 
+        It is the mean of -log p(y) over the observed targets y. For `Quantiles`, it is the mean of
+        pinball(y) / scale, where the scale is that of the past of each series (1 for the scaling
+        "none"), so that small and large series count alike.
+
         `target_mask` is bool `[..., H]`, True at real steps of the targets. In a batch of
         `training_windows`, it is `batch["mask"][:, context:]`; without it, the filler rows of the
         last batch count as targets of 0. The other arguments and the errors are those of a call and
-        of `seqjax.forecasting.loss`.
+        of `seqjax.forecasting.loss`, which returns the loss of `Quantiles` in the unit of the data.
         """
-        params = self(
-            values, known=known, future_known=future_known, static=static, categories=categories,
-            lengths=lengths, mask=mask, deterministic=deterministic, rngs=rngs,
+        inputs = self._inputs(
+            values, known, static, categories, lengths, mask, future_known=future_known,
+            horizon=self.horizon,
         )  # fmt: skip
-        return loss(self.distribution, params, targets, mask=target_mask)
+        params = self._predicted(inputs, deterministic, rngs)
+        return self._mean_loss(inputs.history, params, targets, None, target_mask)
 
     def sample(
         self,
@@ -222,3 +233,11 @@ class DirectForecaster(Forecaster):
         draw = jax.vmap(self.distribution.sample, in_axes=(None, 0), out_axes=-1)
         samples: Array = draw(params, jax.random.split(key, num_samples))
         return samples
+
+
+def _present(before: Array, observed: Array) -> Array:
+    """Return values `[..., seasons + 1]`, each replaced by the next one if it does not exist."""
+    columns = [before[..., -1]]
+    for n in reversed(range(before.shape[-1] - 1)):
+        columns.append(jnp.where(observed[..., n], before[..., n], columns[-1]))
+    return jnp.stack(columns[::-1], axis=-1)

@@ -6,10 +6,12 @@ from typing import Any, NamedTuple
 from flax import nnx
 from jax.typing import ArrayLike
 
+from seqjax import _elements
 from seqjax.forecasting._covariates import Covariates
 from seqjax.forecasting._distributions import Distribution, require_distribution
 from seqjax.forecasting._history import History, Scaling, read_history, require_scaling
-from seqjax.types import Array
+from seqjax.forecasting._likelihood import losses
+from seqjax.types import Array, PyTree
 
 __all__ = ["Forecaster", "Inputs"]
 
@@ -79,3 +81,12 @@ class Forecaster(nnx.Module):
             future = self.covariates.of_future(future_known, (*batch_shape, horizon))
         series = self.covariates.of_series(static, categories, batch_shape)
         return Inputs(history, past, future, series)
+
+    def _mean_loss(
+        self, history: History, params: PyTree, targets: ArrayLike, lengths: Any, mask: Any
+    ) -> Array:
+        """Return the loss of targets `[..., T]`, in units of the scales if it has a unit."""
+        found, observed = losses(self.distribution, params, targets, lengths, mask)
+        if self.distribution.in_units:
+            found = found / history.scale.scale[..., None]
+        return _elements.averaged(found, observed, False)

@@ -1,7 +1,7 @@
 """Series from data frames of pandas whose index holds times."""
 
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Iterable, Mapping, Sequence, Set
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -13,6 +13,7 @@ from seqjax.forecasting._columns import (
     listed,
     number_column,
     require_columns,
+    require_float32,
     require_names,
 )
 from seqjax.forecasting._series_table import SeriesTable
@@ -51,8 +52,8 @@ def read_frame(
       categories: columns of a long frame with labels that are constant in each series. The values
         of a category are numbered in their order. For a frame that a trained model is to forecast,
         pass the `category_values` of the table of its training, so that the numbers are the same.
-      freq: the time between steps, such as "h" or `pandas.DateOffset(months=1)`. It is needed if
-        times are missing.
+      freq: the time between steps, such as "h", "MS" (the first days of months) or "ME" (the last
+        ones). It is needed if times are missing.
 
     Returns:
       A `SeriesTable`.
@@ -78,13 +79,30 @@ def read_frame(
     if not isinstance(frame, pandas.DataFrame):
         raise TypeError(f"frame: expected a pandas.DataFrame, got {checks.brief(frame)}")
     if not isinstance(frame.index, pandas.DatetimeIndex):
+        hint = {
+            "PeriodIndex": "frame.to_timestamp()",
+            "MultiIndex": "frame.reset_index(...) for all levels but that of the times",
+        }.get(type(frame.index).__name__, "frame.set_index(pandas.to_datetime(frame[...]))")
         raise TypeError(
             "frame: expected a pandas.DatetimeIndex as index, got "
-            f"{type(frame.index).__name__}; use frame.set_index(pandas.to_datetime(frame[...]))"
+            f"{type(frame.index).__name__}; use {hint}"
         )
-    targets: list[Any] = (
-        list(target) if isinstance(target, (list, tuple, pandas.Index)) else [target]
-    )
+    if isinstance(frame.columns, pandas.MultiIndex):
+        raise TypeError(
+            "frame: expected columns with names of one level, got a MultiIndex; assign a list of "
+            "names to frame.columns"
+        )
+    frame = frame.rename_axis(index=None)  # a column may have the name of the index
+    several = isinstance(target, (list, tuple, np.ndarray, pandas.Index, pandas.Series, Set))
+    if isinstance(target, np.ndarray):
+        target = target.tolist()
+    targets: list[Any] = list(require_names("target", target)) if several else [target]
+    for argument, asked in (("target", targets), ("series", [series])):
+        wrong = [one for one in asked if not isinstance(one, Hashable)]
+        if wrong:
+            raise TypeError(
+                f"{argument}: expected the name of a column, got {checks.brief(wrong[0])}"
+            )
     known, static = require_names("known", known), require_names("static", static)
     if not isinstance(categories, Mapping):
         categories = require_names("categories", categories)
@@ -92,6 +110,8 @@ def read_frame(
     require_columns("frame", frame, wanted)
     if frame.index.hasnans or not len(frame) or not targets:
         raise ValueError("frame: expected rows with times and a target column, got none or NaT")
+    if series in targets and series is not None:
+        raise ValueError(f"series: expected another column than the target, got {series!r}")
     if set(known) & set(targets):
         raise ValueError(
             f"known: expected columns that are known in advance, got the target "
@@ -102,6 +122,8 @@ def read_frame(
     if series is not None and len(targets) != 1:
         raise ValueError(f"target: expected one column with `series`, got {listed(targets)}")
     features = require_calendar("calendar", calendar)
+    given: Mapping[str, Any] = categories if isinstance(categories, Mapping) else {}
+    _require_labels(given)
     names = (*known, *(f"{name}_{wave}" for name in features for wave in ("sin", "cos")))
     for argument, columns in (("target", targets), ("known, calendar", names)):
         twice = [name for name in columns if list(columns).count(name) > 1]
@@ -139,7 +161,7 @@ def read_frame(
                 f"frame: expected finite numbers, or NaN for missing values, in {column!r}, got "
                 f"{values[np.isinf(values)][0]} at {times[np.isinf(values)][0]}"
             )
-        checks.require_fit("frame", values, np.float32, f"numbers in {column!r}")
+        require_float32("frame", column, values)
         covariates = covariate_array("frame", part, times, tuple(known), features, series=name)
         rows.append((times[0], values.astype(np.float32), covariates))
     lengths = np.array([len(values) for _, values, _ in rows], np.int32)
@@ -153,7 +175,6 @@ def read_frame(
         name: [_constant(part, name, one) for one, part, _ in parts]
         for name in (*static, *categories)
     }
-    given = categories if isinstance(categories, Mapping) else {}
     levels = {
         name: list(given[name]) if name in given else _levels(name, constants[name])
         for name in categories
@@ -188,12 +209,18 @@ def _frequency(pandas: Any, index: Any, freq: Any) -> Any:
             raise ValueError(
                 f"frame: expected at least three equally spaced times, got {len(unique)} different "
                 f'times from {unique[0]} to {unique[-1]}; if times are missing, pass freq="h" for '
-                "hours or freq=pandas.DateOffset(months=1) for months, for example"
+                'hours, or freq="MS" or "ME" for the first or the last days of months, for example'
             )
     try:
-        return pandas.tseries.frequencies.to_offset(freq)
-    except ValueError as error:
-        raise ValueError(f"freq: expected an offset of pandas such as 'h', got {freq!r}") from error
+        offset = pandas.tseries.frequencies.to_offset(freq)
+        # An offset is positive if it moves a time ahead; the time zone does not matter.
+        later = index.min().tz_localize(None) + offset > index.min().tz_localize(None)
+    except (TypeError, ValueError) as error:
+        kind = TypeError if isinstance(error, TypeError) else ValueError
+        raise kind(f"freq: expected an offset of pandas such as 'h', got {freq!r}") from error
+    if not later:
+        raise ValueError(f"freq: expected a positive offset of pandas such as 'h', got {freq!r}")
+    return offset
 
 
 def _times(pandas: Any, name: Any, index: Any, offset: Any, *, inferred: bool) -> Any:
@@ -221,7 +248,27 @@ def _numbers(name: str, values: list[Any]) -> list[float]:
                 f"static: expected numbers in {name!r}, got {value!r}; labels are categories, "
                 f"categories=[{name!r}]"
             )
-    return [float(value) for value in values]
+    numbers = [float(value) for value in values]
+    if not np.isfinite(numbers).all():
+        wrong = next(number for number in numbers if not np.isfinite(number))
+        raise ValueError(f"static: expected finite numbers in {name!r}, got {wrong}")
+    require_float32("static", name, numbers)
+    return numbers
+
+
+def _require_labels(categories: Mapping[str, Any]) -> None:
+    """Raise an error if the values of a category are not a list of different labels."""
+    for name, labels in categories.items():
+        if isinstance(labels, (str, bytes, Set)) or not isinstance(labels, Iterable):
+            raise TypeError(
+                f"categories[{name!r}]: expected a list of values, got {checks.brief(labels)}"
+            )
+        found = list(labels)
+        twice = [label for label in found if found.count(label) > 1]
+        if twice:
+            raise ValueError(
+                f"categories[{name!r}]: expected each value once, got {twice[0]!r} twice"
+            )
 
 
 def _levels(name: str, labels: list[Any]) -> list[Any]:
@@ -248,7 +295,7 @@ def _codes(name: str, labels: list[Any], levels: list[Any]) -> list[int]:
 def _constant(part: Any, name: str, series: Any) -> Any:
     """Return the only value of a static column in a series, or raise."""
     found = part[name].unique()
-    if len(found) != 1 or found[0] != found[0]:
+    if len(found) != 1 or part[name].isna().any():
         raise ValueError(
             f"frame: expected one value of {name!r} in the series {series!r}, got {list(found)[:3]}"
         )

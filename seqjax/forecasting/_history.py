@@ -37,11 +37,14 @@ class History(NamedTuple):
     def filled(self) -> "History":
         """Return the history with missing values replaced by the last observed value before them.
 
-        A value before the first observed value becomes 0.
+        A value before the first observed value becomes 0. All others are then marked as observed.
         """
         index = jnp.where(self.observed, jnp.arange(self.observed.shape[-1]), 0)
         last = jax.lax.cummax(index, axis=index.ndim - 1)
-        return self._replace(scaled=jnp.take_along_axis(self.scaled, last, axis=-1))
+        return self._replace(
+            scaled=jnp.take_along_axis(self.scaled, last, axis=-1),
+            observed=jnp.take_along_axis(self.observed, last, axis=-1),
+        )
 
     def before(self, offsets: Any) -> tuple[Array, Array]:
         """Return the values at offsets before the end of each series, and whether each is observed.

@@ -1,5 +1,6 @@
 """The loss of predicted distributions over the observed values of real steps."""
 
+from collections.abc import Mapping
 from typing import Any
 
 import jax
@@ -13,7 +14,7 @@ from seqjax.forecasting._distributions import Distribution, require_distribution
 from seqjax.forecasting._targets import observed_values
 from seqjax.types import Array, PyTree
 
-__all__ = ["loss", "score"]
+__all__ = ["loss", "losses", "score"]
 
 
 @hints(**LOSSES)
@@ -60,7 +61,7 @@ def loss(
       >>> print(f"{loss(Gaussian(), params, targets, lengths=jnp.array([2])):.4f}")  # log √(2π)
       0.9189
     """
-    values, observed = _losses(distribution, params, targets, lengths, mask)
+    values, observed = losses(distribution, params, targets, lengths, mask)
     return _elements.averaged(values, observed, per_sequence)
 
 
@@ -83,11 +84,11 @@ def score(
       >>> int(score(Gaussian(), params, jnp.array([[0.0, jnp.nan, 7.0]])).count)
       2
     """
-    values, observed = _losses(distribution, params, targets, lengths, mask)
+    values, observed = losses(distribution, params, targets, lengths, mask)
     return Mean.of(values, mask=observed)
 
 
-def _losses(
+def losses(
     distribution: Distribution, params: PyTree, targets: ArrayLike, lengths: Any, mask: Any
 ) -> tuple[Array, Array]:
     """Return the loss of each target, and whether the target is observed."""
@@ -105,5 +106,14 @@ def _losses(
         # gradient 0 · inf would be NaN.
         return jnp.where(sequences.over_features(observed, param), param, 1.0)
 
-    found = distribution.losses(jax.tree.map(hidden, params), values)
+    shown = jax.tree.map(hidden, params)
+    try:
+        found = distribution.losses(shown, values)
+    except KeyError as error:
+        if not isinstance(params, Mapping):
+            raise
+        raise ValueError(
+            f"params: expected the parameters of {type(distribution).__name__} with the key "
+            f"{error}, got the keys {', '.join(map(repr, params))}"
+        ) from error
     return jnp.where(possible, found, jnp.nan), observed

@@ -1,8 +1,8 @@
 """A distribution given by its quantiles."""
 
 import dataclasses
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -10,7 +10,7 @@ import numpy as np
 from jax.typing import ArrayLike
 
 from seqjax import checks
-from seqjax.forecasting._distributions import Distribution, raw_outputs
+from seqjax.forecasting._distributions import Distribution, positive_scale, raw_outputs
 from seqjax.types import Array, PRNGKey
 
 __all__ = ["Quantiles", "require_levels"]
@@ -69,6 +69,7 @@ class Quantiles(Distribution):
       0.267
     """
 
+    in_units: ClassVar[bool] = True
     levels: tuple[float, ...] = (0.1, 0.5, 0.9)
 
     def __post_init__(self) -> None:
@@ -87,14 +88,25 @@ class Quantiles(Distribution):
         above = jnp.cumsum(steps[..., middle + 1 :], axis=-1)
         centre = outputs[..., middle : middle + 1]
         scaled = jnp.concatenate([centre - below, centre, centre + above], axis=-1)
-        loc, scale = (jnp.asarray(one, outputs.dtype)[..., None] for one in (loc, scale))
-        return loc + scale * scaled
+        loc, scale = jnp.asarray(loc, outputs.dtype), positive_scale(scale, outputs.dtype)
+        return loc[..., None] + scale[..., None] * scaled
 
     def losses(self, params: Array, values: ArrayLike) -> Array:
+        params = self._checked(params)
         values = jnp.asarray(values, params.dtype)
         return pinball(params, values, self.levels).mean(axis=-1)
 
+    def _checked(self, params: Any) -> Array:
+        """Return quantiles as an array, or raise if there is not one for each level."""
+        if np.shape(params)[-1:] != (self.size,):
+            raise ValueError(
+                f"params: expected quantiles [..., {self.size}], one for each level, got "
+                f"{checks.brief(params) if isinstance(params, Mapping) else np.shape(params)}"
+            )
+        return jnp.asarray(params)
+
     def sample(self, params: Array, key: PRNGKey) -> Array:
+        params = self._checked(params)
         levels = jnp.asarray(self.levels, params.dtype)
         u = jax.random.uniform(key, params.shape[:-1], params.dtype)
         if self.size == 1:
@@ -107,6 +119,7 @@ class Quantiles(Distribution):
         return low + share * (high - low)
 
     def mean(self, params: Array) -> Array:
+        params = self._checked(params)
         edges = np.concatenate([[0.0], self.levels, [1.0]])
         widths = np.diff(edges)
         weights = (widths[:-1] + widths[1:]) / 2

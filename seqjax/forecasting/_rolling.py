@@ -78,10 +78,11 @@ def training_windows(
 ) -> dict[str, np.ndarray]:
     """Cut series into windows of `context` steps and the `horizon` steps after them.
 
-    The origin of the last window of a series is `horizon` steps before its last observed value. If
-    a series is shorter than a window, its only window has padding at the start, which `mask` marks.
-    A series of at most `horizon` steps has no window, and windows without an observed value in the
-    last `horizon` steps are left out.
+    The origins of a series are context, context + stride, and so on; the last one is at most
+    `horizon` steps before the end of the last observed value. If a series is shorter than a window,
+    its only window has padding at the start, which `mask` marks. A series of at most `horizon`
+    steps has no window. Windows without an observed value among their first `context` steps, from
+    which a model computes the scale, or among their last `horizon` steps are left out.
 
     Pass only the steps of the training part: `values[:, :first]`. The result is a dict of arrays
     for `seqjax.data.batches(windows, sequence_keys=(), ...)`.
@@ -119,19 +120,22 @@ def training_windows(
     stride = checks.require_integer("stride", stride)
     pairs = []
     for index, row in enumerate(found):
-        observed = np.flatnonzero(~np.isnan(row))
+        seen = ~np.isnan(row)
+        observed = np.flatnonzero(seen)
         last = observed[-1] + 1 - horizon if len(observed) else 0
         origins = np.arange(context, last + 1, stride) if last >= context else np.array([last])
         pairs += [
             (index, origin)
             for origin in origins
-            if origin >= 1 and not np.isnan(row[origin : origin + horizon]).all()
+            if origin >= 1
+            and seen[max(origin - context, 0) : origin].any()
+            and seen[origin : origin + horizon].any()
         ]
     if not pairs:
         raise ValueError(
-            f"values: expected a series with an observed value after its first step, of more than "
-            f"horizon={horizon} steps, got none in {len(found)} series of {found.shape[1]} steps, "
-            "[N, T]"
+            f"values: expected a series with observed values in {context} steps and in the "
+            f"horizon={horizon} steps after them, got none in {len(found)} series of "
+            f"{found.shape[1]} steps, [N, T]"
         )
     series, origin = np.array(pairs).T
     steps = origin[:, None] + np.arange(-context, horizon)
@@ -141,7 +145,9 @@ def training_windows(
         "mask": mask, "series": series, "origin": origin,
     }  # fmt: skip
     if features is not None:
-        windows["known"] = np.where(mask[..., None], features[series[:, None], steps], 0)
+        known_steps = np.where(mask[..., None], features[series[:, None], steps], 0)
+        _require_finite("known", known_steps)
+        windows["known"] = known_steps
     for name, given in (("static", static), ("categories", categories)):
         if given is not None:
             windows[name] = _of_series(name, given, len(found))[series]
@@ -212,9 +218,11 @@ def backtest(
         for name, given in (("static", static), ("categories", categories))
         if given is not None
     }
-    forecasts = []
+    if features is not None:
+        _require_finite("known", features[:, first - context : origins[-1] + horizon])
+    forecasts: list[np.ndarray] = []
     for number, origin in enumerate(origins):
-        covariates = dict(fixed)
+        covariates = {name: array.copy() for name, array in fixed.items()}
         if features is not None:
             covariates["known"] = features[:, origin - context : origin].copy()
             covariates["future_known"] = features[:, origin : origin + horizon].copy()
@@ -224,6 +232,11 @@ def backtest(
             raise ValueError(
                 f"forecast: expected a result [{len(found)}, {horizon}, ...], the series and the "
                 f"horizon, got shape {predicted.shape}"
+            )
+        if forecasts and predicted.shape != forecasts[0].shape:
+            raise ValueError(
+                f"forecast: expected results of one shape, {forecasts[0].shape} as at the origin "
+                f"{origins[0]}, got {predicted.shape} at the origin {origin}"
             )
         forecasts.append(predicted)
     targets = np.stack([found[:, origin : origin + horizon] for origin in origins], axis=1)
@@ -253,7 +266,18 @@ def _known(known: Any, shape: tuple[int, ...]) -> np.ndarray | None:
         )
     if found.dtype.kind not in "fiub":
         raise TypeError(f"known: expected real numbers, got {found.dtype}")
+    checks.require_fit("known", found.astype(np.float64), np.float32, "numbers")
     return np.broadcast_to(found, (*shape, found.shape[-1])).astype(np.float32)
+
+
+def _require_finite(name: str, features: np.ndarray) -> None:
+    """Raise an error that names the first feature, the last axis, with NaN or inf."""
+    wrong = np.argwhere(~np.isfinite(features))
+    if len(wrong):
+        raise ValueError(
+            f"{name}: expected finite numbers, got {features[tuple(wrong[0])]} in the feature "
+            f"{wrong[0][-1]} of {features.shape[-1]}"
+        )
 
 
 def _of_series(name: str, given: Any, count: int) -> np.ndarray:
@@ -263,4 +287,7 @@ def _of_series(name: str, given: Any, count: int) -> np.ndarray:
     kinds, expected = ("iu", "integers") if name == "categories" else ("fiub", "real numbers")
     if found.dtype.kind not in kinds:
         raise TypeError(f"{name}: expected {expected}, got {found.dtype}")
+    if name == "static":
+        _require_finite(name, found)
+        checks.require_fit(name, found.astype(np.float64), np.float32, "numbers")
     return found

@@ -5,6 +5,7 @@ from typing import NamedTuple
 import jax.numpy as jnp
 from jax.typing import ArrayLike
 
+from seqjax.forecasting._distributions import SMALLEST
 from seqjax.forecasting._targets import observed_values
 from seqjax.types import Array
 
@@ -33,7 +34,8 @@ def absolute_scale(
 
         scale = (1/N) Σ_n |y_n|      over the N observed values
 
-    If all observed values are 0, or there are none, the scale is 1.
+    If all observed values are 0, or there are none, or the scale is below 1.2e-30 (float32), the
+    scale is 1: deviations, which may be 1e-5 of a scale, would become 0.
 
     Args:
       values: float or int `[..., T]`, the values of the series. NaN marks a missing value.
@@ -57,7 +59,7 @@ def absolute_scale(
     """
     found, observed, _ = observed_values("values", values, lengths, mask)
     size = _mean(jnp.abs(found), observed)
-    return Scale(jnp.zeros_like(size), _at_least_tiny(size))
+    return Scale(jnp.zeros_like(size), _usable(size)[0])
 
 
 def standard_scale(
@@ -68,9 +70,10 @@ def standard_scale(
         loc   = (1/N) Σ_n y_n      over the N observed values
         scale = √((1/N) Σ_n (y_n - loc)² + (1/1000 · (1/N) Σ_n |y_n|)²)
 
-    The second term of the scale has an effect only on series that are almost constant. If all
-    observed values are 0, or there are none, the scale is 1. The arguments, the result and the
-    errors are those of `absolute_scale`.
+    The second term of the scale has an effect only on series whose deviation is about 0.1 % of
+    their mean absolute value, or less. If all observed values are 0, or there are none, or their
+    mean absolute value is below 1.2e-30 (float32), the scale is 1. The arguments, the result and
+    the errors are those of `absolute_scale`.
 
     Example:
       >>> loc, scale = standard_scale(jnp.array([[1.0, 3.0, jnp.nan]]))
@@ -78,13 +81,13 @@ def standard_scale(
       ([2.0], [1.0])
     """
     found, observed, _ = observed_values("values", values, lengths, mask)
-    size = _at_least_tiny(_mean(jnp.abs(found), observed))
+    size, usable = _usable(_mean(jnp.abs(found), observed))
     # In units of the size, squares neither overflow nor underflow.
     scaled = found / size[..., None]
     loc = _mean(scaled, observed)
     variance = _mean(jnp.where(observed, scaled - loc[..., None], 0.0) ** 2, observed)
-    known = jnp.any(found != 0, axis=-1)
-    return Scale(loc * size, jnp.where(known, size * jnp.sqrt(variance + FLATNESS**2), 1.0))
+    scale = size * jnp.sqrt(variance + FLATNESS**2)
+    return Scale(loc * size, jnp.where(usable, scale, 1.0))
 
 
 def _mean(values: Array, observed: Array) -> Array:
@@ -93,6 +96,10 @@ def _mean(values: Array, observed: Array) -> Array:
     return (values / count).sum(axis=-1)
 
 
-def _at_least_tiny(size: Array) -> Array:
-    """Return the size, or 1 if it is 0 or so small that divisions by it would overflow."""
-    return jnp.where(size > jnp.finfo(size.dtype).tiny, size, 1.0)
+def _usable(size: Array) -> tuple[Array, Array]:
+    """Return the size, or 1 if its least deviation would not be a normal number, and whether not.
+
+    A deviation is at least `SMALLEST` of a scale, which is at least `FLATNESS` of the size.
+    """
+    usable = size > jnp.finfo(size.dtype).tiny / (SMALLEST * FLATNESS)
+    return jnp.where(usable, size, 1.0), usable

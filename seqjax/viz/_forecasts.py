@@ -103,7 +103,8 @@ def _places(name: str, given: Any, default: np.ndarray, count: int) -> Any:
         return default
     if len(given) != count:
         raise ValueError(f"{name}: expected {count} times, one for each value, got {len(given)}")
-    return given
+    # A period of pandas is drawn at its start.
+    return given.to_timestamp() if hasattr(given, "to_timestamp") else given
 
 
 def _line(name: str, values: ArrayLike, count: int | None) -> np.ndarray:

@@ -87,6 +87,8 @@ def test_columns_of_pandas():
         data.elapsed(pandas.DataFrame({"t": [0, 5, 9]}))
     with pytest.raises(ValueError, match="times: expected no missing times, got NaT"):
         data.elapsed([pandas.Timestamp("2024-01-01"), pandas.NaT], unit="D")
+    with pytest.raises(ValueError, match="times: expected no missing times, got <NA>; leave out"):
+        data.elapsed(pandas.array([1, pandas.NA, 4], "Int64"))
     with pytest.raises(TypeError, match=r"times: .*, got '2024-01-01' .*pandas\.to_datetime"):
         data.elapsed(pandas.Series(["2024-01-01", "now"]), unit="D")
 

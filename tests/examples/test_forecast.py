@@ -95,6 +95,16 @@ def test_a_window_belongs_to_the_part_of_its_forecast(table):
 
 
 @pytest.mark.quick()
+@pytest.mark.parametrize("start", [0.1, 1e6 + 0.1, 0.0])
+def test_a_column_that_is_constant_in_training_is_not_divided_by_rounding_errors(start):
+    times = np.datetime64("2024-01-01T00", "us") + np.arange(200) * np.timedelta64(1, "h")
+    values = np.where(np.arange(200) < 150, start, start + 0.1)[:, None]
+    series = tables.Series(["a"], times, values, np.zeros((200, 0)))
+    found, _, deviation = tables.parts(series, (150, 20, 30), 5, 2, 1)
+    assert deviation.tolist() == [1.0]
+    np.testing.assert_allclose(found["test"]["values"].max(), 0.1, rtol=1e-5)
+
+
 def test_a_forecast_reads_nothing_of_its_own_time(table):
     """Values of the horizon change nothing; known columns of the horizon do."""
     some = config(table, Path("out"))

@@ -98,6 +98,57 @@ def test_the_closed_crps_is_the_integral(distribution, x64):
         np.testing.assert_allclose(found[n], below + above, rtol=1e-5)
 
 
+@pytest.mark.quick()
+def test_gradients_of_large_and_small_parameters():
+    """The derivative of a / b by JAX contains b**-2, which float32 cannot represent here."""
+
+    def slope(distribution, name, value, y, **others):
+        def total(params):
+            return distribution.losses(params, f32(y))
+
+        return jax.jit(jax.grad(total))(jax.tree.map(jnp.float32, others | {name: value}))[name]
+
+    for mean, alpha, y in ((1e10, 0.1, 2e10), (4e12, 0.01, 1e12), (5.0, 0.5, 8.0), (3.0, 2.0, 0.0)):
+        found = slope(NegativeBinomial(), "mean", mean, y, dispersion=alpha)
+        np.testing.assert_allclose(found, (mean - y) / (mean * (1 + alpha * mean)), rtol=1e-5)
+    for mean in (0.0, 1e-20):
+        assert slope(NegativeBinomial(), "mean", mean, 0.0, dispersion=0.5) == 1.0
+    for scale in (1e-30, 1e-21, 1.0, 1e20, 1e30):
+        found = slope(Gaussian(), "deviation", scale, 3 * scale, mean=0.0)
+        np.testing.assert_allclose(found, (1 - 3**2) / scale, rtol=1e-5)
+        found = slope(StudentT(), "scale", scale, 3 * scale, df=5.0, loc=0.0)
+        np.testing.assert_allclose(found, (1 - 6 * 9 / (5 + 9)) / scale, rtol=1e-5)
+        found = slope(Gaussian(), "mean", 0.0, 3 * scale, deviation=scale)
+        np.testing.assert_allclose(found, -3 / scale, rtol=1e-5)
+    second = jax.hessian(lambda s: Gaussian().losses({"mean": 0.0, "deviation": s}, 3.0))(2.0)
+    np.testing.assert_allclose(second, 3 * 9 / 2**4 - 1 / 2**2, rtol=1e-5)
+
+
+CRPS_OF_T = {  # of 1.0 for the degrees of freedom, with 40 digits
+    2.5: 0.6130763332737411, 50.0: 0.6022777917816923, 199.0: 0.6023944309796734,
+    201.0: 0.6023948787612781, 1000.0: 0.6024317098813654, 3e4: 0.6024410335649075,
+    1e8: 0.602441357530372,
+}  # fmt: skip
+
+
+def crps_of_t():
+    df = jnp.asarray(list(CRPS_OF_T), float)
+    return StudentT().crps({"df": df, "loc": jnp.zeros_like(df), "scale": jnp.ones_like(df)}, 1.0)
+
+
+@pytest.mark.quick()
+def test_the_crps_of_many_degrees_of_freedom():
+    np.testing.assert_allclose(crps_of_t(), list(CRPS_OF_T.values()), rtol=2e-5)
+    inside = 1 - 2 * stats.t.sf(1.5, 1e5)
+    expected = 1.5 * inside + 2 * stats.norm.pdf(1.5) - 1 / np.sqrt(np.pi)  # almost Gaussian
+    params = {"df": f32(1e5), "loc": f32(0), "scale": f32(2)}
+    np.testing.assert_allclose(StudentT().crps(params, f32(-3)), 2 * expected, rtol=1e-4)
+
+
+def test_the_crps_of_many_degrees_of_freedom_in_float64(x64):
+    np.testing.assert_allclose(crps_of_t(), list(CRPS_OF_T.values()), rtol=1e-9)
+
+
 @pytest.mark.quick("Gaussian")
 @each
 def test_samples_follow_the_distribution(distribution):
@@ -316,6 +367,24 @@ WRONG = {
     "level 1": (lambda: Quantiles((0.5, 1.0)), "levels: expected increasing"),
     "no levels": (lambda: Quantiles(()), "levels: expected increasing"),
     "level": (lambda: Quantiles(0.5), "levels: expected a sequence"),
+    "one quantile": (
+        lambda: forecasting.loss(Quantiles(), S[..., :1], Y),
+        r"params: expected quantiles \[..., 3\], one for each level, got \(2, 3, 1\)",
+    ),
+    "mean of one": (lambda: Quantiles().mean(S[..., :1]), r"params: expected quantiles \[..., 3\]"),
+    "other params": (
+        lambda: forecasting.loss(StudentT(), P, Y),
+        "params: expected the parameters of StudentT with the key 'df', got the keys 'mean', 'dev",
+    ),
+    "scale": (lambda: Gaussian().params(S[..., :2], scale=-1.0), "scale: expected positive .*-1.0"),
+    "scale of counts": (
+        lambda: NegativeBinomial().params(S[..., :2], scale=0.0),
+        "scale: expected positive",
+    ),
+    "scale of quantiles": (
+        lambda: Quantiles().params(S[..., :3], scale=np.array([[-2.0], [1.0]])),
+        "scale: expected positive numbers, got -2.0",
+    ),
     "samples": (lambda: forecasting.crps(S[:, :2], Y), r"samples: expected \[..., T, S\]"),
     "one sample": (lambda: forecasting.crps(S[..., :1], Y, fair=True), "at least 2 samples"),
     "no sample": (lambda: forecasting.crps(S[..., :0], Y), "at least 1 samples"),
@@ -346,6 +415,9 @@ def test_scales():
     np.testing.assert_allclose(loc, [4 / 3, 0, 0, 2.5e37, 2e-30, 5, 4], rtol=1e-5)
     expected = [np.std([2, -4, 6]), 1, 1, 2.5e37 * np.sqrt(3), 1e-30, 5e-3, 3]
     np.testing.assert_allclose(scale, expected, rtol=1e-4)
+    # Smaller series have the scale 1: their deviations would not be normal numbers.
+    for scaled in (forecasting.absolute_scale, forecasting.standard_scale):
+        assert scaled(f32([[1e-37, 2e-37], [1e-31, 0.0]])).scale.tolist() == [1.0, 1.0]
     with pytest.raises(TypeError, match="values: expected"):
         forecasting.absolute_scale(["a"])
     assert forecasting.absolute_scale(np.zeros((0, 3))).scale.shape == (0,)

@@ -27,6 +27,13 @@ def test_bands_are_quantiles():
     assert axes.get_ylabel() == r"\$ sold" and axes.get_title() == "one"
 
 
+def test_periods_are_times():
+    months = pandas.period_range("2024-01", periods=3, freq="M")
+    figure = viz.fan_chart(SAMPLES, times=months[1:], past=[1.0], past_times=months[:1])
+    drawn = {line.get_label(): line.get_xdata() for line in figure.axes[0].lines}
+    np.testing.assert_array_equal(drawn["median"], months[1:].to_timestamp())
+
+
 def test_wrong_charts():
     for message, call in {
         r"samples: expected a non-empty \[H, S\]": lambda: viz.fan_chart(SAMPLES[0]),

@@ -257,13 +257,58 @@ def test_direct_is_the_loop_of_its_docstring():
         for step in range(H):
             # Two seasons of three steps before; the fourth step reads what the first one reads.
             places = [length - 6 + step % 3, length - 3 + step % 3, length - 1]
-            before = np.array([z[place] if place >= 0 else 0.0 for place in places])
+            before = np.array([z[max([p for p in places[n:] if p >= 0][:1])] for n in range(3)])
             h, output = write([*before, *FUTURE[n, step], *series_features(model, n)], h)
             first, second = outputs_of(model.head, output)
             mean = loc + scale * (first + arrays(model.weights)[step] @ before)
             np.testing.assert_allclose(params["mean"][n, step], mean, rtol=1e-3, atol=1e-4)
             deviation = scale * softplus(second)
             np.testing.assert_allclose(params["deviation"][n, step], deviation, rtol=1e-3)
+
+
+@pytest.mark.quick()
+def test_seasons_that_do_not_exist_are_replaced():
+    """By the next season; by the last value if there is no other season."""
+    model = DirectForecaster(
+        4, 3, Gaussian(), season=2, seasons=2, scaling="absolute", rngs=nnx.Rngs(0)
+    )
+    model.head.kernel[...] = jnp.zeros_like(model.head.kernel[...])
+
+    def means(row, **options):
+        return model(np.array([row]), **options)["mean"][0]
+
+    np.testing.assert_allclose(means([100.0]), [100.0] * 3, rtol=1e-6)
+    # For the steps of one season: [none, 2, 7], [3, 7, 7].
+    np.testing.assert_allclose(means([3.0, 2.0, 7.0]), [11 / 3, 17 / 3, 11 / 3], rtol=1e-6)
+    padded = means([3.0, 2.0, 7.0, 0.0], lengths=[3])
+    np.testing.assert_allclose(padded, [11 / 3, 17 / 3, 11 / 3], rtol=1e-6)
+    np.testing.assert_allclose(means([np.nan, 3.0, 2.0, 7.0]), [11 / 3, 17 / 3, 11 / 3], rtol=1e-6)
+    assert means([np.nan]).tolist() == [0.0] * 3
+
+
+@pytest.mark.quick()
+def test_the_pinball_loss_does_not_depend_on_the_unit():
+    quantiles, values = forecasting.Quantiles(), np.array([[1.0, 3.0, 2.0, 6.0]])
+    targets = np.array([[7.0, np.nan]])
+    model = DirectForecaster(4, 2, rngs=nnx.Rngs(0))
+    scale = np.hypot(np.std(values), 3e-3)
+    expected = forecasting.loss(quantiles, model(values), targets) / scale
+    for unit in (1e-4, 1.0, 1e4):
+        loss = model.loss(unit * values, unit * targets)
+        np.testing.assert_allclose(loss, expected, rtol=1e-4)
+    model = AutoregressiveForecaster(4, quantiles, rngs=nnx.Rngs(0))
+    expected = forecasting.loss(quantiles, model(values, context=2), values) / 2
+    np.testing.assert_allclose(model.loss(values, context=2), expected, rtol=1e-5)
+    model = AutoregressiveForecaster(4, quantiles, scaling="none", rngs=nnx.Rngs(0))
+    expected = forecasting.loss(quantiles, model(values), values)
+    np.testing.assert_allclose(model.loss(values), expected, rtol=1e-6)
+
+
+@pytest.mark.quick()
+def test_tiny_values_have_a_finite_loss():
+    for scaling in ("absolute", "standard"):
+        model = AutoregressiveForecaster(4, Gaussian(), scaling=scaling, rngs=nnx.Rngs(0))
+        assert np.isfinite(model.loss(np.array([[1e-37, 2e-37]])))
 
 
 def test_filler_rows_are_no_targets():

@@ -168,7 +168,91 @@ def two_grids():
     return pandas.DataFrame({"shop": ["a", "b"] * 4, "sold": range(8)}, index)
 
 
+def labelled(**columns):
+    """Read a long frame with new columns."""
+    options: dict[str, Any] = {"series": "shop", "freq": "D"}
+    for name in ("static", "categories", "known"):
+        if name in columns:
+            options[name] = columns.pop(name)
+    return lambda: read_frame(long().assign(**columns), "sold", **options)
+
+
+MONTH_ENDS = pandas.to_datetime(["2024-01-31", "2024-02-29", "2024-04-30", "2024-05-31"])
+
+
+def test_month_ends_and_odd_names():
+    frame = pandas.DataFrame({"a": [1.0, 2.0, 3.0, 4.0]}, MONTH_ENDS)
+    with pytest.raises(ValueError, match=r'freq="MS" or "ME" for the first or the last days'):
+        read_frame(frame, "a")
+    np.testing.assert_array_equal(read_frame(frame, "a", freq="ME").values, [[1, 2, np.nan, 3, 4]])
+    same = long().rename_axis(index="shop")
+    assert read_frame(same, "sold", series="shop", freq="D").names == ("a", "b")
+    assert read_frame(wide(), np.array(["load", "heat"])).names == ("load", "heat")
+
+
 WRONG = {
+    "huge known": (
+        lambda: read_frame(changed(wide(), price=1e39), "load", known=["price"]),
+        r"frame: expected numbers in 'price', got 1e\+39, which does not fit into float32",
+    ),
+    "huge static": (
+        labelled(area=1e39, static=["area"]),
+        r"static: expected numbers in 'area', got 1e\+39, which does not fit into float32",
+    ),
+    "infinite static": (
+        labelled(area=np.inf, static=["area"]),
+        "static: expected finite numbers in 'area', got inf",
+    ),
+    "NA label": (
+        labelled(region=pandas.NA, categories=["region"]),
+        "expected one value of 'region' in",
+    ),
+    "None label": (
+        labelled(region=None, categories=["region"]),
+        "expected one value of 'region' in",
+    ),
+    "NA static": (labelled(area=pandas.NA, static=["area"]), "expected one value of 'area' in"),
+    "timedelta": (
+        lambda: read_frame(wide(), "load", freq=np.timedelta64(1, "h")),
+        "freq: expected an offset",
+    ),
+    "freq 1": (lambda: read_frame(wide(), "load", freq=1), "freq: expected an offset .*, got 1"),
+    "freq 0": (lambda: read_frame(wide(), "load", freq="0h"), "freq: expected a positive offset"),
+    "freq -1": (lambda: read_frame(wide(), "load", freq="-1h"), "freq: expected a positive offset"),
+    "two levels": (
+        lambda: read_frame(pandas.concat({"x": wide()}, axis=1), ("x", "load")),
+        "frame: expected columns with names of one level, got a MultiIndex",
+    ),
+    "set": (lambda: read_frame(wide(), {"load", "heat"}), "target: expected a list of columns"),
+    "nested": (lambda: read_frame(wide(), [["load"]]), "target: expected the name of a column"),
+    "series list": (
+        lambda: read_frame(long(), "sold", series=["shop"]),
+        r"series: expected the name of a column, got \['shop'\]",
+    ),
+    "same": (
+        lambda: read_frame(long(), "sold", series="sold"),
+        "series: expected another column than",
+    ),
+    "no labels": (
+        labelled(categories={"region": None}),
+        r"categories\['region'\]: expected a list of values",
+    ),
+    "label text": (
+        labelled(categories={"region": "abc"}),
+        r"categories\['region'\]: expected a list of val",
+    ),
+    "label twice": (
+        labelled(categories={"region": ["south", "north", "south"]}),
+        r"categories\['region'\]: expected each value once, got 'south' twice",
+    ),
+    "periods": (
+        lambda: read_frame(wide().to_period("h"), "load"),
+        r"got PeriodIndex; use frame.to_timestamp\(\)",
+    ),
+    "levels": (
+        lambda: read_frame(long().set_index("shop", append=True), "sold"),
+        "got MultiIndex; use frame.reset_index",
+    ),
     "list": (lambda: read_frame([1], "a"), "frame: expected a pandas.DataFrame"),
     "index": (lambda: read_frame(wide().reset_index(), "load"), "expected a pandas.DatetimeIndex"),
     "column": (lambda: read_frame(wide(), "lod"), "frame: expected the columns 'lod'"),
@@ -296,10 +380,48 @@ def test_windows_of_series_of_all_lengths():
     assert windows["known"][3, :, 0].tolist() == [0, 0, 0, 0, 1, 2]
     assert windows["static"].ravel().tolist() == [0, 0, 1, 2]
     assert windows["categories"].ravel().tolist() == [0, 0, 2, 4]
-    with pytest.raises(ValueError, match="values: expected a series with an observed value"):
+    with pytest.raises(ValueError, match="values: expected a series with observed values"):
         forecasting.training_windows(values[3:], context=4, horizon=2)
     with pytest.raises(ValueError, match="values: expected finite numbers"):
         forecasting.training_windows(np.full((1, 9), np.inf), context=4, horizon=2)
+
+
+def test_windows_have_an_observed_value_in_their_context():
+    values = np.array([[np.nan, np.nan, np.nan, 1e6, 2e6, 3e6]])
+    windows = forecasting.training_windows(values, context=3, horizon=1)
+    assert windows["origin"].tolist() == [4, 5]
+    with pytest.raises(ValueError, match="observed values in 3 steps and in the horizon=1 steps"):
+        forecasting.training_windows(values[:, :4], context=3, horizon=1)
+
+
+@pytest.mark.parametrize("number", [np.nan, np.inf, 1e39])
+def test_wrong_numbers_of_covariates(number):
+    values, known = np.arange(8.0)[None], np.ones((8, 2))
+    known[5, 1] = number
+    expected = (
+        "1e\\+39, which does not fit" if number == 1e39 else f"{number} in the feature 1 of 2"
+    )
+
+    def forecast(past, key, **covariates):
+        return past[:, :1]
+
+    with pytest.raises(ValueError, match=f"known: expected .*{expected}"):
+        forecasting.training_windows(values, context=3, horizon=1, known=known)
+    with pytest.raises(ValueError, match=f"known: expected .*{expected}"):
+        forecasting.backtest(
+            forecast, values, jax.random.key(0), context=3, horizon=1, first=4, known=known
+        )
+    with pytest.raises(ValueError, match="static: expected"):
+        forecasting.training_windows(values, context=3, horizon=1, static=[[number]])
+    model = forecasting.AutoregressiveForecaster(3, known=["price", "offer"], rngs=nnx.Rngs(0))
+    with pytest.raises(ValueError, match="known: expected"):
+        model.sample(
+            values, jax.random.key(0), horizon=1, known=known, future_known=np.ones((1, 2))
+        )
+    if np.isnan(number):  # no window reads it
+        known[5, 1], known[7, 1] = 1.0, np.nan
+        values[0, 7] = np.nan
+        assert forecasting.training_windows(values, context=3, horizon=1, known=known)
 
 
 def test_origins():
@@ -318,6 +440,7 @@ def test_a_forecast_never_gets_a_value_that_it_predicts():
         past += 1000.0  # a copy
         future_known += 1000.0
         assert static.tolist() == [[0.0], [1.0]]
+        static += 1000.0
         return past[:, -1:, None] * np.ones((1, 2, 3)) + jax.random.uniform(key)
 
     result = forecasting.backtest(
@@ -340,6 +463,7 @@ def backtested(forecast=lambda past, key: past[:, :2], **options):
 
 
 def test_wrong_backtests():
+    sizes = iter((1, 2))
     assert backtested().forecasts.shape == (1, 2, 2)
     wrong: dict[str, Any] = {
         "context: expected at most first=5": {"context": 6},
@@ -349,6 +473,9 @@ def test_wrong_backtests():
         r"known: expected \[N, T, K\]": {"known": np.zeros((8, 1))},
         "static: expected one row": {"static": np.zeros((2, 1))},
         "stride: expected a positive": {"stride": 0},
+        r"results of one shape, \(1, 2, 1\) as at the origin 5, got \(1, 2, 2\)": {
+            "forecast": lambda past, key: np.ones((1, 2, next(sizes)))
+        },
     }
     for message, options in wrong.items():
         with pytest.raises((TypeError, ValueError), match=message):

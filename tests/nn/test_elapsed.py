@@ -244,12 +244,24 @@ def test_the_twin_of_a_reverse_run_reads_turned_times():
     assert "gru_d" in CASES
 
 
+@pytest.mark.parametrize("time", [np.nan, np.inf])
+def test_a_time_that_is_not_finite_is_an_error_at_real_steps_only(time):
+    gaps = GAPS.copy()
+    gaps[1, 3] = time
+    params, hint = params_of(GRUD), r".* pandas' diff\(\), put 0" if np.isnan(time) else "$"
+    with pytest.raises(ValueError, match=rf"elapsed: .* got {time} at \(1, 3\){hint}"):
+        seqjax.unroll(GRUD, params, XS, elapsed=gaps)
+    with pytest.raises(ValueError, match=rf"elapsed: .* got {time} at \(1,\)"):
+        make(GRUD).step(XS[:, 3], elapsed=gaps[:, 3])
+    seqjax.unroll(GRUD, params, XS, elapsed=gaps, lengths=[5, 3])
+
+
 def test_a_negative_time_is_an_error_at_real_steps_only():
     gaps = GAPS.copy()
     gaps[1, 3] = -2.0
     layer = make(GRUD)
     params = params_of(GRUD)
-    message = r"elapsed: expected times of at least 0, got -2.0 at \(1, 3\)"
+    message = r"elapsed: expected finite times of at least 0, got -2.0 at \(1, 3\)"
     for options in ({}, {"lengths": [5, 4]}, {"mask": np.ones((2, 5), bool)}):
         with pytest.raises(ValueError, match=message):
             seqjax.unroll(GRUD, params, XS, elapsed=gaps, **options)
