@@ -421,7 +421,7 @@ def test_a_folder_is_no_file(tmp_path):
         export.load(tmp_path)
 
 
-def rewritten(path: Any, member: str, data: bytes | None) -> None:
+def rewritten(path: Any, member: str, data: bytes | str | None) -> None:
     """The file with another member, or without it."""
     with zipfile.ZipFile(path) as archive:
         members = {name: archive.read(name) for name in archive.namelist()}
@@ -447,12 +447,28 @@ def test_damaged_files_say_what_is_damaged(tmp_path):
     swapped, fewer = io.BytesIO(), io.BytesIO()
     np.savez(swapped, other=np.ones(4))
     np.savez(fewer)
-    cases: list[tuple[str, bytes | None]] = [
+    cases: list[tuple[str, bytes | str | None]] = [
         *((member, garbage) for member in offsets for garbage in (b"", b"garbage", None)),
         *(("program.stablehlo", program[: len(program) * n // 8]) for n in range(1, 8)),
         *(("manifest.json", text) for text in (b"[]", b"{}", b"\xff")),
         ("manifest.json", json.dumps({**manifest, "inputs": 3}).encode()),
         ("manifest.json", json.dumps({**manifest, "dtypes": []}).encode()),
+        *(
+            ("manifest.json", json.dumps({**manifest, part: entries}).encode())
+            for part in ("inputs", "outputs")
+            for entries in (
+                [],
+                [1, 2, 3],
+                [*manifest[part], manifest[part][0]],
+                manifest[part][::-1],
+                [{"name": entry["name"]} for entry in manifest[part]],
+            )
+        ),
+        *(
+            ("manifest.json", json.dumps({**manifest, "inputs": [*manifest["inputs"][:-1], last]}))
+            for entry in manifest["inputs"][-1:]
+            for last in ({**entry, "range": [1]}, {**entry, "real_before": "nothing"})
+        ),
         ("initial_state.npz", swapped.getvalue()),
         ("initial_state.npz", fewer.getvalue()),
     ]
@@ -566,6 +582,26 @@ def test_what_cannot_be_exported_says_so(tmp_path):
         "steps: expected a name or a positive integer, got '2, t'": lambda: export.export_layer(
             layer, steps="2, t"
         ),
+        "batch: expected a name or a positive integer, got 'max'": lambda: export.export_layer(
+            layer, batch="max"
+        ),
+        "batch: expected a name or a positive integer, got '_'": lambda: export.export_layer(
+            layer, batch="_"
+        ),
+        "steps: expected a name or a positive integer, got 'floordiv'": lambda: export.export_layer(
+            layer, steps="floordiv"
+        ),
+        "platforms: expected a list of names, got None": lambda: export.export_layer(
+            layer,
+            platforms=None,  # type: ignore[arg-type]
+        ),
+        "platforms: expected a list of names, got 3": lambda: export.export_layer(
+            layer,
+            platforms=3,  # type: ignore[arg-type]
+        ),
+        "platforms: expected different names, got 'cpu' twice": lambda: export.export_layer(
+            layer, platforms=["cpu", "cpu"]
+        ),
         r"result: expected names that are different as text, got \[1, '1'\]": lambda: (
             export.export_function(lambda x: {1: x, "1": x + 1}, spec)
         ),
@@ -612,3 +648,86 @@ def test_specs_that_are_no_arrays(spec):
     layer = nn.GRU(3, 5, rngs=nnx.Rngs(0))
     with pytest.raises(TypeError, match=r"specs: expected arrays or jax\.ShapeDtypeStruct, got"):
         export.export_function(lambda model, x: x, spec, model=layer)
+
+
+def test_dtypes_are_those_that_jax_uses():
+    (b,) = jax.export.symbolic_shape("b")
+    example = np.array([[1.0, 2.0], [3.0, 4.0]])
+    artifact = export.export_function(lambda x: 2 * x, example, platforms=CPU)
+    assert artifact.manifest["inputs"] == [{"name": "x", "shape": [2, 2], "dtype": "float32"}]
+    assert artifact(example)["output"].tolist() == [[2, 4], [6, 8]]
+    spec = jax.ShapeDtypeStruct((b,), np.int64)
+    artifact = export.export_function(lambda x: 2 * x, spec, platforms=CPU)
+    for dtype in (np.int32, np.int64):
+        assert artifact(np.arange(3, dtype=dtype))["output"].tolist() == [0, 2, 4]
+    artifact = export.export_function(
+        lambda m, x: m["w"] * x + m["b"],
+        jax.ShapeDtypeStruct((b,), np.float32),
+        model={"w": np.float64(2), "b": 1.0},
+        weights="argument",
+        platforms=CPU,
+    )
+    weights = artifact.weights or {}
+    assert {name: a.dtype for name, a in weights.items()} == {"w": np.float32, "b": np.float32}
+    assert artifact(np.ones(2, np.float32))["output"].tolist() == [3, 3]
+
+
+class Tagger(nnx.Module):
+    """A model with a dropout layer, which contains a random key."""
+
+    def __init__(self, rngs):
+        self.recurrent = nn.GRU(3, 40, rngs=rngs)
+        self.drop = nnx.Dropout(0.5, rngs=rngs)
+
+    def __call__(self, xs):
+        return self.drop(self.recurrent(xs).outputs)
+
+
+@pytest.mark.parametrize("quantize", [None, "int8"])
+def test_random_keys_are_no_arguments(tmp_path, quantize):
+    model = Tagger(nnx.Rngs(0))
+    model.eval()
+    xs = random(2, 5, 3)
+    artifact = export.export_function(
+        lambda model, xs: model(xs),
+        xs,
+        model=model,
+        weights="argument",
+        quantize=quantize,
+        platforms=CPU,
+    )
+    assert not any("key" in name for name in artifact.weights or {})
+    export.save(tmp_path / "a.zip", artifact)
+    found = export.load(tmp_path / "a.zip")(xs)["output"]
+    np.testing.assert_allclose(found, model(xs), atol=0.05 if quantize else 1e-6)
+
+
+def test_artifacts_are_functions_with_a_short_text():
+    artifact = export.export_layer(
+        nn.GRU(3, 4, rngs=nnx.Rngs(0)), weights="argument", platforms=CPU
+    )
+    other = export.export_layer(nn.GRU(3, 4, rngs=nnx.Rngs(0)), weights="argument", platforms=CPU)
+    assert artifact == artifact and artifact != other
+    assert len({artifact, other, artifact}) == 2
+    assert repr(artifact) == (
+        "Artifact(kind='layer', inputs=['weights', 'xs', 'lengths', 'state'], "
+        "outputs=['outputs', 'state'], platforms=['cpu'])"
+    )
+    xs, lengths = random(2, 5, 3), np.array([5, 3], np.int32)
+    state = artifact.initial_state(2)
+    np.testing.assert_allclose(
+        jax.jit(artifact)(xs, lengths, state)["outputs"],
+        artifact(xs, lengths, state)["outputs"],
+        atol=1e-6,
+    )
+
+
+def test_files_of_another_format_are_refused(tmp_path):
+    path = tmp_path / "gru.zip"
+    export.save(path, export.export_step(nn.GRU(3, 4, rngs=nnx.Rngs(0)), platforms=CPU))
+    manifest = export.load(path).manifest
+    rewritten(path, "manifest.json", json.dumps({**manifest, "format": 2}))
+    with pytest.raises(
+        ValueError, match=r"manifest\.json .* expected the format 1, got 2; a newer"
+    ):
+        export.load(path)

@@ -308,7 +308,9 @@ def test_mistakes_say_so_and_move_nothing():
         r"xs: expected float32 for stream 'a', got \[\['1'": lambda: session.feed(
             {"a": [["1"] * 3]}
         ),
-        "xs: expected arrays of float32": lambda: session.feed({"a": [[1, 2, 3], [4, 5]]}),
+        "xs: expected arrays of float32 for stream 'a'": lambda: session.feed(
+            {"a": [[1, 2, 3], [4, 5]]}
+        ),
         r"inputs: expected a dict from streams to inputs, got \[\(3,\)\]": lambda: session.step(
             [np.ones(3)]  # type: ignore[arg-type]
         ),
@@ -415,3 +417,85 @@ def test_masked_arrays_are_refused():
     state = np.ma.array(np.ones(5, np.float32), mask=np.arange(5) > 2)
     with pytest.raises(ValueError, match="state: expected no masked entries"):
         session.open("b", state=(state,))
+
+
+def smooth(x, m):
+    return m, 0.5 * m + x
+
+
+def test_the_state_has_the_dtype_that_the_step_returns():
+    starts: list[Any] = [0, np.int8(0), False]
+    for start in starts:
+        with pytest.raises(TypeError, match=r"initial_state: expected float32, .*, got (int|bool)"):
+            Session(smooth, example=np.float32(0), initial_state=start)
+    with pytest.raises(TypeError, match=r"initial_state: expected int32, .*, got int8"):
+        Session(lambda x, n: (x, n + x), example=1, initial_state=np.int8(0))
+    for start in [0.0, np.float16(0)]:
+        session = Session(smooth, example=np.float32(0), initial_state=start)
+        session.open("a")
+        assert [float(session.step({"a": 1.0})["a"]) for _ in range(3)] == [0, 1, 1.5]
+
+
+@pytest.mark.parametrize("capacity", [1, 3, 16])
+def test_steps_of_one_stream_are_refused(capacity):
+    def session(step, example: Any = 0.0):
+        return Session(step, capacity=capacity, example=example, initial_state=0.0)
+
+    w = np.ones((capacity, capacity), np.float32)
+    with pytest.raises(ValueError, match="model: expected a step whose x_t and state have a lead"):
+        session(lambda x, h: (w @ x, h), example=np.zeros(capacity, np.float32))
+    with pytest.raises(ValueError, match="model: expected outputs with a leading axis of"):
+        session(lambda x, h: (jnp.arange(float(capacity)), h))
+    with pytest.raises(ValueError, match="model: expected outputs with a leading axis of"):
+        session(lambda x, h: (x.sum(), h))
+    with pytest.raises(ValueError, match=r"model: .* a state of \(\d+,\) .*, got \(\)"):
+        session(lambda x, h: (x, h.sum()))
+    with pytest.raises(ValueError, match=r"model: .* a state of \(\d+,\) .*, got \(\(\d+,\),\)"):
+        session(lambda x, h: (x, (h,)))
+
+
+@pytest.mark.parametrize("empty", [None, {}, ()])
+def test_steps_without_an_output(empty):
+    session = Session(
+        lambda x, m: (empty, m + x), capacity=2, example=np.float32(0), initial_state=0.0
+    )
+    session.open("a")
+    session.open("b")
+    assert session.step({"a": 1.0}) == {"a": empty}
+    assert session.feed({"a": [2.0, 3.0], "b": [1.0]}) == {"a": empty, "b": empty}
+    assert (float(session.state("a")), float(session.state("b"))) == (6, 1)
+
+
+@pytest.mark.parametrize("has_output", [True, False])
+def test_a_step_that_fails_changes_no_state(has_output, monkeypatch):
+    def checked(a):
+        if a.max() > 5:
+            raise RuntimeError("too large")
+        return np.asarray(a)
+
+    def step(x, m):
+        y = jax.pure_callback(checked, jax.ShapeDtypeStruct(x.shape, x.dtype), x)
+        return y if has_output else None, m + y
+
+    session = Session(step, capacity=2, example=np.float32(0), initial_state=0.0)
+    session.open("a")
+    session.open("b")
+    session.step({"a": 1.0, "b": 2.0})
+    monkeypatch.setattr(module, "LONGEST", 2)
+    for call in (lambda: session.step({"a": 9.0}), lambda: session.feed({"a": [1.0, 1.0, 9.0]})):
+        with pytest.raises(Exception, match="too large"):
+            call()
+    assert (float(session.state("a")), float(session.state("b"))) == (1, 2)
+    session.feed({"a": [1.0], "b": [3.0, 1.0]})
+    assert (float(session.state("a")), float(session.state("b"))) == (2, 6)
+
+
+@pytest.mark.filterwarnings("error:capacity")
+def test_a_warning_that_is_an_error_leaves_a_session_that_works():
+    session = identity(1.0)
+    for _ in range(session.capacity - len(session.streams)):
+        session.open()
+    with pytest.raises(UserWarning, match="increased"):
+        session.open("b")
+    session.open("b")
+    assert session.step({"b": 3})["b"] == 3

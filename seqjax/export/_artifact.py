@@ -14,9 +14,12 @@ import numpy as np
 
 from seqjax import checks
 from seqjax._files import FilePath, local_file, replacing
-from seqjax.export._inputs import check_ranges, checked_input
+from seqjax.export._inputs import check_ranges, checked_input, entry_of
 
-__all__ = ["Artifact", "load", "save"]
+__all__ = ["FORMAT", "Artifact", "load", "save"]
+
+FORMAT = 1
+"""The version of the format of manifests, which `load` checks."""
 
 PROGRAM, MANIFEST = "program.stablehlo", "manifest.json"
 ARRAYS = {"weights": "weights", "state": "initial_state"}
@@ -25,7 +28,8 @@ ARRAYS = {"weights": "weights", "state": "initial_state"}
 Member = TypeVar("Member")
 
 
-@dataclasses.dataclass(frozen=True)
+# Artifacts are compared by identity, so that they can be hashed and passed to `jax.jit`.
+@dataclasses.dataclass(frozen=True, eq=False, repr=False)
 class Artifact:
     """An exported program with the data that a caller needs.
 
@@ -52,6 +56,13 @@ class Artifact:
     manifest: dict[str, Any]
     state: dict[str, np.ndarray] | None = None
     weights: dict[str, np.ndarray] | None = None
+
+    def __repr__(self) -> str:
+        inputs, outputs = (
+            [entry["name"] for entry in self.manifest[part]] for part in ("inputs", "outputs")
+        )
+        kind, platforms = self.manifest["kind"], self.manifest["platforms"]
+        return f"Artifact({kind=}, {inputs=}, {outputs=}, {platforms=})"
 
     @functools.cached_property
     def _call(self) -> Any:
@@ -198,6 +209,7 @@ def load(path: FilePath) -> Artifact:
     with archive:
         manifest = _member(archive, MANIFEST, _manifest)
         exported = _member(archive, PROGRAM, lambda data: jax.export.deserialize(bytearray(data)))
+        _member(archive, MANIFEST, lambda _: _check_entries(manifest, exported))
         arrays = {}
         for field, name in ARRAYS.items():
             member, dtypes = f"{name}.npz", manifest["dtypes"][name]
@@ -221,6 +233,11 @@ def _member(archive: zipfile.ZipFile, member: str, read: Callable[[bytes], Membe
 
 def _manifest(data: bytes) -> dict[str, Any]:
     manifest: dict[str, Any] = json.loads(data)
+    if manifest["format"] != FORMAT:
+        raise ValueError(
+            f"expected the format {FORMAT}, got {manifest['format']!r}; a newer version of seqjax "
+            "may have written the file"
+        )
     dtypes = manifest["dtypes"]
     for found, name, kind in (
         (manifest, "inputs", list),
@@ -230,6 +247,27 @@ def _manifest(data: bytes) -> dict[str, Any]:
         if not isinstance(found[name], kind):
             raise TypeError(f"{name} is {checks.brief(found[name])}")
     return manifest
+
+
+def _check_entries(manifest: dict[str, Any], exported: jax.export.Exported) -> None:
+    """Raise an error if the inputs or outputs in the manifest are not those of the program."""
+    arguments, _ = jax.tree.unflatten(exported.in_tree, exported.in_avals)
+    results = jax.tree.unflatten(exported.out_tree, exported.out_avals)
+    for part, trees in (("inputs", arguments), ("outputs", results.values())):
+        entries = manifest[part]
+        if len(entries) != len(trees):
+            raise ValueError(f"expected {len(trees)} {part}, got {len(entries)}")
+        for entry, tree in zip(entries, trees, strict=True):
+            expected = entry_of(entry["name"], tree)
+            if {key: entry.get(key) for key in expected} != expected:
+                raise ValueError(f"{part}: expected {expected}, got {entry}")
+    names = {entry["name"] for entry in manifest["inputs"]}
+    for entry in manifest["inputs"]:
+        least, most = entry.get("range", (0, 0))
+        if least != 0 or not isinstance(most, int | str):
+            raise ValueError(f"range: expected [0, most], got {entry['range']}")
+        if entry.get("real_before", entry["name"]) not in names:
+            raise ValueError(f"real_before: expected an input, got {entry['real_before']!r}")
 
 
 def _arrays(dtypes: dict[str, str], data: bytes) -> dict[str, np.ndarray]:

@@ -1,7 +1,7 @@
 """Export of a function of arrays as a StableHLO program with a manifest, by `jax.export`."""
 
 import inspect
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import jax
@@ -9,7 +9,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from seqjax import checks
-from seqjax.export._artifact import Artifact
+from seqjax.export._artifact import FORMAT, Artifact
+from seqjax.export._inputs import entry_of
 from seqjax.export._plain import named, plain, restored
 from seqjax.export._quantize import QUANTIZATIONS, dequantized, quantized
 from seqjax.kernels import target
@@ -47,7 +48,8 @@ def export_function(
       model: the object that contains the weights: a Flax module in evaluation mode, or a pytree of
         arrays.
       weights: "constants" stores the weights in the program. "argument" makes the weights the first
-        argument, so that they can be replaced; the artifact contains their present values.
+        argument, so that they can be replaced; the artifact contains their present values. Random
+        keys, for example those of dropout layers, always remain constants.
       quantize: "int8" stores each matrix w as int8 values with one float32 scale for each channel:
         w_ic ≈ q_ic s_c with s_c = max_i |w_ic| / 127, so the error of a weight is at most s_c / 2.
         The program computes this product first and then runs in the dtypes of the model. The
@@ -95,12 +97,12 @@ def export_function(
     if (as_argument or quantize) and not isinstance(leaves, dict):
         raise ValueError("model: expected a module or a pytree of named weights, got one array")
     stored: Any = quantized(leaves) if quantize else leaves
-    kept = jax.tree.map(np.asarray, stored) if as_argument else None
+    kept, keys = _split(stored) if as_argument else (None, {})
 
     def program(*arguments: Any) -> dict[str, Any]:
         found, inputs, given_weights = model, arguments, stored
         if as_argument:
-            given_weights, inputs = arguments[0], arguments[1:]
+            given_weights, inputs = arguments[0] | keys, arguments[1:]
         if quantize:
             given_weights = dequantized(given_weights, leaves)
         if given_weights is not None:
@@ -116,14 +118,14 @@ def export_function(
         exported = jax.export.export(jax.jit(program), platforms=platforms)(*inputs)
     outputs = jax.tree.unflatten(exported.out_tree, exported.out_avals)
     manifest = {
-        "format": 1,
+        "format": FORMAT,
         "kind": kind,
         "seqjax": _version(),
         "jax": jax.__version__,
         "platforms": list(platforms),
         "calling_convention_version": exported.calling_convention_version,
-        "inputs": [_entry(name, spec) for name, spec in zip(names, inputs, strict=True)],
-        "outputs": [_entry(name, aval) for name, aval in outputs.items()],
+        "inputs": [entry_of(name, spec) for name, spec in zip(names, inputs, strict=True)],
+        "outputs": [entry_of(name, aval) for name, aval in outputs.items()],
         "weights": weights if model is not None else None,
         "quantize": quantize,
         "dtypes": {"weights": dtypes_of(kept), "initial_state": {}},
@@ -132,6 +134,8 @@ def export_function(
 
 
 def _checked_platforms(platforms: Sequence[str]) -> tuple[str, ...]:
+    if not isinstance(platforms, Iterable):
+        raise TypeError(f"platforms: expected a list of names, got {checks.brief(platforms)}")
     names = (platforms,) if isinstance(platforms, str) else tuple(platforms)
     if not names:
         raise ValueError("platforms: expected at least one, got none")
@@ -143,6 +147,8 @@ def _checked_platforms(platforms: Sequence[str]) -> tuple[str, ...]:
                 "GPUs or 'rocm' for AMD GPUs"
             )
         checks.require_name("platforms", name, known)
+        if names.count(name) > 1:
+            raise ValueError(f"platforms: expected different names, got {name!r} twice")
     return names
 
 
@@ -159,19 +165,27 @@ def _spec(array: Any) -> jax.ShapeDtypeStruct:
         raise TypeError(
             f"specs: expected arrays or jax.ShapeDtypeStruct, got {checks.brief(array)}"
         )
-    return jax.ShapeDtypeStruct(array.shape, array.dtype)
+    return jax.ShapeDtypeStruct(array.shape, _dtype(array))
 
 
-def _described(array: Any) -> dict[str, Any]:
-    shape = [n if isinstance(n, int) else str(n) for n in array.shape]
-    return {"shape": shape, "dtype": jnp.dtype(array.dtype).name}
+def _dtype(array: Any) -> Any:
+    """Return the dtype that JAX uses for an array, which depends on `jax_enable_x64`."""
+    return jax.dtypes.canonicalize_dtype(array.dtype, allow_extended_dtype=True)
 
 
-def _entry(name: str, tree: Any) -> dict[str, Any]:
-    """Return the manifest entry of an input or output, which is an array or a dict of arrays."""
-    if isinstance(tree, dict):
-        return {"name": name, "arrays": {key: _described(leaf) for key, leaf in tree.items()}}
-    return {"name": name, **_described(tree)}
+def _split(weights: dict[str, Any]) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+    """Return the weights as NumPy arrays, and the random keys, which NumPy cannot represent.
+
+    The keys, for example those of dropout layers, remain constants of the program.
+    """
+    arrays, keys = {}, {}
+    for name, leaf in weights.items():
+        if isinstance(leaf, jax.Array) and jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
+            keys[name] = leaf
+        else:
+            array = np.asarray(leaf)
+            arrays[name] = array.astype(_dtype(array), copy=False)
+    return arrays, keys
 
 
 def dtypes_of(arrays: dict[str, Any] | None) -> dict[str, str]:

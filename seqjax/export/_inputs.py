@@ -10,7 +10,24 @@ import numpy as np
 from seqjax import checks
 from seqjax.export._plain import plain
 
-__all__ = ["check_ranges", "checked_input"]
+__all__ = ["check_ranges", "checked_input", "entry_of"]
+
+
+def entry_of(name: str, tree: Any) -> dict[str, Any]:
+    """Return the manifest entry of an input or output, which is an array or a dict of arrays.
+
+    Example:
+      >>> entry_of("xs", np.zeros([2, 3], np.float32))
+      {'name': 'xs', 'shape': [2, 3], 'dtype': 'float32'}
+    """
+    if isinstance(tree, dict):
+        return {"name": name, "arrays": {key: _described(leaf) for key, leaf in tree.items()}}
+    return {"name": name, **_described(tree)}
+
+
+def _described(array: Any) -> dict[str, Any]:
+    shape = [n if isinstance(n, int) else str(n) for n in array.shape]
+    return {"shape": shape, "dtype": jnp.dtype(array.dtype).name}
 
 
 def checked_input(entry: Mapping[str, Any], given: Any, sizes: dict[str, int]) -> Any:

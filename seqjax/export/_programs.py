@@ -285,12 +285,23 @@ def _sizes(**sizes: str | int) -> tuple[Any, ...]:
     for argument, size in sizes.items():
         if not isinstance(size, str):
             size = checks.require_integer(argument, size)
-        elif not size.isidentifier():
-            raise ValueError(f"{argument}: expected a name or a positive integer, got {size!r}")
+        elif not _is_symbol(size):
+            raise ValueError(
+                f"{argument}: expected a name or a positive integer, got {size!r}, which "
+                "jax.export does not accept as a name"
+            )
         elif size in names:  # one symbol would make both sizes equal
             raise ValueError(f"{argument}: expected a name not used before, got {size!r} twice")
         names.append(size)
     return tuple(jax.export.symbolic_shape(", ".join(map(str, names))))
+
+
+def _is_symbol(name: str) -> bool:
+    """Return whether `jax.export` accepts a name for a size. Words such as "max" are reserved."""
+    try:
+        return name.isidentifier() and str(jax.export.symbolic_shape(name)[0]) == name
+    except (TypeError, ValueError):
+        return False
 
 
 def _size(size: Any) -> int | str:

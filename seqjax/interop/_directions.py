@@ -15,6 +15,7 @@ from seqjax.interop._schemes import Group
 
 __all__ = ["dumped", "filled", "new_layer", "params_of", "require_cell"]
 
+_SIDES = ("forward", "backward")
 _LAYERS: dict[type[Any], Any] = {
     cells.Elman: nn.RNN,
     cells.LSTM: nn.LSTM,
@@ -66,15 +67,28 @@ def filled(
       layers: for each layer, a list with the arrays of each of its one or two directions.
       parameters: a function that returns the parameters of a direction, given the direction and
         the arrays of the source.
+
+    Raises:
+      ValueError: two parameters of the layer are the same variable, but their arrays differ.
     """
     values = [
-        (direction, name, array)
-        for layer, groups in zip(into.layers, layers, strict=True)
-        for direction, group in zip(directions_of(layer), groups, strict=True)
-        for name, array in parameters(direction, group).items()
+        (getattr(direction, key), f"layers[{index}].{side}.{key}", array)
+        for index, (layer, groups) in enumerate(zip(into.layers, layers, strict=True))
+        for side, direction, group in zip(_SIDES, directions_of(layer), groups, strict=False)
+        for key, array in parameters(direction, group).items()
     ]
-    for direction, name, array in values:  # done last, so that an error leaves `into` unchanged
-        setattr(direction, name, nnx.Param(array))
+    first: dict[int, tuple[str, Any]] = {}
+    for variable, name, array in values:
+        other, same = first.setdefault(id(variable), (name, array))
+        if same is not array and (checks.is_traced(same, array) or not np.array_equal(same, array)):
+            raise ValueError(
+                f"into: expected {other} and {name} to be two variables, since their arrays in "
+                "source differ, got one variable for both"
+            )
+    # This is done last, so that an error leaves `into` unchanged. The variables stay the same
+    # objects, so their types, their metadata and the ties between them remain.
+    for variable, _, array in values:
+        variable.set_value(array)
     return into
 
 
@@ -100,7 +114,7 @@ def dumped(
     return [
         [
             arrays(direction, f"layers[{index}].{side}.")
-            for side, direction in zip(("forward", "backward"), directions_of(each), strict=False)
+            for side, direction in zip(_SIDES, directions_of(each), strict=False)
         ]
         for index, each in enumerate(layer.layers)
     ]

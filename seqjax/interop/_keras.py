@@ -2,6 +2,7 @@
 
 import json
 import re
+import sys
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -46,7 +47,30 @@ def serialized(layer: Any) -> dict[str, Any]:
     """Return the class name and configuration of a Keras layer, in the form that files contain."""
     # The class is checked first, because a user-defined layer may have no configuration.
     kind = _require_kind(type(layer).__name__)
+    _require_own_activations(layer)
     return {"class_name": kind, "config": layer.get_config()}
+
+
+def _require_own_activations(layer: Any) -> None:
+    """Raise if a layer has a user's activation that the configuration calls by a name of Keras."""
+    parts = [getattr(layer, name, None) for name in ("forward_layer", "backward_layer", "cell")]
+    parts += getattr(layer, "cells", [])
+    for part in parts:
+        if part is not None:
+            _require_own_activations(part)
+    packages = [sys.modules.get(c.__module__.partition(".")[0]) for c in type(layer).__mro__]
+    keras = next((package for package in packages if hasattr(package, "activations")), None)
+    for attribute in ("activation", "recurrent_activation"):
+        function = getattr(layer, attribute, None)
+        name = getattr(function, "__name__", None)
+        if keras is None or name not in ACTIVATIONS:  # then the configuration shows the difference
+            continue
+        places = (keras.activations, getattr(keras, "ops", None))
+        if all(function is not getattr(place, name, None) for place in places):
+            raise ValueError(
+                f"source: expected {attribute} to be a name or function of Keras, such as "
+                f"{name!r}, got another function named {name}"
+            )
 
 
 def is_bidirectional(layer: Mapping[str, Any]) -> bool:

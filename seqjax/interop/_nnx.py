@@ -3,6 +3,7 @@
 import operator
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 from flax import nnx
 
@@ -13,6 +14,14 @@ from seqjax.interop._trees import SIDES
 __all__ = ["configuration"]
 
 _CELLS = (nnx.SimpleCell, nnx.LSTMCell, nnx.OptimizedLSTMCell, nnx.GRUCell)
+# Functions are not recognised by their names, since a user's function may have the name of a
+# standard one.
+_FUNCTIONS: tuple[tuple[Any, str], ...] = (
+    *((function, name) for name, function in ACTIVATIONS.items()),
+    *((function, "tanh") for function in (jax.nn.tanh, jax.lax.tanh)),
+    (jax.lax.logistic, "sigmoid"),
+    (jax.nn.identity, "identity"),
+)
 _MERGES: tuple[tuple[Any, str], ...] = (
     (nnx.Bidirectional.merge_fn, "concat"),
     *((function, "sum") for function in (operator.add, jnp.add)),
@@ -76,10 +85,14 @@ def _cell(cell: Any) -> dict[str, Any]:
     if isinstance(cell, nnx.SimpleCell):
         if cell.residual:
             raise ValueError("source: expected a SimpleCell without residual, got one with it")
-        name = getattr(cell.activation_fn, "__name__", "")
-        return {"activation": name if name in ACTIVATIONS else cell.activation_fn}
+        return {"activation": _name_of(cell.activation_fn) or cell.activation_fn}
     for attribute, name in (("gate_fn", "sigmoid"), ("activation_fn", "tanh")):
         function = getattr(cell, attribute, None)
-        if function is not None and getattr(function, "__name__", "") != name:
+        if function is not None and _name_of(function) != name:
             raise ValueError(f"source: expected {attribute} to be {name}, got {function}")
     return {}
+
+
+def _name_of(function: Any) -> str | None:
+    """Return the name of our activation that is this function, or None."""
+    return next((name for known, name in _FUNCTIONS if function is known), None)

@@ -46,12 +46,18 @@ def require_open(options: Mapping[str, Any], found: Mapping[str, Any]) -> None:
 
 
 def require_weights_only(options: Mapping[str, Any]) -> None:
-    """Raise if an option gives a new layer parameters that the source does not have."""
+    """Raise if an option sets or adds parameters that are not those of the source."""
     for name in ("norm", "learned_initial_state"):
         if options.get(name):
             raise ValueError(
                 f"{name}: expected no such option of a new layer, got {options[name]!r}, which has "
                 "parameters of its own; create the layer and pass it as into"
+            )
+    for name in ("forget_bias", "chrono"):
+        if options.get(name):
+            raise ValueError(
+                f"{name}: expected no such option, since it only sets initial biases, which the "
+                f"source replaces, got {options[name]!r}"
             )
 
 

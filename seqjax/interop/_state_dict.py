@@ -121,7 +121,11 @@ def opened(source: Any) -> Mapping[str, Any]:
     """
     if _trees.is_path(source):
         path = local_path("source", source)
-        if path.suffix != ".safetensors":
+        if path.suffix == ".npz":
+            raise ValueError(
+                f"source: expected a .safetensors file, got {path}; pass dict(numpy.load(path))"
+            )
+        if path.suffix.lower() != ".safetensors":
             raise ValueError(
                 f"source: expected a .safetensors file, got {path}; read other files with "
                 "torch.load(path, map_location='cpu') and pass the state dict"
@@ -244,14 +248,20 @@ def read(state: Mapping[str, Any], stored: Stored) -> Any:
         return arrays[0]
     g, v = arrays
     shapes, name = (np.shape(g), np.shape(v)), stored.names[0]
-    alike = all(a in (1, b) for a, b in zip(*shapes, strict=False))
-    if len(shapes[0]) not in (0, len(shapes[1])) or not alike:
-        raise ValueError(f"{name}: expected a magnitude for the shape {shapes[1]}, got {shapes[0]}")
+    axes = range(len(shapes[1]))
+    norms = [tuple(n if i == axis else 1 for i, n in enumerate(shapes[1])) for axis in axes]
+    if shapes[0] not in [(), *norms]:  # other parametrizations store two arrays, too
+        raise ValueError(
+            f"{name}: expected the magnitude of weight normalisation for the shape {shapes[1]}, of "
+            f"the shape {' or '.join(map(str, [*norms, ()]))}, got {shapes[0]}; if the weight has "
+            "another parametrization, call torch.nn.utils.parametrize.remove_parametrizations on "
+            "the module before you call state_dict"
+        )
     traced, dtype = checks.is_traced(g, v), jnp.promote_types(g.dtype, v.dtype)
     xp: Any = jnp if traced else np
     wide = accumulator_dtype(dtype) if traced else np.float64
-    axes = tuple(i for i in range(np.ndim(v)) if np.ndim(g) == 0 or shapes[0][i] == 1)
-    norm = xp.sqrt(xp.sum(xp.square(xp.asarray(v, wide)), axes, keepdims=np.ndim(g) > 0))
+    summed = tuple(i for i in axes if np.ndim(g) == 0 or shapes[0][i] == 1)
+    norm = xp.sqrt(xp.sum(xp.square(xp.asarray(v, wide)), summed, keepdims=np.ndim(g) > 0))
     if not traced and not xp.all(norm > 0):
         raise ValueError(f"{stored.names[1]}: expected a norm above zero, got a row of zeros")
     return (xp.asarray(g, wide) * (xp.asarray(v, wide) / norm)).astype(dtype)

@@ -9,6 +9,7 @@ from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
+from flax.core import meta
 
 from seqjax import checks, nn
 from seqjax.interop._layouts import Layout
@@ -48,22 +49,30 @@ def array(value: Any, name: str) -> Any:
     """Return a value as an array of JAX or NumPy.
 
     An array of JAX or NumPy is not copied. Any other value is converted to a NumPy array. Tensors
-    of PyTorch are converted without importing PyTorch. NumPy's files and HDF5 files store bfloat16
-    as 2 bytes of unknown dtype. Such arrays become bfloat16 again. The result has the native byte
-    order.
+    of PyTorch are converted without importing PyTorch. Linen's `Partitioned` is removed. NumPy's
+    files and HDF5 files store bfloat16 as 2 bytes of unknown dtype. Such arrays become bfloat16
+    again. The result has the native byte order.
 
     Raises:
       ValueError: `value` is a tensor that has no dense numbers, for example a sparse or quantised
         tensor; or its floating-point numbers have fewer than 16 or more than 64 bits.
     """
     checks.require_unmasked(name, value)
+    if isinstance(value, meta.AxisMetadata):  # Linen adds the names of axes by such a wrapper
+        value = value.unbox()
     if hasattr(value, "detach"):
         value = _from_tensor(value, name)
     elif not (hasattr(value, "dtype") and hasattr(value, "T")):
         try:
-            value = np.asarray(value)
+            found = np.asarray(value)
         except (TypeError, ValueError) as error:
             raise ValueError(f"{name}: expected an array, got {checks.brief(value)}") from error
+        if found.dtype == object:  # for example of a jax.ShapeDtypeStruct
+            raise ValueError(
+                f"{name}: expected an array of numbers, got a {type(value).__name__}, "
+                f"{checks.brief(value)}"
+            )
+        value = found
     if isinstance(value, np.ndarray):
         if value.dtype == np.dtype("V2"):  # bfloat16 is the only 2-byte float that NumPy lacks
             value = value.view(jnp.bfloat16)

@@ -24,6 +24,8 @@ __all__ = ["dump", "load"]
 
 _KEYS = ("weight", "weight_c", "bias", "scale_x")
 _NAME = re.compile(r"rnn_lst\.(?P<layer>\d+)\.(?P<key>.+)")
+_LARGEST = 1e18
+"""The limit of α, whose square must fit into float32."""
 _LACKING = ("layer_norm", "custom_m", "input_to_hidden")
 """The options of the library that seqjax lacks, as they appear in the names of arrays."""
 
@@ -252,12 +254,19 @@ def _rescaling(group: Group, like: cells.SRU | None) -> dict[str, Any]:
     alpha = float(np.asarray(scale)[0])
     if alpha == 1:
         return {"rescale": False}
-    if not 1 < alpha < math.inf:
-        raise ValueError(f"{name}: expected a number of 1 or more, got {alpha}")
+    if not 1 < alpha < _LARGEST:
+        raise ValueError(
+            f"{name}: expected a number of 1 or more and below {_LARGEST:g}, got {alpha}"
+        )
     exact = math.log((alpha**2 - 1) / 2)
-    candidates = [round(exact, 4)] if like is None else [like.highway_bias, round(exact, 4)]
+    candidates = [round(exact, digits) + 0.0 for digits in range(5)]
+    if like is not None:
+        candidates = [like.highway_bias, *candidates]
+    # α may have been rounded to a smaller dtype before it was stored in this one.
+    dtypes = (scale.dtype, jnp.float32, jnp.float16, jnp.bfloat16)
     for bias in candidates:
-        if np.asarray(cells.SRU(1, 1, highway_bias=bias).alpha, scale.dtype) == scale[0]:
+        found = cells.SRU(1, 1, highway_bias=bias).alpha
+        if any(float(np.asarray(found).astype(dtype)) == alpha for dtype in dtypes):
             exact = bias
             break
     return {"rescale": True, "highway_bias": exact}

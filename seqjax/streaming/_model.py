@@ -123,10 +123,11 @@ def columns_of(
             checks.require_unmasked(name, leaves)
         try:
             arrays = [_array_of(leaf, spec, steps) for leaf in leaves]
-        except ValueError as error:  # lists of several lengths
+        except ValueError:  # lists of several lengths
+            stream = next(s for s, leaf in zip(inputs, leaves, strict=True) if _is_ragged(leaf))
             raise TypeError(
-                f"{name}: expected arrays of {spec.dtype}, got an input that NumPy cannot convert "
-                f"({error})"
+                f"{name}: expected arrays of {spec.dtype} for stream {stream!r}, got an input that "
+                "NumPy cannot convert, such as lists of different lengths"
             ) from None
         rank, lead = len(spec.shape) + steps, int(steps)
         for (stream, xs), array in zip(inputs.items(), arrays, strict=True):
@@ -145,6 +146,14 @@ def _array_of(leaf: Any, spec: Any, steps: bool) -> np.ndarray:
     if steps and isinstance(leaf, list) and not leaf:  # NumPy converts an empty list to float64
         return np.zeros((0, *spec.shape), spec.dtype)
     return np.asarray(leaf)
+
+
+def _is_ragged(leaf: Any) -> bool:
+    try:
+        np.asarray(leaf)
+    except ValueError:
+        return True
+    return False
 
 
 def _check_values(name: str, streams: list[Any], arrays: list[np.ndarray], dtype: Any) -> None:

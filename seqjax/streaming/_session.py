@@ -35,8 +35,9 @@ class Session:
     even if these other streams contain NaN.
 
     The first call of `step` compiles a program, as does the first call after the capacity
-    increases. All other calls reuse this program for any set of streams. The buffers of the state
-    are donated, so a step makes no second copy of the state.
+    increases. All other calls reuse this program for any set of streams. If a call raises an error,
+    for example in a callback of the model, no state changes. Therefore a step needs memory for two
+    copies of the state.
 
     A session can be used from several threads; a lock serialises the calls. To run streams in
     parallel, pass them in one call.
@@ -44,18 +45,22 @@ class Session:
     Args:
       model: a `seqjax.nn.Recurrent`, `Direction` or `ResidualBlock` in one direction; a module with
         `step(x_t, state) -> (output, state)` and `initial_state(batch_shape)`; or such a step
-        function alone. The model must compute each row of a batch independently of the other rows.
-        A module that is not from seqjax must be in evaluation mode.
+        function alone. x_t, the state and the outputs have a leading axis of streams, `[N, …]`. The
+        model must compute each row of a batch independently of the other rows. A module that is not
+        from seqjax must be in evaluation mode.
       capacity: number of slots for streams. If all slots are in use, `open` doubles the capacity
         and issues a warning, and the next step is compiled again.
       example: the input of one stream at one step, or `jax.ShapeDtypeStruct`s like it; required
         unless the model is a layer, a `Direction` or a block of `seqjax.nn`.
       initial_state: the state of one stream before its first step, without batch axes. The default
-        is the initial state of the model with its weights at the time of `open` or `reset`.
+        is the initial state of the model with its weights at the time of `open` or `reset`. Its
+        dtype is the dtype of the state in all steps, so use floats if the step returns floats.
 
     Raises:
-      TypeError: if the model has no step.
-      ValueError: if the layer is bidirectional, or a required example or initial state is missing.
+      TypeError: if the model has no step, or the dtype of the initial state cannot represent the
+        state that the step returns.
+      ValueError: if the layer is bidirectional; if a required example or initial state is missing;
+        or if an output or state of the step lacks the leading axis of streams.
 
     Example:
       >>> from flax import nnx
@@ -97,12 +102,14 @@ class Session:
         self._inputs = inputs if example is None else spec_of(example)
         self._start = jax.jit(start)
         self._spec = jax.eval_shape(self._start, self._module)
+        for count in (self._capacity, 2 * self._capacity):
+            self._check_step(step, count)
         self._state = self._rows(self._capacity)
         self._slots: dict[Hashable, int] = {}
         self._free = list(range(self._capacity))[::-1]
         self._number = 0
-        self._step = jax.jit(functools.partial(_advance, step), donate_argnums=1)
-        self._chunk = jax.jit(functools.partial(_advance_chunk, step), donate_argnums=1)
+        self._step = jax.jit(functools.partial(_advance, step))
+        self._chunk = jax.jit(functools.partial(_advance_chunk, step))
 
     @property
     def capacity(self) -> int:
@@ -142,8 +149,8 @@ class Session:
             row = self._start(self._module) if state is None else self._checked_state(state)
             if not self._free:
                 self._grow()
+            self._state = _put(self._state, row, self._free[-1])
             self._slots[stream] = self._free.pop()
-            self._state = _put(self._state, row, self._slots[stream])
             return stream
 
     def close(self, stream: Hashable) -> PyTree:
@@ -199,8 +206,10 @@ class Session:
             placed = self._zeros()
             for xs, column in zip(placed, columns, strict=True):
                 xs[slots] = column
-            outputs = self._run(self._step, placed, present)
-            return dict(zip(inputs, _picked(outputs, slots), strict=True))
+            outputs, state = self._run(self._step, self._state, placed, present)
+            found = dict(zip(inputs, _picked(outputs, slots), strict=True))
+            self._state = state  # done last, so that an error changes no state
+            return found
 
     def feed(self, inputs: Mapping[Any, PyTree]) -> dict[Any, PyTree]:
         """Run several steps of each stream; the result is equal to repeated calls of `step`.
@@ -225,30 +234,68 @@ class Session:
             columns = columns_of("xs", inputs, self._inputs, steps=True)
             lengths = np.zeros(self._capacity, np.int32)
             lengths[slots] = [len(xs) for xs in columns[0]]
-            pieces = []
+            pieces, state = [], self._state
             for begin in range(0, max(lengths.max(), 1), LONGEST):
                 counts = np.clip(lengths - begin, 0, LONGEST)
                 placed = self._zeros(1 << int(max(counts.max() - 1, 0)).bit_length())
                 for xs, column in zip(placed, columns, strict=True):
                     for slot, given in zip(slots, column, strict=True):
                         xs[slot, : counts[slot]] = given[begin : begin + LONGEST]
-                pieces.append(self._run(self._chunk, placed, counts))
+                outputs, state = self._run(self._chunk, state, placed, counts)
+                pieces.append(outputs)
             whole = jax.tree.map(lambda *ys: np.concatenate(ys, axis=1), *pieces)
-            return {
+            found = {
                 stream: jax.tree.map(lambda y: y[: lengths[slot]], ys)  # noqa: B023
                 for stream, slot, ys in zip(inputs, slots, _picked(whole, slots), strict=True)
             }
+            self._state = state  # done last, so that an error changes no state
+            return found
 
     def _zeros(self, *lead: int) -> list[np.ndarray]:
         """Return zero inputs for all slots, one array per leaf."""
         specs = jax.tree.leaves(self._inputs)
         return [np.zeros((self._capacity, *lead, *spec.shape), spec.dtype) for spec in specs]
 
-    def _run(self, program: Any, placed: list[np.ndarray], real: np.ndarray) -> PyTree:
-        """Run a compiled program on all slots and return its outputs as NumPy arrays."""
+    def _run(
+        self, program: Any, state: PyTree, placed: list[np.ndarray], real: np.ndarray
+    ) -> tuple[PyTree, PyTree]:
+        """Run a compiled program on all slots; return its outputs as NumPy arrays and the state."""
         xs = jax.tree.unflatten(jax.tree.structure(self._inputs), placed)
-        outputs, self._state = program(self._module, self._state, xs, real)
-        return jax.device_get(outputs)
+        outputs, state = program(self._module, state, xs, real)
+        # An error of a program is raised when its results are awaited.
+        return jax.device_get(outputs), jax.block_until_ready(state)
+
+    def _check_step(self, step: Step, count: int) -> None:
+        """Raise an error unless the step computes `count` rows of outputs and of the state."""
+        xs, state = (_with_rows(specs, count) for specs in (self._inputs, self._spec))
+        try:
+            outputs, new = jax.eval_shape(step, self._module, xs, state)
+        except (TypeError, ValueError) as error:
+            raise ValueError(
+                "model: expected a step whose x_t and state have a leading axis of streams, got an "
+                f"error with {count} streams: {error}"
+            ) from error
+        for leaf in jax.tree.leaves(outputs):
+            if leaf.shape[:1] != (count,):
+                raise ValueError(
+                    f"model: expected outputs with a leading axis of {count} streams, got the "
+                    f"shape {leaf.shape}"
+                )
+        leaves, structure = jax.tree.flatten(new)
+        olds: list[Any] = jax.tree.leaves(state)
+        expected: Any = jax.tree.structure(state)
+        if structure != expected or [a.shape for a in leaves] != [a.shape for a in olds]:
+            wanted, came = (jax.tree.map(jnp.shape, tree) for tree in (state, new))
+            raise ValueError(
+                f"model: expected a step that returns a state of {wanted} for {count} streams, "
+                f"got {came}"
+            )
+        for leaf, old in zip(leaves, olds, strict=True):
+            if not _holds(old.dtype, leaf.dtype):
+                raise TypeError(
+                    f"initial_state: expected {leaf.dtype}, the dtype of the state that the step "
+                    f"returns, got {old.dtype}"
+                )
 
     def _slot(self, stream: Hashable) -> int:
         if checks.require_hashable("stream", stream) not in self._slots:
@@ -262,15 +309,16 @@ class Session:
 
     def _grow(self) -> None:
         """Double the capacity and issue a warning."""
-        old, self._capacity = self._capacity, 2 * self._capacity
-        warnings.warn(
+        old = self._capacity
+        both = lambda a, b: jnp.concatenate([a, b])  # noqa: E731
+        self._state = jax.tree.map(both, self._state, self._rows(old))
+        self._capacity = 2 * old
+        self._free = list(range(old, self._capacity))[::-1]
+        warnings.warn(  # done last, since a filter may turn the warning into an error
             f"capacity: increased from {old} to {self._capacity} streams; the next step is "
             "compiled again",
             stacklevel=3,
         )
-        both = lambda a, b: jnp.concatenate([a, b])  # noqa: E731
-        self._state = jax.tree.map(both, self._state, self._rows(old))
-        self._free = list(range(old, self._capacity))[::-1]
 
     def _checked_state(self, state: PyTree) -> PyTree:
         expected = jax.tree.map(jnp.shape, self._spec)
@@ -294,6 +342,18 @@ def _state_array(leaf: Any) -> jax.Array:
     return array
 
 
+def _with_rows(specs: PyTree, count: int) -> PyTree:
+    """Return the shapes and dtypes of `count` streams, given those of one stream."""
+    return jax.tree.map(lambda a: jax.ShapeDtypeStruct((count, *a.shape), a.dtype), specs)
+
+
+def _holds(dtype: Any, other: Any) -> bool:
+    """Return whether a state of a dtype can store values of another one, up to rounding."""
+    if jnp.issubdtype(dtype, jnp.floating) and jnp.issubdtype(other, jnp.floating):
+        return True  # a state in half precision may be updated in float32
+    return bool(dtype == other or jnp.promote_types(dtype, other) == dtype)
+
+
 def _checked_inputs(inputs: Any) -> Mapping[Any, PyTree]:
     if not isinstance(inputs, Mapping):
         raise TypeError(
@@ -305,6 +365,8 @@ def _checked_inputs(inputs: Any) -> Mapping[Any, PyTree]:
 def _picked(outputs: PyTree, slots: Sequence[int]) -> list[PyTree]:
     """Return copies of the outputs of some slots."""
     leaves, structure = jax.tree.flatten(outputs)
+    if not leaves:  # None, or an empty dict
+        return [outputs] * len(slots)
     columns = [leaf[np.asarray(slots)] for leaf in leaves]
     if jax.tree_util.treedef_is_leaf(structure):
         return list(columns[0])

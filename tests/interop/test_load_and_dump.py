@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax import linen as flax_linen
 from flax import nnx as flax_nnx
 
 from seqjax import cells, nn
@@ -273,6 +274,16 @@ def test_linen_trees_in_parts():
         linen.load(peer.init(jax.random.key(0), jnp.ones((2, 5, 3))))
 
 
+def test_linen_variables_with_names_of_axes():
+    init = flax_linen.with_partitioning(flax_linen.initializers.lecun_normal(), (None, "model"))
+    peer = flax_linen.RNN(flax_linen.GRUCell(4, kernel_init=init))
+    variables = peer.init(jax.random.key(0), jnp.ones([2, 7, 3]))
+    assert_same(linen.load(variables), linen.load(flax_linen.meta.unbox(variables)))
+    shapes = jax.eval_shape(peer.init, jax.random.key(0), jnp.ones([2, 7, 3]))
+    with pytest.raises(ValueError, match="expected an array of numbers, got a ShapeDtypeStruct"):
+        linen.load(flax_linen.meta.unbox(shapes))
+
+
 def test_layout_of_cudnn():
     """JAX's own function takes the array apart."""
     from jax.experimental import rnn
@@ -341,6 +352,32 @@ def test_into_fills_a_layer_and_says_what_differs():
         pytorch.load(source, into=into, dropout=0.1)
     with pytest.raises(TypeError, match=r"into: expected a seqjax\.nn\.Recurrent"):
         pytorch.load(source, into=flax_nnx.Linear(3, 4, rngs=flax_nnx.Rngs(0)))  # type: ignore[arg-type]
+
+
+class Frozen(flax_nnx.Param[Any]):
+    """Parameters that an optimizer leaves unchanged."""
+
+
+def test_into_keeps_the_variables_of_the_layer():
+    build = lambda: nn.LSTM(4, 4, num_layers=2, rngs=flax_nnx.Rngs(0))  # noqa: E731
+    source, into = pytorch.dump(drawn(build)), build()
+    first: Any = into.layers[0].forward
+    second: Any = into.layers[1].forward
+    first.w_ih = kept = Frozen(first.w_ih[...], out_sharding=None, note="kept")
+    assert pytorch.load(source, into=into) is into
+    assert first.w_ih is kept and kept.note == "kept"
+    np.testing.assert_array_equal(np.asarray(kept[...]).T, source["weight_ih_l0"])
+
+    second.w_hh = first.w_hh  # tied
+    before = parameters(into)
+    with pytest.raises(
+        ValueError,
+        match=r"into: expected layers\[0\]\.forward\.w_hh and layers\[1\]\.forward\.w_hh to be two",
+    ):
+        pytorch.load({key: 2 * a for key, a in source.items()}, into=into)
+    assert all((before[key] == array).all() for key, array in parameters(into).items())
+    pytorch.load(source | {"weight_hh_l1": source["weight_hh_l0"]}, into=into)
+    assert second.w_hh is first.w_hh
 
 
 ONES = {"weight_ih_l0": np.ones((16, 3)), "weight_hh_l0": np.ones((16, 4))}

@@ -165,6 +165,21 @@ def test_the_scale_of_sru(scale):
             assert_same(sru.load(arrays, into=into), layer)
 
 
+@pytest.mark.parametrize("dtype", [np.float32, np.float16, jnp.bfloat16])
+@pytest.mark.parametrize("bias", [0.0, -1.5, 0.1234])
+def test_the_scale_of_sru_in_a_wider_dtype(dtype, bias):
+    made: Any = new(nn.SRU, 3, 5, highway_bias=bias)
+    layer = drawn(made)
+    arrays = {key: np.asarray(a).astype(dtype) for key, a in sru.dump(layer).items()}
+    double = {key: a.astype(np.float64) for key, a in arrays.items()}
+    into = drawn(made)
+    assert sru.load(double, into=into) is into
+    found: Any = sru.load(double, bidirectional=False).cell
+    assert np.float64(dtype(found.alpha)) == double["rnn_lst.0.scale_x"]
+    if bias != 0.1234:  # so many digits do not survive in half precision
+        assert found.highway_bias == bias
+
+
 def test_zeros_stand_for_what_a_side_lacks():
     make = new(nn.RGLRU, 6, 6, use_bias=False)
     gates = recurrentgemma.dump(drawn(make))

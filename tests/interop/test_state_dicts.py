@@ -55,8 +55,12 @@ def test_weight_normalisation(style, axes, prefix):
     check(layer, XS, torch_lstm(full, XS))
     traced = jax.jit(lambda s: pytorch.load(s, prefix)(XS).outputs)(stored)
     np.testing.assert_allclose(traced, torch_lstm(full, XS), 0, 1e-5)
-    with pytest.raises(ValueError, match=r"_g|original0: expected a magnitude for the shape"):
+    with pytest.raises(ValueError, match=r"_g|original0: expected the magnitude of weight norm"):
         pytorch.load(stored | {names[0]: np.ones((4, 16))}, prefix)
+    # Another parametrization may store two arrays, too, such as a fixed part and a difference.
+    for shape in [(16, 4), (1,), (1, 1), (16,), (4, 1)]:
+        with pytest.raises(ValueError, match=r"shape \(16, 1\) or \(1, 4\) or \(\), got"):
+            pytorch.load(stored | {names[0]: np.ones(shape)}, prefix)
     with pytest.raises(ValueError, match=r": expected a norm above zero, got a row of zeros"):
         pytorch.load(stored | {names[1]: np.zeros((16, 4))}, prefix)
     half = {name: a.astype(jnp.bfloat16) for name, a in stored.items()}
@@ -197,6 +201,10 @@ def test_sources_that_are_no_state_dicts():
         pytorch.load(Module())  # type: ignore[arg-type]
     with pytest.raises(TypeError, match="source: expected names that are strings, got 0"):
         pytorch.load({0: np.ones(3)})  # type: ignore[dict-item]
+    with pytest.raises(ValueError, match=r"source: .* got weights\.npz; pass dict\(numpy\.load"):
+        pytorch.load("weights.npz")
+    with pytest.raises(FileNotFoundError, match="SAFETENSORS"):
+        pytorch.load("missing.SAFETENSORS")
     with pytest.raises(ValueError, match=r"^weight_hh_l0: expected an array, got"):
         pytorch.load(lstm() | {"weight_hh_l0": [[1.0], [1.0, 2.0]]})
 

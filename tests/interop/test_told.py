@@ -23,6 +23,19 @@ def library():
     return pytest.importorskip("keras")
 
 
+def relu(x: Any) -> Any:
+    """A user's function with the name of a standard one."""
+    return jnp.maximum(x, 0.1 * x)
+
+
+def tanh(x: Any) -> Any:
+    return 1.7159 * jnp.tanh(2 / 3 * x)
+
+
+def sigmoid(x: Any) -> Any:
+    return 0 * x
+
+
 def rngs() -> flax_nnx.Rngs:
     return flax_nnx.Rngs(0)
 
@@ -127,6 +140,27 @@ def test_options_against_a_layer_of_keras(library):
         keras.load(layer, activation="tanh")
 
 
+def test_functions_of_keras_are_not_recognised_by_name(library):
+    l, ops = library.layers, library.ops
+    for layer, name in (
+        (l.SimpleRNN(4, activation=relu), "activation"),
+        (l.RNN(l.SimpleRNNCell(4, activation=relu)), "activation"),
+        (l.RNN([l.LSTMCell(4), l.LSTMCell(4, activation=tanh)]), "activation"),
+        (l.GRU(4, recurrent_activation=sigmoid), "recurrent_activation"),
+        (
+            l.Bidirectional(l.GRU(4), backward_layer=l.GRU(4, activation=tanh, go_backwards=True)),
+            "activation",
+        ),
+    ):
+        layer.build((None, 5, 3))
+        with pytest.raises(ValueError, match=f"source: expected {name} to be a name or function"):
+            keras.load(layer)
+    for function in (ops.relu, library.activations.relu, "relu"):
+        layer = l.SimpleRNN(4, activation=function)
+        layer.build((None, 5, 3))
+        assert activation_of(keras.load(layer)) == "relu"
+
+
 def nnx_rnn(cell: Any = flax_nnx.GRUCell, inputs: int = 3, **options: Any) -> Any:
     own = {name: options.pop(name) for name in ("activation_fn", "carry_init") if name in options}
     return flax_nnx.RNN(cell(inputs, 4, rngs=rngs(), **own), rngs=rngs(), **options)
@@ -179,8 +213,22 @@ MODULES_REFUSED = {
         "expected activation='tanh' in all layers and directions, got 'relu'",
     ),
     "start": (lambda: nnx_rnn(carry_init=jax.nn.initializers.ones), "expected carry_init to be"),
+    "own activation": (
+        lambda: nnx_rnn(flax_nnx.OptimizedLSTMCell, activation_fn=tanh),
+        "expected activation_fn to be tanh, got <function tanh",
+    ),
     "own cell": (lambda: type("Mine", (SIMPLE,), {})(3, 4, rngs=rngs()), "got Mine"),
 }
+
+
+@pytest.mark.parametrize("function", [relu, tanh, jax.nn.relu, jax.nn.tanh, jax.lax.tanh])
+def test_functions_of_nnx_are_not_recognised_by_name(function):
+    peer = nnx_rnn(SIMPLE, activation_fn=function)
+    layer = nnx.load(peer)
+    name = None if function in (relu, tanh) else function.__name__
+    assert activation_of(layer) == (name or function)
+    xs = np.random.default_rng(0).normal(size=(2, 5, 3)).astype(np.float32)
+    np.testing.assert_allclose(layer(xs).outputs, peer(jnp.asarray(xs)), 1e-5, 1e-5)
 
 
 @pytest.mark.parametrize("name", MODULES_REFUSED)
@@ -247,3 +295,10 @@ def test_options_that_follow_are_not_given(option):
             ValueError, match=f"{name}: expected no such option, since the source determines it"
         ):
             pytorch.load(pytorch.dump(make(kind)), **option)
+
+
+@pytest.mark.parametrize("option", [{"forget_bias": 1.0}, {"chrono": 50}])
+def test_options_of_initial_biases_are_not_given(option):
+    (name,) = option
+    with pytest.raises(ValueError, match=f"{name}: expected no such option, since it only sets"):
+        pytorch.load(pytorch.dump(make("lstm")), **option)
