@@ -3,6 +3,7 @@
 Most functions return the checked argument as arrays, which become fields of a `Problem`.
 """
 
+import dataclasses
 import functools
 from collections.abc import Callable
 from typing import Any
@@ -44,6 +45,57 @@ def check_cell(cell: Any) -> None:
             f"cell: expected a hashable configuration (a frozen dataclass of hashable fields), "
             f"got {checks.brief(cell)}"
         ) from None
+    _require_compared(cell)
+
+
+_PLAIN = frozenset({bool, int, float, str, type(None)})  # types of values that hold no cell
+
+
+def _require_compared(cell: Cell[Any, Any]) -> None:
+    """Raise if `==` ignores a value of a cell, or of a cell in its fields.
+
+    Equal cells share compiled programs, so two cells that differ in an ignored value would give the
+    same results.
+    """
+    compared = _compared(type(cell))
+    if compared is None:
+        return
+    names, ignored = compared
+    values = vars(cell)
+    if not values.keys() <= names:
+        ignored = next(name for name in values if name not in names)
+    if not _PLAIN.issuperset(map(type, values.values())):
+        for value in values.values():
+            for part in value if isinstance(value, tuple) else (value,):
+                if isinstance(part, Cell):
+                    _require_compared(part)
+    if ignored is not None:
+        raise TypeError(
+            "cell: expected a frozen dataclass whose fields are all compared, got "
+            f"{type(cell).__name__}, whose == ignores {ignored!r}"
+        )
+
+
+@functools.lru_cache(maxsize=256)
+def _compared(kind: type[Cell[Any, Any]]) -> tuple[frozenset[str], str | None] | None:
+    """Return the attributes that a cell of a class may have, and a field that its `==` ignores.
+
+    The attributes are the fields that `==` compares, and those of `functools.cached_property`,
+    which only depend on the fields. The field is None if `==` compares all fields. The result is
+    None for a class that defines `__eq__` itself.
+    """
+    owner = next(base for base in kind.__mro__ if "__eq__" in vars(base))
+    if "__dataclass_params__" not in vars(owner) or not vars(owner)["__dataclass_params__"].eq:
+        return None
+    fields = {field.name for field in dataclasses.fields(owner) if field.compare}
+    ignored = [field.name for field in dataclasses.fields(kind) if field.name not in fields]
+    cached = {
+        name
+        for base in kind.__mro__
+        for name, value in vars(base).items()
+        if isinstance(value, functools.cached_property)
+    }
+    return frozenset(fields | cached), next(iter(ignored), None)
 
 
 def floating_inputs(cell: Cell[Any, Any], xs: PyTree, name: str = "xs") -> PyTree:
@@ -290,17 +342,28 @@ def holds(
     """Return the zoneout fractions as arrays with a time axis, one array per leaf of the state."""
     if zoneout is None:
         return None
-    leaves, structure = jax.tree.flatten(state)
-    given = jax.tree.leaves(zoneout, is_leaf=lambda leaf: leaf is None)
-    if not same_structure(state, zoneout, is_leaf=lambda leaf: leaf is None):
+    structure: Any
+    slots, structure = jax.tree.flatten(state, is_leaf=_is_none)
+    given, found_structure = jax.tree.flatten(zoneout, is_leaf=_is_none)
+    if found_structure != structure:
         expected = jax.tree.map(jnp.shape, state)
         raise ValueError(
             f"zoneout: expected numbers or arrays in the structure of the state, {expected}, "
             f"got {checks.brief(zoneout)}"
         )
     batch_ndim = len(step_shape) - 1
-    found = []
-    for hold, leaf, role in zip(given, leaves, flat_roles(cell.state_roles()), strict=True):
+    roles = iter(flat_roles(cell.state_roles()))
+    found: list[Array | None] = []
+    for hold, leaf in zip(given, slots, strict=True):
+        if leaf is None:
+            if hold is not None:
+                raise ValueError(
+                    "zoneout: expected None for an entry of the state that is None, got "
+                    f"{checks.brief(hold)}"
+                )
+            found.append(None)
+            continue
+        role = next(roles)
         if not role.held and jnp.issubdtype(leaf.dtype, jnp.inexact) and hold is not None:
             raise ValueError(
                 f"zoneout: expected None for an array that {type(cell).__name__}.state_roles says "
@@ -315,6 +378,10 @@ def holds(
             shape = tuple(step_shape[axis] if n == axis else 1 for n in range(len(shape)))
         found.append(jnp.broadcast_to(hold, shape))
     return jax.tree.unflatten(structure, found)
+
+
+def _is_none(leaf: Any) -> bool:
+    return leaf is None
 
 
 def _fraction(hold: Any, dtype: Any) -> Array:

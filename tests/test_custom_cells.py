@@ -552,6 +552,103 @@ def test_configurations_are_values():
         Leaky(I, 0)
 
 
+@dataclasses.dataclass(frozen=True, eq=False)
+class Unequal(Leaky):
+    """A subclass whose inherited `==` ignores the fields of the subclass."""
+
+    gain: float = 1.0
+
+
+@dataclasses.dataclass(frozen=True)
+class Uncompared(Leaky):
+    gain: float = dataclasses.field(default=1.0, compare=False)
+
+
+class Attributed(Leaky):
+    """A subclass without the decorator, which sets an attribute."""
+
+    gain: float
+
+    def __init__(self, input_size, hidden_size, gain=1.0):
+        super().__init__(input_size, hidden_size)
+        object.__setattr__(self, "gain", gain)
+
+
+@pytest.mark.parametrize("kind", [Unequal, Uncompared, Attributed])
+def test_values_that_equality_ignores_are_refused(kind):
+    cell, xs = kind(I, H, gain=0.5), inputs(Leaky(I, H))
+    message = f"cell: expected .* whose fields are all compared, got {kind.__name__}, .* 'gain'"
+    for wrong in (cell, seqjax.cells.Decay(cell)):
+        with pytest.raises(TypeError, match=message):
+            seqjax.unroll(wrong, params_of(Leaky(I, H)), xs)
+        with pytest.raises(TypeError, match=message):
+            nn.Recurrent(wrong, rngs=nnx.Rngs(0))
+        with pytest.raises(TypeError, match=message):
+            seqjax.testing.check_cell(wrong)
+
+
+class Compared(Attributed):
+    """A subclass with its own equality, and with a value that is computed once."""
+
+    def __eq__(self, other):
+        return type(self) is type(other) and (self.leak, self.gain) == (other.leak, other.gain)
+
+    def __hash__(self):
+        return hash((self.leak, self.gain))
+
+    def update(self, params, gates, state):
+        return self.gain * super().update(params, gates, state)
+
+
+@dataclasses.dataclass(frozen=True)
+class Cached(Leaky):
+    @functools.cached_property
+    def keep(self):
+        return 1 - self.leak
+
+    def update(self, params, gates, state):
+        return self.keep * state + self.leak * jnp.tanh(gates[0])
+
+
+def test_cells_with_their_own_equality_or_cached_values_run():
+    params, xs = params_of(Leaky(I, H)), inputs(Leaky(I, H))
+    whole, none = (seqjax.unroll(Compared(I, H, k), params, xs).outputs for k in (1.0, 0.0))
+    assert_close(whole, seqjax.unroll(Leaky(I, H), params, xs).outputs)
+    assert not none.any()
+    cell = Cached(I, H)
+    for _ in range(2):  # the second call has the cached value
+        assert_close(seqjax.unroll(cell, params, xs).outputs, whole)
+
+
+@dataclasses.dataclass(frozen=True)
+class WithNone(Leaky):
+    """A cell whose state has an entry that is None."""
+
+    def initial_state(self, batch_shape=(), dtype=jnp.float32):
+        return {"a": None, "h": super().initial_state(batch_shape, dtype)}
+
+    def recurrent_input(self, state):
+        return state["h"]
+
+    def update(self, params, gates, state):
+        return {"a": None, "h": super().update(params, gates, state["h"])}
+
+    def output(self, p, gates, state):
+        return state["h"]
+
+
+def test_zoneout_of_a_state_with_none():
+    params, xs = params_of(Leaky(I, H)), inputs(Leaky(I, H))
+    want = seqjax.unroll(Leaky(I, H), params, xs, zoneout=0.3).outputs
+    hold: dict[str, Any] = {"a": None, "h": 0.3}
+    got = seqjax.unroll(WithNone(I, H), params, xs, zoneout=hold)
+    assert_close(got.outputs, want)
+    layer = nn.Recurrent(WithNone(I, H), zoneout=0.1, rngs=nnx.Rngs(0))
+    assert layer(xs, rngs=nnx.Rngs(1)).outputs.shape == (B, T, H)
+    with pytest.raises(ValueError, match="zoneout: expected None for an entry of the state that"):
+        seqjax.unroll(WithNone(I, H), params, xs, zoneout={"a": 0.3, "h": 0.3})
+
+
 @dataclasses.dataclass(frozen=True)
 class Mute(Gained):
     """A cell of which nobody knows the output that belongs to a state."""

@@ -346,6 +346,6 @@ def test_mistake_a_state_of_another_width():
     """A carry of the inputs' width instead of the cell's is an error."""
     layer = LinenScanned(CELL)
     inputs = jnp.ones((STEPS, 2, 3)), jnp.zeros((STEPS, 2), bool)
-    with pytest.raises(ValueError, match=r"state: expected .*\(2, 4\)"):
+    with pytest.raises(ValueError, match=r"carry: expected .*\(2, 4\)"):
         layer.init(jax.random.key(0), jnp.zeros((2, 3)), inputs)
     assert layer.initialize_carry(2).shape == (2, 4)

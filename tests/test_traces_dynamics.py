@@ -331,6 +331,18 @@ def test_errors_of_fixed_points():
         traces.cell_fixed_points(cell, params, states, jnp.zeros(I, int))
 
 
+def test_exponents_of_numbers_that_are_not_finite():
+    cell = seqjax.cells.Elman(1, 3, activation="relu")
+    params, xs = cell.init(jax.random.key(0)), jnp.ones([9, 1])
+    for wrong in (jnp.nan, jnp.inf):
+        with pytest.raises(ValueError, match="xs: expected finite numbers, got NaN or inf"):
+            traces.cell_lyapunov_exponents(cell, params, xs.at[4].set(wrong))
+        with pytest.raises(ValueError, match="state: expected finite numbers, got NaN or inf"):
+            traces.cell_lyapunov_exponents(cell, params, xs, state=jnp.full(3, wrong))
+    found = jax.jit(lambda xs: traces.cell_lyapunov_exponents(cell, params, xs))(xs)
+    np.testing.assert_allclose(found, traces.cell_lyapunov_exponents(cell, params, xs), atol=1e-5)
+
+
 def test_layers_that_have_no_map():
     xs = jnp.zeros([9, I])
     cell, params = made("gru")

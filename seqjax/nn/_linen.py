@@ -8,9 +8,9 @@ import jax.numpy as jnp
 from flax import linen
 
 from seqjax import checks
-from seqjax._arguments import check_cell, param_specs
+from seqjax._arguments import batched_state, check_cell, floating_inputs, layout, param_specs
 from seqjax._unroll import unroll
-from seqjax.cells._base import Cell
+from seqjax.cells._base import Cell, compute_dtype
 from seqjax.nn._parameters import path_name
 from seqjax.types import Unrolled
 
@@ -59,7 +59,8 @@ class LinenScanned(linen.Module):
 
     purejaxrl, JaxMARL and other libraries define a class `ScannedRNN` of this form around a cell of
     Flax. To use a cell of seqjax in such a library, replace `ScannedRNN()` by
-    `LinenScanned(cells.GRU(128, 128))`.
+    `LinenScanned(cells.GRU(128, 128))`, and `ScannedRNN.initialize_carry(4, 128)` by
+    `LinenScanned(cells.GRU(128, 128)).initialize_carry(4)`.
 
     The arrays are time-major by default: xs `[T, ..., I]` and resets bool `[T, ...]`. A reset is
     True if the observation of its step is the first one of an episode.
@@ -96,19 +97,42 @@ class LinenScanned(linen.Module):
 
         Returns:
           The state after the last step, and the outputs `[T, ..., H]` or `[..., T, H]`.
+
+        Raises:
+          TypeError: `inputs` is not a pair, or an array has a wrong dtype.
+          ValueError: the carry or an array of the inputs has a wrong shape.
         """
-        xs, resets = inputs
+        if not isinstance(inputs, (tuple, list)) or len(inputs) != 2:
+            raise TypeError(f"inputs: expected the pair (xs, resets), got {checks.brief(inputs)}")
+        check_cell(self.cell)
+        xs, resets = floating_inputs(self.cell, inputs[0]), inputs[1]
+        batch_shape, _ = layout(self.cell, xs, time_major=self.time_major)
+        carry = batched_state("carry", self.cell, carry, batch_shape, compute_dtype(xs))
         outputs, state = unroll(
             self.cell, _params(self), xs, state=carry, resets=resets, time_major=self.time_major
         )
         return state, outputs
 
-    def initialize_carry(self, batch_shape: Any) -> Any:
-        """Return the state at the start of an episode.
+    def initialize_carry(self, batch_shape: Any, *sizes: Any) -> Any:
+        """Return the state at the start of an episode. Call this method on a module.
 
         Args:
           batch_shape: the number of environments, or the shape of the batch axes.
+          *sizes: no further sizes, since the cell specifies the size of the state.
+
+        Raises:
+          TypeError: the method is called on the class, or with further sizes.
         """
+        if not isinstance(self, LinenScanned):
+            raise TypeError(
+                "initialize_carry: expected a call on a module, such as "
+                "LinenScanned(cells.GRU(128, 128)).initialize_carry(4), got a call on the class"
+            )
+        if sizes:
+            raise TypeError(
+                "initialize_carry: expected the batch shape alone, such as 4 or (4,), since the "
+                f"cell specifies the size of the state, got {(batch_shape, *sizes)}"
+            )
         return self.cell.initial_state(batch_shape)
 
 

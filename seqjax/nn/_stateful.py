@@ -217,7 +217,7 @@ class Stateful(nnx.Module):
             if not parts:
                 self._keep(state)
             parts.append(outputs)
-        outputs = jax.numpy.concatenate(parts, axis=axis)
+        outputs = jax.tree.map(lambda *ys: jax.numpy.concatenate(ys, axis=axis), *parts)
         if not return_sequences:
             outputs = window.picked(outputs, sequences.last_real)
         return Unrolled(outputs, state)

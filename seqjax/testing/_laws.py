@@ -1,6 +1,7 @@
 """The laws that every cell must obey. Each law is a function that tells how a cell breaks it."""
 
 import dataclasses
+import itertools
 from collections.abc import Callable
 from typing import Any
 
@@ -20,6 +21,7 @@ from seqjax.testing._sample import (
     described,
     difference,
     drawn,
+    fetched,
     loss_of,
     real_parts,
 )
@@ -56,10 +58,12 @@ def shapes_hold(sample: Sample, tolerance: float) -> str | None:
     output, new = jax.eval_shape(advanced, sample.params, sample.steps_of(sample.xs, 0), state)
     if described(new) != described(state):
         return f"Expected a new state of {described(state)}, got {described(new)}."
-    shape = (*sample.batch, *cell.output_shape)
-    leaves = jax.tree.leaves(output)
-    if len(leaves) == 1 and leaves[0].shape != shape:
-        return f"output_shape says {shape} with the batch axes, output returned {leaves[0].shape}."
+    shapes = jax.tree.map(
+        lambda shape: (*sample.batch, *shape), cell.output_shape, is_leaf=is_shape
+    )
+    returned = jax.tree.map(lambda leaf: leaf.shape, output)
+    if returned != shapes:
+        return f"output_shape says {shapes} with the batch axes, output returned {returned}."
     if cell != dataclasses.replace(cell):
         return "Cells with equal fields must be equal, so that they share one compiled program."
     return None
@@ -178,7 +182,7 @@ def _leading_axes_are_free(sample: Sample, tolerance: float) -> str | None:
     compiled = jax.jit(gates)
     together = compiled(sample.params, jax.tree.map(lambda x: np.moveaxis(x, axis, 0), xs))
     apart = [compiled(sample.params, sample.steps_of(xs, t)) for t in range(sample.steps)]
-    stacked = [np.stack(slots) for slots in zip(*jax.device_get(apart), strict=True)]
+    stacked = [np.stack(slots) for slots in zip(*fetched(apart), strict=True)]
     return difference(together, stacked, tolerance)
 
 
@@ -188,7 +192,7 @@ def _steps_make_the_sequence(sample: Sample, tolerance: float) -> str | None:
     ran = sample.unroll(sample.xs, state)
     for t in range(sample.steps):
         output, state = sample.step(sample.params, sample.steps_of(sample.xs, t), state)
-        outputs.append(jax.device_get(output))
+        outputs.append(fetched(output))
     stacked = jax.tree.map(lambda *ys: np.stack(ys, len(sample.batch)), *outputs)
     return difference((ran.outputs, ran.state), (stacked, state), tolerance)
 
@@ -204,9 +208,9 @@ def _masked_steps_change_nothing(sample: Sample, tolerance: float) -> str | None
     shapes = jax.tree.leaves(sample.cell.input_shape, is_leaf=is_shape)
     leaves, structure = jax.tree.flatten(xs)
     dirty = jax.tree.unflatten(structure, map(garbage, leaves, shapes))
-    for name in _kernels_of(sample):
-        clean, clean_gradient = sample.with_gradient(name, xs)
-        found, found_gradient = sample.with_gradient(name, dirty)
+    for name, start in itertools.product(_kernels_of(sample), sample.starts):
+        clean, clean_gradient = sample.with_gradient(name, xs, start)
+        found, found_gradient = sample.with_gradient(name, dirty, start)
         worst = difference(found, clean, tolerance)
         if worst is not None:
             return f"{name!r}: {worst}"
@@ -245,14 +249,15 @@ def _resets_start_anew(sample: Sample, tolerance: float) -> str | None:
 def _dtypes_are_kept(sample: Sample, tolerance: float) -> str | None:
     """With bfloat16 inputs, outputs must be bfloat16 and accurate, and states must keep dtypes."""
     half = sample.unroll(cast(sample.xs, jnp.bfloat16))
-    dtypes = {leaf.dtype.name for leaf in jax.tree.leaves(half.outputs)}
-    if dtypes != {"bfloat16"}:
+    outputs = [leaf for leaf in jax.tree.leaves(half.outputs) if counts(leaf)]
+    dtypes = {leaf.dtype.name for leaf in outputs}
+    if dtypes - {"bfloat16"}:
         return f"The outputs have the dtypes {', '.join(sorted(dtypes))}."
     if described(half.state) != described(sample.fresh):
         return f"Expected a state of {described(sample.fresh)}, got {described(half.state)}."
-    exact = sample.unroll(sample.xs)
-    wide = jax.tree.map(lambda a: a.astype(np.float32), half.outputs)
-    return difference(wide, exact.outputs, max(0.1, tolerance))
+    exact = [leaf for leaf in jax.tree.leaves(sample.unroll(sample.xs).outputs) if counts(leaf)]
+    wide = [leaf.astype(np.float32) for leaf in outputs]
+    return difference(wide, exact, max(0.1, tolerance))
 
 
 def _kernels_of(sample: Sample) -> list[str]:
@@ -281,36 +286,52 @@ def gradients_are_slopes(sample: Sample, tolerance: float) -> str | None:
     """Gradients must agree with finite differences of the loss."""
     del tolerance
     with jax.enable_x64(True):
-        params, xs = (
-            jax.tree.map(lambda a: np.asarray(a, _double(a)), tree)
-            for tree in (sample.params, sample.xs)
+        own = jax.eval_shape(lambda: sample.cell.initial_state(sample.batch, jnp.float64))
+        point = (
+            *(jax.tree.map(_doubled, tree) for tree in (sample.params, sample.xs)),
+            jax.tree.map(
+                lambda a, spec: np.asarray(a, spec.dtype) if counts(a) else a, sample.start, own
+            ),
         )
-        way = drawn(params, sample.seed + 5)
+        ways = tuple(drawn(tree, sample.seed + 5 + n) for n, tree in enumerate(point))
 
-        def slope_at(step: Array, params: Any, xs: PyTree, way: PyTree, mask: Array) -> Any:
-            def at(step: Array) -> Array:
-                moved = jax.tree.map(lambda a, d: a + step * d if counts(a) else a, params, way)
-                return loss_of(unroll(sample.cell, moved, xs, mask=mask))
+        def slopes_at(steps: Array, point: Any, ways: Any, mask: Array) -> Any:
+            def at(steps: Array) -> Array:
+                params, xs, state = (
+                    jax.tree.map(lambda a, d, by=by: a + by * d if _is_double(a) else a, tree, way)
+                    for tree, way, by in zip(point, ways, steps, strict=True)
+                )
+                return loss_of(unroll(sample.cell, params, xs, state=state, mask=mask))
 
-            return jax.value_and_grad(at)(step)
+            return jax.value_and_grad(at)(steps)
 
-        compiled = jax.jit(slope_at)
-        above, slope, below = (
-            compiled(np.float64(step), params, xs, way, sample.mask)[place]
-            for step, place in ((1e-5, 0), (0.0, 1), (-1e-5, 0))
-        )
-        slope, measured = float(slope), (float(above) - float(below)) / 2e-5
-    scale = max(abs(slope), abs(measured), 1e-3)
-    if abs(slope - measured) <= 1e-4 * scale:
-        return None
-    return f"Along a random direction of the parameters: {slope:.6g}, measured {measured:.6g}."
+        compiled = jax.jit(slopes_at)
+        slopes = np.asarray(compiled(np.zeros(3), point, ways, sample.mask)[1])
+        for name, slope, step in zip(
+            ("parameters", "inputs", "initial state"), slopes, 1e-5 * np.eye(3), strict=True
+        ):
+            above, below = (
+                float(compiled(by, point, ways, sample.mask)[0]) for by in (step, -step)
+            )
+            measured = (above - below) / 2e-5
+            if not abs(slope - measured) <= 1e-4 * max(abs(slope), abs(measured), 1e-3):
+                return (
+                    f"Along a random direction of the {name}: {slope:.6g}, measured {measured:.6g}."
+                )
+    return None
 
 
-def _double(leaf: Any) -> Any:
-    """Return float64 for a float leaf, complex128 for a complex one, else the dtype of the leaf."""
-    if jnp.issubdtype(leaf.dtype, jnp.complexfloating):
-        return jnp.complex128
-    return jnp.float64 if jnp.issubdtype(leaf.dtype, jnp.floating) else leaf.dtype
+def _doubled(leaf: Any) -> Any:
+    """Return a float leaf in float64, a complex leaf in complex128, and other leaves unchanged."""
+    if not counts(leaf):
+        return leaf
+    is_complex = jnp.issubdtype(leaf.dtype, jnp.complexfloating)
+    return np.asarray(leaf, np.complex128 if is_complex else np.float64)
+
+
+def _is_double(leaf: Any) -> bool:
+    """Return whether a leaf is precise enough for finite differences."""
+    return leaf.dtype in (np.float64, np.complex128)
 
 
 def _is_role(leaf: Any) -> bool:

@@ -17,7 +17,16 @@ from seqjax._unroll import unroll
 from seqjax.cells._base import Cell, input_specs
 from seqjax.types import Array, PyTree, Shape
 
-__all__ = ["Sample", "counts", "described", "difference", "drawn", "loss_of", "real_parts"]
+__all__ = [
+    "Sample",
+    "counts",
+    "described",
+    "difference",
+    "drawn",
+    "fetched",
+    "loss_of",
+    "real_parts",
+]
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -43,6 +52,16 @@ class Sample:
         mask[..., 0] = True
         return mask
 
+    @property
+    def starts(self) -> list[tuple[Any, Any]]:
+        """States before the first step, each with a mask; the last pair begins with masked steps.
+
+        The last state is the initial state, at which an output such as h / |h| has no derivative.
+        """
+        late = self.mask.copy()
+        late[..., 0] = False
+        return [(self.start, self.mask), (self.fresh, late)]
+
     @functools.cached_property
     def half(self) -> int:
         """The number of steps of the first part of a sequence that is run in two parts."""
@@ -63,7 +82,7 @@ class Sample:
 
     def run(self, compute: Callable[..., Any], *arguments: Any) -> Any:
         """Return `compute(params, *arguments)` as NumPy arrays, by one compiled program."""
-        return jax.device_get(jax.jit(compute)(self.params, *arguments))
+        return fetched(jax.jit(compute)(self.params, *arguments))
 
     def unroll(self, xs: PyTree, state: Any = None, mask: Any = None, resets: Any = None) -> Any:
         """Run the cell with the kernel "scan"; all calls of one length share a program."""
@@ -71,7 +90,7 @@ class Sample:
         state = self.fresh if state is None else state
         mask = np.ones(shape, bool) if mask is None else mask
         resets = np.zeros(shape, bool) if resets is None else resets
-        return jax.device_get(self._unrolled(self.params, xs, state, mask, resets))
+        return fetched(self._unrolled(self.params, xs, state, mask, resets))
 
     @functools.cached_property
     def _unrolled(self) -> Callable[..., Any]:
@@ -100,16 +119,17 @@ class Sample:
 
         return jax.jit(run)
 
-    def with_gradient(self, implementation: str, xs: PyTree) -> tuple[Any, Any]:
-        """Run a kernel with the mask of the sample.
+    def with_gradient(
+        self, implementation: str, xs: PyTree, start: tuple[Any, Any] | None = None
+    ) -> tuple[Any, Any]:
+        """Run a kernel from a state with a mask; by default, from those of the sample.
 
         Returns:
           The outputs with the final state, and the gradient of `loss_of` with respect to parameters
           and inputs.
         """
-        ran: tuple[Any, Any] = jax.device_get(
-            self._graded(implementation)(self.params, xs, self.mask, self.start)
-        )
+        state, mask = (self.start, self.mask) if start is None else start
+        ran: tuple[Any, Any] = fetched(self._graded(implementation)(self.params, xs, mask, state))
         return ran
 
     def steps_of(self, xs: PyTree, part: slice | int) -> PyTree:
@@ -117,9 +137,19 @@ class Sample:
         return jax.tree.map(lambda x: x[(slice(None),) * len(self.batch) + (part,)], xs)
 
 
+def fetched(tree: PyTree) -> PyTree:
+    """Return a pytree with NumPy arrays, except for random keys, which are JAX arrays."""
+    return jax.tree.map(lambda leaf: leaf if _is_key(leaf) else jax.device_get(leaf), tree)
+
+
+def _is_key(leaf: Any) -> bool:
+    return isinstance(leaf, jax.Array) and jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)
+
+
 def counts(leaf: Any) -> bool:
     """Return whether a leaf is floating-point or complex."""
-    return bool(jnp.issubdtype(jnp.result_type(leaf), jnp.inexact))
+    dtype = leaf.dtype if hasattr(leaf, "dtype") else jnp.result_type(leaf)
+    return bool(jnp.issubdtype(dtype, jnp.inexact))
 
 
 def drawn(tree: PyTree, seed: int, scale: float = 1.0) -> PyTree:
@@ -171,7 +201,13 @@ def _with_gradient(loss: Callable[..., Any], params: Any, xs: PyTree) -> tuple[A
 
 def difference(got: PyTree, want: PyTree, tolerance: float) -> str | None:
     """Describe the largest difference between two pytrees; None if it is within the tolerance."""
-    a, b = ([np.asarray(leaf) for leaf in jax.tree.leaves(tree)] for tree in (got, want))
+    a, b = (
+        [
+            np.asarray(jax.random.key_data(leaf) if _is_key(leaf) else leaf)
+            for leaf in jax.tree.leaves(tree)
+        ]
+        for tree in (got, want)
+    )
     if len(a) != len(b) or any(x.shape != y.shape for x, y in zip(a, b, strict=True)):
         return f"Expected {described(want)}, got {described(got)}."
     for x, y in zip(a, b, strict=True):

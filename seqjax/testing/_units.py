@@ -34,6 +34,11 @@ def mixed_units(cell: Cell[Any, Any], params: PyTree, x: PyTree, state: PyTree) 
         units = parameter_units(cell, p)
         if not cell.diagonal and units is None:
             return None, [], []
+        if not all(jnp.issubdtype(leaf.dtype, jnp.inexact) for leaf in jax.tree.leaves(state)):
+            raise TypeError(
+                "Expected diagonal=False and no parameter_units, since the state has an array that "
+                "is neither floating-point nor complex."
+            )
         p = to_parts(p)
         own = jax.tree.map(jnp.zeros_like, own_recurrence(cell, p, jnp.float32))  # without `recur`
         parts, structure = jax.tree.flatten(to_parts(state))

@@ -5,6 +5,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from seqjax import _arguments as arguments
 from seqjax import checks
@@ -59,7 +60,8 @@ def lyapunov_exponents(
       TypeError: if the layer is not a `Recurrent`, xs is not floating-point, or an option is not an
         integer.
       ValueError: if the layer is bidirectional or computes in less than float32, shapes do not fit
-        the layer, `count` is above the size of the state, or `discard` is not below T.
+        the layer, xs or the state has NaN or inf (outside tracing), `count` is above the size of
+        the state, or `discard` is not below T.
 
     References:
       Benettin, Galgani, Giorgilli, Strelcyn (1980), Lyapunov characteristic exponents for smooth
@@ -133,6 +135,10 @@ def _estimated(
     lead = leading_axes(name, given, own)
     if lead not in (batch_shape, ()):
         raise ValueError(f"{name}: expected the batch shape of xs, {batch_shape}, got {lead}")
+    for argument, tree in (("xs", xs), (name, given)):
+        leaves = [] if checks.is_traced(tree) else jax.tree.leaves(tree)
+        if not all(np.isfinite(leaf).all() for leaf in leaves):
+            raise ValueError(f"{argument}: expected finite numbers, got NaN or inf")
     size = jax.eval_shape(lambda one: as_vector(one)[0], own).size
     if count > size:
         raise ValueError(f"count: expected at most {size}, the size of the state, got {count}")

@@ -13,6 +13,7 @@ from flax import nnx
 import seqjax
 from seqjax import nn
 from seqjax.testing import LAWS, CellError, check_cell
+from seqjax.testing._sample import Sample, difference
 from tests.cases import assert_close, draw_like, mask_of
 from tests.contract import TABLE
 from tests.contract.gru_d import GRUD
@@ -142,6 +143,24 @@ def test_zoneout_holds_the_state_as_the_last_step_left_it(name, kernel):
     assert_close(first(held.state), first(start), 0, 0)
 
 
+@jax.custom_jvp
+def halved(x):
+    """The identity with half of its derivative."""
+    return x
+
+
+halved.defjvp(lambda x, t: (x[0], 0.5 * t[0]))
+
+
+def joint_state(self, batch_shape=(), dtype=jnp.float32):
+    h = GRU.initial_state(self, batch_shape, dtype)
+    return h, h
+
+
+def counted_state(self, batch_shape=(), dtype=jnp.float32):
+    return GRU.initial_state(self, batch_shape, dtype), jnp.zeros(batch_shape, jnp.int32)
+
+
 def mutant(base, **methods):
     """A cell class with some methods replaced."""
     return dataclasses.dataclass(frozen=True)(type("Mutant", (base,), methods))
@@ -254,6 +273,35 @@ MUTANTS = {
         mutant(GRU, parameter_units=lambda self, p: GRU.parameter_units(self, p)._replace(b=None)),
         "changes another unit",
     ),
+    "a wrong derivative of the input": (
+        mutant(GRU, project=lambda self, p, x: GRU.project(self, p, halved(x))),
+        "Along a random direction of the inputs",
+    ),
+    "a wrong derivative of the initial state": (
+        mutant(GRU, initial_state=joint_state, recurrent_input=lambda self, state: state[0],
+               update=lambda self, p, gates, state: (
+                   GRU.update(self, p, gates, state[0]), halved(state[1])),
+               output=lambda self, p, gates, state: state[0] + state[1],
+               parameter_units=lambda self, p: None),
+        "Along a random direction of the initial state",
+    ),
+    "outputs of other shapes": (
+        mutant(seqjax.cells.MinGRU, output_shape=property(lambda self: {"y": (4,), "z": (9,)}),
+               output=lambda self, p, gates, state: {"y": state, "z": state}),
+        r"output_shape says .*'z': \(2, 9\).* output returned .*'z': \(2, 4\)",
+    ),
+    "outputs of another structure": (
+        mutant(seqjax.cells.MinGRU, output_shape=property(lambda self: {"y": (4,)}),
+               output=lambda self, p, gates, state: {"y": state, "z": state}),
+        "output_shape says",
+    ),
+    "units of a state with integers": (
+        mutant(GRU, initial_state=counted_state, recurrent_input=lambda self, state: state[0],
+               update=lambda self, p, gates, state: (
+                   GRU.update(self, p, gates, state[0]), state[1] + 1),
+               output=lambda self, p, gates, state: state[0]),
+        "Expected diagonal=False and no parameter_units",
+    ),
     "an output that is no function of the step": (
         mutant(GRU, output=lambda self, p, gates, state: jax.lax.stop_gradient(state)),
         "finite differences of the loss",
@@ -275,6 +323,54 @@ def test_arguments_of_check_cell():
     with pytest.raises(ValueError, match="steps: expected 4 or more, got 2"):
         check_cell(seqjax.cells.GRU(3, 4), steps=2)
     assert len({law.__doc__ for law in LAWS}) == len(LAWS)
+
+
+def test_integers_among_the_outputs():
+    kind = mutant(
+        Permuted,
+        output_shape=property(lambda self: {"y": (4,), "n": ()}),
+        output=lambda self, p, gates, state: {
+            "y": state, "n": jnp.argmax(state, axis=-1).astype(jnp.int32)
+        },
+    )  # fmt: skip
+    check_cell(kind(3, 4))
+
+
+@dataclasses.dataclass(frozen=True)
+class Keyed(seqjax.cells.Elman):
+    """An Elman cell whose state has a random key, which changes at each step."""
+
+    def initial_state(self, batch_shape=(), dtype=jnp.float32):
+        keys = jnp.broadcast_to(jax.random.key(0), batch_shape)
+        return {"h": super().initial_state(batch_shape, dtype), "key": keys}
+
+    def recurrent_input(self, state):
+        return state["h"]
+
+    def update(self, p, gates, state):
+        new = jax.vmap(lambda key: jax.random.fold_in(key, 1))(state["key"].reshape(-1))
+        h = super().update(p, gates, state["h"])
+        return {"h": h, "key": new.reshape(state["key"].shape)}
+
+    def output(self, p, gates, state):
+        return state["h"]
+
+    def parameter_units(self, p):
+        return None
+
+
+def test_random_keys_in_the_state():
+    check_cell(Keyed(3, 4))
+    one, other = jax.random.key(0), jax.random.key(1)
+    assert difference(one, one, 0.0) is None and difference(one, other, 0.0) is not None
+
+
+def test_masks_of_the_first_step_are_checked_from_the_initial_state():
+    cell = GRU(3, 4)
+    sample = Sample(cell, cell.init(jax.random.key(0)), (2,), 6, 0)
+    (_, usual), (state, mask) = sample.starts
+    assert usual[:, 0].all() and not mask[:, 0].any() and (mask[:, 1:] == usual[:, 1:]).all()
+    assert not jnp.any(state)
 
 
 @dataclasses.dataclass(frozen=True)

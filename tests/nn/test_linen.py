@@ -10,7 +10,7 @@ from flax import linen
 
 import seqjax
 from seqjax import cells
-from seqjax.nn import LinenRecurrent
+from seqjax.nn import LinenRecurrent, LinenScanned
 from tests.cases import (
     assert_close,
     inputs_of,
@@ -138,6 +138,22 @@ def test_errors_are_those_of_unroll():
         layer.apply(variables, random(B, T, I), lengths=[T + 1, 0, 0])
     with pytest.raises(TypeError, match="lenghts"):
         layer.apply(variables, random(B, T, I), lenghts=[T, 0, 0])
+
+
+def test_mistakes_with_a_scanned_module_are_named():
+    kind: Any = LinenScanned
+    layer: Any = LinenScanned(cells.GRU(I, H))
+    with pytest.raises(TypeError, match="initialize_carry: expected a call on a module, such as"):
+        kind.initialize_carry(B, H)
+    with pytest.raises(TypeError, match=r"initialize_carry: expected the batch shape alone.*got"):
+        layer.initialize_carry(B, H)
+    carry, xs = layer.initialize_carry(B), random(T, B, I)
+    variables = layer.init(KEY, carry, (xs, jnp.zeros([T, B], bool)))
+    with pytest.raises(ValueError, match=r"carry: expected arrays of .* for GRU, got"):
+        layer.apply(variables, carry[:, :-1], (xs, jnp.zeros([T, B], bool)))
+    for inputs in (xs, (xs,), [xs, xs, xs]):
+        with pytest.raises(TypeError, match=r"inputs: expected the pair \(xs, resets\), got"):
+            layer.apply(variables, carry, inputs)
 
 
 def test_a_cell_that_is_none():

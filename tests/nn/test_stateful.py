@@ -245,6 +245,27 @@ def test_batch_norm_of_overlapping_windows_reads_whole_windows():
         np.testing.assert_allclose(kept[...], states[:, 4], atol=1e-6)
 
 
+class Twice(cells.MinGRU):
+    """A cell whose output is a dict."""
+
+    @property
+    def output_shape(self):
+        return {"y": (HIDDEN,), "z": (HIDDEN,)}
+
+    def output(self, p, gates, state):
+        return {"y": state, "z": 2 * state}
+
+
+@pytest.mark.parametrize("return_sequences", [True, False])
+def test_overlapping_windows_of_a_cell_with_a_dict_as_output(return_sequences):
+    layer = nn.Recurrent(Twice(INPUT, HIDDEN), rngs=nnx.Rngs(0))
+    xs, *_ = make_stream()
+    want = layer(xs, return_sequences=return_sequences).outputs
+    got = nn.Stateful(layer, BATCH)(xs, stride=3, return_sequences=return_sequences).outputs
+    for name in ("y", "z"):
+        np.testing.assert_allclose(got[name], want[name], atol=1e-6)
+
+
 @pytest.mark.parametrize("stride", [2, None])
 def test_spatial_cells_and_lists_of_resets(stride):
     layer = nn.Recurrent(cells.ConvLSTM1D(1, 2, spatial_shape=3), rngs=nnx.Rngs(0))
