@@ -121,6 +121,13 @@ class Writer(Cell[WriterParams, DecoderState]):
     params: Shapes
     state: Shapes
 
+    @property
+    def output_shape(self) -> Any:
+        """The shapes of the four fields, without the axis N."""
+        state = jax.eval_shape(self.initial_state)
+        fields = (state.output, state.context, state.weights, state.feed)
+        return jax.tree.map(lambda leaf: leaf.shape, fields)
+
     def init(self, key: PRNGKey, dtype: Any = jnp.float32) -> WriterParams:
         del key, dtype
         zeros: WriterParams = self.params.zeros()
