@@ -19,7 +19,6 @@ __all__ = ["GemmRate", "describe", "load_average"]
 
 GEMM_SIZE = 2048
 
-
 INSTRUCTIONS = ("avx2", "fma", "avx512f", "avx512_vnni", "amx_tile", "asimd", "sve")
 """Instruction sets that affect the speed of matrix products, by their Linux names."""
 

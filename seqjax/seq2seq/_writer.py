@@ -124,9 +124,8 @@ class Writer(Cell[WriterParams, DecoderState]):
     @property
     def output_shape(self) -> Any:
         """The shapes of the four fields, without the axis N."""
-        state = jax.eval_shape(self.initial_state)
-        fields = (state.output, state.context, state.weights, state.feed)
-        return jax.tree.map(lambda leaf: leaf.shape, fields)
+        outputs = jax.eval_shape(lambda: _fields(self.initial_state()))
+        return jax.tree.map(lambda leaf: leaf.shape, outputs)
 
     def init(self, key: PRNGKey, dtype: Any = jnp.float32) -> WriterParams:
         del key, dtype
@@ -178,7 +177,7 @@ class Writer(Cell[WriterParams, DecoderState]):
 
     def output(self, p: WriterParams, gates: Slots, state: DecoderState) -> PyTree:
         del p, gates
-        return state.output, state.context, state.weights, state.feed
+        return _fields(state)
 
     def _attended(self, p: WriterParams, query: Array, state: Any) -> tuple[Array, Array, Any]:
         """Attend with one query per sequence, or one query per beam if beams share a memory."""
@@ -213,3 +212,8 @@ def attentional(
         return output
     parts = output if context is None else jnp.concatenate([output, context], axis=-1)
     return jnp.tanh(combine(parts))
+
+
+def _fields(state: DecoderState) -> PyTree:
+    """Return the fields of the state that are the output of a step."""
+    return state.output, state.context, state.weights, state.feed

@@ -4,6 +4,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple, TypeAlias
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
@@ -12,7 +13,7 @@ from seqjax.cells._base import Cell, input_specs
 from seqjax.nn import CausalConv, Direction, Recurrent, ResidualBlock
 from seqjax.types import PyTree
 
-__all__ = ["Start", "Step", "Steps", "columns_of", "spec_of", "steps_of"]
+__all__ = ["Start", "Step", "Steps", "check_step", "columns_of", "spec_of", "steps_of"]
 
 # step(module, x_t, state) -> (output, state)
 Step: TypeAlias = Callable[[Any, PyTree, PyTree], tuple[PyTree, PyTree]]
@@ -99,6 +100,67 @@ def spec_of(example: PyTree) -> PyTree:
         return jax.ShapeDtypeStruct(array.shape, jax.dtypes.canonicalize_dtype(array.dtype))
 
     return jax.tree.map(one, example, is_leaf=_is_list)
+
+
+def check_step(step: Step, module: Any, inputs: PyTree, state: PyTree, count: int) -> None:
+    """Raise an error unless the step computes `count` rows of outputs and of the state.
+
+    Args:
+      step: the step of a model.
+      module: the first argument of the step.
+      inputs: the shapes and dtypes of the input of one stream.
+      state: the shapes and dtypes of the state of one stream.
+      count: the number of streams.
+
+    Raises:
+      TypeError: the dtype of the state cannot represent the state that the step returns.
+      ValueError: an output or the state lacks the leading axis of streams.
+
+    Example:
+      >>> number = jax.ShapeDtypeStruct((), "float32")
+      >>> check_step(lambda module, x, state: (x, state + x), None, number, number, 4)
+    """
+    xs, state = (_with_rows(specs, count) for specs in (inputs, state))
+    try:
+        outputs, new = jax.eval_shape(step, module, xs, state)
+    except (TypeError, ValueError) as error:
+        raise ValueError(
+            "model: expected a step whose x_t and state have a leading axis of streams, got an "
+            f"error with {count} streams: {error}"
+        ) from error
+    for leaf in jax.tree.leaves(outputs):
+        if leaf.shape[:1] != (count,):
+            raise ValueError(
+                f"model: expected outputs with a leading axis of {count} streams, got the "
+                f"shape {leaf.shape}"
+            )
+    leaves, structure = jax.tree.flatten(new)
+    olds: list[Any] = jax.tree.leaves(state)
+    expected: Any = jax.tree.structure(state)
+    if structure != expected or [a.shape for a in leaves] != [a.shape for a in olds]:
+        wanted, came = (jax.tree.map(jnp.shape, tree) for tree in (state, new))
+        raise ValueError(
+            f"model: expected a step that returns a state of {wanted} for {count} streams, "
+            f"got {came}"
+        )
+    for leaf, old in zip(leaves, olds, strict=True):
+        if not _holds(old.dtype, leaf.dtype):
+            raise TypeError(
+                f"initial_state: expected {leaf.dtype}, the dtype of the state that the step "
+                f"returns, got {old.dtype}"
+            )
+
+
+def _with_rows(specs: PyTree, count: int) -> PyTree:
+    """Return the shapes and dtypes of `count` streams, given those of one stream."""
+    return jax.tree.map(lambda a: jax.ShapeDtypeStruct((count, *a.shape), a.dtype), specs)
+
+
+def _holds(dtype: Any, other: Any) -> bool:
+    """Return whether a state of a dtype can store values of another one, up to rounding."""
+    if jnp.issubdtype(dtype, jnp.floating) and jnp.issubdtype(other, jnp.floating):
+        return True  # a state in half precision may be updated in float32
+    return bool(dtype == other or jnp.promote_types(dtype, other) == dtype)
 
 
 def columns_of(

@@ -17,7 +17,7 @@ import numpy as np
 from seqjax import checks
 from seqjax._arguments import same_structure
 from seqjax.cells.stepping import select
-from seqjax.streaming._model import Step, columns_of, spec_of, steps_of
+from seqjax.streaming._model import Step, check_step, columns_of, spec_of, steps_of
 from seqjax.types import PyTree
 
 __all__ = ["LONGEST", "Session"]
@@ -103,7 +103,7 @@ class Session:
         self._start = jax.jit(start)
         self._spec = jax.eval_shape(self._start, self._module)
         for count in (self._capacity, 2 * self._capacity):
-            self._check_step(step, count)
+            check_step(step, self._module, self._inputs, self._spec, count)
         self._state = self._rows(self._capacity)
         self._slots: dict[Hashable, int] = {}
         self._free = list(range(self._capacity))[::-1]
@@ -265,38 +265,6 @@ class Session:
         # An error of a program is raised when its results are awaited.
         return jax.device_get(outputs), jax.block_until_ready(state)
 
-    def _check_step(self, step: Step, count: int) -> None:
-        """Raise an error unless the step computes `count` rows of outputs and of the state."""
-        xs, state = (_with_rows(specs, count) for specs in (self._inputs, self._spec))
-        try:
-            outputs, new = jax.eval_shape(step, self._module, xs, state)
-        except (TypeError, ValueError) as error:
-            raise ValueError(
-                "model: expected a step whose x_t and state have a leading axis of streams, got an "
-                f"error with {count} streams: {error}"
-            ) from error
-        for leaf in jax.tree.leaves(outputs):
-            if leaf.shape[:1] != (count,):
-                raise ValueError(
-                    f"model: expected outputs with a leading axis of {count} streams, got the "
-                    f"shape {leaf.shape}"
-                )
-        leaves, structure = jax.tree.flatten(new)
-        olds: list[Any] = jax.tree.leaves(state)
-        expected: Any = jax.tree.structure(state)
-        if structure != expected or [a.shape for a in leaves] != [a.shape for a in olds]:
-            wanted, came = (jax.tree.map(jnp.shape, tree) for tree in (state, new))
-            raise ValueError(
-                f"model: expected a step that returns a state of {wanted} for {count} streams, "
-                f"got {came}"
-            )
-        for leaf, old in zip(leaves, olds, strict=True):
-            if not _holds(old.dtype, leaf.dtype):
-                raise TypeError(
-                    f"initial_state: expected {leaf.dtype}, the dtype of the state that the step "
-                    f"returns, got {old.dtype}"
-                )
-
     def _slot(self, stream: Hashable) -> int:
         if checks.require_hashable("stream", stream) not in self._slots:
             raise ValueError(f"stream: expected an open stream, got {stream!r}")
@@ -340,18 +308,6 @@ def _state_array(leaf: Any) -> jax.Array:
     if not isinstance(leaf, jax.Array):
         checks.require_fit("initial_state", np.asarray(leaf), array.dtype, "arrays of numbers")
     return array
-
-
-def _with_rows(specs: PyTree, count: int) -> PyTree:
-    """Return the shapes and dtypes of `count` streams, given those of one stream."""
-    return jax.tree.map(lambda a: jax.ShapeDtypeStruct((count, *a.shape), a.dtype), specs)
-
-
-def _holds(dtype: Any, other: Any) -> bool:
-    """Return whether a state of a dtype can store values of another one, up to rounding."""
-    if jnp.issubdtype(dtype, jnp.floating) and jnp.issubdtype(other, jnp.floating):
-        return True  # a state in half precision may be updated in float32
-    return bool(dtype == other or jnp.promote_types(dtype, other) == dtype)
 
 
 def _checked_inputs(inputs: Any) -> Mapping[Any, PyTree]:
