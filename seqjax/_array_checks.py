@@ -238,6 +238,17 @@ def require_range(name: str, values: Any, high: int, *, mask: Any = None) -> Non
         )
 
 
+def is_key(leaf: Any) -> bool:
+    """Return whether an array or its specification has the dtype of typed random keys.
+
+    Example:
+      >>> is_key(jax.random.key(0)), is_key(np.ones(2)), is_key(None)
+      (True, False, False)
+    """
+    dtype = getattr(leaf, "dtype", None)
+    return dtype is not None and bool(jnp.issubdtype(dtype, jax.dtypes.prng_key))
+
+
 def is_traced(*arrays: Any) -> bool:
     """Return whether any of the arrays is traced by a JAX transformation and has no value yet.
 

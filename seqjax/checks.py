@@ -19,6 +19,7 @@ from flax import nnx
 
 from seqjax._array_checks import as_array as as_array
 from seqjax._array_checks import (
+    is_key,
     is_traced,
     require_array,
     require_cast,
@@ -31,6 +32,7 @@ from seqjax._array_checks import (
 from seqjax._brief import brief as brief
 
 __all__ = [
+    "is_key",
     "is_traced",
     "nearest",
     "require_array",
@@ -273,9 +275,8 @@ def require_key(name: str, key: Any) -> jax.Array:
             f"pass {call}"
         )
     dtype = getattr(key, "dtype", None)
-    typed = dtype is not None and jnp.issubdtype(dtype, jax.dtypes.prng_key)
     raw = dtype == np.uint32 and getattr(key, "shape", ())[-1:] in ((2,), (4,))
-    if not (typed and key.shape == ()) and not (raw and len(key.shape) == 1):
+    if not (is_key(key) and key.shape == ()) and not (raw and len(key.shape) == 1):
         got = brief(key) if dtype is None else f"an array of shape {key.shape} and dtype {dtype}"
         raise TypeError(f"{name}: expected a random key such as jax.random.key(0), got {got}")
     found: jax.Array = key

@@ -21,7 +21,6 @@ import re
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jax.experimental import multihost_utils
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
@@ -277,7 +276,7 @@ def _put(leaf: Any, sharding: NamedSharding) -> jax.Array:
     if sharding.is_fully_addressable or (isinstance(leaf, jax.Array) and leaf.sharding == sharding):
         placed: jax.Array = jax.device_put(leaf, sharding)
         return placed
-    if isinstance(leaf, jax.Array) and jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
+    if checks.is_key(leaf):
         data = _put(jax.random.key_data(leaf), sharding)
         keys: jax.Array = jax.random.wrap_key_data(data, impl=jax.random.key_impl(leaf))
         return keys

@@ -180,7 +180,7 @@ def _split(weights: dict[str, Any]) -> tuple[dict[str, np.ndarray], dict[str, An
     """
     arrays, keys = {}, {}
     for name, leaf in weights.items():
-        if isinstance(leaf, jax.Array) and jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
+        if checks.is_key(leaf):
             keys[name] = leaf
         else:
             array = np.asarray(leaf)

@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from seqjax import checks
 from seqjax._unroll import unroll
 from seqjax.cells._base import Cell, input_specs
 from seqjax.types import Array, PyTree, Shape
@@ -139,11 +140,7 @@ class Sample:
 
 def fetched(tree: PyTree) -> PyTree:
     """Return a pytree with NumPy arrays, except for random keys, which are JAX arrays."""
-    return jax.tree.map(lambda leaf: leaf if _is_key(leaf) else jax.device_get(leaf), tree)
-
-
-def _is_key(leaf: Any) -> bool:
-    return isinstance(leaf, jax.Array) and jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)
+    return jax.tree.map(lambda leaf: leaf if checks.is_key(leaf) else jax.device_get(leaf), tree)
 
 
 def counts(leaf: Any) -> bool:
@@ -203,7 +200,7 @@ def difference(got: PyTree, want: PyTree, tolerance: float) -> str | None:
     """Describe the largest difference between two pytrees; None if it is within the tolerance."""
     a, b = (
         [
-            np.asarray(jax.random.key_data(leaf) if _is_key(leaf) else leaf)
+            np.asarray(jax.random.key_data(leaf) if checks.is_key(leaf) else leaf)
             for leaf in jax.tree.leaves(tree)
         ]
         for tree in (got, want)

@@ -290,7 +290,7 @@ def _flat(tree: PyTree) -> dict[str, np.ndarray]:
             raise ValueError(f"arrays: expected names without slashes, got the path {name!r} twice")
         if not hasattr(leaf, "dtype"):
             raise TypeError(f"arrays: expected arrays, got {checks.brief(leaf)} for {name}")
-        flat[name] = sharding.to_host(jax.random.key_data(leaf) if _is_key(leaf) else leaf)
+        flat[name] = sharding.to_host(jax.random.key_data(leaf) if checks.is_key(leaf) else leaf)
     return {name: array for name, array in flat.items() if array.size}
 
 
@@ -299,7 +299,7 @@ def _unflat(flat: Mapping[str, np.ndarray], like: PyTree, folder: Path) -> PyTre
 
     def one(path: Any, leaf: Any) -> Any:
         name = _name(path)
-        expected = jax.eval_shape(jax.random.key_data, leaf) if _is_key(leaf) else leaf
+        expected = jax.eval_shape(jax.random.key_data, leaf) if checks.is_key(leaf) else leaf
         if expected.size == 0:  # empty arrays are not stored, since orbax cannot store them
             return np.zeros(expected.shape, expected.dtype)
         found = flat.get(name)
@@ -309,7 +309,7 @@ def _unflat(flat: Mapping[str, np.ndarray], like: PyTree, folder: Path) -> PyTre
                 f"checkpoints: expected {expected.dtype}{list(expected.shape)} for {name}, got "
                 f"{what} in {folder}; {_ANOTHER}"
             )
-        if _is_key(leaf):
+        if checks.is_key(leaf):
             return jax.random.wrap_key_data(jnp.asarray(found), impl=jax.random.key_impl(leaf))
         return found
 
@@ -318,10 +318,6 @@ def _unflat(flat: Mapping[str, np.ndarray], like: PyTree, folder: Path) -> PyTre
 
 def _name(path: Any) -> str:
     return jax.tree_util.keystr(path, simple=True, separator="/")
-
-
-def _is_key(leaf: Any) -> bool:
-    return bool(jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key))
 
 
 def _digest(flat: Mapping[str, np.ndarray], text: str) -> str:

@@ -12,7 +12,7 @@ import jax
 import numpy as np
 from jax.experimental import multihost_utils
 
-from seqjax import sharding
+from seqjax import checks, sharding
 from seqjax.data._batches import Batches
 from seqjax.training._state import TrainState
 
@@ -124,7 +124,7 @@ def _require_same(name: str, value: str | np.ndarray, what: str) -> None:
 
 def _checksum(leaf: Any) -> int:
     """Return the CRC-32 of an array, or 0 if its elements are all zero."""
-    if isinstance(leaf, jax.Array) and jax.numpy.issubdtype(leaf.dtype, jax.dtypes.prng_key):
+    if checks.is_key(leaf):
         leaf = jax.random.key_data(leaf)
     array = np.ascontiguousarray(leaf)
     return zlib.crc32(array.tobytes()) if array.any() else 0
