@@ -57,8 +57,6 @@ class Config(script.ScriptOptions):
     """Number of units in each direction."""
     num_layers: int = 1
     """Number of recurrent layers."""
-    dtype: script.Dtype = "float32"
-    """Dtype in which the recurrent layers compute. Parameters and all other layers are float32."""
     features: int = 32
     """Number of features of a step after the convolutions."""
     kernel_size: int = 5

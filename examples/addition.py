@@ -124,7 +124,8 @@ def main(config: Config) -> dict[str, float]:
         embed_size=32, hidden_size=config.hidden_size,
         bidirectional=config.attention, decoder_size=config.hidden_size,
         attention="additive" if config.attention else None,
-        bridge="projected" if config.attention else "last", rngs=nnx.Rngs(config.seed),
+        bridge="projected" if config.attention else "last", dtype=config.dtype,
+        rngs=nnx.Rngs(config.seed),
     )  # fmt: skip
     result = config.fit(
         model,

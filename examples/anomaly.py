@@ -83,7 +83,7 @@ class Forecaster(nnx.Module):
         self.embed = nnx.Embed(series, 8, rngs=rngs)
         with script.blaming("cell"):
             cell = cells.make_cell(config.cell, 2 + 4 + 8, config.hidden_size)
-        self.recurrent = nn.Recurrent(cell, rngs=rngs)
+        self.recurrent = nn.Recurrent(cell, dtype=config.dtype, rngs=rngs)
         self.dropout = nnx.Dropout(config.dropout)
         self.head = nnx.Linear(config.hidden_size, 2, rngs=rngs)
 

@@ -139,7 +139,7 @@ def main(config: Config) -> dict[str, float]:
         model = seq2seq.Seq2Seq(
             target_vocabulary=len(vocabulary),
             encoder=encoder, cell=config.cell, embed_size=config.embed_size,
-            hidden_size=config.hidden_size, dropout=config.dropout,
+            hidden_size=config.hidden_size, dropout=config.dropout, dtype=config.dtype,
             attention=None if config.attention == "none" else config.attention, rngs=rngs,
         )  # fmt: skip
 

@@ -109,7 +109,7 @@ def make_model(config: Config, known: int) -> Any:
     options: Any = {
         "cell": config.cell, "num_layers": config.num_layers, "dropout": config.dropout,
         "known": [f"known {n}" for n in range(known)], "scaling": "standard",
-        "rngs": nnx.Rngs(config.seed),
+        "dtype": config.dtype, "rngs": nnx.Rngs(config.seed),
     }  # fmt: skip
     if config.model == "autoregressive":
         usual = sorted({1, config.season, 7 * config.season})

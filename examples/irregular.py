@@ -73,7 +73,7 @@ class Model(nnx.Module):
     def __init__(self, config: Config, inputs: int, *, rngs: nnx.Rngs) -> None:
         cell = make_cell(config, inputs)
         self.reads_elapsed, self.every_step = cell.reads_elapsed, config.task == "pbc"
-        self.recurrent = nn.Recurrent(cell, rngs=rngs)
+        self.recurrent = nn.Recurrent(cell, dtype=config.dtype, rngs=rngs)
         self.head = nnx.Linear(config.hidden_size + self.every_step, 1, rngs=rngs)
 
     def __call__(self, batch: Any) -> jax.Array:

@@ -141,7 +141,8 @@ class LanguageModel(nnx.Module):
         size = config.hidden_size
         layers = nn.LSTM(
             size, size, num_layers=config.num_layers, dropout=config.dropout,
-            input_dropout=config.locked_dropout, weight_dropout=config.weight_dropout, rngs=rngs,
+            input_dropout=config.locked_dropout, weight_dropout=config.weight_dropout,
+            dtype=config.dtype, rngs=rngs,
         )  # fmt: skip
         init = nnx.initializers.truncated_normal(0.1)
         self.embedding = nnx.Embed(vocabulary, size, embedding_init=init, rngs=rngs)
@@ -159,7 +160,7 @@ class LanguageModel(nnx.Module):
         """Return the inputs of the softmax [B, T, H]."""
         xs = self.dropout(self.embedding(batch["inputs"]), rngs=rngs)
         ys = self.layers(xs, resets=batch["resets"], stride=self.stride, rngs=rngs).outputs
-        return self.dropout(ys, rngs=rngs)
+        return self.dropout(ys.astype(xs.dtype), rngs=rngs)
 
     def readout(self) -> dict[str, Any]:
         """Return the matrix and bias of the softmax, for `linear_cross_entropy`."""

@@ -59,8 +59,6 @@ class Config(script.ScriptOptions):
     """Options of the cell, as pairs of name and value, such as r_min 0.99 for lru. With activation
     identity, an elman cell can remember inputs over many steps, since its initial recurrent matrix
     is orthogonal (Henaff, Szlam, LeCun 2016)."""
-    dtype: script.Dtype = "float32"
-    """Dtype in which the recurrent layers compute. Parameters and the linear layers are float32."""
     steps: int = 1000
     """Number of batches in an epoch."""
     epochs: int = 10

@@ -67,7 +67,9 @@ class FrameModel(nnx.Module):
         cell = cells.ConvLSTM2D(
             1, config.hidden_size, spatial_shape=config.size, kernel_size=config.kernel_size
         )
-        self.recurrent = nn.Recurrent(cell, num_layers=config.num_layers, rngs=rngs)
+        self.recurrent = nn.Recurrent(
+            cell, num_layers=config.num_layers, dtype=config.dtype, rngs=rngs
+        )
         self.head = nnx.Conv(config.hidden_size, 1, (3, 3), rngs=rngs)
 
     def __call__(self, frames: Any) -> jax.Array:

@@ -170,7 +170,10 @@ class Body(nnx.Module):
         task, width, self.memory = task_of(config), config.hidden_size, memory
         self.layers: Any
         if memory:
-            self.layers = nn.GRU(task.sensors, width, time_major=True, chrono=task.span, rngs=rngs)
+            self.layers = nn.GRU(
+                task.sensors, width,
+                time_major=True, chrono=task.span, dtype=config.dtype, rngs=rngs,
+            )  # fmt: skip
         else:
             width = round(width * 3**0.5)  # a GRU has three recurrent matrices
             first, second = (nnx.Linear(n, width, rngs=rngs) for n in (task.sensors, width))

@@ -112,7 +112,7 @@ def main(config: Config) -> dict[str, float]:
     sizes: dict[str, Any] = {
         "source_vocabulary": len(letters), "target_vocabulary": len(phonemes),
         "embed_size": config.embed_size, "hidden_size": config.hidden_size,
-        "num_layers": config.num_layers, "dropout": config.dropout,
+        "num_layers": config.num_layers, "dropout": config.dropout, "dtype": config.dtype,
     }  # fmt: skip
     model = seq2seq.Seq2Seq(**sizes, rngs=nnx.Rngs(config.seed))
 

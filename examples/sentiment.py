@@ -86,7 +86,7 @@ TUTORIAL: dict[str, Any] = {
 
 def sizes(config: Config, vocabulary: int) -> dict[str, Any]:
     """Return the arguments of `Reader`, which `save_model` writes."""
-    names = ("cell", "bidirectional", "pooling", "embed_size", "hidden_size", "dropout")
+    names = ("cell", "bidirectional", "pooling", "embed_size", "hidden_size", "dropout", "dtype")
     return {"vocabulary": vocabulary} | {name: getattr(config, name) for name in names}
 
 
@@ -103,12 +103,13 @@ class Reader(nnx.Module):
         embed_size: int,
         hidden_size: int,
         dropout: float,
+        dtype: str = "float32",
         rngs: nnx.Rngs,
     ) -> None:
         with script.blaming("cell"):
             made = cells.make_cell(cell, embed_size, hidden_size)
         self.embedding = nnx.Embed(vocabulary, embed_size, rngs=rngs)
-        self.recurrent = nn.Recurrent(made, bidirectional=bidirectional, rngs=rngs)
+        self.recurrent = nn.Recurrent(made, bidirectional=bidirectional, dtype=dtype, rngs=rngs)
         self.pools = pooling == "mean_max"
         width = self.recurrent.output_size * (2 if self.pools else 1)
         self.dropout = nnx.Dropout(dropout)
@@ -118,6 +119,7 @@ class Reader(nnx.Module):
         """Return logits [B] for words [B, T]; training needs `rngs` for dropout."""
         xs = self.dropout(self.embedding(words), rngs=rngs)
         kept = self.recurrent(xs, lengths=lengths, return_sequences=self.pools).outputs
+        kept = kept.astype(xs.dtype)
         if self.pools:
             mean = sequences.mean_pool(kept, lengths=lengths)
             kept = jnp.concatenate([mean, sequences.max_pool(kept, lengths=lengths)], axis=-1)

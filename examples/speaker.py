@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import tyro
 from flax import nnx
@@ -69,14 +70,15 @@ class SpeakerModel(nnx.Module):
             cell = cells.make_cell(config.cell, channels, config.hidden_size)
         layers, dropout = config.num_layers, config.dropout
         self.recurrent = nn.Recurrent(
-            cell, num_layers=layers, bidirectional=True, dropout=dropout, rngs=rngs
-        )
+            cell,
+            num_layers=layers, bidirectional=True, dropout=dropout, dtype=config.dtype, rngs=rngs,
+        )  # fmt: skip
         self.dropout = nnx.Dropout(dropout)
         self.head = nnx.Linear(self.recurrent.output_size, speakers, rngs=rngs)
 
     def __call__(self, frames: Any, lengths: Any, rngs: nnx.Rngs | None = None) -> jax.Array:
         """Return logits [B, speakers] for frames [B, T, channels]; `rngs` is for dropout."""
-        outputs = self.recurrent(frames, lengths=lengths, rngs=rngs).outputs
+        outputs = self.recurrent(frames, lengths=lengths, rngs=rngs).outputs.astype(jnp.float32)
         pooled = sequences.mean_pool(outputs, lengths=lengths)
         return self.head(self.dropout(pooled, rngs=rngs))
 

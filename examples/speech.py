@@ -136,7 +136,7 @@ class Recogniser(nnx.Module):
 
     def __call__(self, frames: Any, lengths: Any, rngs: nnx.Rngs | None = None) -> jax.Array:
         """Return logits [B, T, classes], or [B, classes]; training needs `rngs` for dropout."""
-        outputs = self.recurrent(frames, lengths=lengths, rngs=rngs).outputs
+        outputs = self.recurrent(frames, lengths=lengths, rngs=rngs).outputs.astype(jnp.float32)
         if self.pools:
             outputs = sequences.mean_pool(outputs, lengths=lengths)
         return self.head(self.dropout(outputs, rngs=rngs))
@@ -150,7 +150,7 @@ def recurrent(
         cell = cells.make_cell(config.cell, features, config.hidden_size)
     return nn.Recurrent(
         cell, num_layers=config.num_layers, bidirectional=bidirectional, dropout=config.dropout,
-        rngs=rngs,
+        dtype=config.dtype, rngs=rngs,
     )  # fmt: skip
 
 
@@ -161,7 +161,7 @@ def make_model(config: Config, features: int, classes: int) -> Recogniser | Tran
         return Recogniser(config, features, classes, rngs=rngs)
     return Transducer(
         recurrent(config, features, bidirectional=False, rngs=rngs),
-        nn.GRU(32, config.hidden_size, rngs=rngs),  # reads embeddings of letters
+        nn.GRU(32, config.hidden_size, dtype=config.dtype, rngs=rngs),  # reads embeddings of letters
         vocabulary=classes, joint_size=config.joint_size, dropout=config.dropout, rngs=rngs,
     )  # fmt: skip
 

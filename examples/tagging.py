@@ -92,10 +92,10 @@ class Tagger(nnx.Module):
         self.word_dropout, self.dropout = config.word_dropout, nnx.Dropout(config.dropout)
         self.words = nnx.Embed(words, config.embed_size, rngs=rngs)
         self.chars = nnx.Embed(chars, size, rngs=rngs)
-        self.spelling = nn.LSTM(size, size, bidirectional=True, rngs=rngs)
+        self.spelling = nn.LSTM(size, size, bidirectional=True, dtype=config.dtype, rngs=rngs)
         self.context = nn.LSTM(
             width, config.hidden_size, num_layers=config.num_layers, bidirectional=True,
-            dropout=config.dropout, rngs=rngs,
+            dropout=config.dropout, dtype=config.dtype, rngs=rngs,
         )  # fmt: skip
         self.head = nnx.Linear(self.context.output_size, tags, rngs=rngs)
         self.chain = crf.CRF(tags) if config.crf else None

@@ -128,7 +128,7 @@ def main(config: Config) -> dict[str, float]:
         hidden_size=config.hidden_size // 2, decoder_size=config.hidden_size,
         num_layers=config.num_layers, dropout=config.dropout, input_feeding=config.input_feeding,
         attention=None if config.attention == "none" else config.attention,
-        rngs=nnx.Rngs(config.seed),
+        dtype=config.dtype, rngs=nnx.Rngs(config.seed),
     )  # fmt: skip
     config.keep(f"vocabulary.{config.source}.json", reader.save)
     config.keep(f"vocabulary.{config.target}.json", writer.save)

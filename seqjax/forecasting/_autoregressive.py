@@ -54,6 +54,8 @@ class AutoregressiveForecaster(Forecaster):
         10}.
       scaling: the scaling of each series: "absolute" (by `absolute_scale`), "standard" (by
         `standard_scale`) or "none".
+      dtype: the dtype in which the recurrent layers compute, such as `jnp.bfloat16`. The
+        distributions stay in float32.
       param_dtype: the dtype of the parameters.
       rngs: the source of randomness for the parameters: `nnx.Rngs(0)`, or a random key.
 
@@ -97,6 +99,7 @@ class AutoregressiveForecaster(Forecaster):
         static: Sequence[str] = (),
         categories: Mapping[str, int] | None = None,
         scaling: Scaling = "absolute",
+        dtype: Any = None,
         param_dtype: Any = jnp.float32,
         rngs: nnx.Rngs | jax.Array,
     ) -> None:
@@ -110,8 +113,9 @@ class AutoregressiveForecaster(Forecaster):
             raise ValueError(f"lags: expected at least one lag and none twice, got {self.lags}")
         made = cells.make_cell(cell, 2 * len(self.lags) + self.covariates.size + 1, hidden_size)
         self.layer = Recurrent(
-            made, num_layers=num_layers, dropout=dropout, param_dtype=param_dtype, rngs=rngs
-        )
+            made, num_layers=num_layers, dropout=dropout, dtype=dtype, param_dtype=param_dtype,
+            rngs=rngs,
+        )  # fmt: skip
         self.head = nnx.Linear(
             self.layer.output_size, self.distribution.size, param_dtype=param_dtype, rngs=rngs
         )

@@ -52,7 +52,7 @@ class DirectForecaster(Forecaster):
       known, static, categories: as for `AutoregressiveForecaster`.
       scaling: as for `AutoregressiveForecaster`. By default, it is "standard", and "absolute" for
         counts.
-      param_dtype, rngs: as for `AutoregressiveForecaster`.
+      dtype, param_dtype, rngs: as for `AutoregressiveForecaster`.
 
     Raises:
       TypeError, ValueError: an argument is of a wrong type or out of range, or the distribution
@@ -85,6 +85,7 @@ class DirectForecaster(Forecaster):
         static: Sequence[str] = (),
         categories: Mapping[str, int] | None = None,
         scaling: Scaling | None = None,
+        dtype: Any = None,
         param_dtype: Any = jnp.float32,
         rngs: nnx.Rngs | jax.Array,
     ) -> None:
@@ -99,7 +100,8 @@ class DirectForecaster(Forecaster):
         self.season = checks.require_integer("season", season)
         self.seasons = checks.require_integer("seasons", seasons, least=0)
         options: Any = {
-            "num_layers": num_layers, "dropout": dropout, "param_dtype": param_dtype, "rngs": rngs
+            "num_layers": num_layers, "dropout": dropout, "dtype": dtype,
+            "param_dtype": param_dtype, "rngs": rngs,
         }  # fmt: skip
         size, before = self.covariates.size, self.seasons + 1
         self.reader = Recurrent(cells.make_cell(cell, 1 + size, hidden_size), **options)

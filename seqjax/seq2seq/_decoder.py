@@ -75,6 +75,9 @@ class Decoder(nnx.Module):
       tied: whether the readout uses the embedding matrix (Press, Wolf 2017).
       dropout: dropout rate of the embeddings, of the attentional vectors ỹ, and between layers.
         Between layers, the same units are dropped at all steps.
+      dtype: the dtype in which the stack and the attention compute. Embeddings, parameters and the
+        memory are cast to it; the logits stay float32. If `dtype` is None, the computation uses the
+        dtype of the embeddings.
       param_dtype: dtype of the parameters.
       execution: the options for running teacher forcing, a `seqjax.Execution`.
       rngs: the source of randomness for the parameters: `nnx.Rngs(0)`, or a random key.
@@ -103,6 +106,7 @@ class Decoder(nnx.Module):
         copy: bool = False,
         tied: bool = False,
         dropout: float = 0.0,
+        dtype: Any = None,
         param_dtype: Any = jnp.float32,
         execution: Execution | None = None,
         rngs: noise.Rngs,
@@ -112,6 +116,7 @@ class Decoder(nnx.Module):
         self.attend = checks.require_name("attend", attend, ("previous", "current"))
         self.input_feeding = checks.require_bool("input_feeding", input_feeding)
         self.dropout = checks.require_rate("dropout", dropout)
+        self.dtype = None if dtype is None else checks.require_floating_dtype("dtype", dtype)
         self.execution = Execution.of(execution)
         self.deterministic = False
         checks.require_integer("num_layers", num_layers)
@@ -149,8 +154,16 @@ class Decoder(nnx.Module):
         """Return the memory with its keys projected for all steps, or None without attention."""
         if self.mechanism is None:
             return None
-        mechanism = self.mechanism
-        return mechanism.mechanism.precompute(mechanism.params, encoded.memory, mask=encoded.mask)
+        mechanism, memory = self.mechanism, self.computing(encoded.memory)
+        return mechanism.mechanism.precompute(mechanism.params, memory, mask=encoded.mask)
+
+    def computing(self, values: Array) -> Array:
+        """Return an array in the `dtype` of the decoder, or as it is if there is no `dtype`.
+
+        Args:
+          values: a floating-point array.
+        """
+        return values if self.dtype is None else values.astype(self.dtype)
 
     def initial_state(
         self, encoded: Encoded, cells: tuple[Any, ...], memory: Memory | None
@@ -166,7 +179,8 @@ class Decoder(nnx.Module):
           The decoder's state for N = B sequences.
         """
         top = self.layers[-1]
-        output = _output_before(top.cell, top.params, cells[-1], encoded.memory.dtype)
+        dtype = self.dtype or encoded.memory.dtype
+        output = _output_before(top.cell, top.params, cells[-1], dtype)
         context = feed = weights = None
         attention: Any = ()
         if self.mechanism is not None and memory is not None:
@@ -302,7 +316,7 @@ class Decoder(nnx.Module):
         tokens = checks.require_ids("tokens", tokens, "integer tokens")
         if self.gate is not None:
             tokens = jnp.where(tokens < self.vocabulary, tokens, 0)
-        return look_up(self.embedding, tokens)
+        return self.computing(look_up(self.embedding, tokens))
 
     def teacher_forced(
         self,

@@ -58,6 +58,8 @@ class Encoder(nnx.Module):
       num_layers: number of layers.
       bidirectional: whether each layer reads in both directions.
       dropout: dropout rate of the embeddings or frames, and between layers.
+      dtype: the dtype of the computation, to which parameters and inputs are cast. If `dtype` is
+        None, the computation uses the dtype of the embeddings or frames.
       param_dtype: dtype of the parameters.
       execution: the options for running the layers over sequences, a `seqjax.Execution`.
       rngs: the source of randomness for the parameters: `nnx.Rngs(0)`, or a random key.
@@ -78,6 +80,7 @@ class Encoder(nnx.Module):
         num_layers: int = 1,
         bidirectional: bool = False,
         dropout: float = 0.0,
+        dtype: Any = None,
         param_dtype: Any = jnp.float32,
         execution: Execution | None = None,
         rngs: noise.Rngs,
@@ -93,6 +96,7 @@ class Encoder(nnx.Module):
             num_layers=num_layers,
             bidirectional=bidirectional,
             dropout=dropout,
+            dtype=dtype,
             param_dtype=param_dtype,
             execution=execution,
             rngs=rngs,

@@ -53,6 +53,8 @@ class Seq2Seq(nnx.Module):
       copy: see `Decoder`.
       tied: see `Decoder`.
       dropout: see `Encoder` and `Decoder`.
+      dtype: the dtype in which the recurrent layers and the attention compute, such as
+        `jnp.bfloat16`; see `Encoder` and `Decoder`. With a custom encoder, it is that of the decoder.
       param_dtype: dtype of the parameters.
       execution: the options for running the encoder and the decoder, a `seqjax.Execution`.
       rngs: the source of randomness for the parameters: `nnx.Rngs(0)`, or a random key.
@@ -117,6 +119,7 @@ class Seq2Seq(nnx.Module):
         copy: bool = False,
         tied: bool = False,
         dropout: float = 0.0,
+        dtype: Any = None,
         param_dtype: Any = jnp.float32,
         execution: Execution | None = None,
         rngs: noise.Rngs,
@@ -133,6 +136,7 @@ class Seq2Seq(nnx.Module):
         shared: dict[str, Any] = {
             "num_layers": num_layers,
             "dropout": dropout,
+            "dtype": dtype,
             "param_dtype": param_dtype,
             "execution": execution,
             "rngs": rngs,
@@ -372,5 +376,6 @@ class Seq2Seq(nnx.Module):
         if self.decoder.gate is not None and encoded.source_ids is not None:
             most = self.decoder.vocabulary + encoded.mask.shape[-1] - 1
             checks.require_range("source_ids", encoded.source_ids, most, mask=encoded.mask)
+        encoded = encoded._replace(memory=self.decoder.computing(encoded.memory))
         memory = self.decoder.precompute(encoded)
         return memory, self.decoder.initial_state(encoded, self.bridge(encoded), memory)

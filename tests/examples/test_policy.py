@@ -28,6 +28,15 @@ def maze(sign, place, time):
     return t_maze.Maze(*(jnp.array(values, jnp.int32) for values in (sign, place, time)))
 
 
+def test_the_gru_in_bfloat16():
+    some = config(dtype="bfloat16")
+    model = policy.Policy(some, memory=True, rngs=nnx.Rngs(0))
+    assert jnp.dtype(model.body.layers.dtype) == jnp.bfloat16
+    loop = policy.loop_of(policy.task_of(some), model, jax.random.key(1), 3)
+    _, steps = policy.play(some, model, loop, jax.random.key(2), 4)
+    assert steps.value.dtype == steps.log_prob.dtype == jnp.float32
+
+
 def test_the_sign_is_seen_at_the_start_alone():
     seen = t_maze.look(maze([LEFT, RIGHT, LEFT, RIGHT], [0, 0, 1, 2], [0, 0, 1, 2]), 2)
     np.testing.assert_array_equal(seen, [[1, 0, 0], [0, 1, 0], [0, 0, 0], [0, 0, 1]])

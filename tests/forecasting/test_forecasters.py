@@ -349,6 +349,30 @@ def test_a_random_key_is_used_once():
 
 
 @pytest.mark.quick()
+@pytest.mark.parametrize("kind", ["autoregressive", "direct"])
+def test_recurrent_layers_in_bfloat16(kind):
+    """The parameters of distributions and the samples are float32, and as with float32."""
+    first = {"autoregressive": (4,), "direct": (4, H)}[kind]
+    made: Any = {"autoregressive": AutoregressiveForecaster, "direct": DirectForecaster}[kind]
+    options = NAMES | {"distribution": Gaussian(), "cell": "gru"}
+    given: dict[str, Any] = dict(COVARIATES)
+    drawn: dict[str, Any] = given | {"future_known": FUTURE}
+    if kind == "direct":
+        given = drawn
+    else:
+        drawn = drawn | {"horizon": H}
+    found = {}
+    for dtype in (None, jnp.bfloat16):
+        model = randomised(lambda dtype=dtype: made(*first, dtype=dtype, **options, rngs=nnx.Rngs(0)))
+        found[dtype] = model(VALUES, deterministic=True, **given)
+        samples = model.sample(VALUES, jax.random.key(0), num_samples=3, **drawn)
+        assert samples.dtype == jnp.float32 and samples.shape == (2, H, 3)
+    assert found[jnp.bfloat16]["mean"].dtype == jnp.float32
+    error = np.abs(found[jnp.bfloat16]["mean"] - found[None]["mean"])
+    assert 0 < np.nanmax(error) < 0.05 * np.nanstd(VALUES)
+
+
+@pytest.mark.quick()
 def test_samples_and_losses_of_direct_forecasts():
     model = direct()
     given = COVARIATES | {"future_known": FUTURE}

@@ -88,6 +88,53 @@ def test_stepping_equals_teacher_forcing(name):
         assert (weights[np.arange(4) >= LENGTHS[:, None]] == 0).all()
 
 
+@models
+@pytest.mark.quick("bahdanau", "feeding")
+def test_computation_in_bfloat16(name):
+    """The values are those of float32 up to rounding; parameters, logits and gradients stay."""
+    exact, model = built(name), make(name, dtype=jnp.bfloat16)
+    ids = ids_of(name)
+
+    @jax.jit
+    def run(model):
+        encoded = model.encoder(SOURCES, lengths=LENGTHS, source_ids=ids)
+        logits, state = stepped(model, encoded, TOKENS)
+        whole = model(SOURCES, TOKENS, lengths=LENGTHS, source_ids=ids)
+
+        def loss(model):
+            logits = model(SOURCES, TOKENS, lengths=LENGTHS, source_ids=ids)
+            return -jax.nn.log_softmax(logits)[:, :, 5].sum()
+
+        return encoded.memory, state.output, logits, whole, nnx.grad(loss)(model)
+
+    memory, output, logits, whole, gradient = run(model)
+    assert memory.dtype == output.dtype == jnp.bfloat16
+    assert logits.dtype == whole.dtype == jnp.float32
+    assert_close(logits, whole, 1e-2, 1e-2)  # the attention is computed in another order
+    expected = run(exact)
+    seen = np.isfinite(expected[3])
+    error = np.abs(np.asarray(whole - expected[3])[seen]).max()
+    assert 0 < error < 0.05 * np.asarray(expected[3])[seen].std() + 0.01
+    assert {leaf.dtype for leaf in jax.tree.leaves(gradient)} == {jnp.dtype("float32")}
+    got, want = (
+        np.concatenate([np.ravel(leaf) for leaf in jax.tree.leaves(g)])
+        for g in (gradient, expected[4])
+    )
+    assert np.linalg.norm(got - want) < 0.05 * np.linalg.norm(want)
+
+
+def test_a_custom_encoder_and_a_decoder_in_bfloat16():
+    """The memory and the initial state are cast to the dtype of the decoder."""
+    model = of_images("mean", dtype=jnp.bfloat16)
+    encoded = model.encoder(IMAGES, lengths=None, deterministic=True)
+    assert encoded.memory.dtype == jnp.float32
+    logits, state = stepped(model, encoded, TOKENS)
+    narrow = {leaf.dtype for leaf in jax.tree.leaves((state.cells, state.output, state.context))}
+    assert narrow == {jnp.dtype(jnp.bfloat16)}
+    assert logits.dtype == jnp.float32
+    assert_close(logits, model(IMAGES, TOKENS, deterministic=True), 1e-2, 1e-2)
+
+
 @pytest.mark.quick("copying-later")
 @models
 def test_padding_and_neighbours_change_nothing(name):
