@@ -74,8 +74,10 @@ class MusicModel(nnx.Module):
 
     def __init__(self, config: Config, *, rngs: nnx.Rngs) -> None:
         cell, dropout = cells.CELLS[config.cell](KEYS, config.hidden_size), config.dropout
-        rates: Any = {"dropout": dropout, "recurrent_dropout": config.recurrent_dropout}
-        self.recurrent = nn.Recurrent(cell, num_layers=config.num_layers, dtype=config.dtype, **rates, rngs=rngs)
+        self.recurrent = nn.Recurrent(
+            cell, num_layers=config.num_layers, dtype=config.dtype,
+            dropout=dropout, recurrent_dropout=config.recurrent_dropout, rngs=rngs,
+        )  # fmt: skip
         self.dropout = nnx.Dropout(dropout)
         self.head = nnx.Linear(config.hidden_size, KEYS, rngs=rngs)
 

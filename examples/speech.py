@@ -161,7 +161,8 @@ def make_model(config: Config, features: int, classes: int) -> Recogniser | Tran
         return Recogniser(config, features, classes, rngs=rngs)
     return Transducer(
         recurrent(config, features, bidirectional=False, rngs=rngs),
-        nn.GRU(32, config.hidden_size, dtype=config.dtype, rngs=rngs),  # reads embeddings of letters
+        # The prediction network reads embeddings of 32 features.
+        nn.GRU(32, config.hidden_size, dtype=config.dtype, rngs=rngs),
         vocabulary=classes, joint_size=config.joint_size, dropout=config.dropout, rngs=rngs,
     )  # fmt: skip
 

@@ -54,7 +54,7 @@ class Seq2Seq(nnx.Module):
       tied: see `Decoder`.
       dropout: see `Encoder` and `Decoder`.
       dtype: the dtype in which the recurrent layers and the attention compute, such as
-        `jnp.bfloat16`; see `Encoder` and `Decoder`. With a custom encoder, it is that of the decoder.
+        `jnp.bfloat16`; see `Encoder` and `Decoder`. A custom encoder has a dtype of its own.
       param_dtype: dtype of the parameters.
       execution: the options for running the encoder and the decoder, a `seqjax.Execution`.
       rngs: the source of randomness for the parameters: `nnx.Rngs(0)`, or a random key.

@@ -363,7 +363,8 @@ def test_recurrent_layers_in_bfloat16(kind):
         drawn = drawn | {"horizon": H}
     found = {}
     for dtype in (None, jnp.bfloat16):
-        model = randomised(lambda dtype=dtype: made(*first, dtype=dtype, **options, rngs=nnx.Rngs(0)))
+        options["dtype"] = dtype
+        model = randomised(lambda: made(*first, **options, rngs=nnx.Rngs(0)))
         found[dtype] = model(VALUES, deterministic=True, **given)
         samples = model.sample(VALUES, jax.random.key(0), num_samples=3, **drawn)
         assert samples.dtype == jnp.float32 and samples.shape == (2, H, 3)
