@@ -728,3 +728,30 @@ def test_a_projection_without_the_time_axis_is_named(implementation):
     cell = Flat(I, H)
     with pytest.raises(ValueError, match=r"slot 0 of Flat.project .* 5 time steps first, got .*10"):
         seqjax.unroll(cell, params_of(cell), jnp.ones([2, T, I]), implementation=implementation)
+
+
+@pytest.mark.quick("LSTM", "ProjectedLSTM")
+@pytest.mark.parametrize("name", ["Elman", "GRU", "LSTM", "ProjectedLSTM", "MGU", "MinGRU"])
+def test_outputs_of_ones_own_leave_the_weights_alone(name):
+    """A subclass may have other outputs: its parameters and states are those of the base class."""
+    base: Any = getattr(seqjax.cells, name)
+
+    class Two(base):
+        @property
+        def output_shape(self):
+            return {"first": (1,), "others": (2,)}
+
+        def output(self, p, gates, state):
+            h = jax.tree.leaves(state)[0]
+            return {"first": 2 * h[..., :1], "others": h[..., 1:3] - 1}
+
+    options = {"proj_size": 4} if name == "ProjectedLSTM" else {}
+    plain, cell = base(I, 6, **options), Two(I, 6, **options)
+    drawn = [jax.tree.map(jnp.shape, c.init(jax.random.key(0))) for c in (plain, cell)]
+    assert drawn[0] == drawn[1]
+    params = params_of(plain)
+    xs = np.random.default_rng(0).normal(size=(B, T, I)).astype(np.float32)
+    whole, found = (seqjax.unroll(c, params, xs) for c in (plain, cell))
+    assert_close(found.outputs["first"], 2 * whole.outputs[..., :1], 1e-6, 1e-6)
+    assert_close(found.outputs["others"], whole.outputs[..., 1:3] - 1, 1e-6, 1e-6)
+    assert_close(found.state, whole.state, 1e-6, 1e-6)

@@ -446,8 +446,20 @@ class GatedCell(DenseCell[Params, State]):
 
     gates: ClassVar[int] = 1
 
+    @property
+    def _hidden_shape(self) -> Shape:
+        """The shape of the hidden state, which the recurrent weights read, without batch axes.
+
+        It is also the shape of the output, unless a subclass defines another output.
+        """
+        return (self.hidden_size,)
+
+    @property
+    def output_shape(self) -> Shape:
+        return self._hidden_shape
+
     def initial_state(self, batch_shape: int | Shape = (), dtype: Any = jnp.float32) -> Any:
-        return jnp.zeros(ops.batched(batch_shape, self.hidden_size), dtype)
+        return jnp.zeros(ops.batched(batch_shape, *self._hidden_shape), dtype)
 
     def project(self, p: Any, x: Array) -> Slots:
         return ops.split(ops.affine(x, p.w_ih, p.b), self.gates)
@@ -457,7 +469,7 @@ class GatedCell(DenseCell[Params, State]):
         return self.draw("kernel_init", key, shape, self.gates, dtype)
 
     def _recurrent_weights(self, key: PRNGKey, gates: int, dtype: Any) -> Array:
-        shape = (*self.output_shape, gates * self.hidden_size)
+        shape = (*self._hidden_shape, gates * self.hidden_size)
         return self.draw("recurrent_init", key, shape, gates, dtype)
 
     def _biases(self, key: PRNGKey, dtype: Any) -> Array | None:

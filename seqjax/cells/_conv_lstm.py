@@ -32,7 +32,7 @@ class _ConvLSTM(MemoryCell):
         for name in ("spatial_shape", "kernel_size", "stride"):
             object.__setattr__(self, name, self._per_axis(name))
         checks.require_name("padding", self.padding, ("SAME", "VALID"))
-        if min(self.output_shape) <= 0:
+        if min(self._hidden_shape) <= 0:
             raise ValueError(
                 f"spatial_shape: expected at least kernel_size={self.kernel_size} with "
                 f"padding='VALID', got {self.spatial_shape}"
@@ -50,14 +50,14 @@ class _ConvLSTM(MemoryCell):
         return (*self._per_axis("spatial_shape"), self.input_size)
 
     @property
-    def output_shape(self) -> Shape:
+    def _hidden_shape(self) -> Shape:
         sizes, kernels, strides = map(self._per_axis, ("spatial_shape", "kernel_size", "stride"))
         if self.padding == "VALID":
             sizes = tuple(n - k + 1 for n, k in zip(sizes, kernels, strict=True))
         return (*(-(-n // s) for n, s in zip(sizes, strides, strict=True)), self.hidden_size)
 
     def stacked_on(self, input_size: int) -> Self:
-        *space, _ = self.output_shape
+        *space, _ = self._hidden_shape
         return dataclasses.replace(
             self, input_size=input_size, spatial_shape=tuple(space), stride=1, padding="SAME"
         )

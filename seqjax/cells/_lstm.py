@@ -90,9 +90,9 @@ class MemoryCell(GatedCell[Any, LSTMState]):
     gates: ClassVar[int] = 4
 
     def initial_state(self, batch_shape: int | Shape = (), dtype: Any = jnp.float32) -> LSTMState:
-        *space, _ = self.output_shape
+        *space, _ = self._hidden_shape
         return LSTMState(
-            h=jnp.zeros(ops.batched(batch_shape, *self.output_shape), dtype),
+            h=jnp.zeros(ops.batched(batch_shape, *self._hidden_shape), dtype),
             c=jnp.zeros(ops.batched(batch_shape, *space, self.hidden_size), dtype),
         )
 
@@ -348,12 +348,12 @@ class ProjectedLSTM(GatedLSTM):
         object.__setattr__(self, "proj_size", checks.require_integer("proj_size", size))
 
     @property
-    def output_shape(self) -> Shape:
+    def _hidden_shape(self) -> Shape:
         return (checks.require_integer("proj_size", self.proj_size),)
 
     def init(self, key: PRNGKey, dtype: Any = jnp.float32) -> ProjectedLSTMParams:
         k_cell, k_hr = self.keys(key, 2)
-        shape = (self.hidden_size, *self.output_shape)
+        shape = (self.hidden_size, *self._hidden_shape)
         return ProjectedLSTMParams(
             *self._init(k_cell, dtype), self.draw("kernel_init", k_hr, shape, 1, dtype)
         )
