@@ -38,7 +38,7 @@ demo: $(VENV)/.examples $(VENV)/.data ## train a model that pronounces English w
 speaker: $(VENV)/.examples $(VENV)/.data ## train a speaker recogniser on real recordings
 	$(BIN)/python -m examples.speaker --resume
 
-examples: $(EXAMPLES:%=example-%) ## run all examples on data from packages, a minute or two each
+examples: $(EXAMPLES:%=example-%) ## run all examples on data from packages, up to about five minutes each
 	$(BIN)/python -m examples.flip_flop
 	$(BIN)/python -m examples.vanishing_gradient
 	$(BIN)/python -m examples.online

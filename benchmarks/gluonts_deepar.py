@@ -33,7 +33,7 @@ from seqjax._machine import description
 EPOCH = 50  # number of steps of an epoch
 UNREAD = (
     "known", "season", "stride", "model", "cell", "epochs", "clip_norm", "devices", "distributed",
-    "keep_memory", "accumulate", "average", "resume",
+    "keep_memory", "accumulate", "average", "resume", "dtype",
 )  # fmt: skip
 
 
