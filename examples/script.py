@@ -69,7 +69,8 @@ class ScriptOptions:
     clip_norm: float = 1.0
     """Bound on the norm of the gradient."""
     dtype: Dtype = "float32"
-    """Dtype in which the recurrent layers compute. Parameters and all other layers are float32."""
+    """Dtype in which the recurrent layers, and the attention of a decoder, compute. Parameters and
+    all other layers are float32."""
     seed: int = 0
     """Seed of the initial weights, the order of the examples, and dropout."""
     devices: int = 1

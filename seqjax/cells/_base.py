@@ -308,6 +308,10 @@ class Cell(abc.ABC, Generic[Params, State]):
         del p, gates, state
         return {}
 
+    def _narrowed(self, output: PyTree, dtype: Any) -> PyTree:
+        """Return the output of steps in the compute dtype."""
+        return cast(output, dtype)
+
     def state_roles(self) -> PyTree:
         """Return a pytree with the structure of the state and a `Role` for each of its arrays.
 

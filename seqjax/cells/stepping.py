@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from seqjax.cells._base import Cell, cast, widened
+from seqjax.cells._base import Cell, widened
 from seqjax.types import Array, PyTree, Slots
 
 __all__ = ["Now", "Step", "advance", "enter", "held", "joined", "project_steps", "select", "shown"]
@@ -169,12 +169,11 @@ def shown(
       >>> shown(GRU(3, 1), (), (), jnp.ones([2, 1]), jnp.array([True, False]), "float32").tolist()
       [[1.0], [0.0]]
     """
-    return finished(cell.output(p, gates, reached), mask, dtype)
+    return finished(cell._narrowed(cell.output(p, gates, reached), dtype), mask)
 
 
-def finished(output: PyTree, mask: Array | None, dtype: Any) -> PyTree:
-    """Return an output in the compute dtype, with zeros at masked steps."""
-    output = cast(output, dtype)
+def finished(output: PyTree, mask: Array | None) -> PyTree:
+    """Return an output with zeros at masked steps."""
     if mask is None:
         return output
     return select(mask, output, jax.tree.map(jnp.zeros_like, output))

@@ -29,7 +29,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from seqjax.cells import ops
-from seqjax.cells._base import Cell, cast, compute_dtype, widened
+from seqjax.cells._base import Cell, compute_dtype, widened
 from seqjax.cells.stepping import Now, Step, added, advance, enter, masked, project_steps, shown
 from seqjax.kernels import _taps as taps
 from seqjax.kernels._associative import ASSOCIATIVE
@@ -239,7 +239,7 @@ def _run(setting: _Setting, problem: Problem, *, store: bool) -> tuple[Unrolled,
     )
     if form.output_after:
         outputs = _shown_after(setting, form, problem, p, inputs, reached)
-    outputs = cast(outputs, compute_dtype(problem.xs))
+    outputs = cell._narrowed(outputs, compute_dtype(problem.xs))
     return Unrolled(outputs, state), _Kept(form, stored, inputs, reached)
 
 
@@ -383,7 +383,7 @@ def _with_tangent(
             (p, None if setting.inline else inputs, reached),
             (moved.params, None if setting.inline else d_projected, d_reached),
         )
-    return ran, Unrolled(cast(d_outputs, compute_dtype(problem.xs)), d_state)
+    return ran, Unrolled(cell._narrowed(d_outputs, compute_dtype(problem.xs)), d_state)
 
 
 def _narrowed(kept: _Stored, state: Any) -> _Stored:

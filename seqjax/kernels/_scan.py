@@ -69,7 +69,7 @@ def scan(
         if with_gates:
             _, here = enter(cell, p, now, state, again)
             values = cell.gate_values(p, ran.gates, here)
-            output = output, finished(values, mask, inside)
+            output = output, finished(cast(values, inside), mask)
         return ran.state, (output, ran.state) if with_states else output
 
     state, outputs = jax.lax.scan(
@@ -79,10 +79,13 @@ def scan(
         reverse=reverse,
         unroll=unroll,
     )
-    if with_states:
-        outputs, states = outputs
-        return Unrolled((cast(outputs, dtype), states), state)
-    return Unrolled(cast(outputs, dtype), state)
+    outputs, *states = outputs if with_states else (outputs,)
+    if with_gates:
+        outputs, values = outputs
+        outputs = cell._narrowed(outputs, dtype), cast(values, dtype)
+    else:
+        outputs = cell._narrowed(outputs, dtype)
+    return Unrolled((outputs, *states) if with_states else outputs, state)
 
 
 def dtype_inside(dtype: Any) -> Any:

@@ -257,8 +257,6 @@ class Decoder(nnx.Module):
         copy = None
         if self.gate is not None and context is not None:
             copy = _affine(self.gate, jnp.concatenate([context, output, embedded], axis=-1))[..., 0]
-        if weights is not None:
-            weights = weights.astype(ops.accumulator_dtype(weights.dtype))
         return Features(hidden, weights, copy)
 
     def logits(self, features: Features, source_ids: Array | None = None) -> Array:
@@ -279,8 +277,9 @@ class Decoder(nnx.Module):
         if self.readout is not None:
             logits = _affine(self.readout, hidden).astype(jnp.float32)
         else:
-            table = self.embedding.embedding[...].astype(hidden.dtype)
-            flat = hidden.reshape(math.prod(hidden.shape[:-1]), hidden.shape[-1])
+            table = self.embedding.embedding[...]
+            wide = hidden.astype(jnp.promote_types(hidden.dtype, table.dtype))
+            flat = wide.reshape(math.prod(hidden.shape[:-1]), hidden.shape[-1])
             product = jnp.matmul(flat, table.T, preferred_element_type=jnp.float32)
             product = product.reshape(*hidden.shape[:-1], self.vocabulary)
             logits = ops.biased(product, None if self.bias is None else self.bias[...])

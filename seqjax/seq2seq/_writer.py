@@ -9,7 +9,7 @@ import jax.numpy as jnp
 
 from seqjax.attention import Attended, Attention, Memory
 from seqjax.cells import ops
-from seqjax.cells._base import Cell, widened
+from seqjax.cells._base import Cell, cast, widened
 from seqjax.cells.stepping import Now, advance
 from seqjax.types import Array, PRNGKey, PyTree, Shape, Slots
 
@@ -178,6 +178,15 @@ class Writer(Cell[WriterParams, DecoderState]):
     def output(self, p: WriterParams, gates: Slots, state: DecoderState) -> PyTree:
         del p, gates
         return _fields(state)
+
+    def _narrowed(self, output: PyTree, dtype: Any) -> PyTree:
+        """Return the output of steps in the compute dtype, but attention weights as they are.
+
+        The weights are probabilities of copied tokens. Rounded to 16 bits, they do not sum to 1.
+        """
+        y, context, weights, feed = output
+        y, context, feed = cast((y, context, feed), dtype)
+        return y, context, weights, feed
 
     def _attended(self, p: WriterParams, query: Array, state: Any) -> tuple[Array, Array, Any]:
         """Attend with one query per sequence, or one query per beam if beams share a memory."""

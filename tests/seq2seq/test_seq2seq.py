@@ -111,6 +111,9 @@ def test_computation_in_bfloat16(name):
     assert memory.dtype == output.dtype == jnp.bfloat16
     assert logits.dtype == whole.dtype == jnp.float32
     assert_close(logits, whole, 1e-2, 1e-2)  # the attention is computed in another order
+    if "copying" in name:  # the weights that copied tokens get are not rounded to 16 bits
+        for log_p in (logits, whole):
+            np.testing.assert_allclose(jax.nn.logsumexp(log_p, axis=-1), 0, atol=1e-5)
     expected = run(exact)
     seen = np.isfinite(expected[3])
     error = np.abs(np.asarray(whole - expected[3])[seen]).max()
@@ -121,6 +124,31 @@ def test_computation_in_bfloat16(name):
         for g in (gradient, expected[4])
     )
     assert np.linalg.norm(got - want) < 0.05 * np.linalg.norm(want)
+
+
+def test_logits_in_bfloat16_are_those_of_the_readout():
+    """Decoding and the loss multiply by the same numbers, the float32 embeddings."""
+    model = make("both", dtype=jnp.bfloat16)
+    hidden = model.hidden(SOURCES, TOKENS, lengths=LENGTHS)
+    matrix, bias, transposed = model.decoder.linear_readout()
+    assert transposed and hidden.dtype == jnp.bfloat16 and matrix.dtype == jnp.float32
+    expected = np.asarray(hidden, np.float64) @ np.asarray(matrix, np.float64).T + np.asarray(bias)
+    assert_close(model(SOURCES, TOKENS, lengths=LENGTHS), expected, 1e-5, 1e-5)
+
+
+def test_a_small_weight_in_float16_can_be_copied():
+    decoder = seq2seq.Decoder(
+        GRU(2, 3), vocabulary=4, memory_size=3, attention="dot", attend="current", copy=True,
+        dtype=jnp.float16, rngs=nnx.Rngs(0),
+    )  # fmt: skip
+    memory = jnp.array([[[60.0, 0, 0], [-60.0, 0, 0]]])
+    encoded = seq2seq.Encoded(memory, jnp.ones((1, 2), bool), ())
+    precomputed = decoder.precompute(encoded)
+    state = decoder.initial_state(encoded, (jnp.zeros((1, 3), jnp.float16),), precomputed)
+    features, state = decoder.advance(decoder.embed(jnp.array([1])), state, precomputed)
+    np.testing.assert_array_equal(features.weights, state.weights)
+    assert 0 < features.weights.min() < 2**-25  # float16 would make it 0
+    assert np.isfinite(decoder.logits(features, jnp.array([[4, 1]]))[0, 4])
 
 
 def test_a_custom_encoder_and_a_decoder_in_bfloat16():
