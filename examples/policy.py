@@ -18,7 +18,7 @@ is carried from one roll-out to the next. A feed-forward policy with about as ma
 trained in the same way for comparison.
 
     python -m examples.policy
-    python -m examples.policy --corridor 70 --rollout 256 --learning-rate 1e-3 --epochs 40
+    python -m examples.policy --corridor 70 --rollout 256 --epochs 40
     python -m examples.policy --task cart_pole
 """
 
@@ -42,8 +42,7 @@ from seqjax import nn, training
 EPISODES = 1024  # number of episodes for the measurement
 CLIP, SMOOTHING, ENTROPY = 0.2, 0.95, 0.01  # ε of PPO, λ of GAE, the weight of the entropy
 CART_POLE: dict[str, Any] = {
-    "rollout": 128, "discount": 0.99, "learning_rate": 1e-3, "epochs": 20,
-    "out": Path("out/cart_pole"),
+    "rollout": 128, "discount": 0.99, "epochs": 20, "out": Path("out/cart_pole"),
 }  # fmt: skip
 """The defaults of the options for the task cart_pole."""
 
@@ -71,7 +70,7 @@ class Config(script.ScriptOptions):
     """Number of roll-outs in an epoch."""
     batch_size: int = 64
     """Number of environments that run at the same time."""
-    learning_rate: float = 3e-3
+    learning_rate: float = 1e-3
     out: Path = Path("out/policy")
     """Folder for checkpoints, plots and results."""
 

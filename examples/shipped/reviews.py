@@ -10,7 +10,6 @@
 """
 
 import io
-import re
 import tarfile
 import zlib
 from collections.abc import Sequence
@@ -20,6 +19,7 @@ from typing import Any
 import numpy as np
 from matplotlib.figure import Figure
 
+from examples.shipped import archives, words
 from seqjax.data import Vocabulary, class_files, read_text, tfds_source
 
 __all__ = ["DEFAULT", "RATINGS", "Texts", "divided", "fields", "load", "plot", "words_of"]
@@ -51,7 +51,7 @@ def load(data: Path, tfds: str | None, parts: int) -> dict[str, Texts]:
 def words_of(text: str) -> list[str]:
     """Return words in lower case, and the marks that end a sentence."""
     text = text.lower().replace("<br />", " ")  # as in IMDB's reviews
-    return re.findall(r"[^\W_]+(?:'[^\W_]+)*|[!?.]", text)
+    return words.words_of(text, rf"{words.WORD}(?:'{words.WORD})*|[!?.]")
 
 
 def divided(texts: Texts, parts: int) -> tuple[Texts, Texts]:
@@ -74,14 +74,17 @@ def _read_tfds(name: str, split: str, folder: Path | None) -> Texts:
 
 def _read_folder(folder: Path) -> Texts:
     """Return the files of the folders neg and pos."""
-    paths, labels, _ = class_files(folder, "*.txt", names=("neg", "pos"))
+    paths, labels, _ = class_files(folder, "*.[tT][xX][tT]", names=("neg", "pos"))
     return [(read_text(path), float(y)) for path, y in zip(paths, labels, strict=True)]
 
 
 def _read_ratings(path: Path) -> Texts:
     """Return the rated sentences; the probability is the logistic function of the rating."""
     places = [*path.rglob(RATINGS), *path.rglob("*.tar.gz")] if path.is_dir() else [path]
-    raw = _unpacked(places[0]) if places and places[0].is_file() else None
+    raw = None
+    if places and places[0].is_file():
+        with archives.reading(places[0], "the source archive of vaderSentiment 3.3.2"):
+            raw = _unpacked(places[0])
     if raw is None:
         raise ValueError(
             "expected the source archive of vaderSentiment 3.3.2, or a folder with train/pos, "
@@ -124,11 +127,11 @@ def fields(texts: Texts, vocabulary: Vocabulary, max_words: int, *, sure: bool) 
 def plot(said: Sequence[Sequence[str]], rows: Sequence[Any]) -> Figure:
     """Plot the predicted probability that a text is positive, after each of its words."""
     figure = Figure(figsize=(8, 3 * len(said)), layout="constrained")
-    for row, (words, probabilities) in enumerate(zip(said, rows, strict=True)):
+    for row, (tokens, probabilities) in enumerate(zip(said, rows, strict=True)):
         axes = figure.add_subplot(len(said), 1, row + 1)
         axes.plot(probabilities, marker="o", color="#0072B2")
         axes.axhline(0.5, color="grey", linewidth=0.8)
-        axes.set_xticks(range(len(words)), words, rotation=60, ha="right")
+        axes.set_xticks(range(len(tokens)), tokens, rotation=60, ha="right")
         axes.set_ylim(0, 1)
         axes.set_ylabel("probability of positive")
     return figure

@@ -17,12 +17,15 @@ import re
 import tarfile
 import tempfile
 import zipfile
+import zlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from examples.shipped import archives
+from examples.shipped.folders import matching
 from seqjax import metrics, viz
 from seqjax.data import Vocabulary, installed_files, read_audio
 from seqjax.data import _audio as audio
@@ -58,6 +61,8 @@ def load(path: Path | None, *, words: int) -> dict[str, Recordings]:
     """
     if path is None:
         return synthesise(words)
+    if not path.exists():
+        raise ValueError(f"expected recordings or features, got {path}, which does not exist")
     sets = read_features(path) if zipfile.is_zipfile(path) else read_recordings(path)
     for split, recordings in sets.items():
         if not recordings:
@@ -104,9 +109,11 @@ def read_recordings(path: Path) -> dict[str, Recordings]:
     rates: dict[int, str] = {}  # a file of each sampling rate
     with tempfile.TemporaryDirectory() as unpacked:
         if path.is_file():
-            with tarfile.open(path) as archive:
+            expected = "a folder of recordings, an archive of it (.tar.gz) or features (.npz)"
+            with archives.reading(path, expected), tarfile.open(path) as archive:
                 archive.extractall(unpacked, filter="data")
-        for file in sorted((Path(unpacked) if path.is_file() else path).rglob("[!.]*.wav")):
+        folder = Path(unpacked) if path.is_file() else path
+        for file in matching(folder, "**/*.[wW][aA][vV]"):
             name = re.fullmatch(r"(\d)_\w+_(\d+)", file.stem)
             if not name:
                 raise ValueError(f"expected names DIGIT_SPEAKER_INDEX.wav, got {file.name}")
@@ -122,6 +129,52 @@ def read_recordings(path: Path) -> dict[str, Recordings]:
 
 def read_features(path: Path) -> dict[str, Recordings]:
     """Return the features and texts of a .npz file."""
+    found = _arrays(path)
+    sets: dict[str, Recordings] = {"train": [], "valid": [], "test": []}
+    for side in ("train", "test"):
+        feats, lengths, texts, ids = (found[f"{side}_{part}"] for part in PARTS)
+        if lengths.dtype.kind not in "iu" or lengths.ndim != 1:
+            raise ValueError(
+                f"{path}: expected integers [N] in {side}_len, got {lengths.dtype} of shape "
+                f"{lengths.shape}"
+            )
+        if lengths.min(initial=1) < 1:
+            entry = int(np.argmax(lengths < 1))
+            raise ValueError(
+                f"{path}: expected at least 1 in {side}_len, got {lengths[entry]} in entry {entry}"
+            )
+        if feats.ndim != 2 or lengths.sum() != len(feats):
+            raise ValueError(
+                f"{path}: expected {side}_feats [{lengths.sum()}, F], got {feats.shape}"
+            )
+        width = found["train_feats"].shape[1]
+        if feats.shape[1] != width:
+            raise ValueError(
+                f"{path}: expected {side}_feats [{len(feats)}, {width}], as in train_feats, got "
+                f"{feats.shape}"
+            )
+        if not lengths.shape == texts.shape == ids.shape:
+            raise ValueError(
+                f"{path}: expected {len(lengths)} entries in {side}_text and _id, as in {side}_len"
+            )
+        frames = np.split(_floats(feats, f"{side}_feats", path), np.cumsum(lengths)[:-1])
+        for index, x in enumerate(frames):
+            if not np.isfinite(x).all():
+                wrong = x[~np.isfinite(x)][0]
+                raise ValueError(
+                    f"{path}: expected finite numbers in {side}_feats, got {wrong} in the frames "
+                    f"of entry {index}"
+                )
+        speakers = [name.split("/")[-2:][0] for name in _texts(ids, f"{side}_id", path)]
+        held = sorted(set(speakers))[9::10] if side == "train" else []
+        said = _texts(texts, f"{side}_text", path)
+        for x, text, speaker in zip(frames, said, speakers, strict=True):
+            sets["valid" if speaker in held else side].append((x, text))
+    return sets
+
+
+def _arrays(path: Path) -> dict[str, np.ndarray]:
+    """Return the arrays of a .npz file."""
     names = [f"{side}_{part}" for side in ("train", "test") for part in PARTS]
     try:
         with np.load(path) as arrays:
@@ -129,26 +182,39 @@ def read_features(path: Path) -> dict[str, Recordings]:
             if missing:
                 got = ", ".join(arrays)
                 raise ValueError(f"expected {', '.join(missing)} in {path}, got {got}")
-            found = {name: arrays[name] for name in names}
+            return {name: _read(arrays, name, path) for name in names}
     except zipfile.BadZipFile as error:
         raise ValueError(f"{path}: {error}") from None
-    sets: dict[str, Recordings] = {"train": [], "valid": [], "test": []}
-    for side in ("train", "test"):
-        feats, lengths, texts, ids = (found[f"{side}_{part}"] for part in PARTS)
-        if feats.ndim != 2 or lengths.sum() != len(feats) or lengths.min(initial=1) < 1:
+
+
+def _read(arrays: Any, name: str, path: Path) -> np.ndarray:
+    """Return one array of a .npz file."""
+    try:
+        array: np.ndarray = arrays[name]
+    except (ValueError, zlib.error, EOFError) as error:  # such as an array of objects
+        raise ValueError(f"{path}: expected an array in {name}: {error}") from None
+    return array
+
+
+def _floats(values: np.ndarray, name: str, path: Path) -> np.ndarray:
+    """Return numbers as float32."""
+    if values.dtype.kind not in "fiu":
+        raise ValueError(f"{path}: expected numbers in {name}, got {values.dtype}")
+    with np.errstate(over="ignore"):  # the caller finds infinite numbers
+        return values.astype(np.float32)
+
+
+def _texts(values: np.ndarray, name: str, path: Path) -> list[str]:
+    """Return texts, which may be stored as UTF-8."""
+    texts = []
+    for index, value in enumerate(values.tolist()):
+        try:
+            texts.append(value.decode("utf-8") if isinstance(value, bytes) else str(value))
+        except UnicodeDecodeError:
             raise ValueError(
-                f"{path}: expected {side}_feats [{lengths.sum()}, F], got {feats.shape}"
-            )
-        if not len(lengths) == len(texts) == len(ids):
-            raise ValueError(
-                f"{path}: expected {len(lengths)} entries in {side}_text and _id, as in {side}_len"
-            )
-        speakers = [str(name).split("/")[-2:][0] for name in ids]
-        held = sorted(set(speakers))[9::10] if side == "train" else []
-        frames = np.split(feats.astype(np.float32), np.cumsum(lengths)[:-1])
-        for x, text, speaker in zip(frames, texts, speakers, strict=True):
-            sets["valid" if speaker in held else side].append((x, str(text)))
-    return sets
+                f"{path}: expected UTF-8 in {name}, got {value!r} in entry {index}"
+            ) from None
+    return texts
 
 
 def accuracies(said: list[str], right: list[str], best: list[str]) -> dict[str, float]:

@@ -18,6 +18,7 @@ from matplotlib.figure import Figure
 
 from examples.shipped.folders import matching, only
 from seqjax.data import Windows, read_text
+from seqjax.viz._draw import plain
 
 __all__ = ["joined", "load", "plot", "tokens_of", "unigram"]
 
@@ -68,7 +69,8 @@ def plot(bits: np.ndarray, pieces: Sequence[str]) -> Figure:
     axes = figure.subplots()
     axes.bar(range(len(bits)), bits, color="0.4")
     labels = [repr(piece)[1:-1] for piece in pieces]
-    axes.set_xticks(range(len(bits)), labels, rotation=0 if max(map(len, labels)) < 3 else 90)
+    rotation = 0 if max(map(len, labels)) < 3 else 90
+    axes.set_xticks(range(len(bits)), list(map(plain, labels)), rotation=rotation)
     axes.set_ylabel("bits")
     axes.set_title("Surprise of each token of the test text")
     return figure

@@ -15,7 +15,7 @@ pytest.importorskip("sacrebleu")
 from PIL import Image
 
 from examples import caption
-from examples.shipped import captions
+from examples.shipped import captions, words
 
 
 @pytest.fixture(scope="module")
@@ -122,6 +122,41 @@ def test_captions_are_read_as_csv(tmp_path):
         captions.read_folder(tmp_path, 4)
 
 
+def test_images_are_upright_opaque_and_of_eight_bits(tmp_path):
+    shape = np.zeros((4, 4), np.uint8)
+    shape[1:3, 1:3] = 255  # the opaque part of a black image
+    black = np.zeros_like(shape)
+    Image.fromarray(np.stack([black] * 3 + [shape], -1)).save(tmp_path / "rgba.png")
+    Image.merge("LA", [Image.fromarray(black), Image.fromarray(shape)]).save(tmp_path / "la.png")
+    palette = Image.fromarray(255 - shape).convert("P")
+    palette.save(tmp_path / "p.png", transparency=palette.getpixel((0, 0)))
+    ramp = np.arange(16, dtype=np.uint16).reshape(4, 4) * 4369  # up to 65535
+    Image.fromarray(ramp).save(tmp_path / "grey.png")
+    turned = Image.fromarray(np.repeat([[255], [0]], 4, axis=1).repeat(2, axis=0).astype(np.uint8))
+    exif = turned.getexif()
+    exif[0x0112] = 6  # to be turned clockwise by 90 degrees
+    turned.save(tmp_path / "turned.png", exif=exif)
+    names = ("rgba", "la", "p", "grey", "turned")
+    (tmp_path / "captions.txt").write_text(
+        "image,caption\n\n" + "".join(f"{name}.png,word\n" for name in names) + " \n\n"
+    )
+    found = {x.key.removesuffix(".png"): x.image for x in captions.read_folder(tmp_path, 4)}
+    for name in ("rgba", "la", "p"):
+        assert (found[name] == 255 - shape[..., None]).all(), name
+    assert (found["grey"] == ramp[..., None] // 257).all()
+    assert (found["turned"] == np.repeat([0, 255], 2)[None, :, None]).all()
+    Image.fromarray(ramp.astype(np.float32)).save(tmp_path / "wide.tif")
+    (tmp_path / "captions.txt").write_text("image,caption\nwide.tif,word\n")
+    with pytest.raises(ValueError, match=r"expected an image of 8 or 16 bits in .*wide\.tif, got"):
+        captions.read_folder(tmp_path, 4)
+
+
+def test_words_of_captions():
+    assert words.words_of("एक कुत्ता, the dog’s re\u0301sume\u0301") == [
+        "एक", "कुत्ता", "the", "dog", "s", "r\u00e9sum\u00e9",
+    ]  # fmt: skip
+
+
 def test_mistakes(folder, tmp_path, monkeypatch):
     def fails(message, data=folder, **options):
         with pytest.raises(SystemExit, match=message):
@@ -134,12 +169,18 @@ def test_mistakes(folder, tmp_path, monkeypatch):
     fails("--batch-size: expected at least 1, got 0", batch_size=0)
     fails(r"--data: .*captions\.txt", tmp_path)
     (tmp_path / "captions.txt").write_text("image,caption\nno.png,nothing\n")
-    fails(r"--data: .*no\.png", tmp_path)
+    fails(
+        r"--data: expected image,caption in line 2 of captions.txt, got \['no.png', 'nothing'\]; "
+        rf"there is no image 'no.png' in {tmp_path} or",
+        tmp_path,
+    )
     (tmp_path / "no.png").write_text("no image")
-    fails(r"--data: cannot identify image file .*no\.png", tmp_path)
+    fails(r"--data: expected an image in .*no\.png: cannot identify image file", tmp_path)
     Image.new("RGB", (3, 5)).save(tmp_path / "no.png")
     fails("--data: expected images for each side, got 1 in all", tmp_path)
-    (tmp_path / "captions.txt").write_text("image,caption\nno.png,nothing\n\n")
-    fails("--data: expected image,caption in line 3 of captions.txt, got", tmp_path)
+    (tmp_path / "captions.txt").write_text("image,caption\nno.png,nothing\n\nno.png\n")
+    fails("--data: expected image,caption in line 4 of captions.txt, got", tmp_path)
+    (tmp_path / "captions.txt").write_text("caption,image\nnothing,no.png\n")
+    fails(r"in line 2 of captions.txt, got \['nothing', 'no.png'\]; there is no image", tmp_path)
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     fails("pip install --no-deps qtawesome", None)

@@ -71,6 +71,14 @@ def test_the_learning_rate_of_zaremba(text, tmp_path):
         assert preset["clip_norm"] * preset["steps"] == 5.0
 
 
+def test_signs_of_formulas_are_drawn_as_they_are(tmp_path):
+    pieces = ["$\\alpha$", "$f(x)$", "5$"]
+    figure = texts.plot(np.ones(3), pieces)
+    figure.savefig(tmp_path / "surprise.png")
+    labels = [label.get_text() for label in figure.axes[0].get_xticklabels()]
+    assert labels == [r"\$\\alpha\$", r"\$f(x)\$", r"5\$"]
+
+
 def test_bad_data_is_named(tmp_path):
     for name, data in (("empty.txt", b""), ("latin.txt", "é".encode("latin-1") * 9)):
         path = tmp_path / name

@@ -33,7 +33,7 @@ def dictionary(tmp_path):
 
 def test_reading_strips_stress_and_joins_ways(tmp_path):
     path = tmp_path / "some.dict"
-    path.write_text("read R EH1 D\n\n# a remark\nread(2) R IY1 D # present\nRead R EH2 D\nno\n")
+    path.write_text("read R EH1 D\n\n# a remark\nread(2) R IY1 D # present\nRead R EH2 D\n")
     assert pronunciations.read_dictionary(path) == {"read": [("R", "EH", "D"), ("R", "IY", "D")]}
 
 
@@ -48,6 +48,43 @@ def test_lines_that_are_comments_or_no_words(tmp_path):
     path.write_text("ma M A 1\n")
     with pytest.raises(ValueError, match=r"expected phonemes .* in line 1 of .*, got 'ma M A 1'"):
         pronunciations.read_dictionary(path)
+
+
+def test_lines_with_a_tab_are_read_as_they_are(tmp_path):
+    path = tmp_path / "some.tsv"
+    lines = ["ad hoc\tæ d h ɒ k", "c#\ts iː", "foo\tf # b", "(paren\tP EH", "well, well\tw e"]
+    lines += ["ma\tm a1", "ma\tm a2", "e\u0301te\u0301\te\u0301 t e", "\u00e9t\u00e9\t\u00e9 t e"]
+    path.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    assert pronunciations.read_dictionary(path) == {
+        "ad hoc": [("æ", "d", "h", "ɒ", "k")],
+        "c#": [("s", "iː")],
+        "foo": [("f", "#", "b")],
+        "(paren": [("P", "EH")],
+        "well, well": [("w", "e")],
+        "ma": [("m", "a1"), ("m", "a2")],
+        "\u00e9t\u00e9": [("\u00e9", "t", "e")],
+    }
+    assert pronunciations.spelled(" E\u0301te\u0301 ") == "\u00e9t\u00e9"
+    for wrong in ("\tk a t", "cat\t", "cat\t "):
+        path.write_text(f"dog\td o g\n{wrong}\n")
+        with pytest.raises(ValueError, match=r"a word and its phonemes in line 2 of .*some.tsv, g"):
+            pronunciations.read_dictionary(path)
+
+
+def test_words_of_cmu_with_signs(tmp_path):
+    path = tmp_path / "some.dict"
+    path.write_text("(paren P EH1\n(paren(2) P EH2 R\nc# S IY1 # a language\n#hash HH AE1 SH\n#\n")
+    assert pronunciations.read_dictionary(path) == {
+        "(paren": [("P", "EH"), ("P", "EH", "R")],
+        "c#": [("S", "IY")],
+        "#hash": [("HH", "AE", "SH")],
+    }
+    for wrong, message in (("no", "a word and its phonemes"), ("cat;k a t", "spaces or a tab")):
+        path.write_text(f"dog D AO1 G\n{wrong}\n")
+        with pytest.raises(
+            ValueError, match=rf"expected {message}.* in line 2 of .*, got '{wrong}'"
+        ):
+            pronunciations.read_dictionary(path)
 
 
 def test_no_word_is_on_two_sides_and_the_split_is_fixed():

@@ -97,6 +97,24 @@ def test_the_tutorial_on_folders_of_whole_reviews(tmp_path):
 def test_words():
     words = shipped_reviews.words_of("It's GOOD,<br />isn't it?!")
     assert words == ["it's", "good", "isn't", "it", "?", "!"]
+    assert shipped_reviews.words_of("I didn’t.") == ["i", "didn't", "."]
+
+
+def test_words_keep_their_marks():
+    assert shipped_reviews.words_of("यह फिल्म अच्छी है") == ["यह", "फिल्म", "अच्छी", "है"]
+    assert shipped_reviews.words_of("หนังดีมาก") == ["หนังดีมาก"]
+    assert shipped_reviews.words_of("re\u0301sume\u0301") == ["r\u00e9sum\u00e9"]
+    assert shipped_reviews.words_of("\u2764\ufe0f _a_") == ["a"]  # a heart with a mark is no word
+
+
+def test_names_in_capital_letters_are_read(tmp_path):
+    for split, side in itertools.product(("train", "test"), ("neg", "pos")):
+        folder = tmp_path / split / side
+        folder.mkdir(parents=True)
+        for n in range(9):
+            (folder / f"{n}.{'TXT' if n % 2 else 'txt'}").write_text(f"film {n} {side}")
+    texts = shipped_reviews.load(tmp_path, None, 5)
+    assert len(texts["train"]) + len(texts["dev"]) == len(texts["test"]) == 18
 
 
 @pytest.mark.quick()
@@ -158,7 +176,7 @@ def test_mistakes(tmp_path):
         )
     path = tmp_path / "some.tar.gz"
     path.write_bytes(b"no archive")
-    fails("--data: .*", path)
+    fails(r"^--data: expected the source archive .*, got .*some\.tar\.gz: [^\n]*$", path)
     path.write_bytes(packed(["1\t0.5\tA film", "2\tgood\tA film"]))
     fails("--data: expected a number, a rating and a text in line 2 of movie.*got '2", path)
     path.write_bytes(packed(["1\t0.5\tA film"]))

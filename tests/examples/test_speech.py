@@ -176,6 +176,56 @@ def test_a_language_model_of_words_is_counted():
     np.testing.assert_allclose(score_of(words, tokens, "aba"), letter_models.UNKNOWN, rtol=1e-5)
 
 
+def test_bytes_are_texts_and_lengths_may_be_unsigned(features, tmp_path):
+    with np.load(features) as arrays:
+        whole = dict(arrays)
+    for name in ("train_text", "train_id", "test_text", "test_id"):
+        whole[name] = np.char.encode(whole[name], "utf-8")
+    whole["train_len"] = whole["train_len"].astype(np.uint64)
+    np.savez(tmp_path / "bytes.npz", **whole)
+    found = spoken_digits.load(tmp_path / "bytes.npz", words=1)
+    for split, wanted in spoken_digits.load(features, words=1).items():
+        assert [text for _, text in found[split]] == [text for _, text in wanted]
+
+
+def test_names_in_capital_letters_are_read(recordings, tmp_path):
+    for index, end in ((0, "wav"), (5, "WAV"), (8, "Wav")):
+        raw = (recordings / f"1_somebody_{index}.wav").read_bytes()
+        (tmp_path / f"1_somebody_{index}.{end}").write_bytes(raw)
+    found = spoken_digits.load(tmp_path, words=1)
+    assert [(split, len(some)) for split, some in found.items()] == [
+        ("train", 1), ("valid", 1), ("test", 1),
+    ]  # fmt: skip
+
+
+def test_features_are_checked_before_the_training(features, tmp_path):
+    with np.load(features) as arrays:
+        whole = dict(arrays)
+
+    def fails(message, **changed):
+        np.savez(tmp_path / "some.npz", **(whole | changed))
+        with pytest.raises(SystemExit, match=rf"^--data: .*some\.npz: expected {message}"):
+            speech.main(config(tmp_path / "some.npz", tmp_path / "out"))
+
+    wide = np.zeros((500, 5))
+    fails(r"test_feats \[500, 4\], as in train_feats, got \(500, 5\)", test_feats=wide)
+    hole = whole["test_feats"].copy()
+    hole[60, 2] = np.nan
+    fails("finite numbers in test_feats, got nan in the frames of entry 2$", test_feats=hole)
+    hole[60, 2] = 1e39  # infinite in float32
+    fails("finite numbers in test_feats, got inf in the frames of entry 2$", test_feats=hole)
+    fails("numbers in test_feats, got <U4", test_feats=np.full((500, 4), "zero"))
+    floats = whole["train_len"].astype(float)
+    fails(r"integers \[N\] in train_len, got float64 of shape \(300,\)", train_len=floats)
+    lengths = whole["test_len"].copy()
+    lengths[3:5] = 0, 50
+    fails("at least 1 in test_len, got 0 in entry 3", test_len=lengths)
+    latin = np.array([b"caf\xe9"] * 20)
+    fails(r"UTF-8 in test_text, got b'caf\\xe9' in entry 0", test_text=latin)
+    objects = whole["test_text"].astype(object)
+    fails("an array in test_text: Object arrays", test_text=objects)
+
+
 def test_mistakes(features, recordings, tmp_path):
     def fails(message, data=features, **options):
         with pytest.raises(SystemExit, match=message):
@@ -188,9 +238,13 @@ def test_mistakes(features, recordings, tmp_path):
     fails("--lm: expected .* either --lm or --lm-order", lm=tmp_path / "a.arpa", lm_order=3)
     fails("--lm: .*no_such_file", lm=tmp_path / "no_such_file.arpa")
     fails("--data: expected recordings for train in", data=tmp_path)
-    fails("--data: .*no_such_file", data=tmp_path / "no_such_file.npz")
-    (tmp_path / "noise.npz").write_bytes(b"nothing of the kind")
-    fails("--data: ", data=tmp_path / "noise.npz")
+    fails("--data: .*no_such_file.npz, which does not exist", data=tmp_path / "no_such_file.npz")
+    for noise in (b"nothing of the kind", b"", b"\x1f\x8b\x08"):
+        (tmp_path / "noise.npz").write_bytes(noise)
+        fails(
+            r"^--data: expected a folder of recordings, .* \(.npz\), got .*noise\.npz: [^\n]*$",
+            data=tmp_path / "noise.npz",
+        )
     np.savez(tmp_path / "few.npz", train_feats=np.zeros((3, 2)), train_len=[3])
     fails("--data: .*expected .*train_text, .*test_id in", data=tmp_path / "few.npz")
     with np.load(features) as arrays:
