@@ -37,7 +37,8 @@ class Config(script.ScriptOptions):
     """Options of the next frame example."""
 
     data: Path | None = None
-    """digits.csv.gz of scikit-learn; by default that in the installed package."""
+    """digits.csv.gz of scikit-learn; by default that in the installed package. A row has 64 pixels
+    from 0 to 16 and a label; pixels from 0 to 255 must be scaled first."""
     digits: int = 1
     """Number of digits in a film."""
     size: int = 16

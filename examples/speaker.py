@@ -120,8 +120,9 @@ def main(config: Config) -> dict[str, float]:
         loss = losses.cross_entropy(**found, label_smoothing=config.label_smoothing)
         return loss, {"accuracy": metrics.accuracy(**found)}
 
-    result = config.fit(model, loss_fn, config.batches(train_set))
-    test_batches = list(batches(test_set, batch_size=len(test_set["speaker"])))
+    result = config.fit(model, loss_fn, config.batches(train_set, sequence_keys=("frames",)))
+    count = len(test_set["speaker"])
+    test_batches = list(batches(test_set, batch_size=count, sequence_keys=("frames",)))
     measured = script.measure(result.model, metric_fn, test_batches)
     [batch] = test_batches
     guesses = np.asarray(result.model(batch["frames"], batch["lengths"]).argmax(axis=-1))

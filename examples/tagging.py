@@ -7,7 +7,8 @@ A bidirectional LSTM reads the characters of each word. A second bidirectional L
 word, an embedding and the output of the first LSTM. All rare words have the embedding of unknown
 words. A softmax, or with --crf a conditional random field over neighbouring tags, gives the tags.
 If the tags mark named entities (B-PER, I-PER, O), the epoch with the best F1 of whole entities is
-used, otherwise that with the best accuracy.
+used, otherwise that with the best accuracy. A tag that does not occur in the training sentences is
+never predicted, so it counts as an error.
 
 The default data are the Hong Kong Cantonese Corpus (Luke, Wong 2015), conversations tagged by hand,
 which the package pycantonese contains. Every tenth conversation is for the test, and another tenth
@@ -85,9 +86,14 @@ class Config(script.ScriptOptions):
 
 
 class Tagger(nnx.Module):
-    """A network that reads the characters and the words, and scores each tag for each word."""
+    """A network that reads the characters and the words, and scores each tag for each word.
 
-    def __init__(self, config: Config, words: int, chars: int, tags: int, rngs: nnx.Rngs) -> None:
+    `seen` says which tags occur in the training sentences; only these are predicted.
+    """
+
+    def __init__(
+        self, config: Config, words: int, chars: int, seen: Sequence[bool], rngs: nnx.Rngs
+    ) -> None:
         size, width = config.char_size, config.embed_size + 2 * config.char_size
         self.word_dropout, self.dropout = config.word_dropout, nnx.Dropout(config.dropout)
         self.words = nnx.Embed(words, config.embed_size, rngs=rngs)
@@ -97,8 +103,9 @@ class Tagger(nnx.Module):
             width, config.hidden_size, num_layers=config.num_layers, bidirectional=True,
             dropout=config.dropout, dtype=config.dtype, rngs=rngs,
         )  # fmt: skip
-        self.head = nnx.Linear(self.context.output_size, tags, rngs=rngs)
-        self.chain = crf.CRF(tags) if config.crf else None
+        self.head = nnx.Linear(self.context.output_size, len(seen), rngs=rngs)
+        self.chain = crf.CRF(len(seen)) if config.crf else None
+        self.seen = tuple(seen)
 
     def __call__(self, batch: Any, rngs: nnx.Rngs | None = None) -> jax.Array:
         """Return scores [B, T, tags]; training needs `rngs`.
@@ -128,6 +135,7 @@ class Tagger(nnx.Module):
 
     def best(self, scores: jax.Array, batch: Any) -> jax.Array:
         """Return the predicted tags, int [B, T]."""
+        scores = jnp.where(jnp.array(self.seen), scores, -1e9)
         if self.chain is None:
             return scores.argmax(axis=-1)
         return self.chain.decode(scores, lengths=batch["lengths"]).tags
@@ -159,10 +167,17 @@ def main(config: Config) -> dict[str, float]:
     train, dev, test = data["train"], data["dev"], data["test"]
     tags = sorted({tag for side in data.values() for _, tags in side for tag in tags})
     encoder = tagged_words.Encoder(train, tags, config.max_chars)
-    entities = any(tagged_words.entities(tags) for _, tags in dev)
+    entities = tagged_words.have_entities(train) and any(
+        tagged_words.entities(tags) for _, tags in dev
+    )
     for name, side in data.items():
         print(f"{name}: {len(side):,} sentences, {sum(len(words) for words, _ in side):,} words")
-    model = Tagger(config, len(encoder.words), len(encoder.chars), len(tags), nnx.Rngs(config.seed))
+    known = {tag for _, tags in train for tag in tags}
+    seen = [tag in known for tag in tags]
+    if not all(seen):
+        unseen = ", ".join(tag for tag in tags if tag not in known)
+        print(f"tags that do not occur in train, which count as errors: {unseen}")
+    model = Tagger(config, len(encoder.words), len(encoder.chars), seen, nnx.Rngs(config.seed))
 
     def loss_fn(model: Tagger, batch: Any, rngs: nnx.Rngs) -> tuple[jax.Array, Any]:
         return model.loss(model(batch, rngs), batch).value(), {}

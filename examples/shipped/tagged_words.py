@@ -30,6 +30,7 @@ __all__ = [
     "entities",
     "entity_f1",
     "figures",
+    "have_entities",
     "known_entities",
     "load",
     "most_frequent",
@@ -173,14 +174,27 @@ def known_entities(train: Sequence[Sentence], texts: Sequence[Sequence[str]]) ->
     return found
 
 
+PREFIXES = ("B-", "I-", "E-", "L-", "S-", "U-")
+"""Prefixes of tags that mark entities, in the schemes IOB, BIOES and BILOU."""
+
+
+def have_entities(sentences: Sequence[Sentence]) -> bool:
+    """Return whether tags mark entities: some begin with a prefix of `PREFIXES`, and one is "O".
+
+    In other tag sets, such as N-SG or S-PL, there is no tag "O" for words outside of entities.
+    """
+    tags = {tag for _, tags in sentences for tag in tags}
+    return "O" in tags and any(map(_marks, tags))
+
+
 def _marks(tag: str) -> bool:
     """Return whether a tag marks a word of an entity."""
-    return tag[1:2] == "-"
+    return tag.startswith(PREFIXES)
 
 
 def _continues(before: str, tag: str) -> bool:
     """Return whether `tag` continues the entity that the tag `before` marks."""
-    return tag[:2] in ("I-", "E-") and before[:2] in ("B-", "I-") and tag[2:] == before[2:]
+    return tag[:2] in ("I-", "E-", "L-") and before[:2] in ("B-", "I-") and tag[2:] == before[2:]
 
 
 def entities(tags: Sequence[str]) -> set[tuple[int, int, str]]:
@@ -236,22 +250,23 @@ def figures(
 ) -> dict[str, float]:
     """Return the metrics of the predicted tags and of two baselines.
 
-    The baselines are the most frequent tag of each word and, if tags mark entities, the entities
-    of the training sentences.
+    The baselines are the most frequent tag of each word and, if the tags of the training sentences
+    mark entities, these entities.
     """
     known = {word for words, _ in train for word in words}
-    texts = [words for words, _ in test]
-    figures = _figures(test, found, known)
+    texts, marked = [words for words, _ in test], have_entities(train)
+    figures = _figures(test, found, known, marked=marked)
     baselines = {"most_frequent_tag": most_frequent(train, texts)}
     if "entity_f1" in figures:
         baselines["known_entities"] = known_entities(train, texts)
     for name, guesses in baselines.items():
-        figures |= {f"{name}_{k}": v for k, v in _figures(test, guesses, known).items()}
+        some = _figures(test, guesses, known, marked=marked)
+        figures |= {f"{name}_{k}": v for k, v in some.items()}
     return figures
 
 
 def _figures(
-    test: Sequence[Sentence], found: Sequence[Sequence[str]], known: set[str]
+    test: Sequence[Sentence], found: Sequence[Sequence[str]], known: set[str], *, marked: bool
 ) -> dict[str, float]:
     """Return accuracy over all words, over unseen words and, if tags mark entities, their F1."""
     rows = [
@@ -263,6 +278,8 @@ def _figures(
     figures = {"accuracy": float(right.mean())}
     if not seen.all():
         figures["accuracy_unseen_words"] = float(right[~seen].mean())
+    if not marked:
+        return figures
     spans = [
         (entities(tags), entities(guesses)) for (_, tags), guesses in zip(test, found, strict=True)
     ]

@@ -102,6 +102,39 @@ def test_signals_of_har(tmp_path):
         np.testing.assert_allclose(values.std(0), 1, atol=1e-5)
 
 
+def write_har(folder, signals, labels, activities):
+    (folder / "activity_labels.txt").write_text(activities)
+    inside = folder / "train" / "Inertial Signals"
+    inside.mkdir(parents=True, exist_ok=True)
+    for name, values in zip(("acc_x", "acc_y"), signals, strict=True):
+        np.savetxt(inside / f"{name}_train.txt", values)
+    np.savetxt(folder / "train" / "y_train.txt", labels, "%d")
+    np.savetxt(folder / "train" / "subject_train.txt", np.arange(len(signals[0])), "%d")
+
+
+def test_numbers_of_har(tmp_path):
+    """The numbers of the activities are those of the file of labels; one recording is enough."""
+    signals = RNG.normal(size=(2, 2, 5))
+    write_har(tmp_path, signals, [7, 3], "7 RUN\n\n3 WALK\n")
+    found, names = motions.read(tmp_path, "train", None)
+    assert names == ["WALK", "RUN"] and found.labels.tolist() == [1, 0]
+    write_har(tmp_path, signals[:, :1], [3], "7 RUN\n3 WALK\n")
+    found, _ = motions.read(tmp_path, "train", None)
+    assert [steps.shape for steps in found.steps] == [(5, 2)] and found.labels.tolist() == [0]
+
+    def fails(message, *given):
+        write_har(tmp_path, *given)
+        with pytest.raises(ValueError, match=message):
+            motions.read(tmp_path, "train", None)
+
+    fails(r"y_train.txt, row 2: expected one of \[3, 7\], .*, got 1", signals, [7, 1], "3 A\n7 B\n")
+    fails(r"y_train.txt: expected 2 rows .*, got \(3,\)", signals, [7, 3, 3], "3 A\n7 B\n")
+    fails("activity_labels.txt, line 2: expected a new number and a name, got '7'",
+          signals, [3, 3], "3 A\n7\n")  # fmt: skip
+    fails(r"acc_y_train.txt: expected \(2, 5\) .* as in acc_x_train.txt, got \(1, 5\)",
+          [signals[0], signals[1, :1]], [3, 3], "3 A\n7 B\n")  # fmt: skip
+
+
 def test_the_recurrent_layer_in_bfloat16(series, tmp_path):
     some = config(series, tmp_path, dtype="bfloat16")
     model = nnx.eval_shape(lambda: activity.Classifier(some, (3,), 2, rngs=nnx.Rngs(0)))
@@ -131,13 +164,16 @@ def test_mistakes(series, films, tmp_path):
     fails(r"--cell: expected one of elman, .*, got 'conv_lstm_2d'", cell="conv_lstm_2d")
     fails(r"--cell: expected one of elman, .*, got 'transformer'", cell="transformer")
     fails("--validation: expected at least 0", validation=1.0)
-    fails(r"--data: expected a file \*_TRAIN\.ts or a folder train in", data=tmp_path)
+    fails("--validation: expected a share that holds out some of 32", validation=0.99)
+    fails("--validation: expected a share that holds out some of 32", validation=0.01)
+    folders = "--data: expected folders train and test, or NAME_TRAIN.ts and NAME_TEST.ts of one "
+    fails(folders + "NAME, in .*, got none", data=tmp_path)
     one = tmp_path / "one" / "train" / "a"
     one.mkdir(parents=True)
     np.save(one / "flat.npy", np.zeros(3))
     fails(r"--data: .*flat\.npy: expected numbers .*, got float64 \(3,\)", data=tmp_path / "one")
     np.save(one / "flat.npy", np.zeros((3, 2)))
-    fails(r"--data: expected a file \*_TEST\.ts or a folder test in", data=tmp_path / "one")
+    fails(folders, data=tmp_path / "one")
     other = tmp_path / "one" / "test" / "a"
     other.mkdir(parents=True)
     np.save(other / "wide.npy", np.zeros((3, 4)))
@@ -155,6 +191,21 @@ def test_mistakes(series, films, tmp_path):
     (tmp_path / "A_TRAIN.ts").write_text("@data\n1:a\n2:b\n")
     (tmp_path / "A_TEST.ts").write_text("@data\n1:c\n")
     fails(r"A_TEST\.ts: expected labels among \['a', 'b'\], got \['c'\]", data=tmp_path)
+    (tmp_path / "A_TEST.ts").rename(tmp_path / "B_TEST.ts")
+    fails(folders + "NAME, in .*, got A_TRAIN.ts, B_TEST.ts", data=tmp_path)
+    np.save(one / "flat.npy", np.array([1, "a"], object))
+    fails(r"--data: .*flat\.npy: expected an array of numbers", data=tmp_path / "one")
+
+
+def test_hidden_files_and_constant_channels(tmp_path):
+    """A channel that is constant in training is not divided by rounding errors."""
+    rows = [f"0.1,0.1,0.1:{n},2,3:{'ab'[n % 2]}" for n in range(30)]
+    (tmp_path / "A_TRAIN.ts").write_text("@data\n" + "\n".join(rows) + "\n")
+    (tmp_path / "A_TEST.ts").write_text("@data\n1.1:2:a\n")
+    (tmp_path / "._A_TRAIN.ts").write_bytes(b"\0")
+    (tmp_path / "._A_TEST.ts").write_bytes(b"\0")
+    found, _ = motions.load(tmp_path, 0.0, 0)
+    np.testing.assert_allclose(found["test"]["steps"][0][0, 0], 1.0, rtol=1e-5)
 
 
 def test_missing_data_says_how_to_get_it(monkeypatch, tmp_path):

@@ -132,9 +132,9 @@ def test_mistakes(folder, tmp_path):
     path = folder / "data" / NAMES[1]
     rows = path.read_text().splitlines()
     path.write_text("\n".join([*rows[:5], rows[5].split(",")[0] + ",", *rows[6:]]))
-    fails("--data: .*column 'value'.*, line 6: expected a number, got ''")
+    fails("--data: .*column 'value'.*, line 6: expected a number, got ''$")
     path.write_text("\n".join([*rows[:5], rows[5].split(",")[0] + ",many", *rows[6:]]))
-    fails(r"--data: .*column 'value' .*, line 6: ambiguous, 'many' .*na_values=\['many'\]")
+    fails(r"--data: .*column 'value' .*, line 6: ambiguous, 'many' is not a number, .* fields are$")
     path.write_text("\n".join([rows[0], *(row.split(",")[0] + ",many" for row in rows[1:])]))
     fails("--data: expected numbers as values of made_up/second.csv, got text")
     path.write_text("\n".join([*rows[:5], rows[5].split(",")[0] + ",inf", *rows[6:]]))
@@ -145,11 +145,28 @@ def test_mistakes(folder, tmp_path):
     fails("--data: expected windows in the time of made_up/second.csv")
     labels = folder / "labels/combined_windows.json"
     labels.write_text("{}")
-    fails("--data: expected made_up/first.csv in combined_windows.json, got no such key")
+    fails("--data: expected made_up/first.csv in .*combined_windows.json, got no such key")
     labels.write_text("no json")
-    fails("--data: Expecting value")
+    fails("--data: .*combined_windows.json: expected JSON, got error: Expecting value")
+    labels.write_text("[1]")
+    fails(r"--data: .*combined_windows.json: expected an object .*, got \[1\]")
+    for windows in (None, ["2024-03-01", "2024-03-02"], [["2024-03-01"]]):
+        labels.write_text(json.dumps({NAMES[0]: windows}))
+        fails("combined_windows.json, made_up/first.csv: expected a list of pairs of times")
     labels.unlink()
     fails("--data: .*combined_windows.json")
+
+
+def test_hidden_files_and_a_byte_order_mark(folder):
+    (folder / "data/made_up/._first.csv").write_bytes(b"\0\1")
+    labels = folder / "labels/combined_windows.json"
+    labels.write_bytes(b"\xef\xbb\xbf" + labels.read_bytes())
+    assert [one.name for one in anomalies.load(folder, 0.3, 50)] == list(NAMES)
+
+
+def test_a_name_with_dollar_signs_is_drawn(tmp_path):
+    one = made_up(np.zeros(300), [])._replace(name="a $_$ b")
+    anomalies.plot([one], [np.zeros(300)], 5.0).savefig(tmp_path / "detections.png")
 
 
 def test_a_clock_may_be_set_back_by_an_hour(folder):

@@ -68,7 +68,7 @@ def test_tables_that_pandas_writes(table, tmp_path):
         np.testing.assert_array_equal(series.times, expected.times)
         np.testing.assert_array_equal(series.values, expected.values)
         np.testing.assert_array_equal(series.known, expected.known)
-    (tmp_path / "none.csv").write_text("a,b\n1,2\n")
+    (tmp_path / "none.csv").write_text("a,b\n1,2\n1,2\n")
     with pytest.raises(SystemExit, match=r"--time: expected a column of times in .*, got none"):
         loaded(config(tmp_path / "none.csv", tmp_path))
 
@@ -146,6 +146,11 @@ def test_rows_may_be_less_than_a_second_apart(tmp_path):
     np.testing.assert_allclose(series.known[:, 0], expected, atol=1e-9)
 
 
+def test_a_name_with_dollar_signs_is_drawn(tmp_path):
+    drawing = np.arange(4), np.ones(4), np.ones((4, 3)), 2, "cost $_$"
+    tables.plot(*drawing).savefig(tmp_path / "forecasts.png")
+
+
 def test_baselines():
     past = np.arange(6.0)
     assert tables.repeated(past, 1, 3).tolist() == [5, 5, 5]
@@ -159,9 +164,12 @@ def test_mistakes(table, tmp_path):
 
     fails(r"--data: .*none\.csv", data=tmp_path / "none.csv")
     fails("--context: expected at least --season 24", context=23)
-    fails("--data: expected some of when, load, heat, price", target=("wind",))
+    fails("--target: expected some of when, load, heat, price, .* got 'wind'", target=("wind",))
+    fails("--time: expected some of when, load, heat, price, .* got 'wind'", time="wind")
+    fails("--known: expected some of when, load, heat, price, .* got 'wind'", known=("wind",))
     fails(r"--target, --known: expected columns of numbers, got \['when'\]", target=("when",))
     fails(r"--split: expected shares, or up to 1440 rows", split=(1400, 50, 50))
+    fails("--split: expected shares, or up to 1440 rows, got", split=(0.5, 0.5, 0.5))
     fails("--split: expected at least 78 rows for train", split=(0.01, 0.1, 0.1))
     fails("--data: .*column 'heat' .*: expected a date", time="heat")
     fails("--split: expected shares, or up to 1440 rows, got .*nan", split=(float("nan"), 0.1, 0.2))
@@ -176,7 +184,19 @@ def test_mistakes(table, tmp_path):
     (tmp_path / "gap.csv").write_text(
         header + rows[0].rpartition(",")[0] + ",NA\n" + "".join(rows[1:])
     )
-    fails("--data: .*column 'price'.*line 2: expected a number", data=tmp_path / "gap.csv")
+    fails("--data: .*column 'price'.*line 2: expected a number, got 'NA'; --gaps .* fills gaps$",
+          data=tmp_path / "gap.csv")  # fmt: skip
+    (tmp_path / "inf.csv").write_text(header + rows[0] + rows[1].rpartition(",")[0] + ",inf\n")
+    fails("--data: column 'price' of .*inf.csv, line 3: expected a finite number, got inf",
+          data=tmp_path / "inf.csv")  # fmt: skip
+    (tmp_path / "down.csv").write_text(header + rows[1] + rows[0])
+    fails("--time: expected ascending times, got 2024-03-01T00.* after 2024-03-01T01.* line 3",
+          data=tmp_path / "down.csv")  # fmt: skip
+    (tmp_path / "none.csv").write_text(header)
+    fails("--data: expected two rows or more in .*none.csv, got 0", data=tmp_path / "none.csv")
+    (tmp_path / "dates.csv").write_text("when,a\n01.02.2024,1\n02.02.2024,2\n")
+    fails("line 2: expected a date in format ISO8601, got '01.02.2024'$", known=(),
+          data=tmp_path / "dates.csv")  # fmt: skip
     filled = config(tmp_path / "gap.csv", tmp_path, gaps="interpolate")
     assert np.isfinite(loaded(filled).known).all()
     (tmp_path / "uneven.csv").write_text(header + "".join(rows[:5] + rows[6:]))

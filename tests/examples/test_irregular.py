@@ -2,12 +2,15 @@
 
 from typing import Any
 
+import jax
 import numpy as np
 import pytest
+from flax import nnx
 
 pytest.importorskip("tyro")
 from examples import irregular
 from examples.shipped import irregular_series
+from seqjax.data import batches
 
 HEADER = ",".join(["id", "year", *irregular_series.LABS, "ascites,hepatomegaly,spiders,edema"])
 
@@ -56,7 +59,8 @@ def test_visits_of_a_patient_are_in_one_part_and_fields_are_shifted(table):
     kept = sum(len(years) > 1 for years, _ in patients)
     assert sum(len(part["values"]) for part in found.values()) == kept
     for part in found.values():
-        for values, gaps, ahead, target in zip(*part.values(), strict=True):
+        for values, gaps, ahead, last, target in zip(*part.values(), strict=True):
+            np.testing.assert_array_equal(last, values[:, 0])
             assert len(values) == len(gaps) == len(ahead) == len(target) and gaps[0] == 0
             np.testing.assert_array_equal(gaps[1:], ahead[:-1])
             np.testing.assert_array_equal(values[1:, 0], target[:-1])
@@ -67,6 +71,57 @@ def test_visits_of_a_patient_are_in_one_part_and_fields_are_shifted(table):
     assert full.shape[1] == 22 and np.isfinite(full).all()
     np.testing.assert_array_equal(full[:, 11:], ~np.isnan(whole))
     np.testing.assert_array_equal(full[:, :11][~np.isnan(whole)], whole[~np.isnan(whole)])
+
+
+def with_bilirubin(table, visit, value):
+    """Write another value of serBilir in one line of the table."""
+    lines = table.read_text().splitlines()
+    fields = lines[visit].split(",")
+    fields[2] = value
+    lines[visit] = ",".join(fields)
+    table.write_text("\n".join(lines) + "\n")
+
+
+@pytest.mark.parametrize("cell", ["gru_d", "gru"])
+def test_a_missing_value_is_no_target(table, cell):
+    patients = irregular_series.visits(table)
+    many = next(n for n, (years, _) in enumerate(patients) if len(years) >= 4)
+    line = 1 + sum(len(years) for years, _ in patients[:many]) + 1  # of the second visit
+    with_bilirubin(table, line, "NA")
+    missing: Any = "nan" if cell == "gru_d" else "fill"
+    found = irregular_series.pbc(table, missing)
+    [part] = [part for part in found.values() if any(np.isnan(x).any() for x in part["target"])]
+    [n] = [n for n, target in enumerate(part["target"]) if np.isnan(target).any()]
+    assert np.isnan(part["target"][n]).tolist() == [True] + [False] * (len(part["target"][n]) - 1)
+    assert part["last"][n][1] == part["last"][n][0] and np.isfinite(part["last"][n]).all()
+    assert np.isfinite(list(irregular.baseline("pbc", part).values())).all()
+    config = irregular.Config(cell=cell, hidden_size=4)
+    model = irregular.Model(config, part["values"][0].shape[1], rngs=nnx.Rngs(0))
+    [batch] = batches(part, batch_size=len(part["target"]), sequence_keys=tuple(part))
+    loss, grads = nnx.value_and_grad(lambda m: irregular.loss_fn(m, batch, nnx.Rngs(0))[0])(model)
+    predicted = np.asarray(model(batch))
+    real = np.arange(predicted.shape[1]) < np.asarray(batch["lengths"])[:, None]
+    errors = (predicted - batch["target"])[real & ~np.isnan(batch["target"])]
+    np.testing.assert_allclose(loss, np.mean(errors**2), rtol=1e-5)
+    assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(grads))
+
+
+def test_years_and_numbers_of_patients(table):
+    header, *rows = table.read_text().splitlines()
+
+    def fails(message, lines):
+        table.write_text("\n".join([header, *lines]) + "\n")
+        with pytest.raises(ValueError, match=message):
+            irregular_series.pbc(table, "nan")
+
+    later, earlier = ("99,3.0," + rows[0].split(",", 2)[2], "99,1.0," + rows[0].split(",", 2)[2])
+    fails(r"column year of .*pbc2.csv, patient 99: expected times in increasing order, got 1.0",
+          [*rows, later, earlier])  # fmt: skip
+    fails("column year of .*pbc2.csv, patient 99: expected no missing times, got nan",
+          [*rows, earlier.replace("1.0", "", 1)])  # fmt: skip
+    fails("expected patients for training, validation and test, got 1 patients", [earlier, later])
+    single = [f"{n}," + rows[0].split(",", 1)[1] for n in range(10)]
+    fails("expected patients for train with a value of serBilir at a second or later", single)
 
 
 def test_the_last_observed_value_is_repeated():

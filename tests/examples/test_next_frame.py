@@ -91,7 +91,16 @@ def test_mistakes(digits, tmp_path):
     fails(r"--data: .*none\.gz", data=tmp_path / "none.gz")
     (tmp_path / "other.csv").write_text("1,2\n3,4\n")
     fails(
-        r"--data: expected 65 columns, at least 10 rows, got \(2, 2\)", data=tmp_path / "other.csv"
+        r"--data: .*other\.csv: expected 65 columns, .* got \(2, 2\)",
+        data=tmp_path / "other.csv",
     )
+    for pixel in ("255", "nan", "-1"):
+        row = ",".join(["16"] * 64 + ["0"])
+        wrong = ",".join(["0", pixel] + ["16"] * 62 + ["0"])
+        (tmp_path / "other.csv").write_text("\n".join([row] * 11 + [wrong]))
+        fails(
+            rf"--data: .*other\.csv, row 12: expected pixels from 0 to 16, got {pixel} in column 2",
+            data=tmp_path / "other.csv",
+        )
     (tmp_path / "broken.gz").write_bytes(b"no gzip")
     fails(r"--data: .*broken\.gz", data=tmp_path / "broken.gz")

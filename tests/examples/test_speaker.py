@@ -64,6 +64,36 @@ def test_a_short_run_learns_and_draws(folder, tmp_path, capsys, cell):
     assert speaker.main(dataclasses.replace(config, resume=True)) == figures
 
 
+def test_recordings_of_one_length(folder, tmp_path):
+    rng = np.random.default_rng(0)
+    for name in japanese_vowels.FILES:
+        write_ts(folder / name, [rng.normal(size=(5, 4)) for _ in range(8)], "ab" * 4)
+    config = speaker.Config(hidden_size=4, epochs=1, data=folder, out=tmp_path / "out")
+    assert 0 <= speaker.main(config)["accuracy"] <= 1
+
+
+def test_recordings_that_do_not_fit(folder):
+    train, test = (folder / name for name in japanese_vowels.FILES)
+    frames = np.full((5, 4), 0.1)
+    write_ts(train, [frames, frames + [0, 1, 2, 3]], "ab")
+    write_ts(test, [frames + 1], "a")
+    _, found, _ = japanese_vowels.load(folder)
+    np.testing.assert_allclose(found["frames"][0][:, 0], 1.0, rtol=1e-5)  # constant in training
+
+    def fails(message):
+        with pytest.raises(ValueError, match=message):
+            japanese_vowels.load(folder)
+
+    write_ts(test, [frames[:, :1]], "a")
+    fails("_TEST.ts, recording 1: expected 4 channels as in JapaneseVowels_TRAIN.ts, got 1")
+    write_ts(test, [frames, frames * np.nan], "ab")
+    fails("_TEST.ts, recording 2: expected finite numbers, got nan")
+    test.write_text("@data\n1:1:1:1:c\n")
+    fails(r"_TEST.ts: expected labels among \['a', 'b'\], got \['c'\]")
+    train.write_text("@classLabel false\n@data\n1:1:1:1\n")
+    fails("_TRAIN.ts: expected recordings with labels, got none")
+
+
 def test_mistakes_are_named(folder, tmp_path):
     options: Any = {"data": folder, "out": tmp_path / "out"}
     with pytest.raises(SystemExit, match=r"--data: .*_TRAIN\.ts"):

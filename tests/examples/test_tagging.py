@@ -6,8 +6,10 @@ import string
 from pathlib import Path
 from typing import Any
 
+import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax import nnx
 
 pytest.importorskip("tyro")
 pytest.importorskip("matplotlib")
@@ -102,6 +104,27 @@ def test_entities():
     expected = {(0, 2, "a"), (2, 3, "b"), (4, 6, "a"), (6, 7, "a"), (7, 8, "a"), (8, 9, "a")}
     assert tagged_words.entities(tags) == expected
     assert tagged_words.entities([]) == set()
+
+
+def test_tags_that_are_no_entities():
+    assert tagged_words.entities(["N-SG", "V-FIN"]) == set()
+    assert tagged_words.entities(["B-a", "I-a", "L-a", "U-a"]) == {(0, 3, "a"), (3, 4, "a")}
+    plural = [(["dog", "dogs"], ["S-SG", "S-PL"])]
+    assert not tagged_words.have_entities(plural)
+    assert tagged_words.have_entities([(["a", "New"], ["O", "B-l"])])
+    assert "entity_f1" not in tagged_words.figures(plural, plural, [["S-SG", "S-SG"]])
+
+
+@pytest.mark.parametrize("crf", [False, True])
+def test_a_tag_that_is_not_in_the_training_sentences_is_never_predicted(crf):
+    encoder = tagged_words.Encoder([(["a"], ["x"])], ["w", "x", "y"], 3)
+    some = config(None, Path("out"), crf=crf)
+    seen = [False, True, True]
+    model = tagging.Tagger(some, len(encoder.words), len(encoder.chars), seen, nnx.Rngs(0))
+    model.eval()
+    bias: Any = model.head.bias
+    bias[...] = jnp.array([50.0, 0.0, 1.0])
+    assert tagging.predict(model, encoder, [["a", "b"]]) == [["y", "y"]]
 
 
 def test_entity_f1_of_batches():
