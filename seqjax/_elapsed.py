@@ -59,6 +59,8 @@ def require_times(
     cell: Cell[Any, Any],
     xs: PyTree,
     *,
+    elapsed: Any = None,
+    given: PyTree = None,
     lengths: Any = None,
     mask: Any = None,
     time_major: bool = False,
@@ -66,26 +68,38 @@ def require_times(
 ) -> None:
     """Raise if the elapsed time of a real step is negative, NaN or inf.
 
-    Nothing is checked under tracing.
+    The time must also be finite in the dtype of xs, in which the cell reads it. Nothing is checked
+    under tracing.
 
     Args:
       cell: the cell.
       xs: the inputs. If the cell reads the time, it is their last feature.
+      elapsed: the times before they were cast to the dtype of xs; or None.
+      given: the inputs before they were cast to the dtype of xs, whose last feature is the time if
+        `elapsed` is None. The default is xs.
       lengths: as for `unroll`.
       mask: as for `unroll`.
       time_major: as for `unroll`.
       step: whether `xs` is the input of one step.
     """
-    if not cell.reads_elapsed or checks.is_traced(xs, lengths, mask):
+    if not cell.reads_elapsed or checks.is_traced(xs, elapsed, given, lengths, mask):
         return
-    times = np.asarray(xs)[..., -1]
-    wrong = ~(np.isfinite(times) & (times >= 0))
+    if elapsed is None:
+        times = np.asarray(xs if given is None else given)[..., -1]
+    else:
+        times = np.asarray(elapsed)
+    wrong = ~(np.isfinite(np.asarray(xs)[..., -1]) & (times >= 0))
     if wrong.any() and not step:
         shape = layout(cell, xs, time_major=time_major)
         real = sequences.step_mask(*shape, lengths=lengths, mask=mask, time_major=time_major)
         wrong &= True if real is None else np.asarray(real)
     if wrong.any():
         index = tuple(np.argwhere(wrong)[0].tolist())
+        if np.isfinite(times[index]) and times[index] >= 0:
+            raise ValueError(
+                f"elapsed: expected at most {jnp.finfo(xs.dtype).max}, the largest {xs.dtype}, "
+                f"got {times[index]} at {index}; choose a larger unit of time"
+            )
         hint = "; in the first row of pandas' diff(), put 0" if np.isnan(times[index]) else ""
         raise ValueError(
             f"elapsed: expected finite times of at least 0, got {times[index]} at {index}{hint}"

@@ -7,7 +7,7 @@ from typing import Any, ParamSpec, TypeVar
 
 from seqjax import checks
 
-__all__ = ["LOSSES", "hints"]
+__all__ = ["ALIGNMENT_LOSSES", "LOSSES", "hints"]
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -22,13 +22,34 @@ LOSSES = {
 }
 """The advice of losses and metrics."""
 
+ALIGNMENT_LOSSES = {
+    "blank_id": "use blank",
+    "blank_index": "use blank",
+    "clamp": "clip the gradients with training.optimizer(..., clip_norm=...)",
+    "fused_log_softmax": "logits are unnormalised",
+    "input_lengths": "use lengths",
+    "label_length": "use label_lengths",
+    "label_paddings": "use label_lengths, the numbers of labels",
+    "log_probs": "use logits, [B, T, V]; log-probabilities are logits, too",
+    "logit_length": "use lengths",
+    "logit_lengths": "use lengths",
+    "logit_paddings": "use mask, which is its opposite, or lengths",
+    "mask_index": "use blank",
+    "output_length": "use lengths",
+    "reduction": "the result is a mean over the sequences; per_sequence=True returns each loss",
+    "target_length": "use label_lengths",
+    "target_lengths": "use label_lengths",
+    "targets": "use labels",
+}
+"""The advice of the losses of `seqjax.ctc` and `seqjax.transducer`."""
+
 
 def hints(**advice: str) -> Callable[[Callable[P, R]], Callable[P, R]]:
     """Return a decorator that explains calls with arguments that a function does not have.
 
     If a keyword argument is unknown, the `TypeError` gives the advice for it or, without advice,
     the most similar name that the function has. If there are too many positional arguments, the
-    `TypeError` says which arguments must be named.
+    `TypeError` says which arguments must be named. If there are too few, it lists them.
 
     Args:
       advice: for names of arguments in PyTorch, Keras or Flax, the end of the error message.
@@ -46,6 +67,9 @@ def hints(**advice: str) -> Callable[[Callable[P, R]], Callable[P, R]]:
       >>> batches([1, 2], 0)
       Traceback (most recent call last):
       TypeError: batches: expected 1 argument without a name, (examples), got 2; write seed=…
+      >>> batches(seed=0)
+      Traceback (most recent call last):
+      TypeError: batches: expected the argument (examples), got a call without examples
     """
 
     def decorated(function: Callable[P, R]) -> Callable[P, R]:
@@ -78,7 +102,20 @@ def _explain(
     places = [p.name for p in known if p.kind is inspect.Parameter.POSITIONAL_OR_KEYWORD][method:]
     named = [p.name for p in known if p.kind is inspect.Parameter.KEYWORD_ONLY]
     given = len(args) - method
+    missing = [
+        p.name
+        for p in known
+        if p.name in places[given:] and p.default is p.empty and p.name not in kwargs
+    ]
+    if missing:
+        plural = "" if len(places) == 1 else "s"
+        raise TypeError(
+            f"{owner}: expected the argument{plural} ({', '.join(places)}), "
+            f"got a call without {', '.join(missing)}"
+        ) from None
     if given > len(places) and named:
+        # PyTorch's layers take it without a name.
+        named.sort(key=lambda name: name != "num_layers")
         plural = "" if len(places) == 1 else "s"
         raise TypeError(
             f"{owner}: expected {len(places)} argument{plural} without a name, "

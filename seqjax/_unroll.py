@@ -179,7 +179,7 @@ def unroll(
     )
     if resets is not None:
         resets = sequences.require_mask("resets", resets, step_shape)
-    require_times(cell, xs, mask=mask, time_major=time_major)
+    require_times(cell, xs, elapsed=elapsed, mask=mask, time_major=time_major)
     if cell.reads_elapsed and reverse:
         xs = turned(xs, mask=mask, resets=resets, axis=0 if time_major else len(batch_shape))
     params = checked_params(cell, params)

@@ -14,6 +14,7 @@ losses, and also those of `seqjax.ctc`, `seqjax.transducer` and `seqjax.crf`, ha
 """
 
 import jax
+import numpy as np
 from jax.typing import ArrayLike
 
 from seqjax import _elements, checks
@@ -189,16 +190,35 @@ def binary_cross_entropy(
     Raises:
       TypeError: logits are not float, labels are not real numbers, or mask is not bool.
       ValueError: a NumPy array has masked entries, shapes do not match, or (outside tracing) a real
-        label is not in [0, 1].
+        label is not in [0, 1], or logits and labels are in the order of Keras: all logits are 0 or
+        1, both occur, and a label is between 0 and 1.
 
     Example:
       >>> import jax.numpy as jnp
       >>> print(f"{binary_cross_entropy(jnp.zeros((2, 3)), jnp.ones((2, 3))):.4f}")  # log 2
       0.6931
     """
-    return _elements.averaged(
-        *_elements.binary_cross_entropies(logits, labels, lengths, mask), per_sequence
-    )
+    elements = _elements.binary_cross_entropies(logits, labels, lengths, mask)
+    if _swapped(_elements.reals("logits", logits), _elements.reals("labels", labels)):
+        raise ValueError(
+            "logits, labels: expected logits first, got classes, all 0 or 1, and labels between 0 "
+            "and 1; write binary_cross_entropy(logits, labels), with logits and not probabilities"
+        )
+    return _elements.averaged(*elements, per_sequence)
+
+
+def _swapped(logits: jax.Array | np.ndarray, labels: jax.Array | np.ndarray) -> bool:
+    """Return whether two arrays look like Keras's arguments, classes and then probabilities.
+
+    The result is False for arrays whose values are not known here.
+    """
+    for array in (logits, labels):
+        if checks.is_traced(array) or not getattr(array, "is_fully_addressable", True):
+            return False
+    scores, targets = np.asarray(logits), np.asarray(labels)
+    ones = scores == 1
+    classes = bool((ones | (scores == 0)).all()) and bool(ones.any()) and not ones.all()
+    return classes and bool(((targets > 0) & (targets < 1)).any())
 
 
 @hints(**LOSSES)

@@ -428,3 +428,22 @@ def test_lengths_mean_their_mask(loss, features):
     ):
         with pytest.raises((ValueError, TypeError), match=message):
             function(values, targets, **wrong)
+
+
+def test_the_order_of_keras_is_an_error_for_binary_labels():
+    classes, probabilities = np.array([0.0, 1.0, 1.0]), np.array([0.2, 0.9, 1.0])
+    for y_true in (classes, jnp.asarray(classes), classes.tolist()):
+        with pytest.raises(ValueError, match=r"logits, labels: expected logits first"):
+            losses.binary_cross_entropy(y_true, probabilities)
+    # Logits of a new model may all be equal, and hard labels may be in any order.
+    for logits, labels in (
+        (np.zeros(3), probabilities),
+        (np.ones(3), probabilities),
+        (classes, 1 - classes),
+        (probabilities, classes),
+    ):
+        pairs = zip(logits, labels, strict=True)
+        want = np.mean([binary_cross_entropy_reference(z, y)[0] for z, y in pairs])
+        assert abs(float(losses.binary_cross_entropy(logits, labels)) - want) < 1e-6
+    # Under tracing, values are not known.
+    assert jnp.isfinite(jax.jit(losses.binary_cross_entropy)(classes, probabilities))

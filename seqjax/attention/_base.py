@@ -23,6 +23,7 @@ from jax.typing import ArrayLike
 
 from seqjax import checks, sequences
 from seqjax._arguments import same_structure
+from seqjax._hints import hints
 from seqjax.attention import _ops as attention_ops
 from seqjax.cells import initializers, ops
 from seqjax.cells._base import cast
@@ -209,6 +210,13 @@ class Attention(abc.ABC):
         del params
         return attention_ops.weighted_sum(weights, memory.values), weights
 
+    @hints(
+        attention_mask="use mask, True at real positions",
+        key_padding_mask="use mask, which is its opposite: True at real positions",
+        memory_key_padding_mask="use mask, which is its opposite: True at real positions",
+        memory_mask="use mask",
+        memory_sequence_length="use lengths",
+    )
     def precompute(
         self,
         params: Any,

@@ -9,6 +9,7 @@ from seqjax import checks
 from seqjax._compensated import Total
 from seqjax._compiled import compiled
 from seqjax._elements import averaged
+from seqjax._hints import ALIGNMENT_LOSSES, hints
 from seqjax._label_sequences import checked_labels
 from seqjax._log_space import chosen, exact, log_normalized, log_sum
 from seqjax.ctc._checks import checked_frames
@@ -17,6 +18,7 @@ from seqjax.types import Array
 __all__ = ["ctc_loss"]
 
 
+@hints(**ALIGNMENT_LOSSES)
 def ctc_loss(
     logits: Any,
     labels: Any,

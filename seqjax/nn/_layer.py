@@ -263,7 +263,14 @@ class LayerOptions:
     residual: bool = False
 
     def __post_init__(self) -> None:
-        checks.require_name("merge_mode", self.merge_mode, MERGE_MODES)
+        mode: Any = self.merge_mode
+        if mode is None or mode == "ave":  # Keras's names
+            ours = "none" if mode is None else "mean"
+            raise ValueError(
+                f"merge_mode: expected one of {', '.join(MERGE_MODES)}; got {mode!r}, "
+                f"which is {ours!r} here"
+            )
+        checks.require_name("merge_mode", mode, MERGE_MODES)
         for name in RATES:
             checks.require_rate(name, getattr(self, name))
         checks.require_bool("residual", self.residual)

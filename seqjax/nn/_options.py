@@ -8,6 +8,7 @@ from typing import Any, TypeVar
 from flax import nnx
 
 from seqjax import checks
+from seqjax._hints import hints
 
 __all__ = ["cell_of", "shows_options"]
 
@@ -15,10 +16,11 @@ L = TypeVar("L", bound=type[nnx.Module])
 
 # Options of PyTorch, Keras and Flax that do not exist here. Each has a hint for the error message.
 FOREIGN = {
+    "activation": "the activation is tanh, and only RNN and CfC have a choice",
     "bias": "use use_bias",
     "nonlinearity": "use activation",
     "batch_first": "use time_major, which is its opposite; batch-major is the default",
-    "units": "use hidden_size",
+    "units": "the sizes are (input_size, hidden_size), and hidden_size is the number of units",
     "return_state": "a call always returns the state",
     "return_sequences": "pass it to the call, layer(xs, return_sequences=False)",
     "go_backwards": "use seqjax.unroll(..., reverse=True)",
@@ -30,6 +32,8 @@ FOREIGN = {
     "kernel_regularizer": "add the penalty to the loss, or use weight decay of the optimiser",
     "recurrent_regularizer": "add the penalty to the loss, or use weight decay of the optimiser",
     "input_shape": "the first argument is the number of features of an input",
+    "unit_forget_bias": "use forget_bias=1.0, if the cell has it",
+    "zero_output_for_mask": "the outputs of masked steps are always zero",
 }
 
 
@@ -52,17 +56,9 @@ def cell_of(
 
     Raises:
       TypeError: an option belongs neither to the cell nor to the base class of the layer.
+        `shows_options` adds a hint to the message.
     """
     own = {field.name for field in dataclasses.fields(cell_class)}
-    if "activation" in options and "activation" not in own:
-        raise TypeError(
-            f"{layer.__name__}: got an option it does not have, 'activation'; the activation is "
-            "tanh, and only RNN and CfC have a choice"
-        )
-    for name in sorted(options.keys() & FOREIGN.keys()):
-        raise TypeError(
-            f"{layer.__name__}: got an option it does not have, {name!r}; {FOREIGN[name]}"
-        )
     checks.require_options(layer.__name__, options, layer.__init__)
     chosen = {name: options.pop(name) for name in sorted(own & options.keys())}
     return cell_class(*sizes, **chosen, **fixed)
@@ -73,7 +69,7 @@ def shows_options(cell_class: type[Any], *fixed: str) -> Callable[[L], L]:
 
     The decorator adds the options of the cell, except those in `fixed`, and the options of the base
     class, such as `Recurrent`. An option of the cell that the `__init__` names keeps the default
-    that the `__init__` gives it.
+    that the `__init__` gives it. Calls with other options get the hints of `FOREIGN`.
     """
 
     def decorated(layer: L) -> L:
@@ -90,6 +86,7 @@ def shows_options(cell_class: type[Any], *fixed: str) -> Callable[[L], L]:
                 )
         shown |= named | {name: p for name, p in base.items() if p.kind is p.KEYWORD_ONLY}
         layer.__init__.__signature__ = inspect.Signature([*shown.values()])  # type: ignore[attr-defined]
+        layer.__init__ = hints(**FOREIGN)(layer.__init__)  # type: ignore[method-assign]
         return layer
 
     return decorated

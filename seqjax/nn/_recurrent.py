@@ -322,11 +322,12 @@ class Recurrent(nnx.Module):
           TypeError, ValueError: an argument is not valid for `seqjax.unroll`, or `rngs` is missing
             in training.
         """
-        xs = arguments.floating_inputs(self.cell, xs)
-        if self.dtype is not None:
-            xs = jax.tree.map(lambda x: x.astype(self.dtype), xs)
-        xs = with_elapsed(self.cell, xs, elapsed)
-        require_times(self.cell, xs, lengths=lengths, mask=mask, time_major=self.time_major)
+        given = arguments.floating_inputs(self.cell, xs)
+        xs = with_elapsed(self.cell, self._cast(given), elapsed)
+        require_times(
+            self.cell, xs, elapsed=elapsed, given=given, lengths=lengths, mask=mask,
+            time_major=self.time_major,
+        )  # fmt: skip
         if lengths is not None and not checks.is_traced(lengths):
             # Check the values here: inside the program, which makes the mask, they are traced.
             layout = arguments.layout(self.cell, xs, time_major=self.time_major)
@@ -350,6 +351,10 @@ class Recurrent(nnx.Module):
         else:  # random streams and the averages of batch normalisation change in the call
             ran = Recurrent._run(self, *arrays, **options, rngs=rngs)
         return ran
+
+    def _cast(self, xs: PyTree) -> PyTree:
+        """Return inputs in the dtype of the computation."""
+        return xs if self.dtype is None else jax.tree.map(lambda x: x.astype(self.dtype), xs)
 
     def _run(
         self,
@@ -441,8 +446,12 @@ class Recurrent(nnx.Module):
           (2, 5)
         """
         require_one_direction(self)
+        given = x_t
+        if self.cell.reads_elapsed:
+            given = arguments.as_floating("x_t", x_t)
+            x_t = self._cast(given)
         x_t = with_elapsed(self.cell, x_t, elapsed, name="x_t", step=True)
-        require_times(self.cell, x_t, step=True)
+        require_times(self.cell, x_t, elapsed=elapsed, given=given, step=True)
         ran: Unrolled = in_one_program(step_of_stack, self, (x_t, state, resets))
         return ran
 

@@ -11,6 +11,7 @@ from jax import lax
 from seqjax import _chunked, checks, sequences
 from seqjax._compiled import compiled
 from seqjax._elements import averaged
+from seqjax._hints import ALIGNMENT_LOSSES, hints
 from seqjax._label_sequences import Labels, checked_labels, require_class
 from seqjax.cells.ops import accumulator_dtype
 from seqjax.transducer._lattice import log_probability, node_scores
@@ -21,6 +22,7 @@ __all__ = ["joint_transducer_loss", "transducer_loss"]
 Joint = Callable[[Array, Array], Array]
 
 
+@hints(**ALIGNMENT_LOSSES)
 def transducer_loss(
     logits: Any,
     labels: Any,
@@ -88,6 +90,7 @@ def transducer_loss(
     return averaged(loss, _counted(nodes), per_sequence)
 
 
+@hints(**ALIGNMENT_LOSSES)
 def joint_transducer_loss(
     joint: Joint,
     encoded: Any,

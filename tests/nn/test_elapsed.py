@@ -277,3 +277,29 @@ def test_a_negative_time_is_an_error_at_real_steps_only():
         np.testing.assert_array_equal(found, expected)
     with pytest.raises(TypeError, match=r"elapsed: expected real numbers, got dtype complex64"):
         layer(XS, elapsed=GAPS.astype(np.complex64))
+
+
+def test_a_time_that_the_dtype_cannot_hold_is_an_error_that_names_the_time():
+    layer, gaps = make(GRUD, dtype=jnp.float16), GAPS.copy()
+    gaps[1, 3] = 1e5
+    joined = np.concatenate([XS, gaps[..., None]], -1)
+    message = r"elapsed: expected at most 65504.0, the largest float16, got 100000.0 at \(1"
+    for xs, elapsed in ((XS, gaps), (joined, None)):
+        with pytest.raises(ValueError, match=message + r", 3\); choose a larger unit of time"):
+            layer(xs, elapsed=elapsed)
+        with pytest.raises(ValueError, match=message + r",\)"):
+            layer.step(xs[:, 3], elapsed=None if elapsed is None else elapsed[:, 3])
+        assert layer(xs, elapsed=elapsed, lengths=[5, 3]).outputs.dtype == jnp.float16
+    with pytest.raises(ValueError, match=message):
+        make(GRUD)(XS.astype(np.float16), elapsed=gaps)
+    assert make(GRUD)(XS, elapsed=gaps).outputs.dtype == jnp.float32
+
+
+def test_the_time_keeps_the_dtype_of_the_layer_and_not_of_the_inputs():
+    """A layer with `dtype=float32` reads float32 times beside half-precision inputs."""
+    layer, narrow, gaps = make(GRUD, dtype=jnp.float32), XS.astype(jnp.bfloat16), GAPS.copy()
+    gaps[:] = 1.001
+    want = make(GRUD)(narrow.astype(np.float32), elapsed=gaps)
+    assert_close(layer(narrow, elapsed=gaps).outputs, want.outputs, 1e-7)
+    first = layer.step(narrow[:, 0], elapsed=gaps[:, 0]).outputs
+    assert_close(first, want.outputs[:, 0], 1e-7)
