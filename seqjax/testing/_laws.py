@@ -248,16 +248,20 @@ def _resets_start_anew(sample: Sample, tolerance: float) -> str | None:
 
 def _dtypes_are_kept(sample: Sample, tolerance: float) -> str | None:
     """With bfloat16 inputs, outputs must be bfloat16 and accurate, and states must keep dtypes."""
-    half = sample.unroll(cast(sample.xs, jnp.bfloat16))
-    outputs = [leaf for leaf in jax.tree.leaves(half.outputs) if counts(leaf)]
-    dtypes = {leaf.dtype.name for leaf in outputs}
-    if dtypes - {"bfloat16"}:
-        return f"The outputs have the dtypes {', '.join(sorted(dtypes))}."
+    half, exact = sample.unroll(cast(sample.xs, jnp.bfloat16)), sample.unroll(sample.xs).outputs
+    narrowed = jax.eval_shape(lambda: sample.cell._narrowed(exact, jnp.bfloat16))
+    got, expected = (
+        [leaf.dtype.name for leaf in jax.tree.leaves(tree)] for tree in (half.outputs, narrowed)
+    )
+    if got != expected:
+        return f"The outputs have the dtypes {', '.join(sorted(set(got)))}."
     if described(half.state) != described(sample.fresh):
         return f"Expected a state of {described(sample.fresh)}, got {described(half.state)}."
-    exact = [leaf for leaf in jax.tree.leaves(sample.unroll(sample.xs).outputs) if counts(leaf)]
-    wide = [leaf.astype(np.float32) for leaf in outputs]
-    return difference(wide, exact, max(0.1, tolerance))
+    wide, floats = (
+        [leaf.astype(np.float32) for leaf in jax.tree.leaves(tree) if counts(leaf)]
+        for tree in (half.outputs, exact)
+    )
+    return difference(wide, floats, max(0.1, tolerance))
 
 
 def _kernels_of(sample: Sample) -> list[str]:
