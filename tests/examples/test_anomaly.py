@@ -166,7 +166,9 @@ def test_hidden_files_and_a_byte_order_mark(folder):
 
 def test_a_name_with_dollar_signs_is_drawn(tmp_path):
     one = made_up(np.zeros(300), [])._replace(name="a $_$ b")
-    anomalies.plot([one], [np.zeros(300)], 5.0).savefig(tmp_path / "detections.png")
+    figure = anomalies.plot([one], [np.zeros(300)], 5.0)
+    figure.savefig(tmp_path / "detections.png")
+    assert r"a \$_\$ b" in "".join(axes.get_title() + axes.get_ylabel() for axes in figure.axes)
 
 
 def test_a_clock_may_be_set_back_by_an_hour(folder):

@@ -148,7 +148,9 @@ def test_rows_may_be_less_than_a_second_apart(tmp_path):
 
 def test_a_name_with_dollar_signs_is_drawn(tmp_path):
     drawing = np.arange(4), np.ones(4), np.ones((4, 3)), 2, "cost $_$"
-    tables.plot(*drawing).savefig(tmp_path / "forecasts.png")
+    figure = tables.plot(*drawing)
+    figure.savefig(tmp_path / "forecasts.png")
+    assert r"cost \$_\$" in "".join(axes.get_title() + axes.get_ylabel() for axes in figure.axes)
 
 
 def test_baselines():
