@@ -23,10 +23,7 @@ from seqjax._files import local_path
 from seqjax._machine import cores, processor, versions
 from seqjax.data import Batches, batches
 
-__all__ = ["Dtype", "ScriptOptions", "blaming", "count_parameters", "flag", "measure"]
-
-Dtype = Literal["float32", "bfloat16"]
-"""Names of the dtypes in which recurrent layers can compute; parameters stay float32."""
+__all__ = ["ScriptOptions", "blaming", "count_parameters", "flag", "measure"]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -68,7 +65,7 @@ class ScriptOptions:
     cosine."""
     clip_norm: float = 1.0
     """Bound on the norm of the gradient."""
-    dtype: Dtype = "float32"
+    dtype: Literal["float32", "bfloat16"] = "float32"
     """Dtype in which the recurrent layers, and the attention of a decoder, compute. Parameters and
     all other layers are float32."""
     seed: int = 0

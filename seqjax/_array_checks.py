@@ -227,9 +227,8 @@ def require_range(name: str, values: Any, high: int, *, mask: Any = None) -> Non
       Traceback (most recent call last):
       ValueError: tokens: expected values in [0, 3] at real positions, got 4
     """
-    for array in (values, mask):
-        if is_traced(array) or not getattr(array, "is_fully_addressable", True):
-            return
+    if not (is_readable(values) and is_readable(mask)):
+        return
     real = np.asarray(values) if mask is None else np.asarray(values)[np.asarray(mask)]
     wrong = ~((real >= 0) & (real <= high))  # also True for NaN
     if wrong.any():
@@ -247,6 +246,18 @@ def is_key(leaf: Any) -> bool:
     """
     dtype = getattr(leaf, "dtype", None)
     return dtype is not None and bool(jnp.issubdtype(dtype, jax.dtypes.prng_key))
+
+
+def is_readable(array: Any) -> bool:
+    """Return whether this process can read the values of an array.
+
+    The result is False for a traced array, and for one that is divided among processes.
+
+    Example:
+      >>> is_readable(np.ones(3)), bool(jax.jit(lambda x: is_readable(x))(1.0))
+      (True, False)
+    """
+    return not is_traced(array) and getattr(array, "is_fully_addressable", True)
 
 
 def is_traced(*arrays: Any) -> bool:

@@ -20,6 +20,7 @@ from flax import nnx
 from seqjax._array_checks import as_array as as_array
 from seqjax._array_checks import (
     is_key,
+    is_readable,
     is_traced,
     require_array,
     require_cast,
@@ -33,6 +34,7 @@ from seqjax._brief import brief as brief
 
 __all__ = [
     "is_key",
+    "is_readable",
     "is_traced",
     "nearest",
     "require_array",

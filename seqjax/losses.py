@@ -212,9 +212,8 @@ def _swapped(logits: jax.Array | np.ndarray, labels: jax.Array | np.ndarray) -> 
 
     The result is False for arrays whose values are not known here.
     """
-    for array in (logits, labels):
-        if checks.is_traced(array) or not getattr(array, "is_fully_addressable", True):
-            return False
+    if not (checks.is_readable(logits) and checks.is_readable(labels)):
+        return False
     scores, targets = np.asarray(logits), np.asarray(labels)
     ones = scores == 1
     classes = bool((ones | (scores == 0)).all()) and bool(ones.any()) and not ones.all()

@@ -58,10 +58,6 @@ def find_marks(batch: PyTree) -> list[Marks]:
     return result
 
 
-def _readable(values: Any) -> bool:
-    return not checks.is_traced(values) and getattr(values, "is_fully_addressable", True)
-
-
 def has_filler(batch: PyTree) -> bool:
     """Return whether a batch on the host has filler rows. Arrays on devices are not read.
 
@@ -128,7 +124,7 @@ def without_filler(batch: PyTree) -> PyTree:
     values = [leaf for _, leaf in leaves]
     changed = False
     for marks in find_marks(batch):
-        if not _readable(marks.values) or (keep := np.asarray(marks.values)).all():
+        if not checks.is_readable(marks.values) or (keep := np.asarray(marks.values)).all():
             continue
         changed = True
         for index in marks.rows:
